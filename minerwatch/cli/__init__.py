@@ -1,0 +1,1 @@
+"""The commands; thin, the work is done below."""

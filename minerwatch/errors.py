@@ -1,0 +1,56 @@
+"""Everything minerwatch raises on purpose.
+
+::
+
+    MinerwatchError                one line for a person: what, where, how to mend
+    ├── ConfigError                a configuration file or option; names file, key and line
+    ├── RuleError                  a rule file or list; names file and line
+    ├── NodeError                  the node cannot be read at all (no cgroups, no /proc)
+    ├── ListenError                an address or socket that cannot be listened on
+    ├── SnapshotError              an agent's snapshot that cannot be had or understood
+    └── TargetError                a pod, container or pid that is not there
+
+A failure of one process, container, rule or probe is none of these: it is counted, logged once
+and passed over, and the agent goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MinerwatchError(Exception):
+    """Something that a person has to mend; ``str()`` is the one line that they read."""
+
+
+class ConfigError(MinerwatchError):
+    """A configuration file, key or option that cannot be used."""
+
+
+class RuleError(MinerwatchError):
+    """A rule file or list that cannot be used; the rules loaded before stay in force.
+
+    ``str()`` is ``path:line: reason``, the form that editors and CI logs make clickable.
+    """
+
+    def __init__(self, path: Path, line: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}")
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+
+class NodeError(MinerwatchError):
+    """The node cannot be read at all: no cgroup hierarchy, no /proc."""
+
+
+class ListenError(MinerwatchError):
+    """An address or socket that cannot be listened on, mostly because another agent does."""
+
+
+class SnapshotError(MinerwatchError):
+    """An agent's snapshot that cannot be fetched or understood."""
+
+
+class TargetError(MinerwatchError):
+    """A pod, container or pid that the node does not have."""

@@ -1,0 +1,240 @@
+"""The vocabulary as frozen dataclasses; imports nothing of ours.
+
+Text in these types is valid Unicode without surrogates, but otherwise as hostile as whoever chose
+it: it may hold newlines and terminal escapes. Whoever prints it escapes it (``report.text``).
+Times named ``…_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+FactValue = str | bool | int | float | tuple[str, ...]
+Facts = Mapping[str, FactValue]
+"""The flat record that rules are matched against: Sigma field name -> value.
+
+A field that was not measured is absent. A tuple is a list of which any one may match.
+"""
+
+
+class Signal(StrEnum):
+    """The family of evidence that a rule speaks for; signals are independent of each other."""
+
+    IDENTITY = "identity"
+    NETWORK = "network"
+    COMPUTE = "compute"
+    CONTENT = "content"
+    EXECUTION = "execution"
+    BEHAVIOUR = "behaviour"
+
+
+class Level(IntEnum):
+    """How sure a verdict is; the value is the lowest score that reaches it."""
+
+    CLEAR = 0
+    SUSPICIOUS = 30
+    LIKELY = 70
+    CONFIRMED = 90
+
+    @classmethod
+    def of(cls, score: float) -> Level:
+        """The level that ``score`` (0 to 100) reaches."""
+        return next(level for level in reversed(cls) if score >= level.value)
+
+    @property
+    def label(self) -> str:
+        """The level's word, as metrics, logs and tables spell it."""
+        return self.name.lower()
+
+
+class Maturity(StrEnum):
+    """A rule's ``status``: what its findings may be used for."""
+
+    EXPERIMENTAL = "experimental"  # metrics and log only
+    TEST = "test"  # and Kubernetes Events
+    STABLE = "stable"  # and may count towards culling
+
+
+class ContainerKind(StrEnum):
+    """What holds the workload."""
+
+    POD = "pod"  # a container of a Kubernetes pod, or one nested below it
+    ENGINE = "engine"  # a container of docker, podman or containerd, outside Kubernetes
+    UNIT = "unit"  # a systemd service or scope
+    HOST = "host"  # everything that is in none of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One cgroup that holds a workload.
+
+    It owns its processes and those of every cgroup below it, up to the next container.
+    """
+
+    cgroup: str  # path below the hierarchy's root, "/" for the host
+    cgroup_inode: int  # of the cgroup's folder: tells a path that is used again from the old one
+    kind: ContainerKind
+    container_id: str  # the runtime's id; a unit's name; "host"
+    runtime: str  # containerd, cri-o, docker, podman, systemd, kernel; "" if not to be told
+    pod_uid: str = ""  # with dashes where it is a UUID; 32 hex digits for a static pod
+    outer_cgroup: str = ""  # of the container that this one is nested in
+
+    @property
+    def key(self) -> ContainerKey:
+        """What tells this container from all others, also from later ones at the same path."""
+        return ContainerKey(self.cgroup, self.cgroup_inode)
+
+
+class ContainerKey(NamedTuple):
+    """A container's identity for as long as the node is up."""
+
+    cgroup: str
+    cgroup_inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuLimit:
+    """A container's CPU bandwidth settings and what they cost it (counted since it started)."""
+
+    cores: float | None  # None: no limit
+    periods: int  # enforcement periods that have passed
+    throttled_periods: int  # those in which the container was stopped
+    throttled_s: float
+
+
+class ProcessId(NamedTuple):
+    """A process for as long as the node is up: pids are used again, this pair is not.
+
+    ``start_ticks`` is field 22 of /proc/PID/stat (proc_pid_stat(5)): clock ticks since boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What is read once of a process: who it is, not what it does."""
+
+    id: ProcessId
+    parent_pid: int  # 0: none that the agent's pid namespace shows
+    comm: str  # the kernel's name, 15 bytes at most
+    command_line: str  # arguments joined by one space; "" where hidden
+    image: str  # path of the executable in its own mount namespace, without " (deleted)"
+    current_directory: str
+    uid: int
+    user: str  # name of the uid on the node, or its number
+    exe_deleted: bool
+    exe_in_memory: bool  # memfd_create(2)
+    command_line_hidden: bool  # empty, or not to be read within the deadline
+    kernel_thread: bool  # a real one (PF_KTHREAD), not one that calls itself so
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """One reading of /proc/PID/stat."""
+
+    id: ProcessId
+    parent_pid: int
+    comm: str
+    cpu_s: float  # user and system time of all its threads since it started
+    threads: int
+    kernel_thread: bool
+    program: tuple[int, int, int]  # addresses that every execve(2) lays anew: code, stack, arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a rule held: one field, what it was, and what the rule asked for."""
+
+    field: str
+    observed: str | bool | int | float
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that holds on a container or on one of its processes."""
+
+    rule: str  # the rule's id
+    title: str
+    signal: Signal
+    score: float
+    maturity: Maturity
+    since_s: float  # when it began to hold (its ``for:`` included)
+    process: ProcessId | None  # None: it speaks of the container
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is thought of a container at one moment, and why."""
+
+    container: ContainerKey
+    at_s: float
+    score: float
+    level: Level  # held up for some ticks when the score falls
+    since_s: float  # when this level was reached
+    findings: tuple[Finding, ...]  # highest score first
+
+
+# What is published: the snapshot, one ContainerStatus a container. Field names are the JSON's.
+
+
+@dataclass(frozen=True, slots=True)
+class FindingStatus:
+    """A finding as the snapshot shows it; times are RFC 3339 in UTC."""
+
+    rule: str
+    title: str
+    signal: str
+    score: float
+    status: str
+    since: str
+    pid: int | None
+    evidence: dict[str, str | bool | int | float]  # field -> observed
+    expected: dict[str, str]  # field -> pattern or threshold
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A process as the snapshot shows it: those with findings, then those that burn most."""
+
+    pid: int
+    parent_pid: int
+    comm: str
+    command_line: str
+    image: str
+    user: str
+    cpu_cores: float | None  # None: not measured, its container is idle
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """A container as the snapshot shows it."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    container_id: str
+    kind: str
+    runtime: str
+    image: str
+    cgroup: str
+    pod_uid: str
+    cpu_cores: float
+    cpu_limit_cores: float | None
+    throttled_share: float | None  # of the periods since the last tick; None: no limit
+    cpu_hours: float
+    score: float
+    level: str
+    since: str  # when this level was reached
+    signals: dict[str, float]  # signal -> its highest score
+    owner: str
+    process_count: int
+    findings: tuple[FindingStatus, ...]
+    processes: tuple[ProcessStatus, ...]

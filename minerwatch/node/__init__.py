@@ -1,0 +1,1 @@
+"""What the kernel says: one file a source, each usable alone."""

@@ -1,0 +1,1 @@
+"""What is published: metrics, HTTP, logs. It never acts."""
