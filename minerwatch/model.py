@@ -131,6 +131,7 @@ class Process:
     exe_in_memory: bool  # memfd_create(2)
     command_line_hidden: bool  # empty, or not to be read within the deadline
     kernel_thread: bool  # a real one (PF_KTHREAD), not one that calls itself so
+    program: tuple[int, int, int]  # as in ProcessStat, when this was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class ProcessStat:
     cpu_s: float  # user and system time of all its threads since it started
     threads: int
     kernel_thread: bool
-    program: tuple[int, int, int]  # addresses that every execve(2) lays anew: code, stack, arguments
+    program: tuple[int, int, int]  # addresses of code, stack, arguments: each execve(2) lays anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,37 @@ class Verdict:
     level: Level  # held up for some ticks when the score falls
     since_s: float  # when this level was reached
     findings: tuple[Finding, ...]  # highest score first
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLoad:
+    """A process and what it burns."""
+
+    process: Process
+    cpu_cores: float | None  # None: not measured, its container is idle
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A container as it was found at the last tick."""
+
+    container: Container
+    at_s: float
+    cpu_cores: float | None  # None before the second reading
+    cpu_s: float  # CPU time in all, without that of containers nested in it
+    limit: CpuLimit | None  # None: not measured
+    throttled_share: float | None  # of the periods since the tick before
+    verdict: Verdict
+    process_count: int
+    processes: tuple[ProcessLoad, ...]  # those with findings, then those that burn most
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A verdict whose level is another than at the tick before."""
+
+    observation: Observation
+    previous: Level
 
 
 # What is published: the snapshot, one ContainerStatus a container. Field names are the JSON's.
