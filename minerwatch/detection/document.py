@@ -1,0 +1,186 @@
+"""A YAML file as plain values that still know their lines, and nothing that could hurt.
+
+PyYAML takes the last of two equal keys without a word, expands aliases without a limit and
+follows any depth of nesting; each is an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from minerwatch.errors import RuleError
+
+MAX_BYTES = 1 << 20
+_MAX_NODES = 100_000
+_MAX_DEPTH = 40
+
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Value = object
+KeyPath = tuple[str | int, ...]
+Stamp = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document, its top a mapping."""
+
+    path: Path
+    content: dict[str, Value]
+    lines: dict[KeyPath, int]
+
+    def line(self, *key_path: str | int) -> int:
+        """The line of a key, or that of the nearest key above it that the file has."""
+        while key_path:
+            if key_path in self.lines:
+                return self.lines[key_path]
+            key_path = key_path[:-1]
+        return 1
+
+    def error(self, reason: str, *key_path: str | int) -> RuleError:
+        """An error that points at a key."""
+        return RuleError(self.path, self.line(*key_path), reason)
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What changes whenever a file is written, replaced or swapped."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_size,
+    )
+
+
+def read_text(path: Path) -> tuple[str, Stamp]:
+    """The text of a rule or list file, and the stamp that it had before it was read."""
+    try:
+        # O_NONBLOCK: a FIFO that somebody left in the folder must not stop the agent.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123  # an open descriptor, not a path
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RuleError(path, 1, "not a regular file")
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RuleError(path, 1, f"cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise RuleError(path, 1, "larger than 1 MiB, which no rule or list needs")
+    try:
+        return data.decode("utf-8-sig"), stamp_of(status)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reason = f"not UTF-8: byte 0x{data[error.start]:02x}"
+        raise RuleError(path, line, reason) from error
+
+
+def read_document(path: Path, text: str) -> Document:
+    """The one YAML document in ``text``."""
+    try:
+        _check_shape(path, text)
+        reader = _Reader(path, _LOADER(text))
+        return reader.document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        reason = f"not YAML: {error.problem or error.context}"
+        raise RuleError(path, line, reason) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RuleError(path, line, f"not YAML: {error.reason}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RuleError(path, 1, f"not YAML: {first}") from error
+
+
+def _check_shape(path: Path, text: str) -> None:
+    """Refuse what must not reach the recursive composer: depth, and more than one document."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise RuleError(path, _line(event), f"nested more than {_MAX_DEPTH} levels deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                reason = "a second document begins here: one file holds one rule"
+                raise RuleError(path, _line(event), reason)
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+class _Reader:
+    """Turns composed nodes into plain values, with the line of every key."""
+
+    def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
+        self._path = path
+        self._loader = loader
+        self._lines: dict[KeyPath, int] = {}
+        self._nodes = 0
+
+    def document(self) -> Document:
+        try:
+            top = self._loader.get_single_node()
+            if top is None:
+                raise RuleError(self._path, 1, "no rule in this file: it is empty")
+            if not isinstance(top, yaml.MappingNode):
+                raise self._error(top, "a rule is a mapping of keys (title: …), this is none")
+            return Document(self._path, self._mapping(top, ()), self._lines)
+        finally:
+            self._loader.dispose()
+
+    def _error(self, node: yaml.Node, reason: str) -> RuleError:
+        return RuleError(self._path, node.start_mark.line + 1, reason)
+
+    def _value(self, node: yaml.Node, at: KeyPath) -> Value:
+        self._nodes += 1
+        if self._nodes > _MAX_NODES or len(at) > _MAX_DEPTH:
+            raise self._error(node, "aliases or lists expand to more than any rule needs")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return self._sequence(node, at)
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Value]:
+        content: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise self._error(key_node, "merge keys (<<) are not supported: write it out")
+            key = self._value(key_node, at)
+            if not isinstance(key, str):
+                raise self._error(key_node, f"key {str(key)[:40]} is not text: quote it")
+            if key in content:
+                first = self._lines[(*at, key)]
+                raise self._error(key_node, f"key {key!r} is given twice (first in line {first})")
+            self._lines[(*at, key)] = key_node.start_mark.line + 1
+            content[key] = self._value(value_node, (*at, key))
+        return content
+
+    def _sequence(self, node: yaml.SequenceNode, at: KeyPath) -> list[Value]:
+        content: list[Value] = []
+        for index, item in enumerate(node.value):
+            self._lines[(*at, index)] = item.start_mark.line + 1
+            content.append(self._value(item, (*at, index)))
+        return content
+
+    def _scalar(self, node: yaml.Node) -> Value:
+        try:
+            value: Value = self._loader.construct_object(node)
+            if isinstance(value, str):
+                value.encode()
+        except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
+            reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise self._error(node, f"not a value: {reason}") from error
+        return value

@@ -1,0 +1,79 @@
+"""What was read of a process and its container -> the flat record that rules are matched against.
+
+Field names are Sigma's where it has one. A field that was not measured is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from minerwatch.model import Container, Facts, FactValue, Process
+
+_KERNEL_THREAD_NAME = re.compile(
+    r"\[.*\]$"
+    r"|(?:kworker|ksoftirqd|migration|cpuhp|jbd2|scsi_eh|irq)[/_]"
+    r"|kswapd\d|kcompactd\d|rcu_(?:sched|preempt|tasks|par_gp|gp)\b|kworkerds?$"
+    r"|(?:kworker|ksoftirqd|kswapd|kthreadd|khugepaged|kdevtmpfs|kauditd|khungtaskd|oom_reaper)$",
+    re.DOTALL,
+)
+"""Brackets are how ps shows what has no command line; the names are those of Linux 4.19 to 6.x."""
+
+
+def static_facts(process: Process, parent: Process | None) -> Facts:
+    """What never changes while the process runs this program; matched once."""
+    facts: dict[str, FactValue] = {
+        "ProcessId": process.id.pid,
+        "User": process.user,
+        "Comm": process.comm,
+        "CommandLineHidden": process.command_line_hidden,
+        "KernelThreadName": is_kernel_thread_name(process),
+    }
+    if process.command_line:
+        facts["CommandLine"] = process.command_line
+    if process.image:
+        facts["Image"] = process.image
+        facts["ExeDeleted"] = process.exe_deleted
+        facts["ExeInMemory"] = process.exe_in_memory
+    if process.current_directory:
+        facts["CurrentDirectory"] = process.current_directory
+    if parent is not None:
+        facts.update(_parent_facts(parent))
+    return facts
+
+
+def container_facts(
+    container: Container, cpu_cores: float | None, cpu_limit_cores: float | None, cpu_s: float
+) -> dict[str, FactValue]:
+    """What every process of ``container`` shares; ``cpu_s`` is the container's CPU time in all."""
+    facts: dict[str, FactValue] = {
+        "ContainerName": container.container_id,
+        "ContainerCpuHours": cpu_s / 3600,
+    }
+    if cpu_cores is not None:
+        facts["ContainerCpuCores"] = cpu_cores
+    if cpu_limit_cores is not None:
+        facts["ContainerCpuLimit"] = cpu_limit_cores
+    return facts
+
+
+def measured(values: Mapping[str, FactValue | None]) -> dict[str, FactValue]:
+    """``values`` without those that could not be measured."""
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def is_kernel_thread_name(process: Process) -> bool:
+    """Whether a user process calls itself like a kernel thread, by comm or by first argument."""
+    if process.kernel_thread:
+        return False
+    names = (process.comm, process.command_line.partition(" ")[0])
+    return any(_KERNEL_THREAD_NAME.match(name) for name in names)
+
+
+def _parent_facts(parent: Process) -> dict[str, FactValue]:
+    facts: dict[str, FactValue] = {}
+    if parent.image:
+        facts["ParentImage"] = parent.image
+    if parent.command_line:
+        facts["ParentCommandLine"] = parent.command_line
+    return facts

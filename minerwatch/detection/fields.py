@@ -1,0 +1,84 @@
+"""The fields that conditions may name: what each means, and which change while a process lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the facts, as it is documented for rule authors."""
+
+    name: str
+    unit: str
+    meaning: str
+    dynamic: bool = False  # may change from tick to tick for the same process
+
+
+_FIELDS = (
+    Field("Image", "", "path of the executable"),
+    Field("CommandLine", "", "arguments joined by one space"),
+    Field("CurrentDirectory", "", "working directory"),
+    Field("User", "", "name of the user on the node, or its number"),
+    Field("ProcessId", "", "pid as the node sees it"),
+    Field("ParentImage", "", "path of the parent's executable"),
+    Field("ParentCommandLine", "", "the parent's arguments"),
+    Field("Comm", "", "the kernel's 15-byte name"),
+    Field("ExeDeleted", "bool", "the executable has been unlinked"),
+    Field("ExeInMemory", "bool", "the executable is a memfd"),
+    Field("CommandLineHidden", "bool", "the arguments are empty or cannot be read"),
+    Field("KernelThreadName", "bool", "named like a kernel thread, but is none"),
+    Field("ContainerImage", "", "image that the container was made from"),
+    Field("ContainerName", "", "the container's name in its pod"),
+    Field("PodNamespace", "", "the pod's namespace"),
+    Field("PodName", "", "the pod's name"),
+    Field("DestinationIp", "list", "remote addresses that it is connected to", dynamic=True),
+    Field("DestinationPort", "list", "remote ports that it is connected to", dynamic=True),
+    Field("DestinationHostname", "list", "names of the remote addresses", dynamic=True),
+    Field("Age", "s", "since the process started", dynamic=True),
+    Field("CpuCores", "cores", "CPU rate over the last window", dynamic=True),
+    Field("CpuSeconds", "s", "CPU time in all", dynamic=True),
+    Field("CpuFlatness", "0..1", "how even the CPU rate was over the window", dynamic=True),
+    Field("Threads", "count", "threads", dynamic=True),
+    Field("SaturatedThreads", "count", "threads at 95 % of a core or more", dynamic=True),
+    Field("RssMiB", "MiB", "resident memory", dynamic=True),
+    Field("HugepagesMiB", "MiB", "huge pages", dynamic=True),
+    Field("JitMiB", "MiB", "anonymous executable mappings", dynamic=True),
+    Field("RoundingShare", "0..1", "samples that do not round to nearest", dynamic=True),
+    Field("RoundingModes", "count", "distinct rounding modes seen, of 4", dynamic=True),
+    Field("FlushToZeroShare", "0..1", "samples with FTZ and DAZ set", dynamic=True),
+    Field("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", dynamic=True),
+    Field("ContentMatches", "list", "names of the YARA rules that matched", dynamic=True),
+    Field("ContainerCpuCores", "cores", "the container's CPU rate", dynamic=True),
+    Field("ContainerCpuLimit", "cores", "the container's CPU limit", dynamic=True),
+    Field("ContainerCpuHours", "h", "the container's CPU time in all", dynamic=True),
+    Field("HiddenCpuShare", "0..1", "CPU that no visible process accounts for", dynamic=True),
+)
+
+KNOWN_FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
+"""The fields that minerwatch measures."""
+
+SIGMA_FIELDS = frozenset(
+    (
+        *("ProcessGuid", "ParentProcessGuid", "ParentProcessId", "ParentUser", "LogonGuid"),
+        *("LogonId", "TerminalSessionId", "IntegrityLevel", "Hashes", "md5", "sha1", "sha256"),
+        *("FileVersion", "Description", "Product", "Company", "OriginalFileName", "Imphash"),
+        *("Initiated", "Protocol", "SourceIp", "SourceIsIpv6", "SourceHostname", "SourcePort"),
+        *("SourcePortName", "DestinationIsIpv6", "DestinationPortName", "UtcTime", "RuleName"),
+    )
+)
+"""Sigma's names for what minerwatch does not measure: such rules load, the fields are absent."""
+
+
+def is_dynamic(name: str) -> bool:
+    """Whether the field may change while the process lives; fields unknown to us never appear."""
+    field = KNOWN_FIELDS.get(name)
+    return field is not None and field.dynamic
+
+
+def nearest_field(name: str) -> str | None:
+    """The known field that ``name`` is most likely a slip of, if it is close to any."""
+    by_lower = {known.lower(): known for known in (*KNOWN_FIELDS, *SIGMA_FIELDS)}
+    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    return by_lower[close[0]] if close else None

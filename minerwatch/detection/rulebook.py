@@ -1,0 +1,246 @@
+"""Stacked rule folders -> the rules in force, and again whenever a file changes.
+
+A folder holds rule files (``*.yml``, ``*.yaml``, at any depth) and ``lists/*.txt``. Names that
+begin with a dot are left out: a ConfigMap's files are links into a hidden folder whose name changes
+with every update, and are read through the links only. The folders ``lists``, ``tests`` and
+``content`` hold no rules.
+
+A later folder overrides: its rule replaces an earlier folder's rule of the same id, and its
+deprecated rule switches that off. Its list extends an earlier folder's list of the same name.
+
+Nothing here raises because of what a file holds. A file or folder that cannot be used is reported,
+and the rules that it gave before stay in force.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minerwatch.detection.document import Stamp, read_text, stamp_of
+from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
+from minerwatch.errors import RuleError
+
+_NO_RULES_BELOW = frozenset(("lists", "tests", "content"))
+_RULE_SUFFIXES = frozenset((".yml", ".yaml"))
+_MAX_DEPTH = 16
+
+Outcome = Rule | SkippedRule
+Fingerprint = frozenset[tuple[str, Stamp | int]]
+"""Of every file that matters its stamp, or the error number with which it could not be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    """What one rule file gave: when it is broken now, what it gave before."""
+
+    folder: Path  # the one of the stack that it belongs to
+    stamp: Stamp | None  # None: read it again next time
+    outcome: Outcome | None
+    error: RuleError | None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBook:
+    """The rules in force, and what is wrong with the files that they come from."""
+
+    folders: tuple[Path, ...]
+    rules: tuple[Rule, ...]
+    errors: tuple[RuleError, ...]
+    skipped: tuple[SkippedRule, ...]
+    fingerprint: Fingerprint
+    lists: Lists = field(default_factory=Lists, repr=False)
+    files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
+
+
+def load(folders: Sequence[Path]) -> RuleBook:
+    """Read all rules; later folders override earlier ones. A single file may stand for a folder."""
+    return _read(tuple(folders), RuleBook((), (), (), (), frozenset()))
+
+
+def reload(previous: RuleBook) -> RuleBook:
+    """Read what has changed since ``previous``; what is broken now keeps what it gave before."""
+    return _read(previous.folders, previous)
+
+
+def has_changed(book: RuleBook) -> bool:
+    """Whether any file has changed since the book was read; cheap enough for every tick."""
+    return fingerprint(book.folders) != book.fingerprint
+
+
+def fingerprint(folders: Sequence[Path]) -> Fingerprint:
+    """What changes whenever a rule or list file is written, replaced, added or removed."""
+    marks: set[tuple[str, Stamp | int]] = set()
+    for folder in folders:
+        for seen in _walk(folder):
+            marks.add((str(seen.path), seen.stamp or seen.errno))
+    return frozenset(marks)
+
+
+# The folders as they are on disk.
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A rule or list file, or a folder that cannot be listed (then ``errno`` says why)."""
+
+    path: Path
+    stamp: Stamp | None = None
+    errno: int = 0
+    is_rule: bool = False
+
+
+def _walk(folder: Path) -> Iterator[_Seen]:
+    """Every rule and list file of one folder of the stack, in the order of their names."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        yield _Seen(folder, errno=error.errno or -1)
+        return
+    if stat.S_ISDIR(status.st_mode):
+        yield from _walk_below(folder, frozenset(((status.st_dev, status.st_ino),)))
+    else:
+        yield _Seen(folder, stamp_of(status), is_rule=True)
+        yield from _list_marks(folder.parent / "lists")
+
+
+def _walk_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[_Seen]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        yield _Seen(folder, errno=error.errno or -1)
+        return
+    for name in names:
+        path = folder / name
+        try:
+            status = path.stat()
+        except OSError as error:
+            if path.suffix in _RULE_SUFFIXES:
+                yield _Seen(path, errno=error.errno or -1, is_rule=True)
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk_folder(path, status, above)
+        elif path.suffix in _RULE_SUFFIXES:
+            yield _Seen(path, stamp_of(status), is_rule=True)
+
+
+def _walk_folder(
+    path: Path, status: os.stat_result, above: frozenset[tuple[int, int]]
+) -> Iterator[_Seen]:
+    here = (status.st_dev, status.st_ino)
+    if path.name == "lists":
+        yield from _list_marks(path)
+    elif path.name not in _NO_RULES_BELOW and here not in above and len(above) < _MAX_DEPTH:
+        yield from _walk_below(path, above | {here})
+
+
+def _list_marks(folder: Path) -> Iterator[_Seen]:
+    try:
+        paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+    except OSError:
+        return
+    for path in paths:
+        try:
+            yield _Seen(path, stamp_of(path.stat()))
+        except OSError as error:
+            yield _Seen(path, errno=error.errno or -1)
+
+
+# Reading.
+
+
+def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
+    # Taken before anything is read: a file that changes meanwhile differs from it next time.
+    marks = fingerprint(folders)
+    lists = read_lists(folder if folder.is_dir() else folder.parent for folder in folders)
+    changed = _changed_lists(lists, previous.lists)
+    files: dict[Path, _ReadFile] = {}
+    folder_errors: list[RuleError] = []
+    for folder in folders:
+        for seen in _walk(folder):
+            if seen.is_rule:
+                files[seen.path] = _read_file(folder, seen, lists, changed, previous)
+            elif seen.errno and seen.path.suffix != ".txt":
+                reason = f"cannot be read: {os.strerror(max(seen.errno, 0))}"
+                folder_errors.append(RuleError(seen.path, 1, reason))
+                files.update(_kept_below(seen.path, folder, previous))
+    rules, skipped, clashes = _in_force(folders, files)
+    file_errors = [file.error for file in files.values() if file.error is not None]
+    errors = (*folder_errors, *lists.broken.values(), *file_errors, *clashes)
+    by_text = {str(error): error for error in errors}
+    return RuleBook(folders, rules, tuple(by_text.values()), skipped, marks, lists, files)
+
+
+def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:
+    names = {*now.entries, *now.broken, *before.entries, *before.broken}
+    return frozenset(
+        name
+        for name in names
+        if now.entries.get(name) != before.entries.get(name)
+        or name in now.broken
+        or name in before.broken
+    )
+
+
+def _kept_below(path: Path, folder: Path, previous: RuleBook) -> dict[Path, _ReadFile]:
+    """What the files below a folder gave before it could no longer be read."""
+    return {
+        at: _ReadFile(folder, None, file.outcome, file.error)
+        for at, file in previous.files.items()
+        if at.is_relative_to(path)
+    }
+
+
+def _read_file(
+    folder: Path, seen: _Seen, lists: Lists, changed: frozenset[str], previous: RuleBook
+) -> _ReadFile:
+    before = previous.files.get(seen.path)
+    if before is not None and _still_good(before, seen, changed):
+        return before
+    kept = None if before is None else before.outcome
+    try:
+        text, stamp = read_text(seen.path)
+        return _ReadFile(folder, stamp, parse_rule(seen.path, text, lists), None)
+    except RuleError as error:
+        return _ReadFile(folder, None, kept, error)
+
+
+def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool:
+    if before.error is not None or before.stamp is None or before.stamp != seen.stamp:
+        return False
+    return not (isinstance(before.outcome, Rule) and changed.intersection(before.outcome.lists))
+
+
+def _in_force(
+    folders: Sequence[Path], files: Mapping[Path, _ReadFile]
+) -> tuple[tuple[Rule, ...], tuple[SkippedRule, ...], list[RuleError]]:
+    """One rule an id: the last folder's; within a folder the same id twice is an error."""
+    rules: dict[str, Rule] = {}
+    skipped: list[SkippedRule] = []
+    clashes: list[RuleError] = []
+    for folder in folders:
+        here: dict[str, Outcome] = {}
+        for file in files.values():
+            if file.folder != folder or file.outcome is None:
+                continue
+            outcome = file.outcome
+            if outcome.id and outcome.id in here:
+                clashes.append(_clash(outcome, here[outcome.id]))
+            else:
+                here[outcome.id] = outcome
+                if isinstance(outcome, SkippedRule):
+                    skipped.append(outcome)
+        for identifier, outcome in here.items():
+            rules.pop(identifier, None)
+            if isinstance(outcome, Rule):
+                rules[identifier] = outcome
+    return tuple(rules.values()), tuple(skipped), clashes
+
+
+def _clash(outcome: Outcome, first: Outcome) -> RuleError:
+    line = outcome.line if isinstance(outcome, SkippedRule) else outcome.id_line
+    return RuleError(outcome.path, line, f"id {outcome.id} is also that of {first.path}")

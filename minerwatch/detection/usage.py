@@ -1,0 +1,64 @@
+"""Readings of a CPU counter over time -> rates. Pure: the clock is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import fmean, pstdev
+
+_FLATNESS_NEEDS = 4  # rates; fewer say nothing about evenness
+
+
+class CpuHistory:
+    """The last readings of one CPU counter, of a process or of a container."""
+
+    __slots__ = ("_at_s", "_busy_since_s", "_cpu_s", "_rates", "cores")
+
+    def __init__(self, at_s: float, cpu_s: float) -> None:
+        self._rates: deque[tuple[float, float]] = deque()
+        self._restart(at_s, cpu_s)
+
+    def _restart(self, at_s: float, cpu_s: float) -> None:
+        self._at_s = at_s
+        self._cpu_s = cpu_s
+        self._rates.clear()
+        self._busy_since_s: float | None = None
+        self.cores: float | None = None
+        """The rate between the last two readings, in cores; None before the second."""
+
+    @property
+    def cpu_s(self) -> float:
+        """The last reading."""
+        return self._cpu_s
+
+    def add(self, at_s: float, cpu_s: float, *, window_s: float, busy_cores: float) -> None:
+        """Takes one more reading; a counter that fell starts anew.
+
+        ``window_s`` bounds what ``flatness`` looks at; ``busy_cores`` is what ``busy_for_s``
+        counts as busy.
+        """
+        elapsed_s = at_s - self._at_s
+        if elapsed_s <= 0:
+            return
+        if cpu_s < self._cpu_s:
+            self._restart(at_s, cpu_s)
+            return
+        self.cores = (cpu_s - self._cpu_s) / elapsed_s
+        self._rates.append((at_s, self.cores))
+        while self._rates[0][0] <= at_s - window_s:
+            self._rates.popleft()
+        if self.cores < busy_cores:
+            self._busy_since_s = None
+        elif self._busy_since_s is None:
+            self._busy_since_s = self._at_s
+        self._at_s, self._cpu_s = at_s, cpu_s
+
+    def flatness(self) -> float | None:
+        """1 − coefficient of variation of the rates in the window, in 0..1; None if too few."""
+        rates = [rate for _, rate in self._rates]
+        if len(rates) < _FLATNESS_NEEDS or not any(rates):
+            return None
+        return max(0.0, 1 - pstdev(rates) / fmean(rates))
+
+    def busy_for_s(self) -> float:
+        """For how long every rate has been at least ``busy_cores``."""
+        return 0.0 if self._busy_since_s is None else self._at_s - self._busy_since_s
