@@ -1,0 +1,113 @@
+"""Structured logs on stderr: JSON lines for machines, one short line for a person's terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+import structlog
+
+from minerwatch.model import ContainerStatus, FindingStatus
+from minerwatch.report.text import printable, redacted
+
+MAX_EVIDENCE_LENGTH = 256
+
+
+class Log(Protocol):
+    """What the rest of minerwatch needs of a logger."""
+
+    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
+    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
+    def error(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
+
+
+def logger(*, as_json: bool) -> Log:
+    """A logger to stderr, for machines or for a terminal."""
+    last = structlog.processors.JSONRenderer() if as_json else _terminal_line
+    log: Log = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            _with_severity,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            last,
+        ],
+    )
+    return log
+
+
+class Once:
+    """Says a thing the first time only; what comes back every tick belongs in a metric."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._said: set[tuple[str, str]] = set()
+
+    def warning(self, event: str, about: str = "", **fields: Any) -> None:
+        """Logs ``event``, unless the same was said ``about`` the same before."""
+        if (event, about) not in self._said and len(self._said) < 10_000:
+            self._said.add((event, about))
+            self._log.warning(event, **fields)
+
+
+def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]:
+    """The fields of one log line for a change of verdict; secrets redacted, names escaped."""
+    return {
+        "node": status.node,
+        "namespace": status.namespace,
+        "pod": status.pod,
+        "container": printable(status.container),
+        "cgroup": printable(status.cgroup, 512),
+        "level": status.level,
+        "previous_level": previous_level,
+        "score": status.score,
+        "cpu_cores": round(status.cpu_cores, 2),
+        "signals": status.signals,
+        "findings": [_finding_line(finding) for finding in status.findings[:10]],
+    }
+
+
+def _with_severity(
+    _log: Any, method: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The log's own level; ``level`` is a verdict's."""
+    line["severity"] = method
+    return line
+
+
+def _finding_line(finding: FindingStatus) -> dict[str, Any]:
+    return {
+        "rule": finding.rule,
+        "title": finding.title,
+        "signal": finding.signal,
+        "score": finding.score,
+        "since": finding.since,
+        "pid": finding.pid,
+        "evidence": {
+            field: printable(redacted(value), MAX_EVIDENCE_LENGTH)
+            if isinstance(value, str)
+            else value
+            for field, value in finding.evidence.items()
+        },
+    }
+
+
+def _terminal_line(_log: Any, _method: str, line: MutableMapping[str, Any]) -> str:
+    """One line for a person: time, event, then the fields; findings as short reasons."""
+    time = str(line.pop("timestamp"))[11:19]
+    severity, event = line.pop("severity"), line.pop("event")
+    if event == "verdict":
+        return f"{time} {_verdict_in_words(line)}"
+    mark = "" if severity == "info" else f"{severity}: "
+    fields = "".join(f" {name}={printable(str(value))}" for name, value in line.items())
+    return f"{time} {mark}{event}{fields}"
+
+
+def _verdict_in_words(line: MutableMapping[str, Any]) -> str:
+    place = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
+    reasons = "; ".join(dict.fromkeys(f"{f['signal']}: {f['title']}" for f in line["findings"]))
+    text = (
+        f"{line['level'].upper():10} {line['score']:5.1f}  {printable(place, 60)}"
+        f"  {line['cpu_cores']:.2f} cores"
+    )
+    return text + (f"  {reasons}" if reasons else f"  (was {line['previous_level']})")

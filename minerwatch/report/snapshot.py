@@ -1,0 +1,115 @@
+"""Observations -> the snapshot that the socket serves and that `top` and `explain` show.
+
+The snapshot is a JSON list with one object per container; its keys are ContainerStatus's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from minerwatch.detection.judge import signal_scores
+from minerwatch.errors import SnapshotError
+from minerwatch.model import (
+    ContainerKind,
+    ContainerStatus,
+    Finding,
+    FindingStatus,
+    Observation,
+    ProcessLoad,
+    ProcessStatus,
+)
+
+MAX_COMMAND_LINE_LENGTH = 4096
+
+_decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
+
+
+def container_status(observation: Observation, *, node: str, boot_unix_s: float) -> ContainerStatus:
+    """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero."""
+    container, verdict = observation.container, observation.verdict
+    return ContainerStatus(
+        node=node,
+        namespace="",
+        pod="",
+        container=_name(observation),
+        container_id=container.container_id,
+        kind=container.kind.value,
+        runtime=container.runtime,
+        image="",
+        cgroup=container.cgroup,
+        pod_uid=container.pod_uid,
+        cpu_cores=round(observation.cpu_cores or 0.0, 3),
+        cpu_limit_cores=observation.limit.cores if observation.limit else None,
+        throttled_share=observation.throttled_share,
+        cpu_hours=round(observation.cpu_s / 3600, 4),
+        score=verdict.score,
+        level=verdict.level.label,
+        since=_rfc3339(boot_unix_s + verdict.since_s),
+        signals={s.value: score for s, score in sorted(signal_scores(verdict.findings).items())},
+        owner="",
+        process_count=observation.process_count,
+        findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
+        processes=tuple(_process_status(load) for load in observation.processes),
+    )
+
+
+def encode(statuses: Iterable[ContainerStatus]) -> bytes:
+    """The snapshot's JSON, worst first, then busiest."""
+    return msgspec.json.encode(worst_first(statuses))
+
+
+def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
+    """A snapshot's containers; keys that this version does not know are passed over.
+
+    Raises SnapshotError if it is no snapshot.
+    """
+    try:
+        return _decoder.decode(snapshot)
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+
+
+def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
+    """By score, then by what they burn."""
+    return sorted(statuses, key=lambda status: (-status.score, -status.cpu_cores, status.cgroup))
+
+
+def _name(observation: Observation) -> str:
+    container = observation.container
+    if container.kind in (ContainerKind.UNIT, ContainerKind.HOST):
+        return container.container_id
+    return container.container_id[:12]
+
+
+def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
+    return FindingStatus(
+        rule=finding.rule,
+        title=finding.title,
+        signal=finding.signal.value,
+        score=finding.score,
+        status=finding.maturity.value,
+        since=_rfc3339(boot_unix_s + finding.since_s),
+        pid=finding.process.pid if finding.process else None,
+        evidence={evidence.field: evidence.observed for evidence in finding.evidence},
+        expected={evidence.field: evidence.expected for evidence in finding.evidence},
+    )
+
+
+def _process_status(load: ProcessLoad) -> ProcessStatus:
+    process = load.process
+    return ProcessStatus(
+        pid=process.id.pid,
+        parent_pid=process.parent_pid,
+        comm=process.comm,
+        command_line=process.command_line[:MAX_COMMAND_LINE_LENGTH],
+        image=process.image,
+        user=process.user,
+        cpu_cores=None if load.cpu_cores is None else round(load.cpu_cores, 3),
+    )
+
+
+def _rfc3339(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
