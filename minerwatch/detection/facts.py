@@ -6,7 +6,6 @@ Field names are Sigma's where it has one. A field that was not measured is left 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from minerwatch.model import Container, Facts, FactValue, Process
 
@@ -43,21 +42,26 @@ def static_facts(process: Process, parent: Process | None) -> Facts:
 
 
 def container_facts(
-    container: Container, cpu_cores: float | None, cpu_limit_cores: float | None, cpu_s: float
-) -> dict[str, FactValue]:
+    container: Container,
+    *,
+    cpu_cores: float | None,
+    cpu_s: float,
+    cpu_limit_cores: float | None = None,
+    hidden_cpu_share: float | None = None,
+) -> Facts:
     """What every process of ``container`` shares; ``cpu_s`` is the container's CPU time in all."""
-    facts: dict[str, FactValue] = {
+    return {
         "ContainerName": container.container_id,
         "ContainerCpuHours": cpu_s / 3600,
+        **measured(
+            ContainerCpuCores=cpu_cores,
+            ContainerCpuLimit=cpu_limit_cores,
+            HiddenCpuShare=hidden_cpu_share,
+        ),
     }
-    if cpu_cores is not None:
-        facts["ContainerCpuCores"] = cpu_cores
-    if cpu_limit_cores is not None:
-        facts["ContainerCpuLimit"] = cpu_limit_cores
-    return facts
 
 
-def measured(values: Mapping[str, FactValue | None]) -> dict[str, FactValue]:
+def measured(**values: FactValue | None) -> dict[str, FactValue]:
     """``values`` without those that could not be measured."""
     return {field: value for field, value in values.items() if value is not None}
 

@@ -53,11 +53,23 @@ _FIELDS = (
     Field("ContainerCpuCores", "cores", "the container's CPU rate", dynamic=True),
     Field("ContainerCpuLimit", "cores", "the container's CPU limit", dynamic=True),
     Field("ContainerCpuHours", "h", "the container's CPU time in all", dynamic=True),
-    Field("HiddenCpuShare", "0..1", "CPU that no visible process accounts for", dynamic=True),
+    Field(
+        "HiddenCpuShare",
+        "0..1",
+        "CPU that no visible process accounts for",
+        dynamic=True,
+    ),
 )
 
 KNOWN_FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
 """The fields that minerwatch measures."""
+
+_OF_CONTAINER = frozenset(
+    (
+        *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
+        *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
+    )
+)
 
 SIGMA_FIELDS = frozenset(
     (
@@ -75,6 +87,11 @@ def is_dynamic(name: str) -> bool:
     """Whether the field may change while the process lives; fields unknown to us never appear."""
     field = KNOWN_FIELDS.get(name)
     return field is not None and field.dynamic
+
+
+def is_of_container(name: str) -> bool:
+    """Whether the field says the same of every process in a container."""
+    return name in _OF_CONTAINER
 
 
 def nearest_field(name: str) -> str | None:

@@ -7,6 +7,7 @@ atoms of which it needs at least one.
 
 Static rules look only at what never changes while a process runs its program; the others are
 dynamic, and are first asked whether their numbers, flags and present fields allow them to hold.
+Rules that look only at what a container's processes share are matched once a container.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ class Matcher:
         self._indexes = {name: _FieldIndex(texts) for name, texts in _by_field(atoms).items()}
         self._atoms = atoms
         compiled = [_compiled(position, rule, atoms) for position, rule in enumerate(self.rules)]
-        self._gates = _gates([rule for rule in compiled if rule.rule.dynamic])
-        static = [rule for rule in compiled if not rule.rule.dynamic]
+        of_process = [rule for rule in compiled if not rule.rule.of_container]
+        self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
+        self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
+        static = [rule for rule in of_process if not rule.rule.dynamic]
         self._static_indexes = self._indexes_of(static)
         self._static_always = tuple(rule for rule in static if rule.needs is None)
         self._static_by_atom: dict[int, list[_CompiledRule]] = {}
@@ -98,11 +101,13 @@ class Matcher:
         return sum(index.fallbacks for index in self._indexes.values())
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
-        """Every rule that holds on ``facts``: the static ones, then the dynamic ones."""
-        return self.static_matches(facts) + self.dynamic_matches(facts)
+        """Every rule that holds on ``facts``, of a process in its container."""
+        return (
+            self.static_matches(facts) + self.dynamic_matches(facts) + self.container_matches(facts)
+        )
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """The rules that hold and look only at what never changes for a process identity."""
+        """The rules that hold on a process and look only at what never changes for its identity."""
         truths: Truths = frozenset()
         for name, index in self._static_indexes:
             value = facts.get(name)
@@ -125,10 +130,15 @@ class Matcher:
         return [found[position] for position in sorted(found)]
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """The rules that hold and look at what changes from tick to tick."""
-        possible = [
-            rule for gate in self._gates for rule in gate.rules(facts) if rule.may_hold(facts)
-        ]
+        """The rules that hold on a process and look at what changes from tick to tick."""
+        return self._gated_matches(self._gates, facts)
+
+    def container_matches(self, facts: Facts) -> tuple[Match, ...]:
+        """The rules that hold and look at nothing but what a container's processes share."""
+        return self._gated_matches(self._container_gates, facts)
+
+    def _gated_matches(self, gates: tuple[_Gate, ...], facts: Facts) -> tuple[Match, ...]:
+        possible = [rule for gate in gates for rule in gate.rules(facts) if rule.may_hold(facts)]
         if not possible:
             return ()
         possible.sort(key=_position)

@@ -39,7 +39,7 @@ from minerwatch.detection.condition import (
     regex_literal,
 )
 from minerwatch.detection.document import Document, KeyPath, Value, read_document, read_text
-from minerwatch.detection.fields import is_dynamic
+from minerwatch.detection.fields import is_dynamic, is_of_container
 from minerwatch.errors import RuleError
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
@@ -130,6 +130,11 @@ class Rule:
     def dynamic(self) -> bool:
         """Whether it looks at anything that changes while a process lives."""
         return any(is_dynamic(name) for name in self.fields)
+
+    @property
+    def of_container(self) -> bool:
+        """Whether it looks at nothing but the container as a whole: it speaks of no process."""
+        return bool(self.fields) and all(is_of_container(name) for name in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
