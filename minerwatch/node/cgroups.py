@@ -1,0 +1,640 @@
+"""Containers and their CPU, from the cgroup tree.
+
+One hierarchy is read: v2 where it is mounted on /sys/fs/cgroup, otherwise v1's cpuacct, otherwise
+the v2 tree that hybrid hosts mount beside v1 (its cpu.stat counts usage without the controller,
+Documentation/admin-guide/cgroup-v2.rst). On hybrid hosts cpuacct comes first, for old runtimes put
+their containers into v1 only.
+
+A tick stats every known folder: a cgroup's folder has a link for each folder in it (fs/kernfs), so
+that only those whose link count or inode changed are listed again. Its time stamps do not change.
+CPU counters are kept open and read by one ``pread`` each, and so is v2's cgroup.procs; v1's is
+opened each time, for the kernel gives a file that stays open its old list of pids as long as it is
+read more than once a second (kernel/cgroup/cgroup-v1.c, ``CGROUP_PIDLIST_DESTROY_DELAY``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minerwatch.errors import NodeError
+from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
+
+_MAX_DEPTH = 32
+_MAX_FOLDERS = 20_000
+_MAX_FOLDERS_PER_CONTAINER = 1000
+"""A tenant who may make cgroups can make no more than these; what is below more is not seen."""
+
+_READ_BYTES = 4096
+_RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
+_MAX_READS = 4096
+_LIMIT_TICKS = 6
+"""Where a container's tightest limit is set is looked up again after so many ticks."""
+
+_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
+_NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
+_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupTick:
+    """What one tick found."""
+
+    containers: Mapping[ContainerKey, Container]
+    cpu_s: Mapping[ContainerKey, float]
+    """CPU time without that of containers nested below; it never falls."""
+    pids: Mapping[ContainerKey, frozenset[int]]
+    """Of the container's cgroup and all below it, up to the next container."""
+    changed: frozenset[ContainerKey]  # those with other pids than at the tick before
+    gone: frozenset[ContainerKey]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hierarchy:
+    """Where one tree of cgroups is, and how its files are called."""
+
+    source: str
+    root: bytes
+    limit_root: bytes  # of the tree with the CPU controller
+    is_v2: bool
+
+    @property
+    def usage_file(self) -> bytes:
+        return b"cpu.stat" if self.is_v2 else b"cpuacct.usage"
+
+
+@dataclass(slots=True, eq=False)
+class _Counted:
+    """A container and what was read of it."""
+
+    container: Container
+    key: ContainerKey
+    folder: bytes
+    outer: _Counted | None
+    usage_fd: int = -1
+    inclusive_s: float = 0.0
+    burnt_s: float = 0.0  # since the tick before, without nested containers
+    cpu_s: float = 0.0
+    folders: int = 0
+    listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
+    limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
+    limit_cores: float | None = None
+    limit_checked: int = -_LIMIT_TICKS
+
+
+@dataclass(slots=True, eq=False)
+class _Folder:
+    path: bytes
+    inode: int
+    links: int
+    depth: int
+    pod_uid: str
+    is_pod: bool
+    owner: _Counted | None
+    parent: _Folder | None
+    children: dict[bytes, _Folder] = field(default_factory=dict)
+    members_fd: int = -1
+    members: bytes = b""  # what cgroup.procs held at the last tick
+
+
+class CgroupTree:
+    """The containers of a node, from tick to tick; for one thread at a time.
+
+    ``failures`` counts what went wrong since the start, by reason: ``permission`` and
+    ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
+    open, ``too_many`` for cgroups that were left out.
+    """
+
+    def __init__(self, sys: Path, proc: Path, *, units: bool = True) -> None:
+        """Raises NodeError where there is no hierarchy that can be read.
+
+        ``units``: whether systemd units, and the host itself, count as containers.
+        """
+        self.failures = dict.fromkeys(
+            ("permission", "unreadable", "malformed", "open_files", "too_many"), 0
+        )
+        self._hierarchy = _hierarchy(sys / "fs" / "cgroup")
+        self._proc = os.fsencode(proc)
+        self._units = units
+        self._ticks = 0
+        self._folders: dict[bytes, _Folder] = {}
+        self._counted: dict[ContainerKey, _Counted] = {}
+        self._containers: dict[ContainerKey, Container] = {}
+        self._pids: dict[ContainerKey, frozenset[int]] = {}
+        self._changed: set[_Counted] = set()
+        self._gone: set[ContainerKey] = set()
+        self.source = self._hierarchy.source
+        self.blind_spot = self._blind_spot()
+        """One line where the agent sees only a part of the node's cgroups; "" where it sees all."""
+        if self._adopt(self._hierarchy.root, None) is None:
+            raise NodeError(f"{os.fsdecode(self._hierarchy.root)} cannot be read: run as root")
+
+    def tick(self) -> CgroupTick:
+        """What there is now; a mapping's value is the same object as long as nothing changed."""
+        self._ticks += 1
+        gone, self._gone = self._gone, set()
+        self._refresh()
+        for folder in list(self._folders.values()):
+            if folder.owner is not None:
+                self._read_members(folder, folder.owner)
+        changed = self._take_changes()
+        self._read_counters()
+        gone = (gone | self._gone) - self._counted.keys()
+        self._gone = set()
+        return CgroupTick(
+            containers=dict(self._containers),
+            cpu_s={key: counted.cpu_s for key, counted in self._counted.items()},
+            pids=dict(self._pids),
+            changed=frozenset(changed),
+            gone=frozenset(gone),
+        )
+
+    def limit(self, key: ContainerKey) -> CpuLimit | None:
+        """The tightest CPU limit, of the container or of a cgroup above; None if it is gone.
+
+        Throttling is counted where that limit is set.
+        """
+        counted = self._counted.get(key)
+        if counted is None:
+            return None
+        if self._ticks - counted.limit_checked >= _LIMIT_TICKS:
+            counted.limit_checked = self._ticks
+            counted.limit_cores, counted.limited_by = self._tightest_limit(counted.folder)
+        if counted.limited_by is None or counted.limit_cores is None:
+            return CpuLimit(None, 0, 0, 0.0)
+        stat = _numbers(self._content(counted.limited_by + b"/cpu.stat") or b"")
+        throttled_s = stat.get(b"throttled_usec", 0) / 1e6 + stat.get(b"throttled_time", 0) / 1e9
+        periods, throttled = stat.get(b"nr_periods", 0), stat.get(b"nr_throttled", 0)
+        return CpuLimit(counted.limit_cores, periods, throttled, throttled_s)
+
+    def close(self) -> None:
+        """Lets go of every counter."""
+        root = self._folders.get(self._hierarchy.root)
+        if root is not None:
+            self._drop(root)
+
+    # The tree.
+
+    def _refresh(self) -> None:
+        """Brings the known folders up to date, reading only those that changed."""
+        for folder in list(self._folders.values()):
+            if self._folders.get(folder.path) is not folder:
+                continue  # it went with one above it
+            try:
+                status = os.stat(folder.path)  # noqa: PTH116 - hot
+            except OSError as error:
+                self._count(error)
+                if folder.parent is not None:
+                    self._drop(folder)
+                continue
+            if status.st_ino != folder.inode and folder.parent is not None:
+                self._drop(folder)
+                self._adopt(folder.path, folder.parent)
+            elif status.st_nlink != folder.links:
+                folder.links = status.st_nlink
+                self._list_all_below(folder)
+
+    def _adopt(self, path: bytes, parent: _Folder | None) -> _Folder | None:
+        """Takes a folder and all below it into the tree; None if it is gone."""
+        first = self._adopt_one(path, parent)
+        if first is not None:
+            self._list_all_below(first)
+        return first
+
+    def _list_all_below(self, folder: _Folder) -> None:
+        todo = [folder]
+        while todo:
+            todo += self._list(todo.pop())
+
+    def _list(self, folder: _Folder) -> list[_Folder]:
+        """Drops what is no longer in ``folder``, adopts what is new; the new ones' own are left."""
+        try:
+            with os.scandir(folder.path) as entries:
+                names = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except OSError as error:
+            self._count(error)
+            return []
+        for name in folder.children.keys() - names:
+            self._drop(folder.children[name])
+        added = []
+        for name in sorted(names - folder.children.keys()):
+            if self._is_full(folder):
+                self.failures["too_many"] += 1
+                break
+            child = self._adopt_one(folder.path + b"/" + name, folder)
+            if child is not None:
+                added.append(child)
+        return added
+
+    def _is_full(self, folder: _Folder) -> bool:
+        owner = folder.owner
+        return (
+            folder.depth >= _MAX_DEPTH
+            or len(self._folders) >= _MAX_FOLDERS
+            or (
+                owner is not None
+                and owner.container.kind in (ContainerKind.POD, ContainerKind.ENGINE)
+                and owner.folders >= _MAX_FOLDERS_PER_CONTAINER
+            )
+        )
+
+    def _adopt_one(self, path: bytes, parent: _Folder | None) -> _Folder | None:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - hot
+        except OSError as error:
+            self._count(error)
+            return None
+        name = _text(path.rpartition(b"/")[2])
+        outer = parent.owner if parent else None
+        own_uid = _pod_uid(name)
+        pod_uid = _inherited_pod_uid(outer) or own_uid or (parent.pod_uid if parent else "")
+        container = self._container(path, status.st_ino, name, parent, pod_uid)
+        folder = _Folder(
+            path=path,
+            inode=status.st_ino,
+            links=status.st_nlink,
+            depth=parent.depth + 1 if parent else 0,
+            pod_uid="" if container else pod_uid,
+            is_pod=bool(own_uid) and container is None and not _inherited_pod_uid(outer),
+            owner=self._count_container(container, path, outer) if container else outer,
+            parent=parent,
+        )
+        if folder.owner is not None:
+            folder.owner.folders += 1
+            if self._hierarchy.is_v2:
+                folder.members_fd = self._kept_open(path + b"/cgroup.procs")
+        self._folders[path] = folder
+        if parent is not None:
+            parent.children[path.rpartition(b"/")[2]] = folder
+        return folder
+
+    def _container(
+        self, path: bytes, inode: int, name: str, parent: _Folder | None, pod_uid: str
+    ) -> Container | None:
+        """The container that a folder is, if it is one."""
+        if parent is None:
+            if not self._units:
+                return None
+            return Container("/", inode, ContainerKind.HOST, "host", "kernel")
+        outer = parent.owner.container if parent.owner else None
+        found = _workload(name, _text(parent.path.rpartition(b"/")[2]), is_in_pod=parent.is_pod)
+        if found is not None:
+            container_id, runtime = found
+            kind = ContainerKind.POD if pod_uid else ContainerKind.ENGINE
+        elif self._units and _is_unit(name, outer):
+            container_id, runtime, kind, pod_uid = name, "systemd", ContainerKind.UNIT, ""
+        else:
+            return None
+        if outer is not None and _is_run_by_a_user(outer):
+            # Whoever may make cgroups there could claim to be any pod.
+            kind, pod_uid = (
+                (ContainerKind.UNIT if kind is ContainerKind.UNIT else ContainerKind.ENGINE),
+                "",
+            )
+        return Container(
+            cgroup=_text(path.removeprefix(self._hierarchy.root)),
+            cgroup_inode=inode,
+            kind=kind,
+            container_id=container_id,
+            runtime=runtime,
+            pod_uid=pod_uid,
+            outer_cgroup=outer.cgroup if outer and outer.kind is not ContainerKind.HOST else "",
+        )
+
+    def _count_container(
+        self, container: Container, path: bytes, outer: _Counted | None
+    ) -> _Counted:
+        counted = _Counted(container, container.key, path, outer)
+        counted.usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
+        self._counted[counted.key] = counted
+        self._containers[counted.key] = container
+        self._pids[counted.key] = frozenset()
+        self._changed.add(counted)
+        return counted
+
+    def _drop(self, folder: _Folder) -> None:
+        """Forgets a folder and all below it."""
+        if folder.parent is not None:
+            folder.parent.children.pop(folder.path.rpartition(b"/")[2], None)
+        todo = [folder]
+        while todo:
+            one = todo.pop()
+            todo += one.children.values()
+            self._folders.pop(one.path, None)
+            _close(one.members_fd)
+            owner = one.owner
+            if owner is None:
+                continue
+            owner.folders -= 1
+            if owner.listed.pop(one.path, frozenset()):
+                self._changed.add(owner)
+            if owner.folder == one.path and owner.key in self._counted:
+                _close(owner.usage_fd)
+                del self._counted[owner.key]
+                del self._containers[owner.key], self._pids[owner.key]
+                self._gone.add(owner.key)
+
+    # Members.
+
+    def _read_members(self, folder: _Folder, owner: _Counted) -> None:
+        members = self._members(folder)
+        if members is None or members == folder.members:
+            return
+        folder.members = members
+        # 0 stands for a process of a pid namespace that the agent cannot see into.
+        pids = frozenset(int(pid) for pid in members.split() if pid.isdigit()) - {0}
+        owner.listed[folder.path] = pids
+        self._changed.add(owner)
+
+    def _members(self, folder: _Folder) -> bytes | None:
+        try:
+            if folder.members_fd >= 0:
+                return _whole(folder.members_fd)
+            fd = os.open(folder.path + b"/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _whole(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            # A threaded cgroup's processes are listed above it (cgroup-v2.rst, "Threads").
+            if error.errno != errno.EOPNOTSUPP:
+                self._count(error)
+            return None
+
+    def _take_changes(self) -> set[ContainerKey]:
+        changed = set()
+        for counted in self._changed:
+            if counted.key not in self._counted:
+                continue
+            pids = frozenset().union(*counted.listed.values())
+            if pids != self._pids[counted.key]:
+                self._pids[counted.key] = pids
+                changed.add(counted.key)
+        self._changed = set()
+        return changed
+
+    # Counters.
+
+    def _read_counters(self) -> None:
+        every = self._counted.values()
+        inclusive: list[tuple[_Counted, float]] = []
+        for counted in every:
+            usage_s = self._usage_s(counted)
+            if usage_s is None:
+                usage_s = counted.inclusive_s
+            burnt_s = max(0.0, usage_s - counted.inclusive_s)
+            counted.inclusive_s = usage_s
+            counted.burnt_s = burnt_s
+            inclusive.append((counted, burnt_s))
+        for counted, burnt_s in inclusive:
+            if counted.outer is not None:
+                counted.outer.burnt_s -= burnt_s
+        for counted in every:
+            counted.cpu_s += max(0.0, counted.burnt_s)
+
+    def _usage_s(self, counted: _Counted) -> float | None:
+        """CPU seconds of the cgroup and all below it (cgroup-v2.rst, cgroup-v1/cpuacct.rst)."""
+        if counted.usage_fd >= 0:
+            try:
+                content = os.pread(counted.usage_fd, _READ_BYTES, 0)
+            except OSError as error:
+                self._count(error)
+                return None
+        else:
+            read = self._content(counted.folder + b"/" + self._hierarchy.usage_file)
+            if read is None:
+                return self._node_cpu_s() if counted.outer is None else None
+            content = read
+        try:
+            if not self._hierarchy.is_v2:
+                return int(content) / 1e9
+            return int(content.split(None, 2)[1]) / 1e6  # usage_usec stands first
+        except (ValueError, IndexError):
+            self.failures["malformed"] += 1
+            return None
+
+    def _node_cpu_s(self) -> float | None:
+        """CPU seconds of the whole node (proc_stat(5)), for kernels whose root has no counter."""
+        content = self._content(self._proc + b"/stat")
+        if content is None:
+            return None
+        try:
+            user, nice, system, _idle, _iowait, irq, softirq = content.split()[1:8]
+        except ValueError:
+            self.failures["malformed"] += 1
+            return None
+        return sum(map(int, (user, nice, system, irq, softirq))) / _CLOCK_TICKS_PER_S
+
+    def _tightest_limit(self, folder: bytes) -> tuple[float | None, bytes | None]:
+        hierarchy = self._hierarchy
+        place = hierarchy.limit_root + folder.removeprefix(hierarchy.root)
+        tightest: float | None = None
+        where: bytes | None = None
+        while len(place) > len(hierarchy.limit_root):
+            cores = self._own_limit(place)
+            if cores is not None and (tightest is None or cores < tightest):
+                tightest, where = cores, place
+            place = place.rpartition(b"/")[0]
+        return tightest, where
+
+    def _own_limit(self, place: bytes) -> float | None:
+        """Cores that ``place`` allows itself (cgroup-v2.rst, scheduler/sched-bwc.rst)."""
+        quota: bytes | None
+        if self._hierarchy.is_v2 and self._hierarchy.limit_root == self._hierarchy.root:
+            quota, _, period = (self._content(place + b"/cpu.max") or b"max").partition(b" ")
+        else:
+            quota = self._content(place + b"/cpu.cfs_quota_us") or b"-1"
+            period = self._content(place + b"/cpu.cfs_period_us") or b"0"
+        with suppress(ValueError, ZeroDivisionError):
+            if int(quota) > 0:
+                return int(quota) / int(period)
+        return None
+
+    # Files.
+
+    def _kept_open(self, path: bytes) -> int:
+        """A file descriptor, or -1 where there is none: then the file is opened each time."""
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NO_FILES_LEFT:
+                self.failures["open_files"] += 1
+            else:
+                self._count(error)
+            return -1
+
+    def _content(self, path: bytes) -> bytes | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.read(fd, _READ_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self._count(error)
+            return None
+
+    def _count(self, error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            self.failures["permission"] += 1
+        elif error.errno not in _GONE:
+            self.failures["unreadable"] += 1
+
+    def _blind_spot(self) -> str:
+        hierarchy = self._hierarchy
+        # Only cgroups that are not the real root have a type (cgroup-v2.rst).
+        is_inner = hierarchy.is_v2 and _exists(hierarchy.root + b"/cgroup.type")
+        own = self._content(self._proc + b"/self/cgroup") or b""
+        if is_inner or b":/.." in own:
+            return (
+                "only the cgroups below the agent's own can be seen: mount the host's"
+                " /sys/fs/cgroup, and set hostPID on the agent's pod"
+            )
+        return ""
+
+
+# Where the hierarchy is.
+
+
+def _hierarchy(mounts: Path) -> _Hierarchy:
+    root = os.fsencode(mounts)
+    if _exists(root + b"/cgroup.controllers"):
+        return _Hierarchy("cgroup v2", root, root, is_v2=True)
+    cpu = _first_with(root, (b"/cpu,cpuacct", b"/cpuacct,cpu", b"/cpu"), b"/cgroup.procs")
+    places = (b"/cpuacct", b"/cpu,cpuacct", b"/cpuacct,cpu")
+    accounts = _first_with(root, places, b"/cpuacct.usage")
+    unified = root + b"/unified"
+    has_unified = _exists(unified + b"/cgroup.controllers")
+    if accounts and (not has_unified or _has_folders(accounts) or not _has_folders(unified)):
+        return _Hierarchy("cgroup v1 (cpuacct)", accounts, cpu or accounts, is_v2=False)
+    if has_unified:
+        return _Hierarchy("cgroup v2 beside v1 (unified)", unified, cpu or unified, is_v2=True)
+    raise NodeError(
+        f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
+        " /sys/fs/cgroup, or name another place with node.sys"
+    )
+
+
+def _first_with(root: bytes, folders: tuple[bytes, ...], file: bytes) -> bytes | None:
+    return next((root + folder for folder in folders if _exists(root + folder + file)), None)
+
+
+def _exists(path: bytes) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - bytes
+
+
+def _has_folders(folder: bytes) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir(follow_symlinks=False) for entry in entries)
+    except OSError:
+        return False
+
+
+# What a folder's name says. The names are those of the runtimes' own sources: kubelet
+# (pkg/kubelet/cm/cgroup_manager_linux.go), runc's cgroup managers, containerd's CRI plugin, CRI-O
+# (internal/config/cgmgr), podman (libpod/container_internal_linux.go), docker (daemon/oci_linux.go).
+
+_UID = r"[0-9a-f]{8}(?P<dash>[-_])(?:[0-9a-f]{4}(?P=dash)){3}[0-9a-f]{12}|[0-9a-f]{32}"
+_POD = re.compile(rf"(?:[\w.-]*kubepods(?:-[a-z]+)*-)?pod(?P<uid>{_UID})(?:\.slice)?")
+_CONTAINER = re.compile(
+    r"(?:(?P<slice>[^:]*):(?P<by>[\w.-]+):|(?P<prefix>[a-z]+(?:-[a-z]+)*)-)?"
+    r"(?P<id>[0-9a-f]{64})(?:\.scope|\.service)?"
+)
+_RUNTIMES = {
+    "cri-containerd": "containerd",
+    "containerd": "containerd",
+    "nerdctl": "containerd",
+    "crio": "cri-o",
+    "docker": "docker",
+    "libpod": "podman",
+    "lxc": "lxc",
+}
+_PARENTS = {"docker": "docker", "libpod_parent": "podman", "podman": "podman"}
+_SUPERVISORS = ("crio-conmon-", "libpod-conmon-", "conmon-")  # they watch a container from outside
+_PAYLOAD = "lxc.payload."
+
+
+def _pod_uid(name: str) -> str:
+    """The uid of the pod whose folder this is, with dashes; "" if it is none."""
+    name = name.partition(":")[0]
+    match = _POD.fullmatch(name)
+    return match["uid"].replace("_", "-") if match else ""
+
+
+def _workload(name: str, parent: str, *, is_in_pod: bool) -> tuple[str, str] | None:
+    """Id and runtime of the container whose folder this is; None if it is none."""
+    if name.startswith(_SUPERVISORS):
+        return None
+    match = _CONTAINER.fullmatch(name)
+    if match:
+        made_by = match["by"] or match["prefix"] or ""
+        return match["id"], _RUNTIMES.get(made_by, "") or _PARENTS.get(parent, "")
+    if name.startswith(_PAYLOAD):
+        return name.removeprefix(_PAYLOAD), "lxc"
+    if is_in_pod:
+        return name.removesuffix(".scope"), ""
+    return None
+
+
+def _is_unit(name: str, outer: Container | None) -> bool:
+    """Whether a folder is a systemd unit of the host, or of a user's own systemd."""
+    if not name.endswith((".service", ".scope")) or name.startswith(_SUPERVISORS):
+        return False
+    return outer is None or outer.kind is ContainerKind.HOST or _is_run_by_a_user(outer)
+
+
+def _is_run_by_a_user(outer: Container) -> bool:
+    """Whether it is, or is below, a user's own systemd, which may make cgroups of any name."""
+    return "/user@" in outer.cgroup and outer.kind in (ContainerKind.UNIT, ContainerKind.ENGINE)
+
+
+def _inherited_pod_uid(outer: _Counted | None) -> str:
+    """What is below a pod's container is that pod's, whatever it calls itself."""
+    return outer.container.pod_uid if outer else ""
+
+
+# Small things.
+
+
+def _whole(fd: int) -> bytes:
+    """A list of pids, from its beginning; the kernel gives it a page at a time."""
+    content = os.pread(fd, _READ_BYTES, 0)
+    if len(content) < _READ_BYTES - _RECORD_BYTES:
+        return content
+    pieces = list(_pieces(fd, content))
+    return b"".join(pieces)
+
+
+def _pieces(fd: int, piece: bytes) -> Iterator[bytes]:
+    offset = 0
+    for _ in range(_MAX_READS):
+        if not piece:
+            return
+        yield piece
+        offset += len(piece)
+        piece = os.pread(fd, _READ_BYTES, offset)
+
+
+def _numbers(content: bytes) -> dict[bytes, int]:
+    words = content.split()
+    return {
+        name: int(number)
+        for name, number in zip(words[::2], words[1::2], strict=False)
+        if number.isdigit()
+    }
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -1,0 +1,56 @@
+"""What the agent may see of the node, and what it lacks to see the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
+    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
+    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT"),
+    *("SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD"),
+    *("LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG"),
+    *("WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"),
+)
+"""In the order of their bits (include/uapi/linux/capability.h)."""
+
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+
+
+def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
+    """What this process may do (capabilities(7)): names such as ``SYS_PTRACE``."""
+    try:
+        status = (proc / "self/status").read_bytes()
+        bits = int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
+    except (OSError, ValueError, IndexError):
+        return frozenset()
+    return frozenset(name for bit, name in enumerate(_CAPABILITIES) if bits >> bit & 1)
+
+
+def blind_spots(proc: Path) -> tuple[str, ...]:
+    """One line for each thing about processes that stays unseen: what, why, how to mend."""
+    spots = []
+    if "SYS_PTRACE" not in effective_capabilities():
+        spots.append(
+            "executables and folders of other users' processes cannot be read: run as root, or"
+            " grant the capability SYS_PTRACE"
+        )
+    if not (proc / "1/stat").exists():
+        spots.append(
+            f"{proc} hides other users' processes (hidepid): run as root, or in the group that"
+            " the mount's gid= option names"
+        )
+    if proc == Path("/proc") and not _is_in_first_pid_namespace():
+        spots.append(
+            "processes outside this container's pid namespace cannot be seen: set hostPID on the"
+            " agent's pod, or --pid=host for podman and docker"
+        )
+    return tuple(spots)
+
+
+def _is_in_first_pid_namespace() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE  # noqa: PTH115
+    except OSError:
+        return True
