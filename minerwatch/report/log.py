@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -12,6 +14,7 @@ from minerwatch.model import ContainerStatus, FindingStatus
 from minerwatch.report.text import printable, redacted
 
 MAX_EVIDENCE_LENGTH = 256
+_MAX_SAID = 10_000
 
 
 class Log(Protocol):
@@ -45,9 +48,21 @@ class Once:
 
     def warning(self, event: str, about: str = "", **fields: Any) -> None:
         """Logs ``event``, unless the same was said ``about`` the same before."""
-        if (event, about) not in self._said and len(self._said) < 10_000:
-            self._said.add((event, about))
+        if self._is_news(event, about):
             self._log.warning(event, **fields)
+
+    def failure(self, event: str, error: Exception) -> None:
+        """Logs an error that nobody foresaw, with the place that it came from."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        if self._is_news(event, f"{place} {type(error).__name__}"):
+            self._log.error(event, error=repr(error), place=place)
+
+    def _is_news(self, event: str, about: str) -> bool:
+        if (event, about) in self._said or len(self._said) >= _MAX_SAID:
+            return False
+        self._said.add((event, about))
+        return True
 
 
 def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]:

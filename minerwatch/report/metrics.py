@@ -18,7 +18,7 @@ from minerwatch import __version__
 from minerwatch.model import Level, Maturity, Signal
 from minerwatch.report.text import printable
 
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _MAX_LABEL_LENGTH = 256

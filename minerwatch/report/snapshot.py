@@ -94,8 +94,17 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         since=_rfc3339(boot_unix_s + finding.since_s),
         pid=finding.process.pid if finding.process else None,
         evidence={evidence.field: evidence.observed for evidence in finding.evidence},
-        expected={evidence.field: evidence.expected for evidence in finding.evidence},
+        expected=_expected(finding),
     )
+
+
+def _expected(finding: Finding) -> dict[str, str]:
+    """Field -> everything that was asked of it and held."""
+    expected: dict[str, str] = {}
+    for evidence in finding.evidence:
+        before = expected.get(evidence.field)
+        expected[evidence.field] = f"{before}; {evidence.expected}" if before else evidence.expected
+    return expected
 
 
 def _process_status(load: ProcessLoad) -> ProcessStatus:

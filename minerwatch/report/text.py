@@ -8,12 +8,13 @@ import unicodedata
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
-_SECRET_NAME = r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|credential)s?[\w.-]*"
+_SECRET_WORDS = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|credential"  # noqa: S105
+_NAMED_SECRET = rf"[\w.-]*(?:{_SECRET_WORDS})s?[\w.-]*"
 _SECRETS = tuple(
     (re.compile(pattern, re.IGNORECASE), shown)
     for pattern, shown in (
         # --password hunter2, --token=…, PGPASSWORD=…, "secret": "…"
-        (rf"(?P<name>\b{_SECRET_NAME}|--?{_SECRET_NAME})(?P<gap>\s*[=:]\s*[\"']?|\s+(?!-))[^\s\"'&]+",
+        (rf"(?P<name>\b{_NAMED_SECRET}|--?{_NAMED_SECRET})(?P<gap>\s*[=:]\s*[\"']?|\s+(?!-))[^\s\"'&]+",
          r"\g<name>\g<gap>…"),
         # https://user:password@host, and a pool's user:password
         (r"(?P<name>\b[\w+.-]+://[^\s:/@]*):[^\s/@]+@", r"\g<name>:…@"),

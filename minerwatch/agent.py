@@ -1,0 +1,327 @@
+"""The loop that wires them: sample, examine, judge, report."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from types import FrameType
+
+from minerwatch import __version__
+from minerwatch.config import Config, default_socket, host_and_port
+from minerwatch.detection import rulebook
+from minerwatch.detection.judge import Judge
+from minerwatch.detection.match import Matcher
+from minerwatch.detection.rulebook import RuleBook
+from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.model import ContainerStatus, Observation
+from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.privilege import blind_spots
+from minerwatch.node.processes import ProcessReader
+from minerwatch.report.log import Log, Once, verdict_line
+from minerwatch.report.metrics import FlaggedContainer, Metrics
+from minerwatch.report.server import Answer, Routes, SocketListener, address_listener
+from minerwatch.report.snapshot import container_status, encode, worst_first
+from minerwatch.watch import Tick, Watch
+
+_STALE_INTERVALS = 3
+"""Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
+_STALE_GRACE_S = 15.0
+
+ALL_PROCESSES = 1000
+"""Of one container, in the full snapshot."""
+
+_NEED_RESTART = ("listen", "socket", "node", "examination", "judgement", "report")
+
+_JSON = "application/json"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def now_s() -> float:
+    """Seconds since boot, suspension included: the clock of process start times (proc(5))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What is watched, opened: shared by the agent and by commands that sample by themselves."""
+
+    name: str
+    watch: Watch
+    source: str  # where containers and their CPU come from
+    blind_spots: tuple[str, ...]
+
+    def statuses(self, max_processes: int) -> list[ContainerStatus]:
+        """What the last tick found, as it is published; worst first."""
+        return list(
+            worst_first(
+                self.status(observation) for observation in self.watch.observations(max_processes)
+            )
+        )
+
+    def status(self, observation: Observation) -> ContainerStatus:
+        """One observation as it is published."""
+        boot_unix_s = time.time() - now_s()
+        return container_status(observation, node=self.name, boot_unix_s=boot_unix_s)
+
+
+def open_node(config: Config, matcher: Matcher) -> Node:
+    """The node that ``config`` describes, ready to be sampled. Raises NodeError."""
+    proc = Path(config.node.proc)
+    cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
+    processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
+    watch = Watch(
+        cgroups, processes, matcher, config.examination, Judge(config.judgement.ticks_below)
+    )
+    spots = (cgroups.blind_spot, *blind_spots(proc))
+    return Node(
+        config.node.name or socket.gethostname(),
+        watch,
+        cgroups.source,
+        tuple(spot for spot in spots if spot),
+    )
+
+
+class Agent:
+    """Ticks until it is stopped; publishes what it knows."""
+
+    def __init__(
+        self, config: Config, log: Log, reread: Callable[[], Config] | None = None
+    ) -> None:
+        """Opens everything; raises NodeError or ListenError where that cannot be.
+
+        ``reread`` gives the configuration anew when a reload is asked for.
+        """
+        self._config = config
+        self._log = log
+        self._once = Once(log)
+        self._reread = reread
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._reload_asked = False
+        self._started_s = now_s()
+        self._last_tick_s: float | None = None
+        self._tick_failures: dict[str, int] = {}
+        self._metrics = Metrics(
+            max_container_series=config.report.max_container_series,
+            probe_failures=self._failures,
+        )
+        _raise_open_file_limit()
+        self._book = rulebook.load(config.rule_folders())
+        self._note_rules()
+        self._node = open_node(config, Matcher(self._book.rules))
+        self._open = ExitStack()
+        self._open.callback(self._node.watch.close)
+        self.socket = Path(config.socket) if config.socket else default_socket()
+        try:
+            self.address = self._listen()
+        except MinerwatchError:
+            self._open.close()
+            raise
+
+    def run(self) -> None:
+        """Ticks at the configured interval, from now until ``stop`` is called."""
+        self._say_hello()
+        due_s = now_s()
+        while not self._stopping.is_set():
+            self.tick()
+            due_s = max(due_s + self._config.interval, now_s())
+            self._wait(due_s)
+        self._log.info("stopping")
+
+    def close(self) -> None:
+        """Lets go of socket, address and the kernel's files."""
+        self._open.close()
+
+    def stop(self) -> None:
+        """Ends ``run`` after the tick under way."""
+        self._stopping.set()
+        self._woken.set()
+
+    def reload(self) -> None:
+        """Asks for rules and configuration to be read again, at the next tick, which is now."""
+        self._reload_asked = True
+        self._woken.set()
+
+    def tick(self) -> None:
+        """One tick; whatever goes wrong in it is counted, logged once and passed over."""
+        started_s = time.perf_counter()
+        try:
+            self._refresh_rules()
+            brought = self._node.watch.tick(now_s())
+            self._report(brought, time.perf_counter() - started_s)
+            self._last_tick_s = now_s()
+        except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
+            reason = type(error).__name__
+            self._tick_failures[reason] = self._tick_failures.get(reason, 0) + 1
+            self._once.failure("tick failed", error)
+
+    def _wait(self, until_s: float) -> None:
+        """Sleeps until ``until_s``, or until it is stopped or a reload is asked for."""
+        while (left_s := until_s - now_s()) > 0 and not self._stopping.is_set():
+            if self._woken.wait(left_s):
+                self._woken.clear()
+                return
+
+    def _failures(self) -> Iterable[tuple[str, str, int]]:
+        yield from self._node.watch.failures()
+        yield from (("tick", reason, count) for reason, count in self._tick_failures.items())
+
+    # Rules.
+
+    def _refresh_rules(self) -> None:
+        if self._reload_asked:
+            self._reload_asked = False
+            self._reread_config()
+            self._use(rulebook.reload(self._book))
+        elif rulebook.has_changed(self._book):
+            self._use(rulebook.reload(self._book))
+
+    def _use(self, book: RuleBook) -> None:
+        if book.rules != self._book.rules:
+            self._node.watch.use(Matcher(book.rules))
+        self._book = book
+        self._note_rules()
+        self._log.info("rules loaded", rules=len(book.rules), broken=len(book.errors))
+
+    def _note_rules(self) -> None:
+        book = self._book
+        for error in book.errors:
+            self._once.warning("rule file cannot be used", about=str(error), reason=str(error))
+        self._metrics.rules_loaded(
+            ((rule.id, rule.signal, rule.maturity) for rule in book.rules),
+            len(book.errors),
+            time.time(),
+        )
+
+    def _reread_config(self) -> None:
+        if self._reread is None:
+            return
+        try:
+            config = self._reread()
+        except ConfigError as error:
+            self._log.error("configuration not reloaded", reason=str(error))
+            return
+        before, self._config = self._config, config
+        if config.rule_folders() != before.rule_folders():
+            self._book = replace(self._book, folders=config.rule_folders())
+        for key in _NEED_RESTART:
+            if getattr(config, key) != getattr(before, key):
+                self._log.warning("a changed setting needs a restart", key=key)
+
+    # What is published.
+
+    def _listen(self) -> str:
+        private: Routes = {
+            **self._public_routes(),
+            "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
+            "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
+        }
+        on_socket = SocketListener(self.socket, private)
+        self._open.callback(on_socket.close)
+        host, port = host_and_port(self._config.listen)
+        on_address, address = address_listener(host, port, self._public_routes())
+        self._open.callback(on_address.close)
+        return address
+
+    def _public_routes(self) -> Routes:
+        return {
+            "/metrics": lambda: Answer(self._metrics.exposition(), _EXPOSITION),
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+        }
+
+    def _snapshot(self, max_processes: int) -> Answer:
+        return Answer(encode(self._node.statuses(max_processes)), _JSON)
+
+    def _health(self) -> Answer:
+        """Alive: the last tick is not long ago, or the first is still to be expected."""
+        since_s = self._last_tick_s if self._last_tick_s is not None else self._started_s
+        age_s = now_s() - since_s
+        if age_s > _STALE_INTERVALS * self._config.interval + _STALE_GRACE_S:
+            text = f"the last tick ended {age_s:.0f} s ago\n"
+            return Answer(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Answer(b"ok\n")
+
+    def _readiness(self) -> Answer:
+        """Ready: something has been judged, by some rules."""
+        if self._last_tick_s is None:
+            return Answer(b"no tick yet\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+        if not self._book.rules:
+            return Answer(b"no rules are loaded\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Answer(b"ok\n")
+
+    def _report(self, brought: Tick, duration_s: float) -> None:
+        for change in brought.changes:
+            self._metrics.level_changed(change.observation.verdict.level)
+            status = self._node.status(change.observation)
+            self._log.info("verdict", **verdict_line(status, change.previous.label))
+        for ended in brought.ended:
+            line = verdict_line(self._node.status(ended), ended.verdict.level.label)
+            self._log.info("verdict", **{**line, "level": "gone"})
+        for finding in brought.began:
+            self._metrics.finding_began(finding.rule, finding.signal)
+        for _key, level, cpu_s in brought.flagged_cpu_s:
+            self._metrics.flagged_cpu("", level, cpu_s)
+        for probe, probe_s in brought.probe_s.items():
+            self._metrics.probe_took(probe, probe_s)
+        self._metrics.tick_done(
+            duration_s=duration_s,
+            at_s=time.time(),
+            containers=dict(brought.levels),
+            flagged=[self._flagged(observation) for observation in brought.flagged],
+            processes=brought.process_count,
+        )
+
+    def _flagged(self, observation: Observation) -> FlaggedContainer:
+        status = self._node.status(observation)
+        return FlaggedContainer(
+            status.namespace, status.pod, status.container, status.score, status.cpu_cores
+        )
+
+    def _say_hello(self) -> None:
+        self._log.info(
+            "watching",
+            version=__version__,
+            node=self._node.name,
+            cgroups=self._node.source,
+            rules=len(self._book.rules),
+            interval=f"{self._config.interval:g}s",
+            metrics=f"http://{self.address}/metrics",
+            socket=str(self.socket),
+        )
+        for spot in self._node.blind_spots:
+            self._once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _raise_open_file_limit() -> None:
+    """Counters of every container are kept open; the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(config: Config, log: Log, reread: Callable[[], Config] | None = None) -> None:
+    """Runs an agent until SIGTERM or SIGINT; SIGHUP makes it reload."""
+    agent = Agent(config, log, reread)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            agent.reload()
+        else:
+            agent.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        agent.run()
+    finally:
+        agent.close()

@@ -1,0 +1,95 @@
+"""``minerwatch agent``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
+from minerwatch.config import DEFAULT_LISTEN, Config, Duration, duration_s, host_and_port
+from minerwatch.errors import ConfigError
+
+
+def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> Duration | None:
+    try:
+        return None if value is None else duration_s(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        if value is not None:
+            host_and_port(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error).removeprefix("listen: ")) from error
+    return value
+
+
+@click.command()
+@config_option
+@rules_option
+@click.option(
+    "--no-kubernetes",
+    is_flag=True,
+    help="Watch this machine alone: systemd units and the host count as containers too.",
+)
+@click.option(
+    "--interval",
+    callback=_interval,
+    metavar="DURATION",
+    help="Time from one tick to the next, such as 10s or 1m.  [default: 10s]",
+)
+@click.option(
+    "--listen",
+    callback=_address,
+    metavar="ADDRESS:PORT",
+    help=f"Where /metrics, /healthz and /readyz are served.  [default: {DEFAULT_LISTEN}]",
+)
+@socket_option
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="One JSON object a line, or lines for people; auto: for people on a terminal only.",
+)
+def agent(
+    config_path: Path | None,
+    rule_folders: tuple[Path, ...],
+    no_kubernetes: bool,
+    interval: Duration | None,
+    listen: str | None,
+    socket_path: Path | None,
+    log_format: str,
+) -> None:
+    """Watch this node: sample, score, publish; again and again, until it is stopped.
+
+    It observes only. What it finds it says in three places: one line on standard error for each
+    change of verdict, Prometheus metrics, and a Unix socket that `minerwatch top` and
+    `minerwatch explain` ask.
+
+    \b
+    minerwatch agent --no-kubernetes                    on this machine, as it is
+    minerwatch agent --interval 5s --listen :9797       every 5 s, metrics on all addresses
+    minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
+
+    Run it as root to see all processes; otherwise it says what it cannot see. Changed rule files
+    are picked up at the next tick. SIGHUP reads rules and configuration again, SIGTERM stops.
+    """
+    from minerwatch.agent import run
+    from minerwatch.report.log import logger
+
+    def settings() -> Config:
+        return configuration(
+            config_path,
+            rule_folders,
+            interval=interval,
+            listen=listen,
+            socket=None if socket_path is None else str(socket_path),
+        )
+
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    run(settings(), logger(as_json=as_json), settings)

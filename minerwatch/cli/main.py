@@ -1,0 +1,89 @@
+"""The command line: one group, each command loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minerwatch import __version__
+from minerwatch.errors import ConfigError, MinerwatchError
+
+_COMMANDS = {
+    "agent": "watch this node: score its containers, serve metrics",
+    "top": "show the containers that look like miners, then those that burn CPU",
+    "explain": "say why a container, pod or process has its score",
+    "rules": "list, lint, test and replay rule files",
+    "version": "print the version",
+}
+"""In the order that somebody in need looks for them; each lives in the module of its name."""
+
+
+class _Failure(click.ClickException):
+    """An error of ours, in one line."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"minerwatch: {self.message}", file=file or sys.stderr)
+
+
+class _WrongUsage(_Failure):
+    exit_code = 2
+
+
+class _LazyGroup(click.Group):
+    """Imports a command when it is called: most of the time of a short command is imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"minerwatch.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            raise _WrongUsage(str(error)) from error
+        except MinerwatchError as error:
+            raise _Failure(str(error)) from error
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "MINERWATCH",
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+def cli() -> None:
+    """minerwatch finds crypto-miners on this node, and says why it thinks so.
+
+    \b
+    minerwatch top --once       what looks like a miner here, and what burns CPU?
+    minerwatch explain 12345    why does this process's container have its score?
+    minerwatch agent            watch all the time, serve metrics on 127.0.0.1:9797
+
+    Results go to standard output, everything else to standard error. Exit status: 0 fine,
+    1 findings or failures that the command is about, 2 wrong usage.
+    """
+
+
+def main() -> None:
+    """What the installed programs ``minerwatch`` and ``kubectl-minerwatch`` run."""
+    called = Path(sys.argv[0]).name
+    name = "kubectl minerwatch" if called.startswith("kubectl") else "minerwatch"
+    cli(prog_name=name)

@@ -1,0 +1,513 @@
+"""One tick: sample the node, examine its processes, judge its containers.
+
+Whatever reports or acts takes its knowledge from here; the watch itself does neither. The cost of
+a tick grows with containers and with new processes, not with all processes: only containers that
+burn CPU, or that something was found in, are measured process by process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from minerwatch.config import Examination
+from minerwatch.detection.facts import container_facts, measured, static_facts
+from minerwatch.detection.judge import Judge, Sighting
+from minerwatch.detection.match import Match, Matcher
+from minerwatch.detection.usage import CpuHistory
+from minerwatch.model import (
+    Change,
+    Container,
+    ContainerKey,
+    CpuLimit,
+    Facts,
+    FactValue,
+    Finding,
+    Level,
+    Observation,
+    Process,
+    ProcessId,
+    ProcessLoad,
+    ProcessStat,
+    Verdict,
+)
+from minerwatch.node.cgroups import CgroupTick, CgroupTree
+from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
+
+T = TypeVar("T")
+
+_SATURATED_CORES = 0.9
+"""Below this rate no thread of the process can be at 95 % of a core for long; none is read."""
+
+_SHORTEST_AGE_S = 0.2
+"""Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
+
+
+@dataclass(slots=True)
+class _WatchedProcess:
+    process: Process
+    facts: Facts
+    matches: tuple[Match, ...] = ()
+    cpu: CpuHistory | None = None  # None while its container is idle
+    threads: int = 0
+    thread_cpu_s: Mapping[int, float] | None = None
+    thread_cpu_at_s: float = 0.0
+
+    @property
+    def cpu_cores(self) -> float | None:
+        return self.cpu.cores if self.cpu else None
+
+
+@dataclass(slots=True)
+class _WatchedContainer:
+    container: Container
+    cpu: CpuHistory
+    verdict: Verdict
+    processes: dict[int, _WatchedProcess] = field(default_factory=dict)
+    static_sightings: tuple[Sighting, ...] = ()
+    limit: CpuLimit | None = None
+    throttled_share: float | None = None
+    findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one tick brought."""
+
+    at_s: float
+    changes: tuple[Change, ...]
+    ended: tuple[Observation, ...]  # containers that are gone and had a level above clear
+    began: tuple[Finding, ...]
+    flagged: tuple[Observation, ...]  # at suspicious or above; without their processes
+    flagged_cpu_s: tuple[tuple[ContainerKey, Level, float], ...]  # burnt since the tick before
+    levels: Mapping[Level, int]
+    process_count: int
+    probe_s: Mapping[str, float]
+
+
+class Watch:
+    """The node's containers and processes, from tick to tick.
+
+    ``tick`` and ``observations`` may be called from different threads.
+    """
+
+    def __init__(
+        self,
+        cgroups: CgroupTree,
+        processes: ProcessReader,
+        matcher: Matcher,
+        examination: Examination,
+        judge: Judge,
+    ) -> None:
+        self._cgroups = cgroups
+        self._reader = processes
+        self._examination = examination
+        self._judge = judge
+        self._containers: dict[ContainerKey, _WatchedContainer] = {}
+        self._container_of: dict[int, _WatchedContainer] = {}
+        self._young: set[int] = set()  # read at the last tick: most programs start with an exec
+        self._has_other_rules = False
+        self._turn: Iterator[int] = iter(())
+        self._last_tick_s = float("inf")
+        self._lock = threading.Lock()
+        self._probe_s: dict[str, float] = {}
+        self._matcher = matcher
+        self._wanted = _fields(matcher)
+
+    def use(self, matcher: Matcher) -> None:
+        """Puts other rules in force; every process is matched anew."""
+        with self._lock:
+            self._matcher = matcher
+            self._wanted = _fields(matcher)
+            self._has_other_rules = True
+            for watched in self._containers.values():
+                for process in watched.processes.values():
+                    process.matches = matcher.static_matches(process.facts)
+                _collect_static_sightings(watched)
+
+    def close(self) -> None:
+        """Lets go of the kernel's files."""
+        with self._lock:
+            self._cgroups.close()
+            self._reader.close()
+
+    def failures(self) -> list[tuple[str, str, int]]:
+        """Readings that failed since the start: probe, reason, count."""
+        return [
+            *(("cgroups", reason, count) for reason, count in self._cgroups.failures.items()),
+            *(("processes", reason, count) for reason, count in self._reader.failures.items()),
+        ]
+
+    def tick(self, at_s: float) -> Tick:
+        """Samples, examines and judges once; ``at_s`` is on the clock that runs since boot."""
+        with self._lock:
+            self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0}
+            sampled = self._timed("cgroups", self._cgroups.tick)
+            ended = self._end_containers(sampled.gone)
+            burnt_s = self._sample_containers(sampled, at_s)
+            hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
+            if self._has_other_rules:
+                hot, self._has_other_rules = list(self._containers.values()), False
+            self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            brought = self._timed("rules", lambda: self._judge_containers(hot, at_s))
+            self._last_tick_s = at_s
+            return self._tick(at_s, ended, burnt_s, *brought)
+
+    def observations(self, max_processes: int) -> tuple[Observation, ...]:
+        """Every container as it was found at the last tick."""
+        with self._lock:
+            return tuple(
+                _observation(watched, max_processes) for watched in self._containers.values()
+            )
+
+    def _timed(self, probe: str, work: Callable[[], T]) -> T:
+        started_s = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._probe_s[probe] += time.perf_counter() - started_s
+
+    # Containers.
+
+    def _end_containers(self, gone: Iterable[ContainerKey]) -> tuple[Observation, ...]:
+        ended = []
+        for key in gone:
+            watched = self._containers.pop(key, None)
+            self._judge.forget(key)
+            if watched is None:
+                continue
+            for pid in watched.processes:
+                if self._container_of.get(pid) is watched:
+                    del self._container_of[pid]
+            if watched.verdict.level > Level.CLEAR:
+                ended.append(_observation(watched, 0))
+        return tuple(ended)
+
+    def _sample_containers(self, sampled: CgroupTick, at_s: float) -> dict[ContainerKey, float]:
+        """Takes the new CPU readings; the CPU seconds that each container burnt since the last."""
+        burnt_s = {}
+        window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
+        for key, cpu_s in sampled.cpu_s.items():
+            watched = self._containers.get(key)
+            if watched is None:
+                clear = Verdict(key, at_s, 0.0, Level.CLEAR, at_s, ())
+                container = sampled.containers[key]
+                self._containers[key] = _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
+                continue
+            burnt_s[key] = max(0.0, cpu_s - watched.cpu.cpu_s)
+            watched.cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
+        return burnt_s
+
+    def _is_hot(self, watched: _WatchedContainer) -> bool:
+        """Whether its processes are measured one by one: it is new, burns CPU, or is suspect."""
+        cores = watched.cpu.cores
+        is_hot = (
+            cores is None
+            or cores >= self._examination.hot_cpu_cores
+            or bool(watched.static_sightings)
+            or watched.container.key in self._judge
+        )
+        if not is_hot and watched.limit is not None:
+            watched.limit = watched.throttled_share = None
+        if not is_hot and any(process.cpu for process in watched.processes.values()):
+            for process in watched.processes.values():
+                process.cpu = process.thread_cpu_s = None
+        return is_hot
+
+    # Processes.
+
+    def _sample_processes(
+        self, sampled: CgroupTick, hot: Collection[_WatchedContainer], at_s: float
+    ) -> None:
+        to_read = self._take_members(sampled)
+        measured_pids: set[int] = set()
+        for watched in hot:
+            self._sample_limit(watched)
+            for pid, process in list(watched.processes.items()):
+                if not process.process.kernel_thread:
+                    measured_pids.add(pid)
+                    if not self._measure(process, at_s):
+                        to_read.add(pid)
+        to_read.update(self._replaced(measured_pids))
+        self._young = set()
+        touched = self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
+        for watched in touched:
+            _collect_static_sightings(watched)
+
+    def _take_members(self, sampled: CgroupTick) -> set[int]:
+        """Forgets processes that have left their container; the pids of those that joined one."""
+        joined: dict[int, _WatchedContainer] = {}
+        for key in sampled.changed:
+            watched = self._containers.get(key)
+            if watched is None:
+                continue
+            pids = sampled.pids[key]
+            left = [pid for pid in watched.processes if pid not in pids]
+            for pid in left:
+                del watched.processes[pid]
+                if self._container_of.get(pid) is watched:
+                    del self._container_of[pid]
+            if left:
+                _collect_static_sightings(watched)
+            joined.update((pid, watched) for pid in pids if pid not in watched.processes)
+        self._container_of.update(joined)
+        return set(joined)
+
+    def _measure(self, process: _WatchedProcess, at_s: float) -> bool:
+        """Takes a new CPU reading; whether it is still the same process, program and name."""
+        stat = self._reader.stat(process.process.id.pid)
+        if stat is None:
+            process.cpu = None
+            return True
+        if stat.id != process.process.id:
+            return False
+        self._add_reading(process, stat, at_s)
+        return _is_same(process.process, stat)
+
+    def _add_reading(self, process: _WatchedProcess, stat: ProcessStat, at_s: float) -> None:
+        process.threads = stat.threads
+        if process.cpu is None:
+            born_s = stat.id.start_ticks / CLOCK_TICKS_PER_S
+            if not (self._last_tick_s <= born_s <= at_s - _SHORTEST_AGE_S):
+                process.cpu = CpuHistory(at_s, stat.cpu_s)
+                return
+            process.cpu = CpuHistory(born_s, 0.0)
+        process.cpu.add(
+            at_s,
+            stat.cpu_s,
+            window_s=self._examination.window,
+            busy_cores=self._examination.suspect_cpu_cores,
+        )
+
+    def _replaced(self, measured_pids: Collection[int]) -> set[int]:
+        """Pids, among the young and some of the idle, that are another program than was read."""
+        found = set()
+        for pid in (self._young | self._in_turn()) - set(measured_pids):
+            watched = self._container_of.get(pid)
+            process = watched.processes.get(pid) if watched else None
+            stat = self._reader.stat(pid) if process else None
+            if process and stat and not _is_same(process.process, stat):
+                found.add(pid)
+        return found
+
+    def _in_turn(self) -> set[int]:
+        """The next few pids: all are asked in turn whether they are still the same program."""
+        chosen: set[int] = set()
+        for _ in range(self._examination.recheck_processes):
+            pid = next(self._turn, None)
+            if pid is None:
+                self._turn = iter(tuple(self._container_of))
+                break
+            chosen.add(pid)
+        return chosen
+
+    def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[_WatchedContainer]:
+        """Reads who ``pids`` are and matches them; the containers that have other ones now."""
+        touched: dict[int, _WatchedContainer] = {}
+        read: list[tuple[_WatchedContainer, _WatchedProcess]] = []
+        for pid, process in self._reader.read(pids).items():
+            watched = self._container_of.get(pid)
+            if watched is None:
+                continue
+            before = watched.processes.get(pid)
+            now = _WatchedProcess(process, {})
+            if before is not None and before.process.id == process.id:
+                now.cpu, now.threads = before.cpu, before.threads
+            watched.processes[pid] = now
+            touched[id(watched)] = watched
+            read.append((watched, now))
+        for watched, now in read:
+            self._match_process(watched, now)
+            if now.cpu is None and id(watched) in hot and not now.process.kernel_thread:
+                self._measure(now, at_s)
+        self._young.update(now.process.id.pid for _, now in read)
+        return list(touched.values())
+
+    def _match_process(self, watched: _WatchedContainer, now: _WatchedProcess) -> None:
+        if now.process.kernel_thread:
+            return
+        parent_container = self._container_of.get(now.process.parent_pid)
+        parent = (
+            parent_container.processes.get(now.process.parent_pid) if parent_container else None
+        )
+        now.facts = {
+            **static_facts(now.process, parent.process if parent else None),
+            "ContainerName": watched.container.container_id,
+        }
+        now.matches = self._timed("rules", lambda: self._matcher.static_matches(now.facts))
+
+    def _sample_limit(self, watched: _WatchedContainer) -> None:
+        before = watched.limit
+        watched.limit = now = self._cgroups.limit(watched.container.key)
+        watched.throttled_share = None
+        if before and now and now.periods > before.periods:
+            throttled = now.throttled_periods - before.throttled_periods
+            watched.throttled_share = max(0.0, throttled / (now.periods - before.periods))
+
+    # Rules.
+
+    def _judge_containers(
+        self, hot: Iterable[_WatchedContainer], at_s: float
+    ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
+        changes, began = [], []
+        for watched in hot:
+            sightings = self._sightings(watched, at_s)
+            if not sightings and watched.container.key not in self._judge:
+                continue
+            previous = watched.verdict
+            watched.verdict = self._judge.verdict(watched.container.key, sightings, at_s)
+            began += _newly_found(watched)
+            if watched.verdict.level is not previous.level:
+                changes.append((watched, previous.level))
+        return (
+            tuple(Change(_observation(watched, 0), level) for watched, level in changes),
+            tuple(began),
+        )
+
+    def _sightings(self, watched: _WatchedContainer, at_s: float) -> list[Sighting]:
+        """Everything that matches now: what was read once, then what is measured each tick."""
+        shared = container_facts(
+            watched.container,
+            cpu_cores=watched.cpu.cores,
+            cpu_s=watched.cpu.cpu_s,
+            cpu_limit_cores=watched.limit.cores if watched.limit else None,
+            hidden_cpu_share=self._hidden_cpu_share(watched),
+        )
+        sightings = list(watched.static_sightings)
+        sightings += (
+            Sighting(match.rule, None, match.evidence)
+            for match in self._matcher.container_matches(shared)
+        )
+        for process in watched.processes.values():
+            if process.cpu is None:
+                continue
+            facts = {**process.facts, **shared, **self._dynamic_facts(process, at_s)}
+            sightings += (
+                Sighting(match.rule, process.process.id, match.evidence)
+                for match in self._matcher.dynamic_matches(facts)
+            )
+        return sightings
+
+    def _hidden_cpu_share(self, watched: _WatchedContainer) -> float | None:
+        """The share of the container's CPU that none of its visible processes accounts for."""
+        cores = watched.cpu.cores
+        if not cores or cores < self._examination.hot_cpu_cores:
+            return None
+        seen = [process.cpu_cores for process in watched.processes.values() if process.cpu]
+        if any(rate is None for rate in seen):
+            return None
+        return max(0.0, 1 - sum(rate or 0.0 for rate in seen) / cores)
+
+    def _dynamic_facts(self, process: _WatchedProcess, at_s: float) -> dict[str, FactValue]:
+        cpu, identity = process.cpu, process.process.id
+        if cpu is None:
+            return {}
+        cores = cpu.cores or 0.0
+        facts = measured(
+            Age=at_s - identity.start_ticks / CLOCK_TICKS_PER_S,
+            Threads=process.threads,
+            CpuSeconds=cpu.cpu_s,
+            CpuCores=cpu.cores,
+            CpuFlatness=cpu.flatness(),
+        )
+        if cores >= _SATURATED_CORES and "SaturatedThreads" in self._wanted:
+            facts |= measured(SaturatedThreads=self._saturated_threads(process, at_s))
+        if cores >= self._examination.suspect_cpu_cores and self._wanted & _MEMORY_FIELDS:
+            memory = self._reader.memory(identity.pid)
+            if memory is not None:
+                facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
+        return facts
+
+    def _saturated_threads(self, process: _WatchedProcess, at_s: float) -> int | None:
+        before, before_at_s = process.thread_cpu_s, process.thread_cpu_at_s
+        now = self._reader.thread_cpu(process.process.id.pid)
+        process.thread_cpu_s, process.thread_cpu_at_s = now, at_s
+        return None if before is None else saturated_threads(before, now, at_s - before_at_s)
+
+    def _tick(
+        self,
+        at_s: float,
+        ended: tuple[Observation, ...],
+        burnt_s: Mapping[ContainerKey, float],
+        changes: tuple[Change, ...],
+        began: tuple[Finding, ...],
+    ) -> Tick:
+        every = self._containers.values()
+        flagged = [watched for watched in every if watched.verdict.level > Level.CLEAR]
+        return Tick(
+            at_s=at_s,
+            changes=changes,
+            ended=ended,
+            began=began,
+            flagged=tuple(_observation(watched, 0) for watched in flagged),
+            flagged_cpu_s=tuple(
+                (watched.container.key, watched.verdict.level, burnt_s[watched.container.key])
+                for watched in flagged
+                if watched.container.key in burnt_s
+            ),
+            levels=Counter(watched.verdict.level for watched in every),
+            process_count=len(self._container_of),
+            probe_s=self._probe_s,
+        )
+
+
+_MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
+
+
+def _fields(matcher: Matcher) -> frozenset[str]:
+    """The fields that some rule asks for; what none asks for is not measured."""
+    return frozenset().union(*(rule.fields for rule in matcher.rules))
+
+
+def _is_same(process: Process, stat: ProcessStat) -> bool:
+    return (process.id, process.program, process.comm) == (stat.id, stat.program, stat.comm)
+
+
+def _collect_static_sightings(watched: _WatchedContainer) -> None:
+    watched.static_sightings = tuple(
+        Sighting(match.rule, process.process.id, match.evidence)
+        for process in watched.processes.values()
+        for match in process.matches
+    )
+
+
+def _newly_found(watched: _WatchedContainer) -> list[Finding]:
+    before = watched.findings
+    watched.findings = frozenset(
+        (finding.rule, finding.process) for finding in watched.verdict.findings
+    )
+    if watched.findings <= before:
+        return []
+    return [
+        finding
+        for finding in watched.verdict.findings
+        if (finding.rule, finding.process) not in before
+    ]
+
+
+def _observation(watched: _WatchedContainer, max_processes: int) -> Observation:
+    return Observation(
+        container=watched.container,
+        at_s=watched.verdict.at_s,
+        cpu_cores=watched.cpu.cores,
+        cpu_s=watched.cpu.cpu_s,
+        limit=watched.limit,
+        throttled_share=watched.throttled_share,
+        verdict=watched.verdict,
+        process_count=len(watched.processes),
+        processes=tuple(_foremost(watched, max_processes)) if max_processes else (),
+    )
+
+
+def _foremost(watched: _WatchedContainer, limit: int) -> list[ProcessLoad]:
+    """Processes with findings, then those that burn most."""
+    found = {finding.process for finding in watched.verdict.findings}
+    ranked = sorted(
+        watched.processes.values(),
+        key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
+    )
+    return [ProcessLoad(each.process, each.cpu_cores) for each in ranked[:limit]]
