@@ -537,8 +537,9 @@ def _has_folders(folder: bytes) -> bool:
 
 
 # What a folder's name says. The names are those of the runtimes' own sources: kubelet
-# (pkg/kubelet/cm/cgroup_manager_linux.go), runc's cgroup managers, containerd's CRI plugin, CRI-O
-# (internal/config/cgmgr), podman (libpod/container_internal_linux.go), docker (daemon/oci_linux.go).
+# (pkg/kubelet/cm/cgroup_manager_linux.go), runc's cgroup drivers, containerd's CRI plugin, CRI-O
+# (internal/config/cgmgr), podman (libpod/container_internal_linux.go), docker
+# (daemon/oci_linux.go).
 
 _UID = r"[0-9a-f]{8}(?P<dash>[-_])(?:[0-9a-f]{4}(?P=dash)){3}[0-9a-f]{12}|[0-9a-f]{32}"
 _POD = re.compile(rf"(?:[\w.-]*kubepods(?:-[a-z]+)*-)?pod(?P<uid>{_UID})(?:\.slice)?")

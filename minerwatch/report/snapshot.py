@@ -57,8 +57,8 @@ def container_status(observation: Observation, *, node: str, boot_unix_s: float)
 
 
 def encode(statuses: Iterable[ContainerStatus]) -> bytes:
-    """The snapshot's JSON, worst first, then busiest."""
-    return msgspec.json.encode(worst_first(statuses))
+    """The snapshot's JSON, in the order given."""
+    return msgspec.json.encode(list(statuses))
 
 
 def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:

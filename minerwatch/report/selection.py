@@ -1,0 +1,103 @@
+"""Which containers of a snapshot are shown, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from minerwatch.errors import TargetError
+from minerwatch.model import ContainerStatus
+
+_KEYS: dict[str, Callable[[ContainerStatus], float]] = {
+    "score": lambda status: status.score,
+    "cpu": lambda status: status.cpu_cores,
+    "hours": lambda status: status.cpu_hours,
+    "limit": lambda status: limit_share(status) or 0.0,
+}
+SORT_KEYS = (*_KEYS, "age")
+
+_MAX_CANDIDATES = 8
+
+
+def limit_share(status: ContainerStatus) -> float | None:
+    """Share of its CPU limit that the container uses; None where it has no limit."""
+    limit = status.cpu_limit_cores
+    return status.cpu_cores / limit if limit else None
+
+
+def sorted_by(statuses: Iterable[ContainerStatus], key: str) -> Sequence[ContainerStatus]:
+    """Highest first; ``age``: those first whose level has been the same for longest."""
+    if key == "age":
+        return sorted(statuses, key=lambda status: (status.since, -status.score, status.cgroup))
+    value = _KEYS[key]
+    return sorted(
+        statuses,
+        key=lambda status: (-value(status), -status.score, -status.cpu_cores, status.cgroup),
+    )
+
+
+def filtered(
+    statuses: Iterable[ContainerStatus], text: str = "", namespace: str = ""
+) -> Sequence[ContainerStatus]:
+    """Those in ``namespace`` ("": any) that hold ``text`` in a name, image, owner or reason."""
+    wanted = text.lower()
+    return [
+        status
+        for status in statuses
+        if (not namespace or status.namespace == namespace)
+        and (not wanted or any(wanted in each.lower() for each in _searched(status)))
+    ]
+
+
+def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
+    """The one container that ``target`` names.
+
+    A target is a pid, a container id (or its first six digits and more), a name, a cgroup path,
+    or in Kubernetes pod or namespace/pod. Raises TargetError if it names none, or several.
+    """
+    if target.isdecimal():
+        return _one([s for s in statuses if _has_process(s, int(target))], f"process {target}")
+    exact = [status for status in statuses if target in _names(status)]
+    return _one(exact or [s for s in statuses if _id_begins(s, target)], repr(target))
+
+
+def place(status: ContainerStatus) -> str:
+    """Where a container runs, as people call it: namespace/pod/container, or its own name."""
+    if status.pod:
+        return "/".join((status.namespace, status.pod, status.container))
+    if status.kind == "engine" and status.runtime:
+        return f"{status.runtime}/{status.container}"
+    if status.kind == "pod":
+        return f"pod {status.pod_uid}/{status.container}"
+    return status.container
+
+
+def _searched(status: ContainerStatus) -> Iterable[str]:
+    yield from (place(status), status.container_id, status.image, status.owner, status.level)
+    yield from (status.cgroup, status.node)
+    for finding in status.findings:
+        yield from (finding.title, finding.signal)
+    for process in status.processes:
+        yield from (process.comm, process.command_line)
+
+
+def _names(status: ContainerStatus) -> tuple[str, ...]:
+    pod = (status.pod, f"{status.namespace}/{status.pod}") if status.pod else ()
+    return (status.container_id, status.container, status.cgroup, place(status), *pod)
+
+
+def _id_begins(status: ContainerStatus, target: str) -> bool:
+    return len(target) >= 6 and status.container_id.startswith(target)
+
+
+def _has_process(status: ContainerStatus, pid: int) -> bool:
+    return any(process.pid == pid for process in status.processes)
+
+
+def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise TargetError(f"nothing here is {wanted}; `minerwatch top --once` lists what there is")
+    names = ", ".join(status.cgroup for status in candidates[:_MAX_CANDIDATES])
+    more = ", …" if len(candidates) > _MAX_CANDIDATES else ""
+    raise TargetError(f"{wanted} is not one container but {len(candidates)}: {names}{more}")
