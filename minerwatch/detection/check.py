@@ -168,12 +168,12 @@ def recording(line: bytes | str) -> Recording:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(tree, dict):
-        raise ValueError("not an object with id, seconds and facts")  # noqa: TRY004 - one kind
+        raise ValueError("not an object with id, seconds and facts")
     identifier, facts = tree.get("id"), tree.get("facts")
     if not isinstance(identifier, str | int) or isinstance(identifier, bool):
         raise ValueError("id: missing, or neither text nor whole number")
     if not isinstance(facts, dict):
-        raise ValueError("facts: missing, or not an object")  # noqa: TRY004
+        raise ValueError("facts: missing, or not an object")
     return Recording(
         id=identifier,
         label=str(tree.get("label") or ""),
@@ -206,7 +206,7 @@ def _sighting(match: Match) -> Sighting:
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-        raise ValueError("seconds: not a number of at least 0")  # noqa: TRY004
+        raise ValueError("seconds: not a number of at least 0")
     return float(value)
 
 
