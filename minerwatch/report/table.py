@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
 from minerwatch.model import ContainerStatus, Level
+from minerwatch.report.figures import age, counted, percent
+from minerwatch.report.lines import cut, fitted, padded, rendered
 from minerwatch.report.selection import limit_share, place
 from minerwatch.report.text import printable
 
-_UNLIMITED_WIDTH = 10_000
-_NAME_LENGTH = 120
-_NAME_WIDTH = 28  # the least that a name keeps on a narrow terminal
-_REASON_LENGTH = 200
+_GAP = 2
+_INDENT = 7  # of the reasons below a row: under its level
+_NAME_SHARE = 0.45  # of the terminal that a long name may claim from lesser columns
+_LEAST_NAME = 16
+_LEAST_REASONS = 50  # beside a row; with less room they stand below it
+_NAME_LENGTH = 256
+_OWNER_WIDTH = 24
+_IMAGE_WIDTH = 40
+_REASON_LENGTH = 300
+_MAX_NODES = 3
+_NOTHING = "-"
+_NAME = "CONTAINER"
+_COLOURED = frozenset(("SCORE", "LEVEL"))
 
-_STYLES = {
+LEVEL_STYLES = {
     Level.SUSPICIOUS.label: "yellow",
-    Level.LIKELY.label: "bold red",
-    Level.CONFIRMED.label: "bold white on red",
+    Level.LIKELY.label: "red",
+    Level.CONFIRMED.label: "bold red",
 }
 
 Cell = Callable[[ContainerStatus, datetime], str]
@@ -34,36 +43,42 @@ Cell = Callable[[ContainerStatus, datetime], str]
 class _Column:
     title: str
     cell: Cell
-    least_width: int = 0  # of the terminal: on narrower ones the column is left out
-    is_number: bool = True
-    is_optional: bool = False  # left out where it would be empty
+    leaves: int = 0  # a narrow terminal, lowest first; 0: never
+    is_number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A column with its cells; ``width`` is that of the widest."""
+
+    column: _Column
+    cells: tuple[str, ...]
+    width: int
 
 
 def table(
     statuses: Sequence[ContainerStatus], *, now: datetime, width: int | None, colour: bool
 ) -> str:
-    """One line a container, under one of titles; ``width`` in columns, None: as wide as it gets."""
-    shown = Table(
-        box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0)
-    )
-    columns = [column for column in _COLUMNS if _is_shown(column, statuses, now, width)]
-    for column in columns:
-        shown.add_column(
-            column.title,
-            justify="right" if column.is_number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=_NAME_WIDTH if column.title == "CONTAINER" and width else None,
-        )
-    for status in statuses:
-        style = _STYLES.get(status.level, "")
-        shown.add_row(
-            *(
-                Text(column.cell(status, now), style if column.title in _COLOURED else "")
-                for column in columns
-            )
-        )
-    return _drawn(shown, width, colour=colour)
+    """One line a container below one of titles, or a sentence if there is none.
+
+    ``width`` is the terminal's, in columns: lesser columns give way to names, and on all but wide
+    terminals the reasons stand on lines of their own. None: nothing is cut, one line a container.
+    """
+    if not statuses:
+        return "no container to show\n"
+    columns = _fitting(_columns(statuses, now), width)
+    said = [reasons(status) for status in statuses]
+    room = _REASON_LENGTH if width is None else width - _used(columns)
+    is_beside = room >= min(_LEAST_REASONS, max(map(cell_len, said)))
+    lines = [_titles(columns, with_reasons=is_beside and any(said))]
+    for row, (status, reason) in enumerate(zip(statuses, said, strict=True)):
+        line = _line(columns, row, status.level)
+        lines.append(line)
+        if reason and is_beside:
+            line.append(cut(reason, room))
+        elif reason:
+            lines.append(_below(reason, width))
+    return rendered(lines, colour=colour)
 
 
 def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
@@ -71,110 +86,124 @@ def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
     levels = Counter(status.level for status in statuses)
     nodes = sorted({printable(status.node, _NAME_LENGTH) for status in statuses})
     parts = [
-        ", ".join(nodes) or "no node",
-        _counted(len(statuses), "container"),
-        _counted(sum(status.process_count for status in statuses), "process", "processes"),
+        (", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node"))
+        or "no node",
+        counted(len(statuses), "container"),
+        counted(sum(status.process_count for status in statuses), "process", "processes"),
         f"{sum(status.cpu_cores for status in statuses):.1f} cores busy",
         *(
-            f"{levels[level.label]} {level.label}"
+            f"{levels[level.label]:,} {level.label}"
             for level in reversed(Level)
             if levels[level.label]
         ),
     ]
     if shown < len(statuses):
-        parts.append(f"{shown} shown")
+        parts.append(f"{shown:,} shown")
     return " · ".join(parts)
-
-
-def age(since: str, now: datetime) -> str:
-    """How long ago an RFC 3339 time is, in its one or two largest units: 45s, 12m, 3h20m, 2d4h."""
-    try:
-        seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
-    except ValueError:
-        return "?"
-    if seconds < 60:
-        return f"{seconds}s"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if minutes < 60:
-        return f"{minutes}m"
-    if hours < 24:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{days}d{hours % 24}h"
 
 
 def reasons(status: ContainerStatus) -> str:
     """For each signal, strongest first, its strongest finding, and how many there are besides."""
+    if not status.findings:
+        is_clear = status.level == Level.CLEAR.label
+        return "" if is_clear else "no rule holds any more; the level falls in a few ticks"
     best: dict[str, str] = {}
     counts = Counter(finding.signal for finding in status.findings)
     for finding in status.findings:
         more = counts[finding.signal] - 1
         best.setdefault(
             finding.signal,
-            f"{finding.signal}: {finding.title}" + (f" (+{more})" if more else ""),
+            f"{finding.signal}: {printable(finding.title, _REASON_LENGTH)}"
+            + (f" (+{more})" if more else ""),
         )
     return printable("; ".join(best.values()), _REASON_LENGTH)
 
 
-def _counted(count: int, word: str, words: str = "") -> str:
-    return f"{count} {word if count == 1 else words or word + 's'}"
+def _name(status: ContainerStatus, _now: datetime) -> str:
+    return printable(place(status), _NAME_LENGTH)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
+def _owner(status: ContainerStatus, _now: datetime) -> str:
+    return fitted(printable(status.owner, _NAME_LENGTH), _OWNER_WIDTH) or _NOTHING
+
+
+def _image(status: ContainerStatus, _now: datetime) -> str:
+    return fitted(printable(status.image, _NAME_LENGTH), _IMAGE_WIDTH) or _NOTHING
+
+
+def _node(status: ContainerStatus, _now: datetime) -> str:
+    return fitted(printable(status.node, _NAME_LENGTH), _OWNER_WIDTH)
 
 
 _COLUMNS = (
-    _Column("SCORE", lambda status, _now: f"{status.score:.0f}"),
-    _Column("LEVEL", lambda status, _now: status.level, is_number=False),
-    _Column("SINCE", lambda status, now: age(status.since, now), 70),
-    _Column("CPU", lambda status, _now: f"{status.cpu_cores:.2f}"),
-    _Column("%LIMIT", lambda s, _now: _percent(limit_share(s)), 100, is_optional=True),
-    _Column("THROTTLED", lambda s, _now: _percent(s.throttled_share), 120, is_optional=True),
-    _Column("CPU-H", lambda status, _now: f"{status.cpu_hours:.1f}"),
-    _Column(
-        "CONTAINER",
-        lambda status, _now: printable(place(status), _NAME_LENGTH),
-        is_number=False,
-    ),
-    _Column(
-        "OWNER",
-        lambda status, _now: printable(status.owner, _NAME_LENGTH) or "-",
-        100,
-        is_number=False,
-        is_optional=True,
-    ),
-    _Column(
-        "IMAGE",
-        lambda status, _now: printable(status.image, _NAME_LENGTH) or "-",
-        140,
-        is_number=False,
-        is_optional=True,
-    ),
-    _Column("REASONS", lambda status, _now: reasons(status), is_number=False),
+    _Column("SCORE", lambda status, _now: str(int(status.score)), is_number=True),
+    _Column("LEVEL", lambda status, _now: printable(status.level, 16)),
+    _Column("SINCE", lambda status, now: age(status.since, now), leaves=7, is_number=True),
+    _Column("CPU", lambda status, _now: f"{status.cpu_cores:.2f}", is_number=True),
+    _Column("%LIMIT", lambda s, _now: percent(limit_share(s)), leaves=6, is_number=True),
+    _Column("THROTTLED", lambda s, _now: percent(s.throttled_share), leaves=2, is_number=True),
+    _Column("CPU-H", lambda status, _now: f"{status.cpu_hours:.1f}", leaves=3, is_number=True),
+    _Column(_NAME, _name),
+    _Column("OWNER", _owner, leaves=5),
+    _Column("IMAGE", _image, leaves=1),
+    _Column("NODE", _node, leaves=4),
 )
-_COLOURED = frozenset(("SCORE", "LEVEL"))
 
 
-def _is_shown(
-    column: _Column, statuses: Sequence[ContainerStatus], now: datetime, width: int | None
-) -> bool:
-    if width is not None and width < column.least_width:
-        return False
-    return not column.is_optional or any(column.cell(status, now) != "-" for status in statuses)
+def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:
+    """Those columns that have something to say about these containers."""
+    is_one_node = len({status.node for status in statuses}) == 1
+    filled = []
+    for column in _COLUMNS:
+        cells = tuple(column.cell(status, now) for status in statuses)
+        if any(cell != _NOTHING for cell in cells) and not (column.title == "NODE" and is_one_node):
+            filled.append(_Filled(column, cells, max(map(cell_len, (column.title, *cells)))))
+    return filled
 
 
-def _drawn(shown: Table, width: int | None, *, colour: bool) -> str:
-    drawing = io.StringIO()
-    console = Console(
-        file=drawing,
-        width=width or _UNLIMITED_WIDTH,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-    )
-    console.print(shown)
-    return "\n".join(line.rstrip() for line in drawing.getvalue().splitlines()) + "\n"
+def _fitting(columns: list[_Filled], width: int | None) -> list[_Filled]:
+    """Those columns that ``width`` has room for, with names cut to what the others leave."""
+    if width is None:
+        return columns
+    claim = max(_LEAST_NAME, int(width * _NAME_SHARE))
+    for leaving in sorted(columns, key=lambda each: each.column.leaves):
+        excess = sum(min(each.width, claim) + _GAP for each in columns) - _GAP - width
+        if excess > 0 and leaving.column.leaves:
+            columns = [each for each in columns if each is not leaving]
+    room = width - sum(each.width + _GAP for each in columns if each.column.title != _NAME)
+    return [
+        _narrowed(each, max(_LEAST_NAME, room)) if each.column.title == _NAME else each
+        for each in columns
+    ]
+
+
+def _narrowed(filled: _Filled, width: int) -> _Filled:
+    cells = tuple(fitted(cell, width) for cell in filled.cells)
+    return replace(filled, cells=cells, width=min(filled.width, width))
+
+
+def _used(columns: Sequence[_Filled]) -> int:
+    return sum(each.width + _GAP for each in columns)
+
+
+def _titles(columns: Sequence[_Filled], *, with_reasons: bool) -> Text:
+    titles = "".join(_padded(each, each.column.title) for each in columns)
+    return Text(titles + ("REASONS" if with_reasons else ""), "bold")
+
+
+def _line(columns: Sequence[_Filled], row: int, level: str) -> Text:
+    line = Text()
+    for each in columns:
+        style = LEVEL_STYLES.get(level, "") if each.column.title in _COLOURED else ""
+        line.append(_padded(each, each.cells[row]), style)
+    return line
+
+
+def _padded(filled: _Filled, cell: str) -> str:
+    to_the_right = filled.column.is_number
+    return padded(cell, filled.width, to_the_right=to_the_right) + " " * _GAP
+
+
+def _below(reason: str, width: int | None) -> Text:
+    room = max(_LEAST_NAME, (width or _REASON_LENGTH) - _INDENT)
+    return Text(" " * _INDENT + cut(reason, room), "dim")

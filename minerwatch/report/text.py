@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
+from collections.abc import Iterator
 
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+import re2
+
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
+_MARKS = frozenset({"Mn", "Me", "Mc"})
+_MAX_MARKS = 4  # on one letter; more climb over the lines above and below
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters that show nothing
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
-_SECRET_WORDS = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|credential"  # noqa: S105
-_NAMED_SECRET = rf"[\w.-]*(?:{_SECRET_WORDS})s?[\w.-]*"
+_SECRET_WORDS = (
+    "passwd|password|passphrase|passcode|secret|token|credential"
+    "|(?:api|access|private|auth)[_-]?key"
+)
+_NAME = rf"[\w-]*(?:{_SECRET_WORDS})[\w-]*|[\w-]*[_-]pass|\bpass"
+_DOTTED_NAME = rf"[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|[\w.-]*[_.-]pass|\bpass"
+_VALUE = r"""(?:"[^"]*"?|'[^']*'?|[^\s"']\S*)"""
+
+# Each pattern is what stays before a secret, the secret, and what stays after it. RE2 takes time
+# in proportion to the text; Python's own expressions can be kept busy by a hostile one.
 _SECRETS = tuple(
-    (re.compile(pattern, re.IGNORECASE), shown)
-    for pattern, shown in (
-        # --password hunter2, --token=…, PGPASSWORD=…, "secret": "…"
-        (rf"(?P<name>\b{_NAMED_SECRET}|--?{_NAMED_SECRET})(?P<gap>\s*[=:]\s*[\"']?|\s+(?!-))[^\s\"'&]+",
-         r"\g<name>\g<gap>…"),
-        # https://user:password@host, and a pool's user:password
-        (r"(?P<name>\b[\w+.-]+://[^\s:/@]*):[^\s/@]+@", r"\g<name>:…@"),
-        (r"(?P<name>\bauthorization:\s*\w+\s+)\S+", r"\g<name>…"),
-        (r"(?P<name>\bbearer\s+)\S+", r"\g<name>…"),
-        # tokens known by their shape: GitHub, GitLab, Slack, AWS, OpenAI-like, JSON Web Tokens
-        (r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,})", "…"),
-        (r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bsk-[\w-]{16,}", "…"),
-        (r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", "…"),
+    re2.compile(rf"(?i)({before}){secret}({after})")
+    for before, secret, after in (
+        # --password=…, PGPASSWORD=…, --App.token='…'
+        (rf"(?:{_DOTTED_NAME})[\"']?\s*=\s*", _VALUE, ""),
+        # "secret": "…", X-Api-Key: …; a name with dots before a colon is a host before its port
+        (rf"(?:^|[^.\w-])(?:{_NAME})[\"']?\s*:\s*", _VALUE, ""),
+        # --password hunter2: only after dashes, or a program's name would hide its arguments
+        (rf"(?:^|\s)--?(?:{_DOTTED_NAME})\s+", r"[^\s-]\S*", ""),
+        # curl -u user:password; what stands before the colon may be a wallet
+        (r"(?:^|\s)(?:-u|--user|--userpass|-O|--proxy-user)(?:\s+|=)[^\s:]+:", r"[^\s/]\S*", ""),
+        (r"\bsshpass\s+-p\s*", r"\S+", ""),
+        (r"\bmysql\w*\s(?:[^|;&]*?\s)?-p", r"\S+", ""),
+        # https://user:password@host, and a pool's wallet:password
+        (r"\b[\w+.-]+://[^\s:/@]*:", r"[^\s/]+", "@"),
+        (r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer|digest|token)\s+)?",
+         r"[^\s\"']+", ""),
+        (r"\bbearer\s+", r"\S+", ""),
+        # Known by their shape: GitHub, GitLab, Slack, AWS, Google, Hugging Face, npm, "sk-" keys,
+        # JSON Web Tokens.
+        (r"\b", r"(?:gh[pousr]_\w{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|npm_\w{30,})", ""),
+        (r"\b", r"(?:xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[\w-]{35})", ""),
+        (r"\b", r"(?:hf_[a-z0-9]{20,}|sk-[\w-]{24,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)", ""),
     )
 )  # fmt: skip
 
@@ -31,14 +53,27 @@ _SECRETS = tuple(
 def printable(text: str, limit: int | None = None) -> str:
     """``text`` on one line and without power over a terminal; cut to ``limit`` characters.
 
-    Control and format characters (newlines, escapes, bidirectional overrides) become visible
-    escapes, so that what is read is what was there.
+    Control and format characters (newlines, escapes, bidirectional overrides), spaces that are
+    not the ordinary one, and heaps of marks on one letter become visible escapes, so that what is
+    read is what was there. The cut comes first: escapes may make the result longer than ``limit``.
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isascii() and text.isprintable():
         return text
-    return "".join(map(_visible, text))
+    return "".join(_visible(text))
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text``, or where it is longer than ``limit`` its two ends and how much is missing between.
+
+    Both ends, because padding can push what matters past any limit on one of them.
+    """
+    if len(text) <= limit:
+        return text
+    mark = f" …[{len(text) - limit} characters left out]… "
+    tail = limit // 3
+    return text[: limit - tail] + mark + text[len(text) - tail :]
 
 
 def redacted(text: str) -> str:
@@ -46,20 +81,23 @@ def redacted(text: str) -> str:
 
     Wallet addresses and pool names stay: they are the evidence.
     """
-    for pattern, shown in _SECRETS:
-        text = pattern.sub(shown, text)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    for pattern in _SECRETS:
+        text = pattern.sub(lambda match: f"{match[1]}…{match[2]}", text)
     return text
 
 
-def _visible(character: str) -> str:
-    if character == " " or unicodedata.category(character) not in _UNPRINTABLE:
-        return character
+def _visible(text: str) -> Iterator[str]:
+    marks = 0
+    for character in text:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in _MARKS else 0
+        is_seen = category not in _UNPRINTABLE and character not in _BLANK and marks <= _MAX_MARKS
+        yield character if is_seen or character == " " else _escape(character)
+
+
+def _escape(character: str) -> str:
     code = ord(character)
-    escape = (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else f"\\U{code:08x}"
-    )
-    return _ESCAPES.get(character, escape)
+    if code < 0x100:
+        return _ESCAPES.get(character, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

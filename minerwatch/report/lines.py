@@ -1,0 +1,70 @@
+"""Styled lines for a terminal, measured in its columns: a wide character takes two of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console
+from rich.text import Text
+
+
+def fitted(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns; its middle goes, for both ends of a name tell."""
+    if cell_len(text) <= width:
+        return text
+    tail_width = (width - 1) // 2
+    return _start(text, width - 1 - tail_width) + "…" + _start(text[::-1], tail_width)[::-1]
+
+
+def cut(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns; its end goes."""
+    return text if cell_len(text) <= width else _start(text, width - 1) + "…"
+
+
+def padded(text: str, width: int, *, to_the_right: bool = False) -> str:
+    """``text`` with the spaces that fill ``width`` columns."""
+    space = " " * max(0, width - cell_len(text))
+    return space + text if to_the_right else text + space
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """``text`` in lines of at most ``width`` columns, broken at spaces where there are any.
+
+    None: one line.
+    """
+    if width is None:
+        return [text]
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += " " + word
+            continue
+        pieces = chop_cells(word, width) or [word]
+        lines[-1:] = [*filter(None, lines[-1:]), *pieces]
+    return lines
+
+
+def rendered(lines: Iterable[Text], *, colour: bool) -> str:
+    """The lines as they are sent to a terminal, or without colours to a file."""
+    drawing = io.StringIO()
+    console = Console(
+        file=drawing,
+        width=1 << 20,  # whoever made the lines has broken them
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for line in lines:
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+    return drawing.getvalue()
+
+
+def _start(text: str, width: int) -> str:
+    return chop_cells(text, width)[0] if width > 0 else ""

@@ -1,0 +1,144 @@
+"""What many tests need: golden files, real cgroups, real processes under chosen names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+CGROUPS = Path("/sys/fs/cgroup")
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="makes cgroups and reads others' processes: run it as root"
+)
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compares a text with a file under tests/golden; UPDATE_GOLDEN=1 rewrites the file."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), (
+            f"{path} is missing: run with UPDATE_GOLDEN=1, and read what it wrote"
+        )
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
+def cgroup_root() -> Path:
+    """The hierarchy that minerwatch would read here."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return CGROUPS
+    found = (CGROUPS / name for name in ("cpuacct", "cpu,cpuacct", "unified"))
+    return next(folder for folder in found if (folder / "cgroup.procs").exists())
+
+
+class CgroupFolders:
+    """Real cgroups, removed with their processes at the end."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._made: list[Path] = []
+
+    def make(self, path: str) -> Path:
+        folder = self.root / path.strip("/")
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True)
+        self._made += reversed(missing)
+        return folder
+
+    def put(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        (folder / "cgroup.procs").write_text(str(process.pid))
+
+    def close(self) -> None:
+        for folder in reversed(self._made):
+            for _ in range(50):
+                for pid in _members(folder):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.02)
+                else:
+                    break
+
+
+def _members(folder: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+@pytest.fixture
+def cgroups() -> Iterator[CgroupFolders]:
+    if os.geteuid() != 0:
+        pytest.skip("makes cgroups: run it as root")
+    try:
+        root = cgroup_root()
+    except StopIteration:
+        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
+    if not os.access(root, os.W_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
+        pytest.skip("/sys/fs/cgroup is read-only here: run it where cgroups can be made")
+    folders = CgroupFolders(root)
+    yield folders
+    folders.close()
+
+
+class Programs:
+    """Real processes under chosen names; all are killed at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, *arguments: str, busy: bool) -> subprocess.Popen[bytes]:
+        """A shell called ``name`` that burns a core or waits, with ``arguments`` to be seen."""
+        program = self._folder / name
+        if not program.exists():
+            shutil.copy(shutil.which("dash") or "/bin/sh", program)
+        script = "while :; do :; done" if busy else "read nothing"
+        return self.run([str(program), "-c", script, *arguments])
+
+    def run(self, command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # type: ignore[call-overload]
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **options,
+        )
+        self._running.append(process)
+        return process  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+            if process.stdin:
+                process.stdin.close()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    started = Programs(folder)
+    yield started
+    started.close()

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minerwatch.errors import NodeError
+from minerwatch.model import ContainerKey, ContainerKind
+from minerwatch.node import cgroups as cgroups_module
+from minerwatch.node.cgroups import CgroupTick, CgroupTree
+from tests.conftest import CgroupFolders, Programs
+
+NODES = Path(__file__).parent.parent / "fixtures" / "nodes"
+SCENARIOS = sorted(path.name for path in NODES.iterdir() if path.is_dir())
+
+POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+ID = "a1" * 32
+
+
+def tree_of(node: Path, *, units: bool = True) -> CgroupTree:
+    return CgroupTree(node / "sys", node / "proc", units=units)
+
+
+def by_cgroup(found: CgroupTick) -> dict[str, ContainerKey]:
+    return {key.cgroup: key for key in found.containers}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_runtime_and_driver_has_the_containers_it_should(scenario: str) -> None:
+    tree = tree_of(NODES / scenario)
+    found = tree.tick()
+    assert {
+        key.cgroup: {
+            "kind": container.kind.value,
+            "container_id": container.container_id,
+            "runtime": container.runtime,
+            "pod_uid": container.pod_uid,
+            "outer_cgroup": container.outer_cgroup,
+            "pids": sorted(found.pids[key]),
+            "cpu_limit_cores": _own_limit(tree, key),
+        }
+        for key, container in found.containers.items()
+    } == json.loads((NODES / scenario / "expected.json").read_text())
+    assert not any(tree.failures.values())
+    tree.close()
+
+
+def _own_limit(tree: CgroupTree, key: ContainerKey) -> float | None:
+    limit = tree.limit(key)
+    assert limit is not None
+    return limit.cores
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_without_units_only_pods_and_engine_containers_count(scenario: str) -> None:
+    expected = json.loads((NODES / scenario / "expected.json").read_text())
+    tree = tree_of(NODES / scenario, units=False)
+    assert set(by_cgroup(tree.tick())) == {
+        cgroup for cgroup, is_ in expected.items() if is_["kind"] in ("pod", "engine")
+    }
+    tree.close()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_first_reading_splits_the_cpu_among_containers(scenario: str) -> None:
+    tree = tree_of(NODES / scenario)
+    found = tree.tick()
+    assert all(cpu_s >= 0 for cpu_s in found.cpu_s.values())
+    node_s = 90.0 if scenario == "kubernetes-containerd-systemd-v2" else None
+    if node_s is not None:
+        assert sum(found.cpu_s.values()) == pytest.approx(node_s)
+    tree.close()
+
+
+def test_a_limit_is_the_tightest_of_the_container_and_those_above_it() -> None:
+    tree = tree_of(NODES / "kubernetes-containerd-systemd-v2")
+    found = by_cgroup(tree.tick())
+    (free,) = (key for path, key in found.items() if path.endswith(f"cri-containerd-{ID}.scope"))
+    limit = tree.limit(free)
+    assert limit is not None
+    assert limit.cores == 2.0  # the pod's
+    assert (limit.periods, limit.throttled_periods, limit.throttled_s) == (100, 25, 1.5)
+    tree.close()
+
+
+def test_a_container_that_is_not_there_has_no_limit() -> None:
+    tree = tree_of(NODES / "docker-systemd-v2")
+    tree.tick()
+    assert tree.limit(ContainerKey("/nowhere", 1)) is None
+    tree.close()
+
+
+def test_a_node_without_cgroups_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="mount the host's /sys/fs/cgroup"):
+        CgroupTree(tmp_path, tmp_path)
+
+
+def test_a_part_of_the_tree_is_called_a_blind_spot(tmp_path: Path) -> None:
+    shutil.copytree(NODES / "docker-systemd-v2", tmp_path / "node")
+    (tmp_path / "node/sys/fs/cgroup/cgroup.type").write_text("domain\n")
+    assert "only the cgroups below" in tree_of(tmp_path / "node").blind_spot
+
+
+def test_a_root_without_a_counter_is_measured_by_proc_stat(tmp_path: Path) -> None:
+    shutil.copytree(NODES / "docker-systemd-v2", tmp_path / "node")
+    (tmp_path / "node/sys/fs/cgroup/cpu.stat").unlink()
+    tree = tree_of(tmp_path / "node")
+    found = tree.tick()
+    inner_s = sum(cpu_s for key, cpu_s in found.cpu_s.items() if key.cgroup != "/")
+    node_s = (100 + 50 + 2) / os.sysconf("SC_CLK_TCK")
+    assert found.cpu_s[by_cgroup(found)["/"]] == pytest.approx(max(0.0, node_s - inner_s))
+    tree.close()
+
+
+# Changes, on a tree of plain files: what the kernel would write is written here.
+
+
+def node_with(tmp_path: Path, usages_us: dict[str, int]) -> Path:
+    for path, usage_us in usages_us.items():
+        write_usage(tmp_path, path, usage_us)
+    root = tmp_path / "sys/fs/cgroup"
+    (root / "cgroup.controllers").write_text("cpu\n")
+    (tmp_path / "proc").mkdir(exist_ok=True)
+    return tmp_path
+
+
+def write_usage(node: Path, path: str, usage_us: int, pids: str = "") -> None:
+    folder = node / "sys/fs/cgroup" / path.lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.stat").write_text(f"usage_usec {usage_us}\nuser_usec 0\n")
+    (folder / "cgroup.procs").write_text(pids)
+
+
+def test_unchanged_members_are_the_same_object_and_not_changed(tmp_path: Path) -> None:
+    node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
+    write_usage(node, f"{POD}/{ID}", 5, "7\n8\n")
+    tree = tree_of(node)
+    first, second = tree.tick(), tree.tick()
+    key = by_cgroup(first)[f"{POD}/{ID}"]
+    assert key in first.changed
+    assert second.changed == frozenset()
+    assert second.pids[key] is first.pids[key] == frozenset({7, 8})
+    tree.close()
+
+
+def test_a_counter_that_falls_is_no_negative_time(tmp_path: Path) -> None:
+    node = node_with(tmp_path, {"/": 9_000_000, f"{POD}/{ID}": 5_000_000})
+    tree = tree_of(node)
+    key = by_cgroup(tree.tick())[f"{POD}/{ID}"]
+    write_usage(node, f"{POD}/{ID}", 1_000_000)
+    assert tree.tick().cpu_s[key] == pytest.approx(5.0)
+    write_usage(node, f"{POD}/{ID}", 3_000_000)
+    assert tree.tick().cpu_s[key] == pytest.approx(7.0)
+    tree.close()
+
+
+def test_malformed_files_are_counted_and_passed_over(tmp_path: Path) -> None:
+    node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
+    folder = node / "sys/fs/cgroup" / f"{POD}/{ID}".lstrip("/")
+    (folder / "cpu.stat").write_text("nonsense")
+    (folder / "cgroup.procs").write_bytes(b"12\nx\n\xff\n13\n0\n")
+    tree = tree_of(node)
+    found = tree.tick()
+    assert tree.failures["malformed"] == 1
+    assert found.pids[by_cgroup(found)[f"{POD}/{ID}"]] == frozenset({12, 13})
+    tree.close()
+
+
+def test_a_long_list_of_members_is_read_to_its_end(tmp_path: Path) -> None:
+    node = node_with(tmp_path, {"/": 10})
+    pids = range(100_000, 120_000)
+    write_usage(node, f"{POD}/{ID}", 5, "".join(f"{pid}\n" for pid in pids))
+    tree = tree_of(node)
+    found = tree.tick()
+    assert found.pids[by_cgroup(found)[f"{POD}/{ID}"]] == frozenset(pids)
+    tree.close()
+
+
+def test_a_tenant_cannot_make_the_agent_follow_cgroups_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_PER_CONTAINER", 10)
+    node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
+    for number in range(50):
+        write_usage(node, f"{POD}/{ID}/made-{number}", 1, f"{1000 + number}\n")
+    write_usage(node, f"{POD}/{'b2' * 32}", 1, "77\n")
+    tree = tree_of(node)
+    found = tree.tick()
+    assert tree.failures["too_many"] > 0
+    assert len(found.pids[by_cgroup(found)[f"{POD}/{ID}"]]) < 10
+    assert found.pids[by_cgroup(found)[f"{POD}/{'b2' * 32}"]] == {77}
+    tree.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=80).filter(
+            lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+        ),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    )
+)
+def test_no_bytes_in_a_name_stop_it(
+    tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
+) -> None:
+    node = node_with(tmp_path_factory.mktemp("node"), {"/": 10, f"{POD}/{ID}": 5})
+    for name in names:
+        os.mkdir(os.fsencode(node / "sys/fs/cgroup" / POD.lstrip("/") / ID) + b"/" + name)
+        with_pod = os.fsencode(node / "sys/fs/cgroup" / POD.lstrip("/")) + b"/" + name
+        if not os.path.exists(with_pod):
+            os.mkdir(with_pod)
+    tree = tree_of(node)
+    for container in tree.tick().containers.values():
+        container.cgroup.encode("utf-8")
+        assert (
+            container.pod_uid == "" if container.kind is ContainerKind.HOST else container.pod_uid
+        )
+    tree.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 1_000_000), min_size=4, max_size=4), min_size=2, max_size=5)
+)
+def test_own_cpu_never_falls_and_adds_up_to_no_more_than_the_node(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[list[int]]
+) -> None:
+    """Burnt by host, outer, nested and innermost: inclusive counters hold what is below them."""
+    node = node_with(tmp_path_factory.mktemp("node"), {"/": 0})
+    paths = ["/", f"{POD}/{ID}", f"{POD}/{ID}/docker/{'b2' * 32}"]
+    paths.append(f"{paths[2]}/docker/{'c3' * 32}")
+    own = [0, 0, 0, 0]
+    tree = None
+    last: dict[ContainerKey, float] = {}
+    for burnt in rounds:
+        own = [total + more for total, more in zip(own, burnt, strict=True)]
+        for depth, path in enumerate(paths):
+            write_usage(node, path, sum(own[depth:]))
+        tree = tree or tree_of(node)
+        found = tree.tick()
+        assert sum(found.cpu_s.values()) == pytest.approx(sum(own) / 1e6, abs=1e-6)
+        assert all(cpu_s >= last.get(key, 0.0) for key, cpu_s in found.cpu_s.items())
+        for depth, path in enumerate(paths):
+            assert found.cpu_s[by_cgroup(found)[path]] == pytest.approx(own[depth] / 1e6, abs=1e-6)
+        last = dict(found.cpu_s)
+    assert tree is not None
+    tree.close()
+
+
+# The real kernel.
+
+
+def real_tree(*, units: bool = True) -> CgroupTree:
+    return CgroupTree(Path("/sys"), Path("/proc"), units=units)
+
+
+def test_a_real_container_appears_burns_and_goes(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    cgroups.make("/minerwatch-test")  # so that hybrid hosts read the tree that the test writes to
+    tree = real_tree()
+    before = tree.tick()
+    folder = cgroups.make(f"{POD}/{ID}")
+    busy = programs.start("busy", busy=True)
+    cgroups.put(busy, folder)
+    found = tree.tick()
+    key = by_cgroup(found)[f"{POD}/{ID}"]
+    assert key not in before.containers
+    assert found.pids[key] == {busy.pid}
+    assert key in found.changed
+    while tree.tick().cpu_s[key] < found.cpu_s[key] + 0.2:
+        assert busy.poll() is None
+    assert tree.tick().changed & {key} == frozenset()
+    busy.kill()
+    busy.wait()
+    found = tree.tick()
+    assert found.pids[key] == frozenset()
+    folder.rmdir()
+    assert tree.tick().gone == {key}
+    assert key not in tree.tick().containers
+    tree.close()
+
+
+def test_a_path_that_is_used_again_is_another_container(cgroups: CgroupFolders) -> None:
+    folder = cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    tree = real_tree()
+    first = by_cgroup(tree.tick())[f"/minerwatch-test{POD}/{ID}"]
+    folder.rmdir()
+    folder.mkdir()
+    found = tree.tick()
+    second = by_cgroup(found)[f"/minerwatch-test{POD}/{ID}"]
+    assert second.cgroup_inode != first.cgroup_inode
+    assert found.gone == {first}
+    tree.close()
+
+
+def test_members_of_folders_below_belong_to_the_container(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    outer = cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    inside = cgroups.make(f"/minerwatch-test{POD}/{ID}/init")
+    nested = cgroups.make(f"/minerwatch-test{POD}/{ID}/docker/{'b2' * 32}")
+    processes = [programs.start("waits", busy=False) for _ in range(3)]
+    for process, folder in zip(processes, (outer, inside, nested), strict=True):
+        cgroups.put(process, folder)
+    tree = real_tree()
+    found = tree.tick()
+    keys = by_cgroup(found)
+    assert found.pids[keys[f"/minerwatch-test{POD}/{ID}"]] == {p.pid for p in processes[:2]}
+    assert found.pids[keys[f"/minerwatch-test{POD}/{ID}/docker/{'b2' * 32}"]] == {processes[2].pid}
+    # a process that moves is in its new place, and only there, at the next tick
+    cgroups.put(processes[0], nested)
+    found = tree.tick()
+    assert found.pids[keys[f"/minerwatch-test{POD}/{ID}"]] == {processes[1].pid}
+    assert processes[0].pid in found.pids[keys[f"/minerwatch-test{POD}/{ID}/docker/{'b2' * 32}"]]
+    tree.close()
+
+
+def test_without_open_files_left_counters_are_opened_each_time(cgroups: CgroupFolders) -> None:
+    for number in range(30):
+        cgroups.make(f"/minerwatch-test{POD}/{number:064x}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 8, hard))
+    try:
+        tree = real_tree()
+        found = tree.tick()
+        assert tree.failures["open_files"] > 0
+        assert sum(POD in key.cgroup for key in found.containers) == 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    tree.close()
+
+
+def test_closing_gives_every_file_back(cgroups: CgroupFolders) -> None:
+    cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    before = len(os.listdir("/proc/self/fd"))
+    tree = real_tree()
+    tree.tick()
+    tree.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_pure_v2_host(cgroups: CgroupFolders) -> None:
+    """In a mount namespace of its own with v2 alone on /sys/fs/cgroup."""
+    script = f"""
+import os, subprocess, sys
+from pathlib import Path
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=True)
+from minerwatch.node.cgroups import CgroupTree
+tree = CgroupTree(Path("/sys"), Path("/proc"))
+tree.tick()
+folder = Path("/sys/fs/cgroup/minerwatch-test-v2{POD}/{ID}")
+folder.mkdir(parents=True)
+child = subprocess.Popen(["sleep", "60"])
+(folder / "cgroup.procs").write_text(str(child.pid))
+try:
+    found = tree.tick()
+    (key,) = (key for key in found.containers if key.cgroup.endswith("{ID}"))
+    assert found.pids[key] == {{child.pid}}, found.pids[key]
+    second = subprocess.Popen(["sleep", "60"])
+    (folder / "cgroup.procs").write_text(str(second.pid))
+    assert tree.tick().pids[key] == {{child.pid, second.pid}}
+    second.kill(); second.wait()
+    assert tree.tick().pids[key] == {{child.pid}}
+    assert tree.source == "cgroup v2"
+finally:
+    child.kill(); child.wait()
+    while folder != Path("/sys/fs/cgroup"):
+        folder.rmdir(); folder = folder.parent
+assert key in tree.tick().gone
+print("seen")
+"""
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    if "mount:" in done.stderr:
+        pytest.skip(f"cgroup2 cannot be mounted here: {done.stderr.strip()[-120:]}")
+    assert done.stdout == "seen\n", done.stderr
