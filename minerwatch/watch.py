@@ -271,7 +271,7 @@ class Watch:
     def _add_reading(self, process: _WatchedProcess, stat: ProcessStat, at_s: float) -> None:
         process.threads = stat.threads
         if process.cpu is None:
-            born_s = stat.id.start_ticks / CLOCK_TICKS_PER_S
+            born_s = _born_s(stat.id)
             if not (self._last_tick_s <= born_s <= at_s - _SHORTEST_AGE_S):
                 process.cpu = CpuHistory(at_s, stat.cpu_s)
                 return
@@ -375,7 +375,7 @@ class Watch:
             cpu_cores=watched.cpu.cores,
             cpu_s=watched.cpu.cpu_s,
             cpu_limit_cores=watched.limit.cores if watched.limit else None,
-            hidden_cpu_share=self._hidden_cpu_share(watched),
+            hidden_cpu_share=self._hidden_cpu_share(watched, at_s),
         )
         sightings = list(watched.static_sightings)
         sightings += (
@@ -392,15 +392,22 @@ class Watch:
             )
         return sightings
 
-    def _hidden_cpu_share(self, watched: _WatchedContainer) -> float | None:
+    def _hidden_cpu_share(self, watched: _WatchedContainer, at_s: float) -> float | None:
         """The share of the container's CPU that none of its visible processes accounts for."""
         cores = watched.cpu.cores
         if not cores or cores < self._examination.hot_cpu_cores:
             return None
-        seen = [process.cpu_cores for process in watched.processes.values() if process.cpu]
-        if any(rate is None for rate in seen):
-            return None
-        return max(0.0, 1 - sum(rate or 0.0 for rate in seen) / cores)
+        seen_cores = 0.0
+        for process in watched.processes.values():
+            if process.cpu is None:
+                continue
+            if process.cpu.cores is not None:
+                seen_cores += process.cpu.cores
+            elif _born_s(process.process.id) >= self._last_tick_s:
+                seen_cores += process.cpu.cpu_s / (at_s - self._last_tick_s)
+            else:
+                return None
+        return max(0.0, 1 - seen_cores / cores)
 
     def _dynamic_facts(self, process: _WatchedProcess, at_s: float) -> dict[str, FactValue]:
         cpu, identity = process.cpu, process.process.id
@@ -408,7 +415,7 @@ class Watch:
             return {}
         cores = cpu.cores or 0.0
         facts = measured(
-            Age=at_s - identity.start_ticks / CLOCK_TICKS_PER_S,
+            Age=at_s - _born_s(identity),
             Threads=process.threads,
             CpuSeconds=cpu.cpu_s,
             CpuCores=cpu.cores,
@@ -461,6 +468,10 @@ _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 def _fields(matcher: Matcher) -> frozenset[str]:
     """The fields that some rule asks for; what none asks for is not measured."""
     return frozenset().union(*(rule.fields for rule in matcher.rules))
+
+
+def _born_s(process: ProcessId) -> float:
+    return process.start_ticks / CLOCK_TICKS_PER_S
 
 
 def _is_same(process: Process, stat: ProcessStat) -> bool:

@@ -1,0 +1,289 @@
+"""The agent as its users run it: a process of its own, watched from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from minerwatch.report.client import answer
+from minerwatch.report.snapshot import decode
+from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.test_watch import POOL
+
+_WAIT_S = 30.0
+_PYTHON = (sys.executable,)
+_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+class RunningAgent:
+    """An agent on a port and socket of its own."""
+
+    def __init__(self, folder: Path, *options: str, command: Sequence[str] = _PYTHON) -> None:
+        self.socket = folder / "agent.sock"
+        self.log_path = folder / "log"
+        self._log = self.log_path.open("wb")
+        self.process = subprocess.Popen(
+            [
+                *(*command, "-m", "minerwatch", "agent", "--no-kubernetes"),
+                *("--listen", "127.0.0.1:0", "--socket", str(self.socket)),
+                *("--interval", "300ms", "--log-format", "json", *options),
+            ],
+            stderr=self._log,
+            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+
+    def line(self, event: str, **fields: object) -> dict[str, object]:
+        """The first log line of this kind, waited for."""
+        found: list[dict[str, object]] = []
+
+        def said() -> bool:
+            found[:] = [
+                line
+                for line in self.lines()
+                if line["event"] == event
+                and all(line.get(name) == value for name, value in fields.items())
+            ]
+            return bool(found)
+
+        self.until(said)
+        return found[0]
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + _WAIT_S
+        while not holds():
+            assert self.process.poll() is None, self.log_path.read_text()
+            assert time.monotonic() < end_s, self.log_path.read_text()
+            time.sleep(0.05)
+
+    def get(self, path: str) -> tuple[int, str]:
+        address = str(self.line("watching")["metrics"]).removesuffix("/metrics")
+        try:
+            with urllib.request.urlopen(address + path) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        self.process.send_signal(with_signal)
+        return self.process.wait(timeout=_WAIT_S)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+Start = Callable[..., RunningAgent]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[RunningAgent] = []
+
+    def start_one(
+        *options: str, command: Sequence[str] = _PYTHON, folder: Path | None = None
+    ) -> RunningAgent:
+        if folder is None:
+            folder = tmp_path / f"agent-{len(started)}"
+            folder.mkdir()
+        started.append(RunningAgent(folder, *options, command=command))
+        return started[-1]
+
+    yield start_one
+    for agent in started:
+        agent.close()
+
+
+def test_a_miner_is_told_in_log_metrics_and_snapshot(
+    start: Start, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    folder = cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    agent = start()
+    agent.line("watching")
+    cgroups.put(programs.start("xmrig", "--password", "hunter2", *POOL, busy=True), folder)
+    verdict = agent.line("verdict", container="a1" * 6)
+    assert verdict["level"] in ("likely", "confirmed")
+    assert "hunter2" not in agent.log_path.read_text()
+    agent.until(lambda: 'container="a1a1a1a1a1a1"' in agent.get("/metrics")[1])
+    status = next(s for s in decode(answer(agent.socket, "/snapshot")) if s.container == "a1" * 6)
+    assert status.level in ("likely", "confirmed")
+    assert "hunter2" in status.processes[0].command_line
+
+
+def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
+    agent = start()
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    assert agent.get("/healthz") == (200, "ok\n")
+    assert agent.get("/snapshot")[0] == 404  # command lines leave through the socket only
+    assert agent.socket.stat().st_mode & 0o777 == 0o600
+    assert agent.stop() == 0
+    assert not agent.socket.exists()
+    assert agent.lines()[-1]["event"] == "stopping"
+
+
+def test_ctrl_c_stops_it_too(start: Start) -> None:
+    agent = start()
+    agent.line("watching")
+    assert agent.stop(signal.SIGINT) == 0
+
+
+def test_it_stops_while_it_waits_for_a_long_interval(start: Start) -> None:
+    agent = start("--interval", "1h")
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    assert agent.stop() == 0
+
+
+@pytest.mark.parametrize("taken", ["socket", "address"])
+def test_a_second_agent_says_so_in_one_line(start: Start, taken: str) -> None:
+    first = start()
+    address = str(first.line("watching")["metrics"]).split("/")[2]
+    again = ("--socket", str(first.socket)) if taken == "socket" else ("--listen", address)
+    second = start(*again)
+    assert second.process.wait(timeout=_WAIT_S) == 1
+    (line,) = second.log_path.read_text().splitlines()
+    assert line.startswith("minerwatch: ")
+    assert "another agent" in line
+    first.get("/healthz")
+
+
+def test_changed_rules_are_picked_up_and_broken_ones_are_said_once(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    agent = start("--rules", str(folder))
+    before = agent.line("watching")["rules"]
+    assert isinstance(before, int)
+    (folder / "one.yml").write_text(_RULE)
+    assert agent.line("rules loaded")["rules"] == before + 1
+    (folder / "one.yml").write_text("title: [")
+    said = agent.line("rule file cannot be used")
+    assert f"{folder}/one.yml:2: not YAML" in str(said["reason"])
+    agent.until(
+        lambda: "minerwatch_rules_reload_failures_total 0.0" not in agent.get("/metrics")[1]
+    )
+    assert agent.line("rules loaded", broken=1)["rules"] == before + 1  # the old one stays in force
+    time.sleep(1)
+    assert sum(line["event"] == "rule file cannot be used" for line in agent.lines()) == 1
+
+
+def test_sighup_reads_the_configuration_again(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text("interval: 1h\n")
+    agent = start("--config", str(config))
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    config.write_text("intervall: 1s\n")
+    agent.process.send_signal(signal.SIGHUP)
+    said = agent.line("configuration not reloaded")
+    assert "intervall" in str(said["reason"])
+    config.write_text(f"rules: [{tmp_path}]\njudgement: {{ticks_below: 5}}\n")
+    (tmp_path / "one.yml").write_text(_RULE)
+    agent.process.send_signal(signal.SIGHUP)
+    before = agent.line("watching")["rules"]
+    assert isinstance(before, int)
+    agent.line("rules loaded", rules=before + 1)
+    assert agent.line("a changed setting needs a restart")["key"] == "judgement"
+
+
+def test_a_wrong_setting_is_one_line_and_status_2(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text("node: {prok: /proc}\n")
+    agent = start("--config", str(config))
+    assert agent.process.wait(timeout=_WAIT_S) == 2
+    (line,) = agent.log_path.read_text().splitlines()
+    assert line.startswith(f"minerwatch: {config}: ")
+    assert "prok" in line
+
+
+def test_a_tick_that_fails_is_counted_and_the_next_one_comes(start: Start, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    shutil.copytree(
+        Path(__file__).parent / "fixtures" / "nodes" / "docker-systemd-v2", node, symlinks=True
+    )
+    config = tmp_path / "config.yml"
+    config.write_text(f"node: {{proc: {node}/proc, sys: {node}/sys}}\n")
+    agent = start("--config", str(config))
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    shutil.rmtree(node / "sys")  # what no kernel would do
+    agent.until(lambda: "tick_duration_seconds_count" in agent.get("/metrics")[1])
+    assert agent.process.poll() is None
+    assert agent.stop() == 0
+
+
+@needs_root
+def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> None:
+    command = _python_as_nobody()
+    if command is None:
+        pytest.skip("needs setpriv, and a Python and a checkout that other users can read")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        agent = start(command=command, folder=folder)
+        said = agent.line("cannot see everything")
+        assert "SYS_PTRACE" in str(said["reason"])
+        agent.until(lambda: agent.get("/readyz")[0] == 200)
+        time.sleep(1)
+        reasons = [
+            line["reason"] for line in agent.lines() if line["event"] == "cannot see everything"
+        ]
+        assert len(reasons) == len(set(reasons))
+        assert agent.stop() == 0
+
+
+def _python_as_nobody() -> tuple[str, ...] | None:
+    """A command that runs Python with minerwatch as a user who owns nothing."""
+    packages = sysconfig.get_path("purelib")
+    elsewhere = ("env", f"PYTHONPATH={packages}:{Path.cwd()}", "/usr/bin/python3")
+    for python in (_PYTHON, elsewhere):
+        command = (*_NOBODY, *python)
+        try:
+            imports = [*command, "-c", "import minerwatch.cli.main, re2, ahocorasick, msgspec"]
+            if subprocess.run(imports, check=False, capture_output=True).returncode == 0:
+                return command
+        except FileNotFoundError:
+            return None
+    return None
+
+
+_RULE = """
+title: Only for this test
+id: 5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f
+status: experimental
+logsource: {product: linux, category: process_creation}
+detection: {s: {Comm: nothing-is-called-so}, condition: s}
+level: low
+"""
+
+
+def test_hostile_names_break_no_line(start: Start, programs: Programs, tmp_path: Path) -> None:
+    evil = 'xmrig\n{"event":"forged"}\x1b[2J' + "\u202e"
+    programs.start(evil, "stratum+tcp://pool.supportxmr.com:3333", "-u", "x\ny\x07", busy=False)
+    raw = programs.run(
+        [os.fsencode(shutil.which("sleep") or "sleep"), b"60", b"\xff\xfe stratum+tcp://x:1 -u a"]  # type: ignore[list-item]
+    )
+    assert raw.poll() is None or raw.returncode
+    agent = start()
+    agent.line("verdict")
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    assert all(line["event"] != "forged" for line in agent.lines())
+    for line in agent.get("/metrics")[1].splitlines():
+        assert "\x1b" not in line
+    decode(answer(agent.socket, "/snapshot/full"))

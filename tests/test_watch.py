@@ -1,0 +1,324 @@
+"""The watch on the real kernel: real processes in real cgroups, scored by the shipped rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from minerwatch.config import BUILT_IN_RULES, Examination
+from minerwatch.detection import rulebook
+from minerwatch.detection.judge import Judge
+from minerwatch.detection.match import Matcher
+from minerwatch.model import Level, Observation, Signal
+from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.processes import ProcessReader
+from minerwatch.watch import Tick, Watch
+from tests.conftest import CgroupFolders, Programs
+
+POOL = (
+    "-o",
+    "stratum+tcp://pool.supportxmr.com:3333",
+    "-u",
+    "4AdUndXHHZ6cfufTMvppY6JwXNouMBzSkbLYfpAV5Usx3skxNgYeYTRj5UzqtReoS44qo9mtmXCqY45DJ852K5Jv2684Rge",
+)
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Matcher:
+    return Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+
+
+class Node:
+    """A watch over this machine, and one container in which a test puts its processes."""
+
+    def __init__(self, matcher: Matcher, folder: Path, root: Path) -> None:
+        self._cgroup = "/" + str(folder.relative_to(root))
+        self.watch = Watch(
+            CgroupTree(Path("/sys"), Path("/proc")),
+            ProcessReader(Path("/proc")),
+            matcher,
+            Examination(),
+            Judge(),
+        )
+
+    def tick(self, after_s: float = 0.3) -> Tick:
+        time.sleep(after_s)
+        return self.watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def container(self) -> Observation:
+        return next(
+            each for each in self.watch.observations(100) if each.container.cgroup == self._cgroup
+        )
+
+
+@pytest.fixture
+def folder(cgroups: CgroupFolders) -> Path:
+    return cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+
+
+@pytest.fixture
+def node(matcher: Matcher, folder: Path, cgroups: CgroupFolders) -> Iterator[Node]:
+    node = Node(matcher, folder, cgroups.root)
+    yield node
+    node.watch.close()
+
+
+def test_a_busy_loop_called_like_a_miner_with_its_arguments_is_likely_within_two_ticks(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+    node.tick()
+    found = node.tick()
+    container = node.container()
+    assert container.verdict.level >= Level.LIKELY
+    assert any(finding.signal is Signal.IDENTITY for finding in container.verdict.findings)
+    assert container.verdict.container in {each.container.key for each in found.flagged}
+
+
+def test_the_name_alone_without_cpu_stays_below_likely(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    cgroups.put(programs.start("xmrig", busy=False), folder)
+    for _ in range(3):
+        node.tick()
+    assert Level.CLEAR < node.container().verdict.level < Level.LIKELY
+
+
+def test_whoever_searches_for_miners_is_clear(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    searcher = programs.run(["grep", "-r", "stratum+tcp://", "-"])
+    editor = programs.run(["sed", "-n", "s#stratum+tcp://pool.minexmr.com:4444##p"])
+    for process in (searcher, editor):
+        cgroups.put(process, folder)
+    for _ in range(2):
+        node.tick()
+    container = node.container()
+    assert container.process_count == 2
+    assert container.verdict.findings == ()
+    assert container.verdict.level is Level.CLEAR
+
+
+def test_a_process_that_execs_into_a_miner_is_found(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
+) -> None:
+    miner = programs.start("xmrig", busy=False)  # only so that the program is there
+    program = os.readlink(f"/proc/{miner.pid}/exe")
+    arguments = " ".join(POOL)
+    innocent = programs.run(
+        ["bash", "-c", f"read go; exec {program} -c 'while :; do :; done' {arguments}"]
+    )
+    cgroups.put(innocent, folder)
+    node.tick()
+    assert node.container().verdict.level is Level.CLEAR
+    assert innocent.stdin
+    innocent.stdin.write(b"go\n")
+    innocent.stdin.flush()
+    node.tick()
+    node.tick()
+    container = node.container()
+    assert container.verdict.level >= Level.LIKELY
+    assert container.verdict.findings[0].process is not None
+    assert container.verdict.findings[0].process.pid == innocent.pid
+
+
+def test_a_process_that_renames_itself_is_read_again(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    script = (
+        "import ctypes, sys\n"
+        "sys.stdin.readline()\n"
+        "ctypes.CDLL(None).prctl(15, b'xmrig', 0, 0, 0)\n"
+        "while True: pass\n"
+    )
+    process = programs.run([sys.executable, "-c", script])
+    cgroups.put(process, folder)
+    node.tick()
+    assert node.container().verdict.findings == ()
+    assert process.stdin
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    node.tick()
+    node.tick()
+    assert {load.process.comm for load in node.container().processes} == {"xmrig"}
+    assert node.container().verdict.level > Level.CLEAR
+
+
+def test_cpu_is_measured_by_container_and_by_process(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    busy = programs.start("burner", busy=True)
+    idle = programs.start("idler", busy=False)
+    for process in (busy, idle):
+        cgroups.put(process, folder)
+    for _ in range(3):
+        node.tick()
+    container = node.container()
+    assert container.cpu_cores is not None
+    assert container.cpu_cores > 0.2
+    first, second = container.processes
+    assert (first.process.id.pid, second.process.id.pid) == (busy.pid, idle.pid)
+    assert first.cpu_cores is not None
+    assert first.cpu_cores > 0.2
+    assert second.cpu_cores is not None
+    assert second.cpu_cores < 0.1
+
+
+def test_a_flagged_container_that_goes_is_said_once(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    miner = programs.start("xmrig", *POOL, busy=False)
+    cgroups.put(miner, folder)
+    first = node.tick()
+    ours = node.container().container
+    (change,) = (each for each in first.changes if each.observation.container == ours)
+    assert change.previous is Level.CLEAR
+    miner.kill()
+    miner.wait()
+    _remove(folder)
+    assert len(node.tick().ended) == 1
+    assert node.tick().ended == ()
+
+
+def test_a_level_falls_only_after_three_ticks_below_it(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    miner = programs.start("xmrig", *POOL, busy=False)
+    cgroups.put(miner, folder)
+    node.tick()
+    miner.kill()
+    miner.wait()
+    levels = []
+    for _ in range(4):
+        node.tick(0.05)
+        levels.append(node.container().verdict.level)
+    assert levels[:2] == [Level.LIKELY, Level.LIKELY]
+    assert levels[-1] is Level.CLEAR
+
+
+def test_other_rules_apply_at_the_next_tick_to_what_is_already_running(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs, matcher: Matcher
+) -> None:
+    cgroups.put(programs.start("xmrig", *POOL, busy=False), folder)
+    node.watch.use(Matcher(()))
+    node.tick()
+    assert node.container().verdict.findings == ()
+    node.watch.use(matcher)
+    node.tick()
+    assert node.container().verdict.level >= Level.LIKELY
+
+
+def test_a_new_process_that_exits_at_once_stops_nothing(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    forker = programs.run(["sh", "-c", "while :; do /bin/true; done"])
+    cgroups.put(forker, folder)
+    for _ in range(10):
+        node.tick(0.05)
+    assert node.container().process_count >= 1
+
+
+def test_cpu_of_processes_too_short_to_see_is_hidden(
+    folder: Path, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
+) -> None:
+    rule = tmp_path / "hidden.yml"
+    rule.write_text(
+        "title: Hidden\nid: 3c1f9d1e-3a3c-4b43-9a55-3b8a2f0d9c11\nstatus: test\n"
+        "logsource: {product: linux, category: process_creation}\n"
+        "detection: {s: {HiddenCpuShare|gte: 0.5}, condition: s}\nlevel: low\n"
+        "minerwatch: {signal: behaviour}\n"
+    )
+    node = Node(Matcher(rulebook.load((rule,)).rules), folder, cgroups.root)
+    script = "while :; do i=0; (while [ $i -lt 2000 ]; do i=$((i+1)); done); done"
+    cgroups.put(programs.run(["sh", "-c", script]), folder)
+    for _ in range(4):
+        node.tick()
+    (finding,) = node.container().verdict.findings
+    assert finding.process is None
+    assert finding.evidence[0].field == "HiddenCpuShare"
+    node.watch.close()
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(100):
+        try:
+            folder.rmdir()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError(f"{folder} is still in use")
+
+
+def test_a_container_made_by_a_real_runtime(
+    matcher: Matcher, cgroups: CgroupFolders, tmp_path: Path
+) -> None:
+    """runc, with the cgroup path that a kubelet would give it."""
+    bundle = _bundle(tmp_path)
+    name = f"minerwatch-test-{os.getpid()}"
+    runtime = subprocess.Popen(
+        ["runc", "run", "--bundle", str(bundle), name],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    node = Node(matcher, cgroups.root / _POD_PATH.strip("/"), cgroups.root)
+    try:
+        _until(lambda: runtime.poll() is not None or _has(node))
+        if runtime.poll() is not None:
+            assert runtime.stdout
+            pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
+        node.tick()
+        container = node.container()
+        assert container.container.pod_uid == "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+        assert container.verdict.level >= Level.LIKELY
+    finally:
+        subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
+        runtime.wait()
+        if runtime.stdout:
+            runtime.stdout.close()
+        node.watch.close()
+        parent = (cgroups.root / _POD_PATH.strip("/")).parent
+        while parent != cgroups.root and parent.is_dir():
+            parent.rmdir()
+            parent = parent.parent
+
+
+_POD_PATH = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/" + "e5" * 32
+
+
+def _has(node: Node) -> bool:
+    node.tick(0.05)
+    return any(
+        each.container.cgroup == _POD_PATH and each.process_count
+        for each in node.watch.observations(0)
+    )
+
+
+def _bundle(tmp_path: Path) -> Path:
+    if not shutil.which("runc") or not Path("/bin/busybox").exists():
+        pytest.skip("needs Debian's runc and busybox-static")
+    programs = tmp_path / "rootfs" / "bin"
+    programs.mkdir(parents=True)
+    shutil.copy("/bin/busybox", programs / "busybox-x")  # busybox itself counts as a reader
+    subprocess.run(["runc", "spec", "--bundle", str(tmp_path)], check=True)
+    spec = json.loads((tmp_path / "config.json").read_text())
+    spec["process"]["terminal"] = False
+    spec["process"]["args"] = ["/bin/busybox-x", "sh", "-c", "while :; do :; done", *POOL]
+    spec["linux"]["cgroupsPath"] = _POD_PATH
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    return tmp_path
+
+
+def _until(holds: Callable[[], bool], tries: int = 200) -> None:
+    for _ in range(tries):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
