@@ -1,0 +1,149 @@
+"""The commands as their users type them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from minerwatch import __version__
+from minerwatch.cli.main import cli
+from tests.conftest import CgroupFolders, Programs
+from tests.test_watch import POOL
+
+COMMANDS = (
+    ("agent",),
+    ("top",),
+    ("explain",),
+    ("rules",),
+    ("rules", "list"),
+    ("rules", "lint"),
+    ("rules", "test"),
+    ("rules", "replay"),
+    ("version",),
+)
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env=environment, prog_name="minerwatch")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_page_of_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+    if command in (("agent",), ("top",), ("explain",), ("rules",)):
+        assert f"  minerwatch {command[0]} " in result.stdout  # an example to copy
+        assert all(len(line) <= 100 for line in result.stdout.splitlines())
+
+
+def test_version() -> None:
+    assert __version__ in run("version").stdout
+    assert __version__ in run("--version").stdout
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    script = (
+        "import sys; from minerwatch.cli.main import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'sigma', 'prometheus_client', 're2', 'rich', 'structlog', 'kubernetes'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("agent", "--interval", "soon"),
+        ("agent", "--listen", "here"),
+        ("agent", "--config", "/nonexistent/config.yml"),
+        ("top", "--sort", "colour"),
+        ("explain",),
+        ("rules", "replay", "/nonexistent"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_named_socket_that_nobody_listens_on_is_an_error(tmp_path: Path) -> None:
+    result = run("top", "--once", "--socket", str(tmp_path / "agent.sock"))
+    assert result.exit_code == 1
+    assert result.stderr == f"minerwatch: no agent is listening on {tmp_path}/agent.sock\n"
+
+
+def test_options_have_environment_variables(tmp_path: Path) -> None:
+    result = run("top", "--once", MINERWATCH_SOCKET=str(tmp_path / "agent.sock"))
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.stderr
+
+
+@pytest.fixture
+def miner(cgroups: CgroupFolders, programs: Programs) -> int:
+    folder = cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    process = programs.start("xmrig", *POOL, busy=True)
+    cgroups.put(process, folder)
+    return process.pid
+
+
+def test_top_samples_by_itself_where_no_agent_runs(miner: int) -> None:
+    result = run("top", "--once", "--local")
+    assert result.exit_code == 0
+    (row,) = (line for line in result.stdout.splitlines() if "docker/a1a1a1a1a1a1" in line)
+    assert "likely" in row
+
+
+def test_top_as_json_has_the_documented_keys(miner: int) -> None:
+    result = run("top", "--once", "--local", "-o", "json")
+    status = next(s for s in json.loads(result.stdout) if s["container_id"] == "a1" * 32)
+    assert {
+        *("node", "namespace", "pod", "container", "container_id", "runtime", "image", "cgroup"),
+        *("cpu_cores", "cpu_limit_cores", "cpu_hours", "score", "level", "since", "signals"),
+        *("owner", "findings", "processes"),
+    } <= status.keys()
+    assert {"rule", "title", "signal", "score", "since", "pid", "evidence"} <= status["findings"][
+        0
+    ].keys()
+    assert {"pid", "comm", "command_line", "image", "cpu_cores"} <= status["processes"][0].keys()
+    assert status["level"] == "likely"
+    assert status["cpu_cores"] > 0.2
+
+
+def test_top_filters(miner: int) -> None:
+    result = run("top", "--once", "--local", "-o", "json", "--filter", "supportxmr")
+    assert [status["container_id"] for status in json.loads(result.stdout)] == ["a1" * 32]
+    assert json.loads(run("top", "--local", "--once", "-o", "json", "-n", "none").stdout) == []
+
+
+def test_explain_by_pid_id_and_name(miner: int) -> None:
+    for target in (str(miner), "a1" * 32, "a1a1a1a1", "docker/a1a1a1a1a1a1"):
+        result = run("explain", target, "--local")
+        assert result.exit_code == 0, result.stderr
+        assert "likely" in result.stdout.lower()
+        assert "pool.supportxmr.com" in result.stdout
+    explained = json.loads(run("explain", str(miner), "--local", "-o", "json").stdout)
+    assert explained["container_id"] == "a1" * 32
+
+
+def test_explain_of_what_is_not_there() -> None:
+    result = run("explain", "4194999", "--local")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "4194999" in result.stderr
