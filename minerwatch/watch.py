@@ -69,6 +69,7 @@ class _WatchedContainer:
     verdict: Verdict
     processes: dict[int, _WatchedProcess] = field(default_factory=dict)
     static_sightings: tuple[Sighting, ...] = ()
+    is_measured: bool = False  # process by process, at the last tick
     limit: CpuLimit | None = None
     throttled_share: float | None = None
     findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
@@ -211,11 +212,11 @@ class Watch:
             or bool(watched.static_sightings)
             or watched.container.key in self._judge
         )
-        if not is_hot and watched.limit is not None:
+        if watched.is_measured and not is_hot:
             watched.limit = watched.throttled_share = None
-        if not is_hot and any(process.cpu for process in watched.processes.values()):
             for process in watched.processes.values():
                 process.cpu = process.thread_cpu_s = None
+        watched.is_measured = is_hot
         return is_hot
 
     # Processes.

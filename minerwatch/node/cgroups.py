@@ -10,6 +10,10 @@ that only those whose link count or inode changed are listed again. Its time sta
 CPU counters are kept open and read by one ``pread`` each, and so is v2's cgroup.procs; v1's is
 opened each time, for the kernel gives a file that stays open its old list of pids as long as it is
 read more than once a second (kernel/cgroup/cgroup-v1.c, ``CGROUP_PIDLIST_DESTROY_DELAY``).
+
+A container whose counter stands still is asleep: nobody in it has run, so nobody has forked,
+exec'ed or ended, and whoever was moved there asleep does nothing yet. Its folders and members are
+then left alone, but for one tick in ``_TURNS``.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newlin
 _MAX_READS = 4096
 _LIMIT_TICKS = 6
 """Where a container's tightest limit is set is looked up again after so many ticks."""
+
+_TURNS = 8
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 _NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
@@ -79,6 +85,7 @@ class _Counted:
     usage_fd: int = -1
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
+    is_awake: bool = True
     cpu_s: float = 0.0
     folders: int = 0
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
@@ -138,12 +145,16 @@ class CgroupTree:
         """What there is now; a mapping's value is the same object as long as nothing changed."""
         self._ticks += 1
         gone, self._gone = self._gone, set()
+        burnt_s = {counted: self._burnt_s(counted) for counted in self._counted.values()}
         self._refresh()
+        for counted in self._counted.values():
+            if counted not in burnt_s:
+                burnt_s[counted] = self._burnt_s(counted)
+        self._share_out(burnt_s)
         for folder in list(self._folders.values()):
-            if folder.owner is not None:
+            if folder.owner is not None and folder.owner.is_awake:
                 self._read_members(folder, folder.owner)
         changed = self._take_changes()
-        self._read_counters()
         gone = (gone | self._gone) - self._counted.keys()
         self._gone = set()
         return CgroupTick(
@@ -183,6 +194,8 @@ class CgroupTree:
     def _refresh(self) -> None:
         """Brings the known folders up to date, reading only those that changed."""
         for folder in list(self._folders.values()):
+            if folder.owner is not None and not folder.owner.is_awake:
+                continue
             if self._folders.get(folder.path) is not folder:
                 continue  # it went with one above it
             try:
@@ -380,21 +393,29 @@ class CgroupTree:
 
     # Counters.
 
-    def _read_counters(self) -> None:
-        every = self._counted.values()
-        inclusive: list[tuple[_Counted, float]] = []
-        for counted in every:
-            usage_s = self._usage_s(counted)
-            if usage_s is None:
-                usage_s = counted.inclusive_s
-            burnt_s = max(0.0, usage_s - counted.inclusive_s)
+    def _burnt_s(self, counted: _Counted) -> float:
+        """CPU seconds since the last reading, with those of nested containers."""
+        usage_s = self._usage_s(counted)
+        burnt_s = 0.0 if usage_s is None else max(0.0, usage_s - counted.inclusive_s)
+        if usage_s is not None:
             counted.inclusive_s = usage_s
-            counted.burnt_s = burnt_s
-            inclusive.append((counted, burnt_s))
-        for counted, burnt_s in inclusive:
+        counted.is_awake = (
+            burnt_s > 0
+            or usage_s is None  # mostly because it is gone
+            or counted.container.kind is ContainerKind.HOST
+            or counted.cpu_s == 0.0
+            or (self._ticks + counted.key.cgroup_inode) % _TURNS == 0
+        )
+        return burnt_s
+
+    def _share_out(self, burnt_s: Mapping[_Counted, float]) -> None:
+        """Gives each container what it burnt itself."""
+        for counted, with_nested_s in burnt_s.items():
+            counted.burnt_s = with_nested_s
+        for counted, with_nested_s in burnt_s.items():
             if counted.outer is not None:
-                counted.outer.burnt_s -= burnt_s
-        for counted in every:
+                counted.outer.burnt_s -= with_nested_s
+        for counted in self._counted.values():
             counted.cpu_s += max(0.0, counted.burnt_s)
 
     def _usage_s(self, counted: _Counted) -> float | None:
