@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
@@ -21,8 +20,10 @@ from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
-from minerwatch.model import ContainerStatus, Observation
+from minerwatch.loop import CpuBudget, Wake
+from minerwatch.model import Change, ContainerStatus, Finding, Observation
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
 from minerwatch.report.log import Log, Once, verdict_line
@@ -38,7 +39,10 @@ _STALE_GRACE_S = 15.0
 ALL_PROCESSES = 1000
 """Of one container, in the full snapshot."""
 
-_NEED_RESTART = ("listen", "socket", "node", "examination", "judgement", "report")
+_NEED_RESTART = ("listen", "socket", "node", "examination", "probes", "judgement", "report")
+
+_BATCH_S = 0.002
+"""Between two looks at exec events: one that brings many costs less than many that bring one."""
 
 _JSON = "application/json"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -103,15 +107,16 @@ class Agent:
         self._log = log
         self._once = Once(log)
         self._reread = reread
-        self._stopping = threading.Event()
-        self._woken = threading.Event()
+        self._stopping = False
+        self._wake = Wake()
         self._reload_asked = False
         self._started_s = now_s()
         self._last_tick_s: float | None = None
-        self._tick_failures: dict[str, int] = {}
+        self._own_failures: dict[tuple[str, str], int] = {}
         self._metrics = Metrics(
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
+            exec_events=self._exec_events,
         )
         _raise_open_file_limit()
         self._book = rulebook.load(config.rule_folders())
@@ -119,6 +124,10 @@ class Agent:
         self._node = open_node(config, Matcher(self._book.rules))
         self._open = ExitStack()
         self._open.callback(self._node.watch.close)
+        self._open.callback(self._wake.close)
+        self._execs, self._execs_off = self._subscribe()
+        self._execs_lost = 0
+        self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
         self.socket = Path(config.socket) if config.socket else default_socket()
         try:
             self.address = self._listen()
@@ -130,7 +139,7 @@ class Agent:
         """Ticks at the configured interval, from now until ``stop`` is called."""
         self._say_hello()
         due_s = now_s()
-        while not self._stopping.is_set():
+        while not self._stopping:
             self.tick()
             due_s = max(due_s + self._config.interval, now_s())
             self._wait(due_s)
@@ -142,37 +151,84 @@ class Agent:
 
     def stop(self) -> None:
         """Ends ``run`` after the tick under way."""
-        self._stopping.set()
-        self._woken.set()
+        self._stopping = True
+        self._wake.up()
 
     def reload(self) -> None:
         """Asks for rules and configuration to be read again, at the next tick, which is now."""
         self._reload_asked = True
-        self._woken.set()
+        self._wake.up()
 
     def tick(self) -> None:
         """One tick; whatever goes wrong in it is counted, logged once and passed over."""
         started_s = time.perf_counter()
         try:
             self._refresh_rules()
+            self._answer_lost_execs()
             brought = self._node.watch.tick(now_s())
             self._report(brought, time.perf_counter() - started_s)
             self._last_tick_s = now_s()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
-            reason = type(error).__name__
-            self._tick_failures[reason] = self._tick_failures.get(reason, 0) + 1
-            self._once.failure("tick failed", error)
+            self._fail("tick", error)
 
     def _wait(self, until_s: float) -> None:
-        """Sleeps until ``until_s``, or until it is stopped or a reload is asked for."""
-        while (left_s := until_s - now_s()) > 0 and not self._stopping.is_set():
-            if self._woken.wait(left_s):
-                self._woken.clear()
+        """Looks at what starts until ``until_s``, or until it is stopped or to reload."""
+        while not self._stopping and not self._reload_asked:
+            left_s = until_s - now_s()
+            if left_s <= 0:
                 return
+            pause_s = self._execs_budget.pause_s(now_s())
+            execs = self._execs if pause_s == 0.0 else None
+            if self._wake.wait(min(left_s, pause_s or left_s), execs):
+                self._examine_execs()
+                time.sleep(_BATCH_S)
+
+    def _examine_execs(self) -> None:
+        """Judges programs as they start; what goes wrong here, the next tick makes good."""
+        if self._execs is None:
+            return
+        started_s = time.perf_counter()
+        try:
+            pids = self._execs.drain()
+            examined = self._node.watch.examine(pids, now_s())
+            self._report_findings(examined.changes, examined.began)
+            for probe, probe_s in examined.probe_s.items():
+                self._metrics.probe_took(probe, probe_s)
+        except Exception as error:  # noqa: BLE001 - as in a tick
+            self._fail("execs", error)
+        self._execs_budget.spend(now_s(), time.perf_counter() - started_s)
+
+    def _answer_lost_execs(self) -> None:
+        lost = self._execs.lost if self._execs else 0
+        if lost > self._execs_lost:
+            self._execs_lost = lost
+            self._node.watch.recheck()
+            self._once.warning("exec events were lost; all processes are asked again", lost=lost)
+
+    def _subscribe(self) -> tuple[ExecEvents | None, str]:
+        """Exec events, or why there are none."""
+        if not self._config.probes.execs:
+            return None, "switched off (probes.execs)"
+        if self._config.node.proc != Config().node.proc:
+            return None, "node.proc is not this kernel's"
+        try:
+            execs = ExecEvents()
+        except ExecsUnavailableError as error:
+            return None, str(error)
+        self._open.callback(execs.close)
+        return execs, ""
+
+    def _exec_events(self) -> tuple[int, int]:
+        return (self._execs.received, self._execs_lost) if self._execs else (0, 0)
+
+    def _fail(self, where: str, error: Exception) -> None:
+        reason = (where, type(error).__name__)
+        self._own_failures[reason] = self._own_failures.get(reason, 0) + 1
+        self._once.failure(f"{where} failed", error)
 
     def _failures(self) -> Iterable[tuple[str, str, int]]:
         yield from self._node.watch.failures()
-        yield from (("tick", reason, count) for reason, count in self._tick_failures.items())
+        yield from ((where, reason, n) for (where, reason), n in self._own_failures.items())
 
     # Rules.
 
@@ -259,15 +315,10 @@ class Agent:
         return Answer(b"ok\n")
 
     def _report(self, brought: Tick, duration_s: float) -> None:
-        for change in brought.changes:
-            self._metrics.level_changed(change.observation.verdict.level)
-            status = self._node.status(change.observation)
-            self._log.info("verdict", **verdict_line(status, change.previous.label))
+        self._report_findings(brought.changes, brought.began)
         for ended in brought.ended:
             line = verdict_line(self._node.status(ended), ended.verdict.level.label)
             self._log.info("verdict", **{**line, "level": "gone"})
-        for finding in brought.began:
-            self._metrics.finding_began(finding.rule, finding.signal)
         for _key, level, cpu_s in brought.flagged_cpu_s:
             self._metrics.flagged_cpu("", level, cpu_s)
         for probe, probe_s in brought.probe_s.items():
@@ -279,6 +330,14 @@ class Agent:
             flagged=[self._flagged(observation) for observation in brought.flagged],
             processes=brought.process_count,
         )
+
+    def _report_findings(self, changes: Iterable[Change], began: Iterable[Finding]) -> None:
+        for change in changes:
+            self._metrics.level_changed(change.observation.verdict.level)
+            status = self._node.status(change.observation)
+            self._log.info("verdict", **verdict_line(status, change.previous.label))
+        for finding in began:
+            self._metrics.finding_began(finding.rule, finding.signal)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)
@@ -297,6 +356,10 @@ class Agent:
             metrics=f"http://{self.address}/metrics",
             socket=str(self.socket),
         )
+        if self._execs_off:
+            self._log.info("probe is off", probe="execs", reason=self._execs_off)
+        else:
+            self._log.info("probe is on", probe="execs")
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
 

@@ -59,6 +59,13 @@ class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     read_deadline: Duration = Duration(0.1)  # for all reads of a tick that a process can hold up
 
 
+class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Further sources of evidence; each is off where the kernel or a capability is missing."""
+
+    execs: bool = True  # look at programs as soon as they start (needs NET_ADMIN before Linux 6.6)
+    execs_cpu_share: Share = 0.02  # of one core, at most, for programs between two ticks
+
+
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How findings become a level."""
 
@@ -82,6 +89,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id
     node: Node = Node()
     examination: Examination = Examination()
+    probes: Probes = Probes()
     judgement: Judgement = Judgement()
     report: Report = Report()
 

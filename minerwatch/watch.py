@@ -69,6 +69,7 @@ class _WatchedContainer:
     verdict: Verdict
     processes: dict[int, _WatchedProcess] = field(default_factory=dict)
     static_sightings: tuple[Sighting, ...] = ()
+    dynamic_sightings: tuple[Sighting, ...] = ()  # as of the last tick
     is_measured: bool = False  # process by process, at the last tick
     limit: CpuLimit | None = None
     throttled_share: float | None = None
@@ -87,6 +88,15 @@ class Tick:
     flagged_cpu_s: tuple[tuple[ContainerKey, Level, float], ...]  # burnt since the tick before
     levels: Mapping[Level, int]
     process_count: int
+    probe_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What the processes that exec'ed between two ticks brought."""
+
+    changes: tuple[Change, ...]
+    began: tuple[Finding, ...]
     probe_s: Mapping[str, float]
 
 
@@ -111,6 +121,7 @@ class Watch:
         self._containers: dict[ContainerKey, _WatchedContainer] = {}
         self._container_of: dict[int, _WatchedContainer] = {}
         self._young: set[int] = set()  # read at the last tick: most programs start with an exec
+        self._early: set[int] = set()  # placed since the last tick
         self._has_other_rules = False
         self._turn: Iterator[int] = iter(())
         self._last_tick_s = float("inf")
@@ -154,9 +165,32 @@ class Watch:
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
             self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
-            brought = self._timed("rules", lambda: self._judge_containers(hot, at_s))
+            brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
             self._last_tick_s = at_s
             return self._tick(at_s, ended, burnt_s, *brought)
+
+    def examine(self, pids: Iterable[int], at_s: float) -> Examined:
+        """Reads processes that have just exec'ed, and judges those that a rule holds on at once.
+
+        What is left for the next tick is only what a rate is needed for.
+        """
+        with self._lock:
+            self._probe_s = {"processes": 0.0, "rules": 0.0}
+            to_read = {pid for pid in pids if self._place(pid, at_s)}
+            touched = self._timed(
+                "processes", lambda: self._read(to_read | self._reader.deferred, (), at_s)
+            )
+            self._early |= to_read
+            for watched in touched:
+                _collect_static_sightings(watched)
+            suspect = [watched for watched in touched if watched.static_sightings]
+            changes, began = self._judge_containers(suspect, at_s)
+            return Examined(changes, began, self._probe_s)
+
+    def recheck(self) -> None:
+        """At the next tick every process is asked whether it is still the same program."""
+        with self._lock:
+            self._young.update(self._container_of)
 
     def observations(self, max_processes: int) -> tuple[Observation, ...]:
         """Every container as it was found at the last tick."""
@@ -195,9 +229,7 @@ class Watch:
         for key, cpu_s in sampled.cpu_s.items():
             watched = self._containers.get(key)
             if watched is None:
-                clear = Verdict(key, at_s, 0.0, Level.CLEAR, at_s, ())
-                container = sampled.containers[key]
-                self._containers[key] = _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
+                self._containers[key] = _new_container(sampled.containers[key], at_s, cpu_s)
                 continue
             burnt_s[key] = max(0.0, cpu_s - watched.cpu.cpu_s)
             watched.cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
@@ -214,6 +246,7 @@ class Watch:
         )
         if watched.is_measured and not is_hot:
             watched.limit = watched.throttled_share = None
+            watched.dynamic_sightings = ()
             for process in watched.processes.values():
                 process.cpu = process.thread_cpu_s = None
         watched.is_measured = is_hot
@@ -221,9 +254,34 @@ class Watch:
 
     # Processes.
 
+    def _place(self, pid: int, at_s: float) -> bool:
+        """Finds the container of a process that no tick has seen; whether it has one."""
+        if pid in self._container_of:
+            return True
+        container = self._cgroups.container_of(pid)
+        if container is None:
+            return False
+        watched = self._containers.get(container.key)
+        if watched is None:
+            watched = _new_container(container, at_s, 0.0)
+            self._containers[container.key] = watched
+        self._container_of[pid] = watched
+        return True
+
+    def _forget_ended(self, sampled: CgroupTick) -> None:
+        """Forgets processes that were placed between two ticks and are gone before this one."""
+        for pid in self._early:
+            watched = self._container_of.get(pid)
+            if watched and pid not in sampled.pids.get(watched.container.key, ()):
+                del self._container_of[pid]
+                if watched.processes.pop(pid, None):
+                    _collect_static_sightings(watched)
+        self._early = set()
+
     def _sample_processes(
         self, sampled: CgroupTick, hot: Collection[_WatchedContainer], at_s: float
     ) -> None:
+        self._forget_ended(sampled)
         to_read = self._take_members(sampled)
         measured_pids: set[int] = set()
         for watched in hot:
@@ -351,12 +409,19 @@ class Watch:
 
     # Rules.
 
+    def _match_and_judge(
+        self, hot: Collection[_WatchedContainer], at_s: float
+    ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
+        for watched in hot:
+            watched.dynamic_sightings = tuple(self._dynamic_sightings(watched, at_s))
+        return self._judge_containers(hot, at_s)
+
     def _judge_containers(
         self, hot: Iterable[_WatchedContainer], at_s: float
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         changes, began = [], []
         for watched in hot:
-            sightings = self._sightings(watched, at_s)
+            sightings = (*watched.static_sightings, *watched.dynamic_sightings)
             if not sightings and watched.container.key not in self._judge:
                 continue
             previous = watched.verdict
@@ -369,8 +434,8 @@ class Watch:
             tuple(began),
         )
 
-    def _sightings(self, watched: _WatchedContainer, at_s: float) -> list[Sighting]:
-        """Everything that matches now: what was read once, then what is measured each tick."""
+    def _dynamic_sightings(self, watched: _WatchedContainer, at_s: float) -> Iterator[Sighting]:
+        """What matches of what is measured each tick: the container's, then its processes'."""
         shared = container_facts(
             watched.container,
             cpu_cores=watched.cpu.cores,
@@ -378,20 +443,14 @@ class Watch:
             cpu_limit_cores=watched.limit.cores if watched.limit else None,
             hidden_cpu_share=self._hidden_cpu_share(watched, at_s),
         )
-        sightings = list(watched.static_sightings)
-        sightings += (
-            Sighting(match.rule, None, match.evidence)
-            for match in self._matcher.container_matches(shared)
-        )
+        for match in self._matcher.container_matches(shared):
+            yield Sighting(match.rule, None, match.evidence)
         for process in watched.processes.values():
             if process.cpu is None:
                 continue
             facts = {**process.facts, **shared, **self._dynamic_facts(process, at_s)}
-            sightings += (
-                Sighting(match.rule, process.process.id, match.evidence)
-                for match in self._matcher.dynamic_matches(facts)
-            )
-        return sightings
+            for match in self._matcher.dynamic_matches(facts):
+                yield Sighting(match.rule, process.process.id, match.evidence)
 
     def _hidden_cpu_share(self, watched: _WatchedContainer, at_s: float) -> float | None:
         """The share of the container's CPU that none of its visible processes accounts for."""
@@ -461,6 +520,11 @@ class Watch:
             process_count=len(self._container_of),
             probe_s=self._probe_s,
         )
+
+
+def _new_container(container: Container, at_s: float, cpu_s: float) -> _WatchedContainer:
+    clear = Verdict(container.key, at_s, 0.0, Level.CLEAR, at_s, ())
+    return _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
 
 
 _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))

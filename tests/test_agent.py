@@ -287,3 +287,21 @@ def test_hostile_names_break_no_line(start: Start, programs: Programs, tmp_path:
     for line in agent.get("/metrics")[1].splitlines():
         assert "\x1b" not in line
     decode(answer(agent.socket, "/snapshot/full"))
+
+
+def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
+    start: Start, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    agent = start("--interval", "1h")
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    if not any(line["event"] == "probe is on" for line in agent.lines()):
+        pytest.skip(f"no exec events here: {agent.line('probe is off')['reason']}")
+    # in a container that no tick has seen, by a process that is gone at once
+    folder = cgroups.make("/minerwatch-test/docker/" + "c3" * 32)
+    script = f"echo $$ > {folder}/cgroup.procs; exec env true stratum+tcp://x.y:1 -u a -p x"
+    subprocess.run(["sh", "-c", script], check=True)
+    programs.start("xmrig", *POOL, busy=True)
+    verdict = agent.line("verdict", previous_level="clear")
+    assert verdict["level"] in ("suspicious", "likely", "confirmed")
+    agent.until(lambda: "minerwatch_exec_events_total 0.0" not in agent.get("/metrics")[1])
+    assert "minerwatch_exec_events_lost_total 0.0" in agent.get("/metrics")[1]

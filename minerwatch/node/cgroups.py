@@ -183,6 +183,35 @@ class CgroupTree:
         periods, throttled = stat.get(b"nr_periods", 0), stat.get(b"nr_throttled", 0)
         return CpuLimit(counted.limit_cores, periods, throttled, throttled_s)
 
+    def container_of(self, pid: int) -> Container | None:
+        """The container that a process is in now (cgroups(7)); None if that cannot be told."""
+        path = self._cgroup_of(pid)
+        if path is None:
+            return None
+        folder = self._nearest(path)
+        if folder is not None and folder.path != path:
+            self._list_all_below(folder)  # a cgroup that no tick has seen
+            folder = self._nearest(path)
+        return folder.owner.container if folder and folder.owner else None
+
+    def _nearest(self, path: bytes) -> _Folder | None:
+        """The known folder that is ``path``, or the closest above it."""
+        while path not in self._folders:
+            if len(path) <= len(self._hierarchy.root):
+                return None
+            path = path.rpartition(b"/")[0]
+        return self._folders[path]
+
+    def _cgroup_of(self, pid: int) -> bytes | None:
+        content = self._content(self._proc + b"/%d/cgroup" % pid) or b""
+        for line in content.splitlines():
+            _number, _, rest = line.partition(b":")
+            controllers, _, path = rest.partition(b":")
+            is_ours = not controllers if self._hierarchy.is_v2 else b"cpuacct" in controllers
+            if is_ours and not path.startswith(b"/.."):
+                return self._hierarchy.root + path.rstrip(b"/")
+        return None
+
     def close(self) -> None:
         """Lets go of every counter."""
         root = self._folders.get(self._hierarchy.root)

@@ -54,24 +54,30 @@ class _FlaggedContainers(Collector):
             (label(c.namespace), label(c.pod), label(c.container)): c
             for c in sorted(self.flagged, key=lambda c: c.score)
         }
-        listed = sorted(unique.items(), key=lambda item: (-item[1].score, item[0]))
-        for names, container in listed[: self._limit]:
+        ranked = sorted(unique.items(), key=lambda item: (-item[1].score, item[0]))
+        listed = ranked[: self._limit]
+        for names, container in listed:
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
         yield score
         yield cores
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
-            "Flagged containers that have no series of their own, for want of room.",
-            value=max(0, len(self.flagged) - self._limit),
+            "Flagged containers that have no series of their own: too many, or named alike.",
+            value=len(self.flagged) - len(listed),
         )
 
 
 class _CountedElsewhere(Collector):
     """Counters that live in the sources of what the kernel says, read when scraped."""
 
-    def __init__(self, failures: Callable[[], Iterable[tuple[str, str, int]]]) -> None:
+    def __init__(
+        self,
+        failures: Callable[[], Iterable[tuple[str, str, int]]],
+        exec_events: Callable[[], tuple[int, int]],
+    ) -> None:
         self._failures = failures
+        self._exec_events = exec_events
 
     def collect(self) -> Iterator[Metric]:
         failed = CounterMetricFamily(
@@ -79,9 +85,22 @@ class _CountedElsewhere(Collector):
             "Readings that failed, by probe and reason.",
             labels=["probe", "reason"],
         )
+        counts: dict[tuple[str, str], int] = {}
         for probe, reason, count in self._failures():
-            failed.add_metric((probe, reason), count)
+            labels = (label(probe), label(reason))
+            counts[labels] = counts.get(labels, 0) + count
+        for labels, count in counts.items():
+            failed.add_metric(labels, count)
         yield failed
+        received, lost = self._exec_events()
+        yield CounterMetricFamily(
+            "minerwatch_exec_events", "Programs started, as the kernel told.", value=received
+        )
+        yield CounterMetricFamily(
+            "minerwatch_exec_events_lost",
+            "Programs started that the kernel had no room to tell of; a rescan answers them.",
+            value=lost,
+        )
 
 
 def label(text: str) -> str:
@@ -97,11 +116,12 @@ class Metrics:
         *,
         max_container_series: int = 500,
         probe_failures: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
+        exec_events: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.registry = CollectorRegistry()
         self._flagged = _FlaggedContainers(max_container_series)
         self.registry.register(self._flagged)
-        self.registry.register(_CountedElsewhere(probe_failures))
+        self.registry.register(_CountedElsewhere(probe_failures, exec_events))
         self._containers = Gauge(
             "minerwatch_containers", "Containers by level.", ["level"], registry=self.registry
         )

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.loop import CpuBudget, Wake
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+
+    def fileno(self) -> int:
+        return self.read_end
+
+
+def test_a_wait_ends_when_the_time_is_over() -> None:
+    wake = Wake()
+    assert not wake.wait(0.01, None)
+    wake.close()
+
+
+def test_a_wait_ends_when_woken_also_before_it_began() -> None:
+    wake = Wake()
+    wake.up()
+    wake.up()
+    assert not wake.wait(3600, None)
+    timer = threading.Timer(0.05, wake.up)
+    timer.start()
+    assert not wake.wait(3600, None)
+    timer.join()
+    wake.close()
+
+
+def test_a_wait_tells_when_its_source_has_something() -> None:
+    wake, pipe = Wake(), Pipe()
+    assert not wake.wait(0.0, pipe)
+    os.write(pipe.write_end, b"x")
+    assert wake.wait(3600, pipe)
+    wake.close()
+
+
+def test_a_burst_is_allowed_and_then_paid_for() -> None:
+    budget = CpuBudget(share=0.1)
+    assert budget.pause_s(0.0) == 0.0
+    budget.spend(0.0, 0.05)
+    assert budget.pause_s(0.0) == 0.0
+    budget.spend(0.0, 0.15)
+    pause_s = budget.pause_s(0.0)
+    assert pause_s > 0
+    assert budget.pause_s(pause_s + 0.001) == 0.0
+
+
+def test_without_a_share_there_is_nothing_after_the_burst() -> None:
+    budget = CpuBudget(share=0.0)
+    budget.spend(0.0, 1.0)
+    assert budget.pause_s(1e9) == float("inf")
+
+
+@given(
+    st.floats(0.001, 1.0),
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 0.5)), max_size=50),
+)
+def test_in_the_long_run_the_share_holds(share: float, work: list[tuple[float, float]]) -> None:
+    budget, at_s, spent_s, longest_s = CpuBudget(share), 1000.0, 0.0, 0.0
+    for waited_s, cpu_s in work:
+        at_s += waited_s
+        if budget.pause_s(at_s) == 0.0:
+            budget.spend(at_s, cpu_s)
+            spent_s += cpu_s
+            longest_s = max(longest_s, cpu_s)
+    assert spent_s <= share * (at_s - 1000.0) + 0.1 + longest_s + 1e-6
+
+
+def test_closing_gives_the_file_descriptor_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    wake = Wake()
+    wake.close()
+    assert len(os.listdir("/proc/self/fd")) == before
