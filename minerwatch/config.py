@@ -161,9 +161,12 @@ def parse(tree: Any, source: str) -> Config:
 
 
 def _decode(kind: type, value: Any) -> Any:
-    if kind is Duration:
+    if kind is not Duration:
+        raise NotImplementedError(kind)
+    try:
         return duration_s(value)
-    raise NotImplementedError(kind)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error  # msgspec adds the key to these only
 
 
 def _in_words(error: msgspec.ValidationError) -> str:

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.detection.condition import Present
+from minerwatch.detection.judge import (
+    MAX_FINDINGS,
+    MAX_PROCESSES_PER_RULE,
+    Judge,
+    Sighting,
+    is_cullable,
+    joined_score,
+    signal_scores,
+)
+from minerwatch.detection.rule import LogSource, Rule
+from minerwatch.model import ContainerKey, Level, Maturity, ProcessId, Signal
+
+HERE = ContainerKey("/x", 1)
+
+
+def rule(
+    identifier: str = "r",
+    *,
+    score: float = 60,
+    signal: Signal = Signal.IDENTITY,
+    hold_s: float = 0,
+    maturity: Maturity = Maturity.STABLE,
+) -> Rule:
+    return Rule(
+        id=identifier, title=identifier, path=Path("r.yml"), signal=signal, score=score,
+        hold_s=hold_s, level="", maturity=maturity, logsource=LogSource("linux", ""),
+        condition=Present("Comm"), fields=frozenset(("Comm",)),
+    )  # fmt: skip
+
+
+def seen(one: Rule, pid: int = 1) -> Sighting:
+    return Sighting(one, ProcessId(pid, 0), ())
+
+
+scores = st.floats(0, 100, allow_nan=False)
+rules = st.builds(
+    lambda number, score, signal: rule(f"r{number}", score=score, signal=signal),
+    st.integers(0, 1000),
+    scores,
+    st.sampled_from(Signal),
+)
+
+
+@pytest.mark.parametrize(
+    ("by_signal", "joined"),
+    [
+        ({}, 0),
+        ({Signal.IDENTITY: 88}, 88),
+        ({Signal.IDENTITY: 88, Signal.BEHAVIOUR: 29}, 91.48),  # DESIGN: "88 and 29 make 91"
+        ({Signal.COMPUTE: 100, Signal.CONTENT: 0}, 100),
+    ],
+)
+def test_independent_signals_are_joined_by_noisy_or(
+    by_signal: dict[Signal, float], joined: float
+) -> None:
+    assert joined_score(by_signal) == pytest.approx(joined)
+
+
+@given(st.lists(rules, max_size=20), rules)
+def test_a_score_is_0_to_100_and_never_falls_with_a_finding_more(
+    before: list[Rule], more: Rule
+) -> None:
+    fewer = Judge().verdict(HERE, [seen(each) for each in before], 0)
+    extended = Judge().verdict(HERE, [seen(each) for each in [*before, more]], 0)
+    assert 0 <= fewer.score <= extended.score <= 100
+    assert fewer.level <= extended.level
+
+
+@given(st.lists(rules, max_size=20))
+def test_findings_of_one_signal_do_not_add_up(those: list[Rule]) -> None:
+    verdict = Judge().verdict(HERE, [seen(each) for each in those], 0)
+    assert signal_scores(verdict.findings) == {
+        signal: max(each.score for each in those if each.signal is signal)
+        for signal in {each.signal for each in those}
+    }
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_a_level_rises_at_once_and_falls_after_three_ticks_below_it(present: list[bool]) -> None:
+    judge, level, below = Judge(ticks_below=3), Level.CLEAR, 0
+    for number, is_there in enumerate(present):
+        verdict = judge.verdict(HERE, [seen(rule(score=75))] if is_there else [], number)
+        if is_there:
+            level, below = Level.LIKELY, 0
+        else:
+            below += 1
+            level = Level.CLEAR if below >= 3 else level
+        assert verdict.level is level
+
+
+def test_since_is_when_the_level_was_reached() -> None:
+    judge = Judge()
+    assert judge.verdict(HERE, [seen(rule(score=40))], 10).since_s == 10
+    assert judge.verdict(HERE, [seen(rule(score=40))], 20).since_s == 10
+    assert judge.verdict(HERE, [seen(rule(score=75))], 30).since_s == 30
+
+
+def test_a_rule_that_must_hold_counts_only_once_it_has_held_without_a_break() -> None:
+    judge, patient = Judge(), rule(hold_s=60)
+    assert not judge.verdict(HERE, [seen(patient)], 0).findings
+    assert not judge.verdict(HERE, [seen(patient)], 59).findings
+    (finding,) = judge.verdict(HERE, [seen(patient)], 60).findings
+    assert finding.since_s == 0
+    judge.verdict(HERE, [], 70)
+    assert not judge.verdict(HERE, [seen(patient)], 80).findings
+
+
+def test_a_rule_holds_for_each_process_by_itself() -> None:
+    judge, patient = Judge(), rule(hold_s=60)
+    judge.verdict(HERE, [seen(patient, pid=1)], 0)
+    verdict = judge.verdict(HERE, [seen(patient, pid=1), seen(patient, pid=2)], 60)
+    assert [finding.process for finding in verdict.findings] == [ProcessId(1, 0)]
+
+
+def test_what_is_remembered_is_bounded_and_goes_with_the_container() -> None:
+    judge = Judge()
+    crowd = [seen(rule(f"r{r}"), pid) for r in range(3) for pid in range(1000)]
+    verdict = judge.verdict(HERE, crowd, 0)
+    assert len(verdict.findings) == MAX_FINDINGS
+    assert {finding.rule for finding in verdict.findings} == {"r0", "r1", "r2"}
+    assert len(judge._histories[HERE].first_seen_s) == 3 * MAX_PROCESSES_PER_RULE
+    judge.forget(HERE)
+    assert HERE not in judge
+
+
+def test_a_clear_container_is_not_remembered() -> None:
+    judge = Judge()
+    judge.verdict(HERE, [seen(rule(score=75))], 0)
+    assert HERE in judge
+    for at_s in (1, 2, 3):
+        judge.verdict(HERE, [], at_s)
+    assert HERE not in judge
+
+
+@pytest.mark.parametrize(
+    ("those", "cullable"),
+    [
+        ([rule(score=88), rule("b", score=29, signal=Signal.BEHAVIOUR)], True),
+        ([rule(score=99)], False),  # one signal never culls
+        ([rule(score=88, maturity=Maturity.TEST), rule("b", signal=Signal.COMPUTE)], False),
+        ([rule(score=60), rule("b", score=60, signal=Signal.COMPUTE)], False),  # 84: likely
+        ([rule(score=95), rule("b", score=0, signal=Signal.COMPUTE)], False),
+    ],
+)
+def test_only_what_is_confirmed_by_two_stable_signals_may_be_culled(
+    those: list[Rule], cullable: bool
+) -> None:
+    assert is_cullable(Judge().verdict(HERE, [seen(each) for each in those], 0)) is cullable

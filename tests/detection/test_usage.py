@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.detection.usage import CpuHistory
+
+
+def history(*readings: tuple[float, float], window_s: float = 60) -> CpuHistory:
+    (first_at_s, first_cpu_s), *rest = readings
+    taken = CpuHistory(first_at_s, first_cpu_s)
+    for at_s, cpu_s in rest:
+        taken.add(at_s, cpu_s, window_s=window_s, busy_cores=0.3)
+    return taken
+
+
+def test_one_reading_is_no_rate() -> None:
+    assert history((0, 5)).cores is None
+
+
+def test_two_readings_make_a_rate() -> None:
+    assert history((0, 5), (10, 20)).cores == 1.5
+
+
+def test_a_counter_that_falls_starts_anew() -> None:
+    taken = history((0, 5), (10, 20), (20, 1))
+    assert taken.cores is None
+    assert taken.busy_for_s() == 0
+    taken.add(30, 6, window_s=60, busy_cores=0.3)
+    assert taken.cores == 0.5
+
+
+def test_a_clock_that_stands_still_changes_nothing() -> None:
+    assert history((0, 5), (10, 20), (10, 40)).cores == 1.5
+
+
+def test_busy_for_counts_from_the_reading_before_the_first_busy_rate() -> None:
+    taken = history((0, 0), (10, 0), (20, 10), (30, 20), (40, 30))
+    assert taken.busy_for_s() == 30
+    taken.add(50, 31, window_s=60, busy_cores=0.3)
+    assert taken.busy_for_s() == 0
+
+
+def test_flatness_of_an_even_rate_is_one_and_of_bursts_is_low() -> None:
+    even = history(*((at, at * 0.9) for at in range(0, 60, 10)))
+    assert even.flatness() == pytest.approx(1)
+    bursts = history((0, 0), (10, 10), (20, 10), (30, 20), (40, 20), (50, 30))
+    flatness = bursts.flatness()
+    assert flatness is not None
+    assert flatness < 0.2
+
+
+def test_too_few_rates_have_no_flatness() -> None:
+    assert history((0, 0), (10, 10), (20, 20)).flatness() is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 100), st.floats(0, 1e6)),  # time passed, counter
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_rates_are_never_negative_and_flatness_is_a_share(
+    readings: list[tuple[float, float]],
+) -> None:
+    at_s, taken = 0.0, CpuHistory(0.0, 0.0)
+    for passed_s, cpu_s in readings:
+        at_s += passed_s
+        taken.add(at_s, cpu_s, window_s=60, busy_cores=0.3)
+        assert taken.cores is None or taken.cores >= 0
+        flatness = taken.flatness()
+        assert flatness is None or 0 <= flatness <= 1
+        assert 0 <= taken.busy_for_s() <= at_s
+        assert taken.cpu_s == cpu_s
+        assert len(taken._rates) <= 60 / 0.01
