@@ -26,7 +26,7 @@ def written(folder: Path, text: str | bytes) -> Path:
 
 def test_without_a_file_everything_has_a_default() -> None:
     assert load(None) == Config()
-    assert Config().interval == 10
+    assert float(Config().interval) == 10
     assert Config().listen == "127.0.0.1:9797"
 
 
@@ -37,9 +37,9 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 def test_what_is_written_is_what_holds(tmp_path: Path) -> None:
     text = "interval: 1m\nnode: {units: false}\nexamination: {window: 2.5m}\nrules: [/etc/rules]\n"
     config = load(written(tmp_path, text))
-    assert config.interval == 60
+    assert float(config.interval) == 60
     assert config.node.units is False
-    assert config.examination.window == 150
+    assert float(config.examination.window) == 150
     assert config.rule_folders() == (BUILT_IN_RULES, Path("/etc/rules"))
 
 

@@ -170,6 +170,7 @@ def replay(
     titles = {rule.id: rule.title for rule in book.rules}
     levels: dict[str, Counter[str]] = defaultdict(Counter)
     broken = 0
+    name = getattr(recorded, "name", "<stdin>")
     for number, line in enumerate(recorded, 1):
         if not line.strip():
             continue
@@ -177,7 +178,7 @@ def replay(
             case = check.recording(line)
         except ValueError as error:
             broken += 1
-            click.echo(f"{recorded.name}:{number}: {printable(str(error))}", err=True)
+            click.echo(f"{name}:{number}: {printable(str(error))}", err=True)
             continue
         outcome = check.replayed(case, matcher)
         levels[case.label][outcome.level] += 1

@@ -96,6 +96,9 @@ def is_of_container(name: str) -> bool:
 
 def nearest_field(name: str) -> str | None:
     """The known field that ``name`` is most likely a slip of, if it is close to any."""
-    by_lower = {known.lower(): known for known in (*KNOWN_FIELDS, *SIGMA_FIELDS)}
-    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
-    return by_lower[close[0]] if close else None
+    for names in (KNOWN_FIELDS, SIGMA_FIELDS):  # what is measured here is likelier meant
+        by_lower = {known.lower(): known for known in names}
+        close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+        if close:
+            return by_lower[close[0]]
+    return None
