@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,4 +54,6 @@ def explain(
         click.echo(encode([status])[1:-1])
     else:
         width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-        click.echo(explanation(status, now=datetime.now(UTC), width=width), nl=False)
+        colour = sys.stdout.isatty()
+        text = explanation(status, now=datetime.now(UTC), width=width, colour=colour)
+        click.echo(text, nl=False)

@@ -32,7 +32,7 @@ _REFRESH_S = 5.0
 )  # fmt: skip
 @click.option(
     "--filter", "text", default="", metavar="TEXT",
-    help="Only what has TEXT in a name, image, owner, reason or command line.",
+    help="Only what has each word of TEXT in a name, image, owner, reason or command line.",
 )  # fmt: skip
 @click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this namespace.")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (the default).")

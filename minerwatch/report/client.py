@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def answer(path: Path, route: str) -> bytes:
         raise SnapshotError(f"the agent on {path} did not answer: {error!r}") from error
     finally:
         connection.close()
-    if response.status != 200:
+    if response.status != HTTPStatus.OK:
         raise SnapshotError(f"the agent on {path} answered {route} with status {response.status}")
+    if response.length:
+        raise SnapshotError(f"the agent on {path} broke off in the middle of its answer")
     return body

@@ -2,175 +2,371 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from math import prod
+from typing import NamedTuple
 
-from minerwatch.model import ContainerStatus, FactValue, FindingStatus, Level, ProcessStatus
+from rich.text import Text
+
+from minerwatch.model import (
+    ContainerKind,
+    ContainerStatus,
+    FactValue,
+    FindingStatus,
+    Level,
+    Maturity,
+    ProcessStatus,
+    Signal,
+)
+from minerwatch.report.figures import age, counted, percent
+from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
-from minerwatch.report.table import age
-from minerwatch.report.text import printable
+from minerwatch.report.table import LEVEL_STYLES
+from minerwatch.report.text import printable, shortened
 
+_NAME_LENGTH = 256
+_TITLE_LENGTH = 200
 _TEXT_LENGTH = 600
-_EXPECTED_LENGTH = 120
-_MAX_FINDINGS = 20
+_COMMAND_LENGTH = 240  # in the list of processes; what rules saw of it stands above
+_EXPECTED_LENGTH = 80
+_MAX_GROUPS = 8
+_MAX_PIDS = 5
+_MAX_FINDINGS = 10  # of one process
 _MAX_PROCESSES = 10
+_BUSY_CORES = 0.3
+_LEAST_WIDTH = 40
+_HEX_ID = re.compile(r"[0-9a-f]{32,64}")
+_SHORT_ID_LENGTH = 12
+_LABEL_WIDTH = 11
+_COMMAND_INDENT = 60
 
 _MEANINGS = {
-    Level.CLEAR.label: "nothing here looks like a miner",
-    Level.SUSPICIOUS.label: "worth a look when there is time; no ground to act",
-    Level.LIKELY.label: "look now; one kind of evidence is strong, a second is missing",
-    Level.CONFIRMED.label: "independent kinds of evidence agree; act after a look at them",
+    Level.CLEAR.label: "Nothing known of miners was found here.",
+    Level.SUSPICIOUS.label: "Worth a look when there is time; no ground to act.",
+    Level.LIKELY.label: "Look now. The evidence is strong, but a second, independent kind may be"
+    " missing.",
+    Level.CONFIRMED.label: "Independent kinds of evidence agree. Look at them, then act.",
+}
+
+_DOUBTS = {
+    Signal.IDENTITY.value: "Names, paths and arguments can be anybody's: a scanner, a course or a"
+    " test shows the same.",
+    Signal.NETWORK.value: "An address tells whom it talks to, not what about.",
+    Signal.COMPUTE.value: "It calculates as miners do; that does not tell for whom, nor who"
+    " started it.",
+    Signal.CONTENT.value: "Scanners and rule collections carry a miner's strings without mining.",
+    Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
+    " from programs that unpack themselves.",
+    Signal.BEHAVIOUR.value: "Simulations, builds and training burn CPU like a miner: alone, this"
+    " never raises an alarm.",
+}
+
+_NOT_WHO = (
+    "It tells what runs here, not who is to blame: the owner may be the one who was broken into."
+)
+_NOT_ONE = (
+    "Each kind of evidence comes from another process: in a container of many programs they may"
+    " have nothing to do with each other."
+)
+_NOT_HARMLESS = (
+    "That it is harmless: a renamed miner that reads its pool from a file looks like this."
+    " Ask its owner what it calculates."
+)
+_HELD = "The level is held from before: it falls a few ticks later than the score."
+
+_INSPECTORS = {
+    "docker": "docker inspect",
+    "podman": "podman inspect",
+    "containerd": "crictl inspect",
+    "cri-o": "crictl inspect",
 }
 
 
-def explanation(status: ContainerStatus, *, now: datetime, width: int = 100) -> str:
-    """The verdict first, then the evidence, then what to do; escaped, never redacted."""
-    lines = [
-        *_verdict(status, now, width),
-        "",
-        *_container(status),
-        "",
-        *_findings(status, now),
-        *_processes(status),
-        *_next_steps(status, width),
-    ]
-    return "\n".join(lines) + "\n"
+def explanation(
+    status: ContainerStatus, *, now: datetime, width: int | None = 100, colour: bool = False
+) -> str:
+    """The verdict first, then the evidence, what it does not prove, and what to do next.
 
-
-def _verdict(status: ContainerStatus, now: datetime, width: int) -> Iterator[str]:
-    yield (
-        f"{printable(place(status), 200)}: {status.level.upper()}, score {status.score:.1f} of 100,"
-        f" for {age(status.since, now)}"
+    Escaped, but never redacted: it is for those who may read the agent's socket. Long lines are
+    broken at ``width`` columns; None: they are not.
+    """
+    width = None if width is None else max(width, _LEAST_WIDTH)
+    sections = (
+        ("", _container(status)),
+        ("Score", _score(status)),
+        (_findings_title(status), _findings(status, now)),
+        ("Processes (* has findings; then the busiest)", _processes(status)),
+        ("What this does not prove", _doubts(status)),
+        ("Next", _next_steps(status)),
     )
-    yield from textwrap.wrap(f"That means: {_MEANINGS.get(status.level, '')}.", width)
-    if status.signals:
-        ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
-        yield "Signals: " + ", ".join(f"{signal} {score:.0f}" for signal, score in ranked)
-        if len(ranked) > 1:
-            factors = "·".join(f"(1 − {score / 100:.2f})" for _, score in ranked)
-            yield f"Joined: 100·(1 − {factors}) = {_joined(status.signals):.1f}"
-    if status.score < _floor(status.level):
-        yield "The score has fallen; the level follows after three ticks below it."
+    lines = list(_headline(status, now, width))
+    for title, body in sections:
+        broken = [Text(piece) for line in body for piece in _broken(line, width)]
+        if broken:
+            lines += [Text(""), *([Text(title, "bold")] if title else []), *broken]
+    return rendered(lines, colour=colour)
 
 
-def _joined(signals: dict[str, float]) -> float:
-    rest = 1.0
-    for score in signals.values():
-        rest *= 1 - score / 100
-    return 100 * (1 - rest)
+class _Line(NamedTuple):
+    """What may be copied (names, arguments, commands) is left whole, for the terminal to fold."""
+
+    text: str
+    hang: int | None = None  # prose: it is broken, and goes on so far from the left
 
 
-def _floor(level: str) -> float:
-    return next((float(each.value) for each in Level if each.label == level), 0.0)
+def _broken(line: _Line, width: int | None) -> Iterator[str]:
+    if width is None or line.hang is None:
+        yield line.text
+        return
+    start = line.text[: line.hang]
+    for piece in wrapped(line.text[line.hang :], max(1, width - line.hang)):
+        yield start + piece
+        start = " " * line.hang
 
 
-def _container(status: ContainerStatus) -> Iterator[str]:
-    share = limit_share(status)
-    limit = (
-        "no CPU limit"
-        if status.cpu_limit_cores is None
-        else f"{share or 0:.0%} of its limit of {status.cpu_limit_cores:g} cores"
+def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iterator[Text]:
+    level = printable(status.level, 16)
+    yield Text(_name(status), "bold")
+    yield Text.assemble(
+        (level.upper(), LEVEL_STYLES.get(status.level, "bold")),
+        f", score {status.score:g} of 100, for {_since(status.since, now)}",
     )
-    if status.throttled_share:
-        limit += f", throttled in {status.throttled_share:.0%} of periods"
+    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
+    for piece in _broken(_Line(meaning, 0), width):
+        yield Text(piece)
+
+
+def _container(status: ContainerStatus) -> Iterator[_Line]:
     facts = {
-        "CPU": f"{status.cpu_cores:.2f} cores, {limit}; {status.cpu_hours:.2f} h in all",
-        "Processes": str(status.process_count),
+        "CPU": _cpu(status),
         "Owner": status.owner,
         "Image": status.image,
-        "Kind": " ".join(part for part in (status.kind, status.runtime) if part),
+        "Processes": f"{status.process_count:,}",
+        "Kind": _kind(status),
         "Id": status.container_id,
-        "Cgroup": status.cgroup,
         "Pod uid": status.pod_uid,
+        "Cgroup": status.cgroup,
         "Node": status.node,
     }
     for name, value in facts.items():
         if value:
-            yield f"{name + ':':11}{printable(value, _TEXT_LENGTH)}"
+            text = printable(shortened(value, _TEXT_LENGTH))
+            yield _Line(f"{name:{_LABEL_WIDTH}}{text}")
 
 
-def _findings(status: ContainerStatus, now: datetime) -> Iterator[str]:
-    if not status.findings:
-        yield "No rule holds."
-        yield ""
-        return
-    yield f"Why ({len(status.findings)} findings, strongest first):"
-    listed = status.findings[:_MAX_FINDINGS]
-    for pid in dict.fromkeys(finding.pid for finding in listed):
-        yield from _group([finding for finding in listed if finding.pid == pid], pid, now)
-    if len(status.findings) > len(listed):
-        yield f"  … and {len(status.findings) - len(listed)} more; -o json has them all"
-    yield ""
-
-
-def _group(findings: list[FindingStatus], pid: int | None, now: datetime) -> Iterator[str]:
-    """What was found of one process: each observed value once, then the rules that it fulfils."""
-    yield "  the container as a whole:" if pid is None else f"  process {pid}:"
-    observed: dict[str, str] = {}
-    for finding in findings:
-        for name, value in finding.evidence.items():
-            observed.setdefault(name, _value(value))
-    for name, text in observed.items():
-        yield f"    {printable(name, 64)} = {text}"
-    for finding in findings:
-        yield (
-            f"    {finding.score:3.0f} {finding.signal}: {printable(finding.title, 200)}"
-            f"  ({finding.status} rule {finding.rule[:8]}, for {age(finding.since, now)})"
-        )
-        for name, expected in finding.expected.items():
-            yield f"        {printable(name, 64)} {printable(expected, _EXPECTED_LENGTH)}"
-
-
-def _value(observed: FactValue) -> str:
-    if isinstance(observed, float):
-        return f"{observed:.2f}"
-    return printable(str(observed), _TEXT_LENGTH)
-
-
-def _processes(status: ContainerStatus) -> Iterator[str]:
-    listed = status.processes[:_MAX_PROCESSES]
-    if not listed:
-        return
-    yield "Processes (those with findings, then the busiest):"
-    yield "      PID  CPU   USER        COMMAND"
-    for process in listed:
-        yield _process(process)
-    if status.process_count > len(listed):
-        yield f"  … and {status.process_count - len(listed)} more"
-    yield ""
-
-
-def _process(process: ProcessStatus) -> str:
-    cores = "    -" if process.cpu_cores is None else f"{process.cpu_cores:5.2f}"
-    command = process.command_line or f"[{process.comm}]"
+def _cpu(status: ContainerStatus) -> str:
+    limit = "no limit"
+    if status.cpu_limit_cores is not None:
+        limit = f"{percent(limit_share(status))} of its limit of {status.cpu_limit_cores:g}"
+    throttled = (
+        f", throttled in {percent(status.throttled_share)} of periods"
+        if status.throttled_share
+        else ""
+    )
     return (
-        f"  {process.pid:7d} {cores}  {printable(process.user, 10):10}"
-        f"  {printable(command, _TEXT_LENGTH)}"
+        f"{status.cpu_cores:.2f} cores, {limit}{throttled}; {status.cpu_hours:.2f} CPU hours in all"
     )
 
 
-def _next_steps(status: ContainerStatus, width: int) -> Iterator[str]:
+def _kind(status: ContainerStatus) -> str:
+    runtime = f", {status.runtime}" if status.runtime else ""
+    return {
+        ContainerKind.POD.value: f"container of a pod{runtime}",
+        ContainerKind.ENGINE.value: f"container outside Kubernetes{runtime}",
+        ContainerKind.UNIT.value: "systemd unit",
+        ContainerKind.HOST.value: "the host: all that is in no container and no unit",
+    }.get(status.kind, status.kind)
+
+
+def _score(status: ContainerStatus) -> Iterator[_Line]:
+    """The sum, so that a reader can check it."""
     if not status.findings:
+        yield _Line(f"  {_why_nothing(status)}", 2)
         return
-    signals = set(status.signals)
-    yield "Next:"
-    notes = []
-    if signals == {"behaviour"}:
-        notes.append("Burning CPU is no crime: simulations, builds and training look the same.")
-    if len(signals) == 1:
-        notes.append(
-            "One kind of evidence only. Ask what would explain it otherwise: a security scanner,"
-            " a rule author, a course on crypto-currencies."
+    ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
+    for signal, score in ranked:
+        titles = dict.fromkeys(f.title for f in status.findings if f.signal == signal)
+        best = printable(next(iter(titles), ""), _TITLE_LENGTH)
+        more = f" (and {len(titles) - 1} more)" if len(titles) > 1 else ""
+        yield _Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
+    if len(ranked) > 1:
+        rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
+        joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
+        yield _Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
+    if _is_held(status):
+        yield _Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
+
+
+def _why_nothing(status: ContainerStatus) -> str:
+    if status.level != Level.CLEAR.label:
+        return "No rule holds any more."
+    if status.cpu_cores >= _BUSY_CORES:
+        return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
+    return f"No rule holds, and it is idle with {status.cpu_cores:.2f} cores."
+
+
+def _is_held(status: ContainerStatus) -> bool:
+    return status.score < _least_score(status.level)
+
+
+def _least_score(level: str) -> float:
+    return next((float(each.value) for each in Level if each.label == level), 0.0)
+
+
+def _findings_title(status: ContainerStatus) -> str:
+    return f"Why: {counted(len(status.findings), 'finding')}, strongest first"
+
+
+def _findings(status: ContainerStatus, now: datetime) -> Iterator[_Line]:
+    """Processes of which the same was found, copies of one program mostly, are told together."""
+    by_pid: dict[int | None, list[FindingStatus]] = {}
+    for finding in status.findings:
+        by_pid.setdefault(finding.pid, []).append(finding)
+    alike: dict[tuple[str, ...], list[int | None]] = {}
+    for pid, findings in by_pid.items():
+        told = tuple(f"{each.rule} {each.evidence}" for each in findings)
+        alike.setdefault(told, []).append(pid)
+    groups = list(alike.values())
+    for pids in groups[:_MAX_GROUPS]:
+        yield _Line(f"  {_whose(pids)}")
+        yield from _of_one(by_pid[pids[0]], now)
+    if len(groups) > _MAX_GROUPS:
+        left_out = sum(len(pids) for pids in groups[_MAX_GROUPS:])
+        yield _Line(f"  … and {counted(left_out, 'process', 'processes')} more: -o json has them")
+
+
+def _whose(pids: Sequence[int | None]) -> str:
+    listed = [str(pid) for pid in pids[:_MAX_PIDS] if pid is not None]
+    if not listed:
+        return "the container as a whole"
+    more = f" and {len(pids) - len(listed)} more" if len(pids) > len(listed) else ""
+    return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(listed)}{more}"
+
+
+def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[_Line]:
+    """What was seen, each value once; then the rules, and what they asked for."""
+    seen = dict.fromkeys(
+        (name, _value(value)) for finding in findings for name, value in finding.evidence.items()
+    )
+    for name, text in seen:
+        yield _Line(f"    {printable(name, 64)}: {text}")
+    for finding in findings[:_MAX_FINDINGS]:
+        signal, title = printable(finding.signal, 16), printable(finding.title, _TITLE_LENGTH)
+        yield _Line(f"    {finding.score:4g}  {signal}: {title}")
+        rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
+        yield _Line(f"          {rule}, for {_since(finding.since, now)}")
+        for name, expected in finding.expected.items():
+            asked = printable(shortened(expected, _EXPECTED_LENGTH))
+            yield _Line(f"          expected: {printable(name, 64)} {asked}")
+    if len(findings) > _MAX_FINDINGS:
+        yield _Line(f"          … and {len(findings) - _MAX_FINDINGS} more: -o json has them")
+
+
+def _value(observed: FactValue) -> str:
+    if isinstance(observed, bool):
+        return "yes" if observed else "no"
+    if isinstance(observed, float):
+        return f"{observed:.2f}"
+    return printable(shortened(str(observed), _TEXT_LENGTH))
+
+
+def _processes(status: ContainerStatus) -> Iterator[_Line]:
+    listed = status.processes[:_MAX_PROCESSES]
+    if not listed:
+        return
+    found = {finding.pid for finding in status.findings}
+    yield _Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
+    for process in listed:
+        yield from _process(process, "*" if process.pid in found else " ")
+    if status.process_count > len(listed):
+        yield _Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
+
+
+def _process(process: ProcessStatus, mark: str) -> Iterator[_Line]:
+    cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
+    user, name = printable(process.user, 10), printable(process.comm, 15)
+    command = printable(shortened(process.command_line, _COMMAND_LENGTH)) or "(hidden or empty)"
+    who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
+    yield _Line(f"  {mark} {who}  {command}")
+    if process.image and process.command_line.partition(" ")[0] != process.image:
+        image = printable(shortened(process.image, _TEXT_LENGTH))
+        yield _Line(f"{'':{_COMMAND_INDENT}}executable {image}")
+
+
+def _doubts(status: ContainerStatus) -> Iterator[_Line]:
+    for signal, doubt in _DOUBTS.items():
+        if signal in status.signals:
+            yield _Line(f"  - {signal}: {doubt}", 4)
+    on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
+    if on_trial:
+        yield _Line(
+            f"  - {counted(len(on_trial), 'finding')} from rules that are still on trial.", 4
         )
-    pid = next((finding.pid for finding in status.findings if finding.pid), None)
+    if len(status.signals) > 1 and not _is_one_process(status):
+        yield _Line(f"  - {_NOT_ONE}", 4)
+    if status.findings:
+        yield _Line(f"  - {_NOT_WHO}", 4)
+    elif status.cpu_cores >= _BUSY_CORES:
+        yield _Line(f"  - {_NOT_HARMLESS}", 4)
+
+
+def _is_one_process(status: ContainerStatus) -> bool:
+    """Whether one process shows two signals, what was found of the container counted to each."""
+    signals: dict[int | None, set[str]] = {}
+    for finding in status.findings:
+        signals.setdefault(finding.pid, set()).add(finding.signal)
+    shared = signals.get(None, set())
+    return any(len(shown | shared) > 1 for shown in signals.values())
+
+
+def _next_steps(status: ContainerStatus) -> Iterator[_Line]:
+    target = _word(_short_id(status)) or _word(status.cgroup)
+    keep = f"keep the evidence: minerwatch explain {target} -o json > evidence.json"
+    steps = [
+        *_looks(status),
+        keep if target and status.findings else "",
+        "compare with its neighbours: minerwatch top --once --sort cpu",
+        "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
+    ]
+    for number, step in enumerate(filter(None, steps), 1):
+        yield _Line(f"  {number}. {step}")
+
+
+def _looks(status: ContainerStatus) -> Iterator[str]:
+    pid = next((finding.pid for finding in status.findings if finding.pid is not None), None)
     if pid is not None:
-        notes.append(f"See the process itself: ls -l /proc/{pid}/exe; ss -tnp | grep pid={pid},")
-    if status.pod:
-        notes.append(
-            f"See the pod: kubectl -n {printable(status.namespace)} get pod"
-            f" {printable(status.pod)} -o yaml"
-        )
-    notes.append("docs/sre-guide.md says how to be sure, whom to tell, and how to stop it.")
-    for note in notes:
-        yield from textwrap.wrap(note, width, initial_indent="  - ", subsequent_indent="    ")
+        yield f"what it runs: ls -l /proc/{pid}/exe /proc/{pid}/cwd"
+        yield f"whom it talks to: nsenter -t {pid} -n ss -tnp"
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    identity, inspector = _word(_short_id(status)), _INSPECTORS.get(status.runtime)
+    if namespace and pod:
+        yield f"its pod: kubectl -n {namespace} describe pod {pod}"
+        if container := _word(status.container):
+            yield f"what it says: kubectl -n {namespace} logs {pod} -c {container} --tail=50"
+    elif status.kind == ContainerKind.UNIT.value and identity:
+        yield f"its unit: systemctl status {identity}"
+    elif inspector and identity:
+        yield f"its container: {inspector} {identity}"
+
+
+def _short_id(status: ContainerStatus) -> str:
+    """As much of the id as every tool takes for it; a unit's name is not to be cut."""
+    is_hex = _HEX_ID.fullmatch(status.container_id)
+    return status.container_id[:_SHORT_ID_LENGTH] if is_hex else status.container_id
+
+
+def _word(text: str) -> str:
+    """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
+    is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
+    return shlex.quote(text) if text and is_harmless else ""
+
+
+def _name(status: ContainerStatus) -> str:
+    return printable(place(status), _NAME_LENGTH)
+
+
+def _since(since: str, now: datetime) -> str:
+    return f"{age(since, now)} (since {printable(since, 32)})"

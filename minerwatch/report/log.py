@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import structlog
 
@@ -15,6 +18,9 @@ from minerwatch.report.text import printable, redacted
 
 MAX_EVIDENCE_LENGTH = 256
 _MAX_SAID = 10_000
+_MAX_FIELD_LENGTH = 4096
+_CUT_START = re.compile(r"…\S*\s+\S+")
+"""An excerpt's first two words: what named them as a secret may have been cut off."""
 
 
 class Log(Protocol):
@@ -29,7 +35,7 @@ def logger(*, as_json: bool) -> Log:
     """A logger to stderr, for machines or for a terminal."""
     last = structlog.processors.JSONRenderer() if as_json else _terminal_line
     log: Log = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        _Lines(sys.stderr),
         processors=[
             _with_severity,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -37,6 +43,21 @@ def logger(*, as_json: bool) -> Log:
         ],
     )
     return log
+
+
+class _Lines:
+    """Writes lines; a log that cannot be written (full disk, closed pipe) stops nobody."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+
+    def info(self, line: str) -> None:
+        with self._lock, suppress(OSError, ValueError):  # ValueError: the file has been closed
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    warning = error = info
 
 
 class Once:
@@ -69,9 +90,9 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
     """The fields of one log line for a change of verdict; secrets redacted, names escaped."""
     return {
         "node": status.node,
-        "namespace": status.namespace,
-        "pod": status.pod,
-        "container": printable(status.container),
+        "namespace": printable(status.namespace, 256),
+        "pod": printable(status.pod, 256),
+        "container": printable(status.container, 256),
         "cgroup": printable(status.cgroup, 512),
         "level": status.level,
         "previous_level": previous_level,
@@ -99,12 +120,15 @@ def _finding_line(finding: FindingStatus) -> dict[str, Any]:
         "since": finding.since,
         "pid": finding.pid,
         "evidence": {
-            field: printable(redacted(value), MAX_EVIDENCE_LENGTH)
-            if isinstance(value, str)
-            else value
+            field: _evidence_line(value) if isinstance(value, str) else value
             for field, value in finding.evidence.items()
         },
     }
+
+
+def _evidence_line(observed: str) -> str:
+    whole_words = _CUT_START.sub("…", observed, count=1) if observed[:1] == "…" else observed
+    return printable(redacted(whole_words), MAX_EVIDENCE_LENGTH)
 
 
 def _terminal_line(_log: Any, _method: str, line: MutableMapping[str, Any]) -> str:
@@ -114,7 +138,9 @@ def _terminal_line(_log: Any, _method: str, line: MutableMapping[str, Any]) -> s
     if event == "verdict":
         return f"{time} {_verdict_in_words(line)}"
     mark = "" if severity == "info" else f"{severity}: "
-    fields = "".join(f" {name}={printable(str(value))}" for name, value in line.items())
+    fields = "".join(
+        f" {name}={printable(str(value), _MAX_FIELD_LENGTH)}" for name, value in line.items()
+    )
     return f"{time} {mark}{event}{fields}"
 
 
@@ -125,4 +151,5 @@ def _verdict_in_words(line: MutableMapping[str, Any]) -> str:
         f"{line['level'].upper():10} {line['score']:5.1f}  {printable(place, 60)}"
         f"  {line['cpu_cores']:.2f} cores"
     )
+    reasons = printable(reasons, _MAX_FIELD_LENGTH)
     return text + (f"  {reasons}" if reasons else f"  (was {line['previous_level']})")

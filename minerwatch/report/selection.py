@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from minerwatch.errors import TargetError
 from minerwatch.model import ContainerStatus
+from minerwatch.report.text import printable
 
 _KEYS: dict[str, Callable[[ContainerStatus], float]] = {
     "score": lambda status: status.score,
@@ -16,6 +17,7 @@ _KEYS: dict[str, Callable[[ContainerStatus], float]] = {
 SORT_KEYS = (*_KEYS, "age")
 
 _MAX_CANDIDATES = 8
+_SHORT_UID = 8
 
 
 def limit_share(status: ContainerStatus) -> float | None:
@@ -38,13 +40,15 @@ def sorted_by(statuses: Iterable[ContainerStatus], key: str) -> Sequence[Contain
 def filtered(
     statuses: Iterable[ContainerStatus], text: str = "", namespace: str = ""
 ) -> Sequence[ContainerStatus]:
-    """Those in ``namespace`` ("": any) that hold ``text`` in a name, image, owner or reason."""
-    wanted = text.lower()
+    """Those in ``namespace`` ("": any) that hold every word of ``text``.
+
+    Looked for in names, ids, image, owner, node, level, reasons and processes, in any case.
+    """
+    wanted = text.lower().split()
     return [
         status
         for status in statuses
-        if (not namespace or status.namespace == namespace)
-        and (not wanted or any(wanted in each.lower() for each in _searched(status)))
+        if (not namespace or status.namespace == namespace) and _holds_all(status, wanted)
     ]
 
 
@@ -54,10 +58,11 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
     A target is a pid, a container id (or its first six digits and more), a name, a cgroup path,
     or in Kubernetes pod or namespace/pod. Raises TargetError if it names none, or several.
     """
-    if target.isdecimal():
-        return _one([s for s in statuses if _has_process(s, int(target))], f"process {target}")
+    running = [s for s in statuses if target.isdecimal() and _has_process(s, int(target))]
+    if running:
+        return _one(running, f"process {target}")
     exact = [status for status in statuses if target in _names(status)]
-    return _one(exact or [s for s in statuses if _id_begins(s, target)], repr(target))
+    return _one(exact or [s for s in statuses if _id_begins(s, target)], printable(target, 256))
 
 
 def place(status: ContainerStatus) -> str:
@@ -67,17 +72,22 @@ def place(status: ContainerStatus) -> str:
     if status.kind == "engine" and status.runtime:
         return f"{status.runtime}/{status.container}"
     if status.kind == "pod":
-        return f"pod {status.pod_uid}/{status.container}"
+        return f"pod:{status.pod_uid[:_SHORT_UID]}/{status.container}"
     return status.container
+
+
+def _holds_all(status: ContainerStatus, words: Sequence[str]) -> bool:
+    searched = [text.lower() for text in _searched(status)] if words else []
+    return all(any(word in text for text in searched) for word in words)
 
 
 def _searched(status: ContainerStatus) -> Iterable[str]:
     yield from (place(status), status.container_id, status.image, status.owner, status.level)
-    yield from (status.cgroup, status.node)
+    yield from (status.cgroup, status.node, status.pod_uid)
     for finding in status.findings:
-        yield from (finding.title, finding.signal)
+        yield from (finding.title, finding.signal, finding.rule)
     for process in status.processes:
-        yield from (process.comm, process.command_line)
+        yield from (process.comm, process.command_line, process.user)
 
 
 def _names(status: ContainerStatus) -> tuple[str, ...]:
@@ -97,7 +107,9 @@ def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise TargetError(f"nothing here is {wanted}; `minerwatch top --once` lists what there is")
-    names = ", ".join(status.cgroup for status in candidates[:_MAX_CANDIDATES])
+        raise TargetError(
+            f"nothing here is named {wanted}; `minerwatch top --once` lists what there is"
+        )
+    names = ", ".join(printable(status.cgroup, 256) for status in candidates[:_MAX_CANDIDATES])
     more = ", …" if len(candidates) > _MAX_CANDIDATES else ""
     raise TargetError(f"{wanted} is not one container but {len(candidates)}: {names}{more}")

@@ -1,17 +1,25 @@
 """HTTP on an address for Prometheus and the kubelet, and on a Unix socket for the commands.
 
-Both are small and stubborn: few clients at once, a time limit on each, nothing read but a GET.
+The address may be in reach of whoever is being watched, so nobody can wear the agent out or keep
+others away: a request is read up to a few KiB and for a few seconds, an address has only so many
+connections a second, and when all places are taken, whoever has held one for longest makes room.
+What an honest client asks is answered in milliseconds, so that is never an honest client.
 Command lines leave the node only through the Unix socket, which its owner alone may open (0600).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import io
 import os
 import socket
 import stat
+import sys
 import threading
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,8 +30,17 @@ from typing import Any, ClassVar
 
 from minerwatch.errors import ListenError
 
-_CLIENT_TIMEOUT_S = 5.0
+_ASK_S = 5.0  # for a client to say what it wants
+_ANSWER_S = 10.0  # for it to take the answer
 _MAX_CLIENTS = 16
+_MAX_HEAD_BYTES = 8192
+_MAX_HEAD_PIECES = 64
+_MAX_CONNECTIONS_PER_S = 50  # from one address
+_PLACE_FREED_S = 0.5  # within which whoever is asked to make room does
+_OUT_OF_FILES_PAUSE_S = 0.1
+_BACKLOG = 64
+_MAX_FRESH_PER_S = 5
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +52,50 @@ class Answer:
     status: HTTPStatus = HTTPStatus.OK
 
 
-Routes = Mapping[str, Callable[[], Answer]]
+Route = Callable[[], Answer]
+Routes = Mapping[str, Route]
+
+
+class _RequestError(Exception):
+    """A request that is not answered; the reason is counted."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD on the known paths, and closes."""
 
-    timeout = _CLIENT_TIMEOUT_S
+    server: _Server
+    timeout = _ANSWER_S  # for each write; a head has a deadline of its own
     server_version = "minerwatch"
     sys_version = ""
     routes: ClassVar[Routes] = {}
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BytesIO(_head(self.request, time.monotonic() + _ASK_S))
+        self.request.settimeout(_ANSWER_S)
+
     def do_GET(self) -> None:
-        self._send(with_body=True)
+        self._send(self._answer())
 
     def do_HEAD(self) -> None:
-        self._send(with_body=False)
+        self._send(self._answer())
+
+    def send_error(self, code: int, *_: Any) -> None:
+        """In one line of plain text that repeats nothing of the request."""
+        status = HTTPStatus(code)
+        self._send(Answer(f"{status.phrase}\n".encode(), status=status))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Scrapes are no news."""
 
-    def _send(self, *, with_body: bool) -> None:
-        answer = self._answer()
+    def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        if with_body:
+        if self.command != "HEAD":
             self.wfile.write(answer.body)
         self.close_connection = True
 
@@ -71,112 +104,250 @@ class _Handler(BaseHTTPRequestHandler):
         if route is None:
             known = " ".join(self.routes)
             return Answer(f"not found; try {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
-        return route()
+        try:
+            return route()
+        except Exception as error:  # noqa: BLE001 - the agent outlives whatever an answer meets
+            self.server.failed(error)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Answer(b"the agent could not answer; its log says why\n", status=status)
+
+
+def _head(client: socket.socket, deadline_s: float) -> bytes:
+    """A request up to its first empty line; what follows is never read."""
+    head = b""
+    for _ in range(_MAX_HEAD_PIECES):
+        client.settimeout(max(0.001, deadline_s - time.monotonic()))
+        try:
+            piece = client.recv(_MAX_HEAD_BYTES + 1 - len(head))
+        except TimeoutError as error:
+            raise _RequestError("too slow") from error
+        head += piece
+        if not piece or b"\r\n\r\n" in head or b"\n\n" in head:
+            return head
+        if len(head) > _MAX_HEAD_BYTES:
+            raise _RequestError("too long")
+    raise _RequestError("too many pieces")
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """At most ``_MAX_CLIENTS`` at once: a further one is turned away, the agent goes on."""
+    """At most ``_MAX_CLIENTS`` at once; ``failures`` counts by reason who was not served."""
 
-    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 64
 
-    def __init__(self, listening: socket.socket, routes: Routes) -> None:
+    def __init__(
+        self, listening: socket.socket, routes: Routes, on_error: Callable[[Exception], None]
+    ) -> None:
         handler = type("Handler", (_Handler,), {"routes": routes})
         BaseServer.__init__(self, listening.getsockname(), handler)
         self.socket = listening
+        self.failures: dict[str, int] = {}
+        self._on_error = on_error
         self._places = threading.BoundedSemaphore(_MAX_CLIENTS)
+        self._clients: dict[socket.socket, None] = {}  # longest there first
+        self._lock = threading.Lock()
+        self._second = 0
+        self._connections: Counter[str] = Counter()  # in this second, by address
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return self.socket.accept()
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:  # the connection waits on, and select returns at once
+                self.count("no resources")
+                time.sleep(_OUT_OF_FILES_PAUSE_S)
+            raise
+
+    def verify_request(self, _request: Any, client_address: Any) -> bool:
+        """Whether its address has connections left in this second; a Unix socket has none."""
+        if not isinstance(client_address, tuple):
+            return True
+        second, address = int(time.monotonic()), client_address[0]
+        if second != self._second:
+            self._second, self._connections = second, Counter()
+        self._connections[address] += 1
+        is_welcome = self._connections[address] <= _MAX_CONNECTIONS_PER_S
+        if not is_welcome:
+            self.count("too often")
+        return is_welcome
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
+        if not self._places.acquire(blocking=False):
+            self._cut_off_longest()
+            self.count("made room")
+            if not self._places.acquire(timeout=_PLACE_FREED_S):
+                self.count("no place")
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._clients[request] = None
+        try:
             super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        except RuntimeError:  # no thread can be had
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        end = threading.Timer(_CLIENT_TIMEOUT_S, _cut_off, (request,))
-        end.daemon = True
-        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
-            end.cancel()
             self._places.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off is no news."""
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        while self._cut_off_longest():
+            pass
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        """Called where an exception is being handled; a client that breaks off is no news."""
+        error = sys.exception()
+        if isinstance(error, _RequestError):
+            self.count(str(error))
+        elif isinstance(error, Exception) and not isinstance(error, OSError):
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Takes note of an error that is the agent's own."""
+        self.count(type(error).__name__)
+        self._on_error(error)
+
+    def count(self, reason: str) -> None:
+        with self._lock:
+            self.failures[reason] = self.failures.get(reason, 0) + 1
+
+    def _cut_off_longest(self) -> bool:
+        """Ends the oldest conversation; its thread then sees the end. Whether there was one."""
+        with self._lock:
+            client = next(iter(self._clients), None)
+            if client is None:
+                return False
+            del self._clients[client]
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        return True
 
 
-def _cut_off(client: socket.socket) -> None:
-    """Ends a conversation that a slow client drags on; its thread then sees the end."""
-    with contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_RDWR)
+class _Sparing:
+    """A route that is worked out a few times a second; asked more often, its last answer does."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._worked_out_s: deque[float] = deque(maxlen=_MAX_FRESH_PER_S)
+        self._last = Answer(b"")
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Answer:
+        with self._lock:
+            now_s = time.monotonic()
+            times = self._worked_out_s
+            if len(times) < _MAX_FRESH_PER_S or now_s - times[0] >= 1:
+                self._last = self._route()
+                times.append(now_s)
+            return self._last
+
+
+def _ignored(_error: Exception) -> None:
+    """What is done about an error that nobody asked to hear of; it is counted all the same."""
 
 
 class Listener:
     """A server in a thread of its own, until it is closed."""
 
-    def __init__(self, listening: socket.socket, routes: Routes) -> None:
-        self._server = _Server(listening, routes)
+    def __init__(
+        self,
+        listening: socket.socket,
+        routes: Routes,
+        on_error: Callable[[Exception], None] = _ignored,
+    ) -> None:
+        """``on_error`` hears of routes that fail; it is called from other threads."""
+        self._server = _Server(listening, routes, on_error)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
         )
         self._thread.start()
 
+    @property
+    def failures(self) -> dict[str, int]:
+        """Clients that were not served, by reason, since the start."""
+        return dict(self._server.failures)
+
     def close(self) -> None:
-        """Stops listening; clients that are being answered are cut off with the process."""
+        """Stops listening; clients that are being answered are cut off."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
-def address_listener(host: str, port: int, routes: Routes) -> tuple[Listener, str]:
-    """A listener on ``host:port`` (port 0: any) and the address that it got.
+def address_listener(
+    host: str, port: int, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+) -> tuple[Listener, str]:
+    """A listener on ``host:port`` and the address that it got.
 
-    Raises ListenError, most of all where another agent has the port.
+    Host "" is every address of the machine, port 0 any free port. Raises ListenError, most of all
+    where another agent has the port.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(64)
-    except OSError as error:
-        listening.close()
-        raise ListenError(
-            f"cannot listen on {host}:{port}: {error.strerror};"
-            " is another agent running? Give this one --listen with another port"
-        ) from error
+        listening = _listening(host, port)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error)}") from error
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
-    return Listener(listening, routes), shown
+    sparing = {path: _Sparing(route) for path, route in routes.items()}
+    return Listener(listening, sparing, on_error), shown
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not host and socket.has_dualstack_ipv6():
+        everywhere = ("::", port)
+        return socket.create_server(
+            everywhere, family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    family, _, _, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def _remedy(error: OSError | UnicodeError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return f"{reason}; is another agent running? Give this one --listen with another port"
+        case errno.EACCES:
+            return f"{reason}; ports below 1024 are root's: give --listen with a higher one"
+        case _:
+            return f"{reason}; give --listen with an address of this machine"
 
 
 class SocketListener:
     """A listener on a Unix socket that only its owner may open; one agent at a time."""
 
-    def __init__(self, path: Path, routes: Routes) -> None:
+    def __init__(
+        self, path: Path, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+    ) -> None:
         """Raises ListenError, most of all where another agent has the socket."""
         self._path = path
         self._lock = _locked(path.with_name(path.name + ".lock"))
         try:
             _remove_stale_socket(path)
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            _bind_privately(listening, path)
-            listening.listen(64)
+            listening = _bound_privately(path)
         except OSError as error:
             os.close(self._lock)
             raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
         except ListenError:
             os.close(self._lock)
             raise
-        self._listener = Listener(listening, routes)
+        self._listener = Listener(listening, routes, on_error)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Clients that were not served, by reason, since the start."""
+        return self._listener.failures
 
     def close(self) -> None:
         """Stops listening and removes the socket."""
@@ -217,10 +388,17 @@ def _remove_stale_socket(path: Path) -> None:
     path.unlink()
 
 
-def _bind_privately(listening: socket.socket, path: Path) -> None:
-    """Binds with mode 0600 from the first moment on; the umask is the process's, so is set back."""
-    umask = os.umask(0o177)
+def _bound_privately(path: Path) -> socket.socket:
+    """Mode 0600 from the first moment on, without the umask, which is all threads'.
+
+    bind(2) makes the file with the mode of the socket's own inode (unix_bind_bsd, net/unix).
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        os.fchmod(listening.fileno(), 0o600)
         listening.bind(str(path))
-    finally:
-        os.umask(umask)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening

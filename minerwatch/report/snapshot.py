@@ -21,6 +21,7 @@ from minerwatch.model import (
     ProcessLoad,
     ProcessStatus,
 )
+from minerwatch.report.text import shortened
 
 MAX_COMMAND_LINE_LENGTH = 4096
 
@@ -68,7 +69,7 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
     """
     try:
         return _decoder.decode(snapshot)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
 
 
@@ -113,7 +114,7 @@ def _process_status(load: ProcessLoad) -> ProcessStatus:
         pid=process.id.pid,
         parent_pid=process.parent_pid,
         comm=process.comm,
-        command_line=process.command_line[:MAX_COMMAND_LINE_LENGTH],
+        command_line=shortened(process.command_line, MAX_COMMAND_LINE_LENGTH),
         image=process.image,
         user=process.user,
         cpu_cores=None if load.cpu_cores is None else round(load.cpu_cores, 3),

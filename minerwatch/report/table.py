@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -18,16 +18,19 @@ from minerwatch.report.text import printable
 
 _GAP = 2
 _INDENT = 7  # of the reasons below a row: under its level
-_NAME_SHARE = 0.45  # of the terminal that a long name may claim from lesser columns
+_NAME_SHARE = 0.65  # of the terminal that a long name may claim from lesser columns
+_NAME_WIDTH = 64  # the most that it claims, namespace, pod and container together
+_GIVE_WAY_TO_REASONS = 2  # columns: image and throttling
 _LEAST_NAME = 16
 _LEAST_REASONS = 50  # beside a row; with less room they stand below it
 _NAME_LENGTH = 256
-_OWNER_WIDTH = 24
+_OWNER_WIDTH = 20
 _IMAGE_WIDTH = 40
 _REASON_LENGTH = 300
 _MAX_NODES = 3
 _NOTHING = "-"
 _NAME = "CONTAINER"
+_SINCE = "SINCE"
 _COLOURED = frozenset(("SCORE", "LEVEL"))
 
 LEVEL_STYLES = {
@@ -56,6 +59,12 @@ class _Filled:
     width: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    columns: tuple[_Filled, ...]
+    reasons_width: int  # of the column beside them; 0: they stand below their rows
+
+
 def table(
     statuses: Sequence[ContainerStatus], *, now: datetime, width: int | None, colour: bool
 ) -> str:
@@ -66,18 +75,18 @@ def table(
     """
     if not statuses:
         return "no container to show\n"
-    columns = _fitting(_columns(statuses, now), width)
     said = [reasons(status) for status in statuses]
-    room = _REASON_LENGTH if width is None else width - _used(columns)
-    is_beside = room >= min(_LEAST_REASONS, max(map(cell_len, said)))
-    lines = [_titles(columns, with_reasons=is_beside and any(said))]
+    layout = _laid_out(_columns(statuses, now), max(map(cell_len, said)), width)
+    lines = [_titles(layout, with_reasons=layout.reasons_width > 0 and any(said))]
     for row, (status, reason) in enumerate(zip(statuses, said, strict=True)):
-        line = _line(columns, row, status.level)
+        line = _line(layout, row, status.level)
         lines.append(line)
-        if reason and is_beside:
-            line.append(cut(reason, room))
+        if reason and layout.reasons_width:
+            line.append(cut(reason, layout.reasons_width))
         elif reason:
-            lines.append(_below(reason, width))
+            has_since = any(each.column.title == _SINCE for each in layout.columns)
+            since = "" if has_since else f"for {age(status.since, now)}, "
+            lines.append(_below(since + reason, width or _REASON_LENGTH))
     return rendered(lines, colour=colour)
 
 
@@ -85,17 +94,14 @@ def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
     """One line on what was looked at, and what came of it."""
     levels = Counter(status.level for status in statuses)
     nodes = sorted({printable(status.node, _NAME_LENGTH) for status in statuses})
+    ranked = [level.label for level in reversed(Level) if levels[level.label]]
+    counts = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
     parts = [
         (", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node"))
         or "no node",
-        counted(len(statuses), "container"),
+        counted(len(statuses), "container") + (f": {counts}" if counts else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
         f"{sum(status.cpu_cores for status in statuses):.1f} cores busy",
-        *(
-            f"{levels[level.label]:,} {level.label}"
-            for level in reversed(Level)
-            if levels[level.label]
-        ),
     ]
     if shown < len(statuses):
         parts.append(f"{shown:,} shown")
@@ -138,7 +144,7 @@ def _node(status: ContainerStatus, _now: datetime) -> str:
 _COLUMNS = (
     _Column("SCORE", lambda status, _now: str(int(status.score)), is_number=True),
     _Column("LEVEL", lambda status, _now: printable(status.level, 16)),
-    _Column("SINCE", lambda status, now: age(status.since, now), leaves=7, is_number=True),
+    _Column(_SINCE, lambda status, now: age(status.since, now), leaves=7, is_number=True),
     _Column("CPU", lambda status, _now: f"{status.cpu_cores:.2f}", is_number=True),
     _Column("%LIMIT", lambda s, _now: percent(limit_share(s)), leaves=6, is_number=True),
     _Column("THROTTLED", lambda s, _now: percent(s.throttled_share), leaves=2, is_number=True),
@@ -161,39 +167,49 @@ def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled
     return filled
 
 
-def _fitting(columns: list[_Filled], width: int | None) -> list[_Filled]:
-    """Those columns that ``width`` has room for, with names cut to what the others leave."""
+def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None) -> _Layout:
+    """All columns and the reasons beside them, or as much of that as ``width`` has room for."""
     if width is None:
-        return columns
-    claim = max(_LEAST_NAME, int(width * _NAME_SHARE))
-    for leaving in sorted(columns, key=lambda each: each.column.leaves):
-        excess = sum(min(each.width, claim) + _GAP for each in columns) - _GAP - width
-        if excess > 0 and leaving.column.leaves:
-            columns = [each for each in columns if each is not leaving]
-    room = width - sum(each.width + _GAP for each in columns if each.column.title != _NAME)
-    return [
-        _narrowed(each, max(_LEAST_NAME, room)) if each.column.title == _NAME else each
-        for each in columns
-    ]
+        return _Layout(tuple(columns), _REASON_LENGTH)
+    claim = max(_LEAST_NAME, min(_NAME_WIDTH, int(width * _NAME_SHARE)))
+    leaving = sorted((each for each in columns if each.column.leaves), key=_turn)
+    for count in range(_GIVE_WAY_TO_REASONS + 1):
+        kept = [_narrowed(each, claim) for each in columns if each not in leaving[:count]]
+        room = width - _used(kept)
+        if room >= min(longest_reason, _LEAST_REASONS):
+            return _Layout(tuple(kept), room)
+    for count in range(len(leaving) + 1):
+        kept = [each for each in columns if each not in leaving[:count]]
+        if _used([_narrowed(each, claim) for each in kept]) - _GAP <= width:
+            break
+    names = max(_LEAST_NAME, width - _used([each for each in kept if each.column.title != _NAME]))
+    return _Layout(tuple(_narrowed(each, names) for each in kept), 0)
+
+
+def _turn(filled: _Filled) -> int:
+    return filled.column.leaves
 
 
 def _narrowed(filled: _Filled, width: int) -> _Filled:
+    """The column of names with its cells cut to ``width``; any other as it is."""
+    if filled.column.title != _NAME or filled.width <= width:
+        return filled
     cells = tuple(fitted(cell, width) for cell in filled.cells)
-    return replace(filled, cells=cells, width=min(filled.width, width))
+    return replace(filled, cells=cells, width=max(map(cell_len, (_NAME, *cells))))
 
 
 def _used(columns: Sequence[_Filled]) -> int:
     return sum(each.width + _GAP for each in columns)
 
 
-def _titles(columns: Sequence[_Filled], *, with_reasons: bool) -> Text:
-    titles = "".join(_padded(each, each.column.title) for each in columns)
+def _titles(layout: _Layout, *, with_reasons: bool) -> Text:
+    titles = "".join(_padded(each, each.column.title) for each in layout.columns)
     return Text(titles + ("REASONS" if with_reasons else ""), "bold")
 
 
-def _line(columns: Sequence[_Filled], row: int, level: str) -> Text:
+def _line(layout: _Layout, row: int, level: str) -> Text:
     line = Text()
-    for each in columns:
+    for each in layout.columns:
         style = LEVEL_STYLES.get(level, "") if each.column.title in _COLOURED else ""
         line.append(_padded(each, each.cells[row]), style)
     return line
@@ -204,6 +220,5 @@ def _padded(filled: _Filled, cell: str) -> str:
     return padded(cell, filled.width, to_the_right=to_the_right) + " " * _GAP
 
 
-def _below(reason: str, width: int | None) -> Text:
-    room = max(_LEAST_NAME, (width or _REASON_LENGTH) - _INDENT)
-    return Text(" " * _INDENT + cut(reason, room), "dim")
+def _below(reason: str, width: int) -> Text:
+    return Text(" " * _INDENT + cut(reason, max(_LEAST_NAME, width - _INDENT)), "dim")

@@ -13,13 +13,17 @@ _MAX_MARKS = 4  # on one letter; more climb over the lines above and below
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters that show nothing
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
-_SECRET_WORDS = (
+CUT = " …[cut]… "
+"""Stands where the middle of a text was left out."""
+
+_GUARDED = (
     "passwd|password|passphrase|passcode|secret|token|credential"
     "|(?:api|access|private|auth)[_-]?key"
 )
-_NAME = rf"[\w-]*(?:{_SECRET_WORDS})[\w-]*|[\w-]*[_-]pass|\bpass"
-_DOTTED_NAME = rf"[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|[\w.-]*[_.-]pass|\bpass"
+_NAME = rf"[\w-]*(?:{_GUARDED})[\w-]*|[\w-]*[_-]pass|\bpass"
+_DOTTED_NAME = rf"[\w.-]*(?:{_GUARDED})[\w.-]*|[\w.-]*[_.-]pass|\bpass"
 _VALUE = r"""(?:"[^"]*"?|'[^']*'?|[^\s"']\S*)"""
+_NO_OPTION = r"""(?:"[^"]*"?|'[^']*'?|[^\s"'-]\S*)"""
 
 # Each pattern is what stays before a secret, the secret, and what stays after it. RE2 takes time
 # in proportion to the text; Python's own expressions can be kept busy by a hostile one.
@@ -31,7 +35,7 @@ _SECRETS = tuple(
         # "secret": "…", X-Api-Key: …; a name with dots before a colon is a host before its port
         (rf"(?:^|[^.\w-])(?:{_NAME})[\"']?\s*:\s*", _VALUE, ""),
         # --password hunter2: only after dashes, or a program's name would hide its arguments
-        (rf"(?:^|\s)--?(?:{_DOTTED_NAME})\s+", r"[^\s-]\S*", ""),
+        (rf"(?:^|\s)--?(?:{_DOTTED_NAME})\s+", _NO_OPTION, ""),
         # curl -u user:password; what stands before the colon may be a wallet
         (r"(?:^|\s)(?:-u|--user|--userpass|-O|--proxy-user)(?:\s+|=)[^\s:]+:", r"[^\s/]\S*", ""),
         (r"\bsshpass\s+-p\s*", r"\S+", ""),
@@ -65,15 +69,15 @@ def printable(text: str, limit: int | None = None) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """``text``, or where it is longer than ``limit`` its two ends and how much is missing between.
+    """``text``, or if it is longer than ``limit`` characters its two ends around a mark.
 
     Both ends, because padding can push what matters past any limit on one of them.
     """
     if len(text) <= limit:
         return text
-    mark = f" …[{len(text) - limit} characters left out]… "
-    tail = limit // 3
-    return text[: limit - tail] + mark + text[len(text) - tail :]
+    kept = limit - len(CUT)
+    tail = kept // 3
+    return text[: kept - tail] + CUT + text[len(text) - tail :]
 
 
 def redacted(text: str) -> str:

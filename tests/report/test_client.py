@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from minerwatch.errors import SnapshotError
+from minerwatch.report import client
+from minerwatch.report.client import NoAgentError, answer
+from minerwatch.report.server import Answer, SocketListener
+from minerwatch.report.snapshot import decode, encode
+from tests.conftest import needs_root
+from tests.report.samples import NODE
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.sock"
+
+
+@contextmanager
+def one_who_answers(path: Path, reply: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Somebody on the socket that is no agent, and talks to one client as ``reply`` likes."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                reply(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_a_snapshot_comes_through(path: Path) -> None:
+    listener = SocketListener(path, {"/snapshot": lambda: Answer(encode(NODE))})
+    try:
+        assert decode(answer(path, "/snapshot")) == NODE
+    finally:
+        listener.close()
+
+
+def test_megabytes_come_through(path: Path) -> None:
+    body = bytes(range(256)) * (32 << 12)
+    listener = SocketListener(path, {"/snapshot": lambda: Answer(body)})
+    try:
+        assert answer(path, "/snapshot") == body
+    finally:
+        listener.close()
+
+
+def test_nobody_listens(path: Path) -> None:
+    with pytest.raises(NoAgentError, match="no agent is listening on"):
+        answer(path, "/snapshot")
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(path))
+    with pytest.raises(NoAgentError):
+        answer(path, "/snapshot")
+
+
+@needs_root
+def test_the_socket_of_another_user() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "agent.sock"
+        listener = SocketListener(path, {})
+        os.seteuid(65534)
+        try:
+            with pytest.raises(SnapshotError, match="only the agent's user may ask") as error:
+                answer(path, "/snapshot")
+            assert not isinstance(error.value, NoAgentError)
+        finally:
+            os.seteuid(0)
+            listener.close()
+
+
+def test_an_answer_that_is_none(path: Path) -> None:
+    routes = {"/readyz": lambda: Answer(b"", status=HTTPStatus.SERVICE_UNAVAILABLE)}
+    listener = SocketListener(path, routes)
+    try:
+        with pytest.raises(SnapshotError, match="with status 404"):
+            answer(path, "/snapshot")
+        with pytest.raises(SnapshotError, match="with status 503"):
+            answer(path, "/readyz")
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"", "did not answer"),
+        (b"\x00\xff garbage\r\n\r\n", "did not answer"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500 + b"\r\n", "did not answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "broke off"),
+    ],
+)
+def test_one_who_is_no_agent_or_breaks_off(path: Path, reply: bytes, said: str) -> None:
+    with (
+        one_who_answers(path, lambda connection: connection.sendall(reply)),
+        pytest.raises(SnapshotError, match=said) as error,
+    ):
+        answer(path, "/snapshot")
+    assert "\n" not in str(error.value)
+
+
+def test_one_who_never_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.2)
+    released = threading.Event()
+
+    def say_nothing(_connection: socket.socket) -> None:
+        released.wait(20)
+
+    with one_who_answers(path, say_nothing):
+        with pytest.raises(SnapshotError, match="did not answer"):
+            answer(path, "/snapshot")
+        released.set()

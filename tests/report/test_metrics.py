@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from minerwatch import __version__
+from minerwatch.model import Level, Maturity, Signal
+from minerwatch.report.metrics import FlaggedContainer, Metrics, label
+from tests.report.samples import HOSTILE, hostile_text
+
+MINER = FlaggedContainer("binder", "jupyter-alice", "notebook", 91.48, 1.98)
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def series(metrics: Metrics) -> Series:
+    """Every sample by name and labels; fails where one comes twice or a line is broken."""
+    read: Series = {}
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in read
+            read[key] = sample.value
+    return read
+
+
+def named(metrics: Metrics, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    return {labels: value for (each, labels), value in series(metrics).items() if each == name}
+
+
+def ticked(metrics: Metrics, *flagged: FlaggedContainer) -> Metrics:
+    metrics.tick_done(
+        duration_s=0.004,
+        at_s=1_763_864_000.5,
+        containers={Level.CLEAR: 40, Level.CONFIRMED: 1},
+        flagged=flagged,
+        processes=143,
+    )
+    return metrics
+
+
+def a_busy_node() -> Metrics:
+    metrics = Metrics(probe_failures=lambda: [("processes", "gone", 3), ("tick", "OSError", 1)])
+    metrics.rules_loaded(
+        [
+            ("stratum", Signal.IDENTITY, Maturity.STABLE),
+            ("busy", Signal.BEHAVIOUR, Maturity.TEST),
+        ],
+        failures=2,
+        at_s=1_763_860_000.0,
+    )
+    metrics.level_changed(Level.CONFIRMED)
+    metrics.finding_began("stratum", Signal.IDENTITY)
+    metrics.flagged_cpu("binder", Level.CONFIRMED, 19.8)
+    metrics.probe_took("processes", 0.002)
+    hostile = FlaggedContainer(HOSTILE[1], HOSTILE[6], HOSTILE[0], 60.0, 0.4)
+    return ticked(metrics, MINER, hostile)
+
+
+def test_the_exposition(golden: Callable[[str, str], None]) -> None:
+    text = a_busy_node().exposition().decode()
+    golden("metrics.prom", text.replace(f'version="{__version__}"', 'version="VERSION"'))
+
+
+def test_a_new_agent_shows_its_counters_at_zero(golden: Callable[[str, str], None]) -> None:
+    text = Metrics().exposition().decode()
+    golden("metrics-new.prom", text.replace(f'version="{__version__}"', 'version="VERSION"'))
+    assert series(Metrics())["minerwatch_verdicts_total", (("level", "confirmed"),)] == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="needs promtool, from Debian's package prometheus",
+)
+@pytest.mark.parametrize("metrics", [Metrics(), a_busy_node()])
+def test_promtool_has_nothing_to_complain_about(metrics: Metrics) -> None:
+    check = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=metrics.exposition(),
+        capture_output=True,
+        check=False,
+    )
+    assert (check.returncode, check.stdout + check.stderr) == (0, b"")
+
+
+def test_names_and_labels_keep_the_conventions() -> None:
+    read = series(a_busy_node())
+    names = {name for name, _ in read}
+    assert all(name.startswith("minerwatch_") for name in names)
+    assert not any(name.endswith("_created") for name in names)
+    used = {key for _, labels in read for key, _ in labels}
+    assert not used & {"pid", "user", "command_line", "comm", "image"}
+
+
+def test_a_series_is_gone_when_its_container_is_clear() -> None:
+    metrics = ticked(Metrics(), MINER)
+    labels = (("container", "notebook"), ("namespace", "binder"), ("pod", "jupyter-alice"))
+    assert named(metrics, "minerwatch_container_score") == {labels: 91.48}
+    assert named(metrics, "minerwatch_container_cpu_cores") == {labels: 1.98}
+    ticked(metrics)
+    assert named(metrics, "minerwatch_container_score") == {}
+    assert named(metrics, "minerwatch_container_cpu_cores") == {}
+
+
+def test_levels_without_containers_fall_to_zero() -> None:
+    metrics = ticked(Metrics(), MINER)
+    metrics.tick_done(duration_s=0, at_s=0, containers={}, flagged=(), processes=0)
+    assert set(named(metrics, "minerwatch_containers").values()) == {0.0}
+
+
+def test_the_worst_have_series_and_the_overflow_is_counted() -> None:
+    flagged = [FlaggedContainer("", "", f"c{n}", 30.0 + n, 1.0) for n in range(7)]
+    metrics = ticked(Metrics(max_container_series=3), *flagged)
+    scores = named(metrics, "minerwatch_container_score")
+    assert sorted(scores.values()) == [34.0, 35.0, 36.0]
+    assert named(metrics, "minerwatch_container_series_overflow") == {(): 4.0}
+    ticked(metrics, *flagged[:2])
+    assert named(metrics, "minerwatch_container_series_overflow") == {(): 0.0}
+
+
+def test_names_alike_share_the_series_of_the_worst() -> None:
+    long = "x" * 300
+    twins = [
+        FlaggedContainer("", "", long + end, score, 1.0) for end, score in (("a", 60), ("b", 88))
+    ]
+    metrics = ticked(Metrics(), *twins)
+    assert list(named(metrics, "minerwatch_container_score").values()) == [88.0]
+    assert named(metrics, "minerwatch_container_series_overflow") == {(): 1.0}
+
+
+def test_failures_of_one_name_are_added_up() -> None:
+    metrics = Metrics(probe_failures=lambda: [("p", "gone", 1), ("p", "gone", 2), ("p", "x\n", 1)])
+    counts = named(metrics, "minerwatch_probe_failures_total")
+    assert counts == {
+        (("probe", "p"), ("reason", "gone")): 3.0,
+        (("probe", "p"), ("reason", r"x\n")): 1.0,
+    }
+
+
+def test_rules_are_counted_anew_at_each_load() -> None:
+    metrics = Metrics()
+    metrics.rules_loaded([("a", Signal.IDENTITY, Maturity.STABLE)], failures=1, at_s=10.0)
+    metrics.rules_loaded([("b", Signal.IDENTITY, Maturity.TEST)], failures=1, at_s=20.0)
+    loaded = named(metrics, "minerwatch_rules_loaded")
+    assert loaded == {
+        (("status", "experimental"),): 0.0,
+        (("status", "test"),): 1.0,
+        (("status", "stable"),): 0.0,
+    }
+    assert named(metrics, "minerwatch_rules_reload_failures_total") == {(): 2.0}
+    assert named(metrics, "minerwatch_rules_last_reload_timestamp_seconds") == {(): 20.0}
+
+
+@given(st.lists(st.tuples(hostile_text, hostile_text, hostile_text), max_size=5), hostile_text)
+def test_no_name_breaks_a_line_or_comes_twice(names: list[tuple[str, str, str]], rule: str) -> None:
+    flagged = [FlaggedContainer(*name, 60.0, 1.0) for name in names]
+    metrics = ticked(Metrics(), *flagged)
+    metrics.rules_loaded([(rule, Signal.IDENTITY, Maturity.STABLE)], failures=0, at_s=0.0)
+    metrics.flagged_cpu(rule, Level.LIKELY, 1.0)
+    shown = {tuple(map(label, name)) for name in names}
+    read = {
+        tuple(dict(labels)[key] for key in ("namespace", "pod", "container"))
+        for labels in named(metrics, "minerwatch_container_score")
+    }
+    assert read == shown
+    for line in metrics.exposition().decode().split("\n"):
+        assert re.fullmatch(r"|# (HELP|TYPE) .*|[a-z_]+(\{.*\})? \S+", line)
+
+
+@given(hostile_text)
+def test_labels_are_bounded(text: str) -> None:
+    assert len(label(text)) <= 2560
+    assert label(text).isprintable()
