@@ -28,7 +28,7 @@ from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, Metrics
-from minerwatch.report.server import Answer, Routes, SocketListener, address_listener
+from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
 from minerwatch.report.snapshot import container_status, encode, worst_first
 from minerwatch.watch import Tick, Watch
 
@@ -113,6 +113,7 @@ class Agent:
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
+        self._listeners: tuple[SocketListener | Listener, ...] = ()
         self._metrics = Metrics(
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
@@ -221,6 +222,9 @@ class Agent:
     def _exec_events(self) -> tuple[int, int]:
         return (self._execs.received, self._execs_lost) if self._execs else (0, 0)
 
+    def _answer_failed(self, error: Exception) -> None:
+        self._once.failure("answer failed", error)
+
     def _fail(self, where: str, error: Exception) -> None:
         reason = (where, type(error).__name__)
         self._own_failures[reason] = self._own_failures.get(reason, 0) + 1
@@ -228,7 +232,9 @@ class Agent:
 
     def _failures(self) -> Iterable[tuple[str, str, int]]:
         yield from self._node.watch.failures()
-        yield from ((where, reason, n) for (where, reason), n in self._own_failures.items())
+        yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
+        for listener in self._listeners:
+            yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
 
     # Rules.
 
@@ -280,11 +286,14 @@ class Agent:
             "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
         }
-        on_socket = SocketListener(self.socket, private)
+        on_socket = SocketListener(self.socket, private, on_error=self._answer_failed)
         self._open.callback(on_socket.close)
         host, port = host_and_port(self._config.listen)
-        on_address, address = address_listener(host, port, self._public_routes())
+        on_address, address = address_listener(
+            host, port, self._public_routes(), on_error=self._answer_failed
+        )
         self._open.callback(on_address.close)
+        self._listeners = (on_socket, on_address)
         return address
 
     def _public_routes(self) -> Routes:
