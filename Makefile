@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+READY_TO_TEST := $(VENV)/.ready-to-test
 ARGS ?=
 
 .PHONY: run test check format wheel clean help
@@ -18,7 +19,7 @@ run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds 
 test: check ## lint, types, layers, then every test
 	$(BIN)/pytest $(ARGS)
 
-check: $(INSTALLED) ## lint, format, types and layers, without the tests
+check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,11 +28,11 @@ check: $(INSTALLED) ## lint, format, types and layers, without the tests
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test
 
-format: $(INSTALLED) ## put the code into its form
+format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(INSTALLED) ## build the wheel and the source archive into dist/
+wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
 clean: ## remove what the other targets made
@@ -43,6 +44,11 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing minerwatch and what it needs into $(VENV)" >&2
+	@echo "installing minerwatch into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(READY_TO_TEST): $(INSTALLED)
+	@echo "installing what the tests need into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
