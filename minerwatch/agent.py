@@ -26,6 +26,7 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
+from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
@@ -61,6 +62,7 @@ class Node:
     watch: Watch
     source: str  # where containers and their CPU come from
     blind_spots: tuple[str, ...]
+    probes: tuple[ProbeStatus, ...]
 
     def statuses(self, max_processes: int) -> list[ContainerStatus]:
         """What the last tick found, as it is published; worst first."""
@@ -81,15 +83,16 @@ def open_node(config: Config, matcher: Matcher) -> Node:
     proc = Path(config.node.proc)
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
-    watch = Watch(
-        cgroups, processes, matcher, config.examination, Judge(config.judgement.ticks_below)
-    )
+    probes = Probes(config)
+    judge = Judge(config.judgement.ticks_below)
+    watch = Watch(cgroups, processes, matcher, config.examination, judge, probes)
     spots = (cgroups.blind_spot, *blind_spots(proc))
     return Node(
         config.node.name or socket.gethostname(),
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
+        tuple(probes.status),
     )
 
 
@@ -365,10 +368,11 @@ class Agent:
             metrics=f"http://{self.address}/metrics",
             socket=str(self.socket),
         )
-        if self._execs_off:
-            self._log.info("probe is off", probe="execs", reason=self._execs_off)
-        else:
-            self._log.info("probe is on", probe="execs")
+        for status in (ProbeStatus("execs", self._execs_off), *self._node.probes):
+            if status.off:
+                self._log.info("probe is off", probe=status.name, reason=status.off)
+            else:
+                self._log.info("probe is on", probe=status.name)
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
 

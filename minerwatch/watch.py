@@ -37,11 +37,14 @@ from minerwatch.model import (
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
+from minerwatch.probes import Probes
 
 T = TypeVar("T")
 
 _SATURATED_CORES = 0.9
 """Below this rate no thread of the process can be at 95 % of a core for long; none is read."""
+
+_MAX_SUSPECTS = 1000
 
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
@@ -113,11 +116,13 @@ class Watch:
         matcher: Matcher,
         examination: Examination,
         judge: Judge,
+        probes: Probes | None = None,
     ) -> None:
         self._cgroups = cgroups
         self._reader = processes
         self._examination = examination
         self._judge = judge
+        self._probes = probes
         self._containers: dict[ContainerKey, _WatchedContainer] = {}
         self._container_of: dict[int, _WatchedContainer] = {}
         self._young: set[int] = set()  # read at the last tick: most programs start with an exec
@@ -146,12 +151,15 @@ class Watch:
         with self._lock:
             self._cgroups.close()
             self._reader.close()
+            if self._probes is not None:
+                self._probes.close()
 
     def failures(self) -> list[tuple[str, str, int]]:
         """Readings that failed since the start: probe, reason, count."""
         return [
             *(("cgroups", reason, count) for reason, count in self._cgroups.failures.items()),
             *(("processes", reason, count) for reason, count in self._reader.failures.items()),
+            *(self._probes.failures() if self._probes else ()),
         ]
 
     def tick(self, at_s: float) -> Tick:
@@ -165,6 +173,8 @@ class Watch:
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
             self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            if self._probes is not None:
+                self._probe_s |= self._probes.look(self._suspects(hot), at_s)
             brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
             self._last_tick_s = at_s
             return self._tick(at_s, ended, burnt_s, *brought)
@@ -407,6 +417,20 @@ class Watch:
             throttled = now.throttled_periods - before.throttled_periods
             watched.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
+    def _suspects(self, hot: Iterable[_WatchedContainer]) -> list[ProcessId]:
+        """Processes with a finding, or that have burnt CPU for long enough; the busiest first."""
+        suspects: list[tuple[float, ProcessId]] = []
+        for watched in hot:
+            found = {finding.process for finding in watched.verdict.findings}
+            for process in watched.processes.values():
+                if process.cpu is None:
+                    continue
+                is_busy = process.cpu.busy_for_s() >= self._examination.suspect_after
+                if is_busy or process.matches or process.process.id in found:
+                    suspects.append((process.cpu.cores or 0.0, process.process.id))
+        suspects.sort(reverse=True)
+        return [process for _, process in suspects[:_MAX_SUSPECTS]]
+
     # Rules.
 
     def _match_and_judge(
@@ -487,6 +511,8 @@ class Watch:
             memory = self._reader.memory(identity.pid)
             if memory is not None:
                 facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
+        if self._probes is not None:
+            facts.update(self._probes.facts(identity))
         return facts
 
     def _saturated_threads(self, process: _WatchedProcess, at_s: float) -> int | None:

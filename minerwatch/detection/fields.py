@@ -36,6 +36,7 @@ _FIELDS = (
     Field("DestinationIp", "list", "remote addresses that it is connected to", dynamic=True),
     Field("DestinationPort", "list", "remote ports that it is connected to", dynamic=True),
     Field("DestinationHostname", "list", "names of the remote addresses", dynamic=True),
+    Field("LongestConnection", "s", "age of its oldest open connection", dynamic=True),
     Field("Age", "s", "since the process started", dynamic=True),
     Field("CpuCores", "cores", "CPU rate over the last window", dynamic=True),
     Field("CpuSeconds", "s", "CPU time in all", dynamic=True),

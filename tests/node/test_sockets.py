@@ -17,6 +17,7 @@ from minerwatch.node.sockets import Connection, SocketReader
 from tests.conftest import Programs, needs_root
 
 ME = os.getpid()
+LOCAL = "0" * 24 + "01000000:1F90"
 
 
 @pytest.fixture
@@ -104,11 +105,11 @@ def test_a_process_that_is_gone_is_missing() -> None:
     [
         ("   0: 0100007F:1F90 0101A8C0:0D05 01 0:0 00:0 0 1000 0 77 1", "192.168.1.1", 3333),
         (
-            f"   1: {'0' * 24}01000000:1F90 0000000000000000FFFF00000101A8C0:01BB 01 0:0 00:0 0 1000 0 77 1",
+            f"   1: {LOCAL} 0000000000000000FFFF00000101A8C0:01BB 01 0:0 00:0 0 1000 0 77 1",
             "192.168.1.1", 443,
         ),
         (
-            f"   1: {'0' * 24}01000000:1F90 B80D0120000000000000000001000000:01BB 01 0:0 00:0 0 1000 0 77 1",
+            f"   1: {LOCAL} B80D0120000000000000000001000000:01BB 01 0:0 00:0 0 1000 0 77 1",
             "2001:db8::1", 443,
         ),
     ],
