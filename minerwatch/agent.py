@@ -78,14 +78,14 @@ class Node:
         return container_status(observation, node=self.name, boot_unix_s=boot_unix_s)
 
 
-def open_node(config: Config, matcher: Matcher) -> Node:
-    """The node that ``config`` describes, ready to be sampled. Raises NodeError."""
+def open_node(config: Config, book: RuleBook) -> Node:
+    """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError."""
     proc = Path(config.node.proc)
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
-    probes = Probes(config)
+    probes = Probes(config, book.lists.entries.get("pool_servers", ()))
     judge = Judge(config.judgement.ticks_below)
-    watch = Watch(cgroups, processes, matcher, config.examination, judge, probes)
+    watch = Watch(cgroups, processes, Matcher(book.rules), config.examination, judge, probes)
     spots = (cgroups.blind_spot, *blind_spots(proc))
     return Node(
         config.node.name or socket.gethostname(),
@@ -125,7 +125,7 @@ class Agent:
         _raise_open_file_limit()
         self._book = rulebook.load(config.rule_folders())
         self._note_rules()
-        self._node = open_node(config, Matcher(self._book.rules))
+        self._node = open_node(config, self._book)
         self._open = ExitStack()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)

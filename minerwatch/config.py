@@ -65,6 +65,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     execs: bool = True  # look at programs as soon as they start (needs NET_ADMIN before Linux 6.6)
     execs_cpu_share: Share = 0.02  # of one core, at most, for programs between two ticks
     connections: bool = True  # whom suspects are connected to (needs SYS_PTRACE)
+    resolve_pools: bool = False  # look up lists/pool_servers.txt: others may see that
     mappings: bool = True  # what suspects keep in memory (needs SYS_PTRACE)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
 

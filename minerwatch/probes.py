@@ -15,6 +15,7 @@ from minerwatch.config import Config
 from minerwatch.detection.facts import measured
 from minerwatch.model import Facts, FactValue, ProcessId
 from minerwatch.node.mappings import MappingReader
+from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.privilege import effective_capabilities
 from minerwatch.node.sockets import Connection, SocketReader
 
@@ -56,15 +57,17 @@ class ProbeStatus:
 class Probes:
     """All probes that are on, and why the others are off."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, pool_servers: Sequence[str] = ()) -> None:
         self.status: list[ProbeStatus] = []
         self._budget_s = config.probes.budget
         self._own_failures: dict[tuple[str, str], int] = {}
         self._probes: list[Probe] = []
+        proc = config.node.proc
+        pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lambda: Connections(config.node.proc)),
-            ("mappings", config.probes.mappings, lambda: MemoryMappings(config.node.proc)),
+            ("connections", config.probes.connections, lambda: Connections(proc, pools)),
+            ("mappings", config.probes.mappings, lambda: MemoryMappings(proc)),
         )
         for name, is_wanted, opened in switches:
             off = lacks if is_wanted else f"switched off (probes.{name})"
@@ -110,8 +113,9 @@ class Connections:
 
     name = "connections"
 
-    def __init__(self, proc: str) -> None:
+    def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
         self._reader = SocketReader(proc)
+        self._pools = PoolNames(pool_servers) if pool_servers else None
         self._looked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
 
@@ -130,14 +134,23 @@ class Connections:
         found = self._reader.connections([each.pid for each in due], at_s)
         for process in due:
             self._looked_s[process] = at_s
-            self._facts[process] = _connection_facts(found.get(process.pid, ()), at_s)
+            connections = found.get(process.pid, ())
+            self._facts[process] = _connection_facts(connections, self._names(connections), at_s)
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, DestinationPort, LongestConnection."""
+        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection."""
         return self._facts.get(process, NO_FACTS)
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Ends the look-ups."""
+        if self._pools is not None:
+            self._pools.close()
+
+    def _names(self, connections: Sequence[Connection]) -> tuple[str, ...]:
+        if self._pools is None:
+            return ()
+        names = (self._pools.names(each.address) for each in connections)
+        return tuple(dict.fromkeys(name for each in names for name in each))
 
 
 class MemoryMappings:
@@ -179,10 +192,13 @@ class MemoryMappings:
         self._reader.close()
 
 
-def _connection_facts(connections: Sequence[Connection], at_s: float) -> Facts:
+def _connection_facts(
+    connections: Sequence[Connection], names: tuple[str, ...], at_s: float
+) -> Facts:
     if not connections:
         return NO_FACTS
     return {
+        **({"DestinationHostname": names} if names else {}),
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),

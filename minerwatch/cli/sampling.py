@@ -42,12 +42,11 @@ class Source:
 def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus]:
     from minerwatch.agent import ALL_PROCESSES, now_s, open_node
     from minerwatch.detection import rulebook
-    from minerwatch.detection.match import Matcher
 
     book = rulebook.load(config.rule_folders())
     for error in book.errors:
         click.echo(f"minerwatch: {error}", err=True)
-    node = open_node(config, Matcher(book.rules))
+    node = open_node(config, book)
     try:
         for spot in node.blind_spots:
             click.echo(f"minerwatch: {spot}", err=True)
