@@ -12,6 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines are shared and noisy: how long an example takes says nothing.
+settings.register_profile(
+    "minerwatch",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("minerwatch")
 
 GOLDEN = Path(__file__).parent / "golden"
 CGROUPS = Path("/sys/fs/cgroup")

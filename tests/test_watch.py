@@ -322,3 +322,34 @@ def _until(holds: Callable[[], bool], tries: int = 200) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it did not happen")
+
+
+def test_a_recorded_node(matcher: Matcher) -> None:
+    """A renamed miner in one container of a pod; its neighbours and the services are clear."""
+    node = Path(__file__).parent / "fixtures" / "nodes" / "kubernetes-containerd-systemd-v2"
+    watch = Watch(
+        CgroupTree(node / "sys", node / "proc"),
+        ProcessReader(node / "proc"),
+        matcher,
+        Examination(),
+        Judge(),
+    )
+    watch.tick(1000.0)
+    watch.tick(1010.0)
+    levels = {
+        each.container.cgroup.rpartition("/")[2]: each.verdict.level
+        for each in watch.observations(0)
+    }
+    miner = f"cri-containerd-{'b2' * 32}.scope"
+    assert levels.pop(miner) >= Level.LIKELY
+    assert set(levels.values()) == {Level.CLEAR}
+    found = next(o for o in watch.observations(9) if o.container.cgroup.endswith(miner))
+    assert found.container.pod_uid == "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+    assert {finding.process.pid for finding in found.verdict.findings if finding.process} == {22}
+    assert {finding.signal for finding in found.verdict.findings} == {
+        Signal.IDENTITY,
+        Signal.EXECUTION,
+    }
+    assert found.limit is not None
+    assert found.limit.cores == 1.5
+    watch.close()
