@@ -233,6 +233,8 @@ class CgroupTree:
                 self._count(error)
                 if folder.parent is not None:
                     self._drop(folder)
+                    # Where another took its place, the parent has as many links as before.
+                    self._list_all_below(folder.parent)
                 continue
             if status.st_ino != folder.inode and folder.parent is not None:
                 self._drop(folder)

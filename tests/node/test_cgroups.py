@@ -215,11 +215,11 @@ def test_no_bytes_in_a_name_stop_it(
     tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
 ) -> None:
     node = node_with(tmp_path_factory.mktemp("node"), {"/": 10, f"{POD}/{ID}": 5})
+    pod = node / "sys/fs/cgroup" / POD.lstrip("/")
     for name in names:
-        os.mkdir(os.fsencode(node / "sys/fs/cgroup" / POD.lstrip("/") / ID) + b"/" + name)
-        with_pod = os.fsencode(node / "sys/fs/cgroup" / POD.lstrip("/")) + b"/" + name
-        if not os.path.exists(with_pod):
-            os.mkdir(with_pod)
+        for path in (os.fsencode(folder) + b"/" + name for folder in (pod / ID, pod)):
+            if not os.path.exists(path):  # hypothesis knows the kernel's own file names by now
+                os.mkdir(path)
     tree = tree_of(node)
     for container in tree.tick().containers.values():
         container.cgroup.encode("utf-8")
@@ -302,6 +302,22 @@ def test_a_path_that_is_used_again_is_another_container(cgroups: CgroupFolders) 
     second = by_cgroup(found)[f"/minerwatch-test{POD}/{ID}"]
     assert second.cgroup_inode != first.cgroup_inode
     assert found.gone == {first}
+    tree.close()
+
+
+def test_a_container_that_takes_another_ones_place_between_two_ticks_is_seen(
+    cgroups: CgroupFolders,
+) -> None:
+    """The pod's folder has as many links as before: only the missing one tells."""
+    old = cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    tree = real_tree()
+    for _ in range(3):
+        tree.tick()
+    old.rmdir()
+    cgroups.make(f"/minerwatch-test{POD}/{ID[::-1]}")
+    found = by_cgroup(tree.tick())
+    assert f"/minerwatch-test{POD}/{ID[::-1]}" in found
+    assert f"/minerwatch-test{POD}/{ID}" not in found
     tree.close()
 
 
