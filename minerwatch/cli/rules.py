@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -14,13 +14,19 @@ import click
 
 from minerwatch.cli.options import config_option, configuration, rules_option
 from minerwatch.detection import check, rulebook
+from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
+from minerwatch.detection.lint import Remark, Severity
+from minerwatch.detection.lint import lint as remarks_on
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import RuleError
+from minerwatch.model import Level, Maturity
+from minerwatch.report.figures import counted
 from minerwatch.report.text import printable
 
-_MAX_EXAMPLES = 20
+_MAX_LINE_BYTES = 16 << 20
+_MAX_NAME = 40  # characters of an id or label in a line for people
 
 output_option = click.option(
     "-o",
@@ -30,7 +36,9 @@ output_option = click.option(
     show_default=True,
     help="json: the same for programs.",
 )
-paths_argument = click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
+paths_argument = click.argument(
+    "paths", nargs=-1, metavar="[PATH]...", type=click.Path(exists=True, path_type=Path)
+)
 
 
 @click.group()
@@ -39,26 +47,40 @@ def rules() -> None:
 
     Rules are Sigma files, one rule a file, in folders that stack: first those that come with
     minerwatch, then those that the configuration names, then --rules. A later rule replaces an
-    earlier one with the same id.
+    earlier one with the same id; a later list adds to an earlier one of the same name.
 
     \b
-    minerwatch rules list                         what is in force
-    minerwatch rules lint my-rules/               before you commit: what is wrong, and where
-    minerwatch rules test my-rules/               do the rules' own tests hold?
-    minerwatch rules replay recorded.jsonl        what would they have said of these processes?
+    minerwatch rules list                    what is in force
+    minerwatch rules lint my-rules/          before you commit: what is wrong, and where
+    minerwatch rules test my-rules/          do the rules' own tests hold?
+    minerwatch rules replay recorded.jsonl   what would they have said of these processes?
 
-    rules/README.md shows how to write one.
+    Results go to standard output, everything else to standard error. Exit status: 0 fine,
+    1 something is wrong with the rules, a test or a recording, 2 wrong usage.
     """
 
 
-@rules.command("list")
+@rules.command("list", short_help="What is in force: score, signal, status, title.")
 @output_option
 @rules_option
 @config_option
 def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | None) -> None:
-    """List the rules in force: score, signal, status, how long it must hold, title.
+    """List the rules in force: those with the highest score first, signal by signal.
 
-    Exit status: 0 fine, 1 a rule file cannot be used (said on standard error).
+    \b
+    minerwatch rules list --rules /etc/minerwatch/rules
+    minerwatch rules list -o json | jq -r '.[] | select(.status == "stable") | .path'
+
+    \b
+    SCORE   0 to 100; a container's is the highest of each signal, joined
+    STATUS  experimental: metrics and log; test: events, too; stable: may count towards culling
+    FOR     how long it must hold before it counts
+
+    \b
+    With -o json a list of objects: id, title, signal, score, level, status, for_s, path, fields,
+    lists, tests (how many), falsepositives.
+
+    Exit status: 0 fine, 1 a rule file cannot be used (standard error says which), 2 wrong usage.
     """
     book = _book((), rule_folders, config_path)
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
@@ -67,16 +89,16 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     else:
         click.echo("SCORE  SIGNAL     STATUS        FOR    TITLE  (ID)")
         for rule in in_order:
-            hold = f"{rule.hold_s:g}s" if rule.hold_s else "-"
             click.echo(
-                f"{rule.score:5.0f}  {rule.signal.value:9}  {rule.maturity.value:12}  {hold:5}"
+                f"{rule.score:5g}  {rule.signal:9}  {rule.maturity:12}  {_hold(rule):5}"
                 f"  {printable(rule.title)}  ({rule.id})"
             )
     _say_broken(book.errors)
+    _say(_counts(book))
     _exit(failed=bool(book.errors))
 
 
-@rules.command()
+@rules.command(short_help="What is wrong with rule files, and where.")
 @paths_argument
 @click.option("--strict", is_flag=True, help="Warnings count as failures too.")
 @output_option
@@ -89,26 +111,45 @@ def lint(
     rule_folders: tuple[Path, ...],
     config_path: Path | None,
 ) -> None:
-    """Say what is wrong with rule files: one line each, with file, line and reason.
+    """Say what is wrong with rule files: one line each, as file:line: severity: reason.
 
-    PATHS are rule files or folders; without any, all rules in force are checked. Lists that come
-    with minerwatch can be used by any rule.
+    \b
+    minerwatch rules lint                              all rules in force
+    minerwatch rules lint my-rules/ --strict           a folder, warnings count as well
+    minerwatch rules lint --rules my-rules my-rules/a.yml
+                                                       one file, with the lists of its folder
+
+    Each PATH is a rule file or a folder of them. They stand on top of the rules in force, so they
+    may use the lists that come with minerwatch, and a clash with another rule's id is told.
+
+    \b
+    error    the file cannot be used: an agent goes on with what the file held before
+    warning  it can be used, but hardly does what is meant: unknown fields, conditions that never
+             or always hold, selections that nothing uses, no tests, no false positives told
+
+    With -o json a list of objects: path, line, severity, text.
 
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    remarks = [remark for remark in check.lint(book) if _is_asked_for(remark.path, paths)]
+    remarks = [remark for remark in remarks_on(book) if _is_asked_for(remark.path, paths)]
+    asked = _asked_for(book, paths)
     if output == "json":
-        _print_json([{**asdict(remark), "path": str(remark.path)} for remark in remarks])
+        _print_json([_remark(remark) for remark in remarks])
     else:
         for remark in remarks:
             click.echo(printable(str(remark)))
-        click.echo(_lint_summary(_asked_for(book, paths), remarks), err=True)
-    errors = [remark for remark in remarks if strict or remark.severity is check.Severity.ERROR]
-    _exit(failed=bool(errors))
+    empty = _without_rules(book, paths)
+    _say_empty(empty)
+    found = Counter(remark.severity for remark in remarks)
+    errors, warnings = found[Severity.ERROR], found[Severity.WARNING]
+    _say(
+        f"{counted(len(asked), 'rule')}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    )
+    _exit(failed=bool(errors or empty or (strict and warnings)))
 
 
-@rules.command()
+@rules.command(short_help="Run the tests that rules carry.")
 @paths_argument
 @output_option
 @rules_option
@@ -121,8 +162,16 @@ def test(
 ) -> None:
     """Run the tests that rules carry: facts on which they must hold, and must not.
 
-    PATHS are rule files or folders; without any, all rules in force are tested. A failure shows
-    the rule's conditions one below the other: + those that held, - those that did not.
+    \b
+    minerwatch rules test                    all rules in force
+    minerwatch rules test my-rules/a.yml     one
+
+    A failed test is shown with the rule's conditions one below the other: + those that hold on its
+    facts, - those that do not, with what was observed. Where a group is long, those that decide it
+    are shown.
+
+    With -o json a list of the failures: rule, title, path, line, expected (match or no_match),
+    explanation (a list of lines).
 
     Exit status: 0 all hold, 1 a test failed or a file cannot be used, 2 wrong usage.
     """
@@ -130,19 +179,21 @@ def test(
     tested = _asked_for(book, paths)
     failures = check.failed_tests(tested, Matcher(book.rules))
     broken = [error for error in book.errors if _is_asked_for(error.path, paths)]
-    count = sum(len(rule.tests) for rule in tested)
     if output == "json":
         _print_json([_failure(failure) for failure in failures])
     else:
         for failure in failures:
             for line in str(failure).splitlines():
                 click.echo(printable(line))
+    empty = _without_rules(book, paths)
+    _say_empty(empty)
     _say_broken(broken)
-    click.echo(f"{len(tested)} rules, {count} tests, {len(failures)} failed", err=True)
-    _exit(failed=bool(failures or broken))
+    count = counted(sum(len(rule.tests) for rule in tested), "test")
+    _say(f"{counted(len(tested), 'rule')}, {count}, {len(failures):,} failed")
+    _exit(failed=bool(failures or broken or empty))
 
 
-@rules.command()
+@rules.command(short_help="What the rules would have said of recorded processes.")
 @click.argument("recorded", metavar="FILE.jsonl", type=click.File("rb"))
 @output_option
 @rules_option
@@ -153,57 +204,62 @@ def replay(
     """Say what the rules in force think of recorded processes; FILE.jsonl may be - for stdin.
 
     \b
-    Each line is one process and how long its facts held:
-    {"id": "a1", "label": "miner", "seconds": 300, "facts": {"CommandLine": "./x -o stratum+tcp://…"}}
+    Each line is one process alone in its container, and for how long its facts held:
+    {"id": "a1", "label": "miner", "seconds": 300,
+     "facts": {"CommandLine": "./x -o stratum+tcp://pool:3333 -u w", "CpuCores": 1.0}}
 
     \b
     Each line of the answer, with -o json:
-    {"id": "a1", "score": 88.0, "level": "likely", "signals": ["identity"], "rules": […],
-     "cullable": false}
+    {"id": "a1", "score": 90.4, "level": "confirmed", "signals": ["behaviour", "identity"],
+     "rules": ["<id>", …], "cullable": true}
 
-    label is yours: the text output counts what each label came to, so that false alarms stand out.
+    \b
+    minerwatch rules replay recorded.jsonl                       one line each, worst rules named
+    minerwatch rules replay recorded.jsonl --rules my-rules -o json | jq -c 'select(.score >= 30)'
 
-    Exit status: 0 fine, 1 some lines cannot be read (said on standard error, the others count).
+    A rule counts if its facts held for as long as its `for:` asks. label is yours: standard error
+    ends with what each label came to, so that false alarms stand out. cullable says whether these
+    findings alone would permit an action, by rules of status stable.
+
+    Exit status: 0 fine, 1 a line or a rule file cannot be read (standard error says which, all
+    others count), 2 wrong usage.
     """
     book = _book((), rule_folders, config_path)
     matcher = Matcher(book.rules)
     titles = {rule.id: rule.title for rule in book.rules}
-    levels: dict[str, Counter[str]] = defaultdict(Counter)
+    tallies: dict[str, Counter[str]] = defaultdict(Counter)
+    unknown: Counter[str] = Counter()
     broken = 0
     name = getattr(recorded, "name", "<stdin>")
-    for number, line in enumerate(recorded, 1):
-        if not line.strip():
-            continue
+    for number, line in _numbered_lines(recorded):
         try:
             case = check.recording(line)
         except ValueError as error:
             broken += 1
-            click.echo(f"{name}:{number}: {printable(str(error))}", err=True)
+            _say(f"{name}:{number}: {error}")
             continue
         outcome = check.replayed(case, matcher)
-        levels[case.label][outcome.level] += 1
-        if output == "json":
-            click.echo(json.dumps(asdict(outcome)))
-        else:
-            reasons = "; ".join(titles[rule] for rule in outcome.rules)
-            click.echo(
-                f"{outcome.score:5.1f}  {outcome.level:10}  {printable(str(outcome.id), 40)}"
-                f"  {printable(case.label, 40) or '-'}  {printable(reasons)}"
-            )
-    if output == "text":
-        for line_of_text in _totals(levels):
-            click.echo(line_of_text, err=True)
+        tallies[case.label].update((outcome.level, "cullable" if outcome.cullable else ""))
+        unknown.update(name for name in case.facts if name not in KNOWN_FIELDS)
+        click.echo(_json_line(outcome) if output == "json" else _text_line(case, outcome, titles))
+    if output == "text" and tallies:
+        for row in _tally_rows(tallies):
+            _say(row)
+    _say_unknown(unknown, book.rules)
     _say_broken(book.errors)
     _exit(failed=bool(broken or book.errors))
+
+
+# The rules that a command is about.
 
 
 def _book(
     paths: Sequence[Path], rule_folders: tuple[Path, ...], config_path: Path | None
 ) -> RuleBook:
-    """All rules in force, with ``paths`` on top of them."""
+    """All rules in force, with those below ``paths`` on top of them."""
     folders = configuration(config_path, rule_folders).rule_folders()
-    known = {folder.resolve() for folder in folders}
-    return rulebook.load((*folders, *(path for path in paths if path.resolve() not in known)))
+    further = (path for path in paths if not _is_below(path, folders))
+    return rulebook.load((*folders, *further))
 
 
 def _asked_for(book: RuleBook, paths: Sequence[Path]) -> list[Rule]:
@@ -211,8 +267,22 @@ def _asked_for(book: RuleBook, paths: Sequence[Path]) -> list[Rule]:
 
 
 def _is_asked_for(path: Path, paths: Sequence[Path]) -> bool:
+    return not paths or _is_below(path, paths)
+
+
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     resolved = path.resolve()
-    return not paths or any(resolved.is_relative_to(each.resolve()) for each in paths)
+    return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
+
+
+def _without_rules(book: RuleBook, paths: Sequence[Path]) -> list[Path]:
+    """Those of ``paths`` that hold neither rule nor list: most likely not what was meant."""
+    lists = (folder / f"{name}.txt" for folder in book.lists.folders for name in book.lists.entries)
+    seen = (*book.files, *(error.path for error in book.errors), *filter(Path.is_file, lists))
+    return [path for path in paths if not any(_is_below(each, (path,)) for each in seen)]
+
+
+# What is printed.
 
 
 def _summary(rule: Rule) -> dict[str, Any]:
@@ -226,8 +296,14 @@ def _summary(rule: Rule) -> dict[str, Any]:
         "for_s": rule.hold_s,
         "path": str(rule.path),
         "fields": sorted(rule.fields),
+        "lists": list(rule.lists),
         "tests": len(rule.tests),
+        "falsepositives": list(rule.falsepositives),
     }
+
+
+def _remark(remark: Remark) -> dict[str, Any]:
+    return {**asdict(remark), "path": str(remark.path)}
 
 
 def _failure(failure: check.FailedTest) -> dict[str, Any]:
@@ -241,21 +317,68 @@ def _failure(failure: check.FailedTest) -> dict[str, Any]:
     }
 
 
-def _lint_summary(linted: Sequence[Rule], remarks: Iterable[check.Remark]) -> str:
-    counts = Counter(remark.severity for remark in remarks)
-    errors, warnings = counts[check.Severity.ERROR], counts[check.Severity.WARNING]
-    return f"{len(linted)} rules, {errors} errors, {warnings} warnings"
+def _hold(rule: Rule) -> str:
+    """``for:`` in the largest unit that leaves no fraction."""
+    for unit, seconds in (("h", 3600), ("m", 60)):
+        if rule.hold_s and rule.hold_s % seconds == 0:
+            return f"{rule.hold_s / seconds:g}{unit}"
+    return f"{rule.hold_s:g}s" if rule.hold_s else "-"
 
 
-def _totals(levels: dict[str, Counter[str]]) -> Iterator[str]:
-    for label, counts in sorted(levels.items()):
-        what = ", ".join(f"{count} {level}" for level, count in counts.most_common())
-        yield f"{printable(label, 40) or 'without a label'}: {what}"
+def _counts(book: RuleBook) -> str:
+    counts = Counter(rule.maturity for rule in book.rules)
+    parts = ", ".join(f"{counts[maturity]} {maturity}" for maturity in Maturity)
+    return f"{counted(len(book.rules), 'rule')}: {parts}"
+
+
+def _json_line(outcome: check.Outcome) -> str:
+    return json.dumps(asdict(outcome))
+
+
+def _text_line(case: check.Recording, outcome: check.Outcome, titles: Mapping[str, str]) -> str:
+    reasons = "; ".join(titles[rule] for rule in outcome.rules)
+    return (
+        f"{outcome.score:5.1f}  {outcome.level:10}  {'cullable' if outcome.cullable else '-':8}"
+        f"  {printable(str(case.id), _MAX_NAME)}  {printable(case.label, _MAX_NAME) or '-'}"
+        f"  {printable(reasons) or '-'}"
+    )
+
+
+def _tally_rows(tallies: Mapping[str, Counter[str]]) -> Iterator[str]:
+    """What each label came to, as a table."""
+    columns = (*(level.label for level in Level), "cullable")
+    names = {label: printable(label, _MAX_NAME) or "-" for label in sorted(tallies)}
+    width = max(len(name) for name in (*names.values(), "LABEL"))
+    yield "  ".join((f"{'LABEL':{width}}", "LINES", *(column.upper() for column in columns)))
+    for label, name in names.items():
+        tally = tallies[label]
+        lines = sum(tally[level.label] for level in Level)
+        cells = (f"{tally[column]:{len(column)}}" for column in columns)
+        yield "  ".join((f"{name:{width}}", f"{lines:5}", *cells))
+
+
+def _say_unknown(unknown: Counter[str], in_force: Iterable[Rule]) -> None:
+    """A misspelt field matches nothing, and looks like innocence."""
+    looked_at = frozenset().union(*(rule.fields for rule in in_force))
+    for name, count in unknown.most_common():
+        if name not in looked_at and name not in SIGMA_FIELDS:
+            near = nearest_field(name)
+            hint = f": did you mean {near}?" if near else ", so no rule looks at it"
+            _say(f"{counted(count, 'line')} with the unknown field {name[:_MAX_NAME]}{hint}")
+
+
+def _say_empty(paths: Iterable[Path]) -> None:
+    for path in paths:
+        _say(f"{path}: no rule files (*.yml, *.yaml) here")
 
 
 def _say_broken(errors: Iterable[RuleError]) -> None:
     for error in errors:
-        click.echo(printable(f"minerwatch: {error}"), err=True)
+        _say(str(error))
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)
 
 
 def _print_json(tree: Any) -> None:
@@ -265,3 +388,18 @@ def _print_json(tree: Any) -> None:
 def _exit(*, failed: bool) -> None:
     if failed:
         sys.exit(1)
+
+
+# Recordings.
+
+
+def _numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers; one that is too long is cut, so no JSON."""
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES):
+        number += 1
+        rest = line
+        while len(rest) == _MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(_MAX_LINE_BYTES)
+        if not line.isspace():
+            yield number, line

@@ -52,6 +52,9 @@ OBSERVED_LENGTH = 200
 MAX_EVIDENCE = 16
 """Pieces of evidence that one match lists; a list of names may match many times over."""
 
+MAX_EXPLAINED = 6
+"""Conditions of one group that an explanation shows; a list of names may have thousands."""
+
 _MEMO_TEXTS = 4096
 _MEMO_LENGTH = 256
 _SET_MEMORY = 8 << 20
@@ -216,23 +219,57 @@ def _tree_holds(condition: Condition, judge: Judge) -> bool:
             return judge(condition)
 
 
-def _explained(condition: Condition, facts: Facts, depth: int) -> Iterator[str]:
+def _explained(
+    condition: Condition, facts: Facts, depth: int, *, decides: bool = True
+) -> Iterator[str]:
+    """The tree's lines; what is large and does not decide the outcome is folded into one."""
+
     def judge(predicate: Predicate) -> bool:
         return predicate_holds(predicate, facts)
 
-    mark = "+" if _tree_holds(condition, judge) else "-"
-    start = "  " * depth + mark + " "
+    holds = _tree_holds(condition, judge)
+    start = "  " * depth + ("+ " if holds else "- ")
+    if isinstance(condition, All | Any | Not):
+        start += _LINKS[type(condition)]
+        count = sum(1 for _ in predicates(condition))
+        if count > MAX_EXPLAINED and not decides:
+            yield f"{start} … ({count:,} conditions)"
+            return
     match condition:
         case All(conditions) | Any(conditions):
-            yield start + ("all of" if isinstance(condition, All) else "any of")
-            for inner in conditions:
-                yield from _explained(inner, facts, depth + 1)
+            yield start
+            yield from _explained_group(conditions, facts, depth + 1, holds=holds)
         case Not(inner):
-            yield start + "not"
-            yield from _explained(inner, facts, depth + 1)
+            yield start
+            yield from _explained(inner, facts, depth + 1, decides=decides)
         case _:
             observed = "absent" if condition.field not in facts else repr(_seen(condition, facts))
-            yield f"{start}{condition.field} {condition.describe()}; observed: {observed}"
+            asked = _excerpt(condition.describe(), 0)
+            yield f"{start}{condition.field} {asked}; observed: {observed}"
+
+
+_LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
+
+
+def _explained_group(
+    conditions: tuple[Condition, ...], facts: Facts, depth: int, *, holds: bool
+) -> Iterator[str]:
+    """Conditions below "all of" or "any of", and how many of them are not shown.
+
+    Those that hold or fail like the whole group are why it does, so they go first.
+    """
+
+    def judge(predicate: Predicate) -> bool:
+        return predicate_holds(predicate, facts)
+
+    held = [_tree_holds(inner, judge) for inner in conditions]
+    ranked = sorted(range(len(held)), key=lambda place: held[place] is not holds)
+    for place in sorted(ranked[:MAX_EXPLAINED]):
+        yield from _explained(conditions[place], facts, depth, decides=held[place] is holds)
+    left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
+    for mark, outcome in (("+", True), ("-", False)):
+        if outcome in left_out:
+            yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
 
 
 def _observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:

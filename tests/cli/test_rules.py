@@ -9,13 +9,20 @@ from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
 from minerwatch.config import BUILT_IN_RULES
-from tests.detection.test_check import RULE
+from tests.detection.test_check import OTHER_ID, RULE, RULE_ID
 
 Golden = Callable[[str, str], None]
 
 BROKEN = {
     "bad_yaml.yml": "title: [unfinished\n",
-    "no_id.yml": RULE.replace("id: 5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f\n", ""),
+    "no_id.yml": RULE.replace(f"id: {RULE_ID}\n", ""),
+    "first.yml": RULE,
+    "same_id.yml": RULE,
+    "no_match.yml": RULE.replace("match: [{Comm: miner}]", "match: {Comm: miner}"),
+    "windows.yml": RULE.replace("product: linux", "product: windows"),
+    "correlation.yml": "title: Many\ncorrelation: {type: event_count}\n",
+    "no_tests.yml": RULE.partition("minerwatch:")[0].replace(RULE_ID, OTHER_ID).replace("A", "No"),
+    "lists/double.txt": "a\nb\na\n",
     "look_behind.yml": RULE.replace("{Comm: miner}, c", "{Comm|re: '(?<=x)miner'}, c"),
     "unknown_modifier.yml": RULE.replace("{Comm: miner}, c", "{Comm|sounds: miner}, c"),
     "unknown_list.yml": RULE.replace("{Comm: miner}, c", "{Comm|expand: '%nobody%'}, c"),
@@ -39,7 +46,9 @@ def broken(tmp_path: Path) -> Path:
     folder = tmp_path / "rules"
     folder.mkdir()
     for name, text in BROKEN.items():
-        (folder / name).write_text(text)
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     return folder
 
 
@@ -55,7 +64,7 @@ def test_lint_of_what_is_good_is_silent(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
     result = run("lint", str(tmp_path / "rule.yml"))
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "1 rules, 0 errors, 0 warnings\n"
+    assert result.stderr == "1 rule, 0 errors, 0 warnings\n"
 
 
 def test_warnings_fail_only_if_strict(tmp_path: Path) -> None:
@@ -67,6 +76,48 @@ def test_warnings_fail_only_if_strict(tmp_path: Path) -> None:
 def test_lint_as_json(broken: Path) -> None:
     remarks = json.loads(run("lint", "-o", "json", str(broken)).stdout)
     assert {"path", "line", "severity", "text"} == remarks[0].keys()
+    assert {remark["severity"] for remark in remarks} == {"error", "warning"}
+
+
+def test_lint_of_one_file_says_only_what_is_wrong_with_it(broken: Path) -> None:
+    result = run("lint", str(broken / "first.yml"), str(broken / "bad_yaml.yml"))
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        f"{broken}/bad_yaml.yml"
+    ]
+    assert result.stderr == "1 rule, 1 error, 0 warnings\n"
+
+
+def test_a_copy_that_kept_its_id_is_said_also_if_only_the_copy_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(RULE)
+    (tmp_path / "copy.yml").write_text(RULE.replace("A rule", "Another"))
+    result = run("lint", str(tmp_path / "copy.yml"), "--rules", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"copy.yml:3: error: id {RULE_ID} is also that of {tmp_path}/a.yml" in result.stdout
+
+
+def test_one_file_may_use_the_lists_of_its_rule_folder(tmp_path: Path) -> None:
+    for name in ("lists", "deep"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lists" / "names.txt").write_text("miner\n")
+    rule = tmp_path / "deep" / "rule.yml"
+    rule.write_text(RULE.replace("{Comm: miner}, c", "{Comm|expand: '%names%'}, c"))
+    assert run("test", str(rule)).exit_code == 1
+    assert run("test", str(rule), "--rules", str(tmp_path)).exit_code == 0
+
+
+def test_lists_are_linted_on_their_own() -> None:
+    for path in (BUILT_IN_RULES / "lists", BUILT_IN_RULES / "lists" / "pool_hosts.txt"):
+        result = run("lint", str(path))
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == "0 rules, 0 errors, 0 warnings\n"
+
+
+@pytest.mark.parametrize("command", ["lint", "test"])
+def test_a_folder_without_rules_is_no_success(tmp_path: Path, command: str) -> None:
+    result = run(command, str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{tmp_path}: no rule files (*.yml, *.yaml) here\n")
 
 
 def test_a_failing_test_is_explained(tmp_path: Path, golden: Golden) -> None:
@@ -81,13 +132,25 @@ def test_a_failing_test_is_explained(tmp_path: Path, golden: Golden) -> None:
     golden("rules-test.txt", result.stdout.replace(str(tmp_path), ""))
     (failure,) = json.loads(run("test", "-o", "json", str(tmp_path)).stdout)
     assert failure["expected"] == "match"
+    assert {"rule", "title", "path", "line", "expected", "explanation"} == failure.keys()
+
+
+def test_a_broken_file_fails_the_tests(tmp_path: Path) -> None:
+    (tmp_path / "rule.yml").write_text(RULE)
+    (tmp_path / "bad\x1b[2J.yml").write_text("title: [")
+    result = run("test", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    bad, counts = result.stderr.splitlines()
+    assert bad.startswith(f"{tmp_path}/bad\\e[2J.yml:2: not YAML")
+    assert counts == "1 rule, 2 tests, 0 failed"
 
 
 def test_only_what_is_named_is_tested(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
     result = run("test", str(tmp_path / "rule.yml"))
     assert result.exit_code == 0
-    assert result.stderr == "1 rules, 2 tests, 0 failed\n"
+    assert result.stderr == "1 rule, 2 tests, 0 failed\n"
 
 
 def test_all_shipped_rules_pass() -> None:
@@ -107,12 +170,52 @@ def test_list_shows_what_is_in_force(tmp_path: Path) -> None:
     assert len(listed) > 20
 
 
+OWN_ONLY = "built_in_rules: false\nrules: [{folder}]\n"
+
+
+def test_the_list_of_a_configuration(tmp_path: Path, golden: Golden) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    slow = "minerwatch:\n  for: 90m\n  signal: behaviour\n  score: 12.5\n"
+    (folder / "a.yml").write_text(RULE)
+    (folder / "b.yml").write_text(
+        RULE.replace(RULE_ID, OTHER_ID)
+        .replace("A rule", '"Hostile \\e[2J \\u202e title"')
+        .replace("minerwatch:\n", slow)
+    )
+    (folder / "c.yml").write_text("title: [")
+    config = tmp_path / "config.yml"
+    config.write_text(OWN_ONLY.format(folder=folder))
+    result = run("list", "--config", str(config))
+    assert result.exit_code == 1
+    shown = result.stdout + "--- stderr\n" + result.stderr
+    golden("rules-list.txt", shown.replace(str(tmp_path), ""))
+
+
+def test_rule_folders_may_come_from_the_environment(tmp_path: Path) -> None:
+    for name, identifier in (("one", RULE_ID), ("other", OTHER_ID)):
+        (tmp_path / name).mkdir()
+        text = RULE.replace(RULE_ID, identifier).replace("A rule", name)
+        (tmp_path / name / "rule.yml").write_text(text)
+    environment = {"MINERWATCH_RULES": f"{tmp_path}/one:{tmp_path}/other"}
+    result = CliRunner().invoke(cli, ["rules", "list"], env=environment)
+    assert RULE_ID in result.stdout
+    assert OTHER_ID in result.stdout
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    result = run("list", "--rules", str(tmp_path / "none"))
+    assert result.exit_code == 1
+    assert f"{tmp_path}/none:1: cannot be read: No such file or directory" in result.stderr
+    assert run("lint", str(tmp_path / "none")).exit_code == 2
+
+
 RECORDED = """\
 {"id": "a", "label": "miner", "seconds": 300, "facts": {"CommandLine": "./x -o stratum+tcp://pool.supportxmr.com:3333 -u 4AdU", "CpuCores": 0.98}}
 nonsense
 
 {"id": "b\\u001b[2J", "label": "benign", "seconds": 300, "facts": {"CommandLine": "python3 train.py", "CpuCores": 3.9}}
-{"id": 3, "seconds": 0, "facts": {"Comm": "xmrig", "Image": "/tmp/xmrig"}}
+{"id": 3, "seconds": 0, "facts": {"Comm": "xmrig", "Image": "/tmp/xmrig", "Comandline": "x"}}
 """  # noqa: E501
 
 
@@ -135,3 +238,38 @@ def test_replay_in_json(golden: Golden) -> None:
 def test_a_folder_may_be_named_twice(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
     assert run("test", str(tmp_path), "--rules", str(tmp_path)).exit_code == 0
+
+
+def test_replay_reads_a_file_whose_last_line_has_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "recorded.jsonl"
+    path.write_text('{"id": 1, "seconds": 0, "facts": {"Comm": "xmrig"}}\n{"id": 2}')
+    result = run("replay", str(path))
+    assert result.exit_code == 1
+    assert result.stdout.startswith(" 60.0  suspicious  -         1  -  Mining program by its name")
+    assert result.stderr.startswith(f"{path}:2: facts: missing, or not an object\n")
+
+
+def test_replay_passes_over_a_line_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minerwatch.cli.rules._MAX_LINE_BYTES", 100)
+    good = '{"id": 1, "seconds": 0, "facts": {"Comm": "xmrig"}}\n'
+    long = '{"id": 2, "seconds": 0, "facts": {"Comm": "' + "x" * 1000 + '"}}\n'
+    result = run("replay", "-", given=good + long + good)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert "<stdin>:2: not JSON" in result.stderr
+
+
+def test_replay_of_nothing_says_nothing(tmp_path: Path) -> None:
+    result = run("replay", "-", "-o", "json", given="\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_replay_with_a_broken_rule_file_still_answers(tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text("title: [")
+    given = '{"id": 1, "seconds": 0, "facts": {}}\n'
+    result = run("replay", "-", "--rules", str(tmp_path), "-o", "json", given=given)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["level"] == "clear"
+    assert f"{tmp_path}/bad.yml:2: not YAML" in result.stderr

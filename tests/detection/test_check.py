@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,14 @@ from hypothesis import strategies as st
 
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
-from minerwatch.detection.check import (
-    Recording,
-    Severity,
-    failed_tests,
-    lint,
-    recording,
-    replayed,
-)
-from minerwatch.detection.match import Matcher
+from minerwatch.detection.check import Recording, failed_tests, recording, replayed
+from minerwatch.detection.fields import KNOWN_FIELDS
+from minerwatch.detection.match import MAX_EXPLAINED, Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.model import FactValue, Level
 
+RULE_ID = "5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f"
+OTHER_ID = "c5cde4f1-4d5f-49e1-9a0f-6c1a3e2b7d11"
 RULE = """
 title: A rule
 id: 5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f
@@ -43,61 +40,54 @@ def book(folder: Path, text: str) -> RuleBook:
     return rulebook.load((folder,))
 
 
-def remarks(folder: Path, text: str) -> list[str]:
-    return [
-        f"{remark.line}: {remark.severity}: {remark.text}" for remark in lint(book(folder, text))
-    ]
-
-
-def test_a_good_rule_has_no_remarks(tmp_path: Path) -> None:
-    assert remarks(tmp_path, RULE) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            ("Comm: miner}, c", "Com: miner}, c"),
-            "7: warning: unknown field Com: did you mean Comm?",
-        ),
-        (("Comm: miner}, c", "md5: miner}, c"), "7: warning: md5 is never measured here"),
-        (("{sel:", "{other: {Comm: x}, sel:"), "selection 'other' is not used by the condition"),
-        (("description: Something.\n", ""), "no description"),
-        (("falsepositives: [Miners in mines]\n", ""), "no falsepositives"),
-        (("    match: [{Comm: miner}]\n", ""), "no minerwatch.tests.match"),
-        (("    no_match: [{Comm: minor}]\n", ""), "no minerwatch.tests.no_match"),
-        (("{Comm: minor}", "{Com: minor}"), "13: warning: the test has a field that nothing"),
-        (("status: test", "status: tset"), "4: error: status: 'tset' is none of"),
-        (("Comm: miner}, c", "Comm|re: '(?<=a)b'}, c"), "error: "),
-    ],
-)
-def test_what_is_doubtful_is_said_with_its_line(
-    tmp_path: Path, change: tuple[str, str], said: str
-) -> None:
-    assert any(said in remark for remark in remarks(tmp_path, RULE.replace(*change)))
-
-
-def test_a_list_that_no_rule_uses_is_said(tmp_path: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "names.txt").write_text("a\n")
-    (remark,) = lint(book(tmp_path, RULE))
-    assert str(remark).startswith(f"{tmp_path}/lists/names.txt:1: warning: no rule uses this list")
-
-
-def test_remarks_come_in_the_order_of_the_files(tmp_path: Path) -> None:
-    (tmp_path / "b.yml").write_text("title: [")
-    (tmp_path / "a.yml").write_text(RULE.replace("level: high", "level: highest"))
-    found = lint(rulebook.load((tmp_path,)))
-    assert [remark.path.name for remark in found] == ["a.yml", "b.yml"]
-    assert {remark.severity for remark in found} == {Severity.ERROR}
-
-
 def test_a_failed_test_shows_which_condition_did_not_hold(tmp_path: Path) -> None:
     rules = book(tmp_path, RULE.replace("[{Comm: miner}]", "[{Comm: digger}]")).rules
     (failure,) = failed_tests(rules, Matcher(rules))
     head, *tree = str(failure).splitlines()
-    assert head == f"{tmp_path}/rule.yml:12: A rule: should say it holds, but it does not"
+    assert head == f"{tmp_path}/rule.yml:12: A rule: must hold here, but does not"
     assert tree == ["    - Comm is 'miner'; observed: 'digger'"]
+
+
+def test_a_failure_shows_what_decides_it_and_folds_the_rest(tmp_path: Path) -> None:
+    names = [f"name{number}" for number in range(300)]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "names.txt").write_text("\n".join(names))
+    detection = (
+        "detection:\n  sel: {Comm|expand: '%names%'}\n  busy: {CpuCores|gte: 0.5}\n"
+        "  tool: {Image|endswith|expand: '/%names%'}\n  condition: sel and busy and not tool"
+    )
+    text = RULE.replace("detection: {sel: {Comm: miner}, condition: sel}", detection).replace(
+        "match: [{Comm: miner}]", "match: [{Comm: name7}, {Comm: miner, CpuCores: 1}]"
+    )
+    rules = book(tmp_path, text).rules
+    idle, unnamed = failed_tests(rules, Matcher(rules))
+    assert idle.explanation.splitlines() == [
+        "- all of",
+        "  + any of … (300 conditions)",
+        "  - CpuCores >= 0.5; observed: absent",
+        "  + not … (300 conditions)",
+    ]
+    *shown, rest, busy, tool = unnamed.explanation.splitlines()
+    assert shown[:3] == [
+        "- all of",
+        "  - any of",
+        "    - Comm is 'name0'; observed: 'miner'",
+    ]
+    assert rest == f"    - … and {300 - MAX_EXPLAINED} more"
+    assert (busy, tool) == ("  + CpuCores >= 0.5; observed: 1", "  + not … (300 conditions)")
+
+
+def test_a_rule_that_holds_where_it_must_not_shows_why(tmp_path: Path) -> None:
+    text = RULE.replace("Comm: miner}, c", "Comm: [a, b, c, d, e, f, g, h, miner]}, c")
+    rules = book(tmp_path, text.replace("minor", "miner")).rules
+    (failure,) = failed_tests(rules, Matcher(rules))
+    head, *tree = str(failure).splitlines()
+    assert head == f"{tmp_path}/rule.yml:13: A rule: must not hold here, but does"
+    assert tree[0] == "    + any of"
+    assert tree[-2:] == [
+        "      + Comm is 'miner'; observed: 'miner'",
+        f"      - … and {9 - MAX_EXPLAINED} more",
+    ]
 
 
 def test_tests_that_hold_are_not_mentioned(tmp_path: Path) -> None:
@@ -139,12 +129,19 @@ def test_a_line_is_taken_apart() -> None:
     [
         ("nonsense", "not JSON"),
         ("[]", "not an object"),
-        ('{"facts": {}}', "id: missing"),
-        ('{"id": true, "facts": {}}', "id: missing"),
-        ('{"id": 1}', "facts: missing"),
-        ('{"id": 1, "facts": {}, "seconds": -1}', "seconds: not a number"),
-        ('{"id": 1, "facts": {}, "seconds": NaN}', "seconds: not a number"),
-        ('{"id": 1, "facts": {"Comm": {}}}', "Comm is neither"),
+        ('{"seconds": 1, "facts": {}}', "id: missing"),
+        ('{"id": true, "seconds": 1, "facts": {}}', "id: missing"),
+        ('{"id": [], "seconds": 1, "facts": {}}', "id: missing"),
+        ('{"id": 1, "seconds": 1}', "facts: missing"),
+        ('{"id": 1, "facts": {}}', "seconds: missing, or not a number"),
+        ('{"id": 1, "facts": {}, "seconds": -1}', "seconds: missing, or not a number"),
+        ('{"id": 1, "facts": {}, "seconds": true}', "seconds: missing, or not a number"),
+        ('{"id": 1, "facts": {}, "seconds": "5m"}', "seconds: missing, or not a number"),
+        ('{"id": 1, "facts": {}, "seconds": 1e999}', "seconds: missing, or not a number"),
+        ('{"id": 1, "facts": {}, "seconds": NaN}', "not JSON: NaN is no number"),
+        ('{"id": 1, "seconds": 1, "facts": {"Comm": {}}}', "Comm is neither"),
+        ('{"id": 1, "seconds": 1, "facts": {"Comm": [[]]}}', "Comm is a list of something else"),
+        (f'{{"id": {"9" * 5000}}}', "not JSON: Exceeds the limit"),
         (b"\xff", "not UTF-8"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -154,13 +151,24 @@ def test_a_line_that_is_none_says_why(line: str | bytes, reason: str) -> None:
         recording(line)
 
 
+def test_facts_of_every_kind_are_read() -> None:
+    facts = '{"Comm": "a", "Threads": 3, "CpuCores": 0.5, "ExeDeleted": true, "DestinationIp": []}'
+    line = f'{{"id": "x", "seconds": 1, "facts": {facts}, "further": {{}}}}'
+    assert recording(line).facts == {
+        "Comm": "a", "Threads": 3, "CpuCores": 0.5, "ExeDeleted": True, "DestinationIp": (),
+    }  # fmt: skip
+    mixed = '{"id": "x", "seconds": 1, "facts": {"DestinationPort": [1, "2", 0.5, true]}}'
+    assert recording(mixed).facts == {"DestinationPort": ("1", "2", "0.5", "true")}
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
-    lambda inner: st.lists(inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=6,
 )
-fields = st.sampled_from(
-    ["Comm", "CommandLine", "Image", "CpuCores", "Threads", "ExeDeleted", "DestinationPort", "X"]
+fields = st.sampled_from([*KNOWN_FIELDS, "X"]) | st.text(max_size=10)
+speaking = st.sampled_from(
+    ["xmrig", "/tmp/xmrig", "./a -o stratum+tcp://p:1 -u w", "grep stratum+tcp://a", True, 1.0, 64]
 )
 
 
@@ -173,8 +181,10 @@ def test_no_bytes_do_anything_but_parse_or_say_why(line: bytes) -> None:
         assert said
 
 
-@given(st.dictionaries(fields, json_values, max_size=6), st.floats(0, 1e9))
-def test_any_facts_have_a_score_and_a_level(facts: dict[str, object], seconds: float) -> None:
+@given(st.dictionaries(fields, json_values | speaking, max_size=8), json_values | st.floats(0, 1e9))
+def test_any_facts_have_a_score_and_a_level_or_a_reason(
+    facts: dict[str, object], seconds: object
+) -> None:
     line = json.dumps({"id": 1, "seconds": seconds, "facts": facts})
     try:
         recorded = recording(line)
@@ -184,6 +194,36 @@ def test_any_facts_have_a_score_and_a_level(facts: dict[str, object], seconds: f
     assert 0 <= outcome.score <= 100
     assert outcome.level == Level.of(outcome.score).label
     assert bool(outcome.rules) is bool(outcome.signals)
+    assert not outcome.cullable or outcome.level == "confirmed"
+    json.dumps(asdict(outcome), allow_nan=False)
+
+
+EVIDENCE: tuple[dict[str, FactValue], ...] = (
+    {"Comm": "xmrig"},
+    {"CommandLine": "./x -o stratum+tcp://pool.example.org:3333 -u w"},
+    {"KernelThreadName": True},
+    {"ExeInMemory": True},
+    {"CpuCores": 1.0, "CpuFlatness": 0.99},
+    {"SaturatedThreads": 4},
+    {"ContainerCpuHours": 20.0, "ContainerCpuCores": 1.0},
+    {"HiddenCpuShare": 1.0, "ContainerCpuCores": 1.0},
+)
+
+
+@given(
+    st.lists(st.sampled_from(EVIDENCE), unique_by=str),
+    st.sampled_from(EVIDENCE),
+    st.floats(0, 1e5),
+)
+def test_more_evidence_never_scores_less(
+    some: list[dict[str, FactValue]], another: dict[str, FactValue], seconds: float
+) -> None:
+    facts = {name: value for each in some for name, value in each.items()}
+    less = replayed(Recording(1, "", seconds, facts), MATCHER)
+    more = replayed(Recording(1, "", seconds, {**facts, **another}), MATCHER)
+    assert set(less.rules) <= set(more.rules)
+    assert less.score <= more.score
+    assert less.cullable <= more.cullable
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.detection import rulebook
+from minerwatch.detection.lint import Severity, lint
+from tests.detection.test_check import OTHER_ID, RULE, RULE_ID, book
+
+
+def remarks(folder: Path, text: str) -> list[str]:
+    return [
+        f"{remark.line}: {remark.severity}: {remark.text}" for remark in lint(book(folder, text))
+    ]
+
+
+def with_selection(selection: str, condition: str = "sel") -> str:
+    written = f"detection:\n  sel: {selection}\n  condition: {condition}"
+    return RULE.replace("detection: {sel: {Comm: miner}, condition: sel}", written)
+
+
+def test_a_good_rule_has_no_remarks(tmp_path: Path) -> None:
+    assert remarks(tmp_path, RULE) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("Comm: miner}, c", "Com: miner}, c"),
+            "7: warning: unknown field Com: did you mean Comm?",
+        ),
+        (("Comm: miner}, c", "Qqqq: miner}, c"), "7: warning: unknown field Qqqq"),
+        (("Comm: miner}, c", "md5: miner}, c"), "7: warning: md5 is never measured here"),
+        (("{sel:", "{other: {Comm: x}, sel:"), "7: warning: selection 'other' is not used"),
+        (("description: Something.\n", ""), "2: warning: no description"),
+        (("falsepositives: [Miners in mines]\n", ""), "2: warning: no falsepositives"),
+        (("falsepositives:", "falsepositive:"), "8: warning: unknown key 'falsepositive': did you"),
+        (("status: test\n", ""), "2: warning: no status: it counts as experimental"),
+        (("level: high\nminerwatch:", "minerwatch:\n  score: 60"), "2: warning: no level"),
+        (("    match: [{Comm: miner}]\n", ""), "11: warning: no minerwatch.tests.match"),
+        (("    no_match: [{Comm: minor}]\n", ""), "11: warning: no minerwatch.tests.no_match"),
+        (
+            ("{Comm: minor}", "{Com: minor}"),
+            "13: warning: the test has a field that nothing looks at, Com: did you mean Comm?",
+        ),
+        (
+            ("{Comm: minor}", "{CpuCores: '0.5'}"),
+            "13: warning: the test gives CpuCores as '0.5': it is a number",
+        ),
+        (("{Comm: minor}", "{ExeDeleted: 1}"), "ExeDeleted as 1: it is true or false"),
+        (("{Comm: minor}", "{User: yes}"), "13: warning: the test gives User as True: it is text"),
+        (("{Comm: minor}", "{DestinationPort: true}"), "it is a list of texts"),
+        (("status: test", "status: tset"), "4: error: status: 'tset' is none of"),
+        (("Comm: miner}, c", "Comm|re: '(?<=a)b'}, c"), "7: error: Comm|re: regular expression"),
+        (
+            ("high\nminerwatch:", "high\nminerwatch:\n  signal: behaviour\n  score: 60"),
+            "12: error: minerwatch.score: a behaviour rule may score at most 29",
+        ),
+        (
+            ("test\ndescription", "stable\nlevel: informational\ndescription"),
+            "10: error: key 'level' is given twice (first in line 5)",
+        ),
+    ],
+)
+def test_what_is_doubtful_is_said_with_its_line(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    text = RULE.replace(*change)
+    assert text != RULE
+    found = remarks(tmp_path, text)
+    assert any(said in remark for remark in found), found
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ("{CpuFlatness|gte: 90}", "CpuFlatness is from 0 to 1: 90 is beyond"),
+        ("{RoundingModes|gte: 5}", "RoundingModes is at most 4: 5 is beyond"),
+        ("{CpuCores: '1'}", "CpuCores is a number (cores): compare it with |gt"),
+        ("{Threads|contains: '1'}", "Threads is a number (count): compare it with |gt"),
+        ("{ExeDeleted: 1}", "ExeDeleted is true or false: ask for one of them"),
+        ("{ExeDeleted: 'true'}", "ExeDeleted is true or false: ask for one of them"),
+        ("{User: yes}", "User is never true or false: quote a word that is text"),
+        ("{Image|cidr: 10.0.0.0/8}", "Image is no address: |cidr does not hold on it"),
+        ("{Image: xmrig}", "Image is a path from /: for a name write |endswith: '/xmrig'"),
+        ("{ParentImage|startswith: 'usr/'}", "ParentImage is a path from /"),
+        ("{Comm: cpuminer-avx512-sha}", "Comm has 15 bytes: 'cpuminer-avx512-sha' is 'cpuminer-"),
+        ("{CommandLine|re: 'a*'}", "regular expression 'a*' also matches nothing, so anything"),
+        ("{CommandLine|all: [a, b]}", "never holds: CommandLine is not 'a' and 'b' at once"),
+        ("{CpuCores|gt: 3, CpuCores|lt: 2}", "never holds: CpuCores is not > 3 and < 2 at once"),
+        ("{CpuCores|gt: 3, CpuCores|lte: 3}", "never holds: CpuCores is not > 3 and <= 3 at once"),
+        ("{Comm: null}", "it holds on a process of which nothing is known"),
+        ("{Comm|base64offset: abcdef}", "'base64offset' modifier must be followed by a 'contains'"),
+        ("{CommandLine: '*abc*'}", "CommandLine: string contains wildcards at beginning and end"),
+        ("{CommandLine|contains: 'a**b'}", "string contains multiple consecutive * wildcards"),
+        ('{CommandLine: "a\\tb"}', "string contains control character"),
+        ("{CpuCores|gte: 1, Age|gt: 60}", "it looks at nothing but how CPU is burnt, yet speaks"),
+    ],
+)
+def test_what_conditions_hardly_mean_is_said(tmp_path: Path, selection: str, said: str) -> None:
+    found = remarks(tmp_path, with_selection(selection))
+    assert any("warning: " in remark and said in remark for remark in found), found
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "{CpuFlatness|gte: 0.9, Comm: x}",
+        "{DestinationPort: [3333, '4444'], DestinationIp|cidr: 10.0.0.0/8}",
+        "{DestinationPort|gte: 3000, DestinationPort|lt: 2000}",  # a list: two may be meant
+        "{CommandLine|contains|all: [a, b]}",
+        "{CommandLine|re|all: [a, b]}",
+        "{CommandLine|re: '^$'}",
+        "{CommandLine|windash|contains|all: [' -a', ' -b']}",
+        "{CpuCores|gte: 2, CpuCores|lte: 2, Comm: x}",
+        "{ExeDeleted: true}",
+        "{Comm: cpuminer-avx512}",
+        "{Comm: [cpuminer-avx512-sha, cpuminer-avx512]}",
+        "{Image: /usr/bin/xmrig, ParentImage|endswith: /bash}",
+        "{User: '0', ProcessId: 1}",
+    ],
+)
+def test_what_is_meant_is_not_doubted(tmp_path: Path, selection: str) -> None:
+    assert remarks(tmp_path, with_selection(selection)) == []
+
+
+def test_a_rule_of_nothing_but_exclusions_is_said(tmp_path: Path) -> None:
+    found = remarks(tmp_path, with_selection("{Comm: x}", "not sel"))
+    assert found == [
+        "9: warning: it holds on a process of which nothing is known: ask for something, too"
+    ]
+
+
+def test_contradictions_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    text = with_selection("{Comm: x}\n  other: {Comm: y}", "not (1 of other and sel)")
+    found = remarks(tmp_path, text)
+    assert any("never holds: Comm is not 'y' and 'x' at once" in remark for remark in found), found
+    both = with_selection("{Comm: x}\n  none: {Comm: null}", "sel and none")
+    assert any(
+        "Comm is to be absent, and to be something" in each for each in remarks(tmp_path, both)
+    )
+
+
+def test_header_that_says_a_thing_twice(tmp_path: Path) -> None:
+    twice = "level: high\ntags: [attack.t1496, attack.t1496]\nreferences: [a, a]"
+    found = remarks(tmp_path, RULE.replace("level: high", twice))
+    assert found == [
+        "10: warning: tags: the same tag appears multiple times",
+        "11: warning: references: the same references appears multiple times",
+    ]
+
+
+def test_a_stable_rule_without_a_score_is_said(tmp_path: Path) -> None:
+    text = RULE.replace("status: test", "status: stable").replace("high", "informational")
+    assert remarks(tmp_path, text) == [
+        "10: warning: a stable rule that scores 0 counts for nothing"
+    ]
+
+
+# Rules beside each other.
+
+
+def test_a_title_and_a_condition_that_another_rule_has(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(RULE)
+    (tmp_path / "b.yml").write_text(RULE.replace(RULE_ID, OTHER_ID).replace("A rule", "a RULE"))
+    same = f"asks for just what {tmp_path}/a.yml asks for: together they say no more than one"
+    assert [str(remark) for remark in lint(rulebook.load((tmp_path,)))] == [
+        f"{tmp_path}/b.yml:3: warning: {same}",
+        f"{tmp_path}/b.yml:3: warning: the title is also that of {tmp_path}/a.yml",
+    ]
+
+
+def test_a_copied_id_is_said_in_one_folder_and_across_folders(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    for folder in (first, second):
+        folder.mkdir()
+    copied = RULE.replace("A rule", "Another").replace("{Comm: miner}, c", "{Comm: digger}, c")
+    (first / "a.yml").write_text(RULE)
+    (first / "b.yml").write_text(copied)
+    (remark,) = lint(rulebook.load((first,)))
+    assert str(remark) == f"{first}/b.yml:3: error: id {RULE_ID} is also that of {first}/a.yml"
+    (first / "b.yml").rename(second / "b.yml")
+    (remark,) = lint(rulebook.load((first, second)))
+    assert str(remark) == (
+        f"{second}/b.yml:3: warning: replaces 'A rule' ({first}/a.yml):"
+        " if it should not, give it an id of its own"
+    )
+
+
+def test_a_rule_may_be_replaced_by_one_of_the_same_title(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.yml").write_text(RULE)
+    assert lint(rulebook.load((tmp_path / "1", tmp_path / "2"))) == ()
+
+
+def test_remarks_come_in_the_order_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "b.yml").write_text("title: [")
+    (tmp_path / "a.yml").write_text(RULE.replace("level: high", "level: highest"))
+    found = lint(rulebook.load((tmp_path,)))
+    assert [remark.path.name for remark in found] == ["a.yml", "b.yml"]
+    assert {remark.severity for remark in found} == {Severity.ERROR}
+
+
+# Lists.
+
+
+def test_a_list_that_no_rule_uses_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "names.txt").write_text("a\n")
+    (remark,) = lint(book(tmp_path, RULE))
+    assert str(remark).startswith(f"{tmp_path}/lists/names.txt:1: warning: no rule uses this list")
+
+
+def test_entries_that_are_not_what_they_seem_are_said(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "names.txt"
+    path.write_text("# names\nminer\n\n*.example.org\nMiner\ndigger  # in mines\n")
+    text = RULE.replace("{Comm: miner}, c", "{Comm|expand: '%names%'}, c")
+    found = [str(remark) for remark in lint(book(tmp_path, text)) if remark.path == path]
+    assert found == [
+        f"{path}:4: warning: entries are literal text: * stands for itself here",
+        f"{path}:5: warning: 'Miner' is also in line 2",
+        f"{path}:6: warning: a comment has a line of its own: this one is in the entry",
+    ]
+
+
+# Hostile files.
+
+
+def test_a_file_that_changes_after_it_was_loaded_stops_nothing(tmp_path: Path) -> None:
+    loaded = book(tmp_path, RULE)
+    (tmp_path / "rule.yml").write_text("title: [")
+    assert lint(loaded) == ()
+    (tmp_path / "rule.yml").unlink()
+    assert lint(loaded) == ()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["Comm|re", "Comm", "CpuCores|gt", "ExeDeleted", "Qq|contains", "Image|all"]
+        ),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()),
+        min_size=1,
+    ),
+    st.sampled_from(["sel", "not sel", "1 of sel*", "sel and not sel", "sel or not sel"]),
+)
+def test_no_selection_stops_lint(
+    tmp_path_factory: pytest.TempPathFactory, selection: dict[str, object], condition: str
+) -> None:
+    folder = tmp_path_factory.mktemp("rules")
+    text = with_selection(json.dumps(selection), json.dumps(condition))
+    for remark in lint(book(folder, text)):
+        assert remark.line >= 1
+        assert remark.text
+
+
+def test_nothing_is_fetched_from_the_network() -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*arguments, **options): sys.exit('asked for the network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from minerwatch.config import BUILT_IN_RULES\n"
+        "from minerwatch.detection import lint, rulebook\n"
+        "lint.lint(rulebook.load((BUILT_IN_RULES,)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
