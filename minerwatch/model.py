@@ -213,6 +213,76 @@ class Change:
     previous: Level
 
 
+# What the cluster says.
+
+
+class PodContainerKind(StrEnum):
+    """How a container belongs to its pod."""
+
+    MAIN = "main"
+    INIT = "init"
+    SIDECAR = "sidecar"  # an init container that is restarted always
+    EPHEMERAL = "ephemeral"  # kubectl debug
+
+
+@dataclass(frozen=True, slots=True)
+class PodContainer:
+    """One container of a pod, as the API server knows it."""
+
+    container_id: str  # without the runtime's prefix, "" while it has none
+    name: str
+    image: str
+    image_digest: str  # "sha256:…", "" where it is not told
+    kind: PodContainerKind
+    cpu_request_cores: float | None
+    cpu_limit_cores: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerReference:
+    """What made a pod, and would make it again."""
+
+    kind: str
+    name: str
+    uid: str
+    is_controller: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The part of a pod that minerwatch uses."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    created_unix_s: float
+    phase: str  # Pending, Running, Succeeded, Failed, Unknown
+    qos: str  # Guaranteed, Burstable, BestEffort
+    priority_class: str
+    service_account: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]  # only those that the configuration names
+    environment: Mapping[str, str]  # plain values of the variables that the configuration names
+    owners: tuple[OwnerReference, ...]
+    containers: tuple[PodContainer, ...]
+    mirror_uid: str  # of a static pod: the uid that its cgroup bears; "" for all others
+    is_ending: bool  # its deletion has been asked for
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the kubelet runs it from a file: the API shows only its mirror."""
+        return bool(self.mirror_uid) or any(owner.kind == "Node" for owner in self.owners)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who can be told, or banned."""
+
+    name: str
+    source: str  # what it was taken from: "label hub.jupyter.org/username"
+
+
 # What is published: the snapshot, one ContainerStatus a container. Field names are the JSON's.
 
 
