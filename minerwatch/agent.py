@@ -26,6 +26,7 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, Metrics
@@ -41,6 +42,11 @@ ALL_PROCESSES = 1000
 """Of one container, in the full snapshot."""
 
 _NEED_RESTART = ("listen", "socket", "node", "examination", "probes", "judgement", "report")
+
+_OTHER_KERNEL = "node.proc is not this kernel's"
+
+_SAMPLE_EVERY_S = 1.0
+"""A thread's control word is that of its last switch-out: closer samples repeat each other."""
 
 _BATCH_S = 0.002
 """Between two looks at exec events: one that brings many costs less than many that bring one."""
@@ -83,17 +89,32 @@ def open_node(config: Config, book: RuleBook) -> Node:
     proc = Path(config.node.proc)
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
-    probes = Probes(config, book.lists.entries.get("pool_servers", ()))
+    tasks, tasks_off = _task_iterator(config)
+    pools = book.lists.entries.get("pool_servers", ())
+    probes = Probes(config, pools, tasks, tasks_off)
     judge = Judge(config.judgement.ticks_below)
-    watch = Watch(cgroups, processes, Matcher(book.rules), config.examination, judge, probes)
+    matcher = Matcher(book.rules)
+    watch = Watch(cgroups, processes, matcher, config.examination, judge, probes, tasks)
     spots = (cgroups.blind_spot, *blind_spots(proc))
     return Node(
         config.node.name or socket.gethostname(),
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        tuple(probes.status),
+        (ProbeStatus("tasks", tasks_off), *probes.status),
     )
+
+
+def _task_iterator(config: Config) -> tuple[TaskIterator | None, str]:
+    """The node's task iterator, or why there is none."""
+    if not config.probes.tasks:
+        return None, "switched off (probes.tasks)"
+    if config.node.proc != Config().node.proc:
+        return None, _OTHER_KERNEL
+    try:
+        return TaskIterator(), ""
+    except TasksUnavailableError as error:
+        return None, str(error)
 
 
 class Agent:
@@ -132,6 +153,8 @@ class Agent:
         self._execs, self._execs_off = self._subscribe()
         self._execs_lost = 0
         self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
+        self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
+        self._sampled_s = 0.0
         self.socket = Path(config.socket) if config.socket else default_socket()
         try:
             self.address = self._listen()
@@ -176,16 +199,34 @@ class Agent:
             self._fail("tick", error)
 
     def _wait(self, until_s: float) -> None:
-        """Looks at what starts until ``until_s``, or until it is stopped or to reload."""
+        """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""
         while not self._stopping and not self._reload_asked:
-            left_s = until_s - now_s()
-            if left_s <= 0:
+            at_s = now_s()
+            if at_s >= until_s:
                 return
-            pause_s = self._execs_budget.pause_s(now_s())
+            sample_s = self._next_sample_s(at_s)
+            if at_s >= sample_s:
+                self._sample()
+                continue
+            pause_s = self._execs_budget.pause_s(at_s)
             execs = self._execs if pause_s == 0.0 else None
+            left_s = min(until_s, sample_s) - at_s
             if self._wake.wait(min(left_s, pause_s or left_s), execs):
                 self._examine_execs()
                 time.sleep(_BATCH_S)
+
+    def _next_sample_s(self, at_s: float) -> float:
+        if not self._node.watch.wants_samples:
+            return float("inf")
+        return max(self._sampled_s + _SAMPLE_EVERY_S, at_s + self._samples_budget.pause_s(at_s))
+
+    def _sample(self) -> None:
+        started_s = time.perf_counter()
+        self._sampled_s = now_s()
+        self._node.watch.sample(self._sampled_s)
+        took_s = time.perf_counter() - started_s
+        self._metrics.probe_took("rounding", took_s)
+        self._samples_budget.spend(now_s(), took_s)
 
     def _examine_execs(self) -> None:
         """Judges programs as they start; what goes wrong here, the next tick makes good."""
@@ -214,7 +255,7 @@ class Agent:
         if not self._config.probes.execs:
             return None, "switched off (probes.execs)"
         if self._config.node.proc != Config().node.proc:
-            return None, "node.proc is not this kernel's"
+            return None, _OTHER_KERNEL
         try:
             execs = ExecEvents()
         except ExecsUnavailableError as error:

@@ -7,8 +7,8 @@ process as facts, for as long as the process is a suspect. Nothing here waits fo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from minerwatch.config import Config
@@ -17,20 +17,35 @@ from minerwatch.model import Facts, FactValue, ProcessId
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.privilege import effective_capabilities
+from minerwatch.node.rounding import ENOUGH_SAMPLES, RoundingSamples
 from minerwatch.node.sockets import Connection, SocketReader
+from minerwatch.node.tasks import FpSample, TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
 _MAPPINGS_EVERY_S = 60.0
+_ROUNDING_EVERY_S = 300.0
+_ODD_ROUNDING_EVERY_S = 60.0
+_SAMPLING_ENDS_AFTER_S = 60.0
 
 NO_FACTS: Facts = {}
 
 _IsTimeLeft = Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A process that is worth a closer look."""
+
+    process: ProcessId
+    program: tuple[int, int, int]  # as in ProcessStat
+    is_settled: bool  # something was found in it, or it has burnt CPU for long enough
+
+
 class Probe(Protocol):
     """One way to look at suspects."""
 
     name: str
+    looks_early: bool  # so cheap that it looks at all that burn CPU now, not the settled only
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -57,37 +72,76 @@ class ProbeStatus:
 class Probes:
     """All probes that are on, and why the others are off."""
 
-    def __init__(self, config: Config, pool_servers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pool_servers: Sequence[str] = (),
+        tasks: TaskIterator | None = None,
+        tasks_off: str = "",
+    ) -> None:
+        """``tasks``: the node's task iterator; without one ``tasks_off`` says why there is none."""
         self.status: list[ProbeStatus] = []
         self._budget_s = config.probes.budget
         self._own_failures: dict[tuple[str, str], int] = {}
         self._probes: list[Probe] = []
+        self._programs: dict[ProcessId, tuple[int, int, int]] = {}
+        self._rounding: Rounding | None = None
         proc = config.node.proc
         pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
-        switches: tuple[tuple[str, bool, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lambda: Connections(proc, pools)),
-            ("mappings", config.probes.mappings, lambda: MemoryMappings(proc)),
+        switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
+            ("connections", config.probes.connections, lacks, lambda: Connections(proc, pools)),
+            ("mappings", config.probes.mappings, lacks, lambda: MemoryMappings(proc)),
         )
-        for name, is_wanted, opened in switches:
-            off = lacks if is_wanted else f"switched off (probes.{name})"
+        for name, is_wanted, lack, opened in switches:
+            off = lack if is_wanted else f"switched off (probes.{name})"
             if not off:
                 self._probes.append(opened())
             self.status.append(ProbeStatus(name, off))
+        self._open_rounding(config, tasks, tasks_off)
 
-    def look(self, suspects: Sequence[ProcessId], at_s: float) -> dict[str, float]:
+    def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
+        off = "" if config.probes.rounding else "switched off (probes.rounding)"
+        if not off and tasks is None:
+            off = f"it needs the task iterator: {tasks_off}"
+        if not off and tasks is not None:
+            self._rounding = Rounding(tasks)
+            self._probes.append(self._rounding)
+        self.status.append(ProbeStatus("rounding", off))
+
+    def look(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
         """Looks at ``suspects`` within the budget; the seconds that each probe took."""
         ends_s = time.perf_counter() + self._budget_s
         took_s = {}
+        unchanged = self._unchanged(suspects)
+        settled = [each.process for each in unchanged if each.is_settled]
+        early = [each.process for each in unchanged]
         for probe in self._probes:
             started_s = time.perf_counter()
             try:
-                probe.look(suspects, at_s, lambda: time.perf_counter() < ends_s)
+                probe.look(
+                    early if probe.looks_early else settled,
+                    at_s,
+                    lambda: time.perf_counter() < ends_s,
+                )
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                key = (probe.name, type(error).__name__)
-                self._own_failures[key] = self._own_failures.get(key, 0) + 1
+                self._fail(probe.name, error)
             took_s[probe.name] = time.perf_counter() - started_s
         return took_s
+
+    @property
+    def wants_samples(self) -> bool:
+        """Whether ``sample`` has something to do."""
+        return self._rounding is not None and self._rounding.wants_samples
+
+    def sample(self, at_s: float) -> None:
+        """What has to be looked at again and again between two looks."""
+        if self._rounding is None:
+            return
+        try:
+            self._rounding.sample(at_s)
+        except Exception as error:  # noqa: BLE001 - a probe fails alone
+            self._fail(self._rounding.name, error)
 
     def facts(self, process: ProcessId) -> Facts:
         """Everything that the probes know of ``process``."""
@@ -107,11 +161,25 @@ class Probes:
         for probe in self._probes:
             probe.close()
 
+    def _unchanged(self, suspects: Sequence[Suspect]) -> list[Suspect]:
+        """Without those that run another program than at the last look.
+
+        Leaving them out once makes every probe forget what it knew of the program before.
+        """
+        before = self._programs
+        self._programs = {each.process: each.program for each in suspects}
+        return [each for each in suspects if before.get(each.process, each.program) == each.program]
+
+    def _fail(self, name: str, error: Exception) -> None:
+        key = (name, type(error).__name__)
+        self._own_failures[key] = self._own_failures.get(key, 0) + 1
+
 
 class Connections:
     """Whom suspects are connected to."""
 
     name = "connections"
+    looks_early = False
 
     def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
         self._reader = SocketReader(proc)
@@ -157,6 +225,7 @@ class MemoryMappings:
     """What suspects keep in memory."""
 
     name = "mappings"
+    looks_early = False
 
     def __init__(self, proc: str) -> None:
         self._reader = MappingReader(proc)
@@ -190,6 +259,88 @@ class MemoryMappings:
     def close(self) -> None:
         """Ends the reader's thread."""
         self._reader.close()
+
+
+class FpSource(Protocol):
+    """Where control words of threads come from."""
+
+    failures: dict[str, int]
+
+    def fp_samples(self, processes: Iterable[ProcessId]) -> Sequence[FpSample]:
+        """What is known of them now; it does not wait."""
+
+
+@dataclass(slots=True)
+class _Sampling:
+    """One round of samples of a process."""
+
+    began_s: float
+    samples: RoundingSamples = field(default_factory=RoundingSamples)
+
+
+class Rounding:
+    """How suspects round: some dozens of samples, a second apart, then a rest."""
+
+    name = "rounding"
+    looks_early = True
+
+    def __init__(self, source: FpSource) -> None:
+        self._source = source
+        self._sampled: dict[ProcessId, _Sampling] = {}
+        self._rests_until_s: dict[ProcessId, float] = {}
+        self._facts: dict[ProcessId, Facts] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """As its source counts them."""
+        return self._source.failures
+
+    @property
+    def wants_samples(self) -> bool:
+        """Whether anybody is being sampled."""
+        return bool(self._sampled)
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: _IsTimeLeft) -> None:
+        """Begins with those that have not been sampled for some time."""
+        del is_time_left  # nothing is read here
+        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._rests_until_s = {each: self._rests_until_s.get(each, at_s) for each in suspects}
+        self._sampled = {
+            each: self._sampled.get(each) or _Sampling(at_s)
+            for each in suspects
+            if each in self._sampled or self._rests_until_s[each] <= at_s
+        }
+
+    def sample(self, at_s: float) -> None:
+        """Takes one sample of each running thread of those that are being sampled."""
+        for sample in self._source.fp_samples(tuple(self._sampled)):
+            sampling = self._sampled.get(sample.process)
+            if sampling is not None:
+                sampling.samples.add(at_s, sample.tid, sample.fp_control, sample.switches)
+        for process, sampling in list(self._sampled.items()):
+            self._take_note(process, sampling, at_s)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """RoundingShare, RoundingModes, FlushToZeroShare."""
+        return self._facts.get(process, NO_FACTS)
+
+    def close(self) -> None:
+        """Nothing is held but the source, which is not its own."""
+
+    def _take_note(self, process: ProcessId, sampling: _Sampling, at_s: float) -> None:
+        rounding = sampling.samples.rounding()
+        if rounding is not None:
+            self._facts[process] = measured(
+                RoundingShare=rounding.share,
+                RoundingModes=rounding.modes,
+                FlushToZeroShare=rounding.flush_to_zero_share,
+            )
+        is_late = at_s - sampling.began_s >= _SAMPLING_ENDS_AFTER_S
+        if is_late or sampling.samples.count >= ENOUGH_SAMPLES:
+            is_odd = rounding is not None and rounding.modes > 1
+            rest_s = _ODD_ROUNDING_EVERY_S if is_odd else _ROUNDING_EVERY_S
+            self._rests_until_s[process] = at_s + rest_s
+            del self._sampled[process]
 
 
 def _connection_facts(

@@ -37,7 +37,8 @@ from minerwatch.model import (
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
-from minerwatch.probes import Probes
+from minerwatch.node.tasks import TaskIterator, TaskTable
+from minerwatch.probes import Probes, Suspect
 
 T = TypeVar("T")
 
@@ -117,12 +118,16 @@ class Watch:
         examination: Examination,
         judge: Judge,
         probes: Probes | None = None,
+        tasks: TaskIterator | None = None,
     ) -> None:
         self._cgroups = cgroups
         self._reader = processes
         self._examination = examination
         self._judge = judge
         self._probes = probes
+        self._tasks = tasks
+        self._table: TaskTable | None = None  # as of the tick under way
+        self._last_table: TaskTable | None = None
         self._containers: dict[ContainerKey, _WatchedContainer] = {}
         self._container_of: dict[int, _WatchedContainer] = {}
         self._young: set[int] = set()  # read at the last tick: most programs start with an exec
@@ -153,6 +158,8 @@ class Watch:
             self._reader.close()
             if self._probes is not None:
                 self._probes.close()
+            if self._tasks is not None:
+                self._tasks.close()
 
     def failures(self) -> list[tuple[str, str, int]]:
         """Readings that failed since the start: probe, reason, count."""
@@ -160,12 +167,14 @@ class Watch:
             *(("cgroups", reason, count) for reason, count in self._cgroups.failures.items()),
             *(("processes", reason, count) for reason, count in self._reader.failures.items()),
             *(self._probes.failures() if self._probes else ()),
+            *(("tasks", reason, n) for reason, n in self._task_failures().items()),
         ]
 
     def tick(self, at_s: float) -> Tick:
         """Samples, examines and judges once; ``at_s`` is on the clock that runs since boot."""
         with self._lock:
-            self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0}
+            self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0, "tasks": 0.0}
+            self._last_table, self._table = self._table, self._timed("tasks", self._read_tasks)
             sampled = self._timed("cgroups", self._cgroups.tick)
             ended = self._end_containers(sampled.gone)
             burnt_s = self._sample_containers(sampled, at_s)
@@ -197,6 +206,17 @@ class Watch:
             changes, began = self._judge_containers(suspect, at_s)
             return Examined(changes, began, self._probe_s)
 
+    @property
+    def wants_samples(self) -> bool:
+        """Whether a probe wants ``sample`` to be called before the next tick."""
+        return self._probes is not None and self._probes.wants_samples
+
+    def sample(self, at_s: float) -> None:
+        """Lets probes look at what has to be looked at more often than once a tick."""
+        with self._lock:
+            if self._probes is not None:
+                self._probes.sample(at_s)
+
     def recheck(self) -> None:
         """At the next tick every process is asked whether it is still the same program."""
         with self._lock:
@@ -215,6 +235,17 @@ class Watch:
             return work()
         finally:
             self._probe_s[probe] += time.perf_counter() - started_s
+
+    def _read_tasks(self) -> TaskTable | None:
+        return self._tasks.table() if self._tasks is not None else None
+
+    def _task_failures(self) -> Mapping[str, int]:
+        return self._tasks.failures if self._tasks is not None else {}
+
+    def _stat(self, pid: int) -> ProcessStat | None:
+        """From the table that this tick began with, or read now."""
+        known = self._table.stat(pid) if self._table is not None else None
+        return known or self._reader.stat(pid)
 
     # Containers.
 
@@ -328,7 +359,7 @@ class Watch:
 
     def _measure(self, process: _WatchedProcess, at_s: float) -> bool:
         """Takes a new CPU reading; whether it is still the same process, program and name."""
-        stat = self._reader.stat(process.process.id.pid)
+        stat = self._stat(process.process.id.pid)
         if stat is None:
             process.cpu = None
             return True
@@ -353,15 +384,20 @@ class Watch:
         )
 
     def _replaced(self, measured_pids: Collection[int]) -> set[int]:
-        """Pids, among the young and some of the idle, that are another program than was read."""
+        """Pids that are another program than was read: all of them, or some of the idle in turn."""
         found = set()
-        for pid in (self._young | self._in_turn()) - set(measured_pids):
+        for pid in (self._young | self._maybe_replaced()) - set(measured_pids):
             watched = self._container_of.get(pid)
             process = watched.processes.get(pid) if watched else None
-            stat = self._reader.stat(pid) if process else None
+            stat = self._stat(pid) if process else None
             if process and stat and not _is_same(process.process, stat):
                 found.add(pid)
         return found
+
+    def _maybe_replaced(self) -> set[int]:
+        if self._table is not None and self._last_table is not None:
+            return self._table.replaced_since(self._last_table)
+        return self._in_turn()
 
     def _in_turn(self) -> set[int]:
         """The next few pids: all are asked in turn whether they are still the same program."""
@@ -417,19 +453,22 @@ class Watch:
             throttled = now.throttled_periods - before.throttled_periods
             watched.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
-    def _suspects(self, hot: Iterable[_WatchedContainer]) -> list[ProcessId]:
-        """Processes with a finding, or that have burnt CPU for long enough; the busiest first."""
-        suspects: list[tuple[float, ProcessId]] = []
+    def _suspects(self, hot: Iterable[_WatchedContainer]) -> list[Suspect]:
+        """Processes with a finding, or that burn CPU; the busiest first."""
+        suspects: list[tuple[float, ProcessId, Suspect]] = []
         for watched in hot:
             found = {finding.process for finding in watched.verdict.findings}
             for process in watched.processes.values():
                 if process.cpu is None:
                     continue
-                is_busy = process.cpu.busy_for_s() >= self._examination.suspect_after
-                if is_busy or process.matches or process.process.id in found:
-                    suspects.append((process.cpu.cores or 0.0, process.process.id))
-        suspects.sort(reverse=True)
-        return [process for _, process in suspects[:_MAX_SUSPECTS]]
+                cores, identity = process.cpu.cores or 0.0, process.process.id
+                has_finding = bool(process.matches) or identity in found
+                if has_finding or cores >= self._examination.suspect_cpu_cores:
+                    is_busy = process.cpu.busy_for_s() >= self._examination.suspect_after
+                    suspect = Suspect(identity, process.process.program, has_finding or is_busy)
+                    suspects.append((cores, identity, suspect))
+        suspects.sort(key=lambda each: each[:2], reverse=True)
+        return [suspect for _, _, suspect in suspects[:_MAX_SUSPECTS]]
 
     # Rules.
 
@@ -517,7 +556,9 @@ class Watch:
 
     def _saturated_threads(self, process: _WatchedProcess, at_s: float) -> int | None:
         before, before_at_s = process.thread_cpu_s, process.thread_cpu_at_s
-        now = self._reader.thread_cpu(process.process.id.pid)
+        pid = process.process.id.pid
+        now = self._table.thread_cpu(pid) if self._table is not None else {}
+        now = now or self._reader.thread_cpu(pid)
         process.thread_cpu_s, process.thread_cpu_at_s = now, at_s
         return None if before is None else saturated_threads(before, now, at_s - before_at_s)
 

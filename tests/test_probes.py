@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import sleep
 
@@ -11,13 +11,20 @@ import pytest
 from minerwatch.config import Config
 from minerwatch.config import Probes as Settings
 from minerwatch.model import ProcessId
-from minerwatch.probes import Connections, MemoryMappings, Probes
+from minerwatch.node.tasks import FpSample
+from minerwatch.probes import Connections, MemoryMappings, Probes, Rounding, Suspect
 from tests.conftest import needs_root
 
 
 def me() -> ProcessId:
     stat = Path("/proc/self/stat").read_text()
     return ProcessId(os.getpid(), int(stat.rpartition(")")[2].split()[19]))
+
+
+def suspect(
+    process: ProcessId, program: tuple[int, int, int] = (1, 2, 3), *, is_settled: bool = True
+) -> Suspect:
+    return Suspect(process, program, is_settled)
 
 
 def always() -> bool:
@@ -87,6 +94,7 @@ def test_each_probe_can_be_switched_off_and_says_so() -> None:
 
 class _Broken:
     name = "broken"
+    looks_early = False
     failures: dict[str, int] = {}  # noqa: RUF012
 
     def look(self, *_: object) -> None:
@@ -102,7 +110,7 @@ class _Broken:
 def test_a_probe_fails_alone_and_is_counted() -> None:
     probes = Probes(Config())
     probes._probes.insert(0, _Broken())
-    took_s = probes.look([me()], 100.0)
+    took_s = probes.look([suspect(me())], 100.0)
     assert ("broken", "ZeroDivisionError", 1) in list(probes.failures())
     assert took_s.keys() >= {"broken"}
     probes.close()
@@ -112,6 +120,120 @@ def test_a_probe_fails_alone_and_is_counted() -> None:
 def test_a_suspect_that_is_gone_or_another_has_no_facts(pid: int) -> None:
     probes = Probes(Config())
     gone = ProcessId(pid, 1)
-    probes.look([gone], 100.0)
+    probes.look([suspect(gone)], 100.0)
     assert "JitMiB" not in probes.facts(gone)
     probes.close()
+
+
+class _Looker:
+    """A probe that only notes whom it was shown."""
+
+    name = "looker"
+    failures: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self, *, looks_early: bool) -> None:
+        self.looks_early = looks_early
+        self.seen: list[list[ProcessId]] = []
+
+    def look(self, suspects: Sequence[ProcessId], *_: object) -> None:
+        self.seen.append(list(suspects))
+
+    def facts(self, _process: ProcessId) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
+    early, late = _Looker(looks_early=True), _Looker(looks_early=False)
+    probes = Probes(Config(probes=Settings(connections=False, mappings=False)))
+    probes._probes = [early, late]
+    probes.look([suspect(me(), is_settled=False)], 100.0)
+    probes.look([suspect(me())], 110.0)
+    assert early.seen == [[me()], [me()]]
+    assert late.seen == [[], [me()]]
+
+
+def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
+    looker = _Looker(looks_early=False)
+    probes = Probes(Config(probes=Settings(connections=False, mappings=False)))
+    probes._probes = [looker]
+    for at_s, program in enumerate(((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))):
+        probes.look([suspect(me(), program)], float(at_s))
+    assert looker.seen == [[me()], [me()], [], [me()]]
+
+
+class _Words:
+    """A source of control words: each time the next, of one thread."""
+
+    def __init__(self, words: Iterable[int]) -> None:
+        self.failures: dict[str, int] = {}
+        self._words = enumerate(words)
+
+    def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
+        switches, word = next(self._words)
+        return [FpSample(process, process.pid, switches, word) for process in processes]
+
+
+class _NoWords:
+    """A source that knows nothing."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+
+    def fp_samples(self, _processes: Iterable[ProcessId]) -> list[FpSample]:
+        return []
+
+
+ROUNDS_IN_TURN = tuple(0x9FC0 | at % 4 << 13 for at in range(1000))
+NEAREST = (0x1F80,) * 1000
+
+
+def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
+    probe = Rounding(_Words(NEAREST))
+    probe.look([me()], 0.0, always)
+    at_s = 0.0
+    while probe.wants_samples:
+        at_s += 1.0
+        probe.sample(at_s)
+    assert at_s == 48.0
+    assert probe.facts(me()) == {
+        "RoundingShare": 0.0, "RoundingModes": 1, "FlushToZeroShare": 0.0
+    }  # fmt: skip
+    probe.look([me()], at_s + 299.0, always)
+    assert not probe.wants_samples
+    probe.look([me()], at_s + 301.0, always)
+    assert probe.wants_samples
+    assert probe.facts(me())["RoundingModes"] == 1
+
+
+def test_who_rounds_oddly_is_sampled_again_soon() -> None:
+    probe = Rounding(_Words(ROUNDS_IN_TURN))
+    probe.look([me()], 0.0, always)
+    at_s = 0.0
+    while probe.wants_samples:
+        at_s += 1.0
+        probe.sample(at_s)
+    assert probe.facts(me())["RoundingModes"] == 4
+    probe.look([me()], at_s + 61.0, always)
+    assert probe.wants_samples
+
+
+def test_who_does_not_run_is_not_sampled_for_ever() -> None:
+    probe = Rounding(_NoWords())
+    probe.look([me()], 0.0, always)
+    probe.sample(30.0)
+    assert probe.wants_samples
+    probe.sample(61.0)
+    assert not probe.wants_samples
+    assert probe.facts(me()) == {}
+
+
+def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
+    probe = Rounding(_Words(NEAREST))
+    probe.look([me()], 0.0, always)
+    probe.look([], 1.0, always)
+    assert not probe.wants_samples
+    assert not probe._facts
+    assert not probe._rests_until_s

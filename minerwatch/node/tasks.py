@@ -1,0 +1,272 @@
+"""All tasks of the node in one read: a BPF task iterator, loaded with libbpf through ctypes.
+
+bpf/tasks.bpf.c says what a record holds. It needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF, Linux
+5.8 or later) and the capabilities BPF and PERFMON. Nothing is attached to the kernel and no task
+is disturbed: reading the iterator walks the task list (Documentation/bpf/bpf_iterators.rst).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from ctypes import c_char_p, c_int, c_void_p
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+from minerwatch.model import ProcessId, ProcessStat
+
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_RECORD = Struct("=QQQQQQQIIIIIIII16s")
+_READ_BYTES = _RECORD.size * 1024
+_MAX_READS = 4096
+_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
+_MIN_KERNEL = "Linux 5.8"
+
+_Record = tuple[
+    int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
+]  # as struct record in bpf/tasks.bpf.c
+
+
+class TaskSample(NamedTuple):
+    """What the kernel says of one thread."""
+
+    tid: int
+    pid: int  # of its process
+    start_ticks: int  # of the thread, as in field 22 of /proc/PID/stat
+    cpu_s: float
+    cgroup_inode: int  # in the v2 tree; 1 is its root
+    kernel_thread: bool
+    fp_control: int | None  # MXCSR or FPCR when it was last switched out; None: not measured
+    switches: int  # how often it was switched out, modulo 2^32
+    comm: bytes
+
+
+class FpSample(NamedTuple):
+    """A thread's floating-point control word, as it was when it was last switched out.
+
+    Without ``switches`` it is that of the moment at which it was read.
+    """
+
+    process: ProcessId
+    tid: int
+    switches: int | None  # modulo 2^32; without a new one the word is the old one, too
+    fp_control: int
+
+
+class TaskTable:
+    """Every process of the node, as one read of the iterator found it."""
+
+    def __init__(self, records: Iterable[_Record]) -> None:
+        self._leaders: dict[int, _Record] = {}
+        self._threads: dict[int, list[_Record]] = {}
+        for record in records:
+            tid, pid, flags = record[7:10]
+            if flags & _PF_KTHREAD:
+                continue
+            if tid == pid:
+                self._leaders[pid] = record
+            else:
+                self._threads.setdefault(pid, []).append(record)
+        self._programs = {
+            pid: (record[0], record[3], record[4], record[5], record[15])
+            for pid, record in self._leaders.items()
+        }
+
+    def stat(self, pid: int) -> ProcessStat | None:
+        """As /proc/PID/stat would say; None if there is no such process, or it is the kernel's."""
+        record = self._leaders.get(pid)
+        if record is None:
+            return None
+        started_ns, cpu_ns, ended_cpu_ns, code, stack, arguments = record[:6]
+        threads = self._threads.get(pid, ())
+        return ProcessStat(
+            id=ProcessId(pid, started_ns // _NS_PER_TICK),
+            parent_pid=record[13],
+            comm=_text(record[15]),
+            cpu_s=(cpu_ns + ended_cpu_ns + sum(thread[1] for thread in threads)) / 1e9,
+            threads=1 + len(threads),
+            kernel_thread=False,
+            program=(code, stack, arguments),
+        )
+
+    def thread_cpu(self, pid: int) -> dict[int, float]:
+        """CPU seconds of each thread of ``pid``; empty if it is gone."""
+        leader = self._leaders.get(pid)
+        if leader is None:
+            return {}
+        return {thread[7]: thread[1] / 1e9 for thread in (leader, *self._threads.get(pid, ()))}
+
+    def replaced_since(self, before: TaskTable) -> set[int]:
+        """Pids that are there in both, but have another name, program or process behind them."""
+        changed = self._programs.items() - before._programs.items()
+        return {pid for pid, _ in changed if pid in before._programs}
+
+
+class TasksUnavailableError(Exception):
+    """The iterator cannot be had; ``str()`` says in one line why, and what would grant it."""
+
+
+class TaskIterator:
+    """Reads all tasks, again and again; for one thread at a time.
+
+    ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
+    """
+
+    def __init__(self) -> None:
+        """Loads the program into the kernel. Raises TasksUnavailableError."""
+        self.failures = {"unreadable": 0}
+        self._library = _libbpf()
+        self._object: int | None = None
+        self._link: int | None = None
+        try:
+            self._load(_object_path())
+        except TasksUnavailableError:
+            self.close()
+            raise
+
+    def table(self) -> TaskTable | None:
+        """Every process of the node; None if it cannot be read now."""
+        failed = self.failures["unreadable"]
+        table = TaskTable(self._records())
+        return table if self.failures["unreadable"] == failed else None
+
+    def samples(self) -> list[TaskSample]:
+        """Every thread of the node, the kernel's own included."""
+        return [_task_sample(record) for record in self._records()]
+
+    def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
+        """The control words of all threads of ``processes``, where the kernel tells them."""
+        wanted = {process.pid: process for process in processes}
+        found: list[FpSample] = []
+        others: set[int] = set()
+        for record in self._records():
+            tid, pid, _flags, fp_control, has_fp_control, switches = record[7:13]
+            process = wanted.get(pid)
+            if process is None or not has_fp_control:
+                continue
+            if tid == pid and record[0] // _NS_PER_TICK != process.start_ticks:
+                others.add(pid)
+            found.append(FpSample(process, tid, switches, fp_control))
+        return [sample for sample in found if sample.process.pid not in others]
+
+    def close(self) -> None:
+        """Takes the program out of the kernel."""
+        if self._link is not None:
+            self._library.bpf_link__destroy(self._link)
+        if self._object is not None:
+            self._library.bpf_object__close(self._object)
+        self._link = self._object = None
+
+    def _load(self, path: Path) -> None:
+        library = self._library
+        opened = library.bpf_object__open_file(os.fsencode(path), None)
+        if not opened:
+            raise TasksUnavailableError(f"{path.name} cannot be opened: {_errno_text()}")
+        self._object = opened
+        if library.bpf_object__load(opened):
+            raise TasksUnavailableError(_refusal(ctypes.get_errno()))
+        program = library.bpf_object__next_program(opened, None)
+        self._link = library.bpf_program__attach_iter(program, None) if program else None
+        if not self._link:
+            raise TasksUnavailableError(_refusal(ctypes.get_errno()))
+        if not any(record[7:9] == (os.getpid(), os.getpid()) for record in self._records()):
+            raise TasksUnavailableError(
+                "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
+            )
+
+    def _records(self) -> Iterator[_Record]:
+        fd = self._library.bpf_iter_create(self._library.bpf_link__fd(self._link))
+        if fd < 0:
+            self.failures["unreadable"] += 1
+            return
+        try:
+            for _ in range(_MAX_READS):
+                content = os.read(fd, _READ_BYTES)
+                if not content:
+                    break
+                whole = len(content) - len(content) % _RECORD.size
+                yield from _RECORD.iter_unpack(content[:whole])
+        except OSError:
+            self.failures["unreadable"] += 1
+        finally:
+            os.close(fd)
+
+
+def _task_sample(record: _Record) -> TaskSample:
+    started_ns, cpu_ns = record[:2]
+    cgroup, tid, pid, flags, fp_control, has_fp_control, switches = record[6:13]
+    return TaskSample(
+        tid=tid,
+        pid=pid,
+        start_ticks=started_ns // _NS_PER_TICK,
+        cpu_s=cpu_ns / 1e9,
+        cgroup_inode=cgroup,
+        kernel_thread=bool(flags & _PF_KTHREAD),
+        fp_control=fp_control if has_fp_control else None,
+        switches=switches,
+        comm=record[15].partition(b"\0")[0],
+    )
+
+
+def _text(comm: bytes) -> str:
+    return comm.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _object_path() -> Path:
+    machine = platform.machine()
+    path = Path(__file__).parent / "bpf" / f"tasks.{machine}.bpf.o"
+    if not path.is_file():
+        raise TasksUnavailableError(f"there is no task iterator for this machine ({machine})")
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        raise TasksUnavailableError(
+            f"this kernel has no BTF: it needs {_MIN_KERNEL} or later with CONFIG_DEBUG_INFO_BTF"
+        )
+    return path
+
+
+def _libbpf() -> ctypes.CDLL:
+    for name in _LIBRARIES:
+        with suppress(OSError):
+            library = ctypes.CDLL(name, use_errno=True)
+            break
+    else:
+        raise TasksUnavailableError("libbpf is missing: install it (Debian: apt install libbpf1)")
+    signatures: dict[str, tuple[object, list[object]]] = {
+        "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
+        "bpf_object__load": (c_int, [c_void_p]),
+        "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+        "bpf_object__close": (None, [c_void_p]),
+        "bpf_program__attach_iter": (c_void_p, [c_void_p, c_void_p]),
+        "bpf_link__fd": (c_int, [c_void_p]),
+        "bpf_link__destroy": (c_int, [c_void_p]),
+        "bpf_iter_create": (c_int, [c_int]),
+        "libbpf_set_print": (c_void_p, [c_void_p]),
+        "libbpf_set_strict_mode": (c_int, [c_int]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name, None)
+        if function is None:
+            raise TasksUnavailableError(f"libbpf is too old: it has no {name}")
+        function.restype, function.argtypes = result, arguments
+    library.libbpf_set_print(None)  # it would write to standard error
+    library.libbpf_set_strict_mode(0xFFFFFFFF)  # before 1.0: errors are null and errno, as after
+    return library
+
+
+def _refusal(number: int) -> str:
+    if number in (errno.EPERM, errno.EACCES):
+        return (
+            "the capabilities BPF and PERFMON are missing: grant them to the agent, or run it as"
+            " root"
+        )
+    return f"this kernel refused the task iterator: {os.strerror(number) if number else 'unknown'}"
+
+
+def _errno_text() -> str:
+    return os.strerror(ctypes.get_errno())

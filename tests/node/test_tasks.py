@@ -1,0 +1,237 @@
+"""The task iterator on this machine's kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree, which
+
+import pytest
+
+from minerwatch.model import ProcessId
+from minerwatch.node import tasks
+from minerwatch.node.processes import ProcessReader
+from minerwatch.node.rounding import RoundingSamples
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
+from tests.conftest import Programs, needs_root
+
+BPF = Path(tasks.__file__).parent / "bpf"
+TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
+
+
+@pytest.fixture
+def iterator() -> Iterator[TaskIterator]:
+    try:
+        found = TaskIterator()
+    except TasksUnavailableError as error:
+        pytest.skip(f"{error} (this test reads the kernel's tasks)")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def reader() -> Iterator[ProcessReader]:
+    found = ProcessReader(Path("/proc"), deadline_s=1.0)
+    yield found
+    found.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+def test_it_says_what_proc_says(
+    iterator: TaskIterator, reader: ProcessReader, programs: Programs
+) -> None:
+    process = programs.start("a\nname\\of its own", busy=True)
+    until(lambda: (reader.stat(process.pid) or pytest.fail("gone")).cpu_s > 0.2)
+    process.send_signal(19)
+    until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
+    table, expected = iterator.table(), reader.stat(process.pid)
+    assert table is not None
+    found = table.stat(process.pid)
+    assert found is not None
+    assert expected is not None
+    assert abs(found.cpu_s - expected.cpu_s) < 0.05
+    same = ("id", "parent_pid", "comm", "threads", "kernel_thread", "program")
+    assert [getattr(found, name) for name in same] == [getattr(expected, name) for name in same]
+
+
+def test_threads_are_counted_with_those_that_have_ended(
+    iterator: TaskIterator, reader: ProcessReader
+) -> None:
+    def burn(ends_s: float) -> None:
+        while time.thread_time() < ends_s:
+            pass
+
+    ended = threading.Thread(target=burn, args=(0.2,))
+    ended.start()
+    ended.join()
+    stays = threading.Event()
+    waiting = threading.Thread(target=stays.wait)
+    waiting.start()
+    table, expected = iterator.table(), reader.stat(os.getpid())
+    stays.set()
+    waiting.join()
+    assert table is not None
+    assert expected is not None
+    found = table.stat(os.getpid())
+    assert found is not None
+    assert found.threads == expected.threads >= 2
+    assert abs(found.cpu_s - expected.cpu_s) < 0.2 + 0.02 * expected.cpu_s
+    assert waiting.native_id in table.thread_cpu(os.getpid())
+    assert ended.native_id not in table.thread_cpu(os.getpid())
+
+
+def test_every_task_is_there_once(iterator: TaskIterator, programs: Programs) -> None:
+    pids = {programs.start(f"sleeper{number}", busy=False).pid for number in range(20)}
+    samples = iterator.samples()
+    assert pids <= {sample.pid for sample in samples}
+    assert len({sample.tid for sample in samples}) == len(samples)
+    assert any(sample.kernel_thread and sample.comm == b"kthreadd" for sample in samples)
+    assert all(sample.cgroup_inode for sample in samples)
+
+
+def test_another_program_behind_the_same_pid_is_seen(
+    iterator: TaskIterator, programs: Programs
+) -> None:
+    same = programs.start("same", busy=False)
+    process = subprocess.Popen(["/bin/sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE)
+    try:
+        before = iterator.table()
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+        after = iterator.table()
+        assert before is not None
+        assert after is not None
+        assert process.pid in after.replaced_since(before)
+        assert same.pid not in after.replaced_since(before)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def test_what_is_gone_or_the_kernels_has_no_stat(iterator: TaskIterator) -> None:
+    table = iterator.table()
+    assert table is not None
+    assert table.stat(2) is None  # kthreadd
+    assert table.stat(1 << 30) is None
+    assert table.thread_cpu(1 << 30) == {}
+
+
+def test_a_pid_that_is_used_again_is_not_the_old_process(iterator: TaskIterator) -> None:
+    stat = ProcessId(os.getpid(), 1)
+    assert iterator.fp_samples([stat]) == []
+
+
+def test_it_can_be_closed_and_opened_again() -> None:
+    try:
+        first = TaskIterator()
+    except TasksUnavailableError as error:
+        pytest.skip(str(error))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        first.samples()
+    assert len(os.listdir("/proc/self/fd")) == before
+    first.close()
+    second = TaskIterator()
+    assert second.samples()
+    second.close()
+
+
+@needs_root
+def test_without_the_capabilities_it_says_which(iterator: TaskIterator) -> None:
+    source = (
+        "import ctypes, os\n"
+        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "try:\n    TaskIterator()\n"
+        "except TasksUnavailableError as error:\n    print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert said.stdout == (
+        "the capabilities BPF and PERFMON are missing: grant them to the agent, or run it as root\n"
+    )
+
+
+@needs_root
+def test_in_a_pid_namespace_of_its_own_it_says_so(iterator: TaskIterator) -> None:
+    source = (
+        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError\n"
+        "try:\n    TaskIterator()\n"
+        "except TasksUnavailableError as error:\n    print(error)\n"
+    )
+    said = subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == (
+        "the agent is not in the host's pid namespace: set hostPID on the agent's pod\n"
+    )
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_committed_object_is_what_the_source_builds_to(machine: str, tmp_path: Path) -> None:
+    if which("clang") is None or which("llvm-strip") is None:
+        pytest.skip("needs a compiler: apt install clang llvm libbpf-dev")
+    version = subprocess.run(["clang", "--version"], capture_output=True, text=True).stdout
+    if "version 14." not in version:
+        pytest.skip("other compilers build other bytes: needs clang 14 (Debian 12)")
+    if not Path("/usr/include/bpf/bpf_core_read.h").exists():
+        pytest.skip("needs libbpf's headers: apt install libbpf-dev")
+    built = tmp_path / "bpf"
+    copytree(BPF, built)
+    name = f"tasks.{machine}.bpf.o"
+    (built / name).unlink()
+    subprocess.run(["make", "-C", str(built), name], check=True, capture_output=True)
+    assert (built / name).read_bytes() == (BPF / name).read_bytes()
+
+
+def test_no_path_of_the_builder_is_in_the_objects() -> None:
+    for built in BPF.glob("*.o"):
+        assert str(BPF.parent).encode() not in built.read_bytes()
+
+
+@pytest.mark.parametrize("options", [["1"], ["2"], ["1", "nojit"]], ids=" ".join)
+def test_randomx_is_told_by_how_it_rounds(
+    iterator: TaskIterator, reader: ProcessReader, options: list[str]
+) -> None:
+    pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
+    threads, *how = options
+    command = ["python3", str(TARGET), threads, "60", *how]
+    with subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE) as target:
+        try:
+            assert target.stdout is not None
+            assert target.stdout.readline() == b"hashing\n"
+            stat = reader.stat(target.pid)
+            assert stat is not None
+            samples = RoundingSamples()
+
+            def has_enough() -> bool:
+                time.sleep(0.2)
+                for sample in iterator.fp_samples([stat.id]):
+                    samples.add(time.monotonic(), sample.tid, sample.fp_control, sample.switches)
+                return samples.count >= 40
+
+            until(has_enough)
+        finally:
+            target.kill()
+    rounding = samples.rounding()
+    assert rounding is not None
+    assert rounding.modes == 4
+    assert rounding.share >= 0.2
+    assert rounding.flush_to_zero_share >= 0.9
