@@ -6,6 +6,7 @@ Makes real cgroups (root) with sleeping processes in them, then measures CPU sec
 
 - our tick: the whole Watch with the shipped rules, unchanged processes, idle containers;
 - its parts: cgroups alone, processes, rules;
+- the same tick with the task iterator, where the kernel has it, and what reading all tasks takes;
 - psutil.process_iter with the attributes that minesweeper asks for;
 - a C loop that opens, reads and closes every /proc/PID/stat.
 """
@@ -36,6 +37,7 @@ from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.watch import Watch
 
 ATTRIBUTES = (
@@ -102,6 +104,8 @@ class Row:
     processes: int
     cgroups: int
     tick_ms: float
+    tick_with_tasks_ms: float | None  # None: there is no task iterator here
+    tasks_ms: float | None
     parts_ms: dict[str, float]
     psutil_ms: float
     floor_ms: float
@@ -117,8 +121,8 @@ def main() -> None:
         sleepers = _compiled(Path(folder), "sleepers", _SLEEPERS, ())
         print(f"{_machine()}; {len(matcher.rules)} rules; CPU ms, median of {arguments.ticks}\n")
         print(
-            "processes cgroups   tick  (cgroups processes rules)   psutil  C floor"
-            "   psutil/tick  floor/tick"
+            "processes cgroups   tick  (cgroups processes rules)  with tasks (tasks)"
+            "   psutil  C floor   psutil/tick  floor/tick  psutil/with tasks"
         )
         for cgroups in arguments.cgroups:
             for processes in arguments.processes:
@@ -137,45 +141,79 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measured(matcher: Matcher, floor: Callable[[], int], cgroups: int, ticks: int) -> Row:
-    watch = Watch(
-        CgroupTree(Path("/sys"), Path("/proc")),
-        ProcessReader(Path("/proc")),
-        matcher,
-        Examination(),
-        Judge(),
-    )
-    parts: dict[str, list[float]] = {}
+class _Ticks:
+    """A watch of its own, and what its ticks took."""
 
-    def tick() -> None:
-        brought = watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
+    def __init__(self, matcher: Matcher, tasks: TaskIterator | None = None) -> None:
+        self.parts: dict[str, list[float]] = {}
+        self.cpu_ms: list[float] = []
+        self._watch = Watch(
+            CgroupTree(Path("/sys"), Path("/proc")),
+            ProcessReader(Path("/proc")),
+            matcher,
+            Examination(),
+            Judge(),
+            tasks=tasks,
+        )
+        for _ in range(4):  # the first ticks read everything, and see what is idle
+            self._tick()
+            time.sleep(0.5)
+        self.parts.clear()
+
+    def measure(self) -> None:
+        self.cpu_ms.append(_cpu_ms(self._tick))
+
+    def part_ms(self, part: str) -> float:
+        return statistics.median(self.parts[part])
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def _tick(self) -> None:
+        brought = self._watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
         for part, spent_s in brought.probe_s.items():
-            parts.setdefault(part, []).append(spent_s * 1000)
+            self.parts.setdefault(part, []).append(spent_s * 1000)
+
+
+def _measured(matcher: Matcher, floor: Callable[[], int], cgroups: int, ticks: int) -> Row:
+    plain = _Ticks(matcher)
+    with_tasks = _with_tasks(matcher)
 
     def scan() -> None:
         for _ in psutil.process_iter(ATTRIBUTES):
             pass
 
-    for _ in range(4):  # the first ticks read everything, and see what is idle
-        tick()
-        time.sleep(0.5)
-    parts.clear()
-    costs: dict[str, list[float]] = {"tick": [], "psutil": [], "floor": []}
+    costs: dict[str, list[float]] = {"psutil": [], "floor": []}
     for number in range(ticks):
         time.sleep(0.2)  # sides take turns, so that a busy neighbour hits all of them
-        costs["tick"].append(_cpu_ms(tick))
+        plain.measure()
         costs["floor"].append(_cpu_ms(floor))
+        if with_tasks is not None:
+            with_tasks.measure()
         if number % 4 == 0:
             costs["psutil"].append(_cpu_ms(scan))
-    watch.close()
-    return Row(
+    row = Row(
         processes=floor(),
         cgroups=cgroups,
-        tick_ms=statistics.median(costs["tick"]),
-        parts_ms={part: statistics.median(spent) for part, spent in parts.items()},
+        tick_ms=statistics.median(plain.cpu_ms),
+        tick_with_tasks_ms=statistics.median(with_tasks.cpu_ms) if with_tasks else None,
+        tasks_ms=with_tasks.part_ms("tasks") if with_tasks else None,
+        parts_ms={part: plain.part_ms(part) for part in plain.parts},
         psutil_ms=statistics.median(costs["psutil"]),
         floor_ms=statistics.median(costs["floor"]),
     )
+    plain.close()
+    if with_tasks is not None:
+        with_tasks.close()
+    return row
+
+
+def _with_tasks(matcher: Matcher) -> _Ticks | None:
+    try:
+        return _Ticks(matcher, TaskIterator())
+    except TasksUnavailableError as error:
+        print(f"without the task iterator: {error}")
+        return None
 
 
 def _cpu_ms(work: Callable[[], object]) -> float:
@@ -189,8 +227,10 @@ def _print(row: Row) -> None:
     print(
         f"{row.processes:9} {row.cgroups:7} {row.tick_ms:6.2f}"
         f"  ({parts['cgroups']:7.2f} {parts['processes']:9.2f} {parts['rules']:5.2f})"
+        f"  {row.tick_with_tasks_ms or 0:10.2f} {row.tasks_ms or 0:7.2f}"
         f" {row.psutil_ms:8.1f} {row.floor_ms:8.2f}"
         f" {row.psutil_ms / row.tick_ms:13.0f} {row.floor_ms / row.tick_ms:11.1f}"
+        f" {row.psutil_ms / (row.tick_with_tasks_ms or row.tick_ms):18.0f}"
     )
 
 

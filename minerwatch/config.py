@@ -68,8 +68,10 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     resolve_pools: bool = False  # look up lists/pool_servers.txt: others may see that
     mappings: bool = True  # what suspects keep in memory (needs SYS_PTRACE)
     tasks: bool = True  # all processes in one read (needs BPF and PERFMON, and a kernel with BTF)
-    rounding: bool = True  # how suspects round floating-point numbers (needs tasks)
+    rounding: bool = True  # how suspects round floating-point numbers (needs tasks, or ptrace)
+    ptrace: bool = False  # where there is no tasks: stop suspects for 0.1 ms to see (SYS_PTRACE)
     rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
+    content: bool = True  # what is in executables and memory of suspects (needs SYS_PTRACE)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
 
 

@@ -47,6 +47,12 @@ _SATURATED_CORES = 0.9
 
 _MAX_SUSPECTS = 1000
 
+_TASKS_PER_STAT = 6
+"""So many tasks of the iterator cost what one /proc/PID/stat costs; see docs/performance.md."""
+
+_TABLE_EVERY = 6
+"""Ticks after which all tasks are read anyway, to see who has become another program."""
+
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
 
@@ -128,6 +134,7 @@ class Watch:
         self._tasks = tasks
         self._table: TaskTable | None = None  # as of the tick under way
         self._last_table: TaskTable | None = None
+        self._ticks_since_table = _TABLE_EVERY
         self._containers: dict[ContainerKey, _WatchedContainer] = {}
         self._container_of: dict[int, _WatchedContainer] = {}
         self._young: set[int] = set()  # read at the last tick: most programs start with an exec
@@ -174,13 +181,13 @@ class Watch:
         """Samples, examines and judges once; ``at_s`` is on the clock that runs since boot."""
         with self._lock:
             self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0, "tasks": 0.0}
-            self._last_table, self._table = self._table, self._timed("tasks", self._read_tasks)
             sampled = self._timed("cgroups", self._cgroups.tick)
             ended = self._end_containers(sampled.gone)
             burnt_s = self._sample_containers(sampled, at_s)
             hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
+            self._timed("tasks", lambda: self._read_tasks(hot))
             self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
             if self._probes is not None:
                 self._probe_s |= self._probes.look(self._suspects(hot), at_s)
@@ -236,8 +243,17 @@ class Watch:
         finally:
             self._probe_s[probe] += time.perf_counter() - started_s
 
-    def _read_tasks(self) -> TaskTable | None:
-        return self._tasks.table() if self._tasks is not None else None
+    def _read_tasks(self, hot: Iterable[_WatchedContainer]) -> None:
+        """Reads all tasks at once, where that costs less than asking one process after another."""
+        self._ticks_since_table += 1
+        self._table = None
+        if self._tasks is None:
+            return
+        to_ask = sum(len(watched.processes) for watched in hot)
+        is_cheaper = to_ask * _TASKS_PER_STAT >= len(self._container_of)
+        if is_cheaper or self._ticks_since_table >= _TABLE_EVERY:
+            self._table = self._tasks.table()
+            self._ticks_since_table = 0
 
     def _task_failures(self) -> Mapping[str, int]:
         return self._tasks.failures if self._tasks is not None else {}
@@ -395,9 +411,13 @@ class Watch:
         return found
 
     def _maybe_replaced(self) -> set[int]:
-        if self._table is not None and self._last_table is not None:
-            return self._table.replaced_since(self._last_table)
-        return self._in_turn()
+        if self._tasks is None:
+            return self._in_turn()
+        before, now = self._last_table, self._table
+        if now is None:
+            return set()
+        self._last_table = now
+        return now.replaced_since(before) if before is not None else set()
 
     def _in_turn(self) -> set[int]:
         """The next few pids: all are asked in turn whether they are still the same program."""

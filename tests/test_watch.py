@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import BUILT_IN_RULES, Examination
+from minerwatch.config import BUILT_IN_RULES, Config, Examination
+from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.model import Level, Observation, Signal
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
+from minerwatch.probes import Probes
 from minerwatch.watch import Tick, Watch
 from tests.conftest import CgroupFolders, Programs
 
@@ -39,7 +42,14 @@ def matcher() -> Matcher:
 class Node:
     """A watch over this machine, and one container in which a test puts its processes."""
 
-    def __init__(self, matcher: Matcher, folder: Path, root: Path) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        folder: Path,
+        root: Path,
+        tasks: TaskIterator | None = None,
+        probes: Probes | None = None,
+    ) -> None:
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
             CgroupTree(Path("/sys"), Path("/proc")),
@@ -47,6 +57,8 @@ class Node:
             matcher,
             Examination(),
             Judge(),
+            probes,
+            tasks,
         )
 
     def tick(self, after_s: float = 0.3) -> Tick:
@@ -64,9 +76,25 @@ def folder(cgroups: CgroupFolders) -> Path:
     return cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
 
 
-@pytest.fixture
-def node(matcher: Matcher, folder: Path, cgroups: CgroupFolders) -> Iterator[Node]:
-    node = Node(matcher, folder, cgroups.root)
+def task_iterator() -> TaskIterator:
+    try:
+        return TaskIterator()
+    except TasksUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["proc", "tasks"])
+def node(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    matcher: Matcher,
+    folder: Path,
+    cgroups: CgroupFolders,
+) -> Iterator[Node]:
+    """With each source of what processes burn: file after file, or all tasks in one read."""
+    monkeypatch.setattr("minerwatch.watch._TABLE_EVERY", 1)
+    tasks = task_iterator() if request.param == "tasks" else None
+    node = Node(matcher, folder, cgroups.root, tasks)
     yield node
     node.watch.close()
 
@@ -322,6 +350,29 @@ def _until(holds: Callable[[], bool], tries: int = 200) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it did not happen")
+
+
+@pytest.mark.parametrize("options", [["1"], ["2"]], ids=["1 thread", "2 threads"])
+def test_a_renamed_miner_is_likely_by_how_it_rounds(
+    matcher: Matcher, folder: Path, cgroups: CgroupFolders, programs: Programs, options: list[str]
+) -> None:
+    """Real RandomX under the name of a training; its file, name and arguments say nothing."""
+    pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
+    tasks = task_iterator()
+    settings = Settings(connections=False, mappings=False, content=False)
+    node = Node(matcher, folder, cgroups.root, tasks, Probes(Config(probes=settings), (), tasks))
+    target = Path(__file__).parent / "targets" / "randomx_hashing.py"
+    command = ["python3", str(target), *options, "120"]
+    cgroups.put(programs.run(command, executable=sys.executable), folder)
+    node.tick()
+    began_s = time.monotonic()
+    while node.container().verdict.level < Level.LIKELY:
+        assert time.monotonic() - began_s < 60
+        node.tick()
+        node.watch.sample(time.monotonic())
+    compute = [f for f in node.container().verdict.findings if f.signal is Signal.COMPUTE]
+    assert max(finding.score for finding in compute) == 88
+    node.watch.close()
 
 
 def test_a_recorded_node(matcher: Matcher) -> None:
