@@ -18,11 +18,12 @@ from minerwatch.config import Config, default_socket, host_and_port
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.rulebook import RuleBook
-from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.detection.rulebook import Fingerprint, RuleBook
+from minerwatch.errors import ConfigError, MinerwatchError, RuleError
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import Change, ContainerStatus, Finding, Observation
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.content import compile_errors
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
@@ -90,8 +91,13 @@ def open_node(config: Config, book: RuleBook) -> Node:
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
-    pools = book.lists.entries.get("pool_servers", ())
-    probes = Probes(config, pools, tasks, tasks_off)
+    probes = Probes(
+        config,
+        pool_servers=book.lists.entries.get("pool_servers", ()),
+        content_rules=book.content,
+        tasks=tasks,
+        tasks_off=tasks_off,
+    )
     judge = Judge(config.judgement.ticks_below)
     matcher = Matcher(book.rules)
     watch = Watch(cgroups, processes, matcher, config.examination, judge, probes, tasks)
@@ -145,8 +151,11 @@ class Agent:
         )
         _raise_open_file_limit()
         self._book = rulebook.load(config.rule_folders())
-        self._note_rules()
+        self._content_errors: list[RuleError] = []
+        self._checked_content: Fingerprint = frozenset()
         self._node = open_node(config, self._book)
+        self._scans_content = ProbeStatus("content", "") in self._node.probes
+        self._note_rules()
         self._open = ExitStack()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)
@@ -293,17 +302,23 @@ class Agent:
     def _use(self, book: RuleBook) -> None:
         if book.rules != self._book.rules:
             self._node.watch.use(Matcher(book.rules))
+        if book.content_stamps != self._book.content_stamps:
+            self._node.watch.use_content_rules(book.content)
         self._book = book
         self._note_rules()
         self._log.info("rules loaded", rules=len(book.rules), broken=len(book.errors))
 
     def _note_rules(self) -> None:
         book = self._book
-        for error in book.errors:
+        if book.content_stamps != self._checked_content:
+            self._checked_content = book.content_stamps
+            self._content_errors = compile_errors(book.content) if self._scans_content else []
+        errors = (*book.errors, *self._content_errors)
+        for error in errors:
             self._once.warning("rule file cannot be used", about=str(error), reason=str(error))
         self._metrics.rules_loaded(
             ((rule.id, rule.signal, rule.maturity) for rule in book.rules),
-            len(book.errors),
+            len(errors),
             time.time(),
         )
 

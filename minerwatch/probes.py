@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from minerwatch.config import Config
 from minerwatch.detection.facts import measured
 from minerwatch.model import Facts, FactValue, ProcessId
+from minerwatch.node.content import ContentReader
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.privilege import effective_capabilities
@@ -23,6 +25,9 @@ from minerwatch.node.tasks import FpSample, TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
 _MAPPINGS_EVERY_S = 60.0
+_FIRST_CONTENT_PAUSE_S = 600.0
+_LAST_CONTENT_PAUSE_S = 4 * 3600.0
+"""A scan costs about a second: the longer a process is known, the rarer it is scanned again."""
 _ROUNDING_EVERY_S = 300.0
 _ODD_ROUNDING_EVERY_S = 60.0
 _SAMPLING_ENDS_AFTER_S = 60.0
@@ -75,7 +80,9 @@ class Probes:
     def __init__(
         self,
         config: Config,
+        *,
         pool_servers: Sequence[str] = (),
+        content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
     ) -> None:
@@ -86,12 +93,14 @@ class Probes:
         self._probes: list[Probe] = []
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._rounding: Rounding | None = None
-        proc = config.node.proc
+        self._content: Content | None = None
+        self._proc = proc = config.node.proc
         pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
             ("connections", config.probes.connections, lacks, lambda: Connections(proc, pools)),
             ("mappings", config.probes.mappings, lacks, lambda: MemoryMappings(proc)),
+            ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
         )
         for name, is_wanted, lack, opened in switches:
             off = lack if is_wanted else f"switched off (probes.{name})"
@@ -99,6 +108,15 @@ class Probes:
                 self._probes.append(opened())
             self.status.append(ProbeStatus(name, off))
         self._open_rounding(config, tasks, tasks_off)
+
+    def _opened_content(self, rules: Sequence[Path]) -> Probe:
+        self._content = Content(ContentReader(self._proc, rules))
+        return self._content
+
+    def use_content_rules(self, rules: Sequence[Path]) -> None:
+        """Puts other YARA rules in force."""
+        if self._content is not None:
+            self._content.use(rules)
 
     def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
         off = "" if config.probes.rounding else "switched off (probes.rounding)"
@@ -258,6 +276,54 @@ class MemoryMappings:
 
     def close(self) -> None:
         """Ends the reader's thread."""
+        self._reader.close()
+
+
+class Content:
+    """What the executables and the memory of suspects hold."""
+
+    name = "content"
+    looks_early = False
+
+    def __init__(self, reader: ContentReader) -> None:
+        self._reader = reader
+        self._pause_s: dict[ProcessId, float] = {}
+        self._due_s: dict[ProcessId, float] = {}
+        self._facts: dict[ProcessId, Facts] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """As ContentReader counts them."""
+        return self._reader.failures
+
+    def use(self, rules: Sequence[Path]) -> None:
+        """Scans again, by other rules."""
+        self._reader.use(rules)
+        self._due_s.clear()
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: _IsTimeLeft) -> None:
+        """Takes the answers that have come, and asks again where the last one is old."""
+        del is_time_left  # nothing is read here
+        answers = self._reader.answers()
+        first_s = _FIRST_CONTENT_PAUSE_S
+        self._due_s = {each: self._due_s.get(each, at_s) for each in suspects}
+        self._pause_s = {each: self._pause_s.get(each, first_s) for each in suspects}
+        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        for process in suspects:
+            if process in answers:
+                names = answers[process]
+                self._facts[process] = {"ContentMatches": names} if names else NO_FACTS
+            if at_s >= self._due_s[process]:
+                self._due_s[process] = at_s + self._pause_s[process]
+                self._pause_s[process] = min(2 * self._pause_s[process], _LAST_CONTENT_PAUSE_S)
+                self._reader.ask(process)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """ContentMatches."""
+        return self._facts.get(process, NO_FACTS)
+
+    def close(self) -> None:
+        """Ends the scanner."""
         self._reader.close()
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from minerwatch.config import Examination
@@ -146,6 +147,12 @@ class Watch:
         self._probe_s: dict[str, float] = {}
         self._matcher = matcher
         self._wanted = _fields(matcher)
+
+    def use_content_rules(self, rules: Sequence[Path]) -> None:
+        """Puts other YARA rules in force."""
+        with self._lock:
+            if self._probes is not None:
+                self._probes.use_content_rules(rules)
 
     def use(self, matcher: Matcher) -> None:
         """Puts other rules in force; every process is matched anew."""

@@ -360,7 +360,7 @@ def test_a_renamed_miner_is_likely_by_how_it_rounds(
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     tasks = task_iterator()
     settings = Settings(connections=False, mappings=False, content=False)
-    node = Node(matcher, folder, cgroups.root, tasks, Probes(Config(probes=settings), (), tasks))
+    node = Node(matcher, folder, cgroups.root, tasks, Probes(Config(probes=settings), tasks=tasks))
     target = Path(__file__).parent / "targets" / "randomx_hashing.py"
     command = ["python3", str(target), *options, "120"]
     cgroups.put(programs.run(command, executable=sys.executable), folder)

@@ -22,6 +22,7 @@ from minerwatch.detection.rule import Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import RuleError
 from minerwatch.model import Level, Maturity
+from minerwatch.node.content import compile_errors
 from minerwatch.report.figures import counted
 from minerwatch.report.text import printable
 
@@ -132,7 +133,8 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    remarks = [remark for remark in remarks_on(book) if _is_asked_for(remark.path, paths)]
+    all_remarks = (*remarks_on(book), *_content_remarks(book))
+    remarks = [remark for remark in all_remarks if _is_asked_for(remark.path, paths)]
     asked = _asked_for(book, paths)
     if output == "json":
         _print_json([_remark(remark) for remark in remarks])
@@ -275,10 +277,23 @@ def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
 
 
+def _content_remarks(book: RuleBook) -> list[Remark]:
+    """What is wrong with YARA files, as the compiler says."""
+    return [
+        Remark(error.path, error.line, Severity.ERROR, error.reason)
+        for error in compile_errors(book.content)
+    ]
+
+
 def _without_rules(book: RuleBook, paths: Sequence[Path]) -> list[Path]:
     """Those of ``paths`` that hold neither rule nor list: most likely not what was meant."""
     lists = (folder / f"{name}.txt" for folder in book.lists.folders for name in book.lists.entries)
-    seen = (*book.files, *(error.path for error in book.errors), *filter(Path.is_file, lists))
+    seen = (
+        *book.files,
+        *book.content,
+        *(error.path for error in book.errors),
+        *filter(Path.is_file, lists),
+    )
     return [path for path in paths if not any(_is_below(each, (path,)) for each in seen)]
 
 

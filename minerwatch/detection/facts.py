@@ -18,6 +18,10 @@ _KERNEL_THREAD_NAME = re.compile(
 )
 """Brackets are how ps shows what has no command line; the names are those of Linux 4.19 to 6.x."""
 
+_COMM_BYTES = 15
+_MAX_WORDS = 16
+"""Of a command line, among which a script's name is looked for."""
+
 
 def static_facts(process: Process, parent: Process | None) -> Facts:
     """What never changes while the process runs this program; matched once."""
@@ -34,6 +38,7 @@ def static_facts(process: Process, parent: Process | None) -> Facts:
         facts["Image"] = process.image
         facts["ExeDeleted"] = process.exe_deleted
         facts["ExeInMemory"] = process.exe_in_memory
+        facts["CommDiffers"] = _comm_differs(process)
     if process.current_directory:
         facts["CurrentDirectory"] = process.current_directory
     if parent is not None:
@@ -72,6 +77,17 @@ def is_kernel_thread_name(process: Process) -> bool:
         return False
     names = (process.comm, process.command_line.partition(" ")[0])
     return any(_KERNEL_THREAD_NAME.match(name) for name in names)
+
+
+def _comm_differs(process: Process) -> bool:
+    """Whether the kernel's name is neither the executable's nor that of an argument.
+
+    execve(2) names a process after its file, which for a script is an argument of its interpreter.
+    """
+    words = (process.image, *process.command_line.split(" ", _MAX_WORDS)[:_MAX_WORDS])
+    names = {word.rpartition("/")[2].lstrip("-").rstrip(":") for word in words}
+    own = process.comm.lstrip("-").rstrip(":").encode()[:_COMM_BYTES]
+    return all(name.encode()[:_COMM_BYTES] != own for name in names)
 
 
 def _parent_facts(parent: Process) -> dict[str, FactValue]:

@@ -27,6 +27,7 @@ _FIELDS = (
     Field("Comm", "", "the kernel's 15-byte name"),
     Field("ExeDeleted", "bool", "the executable has been unlinked"),
     Field("ExeInMemory", "bool", "the executable is a memfd"),
+    Field("CommDiffers", "bool", "Comm is neither the executable's name nor an argument's"),
     Field("CommandLineHidden", "bool", "the arguments are empty or cannot be read"),
     Field("KernelThreadName", "bool", "named like a kernel thread, but is none"),
     Field("ContainerImage", "", "image that the container was made from"),

@@ -2,8 +2,9 @@
 
 A folder holds rule files (``*.yml``, ``*.yaml``, at any depth) and ``lists/*.txt``. Names that
 begin with a dot are left out: a ConfigMap's files are links into a hidden folder whose name changes
-with every update, and are read through the links only. The folders ``lists``, ``tests`` and
-``content`` hold no rules.
+with every update, and are read through the links only. The folders ``lists`` and ``tests`` hold no
+rules. YARA files (``*.yar``) say what to look for in executables and memory; the rule files beside
+them say what it means. A later folder's YARA file stands beside an earlier one's.
 
 A later folder overrides: its rule replaces an earlier folder's rule of the same id, and its
 deprecated rule switches that off. Its list extends an earlier folder's list of the same name.
@@ -24,8 +25,9 @@ from minerwatch.detection.document import Stamp, read_text, stamp_of
 from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
 from minerwatch.errors import RuleError
 
-_NO_RULES_BELOW = frozenset(("lists", "tests", "content"))
+_NO_RULES_BELOW = frozenset(("lists", "tests"))
 _RULE_SUFFIXES = frozenset((".yml", ".yaml"))
+_CONTENT_SUFFIXES = frozenset((".yar", ".yara"))
 _MAX_DEPTH = 16
 
 Outcome = Rule | SkippedRule
@@ -52,6 +54,8 @@ class RuleBook:
     errors: tuple[RuleError, ...]
     skipped: tuple[SkippedRule, ...]
     fingerprint: Fingerprint
+    content: tuple[Path, ...] = ()  # YARA files
+    content_stamps: Fingerprint = frozenset()  # what changes whenever one of them does
     lists: Lists = field(default_factory=Lists, repr=False)
     files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
 
@@ -85,7 +89,7 @@ def fingerprint(folders: Sequence[Path]) -> Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A rule or list file, or a folder that cannot be listed (then ``errno`` says why)."""
+    """A file that matters, or a folder that cannot be listed (then ``errno`` says why)."""
 
     path: Path
     stamp: Stamp | None = None
@@ -124,8 +128,8 @@ def _walk_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[_Se
             continue
         if stat.S_ISDIR(status.st_mode):
             yield from _walk_folder(path, status, above)
-        elif path.suffix in _RULE_SUFFIXES:
-            yield _Seen(path, stamp_of(status), is_rule=True)
+        elif path.suffix in _RULE_SUFFIXES | _CONTENT_SUFFIXES:
+            yield _Seen(path, stamp_of(status), is_rule=path.suffix in _RULE_SUFFIXES)
 
 
 def _walk_folder(
@@ -160,10 +164,13 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     changed = _changed_lists(lists, previous.lists)
     files: dict[Path, _ReadFile] = {}
     folder_errors: list[RuleError] = []
+    content: dict[Path, Stamp | int] = {}
     for folder in folders:
         for seen in _walk(folder):
             if seen.is_rule:
                 files[seen.path] = _read_file(folder, seen, lists, changed, previous)
+            elif seen.path.suffix in _CONTENT_SUFFIXES:
+                content[seen.path] = seen.stamp or seen.errno
             elif seen.errno and seen.path.suffix != ".txt":
                 reason = f"cannot be read: {os.strerror(max(seen.errno, 0))}"
                 folder_errors.append(RuleError(seen.path, 1, reason))
@@ -172,7 +179,17 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     file_errors = [file.error for file in files.values() if file.error is not None]
     errors = (*folder_errors, *lists.broken.values(), *file_errors, *clashes)
     by_text = {str(error): error for error in errors}
-    return RuleBook(folders, rules, tuple(by_text.values()), skipped, marks, lists, files)
+    return RuleBook(
+        folders=folders,
+        rules=rules,
+        errors=tuple(by_text.values()),
+        skipped=skipped,
+        fingerprint=marks,
+        content=tuple(content),
+        content_stamps=frozenset((str(path), stamp) for path, stamp in content.items()),
+        lists=lists,
+        files=files,
+    )
 
 
 def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:

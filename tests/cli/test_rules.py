@@ -273,3 +273,10 @@ def test_replay_with_a_broken_rule_file_still_answers(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert json.loads(result.stdout)["level"] == "clear"
     assert f"{tmp_path}/bad.yml:2: not YAML" in result.stderr
+
+
+def test_lint_compiles_yara_files_too(tmp_path: Path) -> None:
+    (tmp_path / "broken.yar").write_text("rule a {\n  condition:\n    $nothing\n}\n")
+    result = run("lint", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{tmp_path}/broken.yar:3: error: " in result.stdout

@@ -39,7 +39,26 @@ def test_what_is_known_of_a_process_and_its_parent() -> None:
         "ExeInMemory": False,
         "CommandLineHidden": False,
         "KernelThreadName": False,
+        "CommDiffers": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("comm", "image", "command_line", "differs"),
+    [
+        ("python3", "/usr/bin/python3.11", "python3 train.py", False),
+        ("train.py", "/usr/bin/python3.11", "/usr/bin/python3 ./train.py --fast", False),
+        ("bash", "/usr/bin/bash", "-bash", False),
+        ("sshd", "/usr/sbin/sshd", "sshd: user [priv]", False),
+        ("ls", "/bin/busybox", "ls /", False),
+        ("a-name-cut-at-1", "/opt/a-name-cut-at-15-bytes", "x", False),
+        ("sshd", "/tmp/.x/a", "./a -c b", True),
+        ("kworker", "/home/u/a", "", True),
+    ],
+)
+def test_a_name_of_its_own_differs(comm: str, image: str, command_line: str, differs: bool) -> None:
+    process = replace(PROCESS, comm=comm, image=image, command_line=command_line)
+    assert static_facts(process, None)["CommDiffers"] is differs
 
 
 def test_what_could_not_be_read_is_absent() -> None:

@@ -45,12 +45,14 @@ def titles(book: RuleBook) -> list[str]:
 def test_rules_are_found_at_any_depth_but_not_where_none_are(tmp_path: Path) -> None:
     write(tmp_path / "a.yml", "one")
     write(tmp_path / "deep" / "er" / "b.yaml", "two")
-    for folder in ("lists", "tests", "content", ".hidden", "deep/tests"):
+    for folder in ("lists", "tests", ".hidden", "deep/tests"):
         write(tmp_path / folder / "c.yml", f"in {folder}")
+    write(tmp_path / "content" / "d.yml", "three")
+    (tmp_path / "content" / "d.yar").write_text("rule of_another_kind { condition: false }")
     write(tmp_path / ".d.yml", "hidden")
     (tmp_path / "README.md").write_text("not a rule")
     book = load([tmp_path])
-    assert titles(book) == ["one", "two"]
+    assert titles(book) == ["one", "three", "two"]
     assert book.errors == ()
 
 
