@@ -8,6 +8,7 @@
     ├── NodeError                  the node cannot be read at all (no cgroups, no /proc)
     ├── ListenError                an address or socket that cannot be listened on
     ├── SnapshotError              an agent's snapshot that cannot be had or understood
+    ├── ClusterError               an API server that cannot be reached, or that refuses
     └── TargetError                a pod, container or pid that is not there
 
 A failure of one process, container, rule or probe is none of these: it is counted, logged once
@@ -50,6 +51,10 @@ class ListenError(MinerwatchError):
 
 class SnapshotError(MinerwatchError):
     """An agent's snapshot that cannot be fetched or understood."""
+
+
+class ClusterError(MinerwatchError):
+    """A cluster that cannot be reached or refuses: no configuration, no connection, no right."""
 
 
 class TargetError(MinerwatchError):

@@ -1,0 +1,1 @@
+"""What the cluster says, and what is asked of it."""

@@ -1,0 +1,395 @@
+"""How an API server is reached: configuration, credentials, requests and what can go wrong.
+
+The official client reads the configuration (service account, kubeconfig, exec plugins, proxies)
+and holds the connections. Requests go through its connection pool as they are, and answers are
+taken as bytes: its typed methods cost 20 MiB of imports, change from release to release, and make
+of a 10 KB pod an object tree of ten times that.
+
+The client is imported when a cluster is opened, not before: that takes 0.2 s and 35 MiB.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+from urllib.parse import urlencode
+
+import msgspec
+import urllib3
+import yaml
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import TimeoutError as NoAnswerInTime
+
+from minerwatch import __version__
+from minerwatch.errors import ClusterError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient, Configuration
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+USER_AGENT = f"minerwatch/{__version__}"
+
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
+"""For the head of an answer, and between two pieces of it."""
+
+ANSWER_DEADLINE_S = 120.0
+"""For an answer that is read as a whole."""
+
+MAX_ANSWER_BYTES = 64 << 20
+_MAX_REFUSAL_BYTES = 64 << 10
+_MAX_REASON_CHARS = 300
+_PIECE_BYTES = 64 << 10
+
+Reason = Literal[
+    "unauthorized",  # 401, or credentials that cannot be had
+    "forbidden",  # 403
+    "missing",  # 404
+    "conflict",  # 409
+    "gone",  # 410
+    "throttled",  # 429
+    "server",  # any other refusal
+    "connection",
+    "timeout",
+    "garbage",  # an answer that is not what the API says
+]
+_REASONS: Mapping[int, Reason] = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "missing",
+    409: "conflict",
+    410: "gone",
+    429: "throttled",
+}
+
+# Without these a server that vanished is noticed after a quarter of an hour (tcp(7)).
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+
+class ApiError(ClusterError):
+    """A request that was not answered, or refused."""
+
+    def __init__(
+        self, reason: Reason, text: str, *, status: int = 0, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.status = status  # of HTTP; 0: there was no answer
+        self.retry_after_s = retry_after_s  # what the server asks for
+
+
+class _Status(msgspec.Struct):
+    """``meta/v1 Status``, the body of a refusal."""
+
+    message: str | None = None
+
+
+class Answer:
+    """An answer whose head has come and whose body is still to be read, by one thread."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, server: str) -> None:
+        self._response = response
+        self._server = server
+
+    def piece(self) -> bytes:
+        """What has come of the body; waits for it; ``b""`` at the end. Raises ApiError."""
+        try:
+            return self._response.read1(_PIECE_BYTES)
+        except (HTTPError, OSError, ValueError) as error:
+            _raise_lost(error, self._server)
+
+    def body(self, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
+        """All of it; raises ApiError, also if it is larger or takes longer than it may."""
+        held = bytearray()
+        until_s = time.monotonic() + ANSWER_DEADLINE_S
+        while piece := self.piece():
+            held += piece
+            if len(held) > limit_bytes:
+                self._drop("garbage", f"longer than {limit_bytes >> 20} MiB")
+            if time.monotonic() > until_s:
+                self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
+        return bytes(held)
+
+    def _drop(self, reason: Reason, what: str) -> NoReturn:
+        self.close()
+        raise ApiError(reason, f"{self._server}: the answer is {what}")
+
+    def wait_for_pieces(self, timeout_s: float) -> None:
+        """Allow that much time between two pieces from now on."""
+        connection = getattr(self._response, "connection", None)
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(timeout_s)
+
+    def interrupt(self) -> None:
+        """End a read that another thread is in: it sees the connection as lost."""
+        with suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
+            self._response.shutdown()
+
+    def close(self) -> None:
+        """Drop the connection, unless all was read: then it is used again."""
+        self._response.close()
+
+
+class Cluster:
+    """One API server, as one user. For many threads.
+
+    ``context`` names it for people, ``namespace`` is where the agent runs or the context points.
+    """
+
+    def __init__(self, open_client: Callable[[], ApiClient], context: str, namespace: str) -> None:
+        self.context = context
+        self.namespace = namespace
+        self._open_client = open_client
+        self._client = open_client()
+
+    @property
+    def client(self) -> ApiClient:
+        """The official client, for what needs it: ``exec`` by ``kubernetes.stream``."""
+        return self._client
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return str(self._client.configuration.host)
+
+    def renew_credentials(self) -> None:
+        """Read the configuration again: for after a 401. Raises ApiError if it cannot be."""
+        try:
+            client = self._open_client()
+        except ClusterError as error:
+            raise ApiError("unauthorized", str(error)) from error
+        self._client = client
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._client.rest_client.pool_manager.clear()
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        *,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> Answer:
+        """Send a request, once, and answer as soon as the answer's head has come.
+
+        Raises ApiError for every status but 2xx, and if there is no answer.
+        """
+        client = self._client
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        headers |= _credentials(client.configuration)
+        try:
+            response = client.rest_client.pool_manager.request(
+                method,
+                url,
+                headers=headers,
+                body=body,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            _raise_lost(error, self.server)
+        if not 200 <= response.status < 300:
+            _raise_refused(response, f"{self.server}: {method} {path}")
+        return Answer(response, self.server)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        *,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> bytes:
+        """Send a request, once, and return the answer's whole body; raises ApiError."""
+        answer = self.open(
+            method, path, query, body=body, content_type=content_type, timeout_s=timeout_s
+        )
+        return answer.body()
+
+
+def refusal(code: int, text: str, retry_after_s: float | None = None) -> ApiError:
+    """The error for an HTTP status, also one that comes as an event of a watch."""
+    return ApiError(_REASONS.get(code, "server"), text, status=code, retry_after_s=retry_after_s)
+
+
+def one_line(error: object) -> str:
+    """What the server or the client says, fit for a log and a terminal."""
+    text = " ".join(str(error).split())[:_MAX_REASON_CHARS] or type(error).__name__
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def is_in_cluster(
+    folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Whether a service account is mounted: the program runs in a pod that may ask the API."""
+    return "KUBERNETES_SERVICE_HOST" in environment and (folder / "token").is_file()
+
+
+def in_cluster(
+    folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
+) -> Cluster:
+    """The cluster that this pod runs in; raises ClusterError where no account is mounted.
+
+    The token is read again for every request: the kubelet renews it each hour, and the requests
+    are few.
+    """
+    namespace = _first_line(folder / "namespace")
+    return Cluster(lambda: _in_cluster_client(folder, environment), "in-cluster", namespace)
+
+
+def from_kubeconfig(path: str | Path | None = None, context: str | None = None) -> Cluster:
+    """The cluster of ``context``, or of the current one, in a kubeconfig.
+
+    ``path`` may be several files, joined by colons; without one ``KUBECONFIG`` says which, or it
+    is ~/.kube/config. Raises ClusterError: which file, and what is wrong with it.
+    """
+    files = str(path or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
+    name, namespace = _context(files, context)
+    return Cluster(lambda: _kubeconfig_client(files, name), name, namespace)
+
+
+def _in_cluster_client(folder: Path, environment: Mapping[str, str]) -> ApiClient:
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config.config_exception import ConfigException
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    token = folder / "token"
+    configuration = Configuration()
+    loader = InClusterConfigLoader(
+        token_filename=str(token),
+        cert_filename=str(folder / "ca.crt"),
+        try_refresh_token=False,
+        environ=environment,
+    )
+    try:
+        loader.load_and_set(configuration)
+    except (ConfigException, OSError, ValueError) as error:
+        raise ClusterError(f"service account in {folder}: {one_line(error)}") from error
+
+    def read_token(configuration: Configuration) -> None:
+        content = _first_line(token)
+        if content:  # else the last one may still do
+            value = f"Bearer {content}"
+            # the client calls it one thing before 36 and another from then on
+            configuration.api_key.update(authorization=value, BearerToken=value)
+
+    read_token(configuration)
+    configuration.refresh_api_key_hook = read_token
+    return _kept_alive(ApiClient(configuration))
+
+
+def _kubeconfig_client(files: str, context: str) -> ApiClient:
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config import load_kube_config
+    from kubernetes.config.config_exception import ConfigException
+
+    configuration = Configuration()
+    try:
+        load_kube_config(
+            config_file=files,
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+        return _kept_alive(ApiClient(configuration))
+    except (ConfigException, HTTPError, *_MALFORMED) as error:
+        raise ClusterError(f"{files}: context {context!r}: {one_line(error)}") from error
+
+
+def _context(files: str, wanted: str | None) -> tuple[str, str]:
+    """Name and namespace of the context ``wanted``, or of the current one."""
+    from kubernetes.config import list_kube_config_contexts
+    from kubernetes.config.config_exception import ConfigException
+
+    if not any(Path(file).expanduser().is_file() for file in files.split(os.pathsep)):
+        raise ClusterError(f"{files}: there is no such file: name a kubeconfig, or set KUBECONFIG")
+    try:
+        contexts, current = list_kube_config_contexts(files)
+        namespaces = {
+            context["name"]: (context.get("context") or {}).get("namespace") or "default"
+            for context in contexts
+        }
+        name = wanted or current["name"]
+    except (ConfigException, *_MALFORMED) as error:
+        raise ClusterError(f"{files}: not a kubeconfig: {one_line(error)}") from error
+    if name not in namespaces:
+        known = ", ".join(map(str, namespaces)) or "none"
+        raise ClusterError(f"{files}: there is no context {name!r}: it has {known}")
+    return name, str(namespaces[name])
+
+
+_MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
+"""What the client raises for a kubeconfig of another shape."""
+
+
+def _kept_alive(client: ApiClient) -> ApiClient:
+    client.rest_client.pool_manager.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
+    return client
+
+
+def _credentials(configuration: Configuration) -> dict[str, str]:
+    """The headers that say who asks; they may come from a plugin that has to run first."""
+    from kubernetes.config.config_exception import ConfigException
+
+    try:
+        settings = configuration.auth_settings()
+    except (ConfigException, *_MALFORMED) as error:
+        raise ApiError("unauthorized", f"credentials: {one_line(error)}") from error
+    found = (setting for setting in settings.values() if setting["in"] == "header")
+    return {str(setting["key"]): str(setting["value"]).strip() for setting in found}
+
+
+def _raise_lost(error: Exception, server: str) -> NoReturn:
+    # that nobody listens counts as a kind of timeout with urllib3
+    is_late = isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError)
+    reason: Reason = "timeout" if is_late else "connection"
+    raise ApiError(reason, f"{server}: {one_line(error)}") from error
+
+
+def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn:
+    body = b""
+    with suppress(HTTPError, OSError, ValueError):
+        body = response.read1(_MAX_REFUSAL_BYTES)
+    response.close()
+    message = ""
+    with suppress(msgspec.DecodeError, RecursionError):
+        message = msgspec.json.decode(body, type=_Status).message or ""
+    raise refusal(
+        response.status,
+        f"{request}: {response.status} {one_line(message or response.reason or '')}",
+        _seconds(response.headers.get("Retry-After")),
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    """A Retry-After of whole seconds; as a date it is not understood, and the API sends none."""
+    return float(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip().partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return ""

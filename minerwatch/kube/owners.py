@@ -1,0 +1,198 @@
+"""Who can be told about a pod, or banned. Pure.
+
+The first source that says something counts. What a label, an annotation or a variable says is
+as good as whoever may create the pod: a hub writes its users' names there, and its users cannot.
+Where tenants create pods themselves, they can write anybody's name: there ``namespace`` and
+``service-account`` are the sources to trust.
+
+Names of JupyterHub and BinderHub as in their sources: ``_build_common_annotations`` and
+``_build_pod_labels`` of kubespawner (the label holds an escaped form of the name, the annotation
+the name itself), ``BinderSpawnerMixin.get_env`` and ``KubernetesBuildExecutor`` of binderhub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from minerwatch.errors import ConfigError
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.model import Owner, OwnerReference, Pod, PodContainerKind
+
+TEMPLATE_HASH_LABEL = "pod-template-hash"
+"""A Deployment names its ReplicaSets after itself and this label's value."""
+
+_JOB_OF_CRON_JOB = re.compile(r"(.+)-([0-9]{8}|[0-9]{10})")
+_LATEST_START_S = 7 * 86400.0
+_CLOCK_SKEW_S = 300.0
+
+
+class SourceKind(StrEnum):
+    """Where an owner's name can be taken from."""
+
+    LABEL = "label"
+    ANNOTATION = "annotation"
+    ENVIRONMENT = "environment"
+    OWNER_REFERENCE = "owner-reference"
+    SERVICE_ACCOUNT = "service-account"
+    NAMESPACE = "namespace"
+    IMAGE_DIGEST = "image-digest"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a name must follow: which label, which variable."""
+        return self in {SourceKind.LABEL, SourceKind.ANNOTATION, SourceKind.ENVIRONMENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place to look for an owner's name."""
+
+    kind: SourceKind
+    key: str = ""
+
+    def __str__(self) -> str:
+        """The words that people read: ``label hub.jupyter.org/username``."""
+        return f"{self.kind.value} {self.key}" if self.key else self.kind.value.replace("-", " ")
+
+
+_DEFAULT = ("owner-reference", "service-account", "namespace")
+
+PROFILES: Mapping[str, tuple[str, ...]] = {
+    # a hub's user, by the name they log in with
+    "jupyterhub": (
+        "annotation:hub.jupyter.org/username",
+        "label:hub.jupyter.org/username",
+        *_DEFAULT,
+    ),
+    # the hub's user is made up anew for each launch: what can be told apart, and banned, is the
+    # repository; pods that build its image have it in an annotation
+    "binderhub": (
+        "environment:BINDER_REPO_URL",
+        "environment:BINDER_REF_URL",
+        "annotation:binder-repo",
+        "environment:BINDER_CLIENT_IP",
+        "annotation:hub.jupyter.org/username",
+        "label:hub.jupyter.org/username",
+        *_DEFAULT,
+    ),
+    "default": _DEFAULT,
+}
+
+
+def sources(profile: str, own: Sequence[str] = ()) -> tuple[Source, ...]:
+    """The sources in the order in which they are asked: ``own``, or else those of ``profile``.
+
+    Raises ConfigError for a profile or source that there is not.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(
+            f"owners.profile: there is no {profile!r}: it is one of {', '.join(PROFILES)}"
+        )
+    return tuple(_source(text) for text in own or PROFILES[profile])
+
+
+def pod_fields(asked: Iterable[Source]) -> PodFields:
+    """What must be kept of each pod, so that ``owner`` can ask ``asked``."""
+    keys: dict[SourceKind, set[str]] = {kind: set() for kind in SourceKind}
+    for source in asked:
+        keys[source.kind].add(source.key)
+    return PodFields(
+        labels=frozenset({*keys[SourceKind.LABEL], TEMPLATE_HASH_LABEL}),
+        annotations=frozenset(keys[SourceKind.ANNOTATION]),
+        environment=frozenset(keys[SourceKind.ENVIRONMENT]),
+    )
+
+
+def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
+    """What the first of ``asked`` that says anything says about ``pod``; None if none does."""
+    for source in asked:
+        name = _NAMES[source.kind](pod, source.key).strip()
+        if name:
+            return Owner(name, str(source))
+    return None
+
+
+def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
+    """What made ``pod``, and what made that: the pod's controller first.
+
+    The second is told by the first one's name only, and has no uid: a ReplicaSet's is its
+    Deployment's and the template's hash, a Job's its CronJob's and the minute that it was due.
+    Asking the API server for every ReplicaSet and Job would cost each agent two more watches over
+    the whole cluster, as these have no node to select them by, and the right to read them.
+    """
+    controller = _controller(pod)
+    if controller is None:
+        return ()
+    above = _above(pod, controller)
+    return (controller,) if above is None else (controller, above)
+
+
+def _controller(pod: Pod) -> OwnerReference | None:
+    """A static pod's mirror belongs to its node: nobody that could be told."""
+    owners = [found for found in pod.owners if found.kind != "Node"]
+    return next((found for found in owners if found.is_controller), owners[0] if owners else None)
+
+
+def _above(pod: Pod, controller: OwnerReference) -> OwnerReference | None:
+    if controller.kind == "ReplicaSet":
+        template_hash = pod.labels.get(TEMPLATE_HASH_LABEL)
+        name = controller.name.removesuffix(f"-{template_hash}") if template_hash else ""
+        if name and name != controller.name:
+            return OwnerReference("Deployment", name, "", is_controller=True)
+    if controller.kind == "Job":
+        match = _JOB_OF_CRON_JOB.fullmatch(controller.name)
+        # getJobName of the CronJob controller: minutes since 1970; seconds before Kubernetes 1.21
+        if match and _is_start_of(pod, int(match[2]) * (60 if len(match[2]) == 8 else 1)):
+            return OwnerReference("CronJob", match[1], "", is_controller=True)
+    return None
+
+
+def _is_start_of(pod: Pod, due_unix_s: float) -> bool:
+    """Whether a Job due at that time can have made ``pod``: a number may as well be a date."""
+    late_s = pod.created_unix_s - due_unix_s
+    return -_CLOCK_SKEW_S <= late_s <= _LATEST_START_S
+
+
+def _source(text: str) -> Source:
+    kind, colon, key = text.partition(":")
+    try:
+        source = Source(SourceKind(kind.strip()), key.strip())
+    except ValueError:
+        source = None
+    if source is None or source.kind.has_key != bool(source.key) or (colon and not source.key):
+        forms = (f"{kind.value}:NAME" if kind.has_key else kind.value for kind in SourceKind)
+        raise ConfigError(
+            f"owners.sources: {text!r} is not a source: write one of {', '.join(forms)}"
+        )
+    return source
+
+
+def _workload(pod: Pod, _key: str) -> str:
+    chain = owner_chain(pod)
+    return f"{chain[-1].kind} {pod.namespace}/{chain[-1].name}" if chain else ""
+
+
+def _service_account(pod: Pod, _key: str) -> str:
+    """Every pod that names none has ``default``: that says no more than its namespace."""
+    if pod.service_account in {"", "default"}:
+        return ""
+    return f"{pod.namespace}/{pod.service_account}"
+
+
+def _image_digest(pod: Pod, _key: str) -> str:
+    digests = (c.image_digest for c in pod.containers if c.kind is PodContainerKind.MAIN)
+    return next((digest for digest in digests if digest), "")
+
+
+_NAMES: Mapping[SourceKind, Callable[[Pod, str], str]] = {
+    SourceKind.LABEL: lambda pod, key: pod.labels.get(key, ""),
+    SourceKind.ANNOTATION: lambda pod, key: pod.annotations.get(key, ""),
+    SourceKind.ENVIRONMENT: lambda pod, key: pod.environment.get(key, ""),
+    SourceKind.OWNER_REFERENCE: _workload,
+    SourceKind.SERVICE_ACCOUNT: _service_account,
+    SourceKind.NAMESPACE: lambda pod, _key: pod.namespace,
+    SourceKind.IMAGE_DIGEST: _image_digest,
+}

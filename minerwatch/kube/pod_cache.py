@@ -1,0 +1,106 @@
+"""The pods of one node as they were last heard of. Pure but for its lock; for many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+from minerwatch.model import Pod, PodContainer
+
+REMEMBERED_S = 60.0
+"""How long a pod that is gone still has a name: its last verdict may come after its end."""
+
+
+class PodCache:
+    """Pods by uid and by the ids of their containers.
+
+    ``now_s`` is a clock that does not jump.
+    """
+
+    def __init__(self, now_s: Callable[[], float], remembered_s: float = REMEMBERED_S) -> None:
+        self._now_s = now_s
+        self._remembered_s = remembered_s
+        self._lock = Lock()
+        self._pods: dict[str, Pod] = {}
+        self._containers: dict[str, tuple[Pod, PodContainer]] = {}
+        self._mirrors: dict[str, str] = {}  # uid of a static pod -> uid of its mirror
+        self._forget_at_s: dict[str, float] = {}  # of those that are gone, the first to go first
+
+    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
+        """The container with that bare id, and its pod; None if nothing is known of it."""
+        with self._lock:
+            self._forget()
+            return self._containers.get(container_id)
+
+    def by_uid(self, pod_uid: str) -> Pod | None:
+        """The pod with that uid, be it one that only a static pod's cgroup bears."""
+        with self._lock:
+            self._forget()
+            return self._pods.get(pod_uid) or self._pods.get(self._mirrors.get(pod_uid, ""))
+
+    def pods(self) -> tuple[Pod, ...]:
+        """All pods that have not gone."""
+        with self._lock:
+            return tuple(pod for uid, pod in self._pods.items() if uid not in self._forget_at_s)
+
+    def put(self, pod: Pod) -> None:
+        """Take in a new pod, or the new state of a known one."""
+        with self._lock:
+            self._forget()
+            self._put(pod)
+
+    def remove(self, pod_uid: str) -> None:
+        """Take note that a pod has gone; it is remembered for a while."""
+        with self._lock:
+            self._forget()
+            self._remove(pod_uid)
+
+    def replace(self, pods: Iterable[Pod]) -> None:
+        """Take in all pods that there are: the others have gone."""
+        listed = {pod.uid: pod for pod in pods}
+        with self._lock:
+            self._forget()
+            for uid in self._pods.keys() - listed.keys():
+                self._remove(uid)
+            for pod in listed.values():
+                self._put(pod)
+
+    def _put(self, pod: Pod) -> None:
+        self._forget_at_s.pop(pod.uid, None)
+        known = self._pods.get(pod.uid)
+        if known == pod:
+            return
+        if known is not None:
+            self._drop(known)
+        self._pods[pod.uid] = pod
+        for container in pod.containers:
+            if container.container_id:
+                self._containers[container.container_id] = (pod, container)
+        if pod.mirror_uid:
+            self._take_mirror(pod)
+
+    def _take_mirror(self, pod: Pod) -> None:
+        """The oldest mirror counts: a later one that claims the same uid is not the kubelet's."""
+        rival = self._pods.get(self._mirrors.get(pod.mirror_uid, ""))
+        if rival is None or (rival.created_unix_s, rival.uid) >= (pod.created_unix_s, pod.uid):
+            self._mirrors[pod.mirror_uid] = pod.uid
+
+    def _remove(self, pod_uid: str) -> None:
+        if pod_uid in self._pods:
+            self._forget_at_s.setdefault(pod_uid, self._now_s() + self._remembered_s)
+
+    def _forget(self) -> None:
+        while self._forget_at_s:
+            uid, at_s = next(iter(self._forget_at_s.items()))
+            if at_s > self._now_s():
+                return
+            del self._forget_at_s[uid]
+            self._drop(self._pods.pop(uid))
+
+    def _drop(self, pod: Pod) -> None:
+        for container in pod.containers:
+            holder = self._containers.get(container.container_id)
+            if holder is not None and holder[0].uid == pod.uid:
+                del self._containers[container.container_id]
+        if self._mirrors.get(pod.mirror_uid) == pod.uid:
+            del self._mirrors[pod.mirror_uid]

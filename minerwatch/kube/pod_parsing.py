@@ -1,0 +1,268 @@
+"""JSON of the Kubernetes API -> Pod. Pure.
+
+Field names as in the Pod v1 reference of the Kubernetes API. Only what is used is ever decoded:
+a pod is 10 KB of JSON on average, most of it ``managedFields``, and the fields kept are 1 KB.
+Names and values are whatever the pod's author chose; they are kept as text and cut where they
+could be long, so that nobody fills the agent's memory with them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+import msgspec
+
+from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+"""Of a static pod's mirror: the uid that the kubelet gave the pod, and that its cgroup bears.
+
+Nobody but a kubelet can let such a pod run: one that is created by others is deleted by the
+kubelet as the mirror of nothing, and the annotation cannot be added to a pod later
+(ValidatePodUpdate in pkg/apis/core/validation).
+"""
+
+MAX_VALUE_CHARS = 1024
+"""Kept of an annotation, a variable or an image's name."""
+
+MAX_OTHER_LABELS = 64
+"""Kept of the labels that nobody asked for; those that are asked for are always kept."""
+
+MAX_OWNERS = 16
+_MAX_SHARED_STRINGS = 20_000
+
+_QUANTITY = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?", re.ASCII
+)
+_PER_SUFFIX = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
+_PER_SUFFIX |= {suffix: 1000.0 ** (place + 2) for place, suffix in enumerate("MGTPE")}
+_PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (place + 1) for place, suffix in enumerate("KMGTPE")}
+_MAX_QUANTITY_CHARS = 64
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True, slots=True)
+class PodFields:
+    """Which names of a pod's metadata and environment are used, and therefore kept.
+
+    ``labels`` are kept however many others there are: whoever may label a pod must not be able
+    to push out of sight the one that a selector asks for.
+    """
+
+    labels: frozenset[str] = frozenset()
+    annotations: frozenset[str] = frozenset()
+    environment: frozenset[str] = frozenset()
+
+
+class _Object(msgspec.Struct, rename="camel", gc=False):
+    """What all objects of the API share: fields that are not named here are passed over."""
+
+
+class _OwnerReference(_Object):
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+
+
+class _Metadata(_Object):
+    uid: str
+    name: str
+    namespace: str
+    creation_timestamp: str
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[_OwnerReference] | None = None
+
+
+class _Amounts(_Object):
+    cpu: str | int | float | None = None
+
+
+class _Resources(_Object):
+    requests: _Amounts | None = None
+    limits: _Amounts | None = None
+
+
+class _Variable(_Object):
+    name: str
+    value: str | None = None
+
+
+class _Container(_Object):
+    name: str
+    image: str | None = None
+    resources: _Resources | None = None
+    env: list[_Variable] | None = None
+    restart_policy: str | None = None
+
+
+class _Spec(_Object):
+    node_name: str | None = None
+    priority_class_name: str | None = None
+    service_account_name: str | None = None
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = None
+    ephemeral_containers: list[_Container] | None = None
+
+
+class _ContainerStatus(_Object):
+    name: str
+    container_id: str | None = msgspec.field(default=None, name="containerID")
+    image_id: str | None = msgspec.field(default=None, name="imageID")
+
+
+class _Status(_Object):
+    phase: str | None = None
+    qos_class: str | None = None
+    container_statuses: list[_ContainerStatus] | None = None
+    init_container_statuses: list[_ContainerStatus] | None = None
+    ephemeral_container_statuses: list[_ContainerStatus] | None = None
+
+
+class _Pod(_Object):
+    metadata: _Metadata
+    spec: _Spec
+    status: _Status | None = None
+
+
+class PodParser:
+    """Makes pods of JSON, keeping what ``keep`` names; strings that recur are held once."""
+
+    def __init__(self, keep: PodFields) -> None:
+        self._keep = keep
+        self._decoder = msgspec.json.Decoder(_Pod)
+        self._shared: dict[str, str] = {}
+
+    def pod(self, json: bytes | msgspec.Raw) -> Pod | None:
+        """The pod that ``json`` describes; None if it does not describe one."""
+        try:
+            found = self._decoder.decode(json)
+            created = datetime.fromisoformat(found.metadata.creation_timestamp)
+            created_unix_s = created.timestamp()
+        except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
+            return None
+        if not found.metadata.uid or not found.metadata.name or not found.metadata.namespace:
+            return None
+        return self._pod(found, created_unix_s)
+
+    def _pod(self, found: _Pod, created_unix_s: float) -> Pod:
+        metadata, spec, status = found.metadata, found.spec, found.status or _Status()
+        share = self._share
+        annotations = metadata.annotations or {}
+        return Pod(
+            uid=share(metadata.uid),
+            namespace=share(metadata.namespace),
+            name=share(metadata.name),
+            node=share(spec.node_name or ""),
+            created_unix_s=created_unix_s,
+            phase=share(status.phase or ""),
+            qos=share(status.qos_class or ""),
+            priority_class=share(spec.priority_class_name or ""),
+            service_account=share(spec.service_account_name or ""),
+            labels=self._labels(metadata.labels or {}),
+            annotations=self._shared_items(
+                (key, value) for key, value in annotations.items() if key in self._keep.annotations
+            ),
+            environment=self._shared_items(_environment(spec, self._keep.environment)),
+            owners=tuple(
+                OwnerReference(
+                    kind=share(owner.kind),
+                    name=share(owner.name),
+                    uid=share(owner.uid),
+                    is_controller=bool(owner.controller),
+                )
+                for owner in islice(metadata.owner_references or (), MAX_OWNERS)
+            ),
+            containers=tuple(self._containers(spec, status)),
+            mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
+            is_ending=bool(metadata.deletion_timestamp),
+        )
+
+    def _labels(self, labels: dict[str, str]) -> dict[str, str]:
+        asked_for = [item for item in labels.items() if item[0] in self._keep.labels]
+        others = (item for item in labels.items() if item[0] not in self._keep.labels)
+        return self._shared_items([*asked_for, *islice(others, MAX_OTHER_LABELS)])
+
+    def _containers(self, spec: _Spec, status: _Status) -> Iterable[PodContainer]:
+        lists = (
+            (spec.containers, status.container_statuses, PodContainerKind.MAIN),
+            (spec.init_containers, status.init_container_statuses, PodContainerKind.INIT),
+            (
+                spec.ephemeral_containers,
+                status.ephemeral_container_statuses,
+                PodContainerKind.EPHEMERAL,
+            ),
+        )
+        for specified, statuses, kind in lists:
+            by_name = {found.name: found for found in statuses or ()}
+            for container in specified or ():
+                yield self._container(container, by_name.get(container.name), kind)
+
+    def _container(
+        self, container: _Container, status: _ContainerStatus | None, kind: PodContainerKind
+    ) -> PodContainer:
+        resources = container.resources or _Resources()
+        if kind is PodContainerKind.INIT and container.restart_policy == "Always":
+            kind = PodContainerKind.SIDECAR
+        digest = _DIGEST.search((status and status.image_id) or "")
+        return PodContainer(
+            container_id=self._share(bare_container_id((status and status.container_id) or "")),
+            name=self._share(container.name),
+            image=self._share(container.image or ""),
+            image_digest=self._share(digest[0] if digest else ""),
+            kind=kind,
+            cpu_request_cores=_cores(resources.requests),
+            cpu_limit_cores=_cores(resources.limits),
+        )
+
+    def _shared_items(self, items: Iterable[tuple[str, str]]) -> dict[str, str]:
+        return {self._share(key): self._share(value) for key, value in items}
+
+    def _share(self, text: str) -> str:
+        """``text``, cut, as the object that is held already; sys.intern() of 3.12 never forgets."""
+        if len(text) > MAX_VALUE_CHARS:
+            text = f"{text[: MAX_VALUE_CHARS - 1]}…"
+        if len(self._shared) >= _MAX_SHARED_STRINGS:
+            self._shared.clear()
+        return self._shared.setdefault(text, text)
+
+
+def bare_container_id(container_id: str) -> str:
+    """``containerd://3f0e…`` without the runtime's name."""
+    return container_id.rpartition("://")[2]
+
+
+def quantity(text: str | float) -> float | None:
+    """A Kubernetes quantity such as ``500m``, ``2`` or ``1e3`` as a number; None if it is none."""
+    text = str(text)
+    match = _QUANTITY.fullmatch(text) if len(text) <= _MAX_QUANTITY_CHARS else None
+    if match is None:
+        return None
+    number, suffix, exponent = match.groups()
+    value = float(f"{number}e{exponent}") if exponent else float(number)
+    value *= _PER_SUFFIX.get(suffix, 1.0)
+    return value if math.isfinite(value) else None
+
+
+def _cores(amounts: _Amounts | None) -> float | None:
+    return None if amounts is None or amounts.cpu is None else quantity(amounts.cpu)
+
+
+def _environment(spec: _Spec, names: frozenset[str]) -> Iterable[tuple[str, str]]:
+    """The plain values of ``names``: the first container that has a variable counts.
+
+    Within a container the last of two of the same name counts, as the kubelet has it. A value
+    that comes from a Secret or ConfigMap is not in the pod, and is not asked for.
+    """
+    found: Mapping[str, str] = {}
+    for container in spec.containers or ():
+        own = {v.name: v.value for v in container.env or () if v.value and v.name in names}
+        found = {**own, **found}
+    return found.items()

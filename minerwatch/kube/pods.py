@@ -1,0 +1,329 @@
+"""All pods of one node, kept up to date by one watch.
+
+"Efficient detection of changes" in the API concepts of the Kubernetes documentation: one list,
+then a watch from the list's resource version; the watch is resumed from the version of the last
+event, and where the server has forgotten that version (410 Gone) there is a new list.
+
+The kubelet's ``/pods`` and the runtime's CRI socket know a container a moment earlier, but the
+first gives every environment variable of every pod to whoever may ask and needs ``nodes/proxy``,
+by which one may run programs in them; the second is root on the node. A watch for the pods of one
+node needs ``get, list, watch`` on pods, and costs the API server what a kubelet does.
+
+Whatever goes wrong, what was known last stays known; ``synced_unix_s`` tells how old it is.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+
+import msgspec
+
+from minerwatch.kube.client import (
+    ANSWER_TIMEOUT_S,
+    Answer,
+    ApiError,
+    Cluster,
+    one_line,
+    refusal,
+)
+from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
+from minerwatch.kube.pod_parsing import PodFields, PodParser
+from minerwatch.model import Pod, PodContainer
+
+PATH = "/api/v1/pods"
+REASONS: tuple[str, ...] = (
+    *("unauthorized", "forbidden", "gone", "throttled", "server"),
+    *("connection", "timeout", "garbage", "unexpected"),
+)
+
+_CLOSE_S = 1.5
+_PAGE_ITEMS = 500
+_MAX_PAGES = 100
+_MAX_LINE_BYTES = 4 << 20  # etcd takes objects of 1.5 MiB
+_FROM_CACHE, _FROM_STORE = "0", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long is waited for what, in seconds."""
+
+    first_delay_s: float = 1.0  # after a failure; doubled with each one that follows
+    longest_delay_s: float = 120.0
+    longest_retry_after_s: float = 300.0  # the server may ask for more, but does not get it
+    settled_s: float = 30.0  # a watch that held this long is no failure
+    shortest_watch_s: float = 300.0  # between these two, by chance, so that the agents of a
+    longest_watch_s: float = 600.0  # cluster do not come back at the same moment
+    answer_s: float = ANSWER_TIMEOUT_S
+    remembered_s: float = REMEMBERED_S
+
+
+class _Versioned(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    uid: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _Versioned
+    items: list[msgspec.Raw] | None = None
+
+
+class _WatchEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _EventObject(msgspec.Struct):
+    metadata: _Versioned = msgspec.field(default_factory=_Versioned)
+    code: int = 0  # of a Status, with message
+    message: str = ""
+
+
+class PodWatch:
+    """Follows the pods of ``node``; for many threads.
+
+    ``keep`` names what is kept of each. ``on_error`` is called in the watch's own thread, once
+    for each failure, with its reason and what happened. ``failures`` counts them since the start:
+
+    - ``unauthorized``, ``forbidden``: the credentials or the rights are not enough;
+    - ``gone``: the server has forgotten where the watch was: all pods were listed again;
+    - ``throttled``: the server asked for patience;
+    - ``server``: it refused for another reason;
+    - ``connection``, ``timeout``: it was not reached, was lost, or did not answer;
+    - ``garbage``: an answer, or one pod in it, that is not what the API says;
+    - ``unexpected``: a fault of minerwatch's own.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        node: str,
+        *,
+        keep: PodFields,
+        on_error: Callable[[str, Exception], None],
+        chance: random.Random,
+        pace: Pace | None = None,
+        now_unix_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self.synced_unix_s: float | None = None
+        """When the pods were last known to be as they are here; None before the first list.
+
+        While a watch is open and nothing happens the server says so about once a minute
+        (a bookmark), so an age of one to two minutes is usual.
+        """
+        self._pace = pace or Pace()
+        self._cluster = cluster
+        self._selector = f"spec.nodeName={node}"
+        self._parser = PodParser(keep)
+        self._cache = PodCache(time.monotonic, self._pace.remembered_s)
+        self._on_error = on_error
+        self._chance = chance
+        self._now_unix_s = now_unix_s
+        self._version = ""  # that the cache is at; "": all pods must be listed
+        self._list_version = _FROM_CACHE
+        self._has_progressed = True  # since the last list
+        self._opened_s: float | None = None  # monotonic; the watch that is open, or was last
+        self._failures_in_a_row = 0
+        self._closing = Event()
+        self._answer_lock = Lock()
+        self._answer: Answer | None = None  # that the thread may be waiting for
+        self._thread = Thread(target=self._run, name="pods", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the pods are known some time later, when ``synced_unix_s`` is not None."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End within 2 s: a thread that hangs is left behind, and ends when its wait does."""
+        self._closing.set()
+        with self._answer_lock:
+            if self._answer is not None:
+                self._answer.interrupt()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_S)
+
+    @property
+    def is_following(self) -> bool:
+        """Whether a watch is open at this moment."""
+        return self._answer is not None and self._opened_s is not None
+
+    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
+        """The container with that bare id, and its pod; None while the API knows nothing of it.
+
+        A pod that is gone is remembered for a minute.
+        """
+        return self._cache.by_container_id(container_id)
+
+    def by_uid(self, pod_uid: str) -> Pod | None:
+        """The pod with that uid, or the mirror of the static pod whose cgroup bears it."""
+        return self._cache.by_uid(pod_uid)
+
+    def pods(self) -> tuple[Pod, ...]:
+        """All pods of the node that there are."""
+        return self._cache.pods()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            error: Exception | None = None
+            self._opened_s = None
+            try:
+                if not self._version:
+                    self._list()
+                self._follow()
+            except Exception as failure:  # noqa: BLE001 - nothing may end this thread
+                error = failure
+            if self._closing.is_set():
+                return
+            if error is not None:
+                self._note(error)
+            self._closing.wait(self._delay_s(error))
+
+    def _list(self) -> None:
+        query: dict[str, str | int] = {"fieldSelector": self._selector, "limit": _PAGE_ITEMS}
+        if self._list_version:
+            query["resourceVersion"] = self._list_version
+        pods: list[Pod] = []
+        for _ in range(_MAX_PAGES):
+            page = self._page(query)
+            pods.extend(pod for item in page.items or () if (pod := self._pod(item)))
+            if not page.metadata.continue_:
+                break
+            query.pop("resourceVersion", None)  # the token holds it
+            query["continue"] = page.metadata.continue_
+        else:
+            raise ApiError("garbage", f"{PATH}: a list of more than {_MAX_PAGES} pages")
+        if not page.metadata.resource_version:
+            raise ApiError("garbage", f"{PATH}: a list without a resource version")
+        if self._closing.is_set():
+            return
+        self._cache.replace(pods)
+        self._version = page.metadata.resource_version
+        self.synced_unix_s = self._now_unix_s()
+        self._has_progressed = False
+
+    def _page(self, query: dict[str, str | int]) -> _Page:
+        answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
+        with self._reading(answer):
+            body = answer.body()
+        try:
+            return msgspec.json.decode(body, type=_Page)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ApiError("garbage", f"{PATH}: a list that is none: {error}") from error
+
+    def _follow(self) -> None:
+        """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
+        watch_s = self._chance.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
+        query: dict[str, str | int] = {
+            "fieldSelector": self._selector,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": max(1, round(watch_s)),
+        }
+        answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
+        self._opened_s = time.monotonic()
+        patience_s = watch_s + self._pace.answer_s
+        with self._reading(answer):
+            answer.wait_for_pieces(patience_s)
+            for line in _lines(answer, self._opened_s + patience_s):
+                self._take(line)
+        self._progress()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = msgspec.json.decode(line, type=_WatchEvent)
+            head = msgspec.json.decode(event.object, type=_EventObject)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ApiError("garbage", f"{PATH}: an event that is none: {error}") from error
+        if event.type == "ERROR":
+            raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message)}")
+        if event.type in {"ADDED", "MODIFIED"}:
+            pod = self._pod(event.object)
+            if pod is not None:
+                self._cache.put(pod)
+        elif event.type == "DELETED":
+            self._cache.remove(head.metadata.uid)
+        elif event.type != "BOOKMARK":
+            raise ApiError("garbage", f"{PATH}: an event of unknown type {event.type[:40]!r}")
+        self._version = head.metadata.resource_version or self._version
+        self._progress()
+
+    def _pod(self, json: msgspec.Raw) -> Pod | None:
+        pod = self._parser.pod(json)
+        if pod is None:
+            self._count("garbage", ApiError("garbage", f"{PATH}: a pod that is none was left out"))
+        return pod
+
+    def _progress(self) -> None:
+        self._has_progressed = True
+        self.synced_unix_s = self._now_unix_s()
+
+    @contextmanager
+    def _reading(self, answer: Answer) -> Iterator[None]:
+        """Let ``close`` interrupt the reading of ``answer``."""
+        with self._answer_lock:
+            self._answer = answer
+            if self._closing.is_set():
+                answer.interrupt()
+        try:
+            yield
+        finally:
+            with self._answer_lock:
+                self._answer = None
+            answer.close()
+
+    def _note(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        self._count(reason if reason in self.failures else "server", error)
+        if reason == "unauthorized":
+            with suppress(ApiError):  # the next request fails for the same reason, and is counted
+                self._cluster.renew_credentials()
+        elif reason in {"gone", "garbage", "unexpected"}:
+            self._version = ""
+            # A server whose cache is so far behind that it cannot be followed is asked for what
+            # etcd holds; that costs it more, so it is not the first thing to be tried.
+            self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
+
+    def _count(self, reason: str, error: Exception) -> None:
+        self.failures[reason] += 1
+        with suppress(Exception):  # whatever reports it must not end this thread
+            self._on_error(reason, error)
+
+    def _delay_s(self, error: Exception | None) -> float:
+        """How long to leave the server alone; nothing after a watch that ended in its time."""
+        held_s = 0.0 if self._opened_s is None else time.monotonic() - self._opened_s
+        has_settled = held_s >= self._pace.settled_s
+        if has_settled:
+            self._failures_in_a_row = 0
+            if error is None:
+                return 0.0
+        self._failures_in_a_row += 1
+        delay_s = self._pace.first_delay_s * 2.0 ** min(self._failures_in_a_row - 1, 30)
+        delay_s = min(delay_s, self._pace.longest_delay_s) * self._chance.uniform(0.5, 1)
+        asked_s = getattr(error, "retry_after_s", None) or 0.0
+        asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._chance.uniform(1, 1.5)
+        return max(delay_s, asked_s)
+
+
+def _lines(answer: Answer, until_s: float) -> Iterator[bytes]:
+    """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
+    held = bytearray()
+    while piece := answer.piece():
+        searched = len(held)
+        held += piece
+        while (end := held.find(b"\n", searched)) >= 0:
+            yield bytes(held[:end])
+            del held[: end + 1]
+            searched = 0
+        if len(held) > _MAX_LINE_BYTES:
+            raise ApiError("garbage", f"{PATH}: a line of more than {_MAX_LINE_BYTES >> 20} MiB")
+        if time.monotonic() > until_s:
+            return  # the server does not keep to the time that it was asked for
+    if held.strip():
+        raise ApiError("connection", f"{PATH}: the connection was cut in the middle of a line")

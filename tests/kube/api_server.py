@@ -1,0 +1,734 @@
+"""A small API server of the tests' own, spoken to over real HTTP by the real client.
+
+It keeps objects of any resource: list (pages, field and label selectors), watch (from a version,
+with bookmarks), get, create, update with resource version as precondition, merge and strategic
+merge patches, delete with preconditions, eviction, dry runs. And it misbehaves where it is told
+to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types, admission
+or defaults: an object is stored as it came, with ``metadata`` filled in.
+
+::
+
+    with ApiServer() as server:
+        server.put(pod_json("a", node="n1"))      # ADDED or MODIFIED
+        server.misbehave(Answering(429, headers={"Retry-After": "1"}), times=2)
+        server.requests                           # what was asked, in order
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+import ssl
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+Json = dict[str, Any]
+
+CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked of the server."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any
+    at_s: float  # monotonic
+
+    @property
+    def is_watch(self) -> bool:
+        return self.query.get("watch") == "true"
+
+    @property
+    def is_list(self) -> bool:
+        return self.method == "GET" and not self.is_watch
+
+
+Matches = Callable[[Request], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A misbehaviour: a refusal, or any other answer in place of the right one."""
+
+    status: int
+    message: str = "the test says so"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None  # None: a Status
+
+
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """A misbehaviour: the connection is closed, before or in the middle of an answer."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Hanging:
+    """A misbehaviour: no answer until the server is closed, or only after some time."""
+
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dripping:
+    """A misbehaviour: the right answer, a few bytes at a time."""
+
+    piece_bytes: int = 7
+    pause_s: float = 0.0
+
+
+Misbehaviour = Answering | Dropping | Hanging | Dripping
+
+
+class StatusError(Exception):
+    """A refusal, as the API words it."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+    def body(self) -> bytes:
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        told = {"message": str(self), "reason": self.reason, "code": self.code}
+        return encode({**status, **told})
+
+
+class _Stream:
+    """One open watch: the server writes lines into it, and ends it as the test likes."""
+
+    END, CUT = object(), object()
+
+    def __init__(self, request: Request, collection: _Collection) -> None:
+        self.request = request
+        self.collection = collection
+        self.lines: deque[Any] = deque()
+        self.changed = threading.Condition()
+
+    def send(self, *lines: Any) -> None:
+        with self.changed:
+            self.lines.extend(lines)
+            self.changed.notify_all()
+
+    def next(self, timeout_s: float) -> Any:
+        """The next line; END, CUT; None if nothing came in time."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.lines, timeout_s)
+            return self.lines.popleft() if self.lines else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Collection:
+    """Which objects a path means: ``/api/v1/namespaces/x/pods`` and what is selected of them."""
+
+    prefix: str  # /api/v1, /apis/coordination.k8s.io/v1
+    resource: str
+    namespace: str = ""  # "": all
+    fields: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def holds(self, key: tuple[str, str], item: Json) -> bool:
+        if key != (self.prefix, self.resource):
+            return False
+        metadata = item["metadata"]
+        if self.namespace and metadata.get("namespace") != self.namespace:
+            return False
+        labels = metadata.get("labels") or {}
+        return all(_field(item, path) == value for path, value in self.fields) and all(
+            labels.get(key) == value for key, value in self.labels
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    version: int
+    kind: str  # ADDED, MODIFIED, DELETED
+    key: tuple[str, str]
+    item: Json
+    before: Json | None
+
+
+class ApiServer:
+    """Listens on 127.0.0.1 until it is closed; for many threads.
+
+    ``tokens`` are those it accepts; None accepts everybody. ``requests`` is what was asked so far,
+    ``most_at_once`` how many requests it was ever busy with at the same moment.
+    """
+
+    def __init__(self, certificate: Path | None = None, *, bookmark_s: float = 3600.0) -> None:
+        self.tokens: set[str] | None = None
+        self.requests: list[Request] = []
+        self.most_at_once = 0
+        self.bookmark_s = bookmark_s
+        self.gone_as_event = True  # else as an HTTP status; API servers do either
+        self._lock = threading.RLock()
+        self._at_once = 0
+        self._version = 1000
+        self._oldest_version = 0
+        self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
+        self._changes: list[_Change] = []
+        self._streams: set[_Stream] = set()
+        self._pages: dict[str, tuple[list[Json], int]] = {}
+        self._misbehaviours: list[tuple[Misbehaviour, Matches, int]] = []
+        self._blocked: set[tuple[str, str, str]] = set()
+        self._closing = threading.Event()
+        self._certificate = certificate
+        self._listener: _Listener | None = None
+        self._port = 0
+        self.listen()
+
+    def __enter__(self) -> ApiServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+
+    @property
+    def version(self) -> str:
+        """The resource version of the last change."""
+        return str(self._version)
+
+    # what the test does
+
+    def listen(self) -> None:
+        """Listen, after ``vanish`` at the same port as before."""
+        self._listener = _Listener(self._port, self, self._certificate)
+        self._port = self._listener.server_address[1]
+
+    def vanish(self) -> None:
+        """Stop listening and cut all connections: what a client sees is "connection refused"."""
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+        self.cut_streams()
+
+    def close(self) -> None:
+        self._closing.set()
+        self.vanish()
+
+    def put(self, item: Json, prefix: str = "/api/v1", resource: str = "pods") -> Json:
+        """Store an object as if somebody else had, and tell those who watch."""
+        with self._lock:
+            key = ((prefix, resource), *_name(item))
+            return self._store(key, copy.deepcopy(item))
+
+    def remove(
+        self, namespace: str, name: str, prefix: str = "/api/v1", resource: str = "pods"
+    ) -> None:
+        """Remove an object as if somebody else had, and tell those who watch."""
+        with self._lock:
+            self._remove(((prefix, resource), namespace, name))
+
+    def items(self, resource: str, prefix: str = "/api/v1") -> list[Json]:
+        """Every object of a resource, as it is stored."""
+        with self._lock:
+            found = [item for key, item in self._items.items() if key[0] == (prefix, resource)]
+            return copy.deepcopy(found)
+
+    def misbehave(
+        self, how: Misbehaviour, *, times: int = 1, when: Matches = lambda _: True
+    ) -> None:
+        """Let the next ``times`` requests for which ``when`` holds go wrong."""
+        with self._lock:
+            self._misbehaviours.append((how, when, times))
+
+    def behave(self) -> None:
+        """Forget all misbehaviours."""
+        with self._lock:
+            self._misbehaviours.clear()
+
+    def forget_history(self) -> None:
+        """As after a compaction: a watch or page from before now is 410 Gone."""
+        with self._lock:
+            self._version += 1
+            self._oldest_version = self._version
+            self._pages.clear()
+
+    def send_bookmarks(self) -> None:
+        """Tell all who watch, and want it, which version they are at."""
+        with self._lock:
+            for stream in self._streams:
+                if stream.request.query.get("allowWatchBookmarks") == "true":
+                    stream.send(_bookmark(self._version))
+
+    def send_raw(self, line: bytes) -> None:
+        """Send all who watch these bytes."""
+        with self._lock:
+            for stream in self._streams:
+                stream.send(line)
+
+    def cut_streams(self, after: bytes = b"") -> None:
+        """Close the connections of all who watch, in the middle of the answer."""
+        with self._lock:
+            for stream in self._streams:
+                stream.send(*([after] if after else []), _Stream.CUT)
+
+    def end_streams(self) -> None:
+        """End all watches in order, as when their time is over."""
+        with self._lock:
+            for stream in self._streams:
+                stream.send(_Stream.END)
+
+    @property
+    def stream_count(self) -> int:
+        with self._lock:
+            return len(self._streams)
+
+    def block_eviction(self, namespace: str, name: str) -> None:
+        """As a PodDisruptionBudget does: evicting that pod is 429."""
+        with self._lock:
+            self._blocked.add(("pods", namespace, name))
+
+    # what requests come to
+
+    @contextmanager
+    def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
+        with self._lock:
+            self.requests.append(request)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            how = self._next_misbehaviour(request)
+        try:
+            yield how
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def _next_misbehaviour(self, request: Request) -> Misbehaviour | None:
+        for place, (how, when, times) in enumerate(self._misbehaviours):
+            if when(request):
+                self._misbehaviours[place] = (how, when, times - 1)
+                if times <= 1:
+                    del self._misbehaviours[place]
+                return how
+        return None
+
+    def answer(self, request: Request) -> tuple[int, bytes]:
+        """Status and body for anything but a watch; raises StatusError."""
+        self._authorise(request)
+        collection, name, subresource = _target(request)
+        with self._lock:
+            if not name:
+                if request.method == "GET":
+                    return 200, self._list(request, collection)
+                if request.method == "POST":
+                    return 201, self._create(request, collection)
+                raise StatusError(405, "MethodNotAllowed", request.method)
+            key = ((collection.prefix, collection.resource), collection.namespace, name)
+            if key not in self._items:
+                raise StatusError(404, "NotFound", f'{collection.resource} "{name}" not found')
+            if subresource == "eviction":
+                return 201, self._evict(request, key)
+            handler = {
+                "GET": lambda _request, key: self._items[key],
+                "PUT": self._update,
+                "PATCH": self._patch,
+                "DELETE": self._delete,
+            }[request.method]
+            return 200, encode(handler(request, key))
+
+    def open_stream(self, request: Request) -> _Stream:
+        self._authorise(request)
+        collection, _, _ = _target(request)
+        stream = _Stream(request, collection)
+        since = request.query.get("resourceVersion", "")
+        with self._lock:
+            if since in {"", "0"}:
+                current = (i for k, i in self._items.items() if collection.holds(k[0], i))
+                stream.send(*(_event("ADDED", item) for item in current))
+            elif int(since) < self._oldest_version:
+                gone = StatusError(410, "Expired", f"too old resource version: {since}")
+                if not self.gone_as_event:
+                    raise gone
+                stream.send(_event("ERROR", json.loads(gone.body())), _Stream.END)
+            else:
+                past = (change for change in self._changes if change.version > int(since))
+                stream.send(*(line for change in past if (line := _line(change, collection))))
+            self._streams.add(stream)
+        return stream
+
+    def close_stream(self, stream: _Stream) -> None:
+        with self._lock:
+            self._streams.discard(stream)
+
+    def bookmark(self) -> bytes:
+        with self._lock:
+            return _bookmark(self._version)
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not longer than the server lives."""
+        self._closing.wait(seconds)
+
+    def _authorise(self, request: Request) -> None:
+        if self.tokens is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or token not in self.tokens:
+            raise StatusError(401, "Unauthorized", "Unauthorized")
+
+    def _list(self, request: Request, collection: _Collection) -> bytes:
+        token = request.query.get("continue")
+        if token is not None:
+            if "resourceVersion" in request.query:
+                raise StatusError(400, "BadRequest", "continue and resourceVersion")
+            if token not in self._pages:
+                raise StatusError(410, "Expired", "the provided continue parameter is too old")
+            items, version = self._pages.pop(token)
+        else:
+            found = (i for k, i in self._items.items() if collection.holds(k[0], i))
+            items, version = copy.deepcopy(list(found)), self._version
+        limit = int(request.query.get("limit", "0")) or len(items)
+        metadata = {"resourceVersion": str(version)}
+        if len(items) > limit:
+            metadata["continue"] = base64.b64encode(uuid.uuid4().bytes).decode()
+            self._pages[metadata["continue"]] = (items[limit:], version)
+        page = {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items[:limit]}
+        return encode(page)
+
+    def _create(self, request: Request, collection: _Collection) -> bytes:
+        item = copy.deepcopy(request.body)
+        metadata = item.setdefault("metadata", {})
+        if collection.namespace:
+            metadata.setdefault("namespace", collection.namespace)
+        if "name" not in metadata:
+            metadata["name"] = metadata.get("generateName", "") + uuid.uuid4().hex[:5]
+        key = ((collection.prefix, collection.resource), *_name(item))
+        if key in self._items:
+            raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
+        return encode(item if _is_dry_run(request) else self._store(key, item))
+
+    def _update(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
+        item = copy.deepcopy(request.body)
+        wanted = item.get("metadata", {}).get("resourceVersion")
+        self._require("resourceVersion", wanted, key)
+        return item if _is_dry_run(request) else self._store(key, item)
+
+    def _patch(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
+        wanted = (request.body.get("metadata") or {}).get("resourceVersion")
+        self._require("resourceVersion", wanted, key)
+        item = merged(self._items[key], request.body)
+        return item if _is_dry_run(request) else self._store(key, item)
+
+    def _delete(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
+        for name, wanted in ((request.body or {}).get("preconditions") or {}).items():
+            self._require(name, wanted, key)
+        if not _is_dry_run(request):
+            self._remove(key)
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+
+    def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:
+        options = request.body.get("deleteOptions") or {}
+        for name, wanted in (options.get("preconditions") or {}).items():
+            self._require(name, wanted, key)
+        if ("pods", *key[1:]) in self._blocked:
+            text = "Cannot evict pod as it would violate the pod's disruption budget."
+            raise StatusError(429, "TooManyRequests", text)
+        if not _is_dry_run(request) and options.get("dryRun") != ["All"]:
+            self._remove(key)
+        return encode({"kind": "Status", "apiVersion": "v1", "status": "Success"})
+
+    def _require(
+        self, name: str, wanted: str | None, key: tuple[tuple[str, str], str, str]
+    ) -> None:
+        if wanted is not None and self._items[key]["metadata"][name] != wanted:
+            raise StatusError(409, "Conflict", f"the {name} in the precondition does not match")
+
+    def _store(self, key: tuple[tuple[str, str], str, str], item: Json) -> Json:
+        before = self._items.get(key)
+        self._version += 1
+        metadata = item.setdefault("metadata", {})
+        metadata["resourceVersion"] = str(self._version)
+        metadata.setdefault("uid", before["metadata"]["uid"] if before else str(uuid.uuid4()))
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        metadata.setdefault("creationTimestamp", now)
+        self._items[key] = item
+        kind = "MODIFIED" if before else "ADDED"
+        self._publish(_Change(self._version, kind, key[0], item, before))
+        return copy.deepcopy(item)
+
+    def _remove(self, key: tuple[tuple[str, str], str, str]) -> None:
+        before = self._items.pop(key)
+        self._version += 1
+        item = copy.deepcopy(before)
+        item["metadata"]["resourceVersion"] = str(self._version)
+        self._publish(_Change(self._version, "DELETED", key[0], item, before))
+
+    def _publish(self, change: _Change) -> None:
+        self._changes.append(change)
+        for stream in self._streams:
+            line = _line(change, stream.collection)
+            if line:
+                stream.send(line)
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, api: ApiServer, certificate: Path | None) -> None:
+        self.api = api
+        self._connections: set[Any] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that goes away
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+        for connection in [*self._connections]:
+            with suppress(OSError):
+                connection.shutdown(2)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Listener
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def handle_request(self) -> None:
+        request = self._read_request()
+        with self.server.api.busy(request) as how:
+            try:
+                self._answer(request, how)
+            except StatusError as refused:
+                self._send(refused.code, refused.body())
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
+
+    def _read_request(self) -> Request:
+        url = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        return Request(
+            self.command,
+            url.path,
+            dict(parse_qsl(url.query, keep_blank_values=True)),
+            {key.lower(): value for key, value in self.headers.items()},
+            body,
+            time.monotonic(),
+        )
+
+    def _answer(self, request: Request, how: Misbehaviour | None) -> None:
+        if isinstance(how, Hanging):
+            self.server.api.wait(how.seconds)
+        if isinstance(how, Answering):
+            body = StatusError(how.status, "Test", how.message).body()
+            self._send(how.status, body if how.body is None else how.body, how.headers)
+        elif isinstance(how, Dropping):
+            self.wfile.write(how.after)
+            self.close_connection = True
+        elif request.is_watch:
+            self._stream(self.server.api.open_stream(request), how)
+        else:
+            status, body = self.server.api.answer(request)
+            self._send(status, body, drip=how if isinstance(how, Dripping) else None)
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        drip: Dripping | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self._write(body, drip)
+
+    def _write(self, content: bytes, drip: Dripping | None) -> None:
+        if drip is None:
+            self.wfile.write(content)
+            return
+        for at in range(0, len(content), drip.piece_bytes):
+            self.wfile.write(content[at : at + drip.piece_bytes])
+            self.wfile.flush()
+            self.server.api.wait(drip.pause_s)
+
+    def _stream(self, stream: _Stream, how: Misbehaviour | None) -> None:
+        drip = how if isinstance(how, Dripping) else None
+        api = self.server.api
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+        try:
+            for line in self._lines(stream, api):
+                self._write(b"%x\r\n%b\r\n" % (len(line), line), drip)
+            self.wfile.write(b"0\r\n\r\n")
+        except ConnectionAbortedError:
+            self.close_connection = True
+        finally:
+            api.close_stream(stream)
+
+    def _lines(self, stream: _Stream, api: ApiServer) -> Iterator[bytes]:
+        until_s = time.monotonic() + float(stream.request.query.get("timeoutSeconds", "3600"))
+        wants_bookmarks = stream.request.query.get("allowWatchBookmarks") == "true"
+        while (left_s := until_s - time.monotonic()) > 0:
+            line = stream.next(min(left_s, api.bookmark_s))
+            if line is _Stream.CUT:
+                raise ConnectionAbortedError
+            if line is _Stream.END:
+                return
+            if line is not None:
+                yield line
+            elif wants_bookmarks:
+                yield api.bookmark()
+
+
+def encode(value: Any) -> bytes:
+    """JSON as an API server writes it: one line, with its end."""
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def merged(item: Any, patch: Any) -> Any:
+    """JSON Merge Patch (RFC 7396); a strategic one is the same where no list is touched."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(item) if isinstance(item, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = merged(found.get(key), value)
+    return found
+
+
+def pod_json(
+    name: str,
+    *,
+    node: str = "n1",
+    namespace: str = "default",
+    containers: Mapping[str, str] | None = None,
+    **metadata: Any,
+) -> Json:
+    """A pod that runs on ``node``; ``containers`` are names and bare ids."""
+    containers = {"main": f"{name}-id"} if containers is None else containers
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, **metadata},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": key, "image": f"{key}:1"} for key in containers],
+        },
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [
+                {"name": key, "containerID": f"containerd://{value}"}
+                for key, value in containers.items()
+                if value
+            ],
+        },
+    }
+
+
+_PATH = re.compile(
+    r"(?P<prefix>/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?"
+    r"/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[a-z]+))?"
+)
+
+
+def _target(request: Request) -> tuple[_Collection, str, str]:
+    match = _PATH.fullmatch(request.path)
+    if match is None:
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
+    found = {key: value or "" for key, value in match.groupdict().items()}
+    collection = _Collection(
+        found["prefix"],
+        found["resource"],
+        found["namespace"],
+        _pairs(request.query.get("fieldSelector", "")),
+        _pairs(request.query.get("labelSelector", "")),
+    )
+    return collection, found["name"], found["subresource"]
+
+
+def _pairs(selector: str) -> tuple[tuple[str, str], ...]:
+    pairs = (part.replace("==", "=").partition("=") for part in selector.split(",") if part)
+    return tuple((key, value) for key, _, value in pairs)
+
+
+def _field(item: Json, path: str) -> str:
+    found: Any = item
+    for step in path.split("."):
+        found = (found or {}).get(step)
+    return "" if found is None else str(found)
+
+
+def _name(item: Json) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _is_dry_run(request: Request) -> bool:
+    body = request.body if isinstance(request.body, dict) else {}
+    return request.query.get("dryRun") == "All" or body.get("dryRun") == ["All"]
+
+
+def _event(kind: str, item: Json) -> bytes:
+    return encode({"type": kind, "object": item})
+
+
+def _bookmark(version: int) -> bytes:
+    metadata = {"resourceVersion": str(version), "creationTimestamp": None}
+    return _event("BOOKMARK", {"kind": "Pod", "apiVersion": "v1", "metadata": metadata})
+
+
+def _line(change: _Change, collection: _Collection) -> bytes | None:
+    """What a watch of ``collection`` is told: an object that it no longer selects is deleted."""
+    is_held = change.kind != "DELETED" and collection.holds(change.key, change.item)
+    was_held = change.before is not None and collection.holds(change.key, change.before)
+    if is_held:
+        return _event("MODIFIED" if was_held else "ADDED", change.item)
+    return _event("DELETED", change.item) if was_held else None
+
+
+def eventually(holds: Callable[[], Any], what: str = "", timeout_s: float = 20.0) -> None:
+    """Wait until ``holds`` does; fails, saying ``what``, if it never does."""
+    until_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < until_s, what or "it did not come about"
+        time.sleep(0.002)

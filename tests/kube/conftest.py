@@ -1,0 +1,98 @@
+"""An API server, and clusters opened as the agent and as a person would."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minerwatch.kube.client import Cluster, from_kubeconfig, in_cluster
+from tests.kube.api_server import ApiServer
+
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="makes a certificate: apt install openssl"
+)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
+    """Says how ``api`` is reached, with the token "first"."""
+    return write_kubeconfig(tmp_path / "config", api.url, "first")
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path) -> Iterator[Cluster]:
+    opened = from_kubeconfig(kubeconfig)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for 127.0.0.1 in one file; it is its own authority."""
+    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", path, "-out", path.with_suffix(".crt")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
+@pytest.fixture
+def tls_api(certificate: Path) -> Iterator[ApiServer]:
+    with ApiServer(certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def service_account(tls_api: ApiServer, certificate: Path, tmp_path: Path) -> Path:
+    """What the kubelet mounts into a pod, with the token "first"."""
+    (tmp_path / "token").write_text("first\n")
+    (tmp_path / "namespace").write_text("minerwatch")
+    (tmp_path / "ca.crt").write_bytes(certificate.with_suffix(".crt").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def pod_cluster(tls_api: ApiServer, service_account: Path) -> Iterator[Cluster]:
+    """The cluster as a pod sees it."""
+    opened = in_cluster(service_account, pod_environment(tls_api))
+    yield opened
+    opened.close()
+
+
+def pod_environment(server: ApiServer) -> dict[str, str]:
+    """What the kubelet tells a pod about ``server``."""
+    host, _, port = server.url.rpartition("/")[2].partition(":")
+    return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+
+
+def write_kubeconfig(path: Path, url: str, token: str) -> Path:
+    path.write_text(f"""
+apiVersion: v1
+kind: Config
+clusters:
+  - {{name: here, cluster: {{server: "{url}"}}}}
+users:
+  - {{name: me, user: {{token: "{token}"}}}}
+contexts:
+  - {{name: lab, context: {{cluster: here, user: me}}}}
+  - {{name: hub, context: {{cluster: here, user: me, namespace: jupyter}}}}
+current-context: lab
+""")
+    return path

@@ -1,0 +1,781 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig, refusal
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.pods import REASONS, Pace, PodWatch
+from minerwatch.model import PodContainerKind
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    Dripping,
+    Dropping,
+    Hanging,
+    eventually,
+    pod_json,
+)
+from tests.kube.conftest import needs_openssl, write_kubeconfig
+
+QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0)
+
+
+@dataclass
+class Watched:
+    """A watch, and what it complained of."""
+
+    pods: PodWatch
+    errors: list[tuple[str, Exception]] = field(default_factory=list)
+
+    def names(self) -> set[str]:
+        return {pod.name for pod in self.pods.pods()}
+
+    def failures(self) -> dict[str, int]:
+        return {reason: count for reason, count in self.pods.failures.items() if count}
+
+
+Watching = Callable[..., Watched]
+
+
+@contextmanager
+def watching(
+    cluster: Cluster, *, pace: Pace = QUICK, keep: PodFields | None = None, **more: Any
+) -> Iterator[Watched]:
+    errors: list[tuple[str, Exception]] = []
+
+    def note(reason: str, error: Exception) -> None:
+        errors.append((reason, error))
+
+    pods = PodWatch(
+        cluster,
+        "n1",
+        keep=keep or PodFields(),
+        on_error=note,
+        chance=random.Random(1),
+        pace=pace,
+        **more,
+    )
+    pods.start()
+    try:
+        yield Watched(pods, errors)
+    finally:
+        pods.close()
+        assert not pods._thread.is_alive()
+
+
+@pytest.fixture
+def watched(api: ApiServer, cluster: Cluster) -> Iterator[Watched]:
+    """A watch that follows, of a node with the pods a and b."""
+    api.put(pod_json("a"))
+    api.put(pod_json("b"))
+    api.put(pod_json("elsewhere", node="n2"))
+    with watching(cluster) as found:
+        eventually(lambda: api.stream_count)
+        yield found
+
+
+def lists(api: ApiServer) -> int:
+    return sum(request.is_list for request in api.requests)
+
+
+def watches(api: ApiServer) -> list[str]:
+    """The resource versions that watches were asked to begin at."""
+    return [r.query["resourceVersion"] for r in api.requests if r.is_watch]
+
+
+def test_one_list_then_one_watch(api: ApiServer, watched: Watched) -> None:
+    assert watched.names() == {"a", "b"}
+    first, second = (request.query for request in api.requests)
+    assert first == {
+        "fieldSelector": "spec.nodeName=n1",
+        "limit": "500",
+        "resourceVersion": "0",  # from the API server's cache
+    }
+    assert second["fieldSelector"] == "spec.nodeName=n1"
+    assert second["allowWatchBookmarks"] == "true"
+    assert second["resourceVersion"] == api.version
+    assert 300 <= int(second["timeoutSeconds"]) <= 600
+    assert api.most_at_once == 1
+
+
+def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
+    api.put(pod_json("c"))
+    api.put(pod_json("far", node="n2"))
+    eventually(lambda: watched.names() == {"a", "b", "c"})
+    api.put(pod_json("c", containers={"main": "c2-id"}))
+    eventually(lambda: watched.pods.by_container_id("c2-id"))
+    assert watched.pods.by_container_id("c-id") is None
+    api.remove("default", "c")
+    eventually(lambda: watched.names() == {"a", "b"})
+    assert lists(api) == 1
+    assert watched.failures() == {}
+
+
+def test_a_container_says_whose_it_is(api: ApiServer, watched: Watched) -> None:
+    found = watched.pods.by_container_id("a-id")
+    assert found is not None
+    pod, container = found
+    assert (pod.namespace, pod.name, container.name) == ("default", "a", "main")
+    assert watched.pods.by_uid(pod.uid) is pod
+    assert watched.pods.by_container_id("") is None
+    assert watched.pods.by_uid("") is None
+
+
+def test_containers_of_every_kind(api: ApiServer, watched: Watched) -> None:
+    pod = pod_json("kinds", containers={"main": "m-id"})
+    pod["spec"]["initContainers"] = [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]
+    pod["spec"]["ephemeralContainers"] = [{"name": "e"}]
+    pod["status"]["initContainerStatuses"] = [
+        {"name": "i", "containerID": "cri-o://i-id"},
+        {"name": "s", "containerID": "docker://s-id"},
+    ]
+    pod["status"]["ephemeralContainerStatuses"] = [{"name": "e", "containerID": "e-id"}]
+    api.put(pod)
+    eventually(lambda: watched.pods.by_container_id("e-id"))
+    kinds = {
+        found[1].container_id: found[1].kind
+        for bare in ("m-id", "i-id", "s-id", "e-id")
+        if (found := watched.pods.by_container_id(bare))
+    }
+    assert kinds == {
+        "m-id": PodContainerKind.MAIN,
+        "i-id": PodContainerKind.INIT,
+        "s-id": PodContainerKind.SIDECAR,
+        "e-id": PodContainerKind.EPHEMERAL,
+    }
+
+
+def test_a_container_that_the_kernel_shows_first(api: ApiServer, watched: Watched) -> None:
+    assert watched.pods.by_container_id("new-id") is None
+    uid = api.put(pod_json("new", containers={"main": ""}))["metadata"]["uid"]
+    eventually(lambda: watched.pods.by_uid(uid))
+    assert watched.pods.by_container_id("new-id") is None
+    api.put(pod_json("new", uid=uid))
+    eventually(lambda: watched.pods.by_container_id("new-id"))
+
+
+def test_a_static_pod_is_found_by_what_its_cgroup_bears(api: ApiServer, watched: Watched) -> None:
+    mirror = {"kubernetes.io/config.mirror": "0123456789abcdef0123456789abcdef"}
+    created = "2026-01-01T00:00:00Z"
+    api.put(pod_json("etcd-n1", annotations=mirror, creationTimestamp=created))
+    # somebody claims the same, later: the kubelet will not run it
+    api.put(pod_json("thief", annotations=mirror, uid="00000000"))
+    eventually(lambda: "thief" in watched.names())
+    found = watched.pods.by_uid("0123456789abcdef0123456789abcdef")
+    assert found is not None
+    assert (found.name, found.is_static) == ("etcd-n1", True)
+
+
+def test_a_name_that_is_used_again_is_another_pod(api: ApiServer, watched: Watched) -> None:
+    (old,) = (pod for pod in watched.pods.pods() if pod.name == "a")
+    api.remove("default", "a")
+    new_uid = api.put(pod_json("a", containers={"main": "a2-id"}))["metadata"]["uid"]
+    eventually(lambda: watched.pods.by_uid(new_uid))
+    assert watched.names() == {"a", "b"}
+    remembered = watched.pods.by_container_id("a-id")
+    assert remembered is not None
+    assert remembered[0].uid == old.uid
+
+
+def test_a_pod_that_is_gone_is_remembered_for_a_while(api: ApiServer, cluster: Cluster) -> None:
+    uid = api.put(pod_json("a"))["metadata"]["uid"]
+    with watching(cluster, pace=replace(QUICK, remembered_s=0.2)) as watched:
+        eventually(lambda: api.stream_count)
+        api.remove("default", "a")
+        eventually(lambda: not watched.names())
+        eventually(lambda: watched.pods.by_uid(uid) is None)
+        assert watched.pods.by_container_id("a-id") is None
+
+
+def test_a_list_of_many_pages(api: ApiServer, cluster: Cluster) -> None:
+    for number in range(1234):
+        api.put(pod_json(f"p{number}"))
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert len(watched.pods.pods()) == 1234
+        pages = [request.query for request in api.requests if request.is_list]
+        assert len(pages) == 3
+        assert ["resourceVersion" in page for page in pages] == [True, False, False]
+
+
+def test_a_page_that_has_expired_is_listed_anew(api: ApiServer, cluster: Cluster) -> None:
+    for number in range(501):
+        api.put(pod_json(f"p{number}"))
+    api.misbehave(Answering(410), when=lambda request: "continue" in request.query)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert len(watched.pods.pods()) == 501
+        assert watched.failures() == {"gone": 1}
+
+
+def test_a_bookmark_moves_the_watch_on(api: ApiServer, watched: Watched) -> None:
+    before = api.version
+    api.put(pod_json("far", node="n2"))
+    api.send_bookmarks()
+    api.cut_streams()
+    eventually(lambda: len(watches(api)) == 2)
+    assert watches(api) == [before, api.version]
+    assert lists(api) == 1
+
+
+def test_the_age_of_what_is_known(api: ApiServer, cluster: Cluster) -> None:
+    clock = [100.0]
+    api.misbehave(Answering(503), when=lambda request: request.is_watch)
+    with watching(
+        cluster, pace=replace(QUICK, first_delay_s=0.05), now_unix_s=lambda: clock[0]
+    ) as w:
+        eventually(lambda: w.failures() == {"server": 1})
+        assert w.pods.synced_unix_s == 100
+        assert not w.pods.is_following
+        clock[0] = 200.0
+        eventually(lambda: w.pods.is_following)
+        assert w.pods.synced_unix_s == 100  # open, but nothing has been said
+        api.send_bookmarks()
+        eventually(lambda: w.pods.synced_unix_s == 200)
+        clock[0] = 300.0
+        api.put(pod_json("a"))
+        eventually(lambda: w.pods.synced_unix_s == 300)
+        clock[0] = 400.0
+        api.end_streams()  # an idle watch that ends in order
+        eventually(lambda: w.pods.synced_unix_s == 400)
+
+
+def test_nothing_is_known_before_the_first_list(api: ApiServer, cluster: Cluster) -> None:
+    api.misbehave(Answering(500), times=3)
+    with watching(cluster) as watched:
+        eventually(lambda: watched.pods.synced_unix_s)
+        assert watched.failures() == {"server": 3}
+
+
+def test_a_watch_whose_time_is_over_goes_on(api: ApiServer, cluster: Cluster) -> None:
+    pace = replace(QUICK, shortest_watch_s=1.0, longest_watch_s=1.0, settled_s=0.5)
+    with watching(cluster, pace=pace) as watched:
+        eventually(lambda: len(watches(api)) == 3)
+        api.put(pod_json("a"))
+        eventually(lambda: watched.names() == {"a"})
+        assert lists(api) == 1
+        assert watched.failures() == {}
+
+
+@pytest.mark.parametrize("as_event", [True, False])
+def test_a_forgotten_version_means_a_new_list(
+    api: ApiServer, watched: Watched, as_event: bool
+) -> None:
+    api.gone_as_event = as_event
+    gone_uid = next(pod.uid for pod in watched.pods.pods() if pod.name == "a")
+    api.put(pod_json("c"))
+    eventually(lambda: "c" in watched.names())
+    # the connection is lost, and history with it, before it is back
+    api.misbehave(Answering(503), times=10**6)
+    api.cut_streams()
+    eventually(lambda: watched.failures().get("server"))
+    api.remove("default", "a")
+    api.put(pod_json("d"))
+    api.forget_history()
+    api.behave()
+    eventually(lambda: watched.names() == {"b", "c", "d"})
+    assert watched.failures()["gone"] == 1
+    assert watched.pods.by_uid(gone_uid) is not None
+    again = [request.query for request in api.requests if request.is_list][1]
+    assert again["resourceVersion"] == "0"
+
+
+def test_a_cache_that_cannot_be_followed_is_passed_by(api: ApiServer, cluster: Cluster) -> None:
+    api.misbehave(Answering(410), times=2, when=lambda request: request.is_watch)
+    with watching(cluster):
+        eventually(lambda: api.stream_count)
+        asked = [r.query.get("resourceVersion") for r in api.requests if r.is_list]
+        assert asked == ["0", None, None]
+
+
+def test_an_error_event_ends_the_watch(api: ApiServer, watched: Watched) -> None:
+    for code in (429, 500, 401, 403):
+        streams = len(watches(api))
+        event = {"type": "ERROR", "object": {"kind": "Status", "metadata": {}, "code": code}}
+        api.send_raw(json.dumps(event).encode() + b"\n")
+        eventually(partial(is_watched_again, api, streams + 1))
+    assert watched.failures() == {"throttled": 1, "server": 1, "unauthorized": 1, "forbidden": 1}
+    assert lists(api) == 1
+
+
+def is_watched_again(api: ApiServer, times: int) -> bool:
+    return len(watches(api)) >= times and api.stream_count > 0
+
+
+def test_an_expired_token_is_renewed(api: ApiServer, kubeconfig: Path, watched: Watched) -> None:
+    api.tokens = {"second"}
+    api.cut_streams()
+    eventually(lambda: watched.failures().get("unauthorized"))
+    assert watched.names() == {"a", "b"}
+    write_kubeconfig(kubeconfig, api.url, "second")
+    api.put(pod_json("c"))
+    eventually(lambda: "c" in watched.names())
+    assert lists(api) == 1
+
+
+@needs_openssl
+def test_a_service_accounts_token_is_renewed(
+    tls_api: ApiServer, service_account: Path, pod_cluster: Cluster
+) -> None:
+    tls_api.tokens = {"first"}
+    with watching(pod_cluster) as watched:
+        eventually(lambda: tls_api.stream_count)
+        tls_api.tokens = {"second"}
+        tls_api.cut_streams()
+        eventually(lambda: watched.failures().get("unauthorized"))
+        (service_account / "token").write_text("second")
+        tls_api.put(pod_json("a"))
+        eventually(lambda: watched.names() == {"a"})
+        assert lists(tls_api) == 1  # and it closes while a TLS connection waits
+
+
+def test_a_server_that_asks_for_patience_gets_it(api: ApiServer, watched: Watched) -> None:
+    is_watch = len(watches(api))
+    api.misbehave(Answering(429, headers={"Retry-After": "1"}))
+    api.cut_streams()
+    eventually(lambda: len(watches(api)) == is_watch + 2)
+    refused, next_one = (request.at_s for request in api.requests[-2:])
+    assert next_one - refused >= 1.0
+    assert watched.failures() == {"connection": 1, "throttled": 1}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 403])
+def test_a_server_in_trouble_is_not_stormed(api: ApiServer, cluster: Cluster, status: int) -> None:
+    api.put(pod_json("a"))
+    pace = replace(QUICK, first_delay_s=0.02, longest_delay_s=0.2)
+    with watching(cluster, pace=pace) as watched:
+        eventually(lambda: api.stream_count)
+        before = len(api.requests)
+        api.misbehave(Answering(status), times=10**6)
+        began_s = time.monotonic()
+        api.cut_streams()
+        api.forget_history()
+        eventually(lambda: len(api.requests) >= before + 6)
+        # 10, 20, 40, 80, 100, 100 … ms at least lie between two of them
+        lasted_s = time.monotonic() - began_s
+        assert len(api.requests) - before <= 5 + (lasted_s + 0.2) / 0.1
+        assert watched.names() == {"a"}
+        api.behave()
+        eventually(lambda: api.stream_count)
+
+
+def test_ten_minutes_of_outage_are_few_requests() -> None:
+    """By the delays themselves: nobody waits ten minutes for a test."""
+    pods = PodWatch(
+        object(),  # type: ignore[arg-type]
+        "n1",
+        keep=PodFields(),
+        on_error=lambda *_: None,
+        chance=random.Random(7),
+    )
+    for error in (ApiError("connection", ""), refusal(429, "", 1.0), None):
+        pods._failures_in_a_row = 0
+        delays = [pods._delay_s(error) for _ in range(200)]
+        requests = next(n for n in range(200) if sum(delays[:n]) > 600)
+        assert requests <= 18
+        assert all(delay <= 120 for delay in delays)
+        assert len(set(delays)) == len(delays)  # by chance: agents do not come back together
+    asked = [pods._delay_s(refusal(429, "", 86400.0)) for _ in range(100)]
+    assert all(300 <= delay <= 450 for delay in asked)
+    assert pods._delay_s(ApiError("connection", "")) <= 120
+    pods._failures_in_a_row = 10**9
+    assert pods._delay_s(None) <= 120
+
+
+def test_a_watch_that_ends_at_once_is_not_stormed(api: ApiServer, cluster: Cluster) -> None:
+    """An orderly end, with and without an event, again and again: no failure, but patience."""
+    pace = replace(QUICK, first_delay_s=0.02, longest_delay_s=0.2)
+    with watching(cluster, pace=pace) as watched:
+        began_s = time.monotonic()
+        for number in range(5):
+            eventually(lambda: api.stream_count)
+            api.put(pod_json(f"p{number}"))
+            api.end_streams()
+            eventually(lambda: not api.stream_count)
+        lasted_s = time.monotonic() - began_s
+        assert len(api.requests) <= 6 + (lasted_s + 0.2) / 0.1
+        assert watched.failures() == {}
+        assert lists(api) == 1
+
+
+def test_the_api_server_is_away_for_a_while(api: ApiServer, watched: Watched) -> None:
+    last = api.version
+    api.vanish()
+    eventually(lambda: watched.pods.failures["connection"] >= 5)
+    assert watched.names() == {"a", "b"}
+    assert not watched.pods.is_following
+    api.put(pod_json("c"))
+    api.listen()
+    eventually(lambda: watched.names() == {"a", "b", "c"})
+    assert lists(api) == 1
+    assert watches(api)[-1] == last
+
+
+def test_a_connection_cut_in_the_middle_of_a_line(api: ApiServer, watched: Watched) -> None:
+    api.put(pod_json("c"))
+    eventually(lambda: "c" in watched.names())
+    last = api.version
+    api.cut_streams(b'{"type":"DELETED","object":{"metadata":{"uid":')
+    eventually(lambda: len(watches(api)) == 2)
+    api.put(pod_json("d"))
+    eventually(lambda: "d" in watched.names())
+    assert watched.names() == {"a", "b", "c", "d"}
+    assert watches(api)[1] == last
+    assert watched.failures() == {"connection": 1}
+    assert lists(api) == 1
+
+
+def test_a_line_without_end_in_an_orderly_answer_is_not_taken(
+    api: ApiServer, watched: Watched
+) -> None:
+    api.send_raw(b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"1"}}}')
+    api.end_streams()
+    eventually(lambda: len(watches(api)) == 2)
+    assert watches(api)[1] == api.version
+    assert watched.failures() == {"connection": 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"garbage\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"type":"ADDED"}\n',
+        b'{"type":"ADDED","object":3}\n',
+        b'{"type":"DELETED","object":{"metadata":{"uid":[]}}}\n',
+        b'{"type":"INVENTED","object":{"metadata":{}}}\n',
+        b'{"type":"ADDED","object":' + b"[" * 100_000 + b"\n",
+        b"\xff\xfe\x00\n",
+        b"\x1f\x8b" + bytes(200) + b"\n",
+    ],
+)
+def test_garbage_means_a_new_list(api: ApiServer, watched: Watched, line: bytes) -> None:
+    api.send_raw(line)
+    eventually(lambda: lists(api) == 2 and api.stream_count)
+    api.put(pod_json("c"))
+    eventually(lambda: watched.names() == {"a", "b", "c"})
+    assert watched.failures() == {"garbage": 1}
+
+
+def test_a_line_that_never_ends(api: ApiServer, watched: Watched) -> None:
+    for _ in range(5):
+        api.send_raw(b"x" * (1 << 20))
+    eventually(lambda: lists(api) == 2 and api.stream_count)
+    assert watched.failures() == {"garbage": 1}
+    assert watched.names() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"nonsense", b"[]", b"{}", b'{"metadata":{},"items":[]}', b'{"metadata":{"items":3}}'],
+)
+def test_a_list_of_garbage(api: ApiServer, cluster: Cluster, body: bytes) -> None:
+    api.put(pod_json("a"))
+    api.misbehave(Answering(200, body=body))
+    with watching(cluster) as watched:
+        eventually(lambda: watched.names() == {"a"})
+        assert watched.failures() == {"garbage": 1}
+
+
+def test_a_list_that_goes_on_for_ever(api: ApiServer, cluster: Cluster) -> None:
+    page = b'{"metadata":{"resourceVersion":"1","continue":"x"},"items":[]}'
+    api.misbehave(Answering(200, body=page), times=100)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert watched.failures() == {"garbage": 1}
+
+
+def test_one_garbage_pod_is_left_out(api: ApiServer, cluster: Cluster) -> None:
+    api.put(pod_json("a"))
+    broken = pod_json("broken")
+    broken["status"]["containerStatuses"] = "none"
+    api.put(broken)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert watched.names() == {"a"}
+        broken = pod_json("a")
+        broken["spec"]["containers"] = 7
+        api.put(broken)
+        api.put(pod_json("b"))
+        eventually(lambda: watched.names() == {"a", "b"})
+        assert watched.pods.by_container_id("a-id")
+        assert watched.failures() == {"garbage": 2}
+        assert lists(api) == 1
+        api.remove("default", "a")
+        eventually(lambda: watched.names() == {"b"})
+
+
+def test_a_slow_server(api: ApiServer, cluster: Cluster) -> None:
+    api.put(pod_json("a"))
+    api.misbehave(Dripping(3), times=2)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        api.put(pod_json("b", labels={"x": "y" * 50}))
+        eventually(lambda: watched.names() == {"a", "b"})
+        assert watched.failures() == {}
+
+
+def test_a_server_that_does_not_answer(api: ApiServer, cluster: Cluster) -> None:
+    api.put(pod_json("a"))
+    api.misbehave(Hanging(), times=2)
+    with watching(cluster, pace=replace(QUICK, answer_s=0.1)) as watched:
+        eventually(lambda: watched.names() == {"a"})
+        assert watched.failures() == {"timeout": 2}
+
+
+def test_a_watch_that_falls_silent_is_given_up(api: ApiServer, cluster: Cluster) -> None:
+    pace = replace(QUICK, answer_s=0.2, shortest_watch_s=0.2, longest_watch_s=0.2)
+    api.misbehave(Dripping(1, pause_s=3600.0), when=lambda request: request.is_watch)
+    with watching(cluster, pace=pace) as watched:
+        eventually(lambda: api.stream_count)
+        api.put(pod_json("a"))  # only its first byte arrives
+        eventually(lambda: watched.names() == {"a"})
+        assert watched.failures() == {"timeout": 1}
+
+
+def test_a_connection_that_is_dropped_before_the_answer(api: ApiServer, cluster: Cluster) -> None:
+    api.put(pod_json("a"))
+    api.misbehave(Dropping(), times=3)
+    with watching(cluster) as watched:
+        eventually(lambda: watched.names() == {"a"})
+        assert watched.failures() == {"connection": 3}
+
+
+def test_what_went_wrong_is_told(api: ApiServer, cluster: Cluster) -> None:
+    api.misbehave(Answering(403, "no right to list pods"))
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        ((reason, error),) = watched.errors
+        assert reason == "forbidden"
+        assert str(error) == f"{api.url}: GET /api/v1/pods: 403 no right to list pods"
+
+
+def test_one_who_listens_badly_does_not_end_the_watch(api: ApiServer, cluster: Cluster) -> None:
+    api.misbehave(Answering(500), times=2)
+
+    def fail(reason: str, error: Exception) -> None:
+        raise RuntimeError(reason)
+
+    pods = PodWatch(
+        cluster, "n1", keep=PodFields(), on_error=fail, chance=random.Random(1), pace=QUICK
+    )
+    pods.start()
+    eventually(lambda: pods.synced_unix_s)
+    pods.close()
+    assert pods.failures["server"] == 2
+
+
+def test_a_fault_of_our_own_does_not_end_the_watch(api: ApiServer, cluster: Cluster) -> None:
+    divisors = iter([0, *[1] * 10])
+
+    def now() -> float:
+        return 5.0 / next(divisors)
+
+    with watching(cluster, now_unix_s=now) as watched:
+        eventually(lambda: api.stream_count)
+        assert watched.failures() == {"unexpected": 1}
+
+
+@pytest.mark.parametrize("when", ["before start", "refused", "hanging", "waiting", "following"])
+def test_it_ends_whatever_it_waits_for(api: ApiServer, cluster: Cluster, when: str) -> None:
+    if when == "refused":
+        api.misbehave(Answering(503), times=10**6)
+    if when == "hanging":
+        api.misbehave(Hanging(), times=10**6)
+    if when == "waiting":
+        api.misbehave(Dripping(1, pause_s=3600.0))
+    pods = PodWatch(
+        cluster,
+        "n1",
+        keep=PodFields(),
+        on_error=lambda *_: None,
+        chance=random.Random(1),
+        pace=Pace(),
+    )
+    if when != "before start":
+        pods.start()
+        eventually(lambda: api.requests)
+    if when == "following":
+        eventually(lambda: pods.is_following)
+    closing = threading.Thread(target=pods.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    asked = len(api.requests)
+    pods.close()
+    if when != "hanging":  # no answer has begun, so there is nothing to interrupt
+        assert not pods._thread.is_alive()
+    assert len(api.requests) == asked
+
+
+def test_reasons_are_initialised(watched: Watched) -> None:
+    assert tuple(watched.pods.failures) == REASONS
+
+
+def test_readers_while_everything_changes(api: ApiServer, watched: Watched) -> None:
+    stop = threading.Event()
+    with ThreadPoolExecutor(4) as readers:
+        readings = [readers.submit(keep_reading, watched.pods, stop) for _ in range(4)]
+        churn(api, random.Random(3))
+        expected = {item["metadata"]["name"] for item in api.items("pods")} - {"elsewhere"}
+        eventually(lambda: watched.names() == expected)
+        stop.set()
+        assert all(reading.result() for reading in readings)
+
+
+def keep_reading(pods: PodWatch, stop: threading.Event) -> int:
+    """How often a reader looked, and always found what fits together."""
+    looks = 0
+    while not stop.is_set() or not looks:
+        for pod in pods.pods():
+            for container in pod.containers:
+                found = pods.by_container_id(container.container_id)
+                assert found is None or found[1].container_id == container.container_id
+            pods.by_uid(pod.uid)
+        looks += 1
+    return looks
+
+
+def churn(api: ApiServer, chance: random.Random) -> None:
+    for number in range(400):
+        name = f"p{chance.randrange(40)}"
+        if chance.random() < 0.3:
+            with suppress(KeyError):
+                api.remove("default", name)
+        else:
+            api.put(pod_json(name, containers={"main": f"id-{number}"}))
+        if number % 97 == 0:
+            api.cut_streams(b'{"type"')
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 5)),
+    st.tuples(st.just("put elsewhere"), st.integers(0, 5)),
+    st.tuples(st.just("remove"), st.integers(0, 5)),
+    st.tuples(
+        st.sampled_from(
+            ["cut", "cut line", "end", "bookmark", "forget", "garbage", "refuse", "away"]
+        ),
+        st.just(0),
+    ),
+)
+
+
+@settings(max_examples=25)
+@given(steps=st.lists(STEPS, max_size=25))
+def test_whatever_happens_it_comes_to_know_what_the_server_knows(
+    tmp_path: Path, steps: list[tuple[str, int]]
+) -> None:
+    with ApiServer() as api:
+        cluster = from_kubeconfig(write_kubeconfig(tmp_path / "config", api.url, "first"))
+        with watching(cluster) as watched:
+            for step, number in steps:
+                happen(api, step, f"p{number}")
+            expected = {
+                (item["metadata"]["name"], item["metadata"]["uid"])
+                for item in api.items("pods")
+                if item["spec"]["nodeName"] == "n1"
+            }
+            eventually(lambda: {(pod.name, pod.uid) for pod in watched.pods.pods()} == expected)
+            assert watched.failures().get("unexpected") is None
+        cluster.close()
+
+
+def happen(api: ApiServer, step: str, name: str) -> None:
+    def remove() -> None:
+        with suppress(KeyError):
+            api.remove("default", name)
+
+    def away() -> None:
+        api.vanish()
+        api.listen()
+
+    steps: dict[str, Callable[[], Any]] = {
+        "put": lambda: api.put(pod_json(name)),
+        "put elsewhere": lambda: api.put(pod_json(name, node="n2")),
+        "remove": remove,
+        "cut": api.cut_streams,
+        "cut line": lambda: api.cut_streams(b'{"type":"DELETED","obj'),
+        "end": api.end_streams,
+        "bookmark": api.send_bookmarks,
+        "forget": api.forget_history,
+        "garbage": lambda: api.send_raw(b"{]\n"),
+        "refuse": lambda: api.misbehave(Answering(503), times=2),
+        "away": away,
+    }
+    steps[step]()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MINERWATCH_TEST_KUBECONFIG"),
+    reason="asks a real cluster: name its kubeconfig in MINERWATCH_TEST_KUBECONFIG",
+)
+def test_a_real_cluster() -> None:
+    """Needs an API server >= 1.27 only: the pod is bound to a node that does not exist."""
+    cluster = from_kubeconfig(os.environ["MINERWATCH_TEST_KUBECONFIG"])
+    name = f"minerwatch-test-{uuid.uuid4().hex[:8]}"
+    pods_path = f"/api/v1/namespaces/{name}/pods"
+
+    def send(method: str, path: str, body: Any, kind: str = "application/json") -> Any:
+        answer = cluster.call(method, path, body=msgspec.json.encode(body), content_type=kind)
+        return msgspec.json.decode(answer)
+
+    def is_created() -> bool:
+        pod = {
+            "metadata": {"name": "a", "labels": {"x": "y"}},
+            "spec": {
+                "nodeName": name,
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "main", "image": "registry.k8s.io/pause:3.10"}],
+            },
+        }
+        try:
+            send("POST", pods_path, pod)
+        except ApiError as error:
+            if error.reason != "forbidden":  # the namespace's service account is not there yet
+                raise
+            return False
+        return True
+
+    send("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    pods = PodWatch(
+        cluster, name, keep=PodFields(), on_error=lambda *_: None, chance=random.Random()
+    )
+    try:
+        pods.start()
+        eventually(lambda: pods.is_following, timeout_s=60)
+        eventually(is_created, timeout_s=60)
+        eventually(pods.pods, timeout_s=60)
+        (pod,) = pods.pods()
+        assert (pod.namespace, pod.name, pod.labels) == (name, "a", {"x": "y"})
+        running = {"name": "main", "image": "x", "imageID": "", "ready": True, "restartCount": 0}
+        status = {"containerStatuses": [{**running, "containerID": "containerd://0123"}]}
+        send("PATCH", f"{pods_path}/a/status", {"status": status}, "application/merge-patch+json")
+        eventually(lambda: pods.by_container_id("0123"), timeout_s=60)
+        send("DELETE", f"{pods_path}/a", {"gracePeriodSeconds": 0})
+        eventually(lambda: not pods.pods(), timeout_s=60)
+        assert not any(pods.failures.values())
+    finally:
+        pods.close()
+        cluster.call("DELETE", f"/api/v1/namespaces/{name}")
+        cluster.close()
