@@ -319,16 +319,20 @@ class Watch:
     # Processes.
 
     def _place(self, pid: int, at_s: float) -> bool:
-        """Finds the container of a process that no tick has seen; whether it has one."""
-        if pid in self._container_of:
-            return True
+        """Finds the container that a process is in now; whether it has one.
+
+        A runtime's process joins its container's cgroup just before it becomes the program.
+        """
         container = self._cgroups.container_of(pid)
+        before = self._container_of.get(pid)
         if container is None:
-            return False
+            return before is not None
         watched = self._containers.get(container.key)
         if watched is None:
             watched = _new_container(container, at_s, 0.0)
             self._containers[container.key] = watched
+        if before is not None and before is not watched and before.processes.pop(pid, None):
+            _collect_static_sightings(before)
         self._container_of[pid] = watched
         return True
 

@@ -158,6 +158,28 @@ def test_a_process_that_execs_into_a_miner_is_found(
     assert container.verdict.findings[0].process.pid == innocent.pid
 
 
+def test_a_process_that_joins_a_container_before_it_becomes_the_program_is_the_containers(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """As runtimes start containers; between two ticks, by two exec events of the same pid."""
+    miner = programs.start("xmrig", busy=False)
+    program = os.readlink(f"/proc/{miner.pid}/exe")
+    node.tick()
+    arguments = " ".join(POOL)
+    runtime = programs.run(["bash", "-c", f"read go; exec {program} -c 'read x' {arguments}"])
+    assert runtime.stdin
+    node.watch.examine([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
+    cgroups.put(runtime, folder)
+    runtime.stdin.write(b"go\n")
+    runtime.stdin.flush()
+    _until(lambda: Path(f"/proc/{runtime.pid}/comm").read_text() == "xmrig\n")
+    examined = node.watch.examine([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
+    assert [change.observation.container.cgroup for change in examined.changes] == [
+        node.container().container.cgroup
+    ]
+    assert runtime.pid in {load.process.id.pid for load in node.container().processes}
+
+
 def test_a_process_that_renames_itself_is_read_again(
     node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
 ) -> None:
