@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         floor = _compiled_floor(Path(folder))
         sleepers = _compiled(Path(folder), "sleepers", _SLEEPERS, ())
-        print(f"{_machine()}; {len(matcher.rules)} rules; CPU ms, median of {arguments.ticks}\n")
+        print(f"{machine()}; {len(matcher.rules)} rules; CPU ms, median of {arguments.ticks}\n")
         print(
             "processes cgroups   tick  (cgroups processes rules)  with tasks (tasks)"
             "   psutil  C floor   psutil/tick  floor/tick  psutil/with tasks"
@@ -161,7 +161,7 @@ class _Ticks:
         self.parts.clear()
 
     def measure(self) -> None:
-        self.cpu_ms.append(_cpu_ms(self._tick))
+        self.cpu_ms.append(cpu_ms(self._tick))
 
     def part_ms(self, part: str) -> float:
         return statistics.median(self.parts[part])
@@ -187,11 +187,11 @@ def _measured(matcher: Matcher, floor: Callable[[], int], cgroups: int, ticks: i
     for number in range(ticks):
         time.sleep(0.2)  # sides take turns, so that a busy neighbour hits all of them
         plain.measure()
-        costs["floor"].append(_cpu_ms(floor))
+        costs["floor"].append(cpu_ms(floor))
         if with_tasks is not None:
             with_tasks.measure()
         if number % 4 == 0:
-            costs["psutil"].append(_cpu_ms(scan))
+            costs["psutil"].append(cpu_ms(scan))
     row = Row(
         processes=floor(),
         cgroups=cgroups,
@@ -216,7 +216,8 @@ def _with_tasks(matcher: Matcher) -> _Ticks | None:
         return None
 
 
-def _cpu_ms(work: Callable[[], object]) -> float:
+def cpu_ms(work: Callable[[], object]) -> float:
+    """CPU milliseconds that ``work`` takes of this process."""
     started_ns = time.process_time_ns()
     work()
     return (time.process_time_ns() - started_ns) / 1e6
@@ -237,7 +238,7 @@ def _print(row: Row) -> None:
 @contextmanager
 def _sleeping(program: Path, processes: int, cgroups: int) -> Iterator[None]:
     """That many sleeping processes, spread over that many cgroups named like containers."""
-    root = _writable_root()
+    root = writable_root()
     pod = root / "kubepods" / "burstable" / "pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
     folders = [pod / f"{number:064x}" for number in range(cgroups)]
     for folder in folders:
@@ -263,7 +264,8 @@ def _sleeping(program: Path, processes: int, cgroups: int) -> Iterator[None]:
         _remove([*folders, pod, pod.parent, pod.parent.parent])
 
 
-def _writable_root() -> Path:
+def writable_root() -> Path:
+    """The hierarchy in which cgroups are made and seen."""
     mounts = Path("/sys/fs/cgroup")
     if (mounts / "cgroup.controllers").exists():
         return mounts
@@ -295,7 +297,8 @@ def _compiled(folder: Path, name: str, source: str, options: tuple[str, ...]) ->
     return folder / name
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What this runs on, in one line."""
     model = next(
         (
             line.partition(":")[2].strip()

@@ -1,0 +1,338 @@
+"""What the probes cost, what their targets notice, and how soon a miner is told after its exec.
+
+    python -m benchmarks.probes [--execs 200] [--storm 20000]
+
+Needs root. Prints one table a question:
+
+- cost: CPU of one look by each source, in one run;
+- pause: what a busy loop loses while its control word is sampled;
+- latency: from the exec of a program called like a miner, in a container of its own, to the log
+  line of the real agent's verdict;
+- events: CPU of one exec event in a storm of them, and what was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from benchmarks.scan import cpu_ms, machine, writable_root
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection import rulebook
+from minerwatch.model import ProcessId
+from minerwatch.node.content import ContentReader
+from minerwatch.node.execs import ExecEvents
+from minerwatch.node.mappings import MappingReader
+from minerwatch.node.sockets import SocketReader
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
+
+_SOCKETS = 2000
+_REPEATS = 20
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--execs", type=int, default=200)
+    parser.add_argument("--storm", type=int, default=20_000)
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("this benchmark makes cgroups and reads others' processes: run it as root")
+    print(f"{machine()}\n")
+    _print_costs()
+    _print_pause()
+    _print_latency(arguments.execs)
+    _print_storm(arguments.storm)
+
+
+# Cost.
+
+
+def _print_costs() -> None:
+    print("cost of one look, CPU ms, median")
+    with ExitStack() as stack:
+        target = stack.enter_context(_busy())
+        _print_tasks(target)
+        stack.enter_context(_connections(_SOCKETS))
+        sockets = SocketReader("/proc")
+        me = _process_id(os.getpid())
+        spent = _median(lambda: sockets.connections([me.pid], time.monotonic()))
+        print(f"  connections   {spent:8.2f}   of a process with {_SOCKETS:,} in its namespace")
+        mappings = MappingReader("/proc")
+        stack.callback(mappings.close)
+        spent = _median(lambda: _answer(lambda: mappings.ask(me), mappings.answers))
+        print(f"  mappings      {spent:8.2f}   of this process")
+    content = ContentReader("/proc", rulebook.load((BUILT_IN_RULES,)).content)
+    with _busy() as target:
+        started_s = time.monotonic()
+        before_s = os.times().children_user + os.times().children_system
+        _answer(lambda: content.ask(target), content.answers)
+        wall_ms = (time.monotonic() - started_s) * 1000
+        content.close()
+        after_s = os.times().children_user + os.times().children_system
+        cpu = (after_s - before_s) * 1000
+        print(
+            f"  content       {cpu:8.2f}   of a Python process, first scan; {wall_ms:.0f} ms in all"
+        )
+    print()
+
+
+def _print_tasks(target: ProcessId) -> None:
+    try:
+        tasks = TaskIterator()
+    except TasksUnavailableError as error:
+        print(f"  tasks         not here: {error}")
+        return
+    count = len(tasks.samples())
+    for name, work in (
+        ("tasks", tasks.table),
+        ("rounding", lambda: tasks.fp_samples([target])),
+    ):
+        spent = _median(work)
+        print(f"  {name:13} {spent:8.2f}   {count} tasks: {spent * 1000 / count:.2f} us a task")
+    tasks.close()
+
+
+def _answer(ask: Callable[[], None], answers: Callable[[], object]) -> None:
+    ask()
+    while not answers():
+        time.sleep(0.001)
+
+
+def _median(work: Callable[[], object]) -> float:
+    return statistics.median(cpu_ms(work) for _ in range(_REPEATS))
+
+
+# Pause.
+
+
+def _print_pause() -> None:
+    """The longest and the total time for which a busy loop did not run, with and without."""
+    print("pause: gaps above 50 us that a busy loop saw in 5 s on a core of its own")
+    for name, sampled in (("without", False), ("sampled", True)):
+        gaps = _gaps(sampled=sampled)
+        if gaps is None:
+            print("  not here: no task iterator")
+            return
+        longest = max(gaps, default=0.0) * 1e6
+        print(
+            f"  {name:9} {len(gaps):6} gaps, longest {longest:8.0f} us, {sum(gaps) * 1e3:7.1f} ms"
+        )
+    print()
+
+
+_LOOP = """
+import time
+ends = time.perf_counter() + 5
+last = time.perf_counter()
+gaps = []
+while last < ends:
+    now = time.perf_counter()
+    if now - last > 50e-6:
+        gaps.append(now - last)
+    last = now
+print(gaps)
+"""
+
+
+def _gaps(*, sampled: bool) -> list[float] | None:
+    cores = sorted(os.sched_getaffinity(0))
+    try:
+        tasks = TaskIterator()
+    except TasksUnavailableError:
+        return None
+    with subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE, text=True) as loop:
+        os.sched_setaffinity(loop.pid, {cores[-1]})
+        os.sched_setaffinity(0, {cores[0]})
+        target = _process_id(loop.pid)
+        while loop.poll() is None:
+            if sampled:
+                tasks.fp_samples([target])
+            time.sleep(0.25)  # four times as often as the agent
+        assert loop.stdout
+        gaps: list[float] = json.loads(loop.stdout.read())
+    os.sched_setaffinity(0, cores)
+    tasks.close()
+    return gaps
+
+
+# Latency.
+
+_EXEC = """
+import os, sys, time
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+os.write(1, repr(time.time()).encode())
+os.execv(sys.argv[2], ["xmrig", "-o", "stratum+tcp://pool.example:3333", "-u", "x"])
+"""
+
+
+def _print_latency(execs: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, _agent(Path(folder)) as lines:
+        found = [_latency_ms(lines, Path(folder), number) for number in range(execs)]
+    known = sorted(each for each in found if each is not None)
+    print(f"from exec to the agent's verdict, {len(known)} of {execs} within 2 s, ms")
+    if known:
+        p99 = known[min(len(known) - 1, round(0.99 * len(known)))]
+        print(f"  median {statistics.median(known):.2f}   p99 {p99:.2f}   longest {known[-1]:.2f}")
+    print()
+
+
+def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
+    name = f"{number + 1:012x}" + "0" * 52
+    cgroup = writable_root() / "minerwatch-bench" / "docker" / name
+    cgroup.mkdir(parents=True)
+    program = folder / "xmrig"
+    if not program.exists():
+        program.write_bytes(Path("/bin/sleep").read_bytes())
+        program.chmod(0o755)
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", _EXEC, str(cgroup), str(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdout
+    exec_unix_s = float(child.stdout.read())
+    verdict_unix_s = lines.time_of(name[:12], until_s=time.monotonic() + 2)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    time.sleep(0.05)
+    with suppress(OSError):
+        cgroup.rmdir()
+    return None if verdict_unix_s is None else (verdict_unix_s - exec_unix_s) * 1000
+
+
+class Lines:
+    """The agent's log, read as it is written."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr
+        self._fd = process.stderr.fileno()
+        self._rest = b""
+
+    def time_of(self, container: str, until_s: float) -> float | None:
+        """When the first verdict on ``container`` was logged."""
+        while (line := self._line(until_s)) is not None:
+            said = json.loads(line)
+            if said.get("event") == "verdict" and said.get("container") == container:
+                return datetime.fromisoformat(said["timestamp"]).timestamp()
+        return None
+
+    def wait_for(self, event: str, until_s: float) -> None:
+        """Until ``event`` has been logged."""
+        while (line := self._line(until_s)) is not None:
+            if json.loads(line).get("event") == event:
+                return
+
+    def _line(self, until_s: float) -> bytes | None:
+        while b"\n" not in self._rest:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not select.select([self._fd], [], [], left_s)[0]:
+                return None
+            self._rest += os.read(self._fd, 1 << 16)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+@contextmanager
+def _agent(folder: Path) -> Iterator[Lines]:
+    # So that a hybrid host's agent reads the hierarchy that is written to.
+    (writable_root() / "minerwatch-bench" / "docker").mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "minerwatch", "agent", "--no-kubernetes"),
+        *("--listen", "127.0.0.1:0", "--socket", str(folder / "agent.sock")),
+    ]
+    agent = subprocess.Popen(command, stderr=subprocess.PIPE)
+    lines = Lines(agent)
+    try:
+        lines.wait_for("watching", time.monotonic() + 20)
+        time.sleep(2)
+        yield lines
+    finally:
+        agent.terminate()
+        agent.wait()
+        assert agent.stderr
+        agent.stderr.close()
+        parent = writable_root() / "minerwatch-bench"
+        for each in (*parent.glob("docker/*/"), parent / "docker", parent):
+            with suppress(OSError):
+                each.rmdir()
+
+
+# Events.
+
+_STORM = r"""
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+extern char **environ;
+int main(int count, char **arguments) {
+  char *command[] = {"/bin/true", 0};
+  for (int left = atoi(arguments[1]); left > 0; left--) {
+    pid_t child;
+    if (posix_spawn(&child, command[0], 0, 0, command, environ) == 0) waitpid(child, 0, 0);
+  }
+}
+"""
+
+
+def _print_storm(count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "storm"
+        program.with_suffix(".c").write_text(_STORM)
+        subprocess.run(["cc", "-O2", "-w", "-o", program, f"{program}.c"], check=True)
+        execs = ExecEvents()
+        started_s = time.monotonic()
+        spent_ms = 0.0
+        with subprocess.Popen([program, str(count)]) as storm:
+            while storm.poll() is None:
+                time.sleep(0.01)
+                spent_ms += cpu_ms(execs.drain)
+        took_s = time.monotonic() - started_s
+        spent_ms += cpu_ms(execs.drain)
+        received, lost = execs.received, execs.lost
+        execs.close()
+    print(f"a storm of {count:,} execs, {count / took_s:,.0f} a second")
+    print(f"  received {received:,}, lost {lost}, {spent_ms * 1000 / received:.1f} us CPU an event")
+
+
+# Targets.
+
+
+@contextmanager
+def _busy() -> Iterator[ProcessId]:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        time.sleep(0.2)
+        yield _process_id(process.pid)
+        process.kill()
+
+
+@contextmanager
+def _connections(count: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=count))
+        for _ in range(count // 2):
+            stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+        yield
+
+
+def _process_id(pid: int) -> ProcessId:
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return ProcessId(pid, int(stat.rpartition(b")")[2].split()[19]))
+
+
+if __name__ == "__main__":
+    main()
