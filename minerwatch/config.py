@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,9 @@ import msgspec
 import yaml
 
 from minerwatch.errors import ConfigError
+from minerwatch.hours import Hours, hours
+from minerwatch.labels import Selector, selector
+from minerwatch.model import Action
 
 BUILT_IN_RULES = next(
     folder
@@ -28,6 +33,10 @@ DEFAULT_LISTEN = "127.0.0.1:9797"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Line = Annotated[str, msgspec.Meta(pattern=r"\S")]
+Actions = Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
+ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -39,13 +48,22 @@ class Duration(float):
     __slots__ = ()
 
 
+class Mode(str):
+    """How far culling goes: ``off``, ``dry-run`` or ``enforce``."""
+
+    __slots__ = ()
+
+
+OFF, DRY_RUN, ENFORCE = MODES = (Mode("off"), Mode("dry-run"), Mode("enforce"))
+
+
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the kernel's files are, and what counts as a container."""
 
     name: str = ""  # "" means the host's name
     proc: str = "/proc"
     sys: str = "/sys"
-    units: bool = True  # systemd units and the host itself count as containers
+    units: bool | None = None  # systemd units and the host count, too; None: not in a cluster
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,11 +99,107 @@ class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ticks_below: Count = 3  # a container leaves a level after this many ticks below it
 
 
+class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the names of pods come from, and what is told to the cluster."""
+
+    enabled: bool | None = None  # None: where a service account is mounted
+    kubeconfig: str = ""  # "": the service account, or where there is none ~/.kube/config
+    context: str = ""  # of the kubeconfig; "": its current one
+    events: bool = True  # on pods whose verdict rises to likely or confirmed, or clears
+    contact: str = ""  # the last sentence of every event: whom to ask, how to appeal
+
+
+class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told or banned: the first source that says something counts."""
+
+    profile: str = "jupyterhub"  # jupyterhub, binderhub, default
+    sources: tuple[str, ...] = ()  # in place of the profile's
+
+
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is published, and how much of it."""
 
     max_container_series: Count = 500
     processes_per_container: Count = 20  # in the snapshot
+
+
+class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done in some namespaces: the first action, then the next for repeat offenders."""
+
+    actions: Actions
+    namespaces: tuple[Line, ...] = ("*",)  # patterns
+    score: CullScore = 90  # from this score of stable findings on
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless each action is harsher than the one before it."""
+        order = [list(Action).index(action) for action in self.actions]
+        if order != sorted(set(order)):
+            raise ValueError(f"actions: milder ones come first: {', '.join(Action)}")
+
+
+class Exemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whom the operator exempts, why and until when.
+
+    All that is given must hold; of several patterns, one must. With ``rules`` the findings of
+    these rules are not counted; without, the pod is left alone altogether.
+    """
+
+    reason: Line
+    until: date | None = None  # the last day, in UTC
+    namespaces: tuple[Line, ...] = ()
+    pods: tuple[Line, ...] = ()
+    selector: Selector = Selector()
+    owners: tuple[Line, ...] = ()
+    images: tuple[Line, ...] = ()
+    rules: tuple[Line, ...] = ()  # ids or titles
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an exemption of everything."""
+        lists = (self.namespaces, self.pods, self.owners, self.images, self.rules)
+        if not any(lists) and not self.selector.strip():
+            raise ValueError(
+                "an exemption names namespaces, pods, a selector, owners, images or rules"
+            )
+
+
+class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many actions there may be in any hour."""
+
+    per_node: ActionsPerHour = 2
+    per_cluster: ActionsPerHour = 10
+
+
+class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """From how many flagged containers on the rules are thought wrong, not the users."""
+
+    share: Share = 0.2  # of a node's containers at likely or above: more, and nothing is done
+    at_least: Count = 3  # flagged containers; fewer are no reason to stop
+
+
+class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When the next rung of the ladder is taken."""
+
+    actions: Count = 3  # on the same owner or the same pod's name, in one namespace ...
+    window: Duration = Duration(86400)  # ... within this time
+
+
+class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What may be done about pods that are surely miners; nothing, unless switched on."""
+
+    mode: Mode = OFF
+    namespaces: tuple[Line, ...] = ()  # patterns; none: no pod is ever touched
+    selector: Selector = Selector()
+    protected_namespaces: tuple[Line, ...] = ()  # patterns, besides those always protected
+    ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first that fits holds
+    minimum_age: Duration = Duration(300)  # of a pod
+    hold: Duration = Duration(300)  # confirmed, by the same findings, for this long
+    pause: Duration = Duration(600)  # between two actions on the same pod
+    grace_period: Duration | None = None  # None: the pod's own
+    active_hours: tuple[Hours, ...] = ()  # none: always
+    exemptions: tuple[Exemption, ...] = ()
+    budget: CullBudget = CullBudget()
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+    repeat_offenders: RepeatOffenders = RepeatOffenders()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,7 +214,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     examination: Examination = Examination()
     probes: Probes = Probes()
     judgement: Judgement = Judgement()
+    kubernetes: Kubernetes = Kubernetes()
+    owners: Owners = Owners()
     report: Report = Report()
+    culling: Culling = Culling()
+
+    def without_kubernetes(self) -> Config:
+        """The same for this machine alone."""
+        alone = msgspec.structs.replace(self.kubernetes, enabled=False)
+        return msgspec.structs.replace(self, kubernetes=alone)
 
     def rule_folders(self) -> tuple[Path, ...]:
         """The rule folders in the order in which they stack."""
@@ -117,6 +239,15 @@ def duration_s(text: str | float) -> Duration:
     if match is None or float(match[1]) == 0:
         raise ConfigError(f"{text!r} is not a duration: write it like 30s, 5m or 1h")
     return Duration(float(match[1]) * _SECONDS_PER_UNIT[match[2] or "s"])
+
+
+def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false
+    """``off``, ``dry-run`` or ``enforce``; raises ConfigError for anything else."""
+    if text is False:
+        return OFF
+    if text not in MODES:
+        raise ConfigError(f"{text!r} is no mode: it is {', '.join(MODES)}")
+    return Mode(text)
 
 
 def host_and_port(listen: str) -> tuple[str, int]:
@@ -169,11 +300,19 @@ def parse(tree: Any, source: str) -> Config:
     return config
 
 
+_DECODERS: dict[type, Callable[[Any], Any]] = {
+    Duration: duration_s,
+    Hours: hours,
+    Mode: mode,
+    Selector: selector,
+}
+
+
 def _decode(kind: type, value: Any) -> Any:
-    if kind is not Duration:
+    if kind not in _DECODERS:
         raise NotImplementedError(kind)
     try:
-        return duration_s(value)
+        return _DECODERS[kind](value)
     except ConfigError as error:
         raise ValueError(str(error)) from error  # msgspec adds the key to these only
 

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import re
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.config import (
     BUILT_IN_RULES,
+    DRY_RUN,
+    ENFORCE,
+    OFF,
     Config,
+    Culling,
+    Duration,
+    Mode,
     default_socket,
     duration_s,
     host_and_port,
@@ -16,6 +25,7 @@ from minerwatch.config import (
     parse,
 )
 from minerwatch.errors import ConfigError
+from minerwatch.model import Action
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -139,3 +149,76 @@ def test_the_socket_of_an_ordinary_user_is_in_their_own_folder(
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     assert default_socket() == Path("/run/user/1000/minerwatch/agent.sock")
+
+
+# Culling.
+
+
+def culling(text: str) -> Culling:
+    return parse({"culling": yaml.safe_load(text)}, "c.yml").culling
+
+
+def test_culling_is_off_and_names_no_namespace_by_default() -> None:
+    assert Culling().mode == OFF
+    assert Culling().namespaces == ()
+    assert [rungs.actions for rungs in Culling().ladder] == [(Action.LABEL,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("mode: off", OFF),  # to YAML 1.1 that is false
+        ("mode: 'off'", OFF),
+        ("mode: dry-run", DRY_RUN),
+        ("mode: enforce", ENFORCE),
+    ],
+)
+def test_modes_of_culling(text: str, mode: Mode) -> None:
+    assert culling(text).mode == mode
+
+
+def test_what_is_written_about_culling_is_what_holds() -> None:
+    settings = culling(
+        "{selector: 'app in (a, b)', grace_period: 30s, active_hours: [mon-fri 09:00-17:00],"
+        " ladder: [{namespaces: [x*], score: 95, actions: [evict, delete]}],"
+        " exemptions: [{reason: thesis, until: 2027-01-31, owners: [ada]}]}"
+    )
+    assert settings.selector.matches({"app": "b"})
+    assert settings.grace_period == Duration(30)
+    assert settings.active_hours[0].include(1_800_007_200)
+    assert settings.ladder[0].actions == (Action.EVICT, Action.DELETE)
+    assert settings.exemptions[0].until == date(2027, 1, 31)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mode: on", "culling.mode: true is no mode"),
+        ("mode: enforced", "culling.mode: 'enforced' is no mode"),
+        ("mode: [off]", "culling.mode"),
+        ("selector: a b", "culling.selector: 'a b'"),
+        ("active_hours: [10:00]", r"culling.active_hours\[0\]: 600 is not"),
+        ("ladder: [{actions: []}]", r"culling.ladder\[0\].actions"),
+        ("ladder: [{actions: [delete, label]}]", "milder ones come first"),
+        ("ladder: [{actions: [label, label]}]", "milder ones come first"),
+        ("ladder: [{actions: [label], score: 70}]", r"culling.ladder\[0\].score"),
+        ("exemptions: [{reason: all}]", r"culling.exemptions\[0\]: an exemption names"),
+        ("exemptions: [{owners: [ada]}]", r"culling.exemptions\[0\]: .*reason"),
+        ("exemptions: [{reason: ' ', owners: [ada]}]", r"culling.exemptions\[0\].reason"),
+        ("exemptions: [{reason: x, owners: [a], until: soon}]", r"culling.exemptions\[0\].until"),
+        ("budget: {per_node: -1}", "culling.budget.per_node"),
+        ("circuit_breaker: {share: 20}", "culling.circuit_breaker.share"),
+        ("namespaces: ['']", r"culling.namespaces\[0\]"),
+    ],
+)
+def test_wrong_settings_of_culling_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        culling(text)
+
+
+def test_the_documentation_shows_the_defaults() -> None:
+    page = Path(__file__).parent.parent / "docs" / "configuration.md"
+    whole, *others = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert parse(yaml.safe_load(whole), "configuration.md") == Config()
+    for part in others:
+        parse(yaml.safe_load(part), "configuration.md")

@@ -1,0 +1,739 @@
+"""What may be done about a verdict, or every reason why not. Pure: clock and history are passed in.
+
+An action goes through these steps, of which only the first, the fourth and the records of the
+others are here::
+
+    decide(case)                 a Decision; with any objection it ends here
+    history.begin(decision)      an ActionRecord that is pending: counted from now on
+      → the evidence, with the record, is in the audit log and flushed
+    Budget.reserve(record, now)  one place of the hour, or nothing is done
+    rechecked(decision, record,  the same questions again, about a pod that has just been
+              fresh case)        fetched; with any objection nothing is done
+      → the action, with pod UID, container id, pid and start time as preconditions
+    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED or, if it came to nothing
+                                 before the action, WITHDRAWN
+      → the record, with its outcome, is in the audit log
+
+Whoever is killed in between finds a pending record in the audit log: ``History.restored`` takes
+it for an action that may have happened. It counts in the budget, it is not done twice. A log that
+does not reach back for an hour, or is not there, permits nothing until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import msgspec
+
+from minerwatch.config import ENFORCE, OFF, Culling, Exemption, Rungs
+from minerwatch.detection.judge import is_cullable, joined_score, signal_scores
+from minerwatch.model import (
+    Action,
+    Container,
+    ContainerKind,
+    Decision,
+    Finding,
+    Level,
+    Maturity,
+    Objection,
+    Owner,
+    Pod,
+    ProcessId,
+    Reason,
+    Verdict,
+)
+
+ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
+"""Namespaces that no configuration opens; the agent's own is another."""
+
+HOUR_S = 3600.0
+MAX_RECORDS = 4096
+KEPT_S = 30 * 86400.0
+"""Longer than this no action is remembered."""
+
+_MAX_TICKS = 2
+_DAY_S = 86400
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_PROCESS_ACTIONS = (Action.STOP, Action.KILL)
+
+
+# What a decision is made of.
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment on both clocks.
+
+    The wall clock may jump. The monotonic one counts the seconds since the node has been up
+    (clock_gettime(2)), and ``boot_id`` (random(4)) tells one such life from another.
+    """
+
+    unix_s: float
+    monotonic_s: float
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What holds for all containers of the node at one tick."""
+
+    node: str
+    interval_s: float
+    own_namespace: str  # "": not known, and nothing is done
+    own_pod_uid: str
+    pods_synced: bool
+    containers: int  # judged at this tick
+    flagged: int  # of these, at likely or above
+    cluster_budget_left: int | None  # as last heard; None: not known, and nothing is done
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One container, everything that is known of it, and what is asked for."""
+
+    container: Container
+    verdict: Verdict
+    pod: Pod | None
+    owner: Owner | None
+    situation: Situation
+    carrier: Container | None = None  # the pod's container that this one is nested in
+    asked: Action | None = None  # by hand, in place of the ladder's
+
+
+# What has been done.
+
+
+class Outcome(StrEnum):
+    """How an action ended."""
+
+    PENDING = "pending"
+    DONE = "done"
+    DRY_RUN = "dry-run"  # it would have been done
+    REFUSED = "refused"  # by the API server: a PodDisruptionBudget, a precondition, RBAC
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # the agent ended before it knew
+    WITHDRAWN = "withdrawn"  # nothing was tried: no budget, or the second look objected
+    RELEASED = "released"  # a person undid what had been done
+    STARTED = "started"  # no action: the log begins here, and tells nothing of what was before
+
+
+_NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
+_OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
+
+
+class ActionRecord(msgspec.Struct, frozen=True):
+    """One action, as the audit log keeps it; the last record with an id is the one that holds."""
+
+    id: str
+    unix_s: float
+    monotonic_s: float
+    boot_id: str
+    node: str
+    namespace: str
+    pod: str
+    pod_uid: str
+    owner: str
+    action: Action
+    rung: int
+    dry_run: bool
+    outcome: Outcome
+
+
+class Budget(Protocol):
+    """The budget that all agents of a cluster share."""
+
+    def reserve(self, record: ActionRecord, now: Moment) -> bool:
+        """Whether the action may be done: one place of the hour is now taken by ``record.id``.
+
+        The cluster's limit and, since an agent's memory can be lost, the node's are kept here.
+        The same id takes one place however often it is asked for. Whatever goes wrong: False.
+        """
+
+
+class History:
+    """The actions of this node, as far as they matter to the next; bounded in number and age.
+
+    Ages are taken on the monotonic clock: a wall clock that jumps frees no budget. Of what was
+    done before the node was last booted only that is certain: it is older than the boot.
+    """
+
+    def __init__(self, known_since_s: float) -> None:
+        """An empty history; before ``known_since_s`` (monotonic) there may have been actions."""
+        self._entries: dict[str, _Entry] = {}
+        self._known_since_s = known_since_s
+
+    @classmethod
+    def started(cls, node: str, now: Moment) -> History:
+        """The history of an agent that has no audit log, or has lost it.
+
+        Its only record is the first line of the new log: it tells the next agent how far back the
+        log reaches.
+        """
+        history = cls(now.monotonic_s)
+        history._added(_start(node, now), now)
+        return history
+
+    @classmethod
+    def restored(cls, records: Iterable[ActionRecord], now: Moment) -> History:
+        """The history of this node that an audit log holds, in the order of its lines."""
+        history = cls(now.monotonic_s)
+        for record in records:
+            entry = _restored(_no_longer_pending(record), now)
+            history._entries[record.id] = entry
+            history._known_since_s = min(history._known_since_s, entry.latest_s)
+            if len(history._entries) > 2 * MAX_RECORDS:
+                history._forget(now)
+        history._forget(now)
+        return history
+
+    def records(self) -> tuple[ActionRecord, ...]:
+        """All that is remembered."""
+        return tuple(entry.record for entry in self._entries.values())
+
+    def begin(self, decision: Decision, now: Moment) -> ActionRecord:
+        """The record of an action that is about to be tried; raises ValueError if it may not be."""
+        if not decision.acts or self.is_pending(decision.pod_uid):
+            raise ValueError("there is nothing to be done, or something is being done already")
+        return self._added(_record(decision, Outcome.PENDING, now), now)
+
+    def settle(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
+        """The record with its outcome; None if it is not pending."""
+        entry = self._entries.get(record_id)
+        if entry is None or entry.record.outcome is not Outcome.PENDING:
+            return None
+        record = msgspec.structs.replace(entry.record, outcome=outcome)
+        self._entries[record_id] = replace(entry, record=record)
+        return record
+
+    def release(self, decision: Decision, now: Moment) -> ActionRecord:
+        """The record of a person's word that the pod of ``decision`` is to be left alone."""
+        return self._added(_record(decision, Outcome.RELEASED, now), now)
+
+    def knows_last_hour(self, now: Moment) -> bool:
+        """Whether no action of the last hour can have been forgotten."""
+        return now.monotonic_s - self._known_since_s >= HOUR_S
+
+    def has_pending(self, record_id: str) -> bool:
+        """Whether the action of that record may still be done."""
+        entry = self._entries.get(record_id)
+        return entry is not None and entry.record.outcome is Outcome.PENDING
+
+    def is_pending(self, pod_uid: str, *, without: str = "") -> bool:
+        """Whether any action on the pod, but ``without``, has not ended yet."""
+        return any(
+            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.PENDING
+            for entry in self._others(without)
+        )
+
+    def is_released(self, pod_uid: str) -> bool:
+        """Whether a person has said that the pod is to be left alone."""
+        return any(
+            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.RELEASED
+            for entry in self._entries.values()
+        )
+
+    def last_try_s(
+        self, pod_uid: str, now: Moment, *, dry_run: bool, without: str = ""
+    ) -> float | None:
+        """Seconds since the pod's last action, but ``without``; None if there was none."""
+        ages_s = [
+            now.monotonic_s - entry.latest_s
+            for entry in self._others(without)
+            if entry.record.pod_uid == pod_uid and _matters(entry.record, dry_run=dry_run)
+        ]
+        return min(ages_s, default=None)
+
+    def spent(self, now: Moment, *, dry_run: bool, without: str = "") -> int:
+        """Actions of the last hour, but ``without``: all that were tried, whatever their end."""
+        return sum(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome is not Outcome.WITHDRAWN
+            and now.monotonic_s - entry.latest_s < HOUR_S
+            for entry in self._others(without)
+        )
+
+    def offences(self, pod: Pod, owner: str, window_s: float, now: Moment, *, dry_run: bool) -> int:
+        """Actions that were done within the window on pods of that name or owner."""
+        return sum(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome in _OFFENCES
+            and entry.record.namespace == pod.namespace
+            and (entry.record.pod == pod.name or (owner != "" and entry.record.owner == owner))
+            and now.monotonic_s - entry.probable_s < window_s
+            for entry in self._entries.values()
+        )
+
+    def _others(self, without: str) -> Iterator[_Entry]:
+        return (entry for name, entry in self._entries.items() if name != without)
+
+    def _added(self, record: ActionRecord, now: Moment) -> ActionRecord:
+        self._entries[record.id] = _Entry(record, now.monotonic_s, now.monotonic_s)
+        self._forget(now)
+        return record
+
+    def _forget(self, now: Moment) -> None:
+        """Drops the old, then those that no budget counts, then the oldest."""
+        self._entries = {
+            name: entry
+            for name, entry in self._entries.items()
+            if now.monotonic_s - entry.latest_s < KEPT_S
+        }
+        surplus = len(self._entries) - MAX_RECORDS
+        if surplus > 0:
+            for name in sorted(self._entries, key=self._worth)[:surplus]:
+                del self._entries[name]
+
+    def _worth(self, name: str) -> tuple[bool, float]:
+        entry = self._entries[name]
+        is_released = entry.record.outcome is Outcome.RELEASED
+        is_idle = entry.record.outcome is Outcome.WITHDRAWN or entry.record.dry_run
+        return is_released or not is_idle, entry.probable_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record, and when it was made by this boot's monotonic clock; less than 0: before it."""
+
+    record: ActionRecord
+    probable_s: float
+    latest_s: float  # it was made then or before
+
+
+def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
+    """Dry runs see what was done in earnest, but not the other way round."""
+    return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
+
+
+def _no_longer_pending(record: ActionRecord) -> ActionRecord:
+    """Whoever tried it is gone; it may have happened."""
+    if record.outcome is not Outcome.PENDING:
+        return record
+    return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
+
+
+def _restored(record: ActionRecord, now: Moment) -> _Entry:
+    if record.boot_id == now.boot_id:
+        made_s = min(record.monotonic_s, now.monotonic_s)
+        return _Entry(record, made_s, made_s)
+    age_s = max(now.monotonic_s, now.unix_s - record.unix_s)
+    return _Entry(record, now.monotonic_s - age_s, 0.0)
+
+
+def _start(node: str, now: Moment) -> ActionRecord:
+    return ActionRecord(
+        id=f"{node}/start/{now.boot_id}/{now.monotonic_s:.6f}",
+        unix_s=now.unix_s,
+        monotonic_s=now.monotonic_s,
+        boot_id=now.boot_id,
+        node=node,
+        namespace="",
+        pod="",
+        pod_uid="",
+        owner="",
+        action=Action.OBSERVE,
+        rung=0,
+        dry_run=False,
+        outcome=Outcome.STARTED,
+    )
+
+
+def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
+    what = "release" if outcome is Outcome.RELEASED else decision.action.value
+    return ActionRecord(
+        id=f"{decision.pod_uid}/{what}/{now.boot_id}/{now.monotonic_s:.6f}",
+        unix_s=now.unix_s,
+        monotonic_s=now.monotonic_s,
+        boot_id=now.boot_id,
+        node=decision.node,
+        namespace=decision.namespace,
+        pod=decision.pod,
+        pod_uid=decision.pod_uid,
+        owner=decision.owner,
+        action=decision.action,
+        rung=decision.rung,
+        dry_run=decision.dry_run,
+        outcome=outcome,
+    )
+
+
+# The decision.
+
+
+def decide(case: Case, settings: Culling, history: History, now: Moment) -> Decision:
+    """What may be done about ``case`` at ``now``; every objection is listed, not only the first."""
+    return _question(case, settings, history, now).decision()
+
+
+def rechecked(
+    decision: Decision,
+    record: ActionRecord,
+    fresh: Case,
+    settings: Culling,
+    history: History,
+    now: Moment,
+) -> Decision:
+    """``decision`` by what is known now, once its place in the budget has been reserved.
+
+    It still acts only if nothing speaks against it and it would be decided the same way again.
+    """
+    current = _question(fresh, settings, history, now, reserved=record.id).decision()
+    is_same = (
+        decision.acts
+        and history.has_pending(record.id)
+        and (record.pod_uid, record.action) == (decision.pod_uid, decision.action)
+        and set(decision.processes) <= set(current.processes)
+        and _target(decision) == _target(current)
+    )
+    if is_same and current.acts:
+        return decision
+    changed = () if is_same else (Objection(Reason.DECISION_CHANGED, ""),)
+    return replace(decision, action=Action.OBSERVE, objections=(*current.objections, *changed))
+
+
+def _target(decision: Decision) -> tuple[object, ...]:
+    return (
+        decision.proposed,
+        decision.dry_run,
+        decision.container,
+        decision.container_id,
+        decision.pod_uid,
+        decision.namespace,
+        decision.pod,
+        decision.node,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All that a decision is made of, and what follows from it."""
+
+    case: Case
+    settings: Culling
+    history: History
+    now: Moment
+    proof: _Proof
+    reserved: str  # id of the record that has its place in the budgets already; ""
+
+    @property
+    def dry_run(self) -> bool:
+        return self.settings.mode != ENFORCE
+
+    def decision(self) -> Decision:
+        case, pod = self.case, self.case.pod
+        rung, proposed = self._rung_and_action()
+        objections = tuple(
+            sorted(
+                (
+                    *self._of_settings(),
+                    *self._of_verdict(),
+                    *self._of_identity(),
+                    *self._of_choice(),
+                    *self._of_pod(),
+                    *self._of_history(),
+                    *self._of_ladder(proposed),
+                    *self._of_budgets(),
+                ),
+                key=lambda objection: list(Reason).index(objection.reason),
+            )
+        )
+        return Decision(
+            action=Action.OBSERVE if objections else proposed or Action.OBSERVE,
+            proposed=proposed or Action.OBSERVE,
+            rung=rung,
+            dry_run=self.dry_run,
+            objections=objections,
+            container=case.container.key,
+            container_id=self._carrier.container_id,
+            pod_uid=pod.uid if pod else case.container.pod_uid,
+            namespace=pod.namespace if pod else "",
+            pod=pod.name if pod else "",
+            node=case.situation.node,
+            owner=case.owner.name if case.owner else "",
+            processes=self.proof.processes,
+            grace_period_s=self.settings.grace_period,
+        )
+
+    @property
+    def _carrier(self) -> Container:
+        return self.case.carrier or self.case.container
+
+    # What speaks against it.
+
+    def _of_settings(self) -> Iterator[Objection]:
+        situation, breaker = self.case.situation, self.settings.circuit_breaker
+        if self.settings.mode == OFF:
+            yield Objection(Reason.OFF, "culling.mode")
+        hours = self.settings.active_hours
+        if hours and not any(span.include(self.now.unix_s) for span in hours):
+            yield Objection(Reason.OUTSIDE_HOURS, f"{', '.join(hours)} UTC")
+        if situation.flagged >= breaker.at_least and not (
+            situation.flagged <= breaker.share * situation.containers
+        ):
+            share = f"{situation.flagged} of {situation.containers}, {breaker.share:.0%} at most"
+            yield Objection(Reason.CIRCUIT_BREAKER, share)
+        if not situation.own_namespace:
+            yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
+        if not situation.pods_synced:
+            yield Objection(Reason.PODS_NOT_SYNCED, "")
+        if not self.dry_run and not self.history.knows_last_hour(self.now):
+            yield Objection(Reason.MEMORY_LOST, "")
+
+    def _of_verdict(self) -> Iterator[Objection]:
+        verdict, proof = self.case.verdict, self.proof
+        age_s = self.now.monotonic_s - verdict.at_s
+        if not 0 <= age_s <= _MAX_TICKS * self.case.situation.interval_s:
+            yield Objection(Reason.STALE_VERDICT, f"{age_s:.0f} s old")
+        if verdict.level is not Level.CONFIRMED:
+            yield Objection(Reason.NOT_CONFIRMED, f"{verdict.level.label}, {verdict.score:g}")
+        elif not proof.is_cullable:
+            yield Objection(
+                Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}"
+            )
+        elif not (verdict.at_s - verdict.since_s >= self.settings.hold and proof.is_held):
+            yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s are asked for")
+
+    def _of_identity(self) -> Iterator[Objection]:
+        container, carrier, pod = self.case.container, self._carrier, self.case.pod
+        if container.kind is not ContainerKind.POD:
+            yield Objection(Reason.NOT_A_POD, container.kind.value)
+        if self.case.verdict.container != container.key:
+            yield Objection(Reason.CONTAINER_MISMATCH, "another cgroup")
+        elif not _carries(carrier, container):
+            yield Objection(Reason.CONTAINER_MISMATCH, "not nested in the pod's container")
+        if pod is None:
+            yield Objection(Reason.POD_UNKNOWN, container.pod_uid)
+            return
+        if not container.pod_uid or container.pod_uid not in (pod.uid, pod.mirror_uid):
+            yield Objection(Reason.POD_MISMATCH, f"{container.pod_uid or 'none'}, not {pod.uid}")
+        elif pod.node != self.case.situation.node:
+            yield Objection(Reason.POD_MISMATCH, f"on node {pod.node}")
+        if not _image_names(pod, carrier):
+            yield Objection(Reason.CONTAINER_MISMATCH, "not among the pod's containers")
+
+    def _of_choice(self) -> Iterator[Objection]:
+        """Whom the operator means."""
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return
+        if pod.uid == self.case.situation.own_pod_uid:
+            yield Objection(Reason.OWN_POD, "")
+        protected = protected_namespaces(settings, self.case.situation.own_namespace)
+        if _matches_any(pod.namespace, protected):
+            yield Objection(Reason.PROTECTED_NAMESPACE, pod.namespace)
+        if not _matches_any(pod.namespace, settings.namespaces):
+            yield Objection(Reason.NAMESPACE_NOT_ALLOWED, pod.namespace)
+        if not settings.selector.matches(pod.labels):
+            yield Objection(Reason.NOT_SELECTED, settings.selector)
+        if self.proof.exemption is not None:
+            yield Objection(Reason.EXEMPT, _in_words(self.proof.exemption))
+
+    def _of_pod(self) -> Iterator[Objection]:
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return
+        if pod.is_static:
+            yield Objection(Reason.STATIC_POD, "")
+        if any(owner.kind == "DaemonSet" for owner in pod.owners):
+            yield Objection(Reason.DAEMON_SET_POD, "")
+        if fnmatchcase(pod.priority_class, "system-*-critical"):
+            yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
+        age_s = self.now.unix_s - pod.created_unix_s
+        if not age_s >= settings.minimum_age:
+            yield Objection(Reason.TOO_YOUNG, f"{age_s:.0f} s, {settings.minimum_age:g} s at least")
+        if pod.is_ending or pod.phase in ("Succeeded", "Failed"):
+            yield Objection(Reason.POD_ENDING, pod.phase)
+
+    def _of_history(self) -> Iterator[Objection]:
+        pod = self.case.pod
+        if pod is None:
+            return
+        if self.history.is_released(pod.uid):
+            yield Objection(Reason.RELEASED, "")
+        if self.history.is_pending(pod.uid, without=self.reserved):
+            yield Objection(Reason.ACTION_PENDING, "")
+        last_s = self.history.last_try_s(
+            pod.uid, self.now, dry_run=self.dry_run, without=self.reserved
+        )
+        if last_s is not None and not last_s >= self.settings.pause:
+            pause = f"{last_s:.0f} s ago, {self.settings.pause:g} s at least"
+            yield Objection(Reason.TOO_SOON, pause)
+
+    def _of_ladder(self, proposed: Action | None) -> Iterator[Objection]:
+        if proposed is None:
+            if self.case.pod is not None:
+                yield Objection(Reason.NO_LADDER, "")
+        elif proposed is Action.OBSERVE:
+            yield Objection(Reason.OBSERVE_ONLY, "")
+        elif proposed in _PROCESS_ACTIONS and not self.proof.processes:
+            yield Objection(Reason.NO_PROCESS, proposed.value)
+
+    def _of_budgets(self) -> Iterator[Objection]:
+        budget, left = self.settings.budget, self.case.situation.cluster_budget_left
+        spent = self.history.spent(self.now, dry_run=self.dry_run, without=self.reserved)
+        if spent >= budget.per_node:
+            yield Objection(Reason.NODE_BUDGET_SPENT, f"{spent} of {budget.per_node}")
+        if self.reserved:
+            return
+        if left is None:
+            yield Objection(Reason.CLUSTER_BUDGET_UNKNOWN, "")
+        elif left <= 0 or budget.per_cluster <= 0:
+            yield Objection(Reason.CLUSTER_BUDGET_SPENT, f"{budget.per_cluster} an hour")
+
+    # What follows.
+
+    def _rung_and_action(self) -> tuple[int, Action | None]:
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return 0, self.case.asked
+        owner = self.case.owner.name if self.case.owner else ""
+        repeat = settings.repeat_offenders
+        offences = self.history.offences(pod, owner, repeat.window, self.now, dry_run=self.dry_run)
+        rungs = next(self._ladders(pod), None)
+        if rungs is None:
+            return 0, self.case.asked
+        rung = min(offences // repeat.actions, len(rungs.actions) - 1)
+        return rung, self.case.asked or rungs.actions[rung]
+
+    def _ladders(self, pod: Pod) -> Iterator[Rungs]:
+        # Exempted findings count here: an exemption must never lead to another action.
+        score = max(self.proof.full_score, Level.CONFIRMED.value)
+        return (
+            rungs
+            for rungs in self.settings.ladder
+            if _matches_any(pod.namespace, rungs.namespaces) and score >= rungs.score
+        )
+
+
+def _question(
+    case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
+) -> _Question:
+    exemptions = tuple(_exemptions(case, settings, now))
+    proof = _proof(case.verdict, exemptions, settings.hold)
+    return _Question(case, settings, history, now, proof, reserved)
+
+
+# What counts as proof.
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What findings of stable rules show, those of exempted rules left out."""
+
+    score: float
+    full_score: float  # those of exempted rules counted
+    signals: str
+    is_cullable: bool
+    is_held: bool  # by findings that have all held for the time that is asked for
+    processes: tuple[ProcessId, ...]  # that are cullable each by itself, and have been as long
+    exemption: Exemption | None  # but for which there would be proof enough, or a pod to act on
+
+
+def _proof(verdict: Verdict, exemptions: tuple[Exemption, ...], hold_s: float) -> _Proof:
+    stable = sorted(
+        (finding for finding in verdict.findings if finding.maturity is Maturity.STABLE), key=_order
+    )
+    counted = [
+        finding
+        for finding in stable
+        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+    ]
+    held = [finding for finding in counted if verdict.at_s - finding.since_s >= hold_s]
+    scores = signal_scores(counted)
+    exemption = next((each for each in exemptions if not each.rules), None)
+    if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, counted):
+        exemption = next(
+            each for each in exemptions if any(_speaks_of(each, finding) for finding in stable)
+        )
+    return _Proof(
+        score=joined_score(scores),
+        full_score=joined_score(signal_scores(stable)),
+        signals=", ".join(scores),
+        is_cullable=_is_cullable(verdict, counted),
+        is_held=_is_cullable(verdict, held),
+        processes=tuple(_culprits(verdict, held)),
+        exemption=exemption,
+    )
+
+
+def _culprits(verdict: Verdict, findings: list[Finding]) -> Iterator[ProcessId]:
+    """Processes that would be cullable were they alone in their container, by pid."""
+    processes = {finding.process for finding in findings if finding.process is not None}
+    for process in sorted(processes):
+        own = [finding for finding in findings if finding.process in (process, None)]
+        if _is_cullable(verdict, own):
+            yield process
+
+
+def _is_cullable(verdict: Verdict, findings: list[Finding]) -> bool:
+    return is_cullable(replace(verdict, findings=tuple(findings)))
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    """The order in which scores are joined: rounding must not depend on that of the findings."""
+    return (finding.signal, -finding.score, finding.rule, finding.process or (-1, 0))
+
+
+def _exemptions(case: Case, settings: Culling, now: Moment) -> Iterator[Exemption]:
+    """Those that are in force today and mean this pod."""
+    today = now.unix_s // _DAY_S + _EPOCH_ORDINAL
+    for exemption in settings.exemptions:
+        is_over = exemption.until is not None and today > exemption.until.toordinal()
+        if case.pod is not None and not is_over and _is_meant(exemption, case, case.pod):
+            yield exemption
+
+
+def _is_meant(exemption: Exemption, case: Case, pod: Pod) -> bool:
+    """By all that the exemption says of pods; what it says of rules is for ``_proof``."""
+    asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+        (exemption.namespaces, (pod.namespace,)),
+        (exemption.pods, (pod.name,)),
+        (exemption.owners, (case.owner.name,) if case.owner else ()),
+        (exemption.images, _image_names(pod, case.carrier or case.container)),
+    )
+    return exemption.selector.matches(pod.labels) and all(
+        not patterns or any(_matches_any(name, patterns) for name in names)
+        for patterns, names in asked
+    )
+
+
+def _speaks_of(exemption: Exemption, finding: Finding) -> bool:
+    return any(_matches_any(name, exemption.rules) for name in (finding.rule, finding.title))
+
+
+def _in_words(exemption: Exemption) -> str:
+    until = f", until {exemption.until.isoformat()}" if exemption.until else ""
+    return f"{exemption.reason}{until}"
+
+
+# What is what.
+
+
+def protected_namespaces(settings: Culling, own_namespace: str) -> tuple[str, ...]:
+    """Patterns of the namespaces in which nothing is ever done."""
+    own = (own_namespace,) if own_namespace else ()
+    return (*ALWAYS_PROTECTED, *own, *settings.protected_namespaces)
+
+
+def _carries(carrier: Container, container: Container) -> bool:
+    return carrier == container or (
+        carrier.kind is ContainerKind.POD
+        and carrier.pod_uid == container.pod_uid
+        and container.cgroup.startswith(f"{carrier.cgroup}/")
+    )
+
+
+def _image_names(pod: Pod, carrier: Container) -> tuple[str, ...]:
+    """What the pod's container may be called by; empty if the pod has no such container."""
+    for container in pod.containers:
+        if container.container_id and container.container_id == carrier.container_id:
+            return container.image, container.image_digest
+    return ()
+
+
+def _matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,687 @@
+"""DESIGN's culling invariants under random histories: pods, verdicts, clocks, faults, restarts.
+
+What is permitted is written down here a second time, on purpose in another way than in cull.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from math import prod
+from typing import Any, ClassVar
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from minerwatch.config import (
+    DRY_RUN,
+    ENFORCE,
+    OFF,
+    CullBudget,
+    Culling,
+    Duration,
+    Exemption,
+    RepeatOffenders,
+    Rungs,
+)
+from minerwatch.cull import (
+    ActionRecord,
+    Budget,
+    Case,
+    History,
+    Moment,
+    Outcome,
+    Situation,
+    decide,
+    rechecked,
+)
+from minerwatch.labels import Selector
+from minerwatch.model import (
+    Action,
+    Container,
+    ContainerKind,
+    Decision,
+    Finding,
+    Level,
+    Maturity,
+    Owner,
+    OwnerReference,
+    Pod,
+    PodContainer,
+    PodContainerKind,
+    ProcessId,
+    Signal,
+    Verdict,
+)
+
+STEPS = 50
+EXAMPLES = 500
+INTERVAL_S = 10.0
+START_UNIX_S = datetime(2027, 1, 14, 20, tzinfo=UTC).timestamp()
+LAST_DAY = date(2027, 1, 14)  # of the exemption: four hours after the start it is over
+
+NODES = ("node-1", "node-2", "node-3")
+NAMES = ("jupyter-eve", "jupyter-mallory", "jupyter-ada", "exporter")
+NAMESPACES = ("binder", "binder", "binder", "binder-2", "kube-system", "minerwatch", "prod")
+KINDS = ("bare", "bare", "bare", "bare", "static", "daemon", "critical", "unselected", "own")
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What an agent knows of its node and the budget: on a good day, all."""
+
+    lag_s: float = 0.0  # since the verdict
+    flagged: int = 1  # of 20 containers
+    is_synced: bool = True
+    heard: str = "now"  # of the cluster's budget
+
+
+FLAWS = (
+    *[Knowledge()] * 4,
+    Knowledge(lag_s=5, heard="before"),
+    Knowledge(lag_s=20, flagged=4),
+    Knowledge(lag_s=21),
+    Knowledge(lag_s=600),
+    Knowledge(flagged=5),
+    Knowledge(flagged=20),
+    Knowledge(is_synced=False),
+    Knowledge(heard="never"),
+)
+
+
+def finding(
+    signal: Signal, score: float, name: str, maturity: Maturity = Maturity.STABLE
+) -> Finding:
+    return Finding(name, f"Title of {name}", signal, score, maturity, 0.0, ProcessId(7, 7), ())
+
+
+IDENTITY = finding(Signal.IDENTITY, 88, "name")
+NETWORK = finding(Signal.NETWORK, 88, "pool")
+BEHAVIOUR = finding(Signal.BEHAVIOUR, 29, "busy")
+UNTRIED = finding(Signal.CONTENT, 100, "untried", Maturity.TEST)
+CLUES: tuple[tuple[Finding, ...], ...] = (
+    (IDENTITY, BEHAVIOUR),
+    (IDENTITY, BEHAVIOUR),
+    (IDENTITY, NETWORK, UNTRIED),
+    (IDENTITY, NETWORK, BEHAVIOUR),
+    (IDENTITY, replace(NETWORK, process=ProcessId(8, 8))),
+    (IDENTITY,),
+    (IDENTITY, UNTRIED),
+    (IDENTITY, replace(IDENTITY, process=ProcessId(8, 8))),
+    (replace(NETWORK, score=60), BEHAVIOUR),
+    (),
+)
+FAULTS = (
+    "none", "none", "none", "none", "budget unreachable", "killed before the evidence",
+    "killed writing the evidence", "killed before the budget", "killed before the action",
+    "killed after the action", "refused", "failed", "slow", "re-created before the second look",
+    "re-created after it", "ending before the second look", "out of sync before the second look",
+)  # fmt: skip
+
+
+@dataclass
+class LivePod:
+    """A pod as it really is, and what is found in its container."""
+
+    pod: Pod
+    clues: tuple[Finding, ...]
+    clues_since_s: float  # true time
+    confirmed_since_s: float
+
+
+@dataclass
+class Agent:
+    """One node with its clocks, its agent and the agent's audit log."""
+
+    name: str
+    booted_s: float
+    history: History
+    boots: int = 1
+    skew_s: float = 0.0
+    log: list[bytes] = field(default_factory=list)
+    cache: dict[tuple[str, str], LivePod] = field(default_factory=dict)
+
+    def now(self, true_s: float) -> Moment:
+        return Moment(
+            START_UNIX_S + true_s + self.skew_s,
+            true_s - self.booted_s,
+            f"{self.name}-{self.boots}",
+        )
+
+    def write(self, record: ActionRecord) -> None:
+        self.log.append(msgspec.json.encode(record))
+
+    def read(self) -> Iterator[ActionRecord]:
+        for line in self.log:
+            try:
+                yield msgspec.json.decode(line, type=ActionRecord)
+            except msgspec.DecodeError:  # torn: the agent was killed while it wrote
+                continue
+
+
+@dataclass
+class SharedBudget:
+    """The cluster's places by true time; the node's limit is left to the agents, to test them."""
+
+    per_cluster: int
+    true_s: float = 0.0
+    is_reachable: bool = True
+    taken_s: dict[str, float] = field(default_factory=dict)
+
+    def left(self) -> int:
+        return self.per_cluster - sum(self.true_s - at_s < 3600 for at_s in self.taken_s.values())
+
+    def reserve(self, record: ActionRecord, now: Moment) -> bool:
+        if not self.is_reachable or (record.id not in self.taken_s and self.left() <= 0):
+            return False
+        self.taken_s.setdefault(record.id, self.true_s)
+        return True
+
+
+@dataclass(frozen=True)
+class Done:
+    """Something that really changed the cluster."""
+
+    reserved_s: float
+    node: str
+    pod_uid: str
+
+
+class Killed(Exception):  # noqa: N818 - it is what happens to the agent, not a mistake
+    """The agent is gone, by SIGKILL."""
+
+
+class Cluster(RuleBasedStateMachine):
+    """Several agents that share one budget, and everything that can go wrong around them."""
+
+    seen: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.true_s = 10_000.0
+        self.pods: dict[tuple[str, str], LivePod] = {}
+        self.done: list[Done] = []
+        self.uids = 0
+
+    @initialize(
+        mode=st.sampled_from((ENFORCE, ENFORCE, ENFORCE, ENFORCE, ENFORCE, ENFORCE, DRY_RUN, OFF)),
+        per_node=st.integers(0, 3).map(lambda number: number or 3),
+        per_cluster=st.integers(1, 4),
+        actions=st.sampled_from(
+            ((Action.LABEL, Action.EVICT), (Action.STOP, Action.KILL), (Action.DELETE,))
+        ),
+        hold_s=st.sampled_from((60, 600)),
+        exemption=st.sampled_from(
+            (
+                {"owners": ("ada",)},
+                {"owners": ("ada",), "until": LAST_DAY},
+                {"rules": ("busy",), "owners": ("ada",)},
+            )
+        ),
+    )
+    def begin(
+        self,
+        mode: Any,
+        per_node: int,
+        per_cluster: int,
+        actions: tuple[Action, ...],
+        hold_s: float,
+        exemption: dict[str, Any],
+    ) -> None:
+        self.settings = Culling(
+            mode=mode,
+            namespaces=("binder*", "kube-system", "minerwatch"),
+            protected_namespaces=("binder-2",),
+            selector=Selector("component=singleuser-server"),
+            ladder=(Rungs(actions=actions),),
+            minimum_age=Duration(300),
+            hold=Duration(hold_s),
+            pause=Duration(600),
+            budget=CullBudget(per_node=per_node, per_cluster=per_cluster),
+            repeat_offenders=RepeatOffenders(actions=2, window=Duration(86400)),
+            exemptions=(Exemption(reason="agreed", **exemption),),
+        )
+        self.budget = SharedBudget(per_cluster, self.true_s)
+        shared: Budget = self.budget  # it speaks the protocol
+        assert shared is self.budget
+        self.agents = {}
+        for name in NODES:
+            first = Moment(START_UNIX_S, 0.0, f"{name}-1")
+            self.agents[name] = Agent(name, 0.0, History.started(name, first))
+            self.agents[name].write(self.agents[name].history.records()[0])
+        for name in NAMES[:3]:
+            self._start("binder", name, NODES[0], "bare", CLUES[0])
+        self._pass(1200)
+        self._see_all()
+
+    # What happens around the agents.
+
+    @rule(
+        namespace=st.sampled_from(NAMESPACES),
+        name=st.sampled_from(NAMES),
+        node=st.sampled_from(NODES),
+        kind=st.sampled_from(KINDS),
+        clues=st.sampled_from(CLUES),
+        wait_s=st.sampled_from((0, 1200)),
+    )
+    def a_pod_starts(  # also in the place of one of the same name
+        self,
+        namespace: str,
+        name: str,
+        node: str,
+        kind: str,
+        clues: tuple[Finding, ...],
+        wait_s: float,
+    ) -> None:
+        self._start(namespace, name, node, kind, clues)
+        self._pass(wait_s)
+        self._see_all()
+
+    @rule(node=st.sampled_from(NODES), name=st.sampled_from(NAMES), hours=st.integers(0, 3))
+    def a_miner_is_at_work(self, node: str, name: str, hours: int) -> None:
+        self._start("binder", name, node, "bare", CLUES[0])
+        self._pass(1200 + hours * 3600)
+        self._see_all()
+
+    @rule(place=st.integers(0, 20))
+    def a_pod_ends(self, place: int) -> None:
+        if self.pods:
+            del self.pods[self._pick(place)]
+
+    @rule(place=st.integers(0, 20), clues=st.sampled_from(CLUES))
+    def other_things_are_found(self, place: int, clues: tuple[Finding, ...]) -> None:
+        if self.pods:
+            live = self.pods[self._pick(place)]
+            live.clues, live.clues_since_s = clues, self.true_s
+
+    @rule(place=st.integers(0, 20))
+    def a_pod_is_confirmed_anew(self, place: int) -> None:
+        if self.pods:
+            self.pods[self._pick(place)].confirmed_since_s = self.true_s
+
+    @rule(seconds=st.sampled_from((1, 10, 60, 590, 610, 1200, 3000, 3590)))
+    def time_passes(self, seconds: float) -> None:
+        self._pass(seconds)
+
+    @rule(hours=st.integers(1, 30))
+    def hours_pass(self, hours: int) -> None:
+        self._pass(hours * 3600)
+
+    @rule(node=st.sampled_from(NODES), seconds=st.sampled_from((-86400, -3600, -30, 30, 7200, 1e7)))
+    def a_wall_clock_jumps(self, node: str, seconds: float) -> None:
+        self.agents[node].skew_s += seconds
+
+    @rule(node=st.sampled_from(NODES))
+    def a_wall_clock_is_put_right(self, node: str) -> None:
+        self.agents[node].skew_s = 0.0
+
+    @rule(is_reachable=st.booleans())
+    def the_api_server_goes_or_comes(self, is_reachable: bool) -> None:
+        self.budget.is_reachable = is_reachable
+
+    @rule(node=st.sampled_from(NODES), is_log_kept=st.booleans(), reboots=st.booleans())
+    def an_agent_restarts(self, node: str, is_log_kept: bool, reboots: bool) -> None:
+        agent = self.agents[node]
+        if reboots:
+            agent.boots += 1
+            agent.booted_s = self.true_s
+            self._pass(30)
+        self._restart(agent, is_log_kept=is_log_kept)
+
+    @rule()
+    def the_agents_hear_of_all_pods(self) -> None:
+        self._see_all()
+
+    # What the agents do.
+
+    @rule(
+        node=st.sampled_from(NODES),
+        place=st.integers(0, 20),
+        fault=st.sampled_from(FAULTS),
+        flaw=st.sampled_from(FLAWS),
+    )
+    def an_agent_considers_a_pod(self, node: str, place: int, fault: str, flaw: Knowledge) -> None:
+        cache = self.agents[node].cache
+        if cache:
+            self._consider(node, sorted(cache)[place % len(cache)], fault, flaw)
+
+    @rule(
+        node=st.sampled_from(NODES),
+        name=st.sampled_from(NAMES),
+        kind=st.sampled_from(KINDS),
+        clues=st.sampled_from(CLUES[:5]),
+        hours=st.integers(0, 3),
+        fault=st.sampled_from(FAULTS),
+        flaw=st.sampled_from(FLAWS),
+    )
+    def an_agent_considers_a_likely_miner(
+        self,
+        node: str,
+        name: str,
+        kind: str,
+        clues: tuple[Finding, ...],
+        hours: int,
+        fault: str,
+        flaw: Knowledge,
+    ) -> None:
+        self._start("binder", name, node, kind, clues)
+        self._pass(1200 + hours * 3600)
+        self._see_all()
+        self._consider(node, ("binder", name), fault, flaw)
+
+    @rule()
+    def all_agents_consider_all_their_pods(self) -> None:
+        for node in NODES:
+            self._consider_all(node)
+
+    @rule(
+        node=st.sampled_from(NODES),
+        is_log_kept=st.booleans(),
+        reboots=st.booleans(),
+        jump_s=st.sampled_from((0, 0, 7200, 1e7, -7200)),
+        wait_s=st.integers(0, 3600),
+    )
+    def an_agent_restarts_and_goes_on(
+        self, node: str, is_log_kept: bool, reboots: bool, jump_s: float, wait_s: int
+    ) -> None:
+        self._consider_all(node)
+        self.agents[node].skew_s += jump_s
+        self.an_agent_restarts(node, is_log_kept, reboots)
+        self._pass(wait_s)
+        self._consider_all(node)
+
+    def _consider_all(self, node: str) -> None:
+        for key in sorted(self.agents[node].cache):
+            self._consider(node, key, "none", Knowledge(heard="before"))
+
+    def _consider(self, node: str, key: tuple[str, str], fault: str, knowledge: Knowledge) -> None:
+        agent = self.agents[node]
+        live = agent.cache[key]
+        left = {"now": self.budget.left(), "before": self.budget.per_cluster, "never": None}
+        situation = Situation(
+            node=node,
+            interval_s=INTERVAL_S,
+            own_namespace="minerwatch",
+            own_pod_uid="uid-own",
+            pods_synced=knowledge.is_synced,
+            containers=20,
+            flagged=knowledge.flagged,
+            cluster_budget_left=left[knowledge.heard],
+        )
+        verdict = self._verdict(agent, live, knowledge.lag_s)
+        case = Case(_container(live.pod), verdict, live.pod, _owner(live.pod), situation)
+        decision = decide(case, self.settings, agent.history, agent.now(self.true_s))
+        self._check_reasons(decision)
+        if decision.acts:
+            try:
+                self._carry_out(agent, case, decision, fault)
+            except Killed:
+                self.seen[fault] += 1
+                self._restart(agent, is_log_kept=True)
+
+    def _carry_out(self, agent: Agent, case: Case, decision: Decision, fault: str) -> None:
+        record = agent.history.begin(decision, agent.now(self.true_s))
+        self._meet(fault, "killed before the evidence")
+        if fault == "killed writing the evidence":
+            agent.log.append(msgspec.json.encode(record)[:-5])
+            raise Killed
+        agent.write(record)
+        self._meet(fault, "killed before the budget")
+        reserved_s = self.true_s
+        is_reserved = (
+            self.budget.reserve(record, agent.now(self.true_s)) and fault != "budget unreachable"
+        )
+        if not is_reserved:
+            self._settle(agent, record, Outcome.WITHDRAWN)
+            return
+        fresh = self._fresh(case, fault)
+        now = agent.now(self.true_s)
+        again = rechecked(decision, record, fresh, self.settings, agent.history, now)
+        self._check_reasons(again)
+        if not again.acts:
+            self.seen[fault] += 1
+            self._settle(agent, record, Outcome.WITHDRAWN)
+            return
+        self._meet(fault, "killed before the action")
+        if fault == "re-created after it":
+            self._recreate(case)
+        outcome = self._outcome(agent, fresh, again, fault, reserved_s)
+        self._meet(fault, "killed after the action")
+        self._settle(agent, record, outcome)
+
+    def _fresh(self, case: Case, fault: str) -> Case:
+        """The case with its pod just fetched; meanwhile this or that has happened."""
+        assert case.pod is not None
+        key = case.pod.namespace, case.pod.name
+        if fault == "slow":
+            self._pass(25)
+        if fault == "re-created before the second look":
+            self._recreate(case)
+        if fault == "ending before the second look" and key in self.pods:
+            live = self.pods[key]
+            live.pod = replace(live.pod, is_ending=True)
+        is_synced = case.situation.pods_synced and fault != "out of sync before the second look"
+        return replace(
+            case,
+            pod=self.pods[key].pod if key in self.pods else None,
+            situation=replace(case.situation, pods_synced=is_synced),
+        )
+
+    def _outcome(
+        self, agent: Agent, case: Case, decision: Decision, fault: str, reserved_s: float
+    ) -> Outcome:
+        """What the API server answers; it knows the pod's uid and refuses any other."""
+        if decision.dry_run:
+            return Outcome.DRY_RUN
+        live = self.pods.get((decision.namespace, decision.pod))
+        if fault in ("refused", "failed"):
+            self.seen[fault] += 1
+            return Outcome(fault)
+        if live is None or live.pod.uid != decision.pod_uid:
+            self.seen[fault] += 1
+            return Outcome.REFUSED
+        self.seen["enforced"] += 1
+        self.seen[f"rung {decision.rung}"] += 1
+        self._check_action(agent, live.pod, case, decision)
+        self.done.append(Done(reserved_s, agent.name, live.pod.uid))
+        if decision.action in (Action.EVICT, Action.DELETE):
+            live.pod = replace(live.pod, is_ending=True)
+        return Outcome.DONE
+
+    # The invariants.
+
+    def _check_reasons(self, decision: Decision) -> None:
+        """7: every decision has a reason; nothing is proposed that the ladder does not have."""
+        self.seen["decisions"] += 1
+        for reason in decision.reasons:
+            self.seen[reason.name] += 1
+        assert decision.acts is (decision.action is not Action.OBSERVE)
+        assert decision.acts is not bool(decision.objections)
+        assert not (decision.acts and self.settings.mode == OFF)
+        assert decision.dry_run is (self.settings.mode != ENFORCE)
+        assert all(str(objection).endswith(".") for objection in decision.objections)
+        assert len(set(decision.objections)) == len(decision.objections)
+        assert decision.proposed in (Action.OBSERVE, *self.settings.ladder[0].actions)
+
+    def _check_action(self, agent: Agent, pod: Pod, case: Case, decision: Decision) -> None:
+        """1 to 4 and 6, on the pod as it is when it is hit."""
+        now, verdict = agent.now(self.true_s), case.verdict
+        assert self.settings.mode == ENFORCE
+        assert verdict.level is Level.CONFIRMED
+        exempt = self.settings.exemptions[0]
+        today = datetime.fromtimestamp(now.unix_s, UTC).date()
+        counted = [
+            each
+            for each in verdict.findings
+            if each.maturity is Maturity.STABLE
+            and not (each.rule in exempt.rules and "ada" in pod.name)
+            and verdict.at_s - each.since_s >= self.settings.hold
+        ]
+        best = {
+            signal: max(each.score for each in counted if each.signal is signal)
+            for signal in {each.signal for each in counted}
+        }
+        assert len(best) >= 2
+        assert 100 - 100 * prod(1 - score / 100 for score in best.values()) >= 89.99
+        assert verdict.at_s - verdict.since_s >= self.settings.hold
+        assert 0 <= now.monotonic_s - verdict.at_s <= 2 * INTERVAL_S
+        assert pod.namespace == "binder"
+        assert pod.labels == {"component": "singleuser-server"}
+        assert not pod.is_static
+        assert all(owner.kind != "DaemonSet" for owner in pod.owners)
+        assert "critical" not in pod.priority_class
+        assert pod.uid != "uid-own"
+        if not exempt.rules and (exempt.until is None or today <= exempt.until):
+            assert "ada" not in pod.name
+        assert not pod.is_ending
+        assert (pod.uid, pod.node) == (case.container.pod_uid, agent.name)
+        assert now.unix_s - pod.created_unix_s >= 300
+        assert case.situation.pods_synced
+        assert case.situation.flagged <= 4
+        written = [record for record in agent.read() if record.pod_uid == pod.uid]
+        assert written[-1].outcome is Outcome.PENDING
+        assert written[-1].action is decision.action
+        assert decision.processes or decision.action not in (Action.STOP, Action.KILL)
+
+    @invariant()
+    def no_budget_is_exceeded(self) -> None:
+        """5: in no hour by true time, whatever the clocks said and the agents forgot."""
+        for number, last in enumerate(self.done):
+            hour = [
+                each for each in self.done[: number + 1] if last.reserved_s - each.reserved_s < 3600
+            ]
+            assert len(hour) <= self.settings.budget.per_cluster
+            own = [each for each in hour if each.node == last.node]
+            assert len(own) <= self.settings.budget.per_node
+
+    @invariant()
+    def no_pod_is_hit_twice_in_a_row(self) -> None:
+        for number, last in enumerate(self.done):
+            for each in self.done[:number]:
+                if each.pod_uid == last.pod_uid:
+                    assert last.reserved_s - each.reserved_s >= self.settings.pause
+
+    @invariant()
+    def a_step_is_counted(self) -> None:
+        self.seen["steps"] += 1
+
+    # What the rules above have in common.
+
+    def _start(
+        self, namespace: str, name: str, node: str, kind: str, clues: tuple[Finding, ...]
+    ) -> None:
+        self.uids += 1
+        uid = "uid-own" if kind == "own" else f"uid-{self.uids}"
+        pod = Pod(
+            uid=uid,
+            namespace=namespace,
+            name=name,
+            node=node,
+            created_unix_s=START_UNIX_S + self.true_s,
+            phase="Running",
+            qos="Burstable",
+            priority_class="system-node-critical" if kind == "critical" else "",
+            service_account="default",
+            labels={} if kind == "unselected" else {"component": "singleuser-server"},
+            annotations={},
+            environment={},
+            owners=_owners(kind),
+            containers=(
+                PodContainer(f"c-{uid}", "notebook", "i", "", PodContainerKind.MAIN, None, None),
+            ),
+            mirror_uid=f"mirror-{uid}" if kind == "static" else "",
+            is_ending=False,
+        )
+        self.pods[namespace, name] = LivePod(pod, clues, self.true_s, self.true_s)
+
+    def _recreate(self, case: Case) -> None:
+        pod = case.pod
+        assert pod is not None
+        self._start(pod.namespace, pod.name, pod.node, "bare", CLUES[0])
+
+    def _verdict(self, agent: Agent, live: LivePod, lag_s: float) -> Verdict:
+        """What the judge would say; levels are held up for a while when the score falls."""
+        container = _container(live.pod)
+        since_s = live.clues_since_s - agent.booted_s
+        at_s = self.true_s - agent.booted_s - lag_s
+        findings = tuple(replace(each, since_s=since_s) for each in live.clues)
+        scores = {each.signal: each.score for each in findings}
+        score = 100 * (1 - prod(1 - score / 100 for score in scores.values()))
+        is_held_up = self.true_s - live.clues_since_s < 3 * INTERVAL_S
+        level = Level.CONFIRMED if is_held_up else Level.of(score)
+        return Verdict(
+            container.key, at_s, score, level, live.confirmed_since_s - agent.booted_s, findings
+        )
+
+    def _settle(self, agent: Agent, record: ActionRecord, outcome: Outcome) -> None:
+        settled = agent.history.settle(record.id, outcome)
+        assert settled is not None
+        agent.write(settled)
+
+    def _restart(self, agent: Agent, *, is_log_kept: bool) -> None:
+        now = agent.now(self.true_s)
+        if is_log_kept:
+            agent.history = History.restored(agent.read(), now)
+            assert not any(
+                record.outcome is Outcome.PENDING for record in agent.history.records()
+            ), "nothing is stuck"
+        else:
+            agent.log.clear()
+            agent.history = History.started(agent.name, now)
+            agent.write(agent.history.records()[0])
+
+    def _meet(self, fault: str, here: str) -> None:
+        if fault == here:
+            raise Killed
+
+    def _pass(self, seconds: float) -> None:
+        self.true_s += seconds
+        self.budget.true_s = self.true_s
+
+    def _pick(self, place: int) -> tuple[str, str]:
+        return sorted(self.pods)[place % len(self.pods)]
+
+    def _see_all(self) -> None:
+        for agent in self.agents.values():
+            agent.cache = {
+                key: live for key, live in self.pods.items() if live.pod.node == agent.name
+            }
+
+
+def _container(pod: Pod) -> Container:
+    return Container(
+        f"/kubepods/{pod.uid}", 1, ContainerKind.POD, f"c-{pod.uid}", "containerd",
+        pod.mirror_uid or pod.uid,
+    )  # fmt: skip
+
+
+def _owner(pod: Pod) -> Owner:
+    return Owner(pod.name.removeprefix("jupyter-"), "label hub.jupyter.org/username")
+
+
+def _owners(kind: str) -> tuple[OwnerReference, ...]:
+    owner = {"static": "Node", "daemon": "DaemonSet"}.get(kind)
+    return (OwnerReference(owner, "x", "u", is_controller=True),) if owner else ()
+
+
+def test_no_invariant_is_ever_broken() -> None:
+    Cluster.seen.clear()
+    run_state_machine_as_test(
+        Cluster,
+        settings=settings(
+            settings.default, max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None
+        ),
+    )
+    seen = Cluster.seen
+    assert seen["steps"] >= 10_000
+    assert seen["enforced"] >= 100, "or nothing has been shown"
