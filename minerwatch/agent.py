@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from minerwatch import __version__
 from minerwatch.config import Config, default_socket, host_and_port
@@ -21,7 +23,7 @@ from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import Fingerprint, RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError, RuleError
 from minerwatch.loop import CpuBudget, Wake
-from minerwatch.model import Change, ContainerStatus, Finding, Observation
+from minerwatch.model import Change, Container, ContainerStatus, Finding, Identity, Observation
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.content import compile_errors
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
@@ -35,6 +37,9 @@ from minerwatch.report.server import Answer, Listener, Routes, SocketListener, a
 from minerwatch.report.snapshot import container_status, encode, worst_first
 from minerwatch.watch import Tick, Watch
 
+if TYPE_CHECKING:
+    from minerwatch.kube.node import ClusterNode
+
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
 _STALE_GRACE_S = 15.0
@@ -42,7 +47,17 @@ _STALE_GRACE_S = 15.0
 ALL_PROCESSES = 1000
 """Of one container, in the full snapshot."""
 
-_NEED_RESTART = ("listen", "socket", "node", "examination", "probes", "judgement", "report")
+_NEED_RESTART = (
+    "listen",
+    "socket",
+    "node",
+    "examination",
+    "probes",
+    "judgement",
+    "report",
+    "kubernetes",
+    "owners",
+)
 
 _OTHER_KERNEL = "node.proc is not this kernel's"
 
@@ -70,6 +85,7 @@ class Node:
     source: str  # where containers and their CPU come from
     blind_spots: tuple[str, ...]
     probes: tuple[ProbeStatus, ...]
+    cluster: ClusterNode | None
 
     def statuses(self, max_processes: int) -> list[ContainerStatus]:
         """What the last tick found, as it is published; worst first."""
@@ -81,14 +97,28 @@ class Node:
 
     def status(self, observation: Observation) -> ContainerStatus:
         """One observation as it is published."""
-        boot_unix_s = time.time() - now_s()
-        return container_status(observation, node=self.name, boot_unix_s=boot_unix_s)
+        return container_status(
+            observation,
+            node=self.name,
+            boot_unix_s=time.time() - now_s(),
+            identity=self.identity(observation.container),
+        )
+
+    def identity(self, container: Container) -> Identity | None:
+        """Whose ``container`` is, as far as a cluster says."""
+        return self.cluster.identity(container) if self.cluster is not None else None
 
 
-def open_node(config: Config, book: RuleBook) -> Node:
+def node_name(config: Config) -> str:
+    """As configured, or as the pod was told, or the host's own."""
+    return config.node.name or os.environ.get("MINERWATCH_NODE") or socket.gethostname()
+
+
+def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None) -> Node:
     """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError."""
     proc = Path(config.node.proc)
-    cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
+    units = cluster is None if config.node.units is None else config.node.units
+    cgroups = CgroupTree(Path(config.node.sys), proc, units=units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
     probes = Probes(
@@ -100,14 +130,17 @@ def open_node(config: Config, book: RuleBook) -> Node:
     )
     judge = Judge(config.judgement.ticks_below)
     matcher = Matcher(book.rules)
-    watch = Watch(cgroups, processes, matcher, config.examination, judge, probes, tasks)
+    place_of = cluster.facts if cluster is not None else None
+    examination = config.examination
+    watch = Watch(cgroups, processes, matcher, examination, judge, probes, tasks, place_of)
     spots = (cgroups.blind_spot, *blind_spots(proc))
     return Node(
-        config.node.name or socket.gethostname(),
+        node_name(config),
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
         (ProbeStatus("tasks", tasks_off), *probes.status),
+        cluster,
     )
 
 
@@ -149,14 +182,15 @@ class Agent:
             probe_failures=self._failures,
             exec_events=self._exec_events,
         )
+        self._open = ExitStack()
         _raise_open_file_limit()
         self._book = rulebook.load(config.rule_folders())
         self._content_errors: list[RuleError] = []
         self._checked_content: Fingerprint = frozenset()
-        self._node = open_node(config, self._book)
+        self._cluster = self._opened_cluster()
+        self._node = open_node(config, self._book, self._cluster)
         self._scans_content = ProbeStatus("content", "") in self._node.probes
         self._note_rules()
-        self._open = ExitStack()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)
         self._execs, self._execs_off = self._subscribe()
@@ -272,6 +306,21 @@ class Agent:
         self._open.callback(execs.close)
         return execs, ""
 
+    def _opened_cluster(self) -> ClusterNode | None:
+        """The cluster that this node belongs to; None where it is to be left out, or is none."""
+        if self._config.kubernetes.enabled is False:
+            return None
+        from minerwatch.kube.node import ClusterNode, is_wanted  # 10 MiB that not all need
+
+        if not is_wanted(self._config.kubernetes):
+            return None
+        cluster = ClusterNode(self._config, node_name(self._config), self._cluster_failed)
+        self._open.callback(cluster.close)
+        return cluster
+
+    def _cluster_failed(self, reason: str, error: Exception) -> None:
+        self._once.warning("the API server", about=reason, reason=str(error))
+
     def _exec_events(self) -> tuple[int, int]:
         return (self._execs.received, self._execs_lost) if self._execs else (0, 0)
 
@@ -285,6 +334,8 @@ class Agent:
 
     def _failures(self) -> Iterable[tuple[str, str, int]]:
         yield from self._node.watch.failures()
+        if self._cluster is not None:
+            yield from self._cluster.failures()
         yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
         for listener in self._listeners:
             yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
@@ -387,8 +438,10 @@ class Agent:
         for ended in brought.ended:
             line = verdict_line(self._node.status(ended), ended.verdict.level.label)
             self._log.info("verdict", **{**line, "level": "gone"})
-        for _key, level, cpu_s in brought.flagged_cpu_s:
-            self._metrics.flagged_cpu("", level, cpu_s)
+        for container, level, cpu_s in brought.flagged_cpu_s:
+            identity = self._node.identity(container)
+            namespace = identity.pod.namespace if identity else ""
+            self._metrics.flagged_cpu(namespace, level, cpu_s)
         for probe, probe_s in brought.probe_s.items():
             self._metrics.probe_took(probe, probe_s)
         self._metrics.tick_done(
@@ -397,7 +450,10 @@ class Agent:
             containers=dict(brought.levels),
             flagged=[self._flagged(observation) for observation in brought.flagged],
             processes=brought.process_count,
+            unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )
+        if self._cluster is not None:
+            self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
 
     def _report_findings(self, changes: Iterable[Change], began: Iterable[Finding]) -> None:
         for change in changes:
@@ -423,6 +479,7 @@ class Agent:
             interval=f"{self._config.interval:g}s",
             metrics=f"http://{self.address}/metrics",
             socket=str(self.socket),
+            **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
         for status in (ProbeStatus("execs", self._execs_off), *self._node.probes):
             if status.off:

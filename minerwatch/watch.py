@@ -24,6 +24,7 @@ from minerwatch.model import (
     Change,
     Container,
     ContainerKey,
+    ContainerKind,
     CpuLimit,
     Facts,
     FactValue,
@@ -54,6 +55,9 @@ _TASKS_PER_STAT = 6
 _TABLE_EVERY = 6
 """Ticks after which all tasks are read anyway, to see who has become another program."""
 
+_PLACE_EVERY = 6
+"""Ticks after which a container's place in the cluster is asked for again."""
+
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
 
@@ -78,6 +82,8 @@ class _WatchedContainer:
     container: Container
     cpu: CpuHistory
     verdict: Verdict
+    place: Facts = field(default_factory=dict)  # in the cluster
+    place_age: int = 0  # ticks since it was asked for
     processes: dict[int, _WatchedProcess] = field(default_factory=dict)
     static_sightings: tuple[Sighting, ...] = ()
     dynamic_sightings: tuple[Sighting, ...] = ()  # as of the last tick
@@ -96,9 +102,10 @@ class Tick:
     ended: tuple[Observation, ...]  # containers that are gone and had a level above clear
     began: tuple[Finding, ...]
     flagged: tuple[Observation, ...]  # at suspicious or above; without their processes
-    flagged_cpu_s: tuple[tuple[ContainerKey, Level, float], ...]  # burnt since the tick before
+    flagged_cpu_s: tuple[tuple[Container, Level, float], ...]  # burnt since the tick before
     levels: Mapping[Level, int]
     process_count: int
+    unplaced_count: int  # containers of pods that the cluster has not told of
     probe_s: Mapping[str, float]
 
 
@@ -126,13 +133,16 @@ class Watch:
         judge: Judge,
         probes: Probes | None = None,
         tasks: TaskIterator | None = None,
+        place_of: Callable[[Container], Facts] | None = None,
     ) -> None:
+        """``place_of`` says what the cluster knows of a container, as facts."""
         self._cgroups = cgroups
         self._reader = processes
         self._examination = examination
         self._judge = judge
         self._probes = probes
         self._tasks = tasks
+        self._place_of = place_of
         self._table: TaskTable | None = None  # as of the tick under way
         self._last_table: TaskTable | None = None
         self._ticks_since_table = _TABLE_EVERY
@@ -191,6 +201,7 @@ class Watch:
             sampled = self._timed("cgroups", self._cgroups.tick)
             ended = self._end_containers(sampled.gone)
             burnt_s = self._sample_containers(sampled, at_s)
+            self._find_places()
             hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
@@ -316,6 +327,22 @@ class Watch:
         watched.is_measured = is_hot
         return is_hot
 
+    def _find_places(self) -> None:
+        """Asks where containers belong: often while that is not known, now and then after."""
+        if self._place_of is None:
+            return
+        for watched in self._containers.values():
+            watched.place_age += 1
+            if watched.place and watched.place_age < _PLACE_EVERY:
+                continue
+            watched.place_age = 0
+            place = self._place_of(watched.container)
+            if place != watched.place:
+                watched.place = place
+                for process in watched.processes.values():
+                    self._match_process(watched, process)
+                _collect_static_sightings(watched)
+
     # Processes.
 
     def _place(self, pid: int, at_s: float) -> bool:
@@ -331,7 +358,8 @@ class Watch:
         if watched is None:
             watched = _new_container(container, at_s, 0.0)
             self._containers[container.key] = watched
-        if before is not None and before is not watched and before.processes.pop(pid, None):
+        if before is not None and before is not watched and pid in before.processes:
+            del before.processes[pid]
             _collect_static_sightings(before)
         self._container_of[pid] = watched
         return True
@@ -473,6 +501,7 @@ class Watch:
         now.facts = {
             **static_facts(now.process, parent.process if parent else None),
             "ContainerName": watched.container.container_id,
+            **watched.place,
         }
         now.matches = self._timed("rules", lambda: self._matcher.static_matches(now.facts))
 
@@ -530,13 +559,14 @@ class Watch:
 
     def _dynamic_sightings(self, watched: _WatchedContainer, at_s: float) -> Iterator[Sighting]:
         """What matches of what is measured each tick: the container's, then its processes'."""
-        shared = container_facts(
+        measured_facts = container_facts(
             watched.container,
             cpu_cores=watched.cpu.cores,
             cpu_s=watched.cpu.cpu_s,
             cpu_limit_cores=watched.limit.cores if watched.limit else None,
             hidden_cpu_share=self._hidden_cpu_share(watched, at_s),
         )
+        shared = {**measured_facts, **watched.place}
         for match in self._matcher.container_matches(shared):
             yield Sighting(match.rule, None, match.evidence)
         for process in watched.processes.values():
@@ -610,12 +640,16 @@ class Watch:
             began=began,
             flagged=tuple(_observation(watched, 0) for watched in flagged),
             flagged_cpu_s=tuple(
-                (watched.container.key, watched.verdict.level, burnt_s[watched.container.key])
+                (watched.container, watched.verdict.level, burnt_s[watched.container.key])
                 for watched in flagged
                 if watched.container.key in burnt_s
             ),
             levels=Counter(watched.verdict.level for watched in every),
             process_count=len(self._container_of),
+            unplaced_count=sum(
+                not watched.place and watched.container.kind is ContainerKind.POD
+                for watched in every
+            ),
             probe_s=self._probe_s,
         )
 

@@ -31,13 +31,20 @@ _NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 class RunningAgent:
     """An agent on a port and socket of its own."""
 
-    def __init__(self, folder: Path, *options: str, command: Sequence[str] = _PYTHON) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        command: Sequence[str] = _PYTHON,
+        in_cluster: bool = False,
+    ) -> None:
         self.socket = folder / "agent.sock"
         self.log_path = folder / "log"
         self._log = self.log_path.open("wb")
         self.process = subprocess.Popen(
             [
-                *(*command, "-m", "minerwatch", "agent", "--no-kubernetes"),
+                *(*command, "-m", "minerwatch", "agent"),
+                *(() if in_cluster else ("--no-kubernetes",)),
                 *("--listen", "127.0.0.1:0", "--socket", str(self.socket)),
                 *("--interval", "300ms", "--log-format", "json", *options),
             ],

@@ -312,7 +312,7 @@ def test_a_container_made_by_a_real_runtime(
     matcher: Matcher, cgroups: CgroupFolders, tmp_path: Path
 ) -> None:
     """runc, with the cgroup path that a kubelet would give it."""
-    bundle = _bundle(tmp_path)
+    bundle = runtime_bundle(tmp_path, _POD_PATH)
     name = f"minerwatch-test-{os.getpid()}"
     runtime = subprocess.Popen(
         ["runc", "run", "--bundle", str(bundle), name],
@@ -351,19 +351,20 @@ def _has(node: Node) -> bool:
     )
 
 
-def _bundle(tmp_path: Path) -> Path:
+def runtime_bundle(folder: Path, cgroup: str) -> Path:
+    """A container that burns CPU with a miner's arguments, for runc to run in ``cgroup``."""
     if not shutil.which("runc") or not Path("/bin/busybox").exists():
         pytest.skip("needs Debian's runc and busybox-static")
-    programs = tmp_path / "rootfs" / "bin"
+    programs = folder / "rootfs" / "bin"
     programs.mkdir(parents=True)
     shutil.copy("/bin/busybox", programs / "busybox-x")  # busybox itself counts as a reader
-    subprocess.run(["runc", "spec", "--bundle", str(tmp_path)], check=True)
-    spec = json.loads((tmp_path / "config.json").read_text())
+    subprocess.run(["runc", "spec", "--bundle", str(folder)], check=True)
+    spec = json.loads((folder / "config.json").read_text())
     spec["process"]["terminal"] = False
     spec["process"]["args"] = ["/bin/busybox-x", "sh", "-c", "while :; do :; done", *POOL]
-    spec["linux"]["cgroupsPath"] = _POD_PATH
-    (tmp_path / "config.json").write_text(json.dumps(spec))
-    return tmp_path
+    spec["linux"]["cgroupsPath"] = cgroup
+    (folder / "config.json").write_text(json.dumps(spec))
+    return folder
 
 
 def _until(holds: Callable[[], bool], tries: int = 200) -> None:

@@ -34,7 +34,10 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option(
     "--no-kubernetes",
     is_flag=True,
-    help="Watch this machine alone: systemd units and the host count as containers too.",
+    envvar="MINERWATCH_NO_KUBERNETES",
+    show_envvar=True,
+    help="Watch this machine alone, also inside a pod: systemd units and the host count as"
+    " containers, too.",
 )
 @click.option(
     "--interval",
@@ -72,6 +75,7 @@ def agent(
     `minerwatch explain` ask.
 
     \b
+    minerwatch agent                                    in a pod: names pods and their owners
     minerwatch agent --no-kubernetes                    on this machine, as it is
     minerwatch agent --interval 5s --listen :9797       every 5 s, metrics on all addresses
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
@@ -83,13 +87,14 @@ def agent(
     from minerwatch.report.log import logger
 
     def settings() -> Config:
-        return configuration(
+        config = configuration(
             config_path,
             rule_folders,
             interval=interval,
             listen=listen,
             socket=None if socket_path is None else str(socket_path),
         )
+        return config.without_kubernetes() if no_kubernetes else config
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     run(settings(), logger(as_json=as_json), settings)

@@ -194,7 +194,7 @@ class Cluster:
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
         if body is not None:
             headers["Content-Type"] = content_type
-        headers |= _credentials(client.configuration)
+        headers |= credentials(client.configuration)
         try:
             response = client.rest_client.pool_manager.request(
                 method,
@@ -349,7 +349,7 @@ def _kept_alive(client: ApiClient) -> ApiClient:
     return client
 
 
-def _credentials(configuration: Configuration) -> dict[str, str]:
+def credentials(configuration: Configuration) -> dict[str, str]:
     """The headers that say who asks; they may come from a plugin that has to run first."""
     from kubernetes.config.config_exception import ConfigException
 

@@ -157,6 +157,16 @@ class Metrics:
         self._processes = Gauge(
             "minerwatch_processes", "Processes that the agent watches.", registry=self.registry
         )
+        self._unmapped = Gauge(
+            "minerwatch_unmapped_containers",
+            "Containers of pods that the API server has not told of.",
+            registry=self.registry,
+        )
+        self._pods_synced = Gauge(
+            "minerwatch_pods_synced_timestamp_seconds",
+            "When what is known of the node's pods was last up to date; 0: never, or no cluster.",
+            registry=self.registry,
+        )
         self._probe_duration = Summary(
             "minerwatch_probe_duration_seconds",
             "Time spent in each probe.",
@@ -228,11 +238,20 @@ class Metrics:
         containers: dict[Level, int],
         flagged: Sequence[FlaggedContainer],
         processes: int,
+        unmapped: int = 0,
     ) -> None:
-        """Takes note of a tick that has ended at ``at_s`` (Unix time)."""
+        """Takes note of a tick that has ended at ``at_s`` (Unix time).
+
+        ``unmapped`` are containers of pods that the cluster has not told of.
+        """
         self._tick.observe(duration_s)
         self._last_tick.set(at_s)
         for level in Level:
             self._containers.labels(level.label).set(containers.get(level, 0))
         self._flagged.flagged = tuple(flagged)
         self._processes.set(processes)
+        self._unmapped.set(unmapped)
+
+    def pods_synced(self, at_s: float) -> None:
+        """Takes note of when (Unix time) the cluster's pods were last known to be as they are."""
+        self._pods_synced.set(at_s)

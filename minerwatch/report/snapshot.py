@@ -17,6 +17,7 @@ from minerwatch.model import (
     ContainerStatus,
     Finding,
     FindingStatus,
+    Identity,
     Observation,
     ProcessLoad,
     ProcessStatus,
@@ -28,18 +29,23 @@ MAX_COMMAND_LINE_LENGTH = 4096
 _decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
 
 
-def container_status(observation: Observation, *, node: str, boot_unix_s: float) -> ContainerStatus:
-    """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero."""
+def container_status(
+    observation: Observation, *, node: str, boot_unix_s: float, identity: Identity | None = None
+) -> ContainerStatus:
+    """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero.
+
+    ``identity``: whose the container is, where a cluster says so.
+    """
     container, verdict = observation.container, observation.verdict
     return ContainerStatus(
         node=node,
-        namespace="",
-        pod="",
-        container=_name(observation),
+        namespace=identity.pod.namespace if identity else "",
+        pod=identity.pod.name if identity else "",
+        container=identity.container if identity else _name(observation),
         container_id=container.container_id,
         kind=container.kind.value,
         runtime=container.runtime,
-        image="",
+        image=identity.image if identity else "",
         cgroup=container.cgroup,
         pod_uid=container.pod_uid,
         cpu_cores=round(observation.cpu_cores or 0.0, 3),
@@ -50,10 +56,11 @@ def container_status(observation: Observation, *, node: str, boot_unix_s: float)
         level=verdict.level.label,
         since=_rfc3339(boot_unix_s + verdict.since_s),
         signals={s.value: score for s, score in sorted(signal_scores(verdict.findings).items())},
-        owner="",
+        owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
         findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
         processes=tuple(_process_status(load) for load in observation.processes),
+        started=_started(identity),
     )
 
 
@@ -83,6 +90,10 @@ def _name(observation: Observation) -> str:
     if container.kind in (ContainerKind.UNIT, ContainerKind.HOST):
         return container.container_id
     return container.container_id[:12]
+
+
+def _started(identity: Identity | None) -> str:
+    return _rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
 
 
 def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:

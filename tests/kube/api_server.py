@@ -2,9 +2,9 @@
 
 It keeps objects of any resource: list (pages, field and label selectors), watch (from a version,
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
-merge patches, delete with preconditions, eviction, dry runs. And it misbehaves where it is told
-to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types, admission
-or defaults: an object is stored as it came, with ``metadata`` filled in.
+merge patches, delete with preconditions, eviction, dry runs, exec. And it misbehaves where it is
+told to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types,
+admission or defaults: an object is stored as it came, with ``metadata`` filled in.
 
 ::
 
@@ -34,6 +34,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.kube import exec_endpoint
+from tests.kube.exec_endpoint import Printing
+
 Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
@@ -49,14 +52,19 @@ class Request:
     headers: Mapping[str, str]
     body: Any
     at_s: float  # monotonic
+    command: tuple[str, ...] = ()  # of an exec
 
     @property
     def is_watch(self) -> bool:
         return self.query.get("watch") == "true"
 
     @property
+    def is_exec(self) -> bool:
+        return self.path.endswith("/exec") and "sec-websocket-key" in self.headers
+
+    @property
     def is_list(self) -> bool:
-        return self.method == "GET" and not self.is_watch
+        return self.method == "GET" and not self.is_watch and not self.is_exec
 
 
 Matches = Callable[[Request], bool]
@@ -188,6 +196,7 @@ class ApiServer:
         self._pages: dict[str, tuple[list[Json], int]] = {}
         self._misbehaviours: list[tuple[Misbehaviour, Matches, int]] = []
         self._blocked: set[tuple[str, str, str]] = set()
+        self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
         self._certificate = certificate
         self._listener: _Listener | None = None
@@ -300,6 +309,11 @@ class ApiServer:
         with self._lock:
             self._blocked.add(("pods", namespace, name))
 
+    def runs(self, namespace: str, name: str, what: Printing, *command: str) -> None:
+        """What ``command``, or any other, prints when it is run in that pod."""
+        with self._lock:
+            self._commands.setdefault((namespace, name), {})[command] = what
+
     # what requests come to
 
     @contextmanager
@@ -347,6 +361,16 @@ class ApiServer:
                 "DELETE": self._delete,
             }[request.method]
             return 200, encode(handler(request, key))
+
+    def printing(self, request: Request) -> Printing:
+        """What the command of an exec prints; raises StatusError."""
+        self._authorise(request)
+        collection, name, _ = _target(request)
+        with self._lock:
+            known = self._commands.get((collection.namespace, name))
+        if known is None:
+            raise StatusError(404, "NotFound", f'pods "{name}" not found')
+        return known[request.command if request.command in known else ()]
 
     def open_stream(self, request: Request) -> _Stream:
         self._authorise(request)
@@ -540,13 +564,15 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
+        query = parse_qsl(url.query, keep_blank_values=True)
         return Request(
             self.command,
             url.path,
-            dict(parse_qsl(url.query, keep_blank_values=True)),
+            dict(query),
             {key.lower(): value for key, value in self.headers.items()},
             body,
             time.monotonic(),
+            tuple(value for key, value in query if key == "command"),
         )
 
     def _answer(self, request: Request, how: Misbehaviour | None) -> None:
@@ -560,6 +586,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif request.is_watch:
             self._stream(self.server.api.open_stream(request), how)
+        elif request.is_exec:
+            self._exec(request)
         else:
             status, body = self.server.api.answer(request)
             self._send(status, body, drip=how if isinstance(how, Dripping) else None)
@@ -586,6 +614,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[at : at + drip.piece_bytes])
             self.wfile.flush()
             self.server.api.wait(drip.pause_s)
+
+    def _exec(self, request: Request) -> None:
+        printing = self.server.api.printing(request)
+        self.close_connection = True
+        self.wfile.write(exec_endpoint.accept(request.headers))
+        exec_endpoint.write(self.wfile, printing, self.server.api.wait)
+        with suppress(OSError):  # closed with something unread, it would be reset
+            self.connection.settimeout(20)
+            self.rfile.read()
 
     def _stream(self, stream: _Stream, how: Misbehaviour | None) -> None:
         drip = how if isinstance(how, Dripping) else None

@@ -1,0 +1,64 @@
+"""Containers of the kernel -> pods of the cluster, and their owners. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from minerwatch.kube.owners import Source, owner
+from minerwatch.model import Container, ContainerKind, Facts, Identity, Pod, PodContainer
+
+_SHORT_ID = 12
+
+
+class KnownPods(Protocol):
+    """The pods of this node, as far as they are known."""
+
+    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
+        """The container with that bare id, and its pod."""
+
+    def by_uid(self, pod_uid: str) -> Pod | None:
+        """The pod whose cgroup bears that uid."""
+
+
+class Identities:
+    """Whose the containers of this node are."""
+
+    def __init__(self, pods: KnownPods, sources: Sequence[Source]) -> None:
+        self._pods = pods
+        self._sources = tuple(sources)
+
+    def of(self, container: Container) -> Identity | None:
+        """Whose ``container`` is; None as long as the cluster does not know, or if it is no pod's.
+
+        What the API knows no name for is told by its pod's uid: a container nested in one (docker
+        in docker), the one that holds the pod's namespaces, or one that has just been made.
+        """
+        if container.kind is not ContainerKind.POD:
+            return None
+        known = self._pods.by_container_id(container.container_id)
+        if known is not None and _is_of(container, known[0]):
+            pod, inner = known
+            return Identity(pod, inner.name, inner.image, owner(pod, self._sources))
+        named = self._pods.by_uid(container.pod_uid)
+        if named is None:
+            return None
+        name = container.container_id[:_SHORT_ID]
+        return Identity(named, name, "", owner(named, self._sources))
+
+
+def identity_facts(identity: Identity | None) -> Facts:
+    """What rules may ask of a container's place in the cluster."""
+    if identity is None:
+        return {}
+    facts = {
+        "ContainerName": identity.container,
+        "PodNamespace": identity.pod.namespace,
+        "PodName": identity.pod.name,
+    }
+    return {**facts, "ContainerImage": identity.image} if identity.image else facts
+
+
+def _is_of(container: Container, pod: Pod) -> bool:
+    """Whether the kernel and the API agree on the pod: ids are shown by whoever makes cgroups."""
+    return not container.pod_uid or container.pod_uid in (pod.uid, pod.mirror_uid)

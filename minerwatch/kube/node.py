@@ -1,0 +1,88 @@
+"""One node as its cluster sees it: which cluster, whose pods, how fresh that knowledge is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from minerwatch.config import Config, Kubernetes
+from minerwatch.kube import client, owners
+from minerwatch.kube.identities import Identities, identity_facts
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.pods import PodWatch
+from minerwatch.model import Container, Facts, Identity
+
+
+def is_wanted(settings: Kubernetes) -> bool:
+    """Whether the agent belongs to a cluster: as configured, or where a service account is."""
+    return client.is_in_cluster() if settings.enabled is None else settings.enabled
+
+
+def opened_cluster(settings: Kubernetes) -> client.Cluster:
+    """The cluster that is configured, or that this pod runs in. Raises ClusterError."""
+    if not settings.kubeconfig and not settings.context and client.is_in_cluster():
+        return client.in_cluster()
+    path = Path(settings.kubeconfig).expanduser() if settings.kubeconfig else None
+    return client.from_kubeconfig(path, settings.context or None)
+
+
+class ClusterNode:
+    """Follows the pods of the node that the agent runs on."""
+
+    def __init__(
+        self, config: Config, node: str, on_error: Callable[[str, Exception], None]
+    ) -> None:
+        """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
+        asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._cluster = opened_cluster(config.kubernetes)
+        self._pods = PodWatch(
+            self._cluster,
+            node,
+            keep=_kept(config, asked),
+            on_error=on_error,
+            chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
+        )
+        self._identities = Identities(self._pods, asked)
+        self._pods.start()
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return self._cluster.server
+
+    @property
+    def synced_unix_s(self) -> float | None:
+        """When the pods were last known to be as they are here; None: not yet."""
+        return self._pods.synced_unix_s
+
+    def identity(self, container: Container) -> Identity | None:
+        """Whose ``container`` is; None as long as that is not known."""
+        return self._identities.of(container)
+
+    def facts(self, container: Container) -> Facts:
+        """What rules may ask of the container's place in the cluster."""
+        return identity_facts(self._identities.of(container))
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """What went wrong since the start: probe, reason, count."""
+        yield from (("pods", reason, count) for reason, count in [*self._pods.failures.items()])
+
+    def close(self) -> None:
+        """Lets go of the cluster; within 2 s."""
+        self._pods.close()
+        with suppress(OSError):
+            self._cluster.close()
+
+
+def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
+    """What must be kept of each pod: for owners, and for whom culling selects or spares."""
+    fields = owners.pod_fields(asked)
+    selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
+    named = {key for selector in selectors for key in selector.keys}
+    return PodFields(
+        labels=fields.labels | named,
+        annotations=fields.annotations,
+        environment=fields.environment,
+    )

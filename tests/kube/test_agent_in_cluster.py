@@ -1,0 +1,119 @@
+"""The real agent, in a cluster: a container made by a real runtime, named by an API server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minerwatch.report.client import answer
+from minerwatch.report.snapshot import decode
+from tests.conftest import CgroupFolders
+from tests.kube.api_server import ApiServer, eventually, pod_json
+from tests.test_agent import RunningAgent
+from tests.test_watch import runtime_bundle
+
+UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c22"
+ID = "c4" * 32
+POD_PATH = f"/kubepods/burstable/pod{UID}/{ID}"
+NODE = "worker-1"
+
+
+@pytest.fixture
+def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
+    """A busy loop called like a miner, in the cgroup that a kubelet would give it."""
+    bundle = runtime_bundle(tmp_path / "bundle", POD_PATH)
+    name = f"minerwatch-in-cluster-{os.getpid()}"
+    runtime = subprocess.Popen(
+        ["runc", "run", "--bundle", str(bundle), name],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    folder = cgroups.root / POD_PATH.strip("/")
+    until_s = time.monotonic() + 10
+    while not folder.is_dir() or not (folder / "cgroup.procs").read_text():
+        if runtime.poll() is not None:
+            assert runtime.stdout
+            pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    yield
+    subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
+    runtime.wait()
+    if runtime.stdout:
+        runtime.stdout.close()
+    for parent in folder.parents:
+        if parent == cgroups.root:
+            break
+        try:
+            parent.rmdir()
+        except OSError:
+            break  # another pod's are there too
+
+
+def the_pod() -> dict[str, Any]:
+    raw: dict[str, Any] = pod_json("jupyter-ada", namespace="jupyter", uid=UID, node=NODE)
+    raw["metadata"]["annotations"] = {"hub.jupyter.org/username": "ada@example.org"}
+    raw["spec"]["containers"] = [{"name": "notebook", "image": "lab:1"}]
+    raw["status"]["containerStatuses"] = [
+        {"name": "notebook", "image": "lab:1", "containerID": f"containerd://{ID}"}
+    ]
+    return raw
+
+
+@pytest.fixture
+def agent(
+    container: None, api: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> Iterator[RunningAgent]:
+    settings = tmp_path / "config.yaml"
+    settings.write_text(
+        f"node: {{name: {NODE}}}\n"
+        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+        "probes: {content: false}\n"
+    )
+    running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+    yield running
+    running.close()
+
+
+def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiServer) -> None:
+    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    assert "minerwatch_unmapped_containers 0.0" not in agent.get("/metrics")[1]
+    api.put(the_pod())  # the kernel knew it before the API did
+    labels = 'namespace="jupyter",pod="jupyter-ada"'
+    agent.until(lambda: labels in agent.get("/metrics")[1])
+    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    assert (status.namespace, status.pod, status.container) == (
+        "jupyter",
+        "jupyter-ada",
+        "notebook",
+    )
+    assert (status.image, status.owner, status.node) == ("lab:1", "ada@example.org", NODE)
+    assert status.level in ("likely", "confirmed")
+    metrics = agent.get("/metrics")[1]
+    assert 'minerwatch_flagged_cpu_seconds_total{level="' in metrics
+    assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
+
+
+def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    statuses = decode(answer(agent.socket, "/snapshot"))
+    assert {status.kind for status in statuses} <= {"pod", "engine"}
+
+
+def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiServer) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    api.vanish()
+    name = 'minerwatch_probe_failures_total{probe="pods",reason="connection"} 0.0'
+    agent.until(lambda: name not in agent.get("/metrics")[1])
+    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    assert status.pod == "jupyter-ada"
+    assert agent.get("/healthz")[0] == 200
+    api.listen()
+    eventually(lambda: api.stream_count > 0, 20)
