@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import sleep
 
 import pytest
 
-from minerwatch.config import Config
+from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.config import Probes as Settings
+from minerwatch.detection import rulebook
 from minerwatch.model import ProcessId
-from minerwatch.node.tasks import FpSample
+from minerwatch.node.tasks import FpSample, TaskIterator, TasksUnavailableError
 from minerwatch.probes import Connections, MemoryMappings, Probes, Rounding, Suspect
 from tests.conftest import needs_root
 
@@ -237,3 +240,61 @@ def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
     assert not probe.wants_samples
     assert not probe._facts
     assert not probe._rests_until_s
+
+
+SHAPE_SHIFTER = """
+import ctypes, mmap, os, sys, threading, time
+libc = ctypes.CDLL(None)
+turn = int(sys.argv[1])
+ends = time.monotonic() + 0.1
+while time.monotonic() < ends:
+    libc.prctl(15, os.urandom(15), 0, 0, 0)
+    if os.fork() == 0:
+        os._exit(0)
+    mapping = mmap.mmap(-1, 8 << 20)
+    mapping.write(b"x" * 65536)
+    mapping.close()
+    thread = threading.Thread(target=time.sleep, args=(0.001,))
+    thread.start()
+    thread.join()
+    os.wait()
+if turn == 0:
+    sys.exit(0)
+os.truncate(sys.argv[2], 0 if turn % 2 else 4096)
+os.execv(sys.executable, [sys.executable, __file__, str(turn - 1), sys.argv[2]])
+"""
+
+
+@needs_root
+def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None:
+    """It renames itself, forks, maps and unmaps, execs, truncates a file that it runs, exits."""
+    script, victim = tmp_path / "shifter.py", tmp_path / "victim"
+    script.write_text(SHAPE_SHIFTER)
+    victim.write_bytes(Path("/bin/true").read_bytes())
+    try:
+        tasks = TaskIterator()
+    except TasksUnavailableError:
+        tasks = None
+    book = rulebook.load((BUILT_IN_RULES,))
+    probes = Probes(Config(), content_rules=book.content, tasks=tasks)
+    command = [sys.executable, str(script), "12", str(victim)]
+    with subprocess.Popen(command) as process:
+        at_s = 0.0
+        while process.poll() is None:
+            at_s += 60.0
+            stat = Path(f"/proc/{process.pid}/stat").read_bytes()
+            found = ProcessId(process.pid, int(stat.rpartition(b")")[2].split()[19]))
+            probes.look([suspect(found, (int(at_s), 0, 0)), suspect(me())], at_s)
+            probes.sample(at_s)
+            sleep(0.01)
+    assert process.returncode == 0
+    gone = suspect(found)
+    for _ in range(3):
+        at_s += 60.0
+        probes.look([gone], at_s)
+        probes.sample(at_s)
+    own = {(probe, reason) for probe, reason, _ in probes.failures() if reason[0].isupper()}
+    assert own == set()  # exceptions of ours, that is
+    probes.close()
+    if tasks is not None:
+        tasks.close()
