@@ -548,7 +548,10 @@ class Watch:
             if not sightings and watched.container.key not in self._judge:
                 continue
             previous = watched.verdict
-            watched.verdict = self._judge.verdict(watched.container.key, sightings, at_s)
+            is_host = watched.container.kind is ContainerKind.HOST
+            watched.verdict = self._judge.verdict(
+                watched.container.key, sightings, at_s, apart=is_host
+            )
             began += _newly_found(watched)
             if watched.verdict.level is not previous.level:
                 changes.append((watched, previous.level))

@@ -58,6 +58,23 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
     return round(100 * (1 - prod(1 - score / 100 for score in scores.values())), 2)
 
 
+def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
+    """Those of the process that is worst, with those of the container as a whole.
+
+    The host itself holds what has nothing to do with each other: there two signals support each
+    other only if they speak of the same process.
+    """
+    of_container: list[Finding] = []
+    by_process: dict[ProcessId, list[Finding]] = {}
+    for finding in findings:
+        if finding.process is None:
+            of_container.append(finding)
+        else:
+            by_process.setdefault(finding.process, []).append(finding)
+    groups = [[*of_container, *own] for own in by_process.values()] or [of_container]
+    return max(groups, key=lambda group: joined_score(signal_scores(group)))
+
+
 def is_cullable(verdict: Verdict) -> bool:
     """Whether the findings alone would permit an action: DESIGN's second culling invariant.
 
@@ -88,12 +105,21 @@ class Judge:
         self._histories.pop(container, None)
 
     def verdict(
-        self, container: ContainerKey, sightings: Iterable[Sighting], at_s: float
+        self,
+        container: ContainerKey,
+        sightings: Iterable[Sighting],
+        at_s: float,
+        *,
+        apart: bool = False,
     ) -> Verdict:
-        """The verdict on ``container`` at ``at_s``, given everything that matches now."""
+        """The verdict on ``container`` at ``at_s``, given everything that matches now.
+
+        ``apart``: its processes have nothing to do with each other; the worst one counts.
+        """
         history = self._histories.setdefault(container, _History(since_s=at_s))
         findings = _held(history, sightings, at_s)
-        score = joined_score(signal_scores(findings))
+        telling = of_foremost_process(findings) if apart else findings
+        score = joined_score(signal_scores(telling))
         self._settle(history, Level.of(score), at_s)
         if not history.first_seen_s and history.level is Level.CLEAR:
             self.forget(container)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from minerwatch.detection.judge import signal_scores
+from minerwatch.detection.judge import of_foremost_process, signal_scores
 from minerwatch.errors import SnapshotError
 from minerwatch.model import (
     ContainerKind,
@@ -55,7 +55,7 @@ def container_status(
         score=verdict.score,
         level=verdict.level.label,
         since=_rfc3339(boot_unix_s + verdict.since_s),
-        signals={s.value: score for s, score in sorted(signal_scores(verdict.findings).items())},
+        signals=_signals(observation),
         owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
         findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
@@ -83,6 +83,13 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
     """By score, then by what they burn."""
     return sorted(statuses, key=lambda status: (-status.score, -status.cpu_cores, status.cgroup))
+
+
+def _signals(observation: Observation) -> dict[str, float]:
+    findings: Iterable[Finding] = observation.verdict.findings
+    if observation.container.kind is ContainerKind.HOST:
+        findings = of_foremost_process(findings)
+    return {signal.value: score for signal, score in sorted(signal_scores(findings).items())}
 
 
 def _name(observation: Observation) -> str:

@@ -84,6 +84,25 @@ def test_findings_of_one_signal_do_not_add_up(those: list[Rule]) -> None:
     }
 
 
+def test_what_has_nothing_to_do_with_each_other_does_not_support_each_other() -> None:
+    name, hidden = rule("name", score=60), rule("hidden", score=60, signal=Signal.EXECUTION)
+    busy = Sighting(rule("busy", score=20, signal=Signal.BEHAVIOUR), None, ())
+    seen_apart = [seen(name, pid=1), seen(hidden, pid=2), busy]
+    assert Judge().verdict(HERE, seen_apart, 0).score == pytest.approx(87.2)
+    verdict = Judge().verdict(HERE, seen_apart, 0, apart=True)
+    assert verdict.score == pytest.approx(68)
+    assert len(verdict.findings) == 3
+    both = [seen(name, pid=1), seen(hidden, pid=1), busy]
+    assert Judge().verdict(HERE, both, 0, apart=True).score == pytest.approx(87.2)
+
+
+@given(st.lists(st.tuples(rules, st.integers(1, 3)), max_size=20))
+def test_apart_is_never_more_than_together(those: list[tuple[Rule, int]]) -> None:
+    sightings = [seen(each, pid) for each, pid in those]
+    together = Judge().verdict(HERE, sightings, 0)
+    assert Judge().verdict(HERE, sightings, 0, apart=True).score <= together.score
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_a_level_rises_at_once_and_falls_after_three_ticks_below_it(present: list[bool]) -> None:
     judge, level, below = Judge(ticks_below=3), Level.CLEAR, 0
