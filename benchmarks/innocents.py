@@ -245,7 +245,10 @@ class _Started:
 
     def __init__(self, workload: Workload) -> None:
         self._process = subprocess.Popen(
-            workload.command, stdout=subprocess.DEVNULL, start_new_session=True
+            workload.command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def __enter__(self) -> psutil.Process:
