@@ -116,4 +116,4 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     assert status.pod == "jupyter-ada"
     assert agent.get("/healthz")[0] == 200
     api.listen()
-    eventually(lambda: api.stream_count > 0, 20)
+    eventually(lambda: api.stream_count > 0, "the watch has not come back")
