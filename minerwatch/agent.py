@@ -184,7 +184,7 @@ class Agent:
         )
         self._open = ExitStack()
         _raise_open_file_limit()
-        self._book = rulebook.load(config.rule_folders())
+        self._book = rulebook.load(config.rule_folders(), config.private_rule_folders())
         self._content_errors: list[RuleError] = []
         self._checked_content: Fingerprint = frozenset()
         self._cluster = self._opened_cluster()
@@ -366,7 +366,8 @@ class Agent:
             self._content_errors = compile_errors(book.content) if self._scans_content else []
         errors = (*book.errors, *self._content_errors)
         for error in errors:
-            self._once.warning("rule file cannot be used", about=str(error), reason=str(error))
+            reason = book.public_reason(error)
+            self._once.warning("rule file cannot be used", about=str(error), reason=reason)
         self._metrics.rules_loaded(
             ((rule.id, rule.signal, rule.maturity) for rule in book.rules),
             len(errors),
@@ -382,8 +383,9 @@ class Agent:
             self._log.error("configuration not reloaded", reason=str(error))
             return
         before, self._config = self._config, config
-        if config.rule_folders() != before.rule_folders():
-            self._book = replace(self._book, folders=config.rule_folders())
+        folders, private = config.rule_folders(), config.private_rule_folders()
+        if (folders, private) != (before.rule_folders(), before.private_rule_folders()):
+            self._book = replace(self._book, folders=folders, private=private)
         for key in _NEED_RESTART:
             if getattr(config, key) != getattr(before, key):
                 self._log.warning("a changed setting needs a restart", key=key)

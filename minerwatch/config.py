@@ -210,6 +210,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket: str = ""  # "" means default_socket()
     built_in_rules: bool = True
     rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id
+    private_rules: tuple[str, ...] = ()  # the same; told by their ids only, but on the socket
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()
@@ -227,7 +228,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def rule_folders(self) -> tuple[Path, ...]:
         """The rule folders in the order in which they stack."""
         built_in = (BUILT_IN_RULES,) if self.built_in_rules else ()
-        return (*built_in, *(Path(folder) for folder in self.rules))
+        shown = (Path(folder) for folder in self.rules)
+        return (*built_in, *shown, *self.private_rule_folders())
+
+    def private_rule_folders(self) -> tuple[Path, ...]:
+        """Those whose rules nobody but the node's operator is to read."""
+        return tuple(Path(folder) for folder in self.private_rules)
 
 
 def duration_s(text: str | float) -> Duration:

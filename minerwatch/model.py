@@ -168,6 +168,12 @@ class Finding:
     since_s: float  # when it began to hold (its ``for:`` included)
     process: ProcessId | None  # None: it speaks of the container
     evidence: tuple[Evidence, ...]
+    private: bool = False  # a private rule's: outside the socket only its id is told
+
+    @property
+    def public_title(self) -> str:
+        """What may be told to anybody."""
+        return f"private rule {self.rule}" if self.private else self.title
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +415,7 @@ class FindingStatus:
     pid: int | None
     evidence: dict[str, str | bool | int | float]  # field -> observed
     expected: dict[str, str]  # field -> pattern or threshold
+    private: bool = False  # a private rule's: logs have neither title nor evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +429,15 @@ class ProcessStatus:
     image: str
     user: str
     cpu_cores: float | None  # None: not measured, its container is idle
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A node of which nothing is known, and why."""
+
+    node: str
+    pod: str  # of its agent, as namespace/name; "": it has none
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

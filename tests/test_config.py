@@ -53,6 +53,12 @@ def test_what_is_written_is_what_holds(tmp_path: Path) -> None:
     assert config.rule_folders() == (BUILT_IN_RULES, Path("/etc/rules"))
 
 
+def test_private_rules_stand_on_top_of_all_others() -> None:
+    config = Config(rules=("/r",), private_rules=("/secret",))
+    assert config.rule_folders() == (BUILT_IN_RULES, Path("/r"), Path("/secret"))
+    assert config.private_rule_folders() == (Path("/secret"),)
+
+
 def test_built_in_rules_can_be_left_out() -> None:
     assert Config(built_in_rules=False, rules=("/r",)).rule_folders() == (Path("/r"),)
 

@@ -1,33 +1,40 @@
-"""``minerwatch rules``: list, lint, test, replay."""
+"""``minerwatch rules``: list, new, lint, test, replay."""
 
 from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from minerwatch.cli.options import config_option, configuration, rules_option
+from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import check, rulebook
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
 from minerwatch.detection.lint import Remark, Severity
 from minerwatch.detection.lint import lint as remarks_on
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import Rule
+from minerwatch.detection.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.rulebook import RuleBook
+from minerwatch.detection.skeleton import skeleton
 from minerwatch.errors import RuleError
-from minerwatch.model import Level, Maturity
+from minerwatch.model import Level, Maturity, Signal
 from minerwatch.node.content import compile_errors
 from minerwatch.report.figures import counted
+from minerwatch.report.rule_index import rule_index
 from minerwatch.report.text import printable
 
 _MAX_LINE_BYTES = 16 << 20
 _MAX_NAME = 40  # characters of an id or label in a line for people
+_ORDINARY = BUILT_IN_RULES / "tests" / "benign.jsonl"
+"""Programs that no rule should be alarmed at; part of the corpus of the tests."""
 
 output_option = click.option(
     "-o",
@@ -52,6 +59,7 @@ def rules() -> None:
 
     \b
     minerwatch rules list                    what is in force
+    minerwatch rules new my-rules/name       a file to begin with
     minerwatch rules lint my-rules/          before you commit: what is wrong, and where
     minerwatch rules test my-rules/          do the rules' own tests hold?
     minerwatch rules replay recorded.jsonl   what would they have said of these processes?
@@ -62,7 +70,14 @@ def rules() -> None:
 
 
 @rules.command("list", short_help="What is in force: score, signal, status, title.")
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="json: the same for programs. markdown: a page, docs/rule-index.md.",
+)
 @rules_option
 @config_option
 def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | None) -> None:
@@ -87,6 +102,8 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
     if output == "json":
         _print_json([_summary(rule) for rule in in_order])
+    elif output == "markdown":
+        click.echo(rule_index(book.rules, BUILT_IN_RULES), nl=False)
     else:
         click.echo("SCORE  SIGNAL     STATUS        FOR    TITLE  (ID)")
         for rule in in_order:
@@ -97,6 +114,56 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     _say_broken(book.errors)
     _say(_counts(book))
     _exit(failed=bool(book.errors))
+
+
+@rules.command(short_help="A file to begin a rule with.")
+@click.argument("path", metavar="[FOLDER/]NAME", type=click.Path(path_type=Path))
+@click.option("--title", prompt=True, help="What an on-call reads at night.")
+@click.option(
+    "--signal",
+    type=click.Choice([signal.value for signal in Signal]),
+    default=Signal.IDENTITY.value,
+    show_default=True,
+    help="What kind of evidence it is.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(list(LEVEL_SCORES)),
+    default="medium",
+    show_default=True,
+    help="How much it says.",
+)
+def new(path: Path, title: str, signal: str, level: str) -> None:
+    """Write a file to begin a rule with: a new id, today's date, tests on both sides.
+
+    \b
+    minerwatch rules new rules/identity/some_miner --title "Some miner by its options"
+    minerwatch rules new my-rules/pool.yml --title "Our rivals' pool" --signal network --level high
+
+    It asks for the title if that is not given, makes folders that are missing, and never writes
+    over a file. The rule loads and its tests hold, but it looks for an example: lint warns of each
+    TODO that is left in it.
+
+    \b
+    LEVEL  informational 0, low 15, medium 35, high 60, critical 88; behaviour at most 29
+
+    Exit status: 0 fine, 1 the file is there already or cannot be written, 2 wrong usage.
+    """
+    if not title.strip():
+        raise click.BadParameter("a rule has one", param_hint="--title")
+    file = path if path.suffix in (".yml", ".yaml") else path.with_name(f"{path.name}.yml")
+    text = skeleton(
+        title.strip(), str(uuid.uuid4()), datetime.now(UTC).date(), Signal(signal), level
+    )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        _say(f"{error.filename or file}: {error.strerror}")
+        sys.exit(1)
+    click.echo(printable(str(file)))
+    _say(f"Fill in what is marked TODO, then: minerwatch rules lint --strict {file}")
 
 
 @rules.command(short_help="What is wrong with rule files, and where.")
@@ -133,7 +200,7 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    all_remarks = (*remarks_on(book), *_content_remarks(book))
+    all_remarks = (*remarks_on(book, _ordinary()), *_content_remarks(book))
     remarks = [remark for remark in all_remarks if _is_asked_for(remark.path, paths)]
     asked = _asked_for(book, paths)
     if output == "json":
@@ -275,6 +342,10 @@ def _is_asked_for(path: Path, paths: Sequence[Path]) -> bool:
 def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     resolved = path.resolve()
     return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
+
+
+def _ordinary() -> list[check.Recording]:
+    return [check.recording(line) for line in _ORDINARY.read_bytes().splitlines()]
 
 
 def _content_remarks(book: RuleBook) -> list[Remark]:

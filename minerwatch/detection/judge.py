@@ -160,6 +160,7 @@ def _held(history: _History, sightings: Iterable[Sighting], at_s: float) -> list
                     since_s=since_s,
                     process=sighting.process,
                     evidence=sighting.evidence,
+                    private=rule.private,
                 )
             )
     history.first_seen_s = now

@@ -7,12 +7,16 @@ look for something in vain. No network, no clock: what is asked of pySigma is it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
+import re2
+
+from minerwatch.detection.check import Recording
 from minerwatch.detection.condition import (
     Absent,
     All,
@@ -35,8 +39,9 @@ from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_fiel
 from minerwatch.detection.match import Matcher, predicate_holds
 from minerwatch.detection.rule import Rule
 from minerwatch.detection.rulebook import RuleBook
+from minerwatch.detection.skeleton import TO_DO
 from minerwatch.errors import RuleError
-from minerwatch.model import Facts, FactValue, Maturity, Signal
+from minerwatch.model import Facts, FactValue, Level, Maturity, Signal
 
 _TOP_KEYS = frozenset(
     (
@@ -56,6 +61,9 @@ _ADDRESS_FIELDS = frozenset(("DestinationIp", "SourceIp"))
 _COMM_BYTES = 15  # proc_pid_comm(5): TASK_COMM_LEN is 16, with the zero at the end
 _ROUNDING_MODES = 4
 _ANY_TEXT = "\x01 \x01"  # what no pattern asks for on purpose
+_MAX_PROGRAM = 4000
+"""Instructions of RE2's program; {1,500} costs that many copies of what it repeats."""
+_TESTS_OF_STABLE = 3
 
 
 class Severity(StrEnum):
@@ -79,14 +87,18 @@ class Remark:
         return f"{self.path}:{self.line}: {self.severity}: {self.text}"
 
 
-def lint(book: RuleBook) -> tuple[Remark, ...]:
-    """Everything that is wrong or doubtful in the book's files, by path and line."""
+def lint(book: RuleBook, ordinary: Sequence[Recording] = ()) -> tuple[Remark, ...]:
+    """Everything that is wrong or doubtful in the book's files, by path and line.
+
+    ``ordinary``: programs that no rule should be alarmed at.
+    """
     remarks = [
         Remark(error.path, error.line, Severity.ERROR, error.reason) for error in book.errors
     ]
     for rule in book.rules:
         remarks += _rule_remarks(rule)
     remarks += _likeness_remarks(book.rules)
+    remarks += _breadth_remarks(book.rules, ordinary)
     remarks += _replacement_remarks(book)
     remarks += _list_remarks(book)
     remarks.sort(key=lambda remark: (str(remark.path), remark.line, remark.text))
@@ -105,12 +117,16 @@ Doubts = Iterator[Doubt]
 
 def _rule_remarks(rule: Rule) -> Iterator[Remark]:
     try:
-        document = read_document(rule.path, read_text(rule.path)[0])
+        source = read_text(rule.path)[0]
+        document = read_document(rule.path, source)
     except RuleError:  # it broke after it was loaded: the book's errors say so, or will
         return
     for check in _CHECKS:
         for line, text in check(rule, document):
             yield _warning(rule.path, line, text)
+    for line, text in enumerate(source.splitlines(), 1):
+        if TO_DO in text:
+            yield _warning(rule.path, line, f"still to do: {text.strip()[:80]}")
 
 
 def _header_doubts(rule: Rule, document: Document) -> Doubts:
@@ -125,6 +141,12 @@ def _header_doubts(rule: Rule, document: Document) -> Doubts:
         yield document.line("title"), "no status: it counts as experimental, metrics and log only"
     if not rule.level:
         yield document.line("title"), "no level: other programs that read Sigma rules want one"
+    if rule.date and rule.modified and rule.modified < rule.date:
+        yield document.line("modified"), f"modified before it was written, on {rule.date}"
+    for index, reference in enumerate(rule.references):
+        if not reference.startswith(("https://", "http://")):
+            text = f"the reference {reference[:80]!r} is no address to look up"
+            yield document.line("references", index), text
 
 
 def _score_doubts(rule: Rule, document: Document) -> Doubts:
@@ -287,6 +309,11 @@ def _pattern_doubt(predicate: Predicate) -> str:
     name, pattern = predicate.field, predicate.pattern
     if predicate.how is How.REGEX and _holds_on_anything(predicate):
         return f"{name}: the regular expression {pattern[:80]!r} also matches nothing, so anything"
+    if predicate.how is How.REGEX and (size := re2.compile(pattern).programsize) > _MAX_PROGRAM:
+        return (
+            f"{name}: the regular expression {pattern[:80]!r} has {size:,} steps, which costs"
+            " memory and time on every node: repeat less, {1,500} makes 500 copies"
+        )
     is_from_start = predicate.how in (How.EQUALS, How.STARTSWITH)
     if name in _PATH_FIELDS and is_from_start and pattern and not pattern.startswith("/"):
         return f"{name} is a path from /: for a name write |endswith: '/{pattern[:80]}'"
@@ -323,12 +350,16 @@ def _test_doubts(rule: Rule, document: Document) -> Doubts:
         yield line, "no minerwatch.tests.match: nothing proves that it ever holds"
     if all(test.holds for test in rule.tests):
         yield line, "no minerwatch.tests.no_match: nothing proves that it spares anybody"
+    sides = Counter(test.holds for test in rule.tests)
+    if rule.maturity is Maturity.STABLE and min(sides[True], sides[False]) < _TESTS_OF_STABLE:
+        yield line, f"a stable rule has {_TESTS_OF_STABLE} tests of each kind at least"
     for test in rule.tests:
-        for text in _fact_doubts(test.facts, rule.fields):
+        for text in fact_doubts(test.facts, rule.fields):
             yield test.line, text
 
 
-def _fact_doubts(facts: Facts, looked_at: frozenset[str]) -> Iterator[str]:
+def fact_doubts(facts: Facts, looked_at: frozenset[str]) -> Iterator[str]:
+    """What is wrong with facts that somebody wrote; ``looked_at``: further fields they may have."""
     for name, value in facts.items():
         field = KNOWN_FIELDS.get(name)
         if field is None and name not in SIGMA_FIELDS and name not in looked_at:
@@ -429,6 +460,23 @@ def _likeness_remarks(rules: Iterable[Rule]) -> Iterator[Remark]:
         if first is not rule:
             text = f"asks for just what {first.path} asks for: together they say no more than one"
             yield _warning(rule.path, rule.id_line, text)
+
+
+def _breadth_remarks(rules: Sequence[Rule], ordinary: Sequence[Recording]) -> Iterator[Remark]:
+    """Rules that alone make an ordinary program suspicious; one example each."""
+    matcher = Matcher(rules)
+    told: set[str] = set()
+    for recorded in ordinary:
+        for match in matcher.matches(recorded.facts):
+            rule = match.rule
+            if rule.score >= Level.SUSPICIOUS and rule.id not in told:
+                told.add(rule.id)
+                seen = recorded.facts.get("CommandLine") or recorded.facts.get("Image")
+                text = (
+                    f"too broad: it also holds on {recorded.id}, {str(seen)[:80]!r}: ask for more,"
+                    f" or score less than {Level.SUSPICIOUS.value}"
+                )
+                yield _warning(rule.path, rule.id_line, text)
 
 
 def _replacement_remarks(book: RuleBook) -> Iterator[Remark]:

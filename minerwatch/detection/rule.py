@@ -125,6 +125,7 @@ class Rule:
     unused_selections: tuple[str, ...] = ()  # named in ``detection`` but not in a condition
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
+    private: bool = False  # only its id is told outside the node
 
     @property
     def dynamic(self) -> bool:

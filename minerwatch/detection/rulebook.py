@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minerwatch.detection.document import Stamp, read_text, stamp_of
@@ -58,11 +58,22 @@ class RuleBook:
     content_stamps: Fingerprint = frozenset()  # what changes whenever one of them does
     lists: Lists = field(default_factory=Lists, repr=False)
     files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
+    private: tuple[Path, ...] = ()  # folders whose rules are told by their ids only
+
+    def public_reason(self, error: RuleError) -> str:
+        """What may be logged of an error: of a private folder's file only where it is."""
+        if not any(error.path.is_relative_to(folder) for folder in self.private):
+            return str(error)
+        return f"{error.path}:{error.line}: private: `minerwatch rules lint` says why"
 
 
-def load(folders: Sequence[Path]) -> RuleBook:
-    """Read all rules; later folders override earlier ones. A single file may stand for a folder."""
-    return _read(tuple(folders), RuleBook((), (), (), (), frozenset()))
+def load(folders: Sequence[Path], private: Sequence[Path] = ()) -> RuleBook:
+    """Read all rules; later folders override earlier ones. A single file may stand for a folder.
+
+    ``private``: those of the folders whose rules are told by their ids only.
+    """
+    empty = RuleBook((), (), (), (), frozenset(), private=tuple(private))
+    return _read(tuple(folders), empty)
 
 
 def reload(previous: RuleBook) -> RuleBook:
@@ -189,6 +200,7 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
         content_stamps=frozenset((str(path), stamp) for path, stamp in content.items()),
         lists=lists,
         files=files,
+        private=previous.private,
     )
 
 
@@ -216,14 +228,22 @@ def _read_file(
     folder: Path, seen: _Seen, lists: Lists, changed: frozenset[str], previous: RuleBook
 ) -> _ReadFile:
     before = previous.files.get(seen.path)
+    private = folder in previous.private
     if before is not None and _still_good(before, seen, changed):
-        return before
+        return replace(before, outcome=_marked(before.outcome, private=private))
     kept = None if before is None else before.outcome
     try:
         text, stamp = read_text(seen.path)
-        return _ReadFile(folder, stamp, parse_rule(seen.path, text, lists), None)
+        outcome = parse_rule(seen.path, text, lists)
     except RuleError as error:
-        return _ReadFile(folder, None, kept, error)
+        return _ReadFile(folder, None, _marked(kept, private=private), error)
+    return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
+
+
+def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:
+    if not isinstance(outcome, Rule) or outcome.private is private:
+        return outcome
+    return replace(outcome, private=private)
 
 
 def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool:

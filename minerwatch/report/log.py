@@ -112,16 +112,18 @@ def _with_severity(
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
+    """Of a private rule neither the title nor what it saw, which tells what it looks for."""
+    evidence = {} if finding.private else finding.evidence
     return {
         "rule": finding.rule,
-        "title": finding.title,
+        "title": f"private rule {finding.rule}" if finding.private else finding.title,
         "signal": finding.signal,
         "score": finding.score,
         "since": finding.since,
         "pid": finding.pid,
         "evidence": {
             field: _evidence_line(value) if isinstance(value, str) else value
-            for field, value in finding.evidence.items()
+            for field, value in evidence.items()
         },
     }
 

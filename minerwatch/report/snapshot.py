@@ -114,6 +114,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         pid=finding.process.pid if finding.process else None,
         evidence={evidence.field: evidence.observed for evidence in finding.evidence},
         expected=_expected(finding),
+        private=finding.private,
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
 from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection import rulebook
+from minerwatch.model import Signal
 from tests.detection.test_check import OTHER_ID, RULE, RULE_ID
 
 Golden = Callable[[str, str], None]
@@ -280,3 +283,69 @@ def test_lint_compiles_yara_files_too(tmp_path: Path) -> None:
     result = run("lint", str(tmp_path))
     assert result.exit_code == 1
     assert f"{tmp_path}/broken.yar:3: error: " in result.stdout
+
+
+# A new rule.
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_a_new_rule_lints_but_for_what_is_to_do(tmp_path: Path, signal: Signal) -> None:
+    path = tmp_path / "identity" / "a_rule.yml"
+    made = run(
+        "new", str(path.with_suffix("")), "--title", 'It "mines": #1', "--signal", signal.value
+    )
+    assert (made.exit_code, made.stdout) == (0, f"{path}\n")
+    assert f"minerwatch rules lint --strict {path}" in made.stderr
+    result = run("lint", str(tmp_path))
+    assert result.exit_code == 0
+    said = result.stdout.splitlines()
+    assert len(said) >= 5
+    assert [line for line in said if ": warning: still to do: " not in line] == []
+    assert run("lint", "--strict", str(tmp_path)).exit_code == 1
+    assert run("test", str(tmp_path)).stderr == "1 rule, 6 tests, 0 failed\n"
+    (rule,) = rulebook.load((tmp_path,)).rules
+    assert (rule.title, rule.signal, rule.maturity) == ('It "mines": #1', signal, "experimental")
+    assert date.fromisoformat(rule.date) <= datetime.now(UTC).date()
+
+
+def test_new_rules_have_ids_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b.yaml"):
+        assert run("new", str(tmp_path / name), "--title", name).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yml", "b.yaml"]
+    assert len(rulebook.load((tmp_path,)).rules) == 2
+
+
+def test_a_new_rule_asks_for_its_title_and_takes_its_level(tmp_path: Path) -> None:
+    result = run("new", str(tmp_path / "a"), "--level", "critical", given="Told when asked\n")
+    assert result.exit_code == 0
+    (rule,) = rulebook.load((tmp_path,)).rules
+    assert (rule.title, rule.score) == ("Told when asked", 88)
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "rule.yml"
+    path.write_text(RULE)
+    result = run("new", str(path), "--title", "Another")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{path}: File exists\n"
+    assert path.read_text() == RULE
+    assert run("new", str(path / "below"), "--title", "x").stderr == f"{path}: File exists\n"
+    assert run("new", str(tmp_path / "x"), "--title", " ").exit_code == 2
+
+
+# The index.
+
+
+def test_the_index_in_the_docs_is_that_of_the_shipped_rules() -> None:
+    result = run("list", "-o", "markdown")
+    index = Path(__file__).parent.parent.parent / "docs" / "rule-index.md"
+    written = index.read_text(encoding="utf-8")
+    renew = "run: minerwatch rules list -o markdown >docs/rule-index.md"
+    assert written == result.stdout, renew
+
+
+def test_the_index_of_other_rules_is_harmless(tmp_path: Path) -> None:
+    text = RULE.replace("A rule", '"Hostile | [x](y) <b> \\e[2J"')
+    (tmp_path / "a.yml").write_text(text)
+    result = run("list", "-o", "markdown", "--rules", str(tmp_path))
+    assert r"| 60 | Hostile \| \[x\](y) \<b\> \\e\[2J | test | Something. |" in result.stdout

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.detection import rulebook
+from minerwatch.detection.check import Recording
 from minerwatch.detection.lint import Severity, lint
 from tests.detection.test_check import OTHER_ID, RULE, RULE_ID, book
 
@@ -149,7 +150,7 @@ def test_contradictions_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def test_header_that_says_a_thing_twice(tmp_path: Path) -> None:
-    twice = "level: high\ntags: [attack.t1496, attack.t1496]\nreferences: [a, a]"
+    twice = "level: high\ntags: [attack.t1496, attack.t1496]\nreferences: [https://a, https://a]"
     found = remarks(tmp_path, RULE.replace("level: high", twice))
     assert found == [
         "10: warning: tags: the same tag appears multiple times",
@@ -160,8 +161,59 @@ def test_header_that_says_a_thing_twice(tmp_path: Path) -> None:
 def test_a_stable_rule_without_a_score_is_said(tmp_path: Path) -> None:
     text = RULE.replace("status: test", "status: stable").replace("high", "informational")
     assert remarks(tmp_path, text) == [
-        "10: warning: a stable rule that scores 0 counts for nothing"
+        "10: warning: a stable rule that scores 0 counts for nothing",
+        "11: warning: a stable rule has 3 tests of each kind at least",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("level: high", "level: high\nreferences: [https://a, the manual]"),
+            "10: warning: the reference 'the manual' is no address to look up",
+        ),
+        (
+            ("level: high", "level: high\ndate: 2026-02-01\nmodified: 2026-01-31"),
+            "11: warning: modified before it was written, on 2026-02-01",
+        ),
+        (("Something.", "TODO say it."), "5: warning: still to do: description: TODO say it."),
+        (
+            ("{Comm: miner}, c", "{CommandLine|re: 'a.{0,800}b'}, c"),
+            "warning: CommandLine: the regular expression 'a.{0,800}b' has",
+        ),
+    ],
+)
+def test_what_a_reviewer_would_ask_for(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    found = remarks(tmp_path, RULE.replace(*change))
+    assert any(said in remark for remark in found), found
+
+
+ORDINARY = [
+    Recording("science/one", "benign", 60, {"CommandLine": "python3 pool.py", "CpuCores": 1.0}),
+    Recording("science/two", "benign", 60, {"CommandLine": "python3 pool2.py", "CpuCores": 1.0}),
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "level", "is_said"),
+    [
+        ("{CommandLine|contains: pool}", "high", True),
+        ("{CommandLine|contains: pool}", "low", False),  # it raises nothing alone
+        ("{CommandLine|contains: stratum}", "high", False),
+    ],
+)
+def test_a_rule_that_holds_on_ordinary_programs_is_too_broad(
+    tmp_path: Path, selection: str, level: str, is_said: bool
+) -> None:
+    text = with_selection(selection).replace("level: high", f"level: {level}")
+    found = [remark.text for remark in lint(book(tmp_path, text), ORDINARY)]
+    said = (
+        "too broad: it also holds on science/one, 'python3 pool.py': ask for more, or score less"
+        " than 30"
+    )
+    assert (said in found) is is_said
+    assert sum("too broad" in text for text in found) == is_said
 
 
 # Rules beside each other.

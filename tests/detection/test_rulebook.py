@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,29 @@ def test_file_that_vanishes_between_listing_and_reading_is_told(
     book = reload(book)
     assert titles(book) == ["one"]
     assert len(book.errors) == 1
+
+
+def test_rules_of_a_private_folder_are_marked(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.yml", "shown")
+    secret = write(tmp_path / "b" / "y.yml", "secret")
+    write(tmp_path / "b" / "z.yml", "broken", item="Image|sounds: hush")
+    book = load([tmp_path / "a", tmp_path / "b"], private=[tmp_path / "b"])
+    assert {rule.title: rule.private for rule in book.rules} == {"shown": False, "secret": True}
+    (error,) = book.errors
+    assert "sounds" in str(error)
+    assert book.public_reason(error) == (
+        f"{tmp_path}/b/z.yml:{error.line}: private: `minerwatch rules lint` says why"
+    )
+    secret.write_text("title: [")  # what it gave before stays in force, and stays private
+    again = reload(book)
+    assert {rule.title: rule.private for rule in again.rules} == {"shown": False, "secret": True}
+    assert all("private:" in again.public_reason(error) for error in again.errors)
+    shown = reload(replace(again, private=()))
+    assert [rule.private for rule in shown.rules] == [False, False]
+
+
+def test_a_private_rule_that_replaces_a_shipped_one_is_private(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.yml", "shipped", "same")
+    write(tmp_path / "b" / "y.yml", "ours", "same")
+    (rule,) = load([tmp_path / "a", tmp_path / "b"], private=[tmp_path / "b"]).rules
+    assert (rule.title, rule.private) == ("ours", True)

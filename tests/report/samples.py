@@ -282,4 +282,5 @@ containers = st.builds(
     process_count=st.integers(0, 1 << 20),
     findings=st.lists(findings, max_size=3).map(tuple),
     processes=st.lists(processes, max_size=3).map(tuple),
+    started=st.one_of(st.sampled_from(["", SINCE]), hostile_text),
 )

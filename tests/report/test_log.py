@@ -5,6 +5,7 @@ import json
 import os
 import re
 from contextlib import redirect_stderr
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -174,3 +175,12 @@ def test_what_once_remembers_is_bounded() -> None:
 
 def test_a_held_level_has_no_reasons_to_tell() -> None:
     assert verdict_line(HELD, "confirmed")["findings"] == []
+
+
+def test_a_private_rule_is_told_by_its_id_only() -> None:
+    secret = finding("Our rivals' pool", private=True)
+    (told,) = verdict_line(replace(MINER, findings=(secret,)), "clear")["findings"]
+    assert (told["rule"], told["title"]) == (secret.rule, f"private rule {secret.rule}")
+    assert told["evidence"] == {}
+    assert "rivals" not in json.dumps(told)
+    assert "donate" not in json.dumps(told)

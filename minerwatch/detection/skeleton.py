@@ -1,0 +1,146 @@
+"""The text that a new rule begins as: everything that lint asks for, the rest marked TODO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from minerwatch.model import FactValue, Signal
+
+TO_DO = "TODO"
+"""What marks a place that its author has yet to fill in; lint warns of each."""
+
+_Examples = tuple[Mapping[str, FactValue], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """A condition that is usual for a signal, and facts on both sides of it."""
+
+    category: str
+    selection: str
+    match: _Examples
+    no_match: _Examples
+    hold: str = ""
+
+
+_GREP = {"CommandLine": "grep -r -- --some-option .", "Image": "/usr/bin/grep"}
+_PYTHON = {"CommandLine": "python3 simulate.py", "Image": "/usr/bin/python3.11"}
+_EXAMPLES: Mapping[Signal, _Example] = {
+    Signal.IDENTITY: _Example(
+        "process_creation",
+        "CommandLine|re: '^\\S+(?:\\s+\\S+)*\\s+--some-option[=\\s][0-9]'",
+        (
+            {"CommandLine": "./a --some-option 1", "Image": "/home/jovyan/a"},
+            {"CommandLine": "./a --some-option=1", "Image": "/home/jovyan/a"},
+            {"CommandLine": "/opt/b -x --some-option 2 -y", "Image": "/opt/b"},
+        ),
+        (_GREP, {"CommandLine": "./a --some-options"}, _PYTHON),
+    ),
+    Signal.NETWORK: _Example(
+        "network_connection",
+        "DestinationHostname|endswith: '.pool.example.org'",
+        (
+            {"DestinationHostname": ("eu.pool.example.org",)},
+            {"DestinationHostname": ("us.pool.example.org",), "DestinationPort": ("443",)},
+            {"DestinationHostname": ("db.internal", "eu.pool.example.org")},
+        ),
+        ({"DestinationHostname": ("whirlpool.example.org",)}, {"DestinationPort": ("443",)}, _GREP),
+    ),
+    Signal.COMPUTE: _Example(
+        "process_creation",
+        "RoundingModes|gte: 4",
+        (
+            {"RoundingModes": 4, "RoundingShare": 0.7},
+            {"RoundingModes": 4, "RoundingShare": 0.5, "Image": "/home/jovyan/a"},
+            {"RoundingModes": 4, "RoundingShare": 0.7, "FlushToZeroShare": 1.0},
+        ),
+        ({"RoundingModes": 3, "RoundingShare": 0.6}, {"RoundingModes": 1}, _PYTHON),
+    ),
+    Signal.CONTENT: _Example(
+        "process_creation",
+        "ContentMatches: name_of_a_yara_rule",
+        (
+            {"ContentMatches": ("name_of_a_yara_rule",)},
+            {"ContentMatches": ("another", "name_of_a_yara_rule")},
+            {"ContentMatches": ("name_of_a_yara_rule",), "Image": "/home/jovyan/a"},
+        ),
+        ({"ContentMatches": ("another",)}, {"ContentMatches": ()}, _PYTHON),
+    ),
+    Signal.EXECUTION: _Example(
+        "process_creation",
+        "Image|startswith: '/run/user/1000/.'\n    CpuCores|gte: 0.5",
+        (
+            {"Image": "/run/user/1000/.x/a", "CpuCores": 1.0},
+            {"Image": "/run/user/1000/.a", "CpuCores": 3.9},
+            {"Image": "/run/user/1000/.x/python3", "CpuCores": 0.5, "CommandLine": "python3"},
+        ),
+        (
+            {"Image": "/run/user/1000/.x/a", "CpuCores": 0.1},
+            {"Image": "/run/user/1000/build/a", "CpuCores": 1.0},
+            _PYTHON,
+        ),
+        hold="2m",
+    ),
+    Signal.BEHAVIOUR: _Example(
+        "process_creation",
+        "CpuCores|gte: 0.9\n    CpuFlatness|gte: 0.98",
+        (
+            {"CpuCores": 1.0, "CpuFlatness": 0.99},
+            {"CpuCores": 0.9, "CpuFlatness": 0.98},
+            {"CpuCores": 16.0, "CpuFlatness": 1.0},
+        ),
+        (
+            {"CpuCores": 1.0, "CpuFlatness": 0.9},
+            {"CpuCores": 0.5, "CpuFlatness": 0.99},
+            {"CpuCores": 1.0},
+        ),
+        hold="10m",
+    ),
+}
+
+
+def skeleton(title: str, identifier: str, day: date, signal: Signal, level: str) -> str:
+    """A rule that loads and whose tests hold, but that nobody should use as it is."""
+    example = _EXAMPLES[signal]
+    hold = f"  for: {example.hold}\n" if example.hold else ""
+    return f"""\
+title: {_quoted(title)}
+id: {identifier}
+status: experimental
+description: |
+  {TO_DO} what it is that miners do, and why others do not.
+references:
+  - https://example.org/{TO_DO}
+author: {TO_DO}
+date: {day.isoformat()}
+tags: [attack.impact, attack.t1496.001]
+logsource: {{product: linux, category: {example.category}}}
+detection:
+  # {TO_DO} your condition, as tight as the tests permit. The field names are those of "rules lint".
+  selection:
+    {example.selection}
+  condition: selection
+falsepositives:
+  - {TO_DO} who does the same and is no miner?
+level: {level}
+minerwatch:
+  signal: {signal.value}
+{hold}  tests:
+    # {TO_DO} what it is for, and those that look most like it first.
+    match:
+{_facts(example.match)}
+    no_match:
+{_facts(example.no_match)}
+"""
+
+
+def _quoted(text: str) -> str:
+    """As a YAML scalar: JSON's strings are such."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _facts(examples: _Examples) -> str:
+    return "\n".join(f"      - {json.dumps(facts, ensure_ascii=False)}" for facts in examples)

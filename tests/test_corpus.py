@@ -1,0 +1,110 @@
+"""The corpus of miners and ordinary programs under the shipped rules: docs/detection.md."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.detection import (
+    BEGIN,
+    CORPUS,
+    DOCUMENT,
+    END,
+    Result,
+    documented_rows,
+    measured,
+    report_lines,
+    with_report,
+)
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection.check import recording
+from minerwatch.detection.fields import KNOWN_FIELDS
+from minerwatch.detection.lint import fact_doubts
+
+LEAST = {"benign": 300, "miners": 150}
+RENEW = "python -m benchmarks.detection --write"
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return measured()
+
+
+def lines_of(name: str) -> list[dict[str, object]]:
+    text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_there_are_enough_lines_and_each_has_an_id_of_its_own(name: str) -> None:
+    lines = lines_of(name)
+    assert len(lines) >= LEAST[name]
+    assert [
+        each for each, count in Counter(line["id"] for line in lines).items() if count > 1
+    ] == []
+    assert {line["label"] for line in lines} == {"benign" if name == "benign" else "miner"}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_facts_are_such_as_an_agent_measures(name: str) -> None:
+    """A misspelt field, or a number that is text, would be an innocent line, or a missed one."""
+    text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
+    doubts = {
+        case.id: found
+        for case in map(recording, text.splitlines())
+        if (found := list(fact_doubts(case.facts, frozenset())))
+    }
+    assert doubts == {}
+    assert all(set(case.facts) <= KNOWN_FIELDS.keys() for case in map(recording, text.splitlines()))
+
+
+def test_what_lint_tries_rules_on_is_part_of_the_corpus() -> None:
+    text = (BUILT_IN_RULES / "tests" / "benign.jsonl").read_text(encoding="utf-8")
+    known = (CORPUS / "benign.jsonl").read_text(encoding="utf-8").splitlines()
+    sample = text.splitlines()
+    assert 40 <= len(sample) <= 100
+    assert [line for line in sample if line not in known] == []
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_nothing_of_the_machine_that_recorded_it_is_left(name: str) -> None:
+    text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
+    assert [word for word in ("/work/", ".pyenv", "/tmp/w/") if word in text] == []
+
+
+def test_no_benign_line_reaches_likely(result: Result) -> None:
+    accused = {
+        line.recorded.id: [result.rules[rule].title for rule in line.outcome.rules]
+        for line in result.benign
+        if line.is_false_alarm
+    }
+    assert accused == {}
+
+
+def test_the_document_promises_no_more_than_the_rules_keep(result: Result) -> None:
+    """Better is allowed: rules come more often than the document is renewed."""
+    documented = documented_rows(DOCUMENT.read_text(encoding="utf-8"))
+    now = {row.name: row for row in result.rows()}
+    assert [row.name for row in documented] == list(now), f"run {RENEW}"
+    fewer = [row.name for row in documented if now[row.name].miners < row.miners]
+    more = [row.name for row in documented if now[row.name].benign > row.benign]
+    assert (fewer, more) == ([], []), f"if that is meant, run {RENEW} and say why"
+
+
+def test_the_document_is_of_this_corpus(result: Result) -> None:
+    counts = f"{len(result.miners)} lines of miners, {len(result.benign)} benign lines."
+    assert counts in DOCUMENT.read_text(encoding="utf-8"), f"run {RENEW}"
+
+
+def test_a_report_can_be_read_back(result: Result) -> None:
+    report = "\n".join(report_lines(result))
+    assert documented_rows(report) == result.rows()
+
+
+def test_only_what_is_between_the_marks_is_written(tmp_path: Path) -> None:
+    assert with_report(f"a\n{BEGIN}\nold\n{END}\nb\n", "new\n") == f"a\n{BEGIN}\nnew\n{END}\nb\n"
+    with pytest.raises(ValueError, match="has no"):
+        with_report("a\n", "new\n")
