@@ -1,0 +1,379 @@
+"""Kubernetes Events on pods that look like miners, so that their owners learn of it and why.
+
+Event v1 events.k8s.io in the API reference, and ``ValidateEventCreate`` of Kubernetes: a note of
+at most 1,024 bytes; once created, nothing of an event may change but its series.
+
+``EventSender.tell`` never waits: what it is told goes into a bounded queue, from which a thread of
+its own sends it.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from threading import Event, Lock, Thread
+from typing import TypeVar
+
+import msgspec
+
+from minerwatch.detection.judge import joined_score, signal_scores
+from minerwatch.kube.client import ApiError, Cluster, one_line
+from minerwatch.kube.pods import REASONS
+from minerwatch.model import Finding, Level, Maturity, Pod, PodContainerKind, Verdict
+
+CONTROLLER = "minerwatch.io/agent"
+DROPPED = "dropped"
+"""Events that were never sent: too many of them, or the API server was away for too long."""
+
+MAX_NOTE_BYTES = 1024
+_MAX_CONTACT_BYTES = 512
+_MAX_TITLES = 3
+_MAX_TITLE_CHARS = 120
+_MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
+_MAX_INSTANCE_LENGTH = 128
+_ACTION = "Judging"
+_MERGE_PATCH = "application/merge-patch+json"
+_MAX_WAITING = 100
+_MAX_TOLD = 10_000
+_MAX_SERIES = 1000
+_CLOSE_S = 1.5
+_NO_SUBDOMAIN = re.compile(r"[^a-z0-9.-]")
+
+_FIELD_PATHS: Mapping[PodContainerKind, str] = {
+    PodContainerKind.MAIN: "spec.containers",
+    PodContainerKind.INIT: "spec.initContainers",
+    PodContainerKind.SIDECAR: "spec.initContainers",
+    PodContainerKind.EPHEMERAL: "spec.ephemeralContainers",
+}
+
+
+class EventReason(StrEnum):
+    """What happened, in the one word by which events are searched."""
+
+    SUSPECTED = "MinerSuspected"
+    CONFIRMED = "MinerConfirmed"
+    CLEARED = "MinerCleared"
+
+    @property
+    def type(self) -> str:
+        """``Warning`` or ``Normal``."""
+        return "Normal" if self is EventReason.CLEARED else "Warning"
+
+
+_SENTENCES: Mapping[EventReason, str] = {
+    EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
+    EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
+    EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
+}
+
+
+def announced_level(verdict: Verdict) -> Level:
+    """The level that may be told outside: that of rules which are not experimental any more.
+
+    It is clear only when the verdict is, which waits some ticks for that.
+    """
+    if verdict.level is Level.CLEAR:
+        return Level.CLEAR
+    found = Level.of(joined_score(signal_scores(_told(verdict.findings))))
+    return max(Level.SUSPICIOUS, min(verdict.level, found))
+
+
+def event_note(
+    container: str, reason: EventReason, findings: Iterable[Finding], contact: str
+) -> str:
+    """Why, in one line for the pod's owner, and whom to turn to; at most 1,024 bytes.
+
+    The titles of the foremost rules, but not what they saw: events are read by many, and command
+    lines may hold secrets.
+    """
+    titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
+    if reason is EventReason.CLEARED:
+        titles = []
+    named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
+    if len(titles) > len(named):
+        named.append(f"and {len(titles) - len(named)} more")
+    sentence = _SENTENCES[reason].format(one_line(container)) + (": " if named else "")
+    last = _cut(one_line(contact), _MAX_CONTACT_BYTES) if contact.strip() else ""
+    room = MAX_NOTE_BYTES - len(last.encode()) - len(". ")
+    return f"{_cut(sentence + '; '.join(named), room)}. {last}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class EventPace:
+    """How often events are sent, in seconds and numbers."""
+
+    per_minute: float = 10.0  # of one agent, in the long run
+    burst: int = 20
+    series_s: float = 600.0  # the same again within this time is counted, not told anew
+    first_delay_s: float = 1.0  # after a failure; doubled with each one that follows
+    longest_delay_s: float = 60.0
+    give_up_s: float = 600.0  # older news are none
+    answer_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    pod: Pod
+    container: str
+    reason: EventReason
+    note: str
+    at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    path: str  # of the event that it began with
+    count: int
+    last_unix_s: float
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class EventSender:
+    """Sends events about the pods of one node. ``tell`` is for one thread.
+
+    The same news on the same container within ten minutes, as where a level flaps, become a series
+    of the first event: its count tells the owner that it comes back, which silence would not, and
+    the request costs no more than a new event would, nor any space.
+
+    ``failures`` counts requests that failed by reason, and under ``dropped`` the events that were
+    never sent.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        node: str,
+        contact: str = "",
+        on_error: Callable[[str, Exception], None] = lambda _reason, _error: None,
+        pace: EventPace | None = None,
+        now_unix_s: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        """``contact`` ends every note: whom to ask, or where to object."""
+        self.failures: dict[str, int] = dict.fromkeys((*REASONS, "missing", "conflict", DROPPED), 0)
+        self.sent = 0
+        self._cluster = cluster
+        self._node = node
+        self._contact = contact
+        self._on_error = on_error
+        self._pace = pace or EventPace()
+        self._now_unix_s = now_unix_s
+        self._chance = chance or random.Random()  # noqa: S311 - spreads requests
+        self._tokens = float(self._pace.burst)
+        self._tokens_s = time.monotonic()
+        self._told: OrderedDict[tuple[str, str], Level] = OrderedDict()
+        self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
+        self._number = 0
+        self._count_lock = Lock()
+        self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
+        """Send an event if ``verdict`` is news to the owner of ``pod``; returns at once.
+
+        It is when the level, experimental rules left out, rises to likely or confirmed, and when
+        a container of which that was told is clear again. May be called at every tick.
+        """
+        level = announced_level(verdict)
+        reason = self._news((pod.uid, container), level)
+        if reason is None:
+            return
+        note = event_note(container, reason, verdict.findings, self._contact)
+        if not self._may_send():
+            self._count(DROPPED)
+            return
+        try:
+            self._waiting.put_nowait(_News(pod, container, reason, note, self._now_unix_s()))
+        except queue.Full:
+            self._count(DROPPED)
+
+    def close(self) -> None:
+        """End within 2 s; what has not been sent is dropped."""
+        self._closing.set()
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(_CLOSE_S)
+
+    def _news(self, key: tuple[str, str], level: Level) -> EventReason | None:
+        told = self._told.get(key, Level.CLEAR)
+        if level is Level.CLEAR:
+            return EventReason.CLEARED if self._told.pop(key, None) else None
+        if level < Level.LIKELY or level <= told:
+            return None
+        _remember(self._told, key, level, _MAX_TOLD)
+        return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
+
+    def _may_send(self) -> bool:
+        """A token of the bucket, if there is one."""
+        now_s = time.monotonic()
+        gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
+        self._tokens = min(self._pace.burst, self._tokens + gained)
+        self._tokens_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            news = self._waiting.get()
+            if news is not None:
+                self._send(news)
+
+    def _send(self, news: _News) -> None:
+        """Try until it is sent, refused for good, or too old."""
+        path = self._path(news)
+        delay_s = self._pace.first_delay_s
+        while not self._closing.is_set():
+            try:
+                self._send_once(news, path)
+            except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                self._note(error)
+                age_s = self._now_unix_s() - news.at_unix_s
+                if not _may_pass(error) or age_s > self._pace.give_up_s:
+                    break
+                asked_s = getattr(error, "retry_after_s", None) or 0.0
+                wait_s = max(asked_s, delay_s * self._chance.uniform(0.5, 1))
+                self._closing.wait(min(wait_s, self._pace.longest_delay_s))
+                delay_s = min(2 * delay_s, self._pace.longest_delay_s)
+            else:
+                self.sent += 1
+                return
+        self._count(DROPPED)
+
+    def _send_once(self, news: _News, path: str) -> None:
+        key = (news.pod.uid, news.container, news.reason)
+        series = self._series.get(key)
+        is_recent = series and news.at_unix_s - series.last_unix_s <= self._pace.series_s
+        if series and is_recent and self._has_gone_on(key, series, news.at_unix_s):
+            return
+        collection, _, name = path.rpartition("/")
+        try:
+            self._call("POST", collection, _body(news, name, self._node))
+        except ApiError as error:
+            if error.reason != "conflict":  # it was stored before, and only the answer was lost
+                raise
+        _remember(self._series, key, _Series(path, 1, news.at_unix_s), _MAX_SERIES)
+
+    def _has_gone_on(
+        self, key: tuple[str, str, EventReason], series: _Series, at_unix_s: float
+    ) -> bool:
+        """Count the series on; False if its event is no more: servers keep them for an hour."""
+        count = series.count + 1
+        told = {"series": {"count": count, "lastObservedTime": _micro_time(at_unix_s)}}
+        try:
+            self._call("PATCH", series.path, told, content_type=_MERGE_PATCH)
+        except ApiError as error:
+            if error.reason != "missing":
+                raise
+            return False
+        _remember(self._series, key, _Series(series.path, count, at_unix_s), _MAX_SERIES)
+        return True
+
+    def _call(
+        self, method: str, path: str, body: object, content_type: str = "application/json"
+    ) -> None:
+        self._cluster.call(
+            method,
+            path,
+            body=msgspec.json.encode(body),
+            content_type=content_type,
+            timeout_s=self._pace.answer_s,
+        )
+
+    def _path(self, news: _News) -> str:
+        """Where the event will be: its name has the time and a number, as others may send too."""
+        self._number += 1
+        unique = f".{int(news.at_unix_s * 1e9):x}.{self._number:x}"
+        start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
+        name = start.strip(".-") + unique
+        return f"/apis/events.k8s.io/v1/namespaces/{news.pod.namespace}/events/{name.lstrip('.')}"
+
+    def _note(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        self._count(reason)
+        with suppress(Exception):  # whatever reports it must not end this thread
+            self._on_error(reason, error)
+        if reason == "unauthorized":
+            with suppress(ApiError):  # the next request fails for the same reason, and is counted
+                self._cluster.renew_credentials()
+
+    def _count(self, reason: str) -> None:
+        with self._count_lock:
+            self.failures[reason] += 1
+
+
+def _told(findings: Iterable[Finding]) -> list[Finding]:
+    return [found for found in findings if found.maturity is not Maturity.EXPERIMENTAL]
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= limit_bytes:
+        return text
+    return encoded[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _body(news: _News, name: str, node: str) -> dict[str, object]:
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": news.pod.namespace},
+        "eventTime": _micro_time(news.at_unix_s),
+        "reportingController": CONTROLLER,
+        "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
+        "action": _ACTION,
+        "reason": news.reason.value,
+        "type": news.reason.type,
+        "note": news.note,
+        "regarding": _regarding(news.pod, news.container),
+    }
+
+
+def _regarding(pod: Pod, container: str) -> dict[str, str]:
+    """The pod; and the field of its container, unless that is nested in one that the API knows."""
+    told = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "uid": pod.uid,
+    }
+    kinds = (each.kind for each in pod.containers if each.name == container)
+    fields = [f"{_FIELD_PATHS[kind]}{{{container}}}" for kind in kinds]
+    return {**told, "fieldPath": fields[0]} if fields else told
+
+
+def _micro_time(unix_s: float) -> str:
+    """``MicroTime`` of meta/v1: RFC 3339 with six digits."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed later; a refusal for good is none of these."""
+    if not isinstance(error, ApiError):
+        return False
+    lost = {"unauthorized", "throttled", "connection", "timeout"}
+    return error.reason in lost or error.status >= 500
+
+
+def _remember(held: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    """The oldest give way."""
+    held[key] = value
+    held.move_to_end(key)
+    while len(held) > most:
+        held.popitem(last=False)

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.detection.judge import joined_score, signal_scores
+from minerwatch.kube.client import ApiError, Cluster
+from minerwatch.kube.events import (
+    CONTROLLER,
+    DROPPED,
+    MAX_NOTE_BYTES,
+    EventPace,
+    EventReason,
+    EventSender,
+    announced_level,
+    event_note,
+)
+from minerwatch.model import (
+    ContainerKey,
+    Evidence,
+    Finding,
+    Level,
+    Maturity,
+    Pod,
+    PodContainer,
+    PodContainerKind,
+    ProcessId,
+    Signal,
+    Verdict,
+)
+from tests.kube.api_server import Answering, ApiServer, Dropping, Hanging, eventually
+from tests.report.samples import POOL, WALLET, hostile_text
+
+EVENTS = "/apis/events.k8s.io/v1"
+CONTACT = "If this is wrong, write to abuse@example.org."
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")  # RFC 1123
+NOON = 1_795_435_200.25
+IMPATIENT = EventPace(first_delay_s=0.01, longest_delay_s=0.02, answer_s=5.0)
+
+
+def finding(
+    title: str = "XMRig command line",
+    score: float = 88.0,
+    signal: Signal = Signal.IDENTITY,
+    maturity: Maturity = Maturity.STABLE,
+) -> Finding:
+    evidence = Evidence("CommandLine", f"./a -o {POOL} -u {WALLET}", f"contains '{WALLET}'")
+    return Finding("id", title, signal, score, maturity, 60.0, ProcessId(7, 9), (evidence,))
+
+
+BUSY = finding("Core busy steadily", 29.0, Signal.BEHAVIOUR, Maturity.TEST)
+UNPROVEN = finding("New idea", 88.0, Signal.COMPUTE, Maturity.EXPERIMENTAL)
+
+
+def verdict(*findings: Finding, level: Level | None = None) -> Verdict:
+    score = joined_score(signal_scores(findings))
+    held = Level.of(score) if level is None else level
+    return Verdict(ContainerKey("/kubepods/x", 1), 100.0, score, held, 60.0, findings)
+
+
+LIKELY = verdict(finding())
+CONFIRMED = verdict(finding(), BUSY)
+CLEAR = verdict()
+
+
+def pod(name: str = "miner", uid: str = "u-1", **changes: Any) -> Pod:
+    kinds = (PodContainerKind.MAIN, PodContainerKind.INIT, PodContainerKind.EPHEMERAL)
+    plain = Pod(
+        uid=uid,
+        namespace="binder",
+        name=name,
+        node="n1",
+        created_unix_s=0.0,
+        phase="Running",
+        qos="Burstable",
+        priority_class="",
+        service_account="default",
+        labels={},
+        annotations={},
+        environment={},
+        owners=(),
+        containers=tuple(
+            PodContainer(f"{kind}-id", str(kind), "image:1", "", kind, None, None) for kind in kinds
+        ),
+        mirror_uid="",
+        is_ending=False,
+    )
+    return replace(plain, **changes)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.unix_s = NOON
+
+    def __call__(self) -> float:
+        return self.unix_s
+
+
+Open = Callable[..., EventSender]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sender(cluster: Cluster, clock: Clock) -> Iterator[Open]:
+    opened: list[EventSender] = []
+
+    def open_sender(pace: EventPace = IMPATIENT, **options: Any) -> EventSender:
+        options = {"contact": CONTACT, "now_unix_s": clock, **options}
+        opened.append(EventSender(cluster, node="n1", pace=pace, **options))
+        return opened[-1]
+
+    yield open_sender
+    for each in opened:
+        each.close()
+
+
+def stored(api: ApiServer, count: int) -> list[dict[str, Any]]:
+    """The events on the server, as soon as there are so many."""
+    eventually(lambda: len(api.items("events", EVENTS)) >= count, f"not {count} events")
+    found = api.items("events", EVENTS)
+    assert len(found) == count
+    return found
+
+
+# the note
+
+
+def test_a_note_says_why_and_whom_to_turn_to() -> None:
+    assert event_note("notebook", EventReason.SUSPECTED, LIKELY.findings, CONTACT) == (
+        "Container notebook looks as if it mines cryptocurrency: XMRig command line. "
+        "If this is wrong, write to abuse@example.org."
+    )
+    assert event_note("notebook", EventReason.CONFIRMED, CONFIRMED.findings, "") == (
+        "Container notebook almost certainly mines cryptocurrency: "
+        "XMRig command line; Core busy steadily."
+    )
+    assert event_note("notebook", EventReason.CLEARED, LIKELY.findings, "") == (
+        "Container notebook shows no more signs of mining cryptocurrency."
+    )
+
+
+def test_a_note_tells_a_private_rule_by_its_id_only() -> None:
+    secret = replace(finding("Our rivals' pool"), private=True)
+    note = event_note("main", EventReason.SUSPECTED, [secret], "")
+    assert "private rule id" in note
+    assert "rivals" not in note
+
+
+def test_a_note_names_the_foremost_rules_once() -> None:
+    findings = [finding("a"), finding("a"), finding("b"), UNPROVEN, finding("c"), finding("d")]
+    note = event_note("x", EventReason.SUSPECTED, findings, "")
+    assert note.endswith(": a; b; c; and 1 more.")
+
+
+@given(hostile_text, st.lists(hostile_text.map(finding), max_size=6), hostile_text)
+def test_a_note_is_one_short_line_whatever_it_is_made_of(
+    container: str, findings: list[Finding], contact: str
+) -> None:
+    for reason in EventReason:
+        note = event_note(container, reason, findings, contact)
+        assert len(note.encode()) <= MAX_NOTE_BYTES
+        assert note.isprintable()
+        assert WALLET not in note
+        assert POOL not in note
+
+
+def test_a_long_contact_leaves_room_for_the_reasons() -> None:
+    note = event_note("x", EventReason.SUSPECTED, [finding("y" * 5000)], "é" * 5000)
+    assert "mines cryptocurrency: yyy" in note
+    assert "é" in note
+
+
+# the level that is told
+
+
+@pytest.mark.parametrize(
+    ("judged", "level"),
+    [
+        (CLEAR, Level.CLEAR),
+        (LIKELY, Level.LIKELY),
+        (CONFIRMED, Level.CONFIRMED),
+        (verdict(finding(), UNPROVEN), Level.LIKELY),
+        (verdict(UNPROVEN), Level.SUSPICIOUS),
+        (verdict(level=Level.CONFIRMED), Level.SUSPICIOUS),  # held up, and falling
+        (verdict(finding(), level=Level.CLEAR), Level.CLEAR),
+    ],
+)
+def test_rules_on_trial_raise_no_events(judged: Verdict, level: Level) -> None:
+    assert announced_level(judged) is level
+
+
+# what is sent
+
+
+def test_an_event_is_what_the_api_asks_for(api: ApiServer, sender: Open) -> None:
+    sender().tell(pod(), "main", LIKELY)
+    (event,) = stored(api, 1)
+    request = next(r for r in api.requests if r.method == "POST")
+    assert request.path == f"{EVENTS}/namespaces/binder/events"
+    assert event["apiVersion"] == "events.k8s.io/v1"
+    assert event["kind"] == "Event"
+    assert event["metadata"]["namespace"] == "binder"
+    assert event["reason"] == "MinerSuspected"
+    assert event["type"] == "Warning"
+    assert event["action"] == "Judging"
+    assert (event["reportingController"], event["reportingInstance"]) == (CONTROLLER, "n1")
+    assert event["eventTime"] == "2026-11-23T12:00:00.250000Z"
+    assert event["note"].endswith(CONTACT)
+    assert event["regarding"] == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": "binder",
+        "name": "miner",
+        "uid": "u-1",
+        "fieldPath": "spec.containers{main}",
+    }
+
+
+def test_a_miner_is_suspected_confirmed_and_cleared(api: ApiServer, sender: Open) -> None:
+    events = sender()
+    for judged in (CLEAR, LIKELY, LIKELY, CONFIRMED, LIKELY, CONFIRMED, CLEAR, CLEAR):
+        events.tell(pod(), "main", judged)
+    reasons = [(event["reason"], event["type"]) for event in stored(api, 3)]
+    assert reasons == [
+        ("MinerSuspected", "Warning"),
+        ("MinerConfirmed", "Warning"),
+        ("MinerCleared", "Normal"),
+    ]
+    eventually(lambda: events.sent == 3)
+
+
+def test_who_was_never_suspected_is_not_cleared(api: ApiServer, sender: Open) -> None:
+    events = sender()
+    events.tell(pod(), "main", verdict(UNPROVEN))
+    events.tell(pod(), "main", CLEAR)
+    events.tell(pod("other", "u-2"), "main", LIKELY)
+    assert [event["regarding"]["name"] for event in stored(api, 1)] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("container", "field"),
+    [
+        ("init", "spec.initContainers{init}"),
+        ("ephemeral", "spec.ephemeralContainers{ephemeral}"),
+        ("3f2a9c1b44de", None),  # nested in one that the API knows
+    ],
+)
+def test_the_field_path_names_the_kind_of_container(
+    api: ApiServer, sender: Open, container: str, field: str | None
+) -> None:
+    sender().tell(pod(), container, LIKELY)
+    (event,) = stored(api, 1)
+    assert event["regarding"].get("fieldPath") == field
+
+
+@pytest.mark.parametrize("name", ["a", "p" * 253, "a.b-" + "c." * 120 + "d", "UPPER_case"])
+def test_names_are_unique_and_valid(api: ApiServer, sender: Open, name: str) -> None:
+    events = sender()
+    for container in ("main", "init", "ephemeral"):
+        events.tell(pod(name), container, LIKELY)
+    names = {event["metadata"]["name"] for event in stored(api, 3)}
+    assert len(names) == 3
+    assert all(NAME.fullmatch(each) and len(each) <= 253 for each in names)
+
+
+def flap(events: EventSender) -> None:
+    events.tell(pod(), "main", LIKELY)
+    events.tell(pod(), "main", CLEAR)
+
+
+def test_the_same_within_ten_minutes_is_a_series(
+    api: ApiServer, sender: Open, clock: Clock
+) -> None:
+    events = sender()
+    for _ in range(3):
+        flap(events)
+        clock.unix_s += 60
+    eventually(lambda: events.sent == 6)
+    suspected, cleared = stored(api, 2)
+    for event in (suspected, cleared):
+        assert event["series"]["count"] == 3
+        assert datetime.fromisoformat(event["series"]["lastObservedTime"]).timestamp() == (
+            NOON + 120
+        )
+    clock.unix_s += 601
+    flap(events)
+    stored(api, 4)
+
+
+def test_a_series_whose_event_was_removed_begins_anew(api: ApiServer, sender: Open) -> None:
+    events = sender()
+    flap(events)
+    for event in stored(api, 2):
+        api.remove("binder", event["metadata"]["name"], EVENTS, "events")
+    flap(events)
+    assert all("series" not in event for event in stored(api, 2))
+
+
+# too many, and what goes wrong
+
+
+def test_no_more_than_the_bucket_holds(api: ApiServer, sender: Open) -> None:
+    events = sender(EventPace(per_minute=0.001, burst=3))
+    for number in range(10):
+        events.tell(pod(f"p{number}", f"u{number}"), "main", LIKELY)
+    stored(api, 3)
+    assert events.failures[DROPPED] == 7
+
+
+def test_the_tick_never_waits_for_a_server_that_hangs(api: ApiServer, sender: Open) -> None:
+    api.misbehave(Hanging(), times=1000)
+    events = sender(EventPace(burst=1000))
+    done = threading.Event()
+
+    def tick() -> None:
+        for number in range(300):
+            events.tell(pod(f"p{number}", f"u{number}"), "main", LIKELY)
+        done.set()
+
+    threading.Thread(target=tick, daemon=True).start()
+    assert done.wait(20)
+    assert events.failures[DROPPED] >= 300 - 101
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Answering(429, headers={"Retry-After": "0"}), "throttled"),
+        (Answering(503), "server"),
+        (Answering(401), "unauthorized"),
+        (Dropping(), "connection"),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    api: ApiServer, sender: Open, failure: Any, reason: str
+) -> None:
+    api.misbehave(failure, times=2)
+    events = sender()
+    events.tell(pod(), "main", LIKELY)
+    stored(api, 1)
+    assert events.failures[reason] == 2
+    assert events.failures[DROPPED] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(403, "forbidden"), (404, "missing"), (422, "server")]
+)
+def test_what_is_refused_for_good_is_dropped(
+    api: ApiServer, sender: Open, status: int, reason: str
+) -> None:
+    told: list[tuple[str, Exception]] = []
+    api.misbehave(Answering(status, "no"), times=1)
+    events = sender(on_error=lambda reason, error: told.append((reason, error)))
+    events.tell(pod(), "main", LIKELY)
+    events.tell(pod("other", "u-2"), "main", LIKELY)
+    stored(api, 1)
+    assert (events.failures[reason], events.failures[DROPPED]) == (1, 1)
+    ((said, error),) = told
+    assert said == reason
+    assert isinstance(error, ApiError)
+
+
+def test_old_news_are_given_up(api: ApiServer, sender: Open, clock: Clock) -> None:
+    api.vanish()
+    events = sender()
+    events.tell(pod(), "main", LIKELY)
+    eventually(lambda: events.failures["connection"] >= 2)
+    clock.unix_s += IMPATIENT.give_up_s + 1
+    eventually(lambda: events.failures[DROPPED] == 1)
+    api.listen()
+    events.tell(pod("other", "u-2"), "main", LIKELY)
+    assert stored(api, 1)[0]["regarding"]["name"] == "other"
+
+
+def test_an_event_whose_answer_was_lost_is_there_once(api: ApiServer, sender: Open) -> None:
+    api.misbehave(Answering(409, "already exists"), times=1)
+    events = sender()
+    events.tell(pod(), "main", LIKELY)
+    eventually(lambda: events.sent == 1)
+    assert sum(events.failures.values()) == 0
+
+
+def test_an_observer_that_fails_ends_nothing(api: ApiServer, sender: Open) -> None:
+    def fail(_reason: str, _error: Exception) -> None:
+        raise RuntimeError("a broken observer")
+
+    api.misbehave(Answering(503), times=1)
+    events = sender(on_error=fail)
+    events.tell(pod(), "main", LIKELY)
+    stored(api, 1)
+
+
+def test_closing_does_not_wait_for_the_server(api: ApiServer, sender: Open) -> None:
+    api.vanish()
+    events = sender()
+    events.tell(pod(), "main", LIKELY)
+    events.close()
+    assert events.sent == 0
