@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.sampling import Source
+from minerwatch.model import ContainerStatus
+from minerwatch.report.campaigns import Campaign, campaign_of, campaigns
 from minerwatch.report.explanation import explanation
-from minerwatch.report.selection import found
+from minerwatch.report.selection import beside, filtered, found
 from minerwatch.report.snapshot import encode
+from minerwatch.report.text import printable
+
+_MAX_OTHERS = 8
 
 
 @click.command()
@@ -22,6 +29,7 @@ from minerwatch.report.snapshot import encode
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="json: the container's object, as in `minerwatch top -o json`, with all its processes.",
 )  # fmt: skip
+@cluster_options
 @click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
 @socket_option
 @config_option
@@ -33,27 +41,56 @@ def explain(
     socket_path: Path | None,
     config_path: Path | None,
     rule_folders: tuple[Path, ...],
+    scope: Scope,
 ) -> None:
     """Say why TARGET has its score: every finding with its evidence, and what to do next.
 
     TARGET is a pid, a container id (six digits of it will do), the name of a systemd unit, `host`,
-    a cgroup path, or in Kubernetes a pod or namespace/pod.
+    a cgroup path, or in Kubernetes a pod, namespace/pod or namespace/pod/container. Of a pod's
+    containers it explains the one with the highest score. Where to ask is as for `minerwatch top`:
+    this node, or every agent of a cluster.
 
     \b
     minerwatch explain 12345              the container that this process is in
     minerwatch explain 3f2a9c1b44de       a container
     minerwatch explain ssh.service        a systemd unit
+    minerwatch explain -A binder/alice    a pod, from a laptop
 
     Command lines are shown whole, secrets included: do not paste this into a public ticket.
 
-    Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found.
+    Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
+    that did not answer are named on standard error: the target may run there.
     """
-    source = Source(socket_path, local, configuration(config_path, rule_folders))
-    status = found(source.statuses(all_processes=True), target)
+    config = configuration(config_path, rule_folders)
+    if wants_cluster(scope, config, local=local, socket_path=socket_path):
+        status, campaign = _in_cluster(scope, target)
+    else:
+        source = Source(socket_path, local, config)
+        status, campaign = _one(source.statuses(all_processes=True), target, scope.namespace)
     if output == "json":
         click.echo(encode([status])[1:-1])
-    else:
-        width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-        colour = sys.stdout.isatty()
-        text = explanation(status, now=datetime.now(UTC), width=width, colour=colour)
-        click.echo(text, nl=False)
+        return
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    colour = sys.stdout.isatty()
+    now = datetime.now(UTC)
+    text = explanation(status, now=now, width=width, colour=colour, campaign=campaign)
+    click.echo(text, nl=False)
+
+
+def _in_cluster(scope: Scope, target: str) -> tuple[ContainerStatus, Campaign | None]:
+    source = ClusterSource(scope)
+    statuses, coverage = source.survey()
+    say_missing(coverage)
+    status, campaign = _one(statuses, target, scope.namespace)
+    return source.whole(status), campaign
+
+
+def _one(
+    statuses: Sequence[ContainerStatus], target: str, namespace: str
+) -> tuple[ContainerStatus, Campaign | None]:
+    status = found(filtered(statuses, namespace=namespace), target)
+    others = beside(statuses, status)
+    if others and target in (status.pod, f"{status.namespace}/{status.pod}"):
+        names = ", ".join(printable(other.container, 64) for other in others[:_MAX_OTHERS])
+        click.echo(f"minerwatch: other containers of this pod: {names}", err=True)
+    return status, campaign_of(status, campaigns(statuses))

@@ -21,6 +21,9 @@ _COMMANDS = {
 }
 """In the order that somebody in need looks for them; each lives in the module of its name."""
 
+_HIDDEN_COMMANDS = ("snapshot",)
+"""Run by other commands, not by people."""
+
 
 class _Failure(click.ClickException):
     """An error of ours, in one line."""
@@ -42,7 +45,7 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in (*_COMMANDS, *_HIDDEN_COMMANDS):
             return None
         command: click.Command = getattr(import_module(f"minerwatch.cli.{cmd_name}"), cmd_name)
         return command
@@ -70,10 +73,11 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def cli() -> None:
-    """minerwatch finds crypto-miners on this node, and says why it thinks so.
+    """minerwatch finds crypto-miners on Kubernetes nodes, and says why it thinks so.
 
     \b
     minerwatch top --once       what looks like a miner here, and what burns CPU?
+    minerwatch top -A           the same for a whole cluster, from a laptop
     minerwatch explain 12345    why does this process's container have its score?
     minerwatch agent            watch all the time, serve metrics on 127.0.0.1:9797
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 
+from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.sampling import Source
+from minerwatch.model import ContainerStatus
+from minerwatch.report.campaigns import campaigns
+from minerwatch.report.overview import Coverage, overview
 from minerwatch.report.selection import SORT_KEYS, filtered, sorted_by
 from minerwatch.report.snapshot import encode
-from minerwatch.report.table import banner, table
 
 _REFRESH_S = 5.0
+_CLUSTER_REFRESH_S = 30.0
+"""Each question starts a program in every agent's pod, and within its CPU limit."""
+
+_IDLE_CORES = 0.005
 
 
 @click.command()
@@ -28,15 +37,14 @@ _REFRESH_S = 5.0
 @click.option(
     "--sort", type=click.Choice(SORT_KEYS), default="score", show_default=True,
     help="score; cpu: cores now; hours: CPU time in all; limit: share of the CPU limit in use;"
-    " age: those first whose level is oldest.",
+    " age: the oldest pods first, then those whose level is oldest.",
 )  # fmt: skip
 @click.option(
     "--filter", "text", default="", metavar="TEXT",
     help="Only what has each word of TEXT in a name, image, owner, reason or command line.",
 )  # fmt: skip
-@click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this namespace.")
-@click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (the default).")
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
+@cluster_options
 @click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
 @socket_option
 @config_option
@@ -46,22 +54,24 @@ def top(
     output: str,
     sort: str,
     text: str,
-    namespace: str,
-    all_namespaces: bool,
     show_all: bool,
     local: bool,
     socket_path: Path | None,
     config_path: Path | None,
     rule_folders: tuple[Path, ...],
+    scope: Scope,
 ) -> None:
     """Show the containers that look like miners, then those that burn CPU.
 
-    It asks the agent on this node. Where none runs it samples by itself for two seconds: enough
-    for names, arguments and CPU rates, too short for rules that want minutes of proof.
+    On a node it asks the node's agent; where none runs it samples by itself for two seconds: enough
+    for names, arguments and CPU rates, too short for rules that want minutes of proof. From
+    anywhere else, or with -A, -n, --context or --kubeconfig, it asks every agent of the cluster, by
+    exec into its pod, and says which nodes did not answer.
 
     \b
     minerwatch top --once                 one table, worst first
-    minerwatch top --sort cpu             who burns CPU now? refreshed every 5 s, Ctrl-C ends
+    minerwatch top -A                     the whole cluster, from a laptop
+    minerwatch top --sort cpu             who burns CPU now? refreshed, Ctrl-C ends
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
 
@@ -70,27 +80,77 @@ def top(
     SINCE    how long the level has been what it is
     CPU      cores in use now        CPU-H   CPU hours in all
     %LIMIT   of the CPU limit        REASONS the strongest finding of each signal
+    AGE      of the pod
 
-    Exit status: 0, also when something was found; 1 the agent or the node cannot be read.
+    Pods of one owner, image, wallet or pool are named as a campaign, once, above the table.
+
+    With -o json a list of objects, as the agent's socket has them: node, namespace, pod, container,
+    container_id, kind, runtime, image, cgroup, pod_uid, cpu_cores, cpu_limit_cores,
+    throttled_share, cpu_hours, score, level, since, signals, owner, process_count, findings,
+    processes, started. Nodes that are missing are named on standard error.
+
+    Exit status: 0, also when something was found; 1 an agent did not answer, or the node cannot be
+    read; a node that has no agent is named, but is no failure.
     """
     config = configuration(config_path, rule_folders)
-    source = Source(socket_path, local, config)
+    look: Callable[[], tuple[Sequence[ContainerStatus], Coverage | None]]
+    if wants_cluster(scope, config, local=local, socket_path=socket_path):
+        look = ClusterSource(scope).survey
+    else:
+        look = partial(_here, Source(socket_path, local, config))
     is_live = not once and output == "table" and sys.stdout.isatty()
     while True:
-        every = source.statuses(all_processes=False)
-        chosen = sorted_by(filtered(every, text, namespace), sort)
+        known, coverage = look()
+        every = filtered(known, namespace=scope.namespace)
+        chosen = sorted_by(filtered(every, text), sort)
         if output == "json":
             click.echo(encode(chosen))
-            return
-        busy = [
-            s for s in chosen if show_all or text or namespace or s.findings or s.cpu_cores > 0.005
-        ]
-        if is_live:
-            click.clear()
-        click.echo(banner(every, shown=len(busy)))
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        colour = sys.stdout.isatty()
-        click.echo(table(busy, now=datetime.now(UTC), width=width, colour=colour), nl=False)
+            say_missing(coverage)
+        else:
+            is_all = show_all or text or scope.namespace
+            shown = chosen if is_all else [status for status in chosen if _is_busy(status)]
+            _show(shown, every, coverage, is_live=is_live)
         if not is_live:
-            return
-        time.sleep(_REFRESH_S)
+            sys.exit(0 if coverage is None or coverage.is_complete else 1)
+        time.sleep(_REFRESH_S if coverage is None else _CLUSTER_REFRESH_S)
+
+
+def _here(source: Source) -> tuple[Sequence[ContainerStatus], None]:
+    return source.statuses(all_processes=False), None
+
+
+def _is_busy(status: ContainerStatus) -> bool:
+    return bool(status.findings) or status.cpu_cores > _IDLE_CORES
+
+
+def _show(
+    shown: Sequence[ContainerStatus],
+    every: Sequence[ContainerStatus],
+    coverage: Coverage | None,
+    *,
+    is_live: bool,
+) -> None:
+    on_terminal = sys.stdout.isatty()
+    columns, rows = shutil.get_terminal_size()
+    text = overview(
+        shown,
+        every,
+        campaigns(every),
+        coverage=coverage,
+        now=datetime.now(UTC),
+        width=columns if on_terminal else None,
+        colour=on_terminal,
+    )
+    if is_live:
+        click.clear()
+        text = _on_one_screen(text, rows)
+    click.echo(text, nl=False)
+
+
+def _on_one_screen(text: str, rows: int) -> str:
+    """What fits, so that the worst does not scroll away, and how much does not."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) < rows:
+        return text
+    kept = max(1, rows - 2)
+    return "".join(lines[:kept]) + f"… and {len(lines) - kept:,} lines more: --once prints all\n"

@@ -30,15 +30,16 @@ _NOWHERE = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104
 
 
 class Kind(StrEnum):
-    """What containers can share."""
+    """What containers can share; who can be told or banned comes first."""
 
-    WALLET = "wallet"
     OWNER = "owner"
-    POOL = "pool"
     IMAGE = "image"
+    WALLET = "wallet"
+    POOL = "pool"
 
 
-_WEIGHTS: Mapping[Kind, float] = {Kind.WALLET: 1, Kind.OWNER: 1, Kind.POOL: 0.6, Kind.IMAGE: 0.6}
+_LEVELS = frozenset({Level.LIKELY.label, Level.CONFIRMED.label})
+_WEIGHTS: Mapping[Kind, float] = {Kind.OWNER: 1, Kind.WALLET: 1, Kind.POOL: 0.7, Kind.IMAGE: 0.6}
 """Strangers share a public pool or a popular image, but never a wallet."""
 
 _SENTENCES: Mapping[Kind, str] = {
@@ -73,14 +74,15 @@ class Campaign:
 
 
 def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
-    """What the flagged ones of ``statuses`` have in common, the largest first.
+    """What those of ``statuses`` that are likely miners or worse have in common, largest first.
 
-    Each container is in one campaign at most; a campaign has at least two pods.
+    Each container is in one campaign at most; a campaign has at least two pods. Those that are
+    only suspicious are left out: a deployment that unpacks itself would be a campaign for ever.
     """
     left = {
         place: (status, traits(status))
         for place, status in enumerate(statuses)
-        if status.level != Level.CLEAR.label
+        if status.level in _LEVELS
     }
     found: list[Campaign] = []
     while (shared := _shared(left)) and len(found) < _MAX_CAMPAIGNS:

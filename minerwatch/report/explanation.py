@@ -21,6 +21,7 @@ from minerwatch.model import (
     ProcessStatus,
     Signal,
 )
+from minerwatch.report.campaigns import Campaign
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
@@ -86,16 +87,21 @@ _INSPECTORS = {
 
 
 def explanation(
-    status: ContainerStatus, *, now: datetime, width: int | None = 100, colour: bool = False
+    status: ContainerStatus,
+    *,
+    now: datetime,
+    width: int | None = 100,
+    colour: bool = False,
+    campaign: Campaign | None = None,
 ) -> str:
     """The verdict first, then the evidence, what it does not prove, and what to do next.
 
     Escaped, but never redacted: it is for those who may read the agent's socket. Long lines are
-    broken at ``width`` columns; None: they are not.
+    broken at ``width`` columns; None: they are not. ``campaign`` is what the container is part of.
     """
     width = None if width is None else max(width, _LEAST_WIDTH)
     sections = (
-        ("", _container(status)),
+        ("", _container(status, now, campaign)),
         ("Score", _score(status)),
         (_findings_title(status), _findings(status, now)),
         ("Processes (* has findings; then the busiest)", _processes(status)),
@@ -139,10 +145,14 @@ def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iter
         yield Text(piece)
 
 
-def _container(status: ContainerStatus) -> Iterator[_Line]:
+def _container(
+    status: ContainerStatus, now: datetime, campaign: Campaign | None
+) -> Iterator[_Line]:
     facts = {
         "CPU": _cpu(status),
+        "Age": _since(status.started, now) if status.started else "",
         "Owner": status.owner,
+        "Campaign": f"one of {campaign}" if campaign else "",
         "Image": status.image,
         "Processes": f"{status.process_count:,}",
         "Kind": _kind(status),

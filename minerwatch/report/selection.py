@@ -27,9 +27,12 @@ def limit_share(status: ContainerStatus) -> float | None:
 
 
 def sorted_by(statuses: Iterable[ContainerStatus], key: str) -> Sequence[ContainerStatus]:
-    """Highest first; ``age``: those first whose level has been the same for longest."""
+    """Highest first; ``age``: the oldest pods first, then those whose level is the oldest."""
     if key == "age":
-        return sorted(statuses, key=lambda status: (status.since, -status.score, status.cgroup))
+        return sorted(
+            statuses,
+            key=lambda s: (not s.started, s.started or s.since, -s.score, s.cgroup),
+        )
     value = _KEYS[key]
     return sorted(
         statuses,
@@ -56,13 +59,23 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
     """The one container that ``target`` names.
 
     A target is a pid, a container id (or its first six digits and more), a name, a cgroup path,
-    or in Kubernetes pod or namespace/pod. Raises TargetError if it names none, or several.
+    or in Kubernetes pod or namespace/pod: of a pod's containers, that with the highest score, or
+    that burns most. Raises TargetError if it names none, or several.
     """
     running = [s for s in statuses if target.isdecimal() and _has_process(s, int(target))]
     if running:
         return _one(running, f"process {target}")
     exact = [status for status in statuses if target in _names(status)]
     return _one(exact or [s for s in statuses if _id_begins(s, target)], printable(target, 256))
+
+
+def beside(
+    statuses: Iterable[ContainerStatus], chosen: ContainerStatus
+) -> Sequence[ContainerStatus]:
+    """The other containers in the pod of ``chosen``."""
+    if not chosen.pod:
+        return []
+    return [each for each in statuses if _pod(each) == _pod(chosen) and each is not chosen]
 
 
 def place(status: ContainerStatus) -> str:
@@ -95,6 +108,10 @@ def _names(status: ContainerStatus) -> tuple[str, ...]:
     return (status.container_id, status.container, status.cgroup, place(status), *pod)
 
 
+def _pod(status: ContainerStatus) -> tuple[str, ...]:
+    return (status.node, status.namespace, status.pod, status.pod_uid)
+
+
 def _id_begins(status: ContainerStatus, target: str) -> bool:
     return len(target) >= 6 and status.container_id.startswith(target)
 
@@ -106,10 +123,16 @@ def _has_process(status: ContainerStatus, pid: int) -> bool:
 def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
     if len(candidates) == 1:
         return candidates[0]
+    if candidates and candidates[0].pod and len({_pod(status) for status in candidates}) == 1:
+        return max(candidates, key=lambda status: (status.score, status.cpu_cores))
     if not candidates:
         raise TargetError(
             f"nothing here is named {wanted}; `minerwatch top --once` lists what there is"
         )
-    names = ", ".join(printable(status.cgroup, 256) for status in candidates[:_MAX_CANDIDATES])
+    is_one_node = len({status.node for status in candidates}) == 1
+    names = ", ".join(
+        printable(status.cgroup if is_one_node else f"{status.node}:{place(status)}", 256)
+        for status in candidates[:_MAX_CANDIDATES]
+    )
     more = ", …" if len(candidates) > _MAX_CANDIDATES else ""
     raise TargetError(f"{wanted} is not one container but {len(candidates)}: {names}{more}")

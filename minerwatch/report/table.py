@@ -129,6 +129,10 @@ def _name(status: ContainerStatus, _now: datetime) -> str:
     return printable(place(status), _NAME_LENGTH)
 
 
+def _age(status: ContainerStatus, now: datetime) -> str:
+    return age(status.started, now) if status.started else _NOTHING
+
+
 def _owner(status: ContainerStatus, _now: datetime) -> str:
     return fitted(printable(status.owner, _NAME_LENGTH), _OWNER_WIDTH) or _NOTHING
 
@@ -144,15 +148,16 @@ def _node(status: ContainerStatus, _now: datetime) -> str:
 _COLUMNS = (
     _Column("SCORE", lambda status, _now: str(int(status.score)), is_number=True),
     _Column("LEVEL", lambda status, _now: printable(status.level, 16)),
-    _Column(_SINCE, lambda status, now: age(status.since, now), leaves=7, is_number=True),
+    _Column(_SINCE, lambda status, now: age(status.since, now), leaves=8, is_number=True),
     _Column("CPU", lambda status, _now: f"{status.cpu_cores:.2f}", is_number=True),
-    _Column("%LIMIT", lambda s, _now: percent(limit_share(s)), leaves=6, is_number=True),
+    _Column("%LIMIT", lambda s, _now: percent(limit_share(s)), leaves=7, is_number=True),
     _Column("THROTTLED", lambda s, _now: percent(s.throttled_share), leaves=2, is_number=True),
-    _Column("CPU-H", lambda status, _now: f"{status.cpu_hours:.1f}", leaves=3, is_number=True),
+    _Column("CPU-H", lambda status, _now: f"{status.cpu_hours:.1f}", leaves=4, is_number=True),
+    _Column("AGE", _age, leaves=3, is_number=True),
     _Column(_NAME, _name),
-    _Column("OWNER", _owner, leaves=5),
+    _Column("OWNER", _owner, leaves=6),
     _Column("IMAGE", _image, leaves=1),
-    _Column("NODE", _node, leaves=4),
+    _Column("NODE", _node, leaves=5),
 )
 
 

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.errors import TargetError
 from minerwatch.model import ContainerStatus
-from minerwatch.report.selection import SORT_KEYS, filtered, found, limit_share, place, sorted_by
+from minerwatch.report.selection import (
+    SORT_KEYS,
+    beside,
+    filtered,
+    found,
+    limit_share,
+    place,
+    sorted_by,
+)
 from minerwatch.report.text import printable
 from tests.report.samples import (
     HELD,
@@ -138,6 +148,33 @@ def test_share_of_the_limit() -> None:
     assert limit_share(MINER) == pytest.approx(0.99)
     assert limit_share(LIKELY) is None
     assert limit_share(container(cpu_limit_cores=0.0)) is None
+
+
+def test_of_a_pods_containers_the_one_with_the_highest_score_is_meant() -> None:
+    pause = container(
+        node=MINER.node, namespace=MINER.namespace, pod=MINER.pod, pod_uid=MINER.pod_uid,
+        container="a1b2c3d4e5f6", cgroup="/pause",
+    )  # fmt: skip
+    assert found((pause, MINER), f"{MINER.namespace}/{MINER.pod}") == MINER
+    assert found((MINER, pause), MINER.pod) == MINER
+    assert found((MINER, pause), "a1b2c3d4e5f6") == pause
+    assert beside((HOST, pause, MINER), MINER) == [pause]
+    assert beside((HOST, container()), HOST) == []
+
+
+def test_the_same_name_on_several_nodes_is_told_with_the_nodes() -> None:
+    twins = (container(node="node-1"), container(node="node-2"))
+    with pytest.raises(TargetError, match=r"node-1:ssh\.service, node-2:ssh\.service"):
+        found(twins, "ssh.service")
+    pods = [replace(MINER, node=f"node-{n}", pod_uid=f"uid-{n}") for n in (1, 2)]
+    with pytest.raises(TargetError, match="not one container but 2"):
+        found(pods, MINER.pod)
+
+
+def test_age_puts_the_oldest_pod_first_and_what_is_no_pod_last() -> None:
+    young = container(started="2026-11-23T01:00:00Z", cgroup="/young")
+    old = container(started="2026-11-01T01:00:00Z", cgroup="/old")
+    assert sorted_by((HOST, young, old), "age") == [old, young, HOST]
 
 
 def test_a_pid_names_the_container_that_has_it_before_one_that_is_called_so() -> None:

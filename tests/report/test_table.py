@@ -63,6 +63,13 @@ def test_the_node_is_told_where_there_are_several() -> None:
     assert "node-8" in table([MINER, elsewhere], now=NOW, width=None, colour=False)
 
 
+def test_the_age_of_pods_is_told_where_it_is_known() -> None:
+    old = container(started="2026-11-20T01:00:00Z")
+    lines = table([old, container()], now=NOW, width=None, colour=False).splitlines()
+    assert "AGE" in lines[0].split()
+    assert "3d1h" in lines[1].split()
+
+
 def test_nothing_is_said_in_words() -> None:
     assert table([], now=NOW, width=80, colour=True) == "no container to show\n"
     assert banner([], shown=0) == "no node · 0 containers · 0 processes · 0.0 cores busy"

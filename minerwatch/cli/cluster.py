@@ -1,0 +1,209 @@
+"""What a command shows of a whole cluster: its options, and the agents' answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minerwatch.config import Config, default_socket, duration_s
+from minerwatch.errors import ClusterError, ConfigError
+from minerwatch.model import ContainerStatus
+from minerwatch.report.overview import Coverage, missing_lines
+from minerwatch.report.snapshot import decode
+from minerwatch.report.text import printable
+
+if TYPE_CHECKING:
+    from minerwatch.kube.fleet import Agents, Fleet
+
+_SELECTOR = "app.kubernetes.io/name=minerwatch"
+_TIMEOUT = "20s"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which cluster, and which part of it."""
+
+    namespace: str
+    all_namespaces: bool
+    context: str | None
+    kubeconfig: Path | None
+    agent_namespace: str
+    agent_selector: str
+    timeout_s: float
+
+    @property
+    def names_a_cluster(self) -> bool:
+        """Whether it was said which cluster."""
+        return self.context is not None or self.kubeconfig is not None
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        return duration_s(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_OPTIONS = (
+    click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this one."),
+    click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (default)."),
+    click.option("--context", metavar="NAME", help="The kubeconfig's context to ask."),
+    click.option(
+        "--kubeconfig",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="In place of $KUBECONFIG or ~/.kube/config.",
+    ),
+    click.option(
+        "--agent-namespace",
+        default="",
+        metavar="NS",
+        help="Where the agents run; without it they are looked for in all namespaces.",
+    ),
+    click.option(
+        "--agent-selector",
+        default=_SELECTOR,
+        metavar="LABELS",
+        show_default=True,
+        help="How the agents' pods are labelled.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        default=_TIMEOUT,
+        callback=_seconds,
+        metavar="DURATION",
+        show_default=True,
+        help="How long to wait for each node.",
+    ),
+)
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster is asked, and which part of it, passed as ``scope``."""
+    names = [field.name for field in fields(Scope)]
+
+    @wraps(command)
+    def with_scope(**given: Any) -> Any:
+        scope = Scope(**{name: given.pop(name) for name in names})
+        return command(scope=scope, **given)
+
+    for option in reversed(_OPTIONS):
+        with_scope = option(with_scope)
+    return with_scope
+
+
+def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
+    """Whether the cluster is meant, or this node.
+
+    What was said counts; else it is this node where an agent runs on it, and the cluster where
+    there is a kubeconfig. Raises UsageError if both were said.
+    """
+    if local or socket_path is not None:
+        if scope.names_a_cluster:
+            raise click.UsageError(
+                "--context and --kubeconfig name a cluster, --local and --socket this node:"
+                " give one of them"
+            )
+        return False
+    if scope.names_a_cluster:
+        return True
+    has_agent = _is_socket(Path(config.socket) if config.socket else default_socket())
+    if scope.namespace or scope.all_namespaces:
+        return _has_kubeconfig() or not has_agent
+    return _has_kubeconfig() and not has_agent
+
+
+def say_missing(coverage: Coverage | None) -> None:
+    """Name the nodes of which nothing is known, on standard error."""
+    if coverage is None:
+        return
+    for line in (*missing_lines(coverage.missing), coverage.blind_spot):
+        if line:
+            click.echo(f"minerwatch: {printable(line)}", err=True)
+
+
+class ClusterSource:
+    """The agents of one cluster."""
+
+    def __init__(self, scope: Scope) -> None:
+        """Raises ClusterError: which kubeconfig, and what is wrong with it."""
+        from minerwatch.kube.client import from_kubeconfig
+        from minerwatch.kube.fleet import Fleet
+
+        self._scope = scope
+        self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
+        self._fleet: Fleet = Fleet(self._cluster, decode, timeout_s=scope.timeout_s)
+
+    def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
+        """What the agents know, and which did not answer. Raises ClusterError."""
+        agents = self._agents()
+        with _progress(len(agents.pods)) as advance:
+            survey = self._fleet.survey(agents, on_answer=advance)
+        coverage = Coverage(
+            self._cluster.context,
+            self._scope.namespace,
+            len(survey.answered),
+            survey.missing,
+            survey.blind_spot,
+        )
+        return survey.statuses, coverage
+
+    def whole(self, status: ContainerStatus) -> ContainerStatus:
+        """The container with all its processes; as it is if its agent does not answer again."""
+        from minerwatch.kube.fleet import FULL_SNAPSHOT, Agents
+
+        agents = self._agents()
+        pods = tuple(agent for agent in agents.pods if agent.node == status.node)
+        survey = self._fleet.survey(Agents(pods, (), ""), FULL_SNAPSHOT)
+        same = (s for s in survey.statuses if s.cgroup == status.cgroup)
+        return next(same, status)
+
+    def _agents(self) -> Agents:
+        from minerwatch.kube.fleet import find
+
+        scope = self._scope
+        agents = find(self._cluster, selector=scope.agent_selector, namespace=scope.agent_namespace)
+        if not agents.pods:
+            where = (
+                f"namespace {scope.agent_namespace}" if scope.agent_namespace else "any namespace"
+            )
+            raise ClusterError(
+                f"context {self._cluster.context}: no agent is labelled {scope.agent_selector} in"
+                f" {where}: install minerwatch, or say --agent-selector and --agent-namespace"
+            )
+        return agents
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # a folder that is closed to this user
+        return False
+
+
+def _has_kubeconfig() -> bool:
+    files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    return any(Path(file).is_file() for file in files.split(os.pathsep) if file)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], Any]]:
+    """A bar on a terminal's standard error, gone when all is done; nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"asking {total:,} agents", total=total)
+        yield lambda: progress.advance(task)

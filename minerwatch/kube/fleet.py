@@ -1,0 +1,306 @@
+"""The agents of a cluster, asked all at once from a laptop.
+
+Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
+into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
+pods, ``get`` and ``create`` on pods/exec (servers ask for one or the other where a WebSocket is
+opened, by their version), and ``list`` on nodes to know of nodes without an agent.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import Final, TypeVar
+
+import msgspec
+
+from minerwatch.errors import MinerwatchError
+from minerwatch.kube.client import ApiError, Cluster, one_line
+from minerwatch.kube.pod_exec import Container, output
+from minerwatch.model import ContainerStatus, Unanswered
+
+DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
+DEFAULT_TIMEOUT_S = 20.0
+AT_ONCE = 16
+
+SNAPSHOT: Final = ("minerwatch", "snapshot")
+FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
+"""What is run in an agent's pod; prints the answer of the agent's socket."""
+
+_CONTAINER_NAMES = ("minerwatch", "agent")
+_PAGE_ITEMS = 500
+_MAX_PAGES = 200
+_RUNNING = "Running"
+
+Statuses = Sequence[ContainerStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPod:
+    """A pod in which an agent runs, or should."""
+
+    node: str
+    container: Container
+    trouble: str = ""  # why it cannot be asked
+
+    @property
+    def pod(self) -> str:
+        """``namespace/pod``, as people write it."""
+        return f"{self.container.namespace}/{self.container.pod}"
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """The agents that there are, and the nodes that have none."""
+
+    pods: tuple[AgentPod, ...]
+    bare_nodes: tuple[str, ...]
+    blind_spot: str  # why bare nodes are not known; "": they are
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the agents answered, and which did not."""
+
+    statuses: tuple[ContainerStatus, ...]
+    answered: tuple[str, ...]  # nodes
+    missing: tuple[Unanswered, ...]
+    blind_spot: str = ""
+
+
+def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
+    """The agents' pods in ``namespace`` ("": in all), and the nodes without one.
+
+    Raises ApiError if pods cannot be listed. If nodes cannot, ``blind_spot`` says so.
+    """
+    path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
+    items = [_decoded(item, _Pod) for item in _items(cluster, path, {"labelSelector": selector})]
+    pods = _one_a_node(_agent_pod(item) for item in items if item.spec.node and _is_meant(item))
+    try:
+        nodes = [_decoded(item, _Node).metadata.name for item in _items(cluster, "/api/v1/nodes")]
+    except ApiError as error:
+        return Agents(pods, (), f"only nodes with an agent are known: {error}")
+    have = {agent.node for agent in pods}
+    return Agents(pods, tuple(sorted(node for node in nodes if node not in have)), "")
+
+
+class Fleet:
+    """Asks agents, many at once. For one thread."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        decode: Callable[[bytes], Statuses],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        at_once: int = AT_ONCE,
+    ) -> None:
+        """``decode`` reads a snapshot, and raises a MinerwatchError if it is none."""
+        self._cluster = cluster
+        self._decode = decode
+        self._timeout_s = timeout_s
+        self._at_once = at_once
+        self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
+
+    def survey(
+        self,
+        agents: Agents,
+        command: Sequence[str] = SNAPSHOT,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> Survey:
+        """Ask all of ``agents``; ``on_answer`` is called for each that answered, or did not.
+
+        A node that does not answer within its time is missing, and nobody waits for it any longer.
+        """
+        statuses: dict[str, list[ContainerStatus]] = {}
+        missing = [Unanswered(node, "", "no agent runs on it") for node in agents.bare_nodes]
+        for agent, answer in self._answers(agents.pods, command):
+            on_answer()
+            if isinstance(answer, Exception):
+                missing.append(Unanswered(agent.node, agent.pod, one_line(answer)))
+            else:
+                statuses[agent.node] = [replace(status, node=agent.node) for status in answer]
+        answered = tuple(sorted(statuses))
+        return Survey(
+            tuple(status for node in answered for status in statuses[node]),
+            answered,
+            tuple(sorted(missing, key=lambda each: (each.node, each.pod))),
+            agents.blind_spot,
+        )
+
+    def _answers(
+        self, pods: Sequence[AgentPod], command: Sequence[str]
+    ) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+        """Each pod's answer, as they come: statuses, or the reason why not."""
+        self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
+        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]] = queue.Queue()
+        waiting = list(reversed(pods))
+        until_s: dict[AgentPod, float] = {}
+        while waiting or until_s:
+            while waiting and len(until_s) < self._at_once:
+                agent = waiting.pop()
+                trouble = agent.trouble or self._still_busy(agent)
+                if trouble:
+                    yield agent, MinerwatchError(trouble)
+                else:
+                    until_s[agent] = time.monotonic() + self._timeout_s
+                    self._start(agent, command, ended)
+            yield from _next(ended, until_s, self._timeout_s)
+
+    def _still_busy(self, agent: AgentPod) -> str:
+        """Connections that hang are not heaped up by those who ask again and again."""
+        return "it has not answered when it was asked before" if agent.pod in self._threads else ""
+
+    def _start(
+        self,
+        agent: AgentPod,
+        command: Sequence[str],
+        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+    ) -> None:
+        def ask() -> None:
+            ended.put((agent, self._answer(agent, command)))
+
+        thread = Thread(target=ask, name=f"ask {agent.pod}", daemon=True)
+        self._threads[agent.pod] = thread
+        thread.start()
+
+    def _answer(self, agent: AgentPod, command: Sequence[str]) -> Statuses | Exception:
+        try:
+            printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
+            return self._decode(printed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is why this node is missing
+            return error
+
+
+def _next(
+    ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+    until_s: dict[AgentPod, float],
+    timeout_s: float,
+) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+    """The next answer, or those whose time is over; takes them out of ``until_s``."""
+    if not until_s:
+        return
+    try:
+        agent, answer = ended.get(timeout=max(0.0, min(until_s.values()) - time.monotonic()))
+    except queue.Empty:
+        now_s = time.monotonic()
+        for late in [agent for agent, end_s in until_s.items() if end_s <= now_s]:
+            del until_s[late]
+            yield late, ApiError("timeout", f"no answer within {timeout_s:g} s")
+        return
+    if until_s.pop(agent, None) is not None:  # else it has been given up
+        yield agent, answer
+
+
+# What is read of pods and nodes.
+
+
+class _Metadata(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+    deleted: str | None = msgspec.field(name="deletionTimestamp", default=None)
+
+
+class _Waiting(msgspec.Struct):
+    reason: str = ""
+
+
+class _State(msgspec.Struct):
+    waiting: _Waiting | None = None
+
+
+class _ContainerStatus(msgspec.Struct):
+    name: str = ""
+    state: _State | None = None
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class _Spec(msgspec.Struct):
+    node: str = msgspec.field(name="nodeName", default="")
+    containers: list[_Named] = []
+
+
+class _PodStatus(msgspec.Struct):
+    phase: str = ""
+    containers: list[_ContainerStatus] = msgspec.field(
+        name="containerStatuses", default_factory=list
+    )
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
+
+
+class _Node(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Page(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+    items: list[msgspec.Raw] | None = None
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _items(
+    cluster: Cluster, path: str, selected: dict[str, str] | None = None
+) -> Iterator[msgspec.Raw]:
+    query: dict[str, str | int] = {"limit": _PAGE_ITEMS, **(selected or {})}
+    for _ in range(_MAX_PAGES):
+        page = _decoded(cluster.call("GET", path, query), _Page)
+        yield from page.items or ()
+        if not page.metadata.continue_:
+            return
+        query["continue"] = page.metadata.continue_
+    raise ApiError("garbage", f"{path}: a list of more than {_MAX_PAGES} pages")
+
+
+def _decoded(json: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.json.decode(json, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ApiError("garbage", f"the API server's answer is none: {one_line(error)}") from error
+
+
+def _is_meant(pod: _Pod) -> bool:
+    """Whether it should be running: a pod that is over has a successor, or will have."""
+    return pod.status.phase not in {"Succeeded", "Failed"} and not pod.metadata.deleted
+
+
+def _agent_pod(pod: _Pod) -> AgentPod:
+    names = [container.name for container in pod.spec.containers]
+    name = next((known for known in _CONTAINER_NAMES if known in names), (names or [""])[0])
+    return AgentPod(
+        pod.spec.node,
+        Container(pod.metadata.namespace, pod.metadata.name, name),
+        _trouble(pod, name),
+    )
+
+
+def _trouble(pod: _Pod, container: str) -> str:
+    states = (each.state for each in pod.status.containers if each.name == container)
+    waiting = next((state.waiting for state in states if state and state.waiting), None)
+    if waiting is not None:
+        return f"its agent does not run: {one_line(waiting.reason)}"
+    if pod.status.phase != _RUNNING:
+        return f"its agent does not run: {one_line(pod.status.phase or 'unknown')}"
+    return ""
+
+
+def _one_a_node(agents: Iterator[AgentPod]) -> tuple[AgentPod, ...]:
+    """In the nodes' order; of two on one node, as while a DaemonSet rolls, one that runs."""
+    found: dict[str, AgentPod] = {}
+    for agent in agents:
+        if agent.node not in found or (found[agent.node].trouble and not agent.trouble):
+            found[agent.node] = agent
+    return tuple(found[node] for node in sorted(found))

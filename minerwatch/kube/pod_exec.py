@@ -1,0 +1,164 @@
+"""Runs a command in a pod's container and brings back what it prints.
+
+The ``exec`` subresource of a pod, over a WebSocket with the subprotocol ``v4.channel.k8s.io``: the
+first byte of each message says which stream the rest belongs to (k8s.io/apimachinery,
+``remotecommand.constants``); the last message is a Status on the stream for errors.
+
+The connection is the official client's, with its TLS, proxies and credentials; the messages are
+read here: its own reader appends to what it holds, which for a snapshot of some MiB is slow, and
+knows no limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
+
+if TYPE_CHECKING:
+    from websocket import WebSocket
+
+MAX_OUTPUT_BYTES = 64 << 20
+_MAX_COMPLAINT_BYTES = 16 << 10
+_LAST_WORDS_S = 1.0
+"""After the status, for output that it has overtaken, until the server closes."""
+
+_SUBPROTOCOL = "v4.channel.k8s.io"
+_STDOUT, _STDERR, _ERROR = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Where a command is run."""
+
+    namespace: str
+    pod: str
+    name: str
+
+
+class _Status(msgspec.Struct):
+    """``meta/v1 Status``: how the command ended, or why it was not begun."""
+
+    status: str = ""
+    message: str = ""
+
+
+def output(
+    cluster: Cluster,
+    container: Container,
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    limit_bytes: int = MAX_OUTPUT_BYTES,
+) -> bytes:
+    """What ``command`` prints to standard output.
+
+    Raises ApiError, without the name of the pod: it was refused, it failed (in its own words), it
+    prints more than ``limit_bytes``, or takes longer than ``timeout_s``. The time to connect is
+    not bounded: the official client has no limit for it, so who cannot wait does this in a thread.
+    """
+    until_s = time.monotonic() + timeout_s
+    socket = _connected(cluster, container, command)
+    try:
+        return _Printed(limit_bytes).read(socket, until_s)
+    finally:
+        socket.shutdown()  # type: ignore[no-untyped-call]  # without a handshake, which waits
+
+
+def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -> WebSocket:
+    from kubernetes.stream.ws_client import create_websocket
+    from websocket import WebSocketBadStatusException, WebSocketException
+
+    path = f"/api/v1/namespaces/{quote(container.namespace)}/pods/{quote(container.pod)}/exec"
+    query = [("container", container.name), ("stdout", "true"), ("stderr", "true")]
+    query += [("command", word) for word in command]
+    configuration = cluster.client.configuration
+    url = f"ws{cluster.server.removeprefix('http')}{path}?{urlencode(query)}"
+    headers = {**credentials(configuration), "sec-websocket-protocol": _SUBPROTOCOL}
+    try:
+        socket: WebSocket = create_websocket(configuration, url, headers)
+    except WebSocketBadStatusException as error:
+        raise _refused(error) from error
+    except (WebSocketException, OSError, ValueError) as error:
+        raise ApiError("connection", one_line(error)) from error
+    return socket
+
+
+def _refused(error: Any) -> ApiError:
+    status = int(error.status_code)
+    try:
+        message = msgspec.json.decode(
+            getattr(error, "resp_body", None) or b"", type=_Status
+        ).message
+    except (msgspec.DecodeError, RecursionError):
+        message = ""
+    return refusal(status, one_line(message) if message else f"the API server answers {status}")
+
+
+class _Printed:
+    """What a command prints, as it comes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._output = bytearray()
+        self._complaint = bytearray()
+        self._status: bytes | None = None
+
+    def read(self, socket: WebSocket, until_s: float) -> bytes:
+        """All of it, once the command has ended well; raises ApiError."""
+        while (left_s := until_s - time.monotonic()) > 0:
+            message = self._message(socket, left_s)
+            if message is None:
+                break
+            self._take(message)
+            if self._status is not None:
+                until_s = min(until_s, time.monotonic() + _LAST_WORDS_S)
+        if self._status is None:
+            raise ApiError("timeout", "no answer in time")
+        self._require_success(self._status)
+        return bytes(self._output)
+
+    def _message(self, socket: WebSocket, timeout_s: float) -> bytes | None:
+        """The next one, b"" for none of ours; None after the last."""
+        from websocket import ABNF, WebSocketException, WebSocketTimeoutException
+
+        socket.settimeout(timeout_s)
+        try:
+            kind, frame = socket.recv_data_frame(control_frame=True)
+        except (WebSocketTimeoutException, TimeoutError):
+            return None
+        except (WebSocketException, OSError, ValueError) as error:
+            if self._status is not None:
+                return None
+            raise ApiError("connection", f"the answer broke off: {one_line(error)}") from error
+        if kind == ABNF.OPCODE_CLOSE:
+            if self._status is None:
+                raise ApiError("connection", "the answer broke off")
+            return None
+        return bytes(frame.data) if kind in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) else b""
+
+    def _take(self, message: bytes) -> None:
+        channel = message[0] if message else None
+        if channel == _STDOUT:
+            self._output += message[1:]
+        elif channel == _STDERR and len(self._complaint) < _MAX_COMPLAINT_BYTES:
+            self._complaint += message[1:]
+        elif channel == _ERROR and len(message) > 1:  # servers begin with an empty one
+            self._status = message[1:]
+        if len(self._output) > self._limit_bytes:
+            raise ApiError("garbage", f"its answer is longer than {self._limit_bytes >> 20} MiB")
+
+    def _require_success(self, status: bytes) -> None:
+        try:
+            ended = msgspec.json.decode(status, type=_Status)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ApiError("garbage", "the end of its answer is no status") from error
+        if ended.status != "Success":
+            said = self._complaint.decode("utf-8", "backslashreplace").strip() or ended.message
+            raise ApiError("server", one_line(said))

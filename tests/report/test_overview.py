@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.model import ContainerStatus, Unanswered
+from minerwatch.report.campaigns import campaign_of, campaigns
+from minerwatch.report.explanation import explanation
+from minerwatch.report.overview import Coverage, missing_lines, overview
+from minerwatch.report.selection import found, sorted_by
+from minerwatch.report.snapshot import decode
+from minerwatch.report.text import printable
+from tests.report.samples import HOSTILE, MINER, NODE, NOW, container, hostile_text
+
+Golden = Callable[[str, str], None]
+
+CLUSTER = Path(__file__).parent.parent / "fixtures" / "clusters" / "three-nodes"
+CRASHING = Unanswered(
+    "node-3", "minerwatch/minerwatch-9zlpd", "its agent does not run: CrashLoopBackOff"
+)
+COVERAGE = Coverage("lab", "", 2, (CRASHING,))
+
+
+def shown(
+    statuses: Sequence[ContainerStatus], coverage: Coverage | None = COVERAGE, **changes: Any
+) -> str:
+    plain: dict[str, Any] = {"now": NOW, "width": None, "colour": False}
+    return overview(
+        statuses, statuses, campaigns(statuses), coverage=coverage, **{**plain, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Sequence[ContainerStatus]:
+    answers = [(CLUSTER / f"node-{number}.json").read_bytes() for number in (1, 2)]
+    return sorted_by([status for answer in answers for status in decode(answer)], "score")
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_three_nodes_one_of_them_missing(
+    golden: Golden, three_nodes: Sequence[ContainerStatus], width: int
+) -> None:
+    golden(f"top-cluster-{width}.txt", shown(three_nodes, width=width))
+
+
+def test_three_nodes_in_colour(golden: Golden, three_nodes: Sequence[ContainerStatus]) -> None:
+    golden("top-cluster-colour.txt", shown(three_nodes, width=120, colour=True))
+
+
+def test_a_pod_of_a_campaign_is_explained(
+    golden: Golden, three_nodes: Sequence[ContainerStatus]
+) -> None:
+    status = found(three_nodes, "binder/jupyter-example-2dmallory-2dnotebooks-2d0011")
+    campaign = campaign_of(status, campaigns(three_nodes))
+    golden("explain-cluster.txt", explanation(status, now=NOW, campaign=campaign))
+
+
+def test_the_banner_names_context_namespace_and_nodes() -> None:
+    lines = shown([MINER]).splitlines()
+    assert lines[0] == "context lab · all namespaces · 2 of 3 nodes answered"
+    assert lines[1] == (
+        "missing node-3 (minerwatch/minerwatch-9zlpd): its agent does not run: CrashLoopBackOff"
+    )
+    one = shown([MINER], Coverage("lab", "binder", 1, (), "nodes: 403"))
+    assert one.splitlines()[0] == "context lab · namespace binder · 1 of 1 node answered"
+    assert one.splitlines()[1] == "nodes: 403"
+    assert not shown([MINER], None).startswith("context")
+
+
+def test_many_nodes_that_miss_for_one_reason_are_one_line() -> None:
+    bare = tuple(Unanswered(f"node-{n}", "", "no agent runs on it") for n in range(20))
+    (line,) = missing_lines(bare, names=2)
+    assert line == "missing node-0, node-1 and 18 nodes more: no agent runs on it"
+    assert "node-19" in missing_lines(bare)[0]
+    assert len(missing_lines((*bare, CRASHING))) == 2
+
+
+def test_only_a_silent_agent_is_a_failure() -> None:
+    bare = Unanswered("node-4", "", "no agent runs on it")
+    assert Coverage("lab", "", 2, (bare,)).is_complete
+    assert not Coverage("lab", "", 2, (bare, CRASHING)).is_complete
+
+
+def test_the_largest_campaigns_are_named() -> None:
+    pods = [
+        replace(
+            MINER, owner=f"o-{n // 2}", image="", findings=(), processes=(),
+            pod=f"p-{n}", pod_uid=f"{n}",
+        )
+        for n in range(20)
+    ]  # fmt: skip
+    lines = shown(pods, None).splitlines()
+    assert sum(line.startswith("campaign: 2 pods of owner o-") for line in lines) == 5
+    assert "and 5 campaigns more, of fewer pods" in lines
+
+
+@given(hostile_text, hostile_text, hostile_text, st.sampled_from([None, 60, 120]))
+def test_whatever_nodes_and_reasons_are_called_lines_stay_lines(
+    node: str, pod: str, reason: str, width: int | None
+) -> None:
+    missing = (Unanswered(node, pod, reason), Unanswered(node, "", reason))
+    coverage = Coverage(node, pod, 3, missing, reason)
+    text = shown([container(), MINER], coverage, width=width)
+    assert all(printable(line) == line for line in text.split("\n"))
+    assert len(text.split("\n")) < 12
+
+
+def test_hostile_containers_in_a_cluster() -> None:
+    text = shown(NODE, replace(COVERAGE, context=HOSTILE[0], namespace=HOSTILE[1]))
+    assert "\x1b" not in text
