@@ -27,11 +27,19 @@ import msgspec
 from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
-from minerwatch.model import Finding, Level, Maturity, Pod, PodContainerKind, Verdict
+from minerwatch.model import (
+    ContainerKey,
+    Finding,
+    Level,
+    Maturity,
+    Pod,
+    PodContainerKind,
+    Verdict,
+)
 
 CONTROLLER = "minerwatch.io/agent"
 DROPPED = "dropped"
-"""Events that were never sent: too many of them, or the API server was away for too long."""
+"""Events that were never sent: refused for good, or the API server was away for too long."""
 
 MAX_NOTE_BYTES = 1024
 _MAX_CONTACT_BYTES = 512
@@ -119,6 +127,10 @@ class EventPace:
     answer_s: float = 10.0
 
 
+_Subject = tuple[str, str, ContainerKey]
+"""A pod's uid, a container's name, and which run of it: one that was restarted is told anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class _News:
     pod: Pod
@@ -126,6 +138,7 @@ class _News:
     reason: EventReason
     note: str
     at_unix_s: float
+    subject: _Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +153,7 @@ _Value = TypeVar("_Value")
 
 
 class EventSender:
-    """Sends events about the pods of one node. ``tell`` is for one thread.
+    """Sends events about the pods of one node.
 
     The same news on the same container within ten minutes, as where a level flaps, become a series
     of the first event: its count tells the owner that it comes back, which silence would not, and
@@ -173,10 +186,10 @@ class EventSender:
         self._chance = chance or random.Random()  # noqa: S311 - spreads requests
         self._tokens = float(self._pace.burst)
         self._tokens_s = time.monotonic()
-        self._told: OrderedDict[tuple[str, str], Level] = OrderedDict()
+        self._told: OrderedDict[_Subject, Level] = OrderedDict()
         self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
         self._number = 0
-        self._count_lock = Lock()
+        self._lock = Lock()  # of what has been told, and of the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
         self._thread = Thread(target=self._run, name="events", daemon=True)
@@ -186,20 +199,25 @@ class EventSender:
         """Send an event if ``verdict`` is news to the owner of ``pod``; returns at once.
 
         It is when the level, experimental rules left out, rises to likely or confirmed, and when
-        a container of which that was told is clear again. May be called at every tick.
+        a container of which that was told is clear again. To be called at every tick for what is
+        flagged: what there is no room for, or was lost with the API server, is told at a later one.
         """
         level = announced_level(verdict)
-        reason = self._news((pod.uid, container), level)
-        if reason is None:
-            return
-        note = event_note(container, reason, verdict.findings, self._contact)
-        if not self._may_send():
-            self._count(DROPPED)
-            return
-        try:
-            self._waiting.put_nowait(_News(pod, container, reason, note, self._now_unix_s()))
-        except queue.Full:
-            self._count(DROPPED)
+        subject = (pod.uid, container, verdict.container)
+        with self._lock:
+            reason = self._news(subject, level)
+            if reason is None or not self._may_send(reason):
+                return
+            note = event_note(container, reason, verdict.findings, self._contact)
+            news = _News(pod, container, reason, note, self._now_unix_s(), subject)
+            try:
+                self._waiting.put_nowait(news)
+            except queue.Full:
+                if reason is EventReason.CLEARED:  # nobody will say so again
+                    self.failures[DROPPED] += 1
+                return
+            self._tokens -= 1
+            _remember(self._told, subject, level, _MAX_TOLD)
 
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
@@ -208,25 +226,21 @@ class EventSender:
             self._waiting.put_nowait(None)
         self._thread.join(_CLOSE_S)
 
-    def _news(self, key: tuple[str, str], level: Level) -> EventReason | None:
-        told = self._told.get(key, Level.CLEAR)
+    def _news(self, subject: _Subject, level: Level) -> EventReason | None:
+        told = self._told.get(subject, Level.CLEAR)
         if level is Level.CLEAR:
-            return EventReason.CLEARED if self._told.pop(key, None) else None
+            return EventReason.CLEARED if told is not Level.CLEAR else None
         if level < Level.LIKELY or level <= told:
             return None
-        _remember(self._told, key, level, _MAX_TOLD)
         return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
 
-    def _may_send(self) -> bool:
-        """A token of the bucket, if there is one."""
+    def _may_send(self, reason: EventReason) -> bool:
+        """Whether the bucket has a token. That a pod is clear is owed to who was told otherwise."""
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
         self._tokens_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        return self._tokens >= 1 or reason is EventReason.CLEARED
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -244,7 +258,10 @@ class EventSender:
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
                 self._note(error)
                 age_s = self._now_unix_s() - news.at_unix_s
-                if not _may_pass(error) or age_s > self._pace.give_up_s:
+                if not _may_pass(error):
+                    break
+                if age_s > self._pace.give_up_s:
+                    self._take_back(news)
                     break
                 asked_s = getattr(error, "retry_after_s", None) or 0.0
                 wait_s = max(asked_s, delay_s * self._chance.uniform(0.5, 1))
@@ -254,6 +271,11 @@ class EventSender:
                 self.sent += 1
                 return
         self._count(DROPPED)
+
+    def _take_back(self, news: _News) -> None:
+        """What was never heard has not been told: the next tick tells it as it is then."""
+        with self._lock:
+            self._told.pop(news.subject, None)
 
     def _send_once(self, news: _News, path: str) -> None:
         key = (news.pod.uid, news.container, news.reason)
@@ -313,7 +335,7 @@ class EventSender:
                 self._cluster.renew_credentials()
 
     def _count(self, reason: str) -> None:
-        with self._count_lock:
+        with self._lock:
             self.failures[reason] += 1
 
 

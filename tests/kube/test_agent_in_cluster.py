@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,12 +24,17 @@ UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c22"
 ID = "c4" * 32
 POD_PATH = f"/kubepods/burstable/pod{UID}/{ID}"
 NODE = "worker-1"
+CONTACT = "Ask abuse@example.org."
+EVENTS = "/apis/events.k8s.io/v1"
 
 
 @pytest.fixture
 def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
-    """A busy loop called like a miner, in the cgroup that a kubelet would give it."""
+    """In the cgroup that a kubelet would give it: a busy loop called like a miner."""
     bundle = runtime_bundle(tmp_path / "bundle", POD_PATH)
+    spec = json.loads((bundle / "config.json").read_text())
+    miner, spec["process"]["args"] = spec["process"]["args"], ["/bin/busybox-x", "sleep", "1000"]
+    (bundle / "config.json").write_text(json.dumps(spec))
     name = f"minerwatch-in-cluster-{os.getpid()}"
     runtime = subprocess.Popen(
         ["runc", "run", "--bundle", str(bundle), name],
@@ -41,6 +48,7 @@ def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
             pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
         assert time.monotonic() < until_s
         time.sleep(0.05)
+    subprocess.run(["runc", "exec", "--detach", name, *miner], check=True)
     yield
     subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
     runtime.wait()
@@ -72,7 +80,7 @@ def agent(
     settings = tmp_path / "config.yaml"
     settings.write_text(
         f"node: {{name: {NODE}}}\n"
-        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, contact: {CONTACT}}}\n"
         "probes: {content: false}\n"
     )
     running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
@@ -117,3 +125,29 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     assert agent.get("/healthz")[0] == 200
     api.listen()
     eventually(lambda: api.stream_count > 0, "the watch has not come back")
+
+
+def test_the_owner_is_told_when_it_is_suspected_and_when_it_is_clear(
+    agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders
+) -> None:
+    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    assert api.items("events", EVENTS) == []  # nobody knows yet whom to tell
+    api.put(the_pod())
+    eventually(lambda: api.items("events", EVENTS))
+    (event, *_) = api.items("events", EVENTS)
+    assert event["reason"] in ("MinerSuspected", "MinerConfirmed")
+    assert event["regarding"]["name"] == "jupyter-ada"
+    assert event["regarding"]["fieldPath"] == "spec.containers{notebook}"
+    assert event["reportingInstance"] == NODE
+    assert event["note"].startswith("Container notebook ")
+    assert event["note"].endswith(CONTACT)
+    assert 'probe="events",reason="forbidden"} 0.0' in agent.get("/metrics")[1]
+    end_miner(cgroups.root / POD_PATH.strip("/"))
+    eventually(lambda: "MinerCleared" in {e["reason"] for e in api.items("events", EVENTS)})
+
+
+def end_miner(folder: Path) -> None:
+    """End what looks like a miner; its container goes on."""
+    for pid in (folder / "cgroup.procs").read_text().split():
+        if b"stratum" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
