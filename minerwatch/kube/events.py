@@ -9,6 +9,7 @@ its own sends it.
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import random
 import re
@@ -188,7 +189,6 @@ class EventSender:
         self._tokens_s = time.monotonic()
         self._told: OrderedDict[_Subject, Level] = OrderedDict()
         self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
-        self._number = 0
         self._lock = Lock()  # of what has been told, and of the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
@@ -250,12 +250,13 @@ class EventSender:
 
     def _send(self, news: _News) -> None:
         """Try until it is sent, refused for good, or too old."""
-        path = self._path(news)
         delay_s = self._pace.first_delay_s
+        is_first = True
         while not self._closing.is_set():
             try:
-                self._send_once(news, path)
+                self._send_once(news, is_first=is_first)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                is_first = False
                 self._note(error)
                 age_s = self._now_unix_s() - news.at_unix_s
                 if not _may_pass(error):
@@ -277,19 +278,23 @@ class EventSender:
         with self._lock:
             self._told.pop(news.subject, None)
 
-    def _send_once(self, news: _News, path: str) -> None:
+    def _send_once(self, news: _News, *, is_first: bool) -> None:
         key = (news.pod.uid, news.container, news.reason)
         series = self._series.get(key)
         is_recent = series and news.at_unix_s - series.last_unix_s <= self._pace.series_s
         if series and is_recent and self._has_gone_on(key, series, news.at_unix_s):
             return
-        collection, _, name = path.rpartition("/")
+        name = _event_name(news, self._pace.series_s)
+        collection = f"/apis/events.k8s.io/v1/namespaces/{news.pod.namespace}/events"
+        begun = _Series(f"{collection}/{name}", 1, news.at_unix_s)
         try:
             self._call("POST", collection, _body(news, name, self._node))
         except ApiError as error:
-            if error.reason != "conflict":  # it was stored before, and only the answer was lost
+            if error.reason != "conflict":
                 raise
-        _remember(self._series, key, _Series(path, 1, news.at_unix_s), _MAX_SERIES)
+            if is_first and self._has_gone_on(key, begun, news.at_unix_s):
+                return  # an agent told it before this one began
+        _remember(self._series, key, begun, _MAX_SERIES)
 
     def _has_gone_on(
         self, key: tuple[str, str, EventReason], series: _Series, at_unix_s: float
@@ -317,14 +322,6 @@ class EventSender:
             timeout_s=self._pace.answer_s,
         )
 
-    def _path(self, news: _News) -> str:
-        """Where the event will be: its name has the time and a number, as others may send too."""
-        self._number += 1
-        unique = f".{int(news.at_unix_s * 1e9):x}.{self._number:x}"
-        start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
-        name = start.strip(".-") + unique
-        return f"/apis/events.k8s.io/v1/namespaces/{news.pod.namespace}/events/{name.lstrip('.')}"
-
     def _note(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
         self._count(reason)
@@ -348,6 +345,15 @@ def _cut(text: str, limit_bytes: int) -> str:
     if len(encoded) <= limit_bytes:
         return text
     return encoded[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _event_name(news: _News, series_s: float) -> str:
+    """The same for the same news within ``series_s``: whoever tells it, it is there once."""
+    window = int(news.at_unix_s // series_s)
+    told = f"{news.pod.uid}\n{news.container}\n{news.reason}\n{window}"
+    unique = "." + hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
+    return (start.strip(".-") + unique).lstrip(".")
 
 
 def _body(news: _News, name: str, node: str) -> dict[str, object]:

@@ -4,7 +4,8 @@ It keeps objects of any resource: list (pages, field and label selectors), watch
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
 merge patches, delete with preconditions, eviction, dry runs, exec. And it misbehaves where it is
 told to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types,
-admission or defaults: an object is stored as it came, with ``metadata`` filled in.
+admission or defaults: an object is stored as it came, with ``metadata`` filled in. Events are
+validated as Kubernetes does it, for nothing else here is written by minerwatch and refused there.
 
 ::
 
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.kube import exec_endpoint
+from tests.kube import event_validation, exec_endpoint
 from tests.kube.exec_endpoint import Printing
 
 Json = dict[str, Any]
@@ -102,7 +103,12 @@ class Dripping:
     pause_s: float = 0.0
 
 
-Misbehaviour = Answering | Dropping | Hanging | Dripping
+@dataclass(frozen=True, slots=True)
+class LosingTheAnswer:
+    """A misbehaviour: what was asked is done, but the connection is closed before the answer."""
+
+
+Misbehaviour = Answering | Dropping | Hanging | Dripping | LosingTheAnswer
 
 
 class StatusError(Exception):
@@ -438,6 +444,8 @@ class ApiServer:
         if "name" not in metadata:
             metadata["name"] = metadata.get("generateName", "") + uuid.uuid4().hex[:5]
         key = ((collection.prefix, collection.resource), *_name(item))
+        if collection.resource == "events":
+            _refuse(event_validation.on_create(item))
         if key in self._items:
             raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
         return encode(item if _is_dry_run(request) else self._store(key, item))
@@ -452,6 +460,8 @@ class ApiServer:
         wanted = (request.body.get("metadata") or {}).get("resourceVersion")
         self._require("resourceVersion", wanted, key)
         item = merged(self._items[key], request.body)
+        if key[0][1] == "events":
+            _refuse(event_validation.on_update(item, self._items[key]))
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _delete(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
@@ -590,6 +600,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._exec(request)
         else:
             status, body = self.server.api.answer(request)
+            if isinstance(how, LosingTheAnswer):
+                self.close_connection = True
+                return
             self._send(status, body, drip=how if isinstance(how, Dripping) else None)
 
     def _send(
@@ -738,6 +751,11 @@ def _field(item: Json, path: str) -> str:
 
 def _name(item: Json) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _refuse(errors: list[str]) -> None:
+    if errors:
+        raise StatusError(422, "Invalid", "; ".join(errors))
 
 
 def _is_dry_run(request: Request) -> bool:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,7 +37,14 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
-from tests.kube.api_server import Answering, ApiServer, Dropping, Hanging, eventually
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    Dropping,
+    Hanging,
+    LosingTheAnswer,
+    eventually,
+)
 from tests.report.samples import POOL, WALLET, hostile_text
 
 EVENTS = "/apis/events.k8s.io/v1"
@@ -416,11 +424,27 @@ def test_old_news_are_given_up(api: ApiServer, sender: Open, clock: Clock) -> No
 
 
 def test_an_event_whose_answer_was_lost_is_there_once(api: ApiServer, sender: Open) -> None:
-    api.misbehave(Answering(409, "already exists"), times=1)
+    api.misbehave(LosingTheAnswer())
     events = sender()
     events.tell(pod(), "main", LIKELY)
     eventually(lambda: events.sent == 1)
+    assert "series" not in stored(api, 1)[0]
+    assert events.failures["connection"] == 1
+
+
+def test_an_agent_that_was_restarted_goes_on_with_the_event_of_the_one_before(
+    api: ApiServer, sender: Open
+) -> None:
+    for _ in range(2):
+        events = sender()
+        events.tell(pod(), "main", LIKELY)
+        eventually(partial(has_sent, events, 1))
+    assert stored(api, 1)[0]["series"]["count"] == 2
     assert sum(events.failures.values()) == 0
+
+
+def has_sent(events: EventSender, count: int) -> bool:
+    return events.sent == count
 
 
 def test_an_observer_that_fails_ends_nothing(api: ApiServer, sender: Open) -> None:
