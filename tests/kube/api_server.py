@@ -42,6 +42,9 @@ Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
 
+_Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
+_REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -155,8 +158,8 @@ class _Collection:
     prefix: str  # /api/v1, /apis/coordination.k8s.io/v1
     resource: str
     namespace: str = ""  # "": all
-    fields: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    fields: tuple[_Requirement, ...] = ()
+    labels: tuple[_Requirement, ...] = ()
 
     def holds(self, key: tuple[str, str], item: Json) -> bool:
         if key != (self.prefix, self.resource):
@@ -165,9 +168,9 @@ class _Collection:
         if self.namespace and metadata.get("namespace") != self.namespace:
             return False
         labels = metadata.get("labels") or {}
-        return all(_field(item, path) == value for path, value in self.fields) and all(
-            labels.get(key) == value for key, value in self.labels
-        )
+        return all(
+            (_field(item, path) == value) is wanted for path, value, wanted in self.fields
+        ) and all((labels.get(key) == value) is wanted for key, value, wanted in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -731,15 +734,15 @@ def _target(request: Request) -> tuple[_Collection, str, str]:
         found["prefix"],
         found["resource"],
         found["namespace"],
-        _pairs(request.query.get("fieldSelector", "")),
-        _pairs(request.query.get("labelSelector", "")),
+        _requirements(request.query.get("fieldSelector", "")),
+        _requirements(request.query.get("labelSelector", "")),
     )
     return collection, found["name"], found["subresource"]
 
 
-def _pairs(selector: str) -> tuple[tuple[str, str], ...]:
-    pairs = (part.replace("==", "=").partition("=") for part in selector.split(",") if part)
-    return tuple((key, value) for key, _, value in pairs)
+def _requirements(selector: str) -> tuple[_Requirement, ...]:
+    matches = (_REQUIREMENT.fullmatch(part) for part in selector.split(",") if part)
+    return tuple((match[1], match[3], match[2] != "!=") for match in matches if match)
 
 
 def _field(item: Json, path: str) -> str:

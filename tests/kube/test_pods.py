@@ -34,6 +34,7 @@ from tests.kube.api_server import (
 )
 from tests.kube.conftest import needs_openssl, write_kubeconfig
 
+SELECTOR = "spec.nodeName=n1,status.phase!=Succeeded,status.phase!=Failed"
 QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0)
 
 
@@ -104,11 +105,11 @@ def test_one_list_then_one_watch(api: ApiServer, watched: Watched) -> None:
     assert watched.names() == {"a", "b"}
     first, second = (request.query for request in api.requests)
     assert first == {
-        "fieldSelector": "spec.nodeName=n1",
+        "fieldSelector": SELECTOR,
         "limit": "500",
         "resourceVersion": "0",  # from the API server's cache
     }
-    assert second["fieldSelector"] == "spec.nodeName=n1"
+    assert second["fieldSelector"] == SELECTOR
     assert second["allowWatchBookmarks"] == "true"
     assert second["resourceVersion"] == api.version
     assert 300 <= int(second["timeoutSeconds"]) <= 600
@@ -202,6 +203,18 @@ def test_a_pod_that_is_gone_is_remembered_for_a_while(api: ApiServer, cluster: C
         eventually(lambda: not watched.names())
         eventually(lambda: watched.pods.by_uid(uid) is None)
         assert watched.pods.by_container_id("a-id") is None
+
+
+def test_a_pod_that_is_over_is_gone(api: ApiServer, watched: Watched) -> None:
+    over = pod_json("b")
+    over["status"]["phase"] = "Succeeded"
+    uid = next(pod.uid for pod in watched.pods.pods() if pod.name == "b")
+    api.put(pod_json("b", uid=uid) | {"status": over["status"]})
+    eventually(lambda: watched.names() == {"a"})
+    remembered = watched.pods.by_container_id("b-id")
+    assert remembered is not None
+    assert remembered[0].is_ending
+    assert watched.pods.by_uid(uid) == remembered[0]
 
 
 def test_a_list_of_many_pages(api: ApiServer, cluster: Cluster) -> None:
@@ -477,7 +490,7 @@ def test_garbage_means_a_new_list(api: ApiServer, watched: Watched, line: bytes)
 
 
 def test_a_line_that_never_ends(api: ApiServer, watched: Watched) -> None:
-    for _ in range(5):
+    for _ in range(17):
         api.send_raw(b"x" * (1 << 20))
     eventually(lambda: lists(api) == 2 and api.stream_count)
     assert watched.failures() == {"garbage": 1}
@@ -522,6 +535,22 @@ def test_one_garbage_pod_is_left_out(api: ApiServer, cluster: Cluster) -> None:
         assert lists(api) == 1
         api.remove("default", "a")
         eventually(lambda: watched.names() == {"b"})
+
+
+def test_pods_as_large_as_they_can_be(api: ApiServer, cluster: Cluster) -> None:
+    """Whoever may create pods can fill each with 1.4 MiB, which escaped are six times as many."""
+    for number in range(8):
+        large = pod_json(f"p{number}")
+        large["spec"]["containers"][0]["args"] = ["\x01" * 1_400_000]
+        api.put(large)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert len(watched.pods.pods()) == 8
+        large["metadata"]["labels"] = {"changed": "yes"}
+        api.put(large)
+        eventually(lambda: {"changed": "yes"} in [pod.labels for pod in watched.pods.pods()])
+        assert watched.failures() == {}
+        assert lists(api) == 1
 
 
 def test_a_slow_server(api: ApiServer, cluster: Cluster) -> None:
