@@ -472,6 +472,9 @@ class ApiServer:
             self._require(name, wanted, key)
         if not _is_dry_run(request):
             self._remove(key)
+            if key[0][1] == "namespaces":
+                for held in [each for each in self._items if each[1] == key[2]]:
+                    self._remove(held)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:

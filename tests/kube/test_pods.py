@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -752,59 +749,3 @@ def happen(api: ApiServer, step: str, name: str) -> None:
         "away": away,
     }
     steps[step]()
-
-
-@pytest.mark.skipif(
-    not os.environ.get("MINERWATCH_TEST_KUBECONFIG"),
-    reason="asks a real cluster: name its kubeconfig in MINERWATCH_TEST_KUBECONFIG",
-)
-def test_a_real_cluster() -> None:
-    """Needs an API server >= 1.27 only: the pod is bound to a node that does not exist."""
-    cluster = from_kubeconfig(os.environ["MINERWATCH_TEST_KUBECONFIG"])
-    name = f"minerwatch-test-{uuid.uuid4().hex[:8]}"
-    pods_path = f"/api/v1/namespaces/{name}/pods"
-
-    def send(method: str, path: str, body: Any, kind: str = "application/json") -> Any:
-        answer = cluster.call(method, path, body=msgspec.json.encode(body), content_type=kind)
-        return msgspec.json.decode(answer)
-
-    def is_created() -> bool:
-        pod = {
-            "metadata": {"name": "a", "labels": {"x": "y"}},
-            "spec": {
-                "nodeName": name,
-                "automountServiceAccountToken": False,
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "main", "image": "registry.k8s.io/pause:3.10"}],
-            },
-        }
-        try:
-            send("POST", pods_path, pod)
-        except ApiError as error:
-            if error.reason != "forbidden":  # the namespace's service account is not there yet
-                raise
-            return False
-        return True
-
-    send("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    pods = PodWatch(
-        cluster, name, keep=PodFields(), on_error=lambda *_: None, chance=random.Random()
-    )
-    try:
-        pods.start()
-        eventually(lambda: pods.is_following, timeout_s=60)
-        eventually(is_created, timeout_s=60)
-        eventually(pods.pods, timeout_s=60)
-        (pod,) = pods.pods()
-        assert (pod.namespace, pod.name, pod.labels) == (name, "a", {"x": "y"})
-        running = {"name": "main", "image": "x", "imageID": "", "ready": True, "restartCount": 0}
-        status = {"containerStatuses": [{**running, "containerID": "containerd://0123"}]}
-        send("PATCH", f"{pods_path}/a/status", {"status": status}, "application/merge-patch+json")
-        eventually(lambda: pods.by_container_id("0123"), timeout_s=60)
-        send("DELETE", f"{pods_path}/a", {"gracePeriodSeconds": 0})
-        eventually(lambda: not pods.pods(), timeout_s=60)
-        assert not any(pods.failures.values())
-    finally:
-        pods.close()
-        cluster.call("DELETE", f"/api/v1/namespaces/{name}")
-        cluster.close()
