@@ -24,7 +24,14 @@ Json = dict[str, Any]
 
 KUBECONFIG = os.environ.get("MINERWATCH_TEST_KUBECONFIG", "")
 EVENTS = "/apis/events.k8s.io/v1"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 PATIENCE_S = 60.0
+
+AGENT_RULES = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+"""All that docs/security.md gives an agent for names and events."""
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
@@ -35,8 +42,9 @@ needs_real_cluster = pytest.mark.skipif(
 class AnyCluster:
     """What a test does on an API server, as its administrator."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, *, is_real: bool) -> None:
         self.kubeconfig = kubeconfig
+        self.is_real = is_real
         self.api = from_kubeconfig(kubeconfig)
         self.namespace = self.node = f"minerwatch-test-{uuid.uuid4().hex[:8]}"
         self.pods_path = f"/api/v1/namespaces/{self.namespace}/pods"
@@ -97,6 +105,40 @@ class AnyCluster:
         }
         self.set_status(name, {"phase": "Running", "containerStatuses": [running]})
 
+    def write_agent_kubeconfig(self, path: Path) -> Path:
+        """For an account that may do no more than an agent may; needs RBAC and TokenRequest."""
+        account = {"metadata": {"name": "agent", "namespace": self.namespace}}
+        self.send("POST", f"/api/v1/namespaces/{self.namespace}/serviceaccounts", account)
+        role = {"metadata": {"name": self.namespace}, "rules": AGENT_RULES}
+        self.send("POST", f"{RBAC}/clusterroles", role)
+        subject = {"kind": "ServiceAccount", "name": "agent", "namespace": self.namespace}
+        reference = {"apiGroup": RBAC.split("/")[2], "kind": "ClusterRole", "name": self.namespace}
+        binding = {**role, "roleRef": reference, "subjects": [subject]}
+        del binding["rules"]
+        self.send("POST", f"{RBAC}/clusterrolebindings", binding)
+        accounts = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
+        asked = {"spec": {"expirationSeconds": 3600}}
+        token = self.send("POST", f"{accounts}/agent/token", asked)["status"]["token"]
+        configuration = self.api.client.configuration
+        server: Json = {"server": self.api.server}
+        if configuration.ssl_ca_cert:
+            server["certificate-authority"] = str(configuration.ssl_ca_cert)
+        if not configuration.verify_ssl:
+            server["insecure-skip-tls-verify"] = True
+        if configuration.tls_server_name:
+            server["tls-server-name"] = configuration.tls_server_name
+        written = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "here", "cluster": server}],
+            "users": [{"name": "agent", "user": {"token": token}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "agent"}}],
+            "current-context": "here",
+        }
+        path.write_bytes(msgspec.json.encode(written))
+        path.chmod(0o600)
+        return path
+
     def set_status(self, name: str, status: Json) -> None:
         patch = {"status": status}
         kind = "application/merge-patch+json"
@@ -121,15 +163,16 @@ class AnyCluster:
 
 
 @contextmanager
-def own_namespace(kubeconfig: Path) -> Iterator[AnyCluster]:
+def own_namespace(kubeconfig: Path, *, is_real: bool) -> Iterator[AnyCluster]:
     """A cluster with a namespace, which is removed again."""
-    cluster = AnyCluster(kubeconfig)
+    cluster = AnyCluster(kubeconfig, is_real=is_real)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}
     cluster.send("POST", "/api/v1/namespaces", namespace)
     try:
         yield cluster
     finally:
-        _remove(cluster.api, f"/api/v1/namespaces/{cluster.namespace}")
+        for path in (f"{RBAC}/clusterrolebindings", f"{RBAC}/clusterroles", "/api/v1/namespaces"):
+            _remove(cluster.api, f"{path}/{cluster.namespace}")
         cluster.api.close()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ CONTACT = "Ask abuse@example.org."
 EVENTS = "/apis/events.k8s.io/v1"
 
 
-@pytest.fixture
-def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
-    """In the cgroup that a kubelet would give it: a busy loop called like a miner."""
-    bundle = runtime_bundle(tmp_path / "bundle", POD_PATH)
+@contextmanager
+def running_miner(cgroups: CgroupFolders, bundle: Path, pod_path: str) -> Iterator[None]:
+    """A container of runc's in that cgroup; in it, a busy loop called like a miner."""
+    runtime_bundle(bundle, pod_path)
     spec = json.loads((bundle / "config.json").read_text())
     miner, spec["process"]["args"] = spec["process"]["args"], ["/bin/busybox-x", "sleep", "1000"]
     (bundle / "config.json").write_text(json.dumps(spec))
@@ -40,27 +41,45 @@ def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
         ["runc", "run", "--bundle", str(bundle), name],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    folder = cgroups.root / POD_PATH.strip("/")
+    folder = cgroups.root / pod_path.strip("/")
+    try:
+        _await_start(runtime, name)
+        subprocess.run(["runc", "exec", "--detach", name, *miner], check=True)
+        yield
+    finally:
+        subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
+        runtime.wait()
+        if runtime.stdout:
+            runtime.stdout.close()
+        for parent in folder.parents:
+            if parent == cgroups.root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # another pod's are there too
+
+
+def _await_start(runtime: subprocess.Popen[bytes], name: str) -> None:
     until_s = time.monotonic() + 10
-    while not folder.is_dir() or not (folder / "cgroup.procs").read_text():
+    while not _is_running(name):
         if runtime.poll() is not None:
             assert runtime.stdout
             pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
         assert time.monotonic() < until_s
         time.sleep(0.05)
-    subprocess.run(["runc", "exec", "--detach", name, *miner], check=True)
-    yield
-    subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
-    runtime.wait()
-    if runtime.stdout:
-        runtime.stdout.close()
-    for parent in folder.parents:
-        if parent == cgroups.root:
-            break
-        try:
-            parent.rmdir()
-        except OSError:
-            break  # another pod's are there too
+
+
+def _is_running(name: str) -> bool:
+    state = subprocess.run(["runc", "state", name], check=False, capture_output=True)
+    return state.returncode == 0 and json.loads(state.stdout)["status"] == "running"
+
+
+@pytest.fixture
+def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
+    """In the cgroup that a kubelet would give it: a busy loop called like a miner."""
+    with running_miner(cgroups, tmp_path / "bundle", POD_PATH):
+        yield
 
 
 def the_pod() -> dict[str, Any]:

@@ -21,40 +21,20 @@ from minerwatch.kube.events import EventSender
 from minerwatch.kube.owners import owner, pod_fields, sources
 from minerwatch.kube.pods import Pace, PodWatch
 from minerwatch.model import PodContainerKind
-from tests.kube.any_cluster import (
-    KUBECONFIG,
-    PATIENCE_S,
-    AnyCluster,
-    needs_real_cluster,
-    own_namespace,
-)
+from tests.kube.any_cluster import PATIENCE_S, AnyCluster
 from tests.kube.api_server import (
     Answering,
-    ApiServer,
     Dripping,
     Dropping,
     Hanging,
     Request,
     eventually,
 )
-from tests.kube.conftest import write_kubeconfig
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_events import CLEAR, CONFIRMED, LIKELY
 
 QUICK = Pace(first_delay_s=0.02, longest_delay_s=0.2, answer_s=30.0)
 GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-
-
-@pytest.fixture(params=["own", pytest.param("real", marks=needs_real_cluster)])
-def any_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyCluster]:
-    if request.param == "real":
-        with own_namespace(Path(KUBECONFIG)) as cluster:
-            yield cluster
-        return
-    with ApiServer() as server:
-        kubeconfig = write_kubeconfig(tmp_path / "admin", server.url, "admin")
-        with own_namespace(kubeconfig) as cluster:
-            yield cluster
 
 
 @dataclass
