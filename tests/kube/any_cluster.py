@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,19 @@ EVENTS = "/apis/events.k8s.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 PATIENCE_S = 60.0
 
-AGENT_RULES = [
+Rules = Sequence[Mapping[str, Sequence[str]]]
+
+AGENT_RULES: Rules = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
 """All that docs/security.md gives an agent for names and events."""
+
+ON_CALL_RULES: Rules = [
+    {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},
+]
+"""All that the documentation asks for who types ``minerwatch top -A``."""
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
@@ -47,6 +55,7 @@ class AnyCluster:
         self.is_real = is_real
         self.api = from_kubeconfig(kubeconfig)
         self.namespace = self.node = f"minerwatch-test-{uuid.uuid4().hex[:8]}"
+        self.cluster_wide: list[str] = []  # paths of what is in no namespace, to be removed
         self.pods_path = f"/api/v1/namespaces/{self.namespace}/pods"
 
     def send(
@@ -105,20 +114,19 @@ class AnyCluster:
         }
         self.set_status(name, {"phase": "Running", "containerStatuses": [running]})
 
-    def write_agent_kubeconfig(self, path: Path) -> Path:
-        """For an account that may do no more than an agent may; needs RBAC and TokenRequest."""
-        account = {"metadata": {"name": "agent", "namespace": self.namespace}}
-        self.send("POST", f"/api/v1/namespaces/{self.namespace}/serviceaccounts", account)
-        role = {"metadata": {"name": self.namespace}, "rules": AGENT_RULES}
-        self.send("POST", f"{RBAC}/clusterroles", role)
-        subject = {"kind": "ServiceAccount", "name": "agent", "namespace": self.namespace}
-        reference = {"apiGroup": RBAC.split("/")[2], "kind": "ClusterRole", "name": self.namespace}
-        binding = {**role, "roleRef": reference, "subjects": [subject]}
-        del binding["rules"]
-        self.send("POST", f"{RBAC}/clusterrolebindings", binding)
+    def write_kubeconfig(self, path: Path, account: str, rules: Rules) -> Path:
+        """For an account that may do no more than ``rules``; needs RBAC and TokenRequest."""
         accounts = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
+        name = f"{self.namespace}-{account}"
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": self.namespace}
+        reference = {"apiGroup": RBAC.split("/")[2], "kind": "ClusterRole", "name": name}
+        self.cluster_wide += [f"{RBAC}/clusterrolebindings/{name}", f"{RBAC}/clusterroles/{name}"]
+        self.send("POST", accounts, {"metadata": {"name": account, "namespace": self.namespace}})
+        self.send("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+        self.send("POST", f"{RBAC}/clusterrolebindings", binding)
         asked = {"spec": {"expirationSeconds": 3600}}
-        token = self.send("POST", f"{accounts}/agent/token", asked)["status"]["token"]
+        token = self.send("POST", f"{accounts}/{account}/token", asked)["status"]["token"]
         configuration = self.api.client.configuration
         server: Json = {"server": self.api.server}
         if configuration.ssl_ca_cert:
@@ -131,8 +139,8 @@ class AnyCluster:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "here", "cluster": server}],
-            "users": [{"name": "agent", "user": {"token": token}}],
-            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "agent"}}],
+            "users": [{"name": account, "user": {"token": token}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": account}}],
             "current-context": "here",
         }
         path.write_bytes(msgspec.json.encode(written))
@@ -171,8 +179,8 @@ def own_namespace(kubeconfig: Path, *, is_real: bool) -> Iterator[AnyCluster]:
     try:
         yield cluster
     finally:
-        for path in (f"{RBAC}/clusterrolebindings", f"{RBAC}/clusterroles", "/api/v1/namespaces"):
-            _remove(cluster.api, f"{path}/{cluster.namespace}")
+        for path in (*cluster.cluster_wide, f"/api/v1/namespaces/{cluster.namespace}"):
+            _remove(cluster.api, path)
         cluster.api.close()
 
 

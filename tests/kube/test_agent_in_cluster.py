@@ -16,7 +16,7 @@ import pytest
 
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders
+from tests.conftest import CGROUPS, CgroupFolders
 from tests.kube.api_server import ApiServer, eventually, pod_json
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
@@ -30,7 +30,7 @@ EVENTS = "/apis/events.k8s.io/v1"
 
 
 @contextmanager
-def running_miner(cgroups: CgroupFolders, bundle: Path, pod_path: str) -> Iterator[None]:
+def running_miner(bundle: Path, pod_path: str) -> Iterator[None]:
     """A container of runc's in that cgroup; in it, a busy loop called like a miner."""
     runtime_bundle(bundle, pod_path)
     spec = json.loads((bundle / "config.json").read_text())
@@ -41,7 +41,6 @@ def running_miner(cgroups: CgroupFolders, bundle: Path, pod_path: str) -> Iterat
         ["runc", "run", "--bundle", str(bundle), name],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    folder = cgroups.root / pod_path.strip("/")
     try:
         _await_start(runtime, name)
         subprocess.run(["runc", "exec", "--detach", name, *miner], check=True)
@@ -51,13 +50,19 @@ def running_miner(cgroups: CgroupFolders, bundle: Path, pod_path: str) -> Iterat
         runtime.wait()
         if runtime.stdout:
             runtime.stdout.close()
-        for parent in folder.parents:
-            if parent == cgroups.root:
+        _remove_parents(pod_path)
+
+
+def _remove_parents(pod_path: str) -> None:
+    """In every hierarchy; runc leaves them behind."""
+    for root in (CGROUPS, *(folder for folder in CGROUPS.iterdir() if folder.is_dir())):
+        for parent in (root / pod_path.strip("/")).parents:
+            if parent == root:
                 break
             try:
                 parent.rmdir()
             except OSError:
-                break  # another pod's are there too
+                break  # another pod's are there too, or it has never been there
 
 
 def _await_start(runtime: subprocess.Popen[bytes], name: str) -> None:
@@ -78,7 +83,7 @@ def _is_running(name: str) -> bool:
 @pytest.fixture
 def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
     """In the cgroup that a kubelet would give it: a busy loop called like a miner."""
-    with running_miner(cgroups, tmp_path / "bundle", POD_PATH):
+    with running_miner(tmp_path / "bundle", POD_PATH):
         yield
 
 

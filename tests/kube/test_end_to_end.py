@@ -16,7 +16,7 @@ from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
 from tests.conftest import CgroupFolders, needs_root
-from tests.kube.any_cluster import PATIENCE_S, AnyCluster
+from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_agent_in_cluster import end_miner, running_miner
 from tests.test_agent import RunningAgent
@@ -28,11 +28,11 @@ CONTACT = "Ask abuse@example.org."
 
 @pytest.fixture
 def pod_path(any_cluster: AnyCluster) -> str:
-    """The cgroup that a kubelet would give a pod that has just been created."""
+    """A cgroup as a kubelet would make it; below kubepods itself one that runs would remove it."""
     created = any_cluster.create_pod(
         "jupyter-ada", container="notebook", annotations={"hub.jupyter.org/username": OWNER}
     )
-    return f"/kubepods/burstable/pod{created['metadata']['uid']}/{ID}"
+    return f"/minerwatch-test/kubepods/burstable/pod{created['metadata']['uid']}/{ID}"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def agent(
     any_cluster: AnyCluster, pod_path: str, cgroups: CgroupFolders, tmp_path: Path
 ) -> Iterator[RunningAgent]:
     kubeconfig = (
-        any_cluster.write_agent_kubeconfig(tmp_path / "agent")
+        any_cluster.write_kubeconfig(tmp_path / "agent", "agent", AGENT_RULES)
         if any_cluster.is_real
         else any_cluster.kubeconfig  # the tests' own server permits everybody everything
     )
@@ -50,7 +50,7 @@ def agent(
         f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, contact: {CONTACT}}}\n"
         "probes: {content: false}\n"
     )
-    with running_miner(cgroups, tmp_path / "bundle", pod_path):
+    with running_miner(tmp_path / "bundle", pod_path):
         running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
         yield running
         running.close()
