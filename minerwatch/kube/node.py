@@ -37,6 +37,7 @@ class ClusterNode:
     ) -> None:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._node = node
         self._cluster = opened_cluster(config.kubernetes)
         self._pods = PodWatch(
             self._cluster,
@@ -58,6 +59,15 @@ class ClusterNode:
     def synced_unix_s(self) -> float | None:
         """When the pods were last known to be as they are here; None: not yet."""
         return self._pods.synced_unix_s
+
+    def blind_spot(self, unmapped: int) -> str:
+        """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
+        if not unmapped or self._pods.synced_unix_s is None or self._pods.pods():
+            return ""
+        return (
+            f"no pod of node {self._node!r} is known, though pods run here: if the cluster calls"
+            " this node otherwise, set node.name or MINERWATCH_NODE"
+        )
 
     def identity(self, container: Container) -> Identity | None:
         """Whose ``container`` is; None as long as that is not known."""

@@ -13,6 +13,7 @@ _KEYS: dict[str, Callable[[ContainerStatus], float]] = {
     "cpu": lambda status: status.cpu_cores,
     "hours": lambda status: status.cpu_hours,
     "limit": lambda status: limit_share(status) or 0.0,
+    "throttled": lambda status: status.throttled_share or 0.0,
 }
 SORT_KEYS = (*_KEYS, "age")
 

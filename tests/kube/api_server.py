@@ -196,7 +196,7 @@ class ApiServer:
         self.bookmark_s = bookmark_s
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
-        self._at_once = 0
+        self._busy_with: set[int] = set()
         self._version = 1000
         self._oldest_version = 0
         self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
@@ -329,14 +329,18 @@ class ApiServer:
     def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
         with self._lock:
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._busy_with.add(id(request))
+            self.most_at_once = max(self.most_at_once, len(self._busy_with))
             how = self._next_misbehaviour(request)
         try:
             yield how
         finally:
-            with self._lock:
-                self._at_once -= 1
+            self.is_done(request)
+
+    def is_done(self, request: Request) -> None:
+        """Its client may have gone on already when the server is still about to close."""
+        with self._lock:
+            self._busy_with.discard(id(request))
 
     def _next_misbehaviour(self, request: Request) -> Misbehaviour | None:
         for place, (how, when, times) in enumerate(self._misbehaviours):
@@ -638,7 +642,8 @@ class _Handler(BaseHTTPRequestHandler):
         printing = self.server.api.printing(request)
         self.close_connection = True
         self.wfile.write(exec_endpoint.accept(request.headers))
-        exec_endpoint.write(self.wfile, printing, self.server.api.wait)
+        api = self.server.api
+        exec_endpoint.write(self.wfile, printing, api.wait, lambda: api.is_done(request))
         with suppress(OSError):  # closed with something unread, it would be reset
             self.connection.settimeout(20)
             self.rfile.read()

@@ -45,8 +45,13 @@ def accept(headers: Mapping[str, str]) -> bytes:
     ).encode()
 
 
-def write(file: BufferedIOBase, printing: Printing, wait: Callable[[float], None]) -> None:
-    """Send what a command prints, and how it ended."""
+def write(
+    file: BufferedIOBase,
+    printing: Printing,
+    wait: Callable[[float], None],
+    on_end: Callable[[], None],
+) -> None:
+    """Send what a command prints, and how it ended; ``on_end`` is called before the last of it."""
     wait(printing.starts_after_s)
     _send(file, _PING, b"")
     for channel in (_STDOUT, _STDERR, _ERROR):  # as servers do, to say that they are there
@@ -62,6 +67,7 @@ def write(file: BufferedIOBase, printing: Printing, wait: Callable[[float], None
             return
         _send(file, _BINARY, _STDOUT + printing.stdout[at : at + printing.piece_bytes])
         wait(printing.pause_s)
+    on_end()
     if not printing.status_first:
         _send(file, _BINARY, _ERROR + _status(printing))
     if printing.hangs_after:

@@ -131,6 +131,14 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
 
 
+def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
+    def reasons() -> list[str]:
+        return [str(line.get("reason")) for line in agent.lines()]
+
+    agent.until(lambda: any(f"no pod of node '{NODE}'" in reason for reason in reasons()))
+    assert any("set node.name or MINERWATCH_NODE" in reason for reason in reasons())
+
+
 def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")

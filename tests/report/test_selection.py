@@ -34,7 +34,13 @@ from tests.report.samples import (
 
 @pytest.mark.parametrize(
     ("key", "first"),
-    [("score", MINER), ("cpu", SIMULATION), ("hours", SIMULATION), ("limit", MINER)],
+    [
+        ("score", MINER),
+        ("cpu", SIMULATION),
+        ("hours", SIMULATION),
+        ("limit", MINER),
+        ("throttled", MINER),
+    ],
 )
 def test_highest_first(key: str, first: ContainerStatus) -> None:
     assert sorted_by(NODE, key)[0] == first
