@@ -327,7 +327,7 @@ def _in_words(error: msgspec.ValidationError) -> str:
     """msgspec's ``… - at `$.node.proc``` turned round: the key comes first."""
     text, _, path = str(error).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         where = f"below {key!r}" if key else "at the top"
         return f"there is no key {unknown[1]!r} {where}"

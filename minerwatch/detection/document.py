@@ -18,6 +18,7 @@ from minerwatch.errors import RuleError
 MAX_BYTES = 1 << 20
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -89,7 +90,9 @@ def read_document(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        reason = f"not YAML: {error.problem or error.context}"
+        problem = error.problem or error.context or ""
+        # libyaml has a limit of its own, and reads ahead of ours where a key may begin.
+        reason = _TOO_DEEP if "nesting" in problem else f"not YAML: {problem}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -106,7 +109,7 @@ def _check_shape(path: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:
-                raise RuleError(path, _line(event), f"nested more than {_MAX_DEPTH} levels deep")
+                raise RuleError(path, _line(event), _TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.DocumentStartEvent):
