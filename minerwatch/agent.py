@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.config import Config, default_socket, host_and_port
+from minerwatch.config import Config, Tls, default_socket, host_and_port
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
@@ -39,6 +39,7 @@ from minerwatch.watch import Tick, Watch
 
 if TYPE_CHECKING:
     from minerwatch.kube.node import ClusterNode
+    from minerwatch.report.tls import TlsEndpoint
 
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
@@ -49,6 +50,7 @@ ALL_PROCESSES = 1000
 
 _NEED_RESTART = (
     "listen",
+    "tls",
     "socket",
     "node",
     "examination",
@@ -402,7 +404,11 @@ class Agent:
         self._open.callback(on_socket.close)
         host, port = host_and_port(self._config.listen)
         on_address, address = address_listener(
-            host, port, self._public_routes(), on_error=self._answer_failed
+            host,
+            port,
+            self._public_routes(),
+            on_error=self._answer_failed,
+            tls=_tls_endpoint(self._config.tls),
         )
         self._open.callback(on_address.close)
         self._listeners = (on_socket, on_address)
@@ -479,7 +485,7 @@ class Agent:
             cgroups=self._node.source,
             rules=len(self._book.rules),
             interval=f"{self._config.interval:g}s",
-            metrics=f"http://{self.address}/metrics",
+            metrics=f"{'https' if self._config.tls.certificate else 'http'}://{self.address}/metrics",
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
@@ -490,6 +496,15 @@ class Agent:
                 self._log.info("probe is on", probe=status.name)
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:
+    """How the address speaks TLS; None: it does not. Raises ListenError for unusable files."""
+    if not settings.certificate:
+        return None
+    from minerwatch.report.tls import TlsEndpoint  # 4 MiB that not all need
+
+    return TlsEndpoint(settings)
 
 
 def _raise_open_file_limit() -> None:
