@@ -82,6 +82,38 @@ def reload(previous: RuleBook) -> RuleBook:
     return _read(previous.folders, previous)
 
 
+def bare(book: RuleBook) -> RuleBook:
+    """The same for matching alone: without what lint, tests and people read of a rule."""
+    rules = {id(rule): _bare_rule(rule) for rule in book.rules}
+
+    def bared(outcome: Outcome | None) -> Outcome | None:
+        if not isinstance(outcome, Rule):
+            return outcome
+        return rules.get(id(outcome)) or _bare_rule(outcome)
+
+    return replace(
+        book,
+        rules=tuple(rules[id(rule)] for rule in book.rules),
+        files={path: replace(f, outcome=bared(f.outcome)) for path, f in book.files.items()},
+    )
+
+
+def _bare_rule(rule: Rule) -> Rule:
+    return replace(
+        rule,
+        tests=(),
+        description="",
+        author="",
+        date="",
+        modified="",
+        references=(),
+        tags=(),
+        falsepositives=(),
+        unused_selections=(),
+        field_lines={},
+    )
+
+
 def has_changed(book: RuleBook) -> bool:
     """Whether any file has changed since the book was read; cheap enough for every tick."""
     return fingerprint(book.folders) != book.fingerprint
