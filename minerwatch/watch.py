@@ -65,7 +65,8 @@ _SHORTEST_AGE_S = 0.2
 @dataclass(slots=True)
 class _WatchedProcess:
     process: Process
-    facts: Facts
+    parent: Process | None = None
+    facts: Facts | None = None  # static ones, kept while they are asked for each tick
     matches: tuple[Match, ...] = ()
     cpu: CpuHistory | None = None  # None while its container is idle
     threads: int = 0
@@ -172,7 +173,8 @@ class Watch:
             self._has_other_rules = True
             for watched in self._containers.values():
                 for process in watched.processes.values():
-                    process.matches = matcher.static_matches(process.facts)
+                    if not process.process.kernel_thread:
+                        process.matches = matcher.static_matches(_static_facts(watched, process))
                 _collect_static_sightings(watched)
 
     def close(self) -> None:
@@ -323,7 +325,7 @@ class Watch:
             watched.limit = watched.throttled_share = None
             watched.dynamic_sightings = ()
             for process in watched.processes.values():
-                process.cpu = process.thread_cpu_s = None
+                process.cpu = process.thread_cpu_s = process.facts = None
         watched.is_measured = is_hot
         return is_hot
 
@@ -478,7 +480,7 @@ class Watch:
             if watched is None:
                 continue
             before = watched.processes.get(pid)
-            now = _WatchedProcess(process, {})
+            now = _WatchedProcess(process)
             if before is not None and before.process.id == process.id:
                 now.cpu, now.threads = before.cpu, before.threads
             watched.processes[pid] = now
@@ -498,12 +500,10 @@ class Watch:
         parent = (
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
-        now.facts = {
-            **static_facts(now.process, parent.process if parent else None),
-            "ContainerName": watched.container.container_id,
-            **watched.place,
-        }
-        now.matches = self._timed("rules", lambda: self._matcher.static_matches(now.facts))
+        now.parent = parent.process if parent else now.parent  # it may have ended since
+        now.facts = None
+        facts = _static_facts(watched, now)
+        now.matches = self._timed("rules", lambda: self._matcher.static_matches(facts))
 
     def _sample_limit(self, watched: _WatchedContainer) -> None:
         before = watched.limit
@@ -575,7 +575,9 @@ class Watch:
         for process in watched.processes.values():
             if process.cpu is None:
                 continue
-            facts = {**process.facts, **shared, **self._dynamic_facts(process, at_s)}
+            facts = {
+                **_static_facts(watched, process), **shared, **self._dynamic_facts(process, at_s)
+            }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
                 yield Sighting(match.rule, process.process.id, match.evidence)
 
@@ -660,6 +662,23 @@ class Watch:
 def _new_container(container: Container, at_s: float, cpu_s: float) -> _WatchedContainer:
     clear = Verdict(container.key, at_s, 0.0, Level.CLEAR, at_s, ())
     return _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
+
+
+def _static_facts(watched: _WatchedContainer, process: _WatchedProcess) -> Facts:
+    """What never changes of a process; kept from the second tick in a row on that asks for it.
+
+    They take more memory than all else that is known of a process, and most processes idle.
+    """
+    if process.facts is not None:
+        return process.facts
+    facts = {
+        **static_facts(process.process, process.parent),
+        "ContainerName": watched.container.container_id,
+        **watched.place,
+    }
+    if process.cpu is not None and process.cpu.cores is not None:
+        process.facts = facts
+    return facts
 
 
 _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))

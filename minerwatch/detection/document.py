@@ -90,9 +90,9 @@ def read_document(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        problem = error.problem or error.context or ""
-        # libyaml has a limit of its own, and reads ahead of ours where a key may begin.
-        reason = _TOO_DEEP if "nesting" in problem else f"not YAML: {problem}"
+        if "nesting depth" in str(error.problem):  # libyaml's own limit, which it may reach first
+            raise RuleError(path, line, _TOO_DEEP) from error
+        reason = f"not YAML: {error.problem or error.context}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
