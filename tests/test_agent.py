@@ -72,7 +72,7 @@ class RunningAgent:
         self.until(said)
         return found[0]
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds: Callable[[], object]) -> None:
         end_s = time.monotonic() + _WAIT_S
         while not holds():
             assert self.process.poll() is None, self.log_path.read_text()
