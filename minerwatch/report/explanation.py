@@ -22,10 +22,10 @@ from minerwatch.model import (
     Signal,
 )
 from minerwatch.report.campaigns import Campaign
+from minerwatch.report.columns import LEVEL_STYLES
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
-from minerwatch.report.table import LEVEL_STYLES
 from minerwatch.report.text import printable, shortened
 
 _NAME_LENGTH = 256
