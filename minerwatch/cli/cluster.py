@@ -154,6 +154,7 @@ class ClusterSource:
             len(survey.answered),
             survey.missing,
             survey.blind_spot,
+            survey.agents,
         )
         return survey.statuses, coverage
 
