@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +24,15 @@ from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
 from minerwatch.loop import CpuBudget, Wake
-from minerwatch.model import Change, Container, ContainerStatus, Finding, Identity, Observation
+from minerwatch.model import (
+    AgentStatus,
+    Change,
+    Container,
+    ContainerStatus,
+    Finding,
+    Identity,
+    Observation,
+)
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
@@ -33,7 +42,13 @@ from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
-from minerwatch.report.snapshot import container_status, encode, worst_first
+from minerwatch.report.snapshot import (
+    container_status,
+    encode,
+    encode_agent,
+    rfc3339,
+    worst_first,
+)
 from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
 
@@ -426,6 +441,7 @@ class Agent:
             **self._public_routes(),
             "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
+            "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
         on_socket = SocketListener(self.socket, private, on_error=self._answer_failed)
         self._open.callback(on_socket.close)
@@ -447,6 +463,21 @@ class Agent:
             "/healthz": self._health,
             "/readyz": self._readiness,
         }
+
+    def status(self) -> AgentStatus:
+        """What it says of itself."""
+        probes = (ProbeStatus("execs", self._execs_off), *self._node.probes)
+        return AgentStatus(
+            node=self._node.name,
+            version=__version__,
+            started=rfc3339(time.time() - now_s() + self._started_s),
+            interval_s=float(self._config.interval),
+            rules=dict(Counter(rule.maturity.value for rule in self._rules.book.rules)),
+            broken_rules=len(self._rules.errors),
+            culling=str(self._config.culling.mode),
+            probes_off={probe.name: probe.off for probe in probes if probe.off},
+            blind_spots=self._node.blind_spots,
+        )
 
     def _snapshot(self, max_processes: int) -> Answer:
         return Answer(encode(self._node.statuses(max_processes)), _JSON)

@@ -14,13 +14,13 @@ from typing import Protocol
 
 from minerwatch.config import Config
 from minerwatch.detection.facts import measured
-from minerwatch.model import Facts, FactValue, ProcessId
+from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.content import ContentReader
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.privilege import effective_capabilities
 from minerwatch.node.rounding import ENOUGH_SAMPLES, RoundingSamples
-from minerwatch.node.sockets import Connection, SocketReader
+from minerwatch.node.sockets import SocketReader
 from minerwatch.node.tasks import FpSample, TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
@@ -94,11 +94,12 @@ class Probes:
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._rounding: Rounding | None = None
         self._content: Content | None = None
+        self._connections: Connections | None = None
         self._proc = proc = config.node.proc
         pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lacks, lambda: Connections(proc, pools)),
+            ("connections", config.probes.connections, lacks, lambda: self._opened_sockets(pools)),
             ("mappings", config.probes.mappings, lacks, lambda: MemoryMappings(proc)),
             ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
         )
@@ -108,6 +109,10 @@ class Probes:
                 self._probes.append(opened())
             self.status.append(ProbeStatus(name, off))
         self._open_rounding(config, tasks, tasks_off)
+
+    def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
+        self._connections = Connections(self._proc, pool_servers)
+        return self._connections
 
     def _opened_content(self, rules: Sequence[Path]) -> Probe:
         self._content = Content(ContentReader(self._proc, rules))
@@ -168,6 +173,10 @@ class Probes:
             known.update(probe.facts(process))
         return known
 
+    def connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        """Whom ``process`` was connected to at the last look; of suspects only, oldest first."""
+        return self._connections.connections(process) if self._connections is not None else ()
+
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
         for probe in self._probes:
@@ -204,6 +213,7 @@ class Connections:
         self._pools = PoolNames(pool_servers) if pool_servers else None
         self._looked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
+        self._open: dict[ProcessId, tuple[Connection, ...]] = {}
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -214,18 +224,23 @@ class Connections:
         """Reads the connections of those that it has not looked at for some time."""
         self._looked_s = {each: self._looked_s.get(each, float("-inf")) for each in suspects}
         self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._open = {each: self._open[each] for each in suspects if each in self._open}
         due = [each for each in suspects if at_s - self._looked_s[each] >= _CONNECTIONS_EVERY_S]
         if not due or not is_time_left():
             return
         found = self._reader.connections([each.pid for each in due], at_s)
         for process in due:
             self._looked_s[process] = at_s
-            connections = found.get(process.pid, ())
+            self._open[process] = connections = found.get(process.pid, ())
             self._facts[process] = _connection_facts(connections, self._names(connections), at_s)
 
     def facts(self, process: ProcessId) -> Facts:
         """DestinationIp, DestinationPort, DestinationHostname, LongestConnection."""
         return self._facts.get(process, NO_FACTS)
+
+    def connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        """Those that ``process`` had at the last look, oldest first."""
+        return self._open.get(process, ())
 
     def close(self) -> None:
         """Ends the look-ups."""

@@ -22,6 +22,7 @@ from minerwatch.detection.match import Match, Matcher
 from minerwatch.detection.usage import CpuHistory
 from minerwatch.model import (
     Change,
+    Connection,
     Container,
     ContainerKey,
     ContainerKind,
@@ -253,8 +254,12 @@ class Watch:
         """Every container as it was found at the last tick."""
         with self._lock:
             return tuple(
-                _observation(watched, max_processes) for watched in self._containers.values()
+                _observation(watched, max_processes, self._connections)
+                for watched in self._containers.values()
             )
+
+    def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        return self._probes.connections(process) if self._probes is not None else ()
 
     def _timed(self, probe: str, work: Callable[[], T]) -> T:
         started_s = time.perf_counter()
@@ -719,7 +724,15 @@ def _newly_found(watched: _WatchedContainer) -> list[Finding]:
     ]
 
 
-def _observation(watched: _WatchedContainer, max_processes: int) -> Observation:
+def _no_connections(_process: ProcessId) -> tuple[Connection, ...]:
+    return ()
+
+
+def _observation(
+    watched: _WatchedContainer,
+    max_processes: int,
+    connections: Callable[[ProcessId], tuple[Connection, ...]] = _no_connections,
+) -> Observation:
     return Observation(
         container=watched.container,
         at_s=watched.verdict.at_s,
@@ -729,15 +742,20 @@ def _observation(watched: _WatchedContainer, max_processes: int) -> Observation:
         throttled_share=watched.throttled_share,
         verdict=watched.verdict,
         process_count=len(watched.processes),
-        processes=tuple(_foremost(watched, max_processes)) if max_processes else (),
+        processes=tuple(
+            ProcessLoad(each.process, each.cpu_cores, connections(each.process.id))
+            for each in _foremost(watched, max_processes)
+        ),
     )
 
 
-def _foremost(watched: _WatchedContainer, limit: int) -> list[ProcessLoad]:
+def _foremost(watched: _WatchedContainer, limit: int) -> list[_WatchedProcess]:
     """Processes with findings, then those that burn most."""
+    if not limit:
+        return []
     found = {finding.process for finding in watched.verdict.findings}
     ranked = sorted(
         watched.processes.values(),
         key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
     )
-    return [ProcessLoad(each.process, each.cpu_cores) for each in ranked[:limit]]
+    return ranked[:limit]

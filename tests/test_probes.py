@@ -51,10 +51,12 @@ def test_connections_become_facts_and_age() -> None:
             probe.look([me()], 100.0, always)
             probe.look([me()], 160.0, always)
             facts = probe.facts(me())
+            told = probe.connections(me())
             port = str(server.getsockname()[1])
     assert "127.0.0.1" in facts["DestinationIp"]  # type: ignore[operator]
     assert port in facts["DestinationPort"]  # type: ignore[operator]
     assert facts["LongestConnection"] == 60.0
+    assert ("127.0.0.1", port, 100.0) in [(c.address, str(c.port), c.since_s) for c in told]
 
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
@@ -62,8 +64,10 @@ def test_what_is_no_longer_suspect_is_forgotten() -> None:
     probe.look([me()], 100.0, always)
     probe.look([], 110.0, always)
     assert probe.facts(me()) == {}
+    assert probe.connections(me()) == ()
     assert not probe._facts
     assert not probe._looked_s
+    assert not probe._open
 
 
 def test_nobody_is_looked_at_when_the_time_is_up() -> None:
