@@ -164,7 +164,7 @@ def open_node(
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off), *probes.status),
+        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
         cluster,
     )
 
@@ -550,7 +550,10 @@ class Agent:
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
-        for status in (ProbeStatus("execs", self._execs_off), *self._node.probes):
+        execs = ProbeStatus("execs", self._execs_off, self._config.probes.execs)
+        for status in (execs, *self._node.probes):
+            if status.is_asked_for:
+                self._metrics.probe_opened(status.name, is_on=not status.off)
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:

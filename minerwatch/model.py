@@ -115,6 +115,19 @@ class ProcessId(NamedTuple):
     start_ticks: int
 
 
+class FpSample(NamedTuple):
+    """A thread's floating-point control word (MXCSR on x86-64, FPCR on arm64).
+
+    With ``switches`` it is that of the thread's last switch-out, without that of the moment at
+    which it was read.
+    """
+
+    process: ProcessId
+    tid: int
+    switches: int | None  # so far, modulo 2^32; without a new one the word is the old one, too
+    fp_control: int
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """What is read once of a process: who it is, not what it does."""

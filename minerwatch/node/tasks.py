@@ -16,11 +16,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
 from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from minerwatch.model import ProcessId, ProcessStat
+from minerwatch.model import FpSample, ProcessId, ProcessStat
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _RECORD = Struct("=QQQQQQQIIIIIIII16s")
@@ -30,6 +31,8 @@ _READ_BYTES = _RECORD.size * 1024
 _MAX_READS = 4096
 _MAX_THREADS = 4096
 """Of one process that are told: as many as are read where there is no iterator."""
+_MOST_THREADS = 256
+"""Of one process whose control words are told: those that have burnt most CPU."""
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _MIN_KERNEL = "Linux 5.8"
@@ -51,18 +54,6 @@ class TaskSample(NamedTuple):
     fp_control: int | None  # MXCSR or FPCR when it was last switched out; None: not measured
     switches: int  # how often it was switched out, modulo 2^32
     comm: bytes
-
-
-class FpSample(NamedTuple):
-    """A thread's floating-point control word, as it was when it was last switched out.
-
-    Without ``switches`` it is that of the moment at which it was read.
-    """
-
-    process: ProcessId
-    tid: int
-    switches: int | None  # modulo 2^32; without a new one the word is the old one, too
-    fp_control: int
 
 
 class TaskTable:
@@ -152,11 +143,16 @@ class TaskIterator:
     """Reads all tasks, again and again; for one thread at a time.
 
     ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
+    ``has_fp_control``: whether it knows where this kernel keeps floating-point control words.
     """
+
+    most_at_once = 100_000
+    """Processes whose control words are told in one read: as many as there are."""
 
     def __init__(self) -> None:
         """Loads the program into the kernel. Raises TasksUnavailableError."""
         self.failures = {"unreadable": 0}
+        self.has_fp_control = False
         self._library = _libbpf()
         self._object: int | None = None
         self._link: int | None = None
@@ -177,19 +173,30 @@ class TaskIterator:
         return [_task_sample(record) for record in self._records()]
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
-        """The control words of all threads of ``processes``, where the kernel tells them."""
+        """The control words of the threads of ``processes``, where the kernel tells them.
+
+        Of a process with hundreds of threads, those that have burnt most CPU: threads that sleep
+        do not hide the ones that hash.
+        """
         wanted = {process.pid: process for process in processes}
-        found: list[FpSample] = []
-        others: set[int] = set()
+        found: dict[int, list[_Record]] = {}
         for record in self._records():
-            tid, pid, _flags, fp_control, has_fp_control, switches = record[7:13]
-            process = wanted.get(pid)
-            if process is None or not has_fp_control:
+            tid, pid, _flags, _fp_control, has_fp_control = record[7:12]
+            if pid not in wanted or not has_fp_control:
                 continue
-            if tid == pid and record[0] // _NS_PER_TICK != process.start_ticks:
-                others.add(pid)
-            found.append(FpSample(process, tid, switches, fp_control))
-        return [sample for sample in found if sample.process.pid not in others]
+            if tid == pid and record[0] // _NS_PER_TICK != wanted[pid].start_ticks:
+                del wanted[pid]
+                continue
+            found.setdefault(pid, []).append(record)
+        return [
+            FpSample(wanted[pid], record[7], record[12], record[10])
+            for pid, records in found.items()
+            if pid in wanted
+            for record in nlargest(_MOST_THREADS, records, key=itemgetter(1))
+        ]
+
+    def rest(self) -> None:
+        """Nothing is held for control words alone."""
 
     def close(self) -> None:
         """Takes the program out of the kernel."""
@@ -211,10 +218,12 @@ class TaskIterator:
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
-        if not any(record[7:9] == (os.getpid(), os.getpid()) for record in self._records()):
+        own = [each for each in self._records() if each[7:9] == (os.getpid(), os.getpid())]
+        if not own:
             raise TasksUnavailableError(
                 "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
             )
+        self.has_fp_control = bool(own[0][11])
 
     def _records(self) -> Iterator[_Record]:
         for piece in self._pieces():

@@ -19,7 +19,7 @@ from minerwatch.node import tasks
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.rounding import RoundingSamples
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError, TaskTable
-from tests.conftest import Programs, needs_root
+from tests.conftest import Programs, environment_of_this_python, needs_root
 
 BPF = Path(tasks.__file__).parent / "bpf"
 TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
@@ -214,7 +214,12 @@ def test_randomx_is_told_by_how_it_rounds(
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     threads, *how = options
     command = ["python3", str(TARGET), threads, "60", *how]
-    with subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE) as target:
+    with subprocess.Popen(
+        command,
+        executable=sys.executable,
+        env=environment_of_this_python(),
+        stdout=subprocess.PIPE,
+    ) as target:
         try:
             assert target.stdout is not None
             assert target.stdout.readline() == b"hashing\n"
