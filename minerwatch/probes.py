@@ -32,6 +32,9 @@ _ROUNDING_EVERY_S = 300.0
 _ODD_ROUNDING_EVERY_S = 60.0
 _SAMPLING_ENDS_AFTER_S = 60.0
 
+SWITCHED_OFF = "switched off"
+"""How the reason begins why a probe is off that nobody asked for."""
+
 NO_FACTS: Facts = {}
 
 _IsTimeLeft = Callable[[], bool]
@@ -73,6 +76,11 @@ class ProbeStatus:
     name: str
     off: str  # "" if it is on
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the configuration asks for it."""
+        return not self.off.startswith(SWITCHED_OFF)
+
 
 class Probes:
     """All probes that are on, and why the others are off."""
@@ -103,7 +111,7 @@ class Probes:
             ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
         )
         for name, is_wanted, lack, opened in switches:
-            off = lack if is_wanted else f"switched off (probes.{name})"
+            off = lack if is_wanted else f"{SWITCHED_OFF} (probes.{name})"
             if not off:
                 self._probes.append(opened())
             self.status.append(ProbeStatus(name, off))
@@ -119,7 +127,7 @@ class Probes:
             self._content.use(rules)
 
     def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
-        off = "" if config.probes.rounding else "switched off (probes.rounding)"
+        off = "" if config.probes.rounding else f"{SWITCHED_OFF} (probes.rounding)"
         if not off and tasks is None:
             off = f"it needs the task iterator: {tasks_off}"
         if not off and tasks is not None:
