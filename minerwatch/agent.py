@@ -135,7 +135,8 @@ def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None
     place_of = cluster.facts if cluster is not None else None
     examination = config.examination
     watch = Watch(cgroups, processes, matcher, examination, judge, probes, tasks, place_of)
-    spots = (cgroups.blind_spot, *blind_spots(proc))
+    opens_files = config.probes.connections or config.probes.content
+    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
