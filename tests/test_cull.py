@@ -335,7 +335,8 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.OBSERVE_ONLY, doubt(settings=with_settings(
         ladder=(Rungs(actions=(Action.OBSERVE,)), *SETTINGS.ladder)))),
     (Reason.NO_PROCESS, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))))),
+        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))),
+        also={Reason.NOT_CORROBORATED})),
     (Reason.NODE_BUDGET_SPENT, doubt(past=lambda past: [
         acted(past, 3599 - number, Outcome.FAILED, replace(POD, uid="x", name="x"))
         for number in range(2)])),
