@@ -54,7 +54,10 @@ def main() -> None:
         finally:
             ours.send("end")
             watcher.join()
-        print(f"a whole agent                   {_agent_rss_mib(path):10.1f} MiB")
+        alone = "kubernetes: {enabled: false}\n"
+        print(f"a whole agent without a cluster {_agent_rss_mib(alone):10.1f} MiB")
+        following = f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {path}}}\n"
+        print(f"a whole agent that follows it   {_agent_rss_mib(following):10.1f} MiB")
     with ApiServer() as server, tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.large):
             server.put(_large_pod(number))
@@ -92,13 +95,11 @@ def _watch_large(path: str, pipe: Connection) -> None:
     pods.close()
 
 
-def _agent_rss_mib(kubeconfig: Path) -> float:
-    """Of an agent that has followed the node for some ticks, with all its probes."""
+def _agent_rss_mib(config: str) -> float:
+    """Resident, of an agent that has run for some ticks, with all its probes."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "config.yaml"
-        settings.write_text(
-            f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
-        )
+        settings.write_text(config)
         command = [sys.executable, "-m", "minerwatch", "agent", "--config", str(settings)]
         command += ["--interval", "1s", "--listen", "127.0.0.1:0", "--socket", f"{folder}/socket"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as agent:
