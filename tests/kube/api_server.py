@@ -207,7 +207,7 @@ class ApiServer:
         self._blocked: set[tuple[str, str, str]] = set()
         self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
-        self._certificate = certificate
+        self.certificate = certificate
         self._listener: _Listener | None = None
         self._port = 0
         self.listen()
@@ -220,7 +220,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def version(self) -> str:
@@ -231,7 +231,7 @@ class ApiServer:
 
     def listen(self) -> None:
         """Listen, after ``vanish`` at the same port as before."""
-        self._listener = _Listener(self._port, self, self._certificate)
+        self._listener = _Listener(self._port, self, self.certificate)
         self._port = self._listener.server_address[1]
 
     def vanish(self) -> None:
