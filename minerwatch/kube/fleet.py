@@ -2,8 +2,8 @@
 
 Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
 into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
-pods, ``get`` and ``create`` on pods/exec (servers ask for one or the other where a WebSocket is
-opened, by their version), and ``list`` on nodes to know of nodes without an agent.
+pods, ``get`` on pods/exec and since Kubernetes 1.35 ``create``, too (a WebSocket is opened by a
+GET), and ``list`` on nodes to know of nodes without an agent.
 """
 
 from __future__ import annotations

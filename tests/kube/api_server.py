@@ -194,6 +194,7 @@ class ApiServer:
         self.requests: list[Request] = []
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
+        self.exec_protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
         self._busy_with: set[int] = set()
@@ -641,7 +642,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _exec(self, request: Request) -> None:
         printing = self.server.api.printing(request)
         self.close_connection = True
-        self.wfile.write(exec_endpoint.accept(request.headers))
+        known = self.server.api.exec_protocols
+        self.wfile.write(exec_endpoint.accept(request.headers, known))
         api = self.server.api
         exec_endpoint.write(self.wfile, printing, api.wait, lambda: api.is_done(request))
         with suppress(OSError):  # closed with something unread, it would be reset

@@ -347,6 +347,13 @@ def test_large_output_comes_whole(api: ApiServer, cluster: Cluster) -> None:
     assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=60) == large
 
 
+@pytest.mark.parametrize("version", ["v4", "v5"])
+def test_old_and_new_api_servers(api: ApiServer, cluster: Cluster, version: str) -> None:
+    api.exec_protocols = [f"{version}.channel.k8s.io"]
+    api.runs("ns", "p", Printing(b"ok"))
+    assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=20) == b"ok"
+
+
 def test_output_without_end_is_cut_off(api: ApiServer, cluster: Cluster) -> None:
     api.runs("ns", "p", Printing(b"x" * (3 << 20)))
     with pytest.raises(ApiError, match="longer than 1 MiB") as failed:
