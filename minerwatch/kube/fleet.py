@@ -82,13 +82,20 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     Raises ApiError if pods cannot be listed. If nodes cannot, ``blind_spot`` says so.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-    items = [_decoded(item, _Pod) for item in _items(cluster, path, {"labelSelector": selector})]
+    try:
+        listed = [*_items(cluster, path, {"labelSelector": selector})]
+    except ApiError as error:
+        if error.reason != "forbidden" or namespace:
+            raise
+        hint = "if you may list pods in the agents' namespace only, say --agent-namespace"
+        raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
+    items = [_decoded(item, _Pod) for item in listed]
     found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
     pods = _one_a_node(found)
     doubts = [] if namespace else [_doubt(found)]
     try:
-        listed = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
-        nodes = [_decoded(item, _Node).metadata.name for item in listed]
+        described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
+        nodes = [_decoded(item, _Node).metadata.name for item in described]
     except ApiError as error:
         nodes = []
         doubts.append(f"only nodes with an agent are known: {error}")

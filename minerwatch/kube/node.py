@@ -78,13 +78,13 @@ class ClusterNode:
         return identity_facts(self._identities.of(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
-        """Tells the owners of pods what is news to them, where that is wanted; never waits.
+        """Tells the owners of pods what is news to them, the worst first; never waits.
 
         To be called with what is flagged and with what has changed, at every tick.
         """
         if self._events is None:
             return
-        for observation in observations:
+        for observation in sorted(observations, key=lambda each: -each.verdict.score):
             identity = self.identity(observation.container)
             if identity is not None:
                 self._events.tell(identity.pod, identity.container, observation.verdict)

@@ -7,7 +7,7 @@ event, and where the server has forgotten that version (410 Gone) there is a new
 The kubelet's ``/pods`` and the runtime's CRI socket know a container a moment earlier, but the
 first gives every environment variable of every pod to whoever may ask and needs ``nodes/proxy``,
 by which one may run programs in them; the second is root on the node. A watch for the pods of one
-node needs ``get, list, watch`` on pods, and costs the API server what a kubelet does.
+node needs ``list`` and ``watch`` on pods, and costs the API server what a kubelet does.
 
 Whatever goes wrong, what was known last stays known; ``synced_unix_s`` tells how old it is.
 """

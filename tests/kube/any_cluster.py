@@ -30,16 +30,16 @@ PATIENCE_S = 60.0
 Rules = Sequence[Mapping[str, Sequence[str]]]
 
 AGENT_RULES: Rules = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
-"""All that docs/security.md gives an agent for names and events."""
+"""All that docs/configuration.md gives an agent for names and events."""
 
 ON_CALL_RULES: Rules = [
     {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},
 ]
-"""All that the documentation asks for who types ``minerwatch top -A``."""
+"""All that it gives those who type ``minerwatch top -A``."""
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
