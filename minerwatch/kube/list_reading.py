@@ -49,6 +49,8 @@ class ListReader:
                 raise ListError("a bracket is not open")
             else:
                 key = token
+        for _ in self._pieces:
+            pass  # an end of line: read, so that the connection can be used again
 
     def _array(self, *, is_items: bool) -> Iterator[bytes]:
         depth = 1

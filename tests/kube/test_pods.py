@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,22 @@ def test_one_list_then_one_watch(api: ApiServer, watched: Watched) -> None:
     assert second["resourceVersion"] == api.version
     assert 300 <= int(second["timeoutSeconds"]) <= 600
     assert api.most_at_once == 1
+
+
+def test_list_and_watch_share_a_connection(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    connect = socket.socket.connect
+
+    def noting(self: socket.socket, address: object) -> None:
+        opened.append(address)
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", noting)
+    with watching(cluster):
+        eventually(lambda: api.stream_count)
+    assert len(opened) == 1
 
 
 def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
