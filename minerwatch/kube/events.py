@@ -217,7 +217,10 @@ class EventSender:
                     self.failures[DROPPED] += 1
                 return
             self._tokens -= 1
-            _remember(self._told, subject, level, _MAX_TOLD)
+            if reason is EventReason.CLEARED:
+                del self._told[subject]
+            else:
+                _remember(self._told, subject, level, _MAX_TOLD)
 
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
