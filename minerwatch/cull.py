@@ -234,15 +234,15 @@ class History:
         return tuple(record for record in records if record.pod_uid == pod_uid)
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
-        """Processes that may stand still since minerwatch stopped them, with their pods' uids."""
-        records = self.records()
-        released = {each.pod_uid for each in records if each.outcome is Outcome.RELEASED}
+        """Processes that may stand still since minerwatch stopped them, with their pods' uids.
+
+        Also those of pods that were released: whether that let them go is to be looked at.
+        """
         return tuple(
             (record.pod_uid, process)
-            for record in records
+            for record in self.records()
             if record.boot_id == boot_id and _may_have_stopped(record)
             for process in record.processes
-            if record.pod_uid not in released
         )
 
     def has_labelled(self, pod_uid: str) -> bool:

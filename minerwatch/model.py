@@ -460,6 +460,40 @@ class CullStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CullAnswer:
+    """What came of an action that was asked for by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    owner: str
+    level: str
+    score: float
+    proposed: str  # the action that was asked for
+    dry_run: bool
+    acts: bool  # whether the policy permitted it
+    reasons: tuple[str, ...]  # why not
+    request: str  # what is, or would be, sent, word for word
+    outcome: str = ""  # done, dry-run, refused, failed, unknown, withdrawn; "": nothing was tried
+    message: str = ""  # what the API server or the kernel said
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAnswer:
+    """What was undone by a release."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    resumed: tuple[int, ...]  # pids that go on now
+    gone: tuple[int, ...]  # pids of processes that have ended
+    label_removed: bool
+    trouble: tuple[str, ...] = ()  # what could not be undone
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """A node of which nothing is known, and why."""
 

@@ -254,6 +254,25 @@ class Watch:
                 _observation(watched, max_processes) for watched in self._containers.values()
             )
 
+    def observation(self, key: ContainerKey, max_processes: int) -> Observation | None:
+        """One container as it was found at the last tick; None if there is none."""
+        with self._lock:
+            watched = self._containers.get(key)
+            return None if watched is None else _observation(watched, max_processes)
+
+    def carrier(self, container: Container) -> Container:
+        """The pod's own container that ``container`` is nested in, or itself if it is in none."""
+        with self._lock:
+            by_cgroup = {
+                each.container.cgroup: each.container for each in self._containers.values()
+            }
+        found = container
+        while outer := by_cgroup.get(found.outer_cgroup):
+            if outer.kind is not container.kind or len(outer.cgroup) >= len(found.cgroup):
+                break
+            found = outer
+        return found
+
     def _timed(self, probe: str, work: Callable[[], T]) -> T:
         started_s = time.perf_counter()
         try:

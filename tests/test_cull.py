@@ -634,7 +634,7 @@ def test_what_may_stand_still_is_known_after_a_restart() -> None:
         acted(past, 7200, outcome, pod, action=Action.STOP)
     acted(past, 7200, pod=replace(POD, uid="killed"))
     past.release(replace(DECISION, pod_uid="uid-5"), NOW)
-    known = {("uid-0", MINER), ("uid-1", MINER), ("uid-2", MINER)}
+    known = {("uid-0", MINER), ("uid-1", MINER), ("uid-2", MINER), ("uid-5", MINER)}
     assert set(past.stopped("boot")) == known
     assert set(restored(lines(past.records()), NOW).stopped("boot")) == known
     assert past.stopped("another") == ()  # pids and start times are another boot's

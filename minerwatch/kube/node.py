@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,10 @@ from minerwatch.kube import client, owners
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
-from minerwatch.model import Container, Facts, Identity
+from minerwatch.model import Container, Facts, Identity, Owner, Pod
+
+_MAX_SILENCE_S = 180.0
+"""Of a watch: servers speak up about once a minute, also where nothing happens."""
 
 
 def is_wanted(settings: Kubernetes) -> bool:
@@ -35,12 +39,12 @@ class ClusterNode:
         self, config: Config, node: str, on_error: Callable[[str, Exception], None]
     ) -> None:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
-        asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
         self._cluster = opened_cluster(config.kubernetes)
         self._pods = PodWatch(
             self._cluster,
             node,
-            keep=_kept(config, asked),
+            keep=self.keep(config),
             on_error=on_error,
             chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
@@ -51,6 +55,27 @@ class ClusterNode:
     def server(self) -> str:
         """The API server's address."""
         return self._cluster.server
+
+    @property
+    def cluster(self) -> client.Cluster:
+        """The API server that the node belongs to."""
+        return self._cluster
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the pods are known here as they are there: a watch is open, and lately spoke."""
+        synced_unix_s = self._pods.synced_unix_s
+        if synced_unix_s is None or not self._pods.is_following:
+            return False
+        return -_MAX_SILENCE_S <= time.time() - synced_unix_s <= _MAX_SILENCE_S
+
+    def keep(self, config: Config) -> PodFields:
+        """What must be kept of each pod under ``config``."""
+        return _kept(config, self._asked)
+
+    def owner(self, pod: Pod) -> Owner | None:
+        """Who can be told about ``pod``, or banned."""
+        return owners.owner(pod, self._asked)
 
     @property
     def synced_unix_s(self) -> float | None:
@@ -81,6 +106,7 @@ def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
     fields = owners.pod_fields(asked)
     selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
     named = {key for selector in selectors for key in selector.keys}
+    named.add(config.culling.quarantine_label.key)
     return PodFields(
         labels=fields.labels | named,
         annotations=fields.annotations,
