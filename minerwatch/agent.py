@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -455,15 +455,18 @@ class Agent:
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )
         if self._cluster is not None:
+            self._cluster.tell(brought.flagged)
             self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
 
-    def _report_findings(self, changes: Iterable[Change], began: Iterable[Finding]) -> None:
+    def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:
             self._metrics.level_changed(change.observation.verdict.level)
             status = self._node.status(change.observation)
             self._log.info("verdict", **verdict_line(status, change.previous.label))
         for finding in began:
             self._metrics.finding_began(finding.rule, finding.signal)
+        if self._cluster is not None:
+            self._cluster.tell(change.observation for change in changes)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)

@@ -12,6 +12,7 @@ from minerwatch.audit import rfc3339
 from minerwatch.cull import Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.model import (
+    FactValue,
     Finding,
     Observation,
     Owner,
@@ -66,7 +67,7 @@ def bundle(
             "process_count": observation.process_count,
         },
         "pod": _pod(case.pod, case.owner),
-        "processes": [*_processes(observation.processes, set(culprits), digests, boot_unix_s)],
+        "processes": [*_processes(observation.processes, set(culprits), digests)],
         "connections": [*_connections(connections, boot_unix_s)][:MAX_CONNECTIONS],
     }
 
@@ -126,7 +127,6 @@ def _processes(
     loads: Sequence[ProcessLoad],
     culprits: set[ProcessId],
     digests: Mapping[ProcessId, str],
-    boot_unix_s: float,
 ) -> Iterator[dict[str, object]]:
     """Parents before their children, each with its depth in the tree."""
     for depth, load in _tree(loads[:MAX_PROCESSES]):
@@ -192,5 +192,5 @@ def _name(text: str) -> str:
     return printable(shortened(redacted(text), _NAME_CHARS))
 
 
-def _value(value: str | bool | int | float) -> str | bool | int | float:
+def _value(value: FactValue) -> FactValue:
     return evidence_text(value) if isinstance(value, str) else value

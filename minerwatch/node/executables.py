@@ -1,9 +1,9 @@
 """SHA-256 of what processes execute: what an investigator looks up first.
 
 /proc/PID/exe opens the very file that runs, also one that was deleted or that another mount hides
-(proc_pid_exe(5)). It may lie on a file system that hangs or that the process serves itself, so it is
-read by a child (executable_hasher.py) that is killed when its time is over, and left behind if it
-cannot even be killed.
+(proc_pid_exe(5)). It may lie on a file system that hangs, or that the process serves itself, so it
+is read by a child (executable_hasher.py) that is killed when its time is over, and left behind if
+it cannot even be killed.
 """
 
 from __future__ import annotations

@@ -21,7 +21,15 @@ from minerwatch.cull import HOUR_S, ActionRecord, Moment, Outcome
 from minerwatch.kube.budget import DRY_RUNS, IN_EARNEST, LEASE, MARGIN_S, BudgetPace, LeaseBudget
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.model import Action
-from tests.kube.api_server import Answering, ApiServer, Dropping, Hanging, Json, Losing, Request
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    Dropping,
+    Hanging,
+    Json,
+    LosingTheAnswer,
+    Request,
+)
 
 LEASES = ("leases", "/apis/coordination.k8s.io/v1")
 NAMESPACE = "minerwatch"
@@ -278,7 +286,7 @@ def test_a_place_whose_answer_was_lost_is_found_again(
     if method == "PUT":
         assert budget.reserve(record("first"), NOW)
         taken = 1
-    api.misbehave(Losing(), when=lambda asked: asked.method == method)
+    api.misbehave(LosingTheAnswer(), when=lambda asked: asked.method == method)
     assert budget.reserve(record("a"), NOW)
     assert len(places(api)) == taken + 1
 
@@ -406,7 +414,7 @@ def test_many_processes_with_faults_never_take_one_too_many(
         follower.start()
     while not all(lines):
         time.sleep(0.01)
-    for how in (Losing(), Answering(409), Answering(500), Answering(429), Dropping()):
+    for how in (LosingTheAnswer(), Answering(409), Answering(500), Answering(429), Dropping()):
         api.misbehave(how, times=3, when=lambda asked: asked.method in ("PUT", "POST"))
     for agent in agents:
         assert agent.stdin

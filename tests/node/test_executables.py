@@ -79,9 +79,9 @@ def test_nonsense_is_no_digest(
 
 def test_it_starts_without_the_agents_modules() -> None:
     hasher = Path(executables.__file__).with_name("executable_hasher.py")
+    own = identity(os.getpid())
     answer = subprocess.run(
-        [sys.executable, "-I", hasher, "/proc", "1000000000", f"{os.getpid()}:"
-         f"{identity(os.getpid()).start_ticks}"],
+        [sys.executable, "-I", hasher, "/proc", "1000000000", f"{own.pid}:{own.start_ticks}"],
         capture_output=True, check=True, text=True, cwd="/",
     )  # fmt: skip
     assert answer.stdout.split() == [str(os.getpid()), sha256(os.readlink("/proc/self/exe"))]
