@@ -26,7 +26,6 @@ from minerwatch.report.text import printable, redacted, shortened
 
 MAX_PROCESSES = 200
 MAX_FINDINGS = 50
-MAX_CONNECTIONS = 200
 _COMMAND_CHARS = 1024
 _NAME_CHARS = 256
 _MAX_DEPTH = 40
@@ -41,8 +40,9 @@ def bundle(
     culprits: Sequence[ProcessId],
     digests: Mapping[ProcessId, str],
     connections: Mapping[int, Sequence[Connection]],
+    most: int = MAX_PROCESSES,
 ) -> dict[str, object]:
-    """The evidence as one JSON object.
+    """The evidence as one JSON object, with ``most`` processes, findings and connections at most.
 
     ``culprits`` are those that stop and kill would be for, ``digests`` what executables hash to,
     ``connections`` whom processes are connected to, by pid.
@@ -57,7 +57,9 @@ def bundle(
             "at": rfc3339(boot_unix_s + verdict.at_s),
             "signals": {signal.value: score for signal, score in signals},
         },
-        "findings": [_finding(each, boot_unix_s) for each in verdict.findings[:MAX_FINDINGS]],
+        "findings": [
+            _finding(each, boot_unix_s) for each in verdict.findings[: min(most, MAX_FINDINGS)]
+        ],
         "container": {
             "cgroup": _name(observation.container.cgroup),
             "container_id": _name(observation.container.container_id),
@@ -67,8 +69,8 @@ def bundle(
             "process_count": observation.process_count,
         },
         "pod": _pod(case.pod, case.owner),
-        "processes": [*_processes(observation.processes, set(culprits), digests)],
-        "connections": [*_connections(connections, boot_unix_s)][:MAX_CONNECTIONS],
+        "processes": [*_processes(observation.processes[:most], set(culprits), digests)],
+        "connections": [*_connections(connections, boot_unix_s)][:most],
     }
 
 
@@ -129,7 +131,7 @@ def _processes(
     digests: Mapping[ProcessId, str],
 ) -> Iterator[dict[str, object]]:
     """Parents before their children, each with its depth in the tree."""
-    for depth, load in _tree(loads[:MAX_PROCESSES]):
+    for depth, load in _tree(loads):
         process = load.process
         digest = digests.get(process.id, "")
         yield {

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from minerwatch.config import Config, Kubernetes
 from minerwatch.kube import client, owners
-from minerwatch.kube.events import EventSender
+from minerwatch.kube.events import EventReason, EventSender
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
-from minerwatch.model import Container, Facts, Identity, Observation, Owner, Pod
+from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
+
+_SHORT_ID = 12
 
 _MAX_SILENCE_S = 180.0
 """Of a watch: servers speak up about once a minute, also where nothing happens."""
@@ -103,6 +105,15 @@ class ClusterNode:
             identity = self.identity(observation.container)
             if identity is not None:
                 self._events.tell(identity.pod, identity.container, observation.verdict)
+
+    def tell_action(
+        self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
+    ) -> None:
+        """Tells the owner of ``pod`` what was done to it and why, where that is wanted."""
+        if self._events is not None:
+            identity = self.identity(container)
+            name = identity.container if identity else container.container_id[:_SHORT_ID]
+            self._events.tell_action(pod, name, reason, container.key, findings)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
