@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -16,16 +17,23 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.config import Config, default_socket, host_and_port
+from minerwatch.config import Config, Tls, default_socket, host_and_port
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.rulebook import Fingerprint, RuleBook
-from minerwatch.errors import ConfigError, MinerwatchError, RuleError
+from minerwatch.detection.rulebook import RuleBook
+from minerwatch.errors import ConfigError, MinerwatchError
 from minerwatch.loop import CpuBudget, Wake
-from minerwatch.model import Change, Container, ContainerStatus, Finding, Identity, Observation
+from minerwatch.model import (
+    AgentStatus,
+    Change,
+    Container,
+    ContainerStatus,
+    Finding,
+    Identity,
+    Observation,
+)
 from minerwatch.node.cgroups import CgroupTree
-from minerwatch.node.content import compile_errors
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
@@ -34,11 +42,19 @@ from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
-from minerwatch.report.snapshot import container_status, encode, worst_first
+from minerwatch.report.snapshot import (
+    container_status,
+    encode,
+    encode_agent,
+    rfc3339,
+    worst_first,
+)
+from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
 
 if TYPE_CHECKING:
     from minerwatch.kube.node import ClusterNode
+    from minerwatch.report.tls import TlsEndpoint
 
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
@@ -49,6 +65,7 @@ ALL_PROCESSES = 1000
 
 _NEED_RESTART = (
     "listen",
+    "tls",
     "socket",
     "node",
     "examination",
@@ -114,8 +131,16 @@ def node_name(config: Config) -> str:
     return config.node.name or os.environ.get("MINERWATCH_NODE") or socket.gethostname()
 
 
-def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None) -> Node:
-    """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError."""
+def open_node(
+    config: Config,
+    book: RuleBook,
+    cluster: ClusterNode | None = None,
+    matcher: Matcher | None = None,
+) -> Node:
+    """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError.
+
+    ``matcher``: of the book's rules, where there is one already.
+    """
     proc = Path(config.node.proc)
     units = cluster is None if config.node.units is None else config.node.units
     cgroups = CgroupTree(Path(config.node.sys), proc, units=units)
@@ -129,9 +154,9 @@ def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None
         tasks_off=tasks_off,
     )
     judge = Judge(config.judgement.ticks_below)
-    matcher = Matcher(book.rules)
     place_of = cluster.facts if cluster is not None else None
     examination = config.examination
+    matcher = matcher or Matcher(book.rules)
     watch = Watch(cgroups, processes, matcher, examination, judge, probes, tasks, place_of)
     spots = (cgroups.blind_spot, *blind_spots(proc))
     return Node(
@@ -139,7 +164,7 @@ def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off), *probes.status),
+        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
         cluster,
     )
 
@@ -173,6 +198,7 @@ class Agent:
         self._stopping = False
         self._wake = Wake()
         self._reload_asked = False
+        self._is_reading_due = False
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
@@ -184,12 +210,12 @@ class Agent:
         )
         self._open = ExitStack()
         _raise_open_file_limit()
-        self._book = rulebook.load(config.rule_folders(), config.private_rule_folders())
-        self._content_errors: list[RuleError] = []
-        self._checked_content: Fingerprint = frozenset()
+        self._reading = RuleReading(self._wake.up, self._reading_failed)
+        self._rules = self._reading.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = self._opened_cluster()
-        self._node = open_node(config, self._book, self._cluster)
-        self._scans_content = ProbeStatus("content", "") in self._node.probes
+        self._node = open_node(config, self._rules.book, self._cluster, self._rules.matcher)
+        if ProbeStatus("content", "") in self._node.probes:
+            self._rules = self._reading.check_content(self._rules)
         self._note_rules()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)
@@ -244,6 +270,7 @@ class Agent:
     def _wait(self, until_s: float) -> None:
         """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""
         while not self._stopping and not self._reload_asked:
+            self._take_rules()
             at_s = now_s()
             if at_s >= until_s:
                 return
@@ -327,6 +354,9 @@ class Agent:
     def _answer_failed(self, error: Exception) -> None:
         self._once.failure("answer failed", error)
 
+    def _reading_failed(self, error: Exception) -> None:
+        self._once.failure("rules could not be read; those read before stay in force", error)
+
     def _fail(self, where: str, error: Exception) -> None:
         reason = (where, type(error).__name__)
         self._own_failures[reason] = self._own_failures.get(reason, 0) + 1
@@ -334,6 +364,7 @@ class Agent:
 
     def _failures(self) -> Iterable[tuple[str, str, int]]:
         yield from self._node.watch.failures()
+        yield from (("rules", reason, n) for reason, n in self._reading.failures.items())
         if self._cluster is not None:
             yield from self._cluster.failures()
         yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
@@ -343,28 +374,40 @@ class Agent:
     # Rules.
 
     def _refresh_rules(self) -> None:
+        """Begins to read what has changed; other rules come into force when they are read."""
+        self._take_rules()
         if self._reload_asked:
             self._reload_asked = False
             self._reread_config()
-            self._use(rulebook.reload(self._book))
-        elif rulebook.has_changed(self._book):
-            self._use(rulebook.reload(self._book))
+            self._is_reading_due = True
+        is_due = self._is_reading_due or rulebook.has_changed(self._rules.book)
+        if is_due and self._reading.begin(self._rules):
+            self._is_reading_due = False
 
-    def _use(self, book: RuleBook) -> None:
-        if book.rules != self._book.rules:
-            self._node.watch.use(Matcher(book.rules))
-        if book.content_stamps != self._book.content_stamps:
-            self._node.watch.use_content_rules(book.content)
-        self._book = book
+    def _take_rules(self) -> None:
+        """Puts the rules in force that have been read since, if any."""
+        read = self._reading.answer()
+        if read is None:
+            return
+        try:
+            self._use(read)
+        except Exception as error:  # noqa: BLE001 - as in a tick
+            self._fail("rules", error)
+
+    def _use(self, read: RuleSet) -> None:
+        self._node.watch.use(read.matcher)
+        if read.book.content_stamps != self._rules.book.content_stamps:
+            self._node.watch.use_content_rules(read.book.content)
+        folders, private = self._rules.book.folders, self._rules.book.private
+        if (folders, private) != (read.book.folders, read.book.private):
+            # others were configured meanwhile
+            read = replace(read, book=replace(read.book, folders=folders, private=private))
+        self._rules = read
         self._note_rules()
-        self._log.info("rules loaded", rules=len(book.rules), broken=len(book.errors))
+        self._log.info("rules loaded", rules=len(read.book.rules), broken=len(read.book.errors))
 
     def _note_rules(self) -> None:
-        book = self._book
-        if book.content_stamps != self._checked_content:
-            self._checked_content = book.content_stamps
-            self._content_errors = compile_errors(book.content) if self._scans_content else []
-        errors = (*book.errors, *self._content_errors)
+        book, errors = self._rules.book, self._rules.errors
         for error in errors:
             reason = book.public_reason(error)
             self._once.warning("rule file cannot be used", about=str(error), reason=reason)
@@ -385,7 +428,8 @@ class Agent:
         before, self._config = self._config, config
         folders, private = config.rule_folders(), config.private_rule_folders()
         if (folders, private) != (before.rule_folders(), before.private_rule_folders()):
-            self._book = replace(self._book, folders=folders, private=private)
+            book = replace(self._rules.book, folders=folders, private=private)
+            self._rules = replace(self._rules, book=book)
         for key in _NEED_RESTART:
             if getattr(config, key) != getattr(before, key):
                 self._log.warning("a changed setting needs a restart", key=key)
@@ -397,12 +441,17 @@ class Agent:
             **self._public_routes(),
             "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
+            "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
         on_socket = SocketListener(self.socket, private, on_error=self._answer_failed)
         self._open.callback(on_socket.close)
         host, port = host_and_port(self._config.listen)
         on_address, address = address_listener(
-            host, port, self._public_routes(), on_error=self._answer_failed
+            host,
+            port,
+            self._public_routes(),
+            on_error=self._answer_failed,
+            tls=_tls_endpoint(self._config.tls),
         )
         self._open.callback(on_address.close)
         self._listeners = (on_socket, on_address)
@@ -414,6 +463,21 @@ class Agent:
             "/healthz": self._health,
             "/readyz": self._readiness,
         }
+
+    def status(self) -> AgentStatus:
+        """What it says of itself."""
+        probes = (ProbeStatus("execs", self._execs_off), *self._node.probes)
+        return AgentStatus(
+            node=self._node.name,
+            version=__version__,
+            started=rfc3339(time.time() - now_s() + self._started_s),
+            interval_s=float(self._config.interval),
+            rules=dict(Counter(rule.maturity.value for rule in self._rules.book.rules)),
+            broken_rules=len(self._rules.errors),
+            culling=str(self._config.culling.mode),
+            probes_off={probe.name: probe.off for probe in probes if probe.off},
+            blind_spots=self._node.blind_spots,
+        )
 
     def _snapshot(self, max_processes: int) -> Answer:
         return Answer(encode(self._node.statuses(max_processes)), _JSON)
@@ -431,7 +495,7 @@ class Agent:
         """Ready: something has been judged, by some rules."""
         if self._last_tick_s is None:
             return Answer(b"no tick yet\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
-        if not self._book.rules:
+        if not self._rules.book.rules:
             return Answer(b"no rules are loaded\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
         return Answer(b"ok\n")
 
@@ -480,19 +544,31 @@ class Agent:
             version=__version__,
             node=self._node.name,
             cgroups=self._node.source,
-            rules=len(self._book.rules),
+            rules=len(self._rules.book.rules),
             interval=f"{self._config.interval:g}s",
-            metrics=f"http://{self.address}/metrics",
+            metrics=f"{'https' if self._config.tls.certificate else 'http'}://{self.address}/metrics",
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
-        for status in (ProbeStatus("execs", self._execs_off), *self._node.probes):
+        execs = ProbeStatus("execs", self._execs_off, self._config.probes.execs)
+        for status in (execs, *self._node.probes):
+            if status.is_asked_for:
+                self._metrics.probe_opened(status.name, is_on=not status.off)
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:
                 self._log.info("probe is on", probe=status.name)
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:
+    """How the address speaks TLS; None: it does not. Raises ListenError for unusable files."""
+    if not settings.certificate:
+        return None
+    from minerwatch.report.tls import TlsEndpoint  # 4 MiB that not all need
+
+    return TlsEndpoint(settings)
 
 
 def _raise_open_file_limit() -> None:

@@ -12,6 +12,7 @@ from minerwatch.audit import rfc3339
 from minerwatch.cull import Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.model import (
+    Connection,
     FactValue,
     Finding,
     Observation,
@@ -20,7 +21,6 @@ from minerwatch.model import (
     ProcessId,
     ProcessLoad,
 )
-from minerwatch.node.sockets import Connection
 from minerwatch.report.log import evidence_text
 from minerwatch.report.text import printable, redacted, shortened
 

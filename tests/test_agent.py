@@ -13,13 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from minerwatch import __version__
 from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
+from minerwatch.report.snapshot import decode, decode_agent
 from tests.conftest import CgroupFolders, Programs, needs_root
 from tests.test_watch import POOL
 
@@ -72,7 +74,7 @@ class RunningAgent:
         self.until(said)
         return found[0]
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds: Callable[[], object]) -> None:
         end_s = time.monotonic() + _WAIT_S
         while not holds():
             assert self.process.poll() is None, self.log_path.read_text()
@@ -144,6 +146,25 @@ def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
     assert agent.stop() == 0
     assert not agent.socket.exists()
     assert agent.lines()[-1]["event"] == "stopping"
+
+
+def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text("culling: {mode: dry-run}\nprobes: {execs: false}\n")
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    (folder / "broken.yml").write_text("title: [")
+    agent = start("--config", str(config), "--rules", str(folder))
+    loaded = agent.line("watching")["rules"]
+    said = decode_agent(answer(agent.socket, "/status"))
+    assert said.version == __version__
+    assert (said.culling, said.interval_s, said.broken_rules) == ("dry-run", 0.3, 1)
+    assert sum(said.rules.values()) == loaded
+    assert set(said.rules) <= {"stable", "test", "experimental"}
+    assert said.probes_off["execs"] == "switched off (probes.execs)"
+    since_s = time.time() - datetime.fromisoformat(said.started).timestamp()
+    assert -2 < since_s < _WAIT_S
+    assert agent.get("/status")[0] == 404
 
 
 def test_ctrl_c_stops_it_too(start: Start) -> None:

@@ -173,6 +173,12 @@ class Metrics:
             ["probe"],
             registry=self.registry,
         )
+        self._probe_up = Gauge(
+            "minerwatch_probe_up",
+            "1 for a probe that is on, 0 for one that is asked for and cannot be had.",
+            ["probe"],
+            registry=self.registry,
+        )
         self._rules = Gauge(
             "minerwatch_rules_loaded", "Rules in force, by status.", ["status"],
             registry=self.registry,
@@ -225,6 +231,10 @@ class Metrics:
     def flagged_cpu(self, namespace: str, level: Level, cpu_s: float) -> None:
         """Adds the CPU time that a flagged container burnt since the last tick."""
         self._flagged_cpu.labels(label(namespace), level.label).inc(cpu_s)
+
+    def probe_opened(self, probe: str, *, is_on: bool) -> None:
+        """Takes note of whether a probe that is asked for can be had."""
+        self._probe_up.labels(probe).set(is_on)
 
     def probe_took(self, probe: str, duration_s: float) -> None:
         """Adds the time that one probe took in this tick."""

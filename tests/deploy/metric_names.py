@@ -20,7 +20,6 @@ AWAITED = {
     "minerwatch_unmapped_containers": _CLUSTER,
     "minerwatch_canary_last_seen_timestamp_seconds": "it comes with the canary of helm test",
     "minerwatch_container_signal_score": "the score of each kind of evidence, while flagged",
-    "minerwatch_probe_up": "1 for a probe that is on, 0 for one that is asked for and off",
     "minerwatch_rule_info": "the title of each rule, to be joined with its id",
     "minerwatch_rules_broken": "rule files that cannot be used now",
 }

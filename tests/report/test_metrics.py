@@ -60,6 +60,8 @@ def a_busy_node() -> Metrics:
     metrics.finding_began("stratum", Signal.IDENTITY)
     metrics.flagged_cpu("binder", Level.CONFIRMED, 19.8)
     metrics.probe_took("processes", 0.002)
+    metrics.probe_opened("tasks", is_on=False)
+    metrics.probe_opened("execs", is_on=True)
     hostile = FlaggedContainer(HOSTILE[1], HOSTILE[6], HOSTILE[0], 60.0, 0.4)
     return ticked(metrics, MINER, hostile)
 
