@@ -54,6 +54,9 @@ class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
     reasons: tuple[str, ...] = ()
 
 
+NO_EVIDENCE = msgspec.Raw(b"null")
+
+
 class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line. ``kind`` is start, record, decision, action (before it), outcome, or release."""
 
@@ -64,7 +67,7 @@ class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
     decision: DecisionLine | None = None
     request: str = ""  # what is sent, word for word
     message: str = ""  # what came of it
-    evidence: msgspec.Raw | None = None
+    evidence: msgspec.Raw = NO_EVIDENCE
 
 
 _decoder = msgspec.json.Decoder(AuditLine)
@@ -203,6 +206,7 @@ class AuditLog:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         self._file = file = os.open(self.path, flags, _MODE)
+        os.fchmod(file, _MODE)  # of one that somebody else has put there
         size = os.fstat(file).st_size
         self._is_torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         return file

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from minerwatch import audit
-from minerwatch.audit import AuditError, AuditLine, AuditLog, DecisionLine, rfc3339
+from minerwatch.audit import NO_EVIDENCE, AuditError, AuditLine, AuditLog, DecisionLine, rfc3339
 from minerwatch.config import Audit, Culling
 from minerwatch.cull import ActionRecord, Case, History, Moment, Outcome, decide, rechecked
 from minerwatch.model import Action, Decision, ProcessId
@@ -120,7 +120,7 @@ class Journal:
         decision: DecisionLine | None = None,
         request: str = "",
         message: str = "",
-        evidence: msgspec.Raw | None = None,
+        evidence: msgspec.Raw = NO_EVIDENCE,
     ) -> bool:
         """Append a line; whether it is on the disk now."""
         line = AuditLine(
@@ -143,7 +143,7 @@ class Journal:
         """What the log says of the last ``hours``, without evidence. Raises AuditError."""
         since = rfc3339(self._moment().unix_s - hours * 3600)
         written = audit.read(self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since)
-        lines = (msgspec.structs.replace(line, evidence=None) for line in written.lines)
+        lines = (msgspec.structs.replace(line, evidence=NO_EVIDENCE) for line in written.lines)
         return tuple(lines)[-MAX_TOLD_LINES:]
 
     # Within.

@@ -44,6 +44,8 @@ class ClusterNode:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
         self._cluster = opened_cluster(config.kubernetes)
+        self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
+        """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
         self._pods = PodWatch(
             self._cluster,
             node,

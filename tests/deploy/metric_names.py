@@ -8,14 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import GOLDEN
 
-_CULLING = "it comes with culling"
 _CLUSTER = "it comes with the agent's cluster mode"
 
 AWAITED = {
-    "minerwatch_actions_total": _CULLING,
-    "minerwatch_cull_budget_remaining": _CULLING,
-    "minerwatch_cull_mode": _CULLING,
-    "minerwatch_circuit_breaker_open": _CULLING,
     "minerwatch_pods_synced_timestamp_seconds": _CLUSTER,
     "minerwatch_unmapped_containers": _CLUSTER,
     "minerwatch_canary_last_seen_timestamp_seconds": "it comes with the canary of helm test",
