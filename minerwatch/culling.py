@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from minerwatch.audit import AuditLine, DecisionLine, rfc3339
 from minerwatch.config import ENFORCE, Culling
 from minerwatch.cull import ActionRecord, Case, Moment, Outcome, Situation, is_circuit_open
 from minerwatch.enforcement import End, Enforcer, Pace
@@ -43,6 +42,7 @@ from minerwatch.model import (
     ProcessId,
     ReleaseAnswer,
 )
+from minerwatch.report.audit_lines import AuditLine, DecisionLine, rfc3339
 from minerwatch.report.log import Log
 from minerwatch.report.text import printable
 

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import msgspec
 
-from minerwatch.audit import DecisionLine
 from minerwatch.config import Culling
 from minerwatch.cull import ActionRecord, Budget, Case, Moment, Outcome
 from minerwatch.evidence import MAX_PROCESSES, bundle, file_name
@@ -35,6 +34,7 @@ from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.model import Action, Decision, Observation, Pod, ProcessId, Reason
 from minerwatch.node.executables import ExecutableHasher
 from minerwatch.node.sockets import SocketReader
+from minerwatch.report.audit_lines import DecisionLine
 from minerwatch.report.log import Log
 from minerwatch.report.text import printable
 

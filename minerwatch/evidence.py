@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from minerwatch.audit import rfc3339
 from minerwatch.cull import Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.model import (
@@ -21,6 +20,7 @@ from minerwatch.model import (
     ProcessId,
     ProcessLoad,
 )
+from minerwatch.report.audit_lines import rfc3339
 from minerwatch.report.log import evidence_text
 from minerwatch.report.text import printable, redacted, shortened
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.audit import AuditLine, rfc3339
 from minerwatch.config import (
     ENFORCE,
     Audit,
@@ -51,13 +50,14 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+from minerwatch.report.audit_lines import AuditLine, rfc3339
 from tests.kube.api_server import ApiServer, Json, pod_json
 
 NODE = "worker-1"
 BOOT = "boot"
 SECRET = "hunter2"
 QUICK = Pace(conflict_s=0.01, patience_s=0.02, give_up_s=5.0)
-QUICK_BUDGET = BudgetPace(tries=4, first_delay_s=0.005, longest_delay_s=0.05, answer_s=2.0)
+QUICK_BUDGET = BudgetPace(tries=4, first_delay_s=0.005, longest_delay_s=0.05, answer_s=0.5)
 
 
 def moment(ahead_s: float = 0.0) -> Moment:

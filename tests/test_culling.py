@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.audit import NO_EVIDENCE
 from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, Culling, Duration
 from minerwatch.cull import HOUR_S, Outcome
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.model import Action, Level, Observation, ProcessId, Reason
+from minerwatch.report.audit_lines import NO_EVIDENCE
 from tests.conftest import Programs
 from tests.culling_harness import (
     SECRET,
