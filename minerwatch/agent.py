@@ -35,6 +35,8 @@ from minerwatch.model import (
     Identity,
     Observation,
 )
+from minerwatch.node import canary
+from minerwatch.node.canary import Canary
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
@@ -42,7 +44,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
-from minerwatch.report.metrics import FlaggedContainer, Metrics
+from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
 from minerwatch.report.snapshot import (
     container_status,
@@ -165,7 +167,8 @@ def open_node(
     examination = config.examination
     matcher = matcher or Matcher(book.rules)
     watch = Watch(cgroups, processes, matcher, examination, judge, probes, tasks, place_of)
-    spots = (cgroups.blind_spot, *blind_spots(proc))
+    opens_files = config.probes.connections or config.probes.content
+    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
@@ -238,10 +241,12 @@ class Agent:
             on_error=self._culling_failed,
         )
         self._open.callback(self._culling.close)
+        self._canary, self._canary_off = self._caged_canary()
         self._execs, self._execs_off = self._subscribe()
         self._execs_lost = 0
         self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
+        self._note_probes()
         self._sampled_s = 0.0
         self.socket = Path(config.socket) if config.socket else default_socket()
         try:
@@ -283,6 +288,7 @@ class Agent:
             brought = self._node.watch.tick(now_s())
             self._report(brought, time.perf_counter() - started_s)
             self._last_tick_s = now_s()
+            self._tend_canary()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
 
@@ -351,6 +357,34 @@ class Agent:
             return None, str(error)
         self._open.callback(execs.close)
         return execs, ""
+
+    def _caged_canary(self) -> tuple[Canary | None, str]:
+        """What proves that the agent would see a miner, or why that cannot be proved here."""
+        if not self._config.probes.canary:
+            return None, "switched off (probes.canary)"
+        if all(rule.id != canary.RULE for rule in self._rules.book.rules):
+            return None, "its rule is not in force (built_in_rules)"
+        if not self._node.watch.is_watched(os.getpid()):
+            return None, "the agent itself runs in no container that it watches"
+        caged = Canary()
+        self._open.callback(caged.remove)
+        self._metrics.expect_canaries()
+        return caged, ""
+
+    def _tend_canary(self) -> None:
+        if self._canary is None:
+            return
+        try:
+            self._canary.tend(now_s())
+        except OSError as error:
+            self._fail("canary", error)
+
+    def _note_canary(self, finding: Finding) -> None:
+        pid = finding.process.pid if finding.process is not None else None
+        is_own = self._canary is not None and pid is not None and pid == self._canary.pid
+        self._metrics.canary_seen(time.time(), is_own=is_own)
+        if is_own and self._canary is not None:
+            self._canary.remove()
 
     def _opened_cluster(self) -> ClusterNode | None:
         """The cluster that this node belongs to; None where it is to be left out, or is none."""
@@ -438,7 +472,10 @@ class Agent:
             reason = book.public_reason(error)
             self._once.warning("rule file cannot be used", about=str(error), reason=reason)
         self._metrics.rules_loaded(
-            ((rule.id, rule.signal, rule.maturity) for rule in book.rules),
+            (
+                LoadedRule(rule.id, rule.signal, rule.maturity, "" if rule.private else rule.title)
+                for rule in book.rules
+            ),
             len(errors),
             time.time(),
         )
@@ -559,14 +596,33 @@ class Agent:
             self._log.info("verdict", **verdict_line(status, change.previous.label))
         for finding in began:
             self._metrics.finding_began(finding.rule, finding.signal)
+            if finding.rule == canary.RULE:
+                self._note_canary(finding)
         if self._cluster is not None:
             self._cluster.tell(change.observation for change in changes)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)
         return FlaggedContainer(
-            status.namespace, status.pod, status.container, status.score, status.cpu_cores
+            status.namespace,
+            status.pod,
+            status.container,
+            status.score,
+            status.cpu_cores,
+            status.signals,
         )
+
+    def _probe_statuses(self) -> tuple[ProbeStatus, ...]:
+        return (
+            ProbeStatus("execs", self._execs_off, self._config.probes.execs),
+            *self._node.probes,
+            ProbeStatus("canary", self._canary_off, self._config.probes.canary),
+        )
+
+    def _note_probes(self) -> None:
+        for status in self._probe_statuses():
+            if status.is_asked_for:
+                self._metrics.probe_opened(status.name, is_on=not status.off)
 
     def _say_hello(self) -> None:
         self._log.info(
@@ -580,10 +636,7 @@ class Agent:
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
-        execs = ProbeStatus("execs", self._execs_off, self._config.probes.execs)
-        for status in (execs, *self._node.probes):
-            if status.is_asked_for:
-                self._metrics.probe_opened(status.name, is_on=not status.off)
+        for status in self._probe_statuses():
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:

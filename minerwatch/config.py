@@ -113,6 +113,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
     content: bool = True  # what is in executables and memory of suspects (needs SYS_PTRACE)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
+    canary: bool = True  # plant a harmless process every ten minutes: does the agent see it?
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

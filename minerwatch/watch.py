@@ -245,6 +245,11 @@ class Watch:
             if self._probes is not None:
                 self._probes.sample(at_s)
 
+    def is_watched(self, pid: int) -> bool:
+        """Whether a process runs in a container that counts."""
+        with self._lock:
+            return self._cgroups.container_of(pid) is not None
+
     def recheck(self) -> None:
         """At the next tick every process is asked whether it is still the same program."""
         with self._lock:

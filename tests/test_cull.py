@@ -346,7 +346,8 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.OBSERVE_ONLY, doubt(settings=with_settings(
         ladder=(Rungs(actions=(Action.OBSERVE,)), *SETTINGS.ladder)))),
     (Reason.NO_PROCESS, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))))),
+        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))),
+        also={Reason.NOT_CORROBORATED})),
     (Reason.ALREADY_DONE, doubt(with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING,
         lambda past: acted(past, 7200, action=Action.LABEL))),
     (Reason.ALREADY_DONE, doubt(replace(CASE, stopped=frozenset({MINER, OTHER})), STOPPING)),

@@ -141,9 +141,9 @@ def test_a_process_that_execs_into_a_miner_is_found(
     miner = programs.start("xmrig", busy=False)  # only so that the program is there
     program = os.readlink(f"/proc/{miner.pid}/exe")
     arguments = " ".join(POOL)
-    innocent = programs.run(
-        ["bash", "-c", f"read go; exec {program} -c 'while :; do :; done' {arguments}"]
-    )
+    script = tmp_path / "start.sh"
+    script.write_text(f"read go; exec {program} -c 'while :; do :; done' {arguments}\n")
+    innocent = programs.run(["bash", str(script)])
     cgroups.put(innocent, folder)
     node.tick()
     assert node.container().verdict.level is Level.CLEAR

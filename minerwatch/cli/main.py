@@ -19,6 +19,7 @@ _COMMANDS = {
     "cull": "act on a container by hand, under the policy; show what would have been culled",
     "release": "undo what culling did to a pod, and leave it alone",
     "rules": "list, lint, test and replay rule files",
+    "canary": "plant a harmless process, and see whether the agent finds it",
     "version": "print the version",
 }
 """In the order that somebody in need looks for them; each lives in the module of its name."""

@@ -24,6 +24,7 @@ COMMANDS = (
     ("rules", "lint"),
     ("rules", "test"),
     ("rules", "replay"),
+    ("canary",),
     ("version",),
 )
 
@@ -71,6 +72,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         ("agent", "--config", "/nonexistent/config.yml"),
         ("top", "--sort", "colour"),
         ("explain",),
+        ("canary", "--metrics", "file:///etc/passwd"),
         ("rules", "replay", "/nonexistent"),
     ],
     ids=" ".join,
