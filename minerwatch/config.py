@@ -39,6 +39,12 @@ ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_LABEL = re.compile(
+    r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?"
+    r"=(?P<value>[A-Za-z0-9](?:[-\w.]*[A-Za-z0-9])?)",
+    re.ASCII,
+)
+_MAX_LABEL_CHARS = 63
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,6 +52,22 @@ class Duration(float):
     """A length of time in seconds."""
 
     __slots__ = ()
+
+
+class PodLabel(str):
+    """One label of a pod, as ``key=value``."""
+
+    __slots__ = ()
+
+    @property
+    def key(self) -> str:
+        """What stands before the equals sign."""
+        return self.partition("=")[0]
+
+    @property
+    def value(self) -> str:
+        """What stands after it."""
+        return self.partition("=")[2]
 
 
 class Mode(str):
@@ -106,6 +128,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     enabled: bool | None = None  # None: where a service account is mounted
     kubeconfig: str = ""  # "": the service account, or where there is none ~/.kube/config
     context: str = ""  # of the kubeconfig; "": its current one
+    namespace: str = ""  # the agent's own; "": that of its service account
     events: bool = True  # on pods whose verdict rises to likely or confirmed, or clears
     contact: str = ""  # the last sentence of every event: whom to ask, how to appeal
 
@@ -197,6 +220,15 @@ class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     window: Duration = Duration(86400)  # ... within this time
 
 
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the evidence of every action is kept; what cannot be written there is not done."""
+
+    log: Annotated[str, msgspec.Meta(min_length=1)] = "/var/lib/minerwatch/audit.jsonl"
+    folder: str = ""  # "": no file for each action
+    max_files: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    max_mib: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64  # of the log, and of the folder
+
+
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What may be done about pods that are surely miners; nothing, unless switched on."""
 
@@ -211,9 +243,11 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     grace_period: Duration | None = None  # None: the pod's own
     active_hours: tuple[Hours, ...] = ()  # none: always
     exemptions: tuple[Exemption, ...] = ()
+    quarantine_label: PodLabel = PodLabel("minerwatch.io/quarantine=true")  # that label sets
     budget: CullBudget = CullBudget()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     repeat_offenders: RepeatOffenders = RepeatOffenders()
+    audit: Audit = Audit()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -271,6 +305,14 @@ def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off
     return Mode(text)
 
 
+def pod_label(text: str) -> PodLabel:
+    """``text`` such as ``example.org/quarantine=true``; raises ConfigError for anything else."""
+    match = _LABEL.fullmatch(text) if isinstance(text, str) else None
+    if match is None or len(match["value"]) > _MAX_LABEL_CHARS:
+        raise ConfigError(f"{text!r} is no label: write it like example.org/quarantine=true")
+    return PodLabel(text)
+
+
 def host_and_port(listen: str) -> tuple[str, int]:
     """``127.0.0.1:9797``, ``:9797`` or ``[::1]:9797`` taken apart.
 
@@ -325,6 +367,7 @@ _DECODERS: dict[type, Callable[[Any], Any]] = {
     Duration: duration_s,
     Hours: hours,
     Mode: mode,
+    PodLabel: pod_label,
     Selector: selector,
 }
 

@@ -263,6 +263,27 @@ class Watch:
                 for watched in self._containers.values()
             )
 
+    def observation(self, key: ContainerKey, max_processes: int) -> Observation | None:
+        """One container as it was found at the last tick; None if there is none."""
+        with self._lock:
+            watched = self._containers.get(key)
+            if watched is None:
+                return None
+            return _observation(watched, max_processes, self._connections)
+
+    def carrier(self, container: Container) -> Container:
+        """The pod's own container that ``container`` is nested in, or itself if it is in none."""
+        with self._lock:
+            by_cgroup = {
+                each.container.cgroup: each.container for each in self._containers.values()
+            }
+        found = container
+        while outer := by_cgroup.get(found.outer_cgroup):
+            if outer.kind is not container.kind or len(outer.cgroup) >= len(found.cgroup):
+                break
+            found = outer
+        return found
+
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
         return self._probes.connections(process) if self._probes is not None else ()
 

@@ -456,17 +456,20 @@ class ApiServer:
             _refuse(event_validation.on_create(item))
         if key in self._items:
             raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
+        _validate(item)
         return encode(item if _is_dry_run(request) else self._store(key, item))
 
     def _update(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
         item = copy.deepcopy(request.body)
         wanted = item.get("metadata", {}).get("resourceVersion")
         self._require("resourceVersion", wanted, key)
+        _validate(item)
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _patch(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
-        wanted = (request.body.get("metadata") or {}).get("resourceVersion")
-        self._require("resourceVersion", wanted, key)
+        for name in ("resourceVersion", "uid"):
+            wanted = (request.body.get("metadata") or {}).get(name)
+            self._require(name, wanted, key)
         item = merged(self._items[key], request.body)
         if key[0][1] == "events":
             _refuse(event_validation.on_update(item, self._items[key]))
@@ -483,7 +486,12 @@ class ApiServer:
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:
+        if (request.body.get("metadata") or {}).get("name", key[2]) != key[2]:
+            raise StatusError(400, "BadRequest", "name in URL does not match name in Eviction")
         options = request.body.get("deleteOptions") or {}
+        asked = [options["dryRun"]] if options.get("dryRun") else []
+        if asked and _is_dry_run(request) and asked != [["All"]]:
+            raise StatusError(400, "BadRequest", "Non-matching dry-run options")
         for name, wanted in (options.get("preconditions") or {}).items():
             self._require(name, wanted, key)
         if ("pods", *key[1:]) in self._blocked:
@@ -772,8 +780,31 @@ def _refuse(errors: list[str]) -> None:
 
 
 def _is_dry_run(request: Request) -> bool:
+    """As servers have it: a DELETE with a body has its options there and nowhere else."""
     body = request.body if isinstance(request.body, dict) else {}
-    return request.query.get("dryRun") == "All" or body.get("dryRun") == ["All"]
+    if request.method == "DELETE" and body:
+        return bool(body.get("dryRun") == ["All"])
+    return request.query.get("dryRun") == "All"
+
+
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
+
+
+def _validate(item: Json) -> None:
+    """What Kubernetes asks of a Lease (pkg/apis/coordination/validation, MicroTime)."""
+    if item.get("kind") != "Lease":
+        return
+    spec = item.get("spec") or {}
+    for name in ("acquireTime", "renewTime"):
+        if name in spec and not _MICRO_TIME.fullmatch(str(spec[name])):
+            raise StatusError(400, "BadRequest", f"parsing time {spec[name]!r}")
+    if not spec.get("leaseDurationSeconds", 1) > 0 or not spec.get("leaseTransitions", 0) >= 0:
+        raise StatusError(422, "Invalid", "spec: must be greater than 0")
+    if spec.get("preferredHolder") and not spec.get("strategy"):
+        raise StatusError(422, "Invalid", "preferredHolder: may only be specified with a strategy")
+    annotations = item["metadata"].get("annotations") or {}
+    if sum(len(key) + len(value) for key, value in annotations.items()) > 256 << 10:
+        raise StatusError(422, "Invalid", "metadata.annotations: Too long")
 
 
 def _event(kind: str, item: Json) -> bytes:
