@@ -91,6 +91,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
     content: bool = True  # what is in executables and memory of suspects (needs SYS_PTRACE)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
+    canary: bool = True  # plant a harmless process every ten minutes: does the agent see it?
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -114,6 +115,19 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     profile: str = "jupyterhub"  # jupyterhub, binderhub, default
     sources: tuple[str, ...] = ()  # in place of the profile's
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the address of ``listen`` speaks TLS; without a certificate it speaks plain HTTP."""
+
+    certificate: str = ""  # a PEM file, with what leads up to its CA; "": no TLS
+    key: str = ""  # its key; "": it stands in the same file
+    client_ca: str = ""  # a PEM file: /metrics only for clients with a certificate signed by it
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that would have no effect."""
+        if not self.certificate and (self.key or self.client_ca):
+            raise ValueError("certificate is missing: key and client_ca do nothing without it")
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -207,6 +221,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     interval: Duration = Duration(10)
     listen: str = DEFAULT_LISTEN
+    tls: Tls = Tls()
     socket: str = ""  # "" means default_socket()
     built_in_rules: bool = True
     rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id
@@ -327,7 +342,7 @@ def _in_words(error: msgspec.ValidationError) -> str:
     """msgspec's ``… - at `$.node.proc``` turned round: the key comes first."""
     text, _, path = str(error).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         where = f"below {key!r}" if key else "at the top"
         return f"there is no key {unknown[1]!r} {where}"

@@ -40,6 +40,9 @@ class RuleError(MinerwatchError):
         self.line = line
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[RuleError], tuple[Path, int, str]]:
+        return type(self), (self.path, self.line, self.reason)
+
 
 class NodeError(MinerwatchError):
     """The node cannot be read at all: no cgroup hierarchy, no /proc."""

@@ -8,7 +8,7 @@ Times named ``…_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -115,6 +115,19 @@ class ProcessId(NamedTuple):
     start_ticks: int
 
 
+class FpSample(NamedTuple):
+    """A thread's floating-point control word (MXCSR on x86-64, FPCR on arm64).
+
+    With ``switches`` it is that of the thread's last switch-out, without that of the moment at
+    which it was read.
+    """
+
+    process: ProcessId
+    tid: int
+    switches: int | None  # so far, modulo 2^32; without a new one the word is the old one, too
+    fp_control: int
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """What is read once of a process: who it is, not what it does."""
@@ -189,11 +202,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """One established TCP connection."""
+
+    address: str  # remote; IPv4 also where the socket is IPv6
+    port: int  # remote
+    since_s: float  # when it was first seen
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessLoad:
-    """A process and what it burns."""
+    """A process, what it burns, and whom it is connected to."""
 
     process: Process
     cpu_cores: float | None  # None: not measured, its container is idle
+    connections: tuple[Connection, ...] = ()  # of suspects only, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +442,15 @@ class FindingStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """A connection as the snapshot shows it."""
+
+    address: str
+    port: int
+    since: str  # when it was first seen
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStatus:
     """A process as the snapshot shows it: those with findings, then those that burn most."""
 
@@ -429,6 +461,22 @@ class ProcessStatus:
     image: str
     user: str
     cpu_cores: float | None  # None: not measured, its container is idle
+    connections: tuple[ConnectionStatus, ...] = ()  # of suspects only, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent says of itself; each agent has one, and older ones lack some of it."""
+
+    node: str
+    version: str
+    started: str = ""  # RFC 3339, as all times
+    interval_s: float = 0.0
+    rules: dict[str, int] = field(default_factory=dict)  # status -> how many are in force
+    broken_rules: int = 0
+    culling: str = ""  # off, dry-run, enforce; "": it does not say
+    probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
+    blind_spots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,3 +515,21 @@ class ContainerStatus:
     findings: tuple[FindingStatus, ...]
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What one agent answered: its containers, and what it says of itself."""
+
+    statuses: tuple[ContainerStatus, ...]
+    agent: AgentStatus | None  # None: it is too old to say
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What came of asking one node."""
+
+    node: str
+    pod: str  # of its agent, as namespace/name; "": it has none, or is no pod
+    report: NodeReport | None  # None: it did not answer
+    reason: str = ""  # why it did not

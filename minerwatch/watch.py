@@ -22,6 +22,7 @@ from minerwatch.detection.match import Match, Matcher
 from minerwatch.detection.usage import CpuHistory
 from minerwatch.model import (
     Change,
+    Connection,
     Container,
     ContainerKey,
     ContainerKind,
@@ -65,7 +66,8 @@ _SHORTEST_AGE_S = 0.2
 @dataclass(slots=True)
 class _WatchedProcess:
     process: Process
-    facts: Facts
+    parent: Process | None = None
+    facts: Facts | None = None  # static ones, kept while they are asked for each tick
     matches: tuple[Match, ...] = ()
     cpu: CpuHistory | None = None  # None while its container is idle
     threads: int = 0
@@ -172,7 +174,8 @@ class Watch:
             self._has_other_rules = True
             for watched in self._containers.values():
                 for process in watched.processes.values():
-                    process.matches = matcher.static_matches(process.facts)
+                    if not process.process.kernel_thread:
+                        process.matches = matcher.static_matches(_static_facts(watched, process))
                 _collect_static_sightings(watched)
 
     def close(self) -> None:
@@ -242,6 +245,11 @@ class Watch:
             if self._probes is not None:
                 self._probes.sample(at_s)
 
+    def is_watched(self, pid: int) -> bool:
+        """Whether a process runs in a container that counts."""
+        with self._lock:
+            return self._cgroups.container_of(pid) is not None
+
     def recheck(self) -> None:
         """At the next tick every process is asked whether it is still the same program."""
         with self._lock:
@@ -251,8 +259,12 @@ class Watch:
         """Every container as it was found at the last tick."""
         with self._lock:
             return tuple(
-                _observation(watched, max_processes) for watched in self._containers.values()
+                _observation(watched, max_processes, self._connections)
+                for watched in self._containers.values()
             )
+
+    def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        return self._probes.connections(process) if self._probes is not None else ()
 
     def _timed(self, probe: str, work: Callable[[], T]) -> T:
         started_s = time.perf_counter()
@@ -323,7 +335,7 @@ class Watch:
             watched.limit = watched.throttled_share = None
             watched.dynamic_sightings = ()
             for process in watched.processes.values():
-                process.cpu = process.thread_cpu_s = None
+                process.cpu = process.thread_cpu_s = process.facts = None
         watched.is_measured = is_hot
         return is_hot
 
@@ -478,7 +490,7 @@ class Watch:
             if watched is None:
                 continue
             before = watched.processes.get(pid)
-            now = _WatchedProcess(process, {})
+            now = _WatchedProcess(process)
             if before is not None and before.process.id == process.id:
                 now.cpu, now.threads = before.cpu, before.threads
             watched.processes[pid] = now
@@ -498,12 +510,10 @@ class Watch:
         parent = (
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
-        now.facts = {
-            **static_facts(now.process, parent.process if parent else None),
-            "ContainerName": watched.container.container_id,
-            **watched.place,
-        }
-        now.matches = self._timed("rules", lambda: self._matcher.static_matches(now.facts))
+        now.parent = parent.process if parent else now.parent  # it may have ended since
+        now.facts = None
+        facts = _static_facts(watched, now)
+        now.matches = self._timed("rules", lambda: self._matcher.static_matches(facts))
 
     def _sample_limit(self, watched: _WatchedContainer) -> None:
         before = watched.limit
@@ -575,7 +585,9 @@ class Watch:
         for process in watched.processes.values():
             if process.cpu is None:
                 continue
-            facts = {**process.facts, **shared, **self._dynamic_facts(process, at_s)}
+            facts = {
+                **_static_facts(watched, process), **shared, **self._dynamic_facts(process, at_s)
+            }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
                 yield Sighting(match.rule, process.process.id, match.evidence)
 
@@ -662,6 +674,23 @@ def _new_container(container: Container, at_s: float, cpu_s: float) -> _WatchedC
     return _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
 
 
+def _static_facts(watched: _WatchedContainer, process: _WatchedProcess) -> Facts:
+    """What never changes of a process; kept from the second tick in a row on that asks for it.
+
+    They take more memory than all else that is known of a process, and most processes idle.
+    """
+    if process.facts is not None:
+        return process.facts
+    facts = {
+        **static_facts(process.process, process.parent),
+        "ContainerName": watched.container.container_id,
+        **watched.place,
+    }
+    if process.cpu is not None and process.cpu.cores is not None:
+        process.facts = facts
+    return facts
+
+
 _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 
 
@@ -700,7 +729,15 @@ def _newly_found(watched: _WatchedContainer) -> list[Finding]:
     ]
 
 
-def _observation(watched: _WatchedContainer, max_processes: int) -> Observation:
+def _no_connections(_process: ProcessId) -> tuple[Connection, ...]:
+    return ()
+
+
+def _observation(
+    watched: _WatchedContainer,
+    max_processes: int,
+    connections: Callable[[ProcessId], tuple[Connection, ...]] = _no_connections,
+) -> Observation:
     return Observation(
         container=watched.container,
         at_s=watched.verdict.at_s,
@@ -710,15 +747,20 @@ def _observation(watched: _WatchedContainer, max_processes: int) -> Observation:
         throttled_share=watched.throttled_share,
         verdict=watched.verdict,
         process_count=len(watched.processes),
-        processes=tuple(_foremost(watched, max_processes)) if max_processes else (),
+        processes=tuple(
+            ProcessLoad(each.process, each.cpu_cores, connections(each.process.id))
+            for each in _foremost(watched, max_processes)
+        ),
     )
 
 
-def _foremost(watched: _WatchedContainer, limit: int) -> list[ProcessLoad]:
+def _foremost(watched: _WatchedContainer, limit: int) -> list[_WatchedProcess]:
     """Processes with findings, then those that burn most."""
+    if not limit:
+        return []
     found = {finding.process for finding in watched.verdict.findings}
     ranked = sorted(
         watched.processes.values(),
         key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
     )
-    return [ProcessLoad(each.process, each.cpu_cores) for each in ranked[:limit]]
+    return ranked[:limit]

@@ -13,8 +13,9 @@ import pytest
 from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
-from minerwatch.model import ProcessId
-from minerwatch.node.tasks import FpSample, TaskIterator, TasksUnavailableError
+from minerwatch.model import FpSample, ProcessId
+from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Connections, MemoryMappings, Probes, Rounding, Suspect
 from tests.conftest import needs_root
 
@@ -51,10 +52,12 @@ def test_connections_become_facts_and_age() -> None:
             probe.look([me()], 100.0, always)
             probe.look([me()], 160.0, always)
             facts = probe.facts(me())
+            told = probe.connections(me())
             port = str(server.getsockname()[1])
     assert "127.0.0.1" in facts["DestinationIp"]  # type: ignore[operator]
     assert port in facts["DestinationPort"]  # type: ignore[operator]
     assert facts["LongestConnection"] == 60.0
+    assert ("127.0.0.1", port, 100.0) in [(c.address, str(c.port), c.since_s) for c in told]
 
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
@@ -62,8 +65,10 @@ def test_what_is_no_longer_suspect_is_forgotten() -> None:
     probe.look([me()], 100.0, always)
     probe.look([], 110.0, always)
     assert probe.facts(me()) == {}
+    assert probe.connections(me()) == ()
     assert not probe._facts
     assert not probe._looked_s
+    assert not probe._open
 
 
 def test_nobody_is_looked_at_when_the_time_is_up() -> None:
@@ -168,24 +173,27 @@ def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
 
 
 class _Words:
-    """A source of control words: each time the next, of one thread."""
+    """A source of control words: each time the next, of one thread of each process."""
 
-    def __init__(self, words: Iterable[int]) -> None:
+    def __init__(self, words: Iterable[int], most_at_once: int = 1000) -> None:
         self.failures: dict[str, int] = {}
+        self.most_at_once = most_at_once
+        self.is_resting = False
         self._words = enumerate(words)
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
+        self.is_resting = False
         switches, word = next(self._words)
         return [FpSample(process, process.pid, switches, word) for process in processes]
 
+    def rest(self) -> None:
+        self.is_resting = True
 
-class _NoWords:
+
+class _NoWords(_Words):
     """A source that knows nothing."""
 
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
-
-    def fp_samples(self, _processes: Iterable[ProcessId]) -> list[FpSample]:
+    def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
         return []
 
 
@@ -193,14 +201,20 @@ ROUNDS_IN_TURN = tuple(0x9FC0 | at % 4 << 13 for at in range(1000))
 NEAREST = (0x1F80,) * 1000
 
 
-def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
-    probe = Rounding(_Words(NEAREST))
-    probe.look([me()], 0.0, always)
-    at_s = 0.0
+def sampled_until_it_rests(probe: Rounding, at_s: float = 0.0) -> float:
     while probe.wants_samples:
         at_s += 1.0
         probe.sample(at_s)
-    assert at_s == 48.0
+    return at_s
+
+
+def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
+    source = _Words(NEAREST)
+    probe = Rounding(source)
+    probe.look([me()], 0.0, always)
+    at_s = sampled_until_it_rests(probe)
+    assert at_s == 49.0  # the first time says only how often each thread has been switched out
+    assert source.is_resting
     assert probe.facts(me()) == {
         "RoundingShare": 0.0, "RoundingModes": 1, "FlushToZeroShare": 0.0
     }  # fmt: skip
@@ -214,17 +228,39 @@ def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
 def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     probe = Rounding(_Words(ROUNDS_IN_TURN))
     probe.look([me()], 0.0, always)
-    at_s = 0.0
-    while probe.wants_samples:
-        at_s += 1.0
-        probe.sample(at_s)
+    at_s = sampled_until_it_rests(probe)
     assert probe.facts(me())["RoundingModes"] == 4
     probe.look([me()], at_s + 61.0, always)
     assert probe.wants_samples
 
 
+def test_the_innocent_are_let_be_after_few_samples_where_a_sample_is_a_stop() -> None:
+    innocent = Rounding(_Words(NEAREST), spares_the_innocent=True)
+    innocent.look([me()], 0.0, always)
+    assert sampled_until_it_rests(innocent) == LEAST_SAMPLES + 1
+    odd = Rounding(_Words(ROUNDS_IN_TURN), spares_the_innocent=True)
+    odd.look([me()], 0.0, always)
+    assert sampled_until_it_rests(odd) == ENOUGH_ROUNDS + 1
+
+
+def test_of_many_suspects_each_has_its_turn() -> None:
+    suspects = [ProcessId(1000 + number, 1) for number in range(20)]
+    probe = Rounding(_Words(NEAREST * 3, most_at_once=8))
+    turns: list[set[ProcessId]] = []
+    for at_s in range(300):
+        if at_s % 10 == 0:
+            probe.look(suspects, float(at_s), always)
+        probe.sample(float(at_s))
+        now = set(probe._sampled)
+        assert len(now) <= 8
+        if now and (not turns or turns[-1] != now):
+            turns.append(now)
+    assert [len(turn) for turn in turns] == [8, 8, 4]
+    assert set().union(*turns) == set(suspects)
+
+
 def test_who_does_not_run_is_not_sampled_for_ever() -> None:
-    probe = Rounding(_NoWords())
+    probe = Rounding(_NoWords(()))
     probe.look([me()], 0.0, always)
     probe.sample(30.0)
     assert probe.wants_samples
@@ -234,12 +270,52 @@ def test_who_does_not_run_is_not_sampled_for_ever() -> None:
 
 
 def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
-    probe = Rounding(_Words(NEAREST))
+    source = _Words(NEAREST)
+    probe = Rounding(source)
     probe.look([me()], 0.0, always)
     probe.look([], 1.0, always)
     assert not probe.wants_samples
+    assert source.is_resting
     assert not probe._facts
-    assert not probe._rests_until_s
+    assert not probe._due_s
+
+
+def status_of(probes: Probes) -> dict[str, str]:
+    probes.close()
+    return {status.name: status.off for status in probes.status}
+
+
+def test_ptrace_is_off_unless_it_is_allowed() -> None:
+    off = status_of(Probes(Config(), tasks_off="no BTF"))
+    assert off["ptrace"] == "switched off (probes.ptrace)"
+    assert off["rounding"] == (
+        "it needs the task iterator or ptrace; tasks: no BTF; ptrace: switched off (probes.ptrace)"
+    )
+
+
+@needs_root
+def test_ptrace_is_on_where_it_is_allowed_and_the_iterator_is_not_to_be_had() -> None:
+    probes = Probes(Config(probes=Settings(ptrace=True)), tasks_off="no BTF")
+    off = status_of(probes)
+    if "quota" in off["ptrace"]:
+        pytest.skip(off["ptrace"])
+    assert (off["ptrace"], off["rounding"]) == ("", "")
+
+
+def test_ptrace_is_not_needed_beside_the_iterator() -> None:
+    try:
+        tasks = TaskIterator()
+    except TasksUnavailableError as error:
+        pytest.skip(str(error))
+    probes = Probes(Config(probes=Settings(ptrace=True)), tasks=tasks)
+    off = status_of(probes)
+    assert off["rounding"] == ""
+    assert off["ptrace"].startswith("not needed: the task iterator")
+    assert not [each for each in probes.status if each.name == "ptrace" and each.is_asked_for]
+    tasks.has_fp_control = False
+    off = status_of(Probes(Config(), tasks=tasks))
+    assert "does not know where this kernel keeps" in off["rounding"]
+    tasks.close()
 
 
 SHAPE_SHIFTER = """

@@ -24,7 +24,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes
 from minerwatch.watch import Tick, Watch
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import CgroupFolders, Programs, environment_of_this_python
 
 POOL = (
     "-o",
@@ -386,7 +386,8 @@ def test_a_renamed_miner_is_likely_by_how_it_rounds(
     node = Node(matcher, folder, cgroups.root, tasks, Probes(Config(probes=settings), tasks=tasks))
     target = Path(__file__).parent / "targets" / "randomx_hashing.py"
     command = ["python3", str(target), *options, "120"]
-    cgroups.put(programs.run(command, executable=sys.executable), folder)
+    miner = programs.run(command, executable=sys.executable, env=environment_of_this_python())
+    cgroups.put(miner, folder)
     node.tick()
     began_s = time.monotonic()
     while node.container().verdict.level < Level.LIKELY:

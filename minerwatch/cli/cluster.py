@@ -17,7 +17,7 @@ from minerwatch.config import Config, default_socket, duration_s
 from minerwatch.errors import ClusterError, ConfigError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.overview import Coverage, missing_lines
-from minerwatch.report.snapshot import decode
+from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ClusterSource:
 
         self._scope = scope
         self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
-        self._fleet: Fleet = Fleet(self._cluster, decode, timeout_s=scope.timeout_s)
+        self._fleet: Fleet = Fleet(self._cluster, decode_report, timeout_s=scope.timeout_s)
 
     def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
         """What the agents know, and which did not answer. Raises ClusterError."""
@@ -154,6 +154,7 @@ class ClusterSource:
             len(survey.answered),
             survey.missing,
             survey.blind_spot,
+            survey.agents,
         )
         return survey.statuses, coverage
 

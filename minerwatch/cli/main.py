@@ -17,6 +17,7 @@ _COMMANDS = {
     "top": "show the containers that look like miners, then those that burn CPU",
     "explain": "say why a container, pod or process has its score",
     "rules": "list, lint, test and replay rule files",
+    "canary": "plant a harmless process, and see whether the agent finds it",
     "version": "print the version",
 }
 """In the order that somebody in need looks for them; each lives in the module of its name."""

@@ -18,14 +18,12 @@ from minerwatch.cli.sampling import Source
 from minerwatch.model import ContainerStatus
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.overview import Coverage, overview
-from minerwatch.report.selection import SORT_KEYS, filtered, sorted_by
+from minerwatch.report.selection import SORT_KEYS, busy, filtered, sorted_by
 from minerwatch.report.snapshot import encode
 
 _REFRESH_S = 5.0
 _CLUSTER_REFRESH_S = 30.0
 """Each question starts a program in every agent's pod, and within its CPU limit."""
-
-_IDLE_CORES = 0.005
 
 
 @click.command()
@@ -108,7 +106,7 @@ def top(
             say_missing(coverage)
         else:
             is_all = show_all or text or scope.namespace
-            shown = chosen if is_all else [status for status in chosen if _is_busy(status)]
+            shown = chosen if is_all else busy(chosen)
             _show(shown, every, coverage, is_live=is_live)
         if not is_live:
             sys.exit(0 if coverage is None or coverage.is_complete else 1)
@@ -117,10 +115,6 @@ def top(
 
 def _here(source: Source) -> tuple[Sequence[ContainerStatus], None]:
     return source.statuses(all_processes=False), None
-
-
-def _is_busy(status: ContainerStatus) -> bool:
-    return bool(status.findings) or status.cpu_cores > _IDLE_CORES
 
 
 def _show(

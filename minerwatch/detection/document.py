@@ -18,6 +18,7 @@ from minerwatch.errors import RuleError
 MAX_BYTES = 1 << 20
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -89,6 +90,8 @@ def read_document(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
+        if "nesting depth" in str(error.problem):  # libyaml's own limit, which it may reach first
+            raise RuleError(path, line, _TOO_DEEP) from error
         reason = f"not YAML: {error.problem or error.context}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
@@ -106,7 +109,7 @@ def _check_shape(path: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:
-                raise RuleError(path, _line(event), f"nested more than {_MAX_DEPTH} levels deep")
+                raise RuleError(path, _line(event), _TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.DocumentStartEvent):

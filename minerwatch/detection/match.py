@@ -82,7 +82,8 @@ class Matcher:
         atoms = _numbered_texts(self.rules)
         self._indexes = {name: _FieldIndex(texts) for name, texts in _by_field(atoms).items()}
         self._atoms = atoms
-        compiled = [_compiled(position, rule, atoms) for position, rule in enumerate(self.rules)]
+        compiler = _Compiler(atoms)
+        compiled = [compiler.rule(position, rule) for position, rule in enumerate(self.rules)]
         of_process = [rule for rule in compiled if not rule.rule.of_container]
         self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
@@ -465,11 +466,26 @@ Atoms = dict[Text, int]
 
 def _numbered_texts(rules: Iterable[Rule]) -> Atoms:
     atoms: Atoms = {}
+    seen: set[int] = set()
     for rule in rules:
-        for predicate in predicates(rule.condition):
-            if isinstance(predicate, Text):
-                atoms.setdefault(predicate, len(atoms))
+        for text in _texts_of(rule.condition, seen):
+            atoms.setdefault(text, len(atoms))
     return atoms
+
+
+def _texts_of(condition: Condition, seen: set[int]) -> Iterator[Text]:
+    """Every text of the tree, in the order of the rule's text, but for what has been seen."""
+    if id(condition) in seen:
+        return
+    seen.add(id(condition))
+    match condition:
+        case All(conditions) | Any(conditions):
+            for inner in conditions:
+                yield from _texts_of(inner, seen)
+        case Not(inner):
+            yield from _texts_of(inner, seen)
+        case Text():
+            yield condition
 
 
 def _by_field(atoms: Atoms) -> dict[str, Atoms]:
@@ -479,36 +495,105 @@ def _by_field(atoms: Atoms) -> dict[str, Atoms]:
     return by_field
 
 
-def _compiled(position: int, rule: Rule, atoms: Atoms) -> _CompiledRule:
-    needed = _needed(rule.condition, atoms)
-    bound = _bound(rule.condition, upper=True)
-    if not callable(bound):
-        bound = _always if bound else _never
-    texts = (each for each in predicates(rule.condition) if isinstance(each, Text))
-    return _CompiledRule(
-        position=position,
-        rule=rule,
-        holds=_evaluation(rule.condition, atoms),
-        may_hold=bound,
-        needs=None if needed is None else frozenset(atoms[text] for text in needed),
-        text_fields=frozenset(text.field for text in texts),
-    )
+class _Compiler:
+    """Conditions -> functions; one for each condition, however many rules have it in them."""
 
+    def __init__(self, atoms: Atoms) -> None:
+        self._atoms = atoms
+        self._needed: dict[int, frozenset[Text] | None] = {}
+        self._evaluations: dict[int, Evaluate] = {}
+        self._bounds: dict[tuple[int, bool], Bound] = {}
+        self._presences: dict[str, Callable[[Facts], bool]] = {}
 
-def _needed(condition: Condition, atoms: Atoms) -> frozenset[Text] | None:
-    """Texts of which at least one must be true for the condition to hold; None: there are none."""
-    match condition:
-        case Text():
-            return frozenset((condition,))
-        case All(conditions):
-            known = [texts for inner in conditions if (texts := _needed(inner, atoms))]
-            return max(known, key=_rarity, default=None)
-        case Any(conditions):
-            each = [_needed(inner, atoms) for inner in conditions]
-            if any(texts is None for texts in each):
-                return None
-            return frozenset(text for texts in each for text in texts or ())
-    return None
+    def rule(self, position: int, rule: Rule) -> _CompiledRule:
+        needed = self._needs(rule.condition)
+        bound = self._bound(rule.condition, upper=True)
+        if not callable(bound):
+            bound = _always if bound else _never
+        return _CompiledRule(
+            position=position,
+            rule=rule,
+            holds=self._evaluation(rule.condition),
+            may_hold=bound,
+            needs=None if needed is None else frozenset(self._atoms[text] for text in needed),
+            text_fields=frozenset(text.field for text in _texts_of(rule.condition, set())),
+        )
+
+    def _needs(self, condition: Condition) -> frozenset[Text] | None:
+        """Texts of which one must be true for the condition to hold; None: there are none."""
+        if id(condition) not in self._needed:
+            self._needed[id(condition)] = self._new_needs(condition)
+        return self._needed[id(condition)]
+
+    def _new_needs(self, condition: Condition) -> frozenset[Text] | None:
+        match condition:
+            case Text():
+                return frozenset((condition,))
+            case All(conditions):
+                known = [texts for inner in conditions if (texts := self._needs(inner))]
+                return max(known, key=_rarity, default=None)
+            case Any(conditions):
+                each = [self._needs(inner) for inner in conditions]
+                if any(texts is None for texts in each):
+                    return None
+                return frozenset(text for texts in each for text in texts or ())
+        return None
+
+    def _evaluation(self, condition: Condition) -> Evaluate:
+        """The condition as one function of the true atoms and the facts."""
+        if id(condition) not in self._evaluations:
+            self._evaluations[id(condition)] = self._new_evaluation(condition)
+        return self._evaluations[id(condition)]
+
+    def _new_evaluation(self, condition: Condition) -> Evaluate:
+        match condition:
+            case All(conditions):
+                return _all_evaluation(*self._apart(conditions))
+            case Any(conditions):
+                return _any_evaluation(*self._apart(conditions))
+            case Not(inner):
+                positive = self._evaluation(inner)
+                return lambda truths, facts: not positive(truths, facts)
+            case Text():
+                atom = self._atoms[condition]
+                return lambda truths, _facts: atom in truths
+        holds = _SIMPLE[type(condition)]
+        return lambda _truths, facts: holds(condition, facts)
+
+    def _apart(
+        self, conditions: tuple[Condition, ...]
+    ) -> tuple[frozenset[int], tuple[Evaluate, ...]]:
+        texts = (self._atoms[inner] for inner in conditions if isinstance(inner, Text))
+        rest = (self._evaluation(inner) for inner in conditions if not isinstance(inner, Text))
+        return frozenset(texts), tuple(rest)
+
+    def _bound(self, condition: Condition, *, upper: bool) -> Bound:
+        """Whether the condition may hold (upper) or must hold (lower), asked without any text."""
+        key = (id(condition), upper)
+        if key not in self._bounds:
+            self._bounds[key] = self._new_bound(condition, upper=upper)
+        return self._bounds[key]
+
+    def _new_bound(self, condition: Condition, *, upper: bool) -> Bound:
+        """A text may hold where its field is there, which is asked once; it never must."""
+        match condition:
+            case All(conditions):
+                bounds = [self._bound(inner, upper=upper) for inner in conditions]
+                return _joined(bounds, decides=False)
+            case Any(conditions):
+                bounds = [self._bound(inner, upper=upper) for inner in conditions]
+                return _joined(bounds, decides=True)
+            case Not(inner):
+                opposite = self._bound(inner, upper=not upper)
+                if callable(opposite):
+                    return lambda facts: not opposite(facts)
+                return not opposite
+            case Text(name) | SameAs(name) | Network(name):
+                return self._presences.setdefault(name, _presence(name)) if upper else False
+            case Number():
+                return _number_bound(condition)
+        holds = _SIMPLE[type(condition)]
+        return lambda facts: holds(condition, facts)
 
 
 def _rarity(texts: frozenset[Text]) -> tuple[int, int]:
@@ -516,27 +601,7 @@ def _rarity(texts: frozenset[Text]) -> tuple[int, int]:
     return min(len(text.pattern) for text in texts), -len(texts)
 
 
-def _evaluation(condition: Condition, atoms: Atoms) -> Evaluate:
-    """The condition as one function of the true atoms and the facts."""
-    match condition:
-        case All(conditions):
-            return _all_evaluation(conditions, atoms)
-        case Any(conditions):
-            return _any_evaluation(conditions, atoms)
-        case Not(inner):
-            positive = _evaluation(inner, atoms)
-            return lambda truths, facts: not positive(truths, facts)
-        case Text():
-            atom = atoms[condition]
-            return lambda truths, _facts: atom in truths
-    holds = _SIMPLE[type(condition)]
-    return lambda _truths, facts: holds(condition, facts)
-
-
-def _all_evaluation(conditions: tuple[Condition, ...], atoms: Atoms) -> Evaluate:
-    texts = frozenset(atoms[inner] for inner in conditions if isinstance(inner, Text))
-    rest = tuple(_evaluation(i, atoms) for i in conditions if not isinstance(i, Text))
-
+def _all_evaluation(texts: frozenset[int], rest: tuple[Evaluate, ...]) -> Evaluate:
     def holds(truths: Truths, facts: Facts) -> bool:
         if not texts <= truths:
             return False
@@ -545,10 +610,7 @@ def _all_evaluation(conditions: tuple[Condition, ...], atoms: Atoms) -> Evaluate
     return holds
 
 
-def _any_evaluation(conditions: tuple[Condition, ...], atoms: Atoms) -> Evaluate:
-    texts = frozenset(atoms[inner] for inner in conditions if isinstance(inner, Text))
-    rest = tuple(_evaluation(i, atoms) for i in conditions if not isinstance(i, Text))
-
+def _any_evaluation(texts: frozenset[int], rest: tuple[Evaluate, ...]) -> Evaluate:
     def holds(truths: Truths, facts: Facts) -> bool:
         if not texts.isdisjoint(truths):
             return True
@@ -645,27 +707,8 @@ _REACHES = frozenset((Comparison.EQUAL, Comparison.GREATER, Comparison.GREATER_O
 Bound = Callable[[Facts], bool] | bool
 
 
-def _bound(condition: Condition, *, upper: bool) -> Bound:
-    """Whether the condition may hold (upper) or must hold (lower), asked without any text.
-
-    A text may hold where its field is there; it never must.
-    """
-    match condition:
-        case All(conditions):
-            return _joined([_bound(inner, upper=upper) for inner in conditions], decides=False)
-        case Any(conditions):
-            return _joined([_bound(inner, upper=upper) for inner in conditions], decides=True)
-        case Not(inner):
-            opposite = _bound(inner, upper=not upper)
-            if callable(opposite):
-                return lambda facts: not opposite(facts)
-            return not opposite
-        case Text(name) | SameAs(name) | Network(name):
-            return (lambda facts: name in facts) if upper else False
-        case Number():
-            return _number_bound(condition)
-    holds = _SIMPLE[type(condition)]
-    return lambda facts: holds(condition, facts)
+def _presence(name: str) -> Callable[[Facts], bool]:
+    return lambda facts: name in facts
 
 
 def _number_bound(predicate: Number) -> Callable[[Facts], bool]:
@@ -689,7 +732,7 @@ def _joined(bounds: list[Bound], *, decides: bool) -> Bound:
     """All (decided by a False) or any (decided by a True) of the bounds."""
     if any(bound is decides for bound in bounds):
         return decides
-    asked = tuple(bound for bound in bounds if callable(bound))
+    asked = tuple(dict.fromkeys(bound for bound in bounds if callable(bound)))
     if not asked:
         return not decides
     if len(asked) == 1:

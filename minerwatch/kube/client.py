@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -109,16 +109,21 @@ class Answer:
         except (HTTPError, OSError, ValueError) as error:
             _raise_lost(error, self._server)
 
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, piece by piece; raises ApiError, also if it takes longer than it may."""
+        until_s = time.monotonic() + ANSWER_DEADLINE_S
+        while piece := self.piece():
+            yield piece
+            if time.monotonic() > until_s:
+                self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
+
     def body(self, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
         """All of it; raises ApiError, also if it is larger or takes longer than it may."""
         held = bytearray()
-        until_s = time.monotonic() + ANSWER_DEADLINE_S
-        while piece := self.piece():
+        for piece in self.pieces():
             held += piece
             if len(held) > limit_bytes:
                 self._drop("garbage", f"longer than {limit_bytes >> 20} MiB")
-            if time.monotonic() > until_s:
-                self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
         return bytes(held)
 
     def _drop(self, reason: Reason, what: str) -> NoReturn:

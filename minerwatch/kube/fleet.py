@@ -20,22 +20,24 @@ import msgspec
 from minerwatch.errors import MinerwatchError
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
-from minerwatch.model import ContainerStatus, Unanswered
+from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
 DEFAULT_TIMEOUT_S = 20.0
 AT_ONCE = 16
 
-SNAPSHOT: Final = ("minerwatch", "snapshot")
+SNAPSHOT: Final = ("minerwatch", "snapshot", "--with-status")
+OLD_SNAPSHOT: Final = ("minerwatch", "snapshot")
 FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
 """What is run in an agent's pod; prints the answer of the agent's socket."""
+
+_UNKNOWN_OPTION = "no such option"
+"""What an agent's program says to an option that it is too old for."""
 
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
 _MAX_PAGES = 200
 _RUNNING = "Running"
-
-Statuses = Sequence[ContainerStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Survey:
     answered: tuple[str, ...]  # nodes
     missing: tuple[Unanswered, ...]
     blind_spot: str = ""
+    agents: tuple[AgentStatus, ...] = ()  # of those that are not too old to say
 
 
 def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
@@ -93,17 +96,18 @@ class Fleet:
     def __init__(
         self,
         cluster: Cluster,
-        decode: Callable[[bytes], Statuses],
+        decode: Callable[[bytes], NodeReport],
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         at_once: int = AT_ONCE,
     ) -> None:
-        """``decode`` reads a snapshot, and raises a MinerwatchError if it is none."""
+        """``decode`` reads what SNAPSHOT or OLD_SNAPSHOT prints, or raises a MinerwatchError."""
         self._cluster = cluster
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
+        self._old: set[str] = set()  # pods whose program knows no SNAPSHOT
 
     def survey(
         self,
@@ -115,28 +119,40 @@ class Fleet:
 
         A node that does not answer within its time is missing, and nobody waits for it any longer.
         """
-        statuses: dict[str, list[ContainerStatus]] = {}
-        missing = [Unanswered(node, "", "no agent runs on it") for node in agents.bare_nodes]
-        for agent, answer in self._answers(agents.pods, command):
-            on_answer()
-            if isinstance(answer, Exception):
-                missing.append(Unanswered(agent.node, agent.pod, one_line(answer)))
+        reports: dict[str, NodeReport] = {}
+        missing = []
+        for answer in self.answers(agents, command):
+            if answer.report is not None:
+                reports[answer.node] = answer.report
             else:
-                statuses[agent.node] = [replace(status, node=agent.node) for status in answer]
-        answered = tuple(sorted(statuses))
+                missing.append(Unanswered(answer.node, answer.pod, answer.reason))
+            if answer.pod:
+                on_answer()
+        answered = tuple(sorted(reports))
         return Survey(
-            tuple(status for node in answered for status in statuses[node]),
+            tuple(status for node in answered for status in reports[node].statuses),
             answered,
             tuple(sorted(missing, key=lambda each: (each.node, each.pod))),
             agents.blind_spot,
+            tuple(agent for node in answered if (agent := reports[node].agent) is not None),
         )
+
+    def answers(self, agents: Agents, command: Sequence[str] = SNAPSHOT) -> Iterator[NodeAnswer]:
+        """What came of asking each of ``agents``, as it comes; nodes without one come first."""
+        for node in agents.bare_nodes:
+            yield NodeAnswer(node, "", None, "no agent runs on it")
+        for agent, answer in self._answers(agents.pods, command):
+            if isinstance(answer, Exception):
+                yield NodeAnswer(agent.node, agent.pod, None, one_line(answer))
+            else:
+                yield NodeAnswer(agent.node, agent.pod, _of_node(answer, agent.node))
 
     def _answers(
         self, pods: Sequence[AgentPod], command: Sequence[str]
-    ) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+    ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
         """Each pod's answer, as they come: statuses, or the reason why not."""
         self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
-        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]] = queue.Queue()
+        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
         waiting = list(reversed(pods))
         until_s: dict[AgentPod, float] = {}
         while waiting or until_s:
@@ -158,7 +174,7 @@ class Fleet:
         self,
         agent: AgentPod,
         command: Sequence[str],
-        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
     ) -> None:
         def ask() -> None:
             ended.put((agent, self._answer(agent, command)))
@@ -167,19 +183,35 @@ class Fleet:
         self._threads[agent.pod] = thread
         thread.start()
 
-    def _answer(self, agent: AgentPod, command: Sequence[str]) -> Statuses | Exception:
+    def _answer(self, agent: AgentPod, command: Sequence[str]) -> NodeReport | Exception:
         try:
-            printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-            return self._decode(printed)
+            return self._decode(self._printed(agent, command))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is why this node is missing
             return error
 
+    def _printed(self, agent: AgentPod, command: Sequence[str]) -> bytes:
+        if command == SNAPSHOT and agent.pod in self._old:
+            command = OLD_SNAPSHOT
+        try:
+            return output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
+        except ApiError as error:
+            if command != SNAPSHOT or _UNKNOWN_OPTION not in str(error).lower():
+                raise
+        self._old.add(agent.pod)
+        return output(self._cluster, agent.container, OLD_SNAPSHOT, timeout_s=self._timeout_s)
+
+
+def _of_node(report: NodeReport, node: str) -> NodeReport:
+    """``report`` under the name by which the cluster knows the node, whatever the agent says."""
+    agent = replace(report.agent, node=node) if report.agent is not None else None
+    return NodeReport(tuple(replace(each, node=node) for each in report.statuses), agent)
+
 
 def _next(
-    ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+    ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
     until_s: dict[AgentPod, float],
     timeout_s: float,
-) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
     """The next answer, or those whose time is over; takes them out of ``until_s``."""
     if not until_s:
         return

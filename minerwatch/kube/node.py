@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from minerwatch.config import Config, Kubernetes
 from minerwatch.kube import client, owners
+from minerwatch.kube.events import EventSender
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
-from minerwatch.model import Container, Facts, Identity
+from minerwatch.model import Container, Facts, Identity, Observation
 
 
 def is_wanted(settings: Kubernetes) -> bool:
@@ -29,7 +30,7 @@ def opened_cluster(settings: Kubernetes) -> client.Cluster:
 
 
 class ClusterNode:
-    """Follows the pods of the node that the agent runs on."""
+    """Follows the pods of the node that the agent runs on, and tells their owners."""
 
     def __init__(
         self, config: Config, node: str, on_error: Callable[[str, Exception], None]
@@ -45,6 +46,7 @@ class ClusterNode:
             chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
         self._identities = Identities(self._pods, asked)
+        self._events = _event_sender(config.kubernetes, self._cluster, node, on_error)
         self._pods.start()
 
     @property
@@ -65,15 +67,47 @@ class ClusterNode:
         """What rules may ask of the container's place in the cluster."""
         return identity_facts(self._identities.of(container))
 
+    def tell(self, observations: Iterable[Observation]) -> None:
+        """Tells the owners of pods what is news to them, where that is wanted; never waits.
+
+        To be called with what is flagged and with what has changed, at every tick.
+        """
+        if self._events is None:
+            return
+        for observation in observations:
+            identity = self.identity(observation.container)
+            if identity is not None:
+                self._events.tell(identity.pod, identity.container, observation.verdict)
+
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
         yield from (("pods", reason, count) for reason, count in [*self._pods.failures.items()])
+        if self._events is not None:
+            failed = [*self._events.failures.items()]
+            yield from (("events", reason, count) for reason, count in failed)
 
     def close(self) -> None:
-        """Lets go of the cluster; within 2 s."""
+        """Lets go of the cluster; within 4 s."""
+        if self._events is not None:
+            self._events.close()
         self._pods.close()
         with suppress(OSError):
             self._cluster.close()
+
+
+def _event_sender(
+    settings: Kubernetes,
+    cluster: client.Cluster,
+    node: str,
+    on_error: Callable[[str, Exception], None],
+) -> EventSender | None:
+    if not settings.events:
+        return None
+
+    def on_event_error(reason: str, error: Exception) -> None:
+        on_error(f"events {reason}", error)  # said besides what is said of the pods
+
+    return EventSender(cluster, node=node, contact=settings.contact, on_error=on_event_error)
 
 
 def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:

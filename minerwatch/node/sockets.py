@@ -12,8 +12,9 @@ import re
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import islice
+
+from minerwatch.model import Connection
 
 _MAX_TABLE_BYTES = 16 << 20
 """Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
@@ -29,15 +30,6 @@ _ESTABLISHED = re.compile(
     re.MULTILINE,
 )
 """Remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """One established TCP connection."""
-
-    address: str  # remote; IPv4 also where the socket is IPv6
-    port: int  # remote
-    since_s: float  # when it was first seen
 
 
 class SocketReader:

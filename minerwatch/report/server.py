@@ -26,9 +26,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from minerwatch.errors import ListenError
+
+if TYPE_CHECKING:
+    from minerwatch.report.tls import TlsEndpoint
 
 _ASK_S = 5.0  # for a client to say what it wants
 _ANSWER_S = 10.0  # for it to take the answer
@@ -52,6 +55,9 @@ class Answer:
     status: HTTPStatus = HTTPStatus.OK
 
 
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+"""For every client, also where others need a certificate: the kubelet has none."""
+
 Route = Callable[[], Answer]
 Routes = Mapping[str, Route]
 
@@ -72,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
+        self.server.shake_hands(self.request)
         self.rfile = io.BytesIO(_head(self.request, time.monotonic() + _ASK_S))
         self.request.settimeout(_ANSWER_S)
 
@@ -104,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         if route is None:
             known = " ".join(self.routes)
             return Answer(f"not found; try {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
+        if not self.server.may_see(self.request, self.path.partition("?")[0]):
+            return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
         try:
             return route()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever an answer meets
@@ -136,13 +145,18 @@ class _Server(ThreadingMixIn, TCPServer):
     block_on_close = False
 
     def __init__(
-        self, listening: socket.socket, routes: Routes, on_error: Callable[[Exception], None]
+        self,
+        listening: socket.socket,
+        routes: Routes,
+        on_error: Callable[[Exception], None],
+        tls: TlsEndpoint | None = None,
     ) -> None:
         handler = type("Handler", (_Handler,), {"routes": routes})
         BaseServer.__init__(self, listening.getsockname(), handler)
         self.socket = listening
         self.failures: dict[str, int] = {}
         self._on_error = on_error
+        self._tls = tls
         self._places = threading.BoundedSemaphore(_MAX_CLIENTS)
         self._clients: dict[socket.socket, None] = {}  # longest there first
         self._lock = threading.Lock()
@@ -151,12 +165,33 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
-            return self.socket.accept()
+            client, address = self.socket.accept()
         except OSError as error:
             if error.errno in _NO_RESOURCES:  # the connection waits on, and select returns at once
                 self.count("no resources")
                 time.sleep(_OUT_OF_FILES_PAUSE_S)
             raise
+        if self._tls is None:
+            return client, address
+        try:
+            return self._tls.wrapped(client), address
+        except OSError:  # it is gone again
+            client.close()
+            raise
+
+    def shake_hands(self, client: socket.socket) -> None:
+        """Agree on how to encrypt, where that is wanted; within the time for a request."""
+        if self._tls is None:
+            return
+        client.settimeout(_ASK_S)
+        try:
+            client.do_handshake()  # type: ignore[attr-defined]  # of what TlsEndpoint has wrapped
+        except OSError as error:  # as for one that speaks plain HTTP, or knows another CA
+            raise _RequestError("tls") from error
+
+    def may_see(self, client: Any, path: str) -> bool:
+        """Whether ``client`` has shown what is needed to ask for ``path``."""
+        return self._tls is None or path in HEALTH_PATHS or self._tls.knows(client)
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Whether its address has connections left in this second; a Unix socket has none."""
@@ -263,9 +298,11 @@ class Listener:
         listening: socket.socket,
         routes: Routes,
         on_error: Callable[[Exception], None] = _ignored,
+        tls: TlsEndpoint | None = None,
     ) -> None:
         """``on_error`` hears of routes that fail; it is called from other threads."""
-        self._server = _Server(listening, routes, on_error)
+        self._tls = tls
+        self._server = _Server(listening, routes, on_error, tls)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
         )
@@ -273,8 +310,9 @@ class Listener:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Clients that were not served, by reason, since the start."""
-        return dict(self._server.failures)
+        """Clients that were not served, by reason, since the start; and unusable certificates."""
+        unusable = self._tls.failures if self._tls is not None else 0
+        return {**self._server.failures, **({"certificate": unusable} if unusable else {})}
 
     def close(self) -> None:
         """Stops listening; clients that are being answered are cut off."""
@@ -284,12 +322,16 @@ class Listener:
 
 
 def address_listener(
-    host: str, port: int, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+    host: str,
+    port: int,
+    routes: Routes,
+    on_error: Callable[[Exception], None] = _ignored,
+    tls: TlsEndpoint | None = None,
 ) -> tuple[Listener, str]:
     """A listener on ``host:port`` and the address that it got.
 
-    Host "" is every address of the machine, port 0 any free port. Raises ListenError, most of all
-    where another agent has the port.
+    Host "" is every address of the machine, port 0 any free port; without ``tls`` it speaks plain
+    HTTP. Raises ListenError, most of all where another agent has the port.
     """
     try:
         listening = _listening(host, port)
@@ -298,7 +340,7 @@ def address_listener(
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     sparing = {path: _Sparing(route) for path, route in routes.items()}
-    return Listener(listening, sparing, on_error), shown
+    return Listener(listening, sparing, on_error, tls), shown
 
 
 def _listening(host: str, port: int) -> socket.socket:

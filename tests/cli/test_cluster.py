@@ -17,8 +17,9 @@ from minerwatch.cli.main import cli
 from minerwatch.cli.top import _on_one_screen
 from minerwatch.config import Config
 from minerwatch.kube.fleet import FULL_SNAPSHOT
+from minerwatch.model import AgentStatus, NodeReport
 from minerwatch.report.server import Answer, SocketListener
-from minerwatch.report.snapshot import decode, encode
+from minerwatch.report.snapshot import decode, decode_report, encode, encode_agent
 from tests.kube.api_server import Answering, ApiServer
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing
@@ -27,6 +28,7 @@ from tests.report.samples import MINER, NODE, SIMULATION
 Golden = Callable[[str, str], None]
 
 CLUSTER = Path(__file__).parent.parent / "fixtures" / "clusters" / "three-nodes"
+AGENT = AgentStatus("node-7", "1.2.3", rules={"stable": 3, "test": 2}, culling="off")
 ALICE = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
 
 
@@ -190,6 +192,7 @@ def agent_socket(tmp_path: Path) -> Iterator[Path]:
     routes = {
         "/snapshot": lambda: Answer(encode(NODE), "application/json"),
         "/snapshot/full": lambda: Answer(encode([MINER, SIMULATION]), "application/json"),
+        "/status": lambda: Answer(encode_agent(AGENT), "application/json"),
     }
     listener = SocketListener(path, routes, on_error=lambda _error: None)
     yield path
@@ -248,6 +251,9 @@ def test_snapshot_copies_the_sockets_answer(agent_socket: Path) -> None:
     assert done.stdout == encode(NODE)
     whole = snapshot("--full", "--socket", str(agent_socket))
     assert decode(whole.stdout) == (MINER, SIMULATION)
+    both = snapshot("--with-status", "--socket", str(agent_socket))
+    assert decode_report(both.stdout) == NodeReport(NODE, AGENT)
+    assert decode_report(done.stdout) == NodeReport(NODE, None)
 
 
 def test_snapshot_without_an_agent_says_so_in_one_line(tmp_path: Path) -> None:

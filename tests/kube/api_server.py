@@ -4,7 +4,8 @@ It keeps objects of any resource: list (pages, field and label selectors), watch
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
 merge patches, delete with preconditions, eviction, dry runs, exec. And it misbehaves where it is
 told to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types,
-admission or defaults: an object is stored as it came, with ``metadata`` filled in.
+admission or defaults: an object is stored as it came, with ``metadata`` filled in. Events are
+validated as Kubernetes does it, for nothing else here is written by minerwatch and refused there.
 
 ::
 
@@ -34,12 +35,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.kube import exec_endpoint
+from tests.kube import event_validation, exec_endpoint
 from tests.kube.exec_endpoint import Printing
 
 Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
+
+_Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
+_REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,12 @@ class Dripping:
     pause_s: float = 0.0
 
 
-Misbehaviour = Answering | Dropping | Hanging | Dripping
+@dataclass(frozen=True, slots=True)
+class LosingTheAnswer:
+    """A misbehaviour: what was asked is done, but the connection is closed before the answer."""
+
+
+Misbehaviour = Answering | Dropping | Hanging | Dripping | LosingTheAnswer
 
 
 class StatusError(Exception):
@@ -149,8 +158,8 @@ class _Collection:
     prefix: str  # /api/v1, /apis/coordination.k8s.io/v1
     resource: str
     namespace: str = ""  # "": all
-    fields: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    fields: tuple[_Requirement, ...] = ()
+    labels: tuple[_Requirement, ...] = ()
 
     def holds(self, key: tuple[str, str], item: Json) -> bool:
         if key != (self.prefix, self.resource):
@@ -159,9 +168,9 @@ class _Collection:
         if self.namespace and metadata.get("namespace") != self.namespace:
             return False
         labels = metadata.get("labels") or {}
-        return all(_field(item, path) == value for path, value in self.fields) and all(
-            labels.get(key) == value for key, value in self.labels
-        )
+        return all(
+            (_field(item, path) == value) is wanted for path, value, wanted in self.fields
+        ) and all((labels.get(key) == value) is wanted for key, value, wanted in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +447,8 @@ class ApiServer:
         if "name" not in metadata:
             metadata["name"] = metadata.get("generateName", "") + uuid.uuid4().hex[:5]
         key = ((collection.prefix, collection.resource), *_name(item))
+        if collection.resource == "events":
+            _refuse(event_validation.on_create(item))
         if key in self._items:
             raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
         return encode(item if _is_dry_run(request) else self._store(key, item))
@@ -452,6 +463,8 @@ class ApiServer:
         wanted = (request.body.get("metadata") or {}).get("resourceVersion")
         self._require("resourceVersion", wanted, key)
         item = merged(self._items[key], request.body)
+        if key[0][1] == "events":
+            _refuse(event_validation.on_update(item, self._items[key]))
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _delete(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
@@ -459,6 +472,9 @@ class ApiServer:
             self._require(name, wanted, key)
         if not _is_dry_run(request):
             self._remove(key)
+            if key[0][1] == "namespaces":
+                for held in [each for each in self._items if each[1] == key[2]]:
+                    self._remove(held)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:
@@ -590,6 +606,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._exec(request)
         else:
             status, body = self.server.api.answer(request)
+            if isinstance(how, LosingTheAnswer):
+                self.close_connection = True
+                return
             self._send(status, body, drip=how if isinstance(how, Dripping) else None)
 
     def _send(
@@ -718,15 +737,15 @@ def _target(request: Request) -> tuple[_Collection, str, str]:
         found["prefix"],
         found["resource"],
         found["namespace"],
-        _pairs(request.query.get("fieldSelector", "")),
-        _pairs(request.query.get("labelSelector", "")),
+        _requirements(request.query.get("fieldSelector", "")),
+        _requirements(request.query.get("labelSelector", "")),
     )
     return collection, found["name"], found["subresource"]
 
 
-def _pairs(selector: str) -> tuple[tuple[str, str], ...]:
-    pairs = (part.replace("==", "=").partition("=") for part in selector.split(",") if part)
-    return tuple((key, value) for key, _, value in pairs)
+def _requirements(selector: str) -> tuple[_Requirement, ...]:
+    matches = (_REQUIREMENT.fullmatch(part) for part in selector.split(",") if part)
+    return tuple((match[1], match[3], match[2] != "!=") for match in matches if match)
 
 
 def _field(item: Json, path: str) -> str:
@@ -738,6 +757,11 @@ def _field(item: Json, path: str) -> str:
 
 def _name(item: Json) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _refuse(errors: list[str]) -> None:
+    if errors:
+        raise StatusError(422, "Invalid", "; ".join(errors))
 
 
 def _is_dry_run(request: Request) -> bool:

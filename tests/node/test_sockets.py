@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.model import Connection
 from minerwatch.node import sockets as sockets_module
-from minerwatch.node.sockets import Connection, SocketReader
+from minerwatch.node.sockets import SocketReader
 from tests.conftest import Programs, needs_root
 
 ME = os.getpid()
