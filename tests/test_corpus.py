@@ -30,7 +30,7 @@ from tests.detection.test_facts import PROCESS
 LEAST = {"benign": 600, "miners": 300}
 RENEW = "python -m benchmarks.detection --write"
 KNOWN_FALSE_ALARMS = {"blockchain/monerod-catching-up"}
-"""What computes RandomX without mining, and is told by nothing that a miner could not claim as well.
+"""What computes RandomX without mining: nothing tells it from a miner that a miner could not claim.
 docs/detection.md says so. It is not cullable, for it has caught up before that counts."""
 
 

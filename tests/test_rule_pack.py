@@ -16,7 +16,7 @@ from minerwatch.detection.judge import joined_score
 from minerwatch.detection.lint import lint
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
-from minerwatch.model import FactValue, Level, Maturity, Signal
+from minerwatch.model import FactValue, Level, Signal
 
 BOOK = rulebook.load((BUILT_IN_RULES,))
 MATCHER = Matcher(BOOK.rules)

@@ -18,9 +18,9 @@ from minerwatch.cli.options import config_option, configuration, rules_option
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import check, rulebook
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
-from minerwatch.detection.lint import Remark, Severity
 from minerwatch.detection.lint import lint as remarks_on
 from minerwatch.detection.match import Matcher
+from minerwatch.detection.remark import Remark, Severity
 from minerwatch.detection.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.detection.skeleton import skeleton
@@ -200,7 +200,10 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    all_remarks = (*remarks_on(book, _ordinary()), *_content_remarks(book))
+    all_remarks = (
+        *remarks_on(book, _ordinary(), datetime.now(UTC).date()),
+        *_content_remarks(book),
+    )
     remarks = [remark for remark in all_remarks if _is_asked_for(remark.path, paths)]
     asked = _asked_for(book, paths)
     if output == "json":

@@ -31,7 +31,22 @@ minerwatch:
   tests:
     match: [{Comm: miner}]
     no_match: [{Comm: minor}]
+references: [https://example.org/miner]
+author: A. Contributor
+date: 2026-11-20
+tags: [attack.impact, attack.t1496.001]
 """
+
+
+def enough_tests(text: str) -> str:
+    """The rule with three tests of each kind, each kind in the line where it was."""
+    for kind, name in (("match", "miner"), ("no_match", "minor")):
+        three = ", ".join(f"{{Comm: {name}, User: u{number}}}" for number in range(3))
+        text = text.replace(f"    {kind}: [{{Comm: {name}}}]\n", f"    {kind}: [{three}]\n")
+    return text
+
+
+GOOD = enough_tests(RULE)
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 
 
