@@ -238,9 +238,10 @@ def test(
     minerwatch rules test                    all rules in force
     minerwatch rules test my-rules/a.yml     one
 
-    A failed test is shown with the rule's conditions one below the other: + those that hold on its
-    facts, - those that do not, with what was observed. Where a group is long, those that decide it
-    are shown.
+    A failed test is shown with the rule's selections one below the other: + those that hold on its
+    facts, - those that do not. Of those that decide the outcome each field is shown: what was
+    observed, what was asked for, and how far a regular expression got. Of many patterns those that
+    matched are shown, or the nearest.
 
     With -o json a list of the failures: rule, title, path, line, expected (match or no_match),
     explanation (a list of lines).
@@ -249,7 +250,7 @@ def test(
     """
     book = _book(paths, rule_folders, config_path)
     tested = _asked_for(book, paths)
-    failures = check.failed_tests(tested, Matcher(book.rules))
+    failures = check.failed_tests(tested, Matcher(book.rules), book.lists)
     broken = [error for error in book.errors if _is_asked_for(error.path, paths)]
     if output == "json":
         _print_json([_failure(failure) for failure in failures])
