@@ -77,7 +77,7 @@ def table(
     return rendered(lines, colour=colour)
 
 
-def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
+def banner(statuses: Sequence[ContainerStatus], *, shown: int, with_nodes: bool = True) -> str:
     """One line on what was looked at, and what came of it."""
     levels = Counter(status.level for status in statuses)
     nodes = sorted({printable(status.node, NAME_LENGTH) for status in statuses})
@@ -92,7 +92,7 @@ def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
     ]
     if shown < len(statuses):
         parts.append(f"{shown:,} shown")
-    return " · ".join(parts)
+    return " · ".join(parts if with_nodes else parts[1:])
 
 
 def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:
