@@ -75,10 +75,12 @@ class TopApp(App[None]):
     TITLE = "minerwatch"
     CSS = """
     Screen { background: ansi_default; color: ansi_default; }
+    ChoiceScreen { background: transparent; }
     #banner { height: 2; }
     #grid, #lines { height: 1fr; }
     #rule { height: 1; }
-    #foot { height: 1; }
+    #foot, #filtering { height: 1; }
+    #filter-title { width: 8; }
     #panel { dock: bottom; background: ansi_default; }
     #confirmation { height: 2; }
     #question { height: 1; }
@@ -111,7 +113,9 @@ class TopApp(App[None]):
         self._ascii = AsciiFilter()
         self._look: Look | None = None  # that is shown
         self._newest: Look | None = None
+        self._untaken: list[Look] = []  # into the history
         self._presenter = Presenter(watched.step_s)
+        self._working = 0
         self._is_presenting = False
         self._is_behind = False
         self._is_paused = False
@@ -140,6 +144,11 @@ class TopApp(App[None]):
         """Ask no more."""
         self._feed.close()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is being worked out in another thread."""
+        return self._working == 0
+
     # What comes from other threads.
 
     def _tell(self, message: Message) -> None:
@@ -148,11 +157,18 @@ class TopApp(App[None]):
 
     def _do(self, work: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         """Does ``work`` in another thread, then ``then`` in this one."""
-        in_background(work, lambda result: self._tell(_Done(lambda: then(result))), "work")
+
+        def done(result: T | Exception) -> None:
+            self._working -= 1
+            then(result)
+
+        self._working += 1
+        in_background(work, lambda result: self._tell(_Done(lambda: done(result))), "work")
 
     def on__looked(self, message: _Looked) -> None:
         """Take it, and show it unless it is paused."""
         self._newest = message.look
+        self._untaken.append(message.look)
         if not self._is_paused:
             self._look = message.look
             self._present()
@@ -170,7 +186,14 @@ class TopApp(App[None]):
             return
         self._is_presenting = True
         look, view = self._look, self.view
-        self._do(lambda: self._presenter.present(look, view), self._presented)
+        untaken, self._untaken = self._untaken, []
+
+        def work() -> Presentation:
+            for each in untaken:
+                self._presenter.take(each)
+            return self._presenter.present(look, view)
+
+        self._do(work, self._presented)
 
     def _presented(self, result: Presentation | Exception) -> None:
         self._is_presenting = False

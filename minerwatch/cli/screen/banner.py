@@ -15,14 +15,16 @@ from minerwatch.model import ContainerStatus
 from minerwatch.report.agents import agents_line
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.figures import counted
-from minerwatch.report.lines import cut
+from minerwatch.report.lines import cut, padded
 from minerwatch.report.overview import missing_lines
-from minerwatch.report.table import banner
+from minerwatch.report.table import counts
 from minerwatch.report.text import printable
 
 _NAME_LENGTH = 256
 _TEXT_LENGTH = 400
 _MAX_NODES = 3  # that miss for one reason, by name
+_ROOMY = 100  # columns
+_GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Heading:
 
 def banner_lines(heading: Heading, width: int, height: int) -> list[Text]:
     """At most ``height`` lines of ``width`` columns; what matters least is left out."""
-    lines = [_first(heading, width), Text(cut(_second(heading), width))]
+    lines = [*_head(heading, width), Text(cut(_counts(heading, width), width))]
     troubles = [Text(cut(line, width), "yellow") for line in _troubles(heading.look)]
     named = [Text(cut(line, width), "bold") for line in _campaigns(heading.campaigns)]
     room = max(0, height - len(lines))
@@ -54,26 +56,30 @@ def banner_lines(heading: Heading, width: int, height: int) -> list[Text]:
     return lines + (troubles[:kept] + named)[:room]
 
 
-def _first(heading: Heading, width: int) -> Text:
-    """Whom was asked at the left, when at the right."""
-    state, style = _state(heading)
-    room = max(0, width - cell_len(state) - 2)
-    scope = cut(" · ".join(part for part in _scope(heading.look) if part), room)
-    line = Text("minerwatch", "bold")
-    line.append(cut(f" {scope}", max(0, room - len(line.plain))))
-    line.append(" " * max(1, width - line.cell_len - cell_len(state)))
-    line.append(cut(state, width), style)
-    return line
+def _head(heading: Heading, width: int) -> Iterator[Text]:
+    """Whom was asked at the left, when at the right; what the agents are where there is room."""
+    state, style = _state(heading, width)
+    scope = " · ".join(("minerwatch", *_scope(heading.look)))
+    agents = agents_line(heading.look.agents)
+    room = max(0, width - cell_len(state) - _GAP)
+    both = f"{scope} · {agents}" if agents else scope
+    is_one = cell_len(both) <= room
+    line = Text(padded(cut(both if is_one else scope, room), room + _GAP))
+    line.stylize("bold", 0, len("minerwatch"))
+    line.append(state, style)
+    yield line
+    if not is_one and agents:
+        yield Text(cut(agents, width))
 
 
-def _state(heading: Heading) -> tuple[str, str]:
+def _state(heading: Heading, width: int) -> tuple[str, str]:
     look = heading.look
     at = look.at.astimezone(UTC).strftime("%H:%M:%SZ")
     if heading.is_paused:
-        return f"PAUSED at {at}: space goes on", "bold reverse"
+        return f"PAUSED at {at}", "bold reverse"
     if look.progress is not None:
         return f"asking {look.progress[0]:,} of {look.progress[1]:,}", "bold"
-    return f"{at}, every {heading.refresh_s:g}s", ""
+    return (f"{at}, every {heading.refresh_s:g}s" if width >= _ROOMY else at), ""
 
 
 def _scope(look: Look) -> Iterator[str]:
@@ -81,24 +87,32 @@ def _scope(look: Look) -> Iterator[str]:
     if coverage is None:
         nodes = {status.node for status in look.statuses}
         nodes |= {agent.node for agent in look.agents}
-        yield f"node {printable(', '.join(sorted(nodes)), _NAME_LENGTH)}" if nodes else ""
-    else:
-        namespace = printable(coverage.namespace, _NAME_LENGTH)
-        total = coverage.answered + len(coverage.missing)
-        yield f"context {printable(coverage.context, _NAME_LENGTH)}"
-        yield f"namespace {namespace}" if namespace else "all namespaces"
-        yield f"{coverage.answered:,} of {counted(total, 'node')} answered"
-    yield agents_line(look.agents)
+        if nodes:
+            yield f"node {printable(', '.join(sorted(nodes)), _NAME_LENGTH)}"
+        return
+    namespace = printable(coverage.namespace, _NAME_LENGTH)
+    total = coverage.answered + len(coverage.missing)
+    yield f"context {printable(coverage.context, _NAME_LENGTH)}"
+    yield f"namespace {namespace}" if namespace else "all namespaces"
+    yield f"{coverage.answered:,} of {counted(total, 'node')} answered"
 
 
-def _second(heading: Heading) -> str:
+def _counts(heading: Heading, width: int) -> str:
     view = heading.view
-    parts = [banner(heading.every, shown=heading.shown, with_nodes=False)]
+    chosen = []
     if view.text:
-        parts.append(f"holding “{printable(view.text, _NAME_LENGTH)}”")
+        chosen.append(f"holding “{printable(view.text, _NAME_LENGTH)}”")
     if view.tree is not Tree.NONE:
-        parts.append(f"by {view.tree.value}")
-    return " · ".join(parts)
+        chosen.append(f"by {view.tree.value}")
+    containers, processes, burnt, *shown = counts(heading.every, shown=heading.shown)
+    variants = (
+        (containers, processes, burnt, *shown, *chosen),
+        (containers, burnt, *shown, *chosen),
+        (containers, *shown, *chosen),
+        (*chosen, *shown, containers),
+    )
+    lines = [" · ".join(variant) for variant in variants]
+    return next((line for line in lines if cell_len(line) <= width), lines[-1])
 
 
 def _troubles(look: Look) -> Iterator[str]:

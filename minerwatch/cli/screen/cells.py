@@ -13,7 +13,7 @@ from itertools import islice
 
 from rich.cells import cell_len
 
-from minerwatch.cli.screen.history import CpuHistory, sparkline
+from minerwatch.cli.screen.history import CpuHistory, key_of, sparkline, total
 from minerwatch.cli.screen.rows import Row
 from minerwatch.model import ContainerStatus
 from minerwatch.report import columns
@@ -28,6 +28,7 @@ _NAME_BASE, _NAME_SHARE = 11, 0.2  # columns, and of the terminal's: names claim
 _LEAST_NAME = 20
 _REASONS_WIDTH = 30  # at least
 _MEASURED_ROWS = 1000  # of which the longest name counts
+_SUMMED_MEMBERS = 500  # of a group, the first in order
 _BAR_STEPS = "▏▎▍▌▋▊▉█"
 _THROTTLED_SHARE = 0.01  # of the periods, from which on it is marked
 _REASONS = "REASONS"
@@ -97,6 +98,7 @@ class ScreenColumn:
     is_number: bool = False
     sort: str = ""  # the key that orders by it
     is_level: bool = False  # drawn in the level's colour
+    is_bar: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +139,22 @@ def titles(shown: Layout, sort: str, *, is_reversed: bool) -> list[Piece]:
     return pieces
 
 
-def line(row: Row, scene: Scene, shown: Layout) -> list[Piece]:
-    """One row; ready to be drawn, hostile names escaped."""
+def line(row: Row, scene: Scene, shown: Layout, *, is_selected: bool = False) -> list[Piece]:
+    """One row, hostile names escaped.
+
+    The selected one is inverted, but for its bars: that is to be seen on dark and on light
+    terminals, with colours and without.
+    """
     base = _row_style(row, scene)
-    level = f"{base} {LEVEL_STYLES.get(row.status.level, '')}".strip()
+    level = f"{base} {LEVEL_STYLES.get(row.status.level, '')}"
+    selected = " reverse" if is_selected else ""
     pieces: list[Piece] = []
     for column in shown.columns:
         text = cut(column.draw(row, scene, column.width), column.width)
         text = padded(text, column.width, to_the_right=column.is_number)
-        pieces.append((text, level if column.is_level else base))
-        pieces.append((" " * shown.gap, base))
+        style = level if column.is_level else base
+        pieces.append((text, style if column.is_bar else style + selected))
+        pieces.append((" " * shown.gap, base + selected))
     return pieces
 
 
@@ -189,7 +197,9 @@ def _draw_bar(row: Row, _scene: Scene, width: int) -> str:
 
 def _draw_history(row: Row, scene: Scene, width: int) -> str:
     if row.group is not None:
-        return ""
+        members = islice(row.group.members, _SUMMED_MEMBERS)
+        cores = total(scene.history.of(key_of(member)) for member in members)
+        return sparkline(cores, width, row.status.cpu_limit_cores)
     return sparkline(scene.history.of(row.key), width, row.status.cpu_limit_cores)
 
 
@@ -223,20 +233,20 @@ def _all_columns(width: int, step_s: float) -> Iterable[ScreenColumn]:
     steps = 8 if is_narrow else 12
     return (
         _screen_column(columns.SCORE_COLUMN, 5, sort="score", is_level=True),
-        ScreenColumn("", _draw_bar, 6, leaves=5, is_level=True),
+        ScreenColumn("", _draw_bar, 6, leaves=5, is_level=True, is_bar=True),
         _screen_column(columns.LEVEL_COLUMN, 10, is_level=True),
         ScreenColumn("SIGNALS", _draw_tags, 12 if is_narrow else 16),
         _screen_column(columns.CPU_COLUMN, 6, sort="cpu"),
-        ScreenColumn(f"LAST {_span(steps * step_s)}", _draw_history, steps, leaves=10),
+        ScreenColumn(f"LAST {span(steps * step_s)}", _draw_history, steps, leaves=10, is_bar=True),
         ScreenColumn("%LIMIT ", _draw_limit, 7, leaves=9, is_number=True, sort="limit"),
         _screen_column(columns.HOURS_COLUMN, 7, leaves=7, sort="hours"),
         _screen_column(columns.SINCE_COLUMN, 6, leaves=6),
-        _screen_column(columns.AGE_COLUMN, 6, leaves=2, sort="age"),
+        _screen_column(columns.AGE_COLUMN, 6, leaves=3, sort="age"),
         ScreenColumn(NAME, _draw_name, 0, sort="name"),
         _screen_column(columns.OWNER_COLUMN, 20, leaves=8, sort="owner"),
-        _screen_column(columns.NODE_COLUMN, 14, leaves=3, sort="node"),
+        _screen_column(columns.NODE_COLUMN, 14, leaves=4, sort="node"),
         _screen_column(columns.IMAGE_COLUMN, 34, leaves=1, sort="image"),
-        ScreenColumn(_REASONS, _draw_reasons, _REASONS_WIDTH, leaves=4),
+        ScreenColumn(_REASONS, _draw_reasons, _REASONS_WIDTH, leaves=2),
     )
 
 
@@ -250,5 +260,6 @@ def _has(column: ScreenColumn, traits: Traits) -> bool:
     }.get(column.title, True)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time, as short as a title: ``80s``, ``2m``."""
     return f"{seconds:.0f}s" if seconds < 100 else f"{seconds / 60:.0f}m"

@@ -35,9 +35,8 @@ def _of_container(status: ContainerStatus, now: datetime, width: int) -> Iterato
     yield Text(fitted(printable(place(status), NAME_LENGTH), width), "bold")
     level = f"{printable(status.level, 16)} for {age(status.since, now)}"
     said = reasons(status) or _nothing(status)
-    line = Text(level, LEVEL_STYLES.get(status.level, ""))
-    line.append(cut(f": {said}", max(0, width - len(level))), "")
-    yield line
+    rest = cut(f": {said}", width - len(level))
+    yield Text.assemble((level, LEVEL_STYLES.get(status.level, "")), rest)
     busiest = sorted(status.processes, key=lambda each: -(each.cpu_cores or 0.0))
     flagged = {finding.pid for finding in status.findings}
     foremost = sorted(busiest, key=lambda each: each.pid not in flagged)

@@ -91,6 +91,18 @@ class CpuHistory:
                 del self._readings[key]
 
 
+def total(readings: Iterable[Sequence[float]]) -> Sequence[float]:
+    """What several burnt together; NaN where nothing is known of any of them."""
+    summed: list[float] = []
+    for cores in readings:
+        summed[:0] = [nan] * (len(cores) - len(summed))
+        for place in range(1, len(cores) + 1):
+            if not isnan(cores[-place]):
+                before = summed[-place]
+                summed[-place] = cores[-place] + (0.0 if isnan(before) else before)
+    return summed
+
+
 def sparkline(cores: Sequence[float], width: int, limit_cores: float | None = None) -> str:
     """The last ``width`` readings as bars that grow to the right; spaces where none are known.
 

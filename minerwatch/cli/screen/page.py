@@ -10,7 +10,7 @@ from math import isnan
 from rich.cells import chop_cells
 from rich.text import Text
 
-from minerwatch.cli.screen.cells import bar
+from minerwatch.cli.screen.cells import bar, span
 from minerwatch.cli.screen.journal import LevelChange
 from minerwatch.cli.screen.process_tree import TITLES, process_lines
 from minerwatch.model import AgentStatus, ContainerStatus, FindingStatus
@@ -123,8 +123,8 @@ def _chart(subject: Subject, width: int) -> list[Text]:
         lines.append(Text(f"{label:>{_LABEL_WIDTH}} │{drawn}"))
     said = f"{status.cpu_cores:.2f} cores now"
     if known:
-        span = age_of(len(shown) * subject.step_s)
-        said += f"; of the last {span}, the most {max(known):.2f}, the least {min(known):.2f}"
+        since = span(len(shown) * subject.step_s)
+        said += f"; of the last {since}, the most {max(known):.2f}, the least {min(known):.2f}"
     if status.cpu_limit_cores:
         share = status.cpu_cores / status.cpu_limit_cores
         said += f"; of its limit {bar(share, 10)} {share:.0%}"
@@ -140,12 +140,6 @@ def _block(cores: float, full: float, row: int) -> str:
     if row == 0:
         eighths = max(1, eighths)  # that something was measured is to be seen
     return _CHART_STEPS[min(8, max(0, eighths))]
-
-
-def age_of(seconds: float) -> str:
-    """A length of time, as ages are told."""
-    now = datetime.fromtimestamp(0, UTC)
-    return age(datetime.fromtimestamp(-seconds, UTC).isoformat(), now)
 
 
 def _processes(status: ContainerStatus, width: int) -> list[Text]:

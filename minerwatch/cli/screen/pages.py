@@ -12,7 +12,7 @@ from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from minerwatch.cli.screen.app import TopApp
 
 _TALL = 36  # rows of a terminal, from which on there is room for more than the table
-_BANNER_HEIGHTS = (3, 6)
-_DETAIL_HEIGHTS = (3, 7)
+_BANNER_HEIGHTS = (5, 7)
+_DETAIL_HEIGHTS = (4, 7)
 _SAID_S = 6.0
 
 _SCROLLING: list[BindingType] = [
@@ -115,12 +115,12 @@ class TableScreen(_Base):
         yield Lines(id="rule")
         yield Lines(id="details")
         yield Lines(id="foot")
-        field = Input(
-            id="filter", placeholder="words that a name, image, owner, reason or argument holds"
-        )
-        field.cursor_blink = False
-        field.display = False
-        yield field
+        with Horizontal(id="filtering") as filtering:
+            yield Lines([Text(" filter:", "bold")], id="filter-title")
+            field = Input(id="filter", placeholder=words.FILTER_HINT)
+            field.cursor_blink = False
+            yield field
+        filtering.display = False
 
     @property
     def grid(self) -> Grid:
@@ -217,9 +217,9 @@ class TableScreen(_Base):
     def action_filter(self) -> None:
         """Type what rows have to hold."""
         field = self.query_one("#filter", Input)
-        field.display = True
+        self.query_one("#filtering").display = True
         self.query_one("#foot").display = False
-        field.focus()
+        self.set_focus(field, scroll_visible=False)  # now: the next key may be here already
 
     def action_unfilter(self) -> None:
         """Show all again."""
@@ -228,8 +228,7 @@ class TableScreen(_Base):
 
     def end_filter(self) -> None:
         """Back to the rows."""
-        field = self.query_one("#filter", Input)
-        field.display = False
+        self.query_one("#filtering").display = False
         self.query_one("#foot").display = True
         self.set_focus(None)
 
@@ -243,7 +242,7 @@ class TableScreen(_Base):
 
     def on_key(self, event: events.Key) -> None:
         """While the filter is typed, escape ends it and arrows move in the rows."""
-        if not self.query_one("#filter", Input).display:
+        if not self.query_one("#filtering").display:
             return
         if event.key == "escape":
             self.action_unfilter()

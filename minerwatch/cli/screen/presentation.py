@@ -46,20 +46,21 @@ class Presenter:
         self._look: Look | None = None
         self._campaigns: Sequence[Campaign] = ()
 
-    def present(self, look: Look, view: View) -> Presentation:
-        """What ``view`` shows of ``look``."""
-        if look is not self._look:
-            self._take(look)
-        arrangement = arranged(look.statuses, view, self._campaigns)
-        traits = Traits.of(arrangement.every, arrangement.rows)
-        return Presentation(look, view, arrangement, self._campaigns, traits)
-
-    def _take(self, look: Look) -> None:
-        self._look = look
-        self._campaigns = campaigns(look.statuses)
+    def take(self, look: Look) -> None:
+        """Remember what was burnt, and which levels have changed."""
+        if look.failure:
+            return
         fresh = look.statuses
         if look.stale:
             fresh = tuple(each for each in look.statuses if each.node not in look.stale)
-        if not look.failure:
-            self.history.add(fresh, look.at.timestamp())
-            self.journal.add(fresh, look.at)
+        self.history.add(fresh, look.at.timestamp())
+        self.journal.add(fresh, look.at)
+
+    def present(self, look: Look, view: View) -> Presentation:
+        """What ``view`` shows of ``look``."""
+        if look is not self._look:
+            self._look = look
+            self._campaigns = campaigns(look.statuses)
+        arrangement = arranged(look.statuses, view, self._campaigns)
+        traits = Traits.of(arrangement.every, arrangement.rows)
+        return Presentation(look, view, arrangement, self._campaigns, traits)

@@ -24,9 +24,6 @@ from minerwatch.cli.screen.position import Position
 from minerwatch.cli.screen.rows import Row, View
 from minerwatch.cli.screen.terminal import to_ascii
 
-_SELECTED = Style(color="black", bgcolor="cyan")
-_SELECTED_WITHOUT_COLOUR = Style(reverse=True)
-
 
 @lru_cache(maxsize=256)
 def style_of(words: str) -> Style:
@@ -66,16 +63,23 @@ class Drawn(Widget):
 
     def strip_of(self, text: Text) -> Strip:
         """``text`` as one line of the widget."""
-        segments = list(text.render(self.app.console, end=""))
+        styled = text.copy()
+        styled.stylize_before(text.style)  # as a span: render() passes over a text's own style
+        segments = list(styled.render(self.app.console, end=""))
         return Strip(segments).adjust_cell_length(self.size.width)
 
 
 class Lines(Drawn):
     """Lines of text, as many as fit, from ``top`` on."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name
+    def __init__(
+        self,
+        lines: Sequence[Text] = (),
+        *,
+        id: str | None = None,  # noqa: A002 - Textual's own name
+    ) -> None:
         super().__init__(id=id)
-        self.lines: Sequence[Text] = ()
+        self.lines = lines
         self.top = 0
 
     def show(self, lines: Sequence[Text]) -> None:
@@ -170,20 +174,9 @@ class Grid(Drawn):
         strips = [_strip(head, width)]
         top = self.position.top
         for index, row in enumerate(self._rows[top : top + self.page], top):
-            strip = _strip(line(row, scene, shown), width)
-            strips.append(self._marked(strip) if index == self.position.index else strip)
+            is_selected = index == self.position.index
+            strips.append(_strip(line(row, scene, shown, is_selected=is_selected), width))
         return strips
-
-    def _marked(self, strip: Strip) -> Strip:
-        """As the selected row is drawn: by inverting it where there is no colour."""
-        style = _SELECTED_WITHOUT_COLOUR if self.app.no_color else _SELECTED
-        return Strip(
-            [
-                Segment(each.text, Style(bold=bool(each.style and each.style.bold)) + style)
-                for each in strip
-            ],
-            strip.cell_length,
-        )
 
 
 def _strip(pieces: Sequence[Piece], width: int) -> Strip:
