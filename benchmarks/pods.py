@@ -43,10 +43,10 @@ def main() -> None:
         for number in range(arguments.cluster):
             server.put(_pod(number, NODE if number < arguments.pods else f"n{number % 40 + 2}"))
         size = len(encode(_pod(0, NODE)))
-        print(f"{_machine()}; {arguments.cluster} pods in the cluster, {size} bytes each\n")
+        print(f"{machine()}; {arguments.cluster} pods in the cluster, {size} bytes each\n")
         ours, theirs = context.Pipe()
         path = Path(folder) / "kubeconfig"
-        path.write_text(_kubeconfig(server.url))
+        path.write_text(kubeconfig(server.url))
         watcher = context.Process(target=_watch, args=(str(path), theirs))
         watcher.start()
         try:
@@ -62,7 +62,7 @@ def main() -> None:
         for number in range(arguments.large):
             server.put(_large_pod(number))
         path = Path(folder) / "kubeconfig"
-        path.write_text(_kubeconfig(server.url))
+        path.write_text(kubeconfig(server.url))
         found = _in_own_process(context, path)
         size_mib = len(encode(_large_pod(0))) / 2**20
         print(f"\n{arguments.large} pods of {size_mib:.1f} MiB each")
@@ -233,7 +233,7 @@ def _growth(after: dict[str, Any], before: dict[str, Any]) -> str:
     return f"{after['rss_mib'] - before['rss_mib']:10.1f} MiB  {cpu_ms:6.0f} ms CPU"
 
 
-def _kubeconfig(url: str) -> str:
+def kubeconfig(url: str) -> str:
     return f"""
 clusters: [{{name: c, cluster: {{server: "{url}"}}}}]
 users: [{{name: u, user: {{token: t}}}}]
@@ -242,7 +242,7 @@ current-context: x
 """
 
 
-def _machine() -> str:
+def machine() -> str:
     model = next(
         (
             line.partition(":")[2].strip()

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from minerwatch.cli.cluster import Scope, wants_cluster
 from minerwatch.cli.main import cli
-from minerwatch.cli.top import _on_one_screen
 from minerwatch.config import Config
 from minerwatch.kube.fleet import FULL_SNAPSHOT
 from minerwatch.model import AgentStatus, NodeReport
@@ -189,15 +188,6 @@ def test_explain_of_what_is_on_no_node_that_answered(run: Callable[..., Result])
     assert result.exit_code == 1
     assert "missing node-3" in result.stderr
     assert "nothing here is named binder/nobody" in result.stderr
-
-
-def test_a_screen_that_is_refreshed_keeps_the_worst() -> None:
-    text = "".join(f"line {number}\n" for number in range(100))
-    assert _on_one_screen(text, 101) == text
-    kept = _on_one_screen(text, 24).splitlines()
-    assert len(kept) == 23
-    assert kept[0] == "line 0"
-    assert kept[-1] == "… and 78 lines more: --once prints all"
 
 
 # this node, or the cluster
