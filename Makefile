@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
 ARGS ?=
 
-.PHONY: run test check format wheel clean help
+.PHONY: run test check format rules wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -31,6 +31,11 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
+	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
+	$(BIN)/minerwatch rules schema >rules/rule.schema.json
+	$(BIN)/python -m benchmarks.detection --write >/dev/null
 
 wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
