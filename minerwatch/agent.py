@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from minerwatch import __version__
 from minerwatch.config import Config, Tls, default_socket, host_and_port
+from minerwatch.cull_switch import CullSwitch
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
@@ -29,6 +30,7 @@ from minerwatch.model import (
     Change,
     Container,
     ContainerStatus,
+    CullStatus,
     Finding,
     Identity,
     Observation,
@@ -106,13 +108,18 @@ class Node:
     probes: tuple[ProbeStatus, ...]
     cluster: ClusterNode | None
 
-    def statuses(self, max_processes: int) -> list[ContainerStatus]:
-        """What the last tick found, as it is published; worst first."""
-        return list(
-            worst_first(
-                self.status(observation) for observation in self.watch.observations(max_processes)
-            )
-        )
+    def statuses(
+        self,
+        max_processes: int,
+        culling: Callable[[Observation], CullStatus | None] = lambda _observation: None,
+    ) -> list[ContainerStatus]:
+        """What the last tick found, as it is published; worst first.
+
+        ``culling`` says what would be done about it.
+        """
+        observations = self.watch.observations(max_processes)
+        statuses = (replace(self.status(each), culling=culling(each)) for each in observations)
+        return list(worst_first(statuses))
 
     def status(self, observation: Observation) -> ContainerStatus:
         """One observation as it is published."""
@@ -210,6 +217,7 @@ class Agent:
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
             exec_events=self._exec_events,
+            culling=lambda: self._culling.figures(),
         )
         self._open = ExitStack()
         _raise_open_file_limit()
@@ -222,6 +230,17 @@ class Agent:
         self._note_rules()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)
+        self._culling = CullSwitch(
+            config,
+            self._node.name,
+            self._cluster,
+            self._node.watch,
+            log,
+            now_s=now_s,
+            on_outcome=self._metrics.action_ended,
+            on_error=self._culling_failed,
+        )
+        self._open.callback(self._culling.close)
         self._canary, self._canary_off = self._caged_canary()
         self._execs, self._execs_off = self._subscribe()
         self._execs_lost = 0
@@ -382,6 +401,12 @@ class Agent:
     def _cluster_failed(self, reason: str, error: Exception) -> None:
         self._once.warning("the API server", about=reason, reason=str(error))
 
+    def _culling_failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, MinerwatchError):
+            self._once.warning(what, about=f"{what} {type(error).__name__}", reason=str(error))
+        else:
+            self._fail("culling", error)
+
     def _exec_events(self) -> tuple[int, int]:
         return (self._execs.received, self._execs_lost) if self._execs else (0, 0)
 
@@ -401,6 +426,7 @@ class Agent:
         yield from (("rules", reason, n) for reason, n in self._reading.failures.items())
         if self._cluster is not None:
             yield from self._cluster.failures()
+        yield from self._culling.failures()
         yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
         for listener in self._listeners:
             yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
@@ -467,6 +493,7 @@ class Agent:
         if (folders, private) != (before.rule_folders(), before.private_rule_folders()):
             book = replace(self._rules.book, folders=folders, private=private)
             self._rules = replace(self._rules, book=book)
+        self._culling.use(config)
         for key in _NEED_RESTART:
             if getattr(config, key) != getattr(before, key):
                 self._log.warning("a changed setting needs a restart", key=key)
@@ -480,7 +507,8 @@ class Agent:
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
             "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
-        on_socket = SocketListener(self.socket, private, on_error=self._answer_failed)
+        posts = self._culling.posts()
+        on_socket = SocketListener(self.socket, private, self._answer_failed, posts)
         self._open.callback(on_socket.close)
         host, port = host_and_port(self._config.listen)
         on_address, address = address_listener(
@@ -517,7 +545,8 @@ class Agent:
         )
 
     def _snapshot(self, max_processes: int) -> Answer:
-        return Answer(encode(self._node.statuses(max_processes)), _JSON)
+        statuses = self._node.statuses(max_processes, self._culling.status)
+        return Answer(encode(statuses), _JSON)
 
     def _health(self) -> Answer:
         """Alive: the last tick is not long ago, or the first is still to be expected."""
@@ -557,7 +586,11 @@ class Agent:
         )
         if self._cluster is not None:
             self._cluster.tell(brought.flagged)
+            spot = self._cluster.blind_spot(brought.unplaced_count)
+            if spot:
+                self._once.warning("cannot see everything", about=spot, reason=spot)
             self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
+        self._culling.consider(brought)
 
     def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:

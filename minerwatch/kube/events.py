@@ -29,6 +29,7 @@ from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
+    Action,
     ContainerKey,
     Finding,
     Level,
@@ -48,7 +49,7 @@ _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
 _MAX_INSTANCE_LENGTH = 128
-_ACTION = "Judging"
+_JUDGING = "Judging"
 _MERGE_PATCH = "application/merge-patch+json"
 _MAX_WAITING = 100
 _MAX_TOLD = 10_000
@@ -70,17 +71,50 @@ class EventReason(StrEnum):
     SUSPECTED = "MinerSuspected"
     CONFIRMED = "MinerConfirmed"
     CLEARED = "MinerCleared"
+    QUARANTINED = "MinerQuarantined"
+    STOPPED = "MinerStopped"
+    KILLED = "MinerKilled"
+    EVICTED = "MinerEvicted"
+    DELETED = "MinerDeleted"
+    RELEASED = "MinerReleased"
 
     @property
     def type(self) -> str:
         """``Warning`` or ``Normal``."""
-        return "Normal" if self is EventReason.CLEARED else "Warning"
+        return "Normal" if self in _GOOD_NEWS else "Warning"
+
+
+_GOOD_NEWS = (EventReason.CLEARED, EventReason.RELEASED)
+
+ACTION_REASONS: Mapping[Action, EventReason] = {
+    Action.LABEL: EventReason.QUARANTINED,
+    Action.STOP: EventReason.STOPPED,
+    Action.KILL: EventReason.KILLED,
+    Action.EVICT: EventReason.EVICTED,
+    Action.DELETE: EventReason.DELETED,
+}
+"""What is told of an action that was carried out."""
 
 
 _SENTENCES: Mapping[EventReason, str] = {
     EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
     EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
     EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
+    EventReason.QUARANTINED: "Labelled for quarantine: container {} almost certainly mines"
+    " cryptocurrency",
+    EventReason.STOPPED: "Processes stopped: container {} almost certainly mines cryptocurrency",
+    EventReason.KILLED: "Processes killed: container {} almost certainly mines cryptocurrency",
+    EventReason.EVICTED: "Evicted: container {} almost certainly mines cryptocurrency",
+    EventReason.DELETED: "Deleted: container {} almost certainly mines cryptocurrency",
+    EventReason.RELEASED: "Released by an operator: container {} is left alone",
+}
+_ACTIONS: Mapping[EventReason, str] = {
+    EventReason.QUARANTINED: "Labelling",
+    EventReason.STOPPED: "Stopping",
+    EventReason.KILLED: "Killing",
+    EventReason.EVICTED: "Evicting",
+    EventReason.DELETED: "Deleting",
+    EventReason.RELEASED: "Releasing",
 }
 
 
@@ -104,7 +138,7 @@ def event_note(
     lines may hold secrets.
     """
     titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
-    if reason is EventReason.CLEARED:
+    if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
     if len(titles) > len(named):
@@ -217,7 +251,27 @@ class EventSender:
                     self.failures[DROPPED] += 1
                 return
             self._tokens -= 1
-            _remember(self._told, subject, level, _MAX_TOLD)
+            if reason is EventReason.CLEARED:
+                del self._told[subject]
+            else:
+                _remember(self._told, subject, level, _MAX_TOLD)
+
+    def tell_action(
+        self,
+        pod: Pod,
+        container: str,
+        reason: EventReason,
+        key: ContainerKey,
+        findings: Iterable[Finding] = (),
+    ) -> None:
+        """Send an event about something that was done to ``pod``, and why; returns at once."""
+        note = event_note(container, reason, findings, self._contact)
+        subject = (pod.uid, f"{container} {reason}", key)
+        news = _News(pod, container, reason, note, self._now_unix_s(), subject)
+        try:
+            self._waiting.put_nowait(news)
+        except queue.Full:
+            self._count(DROPPED)
 
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
@@ -364,7 +418,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "eventTime": _micro_time(news.at_unix_s),
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
-        "action": _ACTION,
+        "action": _ACTIONS.get(news.reason, _JUDGING),
         "reason": news.reason.value,
         "type": news.reason.type,
         "note": news.note,

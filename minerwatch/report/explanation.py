@@ -23,6 +23,7 @@ from minerwatch.model import (
 )
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.columns import LEVEL_STYLES
+from minerwatch.report.culled import status_lines
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
@@ -30,6 +31,9 @@ from minerwatch.report.text import printable, shortened
 
 PROCESSES = "Processes (* has findings; then the busiest)"
 """Title of the section that lists them."""
+
+FACT_INDENT = 11
+"""Columns before a fact about the container."""
 
 _NAME_LENGTH = 256
 _TITLE_LENGTH = 200
@@ -44,7 +48,6 @@ _BUSY_CORES = 0.3
 _LEAST_WIDTH = 40
 _HEX_ID = re.compile(r"[0-9a-f]{32,64}")
 _SHORT_ID_LENGTH = 12
-_LABEL_WIDTH = 11
 _COMMAND_INDENT = 60
 
 _MEANINGS = {
@@ -126,6 +129,7 @@ def sections(
         (_findings_title(status), tuple(_findings(status, now))),
         (PROCESSES, tuple(_processes(status))),
         ("What this does not prove", tuple(_doubts(status))),
+        ("Culling", tuple(_culling(status, now))),
         ("Next", tuple(_next_steps(status))),
     )
 
@@ -176,7 +180,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
     for name, value in facts.items():
         if value:
             text = printable(shortened(value, _TEXT_LENGTH))
-            yield Line(f"{name:{_LABEL_WIDTH}}{text}")
+            yield Line(f"{name:{FACT_INDENT}}{text}")
 
 
 def _cpu(status: ContainerStatus) -> str:
@@ -344,17 +348,41 @@ def _is_one_process(status: ContainerStatus) -> bool:
     return any(len(shown | shared) > 1 for shown in signals.values())
 
 
+def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
+    """What would be done about it by itself, or why not; and what has been done."""
+    if status.culling is None:
+        return
+    for text, hang in status_lines(status.culling, _pod_target(status), now):
+        yield Line(text, hang)
+
+
+def _pod_target(status: ContainerStatus) -> str:
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    return f"{namespace}/{pod}" if namespace and pod else ""
+
+
 def _next_steps(status: ContainerStatus) -> Iterator[Line]:
     target = _word(_short_id(status)) or _word(status.cgroup)
     keep = f"keep the evidence: minerwatch explain {target} -o json > evidence.json"
     steps = [
         *_looks(status),
         keep if target and status.findings else "",
+        *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
         "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
     ]
     for number, step in enumerate(filter(None, steps), 1):
         yield Line(f"  {number}. {step}")
+
+
+def _by_hand(status: ContainerStatus) -> Iterator[str]:
+    target, culling = _pod_target(status), status.culling
+    if culling is None or culling.mode == "off" or not target:
+        return
+    if culling.stopped or any(each.outcome == "done" for each in culling.history):
+        yield f"if this is wrong: minerwatch release {target}"
+    elif culling.reasons and status.level == Level.CONFIRMED.label:
+        yield f"what the policy would say: minerwatch cull {target} --action evict --dry-run"
 
 
 def _looks(status: ContainerStatus) -> Iterator[str]:

@@ -106,6 +106,8 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "pod": printable(status.pod, 256),
         "container": printable(status.container, 256),
         "cgroup": printable(status.cgroup, 512),
+        "image": printable(status.image, 256),
+        "owner": printable(redacted(status.owner), 256),
         "level": status.level,
         "previous_level": previous_level,
         "score": status.score,
@@ -126,13 +128,14 @@ def _finding_line(finding: FindingStatus) -> dict[str, Any]:
         "since": finding.since,
         "pid": finding.pid,
         "evidence": {
-            field: _evidence_line(value) if isinstance(value, str) else value
+            field: evidence_text(value) if isinstance(value, str) else value
             for field, value in evidence.items()
         },
     }
 
 
-def _evidence_line(observed: str) -> str:
+def evidence_text(observed: str) -> str:
+    """What a rule saw, fit for a log: secrets redacted, escaped, cut to 256 characters."""
     whole_words = _CUT_START.sub("…", observed, count=1) if observed[:1] == "…" else observed
     return printable(redacted(whole_words), MAX_EVIDENCE_LENGTH)
 

@@ -15,7 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from minerwatch import __version__
-from minerwatch.model import Level, Maturity, Signal
+from minerwatch.config import MODES
+from minerwatch.cull import Outcome
+from minerwatch.model import Action, Level, Maturity, Signal
 from minerwatch.report.text import printable
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -44,6 +46,55 @@ class LoadedRule:
     signal: Signal
     maturity: Maturity
     title: str  # "" of a private one
+
+
+@dataclass(frozen=True, slots=True)
+class CullFigures:
+    """What is measured of culling."""
+
+    mode: str  # off, dry-run, enforce
+    budget_left: int | None = None  # of the cluster's hour; None: not known
+    is_circuit_open: bool = False
+    stopped: int = 0  # processes that minerwatch stopped, and that stand still
+
+
+_NO_CULLING = CullFigures("off")
+_ACTIONS = tuple(action for action in Action if action is not Action.OBSERVE)
+_OUTCOMES = tuple(
+    outcome for outcome in Outcome if outcome not in (Outcome.PENDING, Outcome.STARTED)
+)
+
+
+class _Culling(Collector):
+    """What culling may still do, read when scraped."""
+
+    def __init__(self, figures: Callable[[], CullFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        mode = GaugeMetricFamily(
+            "minerwatch_cull_mode", "1 for the mode of culling that is in force.", labels=["mode"]
+        )
+        for each in MODES:
+            mode.add_metric([str(each)], float(str(each) == figures.mode))
+        yield mode
+        yield GaugeMetricFamily(
+            "minerwatch_circuit_breaker_open",
+            "1 while so many containers are flagged that nothing is culled: the rules are wrong.",
+            value=float(figures.is_circuit_open),
+        )
+        yield GaugeMetricFamily(
+            "minerwatch_stopped_processes",
+            "Processes that minerwatch has stopped and that stand still, until they are released.",
+            value=figures.stopped,
+        )
+        left = GaugeMetricFamily(
+            "minerwatch_cull_budget_remaining",
+            "Actions that the cluster may still do in this hour; NaN while that is not known.",
+        )
+        left.add_metric([], float("nan") if figures.budget_left is None else figures.budget_left)
+        yield left
 
 
 class _FlaggedContainers(Collector):
@@ -136,11 +187,22 @@ class Metrics:
         max_container_series: int = 500,
         probe_failures: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         exec_events: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        culling: Callable[[], CullFigures] = lambda: _NO_CULLING,
     ) -> None:
         self.registry = CollectorRegistry()
         self._flagged = _FlaggedContainers(max_container_series)
         self.registry.register(self._flagged)
         self.registry.register(_CountedElsewhere(probe_failures, exec_events))
+        self.registry.register(_Culling(culling))
+        self._actions = Counter(
+            "minerwatch_actions",
+            "Actions that have ended, by action and outcome.",
+            ["action", "outcome"],
+            registry=self.registry,
+        )
+        for action in _ACTIONS:
+            for outcome in _OUTCOMES:
+                self._actions.labels(action.value, outcome.value)
         self._containers = Gauge(
             "minerwatch_containers", "Containers by level.", ["level"], registry=self.registry
         )
@@ -253,6 +315,10 @@ class Metrics:
     def level_changed(self, level: Level) -> None:
         """Counts a container's change of verdict to ``level``."""
         self._verdicts.labels(level.label).inc()
+
+    def action_ended(self, action: Action, outcome: Outcome) -> None:
+        """Counts an action that has ended, or that was undone."""
+        self._actions.labels(action.value, outcome.value).inc()
 
     def finding_began(self, rule: str, signal: Signal) -> None:
         """Counts a finding that began to hold."""

@@ -38,6 +38,7 @@ _ANSWER_S = 10.0  # for it to take the answer
 _MAX_CLIENTS = 16
 _MAX_HEAD_BYTES = 8192
 _MAX_HEAD_PIECES = 64
+_MAX_BODY_BYTES = 16 << 10
 _MAX_CONNECTIONS_PER_S = 50  # from one address
 _PLACE_FREED_S = 0.5  # within which whoever is asked to make room does
 _OUT_OF_FILES_PAUSE_S = 0.1
@@ -60,6 +61,8 @@ HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 
 Route = Callable[[], Answer]
 Routes = Mapping[str, Route]
+Posts = Mapping[str, Callable[[bytes], Answer]]
+"""Paths that are asked to do something: what they answer to a body."""
 
 
 class _RequestError(Exception):
@@ -67,13 +70,14 @@ class _RequestError(Exception):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD on the known paths, and closes."""
+    """Answers GET and HEAD on the known paths, POST on those that are for it, and closes."""
 
     server: _Server
     timeout = _ANSWER_S  # for each write; a head has a deadline of its own
     server_version = "minerwatch"
     sys_version = ""
     routes: ClassVar[Routes] = {}
+    posts: ClassVar[Posts] = {}
 
     def setup(self) -> None:
         super().setup()
@@ -87,6 +91,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._send(self._answer())
+
+    def do_POST(self) -> None:
+        if not self.posts:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+            return
+        body = self._body(time.monotonic() + _ASK_S)
+        self.request.settimeout(_ANSWER_S)
+        self._send(self._answer(body))
+
+    def _body(self, deadline_s: float) -> bytes:
+        """What follows the head, as long as it says; what has come of it is read already."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 10):
+            raise _RequestError("no length")
+        if int(length) > _MAX_BODY_BYTES:
+            raise _RequestError("too long")
+        body = self.rfile.read(int(length))
+        while len(body) < int(length):
+            self.request.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                piece = self.request.recv(int(length) - len(body))
+            except TimeoutError as error:
+                raise _RequestError("too slow") from error
+            if not piece:
+                raise _RequestError("broken off")
+            body += piece
+        return body
 
     def send_error(self, code: int, *_: Any) -> None:
         """In one line of plain text that repeats nothing of the request."""
@@ -106,15 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
         self.close_connection = True
 
-    def _answer(self) -> Answer:
-        route = self.routes.get(self.path.partition("?")[0])
-        if route is None:
-            known = " ".join(self.routes)
-            return Answer(f"not found; try {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
-        if not self.server.may_see(self.request, self.path.partition("?")[0]):
+    def _answer(self, body: bytes | None = None) -> Answer:
+        path = self.path.partition("?")[0]
+        known: Mapping[str, object] = self.routes if body is None else self.posts
+        if path not in known:
+            names = " ".join(known)
+            return Answer(f"not found; try {names}\n".encode(), status=HTTPStatus.NOT_FOUND)
+        if not self.server.may_see(self.request, path):
             return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
         try:
-            return route()
+            return self.routes[path]() if body is None else self.posts[path](body)
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever an answer meets
             self.server.failed(error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -122,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _head(client: socket.socket, deadline_s: float) -> bytes:
-    """A request up to its first empty line; what follows is never read."""
+    """A request up to its first empty line, with what has come of what follows."""
     head = b""
     for _ in range(_MAX_HEAD_PIECES):
         client.settimeout(max(0.001, deadline_s - time.monotonic()))
@@ -150,8 +182,9 @@ class _Server(ThreadingMixIn, TCPServer):
         routes: Routes,
         on_error: Callable[[Exception], None],
         tls: TlsEndpoint | None = None,
+        posts: Posts | None = None,
     ) -> None:
-        handler = type("Handler", (_Handler,), {"routes": routes})
+        handler = type("Handler", (_Handler,), {"routes": routes, "posts": posts or {}})
         BaseServer.__init__(self, listening.getsockname(), handler)
         self.socket = listening
         self.failures: dict[str, int] = {}
@@ -299,10 +332,11 @@ class Listener:
         routes: Routes,
         on_error: Callable[[Exception], None] = _ignored,
         tls: TlsEndpoint | None = None,
+        posts: Posts | None = None,
     ) -> None:
         """``on_error`` hears of routes that fail; it is called from other threads."""
         self._tls = tls
-        self._server = _Server(listening, routes, on_error, tls)
+        self._server = _Server(listening, routes, on_error, tls, posts)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
         )
@@ -370,7 +404,11 @@ class SocketListener:
     """A listener on a Unix socket that only its owner may open; one agent at a time."""
 
     def __init__(
-        self, path: Path, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+        self,
+        path: Path,
+        routes: Routes,
+        on_error: Callable[[Exception], None] = _ignored,
+        posts: Posts | None = None,
     ) -> None:
         """Raises ListenError, most of all where another agent has the socket."""
         self._path = path
@@ -384,7 +422,7 @@ class SocketListener:
         except ListenError:
             os.close(self._lock)
             raise
-        self._listener = Listener(listening, routes, on_error)
+        self._listener = Listener(listening, routes, on_error, posts=posts)
 
     @property
     def failures(self) -> dict[str, int]:

@@ -194,9 +194,10 @@ class ApiServer:
         self.requests: list[Request] = []
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
+        self.exec_protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
-        self._at_once = 0
+        self._busy_with: set[int] = set()
         self._version = 1000
         self._oldest_version = 0
         self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
@@ -207,7 +208,7 @@ class ApiServer:
         self._blocked: set[tuple[str, str, str]] = set()
         self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
-        self._certificate = certificate
+        self.certificate = certificate
         self._listener: _Listener | None = None
         self._port = 0
         self.listen()
@@ -220,7 +221,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def version(self) -> str:
@@ -231,7 +232,7 @@ class ApiServer:
 
     def listen(self) -> None:
         """Listen, after ``vanish`` at the same port as before."""
-        self._listener = _Listener(self._port, self, self._certificate)
+        self._listener = _Listener(self._port, self, self.certificate)
         self._port = self._listener.server_address[1]
 
     def vanish(self) -> None:
@@ -329,14 +330,18 @@ class ApiServer:
     def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
         with self._lock:
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._busy_with.add(id(request))
+            self.most_at_once = max(self.most_at_once, len(self._busy_with))
             how = self._next_misbehaviour(request)
         try:
             yield how
         finally:
-            with self._lock:
-                self._at_once -= 1
+            self.is_done(request)
+
+    def is_done(self, request: Request) -> None:
+        """Its client may have gone on already when the server is still about to close."""
+        with self._lock:
+            self._busy_with.discard(id(request))
 
     def _next_misbehaviour(self, request: Request) -> Misbehaviour | None:
         for place, (how, when, times) in enumerate(self._misbehaviours):
@@ -451,17 +456,20 @@ class ApiServer:
             _refuse(event_validation.on_create(item))
         if key in self._items:
             raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
+        _validate(item)
         return encode(item if _is_dry_run(request) else self._store(key, item))
 
     def _update(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
         item = copy.deepcopy(request.body)
         wanted = item.get("metadata", {}).get("resourceVersion")
         self._require("resourceVersion", wanted, key)
+        _validate(item)
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _patch(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
-        wanted = (request.body.get("metadata") or {}).get("resourceVersion")
-        self._require("resourceVersion", wanted, key)
+        for name in ("resourceVersion", "uid"):
+            wanted = (request.body.get("metadata") or {}).get(name)
+            self._require(name, wanted, key)
         item = merged(self._items[key], request.body)
         if key[0][1] == "events":
             _refuse(event_validation.on_update(item, self._items[key]))
@@ -478,7 +486,12 @@ class ApiServer:
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:
+        if (request.body.get("metadata") or {}).get("name", key[2]) != key[2]:
+            raise StatusError(400, "BadRequest", "name in URL does not match name in Eviction")
         options = request.body.get("deleteOptions") or {}
+        asked = [options["dryRun"]] if options.get("dryRun") else []
+        if asked and _is_dry_run(request) and asked != [["All"]]:
+            raise StatusError(400, "BadRequest", "Non-matching dry-run options")
         for name, wanted in (options.get("preconditions") or {}).items():
             self._require(name, wanted, key)
         if ("pods", *key[1:]) in self._blocked:
@@ -637,8 +650,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _exec(self, request: Request) -> None:
         printing = self.server.api.printing(request)
         self.close_connection = True
-        self.wfile.write(exec_endpoint.accept(request.headers))
-        exec_endpoint.write(self.wfile, printing, self.server.api.wait)
+        known = self.server.api.exec_protocols
+        self.wfile.write(exec_endpoint.accept(request.headers, known))
+        api = self.server.api
+        exec_endpoint.write(self.wfile, printing, api.wait, lambda: api.is_done(request))
         with suppress(OSError):  # closed with something unread, it would be reset
             self.connection.settimeout(20)
             self.rfile.read()
@@ -765,8 +780,31 @@ def _refuse(errors: list[str]) -> None:
 
 
 def _is_dry_run(request: Request) -> bool:
+    """As servers have it: a DELETE with a body has its options there and nowhere else."""
     body = request.body if isinstance(request.body, dict) else {}
-    return request.query.get("dryRun") == "All" or body.get("dryRun") == ["All"]
+    if request.method == "DELETE" and body:
+        return bool(body.get("dryRun") == ["All"])
+    return request.query.get("dryRun") == "All"
+
+
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
+
+
+def _validate(item: Json) -> None:
+    """What Kubernetes asks of a Lease (pkg/apis/coordination/validation, MicroTime)."""
+    if item.get("kind") != "Lease":
+        return
+    spec = item.get("spec") or {}
+    for name in ("acquireTime", "renewTime"):
+        if name in spec and not _MICRO_TIME.fullmatch(str(spec[name])):
+            raise StatusError(400, "BadRequest", f"parsing time {spec[name]!r}")
+    if not spec.get("leaseDurationSeconds", 1) > 0 or not spec.get("leaseTransitions", 0) >= 0:
+        raise StatusError(422, "Invalid", "spec: must be greater than 0")
+    if spec.get("preferredHolder") and not spec.get("strategy"):
+        raise StatusError(422, "Invalid", "preferredHolder: may only be specified with a strategy")
+    annotations = item["metadata"].get("annotations") or {}
+    if sum(len(key) + len(value) for key, value in annotations.items()) > 256 << 10:
+        raise StatusError(422, "Invalid", "metadata.annotations: Too long")
 
 
 def _event(kind: str, item: Json) -> bytes:

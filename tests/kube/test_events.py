@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.events import (
+    ACTION_REASONS,
     CONTROLLER,
     DROPPED,
     MAX_NOTE_BYTES,
@@ -25,6 +26,7 @@ from minerwatch.kube.events import (
     event_note,
 )
 from minerwatch.model import (
+    Action,
     ContainerKey,
     Evidence,
     Finding,
@@ -463,3 +465,32 @@ def test_closing_does_not_wait_for_the_server(api: ApiServer, sender: Open) -> N
     events.tell(pod(), "main", LIKELY)
     events.close()
     assert events.sent == 0
+
+
+@pytest.mark.parametrize("action", [action for action in Action if action is not Action.OBSERVE])
+def test_an_action_is_told_with_its_reason(api: ApiServer, sender: Open, action: Action) -> None:
+    events = sender()
+    reason = ACTION_REASONS[action]
+    events.tell_action(pod(), "notebook", reason, CONFIRMED.container, CONFIRMED.findings)
+    (event,) = stored(api, 1)
+    assert (event["reason"], event["type"]) == (reason.value, "Warning")
+    assert event["action"] != "Judging"
+    assert "container notebook almost certainly mines cryptocurrency: XMRig" in event["note"]
+    assert event["note"].endswith(CONTACT)
+    assert WALLET not in event["note"]
+
+
+def test_a_release_is_told_without_a_reproach(api: ApiServer, sender: Open) -> None:
+    sender().tell_action(pod(), "notebook", EventReason.RELEASED, CONFIRMED.container)
+    (event,) = stored(api, 1)
+    assert (event["reason"], event["type"]) == ("MinerReleased", "Normal")
+    assert event["note"].startswith("Released by an operator: container notebook is left alone.")
+
+
+def test_what_was_done_does_not_keep_a_verdict_from_being_told(
+    api: ApiServer, sender: Open
+) -> None:
+    events = sender()
+    events.tell_action(pod(), "main", EventReason.STOPPED, CONFIRMED.container, CONFIRMED.findings)
+    events.tell(pod(), "main", CONFIRMED)
+    assert {event["reason"] for event in stored(api, 2)} == {"MinerStopped", "MinerConfirmed"}
