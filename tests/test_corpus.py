@@ -14,6 +14,7 @@ from benchmarks.detection import (
     CORPUS,
     DOCUMENT,
     END,
+    KNOWN_FALSE_ALARMS,
     Result,
     documented_rows,
     measured,
@@ -29,9 +30,6 @@ from tests.detection.test_facts import PROCESS
 
 LEAST = {"benign": 600, "miners": 300}
 RENEW = "python -m benchmarks.detection --write"
-KNOWN_FALSE_ALARMS = {"blockchain/monerod-catching-up"}
-"""What computes RandomX without mining: nothing tells it from a miner that a miner could not claim.
-docs/detection.md says so. It is not cullable, for it has caught up before that counts."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``minerwatch rules``: list, new, lint, test, replay."""
+"""``minerwatch rules``: list, new, lint, test, replay, schema."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from minerwatch.model import Level, Maturity, Signal
 from minerwatch.node.content import compile_errors
 from minerwatch.report.figures import counted
 from minerwatch.report.rule_index import rule_index
+from minerwatch.report.rule_schema import rule_schema
 from minerwatch.report.text import printable
 
 _MAX_LINE_BYTES = 16 << 20
@@ -63,6 +64,7 @@ def rules() -> None:
     minerwatch rules lint my-rules/          before you commit: what is wrong, and where
     minerwatch rules test my-rules/          do the rules' own tests hold?
     minerwatch rules replay recorded.jsonl   what would they have said of these processes?
+    minerwatch rules schema                  what editors complete and check rule files with
 
     Results go to standard output, everything else to standard error. Exit status: 0 fine,
     1 something is wrong with the rules, a test or a recording, 2 wrong usage.
@@ -321,6 +323,23 @@ def replay(
     _say_unknown(unknown, book.rules)
     _say_broken(book.errors)
     _exit(failed=bool(broken or book.errors))
+
+
+@rules.command(short_help="A JSON schema, for editors.")
+def schema() -> None:
+    """Print the JSON schema of rule files, so that an editor completes and checks them.
+
+    \b
+    minerwatch rules schema >rule.schema.json
+
+    Name it in the first line of a rule file, for the YAML language server:
+
+    \b
+    # yaml-language-server: $schema=rule.schema.json
+
+    Exit status: 0.
+    """
+    click.echo(json.dumps(rule_schema(), indent=2, ensure_ascii=False))
 
 
 # The rules that a command is about.

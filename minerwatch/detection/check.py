@@ -6,7 +6,7 @@ What is wrong with the files themselves is ``lint``'s to say.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from minerwatch.detection.match import Match, Matcher, explain
 from minerwatch.detection.rule import Lists, Rule, RuleTest, outline_of
 from minerwatch.detection.why import why
 from minerwatch.errors import RuleError
-from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
+from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict
 
 _MAX_SECONDS = 1e12
 
@@ -124,8 +124,31 @@ def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
     )
 
 
-def _sighting(match: Match) -> Sighting:
-    process = None if match.rule.of_container else ProcessId(1, 0)
+def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdict:
+    """The verdict on one container with all of these processes, when the oldest is as old as told.
+
+    Each process is there for its own recorded time, up to that moment.
+    """
+    judge, container = Judge(), ContainerKey("/", 1)
+    matches = [matcher.matches(each.facts) for each in recordings]
+    end_s = max((each.seconds for each in recordings), default=0.0)
+    verdict = judge.verdict(container, (), end_s)
+    for at_s in sorted({*(end_s - each.seconds for each in recordings), end_s}):
+        verdict = judge.verdict(
+            container,
+            [
+                _sighting(match, pid)
+                for pid, (each, found) in enumerate(zip(recordings, matches, strict=True), 1)
+                if end_s - each.seconds <= at_s
+                for match in found
+            ],
+            at_s,
+        )
+    return verdict
+
+
+def _sighting(match: Match, pid: int = 1) -> Sighting:
+    process = None if match.rule.of_container else ProcessId(pid, 0)
     return Sighting(match.rule, process, match.evidence)
 
 

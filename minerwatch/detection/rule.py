@@ -59,7 +59,7 @@ _CATEGORY_SIGNALS = {
     "network_connection": Signal.NETWORK,
 }
 _OWN_KEYS = ("signal", "score", "for", "tests")
-_MODIFIERS = frozenset(
+MODIFIERS = frozenset(
     (
         *("contains", "startswith", "endswith", "all", "re", "i", "m", "s", "ignorecase"),
         *("multiline", "dotall", "cidr", "gt", "gte", "lt", "lte", "neq", "exists", "cased"),
@@ -547,8 +547,8 @@ def _check_modifiers(document: Document, name: str, modifiers: list[str], at: Ke
     for modifier in modifiers:
         if modifier in _TIMESTAMP_MODIFIERS:
             raise document.error(f"{at[-1]}: timestamp modifier {modifier!r} is not supported", *at)
-        if modifier not in _MODIFIERS:
-            near = get_close_matches(modifier, sorted(_MODIFIERS), n=1, cutoff=0.6)
+        if modifier not in MODIFIERS:
+            near = get_close_matches(modifier, sorted(MODIFIERS), n=1, cutoff=0.6)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise document.error(f"{at[-1]}: unknown modifier {modifier!r}{hint}", *at)
     given = set(modifiers)
