@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from minerwatch import __version__
 from minerwatch.model import Level, Maturity, Signal
+from minerwatch.report.exposition import (
+    Collector,
+    CollectorRegistry,
+    Counter,
+    CounterMetricFamily,
+    Gauge,
+    GaugeMetricFamily,
+    Histogram,
+    Metric,
+    Summary,
+    generate_latest,
+)
 from minerwatch.report.text import printable
-
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _MAX_LABEL_LENGTH = 256
@@ -199,7 +204,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
-        return prometheus_client.generate_latest(self.registry)
+        return generate_latest(self.registry)
 
     def rules_loaded(
         self, rules: Iterable[tuple[str, Signal, Maturity]], failures: int, at_s: float

@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import os
+import re
 import socket
 import stat
 import sys
@@ -23,9 +23,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import BaseServer, TCPServer, ThreadingMixIn
+from socketserver import BaseRequestHandler, BaseServer, TCPServer, ThreadingMixIn
 from typing import Any, ClassVar
 
 from minerwatch.errors import ListenError
@@ -35,11 +34,13 @@ _ANSWER_S = 10.0  # for it to take the answer
 _MAX_CLIENTS = 16
 _MAX_HEAD_BYTES = 8192
 _MAX_HEAD_PIECES = 64
+_MAX_HEAD_LINES = 102
 _MAX_CONNECTIONS_PER_S = 50  # from one address
 _PLACE_FREED_S = 0.5  # within which whoever is asked to make room does
 _OUT_OF_FILES_PAUSE_S = 0.1
 _BACKLOG = 64
 _MAX_FRESH_PER_S = 5
+_VERSION = re.compile(r"HTTP/\d\.\d", re.ASCII)
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -60,47 +61,33 @@ class _RequestError(Exception):
     """A request that is not answered; the reason is counted."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseRequestHandler):
     """Answers GET and HEAD on the known paths, and closes."""
 
+    request: socket.socket
     server: _Server
-    timeout = _ANSWER_S  # for each write; a head has a deadline of its own
-    server_version = "minerwatch"
-    sys_version = ""
     routes: ClassVar[Routes] = {}
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        self.rfile = io.BytesIO(_head(self.request, time.monotonic() + _ASK_S))
+    def handle(self) -> None:
+        asked = _request(_head(self.request, time.monotonic() + _ASK_S))
+        if asked is None:
+            return
+        answer = self._answer(asked)
+        head = (
+            f"HTTP/1.1 {answer.status} {answer.status.phrase}\r\n"
+            f"Server: minerwatch\r\n"
+            f"Content-Type: {answer.content_type}\r\n"
+            f"Content-Length: {len(answer.body)}\r\n"
+            "Connection: close\r\n\r\n"
+        ).encode()
         self.request.settimeout(_ANSWER_S)
+        self.request.sendall(head if asked.method == "HEAD" else head + answer.body)
 
-    def do_GET(self) -> None:
-        self._send(self._answer())
-
-    def do_HEAD(self) -> None:
-        self._send(self._answer())
-
-    def send_error(self, code: int, *_: Any) -> None:
-        """In one line of plain text that repeats nothing of the request."""
-        status = HTTPStatus(code)
-        self._send(Answer(f"{status.phrase}\n".encode(), status=status))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Scrapes are no news."""
-
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
-        self.close_connection = True
-
-    def _answer(self) -> Answer:
-        route = self.routes.get(self.path.partition("?")[0])
+    def _answer(self, asked: _Request) -> Answer:
+        """An error is one line of plain text that repeats nothing of the request."""
+        if asked.problem is not None:
+            return Answer(f"{asked.problem.phrase}\n".encode(), status=asked.problem)
+        route = self.routes.get(asked.path)
         if route is None:
             known = " ".join(self.routes)
             return Answer(f"not found; try {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
@@ -110,6 +97,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.failed(error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return Answer(b"the agent could not answer; its log says why\n", status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for; or ``problem``: why there can be no answer."""
+
+    method: str = ""
+    path: str = ""
+    problem: HTTPStatus | None = None
+
+
+def _request(head: bytes) -> _Request | None:
+    """The first line of a head (RFC 9112, 3); None where there is none: the client has gone.
+
+    Its fields say nothing that matters here.
+    """
+    line = head.lstrip(b"\r\n").split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
+        return None
+    if head.count(b"\n") > _MAX_HEAD_LINES:
+        return _Request(problem=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    words = line.decode("latin-1").split(" ")
+    if len(words) != 3 or not _VERSION.fullmatch(words[2]):
+        return _Request(problem=HTTPStatus.BAD_REQUEST)
+    method, target, version = words
+    if not version.startswith("HTTP/1."):
+        return _Request(problem=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    if method not in ("GET", "HEAD"):
+        return _Request(problem=HTTPStatus.NOT_IMPLEMENTED)
+    return _Request(method, target.partition("?")[0])
 
 
 def _head(client: socket.socket, deadline_s: float) -> bytes:
