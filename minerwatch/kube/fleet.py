@@ -229,7 +229,8 @@ class Fleet:
 def _of_node(report: NodeReport, node: str) -> NodeReport:
     """``report`` under the name by which the cluster knows the node, whatever the agent says."""
     agent = replace(report.agent, node=node) if report.agent is not None else None
-    return NodeReport(tuple(replace(each, node=node) for each in report.statuses), agent)
+    statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
+    return NodeReport(tuple(statuses), agent)
 
 
 def _next(

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 
@@ -29,17 +30,22 @@ PATIENCE_S = 60.0
 
 Rules = Sequence[Mapping[str, Sequence[str]]]
 
-AGENT_RULES: Rules = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-]
-"""All that docs/configuration.md gives an agent for names and events."""
+MANIFEST = Path(__file__).parent.parent.parent / "deploy" / "manifests" / "minerwatch.yaml"
 
-ON_CALL_RULES: Rules = [
-    {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["list"]},
-    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},
-]
-"""All that it gives those who type ``minerwatch top -A``."""
+
+def shipped_rules(*roles: str) -> Rules:
+    """What those roles permit that minerwatch is installed with."""
+    documents = yaml.safe_load_all(MANIFEST.read_text())
+    chosen = [
+        document
+        for document in documents
+        if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] in roles
+    ]
+    return [rule for document in chosen for rule in document["rules"]]
+
+
+AGENT_RULES = shipped_rules("minerwatch-observe", "minerwatch-events")
+ON_CALL_RULES = shipped_rules("minerwatch-on-call")
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -16,6 +17,10 @@ from minerwatch.cli.screen.proposal import Proposer
 from minerwatch.cli.screen.rows import View
 from minerwatch.cli.screen.sources import Watched
 from minerwatch.cli.screen.terminal import Terminal
+
+_COLLECTED_AFTER = (50_000, 20, 1_000)
+"""Objects, then collections. What is known of a large cluster is millions of objects without a
+cycle among them: to look through them again and again, as by default, takes a second each time."""
 
 
 class _OnStandardOutput(LinuxDriver):
@@ -39,6 +44,7 @@ def show(
 
     The mouse is left to the terminal, so that text can be selected as everywhere else.
     """
+    gc.set_threshold(*_COLLECTED_AFTER)
     if not os.environ.get("NO_COLOR"):
         os.environ.pop("NO_COLOR", None)  # empty means unset (no-color.org); Textual differs
     app = TopApp(watched, view, terminal, proposer, driver_class=_OnStandardOutput)

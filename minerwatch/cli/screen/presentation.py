@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minerwatch.cli.screen.cells import Traits
 from minerwatch.cli.screen.history import CpuHistory, Key
@@ -43,8 +43,7 @@ class Presenter:
     def __init__(self, step_s: float) -> None:
         self.history = CpuHistory(step_s)
         self.journal = Journal()
-        self._look: Look | None = None
-        self._campaigns: Sequence[Campaign] = ()
+        self._last: Presentation | None = None
 
     def take(self, look: Look) -> None:
         """Remember what was burnt, and which levels have changed."""
@@ -58,9 +57,14 @@ class Presenter:
 
     def present(self, look: Look, view: View) -> Presentation:
         """What ``view`` shows of ``look``."""
-        if look is not self._look:
-            self._look = look
-            self._campaigns = campaigns(look.statuses)
-        arrangement = arranged(look.statuses, view, self._campaigns)
-        traits = Traits.of(arrangement.every, arrangement.rows)
-        return Presentation(look, view, arrangement, self._campaigns, traits)
+        last = self._last
+        is_same = last is not None and last.look.statuses is look.statuses
+        if last is not None and is_same and last.view == view:
+            shown = replace(last, look=look)
+        else:
+            found = last.campaigns if last is not None and is_same else campaigns(look.statuses)
+            arrangement = arranged(look.statuses, view, found)
+            traits = Traits.of(arrangement.every, arrangement.rows)
+            shown = Presentation(look, view, arrangement, found, traits)
+        self._last = shown
+        return shown

@@ -23,8 +23,10 @@ CLUSTER_REFRESH_S = 30.0
 NODE_STEP_S = 10.0
 """Between two readings that are kept: as long as an agent's tick."""
 
-_PART_EVERY_S = 1.0
-"""Of a round that is under way, so often as much as is known is shown."""
+_FIRST_PARTS_EVERY_S = 1.0
+_PARTS_EVERY_S = 5.0
+"""Of a round that is under way, so often as much as is known is shown: the first time rows come as
+soon as there are any, later they take the place of those that are there."""
 
 
 class Watched(Protocol):
@@ -121,20 +123,23 @@ class ClusterWatched:
     def __init__(self, source: ClusterSource) -> None:
         self._source = source
         self._answers = Answers(source.context, source.namespace)
+        self._has_looked = False
         self.waits_for = f"looking for the agents of context {source.context}"
 
     def looks(self) -> Iterator[Look]:
-        """What is known while the agents answer, about once a second, and at the end."""
+        """What is known while the agents answer, now and then, and at the end."""
         agents = self._source.agents()
         nodes = (*(agent.node for agent in agents.pods), *agents.bare_nodes)
         self._answers.begin(nodes, agents.blind_spot)
-        shown_s = float("-inf")
+        every_s = _PARTS_EVERY_S if self._has_looked else _FIRST_PARTS_EVERY_S
+        shown_s = time.monotonic() if self._has_looked else float("-inf")
+        yield self._answers.look(_now())
         for answered in self._source.answers(agents):
             self._answers.take(answered, _now())
-            began_s = time.monotonic()
-            if began_s - shown_s >= _PART_EVERY_S:
-                shown_s = began_s
+            if time.monotonic() - shown_s >= every_s:
                 yield self._answers.look(_now())
+                shown_s = time.monotonic()
+        self._has_looked = True
         yield self._answers.look(_now())
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
