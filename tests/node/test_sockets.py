@@ -57,6 +57,19 @@ def test_listening_sockets_are_no_connections(opened: ExitStack) -> None:
     assert SocketReader().connections([ME], at_s=0)[ME] == before
 
 
+def test_what_others_opened_is_not_told(opened: ExitStack) -> None:
+    """A client's port is chance: sooner or later it is one that pools offer."""
+    server = opened.enter_context(socket.socket())
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    client = opened.enter_context(socket.socket())
+    client.connect(server.getsockname())
+    accepted = opened.enter_context(server.accept()[0])
+    ports = {each.port for each in SocketReader().connections([ME], at_s=0)[ME]}
+    assert server.getsockname()[1] in ports
+    assert accepted.getpeername()[1] not in ports
+
+
 def test_a_connection_keeps_its_age_until_it_is_closed(opened: ExitStack) -> None:
     reader = SocketReader()
     end = connected(opened, socket.AF_INET, "127.0.0.1")
