@@ -91,7 +91,7 @@ def status_lines(status: CullStatus, target: str, now: datetime) -> Iterator[tup
     for each in status.history:
         tried = " (dry run)" if each.dry_run else ""
         what = f"{each.action}{tried}: {each.outcome}" if each.action != "release" else "released"
-        yield f"  {age(each.at, now)} ago  {printable(what, 64)}", 4
+        yield f"  {age(each.at, now)} ago: {printable(what, 64)}", 2
 
 
 def _decision_lines(status: CullStatus) -> Iterator[tuple[str, int]]:
