@@ -586,6 +586,9 @@ class Agent:
         )
         if self._cluster is not None:
             self._cluster.tell(brought.flagged)
+            spot = self._cluster.blind_spot(brought.unplaced_count)
+            if spot:
+                self._once.warning("cannot see everything", about=spot, reason=spot)
             self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
         self._culling.consider(brought)
 

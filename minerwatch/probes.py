@@ -259,7 +259,7 @@ class Connections:
             self._facts[process] = _connection_facts(connections, self._names(connections), at_s)
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection."""
+        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
         return self._facts.get(process, NO_FACTS)
 
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
@@ -475,6 +475,7 @@ def _connection_facts(
         return NO_FACTS
     return {
         **({"DestinationHostname": names} if names else {}),
+        "Initiated": True,  # what others opened is not told
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),

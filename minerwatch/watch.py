@@ -42,6 +42,7 @@ from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
 from minerwatch.node.tasks import TaskIterator, TaskTable
 from minerwatch.probes import Probes, Suspect
+from minerwatch.turns import Turns
 
 T = TypeVar("T")
 
@@ -59,6 +60,10 @@ _TABLE_EVERY = 6
 _PLACE_EVERY = 6
 """Ticks after which a container's place in the cluster is asked for again."""
 
+_MATCH_S = 0.5
+_MATCH_BETWEEN_TICKS_S = 0.05
+"""CPU time for static rules at once; what there is no time for waits, each container in turn."""
+
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
 
@@ -69,6 +74,7 @@ class _WatchedProcess:
     parent: Process | None = None
     facts: Facts | None = None  # static ones, kept while they are asked for each tick
     matches: tuple[Match, ...] = ()
+    is_to_be_matched: bool = False
     cpu: CpuHistory | None = None  # None while its container is idle
     threads: int = 0
     thread_cpu_s: Mapping[int, float] | None = None
@@ -157,6 +163,8 @@ class Watch:
         self._last_tick_s = float("inf")
         self._lock = threading.Lock()
         self._probe_s: dict[str, float] = {}
+        self._unmatched: Turns[tuple[_WatchedContainer, _WatchedProcess]] = Turns()
+        self._deferred_matches = 0
         self._matcher = matcher
         self._wanted = _fields(matcher)
 
@@ -173,10 +181,7 @@ class Watch:
             self._wanted = _fields(matcher)
             self._has_other_rules = True
             for watched in self._containers.values():
-                for process in watched.processes.values():
-                    if not process.process.kernel_thread:
-                        process.matches = matcher.static_matches(_static_facts(watched, process))
-                _collect_static_sightings(watched)
+                self._match_again(watched)
 
     def close(self) -> None:
         """Lets go of the kernel's files."""
@@ -195,6 +200,7 @@ class Watch:
             *(("processes", reason, count) for reason, count in self._reader.failures.items()),
             *(self._probes.failures() if self._probes else ()),
             *(("tasks", reason, n) for reason, n in self._task_failures().items()),
+            ("rules", "deferred", self._deferred_matches),
         ]
 
     def tick(self, at_s: float) -> Tick:
@@ -209,7 +215,9 @@ class Watch:
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
             self._timed("tasks", lambda: self._read_tasks(hot))
-            self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            touched += self._match_waiting(_MATCH_S)
+            hot += _newly_suspect(touched, hot)
             if self._probes is not None:
                 self._probe_s |= self._probes.look(self._suspects(hot), at_s)
             brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
@@ -228,9 +236,8 @@ class Watch:
                 "processes", lambda: self._read(to_read | self._reader.deferred, (), at_s)
             )
             self._early |= to_read
-            for watched in touched:
-                _collect_static_sightings(watched)
-            suspect = [watched for watched in touched if watched.static_sightings]
+            touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
+            suspect = _newly_suspect(touched, ())
             changes, began = self._judge_containers(suspect, at_s)
             return Examined(changes, began, self._probe_s)
 
@@ -372,9 +379,7 @@ class Watch:
             place = self._place_of(watched.container)
             if place != watched.place:
                 watched.place = place
-                for process in watched.processes.values():
-                    self._match_process(watched, process)
-                _collect_static_sightings(watched)
+                self._match_again(watched)
 
     # Processes.
 
@@ -409,7 +414,8 @@ class Watch:
 
     def _sample_processes(
         self, sampled: CgroupTick, hot: Collection[_WatchedContainer], at_s: float
-    ) -> None:
+    ) -> list[_WatchedContainer]:
+        """The containers that have other processes than before."""
         self._forget_ended(sampled)
         to_read = self._take_members(sampled)
         measured_pids: set[int] = set()
@@ -422,9 +428,7 @@ class Watch:
                         to_read.add(pid)
         to_read.update(self._replaced(measured_pids))
         self._young = set()
-        touched = self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
-        for watched in touched:
-            _collect_static_sightings(watched)
+        return self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
 
     def _take_members(self, sampled: CgroupTick) -> set[int]:
         """Forgets processes that have left their container; the pids of those that joined one."""
@@ -503,9 +507,8 @@ class Watch:
         return chosen
 
     def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[_WatchedContainer]:
-        """Reads who ``pids`` are and matches them; the containers that have other ones now."""
+        """Reads who ``pids`` are, to be matched; the containers that have other ones now."""
         touched: dict[int, _WatchedContainer] = {}
-        read: list[tuple[_WatchedContainer, _WatchedProcess]] = []
         for pid, process in self._reader.read(pids).items():
             watched = self._container_of.get(pid)
             if watched is None:
@@ -516,25 +519,59 @@ class Watch:
                 now.cpu, now.threads = before.cpu, before.threads
             watched.processes[pid] = now
             touched[id(watched)] = watched
-            read.append((watched, now))
-        for watched, now in read:
-            self._match_process(watched, now)
-            if now.cpu is None and id(watched) in hot and not now.process.kernel_thread:
+            self._young.add(pid)
+            if process.kernel_thread:
+                continue
+            self._have_matched(watched, now)
+            if now.cpu is None and id(watched) in hot:
                 self._measure(now, at_s)
-        self._young.update(now.process.id.pid for _, now in read)
+        for watched in touched.values():
+            _collect_static_sightings(watched)
+        return list(touched.values())
+
+    def _match_again(self, watched: _WatchedContainer) -> None:
+        """Has all processes of a container matched anew; until then they keep their matches."""
+        for process in watched.processes.values():
+            if not process.process.kernel_thread:
+                self._have_matched(watched, process)
+
+    def _have_matched(self, watched: _WatchedContainer, process: _WatchedProcess) -> None:
+        if not process.is_to_be_matched:
+            process.is_to_be_matched = True
+            self._unmatched.put(id(watched), (watched, process))
+
+    def _match_waiting(self, cpu_s: float) -> list[_WatchedContainer]:
+        """Matches processes that wait for it, for some time; the containers that they are in.
+
+        A command line that is made for it takes milliseconds, and there may be thousands.
+        """
+        touched: dict[int, _WatchedContainer] = {}
+        until_s = time.thread_time() + cpu_s
+
+        def match() -> None:
+            while (waiting := self._unmatched.take()) is not None:
+                watched, process = waiting
+                if watched.processes.get(process.process.id.pid) is process:
+                    self._match_process(watched, process)
+                    touched[id(watched)] = watched
+                if time.thread_time() >= until_s:
+                    return
+
+        self._timed("rules", match)
+        self._deferred_matches += len(self._unmatched)
+        for watched in touched.values():
+            _collect_static_sightings(watched)
         return list(touched.values())
 
     def _match_process(self, watched: _WatchedContainer, now: _WatchedProcess) -> None:
-        if now.process.kernel_thread:
-            return
         parent_container = self._container_of.get(now.process.parent_pid)
         parent = (
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
         now.parent = parent.process if parent else now.parent  # it may have ended since
         now.facts = None
-        facts = _static_facts(watched, now)
-        now.matches = self._timed("rules", lambda: self._matcher.static_matches(facts))
+        now.is_to_be_matched = False
+        now.matches = self._matcher.static_matches(_static_facts(watched, now))
 
     def _sample_limit(self, watched: _WatchedContainer) -> None:
         before = watched.limit
@@ -734,6 +771,15 @@ def _collect_static_sightings(watched: _WatchedContainer) -> None:
         for process in watched.processes.values()
         for match in process.matches
     )
+
+
+def _newly_suspect(
+    touched: Iterable[_WatchedContainer], but: Iterable[_WatchedContainer]
+) -> list[_WatchedContainer]:
+    """Those of ``touched`` in which some process matches, without those in ``but``; each once."""
+    known = {id(watched) for watched in but}
+    found = {id(each): each for each in touched if each.static_sightings and id(each) not in known}
+    return list(found.values())
 
 
 def _newly_found(watched: _WatchedContainer) -> list[Finding]:

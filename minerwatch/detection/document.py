@@ -92,7 +92,7 @@ def read_document(path: Path, text: str) -> Document:
         line = mark.line + 1 if mark else 1
         if "nesting depth" in str(error.problem):  # libyaml's own limit, which it may reach first
             raise RuleError(path, line, _TOO_DEEP) from error
-        reason = f"not YAML: {error.problem or error.context}"
+        reason = f"not YAML: {_in_words(error, text.splitlines()[line - 1 : line])}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -100,6 +100,14 @@ def read_document(path: Path, text: str) -> Document:
     except (yaml.YAMLError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RuleError(path, 1, f"not YAML: {first}") from error
+
+
+def _in_words(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
+    """What the parser stumbled over; a tab it only calls a character that starts no token."""
+    said = error.problem or error.context or "cannot be read"
+    if "cannot start any token" in said and lines and lines[0][:1].isspace() and "\t" in lines[0]:
+        return "indented by a tab: YAML takes spaces only"
+    return said
 
 
 def _check_shape(path: Path, text: str) -> None:

@@ -251,7 +251,10 @@ class EventSender:
                     self.failures[DROPPED] += 1
                 return
             self._tokens -= 1
-            _remember(self._told, subject, level, _MAX_TOLD)
+            if reason is EventReason.CLEARED:
+                del self._told[subject]
+            else:
+                _remember(self._told, subject, level, _MAX_TOLD)
 
     def tell_action(
         self,

@@ -49,6 +49,8 @@ class ListReader:
                 raise ListError("a bracket is not open")
             else:
                 key = token
+        for _ in self._pieces:
+            pass  # an end of line: read, so that the connection can be used again
 
     def _array(self, *, is_items: bool) -> Iterator[bytes]:
         depth = 1
@@ -84,18 +86,19 @@ class ListReader:
             self._at = match.end()
             del match
             depth += 1 if self._held[self._at - 1] == ord("{") else -1
-        value = b"{" + self._held[: self._at]
+        with memoryview(self._held) as view, view[: self._at] as rest:
+            value = b"".join((b"{", rest))
         del self._held[: self._at]
         self._at = 0
-        return bytes(value)
+        return value
 
     def _more(self) -> None:
-        """Hold twice as much as there is: what is held is looked at again, but not too often."""
+        """Hold half as much again: what is held is looked at anew, but not too often."""
         if self._has_ended:
             raise ListError("it is cut off")
         if len(self._held) > MAX_ITEM_BYTES:
             raise ListError(f"an item is longer than {MAX_ITEM_BYTES >> 20} MiB")
-        wanted = self._at + max(_LEAST_SCANNED_BYTES, 2 * (len(self._held) - self._at))
+        wanted = len(self._held) + max(_LEAST_SCANNED_BYTES, (len(self._held) - self._at) // 2)
         while len(self._held) < wanted:
             piece = next(self._pieces, b"")
             if not piece:

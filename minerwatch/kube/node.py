@@ -43,6 +43,7 @@ class ClusterNode:
     ) -> None:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._node = node
         self._cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
         """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
@@ -88,6 +89,15 @@ class ClusterNode:
         """When the pods were last known to be as they are here; None: not yet."""
         return self._pods.synced_unix_s
 
+    def blind_spot(self, unmapped: int) -> str:
+        """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
+        if not unmapped or self._pods.synced_unix_s is None or self._pods.pods():
+            return ""
+        return (
+            f"no pod of node {self._node!r} is known, though pods run here: if the cluster calls"
+            " this node otherwise, set node.name or MINERWATCH_NODE"
+        )
+
     def identity(self, container: Container) -> Identity | None:
         """Whose ``container`` is; None as long as that is not known."""
         return self._identities.of(container)
@@ -97,13 +107,13 @@ class ClusterNode:
         return identity_facts(self._identities.of(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
-        """Tells the owners of pods what is news to them, where that is wanted; never waits.
+        """Tells the owners of pods what is news to them, the worst first; never waits.
 
         To be called with what is flagged and with what has changed, at every tick.
         """
         if self._events is None:
             return
-        for observation in observations:
+        for observation in sorted(observations, key=lambda each: -each.verdict.score):
             identity = self.identity(observation.container)
             if identity is not None:
                 self._events.tell(identity.pod, identity.container, observation.verdict)

@@ -7,7 +7,7 @@ event, and where the server has forgotten that version (410 Gone) there is a new
 The kubelet's ``/pods`` and the runtime's CRI socket know a container a moment earlier, but the
 first gives every environment variable of every pod to whoever may ask and needs ``nodes/proxy``,
 by which one may run programs in them; the second is root on the node. A watch for the pods of one
-node needs ``get, list, watch`` on pods, and costs the API server what a kubelet does.
+node needs ``list`` and ``watch`` on pods, and costs the API server what a kubelet does.
 
 Whatever goes wrong, what was known last stays known; ``synced_unix_s`` tells how old it is.
 """
@@ -45,6 +45,7 @@ REASONS: tuple[str, ...] = (
 _CLOSE_S = 1.5
 _PAGE_ITEMS = 500
 _MAX_PAGES = 100
+_RENEWED_EVERY = 4  # failures in a row
 _FROM_CACHE, _FROM_STORE = "0", ""
 
 
@@ -278,7 +279,7 @@ class PodWatch:
     def _note(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
         self._count(reason if reason in self.failures else "server", error)
-        if reason == "unauthorized":
+        if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
             with suppress(ApiError):  # the next request fails for the same reason, and is counted
                 self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
@@ -286,6 +287,11 @@ class PodWatch:
             # A server whose cache is so far behind that it cannot be followed is asked for what
             # etcd holds; that costs it more, so it is not the first thing to be tried.
             self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
+
+    @property
+    def _is_lost_for_long(self) -> bool:
+        """Now and then while it is lost: the server may have another address or authority."""
+        return self._failures_in_a_row % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1

@@ -26,8 +26,11 @@ _ANSWER_S = 4.0
 _TRIAL_S = 10.0
 _RESTART_S = 10.0
 _FAREWELL_S = 1.0
-_PAUSE_AFTER_LONG_S = 60.0
+_FIRST_PAUSE_S = 60.0
+_LAST_PAUSE_S = 3600.0
 """Of all sampling, when a target stood still for long: the node is too busy for it."""
+_GOOD_IN_A_ROW = 16
+"""After so many samples the node is not thought too busy any more."""
 _AVOIDED_S = 1800.0
 _MAX_LINE_BYTES = 4096
 
@@ -35,12 +38,11 @@ _FAILURES = (
     *("gone", "exempt", "traced", "waits", "refused", "not_stopped", "interrupted", "slow"),
     *("other_registers", "hung", "child", "timeout", "cpu_quota"),
 )
-_AVOIDED = frozenset(("exempt", "refused", "interrupted", "hung", "other_registers"))
+_AVOIDED = frozenset(("gone", "exempt", "refused", "interrupted", "hung", "other_registers"))
 """After these a process is left alone for half an hour."""
 _REASONS = {
     "machine": "on this machine ptrace does not tell the floating-point control word",
-    "not_stopped": "a trial on a child of its own did not succeed: the node is too busy, or a"
-    " seccomp or AppArmor profile keeps the agent from ptrace",
+    "other_registers": "this kernel does not tell the floating-point control word by ptrace",
     "refused": "the kernel refused a trial: see kernel.yama.ptrace_scope, and the seccomp and"
     " AppArmor profiles of the agent's pod",
 }
@@ -79,6 +81,8 @@ class PtraceSampler:
         self._received = b""
         self._asked_s: float | None = None  # while an answer is to come
         self._not_before_s = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._good = 0
         if reason := held_up_by():
             raise PtraceUnavailableError(reason)
         self._start()
@@ -145,17 +149,24 @@ class PtraceSampler:
             case ["sample", pid, start_ticks, tid, word]:
                 process = ProcessId(int(pid), int(start_ticks))
                 self._samples.append(FpSample(process, int(tid), None, int(word) & 0xFFFFFFFF))
+                self._good += 1
+                if self._good >= _GOOD_IN_A_ROW:
+                    self._pause_s = _FIRST_PAUSE_S
             case ["failure", reason, pid, start_ticks] if reason in self.failures:
-                self.failures[reason] += 1
-                if reason in _AVOIDED:
-                    process = ProcessId(int(pid), int(start_ticks))
-                    self._avoided[process] = now_s + _AVOIDED_S
-                if reason == "hung":
-                    self._end()
-                if reason == "slow":
-                    self._not_before_s = now_s + _PAUSE_AFTER_LONG_S
+                self._miss(reason, ProcessId(int(pid), int(start_ticks)), now_s)
             case _:
                 raise ValueError(" ".join(words)[:80])
+
+    def _miss(self, reason: str, process: ProcessId, now_s: float) -> None:
+        self.failures[reason] += 1
+        if reason in _AVOIDED:
+            self._avoided[process] = now_s + _AVOIDED_S
+        if reason == "hung":
+            self._end()
+        if reason == "slow":
+            self._not_before_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
+            self._good = 0
 
     def _fail(self, reason: str, now_s: float) -> None:
         self.failures[reason] += 1
@@ -179,7 +190,7 @@ class PtraceSampler:
         try:
             while (line := self._line(max(0.0, until_s - time.monotonic()))) is None:
                 if time.monotonic() >= until_s:
-                    raise PtraceUnavailableError(_REASONS["not_stopped"])
+                    raise PtraceUnavailableError(f"its sampler said nothing for {_TRIAL_S:g} s")
         except OSError as error:
             raise PtraceUnavailableError(f"its sampler ended: {error}") from error
         if line != "ready":

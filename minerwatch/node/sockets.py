@@ -1,4 +1,4 @@
-"""Whom processes are connected to: established TCP, read once for each network namespace.
+"""Whom processes have connected to: established TCP, read once for each network namespace.
 
 /proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
@@ -25,11 +25,13 @@ _MAX_CONNECTIONS = 64
 _MAX_REMEMBERED = 200_000
 
 _ESTABLISHED = re.compile(
-    rb"^ *\d+: [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
+    rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
     rb" \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
     re.MULTILINE,
 )
-"""Remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+"""Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
+"""Local port, state LISTEN."""
 
 
 class SocketReader:
@@ -87,9 +89,16 @@ class SocketReader:
             return None
 
     def _table(self, pid: int) -> Iterator[tuple[int, tuple[str, int]]]:
-        for name in ("tcp", "tcp6"):
-            for match in _ESTABLISHED.finditer(self._content(f"{self._proc}/{pid}/net/{name}")):
-                yield int(match[3]), (_address(match[1]), int(match[2], 16))
+        """Inode and remote end of what was opened from here.
+
+        What came in at a port that somebody listens on is a server's client, whose port is chance.
+        """
+        tables = [self._content(f"{self._proc}/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+        listening = {match[1] for table in tables for match in _LISTENING.finditer(table)}
+        for table in tables:
+            for match in _ESTABLISHED.finditer(table):
+                if match[1] not in listening:
+                    yield int(match[4]), (_address(match[2]), int(match[3], 16))
 
     def _inodes(self, pid: int) -> Iterator[int]:
         try:

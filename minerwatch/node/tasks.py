@@ -36,6 +36,7 @@ _MOST_THREADS = 256
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _MIN_KERNEL = "Linux 5.8"
+_CAPABILITIES = {"BPF": 39, "PERFMON": 38}  # include/uapi/linux/capability.h
 
 _Record = tuple[
     int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
@@ -311,11 +312,31 @@ def _libbpf() -> ctypes.CDLL:
 
 def _refusal(number: int) -> str:
     if number in (errno.EPERM, errno.EACCES):
+        own = _own_capabilities()
+        missing = [name for name, bit in _CAPABILITIES.items() if not own >> bit & 1]
+        if len(missing) > 1:
+            return (
+                f"the capabilities {' and '.join(missing)} are missing: grant them to the agent,"
+                " or run it as root"
+            )
+        if missing:
+            return (
+                f"the capability {missing[0]} is missing: grant it to the agent, or run it as root"
+            )
         return (
-            "the capabilities BPF and PERFMON are missing: grant them to the agent, or run it as"
-            " root"
+            "bpf(2) is forbidden though the capabilities are there: by the runtime's seccomp"
+            " profile (update the runtime, or give the pod a profile that permits bpf), or by"
+            " kernel lockdown"
         )
     return f"this kernel refused the task iterator: {os.strerror(number) if number else 'unknown'}"
+
+
+def _own_capabilities() -> int:
+    """The effective ones as bits (capabilities(7)); 0 where that cannot be told."""
+    with suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_bytes()
+        return int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
+    return 0
 
 
 def _errno_text() -> str:

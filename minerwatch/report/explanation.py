@@ -32,6 +32,9 @@ from minerwatch.report.text import printable, shortened
 PROCESSES = "Processes (* has findings; then the busiest)"
 """Title of the section that lists them."""
 
+FACT_INDENT = 11
+"""Columns before a fact about the container."""
+
 _NAME_LENGTH = 256
 _TITLE_LENGTH = 200
 _TEXT_LENGTH = 600
@@ -45,7 +48,6 @@ _BUSY_CORES = 0.3
 _LEAST_WIDTH = 40
 _HEX_ID = re.compile(r"[0-9a-f]{32,64}")
 _SHORT_ID_LENGTH = 12
-_LABEL_WIDTH = 11
 _COMMAND_INDENT = 60
 
 _MEANINGS = {
@@ -178,7 +180,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
     for name, value in facts.items():
         if value:
             text = printable(shortened(value, _TEXT_LENGTH))
-            yield Line(f"{name:{_LABEL_WIDTH}}{text}")
+            yield Line(f"{name:{FACT_INDENT}}{text}")
 
 
 def _cpu(status: ContainerStatus) -> str:

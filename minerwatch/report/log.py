@@ -106,6 +106,8 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "pod": printable(status.pod, 256),
         "container": printable(status.container, 256),
         "cgroup": printable(status.cgroup, 512),
+        "image": printable(status.image, 256),
+        "owner": printable(redacted(status.owner), 256),
         "level": status.level,
         "previous_level": previous_level,
         "score": status.score,

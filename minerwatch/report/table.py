@@ -79,20 +79,24 @@ def table(
 
 def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
     """One line on what was looked at, and what came of it."""
-    levels = Counter(status.level for status in statuses)
     nodes = sorted({printable(status.node, NAME_LENGTH) for status in statuses})
+    where = (
+        ", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node")
+    ) or "no node"
+    return " · ".join((where, *counts(statuses, shown=shown)))
+
+
+def counts(statuses: Sequence[ContainerStatus], *, shown: int) -> tuple[str, ...]:
+    """How many containers of which level, and processes; what they burn; how many are shown."""
+    levels = Counter(status.level for status in statuses)
     ranked = [level.label for level in reversed(Level) if levels[level.label]]
-    counts = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
-    parts = [
-        (", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node"))
-        or "no node",
-        counted(len(statuses), "container") + (f": {counts}" if counts else ""),
+    told = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
+    return (
+        counted(len(statuses), "container") + (f": {told}" if told else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
         f"{sum(status.cpu_cores for status in statuses):.1f} cores busy",
-    ]
-    if shown < len(statuses):
-        parts.append(f"{shown:,} shown")
-    return " · ".join(parts)
+        *([f"{shown:,} shown"] if shown < len(statuses) else ()),
+    )
 
 
 def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:

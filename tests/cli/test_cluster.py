@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from minerwatch.cli.cluster import Scope, wants_cluster
 from minerwatch.cli.main import cli
-from minerwatch.cli.top import _on_one_screen
 from minerwatch.config import Config
 from minerwatch.kube.fleet import FULL_SNAPSHOT
 from minerwatch.model import AgentStatus, NodeReport
@@ -71,6 +73,32 @@ def test_top_of_three_nodes_one_of_them_missing(golden: Golden, run: Callable[..
     assert result.exit_code == 1  # an agent did not answer
     assert result.stderr == ""
     golden("top-cluster-piped.txt", without_ages(result.stdout))
+
+
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="is a plugin of kubectl: have kubectl on the PATH"
+)
+def test_as_a_plugin_of_kubectl(api: ApiServer, tmp_path: Path) -> None:
+    program = Path(sysconfig.get_path("scripts")) / "kubectl-minerwatch"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program.name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "KUBECONFIG": str(write_kubeconfig(tmp_path / "config", api.url, "first")),
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", "minerwatch", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    shown = typed("top", "--once")
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("context lab · all namespaces · 2 of 3 nodes answered\n")
+    assert f"{ALICE}/notebook" in shown.stdout
+    assert "Campaign   one of 5 pods" in typed("explain", ALICE).stdout
+    assert typed("--help").stdout.startswith("Usage: kubectl minerwatch ")
 
 
 def test_json_is_the_agents_list_and_the_missing_are_on_standard_error(
@@ -135,6 +163,7 @@ def test_a_refusal_is_one_line(api: ApiServer, run: Callable[..., Result]) -> No
     result = run("top", "-A", "--once")
     assert result.exit_code == 1
     assert "pods is forbidden" in result.stderr
+    assert "say --agent-namespace" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -159,15 +188,6 @@ def test_explain_of_what_is_on_no_node_that_answered(run: Callable[..., Result])
     assert result.exit_code == 1
     assert "missing node-3" in result.stderr
     assert "nothing here is named binder/nobody" in result.stderr
-
-
-def test_a_screen_that_is_refreshed_keeps_the_worst() -> None:
-    text = "".join(f"line {number}\n" for number in range(100))
-    assert _on_one_screen(text, 101) == text
-    kept = _on_one_screen(text, 24).splitlines()
-    assert len(kept) == 23
-    assert kept[0] == "line 0"
-    assert kept[-1] == "… and 78 lines more: --once prints all"
 
 
 # this node, or the cluster

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 
@@ -29,17 +30,22 @@ PATIENCE_S = 60.0
 
 Rules = Sequence[Mapping[str, Sequence[str]]]
 
-AGENT_RULES: Rules = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-]
-"""All that docs/security.md gives an agent for names and events."""
+MANIFEST = Path(__file__).parent.parent.parent / "deploy" / "manifests" / "minerwatch.yaml"
 
-ON_CALL_RULES: Rules = [
-    {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["list"]},
-    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},
-]
-"""All that the documentation asks for who types ``minerwatch top -A``."""
+
+def shipped_rules(*roles: str) -> Rules:
+    """What those roles permit that minerwatch is installed with."""
+    documents = yaml.safe_load_all(MANIFEST.read_text())
+    chosen = [
+        document
+        for document in documents
+        if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] in roles
+    ]
+    return [rule for document in chosen for rule in document["rules"]]
+
+
+AGENT_RULES = shipped_rules("minerwatch-observe", "minerwatch-events")
+ON_CALL_RULES = shipped_rules("minerwatch-on-call")
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
@@ -145,6 +151,7 @@ class AnyCluster:
         }
         path.write_bytes(msgspec.json.encode(written))
         path.chmod(0o600)
+        _await_rights(path, rules)
         return path
 
     def set_status(self, name: str, status: Json) -> None:
@@ -182,6 +189,32 @@ def own_namespace(kubeconfig: Path, *, is_real: bool) -> Iterator[AnyCluster]:
         for path in (*cluster.cluster_wide, f"/api/v1/namespaces/{cluster.namespace}"):
             _remove(cluster.api, path)
         cluster.api.close()
+
+
+def _await_rights(kubeconfig: Path, rules: Rules) -> None:
+    """New accounts and roles come into force some moments after they were made."""
+    api = from_kubeconfig(kubeconfig)
+    until_s = time.monotonic() + PATIENCE_S
+    for rule in rules:
+        for verb in rule["verbs"]:
+            resource, _, subresource = rule["resources"][0].partition("/")
+            asked = {"group": rule["apiGroups"][0], "resource": resource, "verb": verb}
+            attributes = {**asked, "subresource": subresource}
+            while not _may(api, attributes) and time.monotonic() < until_s:
+                time.sleep(0.2)
+    api.close()
+
+
+def _may(api: Cluster, attributes: Json) -> bool:
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    body = msgspec.json.encode({"spec": {"resourceAttributes": attributes}})
+    try:
+        answer = msgspec.json.decode(api.call("POST", path, body=body))
+    except ApiError as error:
+        if error.reason != "unauthorized":
+            raise
+        return False
+    return bool(answer.get("status", {"allowed": True})["allowed"])
 
 
 def _remove(api: Cluster, path: str) -> None:

@@ -194,9 +194,10 @@ class ApiServer:
         self.requests: list[Request] = []
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
+        self.exec_protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
-        self._at_once = 0
+        self._busy_with: set[int] = set()
         self._version = 1000
         self._oldest_version = 0
         self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
@@ -207,7 +208,7 @@ class ApiServer:
         self._blocked: set[tuple[str, str, str]] = set()
         self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
-        self._certificate = certificate
+        self.certificate = certificate
         self._listener: _Listener | None = None
         self._port = 0
         self.listen()
@@ -220,7 +221,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def version(self) -> str:
@@ -231,7 +232,7 @@ class ApiServer:
 
     def listen(self) -> None:
         """Listen, after ``vanish`` at the same port as before."""
-        self._listener = _Listener(self._port, self, self._certificate)
+        self._listener = _Listener(self._port, self, self.certificate)
         self._port = self._listener.server_address[1]
 
     def vanish(self) -> None:
@@ -329,14 +330,18 @@ class ApiServer:
     def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
         with self._lock:
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._busy_with.add(id(request))
+            self.most_at_once = max(self.most_at_once, len(self._busy_with))
             how = self._next_misbehaviour(request)
         try:
             yield how
         finally:
-            with self._lock:
-                self._at_once -= 1
+            self.is_done(request)
+
+    def is_done(self, request: Request) -> None:
+        """Its client may have gone on already when the server is still about to close."""
+        with self._lock:
+            self._busy_with.discard(id(request))
 
     def _next_misbehaviour(self, request: Request) -> Misbehaviour | None:
         for place, (how, when, times) in enumerate(self._misbehaviours):
@@ -645,8 +650,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _exec(self, request: Request) -> None:
         printing = self.server.api.printing(request)
         self.close_connection = True
-        self.wfile.write(exec_endpoint.accept(request.headers))
-        exec_endpoint.write(self.wfile, printing, self.server.api.wait)
+        known = self.server.api.exec_protocols
+        self.wfile.write(exec_endpoint.accept(request.headers, known))
+        api = self.server.api
+        exec_endpoint.write(self.wfile, printing, api.wait, lambda: api.is_done(request))
         with suppress(OSError):  # closed with something unread, it would be reset
             self.connection.settimeout(20)
             self.rfile.read()

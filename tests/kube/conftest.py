@@ -39,8 +39,12 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def make_certificate(folder: Path) -> Path:
     """A key and a certificate for 127.0.0.1 in one file; it is its own authority."""
-    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    path = folder / "server.pem"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
 from tests.conftest import CGROUPS, CgroupFolders
 from tests.kube.api_server import ApiServer, eventually, pod_json
+from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
 
@@ -129,6 +133,41 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     metrics = agent.get("/metrics")[1]
     assert 'minerwatch_flagged_cpu_seconds_total{level="' in metrics
     assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
+
+
+def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
+    def reasons() -> list[str]:
+        return [str(line.get("reason")) for line in agent.lines()]
+
+    agent.until(lambda: any(f"no pod of node '{NODE}'" in reason for reason in reasons()))
+    assert any("set node.name or MINERWATCH_NODE" in reason for reason in reasons())
+
+
+def test_a_laptop_sees_it_in_top_and_explain(
+    agent: RunningAgent, api: ApiServer, kubeconfig: Path
+) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    labels = {"app.kubernetes.io/name": "minerwatch"}
+    api.put(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels))
+    api.put({"kind": "Node", "metadata": {"name": NODE}}, resource="nodes")
+    for options in (["--with-status"], ["--full"]):
+        command = ["snapshot", *options]
+        printed = subprocess.run(  # as in the agent's pod
+            [sys.executable, "-m", "minerwatch", *command, "--socket", str(agent.socket)],
+            check=True,
+            capture_output=True,
+        )
+        api.runs("minerwatch", "minerwatch-x", Printing(printed.stdout), "minerwatch", *command)
+    asked = ["--kubeconfig", str(kubeconfig)]
+    shown = CliRunner().invoke(cli, ["top", "-A", "--once", *asked])
+    assert shown.exit_code == 0, shown.stderr
+    assert "context lab · all namespaces · 1 of 1 node answered" in shown.stdout
+    (line,) = [text for text in shown.stdout.splitlines() if "jupyter-ada/notebook" in text]
+    assert "ada@example.org" in line
+    why = CliRunner().invoke(cli, ["explain", "jupyter/jupyter-ada", *asked])
+    assert "stratum+tcp://" in why.stdout
+    assert f"Node       {NODE}" in why.stdout
 
 
 def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tests.kube.api_server import (
     eventually,
     pod_json,
 )
-from tests.kube.conftest import needs_openssl, write_kubeconfig
+from tests.kube.conftest import make_certificate, needs_openssl, write_kubeconfig
 
 SELECTOR = "spec.nodeName=n1,status.phase!=Succeeded,status.phase!=Failed"
 QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0)
@@ -111,6 +112,22 @@ def test_one_list_then_one_watch(api: ApiServer, watched: Watched) -> None:
     assert second["resourceVersion"] == api.version
     assert 300 <= int(second["timeoutSeconds"]) <= 600
     assert api.most_at_once == 1
+
+
+def test_list_and_watch_share_a_connection(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    connect = socket.socket.connect
+
+    def noting(self: socket.socket, address: object) -> None:
+        opened.append(address)
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", noting)
+    with watching(cluster):
+        eventually(lambda: api.stream_count)
+    assert len(opened) == 1
 
 
 def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
@@ -354,6 +371,25 @@ def test_a_service_accounts_token_is_renewed(
         tls_api.put(pod_json("a"))
         eventually(lambda: watched.names() == {"a"})
         assert lists(tls_api) == 1  # and it closes while a TLS connection waits
+
+
+@needs_openssl
+def test_a_new_certificate_authority_is_noticed(
+    tls_api: ApiServer,
+    service_account: Path,
+    pod_cluster: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with watching(pod_cluster) as watched:
+        eventually(lambda: tls_api.stream_count)
+        tls_api.vanish()
+        renewed = make_certificate(tmp_path_factory.mktemp("renewed"))
+        tls_api.certificate = renewed
+        tls_api.listen()
+        eventually(lambda: watched.failures().get("connection", 0) >= 2)
+        (service_account / "ca.crt").write_bytes(renewed.with_suffix(".crt").read_bytes())
+        tls_api.put(pod_json("a"))
+        eventually(lambda: watched.names() == {"a"})
 
 
 def test_a_server_that_asks_for_patience_gets_it(api: ApiServer, watched: Watched) -> None:

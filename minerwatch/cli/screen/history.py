@@ -37,8 +37,9 @@ class _Readings:
 class CpuHistory:
     """The last readings of each container that has burnt CPU since this was made.
 
-    For one thread. A reading takes four bytes; idle containers take none, those that are gone are
-    forgotten, and of too many containers the ones that were read longest ago.
+    Readings are added by one thread; others may ask for them. A reading takes four bytes; idle
+    containers take none, those that are gone are forgotten, and of too many containers the ones
+    that were read longest ago.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class CpuHistory:
     def of(self, key: Key) -> Sequence[float]:
         """Cores, oldest first; NaN where nothing is known. Empty: idle all the time."""
         readings = self._readings.get(key)
-        return readings.cores if readings is not None else ()
+        return tuple(readings.cores) if readings is not None else ()
 
     def _put(self, readings: _Readings, at: int, cores: float) -> None:
         steps = at - readings.at
@@ -88,6 +89,18 @@ class CpuHistory:
             oldest_first = sorted(self._readings, key=lambda key: self._readings[key].at)
             for key in oldest_first[:surplus]:
                 del self._readings[key]
+
+
+def total(readings: Iterable[Sequence[float]]) -> Sequence[float]:
+    """What several burnt together; NaN where nothing is known of any of them."""
+    summed: list[float] = []
+    for cores in readings:
+        summed[:0] = [nan] * (len(cores) - len(summed))
+        for place in range(1, len(cores) + 1):
+            if not isnan(cores[-place]):
+                before = summed[-place]
+                summed[-place] = cores[-place] + (0.0 if isnan(before) else before)
+    return summed
 
 
 def sparkline(cores: Sequence[float], width: int, limit_cores: float | None = None) -> str:

@@ -50,10 +50,13 @@ class Answers:
         self._nodes: dict[str, _Known] = {}
         self._blind_spot = ""
         self._total = 0
+        self._statuses: tuple[ContainerStatus, ...] | None = ()  # None: to be put together anew
 
     def begin(self, nodes: Iterable[str], blind_spot: str = "") -> None:
         """A new round, in which ``nodes`` will be asked; others are no longer there."""
         listed = dict.fromkeys(nodes)
+        if any(node not in listed for node in self._nodes):
+            self._statuses = None
         self._nodes = {node: self._nodes.get(node, _Known()) for node in listed}
         for known in self._nodes.values():
             known.is_asked = False
@@ -66,10 +69,12 @@ class Answers:
         known.is_asked = True
         if answer.report is not None:
             known.report, known.answered, known.missing = answer.report, at, None
+            self._statuses = None
             return
         known.missing = Unanswered(answer.node, answer.pod, answer.reason)
         if known.answered is not None and at - known.answered > KEPT:
             known.report, known.answered = None, None
+            self._statuses = None
 
     def look(self, at: datetime) -> Look:
         """All that is known now."""
@@ -86,8 +91,10 @@ class Answers:
             self._blind_spot,
             agents,
         )
+        if self._statuses is None:
+            self._statuses = tuple(status for report in reports for status in report.statuses)
         return Look(
-            tuple(status for report in reports for status in report.statuses),
+            self._statuses,
             at,
             coverage,
             agents,

@@ -125,7 +125,10 @@ def _grouped(
         is_group = bool(title) and len(members) > 1
         head = as_one(members) if is_group else members[0]
         heads[key] = head
-        groups[key] = Group(title, tuple(members), key not in view.closed) if is_group else None
+        counted_title = f"{counted(len(members), 'container')} {title}"
+        groups[key] = (
+            Group(counted_title, tuple(members), key not in view.closed) if is_group else None
+        )
     keys = {id(head): key for key, head in heads.items()}
     rows: list[Row] = []
     for head in sorted_by(heads.values(), view.sort, is_reversed=view.is_reversed):
@@ -145,7 +148,7 @@ def _by_owner(ordered: Iterable[ContainerStatus]) -> dict[_Titled, list[Containe
     for status in ordered:
         owner = status.owner
         if owner:
-            titled: _Titled = (("owner", owner), f"owner {printable(owner, _NAME_LENGTH)}")
+            titled: _Titled = (("owner", owner), f"of owner {printable(owner, _NAME_LENGTH)}")
         else:
             titled = (key_of(status), "")
         groups.setdefault(titled, []).append(status)
@@ -160,16 +163,11 @@ def _by_campaign(
     for status in ordered:
         campaign = campaign_of.get(key_of(status))
         if campaign is not None:
-            titled: _Titled = (("campaign", *campaign.trait, ""), str(campaign))
+            titled: _Titled = (("campaign", *campaign.trait, ""), f"in {campaign}")
         else:
             titled = (key_of(status), "")
         groups.setdefault(titled, []).append(status)
     return groups
-
-
-def head_line(group: Group) -> str:
-    """What a group is called in a table: its title, and how many there are of it."""
-    return f"{group.title}: {counted(len(group.members), 'container')}"
 
 
 def _rank(level: str) -> int:

@@ -6,7 +6,7 @@ from math import isnan, nan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.cli.screen.history import CpuHistory, key_of, sparkline
+from minerwatch.cli.screen.history import CpuHistory, key_of, sparkline, total
 from tests.report.samples import MINER, SIMULATION, container
 
 known = st.floats(min_value=0, max_value=1e6)
@@ -80,6 +80,12 @@ def test_a_full_bar_is_the_limit_or_a_core() -> None:
     assert sparkline([0.5, 1.0], 2) == "▅█"
     assert sparkline([4.0, 8.0], 2) == "▅█"
     assert sparkline([], 3) == "   "
+
+
+def test_what_several_burnt_together_is_summed_from_the_newest_back() -> None:
+    assert [*total([[1.0, 2.0], [0.5], [nan, nan, 3.0]])][1:] == [1.0, 5.5]
+    assert isnan(total([[1.0, 2.0], [0.5], [nan, nan, 3.0]])[0])
+    assert total([]) == []
 
 
 @given(st.lists(figures, max_size=20), st.integers(0, 20), st.one_of(st.none(), known))

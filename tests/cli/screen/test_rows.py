@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.cli.screen.rows import Row, Tree, View, arranged, as_one, head_line
+from minerwatch.cli.screen.rows import Row, Tree, View, arranged, as_one
 from minerwatch.model import ContainerStatus
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.selection import SORT_KEYS
@@ -75,7 +75,7 @@ def test_grouped_by_owner() -> None:
     ]
     group = shown[0].group
     assert group is not None
-    assert head_line(group) == "owner alice: 2 containers"
+    assert group.title == "2 containers of owner alice"
     assert shown[0].status.cpu_cores == pytest.approx(2 * MINER.cpu_cores)
 
 
@@ -84,7 +84,7 @@ def test_grouped_by_campaign() -> None:
     shown = rows(statuses, tree=Tree.CAMPAIGN)
     group = shown[0].group
     assert group is not None
-    assert group.title == "3 pods of owner alice (one image, one wallet, one pool)"
+    assert group.title == "3 containers in 3 pods of owner alice (one image, one wallet, one pool)"
     assert len(shown) == 5
 
 
