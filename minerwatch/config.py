@@ -223,9 +223,10 @@ class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the evidence of every action is kept; what cannot be written there is not done."""
 
+    # it is the agent's memory, too: it must outlive it
     log: Annotated[str, msgspec.Meta(min_length=1)] = "/var/lib/minerwatch/audit.jsonl"
-    folder: str = ""  # "": no file for each action
-    max_files: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    folder: str = ""  # each action's evidence as a file of its own; "" is nowhere
+    max_files: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200  # in that folder
     max_mib: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64  # of the log, and of the folder
 
 
