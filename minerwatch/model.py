@@ -8,7 +8,7 @@ Times named ``…_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -202,11 +202,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """One established TCP connection."""
+
+    address: str  # remote; IPv4 also where the socket is IPv6
+    port: int  # remote
+    since_s: float  # when it was first seen
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessLoad:
-    """A process and what it burns."""
+    """A process, what it burns, and whom it is connected to."""
 
     process: Process
     cpu_cores: float | None  # None: not measured, its container is idle
+    connections: tuple[Connection, ...] = ()  # of suspects only, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +345,7 @@ class Reason(StrEnum):
     OWN_IDENTITY_UNKNOWN = "The agent does not know its own namespace, and so cannot spare it."
     PODS_NOT_SYNCED = "What is known of the cluster's pods is not up to date."
     MEMORY_LOST = "The agent does not know what it did within the last hour."
+    NO_AUDIT_LOG = "The audit log cannot be written, and without evidence nothing is done."
     NOT_CONFIRMED = "The verdict is not confirmed."
     NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals."
     NOT_HELD = "It has not been confirmed for long enough."
@@ -359,6 +370,7 @@ class Reason(StrEnum):
     NO_LADDER = "No action is configured for this namespace and score."
     OBSERVE_ONLY = "It is configured to be observed only."
     NO_PROCESS = "No single process is sure enough to be a miner."
+    ALREADY_DONE = "It has been done already, and is in effect."
     NODE_BUDGET_SPENT = "This node's budget for the hour is spent."
     CLUSTER_BUDGET_UNKNOWN = "What is left of the cluster's budget is not known."
     CLUSTER_BUDGET_SPENT = "The cluster's budget for the hour is spent."
@@ -432,6 +444,15 @@ class FindingStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """A connection as the snapshot shows it."""
+
+    address: str
+    port: int
+    since: str  # when it was first seen
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStatus:
     """A process as the snapshot shows it: those with findings, then those that burn most."""
 
@@ -442,6 +463,82 @@ class ProcessStatus:
     image: str
     user: str
     cpu_cores: float | None  # None: not measured, its container is idle
+    connections: tuple[ConnectionStatus, ...] = ()  # of suspects only, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent says of itself; each agent has one, and older ones lack some of it."""
+
+    node: str
+    version: str
+    started: str = ""  # RFC 3339, as all times
+    interval_s: float = 0.0
+    rules: dict[str, int] = field(default_factory=dict)  # status -> how many are in force
+    broken_rules: int = 0
+    culling: str = ""  # off, dry-run, enforce; "": it does not say
+    probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
+    blind_spots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ActionStatus:
+    """Something that was done about a pod, or tried, as the snapshot shows it."""
+
+    at: str  # RFC 3339 in UTC, by the node's clock
+    action: str
+    outcome: str  # done, dry-run, refused, failed, unknown, withdrawn, released, pending
+    dry_run: bool
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CullStatus:
+    """What culling would do about a container, or why it does nothing, as the snapshot shows it."""
+
+    mode: str  # off, dry-run, enforce
+    action: str  # "observe" where there is a reason not to act
+    proposed: str  # what would be done if there were none
+    dry_run: bool
+    rung: int
+    reasons: tuple[str, ...]  # sentences: why nothing is done
+    pids: tuple[int, ...] = ()  # that stop and kill are for
+    stopped: tuple[int, ...] = ()  # pids that minerwatch stopped, and that stand still
+    history: tuple[ActionStatus, ...] = ()  # of the same pod, the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class CullAnswer:
+    """What came of an action that was asked for by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    owner: str
+    level: str
+    score: float
+    proposed: str  # the action that was asked for
+    dry_run: bool
+    acts: bool  # whether the policy permitted it
+    reasons: tuple[str, ...]  # why not
+    request: str  # what is, or would be, sent, word for word
+    outcome: str = ""  # done, dry-run, refused, failed, unknown, withdrawn; "": nothing was tried
+    message: str = ""  # what the API server or the kernel said
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAnswer:
+    """What was undone by a release."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    resumed: tuple[int, ...]  # pids that go on now
+    gone: tuple[int, ...]  # pids of processes that have ended
+    label_removed: bool
+    trouble: tuple[str, ...] = ()  # what could not be undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,3 +577,22 @@ class ContainerStatus:
     findings: tuple[FindingStatus, ...]
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
+    culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What one agent answered: its containers, and what it says of itself."""
+
+    statuses: tuple[ContainerStatus, ...]
+    agent: AgentStatus | None  # None: it is too old to say
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What came of asking one node."""
+
+    node: str
+    pod: str  # of its agent, as namespace/name; "": it has none, or is no pod
+    report: NodeReport | None  # None: it did not answer
+    reason: str = ""  # why it did not

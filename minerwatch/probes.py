@@ -15,7 +15,7 @@ from typing import Protocol
 
 from minerwatch.config import Config
 from minerwatch.detection.facts import measured
-from minerwatch.model import Facts, FactValue, FpSample, ProcessId
+from minerwatch.model import Connection, Facts, FactValue, FpSample, ProcessId
 from minerwatch.node.content import ContentReader
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.pool_names import PoolNames
@@ -23,7 +23,7 @@ from minerwatch.node.privilege import effective_capabilities
 from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.quota import OwnQuota
 from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
-from minerwatch.node.sockets import Connection, ConnectionReader
+from minerwatch.node.sockets import ConnectionReader
 from minerwatch.node.tasks import TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
@@ -101,11 +101,12 @@ class Probes:
         self._rounding: Rounding | None = None
         self._sampler: PtraceSampler | None = None
         self._content: Content | None = None
+        self._connections: Connections | None = None
         self._proc = proc = config.node.proc
         pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lacks, lambda: Connections(proc, pools)),
+            ("connections", config.probes.connections, lacks, lambda: self._opened_sockets(pools)),
             ("mappings", config.probes.mappings, lacks, lambda: MemoryMappings(proc)),
             ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
         )
@@ -115,6 +116,10 @@ class Probes:
                 self._probes.append(opened())
             self.status.append(ProbeStatus(name, off, is_wanted))
         self._open_rounding(config, tasks, tasks_off)
+
+    def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
+        self._connections = Connections(self._proc, pool_servers)
+        return self._connections
 
     def _opened_content(self, rules: Sequence[Path]) -> Probe:
         self._content = Content(ContentReader(self._proc, rules))
@@ -190,6 +195,10 @@ class Probes:
             known.update(probe.facts(process))
         return known
 
+    def connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        """Whom ``process`` was connected to at the last look; of suspects only, oldest first."""
+        return self._connections.connections(process) if self._connections is not None else ()
+
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
         for probe in self._probes:
@@ -228,6 +237,7 @@ class Connections:
         self._pools = PoolNames(pool_servers) if pool_servers else None
         self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
+        self._open: dict[ProcessId, tuple[Connection, ...]] = {}
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -239,9 +249,10 @@ class Connections:
         answers = self._reader.answers()
         self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
         self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._open = {each: self._open[each] for each in suspects if each in self._open}
         for process in suspects:
             if process in answers:
-                connections = answers[process]
+                self._open[process] = connections = answers[process]
                 names = self._names(connections)
                 self._facts[process] = _connection_facts(connections, names, at_s)
         due = [each for each in suspects if at_s - self._asked_s[each] >= _CONNECTIONS_EVERY_S]
@@ -249,8 +260,12 @@ class Connections:
             self._asked_s.update(dict.fromkeys(due, at_s))
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection."""
+        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
         return self._facts.get(process, NO_FACTS)
+
+    def connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        """Those that ``process`` had at the last look, oldest first."""
+        return self._open.get(process, ())
 
     def close(self) -> None:
         """Ends the reader's thread and the look-ups."""
@@ -462,6 +477,7 @@ def _connection_facts(
         return NO_FACTS
     return {
         **({"DestinationHostname": names} if names else {}),
+        "Initiated": True,  # what others opened is not told
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),

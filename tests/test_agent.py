@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,13 +14,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from minerwatch import __version__
 from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
+from minerwatch.report.snapshot import decode, decode_agent
 from tests.conftest import CgroupFolders, Programs, needs_root
 from tests.test_watch import POOL
 
@@ -72,7 +75,7 @@ class RunningAgent:
         self.until(said)
         return found[0]
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds: Callable[[], object]) -> None:
         end_s = time.monotonic() + _WAIT_S
         while not holds():
             assert self.process.poll() is None, self.log_path.read_text()
@@ -144,6 +147,25 @@ def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
     assert agent.stop() == 0
     assert not agent.socket.exists()
     assert agent.lines()[-1]["event"] == "stopping"
+
+
+def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text("culling: {mode: dry-run}\nprobes: {execs: false}\n")
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    (folder / "broken.yml").write_text("title: [")
+    agent = start("--config", str(config), "--rules", str(folder))
+    loaded = agent.line("watching")["rules"]
+    said = decode_agent(answer(agent.socket, "/status"))
+    assert said.version == __version__
+    assert (said.culling, said.interval_s, said.broken_rules) == ("dry-run", 0.3, 1)
+    assert sum(said.rules.values()) == loaded
+    assert set(said.rules) <= {"stable", "test", "experimental"}
+    assert said.probes_off["execs"] == "switched off (probes.execs)"
+    since_s = time.time() - datetime.fromisoformat(said.started).timestamp()
+    assert -2 < since_s < _WAIT_S
+    assert agent.get("/status")[0] == 404
 
 
 def test_ctrl_c_stops_it_too(start: Start) -> None:
@@ -244,13 +266,15 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
         folder = Path(name)
         folder.chmod(0o777)
         agent = start(command=command, folder=folder)
-        said = agent.line("cannot see everything")
-        assert "SYS_PTRACE" in str(said["reason"])
         agent.until(lambda: agent.get("/readyz")[0] == 200)
         time.sleep(1)
         reasons = [
-            line["reason"] for line in agent.lines() if line["event"] == "cannot see everything"
+            str(line["reason"])
+            for line in agent.lines()
+            if line["event"] == "cannot see everything"
         ]
+        assert any("SYS_PTRACE" in reason for reason in reasons)
+        assert any("DAC_READ_SEARCH" in reason for reason in reasons)
         assert len(reasons) == len(set(reasons))
         assert agent.stop() == 0
 
@@ -312,3 +336,69 @@ def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
     assert verdict["level"] in ("suspicious", "likely", "confirmed")
     agent.until(lambda: "minerwatch_exec_events_total 0.0" not in agent.get("/metrics")[1])
     assert "minerwatch_exec_events_lost_total 0.0" in agent.get("/metrics")[1]
+
+
+_CANARY = re.compile(
+    r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="(\w+)"\} (\S+)$', re.MULTILINE
+)
+
+
+def _canaries(agent: RunningAgent) -> dict[str, float]:
+    return {planted: float(at) for planted, at in _CANARY.findall(agent.get("/metrics")[1])}
+
+
+@needs_root
+def test_it_proves_again_and_again_that_it_would_see_a_miner(
+    start: Start, cgroups: CgroupFolders
+) -> None:
+    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
+    join = f'echo $$ > {own}/cgroup.procs && exec "$@"'
+    agent = start(command=("sh", "-c", join, "sh", sys.executable))
+    agent.line("probe is on", probe="canary")
+    agent.until(lambda: _canaries(agent)["agent"] > 0)
+    assert _canaries(agent)["elsewhere"] == 0
+    verdicts = (line for line in agent.lines() if line["event"] == "verdict")
+    assert "ca" * 6 not in {verdict["container"] for verdict in verdicts}  # no alarm
+    agent.until(lambda: not _children(agent.process.pid))  # it is taken away when it was seen
+
+
+@needs_root
+def test_a_canary_that_somebody_else_plants_is_found_too(
+    start: Start, cgroups: CgroupFolders
+) -> None:
+    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
+    other = cgroups.make("/minerwatch-test/docker/" + "cb" * 32)
+    agent = start(
+        command=("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
+    )
+    agent.line("watching")
+    for options in (
+        ("--socket", str(agent.socket)),
+        ("--metrics", str(agent.line("watching")["metrics"])),
+    ):
+        found = subprocess.run(
+            [
+                *("sh", "-c", f'echo $$ > {other}/cgroup.procs && exec "$@"', "sh"),
+                *(sys.executable, "-m", "minerwatch", "canary", "--timeout", "20s", *options),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert re.fullmatch(r"found after \d+\.\d s\n", found.stdout), found.stderr
+    assert _canaries(agent)["elsewhere"] > 0
+
+
+def test_a_canary_where_nobody_looks_is_a_failure_in_one_line(tmp_path: Path) -> None:
+    asked = subprocess.run(
+        [sys.executable, "-m", "minerwatch", "canary", "--socket", str(tmp_path / "none.sock")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 1
+    assert asked.stderr == f"minerwatch: no agent is listening on {tmp_path}/none.sock\n"
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -57,9 +57,11 @@ def test_connections_become_facts_and_age() -> None:
             until(lambda: has_looked(probe, 100.0))
             until(lambda: has_looked(probe, 160.0) and longest(probe) == 60.0)
             facts = probe.facts(me())
+            told = probe.connections(me())
             port = str(server.getsockname()[1])
     assert "127.0.0.1" in facts["DestinationIp"]  # type: ignore[operator]
     assert port in facts["DestinationPort"]  # type: ignore[operator]
+    assert ("127.0.0.1", port, 100.0) in [(c.address, str(c.port), c.since_s) for c in told]
     probe.close()
 
 
@@ -72,8 +74,10 @@ def test_what_is_no_longer_suspect_is_forgotten() -> None:
     probe.look([me()], 100.0, always)
     probe.look([], 110.0, always)
     assert probe.facts(me()) == {}
+    assert probe.connections(me()) == ()
     assert not probe._facts
     assert not probe._asked_s
+    assert not probe._open
     probe.close()
 
 

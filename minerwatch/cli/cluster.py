@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minerwatch.config import Config, default_socket, duration_s
-from minerwatch.errors import ClusterError, ConfigError
-from minerwatch.model import ContainerStatus
+from minerwatch.errors import ClusterError, ConfigError, OrderError
+from minerwatch.model import ContainerStatus, NodeAnswer
 from minerwatch.report.overview import Coverage, missing_lines
-from minerwatch.report.snapshot import decode
+from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
 
 if TYPE_CHECKING:
@@ -141,11 +141,12 @@ class ClusterSource:
 
         self._scope = scope
         self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
-        self._fleet: Fleet = Fleet(self._cluster, decode, timeout_s=scope.timeout_s)
+        self._last_agents: Agents | None = None
+        self._fleet: Fleet = Fleet(self._cluster, decode_report, timeout_s=scope.timeout_s)
 
     def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
         """What the agents know, and which did not answer. Raises ClusterError."""
-        agents = self._agents()
+        agents = self.agents()
         with _progress(len(agents.pods)) as advance:
             survey = self._fleet.survey(agents, on_answer=advance)
         coverage = Coverage(
@@ -154,20 +155,68 @@ class ClusterSource:
             len(survey.answered),
             survey.missing,
             survey.blind_spot,
+            survey.agents,
         )
         return survey.statuses, coverage
 
-    def whole(self, status: ContainerStatus) -> ContainerStatus:
-        """The container with all its processes; as it is if its agent does not answer again."""
-        from minerwatch.kube.fleet import FULL_SNAPSHOT, Agents
+    @property
+    def context(self) -> str:
+        """The name by which the kubeconfig knows the cluster."""
+        return self._cluster.context
 
-        agents = self._agents()
+    @property
+    def namespace(self) -> str:
+        """The only one that is looked at; "": all."""
+        return self._scope.namespace
+
+    def answers(self, agents: Agents) -> Iterator[NodeAnswer]:
+        """What came of asking each of ``agents``, as it comes."""
+        return self._fleet.answers(agents)
+
+    def whole(self, status: ContainerStatus) -> ContainerStatus:
+        """The container with all its processes; as it is if its agent does not answer again.
+
+        Others may be asked meanwhile, from another thread.
+        """
+        from minerwatch.kube.fleet import FULL_SNAPSHOT, Agents, Fleet
+
+        agents = self._last_agents or self.agents()
         pods = tuple(agent for agent in agents.pods if agent.node == status.node)
-        survey = self._fleet.survey(Agents(pods, (), ""), FULL_SNAPSHOT)
+        fleet = Fleet(self._cluster, decode_report, timeout_s=self._scope.timeout_s)
+        survey = fleet.survey(Agents(pods, (), ""), FULL_SNAPSHOT)
         same = (s for s in survey.statuses if s.cgroup == status.cgroup)
         return next(same, status)
 
-    def _agents(self) -> Agents:
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent of ``node`` answers to an order. Raises OrderError, ClusterError."""
+        from minerwatch.kube.client import ApiError
+        from minerwatch.kube.pod_exec import output
+        from minerwatch.report.client import ORDER_TIMEOUT_S
+
+        agent = next((agent for agent in self.agents().pods if agent.node == node), None)
+        if agent is None or agent.trouble:
+            raise OrderError(f"node {node}: {agent.trouble if agent else 'it has no agent'}")
+        command = ("minerwatch", "order", path, order.decode())
+        try:
+            return output(self._cluster, agent.container, command, timeout_s=ORDER_TIMEOUT_S)
+        except ApiError as error:
+            words = str(error).removeprefix("minerwatch: ")
+            raise OrderError(f"node {node}: {words}") from error
+
+    def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
+        """Each node with what its agent answers to an order, or in text why it does not."""
+        for agent in self.agents().pods:
+            try:
+                yield agent.node, self.ordered(agent.node, path, order)
+            except OrderError as error:
+                yield agent.node, str(error)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._cluster.close()
+
+    def agents(self) -> Agents:
+        """Those that there are now. Raises ClusterError if there are none, or it is not known."""
         from minerwatch.kube.fleet import find
 
         scope = self._scope
@@ -180,6 +229,7 @@ class ClusterSource:
                 f"context {self._cluster.context}: no agent is labelled {scope.agent_selector} in"
                 f" {where}: install minerwatch, or say --agent-selector and --agent-namespace"
             )
+        self._last_agents = agents
         return agents
 
 

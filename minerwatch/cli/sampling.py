@@ -26,12 +26,16 @@ class Source:
     is_local: bool  # sample, whether an agent runs or not
     config: Config
 
+    @property
+    def path(self) -> Path:
+        """The socket."""
+        return self.socket_path or Path(self.config.socket or default_socket())
+
     def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
         """The node's containers, worst first. Raises SnapshotError or NodeError."""
         if not self.is_local:
-            path = self.socket_path or Path(self.config.socket or default_socket())
             try:
-                return decode(answer(path, "/snapshot/full" if all_processes else "/snapshot"))
+                return decode(answer(self.path, "/snapshot/full" if all_processes else "/snapshot"))
             except NoAgentError as error:
                 if self.socket_path is not None:
                     raise
@@ -39,21 +43,46 @@ class Source:
         return _sampled(self.config, all_processes=all_processes)
 
 
-def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus]:
-    from minerwatch.agent import ALL_PROCESSES, now_s, open_node
-    from minerwatch.detection import rulebook
+class Sampler:
+    """A watch over this node, by the command itself, for as long as it is open."""
 
-    book = rulebook.load(config.rule_folders())
-    for error in book.errors:
-        click.echo(f"minerwatch: {error}", err=True)
-    node = open_node(config, book)
+    def __init__(self, config: Config) -> None:
+        """Raises NodeError."""
+        from minerwatch.agent import open_node
+        from minerwatch.detection import rulebook
+
+        book = rulebook.load(config.rule_folders())
+        self._config = config
+        self._node = open_node(config, book)
+        self.troubles = (*(str(error) for error in book.errors), *self._node.blind_spots)
+        self.rules = len(book.rules)
+
+    def tick(self) -> None:
+        """Takes a reading; rates come with the second."""
+        from minerwatch.agent import now_s
+
+        self._node.watch.tick(now_s())
+
+    def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
+        """What the last reading found, worst first."""
+        from minerwatch.agent import ALL_PROCESSES
+
+        few = self._config.report.processes_per_container
+        return self._node.statuses(ALL_PROCESSES if all_processes else few)
+
+    def close(self) -> None:
+        """Lets go of the kernel's files."""
+        self._node.watch.close()
+
+
+def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus]:
+    sampler = Sampler(config)
     try:
-        for spot in node.blind_spots:
-            click.echo(f"minerwatch: {spot}", err=True)
-        node.watch.tick(now_s())
+        for trouble in sampler.troubles:
+            click.echo(f"minerwatch: {trouble}", err=True)
+        sampler.tick()
         time.sleep(SAMPLE_S)
-        node.watch.tick(now_s())
-        limit = ALL_PROCESSES if all_processes else config.report.processes_per_container
-        return node.statuses(limit)
+        sampler.tick()
+        return sampler.statuses(all_processes=all_processes)
     finally:
-        node.watch.close()
+        sampler.close()

@@ -11,6 +11,11 @@ import click
 @click.command(hidden=True)
 @click.option("--full", is_flag=True, help="With all processes of each container.")
 @click.option(
+    "--with-status",
+    is_flag=True,
+    help="An object: the list as `containers`, and as `agent` what the agent says of itself.",
+)
+@click.option(
     "--socket",
     "socket_path",
     type=click.Path(path_type=Path),
@@ -19,14 +24,17 @@ import click
     metavar="PATH",
     help="Unix socket of the agent.",
 )
-def snapshot(full: bool, socket_path: Path | None) -> None:
-    """Print what the agent's socket answers, as it is.
+def snapshot(full: bool, with_status: bool, socket_path: Path | None) -> None:
+    """Print what the agent's socket answers, as it is: a list with one object a container.
 
     It runs within the agent's CPU limit, so it imports next to nothing.
     """
     from minerwatch.report.client import answer
 
-    body = answer(socket_path or _default_socket(), "/snapshot/full" if full else "/snapshot")
+    path = socket_path or _default_socket()
+    body = answer(path, "/snapshot/full" if full else "/snapshot")
+    if with_status:
+        body = b'{"agent":' + answer(path, "/status") + b',"containers":' + body + b"}"
     sys.stdout.buffer.write(body)
 
 

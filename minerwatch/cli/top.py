@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,14 @@ import click
 from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.sampling import Source
+from minerwatch.cli.screen.rows import View
+from minerwatch.cli.screen.sources import ClusterWatched, NodeWatched
+from minerwatch.cli.screen.terminal import Terminal, terminal_of
 from minerwatch.model import ContainerStatus
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.overview import Coverage, overview
-from minerwatch.report.selection import SORT_KEYS, filtered, sorted_by
+from minerwatch.report.selection import SORT_KEYS, busy, filtered, sorted_by
 from minerwatch.report.snapshot import encode
-
-_REFRESH_S = 5.0
-_CLUSTER_REFRESH_S = 30.0
-"""Each question starts a program in every agent's pod, and within its CPU limit."""
-
-_IDLE_CORES = 0.005
 
 
 @click.command()
@@ -37,6 +34,7 @@ _IDLE_CORES = 0.005
 @click.option(
     "--sort", type=click.Choice(SORT_KEYS), default="score", show_default=True,
     help="score; cpu: cores now; hours: CPU time in all; limit: share of the CPU limit in use;"
+    " throttled: share of periods in which the limit held it back;"
     " age: the oldest pods first, then those whose level is oldest.",
 )  # fmt: skip
 @click.option(
@@ -44,6 +42,10 @@ _IDLE_CORES = 0.005
     help="Only what has each word of TEXT in a name, image, owner, reason or command line.",
 )  # fmt: skip
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
+@click.option(
+    "--ascii", "ascii_only", is_flag=True,
+    help="Draw the screen in ASCII only, as where the locale is not UTF-8.",
+)  # fmt: skip
 @cluster_options
 @click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
 @socket_option
@@ -55,6 +57,7 @@ def top(
     sort: str,
     text: str,
     show_all: bool,
+    ascii_only: bool,
     local: bool,
     socket_path: Path | None,
     config_path: Path | None,
@@ -63,15 +66,18 @@ def top(
 ) -> None:
     """Show the containers that look like miners, then those that burn CPU.
 
-    On a node it asks the node's agent; where none runs it samples by itself for two seconds: enough
-    for names, arguments and CPU rates, too short for rules that want minutes of proof. From
-    anywhere else, or with -A, -n, --context or --kubeconfig, it asks every agent of the cluster, by
-    exec into its pod, and says which nodes did not answer.
+    On a terminal it is a screen: Enter says why, / filters, ? lists the keys, q quits. With --once,
+    or where its output goes elsewhere, it prints one table.
+
+    On a node it asks the node's agent; where none runs it watches the node by itself. Then --once
+    has but two seconds: enough for names, arguments and CPU rates, too short for rules that want
+    minutes of proof. From anywhere else, or with -A, -n, --context or --kubeconfig, it asks every
+    agent of the cluster, by exec into its pod, and says which nodes did not answer.
 
     \b
+    minerwatch top                        the screen
+    minerwatch top -A                     of the whole cluster, from a laptop
     minerwatch top --once                 one table, worst first
-    minerwatch top -A                     the whole cluster, from a laptop
-    minerwatch top --sort cpu             who burns CPU now? refreshed, Ctrl-C ends
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
 
@@ -93,64 +99,57 @@ def top(
     read; a node that has no agent is named, but is no failure.
     """
     config = configuration(config_path, rule_folders)
-    look: Callable[[], tuple[Sequence[ContainerStatus], Coverage | None]]
-    if wants_cluster(scope, config, local=local, socket_path=socket_path):
-        look = ClusterSource(scope).survey
+    terminal = terminal_of(os.environ, ascii_only=ascii_only)
+    is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
+    here = Source(socket_path, local, config)
+    if not once and output == "table" and _is_screen(terminal):
+        from minerwatch.cli.screen import opening
+
+        watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
+        view = View(sort=sort, text=text, namespace=scope.namespace, show_all=show_all)
+        opening.show(watched, view, terminal)
+        return
+    look = ClusterSource(scope).survey if is_cluster else partial(_here, here)
+    known, coverage = look()
+    every = filtered(known, namespace=scope.namespace)
+    chosen = sorted_by(filtered(every, text), sort)
+    if output == "json":
+        click.echo(encode(chosen))
+        say_missing(coverage)
     else:
-        look = partial(_here, Source(socket_path, local, config))
-    is_live = not once and output == "table" and sys.stdout.isatty()
-    while True:
-        known, coverage = look()
-        every = filtered(known, namespace=scope.namespace)
-        chosen = sorted_by(filtered(every, text), sort)
-        if output == "json":
-            click.echo(encode(chosen))
-            say_missing(coverage)
-        else:
-            is_all = show_all or text or scope.namespace
-            shown = chosen if is_all else [status for status in chosen if _is_busy(status)]
-            _show(shown, every, coverage, is_live=is_live)
-        if not is_live:
-            sys.exit(0 if coverage is None or coverage.is_complete else 1)
-        time.sleep(_REFRESH_S if coverage is None else _CLUSTER_REFRESH_S)
+        is_all = show_all or text or scope.namespace
+        _print(chosen if is_all else busy(chosen), every, coverage)
+    sys.exit(0 if coverage is None or coverage.is_complete else 1)
 
 
-def _here(source: Source) -> tuple[Sequence[ContainerStatus], None]:
+def _is_screen(terminal: Terminal) -> bool:
+    """Whether there is somebody who looks and types; says so if only the terminal is in the way."""
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return False
+    if terminal.is_dumb:
+        click.echo(
+            "minerwatch: nothing can be drawn on this terminal (TERM): printed once", err=True
+        )
+    return not terminal.is_dumb
+
+
+def _here(source: Source) -> tuple[Sequence[ContainerStatus], Coverage | None]:
     return source.statuses(all_processes=False), None
 
 
-def _is_busy(status: ContainerStatus) -> bool:
-    return bool(status.findings) or status.cpu_cores > _IDLE_CORES
-
-
-def _show(
+def _print(
     shown: Sequence[ContainerStatus],
     every: Sequence[ContainerStatus],
     coverage: Coverage | None,
-    *,
-    is_live: bool,
 ) -> None:
     on_terminal = sys.stdout.isatty()
-    columns, rows = shutil.get_terminal_size()
     text = overview(
         shown,
         every,
         campaigns(every),
         coverage=coverage,
         now=datetime.now(UTC),
-        width=columns if on_terminal else None,
-        colour=on_terminal,
+        width=shutil.get_terminal_size().columns if on_terminal else None,
+        colour=on_terminal and not os.environ.get("NO_COLOR"),
     )
-    if is_live:
-        click.clear()
-        text = _on_one_screen(text, rows)
     click.echo(text, nl=False)
-
-
-def _on_one_screen(text: str, rows: int) -> str:
-    """What fits, so that the worst does not scroll away, and how much does not."""
-    lines = text.splitlines(keepends=True)
-    if len(lines) < rows:
-        return text
-    kept = max(1, rows - 2)
-    return "".join(lines[:kept]) + f"… and {len(lines) - kept:,} lines more: --once prints all\n"

@@ -79,10 +79,12 @@ def is_cullable(verdict: Verdict) -> bool:
     """Whether the findings alone would permit an action: DESIGN's second culling invariant.
 
     That is: ``confirmed`` by what holds now, also when only rules of status ``stable`` are
-    counted, and by at least two signals.
+    counted, by at least two signals, and all of that of one process (with what is said of the
+    container as a whole). A word in one process and a simulation in another are no proof.
     """
     stable = [finding for finding in verdict.findings if finding.maturity is Maturity.STABLE]
-    scores = {signal: score for signal, score in signal_scores(stable).items() if score > 0}
+    found = signal_scores(of_foremost_process(stable))
+    scores = {signal: score for signal, score in found.items() if score > 0}
     return len(scores) >= 2 and Level.of(joined_score(scores)) is Level.CONFIRMED
 
 

@@ -59,7 +59,7 @@ _CATEGORY_SIGNALS = {
     "network_connection": Signal.NETWORK,
 }
 _OWN_KEYS = ("signal", "score", "for", "tests")
-_MODIFIERS = frozenset(
+MODIFIERS = frozenset(
     (
         *("contains", "startswith", "endswith", "all", "re", "i", "m", "s", "ignorecase"),
         *("multiline", "dotall", "cidr", "gt", "gte", "lt", "lte", "neq", "exists", "cased"),
@@ -215,6 +215,23 @@ def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
     return _rule(document, logsource, condition, detections)
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A rule as its author wrote it: named selections, and a condition over their names."""
+
+    text: str  # the condition's
+    logic: Condition  # each selection stands as ``Present(its name)``
+    selections: Mapping[str, Condition]
+    lines: Mapping[str, int]
+
+
+def outline_of(path: Path, lists: Lists) -> Outline:
+    """The outline of a rule file that loads; raises ``RuleError`` if it no longer does."""
+    document = read_document(path, read_text(path)[0])
+    _check_detection_keys(document)
+    return _DetectionReader(document, lists).outline(_parsed_by_sigma(document))
+
+
 def _rule(
     document: Document,
     logsource: LogSource,
@@ -232,7 +249,7 @@ def _rule(
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
-        maturity=Maturity(str(document.content.get("status") or "experimental").lower()),
+        maturity=_maturity(document),
         logsource=logsource,
         condition=condition,
         fields=fields_of(condition),
@@ -249,6 +266,17 @@ def _rule(
         id_line=document.line("id"),
         field_lines=detections.field_lines,
     )
+
+
+def _maturity(document: Document) -> Maturity:
+    """Its status; a rule that was not written for minerwatch is never ``stable``.
+
+    Sigma's word says that a rule raises few false alarms. Here it permits an action, which the
+    author of a rule of another collection did not have in mind.
+    """
+    maturity = Maturity(str(document.content.get("status") or "experimental").lower())
+    is_foreign = "minerwatch" not in document.content
+    return Maturity.TEST if is_foreign and maturity is Maturity.STABLE else maturity
 
 
 # The header: what kind of document it is, and the keys that are not the detection.
@@ -519,8 +547,8 @@ def _check_modifiers(document: Document, name: str, modifiers: list[str], at: Ke
     for modifier in modifiers:
         if modifier in _TIMESTAMP_MODIFIERS:
             raise document.error(f"{at[-1]}: timestamp modifier {modifier!r} is not supported", *at)
-        if modifier not in _MODIFIERS:
-            near = get_close_matches(modifier, sorted(_MODIFIERS), n=1, cutoff=0.6)
+        if modifier not in MODIFIERS:
+            near = get_close_matches(modifier, sorted(MODIFIERS), n=1, cutoff=0.6)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise document.error(f"{at[-1]}: unknown modifier {modifier!r}{hint}", *at)
     given = set(modifiers)
@@ -675,6 +703,19 @@ class _DetectionReader:
             reason = "condition: the selections expand to more than any rule needs"
             raise self._document.error(reason, "detection", "condition")
         return whole
+
+    def outline(self, rule: SigmaRule) -> Outline:
+        """Selections and condition apart from each other."""
+        self.condition(rule)
+        selections = self._selections
+        self._selections = {name: Present(name) for name in selections}
+        texts = [condition.condition for condition in rule.detection.parsed_condition]
+        logic = tuple(
+            self._logic(condition.parse(postprocess=False), rule, set())
+            for condition in rule.detection.parsed_condition
+        )
+        lines = {name: self._document.line("detection", name) for name in selections}
+        return Outline(" or ".join(texts), any_of(logic), selections, lines)
 
     def unused_selections(self) -> tuple[str, ...]:
         """The selections that no condition names."""

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from minerwatch.detection.condition import Known, shared
 from minerwatch.detection.document import Stamp, read_text, stamp_of
 from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
 from minerwatch.errors import RuleError
@@ -79,6 +80,38 @@ def load(folders: Sequence[Path], private: Sequence[Path] = ()) -> RuleBook:
 def reload(previous: RuleBook) -> RuleBook:
     """Read what has changed since ``previous``; what is broken now keeps what it gave before."""
     return _read(previous.folders, previous)
+
+
+def bare(book: RuleBook) -> RuleBook:
+    """The same for matching alone: without what lint, tests and people read of a rule."""
+    rules = {id(rule): _bare_rule(rule) for rule in book.rules}
+
+    def bared(outcome: Outcome | None) -> Outcome | None:
+        if not isinstance(outcome, Rule):
+            return outcome
+        return rules.get(id(outcome)) or _bare_rule(outcome)
+
+    return replace(
+        book,
+        rules=tuple(rules[id(rule)] for rule in book.rules),
+        files={path: replace(f, outcome=bared(f.outcome)) for path, f in book.files.items()},
+    )
+
+
+def _bare_rule(rule: Rule) -> Rule:
+    return replace(
+        rule,
+        tests=(),
+        description="",
+        author="",
+        date="",
+        modified="",
+        references=(),
+        tags=(),
+        falsepositives=(),
+        unused_selections=(),
+        field_lines={},
+    )
 
 
 def has_changed(book: RuleBook) -> bool:
@@ -173,13 +206,15 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     marks = fingerprint(folders)
     lists = read_lists(folder if folder.is_dir() else folder.parent for folder in folders)
     changed = _changed_lists(lists, previous.lists)
+    known = _conditions_of(previous)
     files: dict[Path, _ReadFile] = {}
     folder_errors: list[RuleError] = []
     content: dict[Path, Stamp | int] = {}
     for folder in folders:
         for seen in _walk(folder):
             if seen.is_rule:
-                files[seen.path] = _read_file(folder, seen, lists, changed, previous)
+                file = _read_file(folder, seen, lists, changed, previous)
+                files[seen.path] = replace(file, outcome=_sharing(file.outcome, known))
             elif seen.path.suffix in _CONTENT_SUFFIXES:
                 content[seen.path] = seen.stamp or seen.errno
             elif seen.errno and seen.path.suffix != ".txt":
@@ -238,6 +273,22 @@ def _read_file(
     except RuleError as error:
         return _ReadFile(folder, None, _marked(kept, private=private), error)
     return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
+
+
+def _conditions_of(book: RuleBook) -> Known:
+    """The conditions that rules to be read may share."""
+    known: Known = {}
+    for file in book.files.values():
+        _sharing(file.outcome, known)
+    return known
+
+
+def _sharing(outcome: Outcome | None, known: Known) -> Outcome | None:
+    """The same, made of what is ``known`` already."""
+    if not isinstance(outcome, Rule):
+        return outcome
+    condition = shared(outcome.condition, known)
+    return outcome if condition is outcome.condition else replace(outcome, condition=condition)
 
 
 def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:

@@ -2,8 +2,8 @@
 
 Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
 into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
-pods, ``get`` and ``create`` on pods/exec (servers ask for one or the other where a WebSocket is
-opened, by their version), and ``list`` on nodes to know of nodes without an agent.
+pods, ``get`` on pods/exec and since Kubernetes 1.35 ``create``, too (a WebSocket is opened by a
+GET), and ``list`` on nodes to know of nodes without an agent.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from typing import Final, TypeVar
 import msgspec
 
 from minerwatch.errors import MinerwatchError
-from minerwatch.kube.client import ApiError, Cluster, one_line
+from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
-from minerwatch.model import ContainerStatus, Unanswered
+from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
 DEFAULT_TIMEOUT_S = 20.0
 AT_ONCE = 16
 
-SNAPSHOT: Final = ("minerwatch", "snapshot")
+SNAPSHOT: Final = ("minerwatch", "snapshot", "--with-status")
+OLD_SNAPSHOT: Final = ("minerwatch", "snapshot")
 FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
 """What is run in an agent's pod; prints the answer of the agent's socket."""
+
+_UNKNOWN_OPTION = "no such option"
+"""What an agent's program says to an option that it is too old for."""
 
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
 _MAX_PAGES = 200
+_MAX_NAMED = 8
 _RUNNING = "Running"
-
-Statuses = Sequence[ContainerStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class AgentPod:
     node: str
     container: Container
     trouble: str = ""  # why it cannot be asked
+    sees_node: bool = False  # it has the host's processes, without which no agent is of use
 
     @property
     def pod(self) -> str:
@@ -58,7 +62,7 @@ class Agents:
 
     pods: tuple[AgentPod, ...]
     bare_nodes: tuple[str, ...]
-    blind_spot: str  # why bare nodes are not known; "": they are
+    blind_spot: str  # what is not known, or not sure; "": nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Survey:
     answered: tuple[str, ...]  # nodes
     missing: tuple[Unanswered, ...]
     blind_spot: str = ""
+    agents: tuple[AgentStatus, ...] = ()  # of those that are not too old to say
 
 
 def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
@@ -77,14 +82,37 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     Raises ApiError if pods cannot be listed. If nodes cannot, ``blind_spot`` says so.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-    items = [_decoded(item, _Pod) for item in _items(cluster, path, {"labelSelector": selector})]
-    pods = _one_a_node(_agent_pod(item) for item in items if item.spec.node and _is_meant(item))
     try:
-        nodes = [_decoded(item, _Node).metadata.name for item in _items(cluster, "/api/v1/nodes")]
+        listed = [*_items(cluster, path, {"labelSelector": selector})]
     except ApiError as error:
-        return Agents(pods, (), f"only nodes with an agent are known: {error}")
+        if error.reason != "forbidden" or namespace:
+            raise
+        hint = "if you may list pods in the agents' namespace only, say --agent-namespace"
+        raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
+    items = [_decoded(item, _Pod) for item in listed]
+    found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
+    pods = _one_a_node(found)
+    doubts = [] if namespace else [_doubt(found)]
+    try:
+        described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
+        nodes = [_decoded(item, _Node).metadata.name for item in described]
+    except ApiError as error:
+        nodes = []
+        doubts.append(f"only nodes with an agent are known: {error}")
     have = {agent.node for agent in pods}
-    return Agents(pods, tuple(sorted(node for node in nodes if node not in have)), "")
+    bare = tuple(sorted(node for node in nodes if node not in have))
+    return Agents(pods, bare, "; ".join(doubt for doubt in doubts if doubt))
+
+
+def _doubt(found: Sequence[AgentPod]) -> str:
+    """Whoever may create pods may label them as agents, and let them tell what they like."""
+    namespaces = sorted({agent.container.namespace for agent in found})
+    if len(namespaces) < 2:
+        return ""
+    return (
+        f"pods labelled as agents are in {len(namespaces)} namespaces"
+        f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace, unless you trust them all"
+    )
 
 
 class Fleet:
@@ -93,17 +121,18 @@ class Fleet:
     def __init__(
         self,
         cluster: Cluster,
-        decode: Callable[[bytes], Statuses],
+        decode: Callable[[bytes], NodeReport],
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         at_once: int = AT_ONCE,
     ) -> None:
-        """``decode`` reads a snapshot, and raises a MinerwatchError if it is none."""
+        """``decode`` reads what SNAPSHOT or OLD_SNAPSHOT prints, or raises a MinerwatchError."""
         self._cluster = cluster
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
+        self._old: set[str] = set()  # pods whose program knows no SNAPSHOT
 
     def survey(
         self,
@@ -115,28 +144,40 @@ class Fleet:
 
         A node that does not answer within its time is missing, and nobody waits for it any longer.
         """
-        statuses: dict[str, list[ContainerStatus]] = {}
-        missing = [Unanswered(node, "", "no agent runs on it") for node in agents.bare_nodes]
-        for agent, answer in self._answers(agents.pods, command):
-            on_answer()
-            if isinstance(answer, Exception):
-                missing.append(Unanswered(agent.node, agent.pod, one_line(answer)))
+        reports: dict[str, NodeReport] = {}
+        missing = []
+        for answer in self.answers(agents, command):
+            if answer.report is not None:
+                reports[answer.node] = answer.report
             else:
-                statuses[agent.node] = [replace(status, node=agent.node) for status in answer]
-        answered = tuple(sorted(statuses))
+                missing.append(Unanswered(answer.node, answer.pod, answer.reason))
+            if answer.pod:
+                on_answer()
+        answered = tuple(sorted(reports))
         return Survey(
-            tuple(status for node in answered for status in statuses[node]),
+            tuple(status for node in answered for status in reports[node].statuses),
             answered,
             tuple(sorted(missing, key=lambda each: (each.node, each.pod))),
             agents.blind_spot,
+            tuple(agent for node in answered if (agent := reports[node].agent) is not None),
         )
+
+    def answers(self, agents: Agents, command: Sequence[str] = SNAPSHOT) -> Iterator[NodeAnswer]:
+        """What came of asking each of ``agents``, as it comes; nodes without one come first."""
+        for node in agents.bare_nodes:
+            yield NodeAnswer(node, "", None, "no agent runs on it")
+        for agent, answer in self._answers(agents.pods, command):
+            if isinstance(answer, Exception):
+                yield NodeAnswer(agent.node, agent.pod, None, one_line(answer))
+            else:
+                yield NodeAnswer(agent.node, agent.pod, _of_node(answer, agent.node))
 
     def _answers(
         self, pods: Sequence[AgentPod], command: Sequence[str]
-    ) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+    ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
         """Each pod's answer, as they come: statuses, or the reason why not."""
         self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
-        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]] = queue.Queue()
+        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
         waiting = list(reversed(pods))
         until_s: dict[AgentPod, float] = {}
         while waiting or until_s:
@@ -158,7 +199,7 @@ class Fleet:
         self,
         agent: AgentPod,
         command: Sequence[str],
-        ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
     ) -> None:
         def ask() -> None:
             ended.put((agent, self._answer(agent, command)))
@@ -167,19 +208,36 @@ class Fleet:
         self._threads[agent.pod] = thread
         thread.start()
 
-    def _answer(self, agent: AgentPod, command: Sequence[str]) -> Statuses | Exception:
+    def _answer(self, agent: AgentPod, command: Sequence[str]) -> NodeReport | Exception:
         try:
-            printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-            return self._decode(printed)
+            return self._decode(self._printed(agent, command))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is why this node is missing
             return error
 
+    def _printed(self, agent: AgentPod, command: Sequence[str]) -> bytes:
+        if command == SNAPSHOT and agent.pod in self._old:
+            command = OLD_SNAPSHOT
+        try:
+            return output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
+        except ApiError as error:
+            if command != SNAPSHOT or _UNKNOWN_OPTION not in str(error).lower():
+                raise
+        self._old.add(agent.pod)
+        return output(self._cluster, agent.container, OLD_SNAPSHOT, timeout_s=self._timeout_s)
+
+
+def _of_node(report: NodeReport, node: str) -> NodeReport:
+    """``report`` under the name by which the cluster knows the node, whatever the agent says."""
+    agent = replace(report.agent, node=node) if report.agent is not None else None
+    statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
+    return NodeReport(tuple(statuses), agent)
+
 
 def _next(
-    ended: queue.Queue[tuple[AgentPod, Statuses | Exception]],
+    ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
     until_s: dict[AgentPod, float],
     timeout_s: float,
-) -> Iterator[tuple[AgentPod, Statuses | Exception]]:
+) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
     """The next answer, or those whose time is over; takes them out of ``until_s``."""
     if not until_s:
         return
@@ -224,6 +282,7 @@ class _Named(msgspec.Struct):
 
 class _Spec(msgspec.Struct):
     node: str = msgspec.field(name="nodeName", default="")
+    host_processes: bool = msgspec.field(name="hostPID", default=False)
     containers: list[_Named] = []
 
 
@@ -253,11 +312,11 @@ _Kind = TypeVar("_Kind")
 
 
 def _items(
-    cluster: Cluster, path: str, selected: dict[str, str] | None = None
+    cluster: Cluster, path: str, selected: dict[str, str] | None = None, accept: str = JSON
 ) -> Iterator[msgspec.Raw]:
     query: dict[str, str | int] = {"limit": _PAGE_ITEMS, **(selected or {})}
     for _ in range(_MAX_PAGES):
-        page = _decoded(cluster.call("GET", path, query), _Page)
+        page = _decoded(cluster.call("GET", path, query, accept=accept), _Page)
         yield from page.items or ()
         if not page.metadata.continue_:
             return
@@ -284,6 +343,7 @@ def _agent_pod(pod: _Pod) -> AgentPod:
         pod.spec.node,
         Container(pod.metadata.namespace, pod.metadata.name, name),
         _trouble(pod, name),
+        pod.spec.host_processes,
     )
 
 
@@ -297,10 +357,19 @@ def _trouble(pod: _Pod, container: str) -> str:
     return ""
 
 
-def _one_a_node(agents: Iterator[AgentPod]) -> tuple[AgentPod, ...]:
-    """In the nodes' order; of two on one node, as while a DaemonSet rolls, one that runs."""
+def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:
+    """In the nodes' order; of several on one node that which can be the agent, and which runs.
+
+    While a DaemonSet rolls there are two. A pod that is only labelled like an agent, which anybody
+    may do, must not take the place of one that sees the node, which few may.
+    """
     found: dict[str, AgentPod] = {}
     for agent in agents:
-        if agent.node not in found or (found[agent.node].trouble and not agent.trouble):
+        known = found.get(agent.node)
+        if known is None or _rank(agent) > _rank(known):
             found[agent.node] = agent
     return tuple(found[node] for node in sorted(found))
+
+
+def _rank(agent: AgentPod) -> tuple[bool, bool]:
+    return agent.sees_node, not agent.trouble

@@ -60,6 +60,9 @@ class CgroupTick:
     gone: frozenset[ContainerKey]
 
 
+_FIRST_CGROUP_NAMESPACE = "cgroup:[4026531835]"  # PROC_CGROUP_INIT_INO, include/linux/proc_ns.h
+
+
 @dataclass(frozen=True, slots=True)
 class _Hierarchy:
     """Where one tree of cgroups is, and how its files are called."""
@@ -135,6 +138,7 @@ class CgroupTree:
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
+        self._namespace_root: bytes | None = None  # not looked for yet
         self.source = self._hierarchy.source
         self.blind_spot = self._blind_spot()
         """One line where the agent sees only a part of the node's cgroups; "" where it sees all."""
@@ -204,13 +208,42 @@ class CgroupTree:
 
     def _cgroup_of(self, pid: int) -> bytes | None:
         content = self._content(self._proc + b"/%d/cgroup" % pid) or b""
+        path = next(self._paths(content), None)
+        return None if path is None else self._absolute(path)
+
+    def _absolute(self, path: bytes) -> bytes | None:
+        """The folder that /proc calls ``path``: as seen from the agent's own cgroup namespace.
+
+        Container runtimes give each container one of its own on cgroup v2 (cgroup_namespaces(7)).
+        """
+        if self._namespace_root is None:
+            self._namespace_root = self._found_namespace_root()
+        root = self._namespace_root
+        return os.path.normpath(root + path) if root else None
+
+    def _found_namespace_root(self) -> bytes:
+        """The folder that is the root of the agent's cgroup namespace; b"" where it is not seen."""
+        root = self._hierarchy.root
+        if self._proc != b"/proc" or _is_in_first_cgroup_namespace():
+            return root
+        content = self._content(b"/proc/self/cgroup") or b""
+        own_path = next(self._paths(content), b"/").rstrip(b"/")
+        own_pid = b"%d" % os.getpid()
+        for folder, _, files in os.walk(root):
+            if b"cgroup.procs" not in files:
+                continue
+            members = self._content(folder + b"/cgroup.procs") or b""
+            if own_pid in members.split() and folder.endswith(own_path):
+                return folder.removesuffix(own_path)
+        return b""
+
+    def _paths(self, content: bytes) -> Iterator[bytes]:
+        """Of what /proc/PID/cgroup holds, the path in the hierarchy that is read."""
         for line in content.splitlines():
             _number, _, rest = line.partition(b":")
             controllers, _, path = rest.partition(b":")
-            is_ours = not controllers if self._hierarchy.is_v2 else b"cpuacct" in controllers
-            if is_ours and not path.startswith(b"/.."):
-                return self._hierarchy.root + path.rstrip(b"/")
-        return None
+            if (not controllers) if self._hierarchy.is_v2 else (b"cpuacct" in controllers):
+                yield path
 
     def close(self) -> None:
         """Lets go of every counter."""
@@ -570,6 +603,13 @@ def _hierarchy(mounts: Path) -> _Hierarchy:
         f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
         " /sys/fs/cgroup, or name another place with node.sys"
     )
+
+
+def _is_in_first_cgroup_namespace() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/cgroup") == _FIRST_CGROUP_NAMESPACE  # noqa: PTH115
+    except OSError:  # before Linux 4.6 there is one only
+        return True
 
 
 def _first_with(root: bytes, folders: tuple[bytes, ...], file: bytes) -> bytes | None:

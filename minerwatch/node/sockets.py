@@ -1,4 +1,4 @@
-"""Whom processes are connected to: established TCP, read once for each network namespace.
+"""Whom processes have connected to: established TCP, read once for each network namespace.
 
 /proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
@@ -16,10 +16,9 @@ import struct
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
-from minerwatch.model import ProcessId
+from minerwatch.model import Connection, ProcessId
 
 _MAX_TABLE_BYTES = 16 << 20
 """Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
@@ -32,20 +31,13 @@ _REST_PER_WORK = 50
 """The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
 
 _ESTABLISHED = re.compile(
-    rb"^ *\d+: [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
+    rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
     rb" \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
     re.MULTILINE,
 )
-"""Remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """One established TCP connection."""
-
-    address: str  # remote; IPv4 also where the socket is IPv6
-    port: int  # remote
-    since_s: float  # when it was first seen
+"""Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
+"""Local port, state LISTEN."""
 
 
 class SocketReader:
@@ -107,10 +99,22 @@ class SocketReader:
             return None
 
     def _table(self, pid: int) -> Iterator[tuple[int, tuple[str, int]]]:
+        """Inode and remote end of what was opened from here.
+
+        What came in at a port that somebody listens on is a server's client, whose port is chance.
+        """
+        listening: set[bytes] = set()
+        established: list[tuple[int, bytes, tuple[str, int]]] = []
         for name in ("tcp", "tcp6"):
             for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
-                for match in _ESTABLISHED.finditer(lines):
-                    yield int(match[3]), (_address(match[1]), int(match[2], 16))
+                listening.update(match[1] for match in _LISTENING.finditer(lines))
+                established += (
+                    (int(match[4]), match[1], (_address(match[2]), int(match[3], 16)))
+                    for match in _ESTABLISHED.finditer(lines)
+                )
+        for inode, own_port, remote in established:
+            if own_port not in listening:
+                yield inode, remote
 
     def _inodes(self, pid: int) -> Iterator[int]:
         try:

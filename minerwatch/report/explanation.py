@@ -22,11 +22,18 @@ from minerwatch.model import (
     Signal,
 )
 from minerwatch.report.campaigns import Campaign
+from minerwatch.report.columns import LEVEL_STYLES
+from minerwatch.report.culled import status_lines
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
-from minerwatch.report.table import LEVEL_STYLES
 from minerwatch.report.text import printable, shortened
+
+PROCESSES = "Processes (* has findings; then the busiest)"
+"""Title of the section that lists them."""
+
+FACT_INDENT = 11
+"""Columns before a fact about the container."""
 
 _NAME_LENGTH = 256
 _TITLE_LENGTH = 200
@@ -41,7 +48,6 @@ _BUSY_CORES = 0.3
 _LEAST_WIDTH = 40
 _HEX_ID = re.compile(r"[0-9a-f]{32,64}")
 _SHORT_ID_LENGTH = 12
-_LABEL_WIDTH = 11
 _COMMAND_INDENT = 60
 
 _MEANINGS = {
@@ -100,30 +106,42 @@ def explanation(
     broken at ``width`` columns; None: they are not. ``campaign`` is what the container is part of.
     """
     width = None if width is None else max(width, _LEAST_WIDTH)
-    sections = (
-        ("", _container(status, now, campaign)),
-        ("Score", _score(status)),
-        (_findings_title(status), _findings(status, now)),
-        ("Processes (* has findings; then the busiest)", _processes(status)),
-        ("What this does not prove", _doubts(status)),
-        ("Next", _next_steps(status)),
-    )
-    lines = list(_headline(status, now, width))
-    for title, body in sections:
+    lines = headline(status, now, width)
+    for title, body in sections(status, now, campaign=campaign):
         broken = [Text(piece) for line in body for piece in _broken(line, width)]
         if broken:
             lines += [Text(""), *([Text(title, "bold")] if title else []), *broken]
     return rendered(lines, colour=colour)
 
 
-class _Line(NamedTuple):
+def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
+    """What it is called, its verdict, and what that means."""
+    return list(_headline(status, now, width))
+
+
+def sections(
+    status: ContainerStatus, now: datetime, *, campaign: Campaign | None = None
+) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    """What follows the headline: titles ("": none), and the lines below each."""
+    return (
+        ("", tuple(_container(status, now, campaign))),
+        ("Score", tuple(_score(status))),
+        (_findings_title(status), tuple(_findings(status, now))),
+        (PROCESSES, tuple(_processes(status))),
+        ("What this does not prove", tuple(_doubts(status))),
+        ("Culling", tuple(_culling(status, now))),
+        ("Next", tuple(_next_steps(status))),
+    )
+
+
+class Line(NamedTuple):
     """What may be copied (names, arguments, commands) is left whole, for the terminal to fold."""
 
     text: str
     hang: int | None = None  # prose: it is broken, and goes on so far from the left
 
 
-def _broken(line: _Line, width: int | None) -> Iterator[str]:
+def _broken(line: Line, width: int | None) -> Iterator[str]:
     if width is None or line.hang is None:
         yield line.text
         return
@@ -141,13 +159,11 @@ def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iter
         f", score {status.score:g} of 100, for {_since(status.since, now)}",
     )
     meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
-    for piece in _broken(_Line(meaning, 0), width):
+    for piece in _broken(Line(meaning, 0), width):
         yield Text(piece)
 
 
-def _container(
-    status: ContainerStatus, now: datetime, campaign: Campaign | None
-) -> Iterator[_Line]:
+def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
     facts = {
         "CPU": _cpu(status),
         "Age": _since(status.started, now) if status.started else "",
@@ -164,7 +180,7 @@ def _container(
     for name, value in facts.items():
         if value:
             text = printable(shortened(value, _TEXT_LENGTH))
-            yield _Line(f"{name:{_LABEL_WIDTH}}{text}")
+            yield Line(f"{name:{FACT_INDENT}}{text}")
 
 
 def _cpu(status: ContainerStatus) -> str:
@@ -191,23 +207,23 @@ def _kind(status: ContainerStatus) -> str:
     }.get(status.kind, status.kind)
 
 
-def _score(status: ContainerStatus) -> Iterator[_Line]:
+def _score(status: ContainerStatus) -> Iterator[Line]:
     """The sum, so that a reader can check it."""
     if not status.findings:
-        yield _Line(f"  {_why_nothing(status)}", 2)
+        yield Line(f"  {_why_nothing(status)}", 2)
         return
     ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
     for signal, score in ranked:
         titles = dict.fromkeys(f.title for f in status.findings if f.signal == signal)
         best = printable(next(iter(titles), ""), _TITLE_LENGTH)
         more = f" (and {len(titles) - 1} more)" if len(titles) > 1 else ""
-        yield _Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
+        yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
     if len(ranked) > 1:
         rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
         joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
-        yield _Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
+        yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
     if _is_held(status):
-        yield _Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
+        yield Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
 
 
 def _why_nothing(status: ContainerStatus) -> str:
@@ -230,7 +246,7 @@ def _findings_title(status: ContainerStatus) -> str:
     return f"Why: {counted(len(status.findings), 'finding')}, strongest first"
 
 
-def _findings(status: ContainerStatus, now: datetime) -> Iterator[_Line]:
+def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
     """Processes of which the same was found, copies of one program mostly, are told together."""
     by_pid: dict[int | None, list[FindingStatus]] = {}
     for finding in status.findings:
@@ -241,11 +257,11 @@ def _findings(status: ContainerStatus, now: datetime) -> Iterator[_Line]:
         alike.setdefault(told, []).append(pid)
     groups = list(alike.values())
     for pids in groups[:_MAX_GROUPS]:
-        yield _Line(f"  {_whose(pids)}")
+        yield Line(f"  {_whose(pids)}")
         yield from _of_one(by_pid[pids[0]], now)
     if len(groups) > _MAX_GROUPS:
         left_out = sum(len(pids) for pids in groups[_MAX_GROUPS:])
-        yield _Line(f"  … and {counted(left_out, 'process', 'processes')} more: -o json has them")
+        yield Line(f"  … and {counted(left_out, 'process', 'processes')} more: -o json has them")
 
 
 def _whose(pids: Sequence[int | None]) -> str:
@@ -256,23 +272,23 @@ def _whose(pids: Sequence[int | None]) -> str:
     return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(listed)}{more}"
 
 
-def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[_Line]:
+def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
     """What was seen, each value once; then the rules, and what they asked for."""
     seen = dict.fromkeys(
         (name, _value(value)) for finding in findings for name, value in finding.evidence.items()
     )
     for name, text in seen:
-        yield _Line(f"    {printable(name, 64)}: {text}")
+        yield Line(f"    {printable(name, 64)}: {text}")
     for finding in findings[:_MAX_FINDINGS]:
         signal, title = printable(finding.signal, 16), printable(finding.title, _TITLE_LENGTH)
-        yield _Line(f"    {finding.score:4g}  {signal}: {title}")
+        yield Line(f"    {finding.score:4g}  {signal}: {title}")
         rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
-        yield _Line(f"          {rule}, for {_since(finding.since, now)}")
+        yield Line(f"          {rule}, for {_since(finding.since, now)}")
         for name, expected in finding.expected.items():
             asked = printable(shortened(expected, _EXPECTED_LENGTH))
-            yield _Line(f"          expected: {printable(name, 64)} {asked}")
+            yield Line(f"          expected: {printable(name, 64)} {asked}")
     if len(findings) > _MAX_FINDINGS:
-        yield _Line(f"          … and {len(findings) - _MAX_FINDINGS} more: -o json has them")
+        yield Line(f"          … and {len(findings) - _MAX_FINDINGS} more: -o json has them")
 
 
 def _value(observed: FactValue) -> str:
@@ -283,44 +299,44 @@ def _value(observed: FactValue) -> str:
     return printable(shortened(str(observed), _TEXT_LENGTH))
 
 
-def _processes(status: ContainerStatus) -> Iterator[_Line]:
+def _processes(status: ContainerStatus) -> Iterator[Line]:
     listed = status.processes[:_MAX_PROCESSES]
     if not listed:
         return
     found = {finding.pid for finding in status.findings}
-    yield _Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
+    yield Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
     for process in listed:
         yield from _process(process, "*" if process.pid in found else " ")
     if status.process_count > len(listed):
-        yield _Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
+        yield Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
 
 
-def _process(process: ProcessStatus, mark: str) -> Iterator[_Line]:
+def _process(process: ProcessStatus, mark: str) -> Iterator[Line]:
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
     command = printable(shortened(process.command_line, _COMMAND_LENGTH)) or "(hidden or empty)"
     who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
-    yield _Line(f"  {mark} {who}  {command}")
+    yield Line(f"  {mark} {who}  {command}")
     if process.image and process.command_line.partition(" ")[0] != process.image:
         image = printable(shortened(process.image, _TEXT_LENGTH))
-        yield _Line(f"{'':{_COMMAND_INDENT}}executable {image}")
+        yield Line(f"{'':{_COMMAND_INDENT}}executable {image}")
 
 
-def _doubts(status: ContainerStatus) -> Iterator[_Line]:
+def _doubts(status: ContainerStatus) -> Iterator[Line]:
     for signal, doubt in _DOUBTS.items():
         if signal in status.signals:
-            yield _Line(f"  - {signal}: {doubt}", 4)
+            yield Line(f"  - {signal}: {doubt}", 4)
     on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
     if on_trial:
-        yield _Line(
+        yield Line(
             f"  - {counted(len(on_trial), 'finding')} from rules that are still on trial.", 4
         )
     if len(status.signals) > 1 and not _is_one_process(status):
-        yield _Line(f"  - {_NOT_ONE}", 4)
+        yield Line(f"  - {_NOT_ONE}", 4)
     if status.findings:
-        yield _Line(f"  - {_NOT_WHO}", 4)
+        yield Line(f"  - {_NOT_WHO}", 4)
     elif status.cpu_cores >= _BUSY_CORES:
-        yield _Line(f"  - {_NOT_HARMLESS}", 4)
+        yield Line(f"  - {_NOT_HARMLESS}", 4)
 
 
 def _is_one_process(status: ContainerStatus) -> bool:
@@ -332,17 +348,41 @@ def _is_one_process(status: ContainerStatus) -> bool:
     return any(len(shown | shared) > 1 for shown in signals.values())
 
 
-def _next_steps(status: ContainerStatus) -> Iterator[_Line]:
+def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
+    """What would be done about it by itself, or why not; and what has been done."""
+    if status.culling is None:
+        return
+    for text, hang in status_lines(status.culling, _pod_target(status), now):
+        yield Line(text, hang)
+
+
+def _pod_target(status: ContainerStatus) -> str:
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    return f"{namespace}/{pod}" if namespace and pod else ""
+
+
+def _next_steps(status: ContainerStatus) -> Iterator[Line]:
     target = _word(_short_id(status)) or _word(status.cgroup)
     keep = f"keep the evidence: minerwatch explain {target} -o json > evidence.json"
     steps = [
         *_looks(status),
         keep if target and status.findings else "",
+        *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
         "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
     ]
     for number, step in enumerate(filter(None, steps), 1):
-        yield _Line(f"  {number}. {step}")
+        yield Line(f"  {number}. {step}")
+
+
+def _by_hand(status: ContainerStatus) -> Iterator[str]:
+    target, culling = _pod_target(status), status.culling
+    if culling is None or culling.mode == "off" or not target:
+        return
+    if culling.stopped or any(each.outcome == "done" for each in culling.history):
+        yield f"if this is wrong: minerwatch release {target}"
+    elif culling.reasons and status.level == Level.CONFIRMED.label:
+        yield f"what the policy would say: minerwatch cull {target} --action evict --dry-run"
 
 
 def _looks(status: ContainerStatus) -> Iterator[str]:

@@ -14,12 +14,16 @@ def fitted(text: str, width: int) -> str:
     """``text`` in at most ``width`` columns; its middle goes, for both ends of a name tell."""
     if cell_len(text) <= width:
         return text
+    if width <= 0:
+        return ""
     tail_width = (width - 1) // 2
     return _start(text, width - 1 - tail_width) + "…" + _start(text[::-1], tail_width)[::-1]
 
 
 def cut(text: str, width: int) -> str:
     """``text`` in at most ``width`` columns; its end goes."""
+    if width <= 0:
+        return ""
     return text if cell_len(text) <= width else _start(text, width - 1) + "…"
 
 

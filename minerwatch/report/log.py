@@ -1,17 +1,20 @@
-"""Structured logs on stderr: JSON lines for machines, one short line for a person's terminal."""
+"""Structured logs on stderr: JSON lines for machines, one short line for a person's terminal.
+
+A logging library would bring an event loop, a terminal's tracebacks and 12 MiB with it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
-
-import structlog
 
 from minerwatch.model import ContainerStatus, FindingStatus
 from minerwatch.report.text import printable, redacted
@@ -33,31 +36,40 @@ class Log(Protocol):
 
 def logger(*, as_json: bool) -> Log:
     """A logger to stderr, for machines or for a terminal."""
-    last = structlog.processors.JSONRenderer() if as_json else _terminal_line
-    log: Log = structlog.wrap_logger(
-        _Lines(sys.stderr),
-        processors=[
-            _with_severity,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            last,
-        ],
-    )
-    return log
+    return _Lines(sys.stderr, _json_line if as_json else _terminal_line)
+
+
+_Fields = MutableMapping[str, Any]
 
 
 class _Lines:
     """Writes lines; a log that cannot be written (full disk, closed pipe) stops nobody."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, rendered: Callable[[_Fields], str]) -> None:
         self._file = file
+        self._rendered = rendered
         self._lock = threading.Lock()
 
-    def info(self, line: str) -> None:
+    def info(self, event: str, **fields: Any) -> None:
+        self._put("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._put("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._put("error", event, fields)
+
+    def _put(self, severity: str, event: str, fields: _Fields) -> None:
+        """``severity`` is the log's own level; ``level`` is a verdict's."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        line = self._rendered({**fields, "event": event, "severity": severity, "timestamp": now})
         with self._lock, suppress(OSError, ValueError):  # ValueError: the file has been closed
             self._file.write(line + "\n")
             self._file.flush()
 
-    warning = error = info
+
+def _json_line(line: _Fields) -> str:
+    return json.dumps(line, default=repr)
 
 
 class Once:
@@ -94,6 +106,8 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "pod": printable(status.pod, 256),
         "container": printable(status.container, 256),
         "cgroup": printable(status.cgroup, 512),
+        "image": printable(status.image, 256),
+        "owner": printable(redacted(status.owner), 256),
         "level": status.level,
         "previous_level": previous_level,
         "score": status.score,
@@ -101,14 +115,6 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "signals": status.signals,
         "findings": [_finding_line(finding) for finding in status.findings[:10]],
     }
-
-
-def _with_severity(
-    _log: Any, method: str, line: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """The log's own level; ``level`` is a verdict's."""
-    line["severity"] = method
-    return line
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
@@ -122,18 +128,19 @@ def _finding_line(finding: FindingStatus) -> dict[str, Any]:
         "since": finding.since,
         "pid": finding.pid,
         "evidence": {
-            field: _evidence_line(value) if isinstance(value, str) else value
+            field: evidence_text(value) if isinstance(value, str) else value
             for field, value in evidence.items()
         },
     }
 
 
-def _evidence_line(observed: str) -> str:
+def evidence_text(observed: str) -> str:
+    """What a rule saw, fit for a log: secrets redacted, escaped, cut to 256 characters."""
     whole_words = _CUT_START.sub("…", observed, count=1) if observed[:1] == "…" else observed
     return printable(redacted(whole_words), MAX_EVIDENCE_LENGTH)
 
 
-def _terminal_line(_log: Any, _method: str, line: MutableMapping[str, Any]) -> str:
+def _terminal_line(line: _Fields) -> str:
     """One line for a person: time, event, then the fields; findings as short reasons."""
     time = str(line.pop("timestamp"))[11:19]
     severity, event = line.pop("severity"), line.pop("event")
@@ -146,7 +153,7 @@ def _terminal_line(_log: Any, _method: str, line: MutableMapping[str, Any]) -> s
     return f"{time} {mark}{event}{fields}"
 
 
-def _verdict_in_words(line: MutableMapping[str, Any]) -> str:
+def _verdict_in_words(line: _Fields) -> str:
     place = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
     reasons = "; ".join(dict.fromkeys(f"{f['signal']}: {f['title']}" for f in line["findings"]))
     text = (

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from minerwatch.model import ContainerStatus, Unanswered
+from minerwatch.model import AgentStatus, ContainerStatus, Unanswered
+from minerwatch.report.agents import agents_line
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.figures import counted
 from minerwatch.report.lines import cut, rendered
@@ -30,6 +31,7 @@ class Coverage:
     answered: int  # nodes
     missing: tuple[Unanswered, ...]
     blind_spot: str = ""  # what is not known of the rest; "": all is known
+    agents: tuple[AgentStatus, ...] = ()  # of those that say what they are
 
     @property
     def is_complete(self) -> bool:
@@ -82,7 +84,7 @@ def _scope(coverage: Coverage | None) -> Iterator[str]:
         f"namespace {namespace}" if namespace else "all namespaces",
         f"{coverage.answered:,} of {counted(expected, 'node')} answered",
     ]
-    yield " · ".join(parts)
+    yield " · ".join(part for part in (*parts, agents_line(coverage.agents)) if part)
 
 
 def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:

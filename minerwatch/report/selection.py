@@ -8,13 +8,23 @@ from minerwatch.errors import TargetError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.text import printable
 
-_KEYS: dict[str, Callable[[ContainerStatus], float]] = {
+_FIGURES: dict[str, Callable[[ContainerStatus], float]] = {
     "score": lambda status: status.score,
     "cpu": lambda status: status.cpu_cores,
     "hours": lambda status: status.cpu_hours,
     "limit": lambda status: limit_share(status) or 0.0,
+    "throttled": lambda status: status.throttled_share or 0.0,
 }
-SORT_KEYS = (*_KEYS, "age")
+_TEXTS: dict[str, Callable[[ContainerStatus], str]] = {
+    "name": lambda status: place(status),
+    "owner": lambda status: status.owner,
+    "image": lambda status: status.image,
+    "node": lambda status: status.node,
+}
+SORT_KEYS = (*_FIGURES, "age", *_TEXTS)
+
+IDLE_CORES = 0.005
+"""Who burns no more than this, and has no finding, is left out unless asked for."""
 
 _MAX_CANDIDATES = 8
 _SHORT_UID = 8
@@ -26,18 +36,39 @@ def limit_share(status: ContainerStatus) -> float | None:
     return status.cpu_cores / limit if limit else None
 
 
-def sorted_by(statuses: Iterable[ContainerStatus], key: str) -> Sequence[ContainerStatus]:
-    """Highest first; ``age``: the oldest pods first, then those whose level is the oldest."""
+def sorted_by(
+    statuses: Iterable[ContainerStatus], key: str, *, is_reversed: bool = False
+) -> Sequence[ContainerStatus]:
+    """Highest first, or by the alphabet; those that have none of it come last either way.
+
+    ``age``: the oldest pods first, then those whose level is the oldest.
+    """
     if key == "age":
+        ordered = sorted(statuses, key=_by_age, reverse=is_reversed)
+        return sorted(ordered, key=lambda status: not status.started)
+    if key in _FIGURES:
+        figure = _FIGURES[key]
         return sorted(
             statuses,
-            key=lambda s: (not s.started, s.started or s.since, -s.score, s.cgroup),
+            key=lambda s: (-figure(s), -s.score, -s.cpu_cores, s.cgroup),
+            reverse=is_reversed,
         )
-    value = _KEYS[key]
-    return sorted(
+    text = _TEXTS[key]
+    ordered = sorted(
         statuses,
-        key=lambda status: (-value(status), -status.score, -status.cpu_cores, status.cgroup),
+        key=lambda s: (text(s).lower(), -s.score, -s.cpu_cores, s.cgroup),
+        reverse=is_reversed,
     )
+    return sorted(ordered, key=lambda status: not text(status))
+
+
+def _by_age(status: ContainerStatus) -> tuple[str, float, str]:
+    return status.started or status.since, -status.score, status.cgroup
+
+
+def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
+    """Those in which something was found, or that burn CPU."""
+    return [each for each in statuses if each.findings or each.cpu_cores > IDLE_CORES]
 
 
 def filtered(

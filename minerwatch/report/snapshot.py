@@ -6,6 +6,7 @@ The snapshot is a JSON list with one object per container; its keys are Containe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,11 +14,14 @@ import msgspec
 from minerwatch.detection.judge import of_foremost_process, signal_scores
 from minerwatch.errors import SnapshotError
 from minerwatch.model import (
+    AgentStatus,
+    ConnectionStatus,
     ContainerKind,
     ContainerStatus,
     Finding,
     FindingStatus,
     Identity,
+    NodeReport,
     Observation,
     ProcessLoad,
     ProcessStatus,
@@ -27,6 +31,16 @@ from minerwatch.report.text import shortened
 MAX_COMMAND_LINE_LENGTH = 4096
 
 _decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
+_agent_decoder = msgspec.json.Decoder(AgentStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithAgent:
+    containers: tuple[ContainerStatus, ...]
+    agent: AgentStatus | None = None
+
+
+_report_decoder = msgspec.json.Decoder(_WithAgent)
 
 
 def container_status(
@@ -54,12 +68,12 @@ def container_status(
         cpu_hours=round(observation.cpu_s / 3600, 4),
         score=verdict.score,
         level=verdict.level.label,
-        since=_rfc3339(boot_unix_s + verdict.since_s),
+        since=rfc3339(boot_unix_s + verdict.since_s),
         signals=_signals(observation),
         owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
         findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
-        processes=tuple(_process_status(load) for load in observation.processes),
+        processes=tuple(_process_status(load, boot_unix_s) for load in observation.processes),
         started=_started(identity),
     )
 
@@ -78,6 +92,33 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
         return _decoder.decode(snapshot)
     except (msgspec.DecodeError, RecursionError) as error:
         raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+
+
+def encode_agent(status: AgentStatus) -> bytes:
+    """The JSON of the socket's ``/status``."""
+    return msgspec.json.encode(status)
+
+
+def decode_agent(status: bytes) -> AgentStatus:
+    """What an agent says of itself; raises SnapshotError if it says something else."""
+    try:
+        return _agent_decoder.decode(status)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SnapshotError(f"the agent's status is none: {error}") from error
+
+
+def decode_report(printed: bytes) -> NodeReport:
+    """What ``minerwatch snapshot`` printed, with ``--with-status`` or, as older agents do, without.
+
+    Raises SnapshotError if it is neither.
+    """
+    if printed.lstrip()[:1] != b"{":
+        return NodeReport(decode(printed), None)
+    try:
+        report = _report_decoder.decode(printed)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+    return NodeReport(report.containers, report.agent)
 
 
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
@@ -100,7 +141,7 @@ def _name(observation: Observation) -> str:
 
 
 def _started(identity: Identity | None) -> str:
-    return _rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
+    return rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
 
 
 def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
@@ -110,7 +151,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         signal=finding.signal.value,
         score=finding.score,
         status=finding.maturity.value,
-        since=_rfc3339(boot_unix_s + finding.since_s),
+        since=rfc3339(boot_unix_s + finding.since_s),
         pid=finding.process.pid if finding.process else None,
         evidence={evidence.field: evidence.observed for evidence in finding.evidence},
         expected=_expected(finding),
@@ -127,7 +168,7 @@ def _expected(finding: Finding) -> dict[str, str]:
     return expected
 
 
-def _process_status(load: ProcessLoad) -> ProcessStatus:
+def _process_status(load: ProcessLoad, boot_unix_s: float) -> ProcessStatus:
     process = load.process
     return ProcessStatus(
         pid=process.id.pid,
@@ -137,8 +178,13 @@ def _process_status(load: ProcessLoad) -> ProcessStatus:
         image=process.image,
         user=process.user,
         cpu_cores=None if load.cpu_cores is None else round(load.cpu_cores, 3),
+        connections=tuple(
+            ConnectionStatus(each.address, each.port, rfc3339(boot_unix_s + each.since_s))
+            for each in load.connections
+        ),
     )
 
 
-def _rfc3339(unix_s: float) -> str:
+def rfc3339(unix_s: float) -> str:
+    """A moment as the snapshot and the log write it: whole seconds, UTC."""
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,9 +11,18 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from minerwatch.model import ContainerStatus, Level
-from minerwatch.report.figures import age, counted, percent
+from minerwatch.report.columns import (
+    LEVEL_STYLES,
+    NAME,
+    NAME_LENGTH,
+    NOTHING,
+    SINCE,
+    TABLE_COLUMNS,
+    Column,
+    reasons,
+)
+from minerwatch.report.figures import age, counted
 from minerwatch.report.lines import cut, fitted, padded, rendered
-from minerwatch.report.selection import limit_share, place
 from minerwatch.report.text import printable
 
 _GAP = 2
@@ -23,38 +32,16 @@ _NAME_WIDTH = 64  # the most that it claims, namespace, pod and container togeth
 _GIVE_WAY_TO_REASONS = 2  # columns: image and throttling
 _LEAST_NAME = 16
 _LEAST_REASONS = 50  # beside a row; with less room they stand below it
-_NAME_LENGTH = 256
-_OWNER_WIDTH = 20
-_IMAGE_WIDTH = 40
 _REASON_LENGTH = 300
 _MAX_NODES = 3
-_NOTHING = "-"
-_NAME = "CONTAINER"
-_SINCE = "SINCE"
 _COLOURED = frozenset(("SCORE", "LEVEL"))
-
-LEVEL_STYLES = {
-    Level.SUSPICIOUS.label: "yellow",
-    Level.LIKELY.label: "red",
-    Level.CONFIRMED.label: "bold red",
-}
-
-Cell = Callable[[ContainerStatus, datetime], str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    title: str
-    cell: Cell
-    leaves: int = 0  # a narrow terminal, lowest first; 0: never
-    is_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
     """A column with its cells; ``width`` is that of the widest."""
 
-    column: _Column
+    column: Column
     cells: tuple[str, ...]
     width: int
 
@@ -84,7 +71,7 @@ def table(
         if reason and layout.reasons_width:
             line.append(cut(reason, layout.reasons_width))
         elif reason:
-            has_since = any(each.column.title == _SINCE for each in layout.columns)
+            has_since = any(each.column.title == SINCE for each in layout.columns)
             since = "" if has_since else f"for {age(status.since, now)}, "
             lines.append(_below(since + reason, width or _REASON_LENGTH))
     return rendered(lines, colour=colour)
@@ -92,82 +79,33 @@ def table(
 
 def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
     """One line on what was looked at, and what came of it."""
+    nodes = sorted({printable(status.node, NAME_LENGTH) for status in statuses})
+    where = (
+        ", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node")
+    ) or "no node"
+    return " · ".join((where, *counts(statuses, shown=shown)))
+
+
+def counts(statuses: Sequence[ContainerStatus], *, shown: int) -> tuple[str, ...]:
+    """How many containers of which level, and processes; what they burn; how many are shown."""
     levels = Counter(status.level for status in statuses)
-    nodes = sorted({printable(status.node, _NAME_LENGTH) for status in statuses})
     ranked = [level.label for level in reversed(Level) if levels[level.label]]
-    counts = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
-    parts = [
-        (", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node"))
-        or "no node",
-        counted(len(statuses), "container") + (f": {counts}" if counts else ""),
+    told = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
+    return (
+        counted(len(statuses), "container") + (f": {told}" if told else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
         f"{sum(status.cpu_cores for status in statuses):.1f} cores busy",
-    ]
-    if shown < len(statuses):
-        parts.append(f"{shown:,} shown")
-    return " · ".join(parts)
-
-
-def reasons(status: ContainerStatus) -> str:
-    """For each signal, strongest first, its strongest finding, and how many there are besides."""
-    if not status.findings:
-        is_clear = status.level == Level.CLEAR.label
-        return "" if is_clear else "no rule holds any more; the level falls in a few ticks"
-    best: dict[str, str] = {}
-    counts = Counter(finding.signal for finding in status.findings)
-    for finding in status.findings:
-        more = counts[finding.signal] - 1
-        best.setdefault(
-            finding.signal,
-            f"{finding.signal}: {printable(finding.title, _REASON_LENGTH)}"
-            + (f" (+{more})" if more else ""),
-        )
-    return printable("; ".join(best.values()), _REASON_LENGTH)
-
-
-def _name(status: ContainerStatus, _now: datetime) -> str:
-    return printable(place(status), _NAME_LENGTH)
-
-
-def _age(status: ContainerStatus, now: datetime) -> str:
-    return age(status.started, now) if status.started else _NOTHING
-
-
-def _owner(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.owner, _NAME_LENGTH), _OWNER_WIDTH) or _NOTHING
-
-
-def _image(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.image, _NAME_LENGTH), _IMAGE_WIDTH) or _NOTHING
-
-
-def _node(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.node, _NAME_LENGTH), _OWNER_WIDTH)
-
-
-_COLUMNS = (
-    _Column("SCORE", lambda status, _now: str(int(status.score)), is_number=True),
-    _Column("LEVEL", lambda status, _now: printable(status.level, 16)),
-    _Column(_SINCE, lambda status, now: age(status.since, now), leaves=8, is_number=True),
-    _Column("CPU", lambda status, _now: f"{status.cpu_cores:.2f}", is_number=True),
-    _Column("%LIMIT", lambda s, _now: percent(limit_share(s)), leaves=7, is_number=True),
-    _Column("THROTTLED", lambda s, _now: percent(s.throttled_share), leaves=2, is_number=True),
-    _Column("CPU-H", lambda status, _now: f"{status.cpu_hours:.1f}", leaves=4, is_number=True),
-    _Column("AGE", _age, leaves=3, is_number=True),
-    _Column(_NAME, _name),
-    _Column("OWNER", _owner, leaves=6),
-    _Column("IMAGE", _image, leaves=1),
-    _Column("NODE", _node, leaves=5),
-)
+        *([f"{shown:,} shown"] if shown < len(statuses) else ()),
+    )
 
 
 def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:
     """Those columns that have something to say about these containers."""
     is_one_node = len({status.node for status in statuses}) == 1
     filled = []
-    for column in _COLUMNS:
+    for column in TABLE_COLUMNS:
         cells = tuple(column.cell(status, now) for status in statuses)
-        if any(cell != _NOTHING for cell in cells) and not (column.title == "NODE" and is_one_node):
+        if any(cell != NOTHING for cell in cells) and not (column.title == "NODE" and is_one_node):
             filled.append(_Filled(column, cells, max(map(cell_len, (column.title, *cells)))))
     return filled
 
@@ -187,7 +125,7 @@ def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None
         kept = [each for each in columns if each not in leaving[:count]]
         if _used([_narrowed(each, claim) for each in kept]) - _GAP <= width:
             break
-    names = max(_LEAST_NAME, width - _used([each for each in kept if each.column.title != _NAME]))
+    names = max(_LEAST_NAME, width - _used([each for each in kept if each.column.title != NAME]))
     return _Layout(tuple(_narrowed(each, names) for each in kept), 0)
 
 
@@ -197,10 +135,10 @@ def _turn(filled: _Filled) -> int:
 
 def _narrowed(filled: _Filled, width: int) -> _Filled:
     """The column of names with its cells cut to ``width``; any other as it is."""
-    if filled.column.title != _NAME or filled.width <= width:
+    if filled.column.title != NAME or filled.width <= width:
         return filled
     cells = tuple(fitted(cell, width) for cell in filled.cells)
-    return replace(filled, cells=cells, width=max(map(cell_len, (_NAME, *cells))))
+    return replace(filled, cells=cells, width=max(map(cell_len, (NAME, *cells))))
 
 
 def _used(columns: Sequence[_Filled]) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +17,11 @@ from click.testing import CliRunner, Result
 
 from minerwatch.cli.cluster import Scope, wants_cluster
 from minerwatch.cli.main import cli
-from minerwatch.cli.top import _on_one_screen
 from minerwatch.config import Config
 from minerwatch.kube.fleet import FULL_SNAPSHOT
+from minerwatch.model import AgentStatus, NodeReport
 from minerwatch.report.server import Answer, SocketListener
-from minerwatch.report.snapshot import decode, encode
+from minerwatch.report.snapshot import decode, decode_report, encode, encode_agent
 from tests.kube.api_server import Answering, ApiServer
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing
@@ -27,6 +30,7 @@ from tests.report.samples import MINER, NODE, SIMULATION
 Golden = Callable[[str, str], None]
 
 CLUSTER = Path(__file__).parent.parent / "fixtures" / "clusters" / "three-nodes"
+AGENT = AgentStatus("node-7", "1.2.3", rules={"stable": 3, "test": 2}, culling="off")
 ALICE = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
 
 
@@ -69,6 +73,32 @@ def test_top_of_three_nodes_one_of_them_missing(golden: Golden, run: Callable[..
     assert result.exit_code == 1  # an agent did not answer
     assert result.stderr == ""
     golden("top-cluster-piped.txt", without_ages(result.stdout))
+
+
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="is a plugin of kubectl: have kubectl on the PATH"
+)
+def test_as_a_plugin_of_kubectl(api: ApiServer, tmp_path: Path) -> None:
+    program = Path(sysconfig.get_path("scripts")) / "kubectl-minerwatch"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program.name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "KUBECONFIG": str(write_kubeconfig(tmp_path / "config", api.url, "first")),
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", "minerwatch", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    shown = typed("top", "--once")
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("context lab · all namespaces · 2 of 3 nodes answered\n")
+    assert f"{ALICE}/notebook" in shown.stdout
+    assert "Campaign   one of 5 pods" in typed("explain", ALICE).stdout
+    assert typed("--help").stdout.startswith("Usage: kubectl minerwatch ")
 
 
 def test_json_is_the_agents_list_and_the_missing_are_on_standard_error(
@@ -133,6 +163,7 @@ def test_a_refusal_is_one_line(api: ApiServer, run: Callable[..., Result]) -> No
     result = run("top", "-A", "--once")
     assert result.exit_code == 1
     assert "pods is forbidden" in result.stderr
+    assert "say --agent-namespace" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -159,15 +190,6 @@ def test_explain_of_what_is_on_no_node_that_answered(run: Callable[..., Result])
     assert "nothing here is named binder/nobody" in result.stderr
 
 
-def test_a_screen_that_is_refreshed_keeps_the_worst() -> None:
-    text = "".join(f"line {number}\n" for number in range(100))
-    assert _on_one_screen(text, 101) == text
-    kept = _on_one_screen(text, 24).splitlines()
-    assert len(kept) == 23
-    assert kept[0] == "line 0"
-    assert kept[-1] == "… and 78 lines more: --once prints all"
-
-
 # this node, or the cluster
 
 
@@ -190,6 +212,7 @@ def agent_socket(tmp_path: Path) -> Iterator[Path]:
     routes = {
         "/snapshot": lambda: Answer(encode(NODE), "application/json"),
         "/snapshot/full": lambda: Answer(encode([MINER, SIMULATION]), "application/json"),
+        "/status": lambda: Answer(encode_agent(AGENT), "application/json"),
     }
     listener = SocketListener(path, routes, on_error=lambda _error: None)
     yield path
@@ -248,6 +271,9 @@ def test_snapshot_copies_the_sockets_answer(agent_socket: Path) -> None:
     assert done.stdout == encode(NODE)
     whole = snapshot("--full", "--socket", str(agent_socket))
     assert decode(whole.stdout) == (MINER, SIMULATION)
+    both = snapshot("--with-status", "--socket", str(agent_socket))
+    assert decode_report(both.stdout) == NodeReport(NODE, AGENT)
+    assert decode_report(done.stdout) == NodeReport(NODE, None)
 
 
 def test_snapshot_without_an_agent_says_so_in_one_line(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection.condition import predicates
 from minerwatch.detection.rulebook import RuleBook, has_changed, load, reload
 
 TEMPLATE = """\
@@ -271,3 +273,21 @@ def test_a_private_rule_that_replaces_a_shipped_one_is_private(tmp_path: Path) -
     write(tmp_path / "b" / "y.yml", "ours", "same")
     (rule,) = load([tmp_path / "a", tmp_path / "b"], private=[tmp_path / "b"]).rules
     assert (rule.title, rule.private) == ("ours", True)
+
+
+def test_equal_conditions_are_one_object_also_after_a_reload(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "names.txt").write_text("grep\nless\nvim\n")
+    for title in ("one", "two"):
+        write(tmp_path / f"{title}.yml", title, item="Comm|expand: '%names%'")
+    before = load([tmp_path])
+    write(tmp_path / "three.yml", "three", item="Comm|expand: '%names%'")
+    after = reload(before)
+    assert len(after.rules) == 3
+    assert len({id(rule.condition) for rule in (*before.rules, *after.rules)}) == 1
+
+
+def test_the_shipped_rules_are_made_of_few_predicates() -> None:
+    rules = load([BUILT_IN_RULES]).rules
+    kept = {id(each): each for rule in rules for each in predicates(rule.condition)}
+    assert len(kept) == len(set(kept.values()))

@@ -12,14 +12,15 @@ from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.fleet import (
     DEFAULT_SELECTOR,
     FULL_SNAPSHOT,
+    OLD_SNAPSHOT,
     SNAPSHOT,
     Fleet,
     Survey,
     find,
 )
 from minerwatch.kube.pod_exec import Container, output
-from minerwatch.model import ContainerStatus, Unanswered
-from minerwatch.report.snapshot import decode, encode
+from minerwatch.model import AgentStatus, ContainerStatus, NodeReport, Unanswered
+from minerwatch.report.snapshot import decode_report, encode, encode_agent
 from tests.kube.api_server import Answering, ApiServer, Dropping, Hanging, pod_json
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import HOSTILE_ONE, MINER, SIMULATION, container
@@ -53,7 +54,7 @@ def add_agent(
 
 
 def survey(cluster: Cluster, timeout_s: float = 20.0, at_once: int = 16) -> Survey:
-    fleet = Fleet(cluster, decode, timeout_s=timeout_s, at_once=at_once)
+    fleet = Fleet(cluster, decode_report, timeout_s=timeout_s, at_once=at_once)
     return fleet.survey(find(cluster))
 
 
@@ -90,6 +91,32 @@ def test_nodes_without_an_agent_are_missing(api: ApiServer, cluster: Cluster) ->
     api.put(node_json(2), resource="nodes")
     assert find(cluster).bare_nodes == ("node-2",)
     assert survey(cluster).missing == (Unanswered("node-2", "", "no agent runs on it"),)
+
+
+def test_of_nodes_only_the_metadata_is_asked_for(api: ApiServer, cluster: Cluster) -> None:
+    add_agent(api, 1)
+    find(cluster)
+    (asked,) = (request for request in api.requests if request.path.endswith("/nodes"))
+    assert asked.headers["accept"].startswith("application/json;as=PartialObjectMetadataList;")
+    assert asked.headers["accept"].endswith(",application/json")  # where that is not understood
+
+
+def test_a_pod_that_poses_as_an_agent_hides_none(api: ApiServer, cluster: Cluster) -> None:
+    """Anybody may label a pod; what a miner's own "agent" says must not be taken for the truth."""
+    real = agent_pod(1)
+    real["spec"]["hostPID"] = True
+    api.put(real)
+    api.runs("minerwatch", "agent-1", Printing(encode([MINER])))
+    api.put(pod_json("a-fake", node="node-1", namespace="binder", labels=LABELS))
+    api.runs("binder", "a-fake", Printing(encode([])))
+    found = survey(cluster)
+    assert len(found.statuses) == 1
+    assert "pods labelled as agents are in 2 namespaces (binder, minerwatch)" in found.blind_spot
+    assert "--agent-namespace" in found.blind_spot
+    assert find(cluster, namespace="minerwatch").blind_spot == ""
+    real["status"]["phase"] = "Pending"
+    api.put(real)
+    assert reasons(survey(cluster)) == {"node-1": "its agent does not run: Pending"}
 
 
 def test_who_may_not_list_nodes_is_told_what_is_not_known(api: ApiServer, cluster: Cluster) -> None:
@@ -167,10 +194,32 @@ def test_an_agent_cannot_speak_for_another_node(api: ApiServer, cluster: Cluster
     assert [status.node for status in survey(cluster).statuses] == ["node-1"]
 
 
+def test_what_agents_say_of_themselves(api: ApiServer, cluster: Cluster) -> None:
+    said = AgentStatus("by-another-name", "1.2.3", rules={"stable": 7}, culling="dry-run")
+    both = b'{"agent":' + encode_agent(said) + b',"containers":' + encode([MINER]) + b"}"
+    add_agent(api, 1, Printing(both))
+    add_agent(api, 2)
+    found = survey(cluster)
+    assert found.agents == (replace(said, node="node-1"),)
+    assert {status.node for status in found.statuses} == {"node-1", "node-2"}
+
+
+def test_an_agent_that_is_too_old_is_asked_as_before(api: ApiServer, cluster: Cluster) -> None:
+    refusal = b"Usage: minerwatch snapshot [OPTIONS]\n\nError: No such option: --with-status\n"
+    add_agent(api, 1)
+    api.runs("minerwatch", "agent-1", Printing(stderr=refusal, exit_status=2), *SNAPSHOT)
+    fleet = Fleet(cluster, decode_report)
+    for _ in range(2):
+        found = fleet.survey(find(cluster))
+        assert (found.answered, found.agents) == (("node-1",), ())
+    asked = [request.command for request in api.requests if request.is_exec]
+    assert asked == [SNAPSHOT, OLD_SNAPSHOT, OLD_SNAPSHOT]
+
+
 def test_another_question(api: ApiServer, cluster: Cluster) -> None:
     add_agent(api, 1)
     api.runs("minerwatch", "agent-1", Printing(encode([SIMULATION])), *FULL_SNAPSHOT)
-    found = Fleet(cluster, decode).survey(find(cluster), FULL_SNAPSHOT)
+    found = Fleet(cluster, decode_report).survey(find(cluster), FULL_SNAPSHOT)
     assert [status.container for status in found.statuses] == [SIMULATION.container]
 
 
@@ -178,7 +227,7 @@ def test_of_many_agents_only_some_are_asked_at_once(api: ApiServer, cluster: Clu
     for number in range(20):
         add_agent(api, number, Printing(encode([MINER]), starts_after_s=0.02))
     ticks: list[int] = []
-    fleet = Fleet(cluster, decode, at_once=3)
+    fleet = Fleet(cluster, decode_report, at_once=3)
     found = fleet.survey(find(cluster), on_answer=lambda: ticks.append(1))
     assert len(found.answered) == len(ticks) == 20
     assert api.most_at_once <= 3
@@ -254,7 +303,7 @@ def test_connections_that_hang_are_not_heaped_up(api: ApiServer, cluster: Cluste
     add_agent(api, 1)
     add_agent(api, 2)
     api.misbehave(Hanging(), when=lambda r: r.is_exec and "agent-1" in r.path, times=5)
-    fleet = Fleet(cluster, decode, timeout_s=0.5, at_once=1)
+    fleet = Fleet(cluster, decode_report, timeout_s=0.5, at_once=1)
     agents = find(cluster)
     assert "no answer within 0.5 s" in reasons(fleet.survey(agents))["node-1"]
     assert "when it was asked before" in reasons(fleet.survey(agents))["node-1"]
@@ -282,7 +331,7 @@ def test_snapshots_of_other_versions(api: ApiServer, cluster: Cluster) -> None:
 
 
 def test_a_decoder_that_fails_otherwise_is_a_missing_node(api: ApiServer, cluster: Cluster) -> None:
-    def fail(_snapshot: bytes) -> Sequence[ContainerStatus]:
+    def fail(_snapshot: bytes) -> NodeReport:
         raise SnapshotError("of the wrong colour")
 
     add_agent(api, 1)
@@ -296,6 +345,13 @@ def test_large_output_comes_whole(api: ApiServer, cluster: Cluster) -> None:
     large = bytes(range(256)) * (64 << 10)
     api.runs("ns", "p", Printing(large))
     assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=60) == large
+
+
+@pytest.mark.parametrize("version", ["v4", "v5"])
+def test_old_and_new_api_servers(api: ApiServer, cluster: Cluster, version: str) -> None:
+    api.exec_protocols = [f"{version}.channel.k8s.io"]
+    api.runs("ns", "p", Printing(b"ok"))
+    assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=20) == b"ok"
 
 
 def test_output_without_end_is_cut_off(api: ApiServer, cluster: Cluster) -> None:

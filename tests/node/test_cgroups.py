@@ -407,3 +407,39 @@ print("seen")
     if "mount:" in done.stderr:
         pytest.skip(f"cgroup2 cannot be mounted here: {done.stderr.strip()[-120:]}")
     assert done.stdout == "seen\n", done.stderr
+
+
+_SEEN_FROM_A_NAMESPACE = """
+import sys
+from pathlib import Path
+from minerwatch.node.cgroups import CgroupTree
+tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+tree.tick()
+for pid in sys.argv[1:]:
+    found = tree.container_of(int(pid))
+    print(found.container_id if found else None)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare: apt install util-linux")
+def test_a_container_is_found_from_within_a_cgroup_namespace(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """As a runtime gives one to the agent's own container."""
+    own = cgroups.make("/minerwatch-test-namespace/docker/" + "0a" * 32)
+    other = cgroups.make("/minerwatch-test-namespace/docker/" + "0b" * 32)
+    inner = cgroups.make("/minerwatch-test-namespace/docker/" + "0a" * 32 + "/inner")
+    neighbour, child = (programs.start(name, busy=False) for name in ("neighbour", "child"))
+    cgroups.put(neighbour, other)
+    cgroups.put(child, inner)
+    join = f'echo $$ > {own}/cgroup.procs && exec unshare --cgroup "$@"'
+    seen = subprocess.run(
+        [
+            *("sh", "-c", join, "sh", sys.executable, "-c", _SEEN_FROM_A_NAMESPACE),
+            *(str(process.pid) for process in (neighbour, child)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.split() == ["0b" * 32, "0a" * 32]

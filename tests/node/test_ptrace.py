@@ -658,7 +658,8 @@ ticks = []
 signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
 signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
 while len(ticks) < 300: sum(range(1000))
-print(len(ticks))'; exit 2""",
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(ticks) >= 300)'; exit 2""",
     "under strace": f"strace -f -o /dev/null {sys.executable} -c 'print(sum(range(20000000)))'",
     "under gdb": f"gdb -batch -q -ex run --args {sys.executable} -c 'print(sum(range(20000000)))'"
     " 2>/dev/null | grep -oE '^[0-9]+$|exited.*'",

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import ProcessId
+from minerwatch.model import Connection, ProcessId
 from minerwatch.node import sockets as sockets_module
-from minerwatch.node.sockets import Connection, ConnectionReader, SocketReader
+from minerwatch.node.sockets import ConnectionReader, SocketReader
 from tests.conftest import Programs, needs_root
 
 ME = os.getpid()

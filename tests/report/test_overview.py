@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import ContainerStatus, Unanswered
+from minerwatch.model import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.report.campaigns import campaign_of, campaigns
 from minerwatch.report.explanation import explanation
 from minerwatch.report.overview import Coverage, missing_lines, overview
@@ -71,6 +71,9 @@ def test_the_banner_names_context_namespace_and_nodes() -> None:
     assert one.splitlines()[0] == "context lab · namespace binder · 1 of 1 node answered"
     assert one.splitlines()[1] == "nodes: 403"
     assert not shown([MINER], None).startswith("context")
+    agents = (AgentStatus("node-1", "0.1.0", rules={"stable": 5}, culling="dry-run"),)
+    said = shown([MINER], replace(COVERAGE, agents=agents)).splitlines()[0]
+    assert said.endswith("2 of 3 nodes answered · agent 0.1.0 · 5 rules · mode dry-run")
 
 
 def test_many_nodes_that_miss_for_one_reason_are_one_line() -> None:

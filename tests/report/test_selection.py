@@ -11,6 +11,7 @@ from minerwatch.model import ContainerStatus
 from minerwatch.report.selection import (
     SORT_KEYS,
     beside,
+    busy,
     filtered,
     found,
     limit_share,
@@ -34,7 +35,15 @@ from tests.report.samples import (
 
 @pytest.mark.parametrize(
     ("key", "first"),
-    [("score", MINER), ("cpu", SIMULATION), ("hours", SIMULATION), ("limit", MINER)],
+    [
+        ("score", MINER),
+        ("cpu", SIMULATION),
+        ("hours", SIMULATION),
+        ("limit", MINER),
+        ("throttled", MINER),
+        ("owner", MINER),
+        ("name", HELD),
+    ],
 )
 def test_highest_first(key: str, first: ContainerStatus) -> None:
     assert sorted_by(NODE, key)[0] == first
@@ -50,6 +59,27 @@ def test_sorting_keeps_every_container(statuses: list[ContainerStatus], key: str
     assert len(in_order) == len(statuses)
     assert all(status in in_order for status in statuses)
     assert sorted_by(in_order, key) == in_order
+
+
+@given(st.lists(containers, max_size=5), st.sampled_from(["owner", "image", "age"]))
+def test_those_that_have_none_of_it_come_last_either_way(
+    statuses: list[ContainerStatus], key: str
+) -> None:
+    def has(status: ContainerStatus) -> bool:
+        return bool({"owner": status.owner, "image": status.image, "age": status.started}[key])
+
+    for is_reversed in (False, True):
+        ordered = [has(each) for each in sorted_by(statuses, key, is_reversed=is_reversed)]
+        assert ordered == sorted(ordered, reverse=True)
+
+
+def test_the_other_way_round() -> None:
+    assert sorted_by(NODE, "cpu", is_reversed=True)[-1] == SIMULATION
+    assert sorted_by((MINER, LIKELY), "score", is_reversed=True) == [LIKELY, MINER]
+
+
+def test_busy_are_those_that_burn_cpu_or_have_findings() -> None:
+    assert busy([container(), SUSPICIOUS, SIMULATION]) == [SUSPICIOUS, SIMULATION]
 
 
 @pytest.mark.parametrize(

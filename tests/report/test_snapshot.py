@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.errors import SnapshotError
 from minerwatch.model import (
+    AgentStatus,
+    Connection,
     Container,
     ContainerKind,
     ContainerStatus,
@@ -28,7 +30,11 @@ from minerwatch.report.snapshot import (
     MAX_COMMAND_LINE_LENGTH,
     container_status,
     decode,
+    decode_agent,
+    decode_report,
     encode,
+    encode_agent,
+    rfc3339,
     worst_first,
 )
 from tests.report.samples import NODE, POOL, containers
@@ -99,6 +105,30 @@ def status_of(container: Container, findings: tuple[Finding, ...] = ()) -> Conta
     return container_status(
         observation(container, findings), node="node-7", boot_unix_s=BOOT_UNIX_S
     )
+
+
+def test_connections_are_told_with_the_process_that_has_them() -> None:
+    load = ProcessLoad(PROCESS, 0.9, (Connection("203.0.113.7", 3333, 60.0),))
+    status = container_status(
+        observation(POD, processes=(load,)), node="node-7", boot_unix_s=BOOT_UNIX_S
+    )
+    (told,) = status.processes[0].connections
+    assert (told.address, told.port) == ("203.0.113.7", 3333)
+    assert told.since == rfc3339(BOOT_UNIX_S + 60.0)
+
+
+@pytest.mark.parametrize("printed", [b"{}", b"{", b'{"containers": 1}', b"", b"null", b"\xff"])
+def test_what_is_no_report_is_an_error(printed: bytes) -> None:
+    with pytest.raises(SnapshotError):
+        decode_report(printed)
+
+
+def test_an_agent_says_what_it_is() -> None:
+    said = AgentStatus("node-7", "1.2.3", rules={"stable": 3}, culling="off", blind_spots=("x",))
+    assert decode_agent(encode_agent(said)) == said
+    assert decode_agent(b'{"node": "n", "version": "9", "mood": 1}') == AgentStatus("n", "9")
+    with pytest.raises(SnapshotError):
+        decode_agent(b"[]")
 
 
 def test_what_an_observation_becomes() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from minerwatch.model import ContainerStatus
-from minerwatch.report.table import banner, reasons, table
+from minerwatch.report.columns import reasons
+from minerwatch.report.table import banner, table
 from minerwatch.report.text import printable
 from tests.report.samples import (
     BUSY,

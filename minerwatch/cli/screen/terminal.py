@@ -1,0 +1,76 @@
+"""What the terminal can show, as its environment tells; and text for one that knows ASCII only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+
+_CANNOT_MOVE = frozenset({"", "dumb", "unknown"})
+"""Values of TERM for which no cursor can be moved."""
+
+_SMALL_FONTS = frozenset({"linux", "vt100", "vt102", "vt220", "cons25"})
+"""Values of TERM whose fonts have 256 or 512 characters at most (console_codes(4))."""
+
+_ASCII = {
+    **dict.fromkeys("·│┃", "|"),
+    **dict.fromkeys("─━–—−", "-"),
+    **dict.fromkeys("├└┌┐┘┤┬┴┼", "+"),
+    **dict.fromkeys("“”„", '"'),
+    **dict.fromkeys("‘’", "'"),
+    **dict.fromkeys("█▉▊▋", "#"),
+    **dict.fromkeys("▌▍", "="),
+    **dict.fromkeys("▎▏", "-"),
+    "…": "~",
+    "×": "x",
+    "→": ">",
+    "←": "<",
+    "↑": "^",
+    "↓": "v",
+    "▼": "v",
+    "▲": "^",
+    "▾": "-",
+    "▸": "+",
+    "▁": "_",
+    "▂": ".",
+    "▃": ":",
+    "▄": "-",
+    "▅": "=",
+    "▆": "+",
+    "▇": "*",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """What may be sent to it."""
+
+    has_unicode: bool
+    is_dumb: bool  # lines can be printed, but nothing can be drawn
+
+
+def terminal_of(environment: Mapping[str, str], *, ascii_only: bool = False) -> Terminal:
+    """The terminal that ``environment`` describes: TERM, and the locale as setlocale(3) reads it.
+
+    A locale that does not say UTF-8, or none at all, is taken at its word.
+    """
+    name = environment.get("TERM", "")
+    wanted = (environment.get(variable, "") for variable in ("LC_ALL", "LC_CTYPE", "LANG"))
+    locale = next(filter(None, wanted), "").lower()
+    says_utf8 = "utf-8" in locale or "utf8" in locale
+    has_unicode = says_utf8 and name not in _SMALL_FONTS and not ascii_only
+    return Terminal(has_unicode, name in _CANNOT_MOVE)
+
+
+def to_ascii(text: str) -> str:
+    """``text`` in ASCII, as many columns wide; what has no likeness becomes question marks."""
+    if text.isascii():
+        return text
+    return "".join(_likeness(character) for character in text)
+
+
+def _likeness(character: str) -> str:
+    if character.isascii():
+        return character
+    return _ASCII.get(character) or "?" * cell_len(character)
