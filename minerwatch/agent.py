@@ -24,6 +24,7 @@ from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.footprint import settle, use_one_arena
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import (
     AgentStatus,
@@ -209,6 +210,7 @@ class Agent:
         self._wake = Wake()
         self._reload_asked = False
         self._is_reading_due = False
+        self._is_settled = False
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
@@ -261,6 +263,7 @@ class Agent:
         due_s = now_s()
         while not self._stopping:
             self.tick()
+            self._settle()
             due_s = max(due_s + self._config.interval, now_s())
             self._wait(due_s)
         self._log.info("stopping")
@@ -291,6 +294,12 @@ class Agent:
             self._tend_canary()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
+
+    def _settle(self) -> None:
+        """Once after the first tick, and after each change of rules."""
+        if not self._is_settled:
+            self._is_settled = True
+            settle()
 
     def _wait(self, until_s: float) -> None:
         """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""
@@ -463,6 +472,7 @@ class Agent:
             # others were configured meanwhile
             read = replace(read, book=replace(read.book, folders=folders, private=private))
         self._rules = read
+        self._is_settled = False
         self._note_rules()
         self._log.info("rules loaded", rules=len(read.book.rules), broken=len(read.book.errors))
 
@@ -667,6 +677,7 @@ def _raise_open_file_limit() -> None:
 
 def run(config: Config, log: Log, reread: Callable[[], Config] | None = None) -> None:
     """Runs an agent until SIGTERM or SIGINT; SIGHUP makes it reload."""
+    use_one_arena()
     agent = Agent(config, log, reread)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from minerwatch.detection.condition import Known, shared
 from minerwatch.detection.document import Stamp, read_text, stamp_of
@@ -124,21 +125,24 @@ def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     marks: set[tuple[str, Stamp | int]] = set()
     for folder in folders:
         for seen in _walk(folder):
-            marks.add((str(seen.path), seen.stamp or seen.errno))
+            marks.add((seen.place, seen.stamp or seen.errno))
     return frozenset(marks)
 
 
 # The folders as they are on disk.
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A file that matters, or a folder that cannot be listed (then ``errno`` says why)."""
 
-    path: Path
+    place: str  # a path; hundreds of these are looked at each tick
     stamp: Stamp | None = None
     errno: int = 0
     is_rule: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
 
 def _walk(folder: Path) -> Iterator[_Seen]:
@@ -146,56 +150,63 @@ def _walk(folder: Path) -> Iterator[_Seen]:
     try:
         status = folder.stat()
     except OSError as error:
-        yield _Seen(folder, errno=error.errno or -1)
+        yield _Seen(str(folder), errno=error.errno or -1)
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk_below(folder, frozenset(((status.st_dev, status.st_ino),)))
+        yield from _walk_below(str(folder), frozenset(((status.st_dev, status.st_ino),)))
     else:
-        yield _Seen(folder, stamp_of(status), is_rule=True)
-        yield from _list_marks(folder.parent / "lists")
+        yield _Seen(str(folder), stamp_of(status), is_rule=True)
+        yield from _list_marks(str(folder.parent / "lists"))
 
 
-def _walk_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[_Seen]:
+def _walk_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[_Seen]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            found = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
     except OSError as error:
         yield _Seen(folder, errno=error.errno or -1)
         return
-    for name in names:
-        path = folder / name
+    for entry in found:
+        suffix = os.path.splitext(entry.name)[1]  # noqa: PTH122 - hot
         try:
-            status = path.stat()
+            status = entry.stat()
         except OSError as error:
-            if path.suffix in _RULE_SUFFIXES:
-                yield _Seen(path, errno=error.errno or -1, is_rule=True)
+            if suffix in _RULE_SUFFIXES:
+                yield _Seen(entry.path, errno=error.errno or -1, is_rule=True)
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk_folder(path, status, above)
-        elif path.suffix in _RULE_SUFFIXES | _CONTENT_SUFFIXES:
-            yield _Seen(path, stamp_of(status), is_rule=path.suffix in _RULE_SUFFIXES)
+            yield from _walk_folder(entry, status, above)
+        elif suffix in _RULE_SUFFIXES or suffix in _CONTENT_SUFFIXES:
+            yield _Seen(entry.path, stamp_of(status), is_rule=suffix in _RULE_SUFFIXES)
 
 
 def _walk_folder(
-    path: Path, status: os.stat_result, above: frozenset[tuple[int, int]]
+    entry: os.DirEntry[str], status: os.stat_result, above: frozenset[tuple[int, int]]
 ) -> Iterator[_Seen]:
     here = (status.st_dev, status.st_ino)
-    if path.name == "lists":
-        yield from _list_marks(path)
-    elif path.name not in _NO_RULES_BELOW and here not in above and len(above) < _MAX_DEPTH:
-        yield from _walk_below(path, above | {here})
+    if entry.name == "lists":
+        yield from _list_marks(entry.path)
+    elif entry.name not in _NO_RULES_BELOW and here not in above and len(above) < _MAX_DEPTH:
+        yield from _walk_below(entry.path, above | {here})
 
 
-def _list_marks(folder: Path) -> Iterator[_Seen]:
+def _list_marks(folder: str) -> Iterator[_Seen]:
     try:
-        paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+        with os.scandir(folder) as entries:
+            found = sorted(
+                (e for e in entries if e.name.endswith(".txt") and not e.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
     except OSError:
         return
-    for path in paths:
+    for entry in found:
         try:
-            yield _Seen(path, stamp_of(path.stat()))
+            yield _Seen(entry.path, stamp_of(entry.stat()))
         except OSError as error:
-            yield _Seen(path, errno=error.errno or -1)
+            yield _Seen(entry.path, errno=error.errno or -1)
 
 
 # Reading.
