@@ -51,7 +51,8 @@ def cull_text(answer: CullAnswer) -> str:
         lines.append(f"The policy does not permit to {answer.proposed} it{how}:")
         lines += [f"  - {printable(reason)}" for reason in answer.reasons]
     if answer.request:
-        lines += ["", "Sent:" if answer.outcome else "Not sent:", f"  {printable(answer.request)}"]
+        is_sent = answer.outcome not in ("", Outcome.WITHDRAWN.value)
+        lines += ["", "Sent:" if is_sent else "Not sent:", f"  {printable(answer.request)}"]
     if answer.outcome:
         said = f" {printable(answer.message)}" if answer.message else ""
         lines += ["", f"{_ENDS.get(answer.outcome, printable(answer.outcome))}{said}"]
@@ -75,8 +76,12 @@ def release_text(answer: ReleaseAnswer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def status_lines(status: CullStatus, target: str, now: datetime) -> Iterator[tuple[str, int]]:
+def status_lines(
+    status: CullStatus, target: str, now: datetime
+) -> Iterator[tuple[str, int | None]]:
     """What ``explain`` says of culling: each line, and by how much it is hung when it is broken.
+
+    None: it is left whole, since it may be copied.
 
     ``target`` is what the container is called in a command; "": nothing that may be pasted.
     """
@@ -86,8 +91,9 @@ def status_lines(status: CullStatus, target: str, now: datetime) -> Iterator[tup
         yield from _decision_lines(status)
     if status.stopped:
         pids = ", ".join(map(str, status.stopped))
-        release = f"; to let go: minerwatch release {target}" if target else ""
-        yield f"  Stopped by minerwatch: process {pids}{release}", 4
+        yield f"  Stopped by minerwatch, and stands still: process {pids}", 4
+        if target:
+            yield f"  To let go: minerwatch release {target}", None
     for each in status.history:
         tried = " (dry run)" if each.dry_run else ""
         what = f"{each.action}{tried}: {each.outcome}" if each.action != "release" else "released"

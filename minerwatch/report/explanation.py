@@ -379,7 +379,8 @@ def _by_hand(status: ContainerStatus) -> Iterator[str]:
     target, culling = _pod_target(status), status.culling
     if culling is None or culling.mode == "off" or not target:
         return
-    if culling.stopped or any(each.outcome == "done" for each in culling.history):
+    newest = culling.history[0] if culling.history else None
+    if culling.stopped or (newest is not None and newest.outcome == "done"):
         yield f"if this is wrong: minerwatch release {target}"
     elif culling.reasons and status.level == Level.CONFIRMED.label:
         yield f"what the policy would say: minerwatch cull {target} --action evict --dry-run"
