@@ -193,7 +193,7 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
             missing.append(name)
         else:
             found.append(Workload(name, ("sh", "-c", script, str(folder / "long"))))
-    for threads, how in (("1", ""), ("2", ""), ("1", "nojit")):
+    for threads, how in (("1", ""), ("2", ""), ("1", "nojit"), ("2", "nojit")):
         name = f"RandomX, {threads} thread{'s' * (threads != '1')}{', no JIT' * bool(how)}"
         if find_spec("cyrx") is None:
             missing.append(name)

@@ -240,6 +240,9 @@ def _drive(config: Path, nodes: int, rounds: int) -> None:
                 f"   {(screen.written - before_bytes) / 1024:6.0f} KiB drawn"
             )
         print(f"memory, most                      {screen.memory_mib('VmHWM'):8.0f} MiB")
+        screen.press(b" ")  # paused: no refresh among the keys
+        screen.until(lambda seen: b"PAUSED" in seen)
+        screen.quiet(2.0)
         _keys(screen)
     finally:
         os.kill(screen.pid, signal.SIGTERM)

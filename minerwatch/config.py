@@ -33,6 +33,7 @@ DEFAULT_LISTEN = "127.0.0.1:9797"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Line = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Actions = Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
@@ -223,10 +224,10 @@ class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the evidence of every action is kept; what cannot be written there is not done."""
 
-    log: Annotated[str, msgspec.Meta(min_length=1)] = "/var/lib/minerwatch/audit.jsonl"
-    folder: str = ""  # "": no file for each action
-    max_files: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
-    max_mib: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64  # of the log, and of the folder
+    log: Line = "/var/lib/minerwatch/audit.jsonl"  # also the agent's memory: it must outlive it
+    folder: str = ""  # each action's evidence as a file of its own; "" is nowhere
+    max_files: Limit = 200  # in that folder
+    max_mib: Limit = 64  # of the log, and of the folder
 
 
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -370,7 +370,7 @@ class Reason(StrEnum):
     NO_LADDER = "No action is configured for this namespace and score."
     OBSERVE_ONLY = "It is configured to be observed only."
     NO_PROCESS = "No single process is sure enough to be a miner."
-    ALREADY_DONE = "It has been done already, and is in effect."
+    ALREADY_DONE = "It has been done already."
     NODE_BUDGET_SPENT = "This node's budget for the hour is spent."
     CLUSTER_BUDGET_UNKNOWN = "What is left of the cluster's budget is not known."
     CLUSTER_BUDGET_SPENT = "The cluster's budget for the hour is spent."

@@ -23,7 +23,7 @@ from minerwatch.node.privilege import effective_capabilities
 from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.quota import OwnQuota
 from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
-from minerwatch.node.sockets import SocketReader
+from minerwatch.node.sockets import ConnectionReader
 from minerwatch.node.tasks import TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
@@ -233,30 +233,31 @@ class Connections:
     looks_early = False
 
     def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
-        self._reader = SocketReader(proc)
+        self._reader = ConnectionReader(proc)
         self._pools = PoolNames(pool_servers) if pool_servers else None
-        self._looked_s: dict[ProcessId, float] = {}
+        self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
         self._open: dict[ProcessId, tuple[Connection, ...]] = {}
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """As SocketReader counts them."""
+        """As ConnectionReader counts them."""
         return self._reader.failures
 
     def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: _IsTimeLeft) -> None:
-        """Reads the connections of those that it has not looked at for some time."""
-        self._looked_s = {each: self._looked_s.get(each, float("-inf")) for each in suspects}
+        """Takes the answers that have come, and asks for those whose last one is old."""
+        answers = self._reader.answers()
+        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
         self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
         self._open = {each: self._open[each] for each in suspects if each in self._open}
-        due = [each for each in suspects if at_s - self._looked_s[each] >= _CONNECTIONS_EVERY_S]
-        if not due or not is_time_left():
-            return
-        found = self._reader.connections([each.pid for each in due], at_s)
-        for process in due:
-            self._looked_s[process] = at_s
-            self._open[process] = connections = found.get(process.pid, ())
-            self._facts[process] = _connection_facts(connections, self._names(connections), at_s)
+        for process in suspects:
+            if process in answers:
+                self._open[process] = connections = answers[process]
+                names = self._names(connections)
+                self._facts[process] = _connection_facts(connections, names, at_s)
+        due = [each for each in suspects if at_s - self._asked_s[each] >= _CONNECTIONS_EVERY_S]
+        if due and is_time_left() and self._reader.ask(due, at_s):
+            self._asked_s.update(dict.fromkeys(due, at_s))
 
     def facts(self, process: ProcessId) -> Facts:
         """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
@@ -267,7 +268,8 @@ class Connections:
         return self._open.get(process, ())
 
     def close(self) -> None:
-        """Ends the look-ups."""
+        """Ends the reader's thread and the look-ups."""
+        self._reader.close()
         if self._pools is not None:
             self._pools.close()
 

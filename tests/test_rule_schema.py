@@ -17,7 +17,7 @@ from minerwatch.detection.fields import KNOWN_FIELDS
 from minerwatch.detection.rule import LEVEL_SCORES
 from minerwatch.model import Maturity, Signal
 from tests.detection.test_check import RULE
-from tests.test_rule_pack import SIGMAHQ_STYLE
+from tests.test_rules_of_others import SIGMAHQ_STYLE
 
 SCHEMA: dict[str, Any] = json.loads((BUILT_IN_RULES / "rule.schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -85,7 +85,8 @@ def cli() -> None:
     minerwatch agent            watch all the time, serve metrics on 127.0.0.1:9797
 
     Results go to standard output, everything else to standard error. Exit status: 0 fine,
-    1 findings or failures that the command is about, 2 wrong usage.
+    1 findings or failures that the command is about, 2 wrong usage. Every option can come from the
+    environment: MINERWATCH_TOP_SORT=cpu stands for `top --sort cpu`.
     """
 
 

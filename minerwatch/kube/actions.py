@@ -71,9 +71,9 @@ class SignalRequest:
 
     def __str__(self) -> str:
         """One line for a person."""
-        asked = "may it be sent: " if self.dry_run else ""
         to = ", ".join(f"{pid} (start time {ticks})" for pid, ticks in self.processes)
-        return f"{asked}{self.number.name} to {to or 'no process'}"
+        sent = f"{self.number.name} to {to or 'no process'}"
+        return f"signal 0, to ask for {sent}" if self.dry_run else sent
 
 
 Request = ApiRequest | SignalRequest

@@ -63,7 +63,8 @@ def release_text(answer: ReleaseAnswer) -> str:
     lines = [f"{_place(answer.namespace, answer.pod, answer.container)} is left alone from now on."]
     if answer.resumed:
         pids = ", ".join(map(str, answer.resumed))
-        lines.append(f"{counted(len(answer.resumed), 'process', 'processes')} go on: {pids}")
+        go_on = "goes on" if len(answer.resumed) == 1 else "go on"
+        lines.append(f"{counted(len(answer.resumed), 'process', 'processes')} {go_on}: {pids}")
     if answer.gone:
         lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had ended meanwhile.")
     if answer.label_removed:
@@ -90,7 +91,7 @@ def status_lines(status: CullStatus, target: str, now: datetime) -> Iterator[tup
     for each in status.history:
         tried = " (dry run)" if each.dry_run else ""
         what = f"{each.action}{tried}: {each.outcome}" if each.action != "release" else "released"
-        yield f"  {age(each.at, now)} ago  {printable(what, 64)}", 4
+        yield f"  {age(each.at, now)} ago: {printable(what, 64)}", 2
 
 
 def _decision_lines(status: CullStatus) -> Iterator[tuple[str, int]]:
@@ -120,7 +121,7 @@ class _Candidate:
 def simulation_text(lines: Sequence[AuditLine], hours: float) -> str:
     """What was culled, what would have been, and what not and why; one line a pod and action."""
     candidates = _candidates(lines)
-    span = f"In the last {hours:g} hours"
+    span = "In the last hour" if hours == 1 else f"In the last {hours:g} hours"
     if not candidates:
         return f"{span} no container was confirmed; nothing was or would have been culled.\n"
     rows = [_row(each) for each in candidates[-_MAX_ROWS:]]

@@ -123,7 +123,7 @@ def test_signals_go_to_processes_with_their_start_times() -> None:
     assert stop == SignalRequest(signal.SIGSTOP, (ProcessId(4242, 7),), dry_run=False)
     assert str(kill) == "SIGKILL to 4242 (start time 7)"
     asked = planned(decision(Action.STOP, dry_run=True), LABEL)
-    assert str(asked) == "may it be sent: SIGSTOP to 4242 (start time 7)"
+    assert str(asked) == "signal 0, to ask for SIGSTOP to 4242 (start time 7)"
 
 
 def test_what_would_be_sent_can_be_shown_where_something_speaks_against_it() -> None:

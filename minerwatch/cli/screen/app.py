@@ -39,7 +39,7 @@ from minerwatch.cli.screen.proposal import NoProposer, Proposal, Proposer
 from minerwatch.cli.screen.rows import Row, View
 from minerwatch.cli.screen.sources import Watched
 from minerwatch.cli.screen.terminal import Terminal
-from minerwatch.cli.screen.widgets import AsciiFilter
+from minerwatch.cli.screen.widgets import AsciiFilter, Grid
 from minerwatch.model import ContainerStatus
 from minerwatch.report.explanation import explanation
 from minerwatch.report.selection import place
@@ -143,6 +143,16 @@ class TopApp(App[None]):
     def on_unmount(self) -> None:
         """Ask no more."""
         self._feed.close()
+
+    @property
+    def grid(self) -> Grid:
+        """The rows."""
+        return self._table.grid
+
+    @property
+    def page(self) -> PageScreen:
+        """The container's page that is open; raises IndexError if none is."""
+        return self._pages()[-1]
 
     @property
     def is_at_rest(self) -> bool:

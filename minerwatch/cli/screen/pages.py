@@ -377,6 +377,7 @@ class ChoiceScreen(ModalScreen[str | None]):
 class ProposalScreen(_Base):
     """What would be done; it is done once the pod's name has been typed."""
 
+    AUTO_FOCUS = "#typed"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back")]
     keys = (("Esc", "back: nothing is done"),)
 

@@ -17,6 +17,7 @@ from textual.pilot import Pilot
 from minerwatch.cli.screen.app import TopApp
 from minerwatch.cli.screen.history import key_of
 from minerwatch.cli.screen.look import Look
+from minerwatch.cli.screen.presentation import Presentation
 from minerwatch.cli.screen.proposal import Proposer
 from minerwatch.cli.screen.rows import View
 from minerwatch.cli.screen.terminal import Terminal
@@ -125,6 +126,12 @@ class Driven:
     pilot: Pilot[None]
 
     @property
+    def shown(self) -> Presentation:
+        """What is shown."""
+        assert self.app.shown is not None
+        return self.app.shown
+
+    @property
     def text(self) -> str:
         """What is to be read on it."""
         return text_of(self.app.export_screenshot())
@@ -176,6 +183,8 @@ def text_of(svg: str) -> str:
     """The text of a picture, line by line."""
     lines: dict[float, list[tuple[float, str]]] = {}
     for match in re.finditer(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>', svg):
+        if "-title" in match[0]:
+            continue
         x, y, text = float(match[1]), float(match[2]), html.unescape(match[3])
         lines.setdefault(y, []).append((x, text.replace("\N{NO-BREAK SPACE}", " ")))
     return "\n".join(
@@ -184,5 +193,7 @@ def text_of(svg: str) -> str:
 
 
 def normal(svg: str) -> str:
-    """A picture without what differs from run to run: the names that its parts have."""
-    return re.sub(r"terminal-\d+-", "terminal-", svg)
+    """A picture without what differs from run to run, and without fonts of other places."""
+    named = re.sub(r"terminal-\d+-", "terminal-", svg)
+    own = re.sub(r"\s*@font-face \{.*?\n    \}", "", named, flags=re.DOTALL)
+    return own.replace("Fira Code, monospace", "DejaVu Sans Mono, Menlo, Consolas, monospace")
