@@ -1,4 +1,4 @@
-"""The Dockerfile and its locks, as far as they can be read; `make image-test` builds and runs it."""
+"""The Dockerfile and its locks, as far as they can be read; `make image-test` builds it, too."""
 
 from __future__ import annotations
 
