@@ -24,7 +24,7 @@ import msgspec
 
 from minerwatch.config import Audit
 from minerwatch.errors import MinerwatchError
-from minerwatch.report.audit_lines import AuditLine
+from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_WAITING = 1000
@@ -47,7 +47,7 @@ class Written:
 
 
 def read(path: Path, wanted: Callable[[AuditLine], bool] = lambda _line: True) -> Written:
-    """The lines of the log at ``path``, the oldest first; empty where there is none.
+    """The lines of the log at ``path`` without their evidence, the oldest first, if there is one.
 
     Raises AuditError if there is one that cannot be read.
     """
@@ -261,6 +261,6 @@ def _decoded(line: bytes) -> AuditLine | None:
     if len(line) > MAX_LINE_BYTES:
         return None
     try:
-        return _decoder.decode(line)
+        return msgspec.structs.replace(_decoder.decode(line), evidence=NO_EVIDENCE)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None

@@ -72,7 +72,7 @@ class CullSwitch:
         if self._culler is None:
             self._open()
             return
-        self._culler.use(config.culling)
+        self._culler.use(config.culling, float(config.interval))
         if config.culling.audit != before.culling.audit:
             self._log.warning("a changed setting needs a restart", key="culling.audit")
 

@@ -111,7 +111,7 @@ class _Told:
     at_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Asked:
     """A question that is put to the thread from another one."""
 
@@ -166,6 +166,7 @@ class Culler:
             self._budget,
             self._journal,
             log,
+            settings=lambda: self._settings,
             fresh=self._fresh_case,
             whole=lambda case: watch.observation(case.container.key, MAX_PROCESSES),
             moment=moment,
@@ -189,8 +190,9 @@ class Culler:
         """Begin."""
         self._thread.start()
 
-    def use(self, settings: Culling) -> None:
-        """Put other settings in force, from the next decision on; but those of the audit log."""
+    def use(self, settings: Culling, interval_s: float) -> None:
+        """Put other settings in force at once, also for what is under way; but the audit log's."""
+        self._own = replace(self._own, interval_s=interval_s)
         self._settings = settings
         self._budget.use(settings.budget)
 
@@ -283,6 +285,10 @@ class Culler:
         try:
             answer = asked.answer.get(timeout=_ASK_S)
         except queue.Empty as error:
+            with self._has_news:
+                if asked in self._asked:  # nobody waits for it any more, so it is not begun
+                    self._asked.remove(asked)
+                    raise MinerwatchError("the agent was too busy; nothing was done") from error
             late = "it is still going on; the audit log will say how it ended"
             raise MinerwatchError(late) from error
         if isinstance(answer, Exception):
@@ -336,7 +342,7 @@ class Culler:
         self._told = {key: told for key, told in self._told.items() if key in confirmed}
 
     def _carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
-        end = self._enforcer.carry_out(case, decision, line, self._settings)
+        end = self._enforcer.carry_out(case, decision, line)
         if end.outcome is Outcome.DONE and case.pod is not None:
             reason = ACTION_REASONS[decision.action]
             self._cluster.tell_action(case.pod, case.container, reason, case.verdict.findings)
@@ -476,7 +482,7 @@ class Culler:
         is_unlabelled = False
         if case.pod is not None:
             try:
-                is_unlabelled = self._enforcer.unlabel(case.pod, self._settings)
+                is_unlabelled = self._enforcer.unlabel(case.pod)
             except ApiError as error:
                 trouble.append(f"the label: {error}")
         self._tell_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)

@@ -85,6 +85,7 @@ class Enforcer:
         journal: Journal,
         log: Log,
         *,
+        settings: Callable[[], Culling],
         fresh: Callable[[Case, SeenPod | None], Case],
         whole: Callable[[Case], Observation | None],
         moment: Callable[[], Moment],
@@ -94,8 +95,9 @@ class Enforcer:
         pace: Pace | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        """``fresh`` makes of a case what it is now, ``whole`` tells all that is seen of it.
+        """``settings`` are asked for anew at each step: whoever switches culling off is heard.
 
+        ``fresh`` makes of a case what it is now, ``whole`` tells all that is seen of it.
         ``closing`` ends every wait.
         """
         self._cluster = cluster
@@ -103,6 +105,7 @@ class Enforcer:
         self._budget = budget
         self._journal = journal
         self._log = log
+        self._settings = settings
         self._fresh = fresh
         self._whole = whole
         self._moment = moment
@@ -113,14 +116,12 @@ class Enforcer:
         self._hasher = ExecutableHasher(str(proc))
         self._sockets = SocketReader(str(proc))
 
-    def carry_out(
-        self, case: Case, decision: Decision, line: DecisionLine, settings: Culling
-    ) -> End:
+    def carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
         """Does what was decided, once; ``line`` is the decision as it is written."""
         attempt = _Attempt(self._journal.begin(decision))
         end = End(Outcome.WITHDRAWN, "the agent met an error of its own")
         try:
-            end = self._steps(attempt, case, decision, line, settings)
+            end = self._steps(attempt, case, decision, line)
         except Exception as error:  # noqa: BLE001 - whatever it was, the record must be settled
             self._on_error("culling", error)
             outcome = Outcome.UNKNOWN if attempt.may_have_happened else Outcome.WITHDRAWN
@@ -131,9 +132,9 @@ class Enforcer:
                 self._budget.give_back(record)
         return end
 
-    def unlabel(self, pod: Pod, settings: Culling) -> bool:
+    def unlabel(self, pod: Pod) -> bool:
         """Whether the pod bore the quarantine label, and does no more. Raises ApiError."""
-        label = settings.quarantine_label
+        label = self._settings().quarantine_label
         for number in range(self._pace.tries):
             seen = self._actions.look(pod.namespace, pod.name)
             if seen is None or seen.pod.uid != pod.uid or label.key not in seen.pod.labels:
@@ -157,17 +158,16 @@ class Enforcer:
         case: Case,
         decision: Decision,
         line: DecisionLine,
-        settings: Culling,
     ) -> End:
-        if not self._keep_evidence(attempt.record, case, decision, line, settings):
+        if not self._keep_evidence(attempt.record, case, decision, line):
             why = self._journal.trouble or "the container is gone"
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True
         if not self._budget.reserve(attempt.record, self._moment()):
             return End(Outcome.WITHDRAWN, "there was no place in the cluster's budget")
-        return self._tried(attempt, case, decision, settings)
+        return self._tried(attempt, case, decision)
 
-    def _tried(self, attempt: _Attempt, case: Case, decision: Decision, settings: Culling) -> End:
+    def _tried(self, attempt: _Attempt, case: Case, decision: Decision) -> End:
         """Looks and acts, again as long as nothing has happened and it may still succeed."""
         until_s = time.monotonic() + self._pace.give_up_s
         refused: ApiError | None = None
@@ -176,13 +176,13 @@ class Enforcer:
                 seen = self._actions.look(decision.namespace, decision.pod)
             except ApiError as error:
                 return _blind(error, refused)
-            fresh = self._fresh(case, seen)
+            fresh, settings = self._fresh(case, seen), self._settings()
             again = self._journal.recheck(decision, attempt.record, fresh, settings)
             if not again.acts:
                 return _objected(again, refused)
             version = seen.resource_version if seen else ""
             request = planned(again, settings.quarantine_label, version)
-            result = self._sent(attempt, request, again, settings)
+            result = self._sent(attempt, request, again)
             if isinstance(result, End):
                 return result
             refused = result
@@ -192,7 +192,7 @@ class Enforcer:
         return End(Outcome.REFUSED, str(refused))
 
     def _sent(
-        self, attempt: _Attempt, request: Request | None, decision: Decision, settings: Culling
+        self, attempt: _Attempt, request: Request | None, decision: Decision
     ) -> End | ApiError:
         """How it ended; or a refusal after which nothing has happened, and which may pass."""
         if request is None:
@@ -212,7 +212,7 @@ class Enforcer:
             if 400 <= error.status < 500:
                 attempt.may_have_happened = False
                 return End(Outcome.REFUSED, str(error))
-            return self._verified(decision, error, settings)
+            return self._verified(decision, error)
         return End(Outcome.DRY_RUN if decision.dry_run else Outcome.DONE)
 
     def _signalled(self, attempt: _Attempt, request: SignalRequest) -> End:
@@ -227,7 +227,7 @@ class Enforcer:
         gone = f"{len(hits.gone)} others had ended by themselves" if hits.gone else ""
         return End(Outcome.DRY_RUN if request.dry_run else Outcome.DONE, gone)
 
-    def _verified(self, decision: Decision, error: ApiError, settings: Culling) -> End:
+    def _verified(self, decision: Decision, error: ApiError) -> End:
         """What came of a request whose answer was lost, as far as the pod shows it."""
         if decision.dry_run:
             return End(Outcome.FAILED, str(error))
@@ -235,7 +235,7 @@ class Enforcer:
             seen = self._actions.look(decision.namespace, decision.pod)
         except ApiError as second:
             return End(Outcome.UNKNOWN, f"{error}; nor could the pod be looked at: {second}")
-        if _has_happened(decision, seen, settings):
+        if _has_happened(decision, seen, self._settings()):
             return End(Outcome.DONE, f"seen on the pod; the answer itself was lost: {error}")
         if error.status >= 500 and error.status != _GATEWAY_TIMEOUT:
             return End(Outcome.FAILED, str(error))
@@ -255,7 +255,6 @@ class Enforcer:
         case: Case,
         decision: Decision,
         line: DecisionLine,
-        settings: Culling,
     ) -> bool:
         """Whether the evidence is where it has to be before anything is done."""
         whole = self._whole(case)
@@ -263,7 +262,7 @@ class Enforcer:
             return False
         encoded = self._evidence(case, whole, decision)
         evidence, logged = encoded(_MAX_EVIDENCE_BYTES), encoded(_MAX_LOGGED_EVIDENCE_BYTES)
-        request = str(planned(decision, settings.quarantine_label))
+        request = str(planned(decision, self._settings().quarantine_label))
         raw = msgspec.Raw(evidence)
         if not self._journal.write(
             "action", record=record, decision=line, request=request, evidence=raw

@@ -50,6 +50,7 @@ class Journal:
         self._unread = _NOT_READ  # why the log before is not known; "": it is
         self._lock = threading.Lock()
         self._history = History.started(node, moment())
+        self._pods: frozenset[str] = frozenset()  # of which there are records
 
     @property
     def trouble(self) -> str:
@@ -83,6 +84,8 @@ class Journal:
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
         """What was done about a pod, in the order in which it was begun."""
+        if pod_uid not in self._pods:
+            return ()
         with self._lock:
             return self._history.of_pod(pod_uid)
 
@@ -96,7 +99,9 @@ class Journal:
     def begin(self, decision: Decision) -> ActionRecord:
         """The record of an action that is about to be tried; not written yet."""
         with self._lock:
-            return self._history.begin(decision, self._moment())
+            record = self._history.begin(decision, self._moment())
+            self._pods |= {record.pod_uid}
+        return record
 
     def settle(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
         """The record with its outcome, which is remembered, written and told."""
@@ -110,6 +115,7 @@ class Journal:
         """The record of a person's word that the pod of ``decision`` is to be left alone."""
         with self._lock:
             record = self._history.release(decision, self._moment())
+            self._pods |= {record.pod_uid}
         self.write("release", record=record)
         return record
 
@@ -144,8 +150,7 @@ class Journal:
         """What the log says of the last ``hours``, without evidence. Raises AuditError."""
         since = rfc3339(self._moment().unix_s - hours * 3600)
         written = audit.read(self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since)
-        lines = (msgspec.structs.replace(line, evidence=NO_EVIDENCE) for line in written.lines)
-        return tuple(lines)[-MAX_TOLD_LINES:]
+        return written.lines[-MAX_TOLD_LINES:]
 
     # Within.
 
@@ -165,6 +170,7 @@ class Journal:
             restored = History.restored(records, now)
             self._history = History.started(self._node, now) if is_new else restored
             remembered = {record.id: record for record in self._history.records()}
+            self._pods = frozenset(record.pod_uid for record in remembered.values())
         self._unread = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))

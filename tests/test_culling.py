@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, C
 from minerwatch.cull import HOUR_S, Outcome
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.process_signals import STOPPED, state
+from minerwatch.labels import Selector
 from minerwatch.model import Action, Level, Observation, ProcessId, Reason
 from minerwatch.report.audit_lines import NO_EVIDENCE
 from tests.conftest import Programs
@@ -156,7 +158,7 @@ def test_a_dry_run_then_in_earnest(api: ApiServer, opened: Open, log: Path) -> N
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    harness.culler.use(settings(log))
+    harness.culler.use(settings(log), 10.0)
     harness.tick()
     assert actions_on(api, EVE) == ["evict dry-run", "evict"]
     assert outcomes(log)[2:] == ["evict pending", "evict done"]
@@ -772,10 +774,74 @@ def test_switched_off_while_it_runs_nothing_is_done_any_more(
 ) -> None:
     harness = opened(settings(log))
     observation = eve(api, harness)
-    harness.culler.use(settings(log, mode=OFF))
+    harness.culler.use(settings(log, mode=OFF), 10.0)
     harness.tick()
     assert actions_on(api, EVE) == []
     assert Reason.OFF.value[:-1] in harness.reasons(observation)
+
+
+@pytest.mark.parametrize("when", ["lease", "refusal"])
+def test_switched_off_between_the_decision_and_the_action_it_is_heard(
+    api: ApiServer, opened: Open, log: Path, when: str
+) -> None:
+    harness = opened(settings(log))
+    eve(api, harness)
+
+    def switch_off(asked: Request) -> bool:
+        if takes_a_place(asked) if when == "lease" else on_pod(asked):
+            harness.culler.use(settings(log, mode=OFF), 10.0)
+        return when == "refusal" and on_pod(asked)
+
+    api.misbehave(Answering(429), times=99, when=switch_off)
+    harness.tick()
+    assert len(api.items("pods")) == 1
+    assert len(actions_on(api, EVE)) == (1 if when == "refusal" else 0)
+    assert outcomes(log)[0] == "evict pending"
+    assert outcomes(log)[1] == ("evict refused" if when == "refusal" else "evict withdrawn")
+
+
+def test_an_interval_that_is_changed_changes_what_is_stale(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    old = harness.watch.observation(observation.container.key, 0)
+    assert old is not None
+    harness.watch.ahead_s += 15
+    status = harness.culler.status(old)
+    assert status is not None
+    assert Reason.STALE_VERDICT.value[:-1] not in " ".join(status.reasons)
+    harness.culler.use(settings(log), 5.0)
+    status = harness.culler.status(old)
+    assert status is not None
+    assert Reason.STALE_VERDICT.value[:-1] in " ".join(status.reasons)
+
+
+def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log, selector=Selector("app=other")))
+    put_pod(api, EVE, "uid-1", labels={"app": "hub"})
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    harness.settled()
+    is_free, is_busy = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_busy.set()
+        is_free.wait(20)
+
+    monkeypatch.setattr(harness.culler._journal, "make_ready", hold)
+    monkeypatch.setattr("minerwatch.culling._ASK_S", 0.1)
+    harness.consider()
+    is_busy.wait(20)
+    harness.culler.use(settings(log), 10.0)
+    with pytest.raises(MinerwatchError, match=r"nothing was done"):
+        harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    is_free.set()
+    monkeypatch.setattr("minerwatch.culling._ASK_S", 20.0)
+    harness.settled()
+    assert "delete" not in actions_on(api, EVE)
 
 
 def test_what_was_decided_is_told_from_the_audit_log(
