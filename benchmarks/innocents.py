@@ -9,9 +9,7 @@ what was seen of it: samples, rounding modes, shares, YARA rules, and the rules 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,12 +22,14 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.orphan import Orphan
 from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.model import Facts, ProcessId, Signal
+from minerwatch.node.ptrace import PtraceUnavailableError
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes, Suspect
 
@@ -135,7 +135,8 @@ class Seen:
     rounding_share: float = 0.0
     flush_to_zero_share: float = 0.0
     content: set[str] = field(default_factory=set)
-    findings: set[str] = field(default_factory=set)  # titles of compute and content rules
+    findings: dict[str, tuple[Signal, float]] = field(default_factory=dict)
+    """Titles of compute and content rules that held, with their scores."""
 
 
 def main() -> None:
@@ -149,15 +150,22 @@ def main() -> None:
         seen = observe(here, arguments.seconds, ptrace=arguments.ptrace)
     source = "ptrace" if arguments.ptrace else "the task iterator"
     print(f"{arguments.seconds:g} s each, all at once, by {source}\n")
-    print(f"{'program':26} {'CPU s':>6} modes  other than nearest  flush  rules that held")
+    print(f"{'program':26} {'CPU s':>6} modes  other than nearest  flush  highest scores")
     for each in seen:
         cpu_s = sum(each.cpu_s.values())
         print(
             f"{each.workload.name:26} {cpu_s:6.1f} {each.modes:5} {each.rounding_share:19.2f}"
-            f" {each.flush_to_zero_share:6.2f}  {', '.join(sorted(each.findings)) or '-'}"
+            f" {each.flush_to_zero_share:6.2f}  {_highest(each) or '-'}"
         )
     if missing:
         print(f"\nnot here: {', '.join(missing)}")
+
+
+def _highest(seen: Seen) -> str:
+    scores: dict[Signal, float] = {}
+    for signal, score in seen.findings.values():
+        scores[signal] = max(score, scores.get(signal, 0.0))
+    return ", ".join(f"{signal.value} {score:g}" for signal, score in sorted(scores.items()))
 
 
 def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
@@ -185,7 +193,7 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
             missing.append(name)
         else:
             found.append(Workload(name, ("sh", "-c", script, str(folder / "long"))))
-    for threads, how in (("1", ""), ("2", ""), ("1", "nojit")):
+    for threads, how in (("1", ""), ("2", ""), ("1", "nojit"), ("2", "nojit")):
         name = f"RandomX, {threads} thread{'s' * (threads != '1')}{', no JIT' * bool(how)}"
         if find_spec("cyrx") is None:
             missing.append(name)
@@ -198,12 +206,16 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
 def observe(here: Sequence[Workload], seconds: float, *, ptrace: bool = False) -> list[Seen]:
     """Runs ``here`` for so long, all at once, and says what the probes saw.
 
-    Raises TasksUnavailableError where there is no task iterator and ``ptrace`` is not asked for.
+    Raises TasksUnavailableError where there is no task iterator and ``ptrace`` is not asked for,
+    PtraceUnavailableError where it is and cannot be had.
     """
     book = rulebook.load((BUILT_IN_RULES,))
     with ExitStack() as stack:
         probes = stack.enter_context(_opened(book, ptrace=ptrace))
-        running = [(Seen(each), stack.enter_context(_started(each))) for each in here]
+        running = [
+            (Seen(each), psutil.Process(stack.enter_context(Orphan(each.command)).pid))
+            for each in here
+        ]
         matcher = Matcher(book.rules)
         ends_s = time.monotonic() + seconds
         looked_s = 0.0
@@ -237,30 +249,11 @@ def _opened(book: RuleBook, *, ptrace: bool) -> _Opened:
     tasks = None if ptrace else TaskIterator()
     settings = Settings(connections=False, ptrace=ptrace)
     probes = Probes(Config(probes=settings), content_rules=book.content, tasks=tasks)
+    off = next(status.off for status in probes.status if status.name == "ptrace")
+    if ptrace and off:
+        probes.close()
+        raise PtraceUnavailableError(off)
     return _Opened(probes, tasks)
-
-
-class _Started:
-    """A workload in a process group of its own, killed as one."""
-
-    def __init__(self, workload: Workload) -> None:
-        self._process = subprocess.Popen(
-            workload.command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> psutil.Process:
-        return psutil.Process(self._process.pid)
-
-    def __exit__(self, *_: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _started(workload: Workload) -> _Started:
-    return _Started(workload)
 
 
 def _look(
@@ -301,7 +294,9 @@ def _note(seen: Seen, facts: Facts, matcher: Matcher) -> None:
     if isinstance(content, tuple):
         seen.content.update(content)
     seen.findings.update(
-        match.rule.title for match in matcher.matches(facts) if match.rule.signal in DEEP
+        (match.rule.title, (match.rule.signal, match.rule.score))
+        for match in matcher.matches(facts)
+        if match.rule.signal in DEEP
     )
 
 
@@ -313,5 +308,5 @@ def _number(facts: Facts, name: str) -> float:
 if __name__ == "__main__":
     try:
         main()
-    except TasksUnavailableError as error:
+    except (TasksUnavailableError, PtraceUnavailableError) as error:
         sys.exit(str(error))

@@ -5,7 +5,7 @@
 Needs root. Prints one table a question:
 
 - cost: CPU of one look by each source, in one run;
-- pause: what a busy loop loses while its control word is sampled;
+- pause: for how long a busy loop stands still while its control word is sampled;
 - latency: from the exec of a program called like a miner, in a container of its own, to the log
   line of the real agent's verdict;
 - events: CPU of one exec event in a storm of them, and what was lost.
@@ -28,18 +28,24 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.orphan import Orphan, identity
 from benchmarks.scan import cpu_ms, machine, writable_root
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.model import ProcessId
+from minerwatch.node import ptrace
 from minerwatch.node.content import ContentReader
 from minerwatch.node.execs import ExecEvents
 from minerwatch.node.mappings import MappingReader
+from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
+from minerwatch.node.quota import OwnQuota
 from minerwatch.node.sockets import SocketReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
+from minerwatch.probes import FpSource
 
 _SOCKETS = 2000
 _REPEATS = 20
+_PAUSE_S = 20
 
 
 def main() -> None:
@@ -65,9 +71,10 @@ def _print_costs() -> None:
     with ExitStack() as stack:
         target = stack.enter_context(_busy())
         _print_tasks(target)
+        _print_ptrace()
         stack.enter_context(_connections(_SOCKETS))
         sockets = SocketReader("/proc")
-        me = _process_id(os.getpid())
+        me = identity(os.getpid())
         spent = _median(lambda: sockets.connections([me.pid], time.monotonic()))
         print(f"  connections   {spent:8.2f}   of a process with {_SOCKETS:,} in its namespace")
         mappings = MappingReader("/proc")
@@ -105,6 +112,26 @@ def _print_tasks(target: ProcessId) -> None:
     tasks.close()
 
 
+def _print_ptrace() -> None:
+    """The agent's part, and the child's, of one question a second about one busy process."""
+    ptrace._ASK_EVERY_S = 0.0  # noqa: SLF001
+    try:
+        sampler = PtraceSampler(OwnQuota().reason)
+    except PtraceUnavailableError as error:
+        print(f"  ptrace        not here: {error}")
+        return
+    with Orphan([sys.executable, "-c", "while True: pass"]) as target:
+        process, samples, began_s = target.process, 0, time.process_time()
+        while samples < 100:
+            samples += len(sampler.fp_samples([process]))
+            time.sleep(0.01)
+        own_ms = (time.process_time() - began_s) * 10
+    before_s = os.times().children_user + os.times().children_system
+    sampler.close()
+    child_ms = (os.times().children_user + os.times().children_system - before_s) * 10
+    print(f"  ptrace        {own_ms:8.2f}   a sample, and {child_ms:.2f} in the child")
+
+
 def _answer(ask: Callable[[], None], answers: Callable[[], object]) -> None:
     ask()
     while not answers():
@@ -117,55 +144,56 @@ def _median(work: Callable[[], object]) -> float:
 
 # Pause.
 
-
-def _print_pause() -> None:
-    """The longest and the total time for which a busy loop did not run, with and without."""
-    print("pause: gaps above 50 us that a busy loop saw in 5 s on a core of its own")
-    for name, sampled in (("without", False), ("sampled", True)):
-        gaps = _gaps(sampled=sampled)
-        if gaps is None:
-            print("  not here: no task iterator")
-            return
-        longest = max(gaps, default=0.0) * 1e6
-        print(
-            f"  {name:9} {len(gaps):6} gaps, longest {longest:8.0f} us, {sum(gaps) * 1e3:7.1f} ms"
-        )
-    print()
-
-
 _LOOP = """
 import time
-ends = time.perf_counter() + 5
-last = time.perf_counter()
-gaps = []
-while last < ends:
-    now = time.perf_counter()
-    if now - last > 50e-6:
-        gaps.append(now - last)
-    last = now
-print(gaps)
+def stat():
+    return [int(number) for number in open("/proc/self/schedstat").read().split()[:2]]
+began_ns, before = time.monotonic_ns(), stat()
+while time.monotonic_ns() - began_ns < {seconds} * 10**9: pass
+took_ns, after = time.monotonic_ns() - began_ns, stat()
+print(took_ns, after[0] - before[0], after[1] - before[1])
 """
 
 
-def _gaps(*, sampled: bool) -> list[float] | None:
-    cores = sorted(os.sched_getaffinity(0))
-    try:
-        tasks = TaskIterator()
-    except TasksUnavailableError:
-        return None
-    with subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE, text=True) as loop:
-        os.sched_setaffinity(loop.pid, {cores[-1]})
-        os.sched_setaffinity(0, {cores[0]})
-        target = _process_id(loop.pid)
-        while loop.poll() is None:
-            if sampled:
-                tasks.fp_samples([target])
-            time.sleep(0.25)  # four times as often as the agent
-        assert loop.stdout
-        gaps: list[float] = json.loads(loop.stdout.read())
-    os.sched_setaffinity(0, cores)
-    tasks.close()
-    return gaps
+def _print_pause() -> None:
+    """What a busy loop neither ran nor waited for a CPU: it stood still for somebody's sake."""
+    print(f"pause: how long a busy loop stood still in {_PAUSE_S} s, sampled ten times a second")
+    for load in (0, 2 * (os.cpu_count() or 1)):
+        if load:
+            print(f"  with {load} other busy loops")
+        _print_still("without", None, load)
+        with suppress(TasksUnavailableError):
+            tasks = TaskIterator()
+            _print_still("by the task iterator", tasks, load)
+            tasks.close()
+        try:
+            sampler = PtraceSampler(OwnQuota().reason)
+        except PtraceUnavailableError as error:
+            print(f"  ptrace is not here: {error}")
+            continue
+        ptrace._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
+        _print_still("by ptrace", sampler, load)
+        sampler.close()
+    print()
+
+
+def _print_still(name: str, source: FpSource | None, load: int = 0) -> None:
+    samples = 0
+    with ExitStack() as stack:
+        for _ in range(load):
+            stack.enter_context(_busy())
+        output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "output"
+        script = _LOOP.format(seconds=_PAUSE_S)
+        target = stack.enter_context(Orphan([sys.executable, "-c", script], output))
+        process = target.process
+        while target.is_running:
+            if source is not None:
+                samples += len(source.fp_samples([process]))
+            time.sleep(0.1)
+        took_ns, ran_ns, waited_ns = map(int, target.said.split())
+    still_ms = max(0, took_ns - ran_ns - waited_ns) / 1e6
+    each = f"{still_ms * 1000 / samples:6.0f} us a sample" if samples else ""
+    print(f"  {name:22} {samples:5} samples {still_ms:8.2f} ms  {each}")
 
 
 # Latency.
@@ -315,7 +343,7 @@ def _print_storm(count: int) -> None:
 def _busy() -> Iterator[ProcessId]:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         time.sleep(0.2)
-        yield _process_id(process.pid)
+        yield identity(process.pid)
         process.kill()
 
 
@@ -327,11 +355,6 @@ def _connections(count: int) -> Iterator[None]:
             stack.enter_context(socket.create_connection(server.getsockname()))
             stack.enter_context(server.accept()[0])
         yield
-
-
-def _process_id(pid: int) -> ProcessId:
-    stat = Path(f"/proc/{pid}/stat").read_bytes()
-    return ProcessId(pid, int(stat.rpartition(b")")[2].split()[19]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -17,31 +17,35 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.config import Config, default_socket, host_and_port
+from minerwatch.config import Config, Tls, default_socket, host_and_port
+from minerwatch.cull_switch import CullSwitch
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.rulebook import Fingerprint, RuleBook
-from minerwatch.errors import ConfigError, MinerwatchError, RuleError
+from minerwatch.detection.rulebook import RuleBook
+from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.footprint import settle, use_one_arena
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import (
     AgentStatus,
     Change,
     Container,
     ContainerStatus,
+    CullStatus,
     Finding,
     Identity,
     Observation,
 )
+from minerwatch.node import canary
+from minerwatch.node.canary import Canary
 from minerwatch.node.cgroups import CgroupTree
-from minerwatch.node.content import compile_errors
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
-from minerwatch.report.metrics import FlaggedContainer, Metrics
+from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
 from minerwatch.report.snapshot import (
     container_status,
@@ -50,10 +54,12 @@ from minerwatch.report.snapshot import (
     rfc3339,
     worst_first,
 )
+from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
 
 if TYPE_CHECKING:
     from minerwatch.kube.node import ClusterNode
+    from minerwatch.report.tls import TlsEndpoint
 
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
@@ -64,6 +70,7 @@ ALL_PROCESSES = 1000
 
 _NEED_RESTART = (
     "listen",
+    "tls",
     "socket",
     "node",
     "examination",
@@ -102,13 +109,18 @@ class Node:
     probes: tuple[ProbeStatus, ...]
     cluster: ClusterNode | None
 
-    def statuses(self, max_processes: int) -> list[ContainerStatus]:
-        """What the last tick found, as it is published; worst first."""
-        return list(
-            worst_first(
-                self.status(observation) for observation in self.watch.observations(max_processes)
-            )
-        )
+    def statuses(
+        self,
+        max_processes: int,
+        culling: Callable[[Observation], CullStatus | None] = lambda _observation: None,
+    ) -> list[ContainerStatus]:
+        """What the last tick found, as it is published; worst first.
+
+        ``culling`` says what would be done about it.
+        """
+        observations = self.watch.observations(max_processes)
+        statuses = (replace(self.status(each), culling=culling(each)) for each in observations)
+        return list(worst_first(statuses))
 
     def status(self, observation: Observation) -> ContainerStatus:
         """One observation as it is published."""
@@ -129,8 +141,16 @@ def node_name(config: Config) -> str:
     return config.node.name or os.environ.get("MINERWATCH_NODE") or socket.gethostname()
 
 
-def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None) -> Node:
-    """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError."""
+def open_node(
+    config: Config,
+    book: RuleBook,
+    cluster: ClusterNode | None = None,
+    matcher: Matcher | None = None,
+) -> Node:
+    """The node that ``config`` describes, to be scored by a book's rules. Raises NodeError.
+
+    ``matcher``: of the book's rules, where there is one already.
+    """
     proc = Path(config.node.proc)
     units = cluster is None if config.node.units is None else config.node.units
     cgroups = CgroupTree(Path(config.node.sys), proc, units=units)
@@ -144,17 +164,18 @@ def open_node(config: Config, book: RuleBook, cluster: ClusterNode | None = None
         tasks_off=tasks_off,
     )
     judge = Judge(config.judgement.ticks_below)
-    matcher = Matcher(book.rules)
     place_of = cluster.facts if cluster is not None else None
     examination = config.examination
+    matcher = matcher or Matcher(book.rules)
     watch = Watch(cgroups, processes, matcher, examination, judge, probes, tasks, place_of)
-    spots = (cgroups.blind_spot, *blind_spots(proc))
+    opens_files = config.probes.connections or config.probes.content
+    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off), *probes.status),
+        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
         cluster,
     )
 
@@ -188,6 +209,8 @@ class Agent:
         self._stopping = False
         self._wake = Wake()
         self._reload_asked = False
+        self._is_reading_due = False
+        self._is_settled = False
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
@@ -196,22 +219,36 @@ class Agent:
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
             exec_events=self._exec_events,
+            culling=lambda: self._culling.figures(),
         )
         self._open = ExitStack()
         _raise_open_file_limit()
-        self._book = rulebook.load(config.rule_folders(), config.private_rule_folders())
-        self._content_errors: list[RuleError] = []
-        self._checked_content: Fingerprint = frozenset()
+        self._reading = RuleReading(self._wake.up, self._reading_failed)
+        self._rules = self._reading.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = self._opened_cluster()
-        self._node = open_node(config, self._book, self._cluster)
-        self._scans_content = ProbeStatus("content", "") in self._node.probes
+        self._node = open_node(config, self._rules.book, self._cluster, self._rules.matcher)
+        if ProbeStatus("content", "") in self._node.probes:
+            self._rules = self._reading.check_content(self._rules)
         self._note_rules()
         self._open.callback(self._node.watch.close)
         self._open.callback(self._wake.close)
+        self._culling = CullSwitch(
+            config,
+            self._node.name,
+            self._cluster,
+            self._node.watch,
+            log,
+            now_s=now_s,
+            on_outcome=self._metrics.action_ended,
+            on_error=self._culling_failed,
+        )
+        self._open.callback(self._culling.close)
+        self._canary, self._canary_off = self._caged_canary()
         self._execs, self._execs_off = self._subscribe()
         self._execs_lost = 0
         self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
+        self._note_probes()
         self._sampled_s = 0.0
         self.socket = Path(config.socket) if config.socket else default_socket()
         try:
@@ -226,6 +263,7 @@ class Agent:
         due_s = now_s()
         while not self._stopping:
             self.tick()
+            self._settle()
             due_s = max(due_s + self._config.interval, now_s())
             self._wait(due_s)
         self._log.info("stopping")
@@ -253,12 +291,20 @@ class Agent:
             brought = self._node.watch.tick(now_s())
             self._report(brought, time.perf_counter() - started_s)
             self._last_tick_s = now_s()
+            self._tend_canary()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
+
+    def _settle(self) -> None:
+        """Once after the first tick, and after each change of rules."""
+        if not self._is_settled:
+            self._is_settled = True
+            settle()
 
     def _wait(self, until_s: float) -> None:
         """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""
         while not self._stopping and not self._reload_asked:
+            self._take_rules()
             at_s = now_s()
             if at_s >= until_s:
                 return
@@ -321,6 +367,34 @@ class Agent:
         self._open.callback(execs.close)
         return execs, ""
 
+    def _caged_canary(self) -> tuple[Canary | None, str]:
+        """What proves that the agent would see a miner, or why that cannot be proved here."""
+        if not self._config.probes.canary:
+            return None, "switched off (probes.canary)"
+        if all(rule.id != canary.RULE for rule in self._rules.book.rules):
+            return None, "its rule is not in force (built_in_rules)"
+        if not self._node.watch.is_watched(os.getpid()):
+            return None, "the agent itself runs in no container that it watches"
+        caged = Canary()
+        self._open.callback(caged.remove)
+        self._metrics.expect_canaries()
+        return caged, ""
+
+    def _tend_canary(self) -> None:
+        if self._canary is None:
+            return
+        try:
+            self._canary.tend(now_s())
+        except OSError as error:
+            self._fail("canary", error)
+
+    def _note_canary(self, finding: Finding) -> None:
+        pid = finding.process.pid if finding.process is not None else None
+        is_own = self._canary is not None and pid is not None and pid == self._canary.pid
+        self._metrics.canary_seen(time.time(), is_own=is_own)
+        if is_own and self._canary is not None:
+            self._canary.remove()
+
     def _opened_cluster(self) -> ClusterNode | None:
         """The cluster that this node belongs to; None where it is to be left out, or is none."""
         if self._config.kubernetes.enabled is False:
@@ -336,11 +410,20 @@ class Agent:
     def _cluster_failed(self, reason: str, error: Exception) -> None:
         self._once.warning("the API server", about=reason, reason=str(error))
 
+    def _culling_failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, MinerwatchError):
+            self._once.warning(what, about=f"{what} {type(error).__name__}", reason=str(error))
+        else:
+            self._fail("culling", error)
+
     def _exec_events(self) -> tuple[int, int]:
         return (self._execs.received, self._execs_lost) if self._execs else (0, 0)
 
     def _answer_failed(self, error: Exception) -> None:
         self._once.failure("answer failed", error)
+
+    def _reading_failed(self, error: Exception) -> None:
+        self._once.failure("rules could not be read; those read before stay in force", error)
 
     def _fail(self, where: str, error: Exception) -> None:
         reason = (where, type(error).__name__)
@@ -349,8 +432,10 @@ class Agent:
 
     def _failures(self) -> Iterable[tuple[str, str, int]]:
         yield from self._node.watch.failures()
+        yield from (("rules", reason, n) for reason, n in self._reading.failures.items())
         if self._cluster is not None:
             yield from self._cluster.failures()
+        yield from self._culling.failures()
         yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
         for listener in self._listeners:
             yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
@@ -358,33 +443,49 @@ class Agent:
     # Rules.
 
     def _refresh_rules(self) -> None:
+        """Begins to read what has changed; other rules come into force when they are read."""
+        self._take_rules()
         if self._reload_asked:
             self._reload_asked = False
             self._reread_config()
-            self._use(rulebook.reload(self._book))
-        elif rulebook.has_changed(self._book):
-            self._use(rulebook.reload(self._book))
+            self._is_reading_due = True
+        is_due = self._is_reading_due or rulebook.has_changed(self._rules.book)
+        if is_due and self._reading.begin(self._rules):
+            self._is_reading_due = False
 
-    def _use(self, book: RuleBook) -> None:
-        if book.rules != self._book.rules:
-            self._node.watch.use(Matcher(book.rules))
-        if book.content_stamps != self._book.content_stamps:
-            self._node.watch.use_content_rules(book.content)
-        self._book = book
+    def _take_rules(self) -> None:
+        """Puts the rules in force that have been read since, if any."""
+        read = self._reading.answer()
+        if read is None:
+            return
+        try:
+            self._use(read)
+        except Exception as error:  # noqa: BLE001 - as in a tick
+            self._fail("rules", error)
+
+    def _use(self, read: RuleSet) -> None:
+        self._node.watch.use(read.matcher)
+        if read.book.content_stamps != self._rules.book.content_stamps:
+            self._node.watch.use_content_rules(read.book.content)
+        folders, private = self._rules.book.folders, self._rules.book.private
+        if (folders, private) != (read.book.folders, read.book.private):
+            # others were configured meanwhile
+            read = replace(read, book=replace(read.book, folders=folders, private=private))
+        self._rules = read
+        self._is_settled = False
         self._note_rules()
-        self._log.info("rules loaded", rules=len(book.rules), broken=len(book.errors))
+        self._log.info("rules loaded", rules=len(read.book.rules), broken=len(read.book.errors))
 
     def _note_rules(self) -> None:
-        book = self._book
-        if book.content_stamps != self._checked_content:
-            self._checked_content = book.content_stamps
-            self._content_errors = compile_errors(book.content) if self._scans_content else []
-        errors = (*book.errors, *self._content_errors)
+        book, errors = self._rules.book, self._rules.errors
         for error in errors:
             reason = book.public_reason(error)
             self._once.warning("rule file cannot be used", about=str(error), reason=reason)
         self._metrics.rules_loaded(
-            ((rule.id, rule.signal, rule.maturity) for rule in book.rules),
+            (
+                LoadedRule(rule.id, rule.signal, rule.maturity, "" if rule.private else rule.title)
+                for rule in book.rules
+            ),
             len(errors),
             time.time(),
         )
@@ -400,7 +501,9 @@ class Agent:
         before, self._config = self._config, config
         folders, private = config.rule_folders(), config.private_rule_folders()
         if (folders, private) != (before.rule_folders(), before.private_rule_folders()):
-            self._book = replace(self._book, folders=folders, private=private)
+            book = replace(self._rules.book, folders=folders, private=private)
+            self._rules = replace(self._rules, book=book)
+        self._culling.use(config)
         for key in _NEED_RESTART:
             if getattr(config, key) != getattr(before, key):
                 self._log.warning("a changed setting needs a restart", key=key)
@@ -414,11 +517,16 @@ class Agent:
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
             "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
-        on_socket = SocketListener(self.socket, private, on_error=self._answer_failed)
+        posts = self._culling.posts()
+        on_socket = SocketListener(self.socket, private, self._answer_failed, posts)
         self._open.callback(on_socket.close)
         host, port = host_and_port(self._config.listen)
         on_address, address = address_listener(
-            host, port, self._public_routes(), on_error=self._answer_failed
+            host,
+            port,
+            self._public_routes(),
+            on_error=self._answer_failed,
+            tls=_tls_endpoint(self._config.tls),
         )
         self._open.callback(on_address.close)
         self._listeners = (on_socket, on_address)
@@ -439,15 +547,16 @@ class Agent:
             version=__version__,
             started=rfc3339(time.time() - now_s() + self._started_s),
             interval_s=float(self._config.interval),
-            rules=dict(Counter(rule.maturity.value for rule in self._book.rules)),
-            broken_rules=len(self._book.errors) + len(self._content_errors),
+            rules=dict(Counter(rule.maturity.value for rule in self._rules.book.rules)),
+            broken_rules=len(self._rules.errors),
             culling=str(self._config.culling.mode),
             probes_off={probe.name: probe.off for probe in probes if probe.off},
             blind_spots=self._node.blind_spots,
         )
 
     def _snapshot(self, max_processes: int) -> Answer:
-        return Answer(encode(self._node.statuses(max_processes)), _JSON)
+        statuses = self._node.statuses(max_processes, self._culling.status)
+        return Answer(encode(statuses), _JSON)
 
     def _health(self) -> Answer:
         """Alive: the last tick is not long ago, or the first is still to be expected."""
@@ -462,7 +571,7 @@ class Agent:
         """Ready: something has been judged, by some rules."""
         if self._last_tick_s is None:
             return Answer(b"no tick yet\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
-        if not self._book.rules:
+        if not self._rules.book.rules:
             return Answer(b"no rules are loaded\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
         return Answer(b"ok\n")
 
@@ -486,21 +595,47 @@ class Agent:
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )
         if self._cluster is not None:
+            self._cluster.tell(brought.flagged)
+            spot = self._cluster.blind_spot(brought.unplaced_count)
+            if spot:
+                self._once.warning("cannot see everything", about=spot, reason=spot)
             self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
+        self._culling.consider(brought)
 
-    def _report_findings(self, changes: Iterable[Change], began: Iterable[Finding]) -> None:
+    def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:
             self._metrics.level_changed(change.observation.verdict.level)
             status = self._node.status(change.observation)
             self._log.info("verdict", **verdict_line(status, change.previous.label))
         for finding in began:
             self._metrics.finding_began(finding.rule, finding.signal)
+            if finding.rule == canary.RULE:
+                self._note_canary(finding)
+        if self._cluster is not None:
+            self._cluster.tell(change.observation for change in changes)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)
         return FlaggedContainer(
-            status.namespace, status.pod, status.container, status.score, status.cpu_cores
+            status.namespace,
+            status.pod,
+            status.container,
+            status.score,
+            status.cpu_cores,
+            status.signals,
         )
+
+    def _probe_statuses(self) -> tuple[ProbeStatus, ...]:
+        return (
+            ProbeStatus("execs", self._execs_off, self._config.probes.execs),
+            *self._node.probes,
+            ProbeStatus("canary", self._canary_off, self._config.probes.canary),
+        )
+
+    def _note_probes(self) -> None:
+        for status in self._probe_statuses():
+            if status.is_asked_for:
+                self._metrics.probe_opened(status.name, is_on=not status.off)
 
     def _say_hello(self) -> None:
         self._log.info(
@@ -508,19 +643,28 @@ class Agent:
             version=__version__,
             node=self._node.name,
             cgroups=self._node.source,
-            rules=len(self._book.rules),
+            rules=len(self._rules.book.rules),
             interval=f"{self._config.interval:g}s",
-            metrics=f"http://{self.address}/metrics",
+            metrics=f"{'https' if self._config.tls.certificate else 'http'}://{self.address}/metrics",
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
-        for status in (ProbeStatus("execs", self._execs_off), *self._node.probes):
+        for status in self._probe_statuses():
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:
                 self._log.info("probe is on", probe=status.name)
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:
+    """How the address speaks TLS; None: it does not. Raises ListenError for unusable files."""
+    if not settings.certificate:
+        return None
+    from minerwatch.report.tls import TlsEndpoint  # 4 MiB that not all need
+
+    return TlsEndpoint(settings)
 
 
 def _raise_open_file_limit() -> None:
@@ -533,6 +677,7 @@ def _raise_open_file_limit() -> None:
 
 def run(config: Config, log: Log, reread: Callable[[], Config] | None = None) -> None:
     """Runs an agent until SIGTERM or SIGINT; SIGHUP makes it reload."""
+    use_one_arena()
     agent = Agent(config, log, reread)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

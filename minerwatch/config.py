@@ -33,12 +33,19 @@ DEFAULT_LISTEN = "127.0.0.1:9797"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Line = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Actions = Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_LABEL = re.compile(
+    r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?"
+    r"=(?P<value>[A-Za-z0-9](?:[-\w.]*[A-Za-z0-9])?)",
+    re.ASCII,
+)
+_MAX_LABEL_CHARS = 63
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,6 +53,22 @@ class Duration(float):
     """A length of time in seconds."""
 
     __slots__ = ()
+
+
+class PodLabel(str):
+    """One label of a pod, as ``key=value``."""
+
+    __slots__ = ()
+
+    @property
+    def key(self) -> str:
+        """What stands before the equals sign."""
+        return self.partition("=")[0]
+
+    @property
+    def value(self) -> str:
+        """What stands after it."""
+        return self.partition("=")[2]
 
 
 class Mode(str):
@@ -60,51 +83,53 @@ OFF, DRY_RUN, ENFORCE = MODES = (Mode("off"), Mode("dry-run"), Mode("enforce"))
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the kernel's files are, and what counts as a container."""
 
-    name: str = ""  # "" means the host's name
+    name: str = ""  # "" is the host's name
     proc: str = "/proc"
     sys: str = "/sys"
-    units: bool | None = None  # systemd units and the host count, too; None: not in a cluster
+    units: bool | None = None  # systemd units and the host count, too; null: not in a cluster
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whom the agent looks at more closely."""
 
-    hot_cpu_cores: Positive = 0.1  # processes are measured one by one in containers above this
+    hot_cpu_cores: Positive = 0.1  # above this a container's processes are measured one by one
     suspect_cpu_cores: Positive = 0.3  # a process that burns this much ...
     suspect_after: Duration = Duration(30)  # ... for this long is a suspect
     window: Duration = Duration(60)  # over which CpuFlatness is taken
-    recheck_processes: Count = 64  # idle processes asked each tick whether they are still the same
+    recheck_processes: Count = 64  # idle ones asked each tick: still the same program?
     read_deadline: Duration = Duration(0.1)  # for all reads of a tick that a process can hold up
 
 
 class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Further sources of evidence; each is off where the kernel or a capability is missing."""
 
-    execs: bool = True  # look at programs as soon as they start (needs NET_ADMIN before Linux 6.6)
+    execs: bool = True  # look at programs as they start (NET_ADMIN before Linux 6.6)
     execs_cpu_share: Share = 0.02  # of one core, at most, for programs between two ticks
-    connections: bool = True  # whom suspects are connected to (needs SYS_PTRACE)
+    connections: bool = True  # whom suspects are connected to (SYS_PTRACE, DAC_READ_SEARCH)
     resolve_pools: bool = False  # look up lists/pool_servers.txt: others may see that
-    mappings: bool = True  # what suspects keep in memory (needs SYS_PTRACE)
-    tasks: bool = True  # all processes in one read (needs BPF and PERFMON, and a kernel with BTF)
-    rounding: bool = True  # how suspects round floating-point numbers (needs tasks, or ptrace)
+    mappings: bool = True  # what suspects keep in memory (SYS_PTRACE)
+    tasks: bool = True  # all processes in one read (BPF and PERFMON, a kernel with BTF)
+    rounding: bool = True  # how suspects round floating-point numbers (tasks, or ptrace)
     ptrace: bool = False  # where there is no tasks: stop suspects for 0.1 ms to see (SYS_PTRACE)
     rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
-    content: bool = True  # what is in executables and memory of suspects (needs SYS_PTRACE)
+    content: bool = True  # what executables and memory hold (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
+    canary: bool = True  # plant a harmless process every 10 minutes: is it found?
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How findings become a level."""
 
-    ticks_below: Count = 3  # a container leaves a level after this many ticks below it
+    ticks_below: Count = 3  # a container leaves a level after so many ticks below it
 
 
 class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the names of pods come from, and what is told to the cluster."""
 
-    enabled: bool | None = None  # None: where a service account is mounted
-    kubeconfig: str = ""  # "": the service account, or where there is none ~/.kube/config
-    context: str = ""  # of the kubeconfig; "": its current one
+    enabled: bool | None = None  # null: where a service account is mounted
+    kubeconfig: str = ""  # "" is the service account, or where there is none ~/.kube/config
+    context: str = ""  # of the kubeconfig; "" is its current one
+    namespace: str = ""  # the agent's own; "" is that of its service account
     events: bool = True  # on pods whose verdict rises to likely or confirmed, or clears
     contact: str = ""  # the last sentence of every event: whom to ask, how to appeal
 
@@ -113,20 +138,33 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Who is told or banned: the first source that says something counts."""
 
     profile: str = "jupyterhub"  # jupyterhub, binderhub, default
-    sources: tuple[str, ...] = ()  # in place of the profile's
+    sources: tuple[str, ...] = ()  # in place of the profile's; see below
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the address of ``listen`` speaks TLS; without a certificate it speaks plain HTTP."""
+
+    certificate: str = ""  # a PEM file, read again when it changes; "" is plain HTTP
+    key: str = ""  # its key; "": it stands in the same file
+    client_ca: str = ""  # a PEM file: /metrics only for clients whose certificate it signed
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that would have no effect."""
+        if not self.certificate and (self.key or self.client_ca):
+            raise ValueError("certificate is missing: key and client_ca do nothing without it")
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is published, and how much of it."""
 
-    max_container_series: Count = 500
+    max_container_series: Count = 500  # flagged containers with metrics of their own
     processes_per_container: Count = 20  # in the snapshot
 
 
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is done in some namespaces: the first action, then the next for repeat offenders."""
 
-    actions: Actions
+    actions: Actions  # label, stop, kill, evict, delete: the mildest first; or observe
     namespaces: tuple[Line, ...] = ("*",)  # patterns
     score: CullScore = 90  # from this score of stable findings on
 
@@ -165,14 +203,14 @@ class Exemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many actions there may be in any hour."""
 
-    per_node: ActionsPerHour = 2
-    per_cluster: ActionsPerHour = 10
+    per_node: ActionsPerHour = 2  # actions in any hour
+    per_cluster: ActionsPerHour = 10  # the same, of all agents together
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """From how many flagged containers on the rules are thought wrong, not the users."""
 
-    share: Share = 0.2  # of a node's containers at likely or above: more, and nothing is done
+    share: Share = 0.2  # of a node's containers flagged: more, and nothing is done
     at_least: Count = 3  # flagged containers; fewer are no reason to stop
 
 
@@ -183,34 +221,46 @@ class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     window: Duration = Duration(86400)  # ... within this time
 
 
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the evidence of every action is kept; what cannot be written there is not done."""
+
+    log: Line = "/var/lib/minerwatch/audit.jsonl"  # also the agent's memory: it must outlive it
+    folder: str = ""  # each action's evidence as a file of its own; "" is nowhere
+    max_files: Limit = 200  # in that folder
+    max_mib: Limit = 64  # of the log, and of the folder
+
+
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What may be done about pods that are surely miners; nothing, unless switched on."""
 
-    mode: Mode = OFF
-    namespaces: tuple[Line, ...] = ()  # patterns; none: no pod is ever touched
-    selector: Selector = Selector()
-    protected_namespaces: tuple[Line, ...] = ()  # patterns, besides those always protected
+    mode: Mode = OFF  # off, dry-run (requests are made with dryRun=All), enforce
+    namespaces: tuple[Line, ...] = ()  # patterns; none: no pod is ever touched; "*": all
+    selector: Selector = Selector()  # labels, as for kubectl: component=singleuser-server,!keep
+    protected_namespaces: tuple[Line, ...] = ()  # patterns, besides kube-system and the like
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first that fits holds
     minimum_age: Duration = Duration(300)  # of a pod
     hold: Duration = Duration(300)  # confirmed, by the same findings, for this long
     pause: Duration = Duration(600)  # between two actions on the same pod
-    grace_period: Duration | None = None  # None: the pod's own
-    active_hours: tuple[Hours, ...] = ()  # none: always
-    exemptions: tuple[Exemption, ...] = ()
+    grace_period: Duration | None = None  # for evict and delete; null is the pod's own
+    active_hours: tuple[Hours, ...] = ()  # UTC, such as "mon-fri 09:00-17:00"; none is always
+    exemptions: tuple[Exemption, ...] = ()  # see below
+    quarantine_label: PodLabel = PodLabel("minerwatch.io/quarantine=true")  # what label sets
     budget: CullBudget = CullBudget()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     repeat_offenders: RepeatOffenders = RepeatOffenders()
+    audit: Audit = Audit()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that an operator can set."""
 
-    interval: Duration = Duration(10)
-    listen: str = DEFAULT_LISTEN
-    socket: str = ""  # "" means default_socket()
-    built_in_rules: bool = True
+    interval: Duration = Duration(10)  # from one tick to the next
+    listen: str = DEFAULT_LISTEN  # /metrics, /healthz, /readyz
+    tls: Tls = Tls()
+    socket: str = ""  # "" is /run/minerwatch/agent.sock for root
+    built_in_rules: bool = True  # the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id
-    private_rules: tuple[str, ...] = ()  # the same; told by their ids only, but on the socket
+    private_rules: tuple[str, ...] = ()  # the same; logs, events and metrics tell their ids only
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()
@@ -254,6 +304,14 @@ def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off
     if text not in MODES:
         raise ConfigError(f"{text!r} is no mode: it is {', '.join(MODES)}")
     return Mode(text)
+
+
+def pod_label(text: str) -> PodLabel:
+    """``text`` such as ``example.org/quarantine=true``; raises ConfigError for anything else."""
+    match = _LABEL.fullmatch(text) if isinstance(text, str) else None
+    if match is None or len(match["value"]) > _MAX_LABEL_CHARS:
+        raise ConfigError(f"{text!r} is no label: write it like example.org/quarantine=true")
+    return PodLabel(text)
 
 
 def host_and_port(listen: str) -> tuple[str, int]:
@@ -310,6 +368,7 @@ _DECODERS: dict[type, Callable[[Any], Any]] = {
     Duration: duration_s,
     Hours: hours,
     Mode: mode,
+    PodLabel: pod_label,
     Selector: selector,
 }
 
@@ -327,7 +386,7 @@ def _in_words(error: msgspec.ValidationError) -> str:
     """msgspec's ``… - at `$.node.proc``` turned round: the key comes first."""
     text, _, path = str(error).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         where = f"below {key!r}" if key else "at the top"
         return f"there is no key {unknown[1]!r} {where}"

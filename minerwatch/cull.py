@@ -10,9 +10,10 @@ others are here::
     rechecked(decision, record,  the same questions again, about a pod that has just been
               fresh case)        fetched; with any objection nothing is done
       → the action, with pod UID, container id, pid and start time as preconditions
-    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED or, if it came to nothing
-                                 before the action, WITHDRAWN
+    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN or, if it came to
+                                 nothing before the action, WITHDRAWN
       → the record, with its outcome, is in the audit log
+    Budget.give_back(record)     of what was withdrawn
 
 Whoever is killed in between finds a pending record in the audit log: ``History.restored`` takes
 it for an action that may have happened. It counts in the budget, it is not done twice. A log that
@@ -90,6 +91,7 @@ class Situation:
     containers: int  # judged at this tick
     flagged: int  # of these, at likely or above
     cluster_budget_left: int | None  # as last heard; None: not known, and nothing is done
+    audit_trouble: str = ""  # why evidence cannot be kept; then nothing is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Case:
     situation: Situation
     carrier: Container | None = None  # the pod's container that this one is nested in
     asked: Action | None = None  # by hand, in place of the ladder's
+    asked_dry_run: bool = False  # by hand; the mode may ask for it as well
+    stopped: frozenset[ProcessId] = frozenset()  # that minerwatch has stopped, and that stand still
 
 
 # What has been done.
@@ -142,6 +146,7 @@ class ActionRecord(msgspec.Struct, frozen=True):
     rung: int
     dry_run: bool
     outcome: Outcome
+    processes: tuple[ProcessId, ...] = ()  # that stop and kill were for
 
 
 class Budget(Protocol):
@@ -153,6 +158,9 @@ class Budget(Protocol):
         The cluster's limit and, since an agent's memory can be lost, the node's are kept here.
         The same id takes one place however often it is asked for. Whatever goes wrong: False.
         """
+
+    def give_back(self, record: ActionRecord) -> None:
+        """Free the place of an action that was withdrawn; what goes wrong is passed over."""
 
 
 class History:
@@ -213,6 +221,51 @@ class History:
     def release(self, decision: Decision, now: Moment) -> ActionRecord:
         """The record of a person's word that the pod of ``decision`` is to be left alone."""
         return self._added(_record(decision, Outcome.RELEASED, now), now)
+
+    def anchor(self, node: str, now: Moment) -> ActionRecord:
+        """What the first line of a log says that goes on where another one ended."""
+        ago_s = now.monotonic_s - self._known_since_s
+        begun = Moment(now.unix_s - ago_s, self._known_since_s, now.boot_id)
+        return _start(node, begun)
+
+    def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
+        """What was done about a pod, in the order in which it was begun."""
+        records = (entry.record for entry in self._entries.values())
+        return tuple(record for record in records if record.pod_uid == pod_uid)
+
+    def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
+        """Processes that may stand still since minerwatch stopped them, with their pods' uids.
+
+        Also those of pods that were released: whether that let them go is to be looked at.
+        """
+        return tuple(
+            (record.pod_uid, process)
+            for record in self.records()
+            if record.boot_id == boot_id and _may_have_stopped(record)
+            for process in record.processes
+        )
+
+    def has_labelled(self, pod_uid: str) -> bool:
+        """Whether the pod was given the quarantine label."""
+        return any(
+            record.action is Action.LABEL and record.outcome is Outcome.DONE
+            for record in self.of_pod(pod_uid)
+        )
+
+    def has_dry_run(
+        self, pod_uid: str, action: Action, processes: Iterable[ProcessId], *, without: str = ""
+    ) -> bool:
+        """Whether a dry run has shown just that action on the pod already."""
+        shown = [
+            entry.record
+            for entry in self._others(without)
+            if (entry.record.pod_uid, entry.record.action) == (pod_uid, action)
+            and entry.record.outcome is Outcome.DRY_RUN
+        ]
+        if action not in _PROCESS_ACTIONS:
+            return bool(shown)
+        seen = {process for record in shown for process in record.processes}
+        return bool(shown) and seen.issuperset(processes)
 
     def knows_last_hour(self, now: Moment) -> bool:
         """Whether no action of the last hour can have been forgotten."""
@@ -309,6 +362,14 @@ def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
     return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
 
 
+_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
+
+
+def _may_have_stopped(record: ActionRecord) -> bool:
+    is_stop = record.action is Action.STOP and not record.dry_run
+    return is_stop and record.outcome not in _NEVER_HAPPENED
+
+
 def _no_longer_pending(record: ActionRecord) -> ActionRecord:
     """Whoever tried it is gone; it may have happened."""
     if record.outcome is not Outcome.PENDING:
@@ -358,6 +419,7 @@ def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
         rung=decision.rung,
         dry_run=decision.dry_run,
         outcome=outcome,
+        processes=decision.processes if decision.proposed in _PROCESS_ACTIONS else (),
     )
 
 
@@ -421,7 +483,7 @@ class _Question:
 
     @property
     def dry_run(self) -> bool:
-        return self.settings.mode != ENFORCE
+        return self.settings.mode != ENFORCE or self.case.asked_dry_run
 
     def decision(self) -> Decision:
         case, pod = self.case, self.case.pod
@@ -465,16 +527,15 @@ class _Question:
     # What speaks against it.
 
     def _of_settings(self) -> Iterator[Objection]:
-        situation, breaker = self.case.situation, self.settings.circuit_breaker
+        situation = self.case.situation
         if self.settings.mode == OFF:
             yield Objection(Reason.OFF, "culling.mode")
         hours = self.settings.active_hours
         if hours and not any(span.include(self.now.unix_s) for span in hours):
             yield Objection(Reason.OUTSIDE_HOURS, f"{', '.join(hours)} UTC")
-        if situation.flagged >= breaker.at_least and not (
-            situation.flagged <= breaker.share * situation.containers
-        ):
-            share = f"{situation.flagged} of {situation.containers}, {breaker.share:.0%} at most"
+        if is_circuit_open(situation, self.settings):
+            most = self.settings.circuit_breaker.share
+            share = f"{situation.flagged} of {situation.containers}, {most:.0%} at most"
             yield Objection(Reason.CIRCUIT_BREAKER, share)
         if not situation.own_namespace:
             yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
@@ -482,6 +543,8 @@ class _Question:
             yield Objection(Reason.PODS_NOT_SYNCED, "")
         if not self.dry_run and not self.history.knows_last_hour(self.now):
             yield Objection(Reason.MEMORY_LOST, "")
+        if situation.audit_trouble:
+            yield Objection(Reason.NO_AUDIT_LOG, situation.audit_trouble)
 
     def _of_verdict(self) -> Iterator[Objection]:
         verdict, proof = self.case.verdict, self.proof
@@ -571,6 +634,29 @@ class _Question:
             yield Objection(Reason.OBSERVE_ONLY, "")
         elif proposed in _PROCESS_ACTIONS and not self.proof.processes:
             yield Objection(Reason.NO_PROCESS, proposed.value)
+        elif self._is_in_effect(proposed):
+            yield Objection(Reason.ALREADY_DONE, proposed.value)
+        elif self._is_shown(proposed):
+            yield Objection(Reason.ALREADY_DONE, f"{proposed.value}, in a dry run")
+
+    def _is_shown(self, proposed: Action) -> bool:
+        """Whether this dry run has been made; in earnest the pod would be gone, or held."""
+        pod, processes = self.case.pod, self.proof.processes
+        return (
+            self.dry_run
+            and pod is not None
+            and self.history.has_dry_run(pod.uid, proposed, processes, without=self.reserved)
+        )
+
+    def _is_in_effect(self, proposed: Action) -> bool:
+        """Whether doing it again would change nothing; a tenant's own doing never counts."""
+        pod, processes = self.case.pod, self.proof.processes
+        if pod is None:
+            return False
+        if proposed is Action.LABEL:
+            label = self.settings.quarantine_label
+            return self.history.has_labelled(pod.uid) and pod.labels.get(label.key) == label.value
+        return proposed is Action.STOP and self.case.stopped.issuperset(processes)
 
     def _of_budgets(self) -> Iterator[Objection]:
         budget, left = self.settings.budget, self.case.situation.cluster_budget_left
@@ -607,6 +693,14 @@ class _Question:
             for rungs in self.settings.ladder
             if _matches_any(pod.namespace, rungs.namespaces) and score >= rungs.score
         )
+
+
+def is_circuit_open(situation: Situation, settings: Culling) -> bool:
+    """Whether so many of the node's containers are flagged that the rules must be wrong."""
+    breaker = settings.circuit_breaker
+    return situation.flagged >= breaker.at_least and not (
+        situation.flagged <= breaker.share * situation.containers
+    )
 
 
 def _question(

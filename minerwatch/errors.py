@@ -8,6 +8,7 @@
     ├── NodeError                  the node cannot be read at all (no cgroups, no /proc)
     ├── ListenError                an address or socket that cannot be listened on
     ├── SnapshotError              an agent's snapshot that cannot be had or understood
+    ├── OrderError                 an order that an agent does not carry out
     ├── ClusterError               an API server that cannot be reached, or that refuses
     └── TargetError                a pod, container or pid that is not there
 
@@ -40,6 +41,9 @@ class RuleError(MinerwatchError):
         self.line = line
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[RuleError], tuple[Path, int, str]]:
+        return type(self), (self.path, self.line, self.reason)
+
 
 class NodeError(MinerwatchError):
     """The node cannot be read at all: no cgroup hierarchy, no /proc."""
@@ -51,6 +55,10 @@ class ListenError(MinerwatchError):
 
 class SnapshotError(MinerwatchError):
     """An agent's snapshot that cannot be fetched or understood."""
+
+
+class OrderError(MinerwatchError):
+    """An order, to cull or to release, that an agent does not carry out, or not understand."""
 
 
 class ClusterError(MinerwatchError):

@@ -115,6 +115,19 @@ class ProcessId(NamedTuple):
     start_ticks: int
 
 
+class FpSample(NamedTuple):
+    """A thread's floating-point control word (MXCSR on x86-64, FPCR on arm64).
+
+    With ``switches`` it is that of the thread's last switch-out, without that of the moment at
+    which it was read.
+    """
+
+    process: ProcessId
+    tid: int
+    switches: int | None  # so far, modulo 2^32; without a new one the word is the old one, too
+    fp_control: int
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """What is read once of a process: who it is, not what it does."""
@@ -332,8 +345,9 @@ class Reason(StrEnum):
     OWN_IDENTITY_UNKNOWN = "The agent does not know its own namespace, and so cannot spare it."
     PODS_NOT_SYNCED = "What is known of the cluster's pods is not up to date."
     MEMORY_LOST = "The agent does not know what it did within the last hour."
+    NO_AUDIT_LOG = "The audit log cannot be written, and without evidence nothing is done."
     NOT_CONFIRMED = "The verdict is not confirmed."
-    NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals."
+    NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals of one process."
     NOT_HELD = "It has not been confirmed for long enough."
     STALE_VERDICT = "The verdict is older than two ticks."
     NOT_A_POD = "It is not a container of a pod."
@@ -356,6 +370,7 @@ class Reason(StrEnum):
     NO_LADDER = "No action is configured for this namespace and score."
     OBSERVE_ONLY = "It is configured to be observed only."
     NO_PROCESS = "No single process is sure enough to be a miner."
+    ALREADY_DONE = "It has been done already."
     NODE_BUDGET_SPENT = "This node's budget for the hour is spent."
     CLUSTER_BUDGET_UNKNOWN = "What is left of the cluster's budget is not known."
     CLUSTER_BUDGET_SPENT = "The cluster's budget for the hour is spent."
@@ -467,6 +482,66 @@ class AgentStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ActionStatus:
+    """Something that was done about a pod, or tried, as the snapshot shows it."""
+
+    at: str  # RFC 3339 in UTC, by the node's clock
+    action: str
+    outcome: str  # done, dry-run, refused, failed, unknown, withdrawn, released, pending
+    dry_run: bool
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CullStatus:
+    """What culling would do about a container, or why it does nothing, as the snapshot shows it."""
+
+    mode: str  # off, dry-run, enforce
+    action: str  # "observe" where there is a reason not to act
+    proposed: str  # what would be done if there were none
+    dry_run: bool
+    rung: int
+    reasons: tuple[str, ...]  # sentences: why nothing is done
+    pids: tuple[int, ...] = ()  # that stop and kill are for
+    stopped: tuple[int, ...] = ()  # pids that minerwatch stopped, and that stand still
+    history: tuple[ActionStatus, ...] = ()  # of the same pod, the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class CullAnswer:
+    """What came of an action that was asked for by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    owner: str
+    level: str
+    score: float
+    proposed: str  # the action that was asked for
+    dry_run: bool
+    acts: bool  # whether the policy permitted it
+    reasons: tuple[str, ...]  # why not
+    request: str  # what is, or would be, sent, word for word
+    outcome: str = ""  # done, dry-run, refused, failed, unknown, withdrawn; "": nothing was tried
+    message: str = ""  # what the API server or the kernel said
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAnswer:
+    """What was undone by a release."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    resumed: tuple[int, ...]  # pids that go on now
+    gone: tuple[int, ...]  # pids of processes that have ended
+    label_removed: bool
+    trouble: tuple[str, ...] = ()  # what could not be undone
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """A node of which nothing is known, and why."""
 
@@ -502,6 +577,7 @@ class ContainerStatus:
     findings: tuple[FindingStatus, ...]
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
+    culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from minerwatch.config import Config
 from minerwatch.detection.facts import measured
-from minerwatch.model import Connection, Facts, FactValue, ProcessId
+from minerwatch.model import Connection, Facts, FactValue, FpSample, ProcessId
 from minerwatch.node.content import ContentReader
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.privilege import effective_capabilities
-from minerwatch.node.rounding import ENOUGH_SAMPLES, RoundingSamples
-from minerwatch.node.sockets import SocketReader
-from minerwatch.node.tasks import FpSample, TaskIterator
+from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
+from minerwatch.node.quota import OwnQuota
+from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
+from minerwatch.node.sockets import ConnectionReader
+from minerwatch.node.tasks import TaskIterator
 
 _CONNECTIONS_EVERY_S = 30.0
 _MAPPINGS_EVERY_S = 60.0
@@ -31,6 +34,8 @@ _LAST_CONTENT_PAUSE_S = 4 * 3600.0
 _ROUNDING_EVERY_S = 300.0
 _ODD_ROUNDING_EVERY_S = 60.0
 _SAMPLING_ENDS_AFTER_S = 60.0
+
+_NO_FP_CONTROL = "it does not know where this kernel keeps the floating-point control word"
 
 NO_FACTS: Facts = {}
 
@@ -72,6 +77,7 @@ class ProbeStatus:
 
     name: str
     off: str  # "" if it is on
+    is_asked_for: bool = True
 
 
 class Probes:
@@ -93,6 +99,7 @@ class Probes:
         self._probes: list[Probe] = []
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._rounding: Rounding | None = None
+        self._sampler: PtraceSampler | None = None
         self._content: Content | None = None
         self._connections: Connections | None = None
         self._proc = proc = config.node.proc
@@ -107,7 +114,7 @@ class Probes:
             off = lack if is_wanted else f"switched off (probes.{name})"
             if not off:
                 self._probes.append(opened())
-            self.status.append(ProbeStatus(name, off))
+            self.status.append(ProbeStatus(name, off, is_wanted))
         self._open_rounding(config, tasks, tasks_off)
 
     def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
@@ -124,13 +131,28 @@ class Probes:
             self._content.use(rules)
 
     def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
-        off = "" if config.probes.rounding else "switched off (probes.rounding)"
-        if not off and tasks is None:
-            off = f"it needs the task iterator: {tasks_off}"
-        if not off and tasks is not None:
+        """By the task iterator; else by ptrace, where the operator allows it."""
+        if tasks is not None and not tasks.has_fp_control:
+            tasks, tasks_off = None, _NO_FP_CONTROL
+        is_wanted = config.probes.rounding
+        is_ptrace_wanted = is_wanted and config.probes.ptrace and tasks is None
+        off = "" if is_wanted else "switched off (probes.rounding)"
+        if is_ptrace_wanted:
+            self._sampler, ptrace_off = _opened_sampler(config)
+        elif not config.probes.ptrace:
+            ptrace_off = "switched off (probes.ptrace)"
+        else:
+            ptrace_off = "not needed: " + (off or "the task iterator tells how suspects round")
+        if is_wanted and tasks is not None:
             self._rounding = Rounding(tasks)
+        elif self._sampler is not None:
+            self._rounding = Rounding(self._sampler, spares_the_innocent=True)
+        elif is_wanted:
+            off = f"it needs the task iterator or ptrace; tasks: {tasks_off}; ptrace: {ptrace_off}"
+        if self._rounding is not None:
             self._probes.append(self._rounding)
-        self.status.append(ProbeStatus("rounding", off))
+        self.status.append(ProbeStatus("rounding", off, is_wanted))
+        self.status.append(ProbeStatus("ptrace", ptrace_off, is_ptrace_wanted))
 
     def look(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
         """Looks at ``suspects`` within the budget; the seconds that each probe took."""
@@ -187,6 +209,8 @@ class Probes:
         """Lets go of what the probes hold."""
         for probe in self._probes:
             probe.close()
+        if self._sampler is not None:
+            self._sampler.close()
 
     def _unchanged(self, suspects: Sequence[Suspect]) -> list[Suspect]:
         """Without those that run another program than at the last look.
@@ -209,33 +233,34 @@ class Connections:
     looks_early = False
 
     def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
-        self._reader = SocketReader(proc)
+        self._reader = ConnectionReader(proc)
         self._pools = PoolNames(pool_servers) if pool_servers else None
-        self._looked_s: dict[ProcessId, float] = {}
+        self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
         self._open: dict[ProcessId, tuple[Connection, ...]] = {}
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """As SocketReader counts them."""
+        """As ConnectionReader counts them."""
         return self._reader.failures
 
     def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: _IsTimeLeft) -> None:
-        """Reads the connections of those that it has not looked at for some time."""
-        self._looked_s = {each: self._looked_s.get(each, float("-inf")) for each in suspects}
+        """Takes the answers that have come, and asks for those whose last one is old."""
+        answers = self._reader.answers()
+        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
         self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
         self._open = {each: self._open[each] for each in suspects if each in self._open}
-        due = [each for each in suspects if at_s - self._looked_s[each] >= _CONNECTIONS_EVERY_S]
-        if not due or not is_time_left():
-            return
-        found = self._reader.connections([each.pid for each in due], at_s)
-        for process in due:
-            self._looked_s[process] = at_s
-            self._open[process] = connections = found.get(process.pid, ())
-            self._facts[process] = _connection_facts(connections, self._names(connections), at_s)
+        for process in suspects:
+            if process in answers:
+                self._open[process] = connections = answers[process]
+                names = self._names(connections)
+                self._facts[process] = _connection_facts(connections, names, at_s)
+        due = [each for each in suspects if at_s - self._asked_s[each] >= _CONNECTIONS_EVERY_S]
+        if due and is_time_left() and self._reader.ask(due, at_s):
+            self._asked_s.update(dict.fromkeys(due, at_s))
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection."""
+        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
         return self._facts.get(process, NO_FACTS)
 
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
@@ -243,7 +268,8 @@ class Connections:
         return self._open.get(process, ())
 
     def close(self) -> None:
-        """Ends the look-ups."""
+        """Ends the reader's thread and the look-ups."""
+        self._reader.close()
         if self._pools is not None:
             self._pools.close()
 
@@ -346,9 +372,13 @@ class FpSource(Protocol):
     """Where control words of threads come from."""
 
     failures: dict[str, int]
+    most_at_once: int  # processes that it can tell of
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> Sequence[FpSample]:
         """What is known of them now; it does not wait."""
+
+    def rest(self) -> None:
+        """Lets go of what is not needed while nobody is sampled."""
 
 
 @dataclass(slots=True)
@@ -360,15 +390,21 @@ class _Sampling:
 
 
 class Rounding:
-    """How suspects round: some dozens of samples, a second apart, then a rest."""
+    """How suspects round: some dozens of samples, a second apart, then a rest.
+
+    Where there are more suspects than its source can tell of at once, those that have waited
+    longest come first.
+    """
 
     name = "rounding"
     looks_early = True
 
-    def __init__(self, source: FpSource) -> None:
+    def __init__(self, source: FpSource, *, spares_the_innocent: bool = False) -> None:
+        """``spares_the_innocent``: fewer samples do where all show the same mode."""
         self._source = source
+        self._enough_of_one_mode = LEAST_SAMPLES if spares_the_innocent else ENOUGH_ROUNDS
         self._sampled: dict[ProcessId, _Sampling] = {}
-        self._rests_until_s: dict[ProcessId, float] = {}
+        self._due_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
 
     @property
@@ -385,21 +421,21 @@ class Rounding:
         """Begins with those that have not been sampled for some time."""
         del is_time_left  # nothing is read here
         self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
-        self._rests_until_s = {each: self._rests_until_s.get(each, at_s) for each in suspects}
+        self._due_s = {each: self._due_s.get(each, at_s) for each in suspects}
         self._sampled = {
-            each: self._sampled.get(each) or _Sampling(at_s)
-            for each in suspects
-            if each in self._sampled or self._rests_until_s[each] <= at_s
+            each: sampling for each, sampling in self._sampled.items() if each in self._due_s
         }
+        self._begin(at_s)
 
     def sample(self, at_s: float) -> None:
-        """Takes one sample of each running thread of those that are being sampled."""
+        """Takes one sample of running threads of those that are being sampled."""
         for sample in self._source.fp_samples(tuple(self._sampled)):
             sampling = self._sampled.get(sample.process)
             if sampling is not None:
                 sampling.samples.add(at_s, sample.tid, sample.fp_control, sample.switches)
         for process, sampling in list(self._sampled.items()):
             self._take_note(process, sampling, at_s)
+        self._begin(at_s)
 
     def facts(self, process: ProcessId) -> Facts:
         """RoundingShare, RoundingModes, FlushToZeroShare."""
@@ -408,19 +444,29 @@ class Rounding:
     def close(self) -> None:
         """Nothing is held but the source, which is not its own."""
 
+    def _begin(self, at_s: float) -> None:
+        due = [each for each in self._due_s if self._due_s[each] <= at_s]
+        due.sort(key=self._due_s.__getitem__)
+        waiting = (each for each in due if each not in self._sampled)
+        free = self._source.most_at_once - len(self._sampled)
+        self._sampled.update((each, _Sampling(at_s)) for each in islice(waiting, free))
+        if not self._sampled:
+            self._source.rest()
+
     def _take_note(self, process: ProcessId, sampling: _Sampling, at_s: float) -> None:
         rounding = sampling.samples.rounding()
+        modes = rounding.modes if rounding is not None else 0
         if rounding is not None:
             self._facts[process] = measured(
                 RoundingShare=rounding.share,
-                RoundingModes=rounding.modes,
+                RoundingModes=modes,
                 FlushToZeroShare=rounding.flush_to_zero_share,
             )
         is_late = at_s - sampling.began_s >= _SAMPLING_ENDS_AFTER_S
-        if is_late or sampling.samples.count >= ENOUGH_SAMPLES:
-            is_odd = rounding is not None and rounding.modes > 1
-            rest_s = _ODD_ROUNDING_EVERY_S if is_odd else _ROUNDING_EVERY_S
-            self._rests_until_s[process] = at_s + rest_s
+        enough = self._enough_of_one_mode if modes == 1 else ENOUGH_ROUNDS
+        if is_late or sampling.samples.rounds >= enough:
+            rest_s = _ODD_ROUNDING_EVERY_S if modes > 1 else _ROUNDING_EVERY_S
+            self._due_s[process] = at_s + rest_s
             del self._sampled[process]
 
 
@@ -431,10 +477,24 @@ def _connection_facts(
         return NO_FACTS
     return {
         **({"DestinationHostname": names} if names else {}),
+        "Initiated": True,  # what others opened is not told
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),
     }
+
+
+def _opened_sampler(config: Config) -> tuple[PtraceSampler | None, str]:
+    """Samples by short stops, or why there are none."""
+    lacks = _missing_capability()
+    if not lacks and config.node.proc != Config().node.proc:
+        lacks = "node.proc is not this kernel's"
+    if lacks:
+        return None, lacks
+    try:
+        return PtraceSampler(OwnQuota(config.node.sys).reason), ""
+    except PtraceUnavailableError as error:
+        return None, str(error)
 
 
 def _missing_capability() -> str:

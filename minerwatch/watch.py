@@ -42,6 +42,7 @@ from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
 from minerwatch.node.tasks import TaskIterator, TaskTable
 from minerwatch.probes import Probes, Suspect
+from minerwatch.turns import Turns
 
 T = TypeVar("T")
 
@@ -59,6 +60,10 @@ _TABLE_EVERY = 6
 _PLACE_EVERY = 6
 """Ticks after which a container's place in the cluster is asked for again."""
 
+_MATCH_S = 0.5
+_MATCH_BETWEEN_TICKS_S = 0.05
+"""CPU time for static rules at once; what there is no time for waits, each container in turn."""
+
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
 
@@ -66,8 +71,10 @@ _SHORTEST_AGE_S = 0.2
 @dataclass(slots=True)
 class _WatchedProcess:
     process: Process
-    facts: Facts
+    parent: Process | None = None
+    facts: Facts | None = None  # static ones, kept while they are asked for each tick
     matches: tuple[Match, ...] = ()
+    is_to_be_matched: bool = False
     cpu: CpuHistory | None = None  # None while its container is idle
     threads: int = 0
     thread_cpu_s: Mapping[int, float] | None = None
@@ -156,6 +163,8 @@ class Watch:
         self._last_tick_s = float("inf")
         self._lock = threading.Lock()
         self._probe_s: dict[str, float] = {}
+        self._unmatched: Turns[tuple[_WatchedContainer, _WatchedProcess]] = Turns()
+        self._deferred_matches = 0
         self._matcher = matcher
         self._wanted = _fields(matcher)
 
@@ -172,9 +181,7 @@ class Watch:
             self._wanted = _fields(matcher)
             self._has_other_rules = True
             for watched in self._containers.values():
-                for process in watched.processes.values():
-                    process.matches = matcher.static_matches(process.facts)
-                _collect_static_sightings(watched)
+                self._match_again(watched)
 
     def close(self) -> None:
         """Lets go of the kernel's files."""
@@ -193,6 +200,7 @@ class Watch:
             *(("processes", reason, count) for reason, count in self._reader.failures.items()),
             *(self._probes.failures() if self._probes else ()),
             *(("tasks", reason, n) for reason, n in self._task_failures().items()),
+            ("rules", "deferred", self._deferred_matches),
         ]
 
     def tick(self, at_s: float) -> Tick:
@@ -207,7 +215,9 @@ class Watch:
             if self._has_other_rules:
                 hot, self._has_other_rules = list(self._containers.values()), False
             self._timed("tasks", lambda: self._read_tasks(hot))
-            self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+            touched += self._match_waiting(_MATCH_S)
+            hot += _newly_suspect(touched, hot)
             if self._probes is not None:
                 self._probe_s |= self._probes.look(self._suspects(hot), at_s)
             brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
@@ -226,9 +236,8 @@ class Watch:
                 "processes", lambda: self._read(to_read | self._reader.deferred, (), at_s)
             )
             self._early |= to_read
-            for watched in touched:
-                _collect_static_sightings(watched)
-            suspect = [watched for watched in touched if watched.static_sightings]
+            touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
+            suspect = _newly_suspect(touched, ())
             changes, began = self._judge_containers(suspect, at_s)
             return Examined(changes, began, self._probe_s)
 
@@ -243,6 +252,11 @@ class Watch:
             if self._probes is not None:
                 self._probes.sample(at_s)
 
+    def is_watched(self, pid: int) -> bool:
+        """Whether a process runs in a container that counts."""
+        with self._lock:
+            return self._cgroups.container_of(pid) is not None
+
     def recheck(self) -> None:
         """At the next tick every process is asked whether it is still the same program."""
         with self._lock:
@@ -255,6 +269,27 @@ class Watch:
                 _observation(watched, max_processes, self._connections)
                 for watched in self._containers.values()
             )
+
+    def observation(self, key: ContainerKey, max_processes: int) -> Observation | None:
+        """One container as it was found at the last tick; None if there is none."""
+        with self._lock:
+            watched = self._containers.get(key)
+            if watched is None:
+                return None
+            return _observation(watched, max_processes, self._connections)
+
+    def carrier(self, container: Container) -> Container:
+        """The pod's own container that ``container`` is nested in, or itself if it is in none."""
+        with self._lock:
+            by_cgroup = {
+                each.container.cgroup: each.container for each in self._containers.values()
+            }
+        found = container
+        while outer := by_cgroup.get(found.outer_cgroup):
+            if outer.kind is not container.kind or len(outer.cgroup) >= len(found.cgroup):
+                break
+            found = outer
+        return found
 
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
         return self._probes.connections(process) if self._probes is not None else ()
@@ -328,7 +363,7 @@ class Watch:
             watched.limit = watched.throttled_share = None
             watched.dynamic_sightings = ()
             for process in watched.processes.values():
-                process.cpu = process.thread_cpu_s = None
+                process.cpu = process.thread_cpu_s = process.facts = None
         watched.is_measured = is_hot
         return is_hot
 
@@ -344,9 +379,7 @@ class Watch:
             place = self._place_of(watched.container)
             if place != watched.place:
                 watched.place = place
-                for process in watched.processes.values():
-                    self._match_process(watched, process)
-                _collect_static_sightings(watched)
+                self._match_again(watched)
 
     # Processes.
 
@@ -381,7 +414,8 @@ class Watch:
 
     def _sample_processes(
         self, sampled: CgroupTick, hot: Collection[_WatchedContainer], at_s: float
-    ) -> None:
+    ) -> list[_WatchedContainer]:
+        """The containers that have other processes than before."""
         self._forget_ended(sampled)
         to_read = self._take_members(sampled)
         measured_pids: set[int] = set()
@@ -394,9 +428,7 @@ class Watch:
                         to_read.add(pid)
         to_read.update(self._replaced(measured_pids))
         self._young = set()
-        touched = self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
-        for watched in touched:
-            _collect_static_sightings(watched)
+        return self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
 
     def _take_members(self, sampled: CgroupTick) -> set[int]:
         """Forgets processes that have left their container; the pids of those that joined one."""
@@ -475,40 +507,71 @@ class Watch:
         return chosen
 
     def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[_WatchedContainer]:
-        """Reads who ``pids`` are and matches them; the containers that have other ones now."""
+        """Reads who ``pids`` are, to be matched; the containers that have other ones now."""
         touched: dict[int, _WatchedContainer] = {}
-        read: list[tuple[_WatchedContainer, _WatchedProcess]] = []
         for pid, process in self._reader.read(pids).items():
             watched = self._container_of.get(pid)
             if watched is None:
                 continue
             before = watched.processes.get(pid)
-            now = _WatchedProcess(process, {})
+            now = _WatchedProcess(process)
             if before is not None and before.process.id == process.id:
                 now.cpu, now.threads = before.cpu, before.threads
             watched.processes[pid] = now
             touched[id(watched)] = watched
-            read.append((watched, now))
-        for watched, now in read:
-            self._match_process(watched, now)
-            if now.cpu is None and id(watched) in hot and not now.process.kernel_thread:
+            self._young.add(pid)
+            if process.kernel_thread:
+                continue
+            self._have_matched(watched, now)
+            if now.cpu is None and id(watched) in hot:
                 self._measure(now, at_s)
-        self._young.update(now.process.id.pid for _, now in read)
+        for watched in touched.values():
+            _collect_static_sightings(watched)
+        return list(touched.values())
+
+    def _match_again(self, watched: _WatchedContainer) -> None:
+        """Has all processes of a container matched anew; until then they keep their matches."""
+        for process in watched.processes.values():
+            if not process.process.kernel_thread:
+                self._have_matched(watched, process)
+
+    def _have_matched(self, watched: _WatchedContainer, process: _WatchedProcess) -> None:
+        if not process.is_to_be_matched:
+            process.is_to_be_matched = True
+            self._unmatched.put(id(watched), (watched, process))
+
+    def _match_waiting(self, cpu_s: float) -> list[_WatchedContainer]:
+        """Matches processes that wait for it, for some time; the containers that they are in.
+
+        A command line that is made for it takes milliseconds, and there may be thousands.
+        """
+        touched: dict[int, _WatchedContainer] = {}
+        until_s = time.thread_time() + cpu_s
+
+        def match() -> None:
+            while (waiting := self._unmatched.take()) is not None:
+                watched, process = waiting
+                if watched.processes.get(process.process.id.pid) is process:
+                    self._match_process(watched, process)
+                    touched[id(watched)] = watched
+                if time.thread_time() >= until_s:
+                    return
+
+        self._timed("rules", match)
+        self._deferred_matches += len(self._unmatched)
+        for watched in touched.values():
+            _collect_static_sightings(watched)
         return list(touched.values())
 
     def _match_process(self, watched: _WatchedContainer, now: _WatchedProcess) -> None:
-        if now.process.kernel_thread:
-            return
         parent_container = self._container_of.get(now.process.parent_pid)
         parent = (
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
-        now.facts = {
-            **static_facts(now.process, parent.process if parent else None),
-            "ContainerName": watched.container.container_id,
-            **watched.place,
-        }
-        now.matches = self._timed("rules", lambda: self._matcher.static_matches(now.facts))
+        now.parent = parent.process if parent else now.parent  # it may have ended since
+        now.facts = None
+        now.is_to_be_matched = False
+        now.matches = self._matcher.static_matches(_static_facts(watched, now))
 
     def _sample_limit(self, watched: _WatchedContainer) -> None:
         before = watched.limit
@@ -580,7 +643,9 @@ class Watch:
         for process in watched.processes.values():
             if process.cpu is None:
                 continue
-            facts = {**process.facts, **shared, **self._dynamic_facts(process, at_s)}
+            facts = {
+                **_static_facts(watched, process), **shared, **self._dynamic_facts(process, at_s)
+            }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
                 yield Sighting(match.rule, process.process.id, match.evidence)
 
@@ -667,6 +732,23 @@ def _new_container(container: Container, at_s: float, cpu_s: float) -> _WatchedC
     return _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
 
 
+def _static_facts(watched: _WatchedContainer, process: _WatchedProcess) -> Facts:
+    """What never changes of a process; kept from the second tick in a row on that asks for it.
+
+    They take more memory than all else that is known of a process, and most processes idle.
+    """
+    if process.facts is not None:
+        return process.facts
+    facts = {
+        **static_facts(process.process, process.parent),
+        "ContainerName": watched.container.container_id,
+        **watched.place,
+    }
+    if process.cpu is not None and process.cpu.cores is not None:
+        process.facts = facts
+    return facts
+
+
 _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 
 
@@ -689,6 +771,15 @@ def _collect_static_sightings(watched: _WatchedContainer) -> None:
         for process in watched.processes.values()
         for match in process.matches
     )
+
+
+def _newly_suspect(
+    touched: Iterable[_WatchedContainer], but: Iterable[_WatchedContainer]
+) -> list[_WatchedContainer]:
+    """Those of ``touched`` in which some process matches, without those in ``but``; each once."""
+    known = {id(watched) for watched in but}
+    found = {id(each): each for each in touched if each.static_sightings and id(each) not in known}
+    return list(found.values())
 
 
 def _newly_found(watched: _WatchedContainer) -> list[Finding]:

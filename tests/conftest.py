@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,6 +29,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="makes cgroups and reads others' processes: run it as root"
 )
+
+
+def environment_of_this_python() -> dict[str, str]:
+    """What a Python that is called ``python3`` needs to find what is installed for this one.
+
+    It takes its name for its path, and looks it up.
+    """
+    here = Path(sys.executable).parent
+    return {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 @pytest.fixture

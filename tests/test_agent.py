@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,7 @@ class RunningAgent:
         self.until(said)
         return found[0]
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds: Callable[[], object]) -> None:
         end_s = time.monotonic() + _WAIT_S
         while not holds():
             assert self.process.poll() is None, self.log_path.read_text()
@@ -213,6 +214,59 @@ def test_changed_rules_are_picked_up_and_broken_ones_are_said_once(
     assert sum(line["event"] == "rule file cannot be used" for line in agent.lines()) == 1
 
 
+def _word_rule(identifier: str, title: str, value: str) -> str:
+    return f"""
+title: {title}
+id: {identifier}
+status: test
+logsource: {{product: linux, category: process_creation}}
+detection: {{s: {{{value}}}, condition: s}}
+level: critical
+minerwatch: {{signal: identity}}
+"""
+
+
+def test_what_private_folders_say_is_told_by_ids_only(
+    start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
+) -> None:
+    shown, hidden = tmp_path / "shown", tmp_path / "hidden"
+    for folder in (shown, hidden):
+        (folder / "lists").mkdir(parents=True)
+    by_list, own = "0bb5fa29-6c53-4f67-8fc0-a53f9c3f2a6e", "6c1f6f0e-3a4c-4f0f-9d53-3d8f1c3c1f0b"
+    (shown / "lists" / "rivals.txt").write_text("somebody-known\n")
+    asked = "CommandLine|contains|expand: '%rivals%'"
+    (shown / "one.yml").write_text(_word_rule(by_list, "A rival", asked))
+    (hidden / "lists" / "rivals.txt").write_text("zebrafink\n")
+    (hidden / "own.yml").write_text(_word_rule(own, "Zebrafink", "CommandLine|contains: zebrafink"))
+    (hidden / "broken.yml").write_text("title: Zebrafink\nid: [zebrafink\n")
+    (hidden / "wrong.yml").write_text(_word_rule(own, "Zebrafink", "Zebrafink|re: '(?=zebrafink)'"))
+    (hidden / "good.yar").write_text('rule Zebra { strings: $a = "zebrafink" condition: $a }')
+    (hidden / "broken.yar").write_text("rule Zebrafink { condition: zebrafink }")
+    config = tmp_path / "config.yml"
+    config.write_text(f"rules: [{shown}]\nprivate_rules: [{hidden}]\n")
+    agent = start("--config", str(config))
+    agent.line("watching")
+    folder = cgroups.make("/minerwatch-test/docker/" + "a2" * 32)
+    cgroups.put(programs.start("worker", "--to", "zebrafink", busy=True), folder)
+    findings = agent.line("verdict", container="a2" * 6)["findings"]
+    assert isinstance(findings, list)
+    told = {each["rule"]: each for each in findings}
+    for identifier in (by_list, own):
+        assert told[identifier]["title"] == f"private rule {identifier}"
+        assert told[identifier]["evidence"] == {}
+    agent.until(lambda: f'rule="{own}"' in agent.get("/metrics")[1])
+    broken = {
+        str(line["reason"]).split(":")[0]
+        for line in agent.lines()
+        if line["event"] == "rule file cannot be used"
+    }
+    assert {Path(path).name for path in broken} == {"broken.yml", "wrong.yml", "broken.yar"}
+    assert "zebra" not in agent.log_path.read_text().lower()
+    assert "zebra" not in agent.get("/metrics")[1].lower()
+    status = next(s for s in decode(answer(agent.socket, "/snapshot")) if s.container == "a2" * 6)
+    assert "Zebrafink" in {finding.title for finding in status.findings}  # root may know
+
+
 def test_sighup_reads_the_configuration_again(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text("interval: 1h\n")
@@ -265,13 +319,15 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
         folder = Path(name)
         folder.chmod(0o777)
         agent = start(command=command, folder=folder)
-        said = agent.line("cannot see everything")
-        assert "SYS_PTRACE" in str(said["reason"])
         agent.until(lambda: agent.get("/readyz")[0] == 200)
         time.sleep(1)
         reasons = [
-            line["reason"] for line in agent.lines() if line["event"] == "cannot see everything"
+            str(line["reason"])
+            for line in agent.lines()
+            if line["event"] == "cannot see everything"
         ]
+        assert any("SYS_PTRACE" in reason for reason in reasons)
+        assert any("DAC_READ_SEARCH" in reason for reason in reasons)
         assert len(reasons) == len(set(reasons))
         assert agent.stop() == 0
 
@@ -333,3 +389,69 @@ def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
     assert verdict["level"] in ("suspicious", "likely", "confirmed")
     agent.until(lambda: "minerwatch_exec_events_total 0.0" not in agent.get("/metrics")[1])
     assert "minerwatch_exec_events_lost_total 0.0" in agent.get("/metrics")[1]
+
+
+_CANARY = re.compile(
+    r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="(\w+)"\} (\S+)$', re.MULTILINE
+)
+
+
+def _canaries(agent: RunningAgent) -> dict[str, float]:
+    return {planted: float(at) for planted, at in _CANARY.findall(agent.get("/metrics")[1])}
+
+
+@needs_root
+def test_it_proves_again_and_again_that_it_would_see_a_miner(
+    start: Start, cgroups: CgroupFolders
+) -> None:
+    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
+    join = f'echo $$ > {own}/cgroup.procs && exec "$@"'
+    agent = start(command=("sh", "-c", join, "sh", sys.executable))
+    agent.line("probe is on", probe="canary")
+    agent.until(lambda: _canaries(agent)["agent"] > 0)
+    assert _canaries(agent)["elsewhere"] == 0
+    verdicts = (line for line in agent.lines() if line["event"] == "verdict")
+    assert "ca" * 6 not in {verdict["container"] for verdict in verdicts}  # no alarm
+    agent.until(lambda: not _children(agent.process.pid))  # it is taken away when it was seen
+
+
+@needs_root
+def test_a_canary_that_somebody_else_plants_is_found_too(
+    start: Start, cgroups: CgroupFolders
+) -> None:
+    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
+    other = cgroups.make("/minerwatch-test/docker/" + "cb" * 32)
+    agent = start(
+        command=("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
+    )
+    agent.line("watching")
+    for options in (
+        ("--socket", str(agent.socket)),
+        ("--metrics", str(agent.line("watching")["metrics"])),
+    ):
+        found = subprocess.run(
+            [
+                *("sh", "-c", f'echo $$ > {other}/cgroup.procs && exec "$@"', "sh"),
+                *(sys.executable, "-m", "minerwatch", "canary", "--timeout", "20s", *options),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert re.fullmatch(r"found after \d+\.\d s\n", found.stdout), found.stderr
+    assert _canaries(agent)["elsewhere"] > 0
+
+
+def test_a_canary_where_nobody_looks_is_a_failure_in_one_line(tmp_path: Path) -> None:
+    asked = subprocess.run(
+        [sys.executable, "-m", "minerwatch", "canary", "--socket", str(tmp_path / "none.sock")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 1
+    assert asked.stderr == f"minerwatch: no agent is listening on {tmp_path}/none.sock\n"
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -76,6 +76,7 @@ def test_built_in_rules_can_be_left_out() -> None:
         ("examination: {window: -1s}", "window"),
         ("rules: /etc/rules", "rules"),
         ("listen: here", "listen"),
+        ("tls: {client_ca: /ca.pem}", "tls: certificate is missing"),
         ("- a", "the whole file"),
         ("a: [", ":1: "),
     ],

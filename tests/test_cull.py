@@ -132,6 +132,9 @@ SETTINGS = Culling(
     selector=Selector("component=singleuser-server"),
     ladder=(Rungs(actions=(Action.KILL, Action.EVICT, Action.DELETE)),),
 )
+LABELLING = msgspec.structs.replace(SETTINGS, ladder=(Rungs(actions=(Action.LABEL,)),))
+STOPPING = msgspec.structs.replace(SETTINGS, ladder=(Rungs(actions=(Action.STOP,)),))
+QUARANTINED = {"minerwatch.io/quarantine": "true"}
 
 
 def history() -> History:
@@ -169,11 +172,18 @@ def with_container(**changes: Any) -> Case:
 
 
 def acted(
-    past: History, ago_s: float, outcome: Outcome = Outcome.DONE, pod: Pod = POD, owner: str = "eve"
+    past: History,
+    ago_s: float,
+    outcome: Outcome = Outcome.DONE,
+    pod: Pod = POD,
+    owner: str = "eve",
+    action: Action = Action.KILL,
 ) -> ActionRecord:
     """An action that was tried some time ago."""
     case = replace(CASE, pod=pod, owner=Owner(owner, "label"))
-    record = past.begin(replace(DECISION, **_names(case)), later(-ago_s))
+    decision = replace(DECISION, action=action, proposed=action, **_names(case))
+    decision = replace(decision, dry_run=outcome is Outcome.DRY_RUN)
+    record = past.begin(decision, later(-ago_s))
     return past.settle(record.id, outcome) or record
 
 
@@ -273,6 +283,7 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.CIRCUIT_BREAKER, doubt(with_situation(flagged=3, containers=3))),
     (Reason.OWN_IDENTITY_UNKNOWN, doubt(with_situation(own_namespace=""))),
     (Reason.PODS_NOT_SYNCED, doubt(with_situation(pods_synced=False))),
+    (Reason.NO_AUDIT_LOG, doubt(with_situation(audit_trouble="No space left on device"))),
     (Reason.NOT_CONFIRMED, doubt(with_verdict(level=Level.LIKELY))),
     (Reason.NOT_CORROBORATED, doubt(with_verdict(findings=()))),
     (Reason.NOT_CORROBORATED, doubt(with_verdict(findings=(finding(score=100),)))),
@@ -335,7 +346,15 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.OBSERVE_ONLY, doubt(settings=with_settings(
         ladder=(Rungs(actions=(Action.OBSERVE,)), *SETTINGS.ladder)))),
     (Reason.NO_PROCESS, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))))),
+        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))),
+        also={Reason.NOT_CORROBORATED})),
+    (Reason.ALREADY_DONE, doubt(with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING,
+        lambda past: acted(past, 7200, action=Action.LABEL))),
+    (Reason.ALREADY_DONE, doubt(replace(CASE, stopped=frozenset({MINER, OTHER})), STOPPING)),
+    (Reason.ALREADY_DONE, doubt(settings=msgspec.structs.replace(LABELLING, mode=DRY_RUN),
+        past=lambda past: acted(past, 7200, Outcome.DRY_RUN, action=Action.LABEL))),
+    (Reason.ALREADY_DONE, doubt(settings=with_settings(mode=DRY_RUN),
+        past=lambda past: acted(past, 7200, Outcome.DRY_RUN))),
     (Reason.NODE_BUDGET_SPENT, doubt(past=lambda past: [
         acted(past, 3599 - number, Outcome.FAILED, replace(POD, uid="x", name="x"))
         for number in range(2)])),
@@ -562,6 +581,74 @@ def test_by_hand_another_action_is_taken_under_the_same_policy() -> None:
     assert decide(by_hand, with_settings(mode=OFF), history(), NOW).reasons == (Reason.OFF,)
     nothing = replace(CASE, asked=Action.OBSERVE)
     assert decide(nothing, SETTINGS, history(), NOW).reasons == (Reason.OBSERVE_ONLY,)
+
+
+def test_by_hand_a_dry_run_may_be_asked_for_and_is_never_more() -> None:
+    dry = decide(replace(CASE, asked=Action.EVICT, asked_dry_run=True), SETTINGS, history(), NOW)
+    assert (dry.action, dry.dry_run) == (Action.EVICT, True)
+    never_less = with_settings(mode=DRY_RUN)
+    assert decide(replace(CASE, asked=Action.EVICT), never_less, history(), NOW).dry_run
+
+
+# What is in effect already.
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "past"),
+    [
+        # the tenant labels its own pod, in order not to be labelled, and so never to climb
+        (with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING, lambda _: None),
+        # the tenant takes the label away
+        (CASE, LABELLING, lambda past: acted(past, 7200, action=Action.LABEL)),
+        # another pod of the same name was labelled
+        (with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING,
+            lambda past: acted(past, 7200, pod=replace(POD, uid="x"), action=Action.LABEL)),
+        # a dry run labels nothing
+        (with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING,
+            lambda past: acted(past, 7200, Outcome.DRY_RUN, action=Action.LABEL)),
+        # somebody continued the process, or another one was started
+        (CASE, STOPPING, lambda past: acted(past, 7200, action=Action.STOP)),
+        (replace(CASE, stopped=frozenset({OTHER})), STOPPING, lambda _: None),
+        # a dry run of another process, or of another action
+        (with_verdict(findings=tuple(replace(each, process=OTHER) for each in VERDICT.findings)),
+            with_settings(mode=DRY_RUN), lambda past: acted(past, 7200, Outcome.DRY_RUN)),
+        (CASE, msgspec.structs.replace(STOPPING, mode=DRY_RUN),
+            lambda past: acted(past, 7200, Outcome.DRY_RUN)),
+    ],
+)  # fmt: skip
+def test_what_is_no_longer_or_was_never_in_effect_is_done(
+    case: Case, settings: Culling, past: Callable[[History], object]
+) -> None:
+    remembered = history()
+    past(remembered)
+    assert decide(case, settings, remembered, NOW).acts
+
+
+def test_what_may_stand_still_is_known_after_a_restart() -> None:
+    past = history()
+    pods = [replace(POD, uid=f"uid-{number}") for number in range(6)]
+    outcomes = (
+        Outcome.DONE, Outcome.UNKNOWN, Outcome.FAILED, Outcome.WITHDRAWN, Outcome.DRY_RUN,
+        Outcome.DONE,
+    )  # fmt: skip
+    for pod, outcome in zip(pods, outcomes, strict=True):
+        acted(past, 7200, outcome, pod, action=Action.STOP)
+    acted(past, 7200, pod=replace(POD, uid="killed"))
+    past.release(replace(DECISION, pod_uid="uid-5"), NOW)
+    known = {("uid-0", MINER), ("uid-1", MINER), ("uid-2", MINER), ("uid-5", MINER)}
+    assert set(past.stopped("boot")) == known
+    assert set(restored(lines(past.records()), NOW).stopped("boot")) == known
+    assert past.stopped("another") == ()  # pids and start times are another boot's
+
+
+def test_a_log_that_goes_on_tells_how_far_the_one_before_reached() -> None:
+    past = history()
+    anchor = past.anchor("node-1", NOW)
+    assert (anchor.outcome, anchor.monotonic_s) == (Outcome.STARTED, NOW.monotonic_s - 2 * HOUR_S)
+    assert anchor.unix_s == NOW.unix_s - 2 * HOUR_S
+    assert restored(lines([anchor]), NOW).knows_last_hour(NOW)
+    young = History.started("node-1", later(-10)).anchor("node-1", NOW)
+    assert not restored(lines([young]), NOW).knows_last_hour(NOW)
 
 
 # The second look.

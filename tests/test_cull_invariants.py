@@ -187,6 +187,10 @@ class SharedBudget:
         self.taken_s.setdefault(record.id, self.true_s)
         return True
 
+    def give_back(self, record: ActionRecord) -> None:
+        if self.is_reachable:
+            self.taken_s.pop(record.id, None)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -627,6 +631,8 @@ class Cluster(RuleBasedStateMachine):
         settled = agent.history.settle(record.id, outcome)
         assert settled is not None
         agent.write(settled)
+        if outcome is Outcome.WITHDRAWN:
+            self.budget.give_back(record)
 
     def _restart(self, agent: Agent, *, is_log_kept: bool) -> None:
         now = agent.now(self.true_s)

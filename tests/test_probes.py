@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,11 +9,13 @@ from time import sleep
 
 import pytest
 
+from benchmarks.orphan import Orphan
 from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
-from minerwatch.model import ProcessId
-from minerwatch.node.tasks import FpSample, TaskIterator, TasksUnavailableError
+from minerwatch.model import FpSample, ProcessId
+from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Connections, MemoryMappings, Probes, Rounding, Suspect
 from tests.conftest import needs_root
 
@@ -42,21 +43,30 @@ def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen")
 
 
+def has_looked(probe: Connections, at_s: float) -> bool:
+    probe.look([me()], at_s, always)
+    return bool(probe.facts(me()))
+
+
 def test_connections_become_facts_and_age() -> None:
     probe = Connections("/proc")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         with socket.create_connection(server.getsockname()), server.accept()[0]:
-            probe.look([me()], 100.0, always)
-            probe.look([me()], 160.0, always)
+            until(lambda: has_looked(probe, 100.0))
+            until(lambda: has_looked(probe, 160.0) and longest(probe) == 60.0)
             facts = probe.facts(me())
             told = probe.connections(me())
             port = str(server.getsockname()[1])
     assert "127.0.0.1" in facts["DestinationIp"]  # type: ignore[operator]
     assert port in facts["DestinationPort"]  # type: ignore[operator]
-    assert facts["LongestConnection"] == 60.0
     assert ("127.0.0.1", port, 100.0) in [(c.address, str(c.port), c.since_s) for c in told]
+    probe.close()
+
+
+def longest(probe: Connections) -> object:
+    return probe.facts(me()).get("LongestConnection")
 
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
@@ -66,14 +76,16 @@ def test_what_is_no_longer_suspect_is_forgotten() -> None:
     assert probe.facts(me()) == {}
     assert probe.connections(me()) == ()
     assert not probe._facts
-    assert not probe._looked_s
+    assert not probe._asked_s
     assert not probe._open
+    probe.close()
 
 
 def test_nobody_is_looked_at_when_the_time_is_up() -> None:
     probe = Connections("/proc")
     probe.look([me()], 100.0, lambda: False)
-    assert probe._looked_s[me()] == float("-inf")
+    assert probe._asked_s[me()] == float("-inf")
+    probe.close()
 
 
 def test_mappings_come_when_they_come() -> None:
@@ -172,24 +184,27 @@ def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
 
 
 class _Words:
-    """A source of control words: each time the next, of one thread."""
+    """A source of control words: each time the next, of one thread of each process."""
 
-    def __init__(self, words: Iterable[int]) -> None:
+    def __init__(self, words: Iterable[int], most_at_once: int = 1000) -> None:
         self.failures: dict[str, int] = {}
+        self.most_at_once = most_at_once
+        self.is_resting = False
         self._words = enumerate(words)
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
+        self.is_resting = False
         switches, word = next(self._words)
         return [FpSample(process, process.pid, switches, word) for process in processes]
 
+    def rest(self) -> None:
+        self.is_resting = True
 
-class _NoWords:
+
+class _NoWords(_Words):
     """A source that knows nothing."""
 
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
-
-    def fp_samples(self, _processes: Iterable[ProcessId]) -> list[FpSample]:
+    def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
         return []
 
 
@@ -197,14 +212,20 @@ ROUNDS_IN_TURN = tuple(0x9FC0 | at % 4 << 13 for at in range(1000))
 NEAREST = (0x1F80,) * 1000
 
 
-def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
-    probe = Rounding(_Words(NEAREST))
-    probe.look([me()], 0.0, always)
-    at_s = 0.0
+def sampled_until_it_rests(probe: Rounding, at_s: float = 0.0) -> float:
     while probe.wants_samples:
         at_s += 1.0
         probe.sample(at_s)
-    assert at_s == 48.0
+    return at_s
+
+
+def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
+    source = _Words(NEAREST)
+    probe = Rounding(source)
+    probe.look([me()], 0.0, always)
+    at_s = sampled_until_it_rests(probe)
+    assert at_s == 49.0  # the first time says only how often each thread has been switched out
+    assert source.is_resting
     assert probe.facts(me()) == {
         "RoundingShare": 0.0, "RoundingModes": 1, "FlushToZeroShare": 0.0
     }  # fmt: skip
@@ -218,17 +239,39 @@ def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
 def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     probe = Rounding(_Words(ROUNDS_IN_TURN))
     probe.look([me()], 0.0, always)
-    at_s = 0.0
-    while probe.wants_samples:
-        at_s += 1.0
-        probe.sample(at_s)
+    at_s = sampled_until_it_rests(probe)
     assert probe.facts(me())["RoundingModes"] == 4
     probe.look([me()], at_s + 61.0, always)
     assert probe.wants_samples
 
 
+def test_the_innocent_are_let_be_after_few_samples_where_a_sample_is_a_stop() -> None:
+    innocent = Rounding(_Words(NEAREST), spares_the_innocent=True)
+    innocent.look([me()], 0.0, always)
+    assert sampled_until_it_rests(innocent) == LEAST_SAMPLES + 1
+    odd = Rounding(_Words(ROUNDS_IN_TURN), spares_the_innocent=True)
+    odd.look([me()], 0.0, always)
+    assert sampled_until_it_rests(odd) == ENOUGH_ROUNDS + 1
+
+
+def test_of_many_suspects_each_has_its_turn() -> None:
+    suspects = [ProcessId(1000 + number, 1) for number in range(20)]
+    probe = Rounding(_Words(NEAREST * 3, most_at_once=8))
+    turns: list[set[ProcessId]] = []
+    for at_s in range(300):
+        if at_s % 10 == 0:
+            probe.look(suspects, float(at_s), always)
+        probe.sample(float(at_s))
+        now = set(probe._sampled)
+        assert len(now) <= 8
+        if now and (not turns or turns[-1] != now):
+            turns.append(now)
+    assert [len(turn) for turn in turns] == [8, 8, 4]
+    assert set().union(*turns) == set(suspects)
+
+
 def test_who_does_not_run_is_not_sampled_for_ever() -> None:
-    probe = Rounding(_NoWords())
+    probe = Rounding(_NoWords(()))
     probe.look([me()], 0.0, always)
     probe.sample(30.0)
     assert probe.wants_samples
@@ -238,17 +281,65 @@ def test_who_does_not_run_is_not_sampled_for_ever() -> None:
 
 
 def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
-    probe = Rounding(_Words(NEAREST))
+    source = _Words(NEAREST)
+    probe = Rounding(source)
     probe.look([me()], 0.0, always)
     probe.look([], 1.0, always)
     assert not probe.wants_samples
+    assert source.is_resting
     assert not probe._facts
-    assert not probe._rests_until_s
+    assert not probe._due_s
+
+
+def status_of(probes: Probes) -> dict[str, str]:
+    probes.close()
+    return {status.name: status.off for status in probes.status}
+
+
+def test_ptrace_is_off_unless_it_is_allowed() -> None:
+    off = status_of(Probes(Config(), tasks_off="no BTF"))
+    assert off["ptrace"] == "switched off (probes.ptrace)"
+    assert off["rounding"] == (
+        "it needs the task iterator or ptrace; tasks: no BTF; ptrace: switched off (probes.ptrace)"
+    )
+
+
+@needs_root
+def test_ptrace_is_on_where_it_is_allowed_and_the_iterator_is_not_to_be_had() -> None:
+    probes = Probes(Config(probes=Settings(ptrace=True)), tasks_off="no BTF")
+    off = status_of(probes)
+    if "quota" in off["ptrace"]:
+        pytest.skip(off["ptrace"])
+    assert (off["ptrace"], off["rounding"]) == ("", "")
+
+
+def test_ptrace_is_not_needed_beside_the_iterator() -> None:
+    try:
+        tasks = TaskIterator()
+    except TasksUnavailableError as error:
+        pytest.skip(str(error))
+    probes = Probes(Config(probes=Settings(ptrace=True)), tasks=tasks)
+    off = status_of(probes)
+    assert off["rounding"] == ""
+    assert off["ptrace"].startswith("not needed: the task iterator")
+    assert not [each for each in probes.status if each.name == "ptrace" and each.is_asked_for]
+    tasks.has_fp_control = False
+    off = status_of(Probes(Config(), tasks=tasks))
+    assert "does not know where this kernel keeps" in off["rounding"]
+    tasks.close()
 
 
 SHAPE_SHIFTER = """
-import ctypes, mmap, os, sys, threading, time
+import ctypes, mmap, os, resource, socket, sys, threading, time
 libc = ctypes.CDLL(None)
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+sockets = []
+try:
+    while True:
+        sockets.append(socket.socket())
+except OSError:
+    sockets.pop().close()
+sockets.pop().close()  # so that the next program can be opened
 turn = int(sys.argv[1])
 ends = time.monotonic() + 0.1
 while time.monotonic() < ends:
@@ -270,35 +361,45 @@ os.execv(sys.executable, [sys.executable, __file__, str(turn - 1), sys.argv[2]])
 
 
 @needs_root
-def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None:
-    """It renames itself, forks, maps and unmaps, execs, truncates a file that it runs, exits."""
-    script, victim = tmp_path / "shifter.py", tmp_path / "victim"
+@pytest.mark.parametrize("source", ["tasks", "ptrace"])
+def test_a_target_that_changes_all_the_time_does_no_harm(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It renames itself, forks, maps, opens sockets, execs, truncates what it ran, exits."""
+    monkeypatch.setattr("minerwatch.node.ptrace._ASK_EVERY_S", 0.0)
+    script, victim, output = (tmp_path / name for name in ("shifter.py", "victim", "output"))
     script.write_text(SHAPE_SHIFTER)
     victim.write_bytes(Path("/bin/true").read_bytes())
-    try:
-        tasks = TaskIterator()
-    except TasksUnavailableError:
-        tasks = None
+    tasks = None
+    if source == "tasks":
+        try:
+            tasks = TaskIterator()
+        except TasksUnavailableError as error:
+            pytest.skip(str(error))
     book = rulebook.load((BUILT_IN_RULES,))
-    probes = Probes(Config(), content_rules=book.content, tasks=tasks)
+    settings = Settings(ptrace=source == "ptrace")
+    probes = Probes(Config(probes=settings), content_rules=book.content, tasks=tasks)
     command = [sys.executable, str(script), "12", str(victim)]
-    with subprocess.Popen(command) as process:
+    with Orphan(["sh", "-c", '"$@"; echo "status $?"', "sh", *command], output) as target:
         at_s = 0.0
-        while process.poll() is None:
-            at_s += 60.0
-            stat = Path(f"/proc/{process.pid}/stat").read_bytes()
-            found = ProcessId(process.pid, int(stat.rpartition(b")")[2].split()[19]))
-            probes.look([suspect(found, (int(at_s), 0, 0)), suspect(me())], at_s)
+        found: set[ProcessId] = set()
+        while target.is_running:
+            at_s += 10.0
+            family = target.family()
+            found.update(family)
+            suspects = [suspect(each, (int(at_s) // 100, 0, 0)) for each in family]
+            probes.look([*suspects, suspect(me())], at_s)
             probes.sample(at_s)
             sleep(0.01)
-    assert process.returncode == 0
-    gone = suspect(found)
+        assert target.said == "status 0\n"
     for _ in range(3):
         at_s += 60.0
-        probes.look([gone], at_s)
+        probes.look([suspect(each) for each in found], at_s)
         probes.sample(at_s)
     own = {(probe, reason) for probe, reason, _ in probes.failures() if reason[0].isupper()}
     assert own == set()  # exceptions of ours, that is
+    counted = {reason: n for probe, reason, n in probes.failures() if probe == "rounding"}
+    assert counted.get("child", 0) == counted.get("interrupted", 0) == 0
     probes.close()
     if tasks is not None:
         tasks.close()

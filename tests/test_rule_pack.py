@@ -16,7 +16,7 @@ from minerwatch.detection.judge import joined_score
 from minerwatch.detection.lint import lint
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
-from minerwatch.model import FactValue, Level, Maturity, Signal
+from minerwatch.model import FactValue, Level, Signal
 
 BOOK = rulebook.load((BUILT_IN_RULES,))
 MATCHER = Matcher(BOOK.rules)
@@ -58,9 +58,9 @@ def test_every_file_is_good_and_every_embedded_test_holds() -> None:
     assert [str(failure) for failure in failed_tests(BOOK.rules, MATCHER)] == []
 
 
-def test_there_are_enough_over_three_signals() -> None:
-    assert len(BOOK.rules) >= 20
-    assert {Signal.IDENTITY, Signal.EXECUTION, Signal.BEHAVIOUR} <= {r.signal for r in BOOK.rules}
+def test_there_are_enough_over_all_signals() -> None:
+    assert len(BOOK.rules) >= 120
+    assert {rule.signal for rule in BOOK.rules} == set(Signal)
 
 
 @pytest.mark.parametrize("rule", BOOK.rules, ids=ids)
@@ -81,8 +81,6 @@ def test_a_rule_says_what_it_needs_to_be_trusted(rule: Rule) -> None:
     assert rule.references
     assert rule.falsepositives
     assert any(tag.startswith("attack.") for tag in rule.tags)
-    if rule.maturity is Maturity.STABLE:
-        assert len(rule.tests) >= 4
 
 
 @pytest.mark.parametrize("rule", BOOK.rules, ids=ids)
@@ -146,107 +144,6 @@ def test_the_block_that_leaves_readers_out_is_the_same_in_all_rules() -> None:
     assert len(next(iter(blocks.values()))) >= 10
 
 
-SIGMAHQ_STYLE = {
-    "proc_creation_lnx_hidden_parent.yml": """\
-title: Download Tool Spawned By A Web Server Worker
-id: 4a4f2f1c-59f3-4f1b-8d2e-9be4ea0b2c10
-related:
-    - id: 0b6de7a5-26ad-4a3c-bd2f-61c1c4a63d11
-      type: similar
-status: experimental
-description: Detects a download tool below a web server's worker, with a raw address as argument
-references:
-    - https://attack.mitre.org/techniques/T1105/
-author: Somebody (Somewhere), Another @another
-date: 2024-01-02
-modified: 2024-03-04
-tags:
-    - attack.command-and-control
-    - attack.t1105
-    - detection.threat-hunting
-logsource:
-    category: process_creation
-    product: linux
-detection:
-    selection_parent:
-        - ParentImage|endswith:
-              - '/httpd'
-              - '/nginx'
-        - ParentCommandLine|contains|all:
-              - 'java'
-              - 'tomcat'
-    selection_tool:
-        Image|endswith:
-            - '/curl'
-            - '/wget'
-    selection_address:
-        CommandLine|re: 'https?://[0-9]{1,3}(?:\\.[0-9]{1,3}){3}'
-    filter_main_health:
-        CommandLine|contains: 'http://127.0.0.1'
-    filter_optional_user:
-        User: 'backup'
-        LogonId: 0
-    condition: all of selection_* and not 1 of filter_main_* and not 1 of filter_optional_*
-falsepositives:
-    - Health checks
-level: medium
-""",
-    "net_connection_lnx_tunnel.yml": """\
-title: Connection To A Tunnelling Service
-id: 9a1d6a64-3a0c-47d4-9c2e-f0f2a0f9d912
-status: test
-description: Detects connections to the domains of a tunnelling service
-references:
-    - https://attack.mitre.org/techniques/T1572/
-author: Somebody
-date: 2024-01-02
-tags:
-    - attack.command-and-control
-    - attack.t1572
-logsource:
-    category: network_connection
-    product: linux
-detection:
-    selection:
-        Initiated: 'true'
-        DestinationHostname|endswith: '.tunnel.example.org'
-    selection_network:
-        DestinationIp|cidr:
-            - '198.51.100.0/24'
-            - '2001:db8::/32'
-        DestinationPort: 443
-    condition: 1 of selection*
-falsepositives:
-    - Legitimate use of the service
-level: high
-""",
-}
-
-
-def test_rules_as_sigmahq_writes_them_load_unmodified(tmp_path: Path) -> None:
-    for name, text in SIGMAHQ_STYLE.items():
-        (tmp_path / name).write_text(text)
-    book = rulebook.load((BUILT_IN_RULES, tmp_path))
-    assert book.errors == ()
-    own = {rule.path.name: rule for rule in book.rules if rule.path.is_relative_to(tmp_path)}
-    process, network = (own[name] for name in SIGMAHQ_STYLE)
-    assert (process.signal, process.score) == (Signal.IDENTITY, LEVEL_SCORES["medium"])
-    assert (network.signal, network.score) == (Signal.NETWORK, LEVEL_SCORES["high"])
-    matcher = Matcher(book.rules)
-    fetch: dict[str, FactValue] = {
-        "Image": "/usr/bin/curl", "CommandLine": "curl -s http://192.0.2.7/x", "User": "www-data",
-        "ParentImage": "/usr/sbin/nginx",
-    }  # fmt: skip
-    assert process.id in replayed(Recording(1, "", 0, fetch), matcher).rules
-    health = {**fetch, "CommandLine": "curl http://192.0.2.7/ http://127.0.0.1/"}
-    assert process.id not in replayed(Recording(1, "", 0, health), matcher).rules
-    reached: dict[str, FactValue] = {
-        "DestinationIp": ("::1", "2001:db8::9"),
-        "DestinationPort": "443",
-    }
-    assert replayed(Recording(1, "", 0, reached), matcher).signals == ("network",)
-
-
 @pytest.mark.parametrize("facts", INNOCENT.values(), ids=INNOCENT.keys())
 def test_innocents_are_clear_however_long_it_lasts(facts: dict[str, FactValue]) -> None:
     outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
@@ -299,6 +196,9 @@ BUSY_INNOCENTS = (
 )
 
 
+HAVE_ONE_THREAD = {"/usr/bin/bash", "/usr/bin/tail"}
+
+
 def process_facts(command_line: str, image: str) -> dict[str, FactValue]:
     return {"CommandLine": command_line, "Image": image, "Comm": image.rpartition("/")[2][:15]}
 
@@ -308,9 +208,12 @@ def test_whatever_burns_cpu_is_clear_while_nothing_else_speaks(
     command_line: str, image: str
 ) -> None:
     facts = {**process_facts(command_line, image), **BURNING}
+    if image in HAVE_ONE_THREAD:
+        facts |= {"Threads": 1, "SaturatedThreads": 1, "CpuCores": 1.0}
     outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
     assert outcome.level == "clear", outcome.rules
-    assert outcome.signals == ("behaviour",)
+    speaking = {rule.signal for rule in BOOK.rules if rule.id in outcome.rules and rule.score}
+    assert speaking == {Signal.BEHAVIOUR}
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
+from minerwatch.cli.main import cli
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection.fields import KNOWN_FIELDS
 from minerwatch.detection.rule import LEVEL_SCORES
 from minerwatch.model import Maturity, Signal
 from tests.detection.test_check import RULE
-from tests.test_rule_pack import SIGMAHQ_STYLE
+from tests.test_rules_of_others import SIGMAHQ_STYLE
 
 SCHEMA: dict[str, Any] = json.loads((BUILT_IN_RULES / "rule.schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -35,6 +37,12 @@ def test_every_shipped_rule_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("text", [RULE, *SIGMAHQ_STYLE.values()])
 def test_rules_that_load_are_valid(text: str) -> None:
     assert problems(text) == []
+
+
+def test_the_shipped_one_is_that_which_the_command_prints() -> None:
+    printed = CliRunner().invoke(cli, ["rules", "schema"]).stdout
+    written = (BUILT_IN_RULES / "rule.schema.json").read_text(encoding="utf-8")
+    assert written == printed, "run: minerwatch rules schema >rules/rule.schema.json"
 
 
 def test_it_is_a_schema() -> None:
@@ -60,6 +68,8 @@ def test_it_knows_what_the_rules_may_say() -> None:
         ("  tests:", "  hold: 1m\n  tests:", "$.minerwatch"),
         ("[{Comm: miner}]", "[{CpuCores: much}]", "$.minerwatch.tests.match[0].CpuCores"),
         ("id: 5b7d4b3a-", "id: ", "$.id"),
+        ("{Comm: miner}, c", "{Comm|contain: miner}, c", "$.detection.sel"),
+        ("[{Comm: miner}]", "[{Threads: 1.5}]", "$.minerwatch.tests.match[0].Threads"),
     ],
 )
 def test_what_is_wrong_is_marked(before: str, after: str, place: str) -> None:

@@ -24,7 +24,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes
 from minerwatch.watch import Tick, Watch
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import CgroupFolders, Programs, environment_of_this_python
 
 POOL = (
     "-o",
@@ -135,15 +135,53 @@ def test_whoever_searches_for_miners_is_clear(
     assert container.verdict.level is Level.CLEAR
 
 
+def test_a_miner_that_joins_a_container_that_idled_is_told_at_the_next_tick(
+    node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    cgroups.put(programs.start("server", busy=False), folder)
+    for _ in range(3):
+        node.tick()
+    assert node.container().verdict.level is Level.CLEAR
+    cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+    node.tick()
+    assert node.container().verdict.level >= Level.LIKELY
+
+
+def test_whoever_brings_many_processes_holds_up_others_by_one_each(
+    monkeypatch: pytest.MonkeyPatch,
+    matcher: Matcher,
+    folder: Path,
+    cgroups: CgroupFolders,
+    programs: Programs,
+) -> None:
+    crowded = cgroups.make("/minerwatch-test/docker/" + "b2" * 32)
+    node = Node(matcher, folder, cgroups.root)
+    for _ in range(2):
+        node.tick()  # all others have been matched
+    for number in range(30):
+        cgroups.put(programs.start(f"p{number}", "x" * 20_000, busy=False), crowded)
+    cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+    monkeypatch.setattr("minerwatch.watch._MATCH_S", 0.0)  # one process a tick
+    other_containers = len(node.watch.observations(0))
+    ticks = 0
+    while node.container().verdict.level is Level.CLEAR:
+        node.tick(0.02)
+        ticks += 1
+        assert ticks <= other_containers + 3
+    deferred = {(probe, reason): n for probe, reason, n in node.watch.failures()}
+    assert deferred["rules", "deferred"] > 0
+    node.watch.close()
+
+
 def test_a_process_that_execs_into_a_miner_is_found(
     node: Node, folder: Path, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
 ) -> None:
     miner = programs.start("xmrig", busy=False)  # only so that the program is there
     program = os.readlink(f"/proc/{miner.pid}/exe")
     arguments = " ".join(POOL)
-    innocent = programs.run(
-        ["bash", "-c", f"read go; exec {program} -c 'while :; do :; done' {arguments}"]
-    )
+    script = tmp_path / "start.sh"
+    script.write_text(f"read go; exec {program} -c 'while :; do :; done' {arguments}\n")
+    innocent = programs.run(["bash", str(script)])
     cgroups.put(innocent, folder)
     node.tick()
     assert node.container().verdict.level is Level.CLEAR
@@ -386,7 +424,8 @@ def test_a_renamed_miner_is_likely_by_how_it_rounds(
     node = Node(matcher, folder, cgroups.root, tasks, Probes(Config(probes=settings), tasks=tasks))
     target = Path(__file__).parent / "targets" / "randomx_hashing.py"
     command = ["python3", str(target), *options, "120"]
-    cgroups.put(programs.run(command, executable=sys.executable), folder)
+    miner = programs.run(command, executable=sys.executable, env=environment_of_this_python())
+    cgroups.put(miner, folder)
     node.tick()
     began_s = time.monotonic()
     while node.container().verdict.level < Level.LIKELY:

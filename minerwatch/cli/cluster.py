@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minerwatch.config import Config, default_socket, duration_s
-from minerwatch.errors import ClusterError, ConfigError
+from minerwatch.errors import ClusterError, ConfigError, OrderError
 from minerwatch.model import ContainerStatus, NodeAnswer
 from minerwatch.report.overview import Coverage, missing_lines
 from minerwatch.report.snapshot import decode_report
@@ -186,6 +186,30 @@ class ClusterSource:
         survey = fleet.survey(Agents(pods, (), ""), FULL_SNAPSHOT)
         same = (s for s in survey.statuses if s.cgroup == status.cgroup)
         return next(same, status)
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent of ``node`` answers to an order. Raises OrderError, ClusterError."""
+        from minerwatch.kube.client import ApiError
+        from minerwatch.kube.pod_exec import output
+        from minerwatch.report.client import ORDER_TIMEOUT_S
+
+        agent = next((agent for agent in self.agents().pods if agent.node == node), None)
+        if agent is None or agent.trouble:
+            raise OrderError(f"node {node}: {agent.trouble if agent else 'it has no agent'}")
+        command = ("minerwatch", "order", path, order.decode())
+        try:
+            return output(self._cluster, agent.container, command, timeout_s=ORDER_TIMEOUT_S)
+        except ApiError as error:
+            words = str(error).removeprefix("minerwatch: ")
+            raise OrderError(f"node {node}: {words}") from error
+
+    def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
+        """Each node with what its agent answers to an order, or in text why it does not."""
+        for agent in self.agents().pods:
+            try:
+                yield agent.node, self.ordered(agent.node, path, order)
+            except OrderError as error:
+                yield agent.node, str(error)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -16,12 +16,15 @@ _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
     "top": "show the containers that look like miners, then those that burn CPU",
     "explain": "say why a container, pod or process has its score",
+    "cull": "act on a container by hand, under the policy; show what would have been culled",
+    "release": "undo what culling did to a pod, and leave it alone",
     "rules": "list, lint, test and replay rule files",
+    "canary": "plant a harmless process, and see whether the agent finds it",
     "version": "print the version",
 }
 """In the order that somebody in need looks for them; each lives in the module of its name."""
 
-_HIDDEN_COMMANDS = ("snapshot",)
+_HIDDEN_COMMANDS = ("snapshot", "order")
 """Run by other commands, not by people."""
 
 
@@ -82,7 +85,8 @@ def cli() -> None:
     minerwatch agent            watch all the time, serve metrics on 127.0.0.1:9797
 
     Results go to standard output, everything else to standard error. Exit status: 0 fine,
-    1 findings or failures that the command is about, 2 wrong usage.
+    1 findings or failures that the command is about, 2 wrong usage. Every option can come from the
+    environment: MINERWATCH_TOP_SORT=cpu stands for `top --sort cpu`.
     """
 
 

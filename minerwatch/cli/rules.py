@@ -1,4 +1,4 @@
-"""``minerwatch rules``: list, new, lint, test, replay."""
+"""``minerwatch rules``: list, new, lint, test, replay, schema."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from minerwatch.cli.options import config_option, configuration, rules_option
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import check, rulebook
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
-from minerwatch.detection.lint import Remark, Severity
 from minerwatch.detection.lint import lint as remarks_on
 from minerwatch.detection.match import Matcher
+from minerwatch.detection.remark import Remark, Severity
 from minerwatch.detection.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.detection.skeleton import skeleton
@@ -29,6 +29,7 @@ from minerwatch.model import Level, Maturity, Signal
 from minerwatch.node.content import compile_errors
 from minerwatch.report.figures import counted
 from minerwatch.report.rule_index import rule_index
+from minerwatch.report.rule_schema import rule_schema
 from minerwatch.report.text import printable
 
 _MAX_LINE_BYTES = 16 << 20
@@ -63,6 +64,7 @@ def rules() -> None:
     minerwatch rules lint my-rules/          before you commit: what is wrong, and where
     minerwatch rules test my-rules/          do the rules' own tests hold?
     minerwatch rules replay recorded.jsonl   what would they have said of these processes?
+    minerwatch rules schema                  what editors complete and check rule files with
 
     Results go to standard output, everything else to standard error. Exit status: 0 fine,
     1 something is wrong with the rules, a test or a recording, 2 wrong usage.
@@ -200,7 +202,10 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    all_remarks = (*remarks_on(book, _ordinary()), *_content_remarks(book))
+    all_remarks = (
+        *remarks_on(book, _ordinary(), datetime.now(UTC).date()),
+        *_content_remarks(book),
+    )
     remarks = [remark for remark in all_remarks if _is_asked_for(remark.path, paths)]
     asked = _asked_for(book, paths)
     if output == "json":
@@ -235,9 +240,10 @@ def test(
     minerwatch rules test                    all rules in force
     minerwatch rules test my-rules/a.yml     one
 
-    A failed test is shown with the rule's conditions one below the other: + those that hold on its
-    facts, - those that do not, with what was observed. Where a group is long, those that decide it
-    are shown.
+    A failed test is shown with the rule's selections one below the other: + those that hold on its
+    facts, - those that do not. Of those that decide the outcome each field is shown: what was
+    observed, what was asked for, and how far a regular expression got. Of many patterns those that
+    matched are shown, or the nearest.
 
     With -o json a list of the failures: rule, title, path, line, expected (match or no_match),
     explanation (a list of lines).
@@ -246,7 +252,7 @@ def test(
     """
     book = _book(paths, rule_folders, config_path)
     tested = _asked_for(book, paths)
-    failures = check.failed_tests(tested, Matcher(book.rules))
+    failures = check.failed_tests(tested, Matcher(book.rules), book.lists)
     broken = [error for error in book.errors if _is_asked_for(error.path, paths)]
     if output == "json":
         _print_json([_failure(failure) for failure in failures])
@@ -317,6 +323,23 @@ def replay(
     _say_unknown(unknown, book.rules)
     _say_broken(book.errors)
     _exit(failed=bool(broken or book.errors))
+
+
+@rules.command(short_help="A JSON schema, for editors.")
+def schema() -> None:
+    """Print the JSON schema of rule files, so that an editor completes and checks them.
+
+    \b
+    minerwatch rules schema >rule.schema.json
+
+    Name it in the first line of a rule file, for the YAML language server:
+
+    \b
+    # yaml-language-server: $schema=rule.schema.json
+
+    Exit status: 0.
+    """
+    click.echo(json.dumps(rule_schema(), indent=2, ensure_ascii=False))
 
 
 # The rules that a command is about.

@@ -34,6 +34,7 @@ from minerwatch.report.snapshot import encode
 @click.option(
     "--sort", type=click.Choice(SORT_KEYS), default="score", show_default=True,
     help="score; cpu: cores now; hours: CPU time in all; limit: share of the CPU limit in use;"
+    " throttled: share of periods in which the limit held it back;"
     " age: the oldest pods first, then those whose level is oldest.",
 )  # fmt: skip
 @click.option(

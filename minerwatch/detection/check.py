@@ -6,14 +6,16 @@ What is wrong with the files themselves is ``lint``'s to say.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scores
 from minerwatch.detection.match import Match, Matcher, explain
-from minerwatch.detection.rule import Rule, RuleTest
-from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
+from minerwatch.detection.rule import Lists, Rule, RuleTest, outline_of
+from minerwatch.detection.why import why
+from minerwatch.errors import RuleError
+from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict
 
 _MAX_SECONDS = 1e12
 
@@ -27,23 +29,35 @@ class FailedTest:
 
     rule: Rule
     test: RuleTest
-    explanation: str  # the condition as a tree: what held, and on what
+    explanation: str  # selection by selection and field by field: what held, and on what
 
     def __str__(self) -> str:
-        """``path:line: title: what was expected``, then the conditions one below the other."""
+        """``path:line: title: what was expected``, then why it was not so."""
         what = "must hold here, but does not" if self.test.holds else "must not hold here, but does"
         head = f"{self.rule.path}:{self.test.line}: {self.rule.title}: {what}"
         return "\n".join((head, *("    " + line for line in self.explanation.splitlines())))
 
 
-def failed_tests(rules: Iterable[Rule], matcher: Matcher) -> tuple[FailedTest, ...]:
-    """The embedded tests of ``rules`` that fail, judged by ``matcher``, which holds them all."""
+def failed_tests(
+    rules: Iterable[Rule], matcher: Matcher, lists: Lists | None = None
+) -> tuple[FailedTest, ...]:
+    """The embedded tests of ``rules`` that fail, judged by ``matcher``, which holds them all.
+
+    ``lists``: those that the rules were read with.
+    """
     return tuple(
-        FailedTest(rule, test, explain(rule, test.facts))
+        FailedTest(rule, test, _why(rule, test.facts, lists or Lists()))
         for rule in rules
         for test in rule.tests
         if any(match.rule.id == rule.id for match in matcher.matches(test.facts)) is not test.holds
     )
+
+
+def _why(rule: Rule, facts: Facts, lists: Lists) -> str:
+    try:
+        return "\n".join(why(outline_of(rule.path, lists), facts))
+    except RuleError:  # the file has changed since it was read: what was read is told
+        return explain(rule, facts)
 
 
 # Replay.
@@ -110,8 +124,31 @@ def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
     )
 
 
-def _sighting(match: Match) -> Sighting:
-    process = None if match.rule.of_container else ProcessId(1, 0)
+def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdict:
+    """The verdict on one container with all of these processes, when the oldest is as old as told.
+
+    Each process is there for its own recorded time, up to that moment.
+    """
+    judge, container = Judge(), ContainerKey("/", 1)
+    matches = [matcher.matches(each.facts) for each in recordings]
+    end_s = max((each.seconds for each in recordings), default=0.0)
+    verdict = judge.verdict(container, (), end_s)
+    for at_s in sorted({*(end_s - each.seconds for each in recordings), end_s}):
+        verdict = judge.verdict(
+            container,
+            [
+                _sighting(match, pid)
+                for pid, (each, found) in enumerate(zip(recordings, matches, strict=True), 1)
+                if end_s - each.seconds <= at_s
+                for match in found
+            ],
+            at_s,
+        )
+    return verdict
+
+
+def _sighting(match: Match, pid: int = 1) -> Sighting:
+    process = None if match.rule.of_container else ProcessId(pid, 0)
     return Sighting(match.rule, process, match.evidence)
 
 

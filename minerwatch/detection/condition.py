@@ -12,6 +12,7 @@ What every predicate means, once and for all:
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,6 +169,34 @@ def all_of(conditions: tuple[Condition, ...]) -> Condition:
 def any_of(conditions: tuple[Condition, ...]) -> Condition:
     """At least one of ``conditions``, without a needless level."""
     return conditions[0] if len(conditions) == 1 else Any(conditions)
+
+
+Known = dict[object, Condition]
+"""Every condition that ``shared`` has met, by what makes it equal to another."""
+
+
+def shared(condition: Condition, known: Known) -> Condition:
+    """An equal condition, made of the very objects in ``known`` wherever equal ones are there.
+
+    Rules have much in common: the same lists of names stand in dozens of them, so that only one
+    predicate in fifteen of the shipped rules is not a copy of another.
+    """
+    if known.get(id(condition)) is condition:
+        return condition
+    match condition:
+        case All(conditions) | Any(conditions):
+            inner = tuple(shared(each, known) for each in conditions)
+            alike: object = (type(condition), *map(id, inner))  # they live as long as ``known``
+            is_whole = all(map(operator.is_, inner, conditions))
+            found = known.setdefault(alike, condition if is_whole else type(condition)(inner))
+        case Not(opposite):
+            inner_one = shared(opposite, known)
+            negated = condition if inner_one is opposite else Not(inner_one)
+            found = known.setdefault((Not, id(inner_one)), negated)
+        case _:
+            found = known.setdefault(condition, condition)
+    known[id(found)] = found
+    return found
 
 
 def predicates(condition: Condition) -> Iterator[Predicate]:

@@ -18,6 +18,7 @@ from minerwatch.errors import RuleError
 MAX_BYTES = 1 << 20
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -89,7 +90,9 @@ def read_document(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        reason = f"not YAML: {error.problem or error.context}"
+        if "nesting depth" in str(error.problem):  # libyaml's own limit, which it may reach first
+            raise RuleError(path, line, _TOO_DEEP) from error
+        reason = f"not YAML: {_in_words(error, text.splitlines()[line - 1 : line])}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -99,6 +102,14 @@ def read_document(path: Path, text: str) -> Document:
         raise RuleError(path, 1, f"not YAML: {first}") from error
 
 
+def _in_words(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
+    """What the parser stumbled over; a tab it only calls a character that starts no token."""
+    said = error.problem or error.context or "cannot be read"
+    if "cannot start any token" in said and lines and lines[0][:1].isspace() and "\t" in lines[0]:
+        return "indented by a tab: YAML takes spaces only"
+    return said
+
+
 def _check_shape(path: Path, text: str) -> None:
     """Refuse what must not reach the recursive composer: depth, and more than one document."""
     depth = documents = 0
@@ -106,7 +117,7 @@ def _check_shape(path: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:
-                raise RuleError(path, _line(event), f"nested more than {_MAX_DEPTH} levels deep")
+                raise RuleError(path, _line(event), _TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.DocumentStartEvent):

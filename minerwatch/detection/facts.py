@@ -10,13 +10,24 @@ import re
 from minerwatch.model import Container, Facts, FactValue, Process
 
 _KERNEL_THREAD_NAME = re.compile(
-    r"\[.*\]$"
-    r"|(?:kworker|ksoftirqd|migration|cpuhp|jbd2|scsi_eh|irq)[/_]"
+    r"(?:kworker|ksoftirqd|migration|cpuhp|jbd2|scsi_eh|irq)[/_]"
     r"|kswapd\d|kcompactd\d|rcu_(?:sched|preempt|tasks|par_gp|gp)\b|kworkerds?$"
     r"|(?:kworker|ksoftirqd|kswapd|kthreadd|khugepaged|kdevtmpfs|kauditd|khungtaskd|oom_reaper)$",
     re.DOTALL,
 )
-"""Brackets are how ps shows what has no command line; the names are those of Linux 4.19 to 6.x."""
+"""Names of Linux 4.19 to 6.x that nothing else bears."""
+
+_IN_BRACKETS = re.compile(
+    r"\[(?:k[a-z0-9_]*d[a-z]{0,2}\d*"  # kauditd, kswapd0, and their imitations: kthreaddk
+    r"|(?:kworker|ksoftirqd|migration|cpuhp|jbd2|scsi_(?:eh|tmf)|irq|idle_inject|xfs\w*|kdmflush"
+    r"|flush|card\d+|events|aio)[/:_-][\w./:+-]*"
+    r"|rcu_\w+|nvme-[\w-]+|loop\d+|\w+_(?:wq|flushwq)|ext4(?:-[\w-]+)?|dm_bufio_cache|mm_percpu_wq"
+    r"|oom_reaper|watchdogd?|writeback|netns|bioset|crypto|cryptd|md|edac-poller|ata_sff|kdevtmpfs"
+    r"|blkcg_punt_bio|acpi_thermal_pm|mld|ipv6_addrconf|kstrp|zswap-shrink|khugepaged|rpciod"
+    r"|xprtiod|nfsiod|nfsd|lockd|psimon|kworker|pdflush|sync_supers|scan)\]$"
+)
+"""Brackets are how ps shows what has no arguments. Programs that choose such a title for themselves
+([celeryd: …], [trainer]) are not meant, so the word has to be a kernel thread's, or nearly so."""
 
 _COMM_BYTES = 15
 _MAX_WORDS = 16
@@ -76,7 +87,7 @@ def is_kernel_thread_name(process: Process) -> bool:
     if process.kernel_thread:
         return False
     names = (process.comm, process.command_line.partition(" ")[0])
-    return any(_KERNEL_THREAD_NAME.match(name) for name in names)
+    return any(_KERNEL_THREAD_NAME.match(name) or _IN_BRACKETS.match(name) for name in names)
 
 
 def _comm_differs(process: Process) -> bool:

@@ -37,6 +37,7 @@ _FIELDS = (
     Field("DestinationIp", "list", "remote addresses that it is connected to", dynamic=True),
     Field("DestinationPort", "list", "remote ports that it is connected to", dynamic=True),
     Field("DestinationHostname", "list", "names of the remote addresses", dynamic=True),
+    Field("Initiated", "bool", "it opened its connections itself: true if any", dynamic=True),
     Field("LongestConnection", "s", "age of its oldest open connection", dynamic=True),
     Field("Age", "s", "since the process started", dynamic=True),
     Field("CpuCores", "cores", "CPU rate over the last window", dynamic=True),
@@ -88,7 +89,7 @@ SIGMA_FIELDS = frozenset(
         *("ProcessGuid", "ParentProcessGuid", "ParentProcessId", "ParentUser", "LogonGuid"),
         *("LogonId", "TerminalSessionId", "IntegrityLevel", "Hashes", "md5", "sha1", "sha256"),
         *("FileVersion", "Description", "Product", "Company", "OriginalFileName", "Imphash"),
-        *("Initiated", "Protocol", "SourceIp", "SourceIsIpv6", "SourceHostname", "SourcePort"),
+        *("Protocol", "SourceIp", "SourceIsIpv6", "SourceHostname", "SourcePort"),
         *("SourcePortName", "DestinationIsIpv6", "DestinationPortName", "UtcTime", "RuleName"),
     )
 )

@@ -34,6 +34,14 @@ class Sighting:
     process: ProcessId | None
     evidence: tuple[Evidence, ...]
 
+    @property
+    def private(self) -> bool:
+        """Whether only the rule's id may be told: what holds is what a private folder says."""
+        secrets = self.rule.secrets
+        return self.rule.private or (
+            bool(secrets) and any((each.field, each.expected) in secrets for each in self.evidence)
+        )
+
 
 @dataclass(slots=True)
 class _History:
@@ -79,10 +87,12 @@ def is_cullable(verdict: Verdict) -> bool:
     """Whether the findings alone would permit an action: DESIGN's second culling invariant.
 
     That is: ``confirmed`` by what holds now, also when only rules of status ``stable`` are
-    counted, and by at least two signals.
+    counted, by at least two signals, and all of that of one process (with what is said of the
+    container as a whole). A word in one process and a simulation in another are no proof.
     """
     stable = [finding for finding in verdict.findings if finding.maturity is Maturity.STABLE]
-    scores = {signal: score for signal, score in signal_scores(stable).items() if score > 0}
+    found = signal_scores(of_foremost_process(stable))
+    scores = {signal: score for signal, score in found.items() if score > 0}
     return len(scores) >= 2 and Level.of(joined_score(scores)) is Level.CONFIRMED
 
 
@@ -160,7 +170,7 @@ def _held(history: _History, sightings: Iterable[Sighting], at_s: float) -> list
                     since_s=since_s,
                     process=sighting.process,
                     evidence=sighting.evidence,
-                    private=rule.private,
+                    private=sighting.private,
                 )
             )
     history.first_seen_s = now

@@ -7,12 +7,11 @@ look for something in vain. No network, no clock: what is asked of pySigma is it
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
-from enum import StrEnum
-from pathlib import Path
 
 import re2
 
@@ -36,8 +35,11 @@ from minerwatch.detection.condition import (
 )
 from minerwatch.detection.document import Document, KeyPath, Value, read_document, read_text
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
-from minerwatch.detection.match import Matcher, predicate_holds
-from minerwatch.detection.rule import Rule
+from minerwatch.detection.list_lint import list_remarks
+from minerwatch.detection.match import Match, Matcher, predicate_holds
+from minerwatch.detection.remark import Remark, Severity
+from minerwatch.detection.remark import warning as _warning
+from minerwatch.detection.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.detection.skeleton import TO_DO
 from minerwatch.errors import RuleError
@@ -60,53 +62,41 @@ _PATH_FIELDS = frozenset(("Image", "ParentImage", "CurrentDirectory"))
 _ADDRESS_FIELDS = frozenset(("DestinationIp", "SourceIp"))
 _COMM_BYTES = 15  # proc_pid_comm(5): TASK_COMM_LEN is 16, with the zero at the end
 _ROUNDING_MODES = 4
+_PADDED = re.compile(r"^(?:\(\?[a-z]+\))?\.[*+](?!\?)|(?<!\\)\.\*$")
+_ONE_CHARACTER = re.compile(r"(?<!\\)\?")
 _ANY_TEXT = "\x01 \x01"  # what no pattern asks for on purpose
 _MAX_PROGRAM = 4000
 """Instructions of RE2's program; {1,500} costs that many copies of what it repeats."""
-_TESTS_OF_STABLE = 3
+_LEAST_TESTS = 3
+"""Of each kind: the hardest look-alikes do not fit into fewer."""
+_RANDOM_UUID = 4
+_SCORE_BESIDE_LEVEL = 29
+"""How far a score may lie from its level's; behaviour is held at 29 whatever its level."""
+_EMPTY_WORD = re.compile(
+    r"(?:unknown|none(?: known)?|unlikely|n/?a|-|no|nothing|tbd|\?|rare|possible)\.?",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_.-]+)+")
 
 
-class Severity(StrEnum):
-    """How bad a remark is: an error keeps the file out of force."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """What lint has to say of one place in one file."""
-
-    path: Path
-    line: int
-    severity: Severity
-    text: str
-
-    def __str__(self) -> str:
-        """``path:line: severity: text``, the form that editors make clickable."""
-        return f"{self.path}:{self.line}: {self.severity}: {self.text}"
-
-
-def lint(book: RuleBook, ordinary: Sequence[Recording] = ()) -> tuple[Remark, ...]:
+def lint(
+    book: RuleBook, ordinary: Sequence[Recording] = (), today: date | None = None
+) -> tuple[Remark, ...]:
     """Everything that is wrong or doubtful in the book's files, by path and line.
 
-    ``ordinary``: programs that no rule should be alarmed at.
+    ``ordinary``: programs that no rule should be alarmed at. ``today``: a later date is a slip.
     """
     remarks = [
         Remark(error.path, error.line, Severity.ERROR, error.reason) for error in book.errors
     ]
     for rule in book.rules:
-        remarks += _rule_remarks(rule)
+        remarks += _rule_remarks(rule, today)
     remarks += _likeness_remarks(book.rules)
     remarks += _breadth_remarks(book.rules, ordinary)
     remarks += _replacement_remarks(book)
-    remarks += _list_remarks(book)
+    remarks += list_remarks(book)
     remarks.sort(key=lambda remark: (str(remark.path), remark.line, remark.text))
     return tuple(dict.fromkeys(remarks))
-
-
-def _warning(path: Path, line: int, text: str) -> Remark:
-    return Remark(path, line, Severity.WARNING, text)
 
 
 # One rule.
@@ -115,7 +105,7 @@ Doubt = tuple[int, str]
 Doubts = Iterator[Doubt]
 
 
-def _rule_remarks(rule: Rule) -> Iterator[Remark]:
+def _rule_remarks(rule: Rule, today: date | None) -> Iterator[Remark]:
     try:
         source = read_text(rule.path)[0]
         document = read_document(rule.path, source)
@@ -124,6 +114,8 @@ def _rule_remarks(rule: Rule) -> Iterator[Remark]:
     for check in _CHECKS:
         for line, text in check(rule, document):
             yield _warning(rule.path, line, text)
+    for line, text in _date_doubts(rule, document, today):
+        yield _warning(rule.path, line, text)
     for line, text in enumerate(source.splitlines(), 1):
         if TO_DO in text:
             yield _warning(rule.path, line, f"still to do: {text.strip()[:80]}")
@@ -134,30 +126,92 @@ def _header_doubts(rule: Rule, document: Document) -> Doubts:
         near = get_close_matches(key.lower(), _TOP_KEYS, n=1, cutoff=0.75)
         if near:
             yield document.line(key), f"unknown key {key!r}: did you mean {near[0]!r}?"
-    for key, value in (("description", rule.description), ("falsepositives", rule.falsepositives)):
-        if not value:
-            yield document.line("title"), f"no {key}: whoever is paged by this rule looks for it"
+    if uuid.UUID(rule.id).version != _RANDOM_UUID:
+        yield rule.id_line, "the id is not a random one, so another rule may have it: use `uuidgen`"
+    for key, lack in _missing_keys(rule):
+        yield document.line("title"), f"no {key}: {lack}"
     if not document.content.get("status"):
         yield document.line("title"), "no status: it counts as experimental, metrics and log only"
     if not rule.level:
         yield document.line("title"), "no level: other programs that read Sigma rules want one"
-    if rule.date and rule.modified and rule.modified < rule.date:
-        yield document.line("modified"), f"modified before it was written, on {rule.date}"
+
+
+def _word_doubts(rule: Rule, document: Document) -> Doubts:
+    """References that nobody can look up, false positives that say nothing."""
     for index, reference in enumerate(rule.references):
         if not reference.startswith(("https://", "http://")):
-            text = f"the reference {reference[:80]!r} is no address to look up"
+            text = f"the reference {reference[:80]!r} is no address to look up: https://…"
             yield document.line("references", index), text
+    for index, told in enumerate(rule.falsepositives):
+        if _EMPTY_WORD.fullmatch(told.strip()):
+            text = (
+                f"the false positive {told[:40]!r} says nothing: who does the same without mining,"
+                " however seldom?"
+            )
+            yield document.line("falsepositives", index), text
+
+
+def _missing_keys(rule: Rule) -> Iterator[tuple[str, str]]:
+    """The keys that a rule lacks, and what they are for."""
+    for key, value, purpose in (
+        ("description", rule.description, "whoever is paged by this rule looks for it"),
+        ("falsepositives", rule.falsepositives, "whoever is paged by this rule looks for it"),
+        ("references", rule.references, "nobody can check what it rests on"),
+        ("author", rule.author, "nobody knows whom to ask"),
+        ("date", rule.date, "nobody knows how old it is; write the day, yyyy-mm-dd"),
+        ("tags", rule.tags, "write attack.impact and attack.t1496.001, and what else it is about"),
+    ):
+        if not value:
+            yield key, purpose
+
+
+def _tag_doubts(rule: Rule, document: Document) -> Doubts:
+    for index, tag in enumerate(rule.tags):
+        if not _TAG.fullmatch(tag):
+            text = (
+                f"the tag {tag[:60]!r} is none: lower case, a dot, then letters, digits, dots,"
+                " hyphens or underscores, such as attack.t1496.001"
+            )
+            yield document.line("tags", index), text
+        elif tag in rule.tags[:index]:
+            yield document.line("tags", index), f"the tag {tag!r} is given twice"
+
+
+def _date_doubts(rule: Rule, document: Document, today: date | None) -> Doubts:
+    if rule.date and rule.modified and rule.modified < rule.date:
+        yield document.line("modified"), f"modified before it was written, on {rule.date}"
+    for key, day in (("date", rule.date), ("modified", rule.modified)):
+        if today is not None and day[:10].replace("/", "-") > today.isoformat():
+            yield document.line(key), f"{key}: {day} is still to come"
 
 
 def _score_doubts(rule: Rule, document: Document) -> Doubts:
+    if document.content.get("status") == "stable" and rule.maturity is not Maturity.STABLE:
+        text = (
+            "stable, but without the key minerwatch: it was not written with culling in mind,"
+            " so it counts as test"
+        )
+        yield document.line("status"), text
     if rule.maturity is Maturity.STABLE and not rule.score:
         yield document.line("minerwatch", "score"), "a stable rule that scores 0 counts for nothing"
+    usual = LEVEL_SCORES.get(rule.level, rule.score)
+    if abs(rule.score - usual) > _SCORE_BESIDE_LEVEL:
+        text = (
+            f"level {rule.level} stands for {usual}, yet it scores {rule.score:g}: whoever reads"
+            f" the level is misled; {_level_of(rule.score)} would fit"
+        )
+        yield document.line("level"), text
     if rule.signal is not Signal.BEHAVIOUR and rule.fields and rule.fields <= _CPU_FIELDS:
         text = (
             f"it looks at nothing but how CPU is burnt, yet speaks for {rule.signal}: its signal"
             " is behaviour, or two rules on the same thing confirm each other"
         )
         yield document.line("minerwatch", "signal"), text
+
+
+def _level_of(score: float) -> str:
+    """Sigma's word whose score is nearest."""
+    return min(LEVEL_SCORES, key=lambda level: abs(LEVEL_SCORES[level] - score))
 
 
 def _selection_doubts(rule: Rule, document: Document) -> Doubts:
@@ -202,6 +256,7 @@ def _contradictions(condition: Condition) -> Iterator[str]:
             together = [inner for inner in _flat(conditions) if _is_about_one_value(inner)]
             for name in sorted({predicate.field for predicate in together}):
                 yield from _clashes(name, [each for each in together if each.field == name])
+            yield from _exclusions(conditions)
             inners = conditions
         case Any(conditions):
             inners = conditions
@@ -219,6 +274,26 @@ def _flat(conditions: Iterable[Condition]) -> Iterator[Predicate]:
             yield from _flat(condition.conditions)
         elif not isinstance(condition, Any | Not):
             yield condition
+
+
+def _exclusions(conditions: Sequence[Condition]) -> Iterator[str]:
+    """What is asked for and left out at once: the filter takes all that the selection finds."""
+    asked = {*conditions, *_flat(conditions)}
+    for condition in conditions:
+        if not isinstance(condition, Not):
+            continue
+        left_out = condition.condition
+        members = left_out.conditions if isinstance(left_out, Any) else (left_out,)
+        for member in members:
+            if member in asked:
+                yield f"{_in_short(member)} is asked for, and left out by a not"
+
+
+def _in_short(condition: Condition) -> str:
+    if isinstance(condition, All | Any | Not):
+        fields = ", ".join(sorted({each.field for each in predicates(condition)}))
+        return f"a selection on {fields}"
+    return f"{condition.field} {condition.describe()[:80]}"
 
 
 def _is_about_one_value(predicate: Predicate) -> bool:
@@ -314,6 +389,16 @@ def _pattern_doubt(predicate: Predicate) -> str:
             f"{name}: the regular expression {pattern[:80]!r} has {size:,} steps, which costs"
             " memory and time on every node: repeat less, {1,500} makes 500 copies"
         )
+    if predicate.how is How.REGEX and _PADDED.search(pattern):
+        return (
+            f"{name}: the regular expression {pattern[:80]!r} is found anywhere in the text:"
+            " leave out .* at its ends, which costs time and says nothing"
+        )
+    if predicate.how is How.WILDCARD and _ONE_CHARACTER.search(pattern):
+        return (
+            f"{name}: ? in {pattern[:80]!r} stands for any one character: write \\? for a"
+            " question mark"
+        )
     is_from_start = predicate.how in (How.EQUALS, How.STARTSWITH)
     if name in _PATH_FIELDS and is_from_start and pattern and not pattern.startswith("/"):
         return f"{name} is a path from /: for a name write |endswith: '/{pattern[:80]}'"
@@ -350,10 +435,19 @@ def _test_doubts(rule: Rule, document: Document) -> Doubts:
         yield line, "no minerwatch.tests.match: nothing proves that it ever holds"
     if all(test.holds for test in rule.tests):
         yield line, "no minerwatch.tests.no_match: nothing proves that it spares anybody"
-    sides = Counter(test.holds for test in rule.tests)
-    if rule.maturity is Maturity.STABLE and min(sides[True], sides[False]) < _TESTS_OF_STABLE:
-        yield line, f"a stable rule has {_TESTS_OF_STABLE} tests of each kind at least"
+    for holds, kind in ((True, "match"), (False, "no_match")):
+        count = sum(test.holds is holds for test in rule.tests)
+        if 0 < count < _LEAST_TESTS:
+            yield (
+                line,
+                f"{count} of minerwatch.tests.{kind}: {_LEAST_TESTS} at least",
+            )
+    first_in: dict[str, int] = {}
     for test in rule.tests:
+        facts = repr(sorted(test.facts.items()))
+        if facts in first_in:
+            yield test.line, f"the same facts as in line {first_in[facts]}: they prove nothing more"
+        first_in.setdefault(facts, test.line)
         for text in fact_doubts(test.facts, rule.fields):
             yield test.line, text
 
@@ -389,9 +483,8 @@ def _sigma_doubts(rule: Rule, document: Document) -> Doubts:  # noqa: ARG001
     sigma = SigmaRule.from_dict(
         {key: value for key, value in document.content.items() if key != "minerwatch"}
     )
-    header = (tags.TagFormatValidator(), tags.DuplicateTagValidator(), tags.CVETagValidator())
     for at, validators in (
-        ("tags", header),
+        ("tags", (tags.CVETagValidator(),)),
         ("references", (metadata.DuplicateReferencesValidator(),)),
     ):
         for validator in validators:
@@ -435,6 +528,8 @@ def _in_words(description: str) -> str:
 
 _CHECKS: tuple[Callable[[Rule, Document], Doubts], ...] = (
     _header_doubts,
+    _word_doubts,
+    _tag_doubts,
     _score_doubts,
     _selection_doubts,
     _field_doubts,
@@ -471,12 +566,22 @@ def _breadth_remarks(rules: Sequence[Rule], ordinary: Sequence[Recording]) -> It
             rule = match.rule
             if rule.score >= Level.SUSPICIOUS and rule.id not in told:
                 told.add(rule.id)
-                seen = recorded.facts.get("CommandLine") or recorded.facts.get("Image")
-                text = (
-                    f"too broad: it also holds on {recorded.id}, {str(seen)[:80]!r}: ask for more,"
-                    f" or score less than {Level.SUSPICIOUS.value}"
-                )
-                yield _warning(rule.path, rule.id_line, text)
+                yield _warning(rule.path, _line_that_matched(match), _too_broad(match, recorded))
+
+
+def _line_that_matched(match: Match) -> int:
+    fields = (evidence.field for evidence in match.evidence)
+    return min((_line_of(match.rule, name) for name in fields), default=match.rule.id_line)
+
+
+def _too_broad(match: Match, recorded: Recording) -> str:
+    seen = recorded.facts.get("CommandLine") or recorded.facts.get("Image")
+    because = "; ".join(f"{each.field} {each.expected[:60]}" for each in match.evidence[:2])
+    return (
+        f"too broad: it also holds on {recorded.id}, {str(seen)[:80]!r}"
+        f"{f' ({because})' if because else ''}: ask for more, or score less than"
+        f" {Level.SUSPICIOUS.value}"
+    )
 
 
 def _replacement_remarks(book: RuleBook) -> Iterator[Remark]:
@@ -492,38 +597,3 @@ def _replacement_remarks(book: RuleBook) -> Iterator[Remark]:
                 f"replaces {old.title!r} ({old.path}): if it should not, give it an id of its own"
             )
             yield _warning(new.path, new.id_line, text)
-
-
-# Lists.
-
-
-def _list_remarks(book: RuleBook) -> Iterator[Remark]:
-    used = {name for rule in book.rules for name in rule.lists}
-    for folder in dict.fromkeys(book.lists.folders):
-        for name in book.lists.entries:
-            path = folder / f"{name}.txt"
-            if path.is_file():
-                yield from _entry_remarks(path)
-                if name not in used:
-                    yield _warning(path, 1, f"no rule uses this list: %{name}% with |expand does")
-
-
-def _entry_remarks(path: Path) -> Iterator[Remark]:
-    try:
-        text = read_text(path)[0]
-    except RuleError:
-        return
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
-        first = seen.setdefault(entry.lower(), number)
-        if first != number:
-            yield _warning(path, number, f"{entry[:80]!r} is also in line {first}")
-        if "*" in entry:
-            yield _warning(path, number, "entries are literal text: * stands for itself here")
-        if " #" in entry:
-            yield _warning(
-                path, number, "a comment has a line of its own: this one is in the entry"
-            )

@@ -1,9 +1,12 @@
 """Rules -> one compiled matcher over facts.
 
-The patterns of all rules are matched together: per field, all literals in one Aho-Corasick
-automaton and all regular expressions in one ``re2.Set``. A pattern that several rules share is one
-atom. Which atoms are true tells which few rules are worth evaluating: each rule names a set of
-atoms of which it needs at least one.
+The literals of all rules are looked for together: one Aho-Corasick automaton a field. With them go
+the literals that regular expressions cannot match without (``literals``). A text that several rules
+share is one atom. Which literals are there tells which few rules are worth evaluating: each rule
+names a set of literals of which it needs at least one. A regular expression is a pass over the text
+of its own, made when all else that its rule asks for holds. All of them in one automaton would be
+one pass only, but an automaton of tens of thousands of states: it is built while it runs, and who
+writes a text made of what rules look for makes it build a state for each character.
 
 Static rules look only at what never changes while a process runs its program; the others are
 dynamic, and are first asked whether their numbers, flags and present fields allow them to hold.
@@ -18,8 +21,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
-from typing import Protocol
 
 import ahocorasick
 import re2
@@ -43,6 +46,7 @@ from minerwatch.detection.condition import (
     wildcard_regex,
 )
 from minerwatch.detection.fields import is_dynamic
+from minerwatch.detection.literals import folded, requirement
 from minerwatch.detection.rule import Rule
 from minerwatch.model import Evidence, Facts, FactValue
 
@@ -55,14 +59,14 @@ MAX_EVIDENCE = 16
 MAX_EXPLAINED = 6
 """Conditions of one group that an explanation shows; a list of names may have thousands."""
 
-_MEMO_TEXTS = 4096
+_MEMO_TEXTS = 1024
 _MEMO_LENGTH = 256
-_SET_MEMORY = 8 << 20
-_SET_MEMORY_EACH = 64 << 10
-_SET_MEMORY_LIMIT = 256 << 20
+_PATTERN_MEMORY = 512 << 10
+_PATTERN_MEMORY_LIMIT = 64 << 20
 
-Truths = set[int] | frozenset[int]
-Evaluate = Callable[[Truths, Facts], bool]
+Found = set[int] | frozenset[int]
+"""Literals that are there: the atoms that they make true, and what regular expressions need."""
+
 Judge = Callable[[Predicate], bool]
 
 
@@ -79,29 +83,25 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
-        atoms = _numbered_texts(self.rules)
-        self._indexes = {name: _FieldIndex(texts) for name, texts in _by_field(atoms).items()}
-        self._atoms = atoms
-        compiled = [_compiled(position, rule, atoms) for position, rule in enumerate(self.rules)]
+        atoms = self._atoms = _numbered_texts(self.rules)
+        patterns = self._patterns = _Patterns(atoms)
+        self._indexes = _indexes(atoms, patterns)
+        compiler = _Compiler(atoms, patterns)
+        compiled = [compiler.rule(position, rule) for position, rule in enumerate(self.rules)]
         of_process = [rule for rule in compiled if not rule.rule.of_container]
         self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
         static = [rule for rule in of_process if not rule.rule.dynamic]
         self._static_indexes = self._indexes_of(static)
         self._static_always = tuple(rule for rule in static if rule.needs is None)
-        self._static_by_atom: dict[int, list[_CompiledRule]] = {}
+        self._static_by_literal: dict[int, list[_CompiledRule]] = {}
         for rule in static:
-            for atom in rule.needs or ():
-                self._static_by_atom.setdefault(atom, []).append(rule)
+            for literal in rule.needs or ():
+                self._static_by_literal.setdefault(literal, []).append(rule)
 
     def _indexes_of(self, rules: list[_CompiledRule]) -> tuple[tuple[str, _FieldIndex], ...]:
         names = {name for rule in rules for name in rule.text_fields}
         return tuple((name, index) for name, index in self._indexes.items() if name in names)
-
-    @property
-    def fallbacks(self) -> int:
-        """How often a text was matched pattern by pattern, since RE2's set ran out of memory."""
-        return sum(index.fallbacks for index in self._indexes.values())
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
         """Every rule that holds on ``facts``, of a process in its container."""
@@ -111,26 +111,23 @@ class Matcher:
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look only at what never changes for its identity."""
-        truths: Truths = frozenset()
+        found: Found = frozenset()
         for name, index in self._static_indexes:
             value = facts.get(name)
             if value is not None:
-                found = index.true_atoms(value)
-                if found:
-                    truths = truths | found if truths else found
-        candidates = self._static_candidates(truths) if truths else self._static_always
-        if not candidates:
-            return ()
-        holding = [rule for rule in candidates if rule.holds(truths, facts)]
-        return self._matches(holding, truths, facts) if holding else ()
+                here = index.literals(value)
+                if here:
+                    found = found | here if found else here
+        candidates = self._static_candidates(found) if found else self._static_always
+        return self._matches(candidates, found, facts) if candidates else ()
 
-    def _static_candidates(self, truths: Truths) -> Sequence[_CompiledRule]:
-        by_atom = self._static_by_atom
-        found = {rule.position: rule for atom in truths for rule in by_atom.get(atom, ())}
-        if not found:
+    def _static_candidates(self, found: Found) -> Sequence[_CompiledRule]:
+        by_literal = self._static_by_literal
+        rules = {rule.position: rule for each in found for rule in by_literal.get(each, ())}
+        if not rules:
             return self._static_always
-        found.update((rule.position, rule) for rule in self._static_always)
-        return [found[position] for position in sorted(found)]
+        rules.update((rule.position, rule) for rule in self._static_always)
+        return [rules[position] for position in sorted(rules)]
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look at what changes from tick to tick."""
@@ -145,20 +142,24 @@ class Matcher:
         if not possible:
             return ()
         possible.sort(key=_position)
-        truths: set[int] = set()
+        found: set[int] = set()
         for name in {name for rule in possible for name in rule.text_fields}:
             value = facts.get(name)
             if value is not None:
-                truths |= self._indexes[name].true_atoms(value)
-        holding = [rule for rule in possible if rule.holds(truths, facts)]
-        return self._matches(holding, truths, facts)
+                found |= self._indexes[name].literals(value)
+        return self._matches(possible, found, facts)
 
     def _matches(
-        self, holding: Iterable[_CompiledRule], truths: Truths, facts: Facts
+        self, candidates: Iterable[_CompiledRule], found: Found, facts: Facts
     ) -> tuple[Match, ...]:
+        seen = _Seen(found, facts, self._patterns)
+        holding = [rule for rule in candidates if rule.holds(seen)]
+        if not holding:
+            return ()
+
         def judge(predicate: Predicate) -> bool:
             if isinstance(predicate, Text):
-                return self._atoms[predicate] in truths
+                return seen.is_true(self._atoms[predicate])
             return _SIMPLE[type(predicate)](predicate, facts)
 
         return tuple(Match(held.rule, evidence_of(held.rule, facts, judge)) for held in holding)
@@ -456,7 +457,7 @@ class _CompiledRule:
     rule: Rule
     holds: Evaluate
     may_hold: Callable[[Facts], bool]
-    needs: frozenset[int] | None  # at least one of these atoms; None: it may hold with none
+    needs: frozenset[int] | None  # at least one of these literals; None: it may hold with none
     text_fields: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -465,94 +466,207 @@ Atoms = dict[Text, int]
 
 def _numbered_texts(rules: Iterable[Rule]) -> Atoms:
     atoms: Atoms = {}
+    seen: set[int] = set()
     for rule in rules:
-        for predicate in predicates(rule.condition):
-            if isinstance(predicate, Text):
-                atoms.setdefault(predicate, len(atoms))
+        for text in _texts_of(rule.condition, seen):
+            atoms.setdefault(text, len(atoms))
     return atoms
 
 
-def _by_field(atoms: Atoms) -> dict[str, Atoms]:
-    by_field: dict[str, Atoms] = {}
-    for text, atom in atoms.items():
-        by_field.setdefault(text.field, {})[text] = atom
-    return by_field
-
-
-def _compiled(position: int, rule: Rule, atoms: Atoms) -> _CompiledRule:
-    needed = _needed(rule.condition, atoms)
-    bound = _bound(rule.condition, upper=True)
-    if not callable(bound):
-        bound = _always if bound else _never
-    texts = (each for each in predicates(rule.condition) if isinstance(each, Text))
-    return _CompiledRule(
-        position=position,
-        rule=rule,
-        holds=_evaluation(rule.condition, atoms),
-        may_hold=bound,
-        needs=None if needed is None else frozenset(atoms[text] for text in needed),
-        text_fields=frozenset(text.field for text in texts),
-    )
-
-
-def _needed(condition: Condition, atoms: Atoms) -> frozenset[Text] | None:
-    """Texts of which at least one must be true for the condition to hold; None: there are none."""
+def _texts_of(condition: Condition, seen: set[int]) -> Iterator[Text]:
+    """Every text of the tree, in the order of the rule's text, but for what has been seen."""
+    if id(condition) in seen:
+        return
+    seen.add(id(condition))
     match condition:
-        case Text():
-            return frozenset((condition,))
-        case All(conditions):
-            known = [texts for inner in conditions if (texts := _needed(inner, atoms))]
-            return max(known, key=_rarity, default=None)
-        case Any(conditions):
-            each = [_needed(inner, atoms) for inner in conditions]
-            if any(texts is None for texts in each):
-                return None
-            return frozenset(text for texts in each for text in texts or ())
-    return None
-
-
-def _rarity(texts: frozenset[Text]) -> tuple[int, int]:
-    """How seldom any of the texts will be true: short patterns are common, and so are many."""
-    return min(len(text.pattern) for text in texts), -len(texts)
-
-
-def _evaluation(condition: Condition, atoms: Atoms) -> Evaluate:
-    """The condition as one function of the true atoms and the facts."""
-    match condition:
-        case All(conditions):
-            return _all_evaluation(conditions, atoms)
-        case Any(conditions):
-            return _any_evaluation(conditions, atoms)
+        case All(conditions) | Any(conditions):
+            for inner in conditions:
+                yield from _texts_of(inner, seen)
         case Not(inner):
-            positive = _evaluation(inner, atoms)
-            return lambda truths, facts: not positive(truths, facts)
+            yield from _texts_of(inner, seen)
         case Text():
-            atom = atoms[condition]
-            return lambda truths, _facts: atom in truths
-    holds = _SIMPLE[type(condition)]
-    return lambda _truths, facts: holds(condition, facts)
+            yield condition
 
 
-def _all_evaluation(conditions: tuple[Condition, ...], atoms: Atoms) -> Evaluate:
-    texts = frozenset(atoms[inner] for inner in conditions if isinstance(inner, Text))
-    rest = tuple(_evaluation(i, atoms) for i in conditions if not isinstance(i, Text))
+class _Compiler:
+    """Conditions -> functions; one for each condition, however many rules have it in them."""
 
-    def holds(truths: Truths, facts: Facts) -> bool:
-        if not texts <= truths:
+    def __init__(self, atoms: Atoms, patterns: _Patterns) -> None:
+        self._atoms = atoms
+        self._patterns = patterns
+        self._needed: dict[int, _Needs | None] = {}
+        self._evaluations: dict[int, _Evaluation] = {}
+        self._bounds: dict[tuple[int, bool], Bound] = {}
+        self._presences: dict[str, Callable[[Facts], bool]] = {}
+
+    def rule(self, position: int, rule: Rule) -> _CompiledRule:
+        needed = self._needs(rule.condition)
+        bound = self._bound(rule.condition, upper=True)
+        if not callable(bound):
+            bound = _always if bound else _never
+        return _CompiledRule(
+            position=position,
+            rule=rule,
+            holds=self._evaluation(rule.condition).holds,
+            may_hold=bound,
+            needs=None if needed is None else needed.literals,
+            text_fields=frozenset(text.field for text in _texts_of(rule.condition, set())),
+        )
+
+    def _needs(self, condition: Condition) -> _Needs | None:
+        """Literals of which one must be there for the condition to hold; None: there are none."""
+        if id(condition) not in self._needed:
+            self._needed[id(condition)] = self._new_needs(condition)
+        return self._needed[id(condition)]
+
+    def _new_needs(self, condition: Condition) -> _Needs | None:
+        match condition:
+            case Text() if _is_pattern(condition):
+                return self._patterns.needs(self._atoms[condition])
+            case Text():
+                return _Needs(frozenset((self._atoms[condition],)), len(condition.pattern))
+            case All(conditions):
+                known = [needs for inner in conditions if (needs := self._needs(inner))]
+                return max(known, key=_rarity, default=None)
+            case Any(conditions):
+                each = [needs for inner in conditions if (needs := self._needs(inner))]
+                if len(each) < len(conditions) or not each:
+                    return None
+                literals = frozenset(one for needs in each for one in needs.literals)
+                return _Needs(literals, min(needs.shortest for needs in each))
+        return None
+
+    def _evaluation(self, condition: Condition) -> _Evaluation:
+        """The condition as one function of what is seen, and what that costs."""
+        if id(condition) not in self._evaluations:
+            self._evaluations[id(condition)] = self._new_evaluation(condition)
+        return self._evaluations[id(condition)]
+
+    def _new_evaluation(self, condition: Condition) -> _Evaluation:
+        match condition:
+            case All(conditions):
+                literals, rest, cost = self._apart(conditions)
+                needs = [self._needs(inner) for inner in conditions if _is_pattern(inner)]
+                needed = tuple(each.literals for each in needs if each is not None)
+                return _Evaluation(_all_evaluation(literals, needed, rest), cost)
+            case Any(conditions):
+                literals, rest, cost = self._apart(conditions)
+                return _Evaluation(_any_evaluation(literals, rest), cost)
+            case Not(inner):
+                positive = self._evaluation(inner)
+                return _Evaluation(lambda seen: not positive.holds(seen), positive.cost)
+            case Text():
+                atom = self._atoms[condition]
+                if _is_pattern(condition):
+                    return _Evaluation(lambda seen: seen.pattern_holds(atom), _Cost.PATTERN)
+                return _Evaluation(lambda seen: atom in seen.found, _Cost.LITERAL)
+        holds = _SIMPLE[type(condition)]
+        return _Evaluation(lambda seen: holds(condition, seen.facts), _Cost.SIMPLE)
+
+    def _apart(
+        self, conditions: tuple[Condition, ...]
+    ) -> tuple[frozenset[int], tuple[Evaluate, ...], _Cost]:
+        """The literals, all else with what costs least first, and what the dearest of all costs."""
+        literals, rest = [], []
+        for inner in conditions:
+            if isinstance(inner, Text) and not _is_pattern(inner):
+                literals.append(self._atoms[inner])
+            else:
+                rest.append(self._evaluation(inner))
+        rest.sort(key=_cost)
+        dearest = max((each.cost for each in rest), default=_Cost.LITERAL)
+        return frozenset(literals), tuple(each.holds for each in rest), dearest
+
+    def _bound(self, condition: Condition, *, upper: bool) -> Bound:
+        """Whether the condition may hold (upper) or must hold (lower), asked without any text."""
+        key = (id(condition), upper)
+        if key not in self._bounds:
+            self._bounds[key] = self._new_bound(condition, upper=upper)
+        return self._bounds[key]
+
+    def _new_bound(self, condition: Condition, *, upper: bool) -> Bound:
+        """A text may hold where its field is there, which is asked once; it never must."""
+        match condition:
+            case All(conditions):
+                bounds = [self._bound(inner, upper=upper) for inner in conditions]
+                return _joined(bounds, decides=False)
+            case Any(conditions):
+                bounds = [self._bound(inner, upper=upper) for inner in conditions]
+                return _joined(bounds, decides=True)
+            case Not(inner):
+                opposite = self._bound(inner, upper=not upper)
+                if callable(opposite):
+                    return lambda facts: not opposite(facts)
+                return not opposite
+            case Text(name) | SameAs(name) | Network(name):
+                return self._presences.setdefault(name, _presence(name)) if upper else False
+            case Number():
+                return _number_bound(condition)
+        holds = _SIMPLE[type(condition)]
+        return lambda facts: holds(condition, facts)
+
+
+class _Cost(IntEnum):
+    """What it costs to find out whether a condition holds."""
+
+    SIMPLE = 0  # a number, a flag
+    LITERAL = 1  # the literals have been found
+    PATTERN = 2  # a pass over the text
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    literals: frozenset[int]
+    shortest: int  # characters of the shortest
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    holds: Evaluate
+    cost: _Cost
+
+
+def _cost(evaluation: _Evaluation) -> _Cost:
+    return evaluation.cost
+
+
+def _rarity(needs: _Needs) -> tuple[int, int]:
+    """How seldom any of the literals will be there: short ones are common, and so are many."""
+    return needs.shortest, -len(needs.literals)
+
+
+def _is_pattern(condition: Condition) -> bool:
+    return isinstance(condition, Text) and condition.how in _PATTERNS
+
+
+def _all_evaluation(
+    literals: frozenset[int], needed: tuple[frozenset[int], ...], rest: tuple[Evaluate, ...]
+) -> Evaluate:
+    """``needed``: of each of these at least one literal, or some pattern cannot match."""
+
+    def holds(seen: _Seen) -> bool:
+        found = seen.found
+        if not literals <= found:
             return False
-        return all(each(truths, facts) for each in rest)
+        for one_of in needed:  # loops, not all() and any(), which take twice as long
+            if one_of.isdisjoint(found):
+                return False
+        for each in rest:  # noqa: SIM110
+            if not each(seen):
+                return False
+        return True
 
     return holds
 
 
-def _any_evaluation(conditions: tuple[Condition, ...], atoms: Atoms) -> Evaluate:
-    texts = frozenset(atoms[inner] for inner in conditions if isinstance(inner, Text))
-    rest = tuple(_evaluation(i, atoms) for i in conditions if not isinstance(i, Text))
-
-    def holds(truths: Truths, facts: Facts) -> bool:
-        if not texts.isdisjoint(truths):
+def _any_evaluation(literals: frozenset[int], rest: tuple[Evaluate, ...]) -> Evaluate:
+    def holds(seen: _Seen) -> bool:
+        if not literals.isdisjoint(seen.found):
             return True
-        return any(each(truths, facts) for each in rest)
+        for each in rest:  # noqa: SIM110
+            if each(seen):
+                return True
+        return False
 
     return holds
 
@@ -645,27 +759,8 @@ _REACHES = frozenset((Comparison.EQUAL, Comparison.GREATER, Comparison.GREATER_O
 Bound = Callable[[Facts], bool] | bool
 
 
-def _bound(condition: Condition, *, upper: bool) -> Bound:
-    """Whether the condition may hold (upper) or must hold (lower), asked without any text.
-
-    A text may hold where its field is there; it never must.
-    """
-    match condition:
-        case All(conditions):
-            return _joined([_bound(inner, upper=upper) for inner in conditions], decides=False)
-        case Any(conditions):
-            return _joined([_bound(inner, upper=upper) for inner in conditions], decides=True)
-        case Not(inner):
-            opposite = _bound(inner, upper=not upper)
-            if callable(opposite):
-                return lambda facts: not opposite(facts)
-            return not opposite
-        case Text(name) | SameAs(name) | Network(name):
-            return (lambda facts: name in facts) if upper else False
-        case Number():
-            return _number_bound(condition)
-    holds = _SIMPLE[type(condition)]
-    return lambda facts: holds(condition, facts)
+def _presence(name: str) -> Callable[[Facts], bool]:
+    return lambda facts: name in facts
 
 
 def _number_bound(predicate: Number) -> Callable[[Facts], bool]:
@@ -689,7 +784,7 @@ def _joined(bounds: list[Bound], *, decides: bool) -> Bound:
     """All (decided by a False) or any (decided by a True) of the bounds."""
     if any(bound is decides for bound in bounds):
         return decides
-    asked = tuple(bound for bound in bounds if callable(bound))
+    asked = tuple(dict.fromkeys(bound for bound in bounds if callable(bound)))
     if not asked:
         return not decides
     if len(asked) == 1:
@@ -705,35 +800,154 @@ def _joined(bounds: list[Bound], *, decides: bool) -> Bound:
     return joined
 
 
-# All texts of one field, matched together.
+# Literals of one field, found together, and regular expressions, each by itself.
 
 
-class _Finder(Protocol):
-    def find(self, text: str, into: set[int]) -> None: ...
+class _Seen:
+    """Some facts, and what has been found out about them."""
+
+    __slots__ = ("_encoded", "_known", "_patterns", "facts", "found")
+
+    def __init__(self, found: Found, facts: Facts, patterns: _Patterns) -> None:
+        self.found = found
+        self.facts = facts
+        self._patterns = patterns
+        self._known: dict[int, bool] = {}
+        self._encoded: dict[tuple[str, bool], bytes] = {}
+
+    def is_true(self, atom: int) -> bool:
+        """Whether a text predicate holds."""
+        return atom in self.found or (atom in self._patterns and self.pattern_holds(atom))
+
+    def pattern_holds(self, atom: int) -> bool:
+        """Whether a wildcard pattern or regular expression matches its field."""
+        holds = self._known.get(atom)
+        if holds is None:
+            holds = self._known[atom] = self._patterns.holds(atom, self)
+        return holds
+
+    def encoded(self, text: str, *, lower: bool) -> bytes:
+        """One of the facts' texts as RE2 reads it."""
+        key = (text, lower)
+        if key not in self._encoded:
+            # facts have no surrogates, but one that had must not stop the agent
+            self._encoded[key] = (text.lower() if lower else text).encode("utf-8", "replace")
+        return self._encoded[key]
+
+
+Evaluate = Callable[[_Seen], bool]
+
+
+class _Patterns:
+    """All wildcard patterns and regular expressions, by their atoms."""
+
+    def __init__(self, atoms: Atoms) -> None:
+        self._patterns = {
+            atom: _Pattern(text) for text, atom in atoms.items() if text.how in _PATTERNS
+        }
+        self._literals: dict[tuple[str, str], int] = {}  # field and literal -> its number
+        for pattern in self._patterns.values():
+            for literal in pattern.requirement.literals or ():
+                number = len(atoms) + len(self._literals)
+                self._literals.setdefault((pattern.field, literal), number)
+        self._needs = {atom: self._needs_of(pattern) for atom, pattern in self._patterns.items()}
+
+    def __contains__(self, atom: int) -> bool:
+        return atom in self._patterns
+
+    def needs(self, atom: int) -> _Needs | None:
+        """Literals of which one must be there for the pattern to match; None: none are known."""
+        return self._needs[atom]
+
+    def literals(self, field_name: str) -> dict[str, int]:
+        """The literals that a field's patterns need, and their numbers."""
+        return {
+            literal: number for (name, literal), number in self._literals.items()
+            if name == field_name
+        }  # fmt: skip
+
+    def holds(self, atom: int, seen: _Seen) -> bool:
+        """Whether a pattern matches any text of its field."""
+        needs = self._needs[atom]
+        if needs is not None and needs.literals.isdisjoint(seen.found):
+            return False
+        pattern = self._patterns[atom]
+        value = seen.facts.get(pattern.field)
+        if isinstance(value, str):
+            return pattern.matches(value, seen)
+        return any(pattern.matches(text, seen) for text in _texts(value))
+
+    def _needs_of(self, pattern: _Pattern) -> _Needs | None:
+        literals = pattern.requirement.literals
+        if literals is None:
+            return None
+        numbers = frozenset(self._literals[pattern.field, literal] for literal in literals)
+        return _Needs(numbers, min(map(len, literals)))
+
+
+class _Pattern:
+    """One wildcard pattern or regular expression, compiled when it is first asked.
+
+    RE2 takes the memory that it needs, up to a limit, while it matches; where that is too little
+    it becomes slower, and stays linear.
+    """
+
+    __slots__ = ("_compiled", "_is_lower", "_source", "field", "requirement")
+
+    def __init__(self, text: Text) -> None:
+        is_wildcard = text.how is How.WILDCARD
+        self.field = text.field
+        self._source = wildcard_regex(text) if is_wildcard else text.pattern
+        self._is_lower = is_wildcard and not text.cased
+        self.requirement = requirement(self._source)
+        self._compiled: re2._Regexp | None = None
+
+    def matches(self, text: str, seen: _Seen) -> bool:
+        if len(text) < self.requirement.least_length and not self._is_lower:
+            return False  # in lower case a text may be longer
+        if self._compiled is None:
+            self._compiled = _compiled(self._source)
+        return self._compiled.search(seen.encoded(text, lower=self._is_lower)) is not None
+
+
+def _compiled(pattern: str) -> re2._Regexp:
+    memory = _PATTERN_MEMORY
+    while True:
+        options = _options()
+        options.max_mem = memory
+        try:
+            return re2.compile(pattern, options)
+        except re2.error:
+            memory *= 4
+            if memory > _PATTERN_MEMORY_LIMIT:
+                raise
+
+
+def _indexes(atoms: Atoms, patterns: _Patterns) -> dict[str, _FieldIndex]:
+    by_field: dict[str, Atoms] = {}
+    for text, atom in atoms.items():
+        literals = by_field.setdefault(text.field, {})
+        if text.how not in _PATTERNS:
+            literals[text] = atom
+    return {
+        name: _FieldIndex(literals, patterns.literals(name)) for name, literals in by_field.items()
+    }
 
 
 class _FieldIndex:
-    """All text predicates on one field, and which of them a text makes true."""
+    """All literals that are looked for in one field, and which of them a text has."""
 
-    def __init__(self, atoms: Atoms) -> None:
-        patterns = {text: atom for text, atom in atoms.items() if text.how in _PATTERNS}
-        literals = {text: atom for text, atom in atoms.items() if text.how not in _PATTERNS}
-        self._on_lower = _finders(
-            {text: atom for text, atom in literals.items() if not text.cased},
-            {text: atom for text, atom in patterns.items() if not text.cased},
+    def __init__(self, atoms: Atoms, needed: dict[str, int]) -> None:
+        """``needed``: further literals in folded form, and their numbers."""
+        uncased = {text: atom for text, atom in atoms.items() if not text.cased}
+        self._on_lower = _LiteralSet(uncased, needed)
+        self._on_original = _LiteralSet(
+            {text: atom for text, atom in atoms.items() if text.cased}, {}
         )
-        self._on_original = _finders(
-            {text: atom for text, atom in literals.items() if text.cased},
-            {text: atom for text, atom in patterns.items() if text.cased},
-        )
+        self._needed = frozenset(needed.values())
         self._memo: dict[str, frozenset[int]] = {}
 
-    @property
-    def fallbacks(self) -> int:
-        finders = (*self._on_lower, *self._on_original)
-        return sum(finder.fallbacks for finder in finders if isinstance(finder, _PatternSet))
-
-    def true_atoms(self, value: FactValue) -> frozenset[int]:
+    def literals(self, value: FactValue) -> frozenset[int]:
         if isinstance(value, str):
             found = self._memo.get(value)
             return self._of_text(value) if found is None else found
@@ -741,13 +955,12 @@ class _FieldIndex:
         return frozenset().union(*(self._of_text(text) for text in texts))
 
     def _of_text(self, text: str) -> frozenset[int]:
-        true: set[int] = set()
-        if self._on_lower:
-            lower = text.lower()
-            for finder in self._on_lower:
-                finder.find(lower, true)
-        for finder in self._on_original:
-            finder.find(text, true)
+        lower = text.lower()
+        true = self._on_lower.found(lower)
+        as_folded = folded(lower)
+        if as_folded is not lower:
+            true |= self._needed & self._on_lower.found(as_folded)
+        true |= self._on_original.found(text)
         found = frozenset(true) if true else _NOTHING
         if len(text) <= _MEMO_LENGTH:
             if len(self._memo) >= _MEMO_TEXTS:
@@ -760,104 +973,41 @@ _NOTHING: frozenset[int] = frozenset()
 _PATTERNS = frozenset((How.WILDCARD, How.REGEX))
 
 
-def _finders(literals: Atoms, patterns: Atoms) -> tuple[_Finder, ...]:
-    finders: list[_Finder] = []
-    if literals:
-        finders.append(_LiteralSet(literals))
-    if patterns:
-        finders.append(_PatternSet(patterns))
-    return tuple(finders)
-
-
 class _LiteralSet:
     """Literals of one field and one case, found in one pass over the text."""
 
-    def __init__(self, atoms: Atoms) -> None:
+    def __init__(self, atoms: Atoms, anywhere: dict[str, int]) -> None:
         self._empty = frozenset(atom for text, atom in atoms.items() if not text.pattern)
         by_literal: dict[str, list[tuple[How, int]]] = {}
         for text, atom in atoms.items():
             if text.pattern:
                 literal = text.pattern if text.cased else text.pattern.lower()
                 by_literal.setdefault(literal, []).append((text.how, atom))
+        for literal, number in anywhere.items():
+            by_literal.setdefault(literal, []).append((How.CONTAINS, number))
         self._automaton = ahocorasick.Automaton()
         for literal, uses in by_literal.items():
-            anywhere = tuple(atom for how, atom in uses if how is How.CONTAINS)
+            everywhere = tuple(atom for how, atom in uses if how is How.CONTAINS)
             anchored = tuple(use for use in uses if use[0] is not How.CONTAINS)
-            self._automaton.add_word(literal, (len(literal), anywhere, anchored))
+            self._automaton.add_word(literal, (len(literal), everywhere, anchored))
         self._has_literals = bool(by_literal)
         self._automaton.make_automaton()
 
-    def find(self, text: str, into: set[int]) -> None:
+    def found(self, text: str) -> set[int]:
+        into: set[int] = set()
         if not text:
             into |= self._empty
-            return
+            return into
         if not self._has_literals:
-            return
+            return into
         last = len(text) - 1
-        for end, (length, anywhere, anchored) in self._automaton.iter(text):
-            into.update(anywhere)
+        for end, (length, everywhere, anchored) in self._automaton.iter(text):
+            into.update(everywhere)
             for how, atom in anchored:
                 at_start = end + 1 == length
                 if (how is How.ENDSWITH or at_start) and (how is How.STARTSWITH or end == last):
                     into.add(atom)
-
-
-class _PatternSet:
-    """Wildcard patterns and regular expressions of one field, found in one pass over the text.
-
-    RE2's set says "nothing matches" when its memory runs out in the middle of a text. An empty
-    pattern, which always matches, tells that from the truth; then each pattern is tried alone.
-    """
-
-    def __init__(self, atoms: Atoms) -> None:
-        self.fallbacks = 0
-        self._atoms = tuple(atoms.values())
-        self._patterns = tuple(
-            wildcard_regex(text) if text.how is How.WILDCARD else text.pattern for text in atoms
-        )
-        self._set = _compiled_set(self._patterns)
-        self._alone: tuple[re2._Regexp, ...] = ()
-
-    def find(self, text: str, into: set[int]) -> None:
-        matched: list[int] = []
-        if self._set is not None:
-            try:
-                matched = self._set.Match(text) or []
-            except UnicodeEncodeError:
-                matched = self._set.Match(_encodable(text)) or []
-        if len(matched) == 1 and matched[0] == 0:
-            return
-        if 0 in matched:
-            into.update(self._atoms[position - 1] for position in matched if position)
-        else:
-            self._find_alone(_encodable(text), into)
-
-    def _find_alone(self, text: str, into: set[int]) -> None:
-        self.fallbacks += 1
-        if not self._alone:
-            options = _options()
-            self._alone = tuple(re2.compile(pattern, options) for pattern in self._patterns)
-        for atom, pattern in zip(self._atoms, self._alone, strict=True):
-            if pattern.search(text) is not None:
-                into.add(atom)
-
-
-def _compiled_set(patterns: tuple[str, ...]) -> re2.Set | None:
-    """All patterns as one set behind the one that always matches; None: too large for RE2."""
-    memory = _SET_MEMORY + _SET_MEMORY_EACH * len(patterns)
-    while memory <= _SET_MEMORY_LIMIT:
-        options = _options()
-        options.max_mem = memory
-        found = re2.Set.SearchSet(options)
-        try:
-            for pattern in ("", *patterns):
-                found.Add(pattern)
-            found.Compile()
-        except re2.error:
-            memory *= 2
-            continue
-        return found
-    return None
+        return into
 
 
 def _options() -> re2.Options:

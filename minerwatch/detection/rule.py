@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -59,7 +59,7 @@ _CATEGORY_SIGNALS = {
     "network_connection": Signal.NETWORK,
 }
 _OWN_KEYS = ("signal", "score", "for", "tests")
-_MODIFIERS = frozenset(
+MODIFIERS = frozenset(
     (
         *("contains", "startswith", "endswith", "all", "re", "i", "m", "s", "ignorecase"),
         *("multiline", "dotall", "cidr", "gt", "gte", "lt", "lte", "neq", "exists", "cased"),
@@ -126,6 +126,8 @@ class Rule:
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
     private: bool = False  # only its id is told outside the node
+    secrets: frozenset[tuple[str, str]] = frozenset()
+    """Fields and what they are asked for, as evidence tells them, that private lists alone ask."""
 
     @property
     def dynamic(self) -> bool:
@@ -156,9 +158,15 @@ class Lists:
     folders: tuple[Path, ...] = ()  # where they were looked for
     entries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     broken: Mapping[str, RuleError] = field(default_factory=dict, hash=False)
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Of the lists that a private folder has: the entries that others have, too."""
+
+    def in_public(self) -> Lists:
+        """The same without what only private folders say."""
+        return replace(self, entries={**self.entries, **self.shown}, shown={})
 
 
-def read_lists(folders: Iterable[Path]) -> Lists:
+def read_lists(folders: Iterable[Path], private: Collection[Path] = ()) -> Lists:
     """The lists of all rule folders: ``<folder>/lists/<name>.txt``.
 
     One entry a line; blank lines and lines that begin with ``#`` are left out. Entries are
@@ -166,18 +174,30 @@ def read_lists(folders: Iterable[Path]) -> Lists:
     a private folder extends a list that is shipped.
     """
     entries: dict[str, dict[str, None]] = {}
+    shown: dict[str, dict[str, None]] = {}
+    in_private: set[str] = set()
     broken: dict[str, RuleError] = {}
-    list_folders = tuple(folder / "lists" for folder in folders)
-    for folder in list_folders:
-        for path in _list_files(folder):
+    list_folders: list[Path] = []
+    for folder in folders:
+        list_folders.append(folder / "lists")
+        for path in _list_files(list_folders[-1]):
             try:
                 text, _ = read_text(path)
             except RuleError as error:
                 broken.setdefault(path.stem, error)
                 continue
-            entries.setdefault(path.stem, {}).update(dict.fromkeys(_list_entries(text)))
-    by_name = {name: tuple(found) for name, found in entries.items()}
-    return Lists(list_folders, by_name, broken)
+            found = dict.fromkeys(_list_entries(text))
+            entries.setdefault(path.stem, {}).update(found)
+            if folder in private:
+                in_private.add(path.stem)
+            else:
+                shown.setdefault(path.stem, {}).update(found)
+    return Lists(
+        tuple(list_folders),
+        {name: tuple(found) for name, found in entries.items()},
+        broken,
+        {name: tuple(shown.get(name, ())) for name in in_private},
+    )
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -215,6 +235,23 @@ def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
     return _rule(document, logsource, condition, detections)
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A rule as its author wrote it: named selections, and a condition over their names."""
+
+    text: str  # the condition's
+    logic: Condition  # each selection stands as ``Present(its name)``
+    selections: Mapping[str, Condition]
+    lines: Mapping[str, int]
+
+
+def outline_of(path: Path, lists: Lists) -> Outline:
+    """The outline of a rule file that loads; raises ``RuleError`` if it no longer does."""
+    document = read_document(path, read_text(path)[0])
+    _check_detection_keys(document)
+    return _DetectionReader(document, lists).outline(_parsed_by_sigma(document))
+
+
 def _rule(
     document: Document,
     logsource: LogSource,
@@ -232,7 +269,7 @@ def _rule(
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
-        maturity=Maturity(str(document.content.get("status") or "experimental").lower()),
+        maturity=_maturity(document),
         logsource=logsource,
         condition=condition,
         fields=fields_of(condition),
@@ -249,6 +286,17 @@ def _rule(
         id_line=document.line("id"),
         field_lines=detections.field_lines,
     )
+
+
+def _maturity(document: Document) -> Maturity:
+    """Its status; a rule that was not written for minerwatch is never ``stable``.
+
+    Sigma's word says that a rule raises few false alarms. Here it permits an action, which the
+    author of a rule of another collection did not have in mind.
+    """
+    maturity = Maturity(str(document.content.get("status") or "experimental").lower())
+    is_foreign = "minerwatch" not in document.content
+    return Maturity.TEST if is_foreign and maturity is Maturity.STABLE else maturity
 
 
 # The header: what kind of document it is, and the keys that are not the detection.
@@ -519,8 +567,8 @@ def _check_modifiers(document: Document, name: str, modifiers: list[str], at: Ke
     for modifier in modifiers:
         if modifier in _TIMESTAMP_MODIFIERS:
             raise document.error(f"{at[-1]}: timestamp modifier {modifier!r} is not supported", *at)
-        if modifier not in _MODIFIERS:
-            near = get_close_matches(modifier, sorted(_MODIFIERS), n=1, cutoff=0.6)
+        if modifier not in MODIFIERS:
+            near = get_close_matches(modifier, sorted(MODIFIERS), n=1, cutoff=0.6)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise document.error(f"{at[-1]}: unknown modifier {modifier!r}{hint}", *at)
     given = set(modifiers)
@@ -675,6 +723,19 @@ class _DetectionReader:
             reason = "condition: the selections expand to more than any rule needs"
             raise self._document.error(reason, "detection", "condition")
         return whole
+
+    def outline(self, rule: SigmaRule) -> Outline:
+        """Selections and condition apart from each other."""
+        self.condition(rule)
+        selections = self._selections
+        self._selections = {name: Present(name) for name in selections}
+        texts = [condition.condition for condition in rule.detection.parsed_condition]
+        logic = tuple(
+            self._logic(condition.parse(postprocess=False), rule, set())
+            for condition in rule.detection.parsed_condition
+        )
+        lines = {name: self._document.line("detection", name) for name in selections}
+        return Outline(" or ".join(texts), any_of(logic), selections, lines)
 
     def unused_selections(self) -> tuple[str, ...]:
         """The selections that no condition names."""

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from minerwatch.detection.condition import Known, predicates, shared
 from minerwatch.detection.document import Stamp, read_text, stamp_of
 from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
 from minerwatch.errors import RuleError
@@ -43,6 +45,7 @@ class _ReadFile:
     stamp: Stamp | None  # None: read it again next time
     outcome: Outcome | None
     error: RuleError | None
+    names_secrets: bool = False  # the error may quote an entry of a private folder's list
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,11 @@ class RuleBook:
 
     def public_reason(self, error: RuleError) -> str:
         """What may be logged of an error: of a private folder's file only where it is."""
-        if not any(error.path.is_relative_to(folder) for folder in self.private):
+        file = self.files.get(error.path)
+        names_secrets = file is not None and file.names_secrets
+        if not names_secrets and not any(
+            error.path.is_relative_to(folder) for folder in self.private
+        ):
             return str(error)
         return f"{error.path}:{error.line}: private: `minerwatch rules lint` says why"
 
@@ -81,6 +88,38 @@ def reload(previous: RuleBook) -> RuleBook:
     return _read(previous.folders, previous)
 
 
+def bare(book: RuleBook) -> RuleBook:
+    """The same for matching alone: without what lint, tests and people read of a rule."""
+    rules = {id(rule): _bare_rule(rule) for rule in book.rules}
+
+    def bared(outcome: Outcome | None) -> Outcome | None:
+        if not isinstance(outcome, Rule):
+            return outcome
+        return rules.get(id(outcome)) or _bare_rule(outcome)
+
+    return replace(
+        book,
+        rules=tuple(rules[id(rule)] for rule in book.rules),
+        files={path: replace(f, outcome=bared(f.outcome)) for path, f in book.files.items()},
+    )
+
+
+def _bare_rule(rule: Rule) -> Rule:
+    return replace(
+        rule,
+        tests=(),
+        description="",
+        author="",
+        date="",
+        modified="",
+        references=(),
+        tags=(),
+        falsepositives=(),
+        unused_selections=(),
+        field_lines={},
+    )
+
+
 def has_changed(book: RuleBook) -> bool:
     """Whether any file has changed since the book was read; cheap enough for every tick."""
     return fingerprint(book.folders) != book.fingerprint
@@ -91,21 +130,24 @@ def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     marks: set[tuple[str, Stamp | int]] = set()
     for folder in folders:
         for seen in _walk(folder):
-            marks.add((str(seen.path), seen.stamp or seen.errno))
+            marks.add((seen.place, seen.stamp or seen.errno))
     return frozenset(marks)
 
 
 # The folders as they are on disk.
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A file that matters, or a folder that cannot be listed (then ``errno`` says why)."""
 
-    path: Path
+    place: str  # a path; hundreds of these are looked at each tick
     stamp: Stamp | None = None
     errno: int = 0
     is_rule: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
 
 def _walk(folder: Path) -> Iterator[_Seen]:
@@ -113,56 +155,63 @@ def _walk(folder: Path) -> Iterator[_Seen]:
     try:
         status = folder.stat()
     except OSError as error:
-        yield _Seen(folder, errno=error.errno or -1)
+        yield _Seen(str(folder), errno=error.errno or -1)
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk_below(folder, frozenset(((status.st_dev, status.st_ino),)))
+        yield from _walk_below(str(folder), frozenset(((status.st_dev, status.st_ino),)))
     else:
-        yield _Seen(folder, stamp_of(status), is_rule=True)
-        yield from _list_marks(folder.parent / "lists")
+        yield _Seen(str(folder), stamp_of(status), is_rule=True)
+        yield from _list_marks(str(folder.parent / "lists"))
 
 
-def _walk_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[_Seen]:
+def _walk_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[_Seen]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            found = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
     except OSError as error:
         yield _Seen(folder, errno=error.errno or -1)
         return
-    for name in names:
-        path = folder / name
+    for entry in found:
+        suffix = os.path.splitext(entry.name)[1]  # noqa: PTH122 - hot
         try:
-            status = path.stat()
+            status = entry.stat()
         except OSError as error:
-            if path.suffix in _RULE_SUFFIXES:
-                yield _Seen(path, errno=error.errno or -1, is_rule=True)
+            if suffix in _RULE_SUFFIXES:
+                yield _Seen(entry.path, errno=error.errno or -1, is_rule=True)
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk_folder(path, status, above)
-        elif path.suffix in _RULE_SUFFIXES | _CONTENT_SUFFIXES:
-            yield _Seen(path, stamp_of(status), is_rule=path.suffix in _RULE_SUFFIXES)
+            yield from _walk_folder(entry, status, above)
+        elif suffix in _RULE_SUFFIXES or suffix in _CONTENT_SUFFIXES:
+            yield _Seen(entry.path, stamp_of(status), is_rule=suffix in _RULE_SUFFIXES)
 
 
 def _walk_folder(
-    path: Path, status: os.stat_result, above: frozenset[tuple[int, int]]
+    entry: os.DirEntry[str], status: os.stat_result, above: frozenset[tuple[int, int]]
 ) -> Iterator[_Seen]:
     here = (status.st_dev, status.st_ino)
-    if path.name == "lists":
-        yield from _list_marks(path)
-    elif path.name not in _NO_RULES_BELOW and here not in above and len(above) < _MAX_DEPTH:
-        yield from _walk_below(path, above | {here})
+    if entry.name == "lists":
+        yield from _list_marks(entry.path)
+    elif entry.name not in _NO_RULES_BELOW and here not in above and len(above) < _MAX_DEPTH:
+        yield from _walk_below(entry.path, above | {here})
 
 
-def _list_marks(folder: Path) -> Iterator[_Seen]:
+def _list_marks(folder: str) -> Iterator[_Seen]:
     try:
-        paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+        with os.scandir(folder) as entries:
+            found = sorted(
+                (e for e in entries if e.name.endswith(".txt") and not e.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
     except OSError:
         return
-    for path in paths:
+    for entry in found:
         try:
-            yield _Seen(path, stamp_of(path.stat()))
+            yield _Seen(entry.path, stamp_of(entry.stat()))
         except OSError as error:
-            yield _Seen(path, errno=error.errno or -1)
+            yield _Seen(entry.path, errno=error.errno or -1)
 
 
 # Reading.
@@ -171,15 +220,17 @@ def _list_marks(folder: Path) -> Iterator[_Seen]:
 def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     # Taken before anything is read: a file that changes meanwhile differs from it next time.
     marks = fingerprint(folders)
-    lists = read_lists(folder if folder.is_dir() else folder.parent for folder in folders)
+    lists = read_lists(map(_list_place, folders), frozenset(map(_list_place, previous.private)))
     changed = _changed_lists(lists, previous.lists)
+    known = _conditions_of(previous)
     files: dict[Path, _ReadFile] = {}
     folder_errors: list[RuleError] = []
     content: dict[Path, Stamp | int] = {}
     for folder in folders:
         for seen in _walk(folder):
             if seen.is_rule:
-                files[seen.path] = _read_file(folder, seen, lists, changed, previous)
+                file = _read_file(folder, seen, lists, changed, previous)
+                files[seen.path] = replace(file, outcome=_sharing(file.outcome, known))
             elif seen.path.suffix in _CONTENT_SUFFIXES:
                 content[seen.path] = seen.stamp or seen.errno
             elif seen.errno and seen.path.suffix != ".txt":
@@ -204,12 +255,18 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     )
 
 
+def _list_place(folder: Path) -> Path:
+    """The folder that has the lists of one; of a single file the one that it is in."""
+    return folder if folder.is_dir() else folder.parent
+
+
 def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:
     names = {*now.entries, *now.broken, *before.entries, *before.broken}
     return frozenset(
         name
         for name in names
         if now.entries.get(name) != before.entries.get(name)
+        or now.shown.get(name) != before.shown.get(name)
         or name in now.broken
         or name in before.broken
     )
@@ -231,13 +288,56 @@ def _read_file(
     private = folder in previous.private
     if before is not None and _still_good(before, seen, changed):
         return replace(before, outcome=_marked(before.outcome, private=private))
-    kept = None if before is None else before.outcome
+    kept, text = None if before is None else before.outcome, ""
     try:
         text, stamp = read_text(seen.path)
         outcome = parse_rule(seen.path, text, lists)
     except RuleError as error:
-        return _ReadFile(folder, None, _marked(kept, private=private), error)
+        kept = _marked(kept, private=private)
+        return _ReadFile(folder, None, kept, error, names_secrets=_asks_for(lists.shown, text))
+    if (
+        not private
+        and isinstance(outcome, Rule)
+        and not lists.shown.keys().isdisjoint(outcome.lists)
+    ):
+        outcome = _with_secrets(outcome, text, lists)
     return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
+
+
+def _asks_for(names: Iterable[str], text: str) -> bool:
+    return any(f"%{name}%" in text for name in names)
+
+
+def _with_secrets(rule: Rule, text: str, lists: Lists) -> Rule:
+    """The same; it knows which of its conditions it has from the lists of private folders only."""
+    try:
+        public = parse_rule(rule.path, text, lists.in_public())
+    except RuleError:  # it has nothing without them
+        return replace(rule, secrets=_asked_for(rule))
+    return replace(rule, secrets=_asked_for(rule) - _asked_for(public))
+
+
+def _asked_for(rule: Outcome) -> frozenset[tuple[str, str]]:
+    """What evidence of the rule may say: each field, and what it was asked for."""
+    if isinstance(rule, SkippedRule):
+        return frozenset()
+    return frozenset((each.field, each.describe()) for each in predicates(rule.condition))
+
+
+def _conditions_of(book: RuleBook) -> Known:
+    """The conditions that rules to be read may share."""
+    known: Known = {}
+    for file in book.files.values():
+        _sharing(file.outcome, known)
+    return known
+
+
+def _sharing(outcome: Outcome | None, known: Known) -> Outcome | None:
+    """The same, made of what is ``known`` already."""
+    if not isinstance(outcome, Rule):
+        return outcome
+    condition = shared(outcome.condition, known)
+    return outcome if condition is outcome.condition else replace(outcome, condition=condition)
 
 
 def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:

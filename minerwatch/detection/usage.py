@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from statistics import fmean, pstdev
+from math import fsum, sqrt
 
 _FLATNESS_NEEDS = 4  # rates; fewer say nothing about evenness
 
@@ -14,7 +13,7 @@ class CpuHistory:
     __slots__ = ("_at_s", "_busy_since_s", "_cpu_s", "_rates", "cores")
 
     def __init__(self, at_s: float, cpu_s: float) -> None:
-        self._rates: deque[tuple[float, float]] = deque()
+        self._rates: list[tuple[float, float]] = []  # a deque takes 600 bytes when it is empty
         self._restart(at_s, cpu_s)
 
     def _restart(self, at_s: float, cpu_s: float) -> None:
@@ -45,7 +44,7 @@ class CpuHistory:
         self.cores = (cpu_s - self._cpu_s) / elapsed_s
         self._rates.append((at_s, self.cores))
         while self._rates[0][0] <= at_s - window_s:
-            self._rates.popleft()
+            del self._rates[0]
         if self.cores < busy_cores:
             self._busy_since_s = None
         elif self._busy_since_s is None:
@@ -57,7 +56,9 @@ class CpuHistory:
         rates = [rate for _, rate in self._rates]
         if len(rates) < _FLATNESS_NEEDS or not any(rates):
             return None
-        return max(0.0, 1 - pstdev(rates) / fmean(rates))
+        mean = fsum(rates) / len(rates)
+        variance = fsum((rate - mean) ** 2 for rate in rates) / len(rates)
+        return max(0.0, 1 - sqrt(variance) / mean)
 
     def busy_for_s(self) -> float:
         """For how long every rate has been at least ``busy_cores``."""

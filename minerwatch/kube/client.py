@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import urlencode
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 USER_AGENT = f"minerwatch/{__version__}"
+
+JSON = "application/json"
+METADATA_ONLY = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
+"""To be accepted where only names are asked for: a node is 30 KB, its metadata three."""
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
@@ -81,10 +86,17 @@ class ApiError(ClusterError):
     """A request that was not answered, or refused."""
 
     def __init__(
-        self, reason: Reason, text: str, *, status: int = 0, retry_after_s: float | None = None
+        self,
+        reason: Reason,
+        text: str,
+        *,
+        status: int = 0,
+        retry_after_s: float | None = None,
+        date_unix_s: float | None = None,
     ) -> None:
         super().__init__(text)
         self.reason = reason
+        self.date_unix_s = date_unix_s  # when the server answered, by its own clock
         self.status = status  # of HTTP; 0: there was no answer
         self.retry_after_s = retry_after_s  # what the server asks for
 
@@ -102,6 +114,11 @@ class Answer:
         self._response = response
         self._server = server
 
+    @property
+    def date_unix_s(self) -> float | None:
+        """When the server answered, by its own clock, to the second; None: it does not say."""
+        return _date_unix_s(self._response)
+
     def piece(self) -> bytes:
         """What has come of the body; waits for it; ``b""`` at the end. Raises ApiError."""
         try:
@@ -109,16 +126,21 @@ class Answer:
         except (HTTPError, OSError, ValueError) as error:
             _raise_lost(error, self._server)
 
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, piece by piece; raises ApiError, also if it takes longer than it may."""
+        until_s = time.monotonic() + ANSWER_DEADLINE_S
+        while piece := self.piece():
+            yield piece
+            if time.monotonic() > until_s:
+                self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
+
     def body(self, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
         """All of it; raises ApiError, also if it is larger or takes longer than it may."""
         held = bytearray()
-        until_s = time.monotonic() + ANSWER_DEADLINE_S
-        while piece := self.piece():
+        for piece in self.pieces():
             held += piece
             if len(held) > limit_bytes:
                 self._drop("garbage", f"longer than {limit_bytes >> 20} MiB")
-            if time.monotonic() > until_s:
-                self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
         return bytes(held)
 
     def _drop(self, reason: Reason, what: str) -> NoReturn:
@@ -182,7 +204,8 @@ class Cluster:
         query: Mapping[str, str | int] | None = None,
         *,
         body: bytes | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:
         """Send a request, once, and answer as soon as the answer's head has come.
@@ -191,7 +214,7 @@ class Cluster:
         """
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+        headers = {"Accept": accept, "User-Agent": USER_AGENT}
         if body is not None:
             headers["Content-Type"] = content_type
         headers |= credentials(client.configuration)
@@ -219,19 +242,37 @@ class Cluster:
         query: Mapping[str, str | int] | None = None,
         *,
         body: bytes | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> bytes:
         """Send a request, once, and return the answer's whole body; raises ApiError."""
         answer = self.open(
-            method, path, query, body=body, content_type=content_type, timeout_s=timeout_s
+            method,
+            path,
+            query,
+            body=body,
+            content_type=content_type,
+            accept=accept,
+            timeout_s=timeout_s,
         )
         return answer.body()
 
 
-def refusal(code: int, text: str, retry_after_s: float | None = None) -> ApiError:
+def refusal(
+    code: int,
+    text: str,
+    retry_after_s: float | None = None,
+    date_unix_s: float | None = None,
+) -> ApiError:
     """The error for an HTTP status, also one that comes as an event of a watch."""
-    return ApiError(_REASONS.get(code, "server"), text, status=code, retry_after_s=retry_after_s)
+    return ApiError(
+        _REASONS.get(code, "server"),
+        text,
+        status=code,
+        retry_after_s=retry_after_s,
+        date_unix_s=date_unix_s,
+    )
 
 
 def one_line(error: object) -> str:
@@ -380,7 +421,16 @@ def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn
         response.status,
         f"{request}: {response.status} {one_line(message or response.reason or '')}",
         _seconds(response.headers.get("Retry-After")),
+        _date_unix_s(response),
     )
+
+
+def _date_unix_s(response: urllib3.BaseHTTPResponse) -> float | None:
+    text = response.headers.get("Date")
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _seconds(text: str | None) -> float | None:

@@ -9,6 +9,7 @@ its own sends it.
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import random
 import re
@@ -27,11 +28,20 @@ import msgspec
 from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
-from minerwatch.model import Finding, Level, Maturity, Pod, PodContainerKind, Verdict
+from minerwatch.model import (
+    Action,
+    ContainerKey,
+    Finding,
+    Level,
+    Maturity,
+    Pod,
+    PodContainerKind,
+    Verdict,
+)
 
 CONTROLLER = "minerwatch.io/agent"
 DROPPED = "dropped"
-"""Events that were never sent: too many of them, or the API server was away for too long."""
+"""Events that were never sent: refused for good, or the API server was away for too long."""
 
 MAX_NOTE_BYTES = 1024
 _MAX_CONTACT_BYTES = 512
@@ -39,7 +49,7 @@ _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
 _MAX_INSTANCE_LENGTH = 128
-_ACTION = "Judging"
+_JUDGING = "Judging"
 _MERGE_PATCH = "application/merge-patch+json"
 _MAX_WAITING = 100
 _MAX_TOLD = 10_000
@@ -61,17 +71,50 @@ class EventReason(StrEnum):
     SUSPECTED = "MinerSuspected"
     CONFIRMED = "MinerConfirmed"
     CLEARED = "MinerCleared"
+    QUARANTINED = "MinerQuarantined"
+    STOPPED = "MinerStopped"
+    KILLED = "MinerKilled"
+    EVICTED = "MinerEvicted"
+    DELETED = "MinerDeleted"
+    RELEASED = "MinerReleased"
 
     @property
     def type(self) -> str:
         """``Warning`` or ``Normal``."""
-        return "Normal" if self is EventReason.CLEARED else "Warning"
+        return "Normal" if self in _GOOD_NEWS else "Warning"
+
+
+_GOOD_NEWS = (EventReason.CLEARED, EventReason.RELEASED)
+
+ACTION_REASONS: Mapping[Action, EventReason] = {
+    Action.LABEL: EventReason.QUARANTINED,
+    Action.STOP: EventReason.STOPPED,
+    Action.KILL: EventReason.KILLED,
+    Action.EVICT: EventReason.EVICTED,
+    Action.DELETE: EventReason.DELETED,
+}
+"""What is told of an action that was carried out."""
 
 
 _SENTENCES: Mapping[EventReason, str] = {
     EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
     EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
     EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
+    EventReason.QUARANTINED: "Labelled for quarantine: container {} almost certainly mines"
+    " cryptocurrency",
+    EventReason.STOPPED: "Processes stopped: container {} almost certainly mines cryptocurrency",
+    EventReason.KILLED: "Processes killed: container {} almost certainly mines cryptocurrency",
+    EventReason.EVICTED: "Evicted: container {} almost certainly mines cryptocurrency",
+    EventReason.DELETED: "Deleted: container {} almost certainly mines cryptocurrency",
+    EventReason.RELEASED: "Released by an operator: container {} is left alone",
+}
+_ACTIONS: Mapping[EventReason, str] = {
+    EventReason.QUARANTINED: "Labelling",
+    EventReason.STOPPED: "Stopping",
+    EventReason.KILLED: "Killing",
+    EventReason.EVICTED: "Evicting",
+    EventReason.DELETED: "Deleting",
+    EventReason.RELEASED: "Releasing",
 }
 
 
@@ -95,7 +138,7 @@ def event_note(
     lines may hold secrets.
     """
     titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
-    if reason is EventReason.CLEARED:
+    if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
     if len(titles) > len(named):
@@ -119,6 +162,10 @@ class EventPace:
     answer_s: float = 10.0
 
 
+_Subject = tuple[str, str, ContainerKey]
+"""A pod's uid, a container's name, and which run of it: one that was restarted is told anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class _News:
     pod: Pod
@@ -126,6 +173,7 @@ class _News:
     reason: EventReason
     note: str
     at_unix_s: float
+    subject: _Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +188,7 @@ _Value = TypeVar("_Value")
 
 
 class EventSender:
-    """Sends events about the pods of one node. ``tell`` is for one thread.
+    """Sends events about the pods of one node.
 
     The same news on the same container within ten minutes, as where a level flaps, become a series
     of the first event: its count tells the owner that it comes back, which silence would not, and
@@ -173,10 +221,9 @@ class EventSender:
         self._chance = chance or random.Random()  # noqa: S311 - spreads requests
         self._tokens = float(self._pace.burst)
         self._tokens_s = time.monotonic()
-        self._told: OrderedDict[tuple[str, str], Level] = OrderedDict()
+        self._told: OrderedDict[_Subject, Level] = OrderedDict()
         self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
-        self._number = 0
-        self._count_lock = Lock()
+        self._lock = Lock()  # of what has been told, and of the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
         self._thread = Thread(target=self._run, name="events", daemon=True)
@@ -186,18 +233,43 @@ class EventSender:
         """Send an event if ``verdict`` is news to the owner of ``pod``; returns at once.
 
         It is when the level, experimental rules left out, rises to likely or confirmed, and when
-        a container of which that was told is clear again. May be called at every tick.
+        a container of which that was told is clear again. To be called at every tick for what is
+        flagged: what there is no room for, or was lost with the API server, is told at a later one.
         """
         level = announced_level(verdict)
-        reason = self._news((pod.uid, container), level)
-        if reason is None:
-            return
-        note = event_note(container, reason, verdict.findings, self._contact)
-        if not self._may_send():
-            self._count(DROPPED)
-            return
+        subject = (pod.uid, container, verdict.container)
+        with self._lock:
+            reason = self._news(subject, level)
+            if reason is None or not self._may_send(reason):
+                return
+            note = event_note(container, reason, verdict.findings, self._contact)
+            news = _News(pod, container, reason, note, self._now_unix_s(), subject)
+            try:
+                self._waiting.put_nowait(news)
+            except queue.Full:
+                if reason is EventReason.CLEARED:  # nobody will say so again
+                    self.failures[DROPPED] += 1
+                return
+            self._tokens -= 1
+            if reason is EventReason.CLEARED:
+                del self._told[subject]
+            else:
+                _remember(self._told, subject, level, _MAX_TOLD)
+
+    def tell_action(
+        self,
+        pod: Pod,
+        container: str,
+        reason: EventReason,
+        key: ContainerKey,
+        findings: Iterable[Finding] = (),
+    ) -> None:
+        """Send an event about something that was done to ``pod``, and why; returns at once."""
+        note = event_note(container, reason, findings, self._contact)
+        subject = (pod.uid, f"{container} {reason}", key)
+        news = _News(pod, container, reason, note, self._now_unix_s(), subject)
         try:
-            self._waiting.put_nowait(_News(pod, container, reason, note, self._now_unix_s()))
+            self._waiting.put_nowait(news)
         except queue.Full:
             self._count(DROPPED)
 
@@ -208,25 +280,21 @@ class EventSender:
             self._waiting.put_nowait(None)
         self._thread.join(_CLOSE_S)
 
-    def _news(self, key: tuple[str, str], level: Level) -> EventReason | None:
-        told = self._told.get(key, Level.CLEAR)
+    def _news(self, subject: _Subject, level: Level) -> EventReason | None:
+        told = self._told.get(subject, Level.CLEAR)
         if level is Level.CLEAR:
-            return EventReason.CLEARED if self._told.pop(key, None) else None
+            return EventReason.CLEARED if told is not Level.CLEAR else None
         if level < Level.LIKELY or level <= told:
             return None
-        _remember(self._told, key, level, _MAX_TOLD)
         return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
 
-    def _may_send(self) -> bool:
-        """A token of the bucket, if there is one."""
+    def _may_send(self, reason: EventReason) -> bool:
+        """Whether the bucket has a token. That a pod is clear is owed to who was told otherwise."""
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
         self._tokens_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        return self._tokens >= 1 or reason is EventReason.CLEARED
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -236,15 +304,19 @@ class EventSender:
 
     def _send(self, news: _News) -> None:
         """Try until it is sent, refused for good, or too old."""
-        path = self._path(news)
         delay_s = self._pace.first_delay_s
+        is_first = True
         while not self._closing.is_set():
             try:
-                self._send_once(news, path)
+                self._send_once(news, is_first=is_first)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                is_first = False
                 self._note(error)
                 age_s = self._now_unix_s() - news.at_unix_s
-                if not _may_pass(error) or age_s > self._pace.give_up_s:
+                if not _may_pass(error):
+                    break
+                if age_s > self._pace.give_up_s:
+                    self._take_back(news)
                     break
                 asked_s = getattr(error, "retry_after_s", None) or 0.0
                 wait_s = max(asked_s, delay_s * self._chance.uniform(0.5, 1))
@@ -255,19 +327,28 @@ class EventSender:
                 return
         self._count(DROPPED)
 
-    def _send_once(self, news: _News, path: str) -> None:
+    def _take_back(self, news: _News) -> None:
+        """What was never heard has not been told: the next tick tells it as it is then."""
+        with self._lock:
+            self._told.pop(news.subject, None)
+
+    def _send_once(self, news: _News, *, is_first: bool) -> None:
         key = (news.pod.uid, news.container, news.reason)
         series = self._series.get(key)
         is_recent = series and news.at_unix_s - series.last_unix_s <= self._pace.series_s
         if series and is_recent and self._has_gone_on(key, series, news.at_unix_s):
             return
-        collection, _, name = path.rpartition("/")
+        name = _event_name(news, self._pace.series_s)
+        collection = f"/apis/events.k8s.io/v1/namespaces/{news.pod.namespace}/events"
+        begun = _Series(f"{collection}/{name}", 1, news.at_unix_s)
         try:
             self._call("POST", collection, _body(news, name, self._node))
         except ApiError as error:
-            if error.reason != "conflict":  # it was stored before, and only the answer was lost
+            if error.reason != "conflict":
                 raise
-        _remember(self._series, key, _Series(path, 1, news.at_unix_s), _MAX_SERIES)
+            if is_first and self._has_gone_on(key, begun, news.at_unix_s):
+                return  # an agent told it before this one began
+        _remember(self._series, key, begun, _MAX_SERIES)
 
     def _has_gone_on(
         self, key: tuple[str, str, EventReason], series: _Series, at_unix_s: float
@@ -295,14 +376,6 @@ class EventSender:
             timeout_s=self._pace.answer_s,
         )
 
-    def _path(self, news: _News) -> str:
-        """Where the event will be: its name has the time and a number, as others may send too."""
-        self._number += 1
-        unique = f".{int(news.at_unix_s * 1e9):x}.{self._number:x}"
-        start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
-        name = start.strip(".-") + unique
-        return f"/apis/events.k8s.io/v1/namespaces/{news.pod.namespace}/events/{name.lstrip('.')}"
-
     def _note(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
         self._count(reason)
@@ -313,7 +386,7 @@ class EventSender:
                 self._cluster.renew_credentials()
 
     def _count(self, reason: str) -> None:
-        with self._count_lock:
+        with self._lock:
             self.failures[reason] += 1
 
 
@@ -328,6 +401,15 @@ def _cut(text: str, limit_bytes: int) -> str:
     return encoded[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
+def _event_name(news: _News, series_s: float) -> str:
+    """The same for the same news within ``series_s``: whoever tells it, it is there once."""
+    window = int(news.at_unix_s // series_s)
+    told = f"{news.pod.uid}\n{news.container}\n{news.reason}\n{window}"
+    unique = "." + hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
+    return (start.strip(".-") + unique).lstrip(".")
+
+
 def _body(news: _News, name: str, node: str) -> dict[str, object]:
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -336,7 +418,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "eventTime": _micro_time(news.at_unix_s),
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
-        "action": _ACTION,
+        "action": _ACTIONS.get(news.reason, _JUDGING),
         "reason": news.reason.value,
         "type": news.reason.type,
         "note": news.note,

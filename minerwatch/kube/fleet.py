@@ -2,8 +2,8 @@
 
 Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
 into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
-pods, ``get`` and ``create`` on pods/exec (servers ask for one or the other where a WebSocket is
-opened, by their version), and ``list`` on nodes to know of nodes without an agent.
+pods, ``get`` on pods/exec and since Kubernetes 1.35 ``create``, too (a WebSocket is opened by a
+GET), and ``list`` on nodes to know of nodes without an agent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from minerwatch.errors import MinerwatchError
-from minerwatch.kube.client import ApiError, Cluster, one_line
+from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 
@@ -37,6 +37,7 @@ _UNKNOWN_OPTION = "no such option"
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
 _MAX_PAGES = 200
+_MAX_NAMED = 8
 _RUNNING = "Running"
 
 
@@ -47,6 +48,7 @@ class AgentPod:
     node: str
     container: Container
     trouble: str = ""  # why it cannot be asked
+    sees_node: bool = False  # it has the host's processes, without which no agent is of use
 
     @property
     def pod(self) -> str:
@@ -60,7 +62,7 @@ class Agents:
 
     pods: tuple[AgentPod, ...]
     bare_nodes: tuple[str, ...]
-    blind_spot: str  # why bare nodes are not known; "": they are
+    blind_spot: str  # what is not known, or not sure; "": nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,37 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     Raises ApiError if pods cannot be listed. If nodes cannot, ``blind_spot`` says so.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-    items = [_decoded(item, _Pod) for item in _items(cluster, path, {"labelSelector": selector})]
-    pods = _one_a_node(_agent_pod(item) for item in items if item.spec.node and _is_meant(item))
     try:
-        nodes = [_decoded(item, _Node).metadata.name for item in _items(cluster, "/api/v1/nodes")]
+        listed = [*_items(cluster, path, {"labelSelector": selector})]
     except ApiError as error:
-        return Agents(pods, (), f"only nodes with an agent are known: {error}")
+        if error.reason != "forbidden" or namespace:
+            raise
+        hint = "if you may list pods in the agents' namespace only, say --agent-namespace"
+        raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
+    items = [_decoded(item, _Pod) for item in listed]
+    found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
+    pods = _one_a_node(found)
+    doubts = [] if namespace else [_doubt(found)]
+    try:
+        described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
+        nodes = [_decoded(item, _Node).metadata.name for item in described]
+    except ApiError as error:
+        nodes = []
+        doubts.append(f"only nodes with an agent are known: {error}")
     have = {agent.node for agent in pods}
-    return Agents(pods, tuple(sorted(node for node in nodes if node not in have)), "")
+    bare = tuple(sorted(node for node in nodes if node not in have))
+    return Agents(pods, bare, "; ".join(doubt for doubt in doubts if doubt))
+
+
+def _doubt(found: Sequence[AgentPod]) -> str:
+    """Whoever may create pods may label them as agents, and let them tell what they like."""
+    namespaces = sorted({agent.container.namespace for agent in found})
+    if len(namespaces) < 2:
+        return ""
+    return (
+        f"pods labelled as agents are in {len(namespaces)} namespaces"
+        f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace, unless you trust them all"
+    )
 
 
 class Fleet:
@@ -257,6 +282,7 @@ class _Named(msgspec.Struct):
 
 class _Spec(msgspec.Struct):
     node: str = msgspec.field(name="nodeName", default="")
+    host_processes: bool = msgspec.field(name="hostPID", default=False)
     containers: list[_Named] = []
 
 
@@ -286,11 +312,11 @@ _Kind = TypeVar("_Kind")
 
 
 def _items(
-    cluster: Cluster, path: str, selected: dict[str, str] | None = None
+    cluster: Cluster, path: str, selected: dict[str, str] | None = None, accept: str = JSON
 ) -> Iterator[msgspec.Raw]:
     query: dict[str, str | int] = {"limit": _PAGE_ITEMS, **(selected or {})}
     for _ in range(_MAX_PAGES):
-        page = _decoded(cluster.call("GET", path, query), _Page)
+        page = _decoded(cluster.call("GET", path, query, accept=accept), _Page)
         yield from page.items or ()
         if not page.metadata.continue_:
             return
@@ -317,6 +343,7 @@ def _agent_pod(pod: _Pod) -> AgentPod:
         pod.spec.node,
         Container(pod.metadata.namespace, pod.metadata.name, name),
         _trouble(pod, name),
+        pod.spec.host_processes,
     )
 
 
@@ -330,10 +357,19 @@ def _trouble(pod: _Pod, container: str) -> str:
     return ""
 
 
-def _one_a_node(agents: Iterator[AgentPod]) -> tuple[AgentPod, ...]:
-    """In the nodes' order; of two on one node, as while a DaemonSet rolls, one that runs."""
+def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:
+    """In the nodes' order; of several on one node that which can be the agent, and which runs.
+
+    While a DaemonSet rolls there are two. A pod that is only labelled like an agent, which anybody
+    may do, must not take the place of one that sees the node, which few may.
+    """
     found: dict[str, AgentPod] = {}
     for agent in agents:
-        if agent.node not in found or (found[agent.node].trouble and not agent.trouble):
+        known = found.get(agent.node)
+        if known is None or _rank(agent) > _rank(known):
             found[agent.node] = agent
     return tuple(found[node] for node in sorted(found))
+
+
+def _rank(agent: AgentPod) -> tuple[bool, bool]:
+    return agent.sees_node, not agent.trouble

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from threading import Lock
 
 from minerwatch.model import Pod, PodContainer
@@ -86,8 +87,10 @@ class PodCache:
             self._mirrors[pod.mirror_uid] = pod.uid
 
     def _remove(self, pod_uid: str) -> None:
-        if pod_uid in self._pods:
-            self._forget_at_s.setdefault(pod_uid, self._now_s() + self._remembered_s)
+        pod = self._pods.get(pod_uid)
+        if pod is not None and pod_uid not in self._forget_at_s:
+            self._put(replace(pod, is_ending=True))
+            self._forget_at_s[pod_uid] = self._now_s() + self._remembered_s
 
     def _forget(self) -> None:
         while self._forget_at_s:

@@ -1,8 +1,10 @@
 """Runs a command in a pod's container and brings back what it prints.
 
-The ``exec`` subresource of a pod, over a WebSocket with the subprotocol ``v4.channel.k8s.io``: the
-first byte of each message says which stream the rest belongs to (k8s.io/apimachinery,
-``remotecommand.constants``); the last message is a Status on the stream for errors.
+The ``exec`` subresource of a pod, over a WebSocket with the subprotocol ``v5.channel.k8s.io``, that
+API servers speak themselves since 1.30, or ``v4.channel.k8s.io``, that is the container runtime's.
+For what is asked here they are the same: the first byte of each message says which stream the rest
+belongs to (k8s.io/apimachinery, ``remotecommand.constants``); the last message is a Status on the
+stream for errors.
 
 The connection is the official client's, with its TLS, proxies and credentials; the messages are
 read here: its own reader appends to what it holds, which for a snapshot of some MiB is slow, and
@@ -29,7 +31,7 @@ _MAX_COMPLAINT_BYTES = 16 << 10
 _LAST_WORDS_S = 1.0
 """After the status, for output that it has overtaken, until the server closes."""
 
-_SUBPROTOCOL = "v4.channel.k8s.io"
+_SUBPROTOCOLS = "v5.channel.k8s.io,v4.channel.k8s.io"
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 
 
@@ -80,7 +82,7 @@ def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -
     query += [("command", word) for word in command]
     configuration = cluster.client.configuration
     url = f"ws{cluster.server.removeprefix('http')}{path}?{urlencode(query)}"
-    headers = {**credentials(configuration), "sec-websocket-protocol": _SUBPROTOCOL}
+    headers = {**credentials(configuration), "sec-websocket-protocol": _SUBPROTOCOLS}
     try:
         socket: WebSocket = create_websocket(configuration, url, headers)
     except WebSocketBadStatusException as error:

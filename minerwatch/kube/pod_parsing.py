@@ -34,6 +34,10 @@ MAX_OTHER_LABELS = 64
 """Kept of the labels that nobody asked for; those that are asked for are always kept."""
 
 MAX_OWNERS = 16
+
+MAX_CONTAINERS = 256
+"""Of one pod: Kubernetes has no limit but the size of the object, which has room for thousands."""
+
 _MAX_SHARED_STRINGS = 20_000
 
 _QUANTITY = re.compile(
@@ -180,7 +184,7 @@ class PodParser:
                 )
                 for owner in islice(metadata.owner_references or (), MAX_OWNERS)
             ),
-            containers=tuple(self._containers(spec, status)),
+            containers=tuple(islice(self._containers(spec, status), MAX_CONTAINERS)),
             mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
             is_ending=bool(metadata.deletion_timestamp),
         )

@@ -7,7 +7,7 @@ event, and where the server has forgotten that version (410 Gone) there is a new
 The kubelet's ``/pods`` and the runtime's CRI socket know a container a moment earlier, but the
 first gives every environment variable of every pod to whoever may ask and needs ``nodes/proxy``,
 by which one may run programs in them; the second is root on the node. A watch for the pods of one
-node needs ``get, list, watch`` on pods, and costs the API server what a kubelet does.
+node needs ``list`` and ``watch`` on pods, and costs the API server what a kubelet does.
 
 Whatever goes wrong, what was known last stays known; ``synced_unix_s`` tells how old it is.
 """
@@ -31,6 +31,7 @@ from minerwatch.kube.client import (
     one_line,
     refusal,
 )
+from minerwatch.kube.list_reading import MAX_ITEM_BYTES, ListError, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod, PodContainer
@@ -44,7 +45,7 @@ REASONS: tuple[str, ...] = (
 _CLOSE_S = 1.5
 _PAGE_ITEMS = 500
 _MAX_PAGES = 100
-_MAX_LINE_BYTES = 4 << 20  # etcd takes objects of 1.5 MiB
+_RENEWED_EVERY = 4  # failures in a row
 _FROM_CACHE, _FROM_STORE = "0", ""
 
 
@@ -66,11 +67,6 @@ class _Versioned(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     uid: str = ""
     continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    metadata: _Versioned
-    items: list[msgspec.Raw] | None = None
 
 
 class _WatchEvent(msgspec.Struct):
@@ -119,7 +115,8 @@ class PodWatch:
         """
         self._pace = pace or Pace()
         self._cluster = cluster
-        self._selector = f"spec.nodeName={node}"
+        # pods that are over are dropped: nothing runs in them, and they are kept for long
+        self._selector = f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
         self._parser = PodParser(keep)
         self._cache = PodCache(time.monotonic, self._pace.remembered_s)
         self._on_error = on_error
@@ -190,31 +187,32 @@ class PodWatch:
             query["resourceVersion"] = self._list_version
         pods: list[Pod] = []
         for _ in range(_MAX_PAGES):
-            page = self._page(query)
-            pods.extend(pod for item in page.items or () if (pod := self._pod(item)))
-            if not page.metadata.continue_:
+            metadata = self._take_page(query, pods)
+            if not metadata.continue_:
                 break
             query.pop("resourceVersion", None)  # the token holds it
-            query["continue"] = page.metadata.continue_
+            query["continue"] = metadata.continue_
         else:
             raise ApiError("garbage", f"{PATH}: a list of more than {_MAX_PAGES} pages")
-        if not page.metadata.resource_version:
+        if not metadata.resource_version:
             raise ApiError("garbage", f"{PATH}: a list without a resource version")
         if self._closing.is_set():
             return
         self._cache.replace(pods)
-        self._version = page.metadata.resource_version
+        self._version = metadata.resource_version
         self.synced_unix_s = self._now_unix_s()
         self._has_progressed = False
 
-    def _page(self, query: dict[str, str | int]) -> _Page:
+    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
+        """Adds the pods of a page to ``pods``, one by one as they come; the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
-            body = answer.body()
-        try:
-            return msgspec.json.decode(body, type=_Page)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ApiError("garbage", f"{PATH}: a list that is none: {error}") from error
+            page = ListReader(answer.pieces())
+            try:
+                pods.extend(pod for item in page.items() if (pod := self._pod(item)))
+                return msgspec.json.decode(page.metadata, type=_Versioned)
+            except (ListError, msgspec.DecodeError, RecursionError) as error:
+                raise ApiError("garbage", f"{PATH}: a list that is none: {error}") from error
 
     def _follow(self) -> None:
         """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
@@ -254,7 +252,7 @@ class PodWatch:
         self._version = head.metadata.resource_version or self._version
         self._progress()
 
-    def _pod(self, json: msgspec.Raw) -> Pod | None:
+    def _pod(self, json: bytes | msgspec.Raw) -> Pod | None:
         pod = self._parser.pod(json)
         if pod is None:
             self._count("garbage", ApiError("garbage", f"{PATH}: a pod that is none was left out"))
@@ -281,7 +279,7 @@ class PodWatch:
     def _note(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
         self._count(reason if reason in self.failures else "server", error)
-        if reason == "unauthorized":
+        if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
             with suppress(ApiError):  # the next request fails for the same reason, and is counted
                 self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
@@ -289,6 +287,11 @@ class PodWatch:
             # A server whose cache is so far behind that it cannot be followed is asked for what
             # etcd holds; that costs it more, so it is not the first thing to be tried.
             self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
+
+    @property
+    def _is_lost_for_long(self) -> bool:
+        """Now and then while it is lost: the server may have another address or authority."""
+        return self._failures_in_a_row % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
@@ -318,11 +321,13 @@ def _lines(answer: Answer, until_s: float) -> Iterator[bytes]:
         searched = len(held)
         held += piece
         while (end := held.find(b"\n", searched)) >= 0:
-            yield bytes(held[:end])
+            with memoryview(held) as view:
+                line = bytes(view[:end])
             del held[: end + 1]
+            yield line
             searched = 0
-        if len(held) > _MAX_LINE_BYTES:
-            raise ApiError("garbage", f"{PATH}: a line of more than {_MAX_LINE_BYTES >> 20} MiB")
+        if len(held) > MAX_ITEM_BYTES:
+            raise ApiError("garbage", f"{PATH}: a line of more than {MAX_ITEM_BYTES >> 20} MiB")
         if time.monotonic() > until_s:
             return  # the server does not keep to the time that it was asked for
     if held.strip():

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _MAX_FOLDERS_PER_CONTAINER = 1000
 _READ_BYTES = 4096
 _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
+_SHARE_OF_FILES = 0.5
+"""Of the files that the process may have open: the rest is for processes, clients and children."""
 _LIMIT_TICKS = 6
 """Where a container's tightest limit is set is looked up again after so many ticks."""
 
@@ -58,6 +61,9 @@ class CgroupTick:
     """Of the container's cgroup and all below it, up to the next container."""
     changed: frozenset[ContainerKey]  # those with other pids than at the tick before
     gone: frozenset[ContainerKey]
+
+
+_FIRST_CGROUP_NAMESPACE = "cgroup:[4026531835]"  # PROC_CGROUP_INIT_INO, include/linux/proc_ns.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,9 @@ class CgroupTree:
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
+        self._open_count = 0
+        self._most_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_FILES)
+        self._namespace_root: bytes | None = None  # not looked for yet
         self.source = self._hierarchy.source
         self.blind_spot = self._blind_spot()
         """One line where the agent sees only a part of the node's cgroups; "" where it sees all."""
@@ -204,13 +213,42 @@ class CgroupTree:
 
     def _cgroup_of(self, pid: int) -> bytes | None:
         content = self._content(self._proc + b"/%d/cgroup" % pid) or b""
+        path = next(self._paths(content), None)
+        return None if path is None else self._absolute(path)
+
+    def _absolute(self, path: bytes) -> bytes | None:
+        """The folder that /proc calls ``path``: as seen from the agent's own cgroup namespace.
+
+        Container runtimes give each container one of its own on cgroup v2 (cgroup_namespaces(7)).
+        """
+        if self._namespace_root is None:
+            self._namespace_root = self._found_namespace_root()
+        root = self._namespace_root
+        return os.path.normpath(root + path) if root else None
+
+    def _found_namespace_root(self) -> bytes:
+        """The folder that is the root of the agent's cgroup namespace; b"" where it is not seen."""
+        root = self._hierarchy.root
+        if self._proc != b"/proc" or _is_in_first_cgroup_namespace():
+            return root
+        content = self._content(b"/proc/self/cgroup") or b""
+        own_path = next(self._paths(content), b"/").rstrip(b"/")
+        own_pid = b"%d" % os.getpid()
+        for folder, _, files in os.walk(root):
+            if b"cgroup.procs" not in files:
+                continue
+            members = self._content(folder + b"/cgroup.procs") or b""
+            if own_pid in members.split() and folder.endswith(own_path):
+                return folder.removesuffix(own_path)
+        return b""
+
+    def _paths(self, content: bytes) -> Iterator[bytes]:
+        """Of what /proc/PID/cgroup holds, the path in the hierarchy that is read."""
         for line in content.splitlines():
             _number, _, rest = line.partition(b":")
             controllers, _, path = rest.partition(b":")
-            is_ours = not controllers if self._hierarchy.is_v2 else b"cpuacct" in controllers
-            if is_ours and not path.startswith(b"/.."):
-                return self._hierarchy.root + path.rstrip(b"/")
-        return None
+            if (not controllers) if self._hierarchy.is_v2 else (b"cpuacct" in controllers):
+                yield path
 
     def close(self) -> None:
         """Lets go of every counter."""
@@ -370,7 +408,7 @@ class CgroupTree:
             one = todo.pop()
             todo += one.children.values()
             self._folders.pop(one.path, None)
-            _close(one.members_fd)
+            self._let_go(one.members_fd)
             owner = one.owner
             if owner is None:
                 continue
@@ -378,7 +416,7 @@ class CgroupTree:
             if owner.listed.pop(one.path, frozenset()):
                 self._changed.add(owner)
             if owner.folder == one.path and owner.key in self._counted:
-                _close(owner.usage_fd)
+                self._let_go(owner.usage_fd)
                 del self._counted[owner.key]
                 del self._containers[owner.key], self._pids[owner.key]
                 self._gone.add(owner.key)
@@ -460,7 +498,8 @@ class CgroupTree:
         else:
             read = self._content(counted.folder + b"/" + self._hierarchy.usage_file)
             if read is None:
-                return self._node_cpu_s() if counted.outer is None else None
+                is_host = counted.container.kind is ContainerKind.HOST
+                return self._node_cpu_s() if is_host else None
             content = read
         try:
             if not self._hierarchy.is_v2:
@@ -511,14 +550,25 @@ class CgroupTree:
 
     def _kept_open(self, path: bytes) -> int:
         """A file descriptor, or -1 where there is none: then the file is opened each time."""
+        if self._open_count >= self._most_open:
+            self.failures["open_files"] += 1
+            return -1
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in _NO_FILES_LEFT:
                 self.failures["open_files"] += 1
             else:
                 self._count(error)
             return -1
+        self._open_count += 1
+        return fd
+
+    def _let_go(self, fd: int) -> None:
+        if fd >= 0:
+            self._open_count -= 1
+            with suppress(OSError):
+                os.close(fd)
 
     def _content(self, path: bytes) -> bytes | None:
         try:
@@ -570,6 +620,13 @@ def _hierarchy(mounts: Path) -> _Hierarchy:
         f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
         " /sys/fs/cgroup, or name another place with node.sys"
     )
+
+
+def _is_in_first_cgroup_namespace() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/cgroup") == _FIRST_CGROUP_NAMESPACE  # noqa: PTH115
+    except OSError:  # before Linux 4.6 there is one only
+        return True
 
 
 def _first_with(root: bytes, folders: tuple[bytes, ...], file: bytes) -> bytes | None:
@@ -681,12 +738,6 @@ def _numbers(content: bytes) -> dict[bytes, int]:
         for name, number in zip(words[::2], words[1::2], strict=False)
         if number.isdigit()
     }
-
-
-def _close(fd: int) -> None:
-    if fd >= 0:
-        with suppress(OSError):
-            os.close(fd)
 
 
 def _text(raw: bytes) -> str:

@@ -28,10 +28,20 @@ def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
     return frozenset(name for bit, name in enumerate(_CAPABILITIES) if bits >> bit & 1)
 
 
-def blind_spots(proc: Path) -> tuple[str, ...]:
-    """One line for each thing about processes that stays unseen: what, why, how to mend."""
+def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
+    """One line for each thing about processes that stays unseen: what, why, how to mend.
+
+    ``opens_files``: whether probes are on that open descriptors, executables and memory.
+    """
     spots = []
-    if "SYS_PTRACE" not in effective_capabilities():
+    capabilities = effective_capabilities()
+    if opens_files and not capabilities & {"DAC_READ_SEARCH", "DAC_OVERRIDE"}:
+        # /proc/PID/fd and /proc/PID/mem are their owner's only (proc(5)), whatever ptrace permits
+        spots.append(
+            "connections, executables and memory of other users' processes cannot be opened: run as"
+            " root, or grant the capability DAC_READ_SEARCH"
+        )
+    if "SYS_PTRACE" not in capabilities:
         spots.append(
             "executables and folders of other users' processes cannot be read: run as root, or"
             " grant the capability SYS_PTRACE"

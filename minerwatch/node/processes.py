@@ -254,10 +254,10 @@ class ProcessReader:
         return Process(
             id=now.id,
             parent_pid=now.parent_pid,
-            comm=now.comm,
+            comm=sys.intern(now.comm),  # many processes are alike
             command_line=command_line,
-            image=image,
-            current_directory=_without_mark(draft.cwd)[0],
+            image=sys.intern(image),
+            current_directory=sys.intern(_without_mark(draft.cwd)[0]),
             uid=uid,
             user=self._users.get(uid) or (str(uid) if uid >= 0 else ""),
             exe_deleted=deleted,

@@ -8,6 +8,7 @@ that do not use two or three modes. So four modes together with flush-to-zero ar
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from dataclasses import dataclass
 
 _X86_ROUNDING_SHIFT = 13  # MXCSR bits 13 and 14 (Intel SDM volume 1, 10.2.3)
@@ -17,10 +18,10 @@ _ARM_FLUSHES = 1 << 24
 
 LEAST_SAMPLES = 16
 """Four modes show in as many; fewer say nothing."""
-ENOUGH_SAMPLES = 48
+ENOUGH_ROUNDS = 48
 _LEAST_SPACING_S = 0.01
 """Closer samples of one thread repeat each other."""
-_MAX_THREADS = 1024
+_MAX_THREADS = 4096
 
 
 def rounding_mode(fp_control: int, machine: str = platform.machine()) -> int:
@@ -37,13 +38,14 @@ def flushes_to_zero(fp_control: int, machine: str = platform.machine()) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """What the samples of one process say: those of threads that ever rounded otherwise.
+    """What the samples of one process say.
 
-    Where no thread did, all count. So threads that do other things cannot hide one that hashes.
+    Shares are those of threads that ever rounded otherwise than to nearest; where no thread did,
+    all count. So threads that do other things cannot hide one that hashes.
     """
 
     share: float  # of samples that do not round to nearest, 0..1
-    modes: int  # distinct modes seen, of 4
+    modes: int  # distinct modes seen in any thread, of 4
     flush_to_zero_share: float  # of those that do not round to nearest, or else of all, 0..1
     samples: int
 
@@ -51,50 +53,66 @@ class Rounding:
 class RoundingSamples:
     """Samples of one process's running threads. Pure: the clock is passed in."""
 
-    __slots__ = ("_last", "_machine", "_samples")
+    __slots__ = ("_began_s", "_last", "_machine", "_round_s", "_tallies", "rounds")
 
     def __init__(self, machine: str = platform.machine()) -> None:
+        self.rounds = 0
+        """Moments at which at least one thread was sampled."""
         self._machine = machine
-        self._samples: list[tuple[int, int, bool]] = []  # thread, mode, flushes
+        self._began_s: float | None = None
+        self._round_s: float | None = None
+        self._tallies: dict[int, Counter[tuple[int, bool]]] = {}  # of a thread: mode, flushes
         self._last: dict[int, tuple[float, int | None]] = {}
 
     @property
     def count(self) -> int:
         """How many have been taken."""
-        return len(self._samples)
+        return sum(tally.total() for tally in self._tallies.values())
 
     def add(self, at_s: float, tid: int, fp_control: int, switches: int | None = None) -> None:
-        """Takes a sample of a thread, unless it can only repeat the thread's last one.
+        """Takes a sample of a thread, unless it can only repeat what is known of the thread.
 
         ``switches`` is how often the thread has been switched out, where the word is that of its
-        last switch; None: the word is that of this moment.
+        last switch; None: the word is that of this moment. In the first case what is known at the
+        beginning does not count: a thread that sleeps was switched out long ago.
         """
-        if self.count >= ENOUGH_SAMPLES:
+        if self.rounds >= ENOUGH_ROUNDS and at_s != self._round_s:
             return
+        if self._began_s is None:
+            self._began_s = at_s
         last = self._last.get(tid)
-        if last is not None:
-            last_s, last_switches = last
-            repeats = at_s - last_s < _LEAST_SPACING_S
-            if repeats or (switches is not None and switches == last_switches):
-                return
-        elif len(self._last) >= _MAX_THREADS:
+        if last is None and len(self._last) >= _MAX_THREADS:
+            return
+        if last is not None and (
+            at_s - last[0] < _LEAST_SPACING_S or (switches is not None and switches == last[1])
+        ):
             return
         self._last[tid] = (at_s, switches)
+        if switches is not None and at_s == self._began_s:
+            return
         mode = rounding_mode(fp_control, self._machine)
-        self._samples.append((tid, mode, flushes_to_zero(fp_control, self._machine)))
+        flushes = flushes_to_zero(fp_control, self._machine)
+        self._tallies.setdefault(tid, Counter())[mode, flushes] += 1
+        if at_s != self._round_s:
+            self._round_s = at_s
+            self.rounds += 1
 
     def rounding(self) -> Rounding | None:
         """What the samples say; None while there are too few."""
         if self.count < LEAST_SAMPLES:
             return None
-        odd_threads = {tid for tid, mode, _ in self._samples if mode}
-        telling = [each for each in self._samples if each[0] in odd_threads or not odd_threads]
+        odd_threads = [each for each in self._tallies.values() if any(mode for mode, _ in each)]
+        telling: Counter[tuple[int, bool]] = Counter()
+        for tally in odd_threads or self._tallies.values():
+            telling.update(tally)
         # Between two hashes RandomX restores what it found: such samples say nothing of it.
-        odd = [each for each in telling if each[1]]
-        flushing = [flushes for _, _, flushes in odd or telling]
+        odd = Counter({each: n for each, n in telling.items() if each[0]})
+        of_flushing = odd or telling
+        flushing = sum(n for (_, flushes), n in of_flushing.items() if flushes)
         return Rounding(
-            share=len(odd) / len(telling),
-            modes=len({mode for _, mode, _ in telling}),
-            flush_to_zero_share=sum(flushing) / len(flushing),
-            samples=len(telling),
+            share=odd.total() / telling.total(),
+            # A thread that was sampled once may have rounded to nearest just then.
+            modes=len({mode for tally in self._tallies.values() for mode, _ in tally}),
+            flush_to_zero_share=flushing / of_flushing.total(),
+            samples=telling.total(),
         )

@@ -1,20 +1,24 @@
-"""Whom processes are connected to: established TCP, read once for each network namespace.
+"""Whom processes have connected to: established TCP, read once for each network namespace.
 
 /proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
-process's own. Neither takes a lock that the process could hold.
+process's own. Neither takes a lock that the process could hold. But a process can have very many
+sockets (docs/performance.md). So a thread reads them, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import re
 import socket
 import struct
-from collections.abc import Collection, Iterator
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
-from minerwatch.model import Connection
+from minerwatch.model import Connection, ProcessId
 
 _MAX_TABLE_BYTES = 16 << 20
 """Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
@@ -23,13 +27,17 @@ _MAX_DESCRIPTORS = 65_536
 _MAX_CONNECTIONS = 64
 """Told of one process."""
 _MAX_REMEMBERED = 200_000
+_REST_PER_WORK = 50
+"""The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
 
 _ESTABLISHED = re.compile(
-    rb"^ *\d+: [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
+    rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
     rb" \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
     re.MULTILINE,
 )
-"""Remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+"""Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
+"""Local port, state LISTEN."""
 
 
 class SocketReader:
@@ -46,8 +54,13 @@ class SocketReader:
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
         """The connections of each of ``pids`` that is there; oldest first."""
+        return dict(self.each(pids, at_s))
+
+    def each(
+        self, pids: Collection[int], at_s: float
+    ) -> Iterator[tuple[int, tuple[Connection, ...]]]:
+        """As ``connections``, one process after another."""
         tables: dict[str, dict[int, tuple[str, int]]] = {}
-        found: dict[int, tuple[Connection, ...]] = {}
         seen: set[tuple[str, int]] = set()
         for pid in pids:
             namespace = self._namespace(pid)
@@ -58,9 +71,8 @@ class SocketReader:
             table = tables[namespace]
             own = [(namespace, inode) for inode in self._inodes(pid) if inode in table]
             seen.update(own)
-            found[pid] = self._oldest(own, table, at_s)
+            yield pid, self._oldest(own, table, at_s)
         self._forget(tables.keys(), seen)
-        return found
 
     def _oldest(
         self, own: list[tuple[str, int]], table: dict[int, tuple[str, int]], at_s: float
@@ -87,9 +99,22 @@ class SocketReader:
             return None
 
     def _table(self, pid: int) -> Iterator[tuple[int, tuple[str, int]]]:
+        """Inode and remote end of what was opened from here.
+
+        What came in at a port that somebody listens on is a server's client, whose port is chance.
+        """
+        listening: set[bytes] = set()
+        established: list[tuple[int, bytes, tuple[str, int]]] = []
         for name in ("tcp", "tcp6"):
-            for match in _ESTABLISHED.finditer(self._content(f"{self._proc}/{pid}/net/{name}")):
-                yield int(match[3]), (_address(match[1]), int(match[2], 16))
+            for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
+                listening.update(match[1] for match in _LISTENING.finditer(lines))
+                established += (
+                    (int(match[4]), match[1], (_address(match[2]), int(match[3], 16)))
+                    for match in _ESTABLISHED.finditer(lines)
+                )
+        for inode, own_port, remote in established:
+            if own_port not in listening:
+                yield inode, remote
 
     def _inodes(self, pid: int) -> Iterator[int]:
         try:
@@ -101,32 +126,95 @@ class SocketReader:
         except OSError as error:
             self._count(error)
 
-    def _content(self, path: str) -> bytes:
-        pieces = []
+    def _lines(self, path: str) -> Iterator[bytes]:
+        """A file's lines, some hundreds together."""
+        rest = b""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self._count(error)
-            return b""
+            return
         try:
             for _ in range(_MAX_TABLE_BYTES // 4096):
                 piece = os.read(fd, _PIECE_BYTES)
                 if not piece:
                     break
-                pieces.append(piece)
+                lines, newline, rest = (rest + piece).rpartition(b"\n")
+                yield lines + newline
             else:
                 self.failures["too_many"] += 1
         except OSError as error:
             self._count(error)
         finally:
             os.close(fd)
-        return b"".join(pieces)
 
     def _count(self, error: OSError) -> None:
         if isinstance(error, PermissionError):
             self.failures["permission"] += 1
         elif not isinstance(error, FileNotFoundError | ProcessLookupError):
             self.failures["unreadable"] += 1
+
+
+class ConnectionReader:
+    """Reads connections in a thread of its own; ``failures`` as SocketReader counts them."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+        self._reader = SocketReader(proc)
+        self.failures = self._reader.failures
+        self._is_asked = False
+        self._is_closed = threading.Event()
+        self._questions: queue.SimpleQueue[tuple[Sequence[ProcessId], float] | None]
+        self._questions = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...]] | None]
+        self._answers = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="connections", daemon=True)
+        self._thread.start()
+
+    def ask(self, processes: Sequence[ProcessId], at_s: float) -> bool:
+        """Wants to know of ``processes`` as of ``at_s``; False while the last ones are read."""
+        if self._is_asked:
+            return False
+        self._is_asked = True
+        self._questions.put((processes, at_s))
+        return True
+
+    def answers(self) -> dict[ProcessId, tuple[Connection, ...]]:
+        """What has been read since the last call; it never waits."""
+        found: dict[ProcessId, tuple[Connection, ...]] = {}
+        while not self._answers.empty():
+            answer = self._answers.get()
+            if answer is None:
+                self._is_asked = False
+            else:
+                found[answer[0]] = answer[1]
+        return found
+
+    def close(self) -> None:
+        """Ends the thread, as soon as it has read the process under way."""
+        self._is_closed.set()
+        self._questions.put(None)
+
+    def _serve(self) -> None:
+        while (question := self._questions.get()) is not None:
+            processes, at_s = question
+            by_pid = {each.pid: each for each in processes}
+            worked_s = time.thread_time()
+            for pid, connections in self._reader.each(by_pid, at_s):
+                if self._start_ticks(pid) == by_pid[pid].start_ticks:
+                    self._answers.put((by_pid[pid], connections))
+                rest_s = _REST_PER_WORK * (time.thread_time() - worked_s)
+                if self._is_closed.wait(rest_s):
+                    return
+                worked_s = time.thread_time()
+            self._answers.put(None)
+
+    def _start_ticks(self, pid: int) -> int | None:
+        try:
+            with open(f"{self._proc}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+                return int(file.read(4096).rpartition(b")")[2].split()[19])
+        except (OSError, ValueError, IndexError):
+            return None
 
 
 def _address(digits: bytes) -> str:

@@ -11,22 +11,32 @@ import ctypes
 import errno
 import os
 import platform
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
+from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from minerwatch.model import ProcessId, ProcessStat
+from minerwatch.model import FpSample, ProcessId, ProcessStat
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _RECORD = Struct("=QQQQQQQIIIIIIII16s")
+_TASK = Struct("=8xQ40xIII36x")
+"""Of a record what every task is asked for: CPU ns, tid, pid, flags."""
 _READ_BYTES = _RECORD.size * 1024
 _MAX_READS = 4096
+_MAX_THREADS = 4096
+"""Of one process that are told: as many as are read where there is no iterator."""
+_MOST_THREADS = 256
+"""Of one process whose control words are told: those that have burnt most CPU."""
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _MIN_KERNEL = "Linux 5.8"
+_CAPABILITIES = {"BPF": 39, "PERFMON": 38}  # include/uapi/linux/capability.h
 
 _Record = tuple[
     int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
@@ -47,65 +57,83 @@ class TaskSample(NamedTuple):
     comm: bytes
 
 
-class FpSample(NamedTuple):
-    """A thread's floating-point control word, as it was when it was last switched out.
+class TaskTable:
+    """Every process of the node, as one read of the iterator found it.
 
-    Without ``switches`` it is that of the moment at which it was read.
+    It keeps what was read as it is: a node has tens of thousands of threads, of which hardly any
+    is asked for.
     """
 
-    process: ProcessId
-    tid: int
-    switches: int | None  # modulo 2^32; without a new one the word is the old one, too
-    fp_control: int
-
-
-class TaskTable:
-    """Every process of the node, as one read of the iterator found it."""
-
-    def __init__(self, records: Iterable[_Record]) -> None:
-        self._leaders: dict[int, _Record] = {}
-        self._threads: dict[int, list[_Record]] = {}
-        for record in records:
-            tid, pid, flags = record[7:10]
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._leaders: dict[int, int] = {}  # pid -> where its record begins
+        self._others: dict[int, int] = {}  # pid -> how many threads it has besides the first
+        self._others_cpu_ns: dict[int, int] = {}
+        self._places: dict[int, array[int]] | None = None
+        self._programs: dict[int, int] = {}
+        for number, (cpu_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
             if flags & _PF_KTHREAD:
                 continue
             if tid == pid:
-                self._leaders[pid] = record
+                self._leaders[pid] = number * _RECORD.size
             else:
-                self._threads.setdefault(pid, []).append(record)
-        self._programs = {
-            pid: (record[0], record[3], record[4], record[5], record[15])
-            for pid, record in self._leaders.items()
-        }
+                self._others[pid] = self._others.get(pid, 0) + 1
+                self._others_cpu_ns[pid] = self._others_cpu_ns.get(pid, 0) + cpu_ns
 
     def stat(self, pid: int) -> ProcessStat | None:
         """As /proc/PID/stat would say; None if there is no such process, or it is the kernel's."""
-        record = self._leaders.get(pid)
-        if record is None:
+        at = self._leaders.get(pid)
+        if at is None:
             return None
+        record: _Record = _RECORD.unpack_from(self._content, at)
         started_ns, cpu_ns, ended_cpu_ns, code, stack, arguments = record[:6]
-        threads = self._threads.get(pid, ())
         return ProcessStat(
             id=ProcessId(pid, started_ns // _NS_PER_TICK),
             parent_pid=record[13],
             comm=_text(record[15]),
-            cpu_s=(cpu_ns + ended_cpu_ns + sum(thread[1] for thread in threads)) / 1e9,
-            threads=1 + len(threads),
+            cpu_s=(cpu_ns + ended_cpu_ns + self._others_cpu_ns.get(pid, 0)) / 1e9,
+            threads=1 + self._others.get(pid, 0),
             kernel_thread=False,
             program=(code, stack, arguments),
         )
 
     def thread_cpu(self, pid: int) -> dict[int, float]:
-        """CPU seconds of each thread of ``pid``; empty if it is gone."""
-        leader = self._leaders.get(pid)
-        if leader is None:
+        """CPU seconds of the threads of ``pid`` that have burnt most; empty if it is gone."""
+        at = self._leaders.get(pid)
+        if at is None:
             return {}
-        return {thread[7]: thread[1] / 1e9 for thread in (leader, *self._threads.get(pid, ()))}
+        places = (at, *self._thread_places().get(pid, ()))
+        threads = (_TASK.unpack_from(self._content, place) for place in places)
+        busiest = nlargest(_MAX_THREADS, ((cpu_ns, tid) for cpu_ns, tid, _, _ in threads))
+        return {tid: cpu_ns / 1e9 for cpu_ns, tid in busiest}
 
     def replaced_since(self, before: TaskTable) -> set[int]:
         """Pids that are there in both, but have another name, program or process behind them."""
-        changed = self._programs.items() - before._programs.items()
-        return {pid for pid, _ in changed if pid in before._programs}
+        earlier = before._known_programs()
+        programs = self._known_programs()
+        return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
+
+    def _known_programs(self) -> dict[int, int]:
+        """Of each process a number that changes with its start, name and program."""
+        if not self._programs:
+            content = self._content
+            self._programs = {
+                pid: hash(
+                    content[at : at + 8] + content[at + 24 : at + 48] + content[at + 88 : at + 104]
+                )
+                for pid, at in self._leaders.items()
+            }
+        return self._programs
+
+    def _thread_places(self) -> dict[int, array[int]]:
+        """Pid -> where the records of its threads begin, but for the first one's."""
+        if self._places is None:
+            self._places = {}
+            for number, (_, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
+                if tid != pid:
+                    at = number * _RECORD.size
+                    self._places.setdefault(pid, array("L")).append(at)
+        return self._places
 
 
 class TasksUnavailableError(Exception):
@@ -116,11 +144,16 @@ class TaskIterator:
     """Reads all tasks, again and again; for one thread at a time.
 
     ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
+    ``has_fp_control``: whether it knows where this kernel keeps floating-point control words.
     """
+
+    most_at_once = 100_000
+    """Processes whose control words are told in one read: as many as there are."""
 
     def __init__(self) -> None:
         """Loads the program into the kernel. Raises TasksUnavailableError."""
         self.failures = {"unreadable": 0}
+        self.has_fp_control = False
         self._library = _libbpf()
         self._object: int | None = None
         self._link: int | None = None
@@ -133,7 +166,7 @@ class TaskIterator:
     def table(self) -> TaskTable | None:
         """Every process of the node; None if it cannot be read now."""
         failed = self.failures["unreadable"]
-        table = TaskTable(self._records())
+        table = TaskTable(b"".join(self._pieces()))
         return table if self.failures["unreadable"] == failed else None
 
     def samples(self) -> list[TaskSample]:
@@ -141,19 +174,30 @@ class TaskIterator:
         return [_task_sample(record) for record in self._records()]
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
-        """The control words of all threads of ``processes``, where the kernel tells them."""
+        """The control words of the threads of ``processes``, where the kernel tells them.
+
+        Of a process with hundreds of threads, those that have burnt most CPU: threads that sleep
+        do not hide the ones that hash.
+        """
         wanted = {process.pid: process for process in processes}
-        found: list[FpSample] = []
-        others: set[int] = set()
+        found: dict[int, list[_Record]] = {}
         for record in self._records():
-            tid, pid, _flags, fp_control, has_fp_control, switches = record[7:13]
-            process = wanted.get(pid)
-            if process is None or not has_fp_control:
+            tid, pid, _flags, _fp_control, has_fp_control = record[7:12]
+            if pid not in wanted or not has_fp_control:
                 continue
-            if tid == pid and record[0] // _NS_PER_TICK != process.start_ticks:
-                others.add(pid)
-            found.append(FpSample(process, tid, switches, fp_control))
-        return [sample for sample in found if sample.process.pid not in others]
+            if tid == pid and record[0] // _NS_PER_TICK != wanted[pid].start_ticks:
+                del wanted[pid]
+                continue
+            found.setdefault(pid, []).append(record)
+        return [
+            FpSample(wanted[pid], record[7], record[12], record[10])
+            for pid, records in found.items()
+            if pid in wanted
+            for record in nlargest(_MOST_THREADS, records, key=itemgetter(1))
+        ]
+
+    def rest(self) -> None:
+        """Nothing is held for control words alone."""
 
     def close(self) -> None:
         """Takes the program out of the kernel."""
@@ -175,12 +219,19 @@ class TaskIterator:
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
-        if not any(record[7:9] == (os.getpid(), os.getpid()) for record in self._records()):
+        own = [each for each in self._records() if each[7:9] == (os.getpid(), os.getpid())]
+        if not own:
             raise TasksUnavailableError(
                 "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
             )
+        self.has_fp_control = bool(own[0][11])
 
     def _records(self) -> Iterator[_Record]:
+        for piece in self._pieces():
+            yield from _RECORD.iter_unpack(piece)
+
+    def _pieces(self) -> Iterator[bytes]:
+        """Whole records, as many as one read(2) brings."""
         fd = self._library.bpf_iter_create(self._library.bpf_link__fd(self._link))
         if fd < 0:
             self.failures["unreadable"] += 1
@@ -191,7 +242,7 @@ class TaskIterator:
                 if not content:
                     break
                 whole = len(content) - len(content) % _RECORD.size
-                yield from _RECORD.iter_unpack(content[:whole])
+                yield content[:whole]
         except OSError:
             self.failures["unreadable"] += 1
         finally:
@@ -261,11 +312,31 @@ def _libbpf() -> ctypes.CDLL:
 
 def _refusal(number: int) -> str:
     if number in (errno.EPERM, errno.EACCES):
+        own = _own_capabilities()
+        missing = [name for name, bit in _CAPABILITIES.items() if not own >> bit & 1]
+        if len(missing) > 1:
+            return (
+                f"the capabilities {' and '.join(missing)} are missing: grant them to the agent,"
+                " or run it as root"
+            )
+        if missing:
+            return (
+                f"the capability {missing[0]} is missing: grant it to the agent, or run it as root"
+            )
         return (
-            "the capabilities BPF and PERFMON are missing: grant them to the agent, or run it as"
-            " root"
+            "bpf(2) is forbidden though the capabilities are there: by the runtime's seccomp"
+            " profile (update the runtime, or give the pod a profile that permits bpf), or by"
+            " kernel lockdown"
         )
     return f"this kernel refused the task iterator: {os.strerror(number) if number else 'unknown'}"
+
+
+def _own_capabilities() -> int:
+    """The effective ones as bits (capabilities(7)); 0 where that cannot be told."""
+    with suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_bytes()
+        return int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
+    return 0
 
 
 def _errno_text() -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import socket
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
-from minerwatch.errors import SnapshotError
+from minerwatch.errors import OrderError, SnapshotError
 
+ORDER_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0
+_MAX_WORDS_BYTES = 4096
 _MAX_ANSWER_BYTES = 256 << 20
 
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -33,9 +35,33 @@ def answer(path: Path, route: str) -> bytes:
 
     Raises NoAgentError if nobody listens there, SnapshotError for everything else.
     """
-    connection = _UnixConnection(path)
+    response, body = _asked(_UnixConnection(path, _TIMEOUT_S), path, "GET", route)
+    if response.status != HTTPStatus.OK:
+        raise SnapshotError(f"the agent on {path} answered {route} with status {response.status}")
+    return body
+
+
+def ordered(path: Path, route: str, order: bytes) -> bytes:
+    """What the agent that listens on the socket ``path`` answers to POST ``order``.
+
+    An action may take a minute. Raises NoAgentError if nobody listens there, OrderError with the
+    agent's own words if it does not do what it is told, SnapshotError for everything else.
+    """
+    connection = _UnixConnection(path, ORDER_TIMEOUT_S)
+    response, body = _asked(connection, path, "POST", route, order)
+    if response.status != HTTPStatus.OK:
+        from minerwatch.report.text import printable  # not for those that only ask
+
+        words = body[:_MAX_WORDS_BYTES].decode("utf-8", "replace").strip()
+        raise OrderError(printable(words) or f"the agent answered with status {response.status}")
+    return body
+
+
+def _asked(
+    connection: _UnixConnection, path: Path, method: str, route: str, sent: bytes | None = None
+) -> tuple[HTTPResponse, bytes]:
     try:
-        connection.request("GET", route)
+        connection.request(method, route, sent)
         response = connection.getresponse()
         body = response.read(_MAX_ANSWER_BYTES)
     except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -48,8 +74,6 @@ def answer(path: Path, route: str) -> bytes:
         raise SnapshotError(f"the agent on {path} did not answer: {error!r}") from error
     finally:
         connection.close()
-    if response.status != HTTPStatus.OK:
-        raise SnapshotError(f"the agent on {path} answered {route} with status {response.status}")
     if response.length:
         raise SnapshotError(f"the agent on {path} broke off in the middle of its answer")
-    return body
+    return response, body

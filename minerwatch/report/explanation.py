@@ -23,6 +23,7 @@ from minerwatch.model import (
 )
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.columns import LEVEL_STYLES
+from minerwatch.report.culled import status_lines
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
@@ -128,6 +129,7 @@ def sections(
         (_findings_title(status), tuple(_findings(status, now))),
         (PROCESSES, tuple(_processes(status))),
         ("What this does not prove", tuple(_doubts(status))),
+        ("Culling", tuple(_culling(status, now))),
         ("Next", tuple(_next_steps(status))),
     )
 
@@ -346,17 +348,42 @@ def _is_one_process(status: ContainerStatus) -> bool:
     return any(len(shown | shared) > 1 for shown in signals.values())
 
 
+def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
+    """What would be done about it by itself, or why not; and what has been done."""
+    if status.culling is None:
+        return
+    for text, hang in status_lines(status.culling, _pod_target(status), now):
+        yield Line(text, hang)
+
+
+def _pod_target(status: ContainerStatus) -> str:
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    return f"{namespace}/{pod}" if namespace and pod else ""
+
+
 def _next_steps(status: ContainerStatus) -> Iterator[Line]:
     target = _word(_short_id(status)) or _word(status.cgroup)
     keep = f"keep the evidence: minerwatch explain {target} -o json > evidence.json"
     steps = [
         *_looks(status),
         keep if target and status.findings else "",
+        *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
         "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
     ]
     for number, step in enumerate(filter(None, steps), 1):
         yield Line(f"  {number}. {step}")
+
+
+def _by_hand(status: ContainerStatus) -> Iterator[str]:
+    target, culling = _pod_target(status), status.culling
+    if culling is None or culling.mode == "off" or not target:
+        return
+    newest = culling.history[0] if culling.history else None
+    if culling.stopped or (newest is not None and newest.outcome == "done"):
+        yield f"if this is wrong: minerwatch release {target}"
+    elif culling.reasons and status.level == Level.CONFIRMED.label:
+        yield f"what the policy would say: minerwatch cull {target} --action evict --dry-run"
 
 
 def _looks(status: ContainerStatus) -> Iterator[str]:

@@ -6,8 +6,8 @@ the container is at ``suspicious`` or above, and at most ``max_container_series`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
@@ -15,7 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from minerwatch import __version__
-from minerwatch.model import Level, Maturity, Signal
+from minerwatch.config import MODES
+from minerwatch.cull import Outcome
+from minerwatch.model import Action, Level, Maturity, Signal
 from minerwatch.report.text import printable
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -33,6 +35,66 @@ class FlaggedContainer:
     container: str
     score: float
     cpu_cores: float
+    signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRule:
+    """A rule in force, as far as whoever scrapes may know it."""
+
+    id: str
+    signal: Signal
+    maturity: Maturity
+    title: str  # "" of a private one
+
+
+@dataclass(frozen=True, slots=True)
+class CullFigures:
+    """What is measured of culling."""
+
+    mode: str  # off, dry-run, enforce
+    budget_left: int | None = None  # of the cluster's hour; None: not known
+    is_circuit_open: bool = False
+    stopped: int = 0  # processes that minerwatch stopped, and that stand still
+
+
+_NO_CULLING = CullFigures("off")
+_ACTIONS = tuple(action for action in Action if action is not Action.OBSERVE)
+_OUTCOMES = tuple(
+    outcome for outcome in Outcome if outcome not in (Outcome.PENDING, Outcome.STARTED)
+)
+
+
+class _Culling(Collector):
+    """What culling may still do, read when scraped."""
+
+    def __init__(self, figures: Callable[[], CullFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        mode = GaugeMetricFamily(
+            "minerwatch_cull_mode", "1 for the mode of culling that is in force.", labels=["mode"]
+        )
+        for each in MODES:
+            mode.add_metric([str(each)], float(str(each) == figures.mode))
+        yield mode
+        yield GaugeMetricFamily(
+            "minerwatch_circuit_breaker_open",
+            "1 while so many containers are flagged that nothing is culled: the rules are wrong.",
+            value=float(figures.is_circuit_open),
+        )
+        yield GaugeMetricFamily(
+            "minerwatch_stopped_processes",
+            "Processes that minerwatch has stopped and that stand still, until they are released.",
+            value=figures.stopped,
+        )
+        left = GaugeMetricFamily(
+            "minerwatch_cull_budget_remaining",
+            "Actions that the cluster may still do in this hour; NaN while that is not known.",
+        )
+        left.add_metric([], float("nan") if figures.budget_left is None else figures.budget_left)
+        yield left
 
 
 class _FlaggedContainers(Collector):
@@ -50,6 +112,11 @@ class _FlaggedContainers(Collector):
         cores = GaugeMetricFamily(
             "minerwatch_container_cpu_cores", "CPU rate of a flagged container.", labels=labels
         )
+        by_signal = GaugeMetricFamily(
+            "minerwatch_container_signal_score",
+            "Score of a flagged container by kind of evidence, 0 to 100.",
+            labels=[*labels, "signal"],
+        )
         unique = {
             (label(c.namespace), label(c.pod), label(c.container)): c
             for c in sorted(self.flagged, key=lambda c: c.score)
@@ -59,7 +126,10 @@ class _FlaggedContainers(Collector):
         for names, container in listed:
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
+            for signal, signal_score in container.signals.items():
+                by_signal.add_metric([*names, label(signal)], signal_score)
         yield score
+        yield by_signal
         yield cores
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
@@ -117,11 +187,22 @@ class Metrics:
         max_container_series: int = 500,
         probe_failures: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         exec_events: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        culling: Callable[[], CullFigures] = lambda: _NO_CULLING,
     ) -> None:
         self.registry = CollectorRegistry()
         self._flagged = _FlaggedContainers(max_container_series)
         self.registry.register(self._flagged)
         self.registry.register(_CountedElsewhere(probe_failures, exec_events))
+        self.registry.register(_Culling(culling))
+        self._actions = Counter(
+            "minerwatch_actions",
+            "Actions that have ended, by action and outcome.",
+            ["action", "outcome"],
+            registry=self.registry,
+        )
+        for action in _ACTIONS:
+            for outcome in _OUTCOMES:
+                self._actions.labels(action.value, outcome.value)
         self._containers = Gauge(
             "minerwatch_containers", "Containers by level.", ["level"], registry=self.registry
         )
@@ -173,8 +254,22 @@ class Metrics:
             ["probe"],
             registry=self.registry,
         )
+        self._probe_up = Gauge(
+            "minerwatch_probe_up",
+            "1 for a probe that is on, 0 for one that is asked for and cannot be had.",
+            ["probe"],
+            registry=self.registry,
+        )
         self._rules = Gauge(
             "minerwatch_rules_loaded", "Rules in force, by status.", ["status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._rule_info = Gauge(
+            "minerwatch_rule_info", "The title of each rule in force, but of private ones.",
+            ["rule", "title"], registry=self.registry,
+        )  # fmt: skip
+        self._rules_broken = Gauge(
+            "minerwatch_rules_broken", "Rule files that cannot be used now.",
             registry=self.registry,
         )  # fmt: skip
         self._reload_failures = Counter(
@@ -187,6 +282,7 @@ class Metrics:
             "When rules were last loaded, broken files or not.",
             registry=self.registry,
         )
+        self._canary: Gauge | None = None
         Gauge(
             "minerwatch_build_info", "The version of this agent.", ["version"],
             registry=self.registry,
@@ -201,22 +297,28 @@ class Metrics:
         """The text format that Prometheus scrapes."""
         return prometheus_client.generate_latest(self.registry)
 
-    def rules_loaded(
-        self, rules: Iterable[tuple[str, Signal, Maturity]], failures: int, at_s: float
-    ) -> None:
-        """Takes note of the rules in force (id, signal, maturity); ``at_s`` is Unix time."""
+    def rules_loaded(self, rules: Iterable[LoadedRule], failures: int, at_s: float) -> None:
+        """Takes note of the rules in force and the files that give none; ``at_s`` is Unix time."""
         by_maturity = dict.fromkeys(Maturity, 0)
-        for rule, signal, maturity in rules:
-            by_maturity[maturity] += 1
-            self._findings.labels(label(rule), signal.value)
+        self._rule_info.clear()
+        for rule in rules:
+            by_maturity[rule.maturity] += 1
+            self._findings.labels(label(rule.id), rule.signal.value)
+            if rule.title:
+                self._rule_info.labels(label(rule.id), label(rule.title)).set(1)
         for maturity, count in by_maturity.items():
             self._rules.labels(maturity.value).set(count)
+        self._rules_broken.set(failures)
         self._reload_failures.inc(failures)
         self._last_reload.set(at_s)
 
     def level_changed(self, level: Level) -> None:
         """Counts a container's change of verdict to ``level``."""
         self._verdicts.labels(level.label).inc()
+
+    def action_ended(self, action: Action, outcome: Outcome) -> None:
+        """Counts an action that has ended, or that was undone."""
+        self._actions.labels(action.value, outcome.value).inc()
 
     def finding_began(self, rule: str, signal: Signal) -> None:
         """Counts a finding that began to hold."""
@@ -225,6 +327,26 @@ class Metrics:
     def flagged_cpu(self, namespace: str, level: Level, cpu_s: float) -> None:
         """Adds the CPU time that a flagged container burnt since the last tick."""
         self._flagged_cpu.labels(label(namespace), level.label).inc(cpu_s)
+
+    def probe_opened(self, probe: str, *, is_on: bool) -> None:
+        """Takes note of whether a probe that is asked for can be had."""
+        self._probe_up.labels(probe).set(is_on)
+
+    def expect_canaries(self) -> None:
+        """From now on tells when a canary was last seen; 0: never."""
+        self._canary = Gauge(
+            "minerwatch_canary_last_seen_timestamp_seconds",
+            "When the harmless process with the canary's word was last found; 0: never.",
+            ["planted"],
+            registry=self.registry,
+        )
+        for planted in ("agent", "elsewhere"):
+            self._canary.labels(planted)
+
+    def canary_seen(self, at_s: float, *, is_own: bool) -> None:
+        """Takes note of a canary, the agent's own or another, found at ``at_s`` (Unix time)."""
+        if self._canary is not None:
+            self._canary.labels("agent" if is_own else "elsewhere").set(at_s)
 
     def probe_took(self, probe: str, duration_s: float) -> None:
         """Adds the time that one probe took in this tick."""

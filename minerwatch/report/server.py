@@ -26,15 +26,19 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from minerwatch.errors import ListenError
+
+if TYPE_CHECKING:
+    from minerwatch.report.tls import TlsEndpoint
 
 _ASK_S = 5.0  # for a client to say what it wants
 _ANSWER_S = 10.0  # for it to take the answer
 _MAX_CLIENTS = 16
 _MAX_HEAD_BYTES = 8192
 _MAX_HEAD_PIECES = 64
+_MAX_BODY_BYTES = 16 << 10
 _MAX_CONNECTIONS_PER_S = 50  # from one address
 _PLACE_FREED_S = 0.5  # within which whoever is asked to make room does
 _OUT_OF_FILES_PAUSE_S = 0.1
@@ -52,8 +56,13 @@ class Answer:
     status: HTTPStatus = HTTPStatus.OK
 
 
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+"""For every client, also where others need a certificate: the kubelet has none."""
+
 Route = Callable[[], Answer]
 Routes = Mapping[str, Route]
+Posts = Mapping[str, Callable[[bytes], Answer]]
+"""Paths that are asked to do something: what they answer to a body."""
 
 
 class _RequestError(Exception):
@@ -61,17 +70,19 @@ class _RequestError(Exception):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD on the known paths, and closes."""
+    """Answers GET and HEAD on the known paths, POST on those that are for it, and closes."""
 
     server: _Server
     timeout = _ANSWER_S  # for each write; a head has a deadline of its own
     server_version = "minerwatch"
     sys_version = ""
     routes: ClassVar[Routes] = {}
+    posts: ClassVar[Posts] = {}
 
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
+        self.server.shake_hands(self.request)
         self.rfile = io.BytesIO(_head(self.request, time.monotonic() + _ASK_S))
         self.request.settimeout(_ANSWER_S)
 
@@ -80,6 +91,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._send(self._answer())
+
+    def do_POST(self) -> None:
+        if not self.posts:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+            return
+        body = self._body(time.monotonic() + _ASK_S)
+        self.request.settimeout(_ANSWER_S)
+        self._send(self._answer(body))
+
+    def _body(self, deadline_s: float) -> bytes:
+        """What follows the head, as long as it says; what has come of it is read already."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 10):
+            raise _RequestError("no length")
+        if int(length) > _MAX_BODY_BYTES:
+            raise _RequestError("too long")
+        body = self.rfile.read(int(length))
+        while len(body) < int(length):
+            self.request.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                piece = self.request.recv(int(length) - len(body))
+            except TimeoutError as error:
+                raise _RequestError("too slow") from error
+            if not piece:
+                raise _RequestError("broken off")
+            body += piece
+        return body
 
     def send_error(self, code: int, *_: Any) -> None:
         """In one line of plain text that repeats nothing of the request."""
@@ -99,13 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
         self.close_connection = True
 
-    def _answer(self) -> Answer:
-        route = self.routes.get(self.path.partition("?")[0])
-        if route is None:
-            known = " ".join(self.routes)
-            return Answer(f"not found; try {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
+    def _answer(self, body: bytes | None = None) -> Answer:
+        path = self.path.partition("?")[0]
+        known: Mapping[str, object] = self.routes if body is None else self.posts
+        if path not in known:
+            names = " ".join(known)
+            return Answer(f"not found; try {names}\n".encode(), status=HTTPStatus.NOT_FOUND)
+        if not self.server.may_see(self.request, path):
+            return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
         try:
-            return route()
+            return self.routes[path]() if body is None else self.posts[path](body)
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever an answer meets
             self.server.failed(error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -113,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _head(client: socket.socket, deadline_s: float) -> bytes:
-    """A request up to its first empty line; what follows is never read."""
+    """A request up to its first empty line, with what has come of what follows."""
     head = b""
     for _ in range(_MAX_HEAD_PIECES):
         client.settimeout(max(0.001, deadline_s - time.monotonic()))
@@ -136,13 +177,19 @@ class _Server(ThreadingMixIn, TCPServer):
     block_on_close = False
 
     def __init__(
-        self, listening: socket.socket, routes: Routes, on_error: Callable[[Exception], None]
+        self,
+        listening: socket.socket,
+        routes: Routes,
+        on_error: Callable[[Exception], None],
+        tls: TlsEndpoint | None = None,
+        posts: Posts | None = None,
     ) -> None:
-        handler = type("Handler", (_Handler,), {"routes": routes})
+        handler = type("Handler", (_Handler,), {"routes": routes, "posts": posts or {}})
         BaseServer.__init__(self, listening.getsockname(), handler)
         self.socket = listening
         self.failures: dict[str, int] = {}
         self._on_error = on_error
+        self._tls = tls
         self._places = threading.BoundedSemaphore(_MAX_CLIENTS)
         self._clients: dict[socket.socket, None] = {}  # longest there first
         self._lock = threading.Lock()
@@ -151,12 +198,33 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
-            return self.socket.accept()
+            client, address = self.socket.accept()
         except OSError as error:
             if error.errno in _NO_RESOURCES:  # the connection waits on, and select returns at once
                 self.count("no resources")
                 time.sleep(_OUT_OF_FILES_PAUSE_S)
             raise
+        if self._tls is None:
+            return client, address
+        try:
+            return self._tls.wrapped(client), address
+        except OSError:  # it is gone again
+            client.close()
+            raise
+
+    def shake_hands(self, client: socket.socket) -> None:
+        """Agree on how to encrypt, where that is wanted; within the time for a request."""
+        if self._tls is None:
+            return
+        client.settimeout(_ASK_S)
+        try:
+            client.do_handshake()  # type: ignore[attr-defined]  # of what TlsEndpoint has wrapped
+        except OSError as error:  # as for one that speaks plain HTTP, or knows another CA
+            raise _RequestError("tls") from error
+
+    def may_see(self, client: Any, path: str) -> bool:
+        """Whether ``client`` has shown what is needed to ask for ``path``."""
+        return self._tls is None or path in HEALTH_PATHS or self._tls.knows(client)
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Whether its address has connections left in this second; a Unix socket has none."""
@@ -263,9 +331,12 @@ class Listener:
         listening: socket.socket,
         routes: Routes,
         on_error: Callable[[Exception], None] = _ignored,
+        tls: TlsEndpoint | None = None,
+        posts: Posts | None = None,
     ) -> None:
         """``on_error`` hears of routes that fail; it is called from other threads."""
-        self._server = _Server(listening, routes, on_error)
+        self._tls = tls
+        self._server = _Server(listening, routes, on_error, tls, posts)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
         )
@@ -273,8 +344,9 @@ class Listener:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Clients that were not served, by reason, since the start."""
-        return dict(self._server.failures)
+        """Clients that were not served, by reason, since the start; and unusable certificates."""
+        unusable = self._tls.failures if self._tls is not None else 0
+        return {**self._server.failures, **({"certificate": unusable} if unusable else {})}
 
     def close(self) -> None:
         """Stops listening; clients that are being answered are cut off."""
@@ -284,12 +356,16 @@ class Listener:
 
 
 def address_listener(
-    host: str, port: int, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+    host: str,
+    port: int,
+    routes: Routes,
+    on_error: Callable[[Exception], None] = _ignored,
+    tls: TlsEndpoint | None = None,
 ) -> tuple[Listener, str]:
     """A listener on ``host:port`` and the address that it got.
 
-    Host "" is every address of the machine, port 0 any free port. Raises ListenError, most of all
-    where another agent has the port.
+    Host "" is every address of the machine, port 0 any free port; without ``tls`` it speaks plain
+    HTTP. Raises ListenError, most of all where another agent has the port.
     """
     try:
         listening = _listening(host, port)
@@ -298,7 +374,7 @@ def address_listener(
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     sparing = {path: _Sparing(route) for path, route in routes.items()}
-    return Listener(listening, sparing, on_error), shown
+    return Listener(listening, sparing, on_error, tls), shown
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -328,7 +404,11 @@ class SocketListener:
     """A listener on a Unix socket that only its owner may open; one agent at a time."""
 
     def __init__(
-        self, path: Path, routes: Routes, on_error: Callable[[Exception], None] = _ignored
+        self,
+        path: Path,
+        routes: Routes,
+        on_error: Callable[[Exception], None] = _ignored,
+        posts: Posts | None = None,
     ) -> None:
         """Raises ListenError, most of all where another agent has the socket."""
         self._path = path
@@ -342,7 +422,7 @@ class SocketListener:
         except ListenError:
             os.close(self._lock)
             raise
-        self._listener = Listener(listening, routes, on_error)
+        self._listener = Listener(listening, routes, on_error, posts=posts)
 
     @property
     def failures(self) -> dict[str, int]:

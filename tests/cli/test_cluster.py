@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +75,32 @@ def test_top_of_three_nodes_one_of_them_missing(golden: Golden, run: Callable[..
     golden("top-cluster-piped.txt", without_ages(result.stdout))
 
 
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="is a plugin of kubectl: have kubectl on the PATH"
+)
+def test_as_a_plugin_of_kubectl(api: ApiServer, tmp_path: Path) -> None:
+    program = Path(sysconfig.get_path("scripts")) / "kubectl-minerwatch"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program.name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "KUBECONFIG": str(write_kubeconfig(tmp_path / "config", api.url, "first")),
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", "minerwatch", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    shown = typed("top", "--once")
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("context lab · all namespaces · 2 of 3 nodes answered\n")
+    assert f"{ALICE}/notebook" in shown.stdout
+    assert "Campaign   one of 5 pods" in typed("explain", ALICE).stdout
+    assert typed("--help").stdout.startswith("Usage: kubectl minerwatch ")
+
+
 def test_json_is_the_agents_list_and_the_missing_are_on_standard_error(
     run: Callable[..., Result],
 ) -> None:
@@ -134,6 +163,7 @@ def test_a_refusal_is_one_line(api: ApiServer, run: Callable[..., Result]) -> No
     result = run("top", "-A", "--once")
     assert result.exit_code == 1
     assert "pods is forbidden" in result.stderr
+    assert "say --agent-namespace" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

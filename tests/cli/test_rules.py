@@ -12,15 +12,15 @@ from minerwatch.cli.main import cli
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.model import Signal
-from tests.detection.test_check import OTHER_ID, RULE, RULE_ID
+from tests.detection.test_check import GOOD, OTHER_ID, RULE, RULE_ID
 
 Golden = Callable[[str, str], None]
 
 BROKEN = {
     "bad_yaml.yml": "title: [unfinished\n",
     "no_id.yml": RULE.replace(f"id: {RULE_ID}\n", ""),
-    "first.yml": RULE,
-    "same_id.yml": RULE,
+    "first.yml": GOOD,
+    "same_id.yml": GOOD,
     "no_match.yml": RULE.replace("match: [{Comm: miner}]", "match: {Comm: miner}"),
     "windows.yml": RULE.replace("product: linux", "product: windows"),
     "correlation.yml": "title: Many\ncorrelation: {type: event_count}\n",
@@ -64,7 +64,7 @@ def test_lint_says_each_error_in_a_line(broken: Path, golden: Golden) -> None:
 
 
 def test_lint_of_what_is_good_is_silent(tmp_path: Path) -> None:
-    (tmp_path / "rule.yml").write_text(RULE)
+    (tmp_path / "rule.yml").write_text(GOOD)
     result = run("lint", str(tmp_path / "rule.yml"))
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "1 rule, 0 errors, 0 warnings\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -20,6 +21,7 @@ from tests.test_agent import RunningAgent
 from tests.test_watch import POOL
 
 CONTAINER = "d7" * 32
+AGENT_CONTAINER = "d8" * 32
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNo
             alertmanager = stack.enter_context(closing(Alertmanager(folder, config)))
         # Only containers count: what else happens on this machine is nobody's business here.
         (folder / "config.yml").write_text("node: {units: false}\n")
+        own = cgroups.make(f"/minerwatch-deploy/docker/{AGENT_CONTAINER}")
+        command = ("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
         agent = stack.enter_context(
-            closing(RunningAgent(folder, "--config", str(folder / "config.yml")))
+            closing(RunningAgent(folder, "--config", str(folder / "config.yml"), command=command))
         )
         address = str(agent.line("watching")["metrics"]).split("/")[2]
         prometheus = stack.enter_context(

@@ -81,7 +81,8 @@ def test_what_was_not_measured_of_a_container_is_absent() -> None:
 @pytest.mark.parametrize(
     "name",
     ["kworker/0:1", "[kworker/u8:3]", "kswapd0", "ksoftirqd/1", "kthreadd", "rcu_sched",
-     "migration/0", "jbd2/sda1-8", "[kdevtmpfs]", "scsi_eh_0", "khugepaged"],
+     "migration/0", "jbd2/sda1-8", "[kdevtmpfs]", "scsi_eh_0", "khugepaged", "[crypto]", "[ext4]",
+     "[kthreaddk]", "[xfsaild/dm-0]", "[rcu_gp]", "[loop7]", "[mm_percpu_wq]"],
 )  # fmt: skip
 def test_names_of_kernel_threads(name: str) -> None:
     assert is_kernel_thread_name(replace(PROCESS, comm=name[:15], command_line=""))
@@ -92,7 +93,8 @@ def test_names_of_kernel_threads(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["python3", "kubelet", "kube-proxy", "kafka", "[", "test", "ksh", "knative", "irqbalance",
-     "rcutil", "migrate", "jbd2dump", "node", "kworkers-app"],
+     "rcutil", "migrate", "jbd2dump", "node", "kworkers-app", "[celeryd:ForkPoolWorker-3]",
+     "[trainer]", "[api@host]", "[Kworker]", "crypto", "[celeryd:", "[scheduler/2]", "[md5sum]"],
 )  # fmt: skip
 def test_names_of_ordinary_programs(name: str) -> None:
     assert not is_kernel_thread_name(replace(PROCESS, comm=name, command_line=name))

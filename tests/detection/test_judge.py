@@ -174,3 +174,14 @@ def test_only_what_is_confirmed_by_two_stable_signals_may_be_culled(
     those: list[Rule], cullable: bool
 ) -> None:
     assert is_cullable(Judge().verdict(HERE, [seen(each) for each in those], 0)) is cullable
+
+
+def test_what_two_processes_show_together_is_no_proof_against_either() -> None:
+    word, busy = rule(score=88), rule("b", score=29, signal=Signal.BEHAVIOUR)
+    apart = Judge().verdict(HERE, [seen(word, pid=1), seen(busy, pid=2)], 0)
+    assert apart.level is Level.CONFIRMED
+    assert not is_cullable(apart)
+    both = [seen(word, pid=1), seen(busy, pid=2), seen(word, pid=3), seen(busy, pid=3)]
+    assert is_cullable(Judge().verdict(HERE, both, 0))
+    of_container = Sighting(busy, None, ())
+    assert is_cullable(Judge().verdict(HERE, [seen(word, pid=1), of_container], 0))

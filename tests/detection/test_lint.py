@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,17 @@ from hypothesis import strategies as st
 
 from minerwatch.detection import rulebook
 from minerwatch.detection.check import Recording
-from minerwatch.detection.lint import Severity, lint
-from tests.detection.test_check import OTHER_ID, RULE, RULE_ID, book
+from minerwatch.detection.lint import lint
+from minerwatch.detection.remark import Severity
+from tests.detection.test_check import GOOD, OTHER_ID, RULE, RULE_ID, book, enough_tests
+
+TAGS = "tags: [attack.impact, attack.t1496.001]\n"
 
 
 def remarks(folder: Path, text: str) -> list[str]:
     return [
-        f"{remark.line}: {remark.severity}: {remark.text}" for remark in lint(book(folder, text))
+        f"{remark.line}: {remark.severity}: {remark.text}"
+        for remark in lint(book(folder, enough_tests(text)), today=date(2026, 11, 25))
     ]
 
 
@@ -101,6 +106,9 @@ def test_what_is_doubtful_is_said_with_its_line(
         ("{Comm|base64offset: abcdef}", "'base64offset' modifier must be followed by a 'contains'"),
         ("{CommandLine: '*abc*'}", "CommandLine: string contains wildcards at beginning and end"),
         ("{CommandLine|contains: 'a**b'}", "string contains multiple consecutive * wildcards"),
+        ("{CommandLine|contains: 'a?b'}", "CommandLine: ? in '*a?b*' stands for any one character"),
+        ("{CommandLine|re: '.*stratum'}", "leave out .* at its ends, which costs time"),
+        ("{CommandLine|re: 'stratum.*'}", "leave out .* at its ends, which costs time"),
         ('{CommandLine: "a\\tb"}', "string contains control character"),
         ("{CpuCores|gte: 1, Age|gt: 60}", "it looks at nothing but how CPU is burnt, yet speaks"),
     ],
@@ -126,6 +134,9 @@ def test_what_conditions_hardly_mean_is_said(tmp_path: Path, selection: str, sai
         "{Comm: [cpuminer-avx512-sha, cpuminer-avx512]}",
         "{Image: /usr/bin/xmrig, ParentImage|endswith: /bash}",
         "{User: '0', ProcessId: 1}",
+        "{CommandLine|re: '^.*x.+y$', Comm: x}",
+        "{CommandLine|contains: 'a\\\\?b'}",
+        "{CommandLine|re: 'a.*b'}",
     ],
 )
 def test_what_is_meant_is_not_doubted(tmp_path: Path, selection: str) -> None:
@@ -139,6 +150,15 @@ def test_a_rule_of_nothing_but_exclusions_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_a_filter_that_takes_all_that_is_asked_for_is_said(tmp_path: Path) -> None:
+    for filtered in ("{Comm: x}", "{Comm: [y, x]}"):
+        text = with_selection("{Comm: x, User: u}\n  filter: " + filtered, "sel and not filter")
+        found = remarks(tmp_path, text)
+        assert any("never holds: Comm is 'x' is asked for, and left out" in each for each in found)
+    spared = with_selection("{Comm: x}\n  filter: {Comm: x, User: u}", "sel and not filter")
+    assert remarks(tmp_path, spared) == []
+
+
 def test_contradictions_are_found_wherever_they_stand(tmp_path: Path) -> None:
     text = with_selection("{Comm: x}\n  other: {Comm: y}", "not (1 of other and sel)")
     found = remarks(tmp_path, text)
@@ -150,11 +170,11 @@ def test_contradictions_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def test_header_that_says_a_thing_twice(tmp_path: Path) -> None:
-    twice = "level: high\ntags: [attack.t1496, attack.t1496]\nreferences: [https://a, https://a]"
-    found = remarks(tmp_path, RULE.replace("level: high", twice))
+    twice = "[https://a, https://a]\ntags: [attack.t1496, attack.t1496]"
+    found = remarks(tmp_path, RULE.replace("[https://example.org/miner]", twice).replace(TAGS, ""))
     assert found == [
-        "10: warning: tags: the same tag appears multiple times",
-        "11: warning: references: the same references appears multiple times",
+        "14: warning: references: the same references appears multiple times",
+        "15: warning: the tag 'attack.t1496' is given twice",
     ]
 
 
@@ -162,21 +182,57 @@ def test_a_stable_rule_without_a_score_is_said(tmp_path: Path) -> None:
     text = RULE.replace("status: test", "status: stable").replace("high", "informational")
     assert remarks(tmp_path, text) == [
         "10: warning: a stable rule that scores 0 counts for nothing",
-        "11: warning: a stable rule has 3 tests of each kind at least",
     ]
+
+
+def test_a_stable_rule_that_was_not_written_for_this_is_said(tmp_path: Path) -> None:
+    foreign = RULE.replace("status: test", "status: stable").partition("minerwatch:")[0]
+    found = remarks(tmp_path, foreign)
+    assert any("4: warning: stable, but without the key minerwatch" in each for each in found)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (
-            ("level: high", "level: high\nreferences: [https://a, the manual]"),
-            "10: warning: the reference 'the manual' is no address to look up",
+            ("[https://example.org/miner]", "[https://a, the manual]"),
+            "14: warning: the reference 'the manual' is no address to look up",
         ),
         (
-            ("level: high", "level: high\ndate: 2026-02-01\nmodified: 2026-01-31"),
-            "11: warning: modified before it was written, on 2026-02-01",
+            ("date: 2026-11-20", "date: 2026-02-01\nmodified: 2026-01-31"),
+            "17: warning: modified before it was written, on 2026-02-01",
         ),
+        (
+            ("date: 2026-11-20", "date: 2026-11-26"),
+            "16: warning: date: 2026-11-26 is still to come",
+        ),
+        (("date: 2026-11-20\n", ""), "2: warning: no date: nobody knows how old it is"),
+        (("author: A. Contributor\n", ""), "2: warning: no author: nobody knows whom to ask"),
+        (("references: [https://example.org/miner]\n", ""), "2: warning: no references: nobody"),
+        ((TAGS, ""), "2: warning: no tags: write attack.impact and attack.t1496.001"),
+        ((".t1496.001", ".T1496-001"), "17: warning: the tag 'attack.T1496-001' is none: lower"),
+        (
+            ("[Miners in mines]", "[Unknown]"),
+            "8: warning: the false positive 'Unknown' says nothing",
+        ),
+        (("[Miners in mines]", "[None known.]"), "the false positive 'None known.' says nothing"),
+        (
+            (RULE_ID, "5b7d4b3a-0d43-1f41-8a3d-0c4b5f1d2e3f"),
+            "3: warning: the id is not a random one, so another rule may have it",
+        ),
+        (
+            ("minerwatch:\n", "minerwatch:\n  score: 15\n"),
+            "9: warning: level high stands for 60, yet it scores 15: whoever reads the level",
+        ),
+        (
+            ("match: [{Comm: miner}]", "match: [{Comm: miner}, {Comm: miner}]"),
+            "11: warning: 2 of minerwatch.tests.match: 3 at least",
+        ),
+        (
+            ("match: [{Comm: miner}]", "match: [{Comm: miner}, {Comm: miner}]"),
+            "12: warning: the same facts as in line 12: they prove nothing more",
+        ),
+        (("    match:", "\tmatch:"), "error: not YAML: indented by a tab: YAML takes spaces only"),
         (("Something.", "TODO say it."), "5: warning: still to do: description: TODO say it."),
         (
             ("{Comm: miner}, c", "{CommandLine|re: 'a.{0,800}b'}, c"),
@@ -209,8 +265,8 @@ def test_a_rule_that_holds_on_ordinary_programs_is_too_broad(
     text = with_selection(selection).replace("level: high", f"level: {level}")
     found = [remark.text for remark in lint(book(tmp_path, text), ORDINARY)]
     said = (
-        "too broad: it also holds on science/one, 'python3 pool.py': ask for more, or score less"
-        " than 30"
+        "too broad: it also holds on science/one, 'python3 pool.py' (CommandLine contains 'pool'):"
+        " ask for more, or score less than 30"
     )
     assert (said in found) is is_said
     assert sum("too broad" in text for text in found) == is_said
@@ -220,8 +276,8 @@ def test_a_rule_that_holds_on_ordinary_programs_is_too_broad(
 
 
 def test_a_title_and_a_condition_that_another_rule_has(tmp_path: Path) -> None:
-    (tmp_path / "a.yml").write_text(RULE)
-    (tmp_path / "b.yml").write_text(RULE.replace(RULE_ID, OTHER_ID).replace("A rule", "a RULE"))
+    (tmp_path / "a.yml").write_text(GOOD)
+    (tmp_path / "b.yml").write_text(GOOD.replace(RULE_ID, OTHER_ID).replace("A rule", "a RULE"))
     same = f"asks for just what {tmp_path}/a.yml asks for: together they say no more than one"
     assert [str(remark) for remark in lint(rulebook.load((tmp_path,)))] == [
         f"{tmp_path}/b.yml:3: warning: {same}",
@@ -233,8 +289,8 @@ def test_a_copied_id_is_said_in_one_folder_and_across_folders(tmp_path: Path) ->
     first, second = tmp_path / "1", tmp_path / "2"
     for folder in (first, second):
         folder.mkdir()
-    copied = RULE.replace("A rule", "Another").replace("{Comm: miner}, c", "{Comm: digger}, c")
-    (first / "a.yml").write_text(RULE)
+    copied = GOOD.replace("A rule", "Another").replace("{Comm: miner}, c", "{Comm: digger}, c")
+    (first / "a.yml").write_text(GOOD)
     (first / "b.yml").write_text(copied)
     (remark,) = lint(rulebook.load((first,)))
     assert str(remark) == f"{first}/b.yml:3: error: id {RULE_ID} is also that of {first}/a.yml"
@@ -249,13 +305,13 @@ def test_a_copied_id_is_said_in_one_folder_and_across_folders(tmp_path: Path) ->
 def test_a_rule_may_be_replaced_by_one_of_the_same_title(tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a.yml").write_text(RULE)
+        (tmp_path / name / "a.yml").write_text(GOOD)
     assert lint(rulebook.load((tmp_path / "1", tmp_path / "2"))) == ()
 
 
 def test_remarks_come_in_the_order_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "b.yml").write_text("title: [")
-    (tmp_path / "a.yml").write_text(RULE.replace("level: high", "level: highest"))
+    (tmp_path / "a.yml").write_text(GOOD.replace("level: high", "level: highest"))
     found = lint(rulebook.load((tmp_path,)))
     assert [remark.path.name for remark in found] == ["a.yml", "b.yml"]
     assert {remark.severity for remark in found} == {Severity.ERROR}
@@ -266,29 +322,43 @@ def test_remarks_come_in_the_order_of_the_files(tmp_path: Path) -> None:
 
 def test_a_list_that_no_rule_uses_is_said(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "names.txt").write_text("a\n")
-    (remark,) = lint(book(tmp_path, RULE))
+    (tmp_path / "lists" / "names.txt").write_text("# Source: here. Date: 2026-11-25\na\n")
+    (remark,) = lint(book(tmp_path, GOOD))
     assert str(remark).startswith(f"{tmp_path}/lists/names.txt:1: warning: no rule uses this list")
 
 
 def test_entries_that_are_not_what_they_seem_are_said(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     path = tmp_path / "lists" / "names.txt"
-    path.write_text("# names\nminer\n\n*.example.org\nMiner\ndigger  # in mines\n")
-    text = RULE.replace("{Comm: miner}, c", "{Comm|expand: '%names%'}, c")
+    path.write_text("# names\nminer\n\n*.example.org\nMiner\nhttps://a/\n7\n")
+    path.write_text(path.read_text() + "zeta  # in mines\n")
+    text = GOOD.replace("{Comm: miner}, c", "{Comm|expand: '%names%'}, c")
     found = [str(remark) for remark in lint(book(tmp_path, text)) if remark.path == path]
     assert found == [
+        f"{path}:1: warning: no date: write when they were looked up, '# Date: 2026-11-24'",
+        f"{path}:1: warning: no source: write where the entries are from, '# Source: https://…'",
+        f"{path}:4: warning: '*.example.org' stands behind 'miner': sort the entries",
         f"{path}:4: warning: entries are literal text: * stands for itself here",
         f"{path}:5: warning: 'Miner' is also in line 2",
-        f"{path}:6: warning: a comment has a line of its own: this one is in the entry",
+        f"{path}:5: warning: 'Miner': write it in lower case, as all are compared",
+        f"{path}:6: warning: 'https://a/' is an address: write the host alone",
+        f"{path}:8: warning: a comment has a line of its own: this one is in the entry",
     ]
+
+
+def test_numbers_of_a_list_are_sorted_by_their_size(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "ports.txt"
+    path.write_text("# Source: here. Date: 2026-11-25\n# Source: there\n80\n443\n3333\n")
+    text = GOOD.replace("{Comm: miner}, c", "{DestinationPort|expand: '%ports%'}, c")
+    assert [remark for remark in lint(book(tmp_path, text)) if remark.path == path] == []
 
 
 # Hostile files.
 
 
 def test_a_file_that_changes_after_it_was_loaded_stops_nothing(tmp_path: Path) -> None:
-    loaded = book(tmp_path, RULE)
+    loaded = book(tmp_path, GOOD)
     (tmp_path / "rule.yml").write_text("title: [")
     assert lint(loaded) == ()
     (tmp_path / "rule.yml").unlink()

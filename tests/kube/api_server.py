@@ -4,7 +4,8 @@ It keeps objects of any resource: list (pages, field and label selectors), watch
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
 merge patches, delete with preconditions, eviction, dry runs, exec. And it misbehaves where it is
 told to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types,
-admission or defaults: an object is stored as it came, with ``metadata`` filled in.
+admission or defaults: an object is stored as it came, with ``metadata`` filled in. Events are
+validated as Kubernetes does it, for nothing else here is written by minerwatch and refused there.
 
 ::
 
@@ -34,12 +35,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.kube import exec_endpoint
+from tests.kube import event_validation, exec_endpoint
 from tests.kube.exec_endpoint import Printing
 
 Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
+
+_Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
+_REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,12 @@ class Dripping:
     pause_s: float = 0.0
 
 
-Misbehaviour = Answering | Dropping | Hanging | Dripping
+@dataclass(frozen=True, slots=True)
+class LosingTheAnswer:
+    """A misbehaviour: what was asked is done, but the connection is closed before the answer."""
+
+
+Misbehaviour = Answering | Dropping | Hanging | Dripping | LosingTheAnswer
 
 
 class StatusError(Exception):
@@ -149,8 +158,8 @@ class _Collection:
     prefix: str  # /api/v1, /apis/coordination.k8s.io/v1
     resource: str
     namespace: str = ""  # "": all
-    fields: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    fields: tuple[_Requirement, ...] = ()
+    labels: tuple[_Requirement, ...] = ()
 
     def holds(self, key: tuple[str, str], item: Json) -> bool:
         if key != (self.prefix, self.resource):
@@ -159,9 +168,9 @@ class _Collection:
         if self.namespace and metadata.get("namespace") != self.namespace:
             return False
         labels = metadata.get("labels") or {}
-        return all(_field(item, path) == value for path, value in self.fields) and all(
-            labels.get(key) == value for key, value in self.labels
-        )
+        return all(
+            (_field(item, path) == value) is wanted for path, value, wanted in self.fields
+        ) and all((labels.get(key) == value) is wanted for key, value, wanted in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +194,10 @@ class ApiServer:
         self.requests: list[Request] = []
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
+        self.exec_protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
-        self._at_once = 0
+        self._busy_with: set[int] = set()
         self._version = 1000
         self._oldest_version = 0
         self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
@@ -198,7 +208,7 @@ class ApiServer:
         self._blocked: set[tuple[str, str, str]] = set()
         self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
-        self._certificate = certificate
+        self.certificate = certificate
         self._listener: _Listener | None = None
         self._port = 0
         self.listen()
@@ -211,7 +221,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def version(self) -> str:
@@ -222,7 +232,7 @@ class ApiServer:
 
     def listen(self) -> None:
         """Listen, after ``vanish`` at the same port as before."""
-        self._listener = _Listener(self._port, self, self._certificate)
+        self._listener = _Listener(self._port, self, self.certificate)
         self._port = self._listener.server_address[1]
 
     def vanish(self) -> None:
@@ -320,14 +330,18 @@ class ApiServer:
     def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
         with self._lock:
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._busy_with.add(id(request))
+            self.most_at_once = max(self.most_at_once, len(self._busy_with))
             how = self._next_misbehaviour(request)
         try:
             yield how
         finally:
-            with self._lock:
-                self._at_once -= 1
+            self.is_done(request)
+
+    def is_done(self, request: Request) -> None:
+        """Its client may have gone on already when the server is still about to close."""
+        with self._lock:
+            self._busy_with.discard(id(request))
 
     def _next_misbehaviour(self, request: Request) -> Misbehaviour | None:
         for place, (how, when, times) in enumerate(self._misbehaviours):
@@ -438,20 +452,27 @@ class ApiServer:
         if "name" not in metadata:
             metadata["name"] = metadata.get("generateName", "") + uuid.uuid4().hex[:5]
         key = ((collection.prefix, collection.resource), *_name(item))
+        if collection.resource == "events":
+            _refuse(event_validation.on_create(item))
         if key in self._items:
             raise StatusError(409, "AlreadyExists", f'"{metadata["name"]}" already exists')
+        _validate(item)
         return encode(item if _is_dry_run(request) else self._store(key, item))
 
     def _update(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
         item = copy.deepcopy(request.body)
         wanted = item.get("metadata", {}).get("resourceVersion")
         self._require("resourceVersion", wanted, key)
+        _validate(item)
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _patch(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
-        wanted = (request.body.get("metadata") or {}).get("resourceVersion")
-        self._require("resourceVersion", wanted, key)
+        for name in ("resourceVersion", "uid"):
+            wanted = (request.body.get("metadata") or {}).get(name)
+            self._require(name, wanted, key)
         item = merged(self._items[key], request.body)
+        if key[0][1] == "events":
+            _refuse(event_validation.on_update(item, self._items[key]))
         return item if _is_dry_run(request) else self._store(key, item)
 
     def _delete(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
@@ -459,10 +480,18 @@ class ApiServer:
             self._require(name, wanted, key)
         if not _is_dry_run(request):
             self._remove(key)
+            if key[0][1] == "namespaces":
+                for held in [each for each in self._items if each[1] == key[2]]:
+                    self._remove(held)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _evict(self, request: Request, key: tuple[tuple[str, str], str, str]) -> bytes:
+        if (request.body.get("metadata") or {}).get("name", key[2]) != key[2]:
+            raise StatusError(400, "BadRequest", "name in URL does not match name in Eviction")
         options = request.body.get("deleteOptions") or {}
+        asked = [options["dryRun"]] if options.get("dryRun") else []
+        if asked and _is_dry_run(request) and asked != [["All"]]:
+            raise StatusError(400, "BadRequest", "Non-matching dry-run options")
         for name, wanted in (options.get("preconditions") or {}).items():
             self._require(name, wanted, key)
         if ("pods", *key[1:]) in self._blocked:
@@ -590,6 +619,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._exec(request)
         else:
             status, body = self.server.api.answer(request)
+            if isinstance(how, LosingTheAnswer):
+                self.close_connection = True
+                return
             self._send(status, body, drip=how if isinstance(how, Dripping) else None)
 
     def _send(
@@ -618,8 +650,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _exec(self, request: Request) -> None:
         printing = self.server.api.printing(request)
         self.close_connection = True
-        self.wfile.write(exec_endpoint.accept(request.headers))
-        exec_endpoint.write(self.wfile, printing, self.server.api.wait)
+        known = self.server.api.exec_protocols
+        self.wfile.write(exec_endpoint.accept(request.headers, known))
+        api = self.server.api
+        exec_endpoint.write(self.wfile, printing, api.wait, lambda: api.is_done(request))
         with suppress(OSError):  # closed with something unread, it would be reset
             self.connection.settimeout(20)
             self.rfile.read()
@@ -718,15 +752,15 @@ def _target(request: Request) -> tuple[_Collection, str, str]:
         found["prefix"],
         found["resource"],
         found["namespace"],
-        _pairs(request.query.get("fieldSelector", "")),
-        _pairs(request.query.get("labelSelector", "")),
+        _requirements(request.query.get("fieldSelector", "")),
+        _requirements(request.query.get("labelSelector", "")),
     )
     return collection, found["name"], found["subresource"]
 
 
-def _pairs(selector: str) -> tuple[tuple[str, str], ...]:
-    pairs = (part.replace("==", "=").partition("=") for part in selector.split(",") if part)
-    return tuple((key, value) for key, _, value in pairs)
+def _requirements(selector: str) -> tuple[_Requirement, ...]:
+    matches = (_REQUIREMENT.fullmatch(part) for part in selector.split(",") if part)
+    return tuple((match[1], match[3], match[2] != "!=") for match in matches if match)
 
 
 def _field(item: Json, path: str) -> str:
@@ -740,9 +774,37 @@ def _name(item: Json) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
 
 
+def _refuse(errors: list[str]) -> None:
+    if errors:
+        raise StatusError(422, "Invalid", "; ".join(errors))
+
+
 def _is_dry_run(request: Request) -> bool:
+    """As servers have it: a DELETE with a body has its options there and nowhere else."""
     body = request.body if isinstance(request.body, dict) else {}
-    return request.query.get("dryRun") == "All" or body.get("dryRun") == ["All"]
+    if request.method == "DELETE" and body:
+        return bool(body.get("dryRun") == ["All"])
+    return request.query.get("dryRun") == "All"
+
+
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
+
+
+def _validate(item: Json) -> None:
+    """What Kubernetes asks of a Lease (pkg/apis/coordination/validation, MicroTime)."""
+    if item.get("kind") != "Lease":
+        return
+    spec = item.get("spec") or {}
+    for name in ("acquireTime", "renewTime"):
+        if name in spec and not _MICRO_TIME.fullmatch(str(spec[name])):
+            raise StatusError(400, "BadRequest", f"parsing time {spec[name]!r}")
+    if not spec.get("leaseDurationSeconds", 1) > 0 or not spec.get("leaseTransitions", 0) >= 0:
+        raise StatusError(422, "Invalid", "spec: must be greater than 0")
+    if spec.get("preferredHolder") and not spec.get("strategy"):
+        raise StatusError(422, "Invalid", "preferredHolder: may only be specified with a strategy")
+    annotations = item["metadata"].get("annotations") or {}
+    if sum(len(key) + len(value) for key, value in annotations.items()) > 256 << 10:
+        raise StatusError(422, "Invalid", "metadata.annotations: Too long")
 
 
 def _event(kind: str, item: Json) -> bytes:

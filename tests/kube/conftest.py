@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.kube.client import Cluster, from_kubeconfig, in_cluster
+from tests.kube.any_cluster import KUBECONFIG, AnyCluster, needs_real_cluster, own_namespace
 from tests.kube.api_server import ApiServer
 
 needs_openssl = pytest.mark.skipif(
@@ -38,8 +39,12 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def make_certificate(folder: Path) -> Path:
     """A key and a certificate for 127.0.0.1 in one file; it is its own authority."""
-    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    path = folder / "server.pem"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
@@ -74,6 +79,18 @@ def pod_cluster(tls_api: ApiServer, service_account: Path) -> Iterator[Cluster]:
     opened = in_cluster(service_account, pod_environment(tls_api))
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["own", pytest.param("real", marks=needs_real_cluster)])
+def any_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyCluster]:
+    if request.param == "real":
+        with own_namespace(Path(KUBECONFIG), is_real=True) as cluster:
+            yield cluster
+        return
+    with ApiServer() as server:
+        kubeconfig = write_kubeconfig(tmp_path / "admin", server.url, "admin")
+        with own_namespace(kubeconfig, is_real=False) as cluster:
+            yield cluster
 
 
 def pod_environment(server: ApiServer) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The ``exec`` subresource of a pod, as an API server speaks it to the official client.
 
-RFC 6455 and ``v4.channel.k8s.io``: enough to send what a command prints, well or badly.
+RFC 6455 and ``v5.channel.k8s.io`` or ``v4``: enough to send what a command prints, well or badly.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
 
@@ -34,19 +34,25 @@ class Printing:
     hangs_after: bool = False  # never closes
 
 
-def accept(headers: Mapping[str, str]) -> bytes:
-    """The answer to the request for a WebSocket."""
+def accept(headers: Mapping[str, str], known: Collection[str]) -> bytes:
+    """The answer to the request for a WebSocket: the first subprotocol asked for that is known."""
     key = headers["sec-websocket-key"] + _GUID
     accepted = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-    protocol = headers["sec-websocket-protocol"].split(",")[0].strip()
+    asked = [each.strip() for each in headers["sec-websocket-protocol"].split(",")]
+    protocol = next(each for each in asked if each in known)
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {accepted}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
     ).encode()
 
 
-def write(file: BufferedIOBase, printing: Printing, wait: Callable[[float], None]) -> None:
-    """Send what a command prints, and how it ended."""
+def write(
+    file: BufferedIOBase,
+    printing: Printing,
+    wait: Callable[[float], None],
+    on_end: Callable[[], None],
+) -> None:
+    """Send what a command prints, and how it ended; ``on_end`` is called before the last of it."""
     wait(printing.starts_after_s)
     _send(file, _PING, b"")
     for channel in (_STDOUT, _STDERR, _ERROR):  # as servers do, to say that they are there
@@ -62,6 +68,7 @@ def write(file: BufferedIOBase, printing: Printing, wait: Callable[[float], None
             return
         _send(file, _BINARY, _STDOUT + printing.stdout[at : at + printing.piece_bytes])
         wait(printing.pause_s)
+    on_end()
     if not printing.status_first:
         _send(file, _BINARY, _ERROR + _status(printing))
     if printing.hangs_after:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders
+from tests.conftest import CGROUPS, CgroupFolders
 from tests.kube.api_server import ApiServer, eventually, pod_json
+from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
 
@@ -22,37 +29,66 @@ UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c22"
 ID = "c4" * 32
 POD_PATH = f"/kubepods/burstable/pod{UID}/{ID}"
 NODE = "worker-1"
+CONTACT = "Ask abuse@example.org."
+EVENTS = "/apis/events.k8s.io/v1"
 
 
-@pytest.fixture
-def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
-    """A busy loop called like a miner, in the cgroup that a kubelet would give it."""
-    bundle = runtime_bundle(tmp_path / "bundle", POD_PATH)
+@contextmanager
+def running_miner(bundle: Path, pod_path: str) -> Iterator[None]:
+    """A container of runc's in that cgroup; in it, a busy loop called like a miner."""
+    runtime_bundle(bundle, pod_path)
+    spec = json.loads((bundle / "config.json").read_text())
+    miner, spec["process"]["args"] = spec["process"]["args"], ["/bin/busybox-x", "sleep", "1000"]
+    (bundle / "config.json").write_text(json.dumps(spec))
     name = f"minerwatch-in-cluster-{os.getpid()}"
     runtime = subprocess.Popen(
         ["runc", "run", "--bundle", str(bundle), name],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    folder = cgroups.root / POD_PATH.strip("/")
+    try:
+        _await_start(runtime, name)
+        subprocess.run(["runc", "exec", "--detach", name, *miner], check=True)
+        yield
+    finally:
+        subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
+        runtime.wait()
+        if runtime.stdout:
+            runtime.stdout.close()
+        _remove_parents(pod_path)
+
+
+def _remove_parents(pod_path: str) -> None:
+    """In every hierarchy; runc leaves them behind."""
+    for root in (CGROUPS, *(folder for folder in CGROUPS.iterdir() if folder.is_dir())):
+        for parent in (root / pod_path.strip("/")).parents:
+            if parent == root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # another pod's are there too, or it has never been there
+
+
+def _await_start(runtime: subprocess.Popen[bytes], name: str) -> None:
     until_s = time.monotonic() + 10
-    while not folder.is_dir() or not (folder / "cgroup.procs").read_text():
+    while not _is_running(name):
         if runtime.poll() is not None:
             assert runtime.stdout
             pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
         assert time.monotonic() < until_s
         time.sleep(0.05)
-    yield
-    subprocess.run(["runc", "delete", "--force", name], check=False, capture_output=True)
-    runtime.wait()
-    if runtime.stdout:
-        runtime.stdout.close()
-    for parent in folder.parents:
-        if parent == cgroups.root:
-            break
-        try:
-            parent.rmdir()
-        except OSError:
-            break  # another pod's are there too
+
+
+def _is_running(name: str) -> bool:
+    state = subprocess.run(["runc", "state", name], check=False, capture_output=True)
+    return state.returncode == 0 and json.loads(state.stdout)["status"] == "running"
+
+
+@pytest.fixture
+def container(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[None]:
+    """In the cgroup that a kubelet would give it: a busy loop called like a miner."""
+    with running_miner(tmp_path / "bundle", POD_PATH):
+        yield
 
 
 def the_pod() -> dict[str, Any]:
@@ -72,7 +108,7 @@ def agent(
     settings = tmp_path / "config.yaml"
     settings.write_text(
         f"node: {{name: {NODE}}}\n"
-        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, contact: {CONTACT}}}\n"
         "probes: {content: false}\n"
     )
     running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
@@ -99,6 +135,41 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
 
 
+def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
+    def reasons() -> list[str]:
+        return [str(line.get("reason")) for line in agent.lines()]
+
+    agent.until(lambda: any(f"no pod of node '{NODE}'" in reason for reason in reasons()))
+    assert any("set node.name or MINERWATCH_NODE" in reason for reason in reasons())
+
+
+def test_a_laptop_sees_it_in_top_and_explain(
+    agent: RunningAgent, api: ApiServer, kubeconfig: Path
+) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    labels = {"app.kubernetes.io/name": "minerwatch"}
+    api.put(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels))
+    api.put({"kind": "Node", "metadata": {"name": NODE}}, resource="nodes")
+    for options in (["--with-status"], ["--full"]):
+        command = ["snapshot", *options]
+        printed = subprocess.run(  # as in the agent's pod
+            [sys.executable, "-m", "minerwatch", *command, "--socket", str(agent.socket)],
+            check=True,
+            capture_output=True,
+        )
+        api.runs("minerwatch", "minerwatch-x", Printing(printed.stdout), "minerwatch", *command)
+    asked = ["--kubeconfig", str(kubeconfig)]
+    shown = CliRunner().invoke(cli, ["top", "-A", "--once", *asked])
+    assert shown.exit_code == 0, shown.stderr
+    assert "context lab · all namespaces · 1 of 1 node answered" in shown.stdout
+    (line,) = [text for text in shown.stdout.splitlines() if "jupyter-ada/notebook" in text]
+    assert "ada@example.org" in line
+    why = CliRunner().invoke(cli, ["explain", "jupyter/jupyter-ada", *asked])
+    assert "stratum+tcp://" in why.stdout
+    assert f"Node       {NODE}" in why.stdout
+
+
 def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
@@ -117,3 +188,29 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     assert agent.get("/healthz")[0] == 200
     api.listen()
     eventually(lambda: api.stream_count > 0, "the watch has not come back")
+
+
+def test_the_owner_is_told_when_it_is_suspected_and_when_it_is_clear(
+    agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders
+) -> None:
+    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    assert api.items("events", EVENTS) == []  # nobody knows yet whom to tell
+    api.put(the_pod())
+    eventually(lambda: api.items("events", EVENTS))
+    (event, *_) = api.items("events", EVENTS)
+    assert event["reason"] in ("MinerSuspected", "MinerConfirmed")
+    assert event["regarding"]["name"] == "jupyter-ada"
+    assert event["regarding"]["fieldPath"] == "spec.containers{notebook}"
+    assert event["reportingInstance"] == NODE
+    assert event["note"].startswith("Container notebook ")
+    assert event["note"].endswith(CONTACT)
+    assert 'probe="events",reason="forbidden"} 0.0' in agent.get("/metrics")[1]
+    end_miner(cgroups.root / POD_PATH.strip("/"))
+    eventually(lambda: "MinerCleared" in {e["reason"] for e in api.items("events", EVENTS)})
+
+
+def end_miner(folder: Path) -> None:
+    """End what looks like a miner; its container goes on."""
+    for pid in (folder / "cgroup.procs").read_text().split():
+        if b"stratum" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)

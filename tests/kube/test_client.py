@@ -312,3 +312,50 @@ def test_the_client_is_imported_only_when_a_cluster_is_opened() -> None:
         "sys.exit('kubernetes' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+GOOD_EVENT = {
+    "apiVersion": "events.k8s.io/v1",
+    "kind": "Event",
+    "metadata": {"name": "a.1", "namespace": "default"},
+    "eventTime": "2026-11-23T12:00:00.250000Z",
+    "reportingController": "minerwatch.io/agent",
+    "reportingInstance": "n1",
+    "action": "Judging",
+    "reason": "MinerSuspected",
+    "type": "Warning",
+    "note": "x",
+    "regarding": {"kind": "Pod", "namespace": "default", "name": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metadata": {"name": "A_b", "namespace": "default"}},
+        {"eventTime": None},
+        {"eventTime": "2026-11-23T12:00:00Z"},
+        {"reportingController": ""},
+        {"reportingController": "not/a/name"},
+        {"reportingInstance": "n" * 129},
+        {"action": ""},
+        {"reason": None},
+        {"type": "Alert"},
+        {"note": "é" * 513},
+        {"series": {"count": 1, "lastObservedTime": "2026-11-23T12:00:00.250000Z"}},
+        {"message": "of another kind of event"},
+    ],
+)
+def test_the_tests_server_refuses_events_that_a_real_one_would(
+    api: ApiServer, cluster: Cluster, wrong: dict[str, object]
+) -> None:
+    events = "/apis/events.k8s.io/v1/namespaces/default/events"
+    cluster.call("POST", events, body=msgspec.json.encode(GOOD_EVENT))
+    other = {**GOOD_EVENT, "metadata": {"name": "b.1", "namespace": "default"}}
+    with pytest.raises(ApiError, match="422"):
+        cluster.call("POST", events, body=msgspec.json.encode({**other, **wrong}))
+    patch = msgspec.json.encode({"note": "another"})
+    with pytest.raises(ApiError, match="note: field is immutable"):
+        cluster.call(
+            "PATCH", f"{events}/a.1", body=patch, content_type="application/merge-patch+json"
+        )

@@ -93,6 +93,32 @@ def test_nodes_without_an_agent_are_missing(api: ApiServer, cluster: Cluster) ->
     assert survey(cluster).missing == (Unanswered("node-2", "", "no agent runs on it"),)
 
 
+def test_of_nodes_only_the_metadata_is_asked_for(api: ApiServer, cluster: Cluster) -> None:
+    add_agent(api, 1)
+    find(cluster)
+    (asked,) = (request for request in api.requests if request.path.endswith("/nodes"))
+    assert asked.headers["accept"].startswith("application/json;as=PartialObjectMetadataList;")
+    assert asked.headers["accept"].endswith(",application/json")  # where that is not understood
+
+
+def test_a_pod_that_poses_as_an_agent_hides_none(api: ApiServer, cluster: Cluster) -> None:
+    """Anybody may label a pod; what a miner's own "agent" says must not be taken for the truth."""
+    real = agent_pod(1)
+    real["spec"]["hostPID"] = True
+    api.put(real)
+    api.runs("minerwatch", "agent-1", Printing(encode([MINER])))
+    api.put(pod_json("a-fake", node="node-1", namespace="binder", labels=LABELS))
+    api.runs("binder", "a-fake", Printing(encode([])))
+    found = survey(cluster)
+    assert len(found.statuses) == 1
+    assert "pods labelled as agents are in 2 namespaces (binder, minerwatch)" in found.blind_spot
+    assert "--agent-namespace" in found.blind_spot
+    assert find(cluster, namespace="minerwatch").blind_spot == ""
+    real["status"]["phase"] = "Pending"
+    api.put(real)
+    assert reasons(survey(cluster)) == {"node-1": "its agent does not run: Pending"}
+
+
 def test_who_may_not_list_nodes_is_told_what_is_not_known(api: ApiServer, cluster: Cluster) -> None:
     add_agent(api, 1)
     api.misbehave(Answering(403, "nodes is forbidden"), when=lambda r: r.path.endswith("/nodes"))
@@ -319,6 +345,13 @@ def test_large_output_comes_whole(api: ApiServer, cluster: Cluster) -> None:
     large = bytes(range(256)) * (64 << 10)
     api.runs("ns", "p", Printing(large))
     assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=60) == large
+
+
+@pytest.mark.parametrize("version", ["v4", "v5"])
+def test_old_and_new_api_servers(api: ApiServer, cluster: Cluster, version: str) -> None:
+    api.exec_protocols = [f"{version}.channel.k8s.io"]
+    api.runs("ns", "p", Printing(b"ok"))
+    assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=20) == b"ok"
 
 
 def test_output_without_end_is_cut_off(api: ApiServer, cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.kube.pod_parsing import (
+    MAX_CONTAINERS,
     MAX_OTHER_LABELS,
     MAX_OWNERS,
     MAX_VALUE_CHARS,
@@ -320,3 +321,12 @@ def test_a_quantity_never_raises(text: str) -> None:
 )
 def test_container_ids_are_bare(text: str, bare: str) -> None:
     assert bare_container_id(text) == bare
+
+
+def test_of_a_pod_with_thousands_of_containers_some_are_kept() -> None:
+    raw = copy.deepcopy(POD)
+    raw["spec"]["containers"] = [{"name": f"c{number}"} for number in range(5000)]
+    pod = PodParser(KEEP).pod(json.dumps(raw).encode())
+    assert pod is not None
+    assert len(pod.containers) == MAX_CONTAINERS
+    assert pod.containers[0].name == "c0"

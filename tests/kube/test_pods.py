@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
+import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,8 +30,9 @@ from tests.kube.api_server import (
     eventually,
     pod_json,
 )
-from tests.kube.conftest import needs_openssl, write_kubeconfig
+from tests.kube.conftest import make_certificate, needs_openssl, write_kubeconfig
 
+SELECTOR = "spec.nodeName=n1,status.phase!=Succeeded,status.phase!=Failed"
 QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0)
 
 
@@ -104,15 +103,31 @@ def test_one_list_then_one_watch(api: ApiServer, watched: Watched) -> None:
     assert watched.names() == {"a", "b"}
     first, second = (request.query for request in api.requests)
     assert first == {
-        "fieldSelector": "spec.nodeName=n1",
+        "fieldSelector": SELECTOR,
         "limit": "500",
         "resourceVersion": "0",  # from the API server's cache
     }
-    assert second["fieldSelector"] == "spec.nodeName=n1"
+    assert second["fieldSelector"] == SELECTOR
     assert second["allowWatchBookmarks"] == "true"
     assert second["resourceVersion"] == api.version
     assert 300 <= int(second["timeoutSeconds"]) <= 600
     assert api.most_at_once == 1
+
+
+def test_list_and_watch_share_a_connection(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    connect = socket.socket.connect
+
+    def noting(self: socket.socket, address: object) -> None:
+        opened.append(address)
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", noting)
+    with watching(cluster):
+        eventually(lambda: api.stream_count)
+    assert len(opened) == 1
 
 
 def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
@@ -202,6 +217,18 @@ def test_a_pod_that_is_gone_is_remembered_for_a_while(api: ApiServer, cluster: C
         eventually(lambda: not watched.names())
         eventually(lambda: watched.pods.by_uid(uid) is None)
         assert watched.pods.by_container_id("a-id") is None
+
+
+def test_a_pod_that_is_over_is_gone(api: ApiServer, watched: Watched) -> None:
+    over = pod_json("b")
+    over["status"]["phase"] = "Succeeded"
+    uid = next(pod.uid for pod in watched.pods.pods() if pod.name == "b")
+    api.put(pod_json("b", uid=uid) | {"status": over["status"]})
+    eventually(lambda: watched.names() == {"a"})
+    remembered = watched.pods.by_container_id("b-id")
+    assert remembered is not None
+    assert remembered[0].is_ending
+    assert watched.pods.by_uid(uid) == remembered[0]
 
 
 def test_a_list_of_many_pages(api: ApiServer, cluster: Cluster) -> None:
@@ -346,6 +373,25 @@ def test_a_service_accounts_token_is_renewed(
         assert lists(tls_api) == 1  # and it closes while a TLS connection waits
 
 
+@needs_openssl
+def test_a_new_certificate_authority_is_noticed(
+    tls_api: ApiServer,
+    service_account: Path,
+    pod_cluster: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with watching(pod_cluster) as watched:
+        eventually(lambda: tls_api.stream_count)
+        tls_api.vanish()
+        renewed = make_certificate(tmp_path_factory.mktemp("renewed"))
+        tls_api.certificate = renewed
+        tls_api.listen()
+        eventually(lambda: watched.failures().get("connection", 0) >= 2)
+        (service_account / "ca.crt").write_bytes(renewed.with_suffix(".crt").read_bytes())
+        tls_api.put(pod_json("a"))
+        eventually(lambda: watched.names() == {"a"})
+
+
 def test_a_server_that_asks_for_patience_gets_it(api: ApiServer, watched: Watched) -> None:
     is_watch = len(watches(api))
     api.misbehave(Answering(429, headers={"Retry-After": "1"}))
@@ -477,7 +523,7 @@ def test_garbage_means_a_new_list(api: ApiServer, watched: Watched, line: bytes)
 
 
 def test_a_line_that_never_ends(api: ApiServer, watched: Watched) -> None:
-    for _ in range(5):
+    for _ in range(17):
         api.send_raw(b"x" * (1 << 20))
     eventually(lambda: lists(api) == 2 and api.stream_count)
     assert watched.failures() == {"garbage": 1}
@@ -522,6 +568,22 @@ def test_one_garbage_pod_is_left_out(api: ApiServer, cluster: Cluster) -> None:
         assert lists(api) == 1
         api.remove("default", "a")
         eventually(lambda: watched.names() == {"b"})
+
+
+def test_pods_as_large_as_they_can_be(api: ApiServer, cluster: Cluster) -> None:
+    """Whoever may create pods can fill each with 1.4 MiB, which escaped are six times as many."""
+    for number in range(8):
+        large = pod_json(f"p{number}")
+        large["spec"]["containers"][0]["args"] = ["\x01" * 1_400_000]
+        api.put(large)
+    with watching(cluster) as watched:
+        eventually(lambda: api.stream_count)
+        assert len(watched.pods.pods()) == 8
+        large["metadata"]["labels"] = {"changed": "yes"}
+        api.put(large)
+        eventually(lambda: {"changed": "yes"} in [pod.labels for pod in watched.pods.pods()])
+        assert watched.failures() == {}
+        assert lists(api) == 1
 
 
 def test_a_slow_server(api: ApiServer, cluster: Cluster) -> None:
@@ -723,59 +785,3 @@ def happen(api: ApiServer, step: str, name: str) -> None:
         "away": away,
     }
     steps[step]()
-
-
-@pytest.mark.skipif(
-    not os.environ.get("MINERWATCH_TEST_KUBECONFIG"),
-    reason="asks a real cluster: name its kubeconfig in MINERWATCH_TEST_KUBECONFIG",
-)
-def test_a_real_cluster() -> None:
-    """Needs an API server >= 1.27 only: the pod is bound to a node that does not exist."""
-    cluster = from_kubeconfig(os.environ["MINERWATCH_TEST_KUBECONFIG"])
-    name = f"minerwatch-test-{uuid.uuid4().hex[:8]}"
-    pods_path = f"/api/v1/namespaces/{name}/pods"
-
-    def send(method: str, path: str, body: Any, kind: str = "application/json") -> Any:
-        answer = cluster.call(method, path, body=msgspec.json.encode(body), content_type=kind)
-        return msgspec.json.decode(answer)
-
-    def is_created() -> bool:
-        pod = {
-            "metadata": {"name": "a", "labels": {"x": "y"}},
-            "spec": {
-                "nodeName": name,
-                "automountServiceAccountToken": False,
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "main", "image": "registry.k8s.io/pause:3.10"}],
-            },
-        }
-        try:
-            send("POST", pods_path, pod)
-        except ApiError as error:
-            if error.reason != "forbidden":  # the namespace's service account is not there yet
-                raise
-            return False
-        return True
-
-    send("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    pods = PodWatch(
-        cluster, name, keep=PodFields(), on_error=lambda *_: None, chance=random.Random()
-    )
-    try:
-        pods.start()
-        eventually(lambda: pods.is_following, timeout_s=60)
-        eventually(is_created, timeout_s=60)
-        eventually(pods.pods, timeout_s=60)
-        (pod,) = pods.pods()
-        assert (pod.namespace, pod.name, pod.labels) == (name, "a", {"x": "y"})
-        running = {"name": "main", "image": "x", "imageID": "", "ready": True, "restartCount": 0}
-        status = {"containerStatuses": [{**running, "containerID": "containerd://0123"}]}
-        send("PATCH", f"{pods_path}/a/status", {"status": status}, "application/merge-patch+json")
-        eventually(lambda: pods.by_container_id("0123"), timeout_s=60)
-        send("DELETE", f"{pods_path}/a", {"gracePeriodSeconds": 0})
-        eventually(lambda: not pods.pods(), timeout_s=60)
-        assert not any(pods.failures.values())
-    finally:
-        pods.close()
-        cluster.call("DELETE", f"/api/v1/namespaces/{name}")
-        cluster.close()

@@ -360,6 +360,45 @@ def test_without_open_files_left_counters_are_opened_each_time(cgroups: CgroupFo
     tree.close()
 
 
+def test_half_of_the_files_are_left_to_others(cgroups: CgroupFolders) -> None:
+    for number in range(60):
+        cgroups.make(f"/minerwatch-test/docker/{number:064x}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        tree = CgroupTree(Path("/sys"), Path("/proc"))
+        found = tree.tick()
+        assert len(os.listdir("/proc/self/fd")) - before <= 50
+        assert tree.failures["open_files"] > 0
+        assert sum(key.cgroup.startswith("/minerwatch-test/docker/") for key in found.cpu_s) == 60
+        tree.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_counter_that_cannot_be_opened_now_is_not_the_nodes(
+    cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups_module, "_SHARE_OF_FILES", 0.0)
+    folder = cgroups.make(f"{POD}/{ID}")
+    cgroups.put(programs.start("server", busy=False), folder)
+    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+    tree.tick()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use - 1, hard))
+    try:
+        found = tree.tick()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (key,) = (key for key in found.cpu_s if key.cgroup == f"{POD}/{ID}")
+    assert found.cpu_s[key] < 5
+    assert tree.failures["unreadable"] > 0
+    tree.close()
+
+
 def test_closing_gives_every_file_back(cgroups: CgroupFolders) -> None:
     cgroups.make(f"/minerwatch-test{POD}/{ID}")
     before = len(os.listdir("/proc/self/fd"))
@@ -407,3 +446,39 @@ print("seen")
     if "mount:" in done.stderr:
         pytest.skip(f"cgroup2 cannot be mounted here: {done.stderr.strip()[-120:]}")
     assert done.stdout == "seen\n", done.stderr
+
+
+_SEEN_FROM_A_NAMESPACE = """
+import sys
+from pathlib import Path
+from minerwatch.node.cgroups import CgroupTree
+tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+tree.tick()
+for pid in sys.argv[1:]:
+    found = tree.container_of(int(pid))
+    print(found.container_id if found else None)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare: apt install util-linux")
+def test_a_container_is_found_from_within_a_cgroup_namespace(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """As a runtime gives one to the agent's own container."""
+    own = cgroups.make("/minerwatch-test-namespace/docker/" + "0a" * 32)
+    other = cgroups.make("/minerwatch-test-namespace/docker/" + "0b" * 32)
+    inner = cgroups.make("/minerwatch-test-namespace/docker/" + "0a" * 32 + "/inner")
+    neighbour, child = (programs.start(name, busy=False) for name in ("neighbour", "child"))
+    cgroups.put(neighbour, other)
+    cgroups.put(child, inner)
+    join = f'echo $$ > {own}/cgroup.procs && exec unshare --cgroup "$@"'
+    seen = subprocess.run(
+        [
+            *("sh", "-c", join, "sh", sys.executable, "-c", _SEEN_FROM_A_NAMESPACE),
+            *(str(process.pid) for process in (neighbour, child)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.split() == ["0b" * 32, "0a" * 32]

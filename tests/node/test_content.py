@@ -23,6 +23,7 @@ from minerwatch.model import ProcessId
 from minerwatch.node import content as content_module
 from minerwatch.node import content_scanner
 from minerwatch.node.content import ContentReader, compile_errors
+from tests.conftest import environment_of_this_python
 
 MIB = 1 << 20
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -174,7 +175,7 @@ def test_randomx_under_an_innocent_name_is_matched_in_memory(
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     threads, *how = options
     command = ["python3", str(TARGETS / "randomx_hashing.py"), threads, "60", *how]
-    process = started.run(command, executable=sys.executable)
+    process = started.run(command, executable=sys.executable, env=environment_of_this_python())
     started.wait_for_print()
     found = answer(shipped, process)
     assert found is not None

@@ -3,6 +3,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +27,13 @@ def reader() -> Iterator[MappingReader]:
     reader.close()
 
 
+def process_id(pid: int) -> ProcessId:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))
+
+
 def me() -> ProcessId:
-    stat = Path("/proc/self/stat").read_text()
-    return ProcessId(os.getpid(), int(stat.rpartition(")")[2].split()[19]))
+    return process_id(os.getpid())
 
 
 def answer(reader: MappingReader, process: ProcessId) -> Mappings | None:
@@ -47,9 +53,20 @@ def until(holds: Callable[[], bool]) -> None:
 def test_the_largest_anonymous_mapping_counts_as_far_as_it_is_resident(
     reader: MappingReader,
 ) -> None:
-    with mmap.mmap(-1, 96 * MIB, flags=mmap.MAP_PRIVATE) as memory:
-        memory[: 48 * MIB] = b"x" * (48 * MIB)
-        found = answer(reader, me())
+    # In a process of its own: this one may hold a larger mapping by now.
+    holder = (
+        "import mmap\n"
+        f"memory = mmap.mmap(-1, {96 * MIB}, flags=mmap.MAP_PRIVATE)\n"
+        f"for at in range(0, {48 * MIB}, 4096): memory[at] = 1\n"
+        "print('held', flush=True)\n"
+        "input()\n"
+    )
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        found = answer(reader, process_id(process.pid))
+        process.kill()
     assert found is not None
     assert 47 < found.largest_anonymous_mib < 60
 

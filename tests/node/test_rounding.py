@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.node.rounding import (
-    ENOUGH_SAMPLES,
+    ENOUGH_ROUNDS,
     LEAST_SAMPLES,
     RoundingSamples,
     flushes_to_zero,
@@ -80,9 +80,40 @@ def test_a_thread_that_was_not_switched_out_repeats_itself() -> None:
     samples = RoundingSamples("x86_64")
     for at in range(30):
         samples.add(float(at), 1, MXCSR, switches=7)
-    assert samples.count == 1
+    assert samples.count == 0
     samples.add(30.0, 1, MXCSR, switches=8)
-    assert samples.count == 2
+    assert samples.count == 1
+
+
+def test_threads_that_sleep_do_not_use_up_the_samples_of_the_one_that_hashes() -> None:
+    samples = RoundingSamples("x86_64")
+    for at, word in enumerate(randomx_words(40)):
+        for sleeper in range(200):
+            samples.add(float(at), 100 + sleeper, MXCSR, switches=3)
+        samples.add(float(at), 1, word, switches=at)
+    rounding = samples.rounding()
+    assert rounding is not None
+    assert (rounding.modes, rounding.flush_to_zero_share) == (4, 1.0)
+    assert rounding.samples == 39
+
+
+def test_threads_that_are_new_each_time_count_at_once() -> None:
+    """Whoever hashes in threads that last a second does not get away with it."""
+    samples = RoundingSamples("x86_64")
+    for at, word in enumerate(randomx_words(40)):
+        samples.add(float(at), at, word, switches=5)
+    rounding = samples.rounding()
+    assert rounding is not None
+    assert rounding.modes == 4
+
+
+def test_enough_is_counted_in_rounds_whatever_the_number_of_threads() -> None:
+    samples = RoundingSamples("x86_64")
+    for at in range(ENOUGH_ROUNDS + 20):
+        for tid in range(10):
+            samples.add(float(at), tid, MXCSR)
+    assert samples.rounds == ENOUGH_ROUNDS
+    assert samples.count == 10 * ENOUGH_ROUNDS
 
 
 def test_samples_that_are_too_close_repeat_each_other() -> None:
@@ -110,7 +141,7 @@ def test_any_words_give_shares_or_nothing(
     for at_s, tid, word, switches in words:
         samples.add(at_s, tid, word, switches)
     rounding = samples.rounding()
-    assert samples.count <= ENOUGH_SAMPLES
+    assert samples.rounds <= ENOUGH_ROUNDS
     if rounding is not None:
         assert 0 <= rounding.share <= 1
         assert 0 <= rounding.flush_to_zero_share <= 1

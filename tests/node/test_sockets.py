@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import Connection
+from minerwatch.model import Connection, ProcessId
 from minerwatch.node import sockets as sockets_module
-from minerwatch.node.sockets import SocketReader
+from minerwatch.node.sockets import ConnectionReader, SocketReader
 from tests.conftest import Programs, needs_root
 
 ME = os.getpid()
@@ -55,6 +56,19 @@ def test_listening_sockets_are_no_connections(opened: ExitStack) -> None:
     server.bind(("127.0.0.1", 0))
     server.listen()
     assert SocketReader().connections([ME], at_s=0)[ME] == before
+
+
+def test_what_others_opened_is_not_told(opened: ExitStack) -> None:
+    """A client's port is chance: sooner or later it is one that pools offer."""
+    server = opened.enter_context(socket.socket())
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    client = opened.enter_context(socket.socket())
+    client.connect(server.getsockname())
+    accepted = opened.enter_context(server.accept()[0])
+    ports = {each.port for each in SocketReader().connections([ME], at_s=0)[ME]}
+    assert server.getsockname()[1] in ports
+    assert accepted.getpeername()[1] not in ports
 
 
 def test_a_connection_keeps_its_age_until_it_is_closed(opened: ExitStack) -> None:
@@ -152,6 +166,60 @@ def test_a_table_without_end_is_read_up_to_a_limit(
     reader = SocketReader(str(tmp_path))
     reader.connections([7], at_s=0)
     assert reader.failures["too_many"] == 1
+
+
+def identity(pid: int) -> ProcessId:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))
+
+
+def answers_of(reader: ConnectionReader) -> dict[ProcessId, tuple[Connection, ...]]:
+    found: dict[ProcessId, tuple[Connection, ...]] = {}
+    while reader._is_asked:
+        found |= reader.answers()
+        time.sleep(0.01)
+    return found
+
+
+def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> None:
+    end = connected(opened, socket.AF_INET, "127.0.0.1")
+    me, other = identity(ME), identity(programs.start("other", busy=False).pid)
+    reader = ConnectionReader()
+    opened.callback(reader.close)
+    assert reader.ask([me, other], 5.0)
+    assert not reader.ask([me], 6.0)
+    found = answers_of(reader)
+    assert Connection(*end, since_s=5.0) in found[me]
+    assert found[other] == ()
+
+
+def test_a_process_that_is_gone_or_another_has_no_answer() -> None:
+    reader = ConnectionReader()
+    assert reader.ask([ProcessId(ME, 1), ProcessId(1 << 22, 1)], 5.0)
+    assert answers_of(reader) == {}
+    reader.close()
+
+
+def test_closing_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets_module, "_REST_PER_WORK", 1e9)
+    reader = ConnectionReader()
+    assert reader.ask([identity(ME)], 5.0)
+    while not reader.answers():
+        time.sleep(0.01)
+    reader.close()
+    reader._thread.join(10)
+    assert not reader._thread.is_alive()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 64, 4096])
+def test_lines_are_told_whole_however_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(sockets_module, "_PIECE_BYTES", piece_bytes)
+    line = b"   0: 0100007F:1F90 0A00000A:0D05 01 00000000:00000000 00:00000000 00000000 0 0 77 1\n"
+    write_process(tmp_path, b"  sl  local_address\n" + line)
+    found = SocketReader(str(tmp_path)).connections([7], at_s=0)[7]
+    assert found == (Connection("10.0.0.10", 3333, 0),)
 
 
 def test_fifty_thousand_sockets_stop_nothing() -> None:

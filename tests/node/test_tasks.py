@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree, which
@@ -17,8 +18,8 @@ from minerwatch.model import ProcessId
 from minerwatch.node import tasks
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.rounding import RoundingSamples
-from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from tests.conftest import Programs, needs_root
+from minerwatch.node.tasks import TaskIterator, TasksUnavailableError, TaskTable
+from tests.conftest import Programs, environment_of_this_python, needs_root
 
 BPF = Path(tasks.__file__).parent / "bpf"
 TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
@@ -156,7 +157,7 @@ def test_it_can_be_closed_and_opened_again() -> None:
 def test_without_the_capabilities_it_says_which(iterator: TaskIterator) -> None:
     source = (
         "import ctypes, os\n"
-        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError\n"
+        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError, TaskTable\n"
         "os.setresuid(65534, 65534, 65534)\n"
         "try:\n    TaskIterator()\n"
         "except TasksUnavailableError as error:\n    print(error)\n"
@@ -170,7 +171,7 @@ def test_without_the_capabilities_it_says_which(iterator: TaskIterator) -> None:
 @needs_root
 def test_in_a_pid_namespace_of_its_own_it_says_so(iterator: TaskIterator) -> None:
     source = (
-        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError\n"
+        "from minerwatch.node.tasks import TaskIterator, TasksUnavailableError, TaskTable\n"
         "try:\n    TaskIterator()\n"
         "except TasksUnavailableError as error:\n    print(error)\n"
     )
@@ -213,7 +214,12 @@ def test_randomx_is_told_by_how_it_rounds(
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     threads, *how = options
     command = ["python3", str(TARGET), threads, "60", *how]
-    with subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE) as target:
+    with subprocess.Popen(
+        command,
+        executable=sys.executable,
+        env=environment_of_this_python(),
+        stdout=subprocess.PIPE,
+    ) as target:
         try:
             assert target.stdout is not None
             assert target.stdout.readline() == b"hashing\n"
@@ -235,3 +241,26 @@ def test_randomx_is_told_by_how_it_rounds(
     assert rounding.modes == 4
     assert rounding.share >= 0.2
     assert rounding.flush_to_zero_share >= 0.9
+
+
+def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
+    """A record of each takes 104 bytes; what is told of one process is bounded."""
+    count, pid = 30_000, 700
+    record = tasks._RECORD
+    leader = record.pack(10**9, 5, 7, 1, 2, 3, 1, pid, pid, 0, 0, 0, 0, 1, 0, b"many")
+    others = (
+        record.pack(10**9, tid, 0, 1, 2, 3, 1, pid + tid, pid, 0, 0, 0, 0, 1, 0, b"many")
+        for tid in range(1, count)
+    )
+    content = leader + b"".join(others)
+    tracemalloc.start()
+    table = TaskTable(content)
+    stat, threads = table.stat(pid), table.thread_cpu(pid)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stat is not None
+    assert stat.threads == count
+    assert stat.cpu_s == pytest.approx((5 + 7 + sum(range(1, count))) / 1e9)
+    assert len(threads) == 4096
+    assert min(threads.values()) == pytest.approx((count - 4096) / 1e9)  # the busiest are told
+    assert kept_bytes < 1 << 20

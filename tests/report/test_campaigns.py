@@ -100,7 +100,7 @@ def test_what_is_not_likely_a_miner_is_in_none(level: str) -> None:
 def test_containers_outside_pods_count_one_by_one() -> None:
     outside = {"pod": "", "pod_uid": "", "namespace": ""}
     twins = [miner(number, wallet=WALLET, **outside) for number in (1, 2)]
-    assert said(*twins) == [f"2 pods that mine for wallet {WALLET[:8]}…{WALLET[-8:]}"]
+    assert said(*twins) == [f"2 containers that mine for wallet {WALLET[:8]}…{WALLET[-8:]}"]
 
 
 @pytest.mark.parametrize(

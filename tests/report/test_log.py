@@ -184,3 +184,9 @@ def test_a_private_rule_is_told_by_its_id_only() -> None:
     assert told["evidence"] == {}
     assert "rivals" not in json.dumps(told)
     assert "donate" not in json.dumps(told)
+
+
+def test_whose_it_is_stands_in_the_line_without_secrets() -> None:
+    owned = replace(MINER, owner="https://ada:hunter2@example.org/a/b\n", image="lab:1")
+    line = verdict_line(owned, "clear")
+    assert (line["owner"], line["image"]) == ("https://ada:…@example.org/a/b\\n", "lab:1")

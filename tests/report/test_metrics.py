@@ -12,10 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from minerwatch import __version__
 from minerwatch.model import Level, Maturity, Signal
-from minerwatch.report.metrics import FlaggedContainer, Metrics, label
+from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics, label
 from tests.report.samples import HOSTILE, hostile_text
 
-MINER = FlaggedContainer("binder", "jupyter-alice", "notebook", 91.48, 1.98)
+MINER = FlaggedContainer(
+    "binder", "jupyter-alice", "notebook", 91.48, 1.98, {"identity": 88.0, "behaviour": 29.0}
+)
+STRATUM = LoadedRule("stratum", Signal.IDENTITY, Maturity.STABLE, "Stratum in an argument")
+BUSY = LoadedRule("busy", Signal.BEHAVIOUR, Maturity.TEST, "")
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -48,18 +52,15 @@ def ticked(metrics: Metrics, *flagged: FlaggedContainer) -> Metrics:
 
 def a_busy_node() -> Metrics:
     metrics = Metrics(probe_failures=lambda: [("processes", "gone", 3), ("tick", "OSError", 1)])
-    metrics.rules_loaded(
-        [
-            ("stratum", Signal.IDENTITY, Maturity.STABLE),
-            ("busy", Signal.BEHAVIOUR, Maturity.TEST),
-        ],
-        failures=2,
-        at_s=1_763_860_000.0,
-    )
+    metrics.rules_loaded([STRATUM, BUSY], failures=2, at_s=1_763_860_000.0)
+    metrics.expect_canaries()
+    metrics.canary_seen(1_763_863_990.0, is_own=True)
     metrics.level_changed(Level.CONFIRMED)
     metrics.finding_began("stratum", Signal.IDENTITY)
     metrics.flagged_cpu("binder", Level.CONFIRMED, 19.8)
     metrics.probe_took("processes", 0.002)
+    metrics.probe_opened("tasks", is_on=False)
+    metrics.probe_opened("execs", is_on=True)
     hostile = FlaggedContainer(HOSTILE[1], HOSTILE[6], HOSTILE[0], 60.0, 0.4)
     return ticked(metrics, MINER, hostile)
 
@@ -146,8 +147,8 @@ def test_failures_of_one_name_are_added_up() -> None:
 
 def test_rules_are_counted_anew_at_each_load() -> None:
     metrics = Metrics()
-    metrics.rules_loaded([("a", Signal.IDENTITY, Maturity.STABLE)], failures=1, at_s=10.0)
-    metrics.rules_loaded([("b", Signal.IDENTITY, Maturity.TEST)], failures=1, at_s=20.0)
+    metrics.rules_loaded([STRATUM], failures=1, at_s=10.0)
+    metrics.rules_loaded([BUSY], failures=1, at_s=20.0)
     loaded = named(metrics, "minerwatch_rules_loaded")
     assert loaded == {
         (("status", "experimental"),): 0.0,
@@ -155,6 +156,8 @@ def test_rules_are_counted_anew_at_each_load() -> None:
         (("status", "stable"),): 0.0,
     }
     assert named(metrics, "minerwatch_rules_reload_failures_total") == {(): 2.0}
+    assert named(metrics, "minerwatch_rules_broken") == {(): 1.0}
+    assert named(metrics, "minerwatch_rule_info") == {}  # it is gone, and the other is private
     assert named(metrics, "minerwatch_rules_last_reload_timestamp_seconds") == {(): 20.0}
 
 
@@ -162,7 +165,8 @@ def test_rules_are_counted_anew_at_each_load() -> None:
 def test_no_name_breaks_a_line_or_comes_twice(names: list[tuple[str, str, str]], rule: str) -> None:
     flagged = [FlaggedContainer(*name, 60.0, 1.0) for name in names]
     metrics = ticked(Metrics(), *flagged)
-    metrics.rules_loaded([(rule, Signal.IDENTITY, Maturity.STABLE)], failures=0, at_s=0.0)
+    loaded = LoadedRule(rule, Signal.IDENTITY, Maturity.STABLE, rule)
+    metrics.rules_loaded([loaded], failures=0, at_s=0.0)
     metrics.flagged_cpu(rule, Level.LIKELY, 1.0)
     shown = {tuple(map(label, name)) for name in names}
     read = {
@@ -178,3 +182,15 @@ def test_no_name_breaks_a_line_or_comes_twice(names: list[tuple[str, str, str]],
 def test_labels_are_bounded(text: str) -> None:
     assert len(label(text)) <= 2560
     assert label(text).isprintable()
+
+
+def test_only_agents_that_look_for_canaries_tell_of_them() -> None:
+    metrics = Metrics()
+    metrics.canary_seen(10.0, is_own=True)
+    assert named(metrics, "minerwatch_canary_last_seen_timestamp_seconds") == {}
+    metrics.expect_canaries()
+    metrics.canary_seen(20.0, is_own=False)
+    assert named(metrics, "minerwatch_canary_last_seen_timestamp_seconds") == {
+        (("planted", "agent"),): 0.0,
+        (("planted", "elsewhere"),): 20.0,
+    }

@@ -18,9 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.errors import ListenError
+from minerwatch.errors import ListenError, OrderError
+from minerwatch.report import client as report_client
 from minerwatch.report import server
-from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
+from minerwatch.report.server import (
+    Answer,
+    Listener,
+    Posts,
+    Routes,
+    SocketListener,
+    address_listener,
+)
 from tests.conftest import needs_root
 
 
@@ -460,3 +468,79 @@ def test_nothing_is_left_open_where_listening_fails(path: Path) -> None:
         with pytest.raises(ListenError):
             SocketListener(path, ROUTES)
     assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+
+
+# Orders.
+
+
+@pytest.fixture
+def ordered(tmp_path: Path, errors: list[Exception]) -> Iterator[Path]:
+    def refuse(_body: bytes) -> Answer:
+        return Answer(b"not that\n", status=HTTPStatus.CONFLICT)
+
+    posts: Posts = {"/echo": Answer, "/refuse": refuse, "/broken": lambda _body: broken()}
+    listener = SocketListener(tmp_path / "agent.sock", ROUTES, errors.append, posts)
+    yield tmp_path / "agent.sock"
+    listener.close()
+
+
+def posted(path: Path, *pieces: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        for piece in pieces:
+            with suppress(BrokenPipeError):
+                client.sendall(piece)
+            time.sleep(0.02)
+        return rest(client)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 16 << 10])
+def test_an_order_comes_whole_however_it_is_cut(ordered: Path, size: int) -> None:
+    body = bytes(index % 251 for index in range(size))
+    head = b"POST /echo HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    assert report_client.ordered(ordered, "/echo", body) == body
+    for at in (10, len(head), len(head) + size // 2):
+        whole = head + body
+        assert posted(ordered, whole[:at], whole[at:]).endswith(body)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /echo HTTP/1.1\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: 16385\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nContent-Length: ٣\r\n\r\nabc".encode(),
+    ],
+)
+def test_an_order_without_a_fit_length_is_not_taken(ordered: Path, head: bytes) -> None:
+    assert posted(ordered, head) == b""
+    assert report_client.ordered(ordered, "/echo", b"still there") == b"still there"
+
+
+def test_an_order_that_never_comes_holds_nobody(
+    ordered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_ASK_S", 0.2)
+    assert posted(ordered, b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nab") == b""
+
+
+def test_a_refused_order_is_in_the_agents_own_words(ordered: Path) -> None:
+    with pytest.raises(OrderError, match=r"^not that$"):
+        report_client.ordered(ordered, "/refuse", b"")
+    with pytest.raises(OrderError, match="not found; try /echo"):
+        report_client.ordered(ordered, "/elsewhere", b"")
+    with pytest.raises(OrderError, match="could not answer"):
+        report_client.ordered(ordered, "/broken", b"")
+    with pytest.raises(OrderError, match="not found"):
+        report_client.ordered(ordered, "/healthz", b"")
+    with pytest.raises(report_client.NoAgentError):
+        report_client.ordered(ordered.with_name("none"), "/echo", b"")
+
+
+def test_nothing_is_ordered_over_the_network(on_tcp: tuple[Listener, int]) -> None:
+    response, _ = asked(on_tcp[1], "/cull", "POST")
+    assert response.status == HTTPStatus.NOT_IMPLEMENTED

@@ -1,0 +1,176 @@
+{{- define "minerwatch.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "minerwatch.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "minerwatch.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "minerwatch.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "minerwatch.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "minerwatch.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: agent
+{{- end }}
+
+{{- define "minerwatch.labels" -}}
+{{ include "minerwatch.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: minerwatch
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "minerwatch.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "minerwatch.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "minerwatch.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a probe is asked for: "true" or "". What is not set has the agent's own default. */}}
+{{- define "minerwatch.execs" -}}
+{{- if dig "probes" "execs" true .Values.config }}true{{ end }}
+{{- end }}
+{{- define "minerwatch.tasks" -}}
+{{- if dig "probes" "tasks" true .Values.config }}true{{ end }}
+{{- end }}
+{{- define "minerwatch.opensFiles" -}}
+{{- if or (dig "probes" "connections" true .Values.config) (dig "probes" "content" true .Values.config) }}true{{ end }}
+{{- end }}
+{{- define "minerwatch.readsMemory" -}}
+{{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) (dig "probes" "ptrace" false .Values.config) }}true{{ end }}
+{{- end }}
+
+{{- define "minerwatch.asksCluster" -}}
+{{- if ne (toString (dig "kubernetes" "enabled" true .Values.config)) "false" }}true{{ end }}
+{{- end }}
+{{- define "minerwatch.sendsEvents" -}}
+{{- if and (include "minerwatch.asksCluster" .) (dig "kubernetes" "events" true .Values.config) }}true{{ end }}
+{{- end }}
+
+{{- define "minerwatch.culls" -}}
+{{- $mode := toString (dig "culling" "mode" "off" .Values.config) }}
+{{- if not (has $mode (list "off" "false")) }}true{{ end }}
+{{- end }}
+
+{{/* The actions that the ladder names, as a JSON list; none where culling is off. */}}
+{{- define "minerwatch.actions" -}}
+{{- $actions := list }}
+{{- if include "minerwatch.culls" . }}
+{{- range dig "culling" "ladder" (list (dict "actions" (list "label"))) .Values.config }}
+{{- $actions = concat $actions .actions }}
+{{- end }}
+{{- end }}
+{{- $actions | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{/* Capabilities of what is switched on, and no others, as a JSON list. */}}
+{{- define "minerwatch.capabilities" -}}
+{{- $capabilities := list }}
+{{- if .Values.readProcesses }}
+{{- $capabilities = append $capabilities "SYS_PTRACE" }}
+{{- else if include "minerwatch.readsMemory" . }}
+{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings, .content and .ptrace, too" }}
+{{- end }}
+{{- if include "minerwatch.opensFiles" . }}
+{{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
+{{- end }}
+{{- if include "minerwatch.tasks" . }}
+{{- $capabilities = concat $capabilities (list "BPF" "PERFMON") }}
+{{- end }}
+{{- if and (include "minerwatch.execs" .) .Values.execEvents.netAdmin }}
+{{- $capabilities = append $capabilities "NET_ADMIN" }}
+{{- end }}
+{{- $actions := include "minerwatch.actions" . | fromJsonArray }}
+{{- if or (has "stop" $actions) (has "kill" $actions) }}
+{{- $capabilities = append $capabilities "KILL" }}
+{{- end }}
+{{- $capabilities | sortAlpha | toJson }}
+{{- end }}
+
+{{- define "minerwatch.hostNetwork" -}}
+{{- if kindIs "bool" .Values.hostNetwork }}
+{{- if .Values.hostNetwork }}true{{ end }}
+{{- else }}
+{{- include "minerwatch.execs" . }}
+{{- end }}
+{{- end }}
+
+{{/* Rule folders in the order in which they stack, as a JSON list of {path, name, kind, items}. */}}
+{{- define "minerwatch.ruleFolders" -}}
+{{- $folders := list }}
+{{- if or .Values.rules.inline .Values.rules.lists }}
+{{- $items := list }}
+{{- range $name, $_ := .Values.rules.inline }}
+{{- $items = append $items (dict "key" $name "path" $name) }}
+{{- end }}
+{{- range $name, $_ := .Values.rules.lists }}
+{{- $items = append $items (dict "key" (printf "lists.%s" $name) "path" (printf "lists/%s" $name)) }}
+{{- end }}
+{{- $folders = append $folders (dict "kind" "configMap" "name" (printf "%s-rules" (include "minerwatch.fullname" .)) "items" $items) }}
+{{- end }}
+{{- range .Values.rules.configMaps }}
+{{- $folder := kindIs "string" . | ternary (dict "name" .) . }}
+{{- $folders = append $folders (merge (dict "kind" "configMap") $folder) }}
+{{- end }}
+{{- range .Values.rules.secrets }}
+{{- $folder := kindIs "string" . | ternary (dict "name" .) . }}
+{{- $folders = append $folders (merge (dict "kind" "secret") $folder) }}
+{{- end }}
+{{- $numbered := list }}
+{{- range $index, $folder := $folders }}
+{{- $numbered = append $numbered (merge (dict "volume" (printf "rules-%d" $index) "path" (printf "/etc/minerwatch/rules/%d-%s" $index $folder.name)) $folder) }}
+{{- end }}
+{{- $numbered | toJson }}
+{{- end }}
+
+{{/* The agent's configuration file. */}}
+{{- define "minerwatch.config" -}}
+{{- $shown := dig "rules" list .Values.config }}
+{{- $private := dig "private_rules" list .Values.config }}
+{{- range include "minerwatch.ruleFolders" . | fromJsonArray }}
+{{- if eq .kind "secret" }}
+{{- $private = append $private .path }}
+{{- else }}
+{{- $shown = append $shown .path }}
+{{- end }}
+{{- end }}
+{{- $config := deepCopy .Values.config }}
+{{- if $shown }}
+{{- $_ := set $config "rules" $shown }}
+{{- end }}
+{{- if $private }}
+{{- $_ := set $config "private_rules" $private }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* How the metrics' port speaks: as config.tls says. */}}
+{{- define "minerwatch.scheme" -}}
+{{- if dig "tls" "certificate" "" .Values.config }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{- define "minerwatch.subjects" }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "minerwatch.serviceAccountName" . }}
+    namespace: {{ .Release.Namespace }}
+{{- end }}

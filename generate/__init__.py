@@ -1,0 +1,1 @@
+"""What is written from something else: a page, a schema, manifests. ``make generate`` does it."""

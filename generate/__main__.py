@@ -1,0 +1,55 @@
+"""``python -m generate [--check]``: write what is generated, or say what is out of date."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from generate.configuration_page import PAGE, page
+from generate.manifests import manifests
+from generate.values_schema import SCHEMA, schema
+
+
+def main() -> int:
+    """0; 1 if ``--check`` finds a file that is not as it would be written."""
+    is_check = "--check" in sys.argv[1:]
+    stale = _stale({PAGE: page(), SCHEMA: schema()})
+    if not is_check:
+        _write(stale)  # helm reads the schema
+    helm = found_helm()
+    if helm is None:
+        print("helm is missing, so deploy/manifests is left as it is: make helm", file=sys.stderr)
+    else:
+        of_chart = _stale(manifests(helm))
+        stale |= of_chart
+        if not is_check:
+            _write(of_chart)
+    for path in stale if is_check else ():
+        print(f"{path} is out of date: make generate")
+    return int(is_check and bool(stale))
+
+
+def found_helm() -> str | None:
+    """The helm of `make helm`, else that of the machine."""
+    return shutil.which("helm", path=str(Path(sys.executable).parent)) or shutil.which("helm")
+
+
+def _stale(files: Mapping[Path, str]) -> dict[Path, str]:
+    return {path: text for path, text in files.items() if not _is(path, text)}
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The settings of minerwatch/config.py with the comments that stand beside them there."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from minerwatch import config
+from minerwatch.config import Duration
+
+_UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the configuration file."""
+
+    key: str
+    default: Any
+    comment: str  # "" where the settings below it say it all
+
+    @property
+    def inner(self) -> tuple[Setting, ...]:
+        """The settings below it."""
+        return settings(self.default) if isinstance(self.default, msgspec.Struct) else ()
+
+
+def settings(values: msgspec.Struct) -> tuple[Setting, ...]:
+    """The settings of one part of the configuration, with ``values`` as their defaults."""
+    comments = _comments()[type(values).__name__]
+    return tuple(
+        Setting(name, getattr(values, name), comments.get(name, ""))
+        for name in values.__struct_fields__
+    )
+
+
+def comments(struct: str) -> Mapping[str, str]:
+    """What stands beside each field of a class of minerwatch/config.py."""
+    return _comments().get(struct, {})
+
+
+def written(value: Any) -> str:
+    """``value`` as one would write it into the file."""
+    if isinstance(value, Duration):
+        return _duration(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str):
+        return value if (value and value[0].isalnum()) or value[:1] == "/" else f'"{value}"'
+    return f"{value:g}"
+
+
+def _duration(seconds: float) -> str:
+    unit, size = next((u, s) for u, s in _UNITS if seconds >= s and (seconds / s).is_integer())
+    return f"{seconds / size:g}{unit}"
+
+
+@cache
+def _comments() -> Mapping[str, Mapping[str, str]]:
+    """Class -> field -> comment."""
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    by_line = dict(_comment_lines(source))
+    return {
+        node.name: {
+            field.target.id: by_line[field.end_lineno or 0]
+            for field in node.body
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and field.end_lineno in by_line
+        }
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _comment_lines(source: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string.lstrip("# ")

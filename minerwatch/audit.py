@@ -1,0 +1,266 @@
+"""The audit log: what was decided, why, on which evidence, and how it ended.
+
+One JSON object a line, appended and flushed to the disk before anything is done. It is also the
+agent's memory: a new agent reads from it what the one before has done. It has at most two files,
+the present one and the one before; the records that still matter go on into each new file.
+
+A line that cannot be written (disk full, folder gone) is kept and written as soon as that is
+possible again. Until then ``trouble`` says why, and nothing may be done.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from minerwatch.config import Audit
+from minerwatch.errors import MinerwatchError
+from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine
+
+MAX_LINE_BYTES = 1 << 20
+_MAX_WAITING = 1000
+_MODE, _FOLDER_MODE = 0o600, 0o700
+
+
+class AuditError(MinerwatchError):
+    """An audit log that cannot be used: where, and why."""
+
+
+_decoder = msgspec.json.Decoder(AuditLine)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a log holds: its lines that can be read, and how many cannot."""
+
+    lines: tuple[AuditLine, ...]
+    torn: int
+
+
+def read(path: Path, wanted: Callable[[AuditLine], bool] = lambda _line: True) -> Written:
+    """The lines of the log at ``path`` without their evidence, the oldest first, if there is one.
+
+    Raises AuditError if there is one that cannot be read.
+    """
+    lines: list[AuditLine] = []
+    torn = 0
+    for each in (_before(path), path):
+        try:
+            with each.open("rb") as file:
+                for text in _lines(file):
+                    line = _decoded(text)
+                    torn += line is None
+                    if line is not None and wanted(line):
+                        lines.append(line)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise AuditError(f"{each}: {_reason(error)}") from error
+    return Written(tuple(lines), torn)
+
+
+class AuditLog:
+    """Writes the log; one agent at a time, for many threads."""
+
+    def __init__(self, settings: Audit) -> None:
+        """Touches nothing yet: the first ``retry`` or ``write`` opens it."""
+        self.path = Path(settings.log)
+        self._most_bytes = (settings.max_mib << 20) // 2  # of each of the two files
+        self._folder = _EvidenceFolder(settings) if settings.folder else None
+        self._lock = Lock()
+        self._trouble = ""
+        self._waiting: deque[bytes] = deque()
+        self._file: int | None = None
+        self._is_torn = False
+        self._holds: int | None = None  # the lock
+
+    @property
+    def trouble(self) -> str:
+        """Why lines cannot be written; "": they can."""
+        return self._trouble
+
+    def write(self, line: AuditLine, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
+        """Append ``line`` and flush; whether it, and all before it, are on the disk now.
+
+        ``go_on`` gives the lines that a new file begins with, where one is begun.
+        """
+        with self._lock:
+            self._waiting.append(msgspec.json.encode(line) + b"\n")
+            return self._flush(go_on)
+
+    def retry(self, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
+        """Write what is waiting; whether the log can be written."""
+        with self._lock:
+            return self._flush(go_on)
+
+    def save(self, name: str, evidence: bytes) -> bool:
+        """Put ``evidence`` into a file of its own, where that is configured; whether it is there.
+
+        The file is new, private, and flushed to the disk.
+        """
+        if self._folder is None:
+            return True
+        try:
+            self._folder.save(name, evidence)
+        except OSError as error:
+            self._trouble = f"{self._folder.path}: {_reason(error)}"
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._lock:
+            self._close_file()
+            if self._holds is not None:
+                os.close(self._holds)
+                self._holds = None
+
+    def _flush(self, go_on: Callable[[], Iterable[AuditLine]]) -> bool:
+        try:
+            if self._holds is None:
+                self._holds = _held(self.path)
+            self._make_room(go_on)
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+            if self._file is None:
+                self._open()
+            if self._trouble and self._folder is not None:
+                self._folder.check()
+        except (OSError, AuditError) as error:
+            is_ours = isinstance(error, AuditError)
+            self._trouble = str(error) if is_ours else f"{self.path}: {_reason(error)}"
+            self._close_file()
+            while len(self._waiting) > _MAX_WAITING:
+                self._waiting.popleft()
+            return False
+        self._trouble = ""
+        return True
+
+    def _append(self, line: bytes) -> None:
+        """All of it and flushed, or an error; what was torn before ends first."""
+        file = self._file if self._file is not None else self._open()
+        if self._is_torn:
+            line = b"\n" + line
+        self._is_torn = True
+        left = memoryview(line)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+        self._is_torn = False
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        self._file = file = os.open(self.path, flags, _MODE)
+        os.fchmod(file, _MODE)  # of one that somebody else has put there
+        size = os.fstat(file).st_size
+        self._is_torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        return file
+
+    def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
+        """Begins a new file where the present one is full."""
+        file = self._file if self._file is not None else self._open()
+        waiting = sum(len(line) for line in self._waiting)
+        if os.fstat(file).st_size + waiting <= self._most_bytes or not os.fstat(file).st_size:
+            return
+        self._close_file()
+        self.path.replace(_before(self.path))
+        self._waiting.extendleft(reversed([msgspec.json.encode(line) + b"\n" for line in go_on()]))
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = None
+
+
+class _EvidenceFolder:
+    """One file for each action, at most so many and so large together; the oldest go."""
+
+    def __init__(self, settings: Audit) -> None:
+        self.path = Path(settings.folder)
+        self._max_files = settings.max_files
+        self._most_bytes = settings.max_mib << 20
+
+    def save(self, name: str, evidence: bytes) -> None:
+        self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        self._remove_oldest(len(evidence))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(self.path / name, flags, _MODE)
+        try:
+            left = memoryview(evidence)
+            while left:
+                left = left[os.write(file, left) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def check(self) -> None:
+        """Raises OSError if files cannot be made there."""
+        self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK):
+            raise PermissionError(errno.EACCES, "cannot be written", str(self.path))
+
+    def _remove_oldest(self, room_bytes: int) -> None:
+        files = sorted(
+            (entry.stat().st_mtime_ns, entry.name, entry.stat().st_size)
+            for entry in os.scandir(self.path)
+            if entry.is_file(follow_symlinks=False) and entry.name.endswith(".json")
+        )
+        used = sum(size for _, _, size in files) + room_bytes
+        for number, (_, name, size) in enumerate(files):
+            if len(files) - number < self._max_files and used <= self._most_bytes:
+                return
+            (self.path / name).unlink(missing_ok=True)
+            used -= size
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or repr(error)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(path.name + ".1")
+
+
+def _held(path: Path) -> int:
+    """A file descriptor that holds the lock of ``path`` for as long as it is open."""
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(lock_path, flags, _MODE)
+    except OSError as error:
+        raise AuditError(
+            f"culling.audit.log: {lock_path}: {error.strerror}; name a folder that the agent may"
+            " write and that outlives it"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise AuditError(f"culling.audit.log: another agent writes {path}") from error
+    return lock
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    return (line for line in file if line.strip())
+
+
+def _decoded(line: bytes) -> AuditLine | None:
+    if len(line) > MAX_LINE_BYTES:
+        return None
+    try:
+        return msgspec.structs.replace(_decoder.decode(line), evidence=NO_EVIDENCE)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,111 @@
+"""``minerwatch canary``."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+import click
+
+from minerwatch.cli.options import config_option, socket_option
+from minerwatch.config import default_socket, duration_s, load
+from minerwatch.errors import ConfigError, SnapshotError
+from minerwatch.node.canary import WORD, Canary
+from minerwatch.report.client import answer
+
+_SEEN = re.compile(
+    r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="elsewhere"\} (\S+)$', re.MULTILINE
+)
+_POLL_S = 0.5
+_ANSWER_S = 5.0
+_MAX_ANSWER_BYTES = 16 << 20
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        return duration_s(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@click.option(
+    "--metrics",
+    metavar="URL",
+    help="Where this node's agent publishes its metrics, such as http://127.0.0.1:9797/metrics;"
+    " without it its socket is asked.",
+)
+@click.option(
+    "--timeout", "timeout_s", default="60s", callback=_seconds, metavar="DURATION",
+    show_default=True, help="How long the agent may take.",
+)  # fmt: skip
+@socket_option
+@config_option
+def canary(
+    metrics: str | None, timeout_s: float, socket_path: Path | None, config_path: Path | None
+) -> None:
+    """Plant a harmless process here, and wait until this node's agent has found it.
+
+    The process waits and does nothing. A shipped rule finds the word in its arguments, scores
+    nothing and raises no alarm. Run it wherever you want to know that the agent can see: in a pod,
+    in a container, on the host. `helm test` runs it in a pod.
+
+    \b
+    minerwatch canary                                           on the node
+    minerwatch canary --metrics http://NODE:9797/metrics        in a pod of that node
+
+    Exit status: 0 it was found; 1 it was not, or the agent cannot be asked.
+    """
+    if metrics is not None and not metrics.startswith(("http://", "https://")):
+        raise click.UsageError("--metrics: give an address that begins with http:// or https://")
+    config = load(config_path)
+    path = socket_path or (Path(config.socket) if config.socket else default_socket())
+
+    def exposition() -> str:
+        raw = answer(path, "/metrics") if metrics is None else _fetched(metrics)
+        return raw.decode(errors="replace")
+
+    click.echo(f"found after {_found_after_s(exposition, timeout_s):.1f} s")
+
+
+def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
+    """Plants a canary; the seconds until it was found. Raises SnapshotError if it was not."""
+    _last_seen_unix_s(exposition())
+    planted, started_s, planted_unix_s = Canary(), time.monotonic(), time.time()
+    planted.plant()
+    try:
+        while _last_seen_unix_s(exposition()) < planted_unix_s:
+            if time.monotonic() - started_s > timeout_s:
+                raise SnapshotError(
+                    f"the canary was not found within {timeout_s:g} s: this node's agent does not"
+                    " see what runs here; docs/sre-guide.md, MinerwatchCanaryNotSeen, says what to"
+                    " look at"
+                )
+            time.sleep(_POLL_S)
+        return time.monotonic() - started_s
+    finally:
+        planted.remove()
+
+
+def _last_seen_unix_s(exposition: str) -> float:
+    """When the agent last found a canary that is not its own; 0: never. Raises SnapshotError."""
+    found = _SEEN.search(exposition)
+    if found is None:
+        raise SnapshotError(
+            f"this agent tells nothing of {WORD}: probes.canary is off, built_in_rules is false,"
+            " or it is older than this command"
+        )
+    return float(found[1])
+
+
+def _fetched(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_S) as response:  # noqa: S310 - checked
+            body: bytes = response.read(_MAX_ANSWER_BYTES)
+            return body
+    except (OSError, HTTPException, ValueError) as error:
+        raise SnapshotError(f"{url} does not answer: {error}") from error

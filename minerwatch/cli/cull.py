@@ -1,0 +1,109 @@
+"""``minerwatch cull``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from minerwatch.cli.cluster import Scope, cluster_options
+from minerwatch.cli.options import config_option, configuration, socket_option
+from minerwatch.cli.ordering import Agents
+from minerwatch.errors import OrderError
+from minerwatch.model import Action
+from minerwatch.report import orders
+from minerwatch.report.audit_lines import AuditLine
+from minerwatch.report.culled import cull_text, simulation_text
+from minerwatch.report.text import printable
+
+_ACTIONS = [action.value for action in Action if action is not Action.OBSERVE]
+_GOOD = ("done", "dry-run")
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option(
+    "--action", type=click.Choice(_ACTIONS), help="What to do: label, stop, kill, evict or delete."
+)
+@click.option("--dry-run", is_flag=True, help="Ask the API server or the kernel; change nothing.")
+@click.option(
+    "--simulate",
+    "hours",
+    type=click.FloatRange(0, orders.MAX_HOURS, min_open=True),
+    metavar="HOURS",
+    help="Do nothing; show what the last hours' decisions were, from the audit log.",
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@cluster_options
+@socket_option
+@config_option
+def cull(
+    target: str | None,
+    action: str | None,
+    dry_run: bool,
+    hours: float | None,
+    output: str,
+    socket_path: Path | None,
+    config_path: Path | None,
+    scope: Scope,
+) -> None:
+    """Act on TARGET by hand, under the same policy, budgets and audit log as the agent itself.
+
+    The agent of TARGET's node decides and acts. What is printed is its decision, every reason if it
+    does not permit the action, and the exact request. Where culling is configured as dry-run it
+    stays one. TARGET is as for `minerwatch explain`.
+
+    \b
+    minerwatch cull binder/alice --action evict --dry-run     what would happen?
+    minerwatch cull binder/alice --action stop                hold its miners; `release` lets go
+    minerwatch cull --simulate 24                             what was, or would have been, culled
+
+    Exit status: 0 it was done, or in a dry run would have been; 1 it was not.
+    """
+    agents = Agents(scope, configuration(config_path, ()), socket_path)
+    if hours is not None:
+        if target is not None or action is not None:
+            raise click.UsageError("--simulate does nothing: it takes no TARGET and no --action")
+        _show_past(agents, hours, output)
+        return
+    if target is None or action is None:
+        raise click.UsageError("name a TARGET and an --action, or --simulate HOURS")
+    status = agents.found(target)
+    order = orders.cull_order(status, Action(action), dry_run=dry_run)
+    body = agents.ordered(status.node, orders.CULL, orders.encode(order))
+    answer = orders.cull_answer(body)
+    text = cull_text(answer) if output == "text" else f"{msgspec.json.encode(answer).decode()}\n"
+    click.echo(text, nl=False)
+    if answer.outcome not in _GOOD:
+        sys.exit(1)
+
+
+def _show_past(agents: Agents, hours: float, output: str) -> None:
+    lines: list[AuditLine] = []
+    has_failed = False
+    order = orders.encode(orders.ToldOrder(hours))
+    for node, answer in agents.ordered_everywhere(orders.TOLD, order):
+        if isinstance(answer, str):
+            has_failed = True
+            click.echo(f"minerwatch: {printable(answer)}", err=True)
+            continue
+        lines += _decoded(node, answer)
+    lines.sort(key=lambda line: line.at)
+    if output == "json":
+        click.echo(msgspec.json.encode(lines))
+    else:
+        click.echo(simulation_text(lines, hours), nl=False)
+    if has_failed:
+        sys.exit(1)
+
+
+def _decoded(node: str, answer: bytes) -> list[AuditLine]:
+    try:
+        return msgspec.json.decode(answer, type=list[AuditLine])
+    except (msgspec.DecodeError, RecursionError) as error:
+        where = f"node {node}: " if node else ""
+        raise OrderError(f"{where}the agent's answer cannot be understood: {error}") from error

@@ -1,0 +1,565 @@
+"""Culling: what the ticks find is put to the policy, and what it permits is carried out.
+
+All of it happens in one thread of its own, one action at a time: the agent's loop hands over what a
+tick found and goes on. An agent whose culling is off does not import this module.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from minerwatch.config import ENFORCE, Culling
+from minerwatch.cull import ActionRecord, Case, Moment, Outcome, Situation, is_circuit_open
+from minerwatch.enforcement import End, Enforcer, Pace
+from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.evidence import MAX_PROCESSES
+from minerwatch.journal import Journal
+from minerwatch.kube.actions import Actions, SeenPod, planned
+from minerwatch.kube.budget import BudgetPace, LeaseBudget
+from minerwatch.kube.client import ApiError
+from minerwatch.kube.events import ACTION_REASONS, EventReason
+from minerwatch.kube.node import ClusterNode
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.model import (
+    Action,
+    ActionStatus,
+    Container,
+    ContainerKey,
+    CullAnswer,
+    CullStatus,
+    Decision,
+    Level,
+    Observation,
+    ProcessId,
+    ReleaseAnswer,
+)
+from minerwatch.report.audit_lines import AuditLine, DecisionLine, rfc3339
+from minerwatch.report.log import Log
+from minerwatch.report.text import printable
+
+_CLOSE_S = 5.0
+_ASK_S = 90.0
+_MAX_ASKED = 16
+_MAX_STATUS_RECORDS = 10
+_LEAST_BETWEEN_LINES_S = 60.0
+_MAX_DECISION_LINES_PER_HOUR = 240
+_HOUR_S = 3600.0
+_BUDGET_NEEDED_S = 30.0
+"""What is known of the cluster's budget is no older while something is confirmed, ..."""
+_BUDGET_IDLE_S = 600.0
+"""... and while nothing is."""
+_NOT_ANSWERED = "the agent starts or stops just now: ask again"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What the agent knows of itself."""
+
+    node: str
+    namespace: str  # "": not known, and nothing is done
+    pod_uid: str
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one tick found, as far as it matters here."""
+
+    containers: int
+    flagged: int  # of these, at likely or above
+    confirmed: tuple[Observation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A container that is named by hand: by all three, so that no other is meant by mistake."""
+
+    cgroup: str
+    container_id: str
+    pod_uid: str
+
+
+class Watching(Protocol):
+    """What is asked of the watch."""
+
+    def observation(self, key: ContainerKey, max_processes: int) -> Observation | None:
+        """One container as it was found at the last tick."""
+
+    def observations(self, max_processes: int) -> tuple[Observation, ...]:
+        """All of them."""
+
+    def carrier(self, container: Container) -> Container:
+        """The pod's own container that this one is nested in, or itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was last written about a container's decision."""
+
+    what: tuple[object, ...]
+    at_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A question that is put to the thread from another one."""
+
+    work: Callable[[], object]
+    answer: queue.SimpleQueue[object] = field(default_factory=queue.SimpleQueue)
+
+
+class Culler:
+    """Decides about what the ticks find, and acts; answers those who ask by hand."""
+
+    def __init__(
+        self,
+        settings: Culling,
+        own: Own,
+        cluster: ClusterNode,
+        keep: PodFields,
+        watch: Watching,
+        log: Log,
+        *,
+        moment: Callable[[], Moment],
+        on_outcome: Callable[[Action, Outcome], None] = lambda _action, _outcome: None,
+        on_error: Callable[[str, Exception], None] = lambda _what, _error: None,
+        proc: Path = Path("/proc"),
+        pace: Pace | None = None,
+        budget_pace: BudgetPace | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        """``keep`` names what is kept of pods; ``on_error`` hears of what goes wrong."""
+        self._settings = settings
+        self._own = own
+        self._cluster = cluster
+        self._watch = watch
+        self._log = log
+        self._moment = moment
+        self._on_outcome = on_outcome
+        self._on_error = on_error
+        self._chance = chance or random.Random()  # noqa: S311 - it spreads requests
+        self._closing = threading.Event()
+        self._actions = Actions(cluster.cluster, keep, proc)
+        self._budget = LeaseBudget(
+            cluster.cluster,
+            own.namespace,
+            settings.budget,
+            on_error=self._budget_failed,
+            chance=self._chance,
+            pace=budget_pace,
+        )
+        self._journal = Journal(settings.audit, own.node, log, moment=moment, on_outcome=on_outcome)
+        self._enforcer = Enforcer(
+            cluster.cluster,
+            self._actions,
+            self._budget,
+            self._journal,
+            log,
+            settings=lambda: self._settings,
+            fresh=self._fresh_case,
+            whole=lambda case: watch.observation(case.container.key, MAX_PROCESSES),
+            moment=moment,
+            on_error=on_error,
+            closing=self._closing,
+            proc=proc,
+            pace=pace,
+            chance=self._chance,
+        )
+        self._stopped: Mapping[str, frozenset[ProcessId]] = {}  # that stand still, by pod uid
+        self._latest = Round(0, 0, ())
+        self._told: dict[ContainerKey, _Told] = {}
+        self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISION_LINES_PER_HOUR)
+        self._refresh_s = 0.0
+        self._has_news = threading.Condition()
+        self._news: Round | None = None
+        self._asked: deque[_Asked] = deque()
+        self._thread = threading.Thread(target=self._run, name="culling", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def use(self, settings: Culling, interval_s: float) -> None:
+        """Put other settings in force at once, also for what is under way; but the audit log's."""
+        self._own = replace(self._own, interval_s=interval_s)
+        self._settings = settings
+        self._budget.use(settings.budget)
+
+    def close(self) -> None:
+        """End; an action that is under way is waited for, but for some seconds only."""
+        self._closing.set()
+        self._budget.close()
+        with self._has_news:
+            self._has_news.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            self._journal.close()
+
+    # What others ask, from any thread.
+
+    def consider(self, found: Round) -> None:
+        """Takes what a tick found; returns at once. The latest counts."""
+        with self._has_news:
+            self._latest = self._news = found
+            self._has_news.notify_all()
+
+    def status(self, observation: Observation) -> CullStatus | None:
+        """What would be done about a container, or why not; None where there is nothing to say."""
+        identity = self._cluster.identity(observation.container)
+        pod_uid = identity.pod.uid if identity else observation.container.pod_uid
+        records = self._journal.of_pod(pod_uid)
+        stopped = self._stopped.get(pod_uid, frozenset())
+        if observation.verdict.level is Level.CLEAR and not records and not stopped:
+            return None
+        decision = self._journal.decide(self._case(observation), self._settings)
+        newest = reversed(records[-_MAX_STATUS_RECORDS:])
+        return CullStatus(
+            mode=str(self._settings.mode),
+            action=decision.action.value,
+            proposed=decision.proposed.value,
+            dry_run=decision.dry_run,
+            rung=decision.rung,
+            reasons=_sentences(decision),
+            pids=tuple(process.pid for process in decision.processes),
+            stopped=tuple(sorted(process.pid for process in stopped)),
+            history=tuple(_action_status(record) for record in newest),
+        )
+
+    @property
+    def mode(self) -> str:
+        """As configured."""
+        return str(self._settings.mode)
+
+    @property
+    def budget_left(self) -> int | None:
+        """Actions that the cluster may still do in this hour; None: not known."""
+        return self._budget.left(dry_run=self._settings.mode != ENFORCE)
+
+    @property
+    def is_circuit_open(self) -> bool:
+        """Whether so much is flagged that nothing is done."""
+        return is_circuit_open(self._situation(), self._settings)
+
+    @property
+    def stopped_count(self) -> int:
+        """Processes that minerwatch has stopped and that stand still."""
+        return sum(len(processes) for processes in self._stopped.values())
+
+    def failures(self) -> Iterable[tuple[str, str, int]]:
+        """What went wrong since the start: probe, reason, count."""
+        return [("budget", reason, count) for reason, count in [*self._budget.failures.items()]]
+
+    def cull(self, target: Target, action: Action, *, dry_run: bool) -> CullAnswer:
+        """Do ``action`` by hand, under the same policy. Raises TargetError, MinerwatchError."""
+        return self._answered(lambda: self._cull_by_hand(target, action, dry_run=dry_run))
+
+    def release(self, target: Target) -> ReleaseAnswer:
+        """Undo what can be undone, and leave the pod alone. Raises TargetError, MinerwatchError."""
+        return self._answered(lambda: self._release(target))
+
+    def told_since(self, hours: float) -> tuple[AuditLine, ...]:
+        """What the audit log says of the last ``hours``, without evidence. Raises AuditError."""
+        return self._journal.told_since(hours)
+
+    def _answered(self, work: Callable[[], Answer]) -> Answer:
+        asked = _Asked(work)
+        with self._has_news:
+            if self._closing.is_set() or not self._thread.is_alive():
+                raise MinerwatchError(_NOT_ANSWERED)
+            if len(self._asked) >= _MAX_ASKED:
+                raise MinerwatchError("too many are asking already")
+            self._asked.append(asked)
+            self._has_news.notify_all()
+        try:
+            answer = asked.answer.get(timeout=_ASK_S)
+        except queue.Empty as error:
+            with self._has_news:
+                if asked in self._asked:  # nobody waits for it any more, so it is not begun
+                    self._asked.remove(asked)
+                    raise MinerwatchError("the agent was too busy; nothing was done") from error
+            late = "it is still going on; the audit log will say how it ended"
+            raise MinerwatchError(late) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[return-value]  # it is what ``work`` returned
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._next()
+            except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                self._on_error("culling", error)
+                self._closing.wait(1.0)
+        with self._has_news:
+            for asked in self._asked:
+                asked.answer.put(MinerwatchError(_NOT_ANSWERED))
+
+    def _next(self) -> None:
+        """The next thing that there is to do, waited for."""
+        with self._has_news:
+            self._has_news.wait_for(
+                lambda: self._asked or self._news is not None or self._closing.is_set()
+            )
+            if self._closing.is_set():
+                return
+            asked = self._asked.popleft() if self._asked else None
+            found = None if asked else self._news
+            if asked is None:
+                self._news = None
+        self._journal.make_ready()
+        self._look_who_stands_still()
+        if asked is not None:
+            asked.answer.put(_result_of(asked.work))
+        elif found is not None:
+            self._consider(found)
+
+    def _consider(self, found: Round) -> None:
+        self._refresh_budget(is_needed=bool(found.confirmed))
+        for observation in found.confirmed:
+            if self._closing.is_set():
+                return
+            case = self._case(observation)
+            decision = self._journal.decide(case, self._settings)
+            line = _decision_line(observation, case, decision)
+            self._note(observation.container.key, decision, line)
+            if decision.acts:
+                self._carry_out(case, decision, line)
+        confirmed = {observation.container.key for observation in found.confirmed}
+        self._told = {key: told for key, told in self._told.items() if key in confirmed}
+
+    def _carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
+        end = self._enforcer.carry_out(case, decision, line)
+        if end.outcome is Outcome.DONE and case.pod is not None:
+            reason = ACTION_REASONS[decision.action]
+            self._cluster.tell_action(case.pod, case.container, reason, case.verdict.findings)
+        return end
+
+    def _refresh_budget(self, *, is_needed: bool) -> None:
+        heard_s, now_s = self._budget.heard_s(), self._moment().monotonic_s
+        most_s = _BUDGET_NEEDED_S if is_needed else _BUDGET_IDLE_S
+        is_fresh = heard_s is not None and heard_s < most_s
+        if is_fresh or now_s < self._refresh_s or not self._own.namespace:
+            return
+        has_heard = self._budget.refresh()
+        wait_s = 0.0 if has_heard else _BUDGET_NEEDED_S
+        self._refresh_s = now_s + wait_s * self._chance.uniform(0.5, 1.5)
+
+    def _budget_failed(self, reason: str, error: Exception) -> None:
+        self._on_error(f"budget {reason}", error)
+
+    def _look_who_stands_still(self) -> None:
+        found: dict[str, set[ProcessId]] = {}
+        for pod_uid, process in dict.fromkeys(self._journal.stopped()):
+            if self._actions.is_stopped(process):
+                found.setdefault(pod_uid, set()).add(process)
+        self._stopped = {pod_uid: frozenset(those) for pod_uid, those in found.items()}
+
+    def _note(self, key: ContainerKey, decision: Decision, line: DecisionLine) -> None:
+        """Writes what was decided, where it is something else than before; not too often."""
+        what = (decision.proposed, decision.dry_run, decision.reasons)
+        now_s, told, lines = self._moment().monotonic_s, self._told.get(key), self._lines_at_s
+        if told is not None and (told.what == what or now_s - told.at_s < _LEAST_BETWEEN_LINES_S):
+            return
+        if len(lines) == lines.maxlen and now_s - lines[0] < _HOUR_S:
+            return
+        lines.append(now_s)
+        self._told[key] = _Told(what, now_s)
+        self._write_decision(line)
+
+    def _write_decision(self, line: DecisionLine) -> None:
+        if not self._journal.trouble:
+            self._journal.write("decision", decision=line)
+        self._log.info("decision", node=self._own.node, **msgspec.structs.asdict(line))
+
+    # One case.
+
+    def _situation(self, *, dry_run: bool = False) -> Situation:
+        latest, own = self._latest, self._own
+        return Situation(
+            node=own.node,
+            interval_s=own.interval_s,
+            own_namespace=own.namespace,
+            own_pod_uid=own.pod_uid,
+            pods_synced=self._cluster.is_synced,
+            containers=latest.containers,
+            flagged=latest.flagged,
+            cluster_budget_left=self._budget.left(
+                dry_run=dry_run or self._settings.mode != ENFORCE
+            ),
+            audit_trouble=self._journal.trouble,
+        )
+
+    def _case(
+        self, observation: Observation, asked: Action | None = None, *, dry_run: bool = False
+    ) -> Case:
+        container = observation.container
+        identity = self._cluster.identity(container)
+        return Case(
+            container=container,
+            verdict=observation.verdict,
+            pod=identity.pod if identity else None,
+            owner=identity.owner if identity else None,
+            situation=self._situation(dry_run=dry_run),
+            carrier=self._watch.carrier(container),
+            asked=asked,
+            asked_dry_run=dry_run,
+            stopped=self._stopped.get(identity.pod.uid if identity else "", frozenset()),
+        )
+
+    def _fresh_case(self, case: Case, seen: SeenPod | None) -> Case:
+        """The same case with its pod just fetched, and the latest verdict."""
+        observation = self._watch.observation(case.container.key, 0)
+        if observation is None:  # the container is gone, and with it all that was found in it
+            verdict = replace(case.verdict, level=Level.CLEAR, findings=())
+        else:
+            verdict = observation.verdict
+        return replace(
+            case,
+            verdict=verdict,
+            pod=seen.pod if seen else None,
+            owner=self._cluster.owner(seen.pod) if seen else None,
+            situation=self._situation(dry_run=case.asked_dry_run),
+        )
+
+    # By hand.
+
+    def _found(self, target: Target) -> Observation:
+        for observation in self._watch.observations(0):
+            container = observation.container
+            named = Target(container.cgroup, container.container_id, container.pod_uid)
+            if named == target:
+                return observation
+        raise TargetError("that container is no longer there")
+
+    def _cull_by_hand(self, target: Target, action: Action, *, dry_run: bool) -> CullAnswer:
+        observation = self._found(target)
+        if self._own.namespace:
+            self._budget.refresh()
+        case = self._case(observation, action, dry_run=dry_run)
+        decision = self._journal.decide(case, self._settings)
+        line = _decision_line(observation, case, decision, by_hand=True)
+        self._write_decision(line)
+        end = self._carry_out(case, decision, line) if decision.acts else None
+        return CullAnswer(
+            node=self._own.node,
+            namespace=decision.namespace,
+            pod=decision.pod,
+            container=line.container,
+            owner=decision.owner,
+            level=line.level,
+            score=line.score,
+            proposed=decision.proposed.value,
+            dry_run=decision.dry_run,
+            acts=decision.acts,
+            reasons=_sentences(decision),
+            request=str(planned(decision, self._settings.quarantine_label) or ""),
+            outcome=end.outcome.value if end else "",
+            message=printable(end.message, 1024) if end else "",
+        )
+
+    def _release(self, target: Target) -> ReleaseAnswer:
+        """First the word, so that nothing is done again; then the undoing."""
+        observation = self._found(target)
+        case = self._case(observation)
+        decision = self._journal.decide(case, self._settings)
+        record = self._journal.release(decision)
+        hits = self._actions.resume(tuple(sorted(self._stopped.get(decision.pod_uid, ()))))
+        trouble = [f"process {process.pid}: {why}" for process, why in hits.failed]
+        is_unlabelled = False
+        if case.pod is not None:
+            try:
+                is_unlabelled = self._enforcer.unlabel(case.pod)
+            except ApiError as error:
+                trouble.append(f"the label: {error}")
+        self._tell_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)
+        self._look_who_stands_still()
+        return ReleaseAnswer(
+            node=self._own.node,
+            namespace=decision.namespace,
+            pod=decision.pod,
+            container=_container_name(observation, case),
+            resumed=tuple(process.pid for process in hits.hit),
+            gone=tuple(process.pid for process in hits.gone),
+            label_removed=is_unlabelled,
+            trouble=tuple(trouble),
+        )
+
+    def _tell_release(
+        self, record: ActionRecord, case: Case, *, resumed: bool, is_unlabelled: bool
+    ) -> None:
+        for was, action in ((resumed, Action.STOP), (is_unlabelled, Action.LABEL)):
+            if was:
+                self._on_outcome(action, Outcome.RELEASED)
+        self._log.info(
+            "released",
+            node=record.node,
+            namespace=printable(record.namespace, 256),
+            pod=printable(record.pod, 256),
+            record=record.id,
+        )
+        if case.pod is not None and (resumed or is_unlabelled):
+            self._cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
+
+
+def _result_of(work: Callable[[], object]) -> object:
+    """What ``work`` returns, or the error that it raises."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - it is raised where the question came from
+        return error
+
+
+def _sentences(decision: Decision) -> tuple[str, ...]:
+    return tuple(printable(str(objection), 512) for objection in decision.objections)
+
+
+def _action_status(record: ActionRecord) -> ActionStatus:
+    return ActionStatus(
+        at=rfc3339(record.unix_s),
+        action="release" if record.outcome is Outcome.RELEASED else record.action.value,
+        outcome=record.outcome.value,
+        dry_run=record.dry_run,
+        pids=tuple(process.pid for process in record.processes),
+    )
+
+
+def _container_name(observation: Observation, case: Case) -> str:
+    container_id = (case.carrier or observation.container).container_id
+    known = case.pod.containers if case.pod else ()
+    names = (each.name for each in known if each.container_id == container_id)
+    return printable(next(names, observation.container.container_id[:12]), 256)
+
+
+def _decision_line(
+    observation: Observation, case: Case, decision: Decision, *, by_hand: bool = False
+) -> DecisionLine:
+    verdict = observation.verdict
+    return DecisionLine(
+        namespace=printable(decision.namespace, 256),
+        pod=printable(decision.pod, 256),
+        container=_container_name(observation, case),
+        pod_uid=decision.pod_uid,
+        owner=printable(decision.owner, 256),
+        score=verdict.score,
+        level=verdict.level.label,
+        proposed=decision.proposed.value,
+        acts=decision.acts,
+        dry_run=decision.dry_run,
+        rung=decision.rung,
+        by_hand=by_hand,
+        reasons=_sentences(decision),
+    )

@@ -1,0 +1,198 @@
+"""What is kept of a container before anything is done about it: enough to judge the judgement.
+
+Command lines and what rules saw are redacted and escaped as in the log; of a private rule only the
+id is told. Everything is bounded: whoever is watched chooses names, arguments and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from minerwatch.cull import Case, Moment
+from minerwatch.detection.judge import signal_scores
+from minerwatch.model import (
+    Connection,
+    FactValue,
+    Finding,
+    Observation,
+    Owner,
+    Pod,
+    ProcessId,
+    ProcessLoad,
+)
+from minerwatch.report.audit_lines import rfc3339
+from minerwatch.report.log import evidence_text
+from minerwatch.report.text import printable, redacted, shortened
+
+MAX_PROCESSES = 200
+MAX_FINDINGS = 50
+_COMMAND_CHARS = 1024
+_NAME_CHARS = 256
+_MAX_DEPTH = 40
+_MAX_LABELS = 32
+
+
+def bundle(
+    case: Case,
+    observation: Observation,
+    now: Moment,
+    *,
+    culprits: Sequence[ProcessId],
+    digests: Mapping[ProcessId, str],
+    connections: Mapping[int, Sequence[Connection]],
+    most: int = MAX_PROCESSES,
+) -> dict[str, object]:
+    """The evidence as one JSON object, with ``most`` processes, findings and connections at most.
+
+    ``culprits`` are those that stop and kill would be for, ``digests`` what executables hash to,
+    ``connections`` whom processes are connected to, by pid.
+    """
+    verdict, boot_unix_s = observation.verdict, now.unix_s - now.monotonic_s
+    signals = sorted(signal_scores(verdict.findings).items())
+    return {
+        "verdict": {
+            "score": verdict.score,
+            "level": verdict.level.label,
+            "since": rfc3339(boot_unix_s + verdict.since_s),
+            "at": rfc3339(boot_unix_s + verdict.at_s),
+            "signals": {signal.value: score for signal, score in signals},
+        },
+        "findings": [
+            _finding(each, boot_unix_s) for each in verdict.findings[: min(most, MAX_FINDINGS)]
+        ],
+        "container": {
+            "cgroup": _name(observation.container.cgroup),
+            "container_id": _name(observation.container.container_id),
+            "runtime": observation.container.runtime,
+            "cpu_cores": observation.cpu_cores,
+            "cpu_hours": round(observation.cpu_s / 3600, 4),
+            "process_count": observation.process_count,
+        },
+        "pod": _pod(case.pod, case.owner),
+        "processes": [*_processes(observation.processes[:most], set(culprits), digests)],
+        "connections": [*_connections(connections, boot_unix_s)][:most],
+    }
+
+
+def file_name(record_id: str, pod: str, unix_s: float) -> str:
+    """A name for the evidence of one action, by which a folder sorts by time."""
+    stamp = rfc3339(unix_s).replace("-", "").replace(":", "").replace(".", "")
+    safe = "".join(char if char.isalnum() and char.isascii() else "-" for char in pod)[:100]
+    unique = "".join(char for char in record_id if char.isalnum() and char.isascii())[-24:]
+    return f"{stamp}-{safe.strip('-') or 'pod'}-{unique}.json"
+
+
+def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
+    """Of a private rule neither the title nor what it saw, which tells what it looks for."""
+    evidence = () if finding.private else finding.evidence
+    return {
+        "rule": _name(finding.rule),
+        "title": _name(finding.public_title),
+        "signal": finding.signal.value,
+        "score": finding.score,
+        "status": finding.maturity.value,
+        "since": rfc3339(boot_unix_s + finding.since_s),
+        "pid": finding.process.pid if finding.process else None,
+        "evidence": [
+            {
+                "field": each.field,
+                "observed": _value(each.observed),
+                "expected": _value(each.expected),
+            }
+            for each in evidence
+        ],
+    }
+
+
+def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
+    if pod is None:
+        return None
+    return {
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "uid": pod.uid,
+        "node": pod.node,
+        "created": rfc3339(pod.created_unix_s),
+        "owner": _name(owner.name) if owner else "",
+        "owner_source": _name(owner.source) if owner else "",
+        "service_account": _name(pod.service_account),
+        "owner_references": [f"{each.kind}/{each.name}" for each in pod.owners],
+        "labels": {_name(key): _name(value) for key, value in [*pod.labels.items()][:_MAX_LABELS]},
+        "images": [
+            {"name": each.name, "image": _name(each.image), "digest": each.image_digest}
+            for each in pod.containers
+        ],
+    }
+
+
+def _processes(
+    loads: Sequence[ProcessLoad],
+    culprits: set[ProcessId],
+    digests: Mapping[ProcessId, str],
+) -> Iterator[dict[str, object]]:
+    """Parents before their children, each with its depth in the tree."""
+    for depth, load in _tree(loads):
+        process = load.process
+        digest = digests.get(process.id, "")
+        yield {
+            "pid": process.id.pid,
+            "start_ticks": process.id.start_ticks,
+            "parent_pid": process.parent_pid,
+            "depth": depth,
+            "culprit": process.id in culprits,
+            "comm": _name(process.comm),
+            "command_line": _command(process.command_line),
+            "image": _name(process.image),
+            "sha256": None if digest.startswith("-") or not digest else digest,
+            **({"no_sha256": digest[2:]} if digest.startswith("- ") else {}),
+            "exe_deleted": process.exe_deleted,
+            "exe_in_memory": process.exe_in_memory,
+            "command_line_hidden": process.command_line_hidden,
+            "user": _name(process.user),
+            "cpu_cores": load.cpu_cores,
+        }
+
+
+def _tree(loads: Sequence[ProcessLoad]) -> Iterator[tuple[int, ProcessLoad]]:
+    by_pid = {load.process.id.pid: load for load in loads}
+    children: dict[int, list[ProcessLoad]] = {}
+    for load in loads:
+        parent = load.process.parent_pid
+        children.setdefault(parent if parent in by_pid else 0, []).append(load)
+    told: set[int] = set()
+    waiting = [(0, load) for load in reversed(children.get(0, []))]
+    while waiting:
+        depth, load = waiting.pop()
+        pid = load.process.id.pid
+        if pid in told:
+            continue
+        told.add(pid)
+        yield depth, load
+        below = reversed(children.get(pid, []))
+        waiting += [(min(depth + 1, _MAX_DEPTH), child) for child in below]
+    yield from ((0, load) for load in loads if load.process.id.pid not in told)  # a circle
+
+
+def _connections(
+    connections: Mapping[int, Sequence[Connection]], boot_unix_s: float
+) -> Iterator[dict[str, object]]:
+    for pid, each_of in sorted(connections.items()):
+        for each in each_of:
+            yield {
+                "pid": pid,
+                "address": each.address,
+                "port": each.port,
+                "seen_since": rfc3339(boot_unix_s + each.since_s),
+            }
+
+
+def _command(text: str) -> str:
+    return printable(shortened(redacted(text), _COMMAND_CHARS))
+
+
+def _name(text: str) -> str:
+    return printable(shortened(redacted(text), _NAME_CHARS))
+
+
+def _value(value: FactValue) -> FactValue:
+    return evidence_text(value) if isinstance(value, str) else value

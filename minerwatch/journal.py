@@ -1,0 +1,207 @@
+"""What has been decided and done: the policy's memory, kept in step with the audit log.
+
+The memory answers at once, from any thread; what is written is on the disk before the call returns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from minerwatch import audit
+from minerwatch.audit import AuditError, AuditLog
+from minerwatch.config import Audit, Culling
+from minerwatch.cull import ActionRecord, Case, History, Moment, Outcome, decide, rechecked
+from minerwatch.model import Action, Decision, ProcessId
+from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine, DecisionLine, rfc3339
+from minerwatch.report.log import Log
+from minerwatch.report.text import printable
+
+MAX_TOLD_LINES = 5000
+"""Of the audit log, told at once."""
+
+_NOT_READ = "the audit log has not been read yet"
+_TOLD_KINDS = ("decision", "action", "outcome", "release")
+_EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
+
+
+class Journal:
+    """The history of one node's actions, and the audit log that it is restored from."""
+
+    def __init__(
+        self,
+        settings: Audit,
+        node: str,
+        log: Log,
+        *,
+        moment: Callable[[], Moment],
+        on_outcome: Callable[[Action, Outcome], None] = lambda _action, _outcome: None,
+    ) -> None:
+        """``on_outcome`` hears of every action that has ended."""
+        self._node = node
+        self._log = log
+        self._moment = moment
+        self._on_outcome = on_outcome
+        self._path = Path(settings.log)
+        self._audit = AuditLog(settings)
+        self._unread = _NOT_READ  # why the log before is not known; "": it is
+        self._lock = threading.Lock()
+        self._history = History.started(node, moment())
+        self._pods: frozenset[str] = frozenset()  # of which there are records
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing may be done: the log cannot be read or written; "": it can."""
+        return self._unread or self._audit.trouble
+
+    def make_ready(self) -> None:
+        """Reads what the agent before did, where that has not been; writes what is waiting."""
+        if self._unread:
+            self._load()
+        elif self._audit.trouble:
+            self._audit.retry(self._go_on)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._audit.close()
+
+    # The policy's questions, with this memory.
+
+    def decide(self, case: Case, settings: Culling) -> Decision:
+        """``cull.decide`` now."""
+        with self._lock:
+            return decide(case, settings, self._history, self._moment())
+
+    def recheck(
+        self, decision: Decision, record: ActionRecord, fresh: Case, settings: Culling
+    ) -> Decision:
+        """``cull.rechecked`` now."""
+        with self._lock:
+            return rechecked(decision, record, fresh, settings, self._history, self._moment())
+
+    def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
+        """What was done about a pod, in the order in which it was begun."""
+        if pod_uid not in self._pods:
+            return ()
+        with self._lock:
+            return self._history.of_pod(pod_uid)
+
+    def stopped(self) -> tuple[tuple[str, ProcessId], ...]:
+        """Processes that may stand still, with their pods' uids."""
+        with self._lock:
+            return self._history.stopped(self._moment().boot_id)
+
+    # What is remembered and written.
+
+    def begin(self, decision: Decision) -> ActionRecord:
+        """The record of an action that is about to be tried; not written yet."""
+        with self._lock:
+            record = self._history.begin(decision, self._moment())
+            self._pods |= {record.pod_uid}
+        return record
+
+    def settle(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
+        """The record with its outcome, which is remembered, written and told."""
+        with self._lock:
+            settled = self._history.settle(record.id, outcome)
+        ended = settled or msgspec.structs.replace(record, outcome=outcome)
+        self._end(ended, message)
+        return ended
+
+    def release(self, decision: Decision) -> ActionRecord:
+        """The record of a person's word that the pod of ``decision`` is to be left alone."""
+        with self._lock:
+            record = self._history.release(decision, self._moment())
+            self._pods |= {record.pod_uid}
+        self.write("release", record=record)
+        return record
+
+    def write(
+        self,
+        kind: str,
+        *,
+        record: ActionRecord | None = None,
+        decision: DecisionLine | None = None,
+        request: str = "",
+        message: str = "",
+        evidence: msgspec.Raw = NO_EVIDENCE,
+    ) -> bool:
+        """Append a line; whether it is on the disk now."""
+        line = AuditLine(
+            kind=kind,
+            at=rfc3339(self._moment().unix_s),
+            node=self._node,
+            record=record,
+            decision=decision,
+            request=request,
+            message=printable(message, 1024),
+            evidence=evidence,
+        )
+        return self._audit.write(line, self._go_on)
+
+    def save(self, name: str, evidence: bytes) -> bool:
+        """Keep ``evidence`` in a file of its own, where that is configured; whether it is there."""
+        return self._audit.save(name, evidence)
+
+    def told_since(self, hours: float) -> tuple[AuditLine, ...]:
+        """What the log says of the last ``hours``, without evidence. Raises AuditError."""
+        since = rfc3339(self._moment().unix_s - hours * 3600)
+        written = audit.read(self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since)
+        return written.lines[-MAX_TOLD_LINES:]
+
+    # Within.
+
+    def _load(self) -> None:
+        """What the agent before left pending may have happened."""
+        now = self._moment()
+        try:
+            written = audit.read(self._path, lambda line: line.record is not None)
+        except AuditError as error:
+            if self._unread != str(error):
+                self._log.error("the audit log cannot be read", reason=str(error))
+            self._unread = str(error)
+            return
+        records = [line.record for line in written.lines if line.record is not None]
+        with self._lock:
+            is_new = not records
+            restored = History.restored(records, now)
+            self._history = History.started(self._node, now) if is_new else restored
+            remembered = {record.id: record for record in self._history.records()}
+            self._pods = frozenset(record.pod_uid for record in remembered.values())
+        self._unread = ""
+        if is_new:
+            self.write("start", record=next(iter(remembered.values())))
+        elif not self._audit.retry(self._go_on):
+            self._log.error("the audit log cannot be written", reason=self._audit.trouble)
+        if written.torn:
+            self._log.warning("lines of the audit log cannot be read", lines=written.torn)
+        last = {record.id: record for record in records}
+        for record in last.values():
+            if record.outcome is Outcome.PENDING and record.id in remembered:
+                self._end(remembered[record.id], "the agent ended before it knew")
+
+    def _end(self, record: ActionRecord, message: str) -> None:
+        self.write("outcome", record=record, message=message)
+        self._on_outcome(record.action, record.outcome)
+        say = self._log.info if record.outcome in _EXPECTED else self._log.warning
+        say(
+            "action ended",
+            node=record.node,
+            namespace=printable(record.namespace, 256),
+            pod=printable(record.pod, 256),
+            action=record.action.value,
+            outcome=record.outcome.value,
+            record=record.id,
+            **({"message": printable(message, 512)} if message else {}),
+        )
+
+    def _go_on(self) -> list[AuditLine]:
+        """What a new file begins with: how far back it reaches, and all that still matters."""
+        now = self._moment()
+        with self._lock:
+            records = (self._history.anchor(self._node, now), *self._history.records())
+        at = rfc3339(now.unix_s)
+        return [AuditLine("record", at, self._node, record=record) for record in records]

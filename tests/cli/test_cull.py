@@ -1,0 +1,230 @@
+"""``cull`` and ``release``, as typed on a node and on a laptop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from minerwatch.cli.main import cli
+from minerwatch.model import Action
+from minerwatch.report import orders
+from minerwatch.report.audit_lines import AuditLine
+from minerwatch.report.server import Answer, Posts, SocketListener
+from minerwatch.report.snapshot import encode
+from tests.kube.api_server import ApiServer
+from tests.kube.conftest import write_kubeconfig
+from tests.kube.exec_endpoint import Printing
+from tests.report.samples import MINER, SIMULATION
+from tests.report.test_culled import OBJECTED, PERMITTED, RELEASED, decision
+
+ALICE = f"{MINER.namespace}/{MINER.pod}"
+Typed = Callable[..., Result]
+LINE = AuditLine("decision", "2026-11-24T10:00:00.000Z", "n", decision=decision("eve"))
+
+
+class Agent:
+    """What a node's agent is told, and what it answers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+        self.cull = Answer(orders.encode(PERMITTED))
+        self.release = Answer(orders.encode(RELEASED))
+
+    def posts(self) -> Posts:
+        def take(path: str, body: bytes) -> None:
+            self.told.append((path, json.loads(body)))
+
+        def cull(body: bytes) -> Answer:
+            take(orders.CULL, body)
+            return self.cull
+
+        def release(body: bytes) -> Answer:
+            take(orders.RELEASE, body)
+            return self.release
+
+        def told(body: bytes) -> Answer:
+            take(orders.TOLD, body)
+            return Answer(msgspec.json.encode([LINE]))
+
+        return {orders.CULL: cull, orders.RELEASE: release, orders.TOLD: told}
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+def typed(agent: Agent, tmp_path: Path) -> Iterator[Typed]:
+    path = tmp_path / "agent.sock"
+    snapshot = Answer(encode([MINER, SIMULATION]))
+    listener = SocketListener(path, {"/snapshot/full": lambda: snapshot}, posts=agent.posts())
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, [*arguments, "--socket", str(path)])
+
+    yield run
+    listener.close()
+
+
+def test_an_action_is_ordered_by_name_and_told(agent: Agent, typed: Typed) -> None:
+    result = typed("cull", ALICE, "--action", "evict", "--dry-run")
+    assert result.exit_code == 0
+    assert "The policy permits to evict it." in result.stdout
+    order = {
+        "cgroup": MINER.cgroup,
+        "container_id": MINER.container_id,
+        "pod_uid": MINER.pod_uid,
+        "action": "evict",
+        "dry_run": True,
+    }
+    assert agent.told == [(orders.CULL, order)]
+
+
+def test_what_was_not_done_is_status_1(agent: Agent, typed: Typed) -> None:
+    agent.cull = Answer(orders.encode(OBJECTED))
+    result = typed("cull", ALICE, "--action", "delete")
+    assert result.exit_code == 1
+    assert "The namespace is protected (binder)." in result.stdout
+    agent.cull = Answer(orders.encode(replace(PERMITTED, outcome="unknown")))
+    result = typed("cull", ALICE, "--action", "delete", "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["outcome"] == "unknown"
+
+
+def test_an_agent_that_refuses_is_one_line(agent: Agent, typed: Typed) -> None:
+    agent.cull = Answer(b"culling is off on this node\n", status=HTTPStatus.CONFLICT)
+    result = typed("cull", ALICE, "--action", "delete")
+    assert (result.exit_code, result.stderr) == (1, "minerwatch: culling is off on this node\n")
+
+
+def test_a_target_that_is_not_there_is_not_ordered(agent: Agent, typed: Typed) -> None:
+    result = typed("cull", "binder/nobody", "--action", "delete")
+    assert result.exit_code == 1
+    assert "nothing here is named binder/nobody" in result.stderr
+    assert agent.told == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cull",),
+        ("cull", ALICE),
+        ("cull", "--action", "kill"),
+        ("cull", ALICE, "--action", "observe"),
+        ("cull", ALICE, "--action", "kill", "--simulate", "24"),
+        ("cull", "--simulate", "0"),
+        ("cull", "--simulate", "100000"),
+        ("release",),
+    ],
+)
+def test_wrong_usage_is_status_2(agent: Agent, typed: Typed, arguments: tuple[str, ...]) -> None:
+    assert typed(*arguments).exit_code == 2
+    assert agent.told == []
+
+
+def test_a_release_is_ordered_and_told(agent: Agent, typed: Typed) -> None:
+    result = typed("release", ALICE)
+    assert result.exit_code == 0
+    assert "2 processes go on: 7, 8" in result.stdout
+    assert agent.told[0][0] == orders.RELEASE
+    agent.release = Answer(orders.encode(replace(RELEASED, trouble=("process 7: no",))))
+    result = typed("release", ALICE, "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["trouble"] == ["process 7: no"]
+
+
+def test_the_past_is_simulated(agent: Agent, typed: Typed) -> None:
+    result = typed("cull", "--simulate", "24")
+    assert result.exit_code == 0
+    assert "binder/eve/notebook" in result.stdout
+    assert agent.told == [(orders.TOLD, {"hours": 24.0})]
+    lines = json.loads(typed("cull", "--simulate", "24", "-o", "json").stdout)
+    assert lines[0]["decision"]["pod"] == "eve"
+
+
+# From a laptop.
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def far(api: ApiServer, tmp_path: Path) -> Typed:
+    kubeconfig = write_kubeconfig(tmp_path / "config", api.url, "first")
+    environment = {"KUBECONFIG": str(kubeconfig), "XDG_RUNTIME_DIR": str(tmp_path)}
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, arguments, env=environment)
+
+    return run
+
+
+def put_agent(api: ApiServer, node: str, *containers: object) -> None:
+    name = f"minerwatch-{node}"
+    api.put({"metadata": {"name": node}}, resource="nodes")
+    api.put(
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "minerwatch",
+                "labels": {"app.kubernetes.io/name": "minerwatch"},
+            },
+            "spec": {"nodeName": node, "containers": [{"name": "minerwatch"}]},
+            "status": {"phase": "Running"},
+        }
+    )
+    api.runs("minerwatch", name, Printing(encode(containers)))  # type: ignore[arg-type]
+
+
+def test_the_agent_of_the_pods_node_is_told(api: ApiServer, far: Typed) -> None:
+    put_agent(api, "node-1", SIMULATION)
+    put_agent(api, "node-2", MINER)
+    order = orders.encode(orders.cull_order(MINER, Action.STOP, dry_run=False)).decode()
+    command = ("minerwatch", "order", orders.CULL, order)
+    answer = Printing(orders.encode(replace(PERMITTED, node="node-2")))
+    api.runs("minerwatch", "minerwatch-node-2", answer, *command)
+    result = far("cull", "-A", ALICE, "--action", "stop")
+    assert result.exit_code == 0, result.output
+    assert "on node node-2" in result.stdout
+    asked = [each for each in api.requests if each.command[:2] == command[:2]]
+    assert [(each.path.split("/")[-2], each.command) for each in asked] == [
+        ("minerwatch-node-2", command)
+    ]
+
+
+def test_a_refusal_far_away_is_one_line(api: ApiServer, far: Typed) -> None:
+    put_agent(api, "node-2", MINER)
+    order = orders.encode(orders.release_order(MINER)).decode()
+    says = Printing(stderr=b"minerwatch: culling is off on this node\n", exit_status=1)
+    api.runs("minerwatch", "minerwatch-node-2", says, "minerwatch", "order", orders.RELEASE, order)
+    result = far("release", "-A", ALICE)
+    assert result.exit_code == 1
+    assert result.stderr == "minerwatch: node node-2: culling is off on this node\n"
+
+
+def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:
+    for node in ("node-1", "node-2", "node-3"):
+        put_agent(api, node)
+    command = ("minerwatch", "order", orders.TOLD, orders.encode(orders.ToldOrder(24.0)).decode())
+    for node in ("node-1", "node-2"):
+        line = msgspec.structs.replace(LINE, decision=decision(f"eve-on-{node}"))
+        body = Printing(msgspec.json.encode([line]))
+        api.runs("minerwatch", f"minerwatch-{node}", body, *command)
+    away = Printing(stderr=b"minerwatch: no agent is listening\n", exit_status=1)
+    api.runs("minerwatch", "minerwatch-node-3", away, *command)
+    result = far("cull", "-A", "--simulate", "24")
+    assert result.exit_code == 1
+    assert "node-3: no agent is listening" in result.stderr
+    assert "2 left alone" in result.stdout
+    assert "eve-on-node-1" in result.stdout

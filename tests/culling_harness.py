@@ -1,0 +1,322 @@
+"""A culler beside an API server: what is found is made up, all else is real.
+
+Run as a program it culls what it is told to until it is killed::
+
+    python -m tests.culling_harness KUBECONFIG AUDIT_LOG ACTION CGROUP POD_UID PID START_TICKS
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from minerwatch.config import (
+    ENFORCE,
+    Audit,
+    CircuitBreaker,
+    Config,
+    CullBudget,
+    Culling,
+    Duration,
+    Kubernetes,
+    Rungs,
+)
+from minerwatch.cull import HOUR_S, ActionRecord, History, Moment, Outcome
+from minerwatch.culling import Culler, Own, Round, Target
+from minerwatch.enforcement import Pace
+from minerwatch.errors import TargetError
+from minerwatch.kube.budget import BudgetPace
+from minerwatch.kube.node import ClusterNode
+from minerwatch.model import (
+    Action,
+    Container,
+    ContainerKey,
+    ContainerKind,
+    Evidence,
+    Finding,
+    Level,
+    Maturity,
+    Observation,
+    Process,
+    ProcessId,
+    ProcessLoad,
+    Signal,
+    Verdict,
+)
+from minerwatch.report.audit_lines import AuditLine, rfc3339
+from tests.kube.api_server import ApiServer, Json, pod_json
+
+NODE = "worker-1"
+BOOT = "boot"
+SECRET = "hunter2"
+QUICK = Pace(conflict_s=0.01, patience_s=0.02, give_up_s=5.0)
+QUICK_BUDGET = BudgetPace(tries=4, first_delay_s=0.005, longest_delay_s=0.05, answer_s=0.5)
+
+
+def moment(ahead_s: float = 0.0) -> Moment:
+    return Moment(time.time() + ahead_s, 100_000.0 + time.monotonic() + ahead_s, BOOT)
+
+
+def remembers(path: Path) -> Path:
+    """An audit log at ``path`` that reaches back for two hours."""
+    if not path.exists():
+        now = moment(-2 * HOUR_S)
+        (start,) = History.started(NODE, now).records()
+        line = AuditLine("start", rfc3339(now.unix_s), NODE, record=start)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(line) + b"\n")
+    return path
+
+
+def lines(path: Path) -> list[AuditLine]:
+    return [msgspec.json.decode(line, type=AuditLine) for line in path.read_bytes().splitlines()]
+
+
+def outcomes(path: Path) -> list[str]:
+    """How actions were begun and ended, in order."""
+    return [
+        f"{line.record.action} {line.record.outcome}"
+        for line in lines(path)
+        if line.kind in ("action", "outcome") and line.record
+    ]
+
+
+def settings(audit_log: Path, *actions: Action, **changes: Any) -> Culling:
+    plain = Culling(
+        mode=ENFORCE,
+        namespaces=("binder",),
+        ladder=(Rungs(actions=actions or (Action.EVICT,)),),
+        minimum_age=Duration(60),
+        hold=Duration(60),
+        pause=Duration(600),
+        budget=CullBudget(per_node=10, per_cluster=10),
+        circuit_breaker=CircuitBreaker(share=1.0, at_least=1000),
+        audit=Audit(log=str(audit_log)),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+@dataclass
+class FakeWatch:
+    """Containers in which miners were found, an hour ago and still."""
+
+    found: dict[ContainerKey, Observation] = field(default_factory=dict)
+    ahead_s: float = 0.0
+
+    def add(
+        self, cgroup: str, pod_uid: str, *processes: ProcessId, level: Level = Level.CONFIRMED
+    ) -> Observation:
+        container = Container(cgroup, 7, ContainerKind.POD, f"{pod_uid}-c", "containerd", pod_uid)
+        loads = tuple(_load(process) for process in processes)
+        findings = [
+            _finding(signal, score, process)
+            for process in processes or (ProcessId(2**22 + 7, 7),)
+            for signal, score in ((Signal.IDENTITY, 88.0), (Signal.BEHAVIOUR, 29.0))
+        ]
+        verdict = Verdict(container.key, 0.0, 91.48, level, 0.0, tuple(findings))
+        observation = Observation(
+            container, 0.0, 1.0, 3600.0, None, None, verdict, len(loads), loads
+        )
+        self.found[container.key] = observation
+        return observation
+
+    def observations(self, max_processes: int) -> tuple[Observation, ...]:
+        return tuple(self._now(each, max_processes) for each in self.found.values())
+
+    def observation(self, key: ContainerKey, max_processes: int) -> Observation | None:
+        found = self.found.get(key)
+        return None if found is None else self._now(found, max_processes)
+
+    def carrier(self, container: Container) -> Container:
+        return container
+
+    def _now(self, observation: Observation, max_processes: int) -> Observation:
+        at_s = moment(self.ahead_s).monotonic_s
+        since_s = at_s - 3600
+        verdict = replace(
+            observation.verdict,
+            at_s=at_s,
+            since_s=since_s,
+            findings=tuple(replace(each, since_s=since_s) for each in observation.verdict.findings),
+        )
+        processes = observation.processes[:max_processes]
+        return replace(observation, at_s=at_s, verdict=verdict, processes=processes)
+
+
+def _finding(signal: Signal, score: float, process: ProcessId) -> Finding:
+    evidence = Evidence("CommandLine", f"./xmrig --password {SECRET} -o pool", "contains 'xmrig'")
+    title = f"Title of {signal}"
+    return Finding(
+        f"rule-{signal}", title, signal, score, Maturity.STABLE, 0.0, process, (evidence,)
+    )
+
+
+def _load(process: ProcessId) -> ProcessLoad:
+    return ProcessLoad(
+        Process(
+            id=process,
+            parent_pid=1,
+            comm="xmrig",
+            command_line=f"./xmrig --password {SECRET} -o stratum+tcp://pool:3333",
+            image="/tmp/xmrig",
+            current_directory="/",
+            uid=0,
+            user="root",
+            exe_deleted=False,
+            exe_in_memory=False,
+            command_line_hidden=False,
+            kernel_thread=False,
+            program=(0, 0, 0),
+        ),
+        1.0,
+    )
+
+
+class Said:
+    """A log that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    warning = error = info
+
+
+class Harness:
+    """A culler with its node, until it is closed."""
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        culling: Culling,
+        watch: FakeWatch | None = None,
+        *,
+        namespace: str = "minerwatch",
+        events: bool = False,
+        pace: Pace = QUICK,
+        budget_pace: BudgetPace = QUICK_BUDGET,
+    ) -> None:
+        self.audit_log = Path(culling.audit.log)
+        self.watch = watch or FakeWatch()
+        self.said = Said()
+        self.ended: list[tuple[str, str]] = []
+        self.errors: list[str] = []
+        self.config = Config(
+            culling=culling,
+            kubernetes=Kubernetes(enabled=True, kubeconfig=str(kubeconfig), events=events),
+        )
+        self.node = ClusterNode(self.config, NODE, lambda *_: None)
+        self.culler = Culler(
+            culling,
+            Own(NODE, namespace, "uid-own", 10.0),
+            self.node,
+            self.node.keep(self.config),
+            self.watch,
+            self.said,
+            moment=lambda: moment(self.watch.ahead_s),
+            on_outcome=lambda action, outcome: self.ended.append((str(action), str(outcome))),
+            on_error=lambda what, error: self.errors.append(f"{what}: {error!r}"),
+            pace=pace,
+            budget_pace=budget_pace,
+        )
+        self.culler.start()
+
+    def close(self) -> None:
+        self.culler.close()
+        self.node.close()
+
+    def until_synced(self) -> None:
+        until(lambda: self.node.is_synced)
+
+    def consider(self, *, flagged: int = 1, containers: int = 20) -> None:
+        """As at the end of a tick; the thread does the rest."""
+        found = self.watch.observations(0)
+        confirmed = tuple(each for each in found if each.verdict.level is Level.CONFIRMED)
+        self.culler.consider(Round(containers, flagged, confirmed))
+
+    def settled(self) -> None:
+        """Wait until the thread has done all that it was given."""
+        until(lambda: self.culler._news is None)
+        with suppress(TargetError):
+            self.culler.release(Target("none", "none", "none"))
+
+    def tick(self, **figures: int) -> None:
+        self.consider(**figures)
+        self.settled()
+
+    def reasons(self, observation: Observation) -> str:
+        now = self.watch.observation(observation.container.key, 0)
+        assert now is not None
+        status = self.culler.status(now)
+        assert status is not None
+        return " ".join(status.reasons)
+
+
+def until(holds: Any, timeout_s: float = 20.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.005)
+
+
+def target(observation: Observation) -> Target:
+    container = observation.container
+    return Target(container.cgroup, container.container_id, container.pod_uid)
+
+
+def put_pod(
+    api: ApiServer, name: str, uid: str, namespace: str = "binder", **metadata: Any
+) -> Json:
+    """A pod that has been running for an hour on the harness's node, with its container."""
+    created = rfc3339(time.time() - 3600)[:19] + "Z"
+    return api.put(
+        pod_json(
+            name,
+            node=NODE,
+            namespace=namespace,
+            containers={"notebook": f"{uid}-c"},
+            uid=uid,
+            creationTimestamp=created,
+            **metadata,
+        )
+    )
+
+
+def actions_on(api: ApiServer, name: str) -> list[str]:
+    """The requests that would do something to a pod, or have."""
+    verbs: Mapping[str, str] = {"PATCH": "label", "DELETE": "delete", "POST": "evict"}
+    return [
+        f"{verbs[asked.method]}{' dry-run' if 'dryRun' in asked.query else ''}"
+        for asked in api.requests
+        if asked.method in verbs and f"/pods/{name}" in asked.path
+    ]
+
+
+def last(path: Path) -> ActionRecord:
+    records = [line.record for line in lines(path) if line.record]
+    return records[-1]
+
+
+def main() -> None:
+    kubeconfig, audit_log, action, cgroup, pod_uid, pid, start_ticks = sys.argv[1:]
+    harness = Harness(Path(kubeconfig), settings(Path(audit_log), Action(action)))
+    processes = [ProcessId(int(pid), int(start_ticks))] if int(pid) else []
+    harness.watch.add(cgroup, pod_uid, *processes)
+    harness.until_synced()
+    while True:
+        harness.tick()
+        print(f"tick {Outcome.DONE}", flush=True)
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""The helm chart: what it grants, by what is switched on; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from generate.manifests import CHART, MANIFESTS, manifests
+from minerwatch.config import Config, parse
+from tests.deploy.chart import (
+    NEWEST,
+    OLDEST,
+    VALUES,
+    Manifest,
+    Release,
+    helm,
+    refusal,
+    release,
+    rendered,
+)
+from tests.deploy.services import DEPLOY, RULES, program
+
+_SETS = {path.stem: path for path in VALUES}
+_each_set = pytest.mark.parametrize("name", _SETS)
+_OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
+_OBSERVE = {"list pods", "watch pods"}
+_EVENTS = {"create events.events.k8s.io", "patch events.events.k8s.io"}
+_BUDGET = {
+    f"{verb} leases.coordination.k8s.io{name} in minerwatch"
+    for verb, name in (
+        ("get", "/minerwatch-cull-budget"),
+        ("update", "/minerwatch-cull-budget"),
+        ("create", ""),
+    )
+}
+_DEEP = {"SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"}
+
+CAPABILITIES = {
+    "default": _DEEP | {"NET_ADMIN"},
+    "cull-dry-run": _DEEP | {"NET_ADMIN"},
+    "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
+    "no-exec-events": _DEEP,
+    "private-rules": _DEEP | {"NET_ADMIN"},
+    "everything": _DEEP | {"NET_ADMIN", "KILL"},
+    "minimal": set(),
+}
+
+PERMISSIONS = {
+    "default": _OBSERVE | _EVENTS,
+    "cull-dry-run": _OBSERVE | _EVENTS | _BUDGET | {"get pods", "patch pods"},
+    "cull-enforce": _OBSERVE
+    | _EVENTS
+    | _BUDGET
+    | {
+        f"{what} in {where}"
+        for what in ("get pods", "patch pods", "delete pods", "create pods/eviction")
+        for where in ("jupyterhub", "binder")
+    },
+    "no-exec-events": _OBSERVE | _EVENTS,
+    "private-rules": _OBSERVE | _EVENTS,
+    "everything": _OBSERVE
+    | _EVENTS
+    | _BUDGET
+    | {"get pods", "patch pods", "delete pods", "create pods/eviction"},
+    "minimal": set(),
+}
+
+ON_CALL = {
+    "list nodes",
+    "get pods in minerwatch",
+    "list pods in minerwatch",
+    "get pods/log in minerwatch",
+    "get pods/exec in minerwatch",
+    "create pods/exec in minerwatch",
+}
+
+
+def of(name: str) -> Release:
+    return release(_SETS[name])
+
+
+def test_helm_lint_finds_nothing_wrong() -> None:
+    for path in VALUES:
+        done = subprocess.run(
+            [helm(), "lint", "--strict", str(CHART), "-f", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@_each_set
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+def test_the_api_server_would_take_it(name: str, kubernetes: str) -> None:
+    for manifest in release(_SETS[name], kubernetes).manifests:
+        if manifest["kind"] not in _OF_OPERATOR:
+            kubernetes_validate.validate(manifest, kubernetes, strict=True)
+
+
+def test_the_chart_says_which_versions_it_is_for() -> None:
+    said = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    assert said == f">={OLDEST}-0"
+    assert "incompatible with Kubernetes v1.26" in refusal("--kube-version=1.26.0")
+
+
+@_each_set
+def test_only_capabilities_of_what_is_on(name: str) -> None:
+    context = of(name).agent["securityContext"]
+    assert set(context["capabilities"].get("add", ())) == CAPABILITIES[name]
+    assert context["capabilities"]["drop"] == ["ALL"]
+
+
+@_each_set
+def test_only_permissions_of_what_is_on(name: str) -> None:
+    assert of(name).permissions() == PERMISSIONS[name]
+
+
+@_each_set
+def test_nothing_is_privileged_nor_writable(name: str) -> None:
+    context = of(name).agent["securityContext"]
+    assert context["privileged"] is False
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    spec = of(name).pod["spec"]
+    assert spec["hostPID"] is True
+    assert "hostIPC" not in spec
+    assert len(spec["containers"]) == 1
+    assert not spec.get("initContainers")
+    assert {volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume} <= {
+        "/sys/fs/cgroup",
+        "/var/lib/minerwatch",
+    }
+    writable = {
+        mount["mountPath"] for mount in of(name).agent["volumeMounts"] if not mount.get("readOnly")
+    }
+    culls = "cull" in name or name == "everything"
+    assert writable - {"/extra"} == {"/run/minerwatch"} | (
+        {"/var/lib/minerwatch"} if culls else set()
+    )
+
+
+@_each_set
+def test_the_agent_takes_its_configuration(name: str) -> None:
+    config = parse(of(name).config, "config.yaml")
+    assert isinstance(config, Config)
+    assert config.culling.mode == of(name).config["culling"]["mode"]
+    folders = {mount["mountPath"] for mount in of(name).agent["volumeMounts"]}
+    assert set(map(str, (*config.rules, *config.private_rules))) <= folders
+
+
+def test_a_pod_network_of_its_own_without_exec_events() -> None:
+    with_events, without = of("default"), of("no-exec-events")
+    assert with_events.pod["spec"]["hostNetwork"] is True
+    assert with_events.pod["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    assert not with_events.of_kind("NetworkPolicy")  # none applies to the host's network
+    assert "hostNetwork" not in without.pod["spec"]
+    assert "hostPort" not in without.agent["ports"][0]
+    (policy,) = without.of_kind("NetworkPolicy")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    allowed = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+    assert {"app.kubernetes.io/name": "prometheus"} in [
+        peer["podSelector"]["matchLabels"] for peer in allowed
+    ]
+    assert all(rule["ports"] for rule in policy["spec"]["egress"])
+
+
+def test_nobody_else_is_let_in_where_no_peer_is_named() -> None:
+    (policy,) = Release(
+        rendered("--set=config.probes.execs=false", "--set-json=networkPolicy.from=[]")
+    ).of_kind("NetworkPolicy")
+    ((peer,),) = (rule["from"] for rule in policy["spec"]["ingress"])
+    (pod,) = of("no-exec-events").of_kind("Pod")  # helm test's
+    assert peer["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_rules_stack_and_private_ones_come_last() -> None:
+    found = of("private-rules")
+    assert [Path(folder).name for folder in found.config["rules"]] == [
+        "0-minerwatch-rules",
+        "1-team-rules",
+        "2-more-rules",
+    ]
+    assert [Path(folder).name for folder in found.config["private_rules"]] == ["3-private-rules"]
+    volumes = {volume["name"]: volume for volume in found.pod["spec"]["volumes"]}
+    assert volumes["rules-0"]["configMap"]["items"] == [
+        {"key": "ours.yml", "path": "ours.yml"},
+        {"key": "lists.pool_hosts.txt", "path": "lists/pool_hosts.txt"},
+    ]
+    assert volumes["rules-2"]["configMap"]["items"][0]["path"] == "lists/pool_hosts.txt"
+    assert volumes["rules-3"]["secret"] == {"secretName": "private-rules", "defaultMode": 0o400}
+    assert found.named("ConfigMap", "minerwatch-rules")["data"]["ours.yml"].startswith("title:")
+
+
+def test_a_changed_configuration_rolls_the_pods_out_and_changed_rules_do_not() -> None:
+    before = Release(rendered())
+    other_config = Release(rendered("--set=config.interval=30s"))
+    other_rules = Release(rendered("--set=rules.lists.pool_hosts\\.txt=pool.example.org"))
+    more_rules = Release(rendered("--set=rules.lists.pool_hosts\\.txt=pool.example.com"))
+    assert other_config.pod != before.pod
+    assert other_rules.pod == more_rules.pod
+    sums = [
+        each.named("DaemonSet")["metadata"]["annotations"]["checksum/rules"]
+        for each in (before, other_rules, more_rules)
+    ]
+    assert len(set(sums)) == len(sums)
+
+
+@_each_set
+def test_every_object_has_the_recommended_labels(name: str) -> None:
+    for manifest in of(name).manifests:
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "minerwatch"
+        assert labels["app.kubernetes.io/name"] in ("minerwatch", "minerwatch-test")
+        assert labels["app.kubernetes.io/part-of"] == "minerwatch"
+        if name == "everything":
+            assert labels["team"] == "sre"
+
+
+def test_the_commands_take_only_agents_for_agents() -> None:
+    """`minerwatch top` looks for this label, and asks whoever bears it."""
+    from minerwatch.kube.fleet import DEFAULT_SELECTOR
+
+    key, _, value = DEFAULT_SELECTOR.partition("=")
+    bearers = [
+        manifest["kind"]
+        for manifest in of("everything").manifests
+        if manifest["kind"] in ("DaemonSet", "Pod") and manifest["metadata"]["labels"][key] == value
+    ]
+    assert bearers == ["DaemonSet"]
+
+
+def test_people_on_call_may_ask_the_agents() -> None:
+    assert of("everything").permissions("sre") == ON_CALL
+    assert of("default").permissions("sre") == set()
+    assert of("default").named("Role", "minerwatch-on-call")
+
+
+def test_app_armor_is_said_as_each_version_understands_it() -> None:
+    old, new = release(_SETS["default"], OLDEST), of("default")
+    key = "container.apparmor.security.beta.kubernetes.io/agent"
+    assert old.pod["metadata"]["annotations"][key] == "unconfined"
+    assert "appArmorProfile" not in old.agent["securityContext"]
+    assert key not in new.pod["metadata"]["annotations"]
+    assert new.agent["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
+    assert of("everything").agent["securityContext"]["appArmorProfile"] == {
+        "type": "Localhost",
+        "localhostProfile": "minerwatch",
+    }
+
+
+def test_helm_test_plants_a_canary_without_any_right() -> None:
+    (pod,) = of("default").of_kind("Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert container["args"][0] == "canary"
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    service = of("default").named("Service")
+    assert service["spec"]["internalTrafficPolicy"] == "Local"  # the agent of its own node
+    port = service["spec"]["ports"][0]["port"]
+    url = f"http://{service['metadata']['name']}.minerwatch.svc:{port}/metrics"
+    assert f"--metrics={url}" in container["args"]
+
+
+def test_whoever_asks_the_port_speaks_as_it_does() -> None:
+    options = ("--set", "config.tls.certificate=/etc/minerwatch/tls/tls.pem")
+    monitored = ("--set", "podMonitor.enabled=true,podMonitor.tlsConfig.insecureSkipVerify=true")
+    for given, scheme in (((), "HTTP"), (options, "HTTPS")):
+        objects = rendered(*given, *monitored)
+        (agent,) = (each for each in objects if each["kind"] == "DaemonSet")
+        (container,) = agent["spec"]["template"]["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["scheme"] == scheme
+        (monitor,) = (each for each in objects if each["kind"] == "PodMonitor")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint.get("scheme", "http").upper() == scheme
+        assert ("tlsConfig" in endpoint) is (scheme == "HTTPS")
+
+
+def test_prometheus_keeps_the_names_of_what_is_flagged() -> None:
+    monitor = of("everything").named("PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    assert endpoint["honorLabels"] is True
+    assert endpoint["port"] in [port["name"] for port in of("everything").agent["ports"]]
+    targets = {each["targetLabel"]: each for each in endpoint["relabelings"]}
+    assert targets["instance"]["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]
+    assert targets["job"]["replacement"] == "minerwatch"  # what MinerwatchAgentDown asks for
+    labels = monitor["spec"]["selector"]["matchLabels"].items()
+    assert labels <= of("everything").pod["metadata"]["labels"].items()
+
+
+def test_promtool_takes_the_rules_as_the_operator_would_write_them(tmp_path: Path) -> None:
+    rule = of("everything").named("PrometheusRule")
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule["spec"]))
+    subprocess.run(
+        [program("promtool", "prometheus"), "check", "rules", str(tmp_path / "rules.yml")],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_the_rules_are_the_shipped_ones() -> None:
+    shipped = _by_name(yaml.safe_load(RULES.read_text())["groups"])
+    chart = _by_name(of("everything").named("PrometheusRule")["spec"]["groups"])
+    assert shipped.keys() - chart.keys() == {"MinerwatchActed"}
+    for name, rule in chart.items():
+        expected = shipped[name]
+        if "alert" in rule:
+            expected["labels"]["team"] = "security"
+            url = expected["annotations"]["runbook_url"]
+            moved = f"https://wiki.example.org/minerwatch#{url.partition('#')[2]}"
+            expected["annotations"]["runbook_url"] = moved
+        assert rule == expected
+
+
+def test_the_dashboard_is_the_shipped_one() -> None:
+    dashboard = of("everything").named("ConfigMap", "minerwatch-dashboard")
+    assert dashboard["metadata"]["namespace"] == "monitoring"
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    shipped = json.loads((DEPLOY / "grafana" / "minerwatch.json").read_text())
+    assert json.loads(dashboard["data"]["minerwatch.json"]) == shipped
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--set=config.probes.exec=false",), "'exec' not allowed"),
+        (("--set=config.interval=soon",), "config/interval"),
+        (("--set=config.culling.mode=on",), "config/culling/mode"),
+        (("--set-json=config.culling.ladder=[{}]",), "'actions'"),
+        (("--set=config.listen=:80",), "'listen' not allowed"),
+        (("--set=privileged=true",), "'privileged' not allowed"),
+        (("--set=image.digest=latest",), "image/digest"),
+        (("--set=rules.inline.x=y",), "rules/inline"),
+        (("--set=readProcesses=false",), "switch off config.probes.connections"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name(options: tuple[str, ...], words: str) -> None:
+    assert words in refusal(*options)
+
+
+def test_every_value_has_a_schema_and_says_what_it_is() -> None:
+    values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert values.keys() == schema["properties"].keys() - {"global"}
+    _has_schema(values, schema["properties"], "")
+
+
+def test_the_plain_manifests_are_the_chart_rendered() -> None:
+    stale = [
+        str(path)
+        for path, text in manifests(helm()).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    assert stale == [], "run: make generate"
+
+
+def test_plain_manifests_need_nothing_else(tmp_path: Path) -> None:
+    for path in MANIFESTS.glob("*.yaml"):
+        for manifest in yaml.safe_load_all(path.read_text()):
+            if manifest["kind"] not in _OF_OPERATOR:
+                kubernetes_validate.validate(manifest, NEWEST, strict=True)
+    default: list[Manifest] = list(yaml.safe_load_all((MANIFESTS / "minerwatch.yaml").read_text()))
+    made = {(each["kind"], each["metadata"]["name"]) for each in default}
+    assert ("Namespace", "minerwatch") in made
+    assert {each["kind"] for each in default} >= {"DaemonSet", "ServiceAccount", "ClusterRole"}
+
+
+def test_the_notes_tell_the_next_three_commands() -> None:
+    notes = subprocess.run(
+        [
+            *(helm(), "install", "minerwatch", str(CHART), "--namespace=minerwatch"),
+            *("--dry-run=client", "--set=config.culling.mode=enforce"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.partition("NOTES:")[2]
+    for command in (
+        "rollout status daemonset/minerwatch",
+        "helm -n minerwatch test minerwatch",
+        "minerwatch top --once",
+        "minerwatch explain NAMESPACE/POD",
+    ):
+        assert command in notes
+    assert "nothing is ever touched" in notes  # culling is on, for no namespace
+    assert not re.search(r"<no value>|%!", notes)
+
+
+def _by_name(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        rule.get("alert") or rule["record"]: rule for group in groups for rule in group["rules"]
+    }
+
+
+def _has_schema(values: dict[str, Any], properties: dict[str, Any], path: str) -> None:
+    for key, value in values.items():
+        assert key in properties, f"{path}{key}"
+        below = properties[key].get("properties")
+        if isinstance(value, dict) and below:
+            _has_schema(value, below, f"{path}{key}.")

@@ -1,0 +1,199 @@
+"""The DaemonSet's command, from the wheel alone, with what the chart grants and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from minerwatch.model import FindingStatus
+from tests.conftest import CgroupFolders, Programs, cgroup_root
+from tests.deploy.chart import VALUES, Release, rendered
+from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root
+from tests.deploy.services import until
+
+_MINER = "a7" * 32
+_RULE = """\
+title: Connected to the test
+id: 5b2f3c62-8c0c-4a6e-9df4-2a5f1d7f0c33
+status: experimental
+description: A connection of the target of a test.
+author: minerwatch contributors
+date: 2026-11-25
+logsource: {{product: linux, category: network_connection}}
+detection:
+  selection:
+    DestinationPort: '{port}'
+  condition: selection
+level: informational
+minerwatch: {{signal: network}}
+"""
+
+WITHOUT = {
+    "SYS_PTRACE": ("probe is off", {"probe": "mappings"}, "SYS_PTRACE"),
+    "DAC_READ_SEARCH": ("cannot see everything", {}, "DAC_READ_SEARCH"),
+    "BPF": ("probe is off", {"probe": "tasks"}, "BPF"),
+    "PERFMON": ("probe is off", {"probe": "tasks"}, "PERFMON"),
+}
+"""What the agent says, and of what, where it lacks one of the chart's capabilities."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    needs_runc()
+    return built_root() or wheel_root(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[socket.socket]:
+    """Whom the target is connected to: nobody who mines."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def release(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The chart's default values, but quicker, and without a cluster."""
+    (default,) = (path for path in VALUES if path.stem == "default")
+    rule = tmp_path_factory.mktemp("rules") / "connected.yml"
+    rule.write_text(_RULE.format(port=pool.getsockname()[1]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return Release(
+        rendered(
+            *("-f", str(default), f"--set-file=rules.inline.connected\\.yml={rule}"),
+            *(f"--set=port={port}", "--set=config.interval=500ms"),
+            *("--set=config.examination.suspect_after=1s", "--set=config.kubernetes.enabled=false"),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The pid of a target of another user, whose executable nobody else may read."""
+    if platform.machine() != "x86_64" or importlib.util.find_spec("cyrx") is None:
+        pytest.skip("needs cyrx, which hashes with RandomX: pip install cyrx==0.3.0 (x86-64)")
+    try:
+        groups = cgroup_root()
+    except StopIteration:
+        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
+    folder = tmp_path_factory.mktemp("miner")
+    program = folder / "train"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    os.chown(program, 65534, 65534)
+    program.chmod(0o700)
+    target = Path(__file__).parents[1] / "targets" / "hidden_miner.py"
+    with ExitStack() as stack:
+        cgroups = stack.enter_context(closing(CgroupFolders(groups)))
+        programs = stack.enter_context(closing(Programs(folder)))
+        process = programs.run(
+            [str(program), str(target), str(pool.getsockname()[1])],
+            env={"PYTHONHOME": sys.base_prefix, "PYTHONPATH": sysconfig.get_path("purelib")},
+        )
+        cgroups.put(process, cgroups.make(f"/minerwatch-container/docker/{_MINER}"))
+        pool.settimeout(30)
+        connected, _ = pool.accept()
+        stack.enter_context(closing(connected))
+        until(lambda: Path(f"/proc/{process.pid}/mem").stat().st_uid == 65534)
+        yield process.pid
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pod")
+
+
+def test_every_probe_works_with_what_the_chart_grants(
+    root: Root, release: Release, miner: int, folder: Path
+) -> None:
+    with closing(AgentContainer(folder, root, release)) as agent:
+        agent.line("watching", node="node-1")
+        for probe in ("execs", "tasks", "connections", "mappings", "content", "rounding", "canary"):
+            agent.line("probe is on", probe=probe)
+        agent.until(
+            lambda: (
+                agent.metric('minerwatch_canary_last_seen_timestamp_seconds{planted="agent"}') > 0
+            )
+        )
+        agent.until(lambda: _seen(agent) >= _WANTED)
+        assert agent.metric("minerwatch_exec_events_total") > 0
+        for probe in ("connections", "content", "mappings", "tasks"):
+            assert not agent.failures(probe)
+        assert not [line for line in agent.lines() if line["event"] == "cannot see everything"]
+        limit = release.agent["resources"]["limits"]["memory"].removesuffix("Mi")
+        assert agent.peak_mib() < int(limit)
+        asked = agent.execute(root.program, "explain", str(miner))
+        assert asked.returncode == 0, asked.stderr
+        assert "RoundingModes" in asked.stdout
+
+
+@pytest.mark.parametrize("capability", WITHOUT)
+def test_without_a_capability_it_says_which_and_goes_on(
+    root: Root, release: Release, folder: Path, capability: str
+) -> None:
+    event, fields, words = WITHOUT[capability]
+    with closing(AgentContainer(folder, root, release, without=[capability])) as agent:
+        assert words in agent.line(event, **fields)["reason"]
+        _goes_on(agent)
+
+
+def test_without_net_admin_exec_events_are_there_or_it_says_why_not(
+    root: Root, release: Release, folder: Path
+) -> None:
+    """The kernel asks for it before Linux 6.6."""
+    with closing(AgentContainer(folder, root, release, without=["NET_ADMIN"])) as agent:
+        agent.line("watching")
+        _goes_on(agent)
+        said = next(line for line in agent.lines() if line.get("probe") == "execs")
+        assert said["event"] == "probe is on" or "NET_ADMIN" in said["reason"]
+
+
+def test_where_seccomp_forbids_bpf_it_says_so_and_goes_on(
+    root: Root, release: Release, folder: Path
+) -> None:
+    """As older runtimes do, whatever capabilities there are."""
+    with closing(AgentContainer(folder, root, release, newer_profile=False)) as agent:
+        assert "seccomp" in agent.line("probe is off", probe="tasks")["reason"]
+        _goes_on(agent)
+
+
+def test_only_mounted_folders_can_be_written(root: Root, release: Release, folder: Path) -> None:
+    with closing(AgentContainer(folder, root, release)) as agent:
+        agent.line("watching")
+        script = (
+            "import pathlib, sys\n"
+            "def is_shut(path):\n"
+            "    try: pathlib.Path(path).write_text('x')\n"
+            "    except OSError: return True\n"
+            "paths = ['/x', '/etc/minerwatch/config/x', '/sys/fs/cgroup/x', '/proc/sys/kernel/x']\n"
+            "sys.exit(not all(map(is_shut, paths)))\n"
+        )
+        python = str(Path(root.program).with_name("python3"))
+        assert agent.execute(python, "-c", script).returncode == 0
+
+
+_WANTED = {"RoundingModes", "JitMiB", "ContentMatches", "DestinationPort"}
+"""A fact of each probe that looks at suspects."""
+
+
+def _seen(agent: AgentContainer) -> set[str]:
+    findings: tuple[FindingStatus, ...] = next(
+        (each.findings for each in agent.statuses() if each.container_id == _MINER), ()
+    )
+    return {field for finding in findings for field in finding.evidence}
+
+
+def _goes_on(agent: AgentContainer) -> None:
+    ticks = "minerwatch_tick_duration_seconds_count"
+    agent.until(lambda: agent.metric(ticks) >= 2)
+    assert not [line for line in agent.lines() if line["event"] == "tick failed"]

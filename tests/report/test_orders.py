@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from minerwatch.errors import OrderError
+from minerwatch.model import Action, CullAnswer
+from minerwatch.report import orders
+from minerwatch.report.orders import CullOrder, ReleaseOrder, ToldOrder
+from tests.report.samples import MINER
+
+
+def test_an_order_names_its_container_by_all_three() -> None:
+    order = orders.cull_order(MINER, Action.STOP, dry_run=True)
+    assert orders.decode(orders.encode(order), CullOrder) == order
+    assert (order.cgroup, order.container_id, order.pod_uid) == (
+        MINER.cgroup, MINER.container_id, MINER.pod_uid,
+    )  # fmt: skip
+    released = orders.release_order(MINER)
+    assert orders.decode(orders.encode(released), ReleaseOrder) == released
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"null", b"[]", b"{}", b"[" * 100_000, b"\xff",
+        b'{"cgroup": "/a", "container_id": "b", "pod_uid": "c"}',
+        b'{"cgroup": "/a", "container_id": "b", "pod_uid": "c", "action": "nuke"}',
+        b'{"cgroup": "/a", "container_id": "b", "pod_uid": "c", "action": "kill", "force": true}',
+        b'{"cgroup": "/a", "container_id": 7, "pod_uid": "c", "action": "kill"}',
+        b'{"cgroup": "' + b"a" * 5000 + b'", "container_id": "", "pod_uid": "", "action": "kill"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_order_is_refused(body: bytes) -> None:
+    with pytest.raises(OrderError, match="no order"):
+        orders.decode(body, CullOrder)
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "1e9", '"7"'])
+def test_hours_are_within_bounds(hours: str) -> None:
+    with pytest.raises(OrderError):
+        orders.decode(f'{{"hours": {hours}}}'.encode(), ToldOrder)
+
+
+def test_an_answer_that_cannot_be_understood_says_so() -> None:
+    with pytest.raises(OrderError, match="cannot be understood"):
+        orders.cull_answer(b"{}")
+    with pytest.raises(OrderError, match="cannot be understood"):
+        orders.release_answer(b"<html>")
+
+
+def test_answers_come_back_as_they_went() -> None:
+    answer = CullAnswer("n", "ns", "p", "c", "o", "confirmed", 95.0, "stop", True, True, (), "r")
+    assert orders.cull_answer(orders.encode(answer)) == answer

@@ -1,0 +1,84 @@
+"""Ordinary programs beside each other in one container: what they show together is not proof.
+
+A container's score joins what its processes show. A notebook's simulation, a monitor that names
+pools and a tool in memory are three programs, each with a reason of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.detection import CORPUS, KNOWN_FALSE_ALARMS
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection import rulebook
+from minerwatch.detection.check import Recording, recording, verdict_together
+from minerwatch.detection.judge import is_cullable, joined_score
+from minerwatch.detection.match import Matcher
+from minerwatch.model import Level, Signal, Verdict
+
+MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
+MATCHES = {line.id: MATCHER.matches(line.facts) for line in LINES}
+WITHOUT_ALARM = tuple(line for line in LINES if line.id not in KNOWN_FALSE_ALARMS)
+
+
+def together(lines: Sequence[Recording]) -> Verdict:
+    return verdict_together(lines, MATCHER)
+
+
+def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
+    return st.lists(st.sampled_from(of), min_size=1, max_size=8, unique_by=lambda line: line.id)
+
+
+@given(containers(LINES))
+@settings(max_examples=500)
+def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
+    assert not is_cullable(together(lines))
+
+
+@given(containers(WITHOUT_ALARM))
+@settings(max_examples=500)
+def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
+    verdict = together(lines)
+    assert verdict.level < Level.CONFIRMED, [finding.title for finding in verdict.findings]
+
+
+def test_all_of_them_together_are_not_cullable() -> None:
+    """The worst container that the corpus can make: every line is a process of it."""
+    assert not is_cullable(together(LINES))
+
+
+def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
+    """The highest score of each signal."""
+    scores: dict[Signal, float] = defaultdict(float)
+    for match in MATCHES[line.id]:
+        if match.rule.hold_s <= line.seconds:
+            scores[match.rule.signal] = max(scores[match.rule.signal], match.rule.score)
+    return tuple(sorted(scores.items()))
+
+
+def test_no_three_of_them_are_confirmed() -> None:
+    """Every container of three lines, by what their signals come to at most."""
+    profiles = {profile(line): str(line.id) for line in WITHOUT_ALARM}
+    confirmed = []
+    for trio in combinations(profiles, 3):
+        joined: dict[Signal, float] = defaultdict(float)
+        for signal, score in (pair for one in trio for pair in one):
+            joined[signal] = max(joined[signal], score)
+        if Level.of(joined_score(joined)) is Level.CONFIRMED:
+            confirmed.append([profiles[one] for one in trio])
+    assert confirmed == []
+
+
+@pytest.mark.parametrize("line", WITHOUT_ALARM, ids=lambda line: str(line.id))
+def test_a_simulation_beside_it_makes_none_of_them_cullable(line: Recording) -> None:
+    busy = next(each for each in LINES if each.id == "science/kernel-week-long-simulation")
+    verdict = together([line, busy])
+    assert verdict.level < Level.CONFIRMED
+    assert not is_cullable(verdict)

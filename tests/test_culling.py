@@ -1,0 +1,858 @@
+"""From a confirmed verdict to what becomes of the pod, and of all that may go wrong between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, Culling, Duration
+from minerwatch.cull import HOUR_S, Outcome
+from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.kube.process_signals import STOPPED, state
+from minerwatch.labels import Selector
+from minerwatch.model import Action, Level, Observation, ProcessId, Reason
+from minerwatch.report.audit_lines import NO_EVIDENCE
+from tests.conftest import Programs
+from tests.culling_harness import (
+    SECRET,
+    FakeWatch,
+    Harness,
+    actions_on,
+    last,
+    lines,
+    outcomes,
+    put_pod,
+    remembers,
+    settings,
+    target,
+    until,
+)
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    Dripping,
+    Dropping,
+    Hanging,
+    LosingTheAnswer,
+    Request,
+    encode,
+)
+from tests.kube.conftest import write_kubeconfig
+from tests.kube.test_process_signals import identity
+
+EVE = "jupyter-eve"
+LEASES = ("leases", "/apis/coordination.k8s.io/v1")
+QUARANTINE = "minerwatch.io/quarantine"
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
+    return write_kubeconfig(tmp_path / "kubeconfig", api.url, "first")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return remembers(tmp_path / "audit" / "audit.jsonl")
+
+
+Open = Callable[..., Harness]
+
+
+@pytest.fixture
+def opened(kubeconfig: Path) -> Iterator[Open]:
+    harnesses: list[Harness] = []
+
+    def one(culling: Culling, watch: FakeWatch | None = None, **options: Any) -> Harness:
+        harnesses.append(Harness(kubeconfig, culling, watch, **options))
+        harnesses[-1].until_synced()
+        return harnesses[-1]
+
+    yield one
+    for harness in harnesses:
+        harness.close()
+
+
+@pytest.fixture
+def miner(programs: Programs) -> ProcessId:
+    return identity(programs.start("xmrig", busy=True).pid)
+
+
+def places(api: ApiServer) -> int:
+    found = api.items(*LEASES)
+    if not found:
+        return 0
+    text = found[0]["metadata"]["annotations"]["minerwatch.io/actions"]
+    return len(msgspec.json.decode(text))
+
+
+def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
+    put_pod(api, EVE, "uid-1")
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", *processes)
+    until(lambda: harness.node.identity(observation.container))
+    return observation
+
+
+def on_pod(asked: Request) -> bool:
+    """The request that acts."""
+    return asked.method in ("POST", "PATCH", "DELETE") and f"/pods/{EVE}" in asked.path
+
+
+def takes_a_place(asked: Request) -> bool:
+    return "leases" in asked.path and asked.method != "GET"
+
+
+def looks(asked: Request) -> bool:
+    """The second look."""
+    return asked.method == "GET" and asked.path.endswith(f"/pods/{EVE}")
+
+
+# What is done.
+
+
+def test_a_miner_is_evicted_once(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log))
+    eve(api, harness)
+    for _ in range(3):
+        harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+    assert api.items("pods") == []
+    assert outcomes(log) == ["evict pending", "evict done"]
+    assert harness.ended == [("evict", "done")]
+    assert places(api) == 1
+    assert harness.errors == []
+
+
+def test_a_dry_run_is_asked_once_and_changes_nothing(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, mode=DRY_RUN))
+    observation = eve(api, harness)
+    for _ in range(3):
+        harness.tick()
+        harness.watch.ahead_s += 700
+    assert actions_on(api, EVE) == ["evict dry-run"]
+    assert len(api.items("pods")) == 1
+    assert outcomes(log) == ["evict pending", "evict dry-run"]
+    assert places(api) == 0
+    assert "done already" in harness.reasons(observation)
+
+
+def test_a_dry_run_then_in_earnest(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, mode=DRY_RUN))
+    eve(api, harness)
+    harness.tick()
+    harness.culler.use(settings(log), 10.0)
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict dry-run", "evict"]
+    assert outcomes(log)[2:] == ["evict pending", "evict done"]
+
+
+def test_a_label_is_set_once_and_again_if_the_tenant_takes_it_off(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, Action.LABEL))
+    observation = eve(api, harness)
+    harness.tick()
+    (pod,) = api.items("pods")
+    assert pod["metadata"]["labels"] == {QUARANTINE: "true"}
+    until(lambda: "done already" in harness.reasons(observation))
+    harness.watch.ahead_s += 700
+    harness.tick()
+    assert actions_on(api, EVE) == ["label"]
+    put_pod(api, EVE, "uid-1", labels={})
+    until(lambda: "done already" not in harness.reasons(observation))
+    harness.tick()
+    assert actions_on(api, EVE) == ["label", "label"]
+
+
+def test_a_pod_is_deleted_with_the_grace_period(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.DELETE, grace_period=Duration(7)))
+    eve(api, harness)
+    harness.tick()
+    assert api.items("pods") == []
+    (asked,) = [asked for asked in api.requests if asked.method == "DELETE"]
+    assert asked.body["gracePeriodSeconds"] == 7
+
+
+def test_only_the_flagged_process_is_killed(
+    api: ApiServer, opened: Open, log: Path, programs: Programs, miner: ProcessId
+) -> None:
+    innocent = programs.start("innocent", busy=True)
+    harness = opened(settings(log, Action.KILL))
+    eve(api, harness, miner)
+    harness.tick()
+    until(lambda: state(miner) in ("", "Z"))
+    assert innocent.poll() is None
+    assert outcomes(log) == ["kill pending", "kill done"]
+    assert last(log).processes == (miner,)
+
+
+def test_a_pid_that_was_used_again_in_between_is_left_alone(
+    api: ApiServer, opened: Open, log: Path, programs: Programs
+) -> None:
+    later = identity(programs.start("innocent", busy=True).pid)
+    before = ProcessId(later.pid, later.start_ticks - 1)
+    harness = opened(settings(log, Action.KILL))
+    eve(api, harness, before)
+    harness.tick()
+    assert outcomes(log) == ["kill pending", "kill withdrawn"]
+    assert state(later) not in ("", "Z")
+    assert places(api) == 0
+
+
+def test_offenders_who_come_back_climb(
+    api: ApiServer, opened: Open, log: Path, programs: Programs
+) -> None:
+    harness = opened(settings(log, Action.KILL, Action.DELETE))
+    eve(api, harness)
+    for _ in range(4):
+        process = identity(programs.start("xmrig", busy=True).pid)
+        harness.watch.add("/kubepods/poduid-1/c", "uid-1", process)
+        harness.tick()
+        harness.watch.ahead_s += 700
+    assert outcomes(log)[1::2] == ["kill done"] * 3 + ["delete done"]
+    assert api.items("pods") == []
+
+
+# The evidence comes first.
+
+
+def test_the_evidence_is_on_the_disk_before_anything_is_asked_for(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path, miner: ProcessId
+) -> None:
+    folder = tmp_path / "evidence"
+    harness = opened(settings(log, audit=Audit(log=str(log), folder=str(folder))))
+    seen: list[tuple[list[str], int]] = []
+
+    def look(asked: Request) -> bool:
+        if on_pod(asked) or takes_a_place(asked):
+            seen.append((outcomes(log), len([*folder.iterdir()])))
+        return False
+
+    api.misbehave(Answering(500), when=look)
+    eve(api, harness, miner)
+    harness.tick()
+    assert seen == [(["evict pending"], 1)] * 2
+    (line,) = [line for line in lines(log) if line.kind == "action"]
+    evidence = msgspec.json.decode(line.evidence)
+    (file,) = folder.iterdir()
+    assert msgspec.json.decode(file.read_bytes()) == evidence
+    assert (file.stat().st_mode & 0o777, log.stat().st_mode & 0o077) == (0o600, 0)
+    assert evidence["verdict"]["level"] == "confirmed"
+    assert [each["rule"] for each in evidence["findings"]] == ["rule-identity", "rule-behaviour"]
+    (process,) = evidence["processes"]
+    assert (process["pid"], process["culprit"]) == (miner.pid, True)
+    assert len(process["sha256"]) == 64
+    assert "stratum+tcp://pool" in process["command_line"]
+    assert evidence["pod"]["name"] == EVE
+    assert '"uid":"uid-1"' in line.request
+    assert SECRET not in log.read_text()
+    assert SECRET not in str(harness.said.lines)
+    said = [event for event, _ in harness.said.lines]
+    assert said.index("decision") < said.index("action") < said.index("action ended")
+
+
+def test_no_evidence_no_action(api: ApiServer, opened: Open, log: Path, tmp_path: Path) -> None:
+    (tmp_path / "evidence").write_text("in the way")
+    audit = Audit(log=str(log), folder=str(tmp_path / "evidence"))
+    harness = opened(settings(log, audit=audit))
+    observation = eve(api, harness)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert outcomes(log) == ["evict pending", "evict withdrawn"]
+    assert "audit log cannot be written" in harness.reasons(observation)
+    (tmp_path / "evidence").unlink()
+    harness.watch.ahead_s += 700
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_an_audit_log_that_cannot_be_written_stops_everything(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log))
+    harness.settled()
+    is_full = [True]
+    written = os.write
+
+    def write(file: int, data: bytes) -> int:
+        if is_full[0] and Path(f"/proc/self/fd/{file}").resolve() == log:
+            written(file, bytes(data)[:5])  # and torn
+            raise OSError(28, "No space left on device")
+        return int(written(file, data))
+
+    monkeypatch.setattr("minerwatch.audit.os.write", write)
+    observation = eve(api, harness)
+    for _ in range(3):
+        harness.tick()
+    assert actions_on(api, EVE) == []
+    assert "No space left on device" in harness.reasons(observation)
+    is_full[0] = False
+    harness.watch.ahead_s += 700
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+    lines_read = [line for line in log.read_bytes().splitlines() if line.startswith(b'{"kind"')]
+    assert len(lines_read) >= 4, "nothing is lost, torn pieces stand on lines of their own"
+
+
+# Whom nothing is done to.
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "minerwatch", "other"])
+def test_other_namespaces_are_never_touched(
+    api: ApiServer, opened: Open, log: Path, namespace: str
+) -> None:
+    harness = opened(settings(log, namespaces=("binder", "kube-*", "minerwatch")))
+    put_pod(api, EVE, "uid-1", namespace)
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    harness.tick()
+    with_hand = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    assert not with_hand.acts
+    assert actions_on(api, EVE) == []
+    assert places(api) == 0
+
+
+def test_an_open_circuit_stops_all(api: ApiServer, opened: Open, log: Path) -> None:
+    breaker = CircuitBreaker(share=0.2, at_least=3)
+    harness = opened(settings(log, circuit_breaker=breaker))
+    observation = eve(api, harness)
+    harness.tick(flagged=5, containers=20)
+    assert harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == []
+    assert "the rules must be wrong" in harness.reasons(observation)
+    harness.tick(flagged=4, containers=20)
+    assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_an_agent_without_memory_waits(api: ApiServer, opened: Open, tmp_path: Path) -> None:
+    harness = opened(settings(tmp_path / "new" / "audit.jsonl"))
+    observation = eve(api, harness)
+    harness.tick()
+    assert Reason.MEMORY_LOST.value in harness.reasons(observation)
+    assert lines(tmp_path / "new" / "audit.jsonl")[0].kind == "start"
+    harness.watch.ahead_s += HOUR_S
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_an_agent_that_does_not_know_where_it_runs_does_nothing(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log), namespace="")
+    observation = eve(api, harness)
+    harness.tick()
+    assert Reason.OWN_IDENTITY_UNKNOWN.value in harness.reasons(observation)
+    assert not [asked for asked in api.requests if "leases" in asked.path]
+
+
+def test_a_budget_that_is_spent_permits_nothing(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, budget=CullBudget(per_node=5, per_cluster=1)))
+    for number in range(3):
+        put_pod(api, f"pod-{number}", f"uid-{number}")
+        harness.watch.add(f"/kubepods/poduid-{number}/c", f"uid-{number}")
+    until(lambda: all(harness.node.identity(o.container) for o in harness.watch.observations(0)))
+    harness.tick()
+    harness.tick()
+    assert len(api.items("pods")) == 2
+    assert harness.culler.budget_left == 0
+    assert places(api) == 1
+
+
+# What goes wrong between the decision and the action.
+
+
+@pytest.mark.parametrize(
+    ("how", "times", "when", "expected", "requests", "held"),
+    [
+        # before anything is asked for
+        (Answering(500), 99, "lease", "withdrawn", 0, 0),
+        (Hanging(9.0), 99, "lease", "withdrawn", 0, 0),
+        (Dropping(), 99, "look", "withdrawn", 0, 0),
+        (Answering(500), 99, "look", "withdrawn", 0, 0),
+        (Answering(404), 99, "look", "withdrawn", 0, 0),
+        (Answering(200, body=b"{}"), 99, "look", "withdrawn", 0, 0),
+        # refused, and nothing has happened
+        (Answering(403), 1, "act", "refused", 1, 1),
+        (Answering(422), 1, "act", "refused", 1, 1),
+        (Answering(409), 99, "act", "refused", 5, 1),
+        (Answering(429), 99, "act", "refused", 5, 1),
+        (Answering(401), 99, "act", "refused", 5, 1),
+        (Answering(404), 99, "act", "refused", 5, 1),
+        # refused at first
+        (Answering(409), 1, "act", "done", 2, 1),
+        (Answering(429, headers={"Retry-After": "1"}), 1, "act", "done", 2, 1),
+        (Answering(401), 1, "act", "done", 2, 1),
+        # nobody can know, until the pod is looked at
+        (LosingTheAnswer(), 1, "act", "done", 1, 1),
+        (Dropping(), 1, "act", "unknown", 1, 1),
+        (Answering(504), 1, "act", "unknown", 1, 1),
+        (Answering(500), 1, "act", "failed", 1, 1),
+        (Answering(201, body=encode({"kind": "Status", "status": "Failure", "code": 500})),
+            1, "act", "failed", 1, 1),
+    ],
+)  # fmt: skip
+def test_faults(
+    api: ApiServer,
+    opened: Open,
+    log: Path,
+    how: Any,
+    times: int,
+    when: str,
+    expected: str,
+    requests: int,
+    held: int,
+) -> None:
+    harness = opened(settings(log))
+    harness.tick()
+    eve(api, harness)
+    matches = {
+        "lease": takes_a_place,
+        "look": looks,
+        "act": on_pod,
+    }[when]
+    api.misbehave(how, times=times, when=matches)
+    harness.tick()
+    assert outcomes(log) == ["evict pending", f"evict {expected}"]
+    assert harness.ended == [("evict", expected)]
+    assert len(actions_on(api, EVE)) == requests
+    assert places(api) == held
+    assert harness.errors == [] or when == "lease"
+    assert (api.items("pods") == []) is (expected == "done")
+    # and nothing is stuck: another pod is served as before
+    api.behave()
+    put_pod(api, "jupyter-mallory", "uid-2")
+    observation = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
+    until(lambda: harness.node.identity(observation.container))
+    harness.tick()
+    assert actions_on(api, "jupyter-mallory") == ["evict"]
+    assert len(actions_on(api, EVE)) == requests, "nothing is done twice within the pause"
+
+
+def test_a_request_that_hangs_ends_and_is_not_repeated(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server carries it out after the agent has given up."""
+    monkeypatch.setattr("minerwatch.kube.actions.ANSWER_S", 0.3)
+    harness = opened(settings(log))
+    eve(api, harness)
+    api.misbehave(Hanging(0.8), when=on_pod)
+    harness.tick()
+    assert outcomes(log) == ["evict pending", "evict unknown"]
+    until(lambda: api.items("pods") == [])
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_a_pod_that_is_made_anew_between_the_look_and_the_action_lives(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    eve(api, harness)
+
+    def recreate(asked: Request) -> bool:
+        if on_pod(asked):
+            api.remove("binder", EVE)
+            put_pod(api, EVE, "uid-9")
+        return False
+
+    api.misbehave(Answering(500), when=recreate)
+    harness.tick()
+    assert outcomes(log) == ["evict pending", "evict withdrawn"]
+    assert [pod["metadata"]["uid"] for pod in api.items("pods")] == ["uid-9"]
+
+
+def test_a_verdict_that_falls_while_the_budget_is_asked_for_is_heard(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+
+    def clear(asked: Request) -> bool:
+        if "leases" in asked.path and asked.method == "POST":
+            verdict = replace(observation.verdict, findings=())
+            harness.watch.found[observation.container.key] = replace(observation, verdict=verdict)
+        return False
+
+    api.misbehave(Answering(500), when=clear)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert outcomes(log) == ["evict pending", "evict withdrawn"]
+    assert places(api) == 0, "the place was given back"
+
+
+def test_an_api_server_that_is_away_permits_nothing(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    api.vanish()
+    until(lambda: not harness.node.is_synced)
+    harness.tick()
+    assert Reason.PODS_NOT_SYNCED.value in harness.reasons(observation)
+    assert outcomes(log) == []
+    api.listen()
+    harness.until_synced()
+    harness.watch.ahead_s += 700  # or the budget would not be asked for so soon again
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+
+
+# The agent is killed.
+
+
+def _killed_at(
+    api: ApiServer, kubeconfig: Path, log: Path, action: Action, when: Callable[[Request], bool],
+    how: Any, process: ProcessId | None = None,
+) -> None:  # fmt: skip
+    """Runs an agent that is killed by SIGKILL when a request comes for which ``when`` holds."""
+    came: list[float] = []
+
+    def matches(asked: Request) -> bool:
+        if not when(asked):
+            return False
+        came.append(time.monotonic())
+        return True
+
+    api.misbehave(how, when=matches)
+    pid, ticks = process or (0, 0)
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "tests.culling_harness", str(kubeconfig), str(log), action.value,
+         "/kubepods/poduid-1/c", "uid-1", str(pid), str(ticks)],
+        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: came)
+        time.sleep(0.1)
+    finally:
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+    api.behave()
+
+
+@pytest.mark.parametrize(
+    ("when", "how", "has_acted", "held"),
+    [
+        (takes_a_place, Hanging(0.5), 0, 1),
+        (takes_a_place, Dripping(1, 0.05), 0, 1),
+        (looks, Hanging(0.5), 0, 1),
+        (on_pod, Hanging(0.5), 1, 1),
+        (on_pod, Dripping(1, 0.05), 1, 1),
+    ],
+    ids=["budget asked", "budget had", "second look", "action asked", "action done"],
+)
+def test_an_agent_that_is_killed_leaves_nothing_done_twice_and_nothing_stuck(
+    api: ApiServer,
+    opened: Open,
+    kubeconfig: Path,
+    log: Path,
+    when: Callable[[Request], bool],
+    how: Any,
+    has_acted: int,
+    held: int,
+) -> None:
+    put_pod(api, EVE, "uid-1")
+    _killed_at(api, kubeconfig, log, Action.EVICT, when, how)
+    assert outcomes(log) == ["evict pending"]
+    until(lambda: places(api) == held)
+    if has_acted:
+        until(lambda: api.items("pods") == [])
+    harness = opened(settings(log))
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    put_pod(api, "jupyter-mallory", "uid-2")
+    other = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
+    until(lambda: harness.node.identity(other.container))
+    harness.tick()
+    assert outcomes(log)[:2] == ["evict pending", "evict unknown"]
+    assert len(actions_on(api, EVE)) == has_acted, "it is not done again"
+    assert actions_on(api, "jupyter-mallory") == ["evict"], "and nothing else is held up"
+    assert harness.ended == [("evict", "unknown"), ("evict", "done")]
+    assert places(api) == held + 1
+    if not has_acted:  # the pod is still there: once the pause is over it is tried again
+        until(lambda: harness.node.identity(observation.container))
+        assert Reason.TOO_SOON.value[:-1] in harness.reasons(observation)
+        harness.watch.ahead_s += 700
+        harness.tick()
+        assert actions_on(api, EVE) == ["evict"]
+    assert [line.kind for line in lines(log)].count("start") == 1
+
+
+def test_processes_that_an_agent_stopped_before_it_was_killed_are_known_to_the_next(
+    api: ApiServer, opened: Open, kubeconfig: Path, log: Path, miner: ProcessId
+) -> None:
+    """It is killed between the signal and the record of it."""
+    put_pod(api, EVE, "uid-1")
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "tests.culling_harness", str(kubeconfig), str(log), "stop",
+         "/kubepods/poduid-1/c", "uid-1", str(miner.pid), str(miner.start_ticks)],
+        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: state(miner) == STOPPED)
+    finally:
+        agent.kill()
+        agent.wait()
+    text = b"".join(
+        line + b"\n" for line in log.read_bytes().splitlines() if b'"outcome":"done"' not in line
+    )
+    log.write_bytes(text)
+    harness = opened(settings(log, Action.STOP))
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner)
+    harness.settled()
+    assert outcomes(log) == ["stop pending", "stop unknown"]
+    status = harness.culler.status(observation)
+    assert status is not None
+    assert status.stopped == (miner.pid,)
+    released = harness.culler.release(target(observation))
+    assert released.resumed == (miner.pid,)
+    until(lambda: state(miner) != STOPPED)
+
+
+# Stopped, and released.
+
+
+def test_what_was_stopped_is_not_forgotten_when_its_verdict_is_clear(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    observation = eve(api, harness, miner)
+    harness.tick()
+    until(lambda: state(miner) == STOPPED)
+    harness.tick()
+    assert harness.culler.stopped_count == 1
+    assert "done already" in harness.reasons(observation)
+    clear = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner, level=Level.CLEAR)
+    harness.tick()
+    status = harness.culler.status(clear)
+    assert status is not None
+    assert status.stopped == (miner.pid,)
+    assert [each.action for each in status.history] == ["stop"]
+
+
+def test_a_process_that_its_tenant_continues_is_stopped_again(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    eve(api, harness, miner)
+    harness.tick()
+    until(lambda: state(miner) == STOPPED)
+    os.kill(miner.pid, signal.SIGCONT)
+    until(lambda: state(miner) != STOPPED)
+    harness.tick()
+    assert state(miner) != STOPPED, "not within the pause"
+    harness.watch.ahead_s += 700
+    harness.tick()
+    until(lambda: state(miner) == STOPPED)
+    os.kill(miner.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.LABEL])
+def test_a_release_undoes_and_leaves_the_pod_alone_from_then_on(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId, action: Action
+) -> None:
+    harness = opened(settings(log, action), events=True)
+    observation = eve(api, harness, miner)
+    harness.tick()
+    if action is Action.STOP:
+        until(lambda: state(miner) == STOPPED)
+        harness.tick()
+    answer = harness.culler.release(target(observation))
+    assert (answer.resumed, answer.label_removed) == (
+        ((miner.pid,), False) if action is Action.STOP else ((), True)
+    )
+    assert answer.trouble == ()
+    until(lambda: state(miner) != STOPPED)
+    assert QUARANTINE not in api.items("pods")[0]["metadata"].get("labels", {})
+    harness.watch.ahead_s += 7200
+    harness.tick()
+    assert Reason.RELEASED.value in harness.reasons(observation)
+    assert outcomes(log) == [f"{action} pending", f"{action} done"]
+    assert harness.ended == [(action.value, "done"), (action.value, "released")]
+    until(lambda: len(api.items("events", "/apis/events.k8s.io/v1")) == 2)
+    reasons = {event["reason"] for event in api.items("events", "/apis/events.k8s.io/v1")}
+    assert "MinerReleased" in reasons
+    # and the next agent knows it, too
+    harness.close()
+    again = opened(settings(log, action), harness.watch)
+    until(lambda: again.node.identity(observation.container))
+    again.tick()
+    assert Reason.RELEASED.value in again.reasons(observation)
+    assert harness.ended[2:] == []
+
+
+def test_a_release_continues_processes_while_the_api_server_is_away(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    observation = eve(api, harness, miner)
+    harness.tick()
+    until(lambda: state(miner) == STOPPED)
+    harness.tick()
+    api.vanish()
+    answer = harness.culler.release(target(observation))
+    assert answer.resumed == (miner.pid,)
+    assert any("label" in each for each in answer.trouble)
+    until(lambda: state(miner) != STOPPED)
+
+
+# By hand.
+
+
+def test_by_hand_the_same_policy_holds(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, namespaces=("elsewhere",)))
+    observation = eve(api, harness)
+    harness.settled()
+    answer = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    assert not answer.acts
+    assert answer.outcome == ""
+    assert any("namespace" in reason for reason in answer.reasons)
+    assert answer.request.startswith(f"DELETE /api/v1/namespaces/binder/pods/{EVE} ")
+    assert actions_on(api, EVE) == []
+    (line,) = [line for line in lines(log) if line.kind == "decision"]
+    assert line.decision is not None
+    assert line.decision.by_hand
+
+
+def test_by_hand_a_dry_run_asks_the_api_server(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL))
+    observation = eve(api, harness)
+    harness.settled()
+    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=True)
+    assert (answer.acts, answer.outcome, answer.dry_run) == (True, "dry-run", True)
+    assert "dryRun=All" in answer.request
+    assert actions_on(api, EVE) == ["evict dry-run"]
+
+
+def test_by_hand_what_is_in_earnest_is_counted_and_told(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, Action.LABEL), events=True)
+    observation = eve(api, harness)
+    harness.settled()
+    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
+    assert answer.outcome == "done"
+    assert places(api) == 1
+    until(lambda: api.items("events", "/apis/events.k8s.io/v1"))
+    (event,) = api.items("events", "/apis/events.k8s.io/v1")
+    assert (event["reason"], event["action"]) == ("MinerEvicted", "Evicting")
+    assert "Title of identity" in event["note"]
+
+
+def test_by_hand_a_container_that_is_gone_is_not_found(opened: Open, log: Path) -> None:
+    harness = opened(settings(log))
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    harness.settled()
+    with pytest.raises(TargetError):
+        harness.culler.cull(
+            replace(target(observation), container_id="other"), Action.EVICT, dry_run=False
+        )
+    harness.culler.close()
+    with pytest.raises(MinerwatchError, match="ask again"):
+        harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
+
+
+def test_switched_off_while_it_runs_nothing_is_done_any_more(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    harness.culler.use(settings(log, mode=OFF), 10.0)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert Reason.OFF.value[:-1] in harness.reasons(observation)
+
+
+@pytest.mark.parametrize("when", ["lease", "refusal"])
+def test_switched_off_between_the_decision_and_the_action_it_is_heard(
+    api: ApiServer, opened: Open, log: Path, when: str
+) -> None:
+    harness = opened(settings(log))
+    eve(api, harness)
+
+    def switch_off(asked: Request) -> bool:
+        if takes_a_place(asked) if when == "lease" else on_pod(asked):
+            harness.culler.use(settings(log, mode=OFF), 10.0)
+        return when == "refusal" and on_pod(asked)
+
+    api.misbehave(Answering(429), times=99, when=switch_off)
+    harness.tick()
+    assert len(api.items("pods")) == 1
+    assert len(actions_on(api, EVE)) == (1 if when == "refusal" else 0)
+    assert outcomes(log)[0] == "evict pending"
+    assert outcomes(log)[1] == ("evict refused" if when == "refusal" else "evict withdrawn")
+
+
+def test_an_interval_that_is_changed_changes_what_is_stale(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    old = harness.watch.observation(observation.container.key, 0)
+    assert old is not None
+    harness.watch.ahead_s += 15
+    status = harness.culler.status(old)
+    assert status is not None
+    assert Reason.STALE_VERDICT.value[:-1] not in " ".join(status.reasons)
+    harness.culler.use(settings(log), 5.0)
+    status = harness.culler.status(old)
+    assert status is not None
+    assert Reason.STALE_VERDICT.value[:-1] in " ".join(status.reasons)
+
+
+def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log, selector=Selector("app=other")))
+    put_pod(api, EVE, "uid-1", labels={"app": "hub"})
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    harness.settled()
+    is_free, is_busy = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_busy.set()
+        is_free.wait(20)
+
+    monkeypatch.setattr(harness.culler._journal, "make_ready", hold)
+    monkeypatch.setattr("minerwatch.culling._ASK_S", 0.1)
+    harness.consider()
+    is_busy.wait(20)
+    harness.culler.use(settings(log), 10.0)
+    with pytest.raises(MinerwatchError, match=r"nothing was done"):
+        harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    is_free.set()
+    monkeypatch.setattr("minerwatch.culling._ASK_S", 20.0)
+    harness.settled()
+    assert "delete" not in actions_on(api, EVE)
+
+
+def test_what_was_decided_is_told_from_the_audit_log(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, mode=DRY_RUN))
+    eve(api, harness)
+    harness.tick()
+    told = harness.culler.told_since(1.0)
+    assert [line.kind for line in told] == ["decision", "action", "outcome"]
+    assert all(line.evidence == NO_EVIDENCE for line in told)
+    assert told[-1].record is not None
+    assert told[-1].record.outcome is Outcome.DRY_RUN
+    assert harness.culler.told_since(1e-9) == ()

@@ -1,0 +1,58 @@
+"""What is written by `make generate` is as it would be written now."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from generate.configuration_page import PAGE, page
+from generate.settings import Setting, settings, written
+from generate.values_schema import SCHEMA, schema
+from minerwatch.config import Config, Duration, duration_s, parse
+
+_RENEW = "run: make generate"
+
+
+def test_the_page_has_the_settings_as_they_are() -> None:
+    assert page() == PAGE.read_text(encoding="utf-8"), _RENEW
+
+
+def test_the_chart_knows_the_settings_as_they_are() -> None:
+    assert schema() == SCHEMA.read_text(encoding="utf-8"), _RENEW
+
+
+def test_every_example_of_the_page_is_a_configuration() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert parse(yaml.safe_load(blocks[0]), "the defaults") == Config()
+    examples = [block for block in blocks[1:] if not block.startswith("kind: ")]  # a cluster's
+    assert examples
+    for block in examples:
+        parse(yaml.safe_load(block), "an example")
+
+
+def test_every_setting_says_what_it_is() -> None:
+    silent = [name for name, setting in _all(settings(Config()), "") if not setting.comment]
+    assert set(silent) <= {"node.proc", "node.sys"}
+
+
+@pytest.mark.parametrize("value", [0.05, 1.0, 10.0, 90.0, 300.0, 3600.0, 86400.0, 5400.0])
+def test_a_duration_is_written_as_it_is_read(value: float) -> None:
+    assert duration_s(written(Duration(value))) == value
+
+
+@pytest.mark.parametrize("value", ["", "*", "a", "/proc", None, True, False, 3, 0.2, ("a", "*")])
+def test_a_value_is_written_as_it_is_read(value: object) -> None:
+    read = yaml.safe_load(written(value))
+    assert read == (list(value) if isinstance(value, tuple) else value)
+
+
+def _all(found: tuple[Setting, ...], path: str) -> list[tuple[str, Setting]]:
+    names: list[tuple[str, Setting]] = []
+    for setting in found:
+        if setting.inner:
+            names += _all(setting.inner, f"{path}{setting.key}.")
+        else:
+            names.append((path + setting.key, setting))
+    return names

@@ -1,0 +1,107 @@
+"""Real RandomX under the name of a training, beside the real agent: nothing but what it does."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CgroupFolders, Programs, environment_of_this_python
+from tests.test_agent import RunningAgent
+
+TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
+WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
+"""Others, and how long it takes: ``python -m benchmarks.miners``."""
+SOURCES = {"the task iterator": "tasks: true", "ptrace": "tasks: false, ptrace: true"}
+LIMIT_S = 150.0
+
+pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningAgent]]:
+    """One of each source. A suspect may burn less than usual, for the threads share few cores.
+
+    Content is looked for only where something was found already, so that it is not the first.
+    """
+    running = {}
+    for source, probes in SOURCES.items():
+        folder = tmp_path_factory.mktemp("agent")
+        config = folder / "minerwatch.yml"
+        config.write_text(
+            f"probes: {{{probes}}}\nexamination: {{suspect_cpu_cores: 0.1, suspect_after: 1h}}\n"
+        )
+        running[source] = RunningAgent(folder, "--interval", "2s", "--config", str(config))
+    for agent in running.values():
+        agent.line("watching")
+    yield running
+    for agent in running.values():
+        agent.close()
+
+
+def verdicts(agent: RunningAgent, container: str) -> list[dict[str, object]]:
+    return [
+        line
+        for line in agent.lines()
+        if line["event"] == "verdict" and line["container"] == container
+    ]
+
+
+def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
+    agents: dict[str, RunningAgent],
+    cgroups: CgroupFolders,
+    programs: Programs,
+    tmp_path: Path,
+) -> None:
+    on = {source: agent for source, agent in agents.items() if is_on(agent)}
+    if not on:
+        pytest.skip("how threads round cannot be told here: see the agent's reasons")
+    shutil.copy(TARGET, tmp_path / "train.py")
+    names = {}
+    for number, (way, options) in enumerate(WAYS.items()):
+        container = f"{number:x}d" * 32
+        names[way] = container[:12]
+        folder = cgroups.make(f"/minerwatch-test/docker/{container}")
+        miner = programs.run(
+            ["python3", "train.py", options[0], "600", *options[1:]],
+            executable=sys.executable,
+            cwd=tmp_path,
+            env=environment_of_this_python(),
+        )
+        cgroups.put(miner, folder)
+    until_s = time.monotonic() + LIMIT_S
+    for source, agent in on.items():
+        for way, container in names.items():
+            levels = wait_until_confirmed(agent, container, until_s)
+            assert levels, f"{way} by {source}: {agent.log_path.read_text()[-3000:]}"
+            likely = levels["likely"]
+            assert likely["signals"] == {"compute": 88.0}, (way, source)
+            signals = levels["confirmed"]["signals"]
+            assert isinstance(signals, dict)
+            assert signals.keys() >= {"compute", "content"}, (way, source)
+            assert signals.keys() <= {"compute", "content", "behaviour"}, (way, source)
+
+
+def is_on(agent: RunningAgent) -> bool:
+    agent.until(lambda: any(line.get("probe") == "ptrace" for line in agent.lines()))
+    return any(
+        line["event"] == "probe is on" and line["probe"] == "rounding" for line in agent.lines()
+    )
+
+
+def wait_until_confirmed(
+    agent: RunningAgent, container: str, until_s: float
+) -> dict[str, dict[str, object]]:
+    """The first verdict of each level; empty if it was not confirmed in time."""
+    while time.monotonic() < until_s:
+        levels: dict[str, dict[str, object]] = {}
+        for verdict in verdicts(agent, container):
+            levels.setdefault(str(verdict["level"]), verdict)
+        if "confirmed" in levels:
+            return levels
+        time.sleep(0.5)
+    return {}
