@@ -127,6 +127,7 @@ def test_troubles_that_do_not_fit_are_counted() -> None:
     assert any(each.startswith("campaign") for each in lines)
 
 
+@settings(max_examples=40)
 @given(hostile_text, hostile_text, agents, widths, st.integers(0, 8))
 def test_whatever_is_told_the_banner_fits(
     name: str, reason: str, agent: AgentStatus, width: int, height: int
@@ -194,6 +195,7 @@ def test_a_bar_is_as_long_as_its_share() -> None:
     assert bar(1.5, 4) == "████"
 
 
+@settings(max_examples=40)
 @given(
     st.lists(containers, min_size=1, max_size=4),
     st.integers(10, 250),
@@ -237,6 +239,7 @@ def test_details_say_what_matters_first() -> None:
     assert "it is idle" in plain(detail_lines(row(container()), NOW, 120, 2))[1]
 
 
+@settings(max_examples=40)
 @given(containers, widths, st.integers(0, 9))
 def test_details_fit(status: ContainerStatus, width: int, height: int) -> None:
     lines = detail_lines(row(status), NOW, width, height)
@@ -357,6 +360,7 @@ def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
     assert "older than this program" in plain(node_lines(Look((), NOW), 100))[0]
 
 
+@settings(max_examples=40)
 @given(agents, hostile_text, widths)
 def test_nodes_fit(agent: AgentStatus, text: str, width: int) -> None:
     coverage = Coverage(text, text, 1, (Unanswered(text, text, text),), text)
@@ -388,6 +392,7 @@ def test_a_rule_tells_what_is_in_sight() -> None:
     assert all(words.span_line(1, 9, 99, width).cell_len <= width for width in range(30))
 
 
+@settings(max_examples=40)
 @given(hostile_text, hostile_text, widths)
 def test_a_proposal_is_shown_as_it_is(decision: str, request: str, width: int) -> None:
     proposal = Proposal(MINER, decision, request, "enforce", is_permitted=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.cli.screen.process_tree import process_lines
@@ -53,6 +53,7 @@ def test_a_ladder_of_processes_does_not_leave_the_screen() -> None:
     assert max(map(len, shown)) < 120
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(processes, st.integers(0, 9), st.integers(0, 9)),
