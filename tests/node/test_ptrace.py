@@ -222,6 +222,15 @@ def test_others_users_and_those_that_shut_themselves_in_are_sampled(
     assert goes_on(target.pid)
 
 
+def test_nobody_shuts_the_sampler_out_by_a_long_status(
+    sampler: PtraceSampler, started: Started
+) -> None:
+    target = started.python("import os; os.setgroups(range(100000, 165536)) \nwhile True: pass")
+    until(lambda: len(field(target.pid, target.pid, "Groups")) > 400_000)
+    assert len(samples_of(sampler, [target.process], 3)) == 3
+    assert sampler.failures["child"] == sampler.failures["unreadable"] == 0
+
+
 # Whom it leaves alone.
 
 
