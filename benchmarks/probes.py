@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.orphan import Orphan
+from benchmarks.orphan import Orphan, identity
 from benchmarks.scan import cpu_ms, machine, writable_root
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
@@ -74,7 +74,7 @@ def _print_costs() -> None:
         _print_ptrace()
         stack.enter_context(_connections(_SOCKETS))
         sockets = SocketReader("/proc")
-        me = _process_id(os.getpid())
+        me = identity(os.getpid())
         spent = _median(lambda: sockets.connections([me.pid], time.monotonic()))
         print(f"  connections   {spent:8.2f}   of a process with {_SOCKETS:,} in its namespace")
         mappings = MappingReader("/proc")
@@ -343,7 +343,7 @@ def _print_storm(count: int) -> None:
 def _busy() -> Iterator[ProcessId]:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         time.sleep(0.2)
-        yield _process_id(process.pid)
+        yield identity(process.pid)
         process.kill()
 
 
@@ -355,11 +355,6 @@ def _connections(count: int) -> Iterator[None]:
             stack.enter_context(socket.create_connection(server.getsockname()))
             stack.enter_context(server.accept()[0])
         yield
-
-
-def _process_id(pid: int) -> ProcessId:
-    stat = Path(f"/proc/{pid}/stat").read_bytes()
-    return ProcessId(pid, int(stat.rpartition(b")")[2].split()[19]))
 
 
 if __name__ == "__main__":

@@ -214,6 +214,59 @@ def test_changed_rules_are_picked_up_and_broken_ones_are_said_once(
     assert sum(line["event"] == "rule file cannot be used" for line in agent.lines()) == 1
 
 
+def _word_rule(identifier: str, title: str, value: str) -> str:
+    return f"""
+title: {title}
+id: {identifier}
+status: test
+logsource: {{product: linux, category: process_creation}}
+detection: {{s: {{{value}}}, condition: s}}
+level: critical
+minerwatch: {{signal: identity}}
+"""
+
+
+def test_what_private_folders_say_is_told_by_ids_only(
+    start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
+) -> None:
+    shown, hidden = tmp_path / "shown", tmp_path / "hidden"
+    for folder in (shown, hidden):
+        (folder / "lists").mkdir(parents=True)
+    by_list, own = "0bb5fa29-6c53-4f67-8fc0-a53f9c3f2a6e", "6c1f6f0e-3a4c-4f0f-9d53-3d8f1c3c1f0b"
+    (shown / "lists" / "rivals.txt").write_text("somebody-known\n")
+    asked = "CommandLine|contains|expand: '%rivals%'"
+    (shown / "one.yml").write_text(_word_rule(by_list, "A rival", asked))
+    (hidden / "lists" / "rivals.txt").write_text("zebrafink\n")
+    (hidden / "own.yml").write_text(_word_rule(own, "Zebrafink", "CommandLine|contains: zebrafink"))
+    (hidden / "broken.yml").write_text("title: Zebrafink\nid: [zebrafink\n")
+    (hidden / "wrong.yml").write_text(_word_rule(own, "Zebrafink", "Zebrafink|re: '(?=zebrafink)'"))
+    (hidden / "good.yar").write_text('rule Zebra { strings: $a = "zebrafink" condition: $a }')
+    (hidden / "broken.yar").write_text("rule Zebrafink { condition: zebrafink }")
+    config = tmp_path / "config.yml"
+    config.write_text(f"rules: [{shown}]\nprivate_rules: [{hidden}]\n")
+    agent = start("--config", str(config))
+    agent.line("watching")
+    folder = cgroups.make("/minerwatch-test/docker/" + "a2" * 32)
+    cgroups.put(programs.start("worker", "--to", "zebrafink", busy=True), folder)
+    findings = agent.line("verdict", container="a2" * 6)["findings"]
+    assert isinstance(findings, list)
+    told = {each["rule"]: each for each in findings}
+    for identifier in (by_list, own):
+        assert told[identifier]["title"] == f"private rule {identifier}"
+        assert told[identifier]["evidence"] == {}
+    agent.until(lambda: f'rule="{own}"' in agent.get("/metrics")[1])
+    broken = {
+        str(line["reason"]).split(":")[0]
+        for line in agent.lines()
+        if line["event"] == "rule file cannot be used"
+    }
+    assert {Path(path).name for path in broken} == {"broken.yml", "wrong.yml", "broken.yar"}
+    assert "zebra" not in agent.log_path.read_text().lower()
+    assert "zebra" not in agent.get("/metrics")[1].lower()
+    status = next(s for s in decode(answer(agent.socket, "/snapshot")) if s.container == "a2" * 6)
+    assert "Zebrafink" in {finding.title for finding in status.findings}  # root may know
+
+
 def test_sighup_reads_the_configuration_again(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text("interval: 1h\n")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from time import sleep
 
 import pytest
 
+from benchmarks.orphan import Orphan
 from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
@@ -330,8 +330,16 @@ def test_ptrace_is_not_needed_beside_the_iterator() -> None:
 
 
 SHAPE_SHIFTER = """
-import ctypes, mmap, os, sys, threading, time
+import ctypes, mmap, os, resource, socket, sys, threading, time
 libc = ctypes.CDLL(None)
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+sockets = []
+try:
+    while True:
+        sockets.append(socket.socket())
+except OSError:
+    sockets.pop().close()
+sockets.pop().close()  # so that the next program can be opened
 turn = int(sys.argv[1])
 ends = time.monotonic() + 0.1
 while time.monotonic() < ends:
@@ -353,35 +361,45 @@ os.execv(sys.executable, [sys.executable, __file__, str(turn - 1), sys.argv[2]])
 
 
 @needs_root
-def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None:
-    """It renames itself, forks, maps and unmaps, execs, truncates a file that it runs, exits."""
-    script, victim = tmp_path / "shifter.py", tmp_path / "victim"
+@pytest.mark.parametrize("source", ["tasks", "ptrace"])
+def test_a_target_that_changes_all_the_time_does_no_harm(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It renames itself, forks, maps, opens sockets, execs, truncates what it ran, exits."""
+    monkeypatch.setattr("minerwatch.node.ptrace._ASK_EVERY_S", 0.0)
+    script, victim, output = (tmp_path / name for name in ("shifter.py", "victim", "output"))
     script.write_text(SHAPE_SHIFTER)
     victim.write_bytes(Path("/bin/true").read_bytes())
-    try:
-        tasks = TaskIterator()
-    except TasksUnavailableError:
-        tasks = None
+    tasks = None
+    if source == "tasks":
+        try:
+            tasks = TaskIterator()
+        except TasksUnavailableError as error:
+            pytest.skip(str(error))
     book = rulebook.load((BUILT_IN_RULES,))
-    probes = Probes(Config(), content_rules=book.content, tasks=tasks)
+    settings = Settings(ptrace=source == "ptrace")
+    probes = Probes(Config(probes=settings), content_rules=book.content, tasks=tasks)
     command = [sys.executable, str(script), "12", str(victim)]
-    with subprocess.Popen(command) as process:
+    with Orphan(["sh", "-c", '"$@"; echo "status $?"', "sh", *command], output) as target:
         at_s = 0.0
-        while process.poll() is None:
-            at_s += 60.0
-            stat = Path(f"/proc/{process.pid}/stat").read_bytes()
-            found = ProcessId(process.pid, int(stat.rpartition(b")")[2].split()[19]))
-            probes.look([suspect(found, (int(at_s), 0, 0)), suspect(me())], at_s)
+        found: set[ProcessId] = set()
+        while target.is_running:
+            at_s += 10.0
+            family = target.family()
+            found.update(family)
+            suspects = [suspect(each, (int(at_s) // 100, 0, 0)) for each in family]
+            probes.look([*suspects, suspect(me())], at_s)
             probes.sample(at_s)
             sleep(0.01)
-    assert process.returncode == 0
-    gone = suspect(found)
+        assert target.said == "status 0\n"
     for _ in range(3):
         at_s += 60.0
-        probes.look([gone], at_s)
+        probes.look([suspect(each) for each in found], at_s)
         probes.sample(at_s)
     own = {(probe, reason) for probe, reason, _ in probes.failures() if reason[0].isupper()}
     assert own == set()  # exceptions of ours, that is
+    counted = {reason: n for probe, reason, n in probes.failures() if probe == "rounding"}
+    assert counted.get("child", 0) == counted.get("interrupted", 0) == 0
     probes.close()
     if tasks is not None:
         tasks.close()

@@ -34,6 +34,14 @@ class Sighting:
     process: ProcessId | None
     evidence: tuple[Evidence, ...]
 
+    @property
+    def private(self) -> bool:
+        """Whether only the rule's id may be told: what holds is what a private folder says."""
+        secrets = self.rule.secrets
+        return self.rule.private or (
+            bool(secrets) and any((each.field, each.expected) in secrets for each in self.evidence)
+        )
+
 
 @dataclass(slots=True)
 class _History:
@@ -162,7 +170,7 @@ def _held(history: _History, sightings: Iterable[Sighting], at_s: float) -> list
                     since_s=since_s,
                     process=sighting.process,
                     evidence=sighting.evidence,
-                    private=rule.private,
+                    private=sighting.private,
                 )
             )
     history.first_seen_s = now

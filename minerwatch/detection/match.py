@@ -19,7 +19,7 @@ import math
 import operator
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
@@ -46,7 +46,7 @@ from minerwatch.detection.condition import (
     wildcard_regex,
 )
 from minerwatch.detection.fields import is_dynamic
-from minerwatch.detection.literals import folded, requirement
+from minerwatch.detection.literals import Requirement, folded, requirement
 from minerwatch.detection.rule import Rule
 from minerwatch.model import Evidence, Facts, FactValue
 
@@ -88,16 +88,15 @@ class Matcher:
         self._indexes = _indexes(atoms, patterns)
         compiler = _Compiler(atoms, patterns)
         compiled = [compiler.rule(position, rule) for position, rule in enumerate(self.rules)]
+        patterns.forget_literals()
         of_process = [rule for rule in compiled if not rule.rule.of_container]
         self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
         static = [rule for rule in of_process if not rule.rule.dynamic]
         self._static_indexes = self._indexes_of(static)
-        self._static_always = tuple(rule for rule in static if rule.needs is None)
-        self._static_by_literal: dict[int, list[_CompiledRule]] = {}
-        for rule in static:
-            for literal in rule.needs or ():
-                self._static_by_literal.setdefault(literal, []).append(rule)
+        needs = {rule.position: compiler.needs(rule.rule.condition) for rule in static}
+        self._static_always = tuple(rule for rule in static if needs[rule.position] is None)
+        self._static_by_literal = _by_literal(static, needs)
 
     def _indexes_of(self, rules: list[_CompiledRule]) -> tuple[tuple[str, _FieldIndex], ...]:
         names = {name for rule in rules for name in rule.text_fields}
@@ -457,11 +456,23 @@ class _CompiledRule:
     rule: Rule
     holds: Evaluate
     may_hold: Callable[[Facts], bool]
-    needs: frozenset[int] | None  # at least one of these literals; None: it may hold with none
     text_fields: frozenset[str] = field(default_factory=frozenset)
 
 
 Atoms = dict[Text, int]
+
+
+def _by_literal(
+    rules: Iterable[_CompiledRule], needs: Mapping[int, frozenset[int] | None]
+) -> dict[int, tuple[_CompiledRule, ...]]:
+    """The rules that need a literal; literals of the same rules have the same tuple."""
+    positions: dict[int, tuple[int, ...]] = {}
+    by_position = {rule.position: rule for rule in rules}
+    for position in by_position:
+        for literal in needs[position] or ():
+            positions[literal] = (*positions.get(literal, ()), position)
+    groups = {each: tuple(by_position[one] for one in each) for each in set(positions.values())}
+    return {literal: groups[each] for literal, each in positions.items()}
 
 
 def _numbered_texts(rules: Iterable[Rule]) -> Atoms:
@@ -498,9 +509,9 @@ class _Compiler:
         self._evaluations: dict[int, _Evaluation] = {}
         self._bounds: dict[tuple[int, bool], Bound] = {}
         self._presences: dict[str, Callable[[Facts], bool]] = {}
+        self._sets: dict[frozenset[int], frozenset[int]] = {}
 
     def rule(self, position: int, rule: Rule) -> _CompiledRule:
-        needed = self._needs(rule.condition)
         bound = self._bound(rule.condition, upper=True)
         if not callable(bound):
             bound = _always if bound else _never
@@ -509,32 +520,47 @@ class _Compiler:
             rule=rule,
             holds=self._evaluation(rule.condition).holds,
             may_hold=bound,
-            needs=None if needed is None else needed.literals,
             text_fields=frozenset(text.field for text in _texts_of(rule.condition, set())),
         )
 
-    def _needs(self, condition: Condition) -> _Needs | None:
+    def needs(self, condition: Condition) -> frozenset[int] | None:
         """Literals of which one must be there for the condition to hold; None: there are none."""
+        needed = self._needs(condition)
+        return None if needed is None else needed.literals
+
+    def _needs(self, condition: Condition) -> _Needs | None:
+        if isinstance(condition, Text):
+            return self._text_needs(condition)
         if id(condition) not in self._needed:
             self._needed[id(condition)] = self._new_needs(condition)
         return self._needed[id(condition)]
 
     def _new_needs(self, condition: Condition) -> _Needs | None:
         match condition:
-            case Text() if _is_pattern(condition):
-                return self._patterns.needs(self._atoms[condition])
-            case Text():
-                return _Needs(frozenset((self._atoms[condition],)), len(condition.pattern))
             case All(conditions):
                 known = [needs for inner in conditions if (needs := self._needs(inner))]
                 return max(known, key=_rarity, default=None)
             case Any(conditions):
-                each = [needs for inner in conditions if (needs := self._needs(inner))]
-                if len(each) < len(conditions) or not each:
-                    return None
-                literals = frozenset(one for needs in each for one in needs.literals)
-                return _Needs(literals, min(needs.shortest for needs in each))
+                literals: set[int] = set()
+                shortest = _LONG
+                for inner in conditions:
+                    needs = self._needs(inner)
+                    if needs is None:
+                        return None
+                    literals |= needs.literals
+                    shortest = min(shortest, needs.shortest)
+                return _Needs(self._set(literals), shortest) if conditions else None
         return None
+
+    def _text_needs(self, text: Text) -> _Needs | None:
+        if _is_pattern(text):
+            return self._patterns.needs(self._atoms[text])
+        return _Needs(frozenset((self._atoms[text],)), len(text.pattern))
+
+    def _set(self, literals: Iterable[int]) -> frozenset[int]:
+        """One object for all that need or have the same literals."""
+        found = frozenset(literals)
+        return self._sets.setdefault(found, found)
 
     def _evaluation(self, condition: Condition) -> _Evaluation:
         """The condition as one function of what is seen, and what that costs."""
@@ -575,10 +601,12 @@ class _Compiler:
                 rest.append(self._evaluation(inner))
         rest.sort(key=_cost)
         dearest = max((each.cost for each in rest), default=_Cost.LITERAL)
-        return frozenset(literals), tuple(each.holds for each in rest), dearest
+        return self._set(literals), tuple(each.holds for each in rest), dearest
 
     def _bound(self, condition: Condition, *, upper: bool) -> Bound:
         """Whether the condition may hold (upper) or must hold (lower), asked without any text."""
+        if isinstance(condition, Text):
+            return self._new_bound(condition, upper=upper)
         key = (id(condition), upper)
         if key not in self._bounds:
             self._bounds[key] = self._new_bound(condition, upper=upper)
@@ -604,6 +632,9 @@ class _Compiler:
                 return _number_bound(condition)
         holds = _SIMPLE[type(condition)]
         return lambda facts: holds(condition, facts)
+
+
+_LONG = 1 << 20
 
 
 class _Cost(IntEnum):
@@ -852,6 +883,12 @@ class _Patterns:
                 self._literals.setdefault((pattern.field, literal), number)
         self._needs = {atom: self._needs_of(pattern) for atom, pattern in self._patterns.items()}
 
+    def forget_literals(self) -> None:
+        """Once the automata are made, their numbers are enough."""
+        self._literals = {}
+        for pattern in self._patterns.values():
+            pattern.requirement = Requirement(None, pattern.requirement.least_length)
+
     def __contains__(self, atom: int) -> bool:
         return atom in self._patterns
 
@@ -987,6 +1024,9 @@ class _LiteralSet:
             by_literal.setdefault(literal, []).append((How.CONTAINS, number))
         self._automaton = ahocorasick.Automaton()
         for literal, uses in by_literal.items():
+            if len(uses) == 1 and uses[0][0] is How.CONTAINS:
+                self._automaton.add_word(literal, uses[0][1])
+                continue
             everywhere = tuple(atom for how, atom in uses if how is How.CONTAINS)
             anchored = tuple(use for use in uses if use[0] is not How.CONTAINS)
             self._automaton.add_word(literal, (len(literal), everywhere, anchored))
@@ -1001,7 +1041,11 @@ class _LiteralSet:
         if not self._has_literals:
             return into
         last = len(text) - 1
-        for end, (length, everywhere, anchored) in self._automaton.iter(text):
+        for end, use in self._automaton.iter(text):
+            if type(use) is int:  # most are looked for anywhere, and by one rule
+                into.add(use)
+                continue
+            length, everywhere, anchored = use
             into.update(everywhere)
             for how, atom in anchored:
                 at_start = end + 1 == length

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -126,6 +126,8 @@ class Rule:
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
     private: bool = False  # only its id is told outside the node
+    secrets: frozenset[tuple[str, str]] = frozenset()
+    """Fields and what they are asked for, as evidence tells them, that private lists alone ask."""
 
     @property
     def dynamic(self) -> bool:
@@ -156,9 +158,15 @@ class Lists:
     folders: tuple[Path, ...] = ()  # where they were looked for
     entries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     broken: Mapping[str, RuleError] = field(default_factory=dict, hash=False)
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Of the lists that a private folder has: the entries that others have, too."""
+
+    def in_public(self) -> Lists:
+        """The same without what only private folders say."""
+        return replace(self, entries={**self.entries, **self.shown}, shown={})
 
 
-def read_lists(folders: Iterable[Path]) -> Lists:
+def read_lists(folders: Iterable[Path], private: Collection[Path] = ()) -> Lists:
     """The lists of all rule folders: ``<folder>/lists/<name>.txt``.
 
     One entry a line; blank lines and lines that begin with ``#`` are left out. Entries are
@@ -166,18 +174,30 @@ def read_lists(folders: Iterable[Path]) -> Lists:
     a private folder extends a list that is shipped.
     """
     entries: dict[str, dict[str, None]] = {}
+    shown: dict[str, dict[str, None]] = {}
+    in_private: set[str] = set()
     broken: dict[str, RuleError] = {}
-    list_folders = tuple(folder / "lists" for folder in folders)
-    for folder in list_folders:
-        for path in _list_files(folder):
+    list_folders: list[Path] = []
+    for folder in folders:
+        list_folders.append(folder / "lists")
+        for path in _list_files(list_folders[-1]):
             try:
                 text, _ = read_text(path)
             except RuleError as error:
                 broken.setdefault(path.stem, error)
                 continue
-            entries.setdefault(path.stem, {}).update(dict.fromkeys(_list_entries(text)))
-    by_name = {name: tuple(found) for name, found in entries.items()}
-    return Lists(list_folders, by_name, broken)
+            found = dict.fromkeys(_list_entries(text))
+            entries.setdefault(path.stem, {}).update(found)
+            if folder in private:
+                in_private.add(path.stem)
+            else:
+                shown.setdefault(path.stem, {}).update(found)
+    return Lists(
+        tuple(list_folders),
+        {name: tuple(found) for name, found in entries.items()},
+        broken,
+        {name: tuple(shown.get(name, ())) for name in in_private},
+    )
 
 
 def _list_files(folder: Path) -> list[Path]:

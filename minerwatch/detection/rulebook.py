@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from minerwatch.detection.condition import Known, shared
+from minerwatch.detection.condition import Known, predicates, shared
 from minerwatch.detection.document import Stamp, read_text, stamp_of
 from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
 from minerwatch.errors import RuleError
@@ -45,6 +45,7 @@ class _ReadFile:
     stamp: Stamp | None  # None: read it again next time
     outcome: Outcome | None
     error: RuleError | None
+    names_secrets: bool = False  # the error may quote an entry of a private folder's list
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,11 @@ class RuleBook:
 
     def public_reason(self, error: RuleError) -> str:
         """What may be logged of an error: of a private folder's file only where it is."""
-        if not any(error.path.is_relative_to(folder) for folder in self.private):
+        file = self.files.get(error.path)
+        names_secrets = file is not None and file.names_secrets
+        if not names_secrets and not any(
+            error.path.is_relative_to(folder) for folder in self.private
+        ):
             return str(error)
         return f"{error.path}:{error.line}: private: `minerwatch rules lint` says why"
 
@@ -215,7 +220,7 @@ def _list_marks(folder: str) -> Iterator[_Seen]:
 def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     # Taken before anything is read: a file that changes meanwhile differs from it next time.
     marks = fingerprint(folders)
-    lists = read_lists(folder if folder.is_dir() else folder.parent for folder in folders)
+    lists = read_lists(map(_list_place, folders), frozenset(map(_list_place, previous.private)))
     changed = _changed_lists(lists, previous.lists)
     known = _conditions_of(previous)
     files: dict[Path, _ReadFile] = {}
@@ -250,12 +255,18 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     )
 
 
+def _list_place(folder: Path) -> Path:
+    """The folder that has the lists of one; of a single file the one that it is in."""
+    return folder if folder.is_dir() else folder.parent
+
+
 def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:
     names = {*now.entries, *now.broken, *before.entries, *before.broken}
     return frozenset(
         name
         for name in names
         if now.entries.get(name) != before.entries.get(name)
+        or now.shown.get(name) != before.shown.get(name)
         or name in now.broken
         or name in before.broken
     )
@@ -277,13 +288,40 @@ def _read_file(
     private = folder in previous.private
     if before is not None and _still_good(before, seen, changed):
         return replace(before, outcome=_marked(before.outcome, private=private))
-    kept = None if before is None else before.outcome
+    kept, text = None if before is None else before.outcome, ""
     try:
         text, stamp = read_text(seen.path)
         outcome = parse_rule(seen.path, text, lists)
     except RuleError as error:
-        return _ReadFile(folder, None, _marked(kept, private=private), error)
+        kept = _marked(kept, private=private)
+        return _ReadFile(folder, None, kept, error, names_secrets=_asks_for(lists.shown, text))
+    if (
+        not private
+        and isinstance(outcome, Rule)
+        and not lists.shown.keys().isdisjoint(outcome.lists)
+    ):
+        outcome = _with_secrets(outcome, text, lists)
     return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
+
+
+def _asks_for(names: Iterable[str], text: str) -> bool:
+    return any(f"%{name}%" in text for name in names)
+
+
+def _with_secrets(rule: Rule, text: str, lists: Lists) -> Rule:
+    """The same; it knows which of its conditions it has from the lists of private folders only."""
+    try:
+        public = parse_rule(rule.path, text, lists.in_public())
+    except RuleError:  # it has nothing without them
+        return replace(rule, secrets=_asked_for(rule))
+    return replace(rule, secrets=_asked_for(rule) - _asked_for(public))
+
+
+def _asked_for(rule: Outcome) -> frozenset[tuple[str, str]]:
+    """What evidence of the rule may say: each field, and what it was asked for."""
+    if isinstance(rule, SkippedRule):
+        return frozenset()
+    return frozenset((each.field, each.describe()) for each in predicates(rule.condition))
 
 
 def _conditions_of(book: RuleBook) -> Known:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _MAX_FOLDERS_PER_CONTAINER = 1000
 _READ_BYTES = 4096
 _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
+_SHARE_OF_FILES = 0.5
+"""Of the files that the process may have open: the rest is for processes, clients and children."""
 _LIMIT_TICKS = 6
 """Where a container's tightest limit is set is looked up again after so many ticks."""
 
@@ -138,6 +141,8 @@ class CgroupTree:
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
+        self._open_count = 0
+        self._most_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_FILES)
         self._namespace_root: bytes | None = None  # not looked for yet
         self.source = self._hierarchy.source
         self.blind_spot = self._blind_spot()
@@ -403,7 +408,7 @@ class CgroupTree:
             one = todo.pop()
             todo += one.children.values()
             self._folders.pop(one.path, None)
-            _close(one.members_fd)
+            self._let_go(one.members_fd)
             owner = one.owner
             if owner is None:
                 continue
@@ -411,7 +416,7 @@ class CgroupTree:
             if owner.listed.pop(one.path, frozenset()):
                 self._changed.add(owner)
             if owner.folder == one.path and owner.key in self._counted:
-                _close(owner.usage_fd)
+                self._let_go(owner.usage_fd)
                 del self._counted[owner.key]
                 del self._containers[owner.key], self._pids[owner.key]
                 self._gone.add(owner.key)
@@ -493,7 +498,8 @@ class CgroupTree:
         else:
             read = self._content(counted.folder + b"/" + self._hierarchy.usage_file)
             if read is None:
-                return self._node_cpu_s() if counted.outer is None else None
+                is_host = counted.container.kind is ContainerKind.HOST
+                return self._node_cpu_s() if is_host else None
             content = read
         try:
             if not self._hierarchy.is_v2:
@@ -544,14 +550,25 @@ class CgroupTree:
 
     def _kept_open(self, path: bytes) -> int:
         """A file descriptor, or -1 where there is none: then the file is opened each time."""
+        if self._open_count >= self._most_open:
+            self.failures["open_files"] += 1
+            return -1
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in _NO_FILES_LEFT:
                 self.failures["open_files"] += 1
             else:
                 self._count(error)
             return -1
+        self._open_count += 1
+        return fd
+
+    def _let_go(self, fd: int) -> None:
+        if fd >= 0:
+            self._open_count -= 1
+            with suppress(OSError):
+                os.close(fd)
 
     def _content(self, path: bytes) -> bytes | None:
         try:
@@ -721,12 +738,6 @@ def _numbers(content: bytes) -> dict[bytes, int]:
         for name, number in zip(words[::2], words[1::2], strict=False)
         if number.isdigit()
     }
-
-
-def _close(fd: int) -> None:
-    if fd >= 0:
-        with suppress(OSError):
-            os.close(fd)
 
 
 def _text(raw: bytes) -> str:

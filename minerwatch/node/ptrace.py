@@ -36,7 +36,7 @@ _MAX_LINE_BYTES = 4096
 
 _FAILURES = (
     *("gone", "exempt", "traced", "waits", "refused", "not_stopped", "interrupted", "slow"),
-    *("other_registers", "hung", "child", "timeout", "cpu_quota"),
+    *("other_registers", "unreadable", "hung", "child", "timeout", "cpu_quota"),
 )
 _AVOIDED = frozenset(("gone", "exempt", "refused", "interrupted", "hung", "other_registers"))
 """After these a process is left alone for half an hour."""
@@ -59,9 +59,9 @@ class PtraceSampler:
     the first process, the kernel's own, the agent and what it started; ``traced`` by somebody
     else; ``waits`` where no thread ran without waiting since the last look; ``refused`` by the
     kernel; ``not_stopped`` within 50 ms; ``interrupted`` where a system call was cut short;
-    ``slow`` where a thread stood still for more than 20 ms; ``other_registers``; ``hung`` in the
-    kernel; ``child`` for a sampler that ended or talked nonsense, ``timeout`` for one that did not
-    answer; ``cpu_quota`` while ``held_up_by`` gave a reason.
+    ``slow`` where a thread stood still for more than 20 ms; ``other_registers``; ``unreadable``
+    files in /proc; ``hung`` in the kernel; ``child`` for a sampler that ended or talked nonsense,
+    ``timeout`` for one that did not answer; ``cpu_quota`` while ``held_up_by`` gave a reason.
     """
 
     most_at_once = 8

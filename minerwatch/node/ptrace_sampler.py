@@ -80,6 +80,8 @@ _MOST_LISTED = 4096
 _MOST_LOOKED_AT = 64
 _MOST_KEPT = 16
 _MOST_PARENTS = 64
+_USUAL_BYTES = 8192
+_MOST_BYTES = 1 << 20
 _TRIES = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -131,6 +133,8 @@ def _answer(processes: Sequence[_Process]) -> None:
                 os._exit(0)  # the thread that hangs goes with it
         except OSError:
             _put(f"failure gone {said}")
+        except (ValueError, IndexError):
+            _put(f"failure unreadable {said}")
         stops += process.was_stopped
     _put("done")
 
@@ -316,17 +320,26 @@ class _Process:
                 return True
             if parent <= 1:
                 return False
-            with open(f"/proc/{parent}/stat", "rb", buffering=0) as file:  # noqa: PTH123
-                pid, parent = parent, int(file.read(4096).rpartition(b")")[2].split()[1])
+            try:
+                with open(f"/proc/{parent}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+                    pid, parent = parent, int(file.read(4096).rpartition(b")")[2].split()[1])
+            except OSError:  # the parent has just ended; by the next question there is another
+                raise _Miss("waits") from None
         return True
 
 
 def _content(folder: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY, dir_fd=folder)
     try:
-        return os.read(fd, 8192)
+        return _whole(fd)
     finally:
         os.close(fd)
+
+
+def _whole(fd: int) -> bytes:
+    """What a file of /proc says now; a process with 65,536 groups has 700 KiB of status."""
+    content = os.pread(fd, _USUAL_BYTES, 0)
+    return content if len(content) < _USUAL_BYTES else os.pread(fd, _MOST_BYTES, 0)
 
 
 # One stop.
@@ -361,7 +374,7 @@ class _Stop:
 
     def _is_as_noted(self, status: int, stat: int) -> bool:
         """What is asked last counts: between it and the stop lie some microseconds."""
-        waits = _number(os.pread(status, 8192, 0), b"voluntary_ctxt_switches")
+        waits = _number(_whole(status), b"voluntary_ctxt_switches")
         rest = os.pread(stat, 4096, 0).rpartition(b")")[2]
         if not rest.startswith(b" R "):
             return False

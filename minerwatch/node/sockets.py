@@ -2,8 +2,8 @@
 
 /proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
-process's own. Neither takes a lock that the process could hold. But a process can have very many:
-50,000 take half a second. So a thread reads them, and nobody waits for it.
+process's own. Neither takes a lock that the process could hold. But a process can have very many
+sockets (docs/performance.md). So a thread reads them, and nobody waits for it.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Campaign:
         """``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
         sentence = _SENTENCES[self.trait.kind].format(_shown(self.trait))
         shared = ", ".join(_counted(count, kind) for kind, count in self.others.items())
-        what = "pods" if all(status.pod for status in self.members) else "containers"
+        what = "pods" if any(status.pod for status in self.members) else "containers"
         return f"{self.pods:,} {what} {sentence}" + (f" ({shared})" if shared else "")
 
 

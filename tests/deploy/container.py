@@ -173,6 +173,16 @@ class AgentContainer:
     def statuses(self) -> tuple[ContainerStatus, ...]:
         return tuple(decode(answer(self.run / "agent.sock", "/snapshot")))
 
+    def peak_mib(self) -> float:
+        """The most memory that its cgroup has held, caches included."""
+        places = (
+            f"memory{CGROUP}/memory.max_usage_in_bytes",
+            f"unified{CGROUP}/memory.peak",
+            f".{CGROUP}/memory.peak",
+        )
+        files = (Path("/sys/fs/cgroup") / place for place in places)
+        return max(int(file.read_text()) / 2**20 for file in files if file.is_file())
+
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """As `kubectl exec` does."""
         return subprocess.run(

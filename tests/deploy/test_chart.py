@@ -272,6 +272,21 @@ def test_helm_test_plants_a_canary_without_any_right() -> None:
     assert f"--metrics={url}" in container["args"]
 
 
+def test_whoever_asks_the_port_speaks_as_it_does() -> None:
+    options = ("--set", "config.tls.certificate=/etc/minerwatch/tls/tls.pem")
+    monitored = ("--set", "podMonitor.enabled=true,podMonitor.tlsConfig.insecureSkipVerify=true")
+    for given, scheme in (((), "HTTP"), (options, "HTTPS")):
+        objects = rendered(*given, *monitored)
+        (agent,) = (each for each in objects if each["kind"] == "DaemonSet")
+        (container,) = agent["spec"]["template"]["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["scheme"] == scheme
+        (monitor,) = (each for each in objects if each["kind"] == "PodMonitor")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint.get("scheme", "http").upper() == scheme
+        assert ("tlsConfig" in endpoint) is (scheme == "HTTPS")
+
+
 def test_prometheus_keeps_the_names_of_what_is_flagged() -> None:
     monitor = of("everything").named("PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]

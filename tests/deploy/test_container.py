@@ -130,6 +130,8 @@ def test_every_probe_works_with_what_the_chart_grants(
         for probe in ("connections", "content", "mappings", "tasks"):
             assert not agent.failures(probe)
         assert not [line for line in agent.lines() if line["event"] == "cannot see everything"]
+        limit = release.agent["resources"]["limits"]["memory"].removesuffix("Mi")
+        assert agent.peak_mib() < int(limit)
         asked = agent.execute(root.program, "explain", str(miner))
         assert asked.returncode == 0, asked.stderr
         assert "RoundingModes" in asked.stdout

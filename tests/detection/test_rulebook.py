@@ -9,7 +9,9 @@ import pytest
 
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection.condition import predicates
-from minerwatch.detection.rulebook import RuleBook, has_changed, load, reload
+from minerwatch.detection.judge import Sighting
+from minerwatch.detection.match import Matcher
+from minerwatch.detection.rulebook import RuleBook, bare, has_changed, load, reload
 
 TEMPLATE = """\
 title: {title}
@@ -273,6 +275,50 @@ def test_a_private_rule_that_replaces_a_shipped_one_is_private(tmp_path: Path) -
     write(tmp_path / "b" / "y.yml", "ours", "same")
     (rule,) = load([tmp_path / "a", tmp_path / "b"], private=[tmp_path / "b"]).rules
     assert (rule.title, rule.private) == ("ours", True)
+
+
+def test_entries_of_a_private_list_are_private_also_in_a_public_rule(tmp_path: Path) -> None:
+    shown, hidden = tmp_path / "a", tmp_path / "b"
+    write(shown / "x.yml", "shown", item="Image|endswith|expand: '/%names%'")
+    for folder, name in ((shown, "known"), (hidden, "zebra")):
+        (folder / "lists").mkdir(parents=True)
+        (folder / "lists" / "names.txt").write_text(name + "\n")
+
+    def told(book: RuleBook, image: str) -> bool:
+        (rule,) = book.rules
+        (match,) = Matcher(book.rules).matches({"Image": image})
+        return not Sighting(rule, None, match.evidence).private
+
+    book = load([shown, hidden], private=[hidden])
+    assert told(book, "/x/known")
+    assert not told(book, "/x/zebra")
+    assert told(load([shown, hidden]), "/x/zebra")
+    bared = bare(book)
+    assert not told(bared, "/x/zebra")
+    (hidden / "lists" / "names.txt").write_text("known\nlion\n")
+    book = reload(book)  # what others have, too, is no secret
+    assert told(book, "/x/known")
+    assert not told(book, "/x/lion")
+    (shown / "lists" / "names.txt").write_text("lion\n")
+    book = reload(book)
+    assert told(book, "/x/lion")
+    assert not told(book, "/x/known")
+    (shown / "lists" / "names.txt").unlink()
+    book = reload(book)
+    assert not told(book, "/x/known")
+    assert told(reload(replace(book, private=())), "/x/known")
+
+
+def test_the_error_of_a_public_rule_does_not_tell_a_private_list(tmp_path: Path) -> None:
+    shown, hidden = tmp_path / "a", tmp_path / "b"
+    write(shown / "x.yml", "shown", item="Image|re|expand: 'x{1,%names%}'")
+    (hidden / "lists").mkdir(parents=True)
+    (hidden / "lists" / "names.txt").write_text("4711\n")
+    book = load([shown, hidden], private=[hidden])
+    (error,) = book.errors
+    assert "4711" in str(error)  # lint shows it
+    assert "4711" not in book.public_reason(error)
+    assert str(shown) in book.public_reason(error)
 
 
 def test_equal_conditions_are_one_object_also_after_a_reload(tmp_path: Path) -> None:

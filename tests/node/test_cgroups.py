@@ -360,6 +360,44 @@ def test_without_open_files_left_counters_are_opened_each_time(cgroups: CgroupFo
     tree.close()
 
 
+def test_half_of_the_files_are_left_to_others(cgroups: CgroupFolders) -> None:
+    for number in range(60):
+        cgroups.make(f"/minerwatch-test/docker/{number:064x}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        tree = CgroupTree(Path("/sys"), Path("/proc"))
+        found = tree.tick()
+        assert len(os.listdir("/proc/self/fd")) - before <= 50
+        assert tree.failures["open_files"] > 0
+        assert sum(key.cgroup.startswith("/minerwatch-test/docker/") for key in found.cpu_s) == 60
+        tree.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_counter_that_cannot_be_opened_now_is_not_the_nodes(
+    cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups_module, "_SHARE_OF_FILES", 0.0)
+    folder = cgroups.make(f"{POD}/{ID}")
+    cgroups.put(programs.start("server", busy=False), folder)
+    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+    tree.tick()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        found = tree.tick()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (key,) = (key for key in found.cpu_s if key.cgroup == f"{POD}/{ID}")
+    assert found.cpu_s[key] < 5
+    assert tree.failures["unreadable"] > 0
+    tree.close()
+
+
 def test_closing_gives_every_file_back(cgroups: CgroupFolders) -> None:
     cgroups.make(f"/minerwatch-test{POD}/{ID}")
     before = len(os.listdir("/proc/self/fd"))

@@ -10,13 +10,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from shutil import which
 
 import pytest
 
-from benchmarks.orphan import Orphan
+from benchmarks.orphan import Orphan, children, identity
 from minerwatch.model import FpSample, ProcessId
 from minerwatch.node import ptrace, ptrace_sampler
 from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
@@ -223,6 +222,15 @@ def test_others_users_and_those_that_shut_themselves_in_are_sampled(
     assert goes_on(target.pid)
 
 
+def test_nobody_shuts_the_sampler_out_by_a_long_status(
+    sampler: PtraceSampler, started: Started
+) -> None:
+    target = started.python("import os; os.setgroups(range(100000, 165536)) \nwhile True: pass")
+    until(lambda: len(field(target.pid, target.pid, "Groups")) > 400_000)
+    assert len(samples_of(sampler, [target.process], 3)) == 3
+    assert sampler.failures["child"] == sampler.failures["unreadable"] == 0
+
+
 # Whom it leaves alone.
 
 
@@ -304,18 +312,13 @@ def test_exempt_are_the_first_process_the_kernel_the_agent_and_what_it_started(
     try:
         until(lambda: bool(children(child.pid)))
         for pid in (1, 2, os.getpid(), child.pid, *children(child.pid)):
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            process = ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))
+            process = identity(pid)
             before = sampler.failures["exempt"]
             until(lambda: not sampler.fp_samples([process]) and sampler.failures["exempt"] > before)  # noqa: B023
     finally:
         for pid in (*children(child.pid), child.pid):
             os.kill(pid, signal.SIGKILL)
         child.wait()
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_one_that_is_stopped_stays_so(sampler: PtraceSampler, started: Started) -> None:
@@ -346,8 +349,7 @@ def test_a_zombie_is_left_alone(sampler: PtraceSampler, started: Started) -> Non
     )
     until(lambda: parent.said.endswith("\n"))
     zombie = int(parent.said)
-    stat = Path(f"/proc/{zombie}/stat").read_text()
-    process = ProcessId(zombie, int(stat.rpartition(")")[2].split()[19]))
+    process = identity(zombie)
     while parent.is_running:
         assert sampler.fp_samples([process]) == []
         time.sleep(0.01)
@@ -403,8 +405,7 @@ def test_a_program_that_debugs_its_child_goes_on_with_it(
     )
     until(lambda: parent.said.endswith("\n"))
     child = int(parent.said)
-    stat = Path(f"/proc/{child}/stat").read_text()
-    both = [parent.process, ProcessId(child, int(stat.rpartition(")")[2].split()[19]))]
+    both = [parent.process, identity(child)]
     while parent.is_running:
         assert all(sample.process != both[1] for sample in sampler.fp_samples(both))
         time.sleep(0.01)
@@ -613,18 +614,10 @@ def test_children_that_end_meanwhile_are_their_parents_to_wait_for(
 ) -> None:
     target = started.run("sh", "-c", '"$0" -c "$1"; echo $?', sys.executable, FORKS)
     while target.is_running:
-        family = [*children_and(target.pid)]
+        family = target.family()
         sampler.fp_samples(random.sample(family, len(family)))
         time.sleep(0.01)
     assert target.said == "True\n9\n"
-
-
-def children_and(pid: int) -> Iterator[ProcessId]:
-    with suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        yield ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))
-        for child in children(pid):
-            yield from children_and(child)
 
 
 NO_HARM = {
@@ -683,7 +676,7 @@ def test_programs_end_as_they_would_without(sampler: PtraceSampler, started: Sta
     samples: list[FpSample] = []
     asked: list[ProcessId] = []
     while any(target.is_running for target in watched.values()):
-        family = [each for target in watched.values() for each in children_and(target.pid)]
+        family = [each for target in watched.values() for each in target.family()]
         random.shuffle(family)  # those that were asked for last time are still asked for
         asked = sorted(family, key=lambda each: each not in asked)[: sampler.most_at_once]
         samples += sampler.fp_samples(asked)

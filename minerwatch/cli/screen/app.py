@@ -82,8 +82,8 @@ class TopApp(App[None]):
     #foot, #filtering { height: 1; }
     #filter-title { width: 8; }
     #panel { dock: bottom; background: ansi_default; }
-    #confirmation { height: 2; }
-    #question { height: 1; }
+    #confirmation { height: 1; }
+    #question { width: 6; }
     Input, Input:focus { height: 1; border: none; padding: 0 1; background: ansi_default; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -24,7 +24,7 @@ from minerwatch.report.selection import IDLE_CORES, place
 from minerwatch.report.text import printable
 
 _NARROW = 120  # columns of a terminal
-_NAME_BASE, _NAME_SHARE = 11, 0.2  # columns, and of the terminal's: names claim both
+_NAME_BASE, _NAME_SHARE = 17, 0.2  # columns, and of the terminal's: names claim both
 _LEAST_NAME = 20
 _REASONS_WIDTH = 30  # at least
 _MEASURED_ROWS = 1000  # of which the longest name counts
@@ -114,12 +114,13 @@ def layout(width: int, traits: Traits, step_s: float) -> Layout:
     gap = 1 if width < _NARROW else 2
     every = [each for each in _all_columns(width, step_s) if _has(each, traits)]
     claim = max(_LEAST_NAME, min(traits.longest_name, int(_NAME_BASE + _NAME_SHARE * width)))
-    leaving = sorted((each for each in every if each.leaves), key=lambda each: each.leaves)
-    for count in range(len(leaving) + 1):
-        kept = [each for each in every if each not in leaving[:count]]
-        room = width - sum(each.width + gap for each in kept) + gap
-        if room >= claim:
-            break
+    kept = [each for each in every if not each.leaves]
+    room = width - sum(each.width + gap for each in kept) + gap
+    for column in sorted(every, key=lambda each: -each.leaves):
+        if column.leaves and room - column.width - gap >= claim:
+            room -= column.width + gap
+            kept.append(column)
+    kept.sort(key=every.index)
     has_reasons = kept[-1].title == _REASONS
     named = min(room, max(claim, traits.longest_name)) if has_reasons else room
     widths = {NAME: named, _REASONS: kept[-1].width + room - named}
@@ -160,7 +161,7 @@ def line(row: Row, scene: Scene, shown: Layout, *, is_selected: bool = False) ->
 
 def bar(share: float, width: int) -> str:
     """``share`` of 1 as a bar of at most ``width`` columns, in eighths of one."""
-    eighths = min(width * 8, max(0, round(share * width * 8)))
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
     whole, rest = divmod(eighths, 8)
     return "█" * whole + (_BAR_STEPS[rest - 1] if rest else "")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isnan
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from minerwatch.cli.screen.cells import bar, span
@@ -19,7 +19,7 @@ from minerwatch.report.campaigns import Campaign
 from minerwatch.report.columns import LEVEL_STYLES
 from minerwatch.report.explanation import FACT_INDENT, PROCESSES, Line, headline, sections
 from minerwatch.report.figures import age, counted
-from minerwatch.report.lines import wrapped
+from minerwatch.report.lines import cut, padded, wrapped
 from minerwatch.report.text import printable
 
 _CHART_HEIGHT = 4
@@ -29,6 +29,7 @@ _MAX_CONNECTIONS = 32
 _MAX_EVENTS = 30
 _NAME_LENGTH = 256
 _LEAST_WIDTH = 40
+_TIME_WIDTH = 20
 _RULE_INDENT = 10  # of what is said of a finding's rule
 _NO_CONNECTION = (
     "None is known. Agents look at the connections of suspects only, every 30 s."
@@ -55,7 +56,12 @@ def page_lines(subject: Subject, width: int) -> list[Text]:
     """The page, every line of it within ``width`` columns."""
     width = max(width, _LEAST_WIDTH)
     status, now = subject.status, subject.now
-    lines = [*_warning(subject, width), *headline(status, now, width)]
+    head = [
+        piece
+        for line in headline(status, now, width)
+        for piece in ([line] if line.cell_len <= width else _chopped(line, width))
+    ]
+    lines = [*_warning(subject, width), *head]
     for title, body in sections(status, now, campaign=subject.campaign):
         if title == PROCESSES:
             lines += _titled("CPU lately", _chart(subject, width))
@@ -67,6 +73,10 @@ def page_lines(subject: Subject, width: int) -> list[Text]:
         told = [piece for line in body for piece in _broken(line, title, width)]
         lines += _titled(title, told)
     return lines
+
+
+def _chopped(line: Text, width: int) -> list[Text]:
+    return [Text(piece, line.style) for piece in chop_cells(line.plain, width)]
 
 
 def _titled(title: str, body: Sequence[Text]) -> list[Text]:
@@ -144,10 +154,10 @@ def _block(cores: float, full: float, row: int) -> str:
 
 def _processes(status: ContainerStatus, width: int) -> list[Text]:
     lines = []
-    for line, begins in process_lines(status):
-        room = max(_LEAST_WIDTH // 2, width - begins)
-        first, *rest = chop_cells(line[begins:], room) or [""]
-        lines.append(Text(line[:begins] + first))
+    for head, command in process_lines(status):
+        begins = cell_len(head)
+        first, *rest = chop_cells(command, max(_LEAST_WIDTH // 2, width - begins)) or [""]
+        lines.append(Text(head + first))
         lines += (Text(" " * begins + piece) for piece in rest)
     if not lines:
         return _folded("None was read: it is idle, or its processes are not to be seen.", 2, width)
@@ -206,7 +216,8 @@ def _history(subject: Subject, width: int) -> list[Text]:
     events.sort(key=lambda event: event[0], reverse=True)
     lines = []
     for at, what, style in events[:_MAX_EVENTS]:
-        head = f"  {printable(at, 20):20}  {age(at, subject.now):>6} ago  "
+        when = padded(cut(printable(at, _TIME_WIDTH), _TIME_WIDTH), _TIME_WIDTH)
+        head = f"  {when}  {age(at, subject.now):>6} ago  "
         first, *rest = wrapped(what, max(1, width - len(head)))
         lines.append(Text.assemble(head, (first, style)))
         lines += (Text(" " * len(head) + piece, style) for piece in rest)

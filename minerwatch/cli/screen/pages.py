@@ -12,7 +12,7 @@ from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
@@ -163,7 +163,7 @@ class TableScreen(_Base):
         room = _DETAIL_HEIGHTS[height >= _TALL]
         row = self.grid.selected
         details.styles.height = room
-        rule.show([Text("─" * width, "dim")])
+        rule.show([words.span_line(*self.grid.span, width)])
         now = self._scene.now if self._scene else None
         details.show(detail_lines(row, now, width, room) if row and now else [])
 
@@ -260,8 +260,9 @@ class _Reading(_Base):
     BINDINGS: ClassVar[list[BindingType]] = _SCROLLING
 
     def compose(self) -> ComposeResult:
-        """The lines, and the keys below them."""
+        """The lines, how far they go, and the keys below them."""
         yield Lines(id="lines")
+        yield Lines(id="rule")
         yield Lines(id="foot")
 
     @property
@@ -269,13 +270,23 @@ class _Reading(_Base):
         """What is read."""
         return self.query_one("#lines", Lines)
 
+    def read(self, lines: Sequence[Text]) -> None:
+        """Show ``lines``, scrolled as they were."""
+        self.lines.show(lines)
+        self._show_span()
+
     def action_scroll_lines(self, lines: int) -> None:
         """Go down, or up."""
         self.lines.scroll_by(lines)
+        self._show_span()
 
     def action_scroll_pages(self, pages: int) -> None:
         """The same by what is in sight."""
-        self.lines.scroll_by(pages * max(1, self.lines.size.height - 1))
+        self.action_scroll_lines(pages * max(1, self.lines.size.height - 1))
+
+    def _show_span(self) -> None:
+        rule = self.query_one("#rule", Lines)
+        rule.show([words.span_line(*self.lines.span, self.app.size.width)])
 
     def action_back(self) -> None:
         """Leave."""
@@ -295,7 +306,7 @@ class TextScreen(_Reading):
     def fit(self) -> None:
         """Break the lines anew."""
         self.show_keys()
-        self.lines.show(self._lines_for(self.app.size.width))
+        self.read(self._lines_for(self.app.size.width))
 
 
 class PageScreen(_Reading):
@@ -319,7 +330,7 @@ class PageScreen(_Reading):
     def show(self, subject: Subject) -> None:
         """Show something newer, scrolled as it was."""
         self.subject = subject
-        self.lines.show(page_lines(subject, self.app.size.width))
+        self.read(page_lines(subject, self.app.size.width))
 
     def fit(self) -> None:
         """Break the lines anew."""
@@ -374,12 +385,11 @@ class ChoiceScreen(ModalScreen[str | None]):
             self.dismiss(answer)
 
 
-class ProposalScreen(_Base):
+class ProposalScreen(_Reading):
     """What would be done; it is done once the pod's name has been typed."""
 
     AUTO_FOCUS = "#typed"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back")]
-    keys = (("Esc", "back: nothing is done"),)
+    keys = (("Esc", "back: nothing is done"), ("↑↓", "scroll"))
 
     def __init__(self, proposal: Proposal, carry_out: Callable[[Proposal], None]) -> None:
         super().__init__()
@@ -389,9 +399,10 @@ class ProposalScreen(_Base):
     def compose(self) -> ComposeResult:
         """The proposal, and where the name is typed if anything is permitted."""
         yield Lines(id="lines")
+        yield Lines(id="rule")
         if self._proposal.is_permitted:
-            with Vertical(id="confirmation"):
-                yield Lines(id="question")
+            with Horizontal(id="confirmation"):
+                yield Lines([Text(" name:", "bold")], id="question")
                 field = Input(id="typed")
                 field.cursor_blink = False
                 yield field
@@ -399,11 +410,8 @@ class ProposalScreen(_Base):
 
     def fit(self) -> None:
         """Break the lines anew."""
-        width = self.app.size.width
         self.show_keys()
-        self.query_one("#lines", Lines).show(words.proposal_lines(self._proposal, width))
-        for question in self.query("#question").results(Lines):
-            question.show([words.confirmation_line(self._proposal, width)])
+        self.read(words.proposal_lines(self._proposal, self.app.size.width))
 
     @on(Input.Submitted, "#typed")
     def _typed(self, event: Input.Submitted) -> None:
@@ -412,10 +420,6 @@ class ProposalScreen(_Base):
             return
         self.app.pop_screen()
         self._carry_out(self._proposal)
-
-    def action_back(self) -> None:
-        """Leave; nothing is done."""
-        self.app.pop_screen()
 
 
 def help_screen() -> TextScreen:

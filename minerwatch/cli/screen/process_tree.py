@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from minerwatch.model import ContainerStatus, ProcessStatus
-from minerwatch.report.lines import padded
+from minerwatch.report.lines import cut, padded
 from minerwatch.report.text import printable, shortened
 
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
@@ -14,13 +14,11 @@ _USER_WIDTH = 10
 _BRANCH, _LAST, _BESIDE, _BELOW = "├─ ", "└─ ", "│  ", "   "
 _MAX_DEPTH = 20
 
-TITLES = f"       PID    CPU  {padded('USER', _USER_WIDTH)}  COMMAND LINE"
-INDENT = 4 + 6 + 2 + 5 + 2 + _USER_WIDTH + 2
-"""Columns before the command line."""
+TITLES = f"        PID    CPU  {padded('USER', _USER_WIDTH)}  COMMAND LINE"
 
 
-def process_lines(status: ContainerStatus) -> Iterator[tuple[str, int]]:
-    """A line for each process that is known, parents first, and where its command line begins.
+def process_lines(status: ContainerStatus) -> Iterator[tuple[str, str]]:
+    """For each process that is known, parents first: what stands before its command line, and that.
 
     Those in which something was found are marked. Whoever says that it is its own grandparent
     is shown once, like everybody else.
@@ -29,9 +27,9 @@ def process_lines(status: ContainerStatus) -> Iterator[tuple[str, int]]:
     for process, stem in _in_order(status.processes):
         mark = "*" if process.pid in found else " "
         cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
-        user = padded(printable(process.user, _USER_WIDTH), _USER_WIDTH)
-        head = f"  {mark} {process.pid:6d}  {cores:>5}  {user}  "
-        yield head + stem + _told(process), INDENT + len(stem)
+        user = cut(printable(process.user, _USER_WIDTH), _USER_WIDTH)
+        head = f"  {mark} {process.pid:7d}  {cores:>5}  {padded(user, _USER_WIDTH)}  "
+        yield head + stem, _told(process)
 
 
 def _told(process: ProcessStatus) -> str:

@@ -82,6 +82,12 @@ class Lines(Drawn):
         self.lines = lines
         self.top = 0
 
+    @property
+    def span(self) -> tuple[int, int, int]:
+        """The first and the last line in sight, counted from 1, and how many there are."""
+        last = min(len(self.lines), self.top + self.size.height)
+        return self.top + 1, last, len(self.lines)
+
     def show(self, lines: Sequence[Text]) -> None:
         """Show ``lines``, scrolled as they were."""
         self.lines = lines
@@ -124,6 +130,12 @@ class Grid(Drawn):
     def page(self) -> int:
         """Rows in sight."""
         return max(1, self.size.height - 1)
+
+    @property
+    def span(self) -> tuple[int, int, int]:
+        """The first and the last row in sight, counted from 1, and how many there are."""
+        top = self.position.top
+        return top + 1, min(len(self._rows), top + self.page), len(self._rows)
 
     def say(self, lines: Sequence[Text]) -> None:
         """Show ``lines`` for as long as there are no rows."""

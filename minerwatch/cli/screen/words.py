@@ -18,6 +18,7 @@ from minerwatch.report.text import printable
 _NAME_LENGTH = 256
 _TEXT_LENGTH = 400
 _GAP = 2
+_RULE_END = 2
 
 SORT_CHOICES = (
     ("S", "score", "score"),
@@ -66,6 +67,8 @@ PAGE_KEYS = (
     ("?", "help"),
 )
 
+_TO_BE_TYPED = "To be typed below, so that it is done to no other"
+
 TEXT_KEYS = (("Esc", "back"), ("↑↓", "scroll"))
 
 
@@ -79,6 +82,13 @@ def keys_line(keys: Sequence[tuple[str, str]], width: int) -> Text:
         line.append(f" {key}", "bold")
         line.append(f" {word}" + " " * (_GAP - 1))
     return line
+
+
+def span_line(first: int, last: int, count: int, width: int) -> Text:
+    """A rule that says which of many rows or lines are in sight, if not all are."""
+    said = f" {first:,}–{last:,} of {count:,} " if count > last - first + 1 else ""
+    room = max(0, width - len(said) - _RULE_END)
+    return Text(cut("─" * room + said + "─" * _RULE_END, width), "dim")
 
 
 def empty_lines(
@@ -132,6 +142,7 @@ _HELP = (
             ("k", "propose an action: shows what the policy says and what would be asked"),
             ("space", "pause, go on"),
             ("r", "look again now"),
+            ("?", "this help"),
             ("q", "quit; on a page: back"),
         ),
     ),
@@ -177,30 +188,25 @@ def help_lines(width: int) -> list[Text]:
 
 def proposal_lines(proposal: Proposal, width: int) -> list[Text]:
     """What the policy says, and the request as it would be made."""
-    room = max(20, width - 2)
-    name = printable(place(proposal.status), _NAME_LENGTH)
-    lines = [Text(f"Action on {name}", "bold"), Text("")]
-    lines.append(Text("What the policy says", "bold"))
-    for line in proposal.decision.splitlines():
-        lines += (Text(f"  {piece}") for piece in wrapped(printable(line), room))
-    if proposal.request:
-        lines += [Text(""), Text("What would be asked, word for word", "bold")]
-        for line in proposal.request.splitlines():
-            lines += (Text(f"  {piece}") for piece in wrapped(printable(line), room))
-    lines += [Text(""), Text("Mode", "bold")]
-    meaning = (
-        "enforce: it is done in earnest."
-        if proposal.mode == "enforce"
-        else f"{printable(proposal.mode, 32)}: the request is made, and changes nothing."
+    meaning = {
+        True: f"{proposal.mode}: the request is made, and changes nothing.",
+        False: f"{proposal.mode}: nothing is permitted, and nothing will be asked.",
+    }[proposal.is_permitted]
+    style = ""
+    if proposal.is_permitted and proposal.mode == "enforce":
+        meaning, style = "enforce: it is done in earnest.", "bold red"
+    sections = (
+        ("Action on", place(proposal.status), "bold"),
+        ("What the policy says", proposal.decision, ""),
+        ("What would be asked, word for word", proposal.request, ""),
+        ("Mode", meaning, style),
+        (_TO_BE_TYPED, proposal.confirmation if proposal.is_permitted else "", "bold"),
     )
-    if not proposal.is_permitted:
-        meaning = f"{printable(proposal.mode, 32)}: nothing is permitted, so nothing will be asked."
-    style = "bold red" if proposal.mode == "enforce" and proposal.is_permitted else ""
-    return [*lines, *(Text(f"  {piece}", style) for piece in wrapped(meaning, room))]
-
-
-def confirmation_line(proposal: Proposal, width: int) -> Text:
-    """What has to be typed."""
-    kind = "pod's" if proposal.status.pod else "container's"
-    said = f"To go on, type the {kind} name: {printable(proposal.confirmation, _NAME_LENGTH)}"
-    return Text(cut(said, width), "bold")
+    lines: list[Text] = []
+    for title, told, style in sections:
+        if told:
+            lines += [*([Text("")] if lines else []), Text(title, "bold")]
+        for line in told.splitlines():
+            pieces = wrapped(printable(line), max(20, width - 2))
+            lines += (Text(f"  {piece}", style) for piece in pieces)
+    return lines

@@ -582,7 +582,7 @@ def test_lines_that_have_not_changed_are_not_drawn_again() -> None:
         grid.refresh = counting  # type: ignore[method-assign]
         last = watched.rounds[-1]
         assert isinstance(last, Look)
-        same = replace(last, at=last.at + timedelta(seconds=1))
+        same = replace(last, at=last.at + timedelta(microseconds=1))
         watched.rounds = [same]
         await screen.press("r")
         await screen.until(lambda: screen.shown.look is same)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.cli.screen.process_tree import process_lines
@@ -12,7 +12,7 @@ from tests.report.samples import HOSTILE_ONE, MINER, container, process, process
 
 
 def lines(*listed: ProcessStatus) -> list[str]:
-    return [line for line, _ in process_lines(container(processes=listed))]
+    return [head + command for head, command in process_lines(container(processes=listed))]
 
 
 def child(pid: int, parent: int, command: str = "sh") -> ProcessStatus:
@@ -26,17 +26,17 @@ def test_children_stand_below_their_parents() -> None:
         child(30, 20, "miner"), child(10, 1, "init"), child(20, 10, "sh"), child(40, 10, "cron")
     )
     assert shown == [
-        "        10   0.50  jovyan      init",
-        "        20   0.50  jovyan      ├─ sh",
-        "        30   0.50  jovyan      │  └─ miner",
-        "        40   0.50  jovyan      └─ cron",
+        "         10   0.50  jovyan      init",
+        "         20   0.50  jovyan      ├─ sh",
+        "         30   0.50  jovyan      │  └─ miner",
+        "         40   0.50  jovyan      └─ cron",
     ]
 
 
 def test_what_was_found_is_marked_and_names_that_differ_are_told() -> None:
-    shown = [line for line, _ in process_lines(MINER)]
-    assert shown[0].startswith("      4700   1.98  jovyan      tini -g -- start.sh")
-    assert shown[1].startswith("  *   4711   1.98  jovyan      ├─ ./a --donate-level 1")
+    shown = [head + command for head, command in process_lines(MINER)]
+    assert shown[0].startswith("       4700   1.98  jovyan      tini -g -- start.sh")
+    assert shown[1].startswith("  *    4711   1.98  jovyan      ├─ ./a --donate-level 1")
     assert shown[1].endswith("(executable /tmp/.x/a)")
     assert shown[2].endswith("└─ (hidden or empty)  (named python3, executable /usr/bin/python3)")
     assert "      -  " in shown[2]
@@ -53,6 +53,7 @@ def test_a_ladder_of_processes_does_not_leave_the_screen() -> None:
     assert max(map(len, shown)) < 120
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(processes, st.integers(0, 9), st.integers(0, 9)),
@@ -65,12 +66,13 @@ def test_every_process_is_one_line_whoever_it_says_is_its_parent(
 ) -> None:
     some = [replace(each, pid=pid, parent_pid=parent) for each, pid, parent in listed]
     shown = lines(*some)
-    assert sorted(int(line[4:10]) for line in shown) == sorted(each.pid for each in some)
+    assert sorted(int(line[4:11]) for line in shown) == sorted(each.pid for each in some)
     assert all(printable(line) == line for line in shown)
+    assert all(line[11:13] == "  " for line in shown)
 
 
 def test_hostile_arguments_are_seen_not_obeyed() -> None:
-    (line,) = (line for line, _ in process_lines(HOSTILE_ONE))
+    (line,) = (head + command for head, command in process_lines(HOSTILE_ONE))
     assert "\x1b" not in line
     assert "\\e[2J" in line
     assert len(line) < 1500

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.cli.screen.rows import Row, Tree, View, arranged, as_one
@@ -125,6 +125,7 @@ def test_the_next_way_to_group() -> None:
     ]
 
 
+@settings(max_examples=40)
 @given(st.lists(containers, max_size=6, unique_by=lambda each: each.cgroup), views)
 def test_every_chosen_container_has_one_row_whatever_the_view(
     statuses: list[ContainerStatus], view: View

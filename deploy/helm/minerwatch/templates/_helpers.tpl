@@ -163,6 +163,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml $config }}
 {{- end }}
 
+{{/* How the metrics' port speaks: as config.tls says. */}}
+{{- define "minerwatch.scheme" -}}
+{{- if dig "tls" "certificate" "" .Values.config }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
 {{- define "minerwatch.subjects" }}
 subjects:
   - kind: ServiceAccount
