@@ -15,6 +15,7 @@ import click
 from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.sampling import Source
+from minerwatch.cli.screen.proposal import ByHand
 from minerwatch.cli.screen.rows import View
 from minerwatch.cli.screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.screen.terminal import Terminal, terminal_of
@@ -106,8 +107,9 @@ def top(
         from minerwatch.cli.screen import opening
 
         watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
+        proposer = ByHand(watched.ordered)
         view = View(sort=sort, text=text, namespace=scope.namespace, show_all=show_all)
-        opening.show(watched, view, terminal)
+        opening.show(watched, view, terminal, proposer)
         return
     look = ClusterSource(scope).survey if is_cluster else partial(_here, here)
     known, coverage = look()

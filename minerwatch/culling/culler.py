@@ -265,6 +265,10 @@ class Culler:
         """Do ``action`` by hand, under the same policy. Raises TargetError, MinerwatchError."""
         return self._answered(lambda: self._cull_by_hand(target, action, dry_run=dry_run))
 
+    def preview(self, target: Target, action: Action, *, dry_run: bool) -> CullAnswer:
+        """What ``cull`` would decide and send now; nothing is tried. Raises as ``cull`` does."""
+        return self._answered(lambda: self._decided_by_hand(target, action, dry_run=dry_run)[0])
+
     def release(self, target: Target) -> ReleaseAnswer:
         """Undo what can be undone, and leave the pod alone. Raises TargetError, MinerwatchError."""
         return self._answered(lambda: self._release(target))
@@ -446,15 +450,24 @@ class Culler:
         raise TargetError("that container is no longer there")
 
     def _cull_by_hand(self, target: Target, action: Action, *, dry_run: bool) -> CullAnswer:
+        answer, case, decision, line = self._decided_by_hand(target, action, dry_run=dry_run)
+        self._write_decision(line)
+        if not decision.acts:
+            return answer
+        end = self._carry_out(case, decision, line)
+        return replace(answer, outcome=end.outcome.value, message=printable(end.message, 1024))
+
+    def _decided_by_hand(
+        self, target: Target, action: Action, *, dry_run: bool
+    ) -> tuple[CullAnswer, Case, Decision, DecisionLine]:
+        """What is decided about an action that is asked for, before anything is tried."""
         observation = self._found(target)
         if self._own.namespace:
             self._budget.refresh()
         case = self._case(observation, action, dry_run=dry_run)
         decision = self._journal.decide(case, self._settings)
         line = _decision_line(observation, case, decision, by_hand=True)
-        self._write_decision(line)
-        end = self._carry_out(case, decision, line) if decision.acts else None
-        return CullAnswer(
+        answer = CullAnswer(
             node=self._own.node,
             namespace=decision.namespace,
             pod=decision.pod,
@@ -467,9 +480,8 @@ class Culler:
             acts=decision.acts,
             reasons=_sentences(decision),
             request=str(planned(decision, self._settings.quarantine_label) or ""),
-            outcome=end.outcome.value if end else "",
-            message=printable(end.message, 1024) if end else "",
         )
+        return answer, case, decision, line
 
     def _release(self, target: Target) -> ReleaseAnswer:
         """First the word, so that nothing is done again; then the undoing."""

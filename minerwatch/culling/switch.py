@@ -126,6 +126,7 @@ class CullSwitch:
         """What the agent's socket takes orders by."""
         return {
             orders.CULL: lambda body: _answered(lambda: self._cull(body)),
+            orders.PREVIEW: lambda body: _answered(lambda: self._preview(body)),
             orders.RELEASE: lambda body: _answered(lambda: self._release(body)),
             orders.TOLD: lambda body: _answered(lambda: self._told(body)),
         }
@@ -134,6 +135,11 @@ class CullSwitch:
         order = orders.decode(body, orders.CullOrder)
         culler = self._required(_IS_OFF)
         return culler.cull(_target(order), order.action, dry_run=order.dry_run)
+
+    def _preview(self, body: bytes) -> object:
+        order = orders.decode(body, orders.CullOrder)
+        culler = self._required(_IS_OFF)
+        return culler.preview(_target(order), order.action, dry_run=order.dry_run)
 
     def _release(self, body: bytes) -> object:
         order = orders.decode(body, orders.ReleaseOrder)

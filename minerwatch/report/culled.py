@@ -44,12 +44,7 @@ def cull_text(answer: CullAnswer) -> str:
         + (f", owner {_name(answer.owner)}" if answer.owner else ""),
         "",
     ]
-    how = " in a dry run" if answer.dry_run else ""
-    if answer.acts:
-        lines.append(f"The policy permits to {answer.proposed} it{how}.")
-    else:
-        lines.append(f"The policy does not permit to {answer.proposed} it{how}:")
-        lines += [f"  - {printable(reason)}" for reason in answer.reasons]
+    lines += decision_lines(answer)
     if answer.request:
         is_sent = answer.outcome not in ("", Outcome.WITHDRAWN.value)
         lines += ["", "Sent:" if is_sent else "Not sent:", f"  {printable(answer.request)}"]
@@ -57,6 +52,15 @@ def cull_text(answer: CullAnswer) -> str:
         said = f" {printable(answer.message)}" if answer.message else ""
         lines += ["", f"{_ENDS.get(answer.outcome, printable(answer.outcome))}{said}"]
     return "\n".join(lines) + "\n"
+
+
+def decision_lines(answer: CullAnswer) -> list[str]:
+    """What was decided, and every reason if it is nothing."""
+    how = " in a dry run" if answer.dry_run else ""
+    if answer.acts:
+        return [f"The policy permits to {answer.proposed} it{how}."]
+    reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
+    return [f"The policy does not permit to {answer.proposed} it{how}:", *reasons]
 
 
 def release_text(answer: ReleaseAnswer) -> str:

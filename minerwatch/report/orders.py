@@ -9,8 +9,8 @@ import msgspec
 from minerwatch.errors import OrderError
 from minerwatch.model import Action, ContainerStatus, CullAnswer, ReleaseAnswer
 
-CULL, RELEASE, TOLD = "/cull", "/release", "/culled"
-"""Paths of the socket that are for POST."""
+CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
+"""Paths of the socket that are for POST; a preview decides, but tries nothing."""
 
 MAX_HOURS = 24 * 90
 

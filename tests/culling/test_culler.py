@@ -741,6 +741,24 @@ def test_by_hand_a_dry_run_asks_the_api_server(api: ApiServer, opened: Open, log
     assert actions_on(api, EVE) == ["evict dry-run"]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_by_hand_a_preview_decides_and_tries_nothing(
+    api: ApiServer, opened: Open, log: Path, dry_run: bool
+) -> None:
+    harness = opened(settings(log, Action.LABEL))
+    observation = eve(api, harness)
+    harness.settled()
+    known = lines(log)
+    answer = harness.culler.preview(target(observation), Action.EVICT, dry_run=dry_run)
+    assert (answer.acts, answer.outcome, answer.dry_run) == (True, "", dry_run)
+    assert ("dryRun=All" in answer.request) == dry_run
+    assert actions_on(api, EVE) == []
+    assert lines(log) == known
+    assert places(api) == 0
+    done = harness.culler.cull(target(observation), Action.EVICT, dry_run=dry_run)
+    assert replace(done, outcome="") == answer
+
+
 def test_by_hand_what_is_in_earnest_is_counted_and_told(
     api: ApiServer, opened: Open, log: Path
 ) -> None:

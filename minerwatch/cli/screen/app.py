@@ -31,11 +31,12 @@ from minerwatch.cli.screen.pages import (
     PageScreen,
     ProposalScreen,
     TableScreen,
+    TextScreen,
     help_screen,
     nodes_screen,
 )
 from minerwatch.cli.screen.presentation import Presentation, Presenter
-from minerwatch.cli.screen.proposal import NoProposer, Proposal, Proposer
+from minerwatch.cli.screen.proposal import Choice, Proposal, Proposer
 from minerwatch.cli.screen.rows import Row, View
 from minerwatch.cli.screen.sources import Watched
 from minerwatch.cli.screen.terminal import Terminal
@@ -97,7 +98,7 @@ class TopApp(App[None]):
         watched: Watched,
         view: View,
         terminal: Terminal,
-        proposer: Proposer | None = None,
+        proposer: Proposer,
         folder: Path | None = None,
         driver_class: type[Driver] | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class TopApp(App[None]):
         self.shown: Presentation | None = None
         self._watched = watched
         self._terminal = terminal
-        self._proposer = proposer or NoProposer()
+        self._proposer = proposer
         self._folder = folder
         self._ascii = AsciiFilter()
         self._look: Look | None = None  # that is shown
@@ -399,8 +400,20 @@ class TopApp(App[None]):
     # Actions.
 
     def act(self, status: ContainerStatus) -> None:
-        """Ask what the policy would do, and show that."""
+        """Ask which action, then what the policy says of it, and show that."""
+        proposer = self._proposer
         agent = self.shown.agent(status.node) if self.shown else None
+
+        def offered(result: Sequence[Choice] | Exception) -> None:
+            if isinstance(result, Exception):
+                self._say(reason_of(result))
+            else:
+                self.push_screen(ChoiceScreen(words.ACTION_QUESTION, result), chosen)
+
+        def chosen(action: str | None) -> None:
+            if action is not None:
+                self._say("asking the policy …")
+                self._do(lambda: proposer.propose(status, action), proposed)
 
         def proposed(result: Proposal | Exception) -> None:
             if isinstance(result, Exception):
@@ -408,14 +421,17 @@ class TopApp(App[None]):
             else:
                 self.push_screen(ProposalScreen(result, self._carry_out))
 
-        self._do(lambda: self._proposer.propose(status, agent), proposed)
+        self._do(lambda: proposer.choices(status, agent), offered)
 
     def _carry_out(self, proposal: Proposal) -> None:
-        self._say(f"asking for it: {proposal.mode} …")
+        self._say(f"asking for it, {proposal.mode} …")
 
         def done(result: str | Exception) -> None:
-            self._said(result)
             self._feed.hurry()
+            if isinstance(result, Exception):
+                self._say(reason_of(result))
+            else:
+                self.push_screen(TextScreen(lambda width: words.told_lines(result, width)))
 
         self._do(lambda: self._proposer.carry_out(proposal), done)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from minerwatch.cli.screen.rows import Group, Row
@@ -35,7 +36,7 @@ def _of_container(status: ContainerStatus, now: datetime, width: int) -> Iterato
     yield Text(fitted(printable(place(status), NAME_LENGTH), width), "bold")
     level = f"{printable(status.level, 16)} for {age(status.since, now)}"
     said = reasons(status) or _nothing(status)
-    rest = cut(f": {said}", width - len(level))
+    rest = cut(f": {said}", width - cell_len(level))
     yield Text.assemble((level, LEVEL_STYLES.get(status.level, "")), rest)
     busiest = sorted(status.processes, key=lambda each: -(each.cpu_cores or 0.0))
     flagged = {finding.pid for finding in status.findings}

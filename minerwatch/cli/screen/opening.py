@@ -37,9 +37,7 @@ class _OnStandardOutput(LinuxDriver):
         )
 
 
-def show(
-    watched: Watched, view: View, terminal: Terminal, proposer: Proposer | None = None
-) -> None:
+def show(watched: Watched, view: View, terminal: Terminal, proposer: Proposer) -> None:
     """The screen, until it is quit.
 
     The mouse is left to the terminal, so that text can be selected as everywhere else.

@@ -68,7 +68,8 @@ def page_lines(subject: Subject, width: int) -> list[Text]:
             lines += _titled("Processes (* has findings)", _processes(status, width))
             lines += _titled("Connections", _connections(subject, width))
             lines += _titled("History", _history(subject, width))
-            lines += _titled("Culling", _folded(_policy(subject), 2, width))
+            if status.culling is None:
+                lines += _titled("Culling", _folded(_policy(subject), 2, width))
             continue
         told = [piece for line in body for piece in _broken(line, title, width)]
         lines += _titled(title, told)
@@ -218,9 +219,10 @@ def _history(subject: Subject, width: int) -> list[Text]:
     for at, what, style in events[:_MAX_EVENTS]:
         when = padded(cut(printable(at, _TIME_WIDTH), _TIME_WIDTH), _TIME_WIDTH)
         head = f"  {when}  {age(at, subject.now):>6} ago  "
-        first, *rest = wrapped(what, max(1, width - len(head)))
+        begins = cell_len(head)
+        first, *rest = wrapped(what, max(1, width - begins))
         lines.append(Text.assemble(head, (first, style)))
-        lines += (Text(" " * len(head) + piece, style) for piece in rest)
+        lines += (Text(" " * begins + piece, style) for piece in rest)
     if len(events) > _MAX_EVENTS:
         lines.append(Text(f"  … and {counted(len(events) - _MAX_EVENTS, 'event')} before"))
     return lines
@@ -231,7 +233,7 @@ def _rfc3339(at: datetime) -> str:
 
 
 def _policy(subject: Subject) -> str:
-    """What is said of culling where the container's own decision is not in the snapshot."""
+    """What is said of culling where nothing has been decided about the container."""
     if subject.agent is None:
         return "No agent says how far culling goes on this node."
     how_far = mode(subject.agent)
@@ -239,4 +241,4 @@ def _policy(subject: Subject) -> str:
         return (
             "Culling is off on this node: it only observes. Nothing is done about this container."
         )
-    return f"Culling is in mode {how_far} on this node. Press k to ask what it says about this one."
+    return f"Culling is in mode {how_far} on this node. There is nothing to decide about this one."

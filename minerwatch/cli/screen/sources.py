@@ -13,7 +13,7 @@ from minerwatch.cli.screen.history import key_of
 from minerwatch.cli.screen.look import Answers, Look
 from minerwatch.errors import SnapshotError
 from minerwatch.model import AgentStatus, ContainerStatus
-from minerwatch.report.client import NoAgentError, answer
+from minerwatch.report.client import NoAgentError, answer, ordered
 from minerwatch.report.snapshot import decode, decode_agent
 
 NODE_REFRESH_S = 5.0
@@ -82,6 +82,11 @@ class NodeWatched:
             every = decode(answer(self._source.path, "/snapshot/full"))
         return next((each for each in every if key_of(each) == key_of(status)), status)
 
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent that listens here answers to an order. Raises MinerwatchError."""
+        del node
+        return ordered(self._source.path, path, order)
+
     def close(self) -> None:
         """Ends the sampling."""
         if self._sampler is not None:
@@ -145,6 +150,10 @@ class ClusterWatched:
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """Asks its node's agent."""
         return self._source.whole(status)
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent of ``node`` answers to an order. Raises MinerwatchError."""
+        return self._source.ordered(node, path, order)
 
     def close(self) -> None:
         """Closes the connections."""

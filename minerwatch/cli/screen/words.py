@@ -40,6 +40,8 @@ COPY_CHOICES = (
     ("s", "save", "both, into files here that only you can read"),
 )
 
+ACTION_QUESTION = "Which action? It is shown first; nothing is done before you type the name"
+
 FILTER_HINT = "words that a name, image, owner, reason or argument holds"
 
 TABLE_KEYS = (
@@ -210,3 +212,9 @@ def proposal_lines(proposal: Proposal, width: int) -> list[Text]:
             pieces = wrapped(printable(line), max(20, width - 2))
             lines += (Text(f"  {piece}", style) for piece in pieces)
     return lines
+
+
+def told_lines(text: str, width: int) -> list[Text]:
+    """Words from elsewhere, line by line."""
+    lines = [""] if not text else text.splitlines()
+    return [Text(piece) for line in lines for piece in wrapped(printable(line), max(20, width))]

@@ -18,11 +18,11 @@ from minerwatch.cli.screen.app import TopApp
 from minerwatch.cli.screen.history import key_of
 from minerwatch.cli.screen.look import Look
 from minerwatch.cli.screen.presentation import Presentation
-from minerwatch.cli.screen.proposal import Proposer
+from minerwatch.cli.screen.proposal import ByHand, ProposalError, Proposer
 from minerwatch.cli.screen.rows import View
 from minerwatch.cli.screen.terminal import Terminal
 from minerwatch.errors import MinerwatchError
-from minerwatch.model import AgentStatus, ConnectionStatus, ContainerStatus, Unanswered
+from minerwatch.model import AgentStatus, ConnectionStatus, ContainerStatus, CullStatus, Unanswered
 from minerwatch.report.overview import Coverage
 from minerwatch.report.snapshot import decode
 from tests.report.samples import MINER, NODE, NOW
@@ -36,8 +36,10 @@ CLUSTER = Path(__file__).parents[2] / "fixtures" / "clusters" / "three-nodes"
 CRASHING = Unanswered(
     "node-3", "minerwatch/minerwatch-9zlpd", "its agent does not run: CrashLoopBackOff"
 )
+OFF = CullStatus("off", "observe", "observe", True, 0, ("Culling is off.",))
 TALKING = replace(
     MINER,
+    culling=OFF,
     started="2026-11-22T23:04:10Z",
     processes=(
         replace(
@@ -50,6 +52,11 @@ TALKING = replace(
 )
 _ROUNDS = 12
 _WAIT_S = 20.0
+
+
+def nobody(_node: str, _path: str, _order: bytes) -> bytes:
+    """An agent that takes no orders."""
+    raise ProposalError("it takes no orders")
 
 
 class Recorded:
@@ -167,7 +174,7 @@ async def driven(
     folder: Path | None = None,
 ) -> AsyncIterator[Driven]:
     """A screen of ``size`` that has shown all that was recorded."""
-    app = TopApp(watched, view or View(), terminal, proposer, folder)
+    app = TopApp(watched, view or View(), terminal, proposer or ByHand(nobody), folder)
     async with app.run_test(size=size) as pilot:
         screen = Driven(app, pilot)
         last = watched.rounds[-1]

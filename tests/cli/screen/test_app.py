@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from textual.geometry import Region
 
 from minerwatch.cli.screen.history import key_of
 from minerwatch.cli.screen.look import Look
-from minerwatch.cli.screen.proposal import Proposal, ProposalError
+from minerwatch.cli.screen.proposal import Choice, Proposal
 from minerwatch.cli.screen.rows import Tree, View
 from minerwatch.cli.screen.widgets import Grid
 from minerwatch.errors import ClusterError, SnapshotError
@@ -234,7 +234,7 @@ def test_the_page_has_findings_processes_connections_history_and_policy() -> Non
             "├─ ./a --donate-level 1",
             "4711 a → 203.0.113.7:3333 for 12m",
             "behaviour: Core busy steadily began to hold",
-            "Culling is off on this node",
+            "Off: nothing is done (culling.mode).",
         ):
             assert told in text
         await screen.press("escape")
@@ -336,29 +336,24 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 class Policy:
     """A proposer that permits, or objects."""
 
-    def __init__(self, *, is_permitted: bool = True, mode: str = "dry-run") -> None:
+    def __init__(self, *, is_permitted: bool = True) -> None:
         self._is_permitted = is_permitted
-        self._mode = mode
         self.done: list[str] = []
 
-    def propose(self, status: ContainerStatus, agent: AgentStatus | None) -> Proposal:
-        return Proposal(
-            status,
-            "evict: the first rung of the ladder for namespace binder"
-            if self._is_permitted
-            else "The pod is too young (2m of 5m).\nThe namespace is protected.",
-            "POST /api/v1/namespaces/binder/pods/x/eviction?dryRun=All"
-            if self._is_permitted
-            else "",
-            self._mode,
-            self._is_permitted,
-        )
+    def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
+        return [("s", "stop", "stop it"), ("e", "evict", "evict it")]
+
+    def propose(self, status: ContainerStatus, action: str) -> Proposal:
+        if not self._is_permitted:
+            reasons = "The policy does not permit to evict it:\n  - The pod is too young."
+            return Proposal(status, action, reasons, "", "dry-run", is_permitted=False)
+        request = "POST /api/v1/namespaces/binder/pods/x/eviction?dryRun=All"
+        decision = f"The policy permits to {action} it in a dry run."
+        return Proposal(status, action, decision, request, "dry-run", is_permitted=True)
 
     def carry_out(self, proposal: Proposal) -> str:
-        self.done.append(proposal.confirmation)
-        if proposal.status.pod != MINER.pod:
-            raise ProposalError("refused")
-        return "dry run: it would have been evicted"
+        self.done.append(f"{proposal.action} {proposal.confirmation}")
+        return "It would have been done;\nthis was a dry run."
 
 
 def test_an_action_is_done_only_once_the_name_was_typed(golden: Golden) -> None:
@@ -366,15 +361,18 @@ def test_an_action_is_done_only_once_the_name_was_typed(golden: Golden) -> None:
 
     async def scenario(screen: Driven) -> None:
         await screen.press("k")
+        assert "nothing is done before you type the name" in screen.text
+        await screen.press("e")
         golden("screen/action.svg", normal(screen.app.export_screenshot(title="minerwatch top")))
         await screen.press(*"jupyter", "enter")
         assert "That is not its name: nothing was done." in screen.text
         assert not policy.done
-        for _ in "jupyter":
-            await screen.press("backspace")
+        await screen.pilot.press(*["backspace"] * len("jupyter"))
         await screen.press(*(_key(letter) for letter in MINER.pod), "enter")
-        await screen.until(lambda: "would have been evicted" in screen.text)
-        assert policy.done == [MINER.pod]
+        assert "this was a dry run" in screen.text
+        assert policy.done == [f"evict {MINER.pod}"]
+        await screen.press("escape")
+        assert "LEVEL" in screen.text
 
     run(node(), scenario, (100, 24), proposer=policy)
 
@@ -387,10 +385,9 @@ def test_what_is_not_permitted_cannot_be_typed_for() -> None:
     policy = Policy(is_permitted=False)
 
     async def scenario(screen: Driven) -> None:
-        await screen.press("k")
+        await screen.press("k", "e")
         assert "The pod is too young" in screen.text
-        assert "The namespace is protected." in screen.text
-        assert "type the" not in screen.text
+        assert "typed" not in screen.text
         await screen.press("enter")
         await screen.press("escape")
         assert "LEVEL" in screen.text
@@ -399,12 +396,36 @@ def test_what_is_not_permitted_cannot_be_typed_for() -> None:
     assert not policy.done
 
 
-def test_without_a_policy_k_says_why() -> None:
+def test_who_decides_for_no_action_does_nothing() -> None:
+    policy = Policy()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k", "escape")
+        assert "LEVEL" in screen.text
+        await screen.press("enter", "k", "s", "escape")  # from the page, too
+        assert "CONFIRMED" in screen.text
+
+    run(node(), scenario, proposer=policy)
+    assert not policy.done
+
+
+def test_where_culling_is_off_k_says_so() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("k")
         assert "culling is off on this node (culling.mode): it only observes" in screen.text
 
     run(node(), scenario)
+
+
+def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
+    acting = replace(AGENT, culling="enforce")
+    watched = Recorded([Look((TALKING,), NOW, agents=(acting,))])
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k", "d")
+        assert "it takes no orders" in screen.text
+
+    run(watched, scenario)
 
 
 # Hostile and broken.

@@ -22,9 +22,18 @@ from minerwatch.cli.screen.journal import Journal, LevelChange
 from minerwatch.cli.screen.look import Look
 from minerwatch.cli.screen.nodes import node_lines
 from minerwatch.cli.screen.page import Subject, page_lines
-from minerwatch.cli.screen.proposal import NoProposer, Proposal, ProposalError
+from minerwatch.cli.screen.proposal import ByHand, Proposal, ProposalError
 from minerwatch.cli.screen.rows import Row, Tree, View, arranged
-from minerwatch.model import AgentStatus, ConnectionStatus, ContainerStatus, Unanswered
+from minerwatch.model import (
+    Action,
+    AgentStatus,
+    ConnectionStatus,
+    ContainerStatus,
+    CullAnswer,
+    CullStatus,
+    Unanswered,
+)
+from minerwatch.report import orders
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.overview import Coverage
 from minerwatch.report.text import printable
@@ -41,6 +50,7 @@ from tests.report.samples import (
     containers,
     hostile_text,
 )
+from tests.report.test_culled import OBJECTED, PERMITTED
 
 Golden = Callable[[str, str], None]
 
@@ -288,6 +298,9 @@ def test_what_the_page_says_of_culling() -> None:
     assert "No agent says" in said(None)
     assert "it only observes" in said(AGENT)
     assert "in mode enforce" in said(replace(AGENT, culling="enforce"))
+    decided = CullStatus("dry-run", "observe", "evict", True, 0, ("The pod is too young.",))
+    text = " ".join(plain(page_lines(Subject(replace(MINER, culling=decided), NOW), 80)))
+    assert "It is not evicted in a dry run, because:   - The pod is too young." in text
 
 
 @settings(max_examples=40)
@@ -395,25 +408,77 @@ def test_a_rule_tells_what_is_in_sight() -> None:
 @settings(max_examples=40)
 @given(hostile_text, hostile_text, widths)
 def test_a_proposal_is_shown_as_it_is(decision: str, request: str, width: int) -> None:
-    proposal = Proposal(MINER, decision, request, "enforce", is_permitted=True)
+    proposal = Proposal(MINER, "evict", decision, request, "enforce", is_permitted=True)
     lines = words.proposal_lines(proposal, width)
     assert all(printable(each.plain) == each.plain for each in lines)
     assert any("in earnest" in each for each in plain(words.proposal_lines(proposal, 80)))
 
 
-def test_without_a_proposer_the_mode_is_the_reason() -> None:
-    proposer = NoProposer()
-    for agent, told in (
-        (None, "it only observes"),
-        (AGENT, "culling is off"),
-        (replace(AGENT, culling="dry-run"), "takes no action by hand"),
-    ):
+# Proposals.
+
+
+class Agent:
+    """What the agent of a node is told, and what it answers."""
+
+    def __init__(self, answer: CullAnswer) -> None:
+        self.told: list[tuple[str, str, orders.CullOrder]] = []
+        self._answer = answer
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        self.told.append((node, path, orders.decode(order, orders.CullOrder)))
+        return orders.encode(self._answer)
+
+
+ACTING = replace(AGENT, culling="enforce")
+IN_EARNEST = replace(PERMITTED, dry_run=False, outcome="")
+
+
+def test_without_culling_the_mode_is_the_reason() -> None:
+    proposer = ByHand(Agent(PERMITTED).ordered)
+    for agent, told in ((None, "it only observes"), (AGENT, "culling is off")):
         with pytest.raises(ProposalError, match=told):
-            proposer.propose(MINER, agent)
-    unasked = Proposal(SIMULATION, "", "", "dry-run", is_permitted=True)
-    assert unasked.confirmation == "simulation.service"
-    with pytest.raises(ProposalError):
-        proposer.carry_out(unasked)
+            proposer.choices(MINER, agent)
+
+
+def test_the_policys_own_choice_is_marked() -> None:
+    status = CullStatus("enforce", "observe", "stop", dry_run=False, rung=0, reasons=("No.",))
+    choices = ByHand(Agent(PERMITTED).ordered).choices(replace(MINER, culling=status), ACTING)
+    assert [action for _, action, _ in choices] == ["label", "stop", "kill", "evict", "delete"]
+    marked = [action for _, action, said in choices if said.endswith("the policy's own choice")]
+    assert marked == ["stop"]
+
+
+def test_a_proposal_tries_nothing() -> None:
+    agent = Agent(IN_EARNEST)
+    proposal = ByHand(agent.ordered).propose(MINER, "evict")
+    ((node, path, order),) = agent.told
+    assert (node, path, order.action) == (MINER.node, orders.PREVIEW, Action.EVICT)
+    assert (order.cgroup, order.container_id, order.pod_uid) == (
+        MINER.cgroup, MINER.container_id, MINER.pod_uid,
+    )  # fmt: skip
+    assert proposal.is_permitted
+    assert (proposal.mode, proposal.request) == ("enforce", IN_EARNEST.request)
+    assert proposal.confirmation == MINER.pod
+    assert proposal.decision.startswith("The policy permits to")
+    objected = ByHand(Agent(OBJECTED).ordered).propose(MINER, "evict")
+    assert not objected.is_permitted
+    assert "  - " in objected.decision
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_what_was_confirmed_as_a_dry_run_stays_one(is_dry: bool) -> None:
+    agent = Agent(replace(IN_EARNEST, dry_run=is_dry))
+    proposer = ByHand(agent.ordered)
+    proposal = proposer.propose(MINER, "stop")
+    told = proposer.carry_out(proposal)
+    assert MINER.namespace in told
+    (_, path, order) = agent.told[-1]
+    assert (path, order.dry_run, order.action) == (orders.CULL, is_dry, Action.STOP)
+
+
+def test_where_there_is_no_pod_the_containers_name_is_typed() -> None:
+    proposal = Proposal(SIMULATION, "kill", "", "", "dry-run", is_permitted=True)
+    assert proposal.confirmation == "simulation.service"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
