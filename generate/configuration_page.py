@@ -29,7 +29,7 @@ def page() -> str:
 
 def _block() -> Iterator[str]:
     is_first = True
-    for setting in settings(Config()):
+    for setting in sorted(settings(Config()), key=lambda each: bool(each.inner)):
         if setting.inner and not is_first:
             yield ""
         yield from _lines(setting, "")

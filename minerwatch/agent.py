@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from minerwatch import __version__
 from minerwatch.config import Config, Tls, default_socket, host_and_port
-from minerwatch.cull_switch import CullSwitch
+from minerwatch.culling.switch import CullSwitch
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher

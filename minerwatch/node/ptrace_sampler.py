@@ -323,10 +323,8 @@ class _Process:
             try:
                 with open(f"/proc/{parent}/stat", "rb", buffering=0) as file:  # noqa: PTH123
                     pid, parent = parent, int(file.read(4096).rpartition(b")")[2].split()[1])
-            except OSError:
-                raise _Miss(
-                    "waits"
-                ) from None  # its parent has just ended; next time it has another
+            except OSError:  # the parent has just ended; by the next question there is another
+                raise _Miss("waits") from None
         return True
 
 

@@ -9,18 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from minerwatch import __version__
 from minerwatch.config import MODES
 from minerwatch.cull import Outcome
 from minerwatch.model import Action, Level, Maturity, Signal
+from minerwatch.report.light_imports import parts_only
 from minerwatch.report.text import printable
 
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+with parts_only("prometheus_client"):  # the whole brings HTTP servers and clients, TLS and mail
+    from prometheus_client.metrics import (
+        Counter,
+        Gauge,
+        Histogram,
+        Summary,
+        disable_created_metrics,
+    )
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector, CollectorRegistry
+    from prometheus_client.samples import Sample
+    from prometheus_client.utils import floatToGoString
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _MAX_LABEL_LENGTH = 256
@@ -173,6 +182,27 @@ class _CountedElsewhere(Collector):
         )
 
 
+def exposition(registry: CollectorRegistry) -> bytes:
+    """All metrics of a registry in Prometheus' text format, as prometheus_client writes it."""
+    lines = []
+    for metric in registry.collect():
+        name = metric.name + ("_total" if metric.type == "counter" else "")
+        told = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {name} {told}\n# TYPE {name} {metric.type}\n")
+        lines += map(_sample_line, metric.samples)
+    return "".join(lines).encode()
+
+
+def _sample_line(sample: Sample) -> str:
+    labels = ",".join(f'{name}="{_quoted(text)}"' for name, text in sorted(sample.labels.items()))
+    value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+    return f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}\n"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 def label(text: str) -> str:
     """``text`` as a label's value: printable and of bounded length."""
     return printable(text, _MAX_LABEL_LENGTH)
@@ -295,7 +325,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
-        return prometheus_client.generate_latest(self.registry)
+        return exposition(self.registry)
 
     def rules_loaded(self, rules: Iterable[LoadedRule], failures: int, at_s: float) -> None:
         """Takes note of the rules in force and the files that give none; ``at_s`` is Unix time."""

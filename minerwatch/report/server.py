@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import os
+import re
 import socket
 import stat
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import BaseServer, TCPServer, ThreadingMixIn
+from socketserver import BaseRequestHandler, BaseServer, TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minerwatch.errors import ListenError
@@ -38,12 +37,14 @@ _ANSWER_S = 10.0  # for it to take the answer
 _MAX_CLIENTS = 16
 _MAX_HEAD_BYTES = 8192
 _MAX_HEAD_PIECES = 64
+_MAX_HEAD_LINES = 101
 _MAX_BODY_BYTES = 16 << 10
 _MAX_CONNECTIONS_PER_S = 50  # from one address
 _PLACE_FREED_S = 0.5  # within which whoever is asked to make room does
 _OUT_OF_FILES_PAUSE_S = 0.1
 _BACKLOG = 64
 _MAX_FRESH_PER_S = 5
+_VERSION = re.compile(r"HTTP/\d\.\d", re.ASCII)
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -69,76 +70,38 @@ class _RequestError(Exception):
     """A request that is not answered; the reason is counted."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseRequestHandler):
     """Answers GET and HEAD on the known paths, POST on those that are for it, and closes."""
 
+    request: socket.socket
     server: _Server
-    timeout = _ANSWER_S  # for each write; a head has a deadline of its own
-    server_version = "minerwatch"
-    sys_version = ""
     routes: ClassVar[Routes] = {}
     posts: ClassVar[Posts] = {}
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
+    def handle(self) -> None:
         self.server.shake_hands(self.request)
-        self.rfile = io.BytesIO(_head(self.request, time.monotonic() + _ASK_S))
-        self.request.settimeout(_ANSWER_S)
-
-    def do_GET(self) -> None:
-        self._send(self._answer())
-
-    def do_HEAD(self) -> None:
-        self._send(self._answer())
-
-    def do_POST(self) -> None:
-        if not self.posts:
-            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+        asked = _request(_head(self.request, time.monotonic() + _ASK_S))
+        if asked is None:
             return
-        body = self._body(time.monotonic() + _ASK_S)
+        answer = self._answer(asked)
+        head = (
+            f"HTTP/1.0 {answer.status} {answer.status.phrase}\r\n"
+            f"Server: minerwatch\r\n"
+            f"Content-Type: {answer.content_type}\r\n"
+            f"Content-Length: {len(answer.body)}\r\n"
+            "Connection: close\r\n\r\n"
+        ).encode()
         self.request.settimeout(_ANSWER_S)
-        self._send(self._answer(body))
+        self.request.sendall(head if asked.method == "HEAD" else head + answer.body)
 
-    def _body(self, deadline_s: float) -> bytes:
-        """What follows the head, as long as it says; what has come of it is read already."""
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and len(length) < 10):
-            raise _RequestError("no length")
-        if int(length) > _MAX_BODY_BYTES:
-            raise _RequestError("too long")
-        body = self.rfile.read(int(length))
-        while len(body) < int(length):
-            self.request.settimeout(max(0.001, deadline_s - time.monotonic()))
-            try:
-                piece = self.request.recv(int(length) - len(body))
-            except TimeoutError as error:
-                raise _RequestError("too slow") from error
-            if not piece:
-                raise _RequestError("broken off")
-            body += piece
-        return body
-
-    def send_error(self, code: int, *_: Any) -> None:
-        """In one line of plain text that repeats nothing of the request."""
-        status = HTTPStatus(code)
-        self._send(Answer(f"{status.phrase}\n".encode(), status=status))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Scrapes are no news."""
-
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
-        self.close_connection = True
-
-    def _answer(self, body: bytes | None = None) -> Answer:
-        path = self.path.partition("?")[0]
+    def _answer(self, asked: _Request) -> Answer:
+        """An error is one line of plain text that repeats nothing of the request."""
+        if asked.problem is not None:
+            return _refusal(asked.problem)
+        if asked.method == "POST" and not self.posts:
+            return _refusal(HTTPStatus.NOT_IMPLEMENTED)
+        body = self._body(asked) if asked.method == "POST" else None
+        path = asked.path
         known: Mapping[str, object] = self.routes if body is None else self.posts
         if path not in known:
             names = " ".join(known)
@@ -151,6 +114,84 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.failed(error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return Answer(b"the agent could not answer; its log says why\n", status=status)
+
+    def _body(self, asked: _Request) -> bytes:
+        """What follows the head, as long as it says; what has come of it is read already."""
+        deadline_s = time.monotonic() + _ASK_S
+        length = asked.length
+        if length is None:
+            raise _RequestError("no length")
+        if length > _MAX_BODY_BYTES:
+            raise _RequestError("too long")
+        body = asked.begun[:length]
+        while len(body) < length:
+            self.request.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                piece = self.request.recv(length - len(body))
+            except TimeoutError as error:
+                raise _RequestError("too slow") from error
+            if not piece:
+                raise _RequestError("broken off")
+            body += piece
+        return body
+
+
+def _refusal(status: HTTPStatus) -> Answer:
+    return Answer(f"{status.phrase}\n".encode(), status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for; or ``problem``: why there can be no answer."""
+
+    method: str = ""
+    path: str = ""
+    length: int | None = None  # of a body, as the head says
+    begun: bytes = b""  # of the body, what has come with the head
+    problem: HTTPStatus | None = None
+
+
+def _request(received: bytes) -> _Request | None:
+    """A head (RFC 9112, 3), and what has come after it; None where there is none.
+
+    Then the client has gone. Of its fields only the body's length says something that matters.
+    """
+    lines, begun = _lines(received)
+    if not lines or not lines[0]:
+        return None
+    if len(lines) > _MAX_HEAD_LINES:
+        return _Request(problem=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    words = lines[0].decode("latin-1").split(" ")
+    if len(words) != 3 or not _VERSION.fullmatch(words[2]):
+        return _Request(problem=HTTPStatus.BAD_REQUEST)
+    method, target, version = words
+    if not version.startswith("HTTP/1."):
+        return _Request(problem=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    if method not in ("GET", "HEAD", "POST"):
+        return _Request(problem=HTTPStatus.NOT_IMPLEMENTED)
+    return _Request(method, target.partition("?")[0], _length(lines[1:]), begun)
+
+
+def _lines(received: bytes) -> tuple[list[bytes], bytes]:
+    """The lines of a head, and what follows the empty one at its end."""
+    lines: list[bytes] = []
+    rest = received.lstrip(b"\r\n")
+    while rest:
+        line, _, rest = rest.partition(b"\n")
+        line = line.rstrip(b"\r")
+        if not line:
+            break
+        lines.append(line)
+    return lines, rest
+
+
+def _length(fields: Iterable[bytes]) -> int | None:
+    for line in fields:
+        name, _, value = line.partition(b":")
+        digits = value.strip()
+        if name.lower() == b"content-length":
+            return int(digits) if digits.isdigit() and len(digits) < 10 else None
+    return None
 
 
 def _head(client: socket.socket, deadline_s: float) -> bytes:

@@ -49,7 +49,8 @@ def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNo
     folder = tmp_path_factory.mktemp("watched-node")
     with ExitStack() as stack:
         # Its executable is deleted from a temporary folder, so that two kinds of evidence agree.
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        folder_of_miner = tempfile.TemporaryDirectory(prefix="minerwatch-", dir="/tmp")
+        temporary = Path(stack.enter_context(folder_of_miner))
         cgroups = stack.enter_context(closing(CgroupFolders(root)))
         programs = stack.enter_context(closing(Programs(temporary)))
         miner = programs.start("xmrig", *POOL, busy=True)

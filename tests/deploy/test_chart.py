@@ -48,7 +48,7 @@ CAPABILITIES = {
     "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
     "no-exec-events": _DEEP,
     "private-rules": _DEEP | {"NET_ADMIN"},
-    "everything": _DEEP | {"NET_ADMIN", "KILL"},
+    "everything": _DEEP | {"NET_ADMIN", "KILL", "SYS_NICE"},
     "minimal": set(),
 }
 
@@ -180,6 +180,15 @@ def test_nobody_else_is_let_in_where_no_peer_is_named() -> None:
     ((peer,),) = (rule["from"] for rule in policy["spec"]["ingress"])
     (pod,) = of("no-exec-events").of_kind("Pod")  # helm test's
     assert peer["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_an_agent_that_acts_knows_its_own_pod_and_keeps_its_memory() -> None:
+    for name in ("cull-dry-run", "cull-enforce", "everything"):
+        found = of(name)
+        told = {each["name"] for each in found.agent["env"]}
+        assert {"MINERWATCH_POD_NAMESPACE", "MINERWATCH_POD_UID"} <= told
+        log = Path(parse(found.config, name).culling.audit.log)
+        assert str(log.parent) in {each["mountPath"] for each in found.agent["volumeMounts"]}
 
 
 def test_rules_stack_and_private_ones_come_last() -> None:

@@ -93,6 +93,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if include "minerwatch.opensFiles" . }}
 {{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
 {{- end }}
+{{- if dig "probes" "ptrace" false .Values.config }}
+{{- $capabilities = append $capabilities "SYS_NICE" }}
+{{- end }}
 {{- if include "minerwatch.tasks" . }}
 {{- $capabilities = concat $capabilities (list "BPF" "PERFMON") }}
 {{- end }}

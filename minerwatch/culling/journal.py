@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from minerwatch import audit
-from minerwatch.audit import AuditError, AuditLog
 from minerwatch.config import Audit, Culling
 from minerwatch.cull import ActionRecord, Case, History, Moment, Outcome, decide, rechecked
+from minerwatch.culling import audit
+from minerwatch.culling.audit import AuditError, AuditLog
 from minerwatch.model import Action, Decision, ProcessId
 from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine, DecisionLine, rfc3339
 from minerwatch.report.log import Log

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch import audit
-from minerwatch.audit import AuditError, AuditLog, read
 from minerwatch.config import Audit
+from minerwatch.culling import audit
+from minerwatch.culling.audit import AuditError, AuditLog, read
 from minerwatch.report.audit_lines import AuditLine, rfc3339
 from tests.conftest import needs_root
 

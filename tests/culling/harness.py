@@ -2,7 +2,7 @@
 
 Run as a program it culls what it is told to until it is killed::
 
-    python -m tests.culling_harness KUBECONFIG AUDIT_LOG ACTION CGROUP POD_UID PID START_TICKS
+    python -m tests.culling.harness KUBECONFIG AUDIT_LOG ACTION CGROUP POD_UID PID START_TICKS
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from minerwatch.config import (
     Rungs,
 )
 from minerwatch.cull import HOUR_S, ActionRecord, History, Moment, Outcome
-from minerwatch.culling import Culler, Own, Round, Target
-from minerwatch.enforcement import Pace
+from minerwatch.culling.culler import Culler, Own, Round, Target
+from minerwatch.culling.enforcement import Pace
 from minerwatch.errors import TargetError
 from minerwatch.kube.budget import BudgetPace
 from minerwatch.kube.node import ClusterNode

@@ -24,7 +24,7 @@ from minerwatch.labels import Selector
 from minerwatch.model import Action, Level, Observation, ProcessId, Reason
 from minerwatch.report.audit_lines import NO_EVIDENCE
 from tests.conftest import Programs
-from tests.culling_harness import (
+from tests.culling.harness import (
     SECRET,
     FakeWatch,
     Harness,
@@ -298,7 +298,7 @@ def test_an_audit_log_that_cannot_be_written_stops_everything(
             raise OSError(28, "No space left on device")
         return int(written(file, data))
 
-    monkeypatch.setattr("minerwatch.audit.os.write", write)
+    monkeypatch.setattr("minerwatch.culling.audit.os.write", write)
     observation = eve(api, harness)
     for _ in range(3):
         harness.tick()
@@ -535,7 +535,7 @@ def _killed_at(
     api.misbehave(how, when=matches)
     pid, ticks = process or (0, 0)
     agent = subprocess.Popen(
-        [sys.executable, "-m", "tests.culling_harness", str(kubeconfig), str(log), action.value,
+        [sys.executable, "-m", "tests.culling.harness", str(kubeconfig), str(log), action.value,
          "/kubepods/poduid-1/c", "uid-1", str(pid), str(ticks)],
         cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
     )  # fmt: skip
@@ -601,7 +601,7 @@ def test_processes_that_an_agent_stopped_before_it_was_killed_are_known_to_the_n
     """It is killed between the signal and the record of it."""
     put_pod(api, EVE, "uid-1")
     agent = subprocess.Popen(
-        [sys.executable, "-m", "tests.culling_harness", str(kubeconfig), str(log), "stop",
+        [sys.executable, "-m", "tests.culling.harness", str(kubeconfig), str(log), "stop",
          "/kubepods/poduid-1/c", "uid-1", str(miner.pid), str(miner.start_ticks)],
         cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
     )  # fmt: skip
@@ -850,14 +850,14 @@ def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
         is_free.wait(20)
 
     monkeypatch.setattr(harness.culler._journal, "make_ready", hold)
-    monkeypatch.setattr("minerwatch.culling._ASK_S", 0.1)
+    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 0.1)
     harness.consider()
     is_busy.wait(20)
     harness.culler.use(settings(log), 10.0)
     with pytest.raises(MinerwatchError, match=r"nothing was done"):
         harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
     is_free.set()
-    monkeypatch.setattr("minerwatch.culling._ASK_S", 20.0)
+    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 20.0)
     harness.settled()
     assert "delete" not in actions_on(api, EVE)
 

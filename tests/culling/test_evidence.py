@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.cull import Case, Moment
-from minerwatch.evidence import MAX_FINDINGS, MAX_PROCESSES, bundle, file_name
+from minerwatch.culling.evidence import MAX_FINDINGS, MAX_PROCESSES, bundle, file_name
 from minerwatch.model import (
     Connection,
     Container,

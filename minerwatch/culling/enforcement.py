@@ -27,8 +27,8 @@ import msgspec
 
 from minerwatch.config import Culling
 from minerwatch.cull import ActionRecord, Budget, Case, Moment, Outcome
-from minerwatch.evidence import MAX_PROCESSES, bundle, file_name
-from minerwatch.journal import Journal
+from minerwatch.culling.evidence import MAX_PROCESSES, bundle, file_name
+from minerwatch.culling.journal import Journal
 from minerwatch.kube.actions import Actions, Request, SeenPod, SignalRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.model import Action, Decision, Observation, Pod, ProcessId, Reason

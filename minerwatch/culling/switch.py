@@ -24,7 +24,7 @@ from minerwatch.report.server import Answer, Posts
 from minerwatch.watch import Tick, Watch
 
 if TYPE_CHECKING:
-    from minerwatch.culling import Culler, Target
+    from minerwatch.culling.culler import Culler, Target
     from minerwatch.kube.node import ClusterNode
 
 _JSON = "application/json"
@@ -85,7 +85,7 @@ class CullSwitch:
         """Takes what a tick found; returns at once."""
         if self._culler is None:
             return
-        from minerwatch.culling import Round
+        from minerwatch.culling.culler import Round
 
         flagged = (Level.LIKELY, Level.CONFIRMED)
         confirmed = (each for each in brought.flagged if each.verdict.level is Level.CONFIRMED)
@@ -160,7 +160,7 @@ class CullSwitch:
         if self._cluster is None:
             self._log.warning(_NO_CLUSTER)
             return
-        from minerwatch.culling import Culler, Own
+        from minerwatch.culling.culler import Culler, Own
 
         settings = self._config.kubernetes
         own = Own(
@@ -205,7 +205,7 @@ def _boot_id() -> str:
 
 
 def _target(order: orders.ReleaseOrder) -> Target:
-    from minerwatch.culling import Target
+    from minerwatch.culling.culler import Target
 
     return Target(order.cgroup, order.container_id, order.pod_uid)
 

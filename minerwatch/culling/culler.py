@@ -19,10 +19,10 @@ import msgspec
 
 from minerwatch.config import ENFORCE, Culling
 from minerwatch.cull import ActionRecord, Case, Moment, Outcome, Situation, is_circuit_open
-from minerwatch.enforcement import End, Enforcer, Pace
+from minerwatch.culling.enforcement import End, Enforcer, Pace
+from minerwatch.culling.evidence import MAX_PROCESSES
+from minerwatch.culling.journal import Journal
 from minerwatch.errors import MinerwatchError, TargetError
-from minerwatch.evidence import MAX_PROCESSES
-from minerwatch.journal import Journal
 from minerwatch.kube.actions import Actions, SeenPod, planned
 from minerwatch.kube.budget import BudgetPace, LeaseBudget
 from minerwatch.kube.client import ApiError

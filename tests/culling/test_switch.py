@@ -9,11 +9,11 @@ import pytest
 
 from minerwatch.agent import now_s
 from minerwatch.config import DRY_RUN, OFF, Config, Culling
-from minerwatch.cull_switch import CullSwitch, moment
+from minerwatch.culling.switch import CullSwitch, moment
 from minerwatch.model import Action, Level
 from minerwatch.report import orders
 from minerwatch.watch import Watch
-from tests.culling_harness import FakeWatch, Said
+from tests.culling.harness import FakeWatch, Said
 
 TARGET = {"cgroup": "/a", "container_id": "b", "pod_uid": "c"}
 
