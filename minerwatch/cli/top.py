@@ -18,7 +18,7 @@ from minerwatch.cli.sampling import Source
 from minerwatch.cli.screen.proposal import ByHand
 from minerwatch.cli.screen.rows import View
 from minerwatch.cli.screen.sources import ClusterWatched, NodeWatched
-from minerwatch.cli.screen.terminal import Terminal, terminal_of
+from minerwatch.cli.screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.model import ContainerStatus
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.overview import Coverage, overview
@@ -100,7 +100,7 @@ def top(
     read; a node that has no agent is named, but is no failure.
     """
     config = configuration(config_path, rule_folders)
-    terminal = terminal_of(os.environ, ascii_only=ascii_only)
+    terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
     is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
     here = Source(socket_path, local, config)
     if not once and output == "table" and _is_screen(terminal):

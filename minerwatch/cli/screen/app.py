@@ -40,7 +40,7 @@ from minerwatch.cli.screen.proposal import Choice, Proposal, Proposer
 from minerwatch.cli.screen.rows import Row, View
 from minerwatch.cli.screen.sources import Watched
 from minerwatch.cli.screen.terminal import Terminal
-from minerwatch.cli.screen.widgets import AsciiFilter, Grid
+from minerwatch.cli.screen.widgets import AsciiFilter, Grid, HarmlessFilter
 from minerwatch.model import ContainerStatus
 from minerwatch.report.explanation import explanation
 from minerwatch.report.selection import place
@@ -112,6 +112,7 @@ class TopApp(App[None]):
         self._proposer = proposer
         self._folder = folder
         self._ascii = AsciiFilter()
+        self._harmless = HarmlessFilter()
         self._look: Look | None = None  # that is shown
         self._newest: Look | None = None
         self._untaken: list[Look] = []  # into the history
@@ -125,8 +126,8 @@ class TopApp(App[None]):
         self._feed = Feed(watched, lambda look: self._tell(_Looked(look)))
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's own, and for a terminal that knows no more, ASCII."""
-        filters = super().get_line_filters()
+        """Textual's own; nothing that a terminal obeys; where it knows no more, ASCII."""
+        filters = [*super().get_line_filters(), self._harmless]
         return filters if self._terminal.has_unicode else [*filters, self._ascii]
 
     async def on_mount(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.cells import cell_len
 
@@ -61,6 +63,20 @@ def terminal_of(environment: Mapping[str, str], *, ascii_only: bool = False) -> 
     says_utf8 = "utf-8" in locale or "utf8" in locale
     has_unicode = says_utf8 and name not in _SMALL_FONTS and not ascii_only
     return Terminal(has_unicode, name in _CANNOT_MOVE)
+
+
+def environment_at_start(path: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
+    """What this process was started with, where the kernel tells.
+
+    In a locale without UTF-8 Python sets LC_CTYPE to one with it (PEP 538), for itself and its
+    children; whoever looked at the variable would believe that the terminal knows UTF-8.
+    """
+    try:
+        lines = path.read_bytes().split(b"\0")
+    except OSError:
+        return os.environ
+    pairs = (os.fsdecode(line).partition("=") for line in lines)
+    return {name: value for name, _, value in pairs if name}
 
 
 def to_ascii(text: str) -> str:

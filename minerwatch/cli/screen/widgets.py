@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -194,6 +195,24 @@ class Grid(Drawn):
 def _strip(pieces: Sequence[Piece], width: int) -> Strip:
     segments = [Segment(text, style_of(style)) for text, style in pieces]
     return Strip(segments).adjust_cell_length(width)
+
+
+class HarmlessFilter(LineFilter):
+    """All that is drawn, without what a terminal would obey: the last line of defence.
+
+    What comes from elsewhere has been escaped before; what a person pastes into a field has not.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """The same text in as many columns, without control and format characters."""
+        return [
+            each if each.text.isprintable() else Segment(_harmless(each.text), each.style)
+            for each in segments
+        ]
+
+
+def _harmless(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" * cell_len(each) for each in text)
 
 
 class AsciiFilter(LineFilter):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from textual import events
 from textual.geometry import Region
 
 from minerwatch.cli.screen.history import key_of
@@ -447,6 +448,18 @@ def test_hostile_names_are_shown_and_never_obeyed() -> None:
         assert "\\e[2J" in screen.text
 
     run(watched, scenario, (80, 50))
+
+
+def test_what_is_pasted_is_not_obeyed_either() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("slash")
+        screen.app.screen.post_message(events.Paste("x\x1b[2J\x9b31m\u202ey"))
+        await screen.settle()
+        svg = screen.app.export_screenshot()
+        assert not {"\x1b", "\x9b", "\u202e"} & set(svg)
+        assert "x[2J31my" in screen.text
+
+    run(node(), scenario, (80, 24))
 
 
 def test_nothing_is_lost_when_the_agent_goes_away() -> None:

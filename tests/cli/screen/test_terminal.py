@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given
 from rich.cells import cell_len
 
 from minerwatch.cli.screen.clipboard import SAFE_OSC_52_BYTES, SaveError, copied, osc_52, saved
-from minerwatch.cli.screen.terminal import terminal_of, to_ascii
+from minerwatch.cli.screen.terminal import environment_at_start, terminal_of, to_ascii
 from minerwatch.report.text import printable
 from tests.report.samples import hostile_text
 
@@ -44,6 +46,23 @@ def test_terminals_on_which_nothing_can_be_drawn(name: str) -> None:
     assert terminal_of({"TERM": name}).is_dumb
     assert terminal_of({}).is_dumb
     assert not terminal_of({"TERM": "tmux"}).is_dumb
+
+
+def test_what_python_sets_for_itself_does_not_count() -> None:
+    script = (
+        "import os; from minerwatch.cli.screen.terminal import environment_at_start as at_start;"
+        "print(at_start().get('LC_CTYPE'), at_start()['X'], os.environ.get('LC_CTYPE'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env={"LANG": "C", "X": "a=b"},
+    )  # fmt: skip
+    assert done.stdout.split()[:2] == ["None", "a=b"]
+    assert done.stdout.split()[2] in ("C.UTF-8", "None")  # None: there is no such locale here
+
+
+def test_where_there_is_no_proc_the_environment_has_to_do(tmp_path: Path) -> None:
+    assert environment_at_start(tmp_path / "none") is os.environ
 
 
 def test_what_the_screen_draws_has_a_likeness() -> None:
