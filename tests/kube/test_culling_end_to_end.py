@@ -312,7 +312,9 @@ agent = Agent(config, logger(as_json=True))
 for _ in range(3):
     agent.tick()
 agent.close()
-for name in ("culling", "enforcement", "kube.actions", "kube.budget", "kube.process_signals"):
+assert "minerwatch.culling.switch" in sys.modules
+acting = ("culling.culler", "culling.enforcement", "culling.journal")
+for name in (*acting, "kube.actions", "kube.budget", "kube.process_signals"):
     assert f"minerwatch.{name}" not in sys.modules, name
 assert "minerwatch.kube.node" in sys.modules
 """
