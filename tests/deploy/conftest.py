@@ -35,7 +35,7 @@ class WatchedNode:
     miner: int  # pid
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it burns a core: not beside other tests
 def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNode]:
     if os.geteuid() != 0:
         pytest.skip("makes cgroups: run it as root")
