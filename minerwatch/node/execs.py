@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from contextlib import suppress
 
 _NETLINK_CONNECTOR = 11  # include/uapi/linux/netlink.h
@@ -107,8 +108,9 @@ def _subscribed(buffer_bytes: int) -> socket.socket:
     try:
         _grow(listening, buffer_bytes)
         listening.bind((0, _CN_IDX_PROC))
-        listening.send(_request())
-        _wait_for_answer(listening)
+        token = int.from_bytes(os.urandom(3), sys.byteorder)
+        listening.send(_request(token))
+        _wait_for_answer(listening, token)
         _leave_execs_only(listening)
     except OSError as error:
         listening.close()
@@ -125,15 +127,18 @@ def _grow(listening: socket.socket, buffer_bytes: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
 
 
-def _request() -> bytes:
+def _request(token: int) -> bytes:
     operation = struct.pack("=I", _PROC_CN_MCAST_LISTEN)
-    connector = _CONNECTOR.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(operation), 0)
+    connector = _CONNECTOR.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, token, len(operation), 0)
     length = _HEADER.size + len(connector) + len(operation)
     return _HEADER.pack(length, _NLMSG_DONE, 0, 0, os.getpid()) + connector + operation
 
 
-def _wait_for_answer(listening: socket.socket) -> None:
-    """Whoever asks from another user or pid namespace gets no answer at all (cn_proc.c)."""
+def _wait_for_answer(listening: socket.socket, token: int) -> None:
+    """Whoever asks from another user or pid namespace gets no answer at all (cn_proc.c).
+
+    Everybody hears the answers to all: one's own has the request's ack, and one more.
+    """
     poll = select.poll()
     poll.register(listening, select.POLLIN)
     while poll.poll(_ANSWER_S * 1000):
@@ -144,7 +149,8 @@ def _wait_for_answer(listening: socket.socket) -> None:
         if len(message) < _EVENT_AT + 20:
             continue
         what, _cpu, _at_ns, problem, _ = _EVENT.unpack_from(message, _EVENT_AT)
-        if what != _PROC_EVENT_NONE:
+        answered = _CONNECTOR.unpack_from(message, _HEADER.size)[3]
+        if what != _PROC_EVENT_NONE or answered != token + 1:
             continue
         if problem:
             raise OSError(problem, os.strerror(problem))
