@@ -105,6 +105,18 @@ def _members(folder: Path) -> list[int]:
         return []
 
 
+def remove_parent_cgroups(path: str) -> None:
+    """The folders above that cgroup, in every hierarchy: a container runtime leaves them behind."""
+    for root in (CGROUPS, *(folder for folder in CGROUPS.iterdir() if folder.is_dir())):
+        for parent in (root / path.strip("/")).parents:
+            if parent == root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # another container's are there too, or it has never been there
+
+
 @pytest.fixture
 def cgroups() -> Iterator[CgroupFolders]:
     if os.geteuid() != 0:

@@ -24,7 +24,12 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes import Probes
 from minerwatch.watch import Tick, Watch
-from tests.conftest import CgroupFolders, Programs, environment_of_this_python
+from tests.conftest import (
+    CgroupFolders,
+    Programs,
+    environment_of_this_python,
+    remove_parent_cgroups,
+)
 
 POOL = (
     "-o",
@@ -372,10 +377,7 @@ def test_a_container_made_by_a_real_runtime(
         if runtime.stdout:
             runtime.stdout.close()
         node.watch.close()
-        parent = (cgroups.root / _POD_PATH.strip("/")).parent
-        while parent != cgroups.root and parent.is_dir():
-            parent.rmdir()
-            parent = parent.parent
+        remove_parent_cgroups(_POD_PATH)
 
 
 _POD_PATH = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/" + "e5" * 32

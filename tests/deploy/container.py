@@ -27,6 +27,7 @@ from minerwatch.errors import SnapshotError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
+from tests.conftest import remove_parent_cgroups
 from tests.deploy.chart import Release
 
 CGROUP = "/kubepods/besteffort/pod5d0c8f36-1b1f-4b6c-9a55-3b8a2f0d9c11/" + "a9" * 32
@@ -192,6 +193,7 @@ class AgentContainer:
     def close(self) -> None:
         subprocess.run(["runc", "delete", "--force", self._name], check=False, capture_output=True)
         self._runtime.wait()
+        remove_parent_cgroups(CGROUP)
 
 
 def _specification(

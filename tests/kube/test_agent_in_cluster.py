@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CGROUPS, CgroupFolders
+from tests.conftest import CgroupFolders, remove_parent_cgroups
 from tests.kube.api_server import ApiServer, eventually, pod_json
 from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
@@ -54,19 +54,7 @@ def running_miner(bundle: Path, pod_path: str) -> Iterator[None]:
         runtime.wait()
         if runtime.stdout:
             runtime.stdout.close()
-        _remove_parents(pod_path)
-
-
-def _remove_parents(pod_path: str) -> None:
-    """In every hierarchy; runc leaves them behind."""
-    for root in (CGROUPS, *(folder for folder in CGROUPS.iterdir() if folder.is_dir())):
-        for parent in (root / pod_path.strip("/")).parents:
-            if parent == root:
-                break
-            try:
-                parent.rmdir()
-            except OSError:
-                break  # another pod's are there too, or it has never been there
+        remove_parent_cgroups(pod_path)
 
 
 def _await_start(runtime: subprocess.Popen[bytes], name: str) -> None:
