@@ -35,10 +35,6 @@ END = "<!-- end -->"
 FOUND = Level.SUSPICIOUS
 ALARM = Level.LIKELY
 
-KNOWN_FALSE_ALARMS = frozenset(("blockchain/monerod-catching-up",))
-"""What computes RandomX without mining: nothing tells it from a miner that a miner could not claim.
-The document says so. It is not cullable, for it has caught up before that counts."""
-
 CONTAINERS = 4_000
 PROCESSES = 8
 SEED = 20261125
@@ -121,12 +117,7 @@ def main() -> None:
     print(report)
     if arguments.write:
         DOCUMENT.write_text(with_report(DOCUMENT.read_text("utf-8"), report), "utf-8")
-    accused = [
-        line
-        for line in result.benign
-        if line.outcome.cullable
-        or (line.is_false_alarm and line.recorded.id not in KNOWN_FALSE_ALARMS)
-    ]
+    accused = [line for line in result.benign if line.outcome.cullable or line.is_false_alarm]
     for line in accused:
         print(f"false alarm: {_told(line, result.rules)}", file=sys.stderr)
     sys.exit(bool(accused))
@@ -149,9 +140,8 @@ def _containers(benign: Sequence[check.Recording], matcher: Matcher) -> Counter[
     """What containers with two to eight benign lines each come to, drawn by a fixed seed."""
     draw = random.Random(SEED)
     levels: Counter[str] = Counter()
-    innocent = [each for each in benign if each.id not in KNOWN_FALSE_ALARMS]
     for _ in range(CONTAINERS):
-        processes = draw.sample(innocent, draw.randint(2, PROCESSES))
+        processes = draw.sample(benign, draw.randint(2, PROCESSES))
         verdict = check.verdict_together(processes, matcher)
         levels.update((verdict.level.label, "cullable" if is_cullable(verdict) else ""))
     return levels

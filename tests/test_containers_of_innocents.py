@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.detection import CORPUS, KNOWN_FALSE_ALARMS
+from benchmarks.detection import CORPUS
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.detection.check import Recording, recording, verdict_together
@@ -25,7 +25,6 @@ from minerwatch.model import Level, Signal, Verdict
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
 MATCHES = {line.id: MATCHER.matches(line.facts) for line in LINES}
-WITHOUT_ALARM = tuple(line for line in LINES if line.id not in KNOWN_FALSE_ALARMS)
 
 
 def together(lines: Sequence[Recording]) -> Verdict:
@@ -42,7 +41,7 @@ def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
     assert not is_cullable(together(lines))
 
 
-@given(containers(WITHOUT_ALARM))
+@given(containers(LINES))
 @settings(max_examples=500)
 def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
     verdict = together(lines)
@@ -65,7 +64,7 @@ def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
 
 def test_no_three_of_them_are_confirmed() -> None:
     """Every container of three lines, by what their signals come to at most."""
-    profiles = {profile(line): str(line.id) for line in WITHOUT_ALARM}
+    profiles = {profile(line): str(line.id) for line in LINES}
     confirmed = []
     for trio in combinations(profiles, 3):
         joined: dict[Signal, float] = defaultdict(float)
@@ -76,7 +75,7 @@ def test_no_three_of_them_are_confirmed() -> None:
     assert confirmed == []
 
 
-@pytest.mark.parametrize("line", WITHOUT_ALARM, ids=lambda line: str(line.id))
+@pytest.mark.parametrize("line", LINES, ids=lambda line: str(line.id))
 def test_a_simulation_beside_it_makes_none_of_them_cullable(line: Recording) -> None:
     busy = next(each for each in LINES if each.id == "science/kernel-week-long-simulation")
     verdict = together([line, busy])
