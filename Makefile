@@ -20,7 +20,7 @@ run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds 
 	@exec $(BIN)/minerwatch agent --no-kubernetes $(ARGS)
 
 test: check ## lint, types, layers, then every test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 	$(BIN)/ruff check .

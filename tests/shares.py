@@ -1,0 +1,63 @@
+"""How tests are shared out among workers (pytest-xdist): what looks at the machine stays together.
+
+Agents see every process, cgroup and program start of the machine. So tests that start such things,
+or look for them, run one after the other in one worker; beside it the others run the rest, a module
+in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from xdist.scheduler import LoadScopeScheduling
+
+MACHINE = "the machine"
+
+_ON_THE_MACHINE = (
+    "tests/cli/screen/test_feed.py",
+    "tests/cli/screen/test_top.py",
+    "tests/cli/test_commands.py",
+    "tests/culling/test_culler.py",
+    "tests/deploy/test_container.py",
+    "tests/deploy/test_dashboard.py",
+    "tests/deploy/test_end_to_end.py",
+    "tests/kube/test_actions.py",
+    "tests/kube/test_agent_faults.py",
+    "tests/kube/test_agent_in_cluster.py",
+    "tests/kube/test_culling_end_to_end.py",
+    "tests/kube/test_end_to_end.py",
+    "tests/kube/test_in_a_pod.py",
+    "tests/kube/test_process_signals.py",
+    "tests/kube/test_real_pods.py",
+    "tests/node/",
+    "tests/test_agent.py",
+    "tests/test_innocents.py",
+    "tests/test_probes.py",
+    "tests/test_randomx.py",
+    "tests/test_watch.py",
+)
+
+_FIXTURES = frozenset(("cgroups", "programs"))
+
+
+def share(test: str) -> str:
+    """The share that a test, by its node id, belongs to: all tests of one run in one worker."""
+    return MACHINE if test.startswith(_ON_THE_MACHINE) else test.partition("::")[0]
+
+
+def misplaced(tests: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """Modules whose tests make cgroups or start programs, but that are not listed here."""
+    return sorted(
+        {
+            share(test)
+            for test, fixtures in tests
+            if share(test) != MACHINE and not _FIXTURES.isdisjoint(fixtures)
+        }
+    )
+
+
+class SharesScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Hands out whole shares, the largest first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return share(nodeid)

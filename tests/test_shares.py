@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from tests.shares import MACHINE, misplaced, share
+
+
+def test_what_looks_at_the_machine_is_one_share() -> None:
+    assert share("tests/test_agent.py::test_a[x::y]") == MACHINE
+    assert share("tests/node/test_tasks.py::test_b") == MACHINE
+    assert share("tests/test_turns.py::test_c[1]") == "tests/test_turns.py"
+
+
+def test_whoever_starts_programs_without_being_listed_is_named() -> None:
+    tests = (
+        ("tests/test_agent.py::a", ("programs",)),
+        ("tests/test_turns.py::b", ("tmp_path",)),
+        ("tests/test_turns.py::c", ("tmp_path", "cgroups")),
+    )
+    assert misplaced(tests) == ["tests/test_turns.py"]
