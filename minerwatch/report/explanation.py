@@ -231,7 +231,7 @@ def _why_nothing(status: ContainerStatus) -> str:
         return "No rule holds any more."
     if status.cpu_cores >= _BUSY_CORES:
         return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
-    return f"No rule holds, and it is idle with {status.cpu_cores:.2f} cores."
+    return f"No rule holds, and it burns little: {status.cpu_cores:.2f} cores."
 
 
 def _is_held(status: ContainerStatus) -> bool:
