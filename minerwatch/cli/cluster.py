@@ -16,6 +16,7 @@ import click
 from minerwatch.config import Config, default_socket, duration_s
 from minerwatch.errors import ClusterError, ConfigError, OrderError
 from minerwatch.model import ContainerStatus, NodeAnswer
+from minerwatch.report.client import listens
 from minerwatch.report.overview import Coverage, missing_lines
 from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
@@ -116,7 +117,7 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
         return False
     if scope.names_a_cluster:
         return True
-    has_agent = _is_socket(Path(config.socket) if config.socket else default_socket())
+    has_agent = listens(Path(config.socket) if config.socket else default_socket())
     if scope.namespace or scope.all_namespaces:
         return _has_kubeconfig() or not has_agent
     return _has_kubeconfig() and not has_agent
@@ -231,13 +232,6 @@ class ClusterSource:
             )
         self._last_agents = agents
         return agents
-
-
-def _is_socket(path: Path) -> bool:
-    try:
-        return path.is_socket()
-    except OSError:  # a folder that is closed to this user
-        return False
 
 
 def _has_kubeconfig() -> bool:
