@@ -82,6 +82,7 @@ _NOT_HARMLESS = (
     "That it is harmless: a renamed miner that reads its pool from a file looks like this."
     " Ask its owner what it calculates."
 )
+_GUIDE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
 _HELD = "The level is held from before: it falls a few ticks later than the score."
 
 _INSPECTORS = {
@@ -369,7 +370,7 @@ def _next_steps(status: ContainerStatus) -> Iterator[Line]:
         keep if target and status.findings else "",
         *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
-        "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
+        f"how to be sure, whom to tell, how to stop it: {_GUIDE}",
     ]
     for number, step in enumerate(filter(None, steps), 1):
         yield Line(f"  {number}. {step}")
