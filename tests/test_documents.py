@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from tests.deploy.services import anchors
+from minerwatch.cli.main import cli
+from tests.deploy.services import GUIDE, anchors
 
 FOLDER = Path(__file__).parent.parent
 PACKAGE = FOLDER / "minerwatch"
@@ -20,6 +22,7 @@ PAGES = sorted(
 )
 
 _ONE_PAGE_LINES = 100
+_TYPED = re.compile(r"(?:^|[`( ]|-- )minerwatch ((?:[a-z]+ ?)[^`|#;>\n]*)", re.MULTILINE)
 
 
 def _mapped() -> Iterator[tuple[Path, str]]:
@@ -60,3 +63,30 @@ def test_no_heading_comes_twice_where_it_is_linked_to() -> None:
         if page.name != "CHANGELOG.md":
             found = anchors(page.read_text())
             assert len(found) == len(set(found)), page
+
+
+def _commands() -> Iterator[tuple[str, click.Command, list[str]]]:
+    """What the pages tell people to type: the text, the command, the long options in it."""
+    context = click.Context(cli)
+    for page in PAGES:
+        for text in _TYPED.findall(page.read_text()):
+            first, *others = text.split()
+            command = cli.get_command(context, first)
+            if command is None:
+                continue  # a sentence
+            if isinstance(command, click.Group) and others:
+                command = command.get_command(context, others[0].strip(",")) or command
+            yield text, command, [word.partition("=")[0] for word in others if word[:2] == "--"]
+
+
+def test_what_pages_tell_people_to_type_is_understood() -> None:
+    told = list(_commands())
+    assert len(told) > 50
+    for text, command, options in told:
+        known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert set(options) <= known, text
+
+
+def test_the_recorded_cluster_in_the_guide_is_what_top_prints() -> None:
+    recorded = FOLDER / "tests" / "golden" / "top-cluster-120.txt"
+    assert "\n".join(recorded.read_text().splitlines()[:8]) in GUIDE.read_text()
