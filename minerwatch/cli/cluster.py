@@ -17,6 +17,7 @@ from minerwatch.config import Config, default_socket, duration_s
 from minerwatch.errors import ClusterError, ConfigError, OrderError
 from minerwatch.model import ContainerStatus, NodeAnswer
 from minerwatch.report.client import listens
+from minerwatch.report.figures import counted
 from minerwatch.report.overview import Coverage, missing_lines
 from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
@@ -249,5 +250,5 @@ def _progress(total: int) -> Iterator[Callable[[], Any]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"asking {total:,} agents", total=total)
+        task = progress.add_task(f"asking {counted(total, 'agent')}", total=total)
         yield lambda: progress.advance(task)
