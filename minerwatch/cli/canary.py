@@ -97,6 +97,7 @@ def _last_seen_unix_s(exposition: str) -> float:
     if found is None:
         raise SnapshotError(
             f"this agent tells nothing of {WORD}: probes.canary is off, built_in_rules is false,"
+            " or it runs in no container that it watches (its log says which: probe is off);"
             " or it is older than this command"
         )
     return float(found[1])

@@ -16,6 +16,8 @@ import click
 from minerwatch.config import Config, default_socket, duration_s
 from minerwatch.errors import ClusterError, ConfigError, OrderError
 from minerwatch.model import ContainerStatus, NodeAnswer
+from minerwatch.report.client import listens
+from minerwatch.report.figures import counted
 from minerwatch.report.overview import Coverage, missing_lines
 from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
@@ -116,7 +118,7 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
         return False
     if scope.names_a_cluster:
         return True
-    has_agent = _is_socket(Path(config.socket) if config.socket else default_socket())
+    has_agent = listens(Path(config.socket) if config.socket else default_socket())
     if scope.namespace or scope.all_namespaces:
         return _has_kubeconfig() or not has_agent
     return _has_kubeconfig() and not has_agent
@@ -233,13 +235,6 @@ class ClusterSource:
         return agents
 
 
-def _is_socket(path: Path) -> bool:
-    try:
-        return path.is_socket()
-    except OSError:  # a folder that is closed to this user
-        return False
-
-
 def _has_kubeconfig() -> bool:
     files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     return any(Path(file).is_file() for file in files.split(os.pathsep) if file)
@@ -255,5 +250,5 @@ def _progress(total: int) -> Iterator[Callable[[], Any]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"asking {total:,} agents", total=total)
+        task = progress.add_task(f"asking {counted(total, 'agent')}", total=total)
         yield lambda: progress.advance(task)

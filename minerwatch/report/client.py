@@ -11,6 +11,7 @@ from minerwatch.errors import OrderError, SnapshotError
 
 ORDER_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0
+_TRIAL_S = 1.0
 _MAX_WORDS_BYTES = 4096
 _MAX_ANSWER_BYTES = 256 << 20
 
@@ -28,6 +29,31 @@ class _UnixConnection(HTTPConnection):
 
 class NoAgentError(SnapshotError):
     """Nobody listens on the socket."""
+
+
+def listens(path: Path) -> bool:
+    """Whether an agent listens on the socket ``path``: one that was killed leaves its file behind.
+
+    A socket that this user may see and not open counts as one that is listened on.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.settimeout(_TRIAL_S)
+        try:
+            trial.connect(str(path))
+        except PermissionError:
+            return _is_socket(path)
+        except TimeoutError:  # its queue is full
+            return True
+        except OSError:
+            return False
+    return True
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # a folder that is closed to this user
+        return False
 
 
 def answer(path: Path, route: str) -> bytes:

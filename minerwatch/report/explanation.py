@@ -82,6 +82,7 @@ _NOT_HARMLESS = (
     "That it is harmless: a renamed miner that reads its pool from a file looks like this."
     " Ask its owner what it calculates."
 )
+_GUIDE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
 _HELD = "The level is held from before: it falls a few ticks later than the score."
 
 _INSPECTORS = {
@@ -231,7 +232,7 @@ def _why_nothing(status: ContainerStatus) -> str:
         return "No rule holds any more."
     if status.cpu_cores >= _BUSY_CORES:
         return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
-    return f"No rule holds, and it is idle with {status.cpu_cores:.2f} cores."
+    return f"No rule holds, and it burns little: {status.cpu_cores:.2f} cores."
 
 
 def _is_held(status: ContainerStatus) -> bool:
@@ -369,7 +370,7 @@ def _next_steps(status: ContainerStatus) -> Iterator[Line]:
         keep if target and status.findings else "",
         *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
-        "docs/sre-guide.md tells how to be sure, whom to tell and how to stop it",
+        f"how to be sure, whom to tell, how to stop it: {_GUIDE}",
     ]
     for number, step in enumerate(filter(None, steps), 1):
         yield Line(f"  {number}. {step}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,13 @@ def test_explain_of_what_is_not_there() -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "4194999" in result.stderr
+
+
+def test_an_agent_without_a_canary_is_said_to_tell_why_in_its_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = import_module("minerwatch.cli.canary")
+    monkeypatch.setattr(module, "answer", lambda *_: b"minerwatch_processes 4.0\n")
+    asked = CliRunner().invoke(cli, ["canary"])
+    assert asked.exit_code == 1
+    assert "runs in no container that it watches (its log says which: probe is off)" in asked.stderr

@@ -56,6 +56,17 @@ def test_an_alert_says_what_it_is_and_where_to_read_on(name: str, rule: dict[str
     assert anchors(GUIDE.read_text()).count(anchor) == 1
 
 
+@pytest.mark.parametrize(("name", "rule"), _ALERTS.items(), ids=_ALERTS)
+def test_an_alerts_section_says_how_bad_it_is_and_when_to_ignore_it(
+    name: str, rule: dict[str, Any]
+) -> None:
+    _, _, section = GUIDE.read_text().partition(f"\n### {name}\n")
+    section, _, _ = section.partition("\n##")
+    assert section.strip().startswith(f"*{rule['labels']['severity']}, ")
+    assert "**Impact:**" in section
+    assert "**Ignore it**" in section
+
+
 def test_the_guide_has_no_section_for_an_alert_that_is_no_more() -> None:
     sections = {anchor for anchor in anchors(GUIDE.read_text()) if anchor.startswith("minerwatch")}
     assert {name.lower() for name in _ALERTS} >= sections - {"minerwatch"}

@@ -13,7 +13,7 @@ import pytest
 
 from minerwatch.errors import SnapshotError
 from minerwatch.report import client
-from minerwatch.report.client import NoAgentError, answer
+from minerwatch.report.client import NoAgentError, answer, listens
 from minerwatch.report.server import Answer, SocketListener
 from minerwatch.report.snapshot import decode, encode
 from tests.conftest import needs_root
@@ -127,3 +127,32 @@ def test_one_who_never_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(SnapshotError, match="did not answer"):
             answer(path, "/snapshot")
         released.set()
+
+
+def test_who_listens_and_who_has_only_left_a_socket_behind(path: Path) -> None:
+    assert not listens(path)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+        killed.listen()
+        assert listens(path)
+    assert path.is_socket()
+    assert not listens(path)
+    assert not listens(path.parent / ("x" * 200))  # longer than an address can be (unix(7))
+
+
+def test_a_socket_that_may_not_be_opened_is_listened_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    with socket.socket(socket.AF_UNIX) as others:
+        others.bind(str(path))
+        monkeypatch.setattr(socket, "socket", _Trial)
+        monkeypatch.setattr(_Trial, "connect", denied)
+        assert listens(path)
+        assert not listens(path.parent / "none")
+
+
+class _Trial(socket.socket):
+    pass

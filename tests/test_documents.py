@@ -1,0 +1,92 @@
+"""The pages in docs/: links lead somewhere, the map has the modules that there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from minerwatch.cli.main import cli
+from tests.deploy.services import GUIDE, anchors
+
+FOLDER = Path(__file__).parent.parent
+PACKAGE = FOLDER / "minerwatch"
+ARCHITECTURE = FOLDER / "docs" / "architecture.md"
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "deploy/**/*.md", "rules/*.md", "tests/**/*.md")
+    for path in FOLDER.glob(pattern)
+)
+
+_ONE_PAGE_LINES = 100
+_TYPED = re.compile(r"(?:^|[`( ]|-- )minerwatch ((?:[a-z]+ ?)[^`|#;>\n]*)", re.MULTILINE)
+
+
+def _mapped() -> Iterator[tuple[Path, str]]:
+    """Folder and name of each module in the map; an empty cell is the folder of the row above."""
+    folder = PACKAGE
+    for line in ARCHITECTURE.read_text().splitlines():
+        row = re.match(r"\| (?:`([a-z/]+/)` )?\| ((?:`[a-z_]+` ?)+)\|", line)
+        if row is None:
+            continue
+        if row[1]:
+            folder = FOLDER / row[1] if row[1] == "minerwatch/" else PACKAGE / row[1]
+        for name in re.findall(r"`([a-z_]+)`", row[2]):
+            yield folder, name
+
+
+def test_the_map_names_each_module_once_and_none_that_is_not_there() -> None:
+    named = [folder / f"{name}.py" for folder, name in _mapped()]
+    there = {path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")}
+    assert len(named) == len(set(named))
+    assert set(named) == there
+
+
+def test_the_architecture_is_one_page() -> None:
+    assert len(ARCHITECTURE.read_text().splitlines()) <= _ONE_PAGE_LINES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        path = (page.parent / target) if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text()), f"{target}#{anchor}"
+
+
+def test_no_heading_comes_twice_where_it_is_linked_to() -> None:
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            found = anchors(page.read_text())
+            assert len(found) == len(set(found)), page
+
+
+def _commands() -> Iterator[tuple[str, click.Command, list[str]]]:
+    """What the pages tell people to type: the text, the command, the long options in it."""
+    context = click.Context(cli)
+    for page in PAGES:
+        for text in _TYPED.findall(page.read_text()):
+            first, *others = text.split()
+            command = cli.get_command(context, first)
+            if command is None:
+                continue  # a sentence
+            if isinstance(command, click.Group) and others:
+                command = command.get_command(context, others[0].strip(",")) or command
+            yield text, command, [word.partition("=")[0] for word in others if word[:2] == "--"]
+
+
+def test_what_pages_tell_people_to_type_is_understood() -> None:
+    told = list(_commands())
+    assert len(told) > 50
+    for text, command, options in told:
+        known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert set(options) <= known, text
+
+
+def test_the_recorded_cluster_in_the_guide_is_what_top_prints() -> None:
+    recorded = FOLDER / "tests" / "golden" / "top-cluster-120.txt"
+    assert "\n".join(recorded.read_text().splitlines()[:8]) in GUIDE.read_text()
