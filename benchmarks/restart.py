@@ -75,6 +75,10 @@ class Traits:
     versions_per_s: float = 500.0  # at which the rest of the cluster writes
 
 
+SLOW = Traits(seconds={kind: 60 * usual_s for kind, usual_s in Traits().seconds.items()})
+"""As where etcd is in trouble: a write takes 0.6 s."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What happens."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.restart import Scenario, Seen, run
+from benchmarks.restart import SLOW, Scenario, Seen, run
 from minerwatch.config import BUILT_IN_RULES, Config, CullBudget
 from minerwatch.cull import HOUR_S
 from minerwatch.detection import rulebook
@@ -219,6 +219,7 @@ CROWDS = (
     Scenario(5000, 5000),
     Scenario(5000, 500, away_s=0.0, limits=CullBudget(per_cluster=100)),
     Scenario(5000, 500, away_s=0.0, limits=CullBudget(per_cluster=1000)),
+    Scenario(200, 200, away_s=0.0, falters=5, limits=CullBudget(per_cluster=40), server=SLOW),
 )
 
 RESTART_HEAD = """\
@@ -245,8 +246,9 @@ def restart_row(seen: Seen) -> str:
 def lease_row(seen: Seen) -> str:
     """How a crowd shared the budget."""
     scenario = seen.scenario
+    mark = "*" if scenario.server == SLOW else " "
     return (
-        f"{scenario.nodes:5}  {scenario.acting:6}  {scenario.limits.per_cluster:6}"
+        f"{scenario.nodes:5}{mark} {scenario.acting:6}  {scenario.limits.per_cluster:6}"
         f"  {seen.peak_per_s(['lease read']):5}  {seen.rate_per_s(300, 600, ['lease read']):6.1f}"
         f"  {seen.total('lease write'):10}  {seen.conflicts:7}  {max(seen.tries):6}"
         f"  {seen.wants:6}  {sum(seen.gave_up.values()):4}  {_seconds(seen.spent_after_s()):>8}"

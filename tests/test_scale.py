@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from benchmarks.restart import Scenario, Traits, run
+from benchmarks.restart import SLOW, Scenario, Traits, run
 from benchmarks.scale import CROWDS, RESTARTS, chart_values, lease_row, on_paper, restart_row
 from minerwatch.config import CullBudget, parse
 
@@ -23,10 +23,11 @@ def test_the_page_has_the_figures_as_they_are() -> None:
 
 
 def test_the_page_has_what_the_simulation_says() -> None:
-    """The smallest of its rows; the others take minutes."""
+    """The smallest of its rows, and the last; the others take minutes."""
     page = PAGE.read_text(encoding="utf-8")
     assert restart_row(run(RESTARTS[0])) in page, "see: python -m benchmarks.scale --simulate"
-    assert lease_row(run(CROWDS[0])) in page, "see: python -m benchmarks.scale --simulate"
+    for crowd in (CROWDS[0], CROWDS[-1]):
+        assert lease_row(run(crowd)) in page, "see: python -m benchmarks.scale --simulate"
 
 
 def test_the_pages_examples_are_taken() -> None:
@@ -54,22 +55,26 @@ def test_agents_come_back_one_by_one_and_soon(away_s: float, is_orderly: bool) -
     assert whole_s <= 12 + away_s + 10
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "server",
-    [pytest.param(Traits(), id="sound"), pytest.param(WEAK, id="weak")],
+    [
+        pytest.param(Traits(), id="sound"),
+        pytest.param(WEAK, id="weak"),
+        pytest.param(SLOW, id="slow"),
+    ],
 )
-def test_a_crowd_never_does_more_than_the_budget(server: Traits, seed: int) -> None:
+def test_a_crowd_never_does_more_than_the_budget(server: Traits) -> None:
     """Though answers are lost, the server goes away under its writes and turns many away."""
-    limits = CullBudget(per_cluster=7)
+    limits = CullBudget(per_cluster=40)
     scenario = Scenario(
-        200, 200, away_s=0.0, falters=5, limits=limits, seed=seed, server=server, after_s=300.0
+        200, 200, away_s=0.0, falters=5, limits=limits, seed=2, server=server, after_s=200.0
     )
     seen = run(scenario)
-    assert seen.most_in_an_hour() <= 7
-    assert seen.most_places <= 7
+    assert seen.most_in_an_hour() <= 40
+    assert seen.most_places <= 40
     assert seen.most_of_a_node() <= limits.per_node
     assert seen.won > 0
+    assert seen.conflicts > 0
     assert seen.wants == seen.won + seen.full + sum(seen.gave_up.values())
 
 
