@@ -36,7 +36,6 @@ NODES = (50, 500, 5000)
 VALUES = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.yaml"
 PROBES = ("execs", "connections", "mappings", "tasks", "rounding", "content", "canary")
 TIMED = ("cgroups", "processes", "rules", *PROBES[:-1])
-_BOOKMARK_S = 60.0
 _ANSWER_S = (0.5, 2.0)
 
 
@@ -92,7 +91,6 @@ def _quiet(pace: Pace, budget: BudgetPace) -> Sequence[Row]:
     return (
         Row("watches open", lambda nodes: nodes),
         Row("watches begun anew, a second", lambda nodes: nodes / mean_watch_s),
-        Row("bookmarks that it sends, a second", lambda nodes: nodes / _BOOKMARK_S),
         Row("reads of the Lease, a second, culling on", lambda nodes: nodes / budget.idle_s),
     )
 
@@ -116,7 +114,6 @@ def _series(config: Config) -> Sequence[Row]:
     one = series_of(flagged=1) - quiet
     most = series_of(flagged=config.report.max_container_series, signals=len(Signal)) - quiet
     interval_s = _scrape_interval_s()
-    kib = len(_metrics(0, 0).exposition()) / 1024
     return (
         Row("series, nothing flagged", lambda nodes: nodes * quiet),
         Row("  of that minerwatch_rule_info", lambda nodes: nodes * rules),
@@ -125,7 +122,6 @@ def _series(config: Config) -> Sequence[Row]:
         Row("series more, one container flagged a node", lambda nodes: nodes * one),
         Row("series more, at the most", lambda nodes: nodes * most),
         Row(f"samples a second, every {interval_s:g} s", lambda nodes: nodes * quiet / interval_s),
-        Row("KiB a second, not compressed", lambda nodes: nodes * kib / interval_s),
     )
 
 
@@ -138,7 +134,6 @@ def _look() -> Sequence[Row]:
 
     return (
         Row("requests for lists", lambda nodes: 2 * math.ceil(nodes / pages)),
-        Row("exec into a pod", lambda nodes: nodes),
         *(
             Row(
                 f"seconds, an answer takes {answer_s:g} s, {number} at once",
@@ -214,7 +209,6 @@ RESTARTS = (
 CROWDS = (
     Scenario(50, 50),
     Scenario(500, 500),
-    Scenario(5000, 50),
     Scenario(5000, 500),
     Scenario(5000, 5000),
     Scenario(5000, 500, away_s=0.0, limits=CullBudget(per_cluster=100)),

@@ -31,7 +31,9 @@ def test_the_page_has_what_the_simulation_says() -> None:
 
 
 def test_the_pages_examples_are_taken() -> None:
-    for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+    level = (PAGE.parent.parent / "deploy" / "priority-level.yaml").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for block in (level, *blocks):
         for document in yaml.safe_load_all(block):
             if "kind" in document:
                 kubernetes_validate.validate(document, "1.37.0", strict=True)
