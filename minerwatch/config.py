@@ -131,6 +131,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     context: str = ""  # of the kubeconfig; "" is its current one
     namespace: str = ""  # the agent's own; "" is that of its service account
     events: bool = True  # on pods whose verdict rises to likely or confirmed, or clears
+    events_per_minute: Limit = 10  # of one agent, in the long run; twice as many at once
     contact: str = ""  # the last sentence of every event: whom to ask, how to appeal
 
 

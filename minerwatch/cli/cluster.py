@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SELECTOR = "app.kubernetes.io/name=minerwatch"
 _TIMEOUT = "20s"
+_AT_ONCE = 16
+_MOST_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Scope:
     agent_namespace: str
     agent_selector: str
     timeout_s: float
+    at_once: int = _AT_ONCE
 
     @property
     def names_a_cluster(self) -> bool:
@@ -85,6 +88,14 @@ _OPTIONS = (
         metavar="DURATION",
         show_default=True,
         help="How long to wait for each node.",
+    ),
+    click.option(
+        "--at-once",
+        type=click.IntRange(1, _MOST_AT_ONCE),
+        default=_AT_ONCE,
+        metavar="N",
+        show_default=True,
+        help="How many nodes to ask at the same time.",
     ),
 )
 
@@ -144,7 +155,9 @@ class ClusterSource:
         self._scope = scope
         self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
         self._last_agents: Agents | None = None
-        self._fleet: Fleet = Fleet(self._cluster, decode_report, timeout_s=scope.timeout_s)
+        self._fleet: Fleet = Fleet(
+            self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
+        )
 
     def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
         """What the agents know, and which did not answer. Raises ClusterError."""

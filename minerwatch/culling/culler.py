@@ -53,10 +53,6 @@ _MAX_STATUS_RECORDS = 10
 _LEAST_BETWEEN_LINES_S = 60.0
 _MAX_DECISION_LINES_PER_HOUR = 240
 _HOUR_S = 3600.0
-_BUDGET_NEEDED_S = 30.0
-"""What is known of the cluster's budget is no older while something is confirmed, ..."""
-_BUDGET_IDLE_S = 600.0
-"""... and while nothing is."""
 _NOT_ANSWERED = "the agent starts or stops just now: ask again"
 
 Answer = TypeVar("Answer")
@@ -180,7 +176,6 @@ class Culler:
         self._latest = Round(0, 0, ())
         self._told: dict[ContainerKey, _Told] = {}
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISION_LINES_PER_HOUR)
-        self._refresh_s = 0.0
         self._has_news = threading.Condition()
         self._news: Round | None = None
         self._asked: deque[_Asked] = deque()
@@ -332,7 +327,10 @@ class Culler:
             self._consider(found)
 
     def _consider(self, found: Round) -> None:
-        self._refresh_budget(is_needed=bool(found.confirmed))
+        if self._own.namespace:
+            is_needed, dry_run = bool(found.confirmed), self._settings.mode != ENFORCE
+            now_s = self._moment().monotonic_s
+            self._budget.keep_known(now_s, is_needed=is_needed, dry_run=dry_run)
         for observation in found.confirmed:
             if self._closing.is_set():
                 return
@@ -351,16 +349,6 @@ class Culler:
             reason = ACTION_REASONS[decision.action]
             self._cluster.tell_action(case.pod, case.container, reason, case.verdict.findings)
         return end
-
-    def _refresh_budget(self, *, is_needed: bool) -> None:
-        heard_s, now_s = self._budget.heard_s(), self._moment().monotonic_s
-        most_s = _BUDGET_NEEDED_S if is_needed else _BUDGET_IDLE_S
-        is_fresh = heard_s is not None and heard_s < most_s
-        if is_fresh or now_s < self._refresh_s or not self._own.namespace:
-            return
-        has_heard = self._budget.refresh()
-        wait_s = 0.0 if has_heard else _BUDGET_NEEDED_S
-        self._refresh_s = now_s + wait_s * self._chance.uniform(0.5, 1.5)
 
     def _budget_failed(self, reason: str, error: Exception) -> None:
         self._on_error(f"budget {reason}", error)

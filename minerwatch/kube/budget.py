@@ -19,6 +19,7 @@ holds for an hour by its own monotonic clock, whatever the API server's clock do
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable
@@ -59,6 +60,9 @@ class BudgetPace:
     longest_delay_s: float = 2.0
     answer_s: float = 5.0
     known_s: float = 1200.0  # for so long what was heard of the budget is worth something
+    needed_s: float = 30.0  # what is known is no older while something is confirmed, ...
+    idle_s: float = 600.0  # ... and while nothing is
+    spent_s: float = 300.0  # or nothing can be done: only who deletes the Lease can change that
 
 
 class _Place(msgspec.Struct, array_like=True, frozen=True):
@@ -106,8 +110,12 @@ class LeaseBudget:
         chance: random.Random | None = None,
         pace: BudgetPace | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
+        closing: Event | None = None,
     ) -> None:
-        """``namespace`` is the agent's own; ``on_error`` hears of each failure."""
+        """``namespace`` is the agent's own; ``on_error`` hears of each failure.
+
+        ``closing`` is waited on between requests: a simulation brings its own, and its clock.
+        """
         self.failures: dict[str, int] = {}
         self._cluster = cluster
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -120,7 +128,8 @@ class LeaseBudget:
         self._lock = Lock()
         self._seen: dict[str, _Seen] = {}
         self._last: _Read | None = None
-        self._closing = Event()
+        self._closing = closing or Event()
+        self._refresh_s = -math.inf  # monotonic; before this the Lease is not asked for again
 
     def use(self, limits: CullBudget) -> None:
         """Put other limits in force."""
@@ -138,6 +147,23 @@ class LeaseBudget:
             self._note(error)
             return False
         return True
+
+    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
+        """Read the Lease if what is known is too old; to be called at every tick.
+
+        ``now_s`` is the time by the clock of the ticks (monotonic), ``is_needed`` says that
+        something may have to be done. While no place is left that is nothing to hurry for: all
+        agents that want one would ask all the time, and when a place is over is known here.
+        """
+        most_s = self._pace.needed_s if is_needed else self._pace.idle_s
+        if is_needed and self.left(dry_run=dry_run) == 0:
+            most_s = self._pace.spent_s
+        heard_s = self.heard_s()
+        is_fresh = heard_s is not None and heard_s < most_s
+        if is_fresh or now_s < self._refresh_s:
+            return
+        wait_s = 0.0 if self.refresh() else self._pace.needed_s
+        self._refresh_s = now_s + wait_s * self._chance.uniform(0.5, 1.5)
 
     def left(self, *, dry_run: bool) -> int | None:
         """How many more actions the cluster may do now; None: not known, or not any more."""

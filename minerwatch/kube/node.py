@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minerwatch.config import Config, Kubernetes
 from minerwatch.kube import client, owners
-from minerwatch.kube.events import EventReason, EventSender
+from minerwatch.kube.events import EventPace, EventReason, EventSender
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
@@ -155,7 +155,19 @@ def _event_sender(
     def on_event_error(reason: str, error: Exception) -> None:
         on_error(f"events {reason}", error)  # said besides what is said of the pods
 
-    return EventSender(cluster, node=node, contact=settings.contact, on_error=on_event_error)
+    return EventSender(
+        cluster,
+        node=node,
+        contact=settings.contact,
+        on_error=on_event_error,
+        pace=event_pace(settings),
+    )
+
+
+def event_pace(settings: Kubernetes) -> EventPace:
+    """How often events are sent, as configured."""
+    most = settings.events_per_minute
+    return EventPace(per_minute=most, burst=2 * most)
 
 
 def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:

@@ -43,6 +43,7 @@ REASONS: tuple[str, ...] = (
 )
 
 _CLOSE_S = 1.5
+_ON_TIME_S = 2.0  # so much earlier a watch may end than it was asked to
 _PAGE_ITEMS = 500
 _MAX_PAGES = 100
 _RENEWED_EVERY = 4  # failures in a row
@@ -59,6 +60,7 @@ class Pace:
     settled_s: float = 30.0  # a watch that held this long is no failure
     shortest_watch_s: float = 300.0  # between these two, by chance, so that the agents of a
     longest_watch_s: float = 600.0  # cluster do not come back at the same moment
+    spread_s: float = 10.0  # over which they do come back where all were cut off at the same moment
     answer_s: float = ANSWER_TIMEOUT_S
     remembered_s: float = REMEMBERED_S
 
@@ -105,7 +107,10 @@ class PodWatch:
         chance: random.Random,
         pace: Pace | None = None,
         now_unix_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        closing: Event | None = None,
     ) -> None:
+        """``closing`` is waited on between requests: a simulation brings its own."""
         self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.synced_unix_s: float | None = None
         """When the pods were last known to be as they are here; None before the first list.
@@ -118,7 +123,8 @@ class PodWatch:
         # pods that are over are dropped: nothing runs in them, and they are kept for long
         self._selector = f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
         self._parser = PodParser(keep)
-        self._cache = PodCache(time.monotonic, self._pace.remembered_s)
+        self._monotonic_s = monotonic_s
+        self._cache = PodCache(monotonic_s, self._pace.remembered_s)
         self._on_error = on_error
         self._chance = chance
         self._now_unix_s = now_unix_s
@@ -126,11 +132,13 @@ class PodWatch:
         self._list_version = _FROM_CACHE
         self._has_progressed = True  # since the last list
         self._opened_s: float | None = None  # monotonic; the watch that is open, or was last
+        self._ends_s = 0.0  # monotonic; when the server is to end it
         self._failures_in_a_row = 0
-        self._closing = Event()
+        self._forgotten_in_a_row = 0  # answers of 410 without a watch that held
+        self._closing = closing or Event()
         self._answer_lock = Lock()
         self._answer: Answer | None = None  # that the thread may be waiting for
-        self._thread = Thread(target=self._run, name="pods", daemon=True)
+        self._thread = Thread(target=self.run, name="pods", daemon=True)
 
     def start(self) -> None:
         """Begin; the pods are known some time later, when ``synced_unix_s`` is not None."""
@@ -165,7 +173,8 @@ class PodWatch:
         """All pods of the node that there are."""
         return self._cache.pods()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Follow in this thread, until closed from another one."""
         while not self._closing.is_set():
             error: Exception | None = None
             self._opened_s = None
@@ -225,11 +234,12 @@ class PodWatch:
             "timeoutSeconds": max(1, round(watch_s)),
         }
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
-        self._opened_s = time.monotonic()
+        self._opened_s = self._monotonic_s()
+        self._ends_s = self._opened_s + watch_s
         patience_s = watch_s + self._pace.answer_s
         with self._reading(answer):
             answer.wait_for_pieces(patience_s)
-            for line in _lines(answer, self._opened_s + patience_s):
+            for line in _lines(answer, self._opened_s + patience_s, self._monotonic_s):
                 self._take(line)
         self._progress()
 
@@ -299,22 +309,45 @@ class PodWatch:
             self._on_error(reason, error)
 
     def _delay_s(self, error: Exception | None) -> float:
-        """How long to leave the server alone; nothing after a watch that ended in its time."""
-        held_s = 0.0 if self._opened_s is None else time.monotonic() - self._opened_s
+        """How long to leave the server alone; nothing after a watch that ended in its time.
+
+        Whatever befalls one agent befalls all of them at the same moment: a server that stops ends
+        its watches, in good order or not, and refuses all who come before it is back.
+        """
+        now_s = self._monotonic_s()
+        held_s = 0.0 if self._opened_s is None else now_s - self._opened_s
+        is_cut = self._opened_s is not None and now_s < self._ends_s - _ON_TIME_S
         has_settled = held_s >= self._pace.settled_s
         if has_settled:
-            self._failures_in_a_row = 0
-            if error is None:
+            self._failures_in_a_row = self._forgotten_in_a_row = 0
+            if error is None and not is_cut:
                 return 0.0
-        self._failures_in_a_row += 1
-        delay_s = self._pace.first_delay_s * 2.0 ** min(self._failures_in_a_row - 1, 30)
+        delay_s = self._pace.first_delay_s * 2.0 ** min(self._next_number(error) - 1, 30)
         delay_s = min(delay_s, self._pace.longest_delay_s) * self._chance.uniform(0.5, 1)
+        if is_cut or not _is_gone(error):
+            delay_s = max(delay_s, self._chance.uniform(0, self._pace.spread_s))
         asked_s = getattr(error, "retry_after_s", None) or 0.0
         asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._chance.uniform(1, 1.5)
         return max(delay_s, asked_s)
 
+    def _next_number(self, error: Exception | None) -> int:
+        """Of a failure among those that followed each other.
 
-def _lines(answer: Answer, until_s: float) -> Iterator[bytes]:
+        A 410 is counted apart: a server that was away answers again with that, and the list which
+        it asks for is not to wait for as long as the server was away.
+        """
+        if _is_gone(error):
+            self._forgotten_in_a_row += 1
+            return self._forgotten_in_a_row
+        self._failures_in_a_row += 1
+        return self._failures_in_a_row
+
+
+def _is_gone(error: Exception | None) -> bool:
+    return isinstance(error, ApiError) and error.reason == "gone"
+
+
+def _lines(answer: Answer, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
     """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
     held = bytearray()
     while piece := answer.piece():
@@ -328,7 +361,7 @@ def _lines(answer: Answer, until_s: float) -> Iterator[bytes]:
             searched = 0
         if len(held) > MAX_ITEM_BYTES:
             raise ApiError("garbage", f"{PATH}: a line of more than {MAX_ITEM_BYTES >> 20} MiB")
-        if time.monotonic() > until_s:
+        if monotonic_s() > until_s:
             return  # the server does not keep to the time that it was asked for
     if held.strip():
         raise ApiError("connection", f"{PATH}: the connection was cut in the middle of a line")

@@ -125,6 +125,11 @@ def test_all_agents_answer(api: ApiServer, run: Callable[..., Result]) -> None:
     assert "2 of 2 nodes answered" in run("top", "-A", "--once").stdout
 
 
+def test_as_many_at_once_as_asked_for(run: Callable[..., Result]) -> None:
+    assert "2 of 3 nodes answered" in run("top", "-A", "--once", "--at-once", "1").stdout
+    assert run("top", "-A", "--once", "--at-once", "0").exit_code == 2
+
+
 def test_namespace_filter_and_order(run: Callable[..., Result]) -> None:
     result = run("top", "-n", "ci", "--once", "-o", "json", "--sort", "cpu")
     assert [status["cpu_cores"] for status in json.loads(result.stdout)] == [3.97, 0.72]

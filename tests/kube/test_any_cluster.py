@@ -33,7 +33,7 @@ from tests.kube.api_server import (
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_events import CLEAR, CONFIRMED, LIKELY
 
-QUICK = Pace(first_delay_s=0.02, longest_delay_s=0.2, answer_s=30.0)
+QUICK = Pace(first_delay_s=0.02, longest_delay_s=0.2, answer_s=30.0, spread_s=0.05)
 GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 
 

@@ -169,6 +169,43 @@ def test_what_others_put_there_stays(api: ApiServer, opened: Open) -> None:
     assert len(places(api)) == 1
 
 
+# How often it is asked.
+
+
+def test_what_is_known_is_as_fresh_as_it_has_to_be(
+    api: ApiServer, opened: Open, dates: list[float]
+) -> None:
+    clock_s = [0.0]
+    budget = opened(per_cluster=1, monotonic_s=lambda: clock_s[0])
+
+    def reads(seconds: int, *, is_needed: bool) -> int:
+        before = len(api.requests)
+        for _ in range(seconds // 10):
+            clock_s[0] += 10.0
+            dates[0] = clock_s[0]
+            budget.keep_known(clock_s[0], is_needed=is_needed, dry_run=False)
+        return len(api.requests) - before
+
+    assert reads(3600, is_needed=False) == 6
+    assert reads(3600, is_needed=True) == 120
+    assert budget.reserve(record("a"), NOW)
+    assert reads(3000, is_needed=True) == 10  # there is nothing to be had
+    assert reads(1500, is_needed=True) >= 20  # by its own clock there is again
+
+
+def test_a_lease_that_cannot_be_read_is_left_alone_for_a_while(
+    api: ApiServer, opened: Open
+) -> None:
+    clock_s = [0.0]
+    budget = opened(monotonic_s=lambda: clock_s[0])
+    api.misbehave(Answering(503), times=10**6)
+    for _ in range(360):
+        clock_s[0] += 10.0
+        budget.keep_known(clock_s[0], is_needed=True, dry_run=False)
+    assert 3600 / 55 <= len(api.requests) <= 3600 / 15
+    assert budget.left(dry_run=False) is None
+
+
 # Time.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from minerwatch.config import parse
 from minerwatch.kube.node import ClusterNode
-from minerwatch.model import Container, Observation, Verdict
+from minerwatch.model import Container, ContainerKey, Observation, Verdict
 from tests.kube.any_cluster import EVENTS
 from tests.kube.api_server import Answering, ApiServer, eventually, pod_json
 from tests.kube.test_events import CLEAR, LIKELY, verdict
@@ -74,6 +75,16 @@ def test_whose_pod_is_not_known_is_told_once_it_is(api: ApiServer, node: Open) -
     assert api.items("events", EVENTS) == []
     opened.tell([observed(LIKELY)])
     eventually(lambda: api.items("events", EVENTS))
+
+
+def test_no_more_events_than_are_wanted(api: ApiServer, pod: None, node: Open) -> None:
+    opened = node(events_per_minute=1)
+    for run in range(10):  # of a container that is restarted again and again
+        opened.tell([observed(replace(LIKELY, container=ContainerKey("/x", run)))])
+    opened.tell([observed(replace(CLEAR, container=ContainerKey("/x", 1)))])  # is owed, and last
+    eventually(lambda: "MinerCleared" in {each["reason"] for each in api.items("events", EVENTS)})
+    (suspected, _) = api.items("events", EVENTS)
+    assert suspected["series"]["count"] == 2
 
 
 def test_no_events_where_none_are_wanted(api: ApiServer, pod: None, node: Open) -> None:

@@ -33,7 +33,7 @@ from tests.kube.api_server import (
 from tests.kube.conftest import make_certificate, needs_openssl, write_kubeconfig
 
 SELECTOR = "spec.nodeName=n1,status.phase!=Succeeded,status.phase!=Failed"
-QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0)
+QUICK = Pace(first_delay_s=0.005, longest_delay_s=0.05, answer_s=5.0, spread_s=0.01)
 
 
 @dataclass
@@ -443,6 +443,44 @@ def test_ten_minutes_of_outage_are_few_requests() -> None:
     assert pods._delay_s(ApiError("connection", "")) <= 120
     pods._failures_in_a_row = 10**9
     assert pods._delay_s(None) <= 120
+
+
+def _idle_watch(clock_s: list[float]) -> PodWatch:
+    return PodWatch(
+        object(),  # type: ignore[arg-type]
+        "n1",
+        keep=PodFields(),
+        on_error=lambda *_: None,
+        chance=random.Random(7),
+        monotonic_s=lambda: clock_s[0],
+    )
+
+
+@pytest.mark.parametrize("error", [None, ApiError("connection", ""), refusal(410, "")])
+def test_agents_that_were_all_cut_off_come_back_one_by_one(error: ApiError | None) -> None:
+    """A server that stops ends all watches at the same moment, also in good order."""
+    clock_s = [0.0]
+    delays: list[float] = []
+    for _ in range(1000):
+        pods = _idle_watch(clock_s)
+        pods._chance = random.Random(len(delays))
+        pods._opened_s, pods._ends_s = -100.0, 300.0
+        delays.append(pods._delay_s(error))
+    by_second = [sum(n <= delay < n + 1 for delay in delays) for n in range(10)]
+    assert sum(by_second) == len(delays)
+    assert max(by_second[1:]) < 150
+    pods._opened_s, pods._ends_s = -300.0, 1.0  # its time is over
+    assert pods._delay_s(None) == 0
+
+
+def test_a_server_that_is_back_and_has_forgotten_is_listed_soon() -> None:
+    """However long it was away; but one that forgets again and again is left alone."""
+    pods = _idle_watch([0.0])
+    away = [pods._delay_s(ApiError("connection", "")) for _ in range(12)]
+    assert away[-1] >= 60
+    forgotten = [pods._delay_s(refusal(410, "")) for _ in range(9)]
+    assert forgotten[0] <= 1
+    assert forgotten[-1] >= 60
 
 
 def test_a_watch_that_ends_at_once_is_not_stormed(api: ApiServer, cluster: Cluster) -> None:
