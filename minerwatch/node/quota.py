@@ -55,7 +55,7 @@ class OwnQuota:
             return f"/proc/self/cgroup: {error.strerror}"
         if places != self._places or not self._folders:
             self._places = places
-            lines = places.decode("utf-8", "surrogateescape").splitlines()
+            lines = _lines(places)
             self._folders = tuple(
                 (each, _own_folder(each, lines)) for each in _hierarchies(self._mounts)
             )
@@ -91,6 +91,10 @@ def _hierarchies(mounts: Path) -> Iterator[_Hierarchy]:
             break
     if (mounts / "unified/cgroup.controllers").exists():
         yield _Hierarchy(mounts / "unified", is_v2=True)
+
+
+def _lines(places: bytes) -> list[str]:
+    return places.decode("utf-8", "surrogateescape").splitlines()
 
 
 def _own_folder(hierarchy: _Hierarchy, lines: list[str]) -> Path | None:
