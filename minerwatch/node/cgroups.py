@@ -38,6 +38,8 @@ _MAX_FOLDERS_PER_CONTAINER = 1000
 _READ_BYTES = 4096
 _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
+_MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
+_MAX_NUMBER_DIGITS = 20  # of 64 bits
 _SHARE_OF_FILES = 0.5
 """Of the files that the process may have open: the rest is for processes, clients and children."""
 _LIMIT_TICKS = 6
@@ -244,9 +246,12 @@ class CgroupTree:
 
     def _paths(self, content: bytes) -> Iterator[bytes]:
         """Of what /proc/PID/cgroup holds, the path in the hierarchy that is read."""
-        for line in content.splitlines():
+        # Not splitlines(): a cgroup's name may hold a carriage return, and then say anything.
+        for line in content.split(b"\n"):
             _number, _, rest = line.partition(b":")
-            controllers, _, path = rest.partition(b":")
+            controllers, colon, path = rest.partition(b":")
+            if not colon:
+                continue
             if (not controllers) if self._hierarchy.is_v2 else (b"cpuacct" in controllers):
                 yield path
 
@@ -429,7 +434,7 @@ class CgroupTree:
             return
         folder.members = members
         # 0 stands for a process of a pid namespace that the agent cannot see into.
-        pids = frozenset(int(pid) for pid in members.split() if pid.isdigit()) - {0}
+        pids = frozenset(int(pid) for pid in members.split() if _is_pid(pid)) - {0}
         owner.listed[folder.path] = pids
         self._changed.add(owner)
 
@@ -505,7 +510,7 @@ class CgroupTree:
             if not self._hierarchy.is_v2:
                 return int(content) / 1e9
             return int(content.split(None, 2)[1]) / 1e6  # usage_usec stands first
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError):
             self.failures["malformed"] += 1
             return None
 
@@ -541,7 +546,7 @@ class CgroupTree:
         else:
             quota = self._content(place + b"/cpu.cfs_quota_us") or b"-1"
             period = self._content(place + b"/cpu.cfs_period_us") or b"0"
-        with suppress(ValueError, ZeroDivisionError):
+        with suppress(ValueError, ZeroDivisionError, OverflowError):
             if int(quota) > 0:
                 return int(quota) / int(period)
         return None
@@ -731,12 +736,16 @@ def _pieces(fd: int, piece: bytes) -> Iterator[bytes]:
         piece = os.pread(fd, _READ_BYTES, offset)
 
 
+def _is_pid(word: bytes) -> bool:
+    return word.isdigit() and len(word) <= _MAX_PID_DIGITS
+
+
 def _numbers(content: bytes) -> dict[bytes, int]:
     words = content.split()
     return {
         name: int(number)
         for name, number in zip(words[::2], words[1::2], strict=False)
-        if number.isdigit()
+        if number.isdigit() and len(number) <= _MAX_NUMBER_DIGITS
     }
 
 

@@ -94,7 +94,12 @@ def _hierarchies(mounts: Path) -> Iterator[_Hierarchy]:
 
 
 def _lines(places: bytes) -> list[str]:
-    return places.decode("utf-8", "surrogateescape").splitlines()
+    """Lines of /proc/PID/cgroup: a cgroup's name may hold any other character that ends a line."""
+    return [
+        line
+        for line in places.decode("utf-8", "surrogateescape").split("\n")
+        if line.count(":") >= 2
+    ]
 
 
 def _own_folder(hierarchy: _Hierarchy, lines: list[str]) -> Path | None:
@@ -114,7 +119,7 @@ def _own_folder(hierarchy: _Hierarchy, lines: list[str]) -> Path | None:
 def _is_in(folder: Path) -> bool:
     try:
         return str(os.getpid()) in (folder / "cgroup.procs").read_text().split()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can have such a name
         return False
 
 
