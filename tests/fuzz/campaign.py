@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.fuzz.corpus import BUILD
+from tests.fuzz.places import in_memory
 from tests.fuzz.registry import Target, targets
 from tests.fuzz.worker import (
     ATHERIS,
@@ -63,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     seconds = max(_LEAST_S, 60 * asked.minutes / len(chosen))
     print(f"{len(chosen)} targets, {seconds:.1f} s each, by {engine}", flush=True)
     results: dict[str, Result] = {}
-    with tempfile.TemporaryDirectory(prefix="minerwatch-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="minerwatch-fuzz-", dir=in_memory()) as folder:
         for target in chosen:
             result = results[target.name] = _fuzzed(target, seconds, engine, folder)
             print(_line(target, result), flush=True)

@@ -10,13 +10,16 @@ from functools import cache
 from pathlib import Path
 
 
+def in_memory() -> str | None:
+    """Where folders are made: a campaign's own, or the machine's memory; None: as usual."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return os.environ.get("MINERWATCH_FUZZ_FOLDER", memory)
+
+
 @cache
 def folder(name: str) -> Path:
     """A folder of its own, gone with this process; in memory where that is to be had."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    place = Path(tempfile.mkdtemp(prefix=f"minerwatch-fuzz-{name}-", dir=os.environ.get(
-        "MINERWATCH_FUZZ_FOLDER", memory
-    )))  # fmt: skip
+    place = Path(tempfile.mkdtemp(prefix=f"minerwatch-fuzz-{name}-", dir=in_memory()))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return place
 
