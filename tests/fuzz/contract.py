@@ -18,6 +18,11 @@ def is_line(text: str, most: int | None = None) -> None:
     assert most is None or len(text) <= most, len(text)
 
 
+def is_one_line(text: str) -> None:
+    """The same but for heaps of marks: ``printable`` is still to come where it is shown."""
+    assert text.isprintable(), ascii(text)[:300]
+
+
 def are_lines(text: str) -> None:
     """The same of several lines: newlines are all that moves the cursor."""
     for line in text.split("\n"):

@@ -1,4 +1,4 @@
-"""Files for those parsers that only read files: rewritten for each input, in one folder a process."""
+"""Files for parsers that only read files: written anew for each input, in one folder a process."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from websocket import ABNF
 
 from minerwatch.config import CullBudget
@@ -28,7 +29,7 @@ from minerwatch.kube.pod_parsing import (
 )
 from minerwatch.model import Action, Container, ContainerKind, Pod
 from minerwatch.report.snapshot import decode_report
-from tests.fuzz.contract import is_finite, is_line, is_told, is_unicode
+from tests.fuzz.contract import is_finite, is_one_line, is_told, is_unicode
 from tests.fuzz.registry import SEPARATOR, parts, target
 
 _SOURCES = [source for profile in PROFILES for source in sources(profile)]
@@ -110,7 +111,10 @@ def _is_bounded(found: Pod) -> None:
     assert len(found.containers) <= MAX_CONTAINERS
     assert len(found.owners) <= MAX_OWNERS
     mappings = (found.labels, found.annotations, found.environment)
-    for text in (found.name, *(value for each in mappings for pair in each.items() for value in pair)):
+    for text in (
+        found.name,
+        *(value for each in mappings for pair in each.items() for value in pair),
+    ):
         is_unicode(text)
         assert len(text) <= MAX_VALUE_CHARS
     for container in found.containers:
@@ -157,7 +161,7 @@ def pod_watch(data: bytes) -> None:
             step()
         except ApiError as error:
             is_told(error)
-            is_line(str(error))
+            is_one_line(str(error))
     for each in watch.pods():
         _is_bounded(each)
 
@@ -197,11 +201,11 @@ def agent_pods(data: bytes) -> None:
         agents = fleet.find(_api(data))
     except ApiError as error:
         is_told(error)
-        is_line(str(error))
+        is_one_line(str(error))
         return
     for agent in agents.pods:
         assert agent.node
-        is_line(agent.trouble)
+        is_one_line(agent.trouble)
     asking = fleet.Fleet(_api(data), decode_report)
     for answer in asking.answers(fleet.Agents((), agents.bare_nodes, agents.blind_spot)):
         assert answer.report is None
@@ -233,9 +237,9 @@ def exec_output(data: bytes) -> None:
         assert len(printed) <= 1000
     except ApiError as error:
         is_told(error)
-    error = pod_exec._refused(SimpleNamespace(status_code=403, resp_body=data))
-    is_told(error)
-    is_line(str(error))
+    refused = pod_exec._refused(SimpleNamespace(status_code=403, resp_body=data))
+    is_told(refused)
+    is_one_line(str(refused))
 
 
 @target("kube.client")
@@ -244,16 +248,16 @@ def refusal(data: bytes) -> None:
     body, date, retry_after = parts(data, 3)
     headers = {"Date": date.decode("latin-1"), "Retry-After": retry_after.decode("latin-1")}
     for status in (401, 429, 500, 999):
-        try:
+        with pytest.raises(ApiError) as raised:
             client._raise_refused(cast("Any", _Response(body, headers, status)), "GET /")
-        except ApiError as error:
-            is_told(error)
-            is_line(str(error))
-            if error.retry_after_s is not None:
-                is_finite(error.retry_after_s)
-                assert error.retry_after_s >= 0
-            if error.date_unix_s is not None:
-                is_finite(error.date_unix_s)
+        refused = raised.value
+        is_told(refused)
+        is_one_line(str(refused))
+        if refused.retry_after_s is not None:
+            is_finite(refused.retry_after_s)
+            assert refused.retry_after_s >= 0
+        if refused.date_unix_s is not None:
+            is_finite(refused.date_unix_s)
 
 
 @target("kube.actions")
@@ -269,4 +273,4 @@ def action_answer(data: bytes) -> None:
         actions.send(ApiRequest("DELETE", "/x", {}, {}))
     except ApiError as error:
         is_told(error)
-        is_line(str(error))
+        is_one_line(str(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from minerwatch.errors import NOT_JSON
 from minerwatch.model import Container, ContainerKind, ProcessId
 from minerwatch.node import cgroups, content, execs, mappings, privilege, quota, tasks
 from minerwatch.node.executables import ExecutableHasher
@@ -55,13 +56,13 @@ def cgroup_files(data: bytes) -> None:
         own = (mounts if version == 2 else mounts / "cpu,cpuacct") / _OWN.strip("/")
         proc = folder("cgroup-proc")
         quota_us, _, period_us = limit.partition(b" ")
-        for path, content in (
+        for path, written in (
             *((own / "cpu.stat", usage), (own / "cpuacct.usage", usage)),
             *((own / "cgroup.procs", members), (own / "cpu.max", limit)),
             *((own / "cpu.cfs_quota_us", quota_us), (own / "cpu.cfs_period_us", period_us)),
             *((proc / str(_PID) / "cgroup", place), (proc / "stat", stat)),
         ):
-            put(path, content)
+            put(path, written)
         tree = cgroups.CgroupTree(mounts.parents[1], proc)
         try:
             for _ in range(2):
@@ -91,8 +92,8 @@ def cgroup_name(data: bytes) -> None:
         root = mounts if version == 2 else mounts / "cpu,cpuacct"
         inner = os.fsencode(root) + os.fsencode(_OWN) + b"/" + name
         os.mkdir(inner)
-        for file, content in ((b"cgroup.procs", b"7\n"), (b"cpu.stat", b"usage_usec 1\n")):
-            put(Path(os.fsdecode(inner + b"/" + file)), content)
+        for file, written in ((b"cgroup.procs", b"7\n"), (b"cpu.stat", b"usage_usec 1\n")):
+            put(Path(os.fsdecode(inner + b"/" + file)), written)
         proc = folder("cgroup-proc")
         lines = (b"13:name=systemd:", b"5:cpu,cpuacct:", b"0::")
         below = os.fsencode(_OWN) + b"/" + name + (os.fsencode(_OTHER) if len(data) % 2 else b"")
@@ -331,7 +332,7 @@ def scanner_answers(data: bytes) -> None:
     names: dict[str, None] = {}
     try:
         reader._scan(scanner, ProcessId(_PID, 1), names)
-    except (OSError, ValueError, TimeoutError):
+    except (OSError, *NOT_JSON):
         pass  # as _scanned expects
     finally:
         scanner.end()
@@ -341,8 +342,8 @@ def scanner_answers(data: bytes) -> None:
     scanner = _Scanner(data)
     try:
         content._Rules((), None).given_to(scanner)
-    except (OSError, ValueError, TimeoutError):
-        pass
+    except (OSError, *NOT_JSON):
+        pass  # as _scanned expects
     finally:
         scanner.end()
 
@@ -367,5 +368,3 @@ def digests(data: bytes) -> None:
     for answer in found.values():
         assert re.fullmatch("[0-9a-f]{64}|- .{0,98}", answer, re.DOTALL)
         is_unicode(answer)
-
-

@@ -11,10 +11,8 @@ import yara_x
 
 from minerwatch.cli.screen.terminal import environment_at_start, terminal_of
 from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Judge, Sighting
-from minerwatch.detection.match import Matcher
 from minerwatch.kube.process_signals import _stat as state_of
 from minerwatch.model import (
     Container,
@@ -42,6 +40,7 @@ from minerwatch.report.snapshot import container_status, decode, encode
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
 from tests.fuzz.places import folder, link, put
 from tests.fuzz.registry import parts, target
+from tests.fuzz.shipped import matcher
 from tests.report.samples import NOW
 
 _PID = 7
@@ -93,11 +92,6 @@ def _reader(proc: Path) -> ProcessReader:
     return ProcessReader(proc, deadline_s=5.0, passwd=put(proc / "passwd", b"root:x:0:0::/:\n"))
 
 
-@cache
-def _matcher() -> Matcher:
-    return Matcher(rulebook.bare(rulebook.load((BUILT_IN_RULES,))).rules)
-
-
 @target("detection.facts", "detection.match", "report.explanation", cost=16)
 def program(data: bytes) -> None:
     """Names and arguments through the shipped rules to what is published about them."""
@@ -120,8 +114,8 @@ def program(data: bytes) -> None:
         program=(1, 2, 3),
     )
     facts = {**static_facts(process, process), "CpuCores": 1.0, "Age": 900.0, "Threads": 4}
-    matches = _matcher().matches(facts)
-    assert matches == _matcher().matches(facts)
+    matches = matcher().matches(facts)
+    assert matches == matcher().matches(facts)
     container = Container("/a", 1, ContainerKind.ENGINE, "ab" * 32, "docker")
     sightings = [Sighting(each.rule, process.id, each.evidence) for each in matches]
     verdict = _verdict(container.key, sightings)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
+from rich.text import Text
 
+from minerwatch.cli.canary import _last_seen_unix_s
 from minerwatch.cli.screen.banner import Heading, banner_lines
 from minerwatch.cli.screen.cells import Scene, Traits, layout, line, titles
 from minerwatch.cli.screen.details import detail_lines
@@ -35,6 +38,7 @@ from minerwatch.report.snapshot import decode_agent, decode_report, encode
 from minerwatch.report.text import printable, redacted, shortened
 from tests.fuzz.contract import (
     are_lines,
+    is_finite,
     is_line,
     is_publishable,
     is_told,
@@ -50,7 +54,7 @@ _BOOT = "3f0e0000-0000-4000-8000-000000000001"
 
 @target(
     *("report.snapshot", "report.table", "report.overview", "report.explanation"),
-    *("report.campaigns", "report.selection", "report.columns", "report.agents"),
+    *("report.campaigns", "report.selection", "report.columns", "report.agents", "report.figures"),
     max_bytes=8192,
     cost=16,
 )
@@ -121,9 +125,9 @@ def _subject(
     return Subject(status, NOW, history.of(key), 1.0, journal.of(key), agent=report.agent)
 
 
-def _are_lines(lines: list[object]) -> None:
+def _are_lines(lines: Sequence[Text]) -> None:
     for each in lines:
-        is_line(str(each))
+        is_line(each.plain)
 
 
 def _report(data: bytes) -> NodeReport | None:
@@ -160,6 +164,15 @@ def audit_log(data: bytes) -> None:
     is_publishable([*history.records(), history.anchor("n", Moment(1.8e9, 5e5, _BOOT))])
 
 
+@target("cli.canary")
+def canary_metrics(data: bytes) -> None:
+    """What an agent's metrics say of the canary."""
+    try:
+        is_finite(_last_seen_unix_s(data.decode(errors="replace")))
+    except SnapshotError as error:
+        is_told(error)
+
+
 @target("report.metrics", cost=2)
 def metric_labels(data: bytes) -> None:
     """Names in labels: one line a series, and read back as they were written."""
@@ -189,5 +202,9 @@ def shown_text(data: bytes) -> None:
     is_line(evidence_text(text), most=10 * 256)
     assert len(shortened(text, 100)) <= max(100, min(len(text), 100))
     for width in (0, 1, 7, 80):
-        for piece in (*wrapped(escaped, max(1, width)), cut(escaped, width), fitted(escaped, width)):
+        for piece in (
+            *wrapped(escaped, max(1, width)),
+            cut(escaped, width),
+            fitted(escaped, width),
+        ):
             is_line(piece)

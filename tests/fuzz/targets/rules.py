@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from contextlib import suppress
 from datetime import date
-from functools import cache
 from typing import Any
 
 import msgspec
 
+from minerwatch.cli.rules import _json_line, _numbered_lines, _text_line
 from minerwatch.config import (
-    BUILT_IN_RULES,
     Config,
+    Duration,
     duration_s,
     host_and_port,
     load,
@@ -28,13 +29,19 @@ from minerwatch.hours import hours
 from minerwatch.kube.client import _context
 from minerwatch.kube.owners import sources
 from minerwatch.labels import selector
+from minerwatch.model import Facts
 from minerwatch.node import content_scanner
 from minerwatch.node.content import _text as yara_text
-from tests.fuzz.contract import is_finite, is_told
+from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
+from tests.fuzz.shipped import matcher
 
 _TODAY = date(2026, 11, 23)
+_FACTS: tuple[Facts, ...] = (
+    {},
+    {"CommandLine": "./a -o pool:3333", "Image": "/tmp/a", "CpuCores": 1.0},
+)
 
 
 @target(
@@ -50,15 +57,12 @@ def rule_file(data: bytes) -> None:
     put(place / "rule.yml", text)
     put(place / "lists" / "names.txt", entries)
     book = rulebook.load((place,))
-    lines = text.count(b"\n") + text.count(b"\r") + 2
     for error in book.errors:
         is_told(error)
-        assert error.line >= 1
-        assert error.line <= lines + len(text.decode("utf-8", "replace").splitlines())
+        assert 1 <= error.line <= len(data.decode("utf-8", "replace").splitlines()) + 1
     for rule in book.rules:
         _works(rule)
-    matcher = Matcher(book.rules)
-    for failed in check.failed_tests(book.rules, matcher, book.lists):
+    for failed in check.failed_tests(book.rules, Matcher(book.rules), book.lists):
         str(failed)
     for remark in lint(book, today=_TODAY):
         assert remark.text
@@ -69,9 +73,9 @@ def _works(rule: Rule) -> None:
     assert 0 <= rule.score <= 100
     is_finite(rule.hold_s)
     assert rule.hold_s >= 0
-    matcher = Matcher((rule,))
-    for facts in ({}, {"CommandLine": "./a -o pool:3333", "Image": "/tmp/a", "CpuCores": 1.0}):
-        for match in matcher.matches(facts):
+    alone = Matcher((rule,))
+    for facts in _FACTS:
+        for match in alone.matches(facts):
             assert match.rule is rule
 
 
@@ -106,7 +110,7 @@ def yara_file(data: bytes) -> None:
         assert trouble[1]
 
 
-@target("config", max_bytes=8192, cost=4)
+@target("config", max_bytes=2048, cost=8)
 def configuration(data: bytes) -> None:
     """The configuration: a typed tree of finite numbers, or an error that names the key."""
     try:
@@ -118,19 +122,18 @@ def configuration(data: bytes) -> None:
 
 
 def _is_sane(value: Any) -> None:
-    if isinstance(value, float):
+    if isinstance(value, Duration):
         is_finite(value)
-        assert value >= 0
-    elif isinstance(value, msgspec.Struct):
+    if isinstance(value, float):
+        assert value >= 0  # so it is no NaN; that nobody is ever hot may be meant
+    if isinstance(value, Config):
+        assert 0 <= host_and_port(value.listen)[1] <= 65535
+    if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             _is_sane(getattr(value, name))
-    elif isinstance(value, tuple):
+    if isinstance(value, tuple):
         for each in value:
             _is_sane(each)
-    elif isinstance(value, Config):
-        host, port = host_and_port(value.listen)
-        assert isinstance(host, str)
-        assert 0 <= port <= 65535
 
 
 @target("hours", "labels", "config", "kube.owners")
@@ -160,25 +163,24 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@cache
-def _matcher() -> Matcher:
-    return Matcher(rulebook.bare(rulebook.load((BUILT_IN_RULES,))).rules)
-
-
-@target("detection.check", "detection.match", cost=8)
+@target("detection.check", "detection.match", "cli.rules", cost=8)
 def recording(data: bytes) -> None:
-    """A line of recorded facts, and what the shipped rules say of it."""
-    try:
-        recorded = check.recording(data)
-    except ValueError as error:
-        is_told(error)
-        return
-    outcome = check.replayed(recorded, _matcher())
-    assert 0 <= outcome.score <= 100
-    assert math.isfinite(recorded.seconds)
+    """Lines of recorded facts, and what the shipped rules say of them."""
+    titles = {rule.id: rule.title for rule in matcher().rules}
+    for _, line in _numbered_lines(io.BytesIO(data)):
+        try:
+            recorded = check.recording(line)
+        except ValueError as error:
+            is_told(error)
+            continue
+        outcome = check.replayed(recorded, matcher())
+        assert 0 <= outcome.score <= 100
+        assert math.isfinite(recorded.seconds)
+        are_lines(_text_line(recorded, outcome, titles))
+        _json_line(outcome)
 
 
-@target("kube.client", cost=4)
+@target("kube.client", max_bytes=1024, cost=24)
 def kubeconfig(data: bytes) -> None:
     """A kubeconfig, as far as its contexts go; plugins that it names are not run."""
     path = put(folder("kubeconfig") / "config", data)
@@ -190,5 +192,3 @@ def kubeconfig(data: bytes) -> None:
         else:
             assert isinstance(name, str)
             assert isinstance(namespace, str)
-
-

@@ -140,8 +140,8 @@ class _Heard(client._UnixConnection):
         self._data = data
 
     def connect(self) -> None:
-        self.sock = SimpleNamespace(  # type: ignore[assignment]
-            makefile=lambda *_args, **_kwargs: io.BufferedReader(io.BytesIO(self._data)),  # type: ignore[arg-type]
+        self.sock = SimpleNamespace(
+            makefile=lambda *_args, **_kwargs: io.BytesIO(self._data),
             sendall=lambda _data: None,
             close=lambda: None,
         )
