@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 NOT_JSON = (ValueError, RecursionError)
 """What msgspec raises where bytes are not the JSON that was asked for.
 

@@ -305,6 +305,8 @@ def _decoded(body: bytes) -> dict[str, Any]:
         raise ApiError("garbage", f"{LEASE}: a Lease without a resource version")
     if not isinstance(metadata.get("annotations"), dict | None):
         raise ApiError("garbage", f"{LEASE}: annotations that are none")
+    if not isinstance(lease.get("spec"), dict | None):
+        raise ApiError("garbage", f"{LEASE}: a spec that is none")
     return lease
 
 

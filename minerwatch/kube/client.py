@@ -381,7 +381,10 @@ def _context(files: str, wanted: str | None) -> tuple[str, str]:
     return name, str(namespaces[name])
 
 
-_MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
+_MALFORMED = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError),
+    yaml.YAMLError,
+)
 """What the client raises for a kubeconfig of another shape."""
 
 
