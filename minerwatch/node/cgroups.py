@@ -40,6 +40,7 @@ _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newlin
 _MAX_READS = 4096
 _MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
 _MAX_NUMBER_DIGITS = 20  # of 64 bits
+_MOST_US = 1 << 63
 _SHARE_OF_FILES = 0.5
 """Of the files that the process may have open: the rest is for processes, clients and children."""
 _LIMIT_TICKS = 6
@@ -546,8 +547,8 @@ class CgroupTree:
         else:
             quota = self._content(place + b"/cpu.cfs_quota_us") or b"-1"
             period = self._content(place + b"/cpu.cfs_period_us") or b"0"
-        with suppress(ValueError, ZeroDivisionError, OverflowError):
-            if int(quota) > 0:
+        with suppress(ValueError):
+            if 0 < int(quota) < _MOST_US and 0 < int(period) < _MOST_US:
                 return int(quota) / int(period)
         return None
 
