@@ -402,7 +402,7 @@ def _mapping(match: re.Match[bytes], of_file: tuple[int, int] | None) -> _Mappin
     is_executable = b"x" in rights
     if name.startswith(_OF_THE_KERNEL) or not (is_executable or b"r" in rights):
         return None
-    if int(end, 16) > _USER_SPACE_END:
+    if not int(start, 16) < int(end, 16) <= _USER_SPACE_END:
         return None
     is_file = inode != b"0"
     if is_file and b"w" not in rights and of_file == (_device(major, minor), int(inode)):
