@@ -225,6 +225,9 @@ def memory_map(data: bytes) -> None:
     files = [os.open(put(place / name, content), os.O_RDONLY) for name, content in named]
     try:
         held = content_scanner._Memory(*files)
+        for mapping in held._mappings(None):  # else what has been walked would grow less
+            assert mapping.start < mapping.end
+        os.lseek(files[0], 0, os.SEEK_SET)
         size = sum(len(piece) for piece in held.pieces((1, 2)))
         assert size <= content_scanner._MEMORY_BYTES + len(maps) * len(content_scanner._GAP)
     finally:
