@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 from random import Random
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ HUNG_S = 20
 _MEMORY_MIB = 2048
 _TRACED_EVERY = 8
 _SIZE = 8  # bytes that say how long the present input is
+_ROOT = Path(__file__).parents[2]
 _PLACE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -75,15 +76,11 @@ class Finds:
 def place_of(error: BaseException) -> str:
     """Kind of the error and where it comes from: the last function of the project, and its line."""
     last = "nowhere"
-    for frame, line in traceback.walk_tb(_own_traceback(error)):
+    for frame, line in traceback.walk_tb(error.__traceback__):
         path = Path(frame.f_code.co_filename)
-        if {"minerwatch", "fuzz"} & set(path.parts) and ".venv" not in path.parts:
+        if path.is_relative_to(_ROOT) and ".venv" not in path.parts:
             last = f"{path.stem}.{frame.f_code.co_name}.{line}"
     return _PLACE.sub("", f"{type(error).__name__}-{last}")
-
-
-def _own_traceback(error: BaseException) -> TracebackType | None:
-    return error.__traceback__
 
 
 def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
