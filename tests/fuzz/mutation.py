@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import Any
 
 from tests.fuzz.registry import SEPARATOR
 
 _NUMBERS = (
-    *(b"0", b"-1", b"1e400", b"1e-400", b"nan", b"inf", b"0x10", b"1_0", b"007", b"1.5"),
+    *(
+        b"0",
+        b"-1",
+        b"1e400",
+        b"1e-400",
+        b"nan",
+        b"inf",
+        b"0x10",
+        b"1_0",
+        b"007",
+        b"1.5",
+        b"1e308",
+        b"1e39",
+    ),
     *(b"4294967295", b"4294967296", b"9223372036854775807", b"9223372036854775808"),
     *(b"18446744073709551615", b"-9223372036854775809", b"9" * 310, b"9" * 5000),
     "٣".encode(),  # a digit to str.isdigit and int()
@@ -24,6 +39,13 @@ _AWKWARD = (
 )
 WORDS = tuple(word for word in (*_NUMBERS, *_AWKWARD) if len(word) <= 64)
 """Those that fit into a fuzzer's dictionary."""
+_VALUES: tuple[Any, ...] = (
+    *(1e308, -1e308, 1e-320, -5, 0, 1e39, 10**25, True, None, "", "x" * 5000, "\ud800"),
+    *("\x1b[2J\n", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "-", "9" * 5000),
+    *([], {}, [[]], {"a": 1}),
+)
+_MOST_PLACES = 1000
+_MOST_DEPTH = 12
 _DIGITS = frozenset(b"0123456789")
 
 
@@ -96,6 +118,34 @@ def _splice(held: bytearray, others: Sequence[bytes], chance: Random) -> None:
         held[start:end] = other[from_:to]
 
 
+def _other_value(held: bytearray, _others: Sequence[bytes], chance: Random) -> None:
+    """Where a line is JSON, something else in one place of it."""
+    lines = bytes(held).split(b"\n")
+    at = chance.randrange(len(lines))
+    try:
+        tree = json.loads(lines[at])
+    except (ValueError, RecursionError):
+        return
+    places = list(_places(tree))[:_MOST_PLACES]
+    if places:
+        inner, key = chance.choice(places)
+        inner[key] = chance.choice(_VALUES)
+        lines[at] = json.dumps(tree).encode()
+        held[:] = b"\n".join(lines)
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a JSON value with each of its keys; not deeper than is of use."""
+    todo = [(tree, 0)]
+    while todo:
+        inner, depth = todo.pop()
+        if not isinstance(inner, dict | list) or depth > _MOST_DEPTH:
+            continue
+        for key in inner if isinstance(inner, dict) else range(len(inner)):
+            yield inner, key
+            todo.append((inner[key], depth + 1))
+
+
 def _reorder(held: bytearray, _others: Sequence[bytes], chance: Random) -> None:
     """Lines in another order."""
     lines = held.split(b"\n")
@@ -117,5 +167,7 @@ _CHANGES: tuple[_Change, ...] = (
     _other_number,
     _splice,
     _splice,
+    _other_value,
+    _other_value,
     _reorder,
 )

@@ -28,6 +28,7 @@ HUNG_S = 20
 """An input that takes longer hangs; all take milliseconds."""
 _MEMORY_MIB = 2048
 _TRACED_EVERY = 8
+_OWN_SHARE = 0.5
 _SIZE = 8  # bytes that say how long the present input is
 _ROOT = Path(__file__).parents[2]
 _PLACE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -86,7 +87,8 @@ def place_of(error: BaseException) -> str:
 def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
     import atheris
 
-    from tests.fuzz.corpus import BUILD, FOLDER
+    from tests.fuzz.corpus import BUILD, FOLDER, kept
+    from tests.fuzz.mutation import mutated
 
     with atheris.instrument_imports(include=["minerwatch"]):
         target = _target(name)
@@ -97,10 +99,19 @@ def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             finds.add(data, error)
 
+    seeds = [*kept(name).values()] or [b""]
+
+    def changed(data: bytes, max_bytes: int, seed: int) -> bytes:
+        """The fuzzer's own changes in turns with ours, which know what parsers trip over."""
+        chance = Random(seed)
+        if chance.random() < _OWN_SHARE:
+            return mutated(data, seeds, chance, max_bytes)
+        return bytes(atheris.Mutate(data, max_bytes))
+
     corpus = BUILD / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    kept = FOLDER / name
-    kept.mkdir(parents=True, exist_ok=True)
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
     artifacts = BUILD / "crashes" / name
     artifacts.mkdir(parents=True, exist_ok=True)
     words = _dictionary(BUILD / "words.dict")
@@ -114,9 +125,9 @@ def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
         f"-dict={words}",
         "-print_final_stats=1",
         str(corpus),
-        str(kept),
+        str(folder),
     ]
-    atheris.Setup(arguments, once)
+    atheris.Setup(arguments, once, custom_mutator=changed)
     atheris.Fuzz()
     sys.exit(0)
 

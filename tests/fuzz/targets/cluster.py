@@ -28,7 +28,7 @@ from minerwatch.kube.pod_parsing import (
     quantity,
 )
 from minerwatch.model import Action, Container, ContainerKind, Pod
-from minerwatch.report.snapshot import decode_report
+from minerwatch.report.snapshot import decode_report, rfc3339
 from tests.fuzz.contract import is_finite, is_one_line, is_told, is_unicode
 from tests.fuzz.registry import SEPARATOR, parts, target
 
@@ -108,6 +108,7 @@ def _is_bounded(found: Pod) -> None:
     assert found.name
     assert found.namespace
     is_finite(found.created_unix_s)
+    rfc3339(found.created_unix_s)
     assert len(found.containers) <= MAX_CONTAINERS
     assert len(found.owners) <= MAX_OWNERS
     mappings = (found.labels, found.annotations, found.environment)
