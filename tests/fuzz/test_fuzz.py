@@ -46,6 +46,7 @@ _READS = frozenset(
         *("urllib.request.urlopen", "datetime.fromisoformat"),
     )
 )
+_LAST_WORDS = frozenset(name.rpartition(".")[2] for name in _READS)
 _READING_METHODS = frozenset(
     (
         *("read_bytes", "read_text", "read1", "readline", "recv", "recv_into", "recvfrom"),
@@ -120,8 +121,11 @@ def _reading_modules() -> Iterator[str]:
 
 
 def _reads(called: ast.expr) -> bool:
-    name = called.attr if isinstance(called, ast.Attribute) else ""
-    return name in _READING_METHODS or ast.unparse(called) in _READS
+    if isinstance(called, ast.Attribute):
+        return called.attr in _READING_METHODS or (
+            called.attr in _LAST_WORDS and ast.unparse(called) in _READS
+        )
+    return isinstance(called, ast.Name) and called.id in _READS
 
 
 def _files() -> Iterator[Path]:
