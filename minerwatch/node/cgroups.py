@@ -435,7 +435,8 @@ class CgroupTree:
             return
         folder.members = members
         # 0 stands for a process of a pid namespace that the agent cannot see into.
-        pids = frozenset(int(pid) for pid in members.split() if _is_pid(pid)) - {0}
+        words = (word for word in members.split() if word.isdigit())
+        pids = frozenset(int(word) for word in words if len(word) <= _MAX_PID_DIGITS) - {0}
         owner.listed[folder.path] = pids
         self._changed.add(owner)
 
@@ -735,10 +736,6 @@ def _pieces(fd: int, piece: bytes) -> Iterator[bytes]:
         yield piece
         offset += len(piece)
         piece = os.pread(fd, _READ_BYTES, offset)
-
-
-def _is_pid(word: bytes) -> bool:
-    return word.isdigit() and len(word) <= _MAX_PID_DIGITS
 
 
 def _numbers(content: bytes) -> dict[bytes, int]:
