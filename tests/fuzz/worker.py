@@ -151,6 +151,7 @@ def _with_mutation(target: Target, seconds: float, finds: Finds) -> None:
     seeds = [*kept(target.name).values(), *found(target.name).values()] or [b""]
     chance = Random(time.time_ns())
     reached: set[tuple[str, int]] = set()
+    guarded(target, b"", finds, 9 * HUNG_S)  # what is read once (rules) may take its time
     for seed in seeds:
         reached |= _lines_of(target, seed, finds)
     at_first, runs, added = len(reached), 0, 0
@@ -197,10 +198,10 @@ def left_behind(path: Path) -> bytes:
     return content[_SIZE : _SIZE + int.from_bytes(content[:_SIZE])]
 
 
-def guarded(target: Target, data: bytes, finds: Finds) -> None:
+def guarded(target: Target, data: bytes, finds: Finds, seconds: float = HUNG_S) -> None:
     """Runs ``data``; what breaks, and what hangs in Python, is found."""
     try:
-        within(HUNG_S, target, data)
+        within(seconds, target, data)
     except (Exception, HungError) as error:  # noqa: BLE001 - that is what is looked for
         finds.add(data, error)
 
