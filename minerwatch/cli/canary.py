@@ -18,7 +18,9 @@ from minerwatch.node.canary import WORD, Canary
 from minerwatch.report.client import answer
 
 _SEEN = re.compile(
-    r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="elsewhere"\} (\S+)$', re.MULTILINE
+    r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="elsewhere"\}'
+    r" ([0-9]{1,12}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,2})?)$",
+    re.MULTILINE | re.ASCII,
 )
 _POLL_S = 0.5
 _ANSWER_S = 5.0

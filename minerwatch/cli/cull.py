@@ -11,7 +11,7 @@ import msgspec
 from minerwatch.cli.cluster import Scope, cluster_options
 from minerwatch.cli.options import config_option, configuration, socket_option
 from minerwatch.cli.ordering import Agents
-from minerwatch.errors import OrderError
+from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action
 from minerwatch.report import orders
 from minerwatch.report.audit_lines import AuditLine
@@ -104,6 +104,6 @@ def _show_past(agents: Agents, hours: float, output: str) -> None:
 def _decoded(node: str, answer: bytes) -> list[AuditLine]:
     try:
         return msgspec.json.decode(answer, type=list[AuditLine])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         where = f"node {node}: " if node else ""
         raise OrderError(f"{where}the agent's answer cannot be understood: {error}") from error

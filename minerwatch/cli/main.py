@@ -28,13 +28,18 @@ _HIDDEN_COMMANDS = ("snapshot", "order")
 """Run by other commands, not by people."""
 
 
+_MAX_CHARS = 4096
+
+
 class _Failure(click.ClickException):
-    """An error of ours, in one line."""
+    """An error of ours, in one line: it may quote what an agent or a file has said."""
 
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"minerwatch: {self.message}", file=file or sys.stderr)
+        from minerwatch.report.text import printable  # only once something has failed
+
+        click.echo(f"minerwatch: {printable(self.message, _MAX_CHARS)}", file=file or sys.stderr)
 
 
 class _WrongUsage(_Failure):

@@ -23,7 +23,7 @@ from threading import Lock
 import msgspec
 
 from minerwatch.config import Audit
-from minerwatch.errors import MinerwatchError
+from minerwatch.errors import NOT_JSON, MinerwatchError
 from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine
 
 MAX_LINE_BYTES = 1 << 20
@@ -262,5 +262,5 @@ def _decoded(line: bytes) -> AuditLine | None:
         return None
     try:
         return msgspec.structs.replace(_decoder.decode(line), evidence=NO_EVIDENCE)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         return None

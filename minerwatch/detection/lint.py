@@ -472,7 +472,7 @@ def _is_of_unit(value: FactValue, unit: str) -> bool:
 # pySigma's own checks.
 
 
-def _sigma_doubts(rule: Rule, document: Document) -> Doubts:  # noqa: ARG001
+def _sigma_doubts(rule: Rule, document: Document) -> Doubts:
     """What pySigma's validators find; those that fetch MITRE's data or know Windows are left out.
 
     Also left out: "all without contains" and "windash with all", which are right here.
@@ -480,9 +480,9 @@ def _sigma_doubts(rule: Rule, document: Document) -> Doubts:  # noqa: ARG001
     from sigma.rule import SigmaDetectionItem, SigmaRule
     from sigma.validators.core import metadata, modifiers, tags, values
 
-    sigma = SigmaRule.from_dict(
-        {key: value for key, value in document.content.items() if key != "minerwatch"}
-    )
+    told = {key: value for key, value in document.content.items() if key != "minerwatch"}
+    # as texts: pySigma's validator counts them, and chokes on what cannot be in a set
+    sigma = SigmaRule.from_dict({**told, "references": list(rule.references)})
     for at, validators in (
         ("tags", (tags.CVETagValidator(),)),
         ("references", (metadata.DuplicateReferencesValidator(),)),

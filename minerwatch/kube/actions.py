@@ -31,6 +31,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from minerwatch.config import PodLabel
+from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, one_line, refusal
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.kube.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
@@ -145,10 +146,10 @@ class Actions:
             if error.reason == "missing":
                 return None
             raise
-        pod = self._parser.pod(body)
-        if pod is None:
+        pod, version = self._parser.pod(body), _resource_version(body)
+        if pod is None or version is None:
             raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is no pod")
-        return SeenPod(pod, msgspec.json.decode(body, type=_Head).metadata.resource_version)
+        return SeenPod(pod, version)
 
     def send(self, request: ApiRequest) -> None:
         """Send ``request``, once. Raises ApiError for everything but success."""
@@ -160,7 +161,7 @@ class Actions:
             content_type=request.content_type,
             timeout_s=ANSWER_S,
         )
-        with suppress(msgspec.DecodeError, RecursionError):
+        with suppress(*NOT_JSON):
             status = msgspec.json.decode(answer, type=_Status)
             if status.kind == "Status" and status.status == "Failure":
                 text = f"{request.method} {request.path}: {status.code} {one_line(status.message)}"
@@ -180,6 +181,14 @@ class Actions:
     def is_stopped(self, process: ProcessId) -> bool:
         """Whether ``process`` is there and stands still."""
         return state(process, self._proc) == STOPPED
+
+
+def _resource_version(json: bytes) -> str | None:
+    """That of an object, "" where it does not say; None where it is none."""
+    try:
+        return msgspec.json.decode(json, type=_Head).metadata.resource_version
+    except NOT_JSON:
+        return None
 
 
 def _pod_path(namespace: str, name: str) -> str:

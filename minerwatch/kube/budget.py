@@ -33,6 +33,7 @@ import msgspec
 
 from minerwatch.config import CullBudget
 from minerwatch.cull import HOUR_S, ActionRecord, Moment
+from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster
 
 LEASE = "minerwatch-cull-budget"
@@ -323,13 +324,15 @@ def _short_id(record_id: str) -> str:
 def _decoded(body: bytes) -> dict[str, Any]:
     try:
         lease = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ApiError("garbage", f"{LEASE}: the API server's answer is no Lease") from error
     metadata = lease.get("metadata")
     if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
         raise ApiError("garbage", f"{LEASE}: a Lease without a resource version")
     if not isinstance(metadata.get("annotations"), dict | None):
         raise ApiError("garbage", f"{LEASE}: annotations that are none")
+    if not isinstance(lease.get("spec"), dict | None):
+        raise ApiError("garbage", f"{LEASE}: a spec that is none")
     return lease
 
 
@@ -340,7 +343,7 @@ def _places(lease: dict[str, Any] | None, name: str) -> tuple[_Place, ...]:
     text = (lease["metadata"].get("annotations") or {}).get(name, "[]")
     try:
         places = msgspec.json.decode(text, type=tuple[_Place, ...])
-    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+    except (*NOT_JSON, TypeError) as error:
         raise ApiError(
             "garbage",
             f"Lease {LEASE}: its annotation {name} is damaged, so nothing is culled: delete the"

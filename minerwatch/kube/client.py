@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from minerwatch import __version__
-from minerwatch.errors import ClusterError
+from minerwatch.errors import NOT_JSON, ClusterError
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
@@ -381,7 +381,10 @@ def _context(files: str, wanted: str | None) -> tuple[str, str]:
     return name, str(namespaces[name])
 
 
-_MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
+_MALFORMED = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError),
+    yaml.YAMLError,
+)
 """What the client raises for a kubeconfig of another shape."""
 
 
@@ -415,7 +418,7 @@ def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn
         body = response.read1(_MAX_REFUSAL_BYTES)
     response.close()
     message = ""
-    with suppress(msgspec.DecodeError, RecursionError):
+    with suppress(*NOT_JSON):
         message = msgspec.json.decode(body, type=_Status).message or ""
     raise refusal(
         response.status,

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from minerwatch.errors import MinerwatchError
+from minerwatch.errors import NOT_JSON, MinerwatchError
 from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
@@ -327,7 +327,7 @@ def _items(
 def _decoded(json: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(json, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ApiError("garbage", f"the API server's answer is none: {one_line(error)}") from error
 
 

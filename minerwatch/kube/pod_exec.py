@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _refused(error: Any) -> ApiError:
         message = msgspec.json.decode(
             getattr(error, "resp_body", None) or b"", type=_Status
         ).message
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         message = ""
     return refusal(status, one_line(message) if message else f"the API server answers {status}")
 
@@ -159,7 +160,7 @@ class _Printed:
     def _require_success(self, status: bytes) -> None:
         try:
             ended = msgspec.json.decode(status, type=_Status)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise ApiError("garbage", "the end of its answer is no status") from error
         if ended.status != "Success":
             said = self._complaint.decode("utf-8", "backslashreplace").strip() or ended.message

@@ -38,6 +38,9 @@ MAX_OWNERS = 16
 MAX_CONTAINERS = 256
 """Of one pod: Kubernetes has no limit but the size of the object, which has room for thousands."""
 
+_LATEST_UNIX_S = 253_402_300_799.0
+"""The last second of the year 9999: of a later one no text can be made."""
+
 _MAX_SHARED_STRINGS = 20_000
 
 _QUANTITY = re.compile(
@@ -149,7 +152,7 @@ class PodParser:
         try:
             found = self._decoder.decode(json)
             created = datetime.fromisoformat(found.metadata.creation_timestamp)
-            created_unix_s = created.timestamp()
+            created_unix_s = min(max(0.0, created.timestamp()), _LATEST_UNIX_S)
         except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
             return None
         if not found.metadata.uid or not found.metadata.name or not found.metadata.namespace:

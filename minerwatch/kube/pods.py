@@ -23,6 +23,7 @@ from threading import Event, Lock, Thread
 
 import msgspec
 
+from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
     Answer,
@@ -31,7 +32,7 @@ from minerwatch.kube.client import (
     one_line,
     refusal,
 )
-from minerwatch.kube.list_reading import MAX_ITEM_BYTES, ListError, ListReader
+from minerwatch.kube.list_reading import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod, PodContainer
@@ -220,7 +221,7 @@ class PodWatch:
             try:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
                 return msgspec.json.decode(page.metadata, type=_Versioned)
-            except (ListError, msgspec.DecodeError, RecursionError) as error:
+            except NOT_JSON as error:  # a ListError, too
                 raise ApiError("garbage", f"{PATH}: a list that is none: {error}") from error
 
     def _follow(self) -> None:
@@ -247,7 +248,7 @@ class PodWatch:
         try:
             event = msgspec.json.decode(line, type=_WatchEvent)
             head = msgspec.json.decode(event.object, type=_EventObject)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise ApiError("garbage", f"{PATH}: an event that is none: {error}") from error
         if event.type == "ERROR":
             raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message)}")

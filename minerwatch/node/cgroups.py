@@ -38,6 +38,9 @@ _MAX_FOLDERS_PER_CONTAINER = 1000
 _READ_BYTES = 4096
 _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
+_MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
+_MAX_NUMBER_DIGITS = 20  # of 64 bits
+_MOST_US = 1 << 63
 _SHARE_OF_FILES = 0.5
 """Of the files that the process may have open: the rest is for processes, clients and children."""
 _LIMIT_TICKS = 6
@@ -244,9 +247,12 @@ class CgroupTree:
 
     def _paths(self, content: bytes) -> Iterator[bytes]:
         """Of what /proc/PID/cgroup holds, the path in the hierarchy that is read."""
-        for line in content.splitlines():
+        # Not splitlines(): a cgroup's name may hold a carriage return, and then say anything.
+        for line in content.split(b"\n"):
             _number, _, rest = line.partition(b":")
-            controllers, _, path = rest.partition(b":")
+            controllers, colon, path = rest.partition(b":")
+            if not colon:
+                continue
             if (not controllers) if self._hierarchy.is_v2 else (b"cpuacct" in controllers):
                 yield path
 
@@ -429,7 +435,8 @@ class CgroupTree:
             return
         folder.members = members
         # 0 stands for a process of a pid namespace that the agent cannot see into.
-        pids = frozenset(int(pid) for pid in members.split() if pid.isdigit()) - {0}
+        words = (word for word in members.split() if word.isdigit())
+        pids = frozenset(int(word) for word in words if len(word) <= _MAX_PID_DIGITS) - {0}
         owner.listed[folder.path] = pids
         self._changed.add(owner)
 
@@ -505,7 +512,7 @@ class CgroupTree:
             if not self._hierarchy.is_v2:
                 return int(content) / 1e9
             return int(content.split(None, 2)[1]) / 1e6  # usage_usec stands first
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError):
             self.failures["malformed"] += 1
             return None
 
@@ -541,8 +548,8 @@ class CgroupTree:
         else:
             quota = self._content(place + b"/cpu.cfs_quota_us") or b"-1"
             period = self._content(place + b"/cpu.cfs_period_us") or b"0"
-        with suppress(ValueError, ZeroDivisionError):
-            if int(quota) > 0:
+        with suppress(ValueError):
+            if 0 < int(quota) < _MOST_US and 0 < int(period) < _MOST_US:
                 return int(quota) / int(period)
         return None
 
@@ -736,7 +743,7 @@ def _numbers(content: bytes) -> dict[bytes, int]:
     return {
         name: int(number)
         for name, number in zip(words[::2], words[1::2], strict=False)
-        if number.isdigit()
+        if number.isdigit() and len(number) <= _MAX_NUMBER_DIGITS
     }
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from minerwatch.errors import RuleError
+from minerwatch.errors import NOT_JSON, RuleError
 from minerwatch.model import ProcessId
 
 _MAX_WAITING = 256
@@ -156,7 +156,7 @@ class ContentReader:
         except TimeoutError:
             self.failures["timeout"] += 1
             self._avoid(process)
-        except (OSError, ValueError):
+        except (OSError, *NOT_JSON):
             if not self._is_closed:
                 self.failures["child"] += 1
                 self._avoid(process)
@@ -233,7 +233,7 @@ def compile_errors(rule_files: Sequence[Path]) -> list[RuleError]:
     child = _Child()
     try:
         rules.given_to(child)
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         reason = f"the rules' compiler ended: {error or type(error).__name__}"
         return [RuleError(path, 1, reason) for path in rule_files[:1]]
     finally:

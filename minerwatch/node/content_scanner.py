@@ -52,6 +52,7 @@ _MEMORY_BYTES = 256 * _MIB
 _SMALL_BYTES = 32 * _MIB
 _WALKED_BYTES = 64 << 30
 """Of address space whose page map is read: a reserved terabyte is not walked to its end."""
+_USER_SPACE_END = 1 << 63
 _PAGES_AT_ONCE = 32_768
 _MAX_MAPS_BYTES = 32 * _MIB
 
@@ -67,7 +68,11 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
-_MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) [0-9a-f]+ (\S+) (\d+) *([^\n]*)")
+_MAPPING = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) [0-9a-f]+ ([0-9a-f]{2,4}):([0-9a-f]{2,5})"
+    rb" (\d{1,20}) *([^\n]*)"
+)
+"""Addresses, rights, device (12 bits and 20, include/linux/kdev_t.h), inode, name."""
 _PRESENT = re.compile(rb"[\x80-\xff]+")
 _PRESENT_ORDINARY = re.compile(rb"[\xa0-\xbf\xe0-\xff]+")
 """By the top byte of a page map entry: bit 63 says present, 61 that it is a file's or shared.
@@ -392,13 +397,15 @@ def _order(mapping: _Mapping) -> tuple[bool, int, int]:
 
 
 def _mapping(match: re.Match[bytes], of_file: tuple[int, int] | None) -> _Mapping | None:
-    start, end, rights, device, inode, name = match.groups()
+    start, end, rights, major, minor, inode, name = match.groups()
     is_shared = rights.endswith(b"s")
     is_executable = b"x" in rights
     if name.startswith(_OF_THE_KERNEL) or not (is_executable or b"r" in rights):
         return None
+    if not int(start, 16) < int(end, 16) <= _USER_SPACE_END:
+        return None
     is_file = inode != b"0"
-    if is_file and b"w" not in rights and of_file == (_device(device), int(inode)):
+    if is_file and b"w" not in rights and of_file == (_device(major, minor), int(inode)):
         return None
     kind = (not is_executable) + 2 * is_file if not is_shared else 4
     only_ordinary = is_shared or name.startswith(_OF_DEVICES)
@@ -406,8 +413,7 @@ def _mapping(match: re.Match[bytes], of_file: tuple[int, int] | None) -> _Mappin
     return _Mapping(int(start, 16), int(end, 16), kind, pages)
 
 
-def _device(text: bytes) -> int:
-    major, _, minor = text.partition(b":")
+def _device(major: bytes, minor: bytes) -> int:
     return os.makedev(int(major, 16), int(minor, 16))
 
 

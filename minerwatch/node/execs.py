@@ -143,22 +143,28 @@ def _wait_for_answer(listening: socket.socket, token: int) -> None:
     poll.register(listening, select.POLLIN)
     while poll.poll(_ANSWER_S * 1000):
         try:
-            message = listening.recv(_MESSAGE_BYTES)
+            message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:
             continue
-        if len(message) < _EVENT_AT + 20:
+        if sender[0] != 0 or len(message) < _EVENT_AT + _EVENT.size:
             continue
         what, _cpu, _at_ns, problem, _ = _EVENT.unpack_from(message, _EVENT_AT)
         answered = _CONNECTOR.unpack_from(message, _HEADER.size)[3]
         if what != _PROC_EVENT_NONE or answered != token + 1:
             continue
         if problem:
-            raise OSError(problem, os.strerror(problem))
+            raise _refused(problem)
         return
     raise ExecsUnavailableError(
         "the kernel did not answer: the agent must be in the host's user and pid namespaces"
         " (hostPID on the agent's pod)"
     )
+
+
+def _refused(problem: int) -> OSError:
+    """The error that the kernel answered; what is none has no words."""
+    known = problem in errno.errorcode
+    return OSError(problem, os.strerror(problem) if known else f"error {problem}")
 
 
 def _leave_execs_only(listening: socket.socket) -> None:

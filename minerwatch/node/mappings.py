@@ -20,10 +20,11 @@ _PIECE_BYTES = 256 << 10
 _MAX_WAITING = 256
 
 _MAPPING = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ (\S+) (\d+) *([^\n]*)\n((?:[A-Z]\w*:[^\n]*\n)*)",
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) \S+ (\S+) (\d+) *([^\n]*)\n"
+    rb"((?:[A-Z]\w*:[^\n]*\n)*)",
     re.MULTILINE,
 )
-_RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d+) kB", re.MULTILINE)
+_RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d{1,18}) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def parse_smaps(content: bytes) -> Mappings:
         if not _is_anonymous(inode, name):
             continue
         if b"x" in rights:
-            jit_bytes += int(end, 16) - int(start, 16)
+            jit_bytes += max(0, int(end, 16) - int(start, 16))
         resident_kib = sum(int(number) for number in _RESIDENT.findall(rest))
         largest_kib = max(largest_kib, resident_kib)
     return Mappings(jit_bytes / (1 << 20), largest_kib / 1024)

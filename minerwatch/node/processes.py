@@ -66,6 +66,7 @@ _SHORTEST_WAIT_S = 0.001
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
+_MAX_KIB_DIGITS = 18
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 
 
@@ -735,7 +736,8 @@ def _without_mark(link: str) -> tuple[str, bool]:
 
 def _mib(status: bytes, field: bytes) -> float:
     number = status.partition(field)[2].split(None, 1)[:1]
-    return int(number[0]) / 1024 if number and number[0].isdigit() else 0.0
+    is_number = bool(number) and number[0].isdigit() and len(number[0]) <= _MAX_KIB_DIGITS
+    return int(number[0]) / 1024 if is_number else 0.0
 
 
 def _text(raw: bytes) -> str:

@@ -55,7 +55,7 @@ class OwnQuota:
             return f"/proc/self/cgroup: {error.strerror}"
         if places != self._places or not self._folders:
             self._places = places
-            lines = places.decode("utf-8", "surrogateescape").splitlines()
+            lines = _lines(places)
             self._folders = tuple(
                 (each, _own_folder(each, lines)) for each in _hierarchies(self._mounts)
             )
@@ -93,6 +93,15 @@ def _hierarchies(mounts: Path) -> Iterator[_Hierarchy]:
         yield _Hierarchy(mounts / "unified", is_v2=True)
 
 
+def _lines(places: bytes) -> list[str]:
+    """Lines of /proc/PID/cgroup: a cgroup's name may hold any other character that ends a line."""
+    return [
+        line
+        for line in places.decode("utf-8", "surrogateescape").split("\n")
+        if line.count(":") >= 2
+    ]
+
+
 def _own_folder(hierarchy: _Hierarchy, lines: list[str]) -> Path | None:
     """Where this process is; in a cgroup namespace its own path does not tell (cgroups(7))."""
     told = next((line.split(":", 2)[2] for line in lines if hierarchy.holds(line)), "/")
@@ -110,7 +119,7 @@ def _own_folder(hierarchy: _Hierarchy, lines: list[str]) -> Path | None:
 def _is_in(folder: Path) -> bool:
     try:
         return str(os.getpid()) in (folder / "cgroup.procs").read_text().split()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can have such a name
         return False
 
 

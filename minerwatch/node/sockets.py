@@ -40,6 +40,10 @@ _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", 
 """Local port, state LISTEN."""
 
 
+_SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
+"""What a socket's descriptor leads to (proc_pid_fd(5))."""
+
+
 class SocketReader:
     """Reads connections below ``proc``; for one thread at a time.
 
@@ -121,8 +125,9 @@ class SocketReader:
             with os.scandir(f"{self._proc}/{pid}/fd") as entries:
                 for entry in islice(entries, _MAX_DESCRIPTORS):
                     target = os.readlink(entry.path)  # noqa: PTH115 - hot
-                    if target.startswith("socket:["):
-                        yield int(target[8:-1])
+                    match = _SOCKET.fullmatch(target)
+                    if match is not None:
+                        yield int(match[1])
         except OSError as error:
             self._count(error)
 

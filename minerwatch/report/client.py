@@ -13,6 +13,7 @@ ORDER_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0
 _TRIAL_S = 1.0
 _MAX_WORDS_BYTES = 4096
+_MAX_REASON_CHARS = 300
 _MAX_ANSWER_BYTES = 256 << 20
 
 
@@ -96,8 +97,10 @@ def _asked(
         raise SnapshotError(
             f"{path}: {error.strerror}; only the agent's user may ask it"
         ) from error
-    except (OSError, HTTPException) as error:
-        raise SnapshotError(f"the agent on {path} did not answer: {error!r}") from error
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
+        # the last two: http.client takes any number for the length of a piece
+        reason = repr(error)[:_MAX_REASON_CHARS]
+        raise SnapshotError(f"the agent on {path} did not answer: {reason}") from error
     finally:
         connection.close()
     if response.length:

@@ -40,7 +40,7 @@ def cull_text(answer: CullAnswer) -> str:
     """What was decided, every reason if it is nothing, the exact request, and what came of it."""
     lines = [
         f"{_place(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
-        f"{answer.level.upper()}, score {answer.score:g} of 100"
+        f"{printable(answer.level, 16).upper()}, score {answer.score:g} of 100"
         + (f", owner {_name(answer.owner)}" if answer.owner else ""),
         "",
     ]
@@ -57,10 +57,11 @@ def cull_text(answer: CullAnswer) -> str:
 def decision_lines(answer: CullAnswer) -> list[str]:
     """What was decided, and every reason if it is nothing."""
     how = " in a dry run" if answer.dry_run else ""
+    proposed = printable(answer.proposed, 16)
     if answer.acts:
-        return [f"The policy permits to {answer.proposed} it{how}."]
+        return [f"The policy permits to {proposed} it{how}."]
     reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
-    return [f"The policy does not permit to {answer.proposed} it{how}:", *reasons]
+    return [f"The policy does not permit to {proposed} it{how}:", *reasons]
 
 
 def release_text(answer: ReleaseAnswer) -> str:

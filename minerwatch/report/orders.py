@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from minerwatch.errors import OrderError
+from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action, ContainerStatus, CullAnswer, ReleaseAnswer
 
 CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
@@ -58,7 +58,7 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
     """An order of ``kind``. Raises OrderError if it is none."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise OrderError(f"that is no order: {error}") from error
 
 
@@ -75,5 +75,5 @@ def release_answer(body: bytes) -> ReleaseAnswer:
 def _answer(body: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise OrderError(f"the agent's answer cannot be understood: {error}") from error

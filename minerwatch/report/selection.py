@@ -28,6 +28,7 @@ IDLE_CORES = 0.005
 
 _MAX_CANDIDATES = 8
 _SHORT_UID = 8
+_MAX_PID_DIGITS = 10
 
 
 def limit_share(status: ContainerStatus) -> float | None:
@@ -93,7 +94,8 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
     or in Kubernetes pod or namespace/pod: of a pod's containers, that with the highest score, or
     that burns most. Raises TargetError if it names none, or several.
     """
-    running = [s for s in statuses if target.isdecimal() and _has_process(s, int(target))]
+    is_pid = target.isdecimal() and len(target) <= _MAX_PID_DIGITS
+    running = [s for s in statuses if is_pid and _has_process(s, int(target))]
     if running:
         return _one(running, f"process {target}")
     exact = [status for status in statuses if target in _names(status)]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from minerwatch.detection.judge import of_foremost_process, signal_scores
-from minerwatch.errors import SnapshotError
+from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.model import (
     AgentStatus,
     ConnectionStatus,
@@ -90,7 +90,7 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
     """
     try:
         return _decoder.decode(snapshot)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
 
 
@@ -103,7 +103,7 @@ def decode_agent(status: bytes) -> AgentStatus:
     """What an agent says of itself; raises SnapshotError if it says something else."""
     try:
         return _agent_decoder.decode(status)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise SnapshotError(f"the agent's status is none: {error}") from error
 
 
@@ -116,7 +116,7 @@ def decode_report(printed: bytes) -> NodeReport:
         return NodeReport(decode(printed), None)
     try:
         report = _report_decoder.decode(printed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
     return NodeReport(report.containers, report.agent)
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
 
 from minerwatch import __version__
 from minerwatch.cli.main import cli
+from minerwatch.errors import SnapshotError
 from tests.conftest import CgroupFolders, Programs
 from tests.test_watch import POOL
 
@@ -47,6 +49,19 @@ def test_every_command_has_a_page_of_help(command: tuple[str, ...]) -> None:
 def test_version() -> None:
     assert __version__ in run("version").stdout
     assert __version__ in run("--version").stdout
+
+
+def test_an_error_that_quotes_others_has_no_power_over_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody(_path: Path | None) -> NoReturn:
+        raise SnapshotError("it said \x1b[2J\n" + "x" * 10_000)
+
+    monkeypatch.setattr("minerwatch.cli.canary.load", nobody)
+    result = run("canary")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("minerwatch: it said \\e[2J\\nxxx")
+    assert len(result.stderr) < 5000
 
 
 def test_help_and_version_import_nothing_heavy() -> None:

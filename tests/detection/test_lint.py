@@ -178,6 +178,11 @@ def test_header_that_says_a_thing_twice(tmp_path: Path) -> None:
     ]
 
 
+def test_a_reference_that_is_no_text_is_said(tmp_path: Path) -> None:
+    found = remarks(tmp_path, RULE.replace("[https://example.org/miner]", "[{a: 1}, {a: 1}]"))
+    assert any("14: warning: the reference \"{'a': 1}\" is no address" in each for each in found)
+
+
 def test_a_stable_rule_without_a_score_is_said(tmp_path: Path) -> None:
     text = RULE.replace("status: test", "status: stable").replace("high", "informational")
     assert remarks(tmp_path, text) == [

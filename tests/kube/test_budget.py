@@ -356,6 +356,18 @@ def test_a_damaged_annotation_permits_nothing_and_says_how_to_mend_it(
     assert budget.reserve(record("b"), NOW)
 
 
+@pytest.mark.parametrize("spec", ["text", ["a"], 5])
+def test_a_lease_whose_spec_is_none_permits_nothing(
+    api: ApiServer, opened: Open, spec: object
+) -> None:
+    assert opened().reserve(record("a"), NOW)
+    (lease,) = leases(api)
+    api.put({**lease, "spec": spec}, LEASES[1], LEASES[0])
+    budget = opened()
+    assert not budget.reserve(record("b"), NOW)
+    assert budget.failures == {"garbage": 1}
+
+
 def test_a_lease_that_is_deleted_while_it_is_written_is_made_anew(
     api: ApiServer, opened: Open
 ) -> None:

@@ -20,6 +20,7 @@ from minerwatch.kube.pod_parsing import (
     quantity,
 )
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
+from minerwatch.report.snapshot import rfc3339
 
 KEEP = PodFields(
     labels=frozenset({"team"}),
@@ -195,6 +196,13 @@ def test_a_static_pods_mirror() -> None:
 )
 def test_a_pod_of_another_shape_is_none(path: tuple[str | int, ...], value: object) -> None:
     assert parsed(changed(*path, to=value)) is None
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_when_a_pod_was_made_can_be_told_whatever_its_zone(time: str) -> None:
+    found = parsed(changed("metadata", "creationTimestamp", to=time))
+    assert found is not None
+    assert rfc3339(found.created_unix_s)[:4] in ("1970", "9999")
 
 
 @pytest.mark.parametrize(

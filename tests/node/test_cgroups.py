@@ -139,6 +139,18 @@ def write_usage(node: Path, path: str, usage_us: int, pids: str = "") -> None:
     (folder / "cgroup.procs").write_text(pids)
 
 
+@pytest.mark.parametrize("name", ["x\r0:", "x\r5:cpuacct:", "x\x0b0:", "x"])
+def test_whoever_makes_cgroups_cannot_name_them_into_another_pod(tmp_path: Path, name: str) -> None:
+    other = POD[:-1] + "2"
+    node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5, f"{other}/{'b2' * 32}": 5})
+    (node / "proc/7").mkdir()
+    below = f"{POD}/{ID}/{name}{other}/{'b2' * 32}"
+    (node / "proc/7/cgroup").write_bytes(f"1:name=systemd:{below}\n0::{below}\n".encode())
+    found = tree_of(node).container_of(7)
+    assert found is not None
+    assert found.container_id == ID
+
+
 def test_unchanged_members_are_the_same_object_and_not_changed(tmp_path: Path) -> None:
     node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
     write_usage(node, f"{POD}/{ID}", 5, "7\n8\n")

@@ -158,10 +158,11 @@ def test_whatever_an_agent_says_has_no_power_over_a_terminal(
 ) -> None:
     answer = replace(
         OBJECTED, pod=name, node=name, owner=name, reasons=(reason,), request=reason,
-        outcome=outcome, message=reason,
+        outcome=outcome, message=reason, level=name, proposed=reason,
     )  # fmt: skip
     for text in (
         cull_text(answer),
+        cull_text(replace(answer, acts=True)),
         release_text(replace(RELEASED, pod=name, trouble=(reason,))),
         simulation_text(
             [AuditLine("decision", reason, "n", decision=decision(name, reasons=(reason,)))], 1

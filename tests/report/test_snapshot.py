@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -183,6 +184,19 @@ def test_garbage_is_no_snapshot(garbage: bytes | str) -> None:
     if data.strip() != b"[]":
         with pytest.raises(SnapshotError, match=r"^[^\n]*$"):
             decode(data)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "data"),
+    [
+        (decode, b'[{"pod": "\x81"}]'),
+        (decode_agent, b'{"node": "\x81"}'),
+        (decode_report, b'{"agent": null, "containers": [{"pod": "\x81"}]}'),
+    ],
+)
+def test_half_a_character_is_no_snapshot(decoder: Callable[[bytes], object], data: bytes) -> None:
+    with pytest.raises(SnapshotError, match="utf-8"):
+        decoder(data)
 
 
 @pytest.mark.parametrize("opening", [b"[", b'[{"x": '])

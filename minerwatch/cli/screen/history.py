@@ -17,6 +17,9 @@ LENGTH = 60
 """Readings that are kept of each container."""
 
 _MAX_CONTAINERS = 20_000
+_MOST_CORES = 1e6
+"""No node has more: an agent that says so must not bring about infinity, which no bar can show."""
+
 _STEPS = "▁▂▃▄▅▆▇█"
 _UNKNOWN = " "
 
@@ -61,7 +64,7 @@ class CpuHistory:
                 if status.cpu_cores <= IDLE_CORES:
                     continue
                 readings = self._readings[key] = _Readings(at - 1)
-            self._put(readings, at, status.cpu_cores)
+            self._put(readings, at, min(status.cpu_cores, _MOST_CORES))
         self._forget(at)
 
     def of(self, key: Key) -> Sequence[float]:

@@ -37,6 +37,13 @@ def test_a_clock_that_goes_back_adds_nothing() -> None:
     assert readings(history) == [2.0]
 
 
+def test_more_cores_than_there_are_can_still_be_drawn() -> None:
+    history = CpuHistory(10.0)
+    add(history, 1e308, 100.0)
+    add(history, 1.0, 110.0)
+    assert sparkline(history.of(key_of(MINER)), 2) == "█▁"
+
+
 def test_who_never_burnt_cpu_takes_no_memory() -> None:
     history = CpuHistory(10.0)
     history.add([container(cpu_cores=0.0), MINER], 100.0)

@@ -1,0 +1,15 @@
+"""The rules that come with minerwatch, read once a process."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection import rulebook
+from minerwatch.detection.match import Matcher
+
+
+@cache
+def matcher() -> Matcher:
+    """All of them, ready to match."""
+    return Matcher(rulebook.bare(rulebook.load((BUILT_IN_RULES,))).rules)

@@ -1,0 +1,1 @@
+"""The targets, by where the bytes come from."""

@@ -1,0 +1,235 @@
+"""What the kernel says of one process: all of it chosen by whoever runs it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import yara_x
+
+from minerwatch.cli.screen.terminal import environment_at_start, terminal_of
+from minerwatch.config import BUILT_IN_RULES
+from minerwatch.detection.facts import static_facts
+from minerwatch.detection.judge import Judge, Sighting
+from minerwatch.kube.process_signals import _stat as state_of
+from minerwatch.model import (
+    Container,
+    ContainerKey,
+    ContainerKind,
+    Observation,
+    Process,
+    ProcessId,
+    ProcessLoad,
+    Verdict,
+)
+from minerwatch.node import content_scanner, ptrace_sampler
+from minerwatch.node.executable_hasher import _start_ticks
+from minerwatch.node.processes import (
+    _END_BYTES,
+    ProcessReader,
+    _BothEnds,
+    _ReadingProcess,
+    parse_stat,
+    user_names,
+)
+from minerwatch.report.explanation import explanation
+from minerwatch.report.log import verdict_line
+from minerwatch.report.snapshot import container_status, decode, encode
+from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
+from tests.fuzz.places import folder, link, put
+from tests.fuzz.registry import parts, target
+from tests.fuzz.shipped import matcher
+from tests.report.samples import NOW
+
+_PID = 7
+_STAT = b"7 (a) R 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 99 0 0 0 1 2 3 " + b"0 " * 24
+
+
+@target("node.processes")
+def proc_stat(data: bytes) -> None:
+    """/proc/PID/stat: the name may hold brackets, newlines and half characters."""
+    stat = parse_stat(_PID, data)
+    if stat is not None:
+        is_finite(stat.cpu_s)
+        is_unicode(stat.comm)
+        assert len(stat.comm) <= 4 * len(data)
+    with suppress(ValueError, IndexError):
+        ptrace_sampler._Thread(data, b"\nTracerPid:\t0\nvoluntary_ctxt_switches:\t1\n")
+
+
+@target("node.processes", "node.executable_hasher", "kube.process_signals", cost=8)
+def proc_files(data: bytes) -> None:
+    """Stat, status, command line, executable and folder of a process, read as the agent does."""
+    stat, status, command_line, exe, cwd = parts(data, 5)
+    proc = folder("proc")
+    place = proc / str(_PID)
+    put(place / "stat", stat or _STAT)
+    put(place / "status", status)
+    put(place / "cmdline", command_line)
+    link(place / "exe", exe)
+    link(place / "cwd", cwd)
+    reader = _reader(proc)
+    process = reader.read([_PID]).get(_PID)
+    memory = reader.memory(_PID)
+    if memory is not None:
+        is_finite(memory.rss_mib)
+        is_finite(memory.hugetlb_mib)
+    state_of(_PID, proc)
+    with suppress(ValueError, IndexError):
+        assert isinstance(_start_ticks(str(proc), str(_PID)), str)
+    if process is None:
+        return
+    assert len(process.command_line) <= 4 * (2 * _END_BYTES + 16)
+    for text in (process.comm, process.command_line, process.image, process.current_directory):
+        is_unicode(text)
+    assert process.command_line.strip() or process.command_line == ""
+
+
+@cache
+def _reader(proc: Path) -> ProcessReader:
+    return ProcessReader(proc, deadline_s=5.0, passwd=put(proc / "passwd", b"root:x:0:0::/:\n"))
+
+
+@target("detection.facts", "detection.match", "report.explanation", cost=16)
+def program(data: bytes) -> None:
+    """Names and arguments through the shipped rules to what is published about them."""
+    comm, command_line, image, cwd, user = (
+        piece.decode("utf-8", "backslashreplace") for piece in parts(data, 5)
+    )
+    process = Process(
+        id=ProcessId(_PID, 99),
+        parent_pid=1,
+        comm=comm[:60],
+        command_line=command_line,
+        image=image,
+        current_directory=cwd,
+        uid=1000,
+        user=user[:60],
+        exe_deleted=len(data) % 2 == 0,
+        exe_in_memory=False,
+        command_line_hidden=not command_line,
+        kernel_thread=False,
+        program=(1, 2, 3),
+    )
+    facts = {**static_facts(process, process), "CpuCores": 1.0, "Age": 900.0, "Threads": 4}
+    matches = matcher().matches(facts)
+    assert matches == matcher().matches(facts)
+    container = Container("/a", 1, ContainerKind.ENGINE, "ab" * 32, "docker")
+    sightings = [Sighting(each.rule, process.id, each.evidence) for each in matches]
+    verdict = _verdict(container.key, sightings)
+    status = container_status(_observed(container, process, verdict), node="n", boot_unix_s=1e9)
+    (again,) = decode(encode([status]))
+    assert again == status
+    are_lines(explanation(status, now=NOW))
+    line = verdict_line(status, "clear")
+    is_publishable(line)
+    for finding in line["findings"]:
+        for value in finding["evidence"].values():
+            if isinstance(value, str):
+                is_line(value)
+
+
+def _verdict(key: ContainerKey, sightings: list[Sighting]) -> Verdict:
+    judge = Judge()
+    judge.verdict(key, sightings, 0.0)
+    return judge.verdict(key, sightings, 3600.0)
+
+
+def _observed(container: Container, process: Process, verdict: Verdict) -> Observation:
+    return Observation(
+        container=container,
+        at_s=3600.0,
+        cpu_s=900.0,
+        cpu_cores=1.0,
+        limit=None,
+        throttled_share=None,
+        process_count=1,
+        processes=(ProcessLoad(process, 1.0, ()),),
+        verdict=verdict,
+    )
+
+
+@target("node.processes")
+def passwd(data: bytes) -> None:
+    """The names of users; the file is the host's."""
+    for uid, name in user_names(put(folder("passwd") / "passwd", data)).items():
+        assert 0 <= uid < 10**10
+        is_unicode(name)
+
+
+@target("cli.screen.terminal")
+def environment(data: bytes) -> None:
+    """/proc/self/environ, which says what the terminal knows."""
+    terminal_of(environment_at_start(put(folder("environ") / "environ", data)))
+
+
+@target("node.ptrace_sampler")
+def thread_status(data: bytes) -> None:
+    """stat and status of a thread, as the sampler reads them before it stops it."""
+    stat, status = parts(data, 2)
+    with suppress(ValueError, IndexError):
+        thread = ptrace_sampler._Thread(stat, status)
+        assert isinstance(thread.is_running, bool)
+
+
+@target("node.processes")
+def reading_records(data: bytes) -> None:
+    """What the reader of command lines answers: pieces, of which both ends are kept."""
+    reader = _ReadingProcess.__new__(_ReadingProcess)
+    reader._received = bytearray(data)
+    kept = _BothEnds()
+    while (record := reader._received_record()) is not None:
+        assert len(record[1]) <= len(data)
+        kept.add(record[1])
+    assert len(kept.joined()) <= 2 * _END_BYTES + 8
+
+
+# What the scanner's child reads.
+
+
+@cache
+def _scanners() -> list[yara_x.Scanner]:
+    found = []
+    for path in sorted(BUILT_IN_RULES.rglob("*.yar")):
+        compiled, error = content_scanner._compiled(path.read_text())
+        assert error is None, error
+        assert compiled is not None
+        found.append(yara_x.Scanner(compiled))
+    return found
+
+
+@target("node.content_scanner", max_bytes=16384, cost=4)
+def executable(data: bytes) -> None:
+    """Any file may be what a process executes."""
+    file = os.open(put(folder("scan") / "exe", data), os.O_RDONLY)
+    try:
+        pieces = list(content_scanner._file_pieces(file, len(data)))
+        held = b"".join(pieces).replace(content_scanner._GAP, b"")
+        assert len(held) <= len(data)
+        for window in content_scanner._windows(pieces):
+            for scanner in _scanners():
+                for rule in scanner.scan(window).matching_rules:
+                    assert rule.identifier.isidentifier()
+    finally:
+        os.close(file)
+
+
+@target("node.content_scanner", cost=4)
+def memory_map(data: bytes) -> None:
+    """maps, pagemap and mem of a process: what is resident, and no more than may be read."""
+    maps, pagemap, memory = parts(data, 3)
+    place = folder("memory")
+    named = (("maps", maps), ("pagemap", pagemap), ("mem", memory))
+    files = [os.open(put(place / name, content), os.O_RDONLY) for name, content in named]
+    try:
+        held = content_scanner._Memory(*files)
+        for mapping in held._mappings(None):  # else what has been walked would grow less
+            assert mapping.start < mapping.end
+        os.lseek(files[0], 0, os.SEEK_SET)
+        size = sum(len(piece) for piece in held.pieces((1, 2)))
+        assert size <= content_scanner._MEMORY_BYTES + len(maps) * len(content_scanner._GAP)
+    finally:
+        for file in files:
+            os.close(file)

@@ -1,0 +1,210 @@
+"""What agents tell `top` and `explain`, what logs hold, and how any text is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.text import Text
+
+from minerwatch.cli.canary import _last_seen_unix_s
+from minerwatch.cli.screen.banner import Heading, banner_lines
+from minerwatch.cli.screen.cells import Scene, Traits, layout, line, titles
+from minerwatch.cli.screen.details import detail_lines
+from minerwatch.cli.screen.history import CpuHistory, key_of
+from minerwatch.cli.screen.journal import Journal
+from minerwatch.cli.screen.look import Look
+from minerwatch.cli.screen.nodes import node_lines
+from minerwatch.cli.screen.page import Subject, page_lines
+from minerwatch.cli.screen.process_tree import process_lines
+from minerwatch.cli.screen.rows import Tree, View, arranged
+from minerwatch.cli.screen.terminal import to_ascii
+from minerwatch.cull import History, Moment
+from minerwatch.culling import audit
+from minerwatch.errors import SnapshotError, TargetError
+from minerwatch.model import ContainerStatus, NodeReport
+from minerwatch.report import metrics
+from minerwatch.report.agents import agents_line
+from minerwatch.report.campaigns import campaigns
+from minerwatch.report.culled import simulation_text
+from minerwatch.report.explanation import explanation
+from minerwatch.report.lines import cut, fitted, wrapped
+from minerwatch.report.log import evidence_text, verdict_line
+from minerwatch.report.overview import Coverage, overview
+from minerwatch.report.selection import SORT_KEYS, filtered, found, sorted_by
+from minerwatch.report.snapshot import decode_agent, decode_report, encode
+from minerwatch.report.text import printable, redacted, shortened
+from tests.fuzz.contract import (
+    are_lines,
+    is_finite,
+    is_line,
+    is_publishable,
+    is_told,
+    is_unicode,
+)
+from tests.fuzz.places import folder, put
+from tests.fuzz.registry import target
+from tests.report.samples import NOW
+
+_WIDTH = 100
+_BOOT = "3f0e0000-0000-4000-8000-000000000001"
+
+
+@target(
+    *("report.snapshot", "report.table", "report.overview", "report.explanation"),
+    *("report.campaigns", "report.selection", "report.columns", "report.agents", "report.figures"),
+    max_bytes=8192,
+    cost=16,
+)
+def snapshot(data: bytes) -> None:
+    """What `minerwatch snapshot` printed in an agent's pod, as the commands show it."""
+    report = _report(data)
+    if report is None:
+        return
+    statuses, alike = report.statuses, campaigns(report.statuses)
+    agents = (report.agent,) if report.agent else ()
+    coverage = Coverage("lab", "", 1, (), agents=agents)
+    told = {"coverage": coverage, "now": NOW, "colour": False}
+    for width in (None, 40, _WIDTH):
+        are_lines(overview(statuses, statuses, alike, width=width, **told))  # type: ignore[arg-type]
+    for key in SORT_KEYS:
+        assert len(sorted_by(statuses, key)) == len(statuses)
+    filtered(statuses, "a b")
+    for status in statuses:
+        are_lines(explanation(status, now=NOW, width=_WIDTH))
+        is_publishable(verdict_line(status, "clear"))
+        with suppress(TargetError):
+            found(statuses, status.pod or status.cgroup)
+    encode(statuses)
+
+
+@target(
+    *("report.snapshot", "cli.screen.rows", "cli.screen.cells", "cli.screen.page"),
+    *("cli.screen.history", "cli.screen.process_tree", "cli.screen.details"),
+    max_bytes=8192,
+    cost=16,
+)
+def snapshot_on_screen(data: bytes) -> None:
+    """The same on the screen of `top`."""
+    report = _report(data)
+    if report is None:
+        return
+    statuses = report.statuses
+    alike = campaigns(statuses)
+    look = Look(statuses, NOW, agents=(report.agent,) if report.agent else ())
+    history, journal = CpuHistory(1.0), Journal()
+    for second in range(2):
+        history.add(statuses, float(second))
+        journal.add(statuses, NOW + timedelta(seconds=second))
+    for tree in Tree:
+        view = View(tree=tree, show_all=True)
+        shown = arranged(statuses, view, alike)
+        columns = layout(_WIDTH, Traits.of(shown.every, shown.rows), 1.0)
+        pieces = [titles(columns, "score", is_reversed=False)]
+        scene = Scene(NOW, history, {})
+        pieces += [line(row, scene, columns) for row in shown.rows]
+        for each in pieces:
+            is_line("".join(text for text, _ in each))
+        for row in shown.rows:
+            _are_lines(detail_lines(row, NOW, _WIDTH, 8))
+        heading = Heading(look, view, shown.every, shown.shown, alike, 5.0)
+        _are_lines(banner_lines(heading, _WIDTH, 7))
+    _are_lines(node_lines(look, _WIDTH))
+    for status in statuses:
+        _are_lines(page_lines(_subject(status, history, journal, report), _WIDTH))
+        for before, command in process_lines(status):
+            is_line(to_ascii(before + command))
+
+
+def _subject(
+    status: ContainerStatus, history: CpuHistory, journal: Journal, report: NodeReport
+) -> Subject:
+    key = key_of(status)
+    return Subject(status, NOW, history.of(key), 1.0, journal.of(key), agent=report.agent)
+
+
+def _are_lines(lines: Sequence[Text]) -> None:
+    for each in lines:
+        is_line(each.plain)
+
+
+def _report(data: bytes) -> NodeReport | None:
+    try:
+        return decode_report(data)
+    except SnapshotError as error:
+        is_told(error)
+        return None
+
+
+@target("report.snapshot", "report.agents")
+def agent_status(data: bytes) -> None:
+    """What an agent says of itself."""
+    try:
+        status = decode_agent(data)
+    except SnapshotError as error:
+        is_told(error)
+    else:
+        is_line(agents_line([status]))
+        is_publishable(status)
+
+
+@target("culling.audit", "report.culled", "cull", max_bytes=16384, cost=4)
+def audit_log(data: bytes) -> None:
+    """The audit log: what can be read of it, and the history that it restores."""
+    written = audit.read(put(folder("audit") / "audit.jsonl", data))
+    assert written.torn + len(written.lines) <= data.count(b"\n") + 1
+    are_lines(simulation_text(written.lines, 24))
+    records = [each.record for each in written.lines if each.record is not None]
+    history = History.restored(records, Moment(1.8e9, 5e5, _BOOT))
+    for record in history.records():
+        history.is_pending(record.pod_uid)
+    history.stopped(_BOOT)
+    is_publishable([*history.records(), history.anchor("n", Moment(1.8e9, 5e5, _BOOT))])
+
+
+@target("cli.canary")
+def canary_metrics(data: bytes) -> None:
+    """What an agent's metrics say of the canary."""
+    try:
+        is_finite(_last_seen_unix_s(data.decode(errors="replace")))
+    except SnapshotError as error:
+        is_told(error)
+
+
+@target("report.metrics", cost=2)
+def metric_labels(data: bytes) -> None:
+    """Names in labels: one line a series, and read back as they were written."""
+    name = data.decode("utf-8", "backslashreplace")
+    flagged = metrics.FlaggedContainer(name, name, name, 91.0, 1.0, {name: 88.0})
+    told = metrics.Metrics(probe_failures=lambda: [(name, name, 1)])
+    told._flagged.flagged = (flagged,)
+    text = metrics.exposition(told.registry).decode()
+    are_lines(text)
+    wanted = metrics.label(name)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    (sample,) = families["minerwatch_container_score"].samples
+    assert set(sample.labels.values()) == {wanted}
+    assert len(wanted) <= 10 * metrics._MAX_LABEL_LENGTH
+
+
+@target("report.text", "report.log", "report.lines")
+def shown_text(data: bytes) -> None:
+    """Any text made fit for a terminal, a log, a column."""
+    text = data.decode("utf-8", "backslashreplace")
+    escaped = printable(text)
+    is_line(escaped)
+    assert printable(escaped) == escaped
+    assert len(escaped) <= 10 * len(text)
+    hidden = redacted(text)
+    is_unicode(hidden)
+    is_line(evidence_text(text), most=10 * 256)
+    assert len(shortened(text, 100)) <= max(100, min(len(text), 100))
+    for width in (0, 1, 7, 80):
+        for piece in (
+            *wrapped(escaped, max(1, width)),
+            cut(escaped, width),
+            fitted(escaped, width),
+        ):
+            is_line(piece)
