@@ -57,7 +57,7 @@ $(BIN)/helm: | $(INSTALLED)
 
 lock: $(READY_TO_TEST) ## renew the hashes of what the image installs
 	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
-	printf 'build>=1.2,<2\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+	printf 'build>=1.2,<2\ncyclonedx-bom>=7,<8\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
 
 image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the agent in it as the chart would
 	tests/deploy/build_image.sh
