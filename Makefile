@@ -12,7 +12,7 @@ HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
 
-.PHONY: run test check format generate rules helm lock image-test fuzz wheel clean help
+.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -59,11 +59,25 @@ $(BIN)/helm: | $(INSTALLED)
 
 lock: $(READY_TO_TEST) ## renew the hashes of what the image installs
 	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
-	printf 'build>=1.2,<2\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+	printf 'build>=1.2,<2\ncyclonedx-bom>=7,<8\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+
+sbom: $(READY_TO_TEST) ## write build/sbom.cdx.json: what the image has from PyPI, by the lock
+	@rm -rf build/sbom build/wheel
+	@$(BIN)/python -m venv --without-pip build/sbom
+	$(BIN)/uv pip install --quiet --python build/sbom --no-deps --only-binary=:all: \
+		--require-hashes --requirement deploy/requirements.lock
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel >/dev/null 2>&1
+	$(BIN)/uv pip install --quiet --python build/sbom --no-deps --no-index build/wheel/*.whl
+	$(BIN)/python -m deploy.image.trim build/sbom
+	$(BIN)/python -m deploy.image.sbom --environment build/sbom --output build/sbom.cdx.json
+
+audit: $(READY_TO_TEST) ## ask whether what the image installs has known vulnerabilities (needs a network)
+	@$(BIN)/python -m deploy.image.audit deploy/requirements.lock $(ARGS)
 
 image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the agent in it as the chart would
 	tests/deploy/build_image.sh
-	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest tests/deploy/test_container.py $(ARGS)
+	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest \
+		tests/deploy/test_built_image.py tests/deploy/test_container.py $(ARGS)
 
 fuzz: $(READY_TO_FUZZ) ## hostile bytes for every parser, for MINUTES=5 (ARGS="TARGET …" for some)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) $(ARGS)

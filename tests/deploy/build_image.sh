@@ -21,7 +21,8 @@ suite=$(sed -n 's/^ARG BASE=.*debian:\([a-z]*\)-slim@.*/\1/p' deploy/Dockerfile)
 echo "making a Debian $suite" >&2
 debootstrap --variant=minbase "$suite" "$work/debian" >"$out/debootstrap.log"
 # What the slim image leaves out, too.
-rm -rf "$work"/debian/var/{cache/apt,lib/apt/lists,log}/* "$work"/debian/usr/share/{doc,man,locale,info}/*
+rm -rf "$work"/debian/var/{cache/apt,lib/apt/lists,log}/* "$work"/debian/usr/share/{man,locale,info}/*
+find "$work/debian/usr/share/doc" -type f ! -name copyright -delete
 tar -C "$work/debian" -cf "$work/debian.tar" . && rm -rf "$work/debian"
 printf 'FROM scratch\nADD debian.tar /\n' >"$work/Containerfile"
 in_store bud --quiet -f "$work/Containerfile" -t localhost/debian "$work" >/dev/null

@@ -108,7 +108,8 @@ class AgentContainer:
     ) -> None:
         """``without``: capabilities that the chart grants, and this container does not have."""
         self.run = folder / "run"
-        self._name = f"minerwatch-{os.getpid()}-{folder.name}"
+        self.program = root.program
+        self.name = f"minerwatch-{os.getpid()}-{folder.name}"
         self._log = folder / "log"
         bundle = folder / "bundle"
         for made in (self.run, bundle):
@@ -117,7 +118,7 @@ class AgentContainer:
         (bundle / "config.json").write_text(json.dumps(spec))
         with self._log.open("wb") as log:
             self._runtime = subprocess.Popen(
-                ["runc", "run", "--bundle", str(bundle), self._name],
+                ["runc", "run", "--bundle", str(bundle), self.name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -187,11 +188,11 @@ class AgentContainer:
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """As `kubectl exec` does."""
         return subprocess.run(
-            ["runc", "exec", self._name, *command], capture_output=True, text=True, check=False
+            ["runc", "exec", self.name, *command], capture_output=True, text=True, check=False
         )
 
     def close(self) -> None:
-        subprocess.run(["runc", "delete", "--force", self._name], check=False, capture_output=True)
+        subprocess.run(["runc", "delete", "--force", self.name], check=False, capture_output=True)
         self._runtime.wait()
         remove_parent_cgroups(CGROUP)
 

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
+from deploy.image.contents import contents
 from tests.deploy.services import DEPLOY
 
 _ROOT = DEPLOY.parent
@@ -22,18 +23,42 @@ def _stages() -> list[str]:
     return re.split(r"^FROM ", _DOCKERFILE, flags=re.MULTILINE)[1:]
 
 
-def test_the_base_is_pinned_by_digest_and_the_same_in_all_stages() -> None:
+def test_the_base_is_pinned_by_digest_and_nothing_else_is_built_on() -> None:
     (base,) = re.findall(r"^ARG BASE=(\S+)$", _DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"docker\.io/library/debian:[a-z]+-slim@sha256:[0-9a-f]{64}", base)
-    assert {stage.split()[0] for stage in _stages()} == {"${BASE}"}
+    bases = [stage.split()[0] for stage in _stages()]
+    assert bases == ["${BASE}", "system", "scratch"]
 
 
-def test_the_last_stage_has_no_compiler_and_no_package_manager_for_python() -> None:
+def test_the_last_stage_only_copies_what_was_selected() -> None:
     last = _stages()[-1]
-    installed = re.search(r"--no-install-recommends ([^\n\\]+)", last)
-    assert installed is not None
-    assert installed[1].split() == ["ca-certificates", "libbpf1", "python3"]
-    assert "pip" not in last
+    assert not re.findall(r"^(?:RUN|ADD)\b.*", last, re.MULTILINE)
+    assert re.findall(r"^COPY .*", last, re.MULTILINE) == [
+        "COPY --from=system /image /",
+        "COPY --from=build /opt/minerwatch /opt/minerwatch",
+    ]
+
+
+def test_it_has_no_shell_no_compiler_and_no_package_manager() -> None:
+    packages = set(contents().debian_packages)
+    of_python = {name for name in packages if "python" in name}
+    libraries = {name for name in packages if re.match(r"lib|zlib", name)}
+    assert packages - of_python - libraries == {
+        *("base-files", "ca-certificates", "netbase", "tzdata")
+    }
+    assert of_python == {
+        *("libpython3.13-minimal", "libpython3.13-stdlib"),
+        *("python3-minimal", "python3.13-minimal"),
+    }
+
+
+def test_all_that_is_taken_or_left_out_has_its_reason() -> None:
+    said = contents()
+    for reasons in (
+        said.debian_packages, said.debian_files, said.debian_without,
+        said.distributions_without, said.python_without, said.python_kept, said.programs,
+    ):  # fmt: skip
+        assert all(reason.strip() for reason in reasons.values())
 
 
 def test_nothing_is_installed_without_a_hash() -> None:
@@ -60,7 +85,7 @@ def test_what_the_dockerfile_copies_is_in_the_build_context() -> None:
 
 
 def test_the_lock_has_all_that_the_project_needs() -> None:
-    locked = _locked(DEPLOY / "requirements.lock")
+    locked = locked_versions(DEPLOY / "requirements.lock")
     for text in _PROJECT["project"]["dependencies"]:
         needed = Requirement(text)
         name = canonicalize_name(needed.name)
@@ -69,13 +94,13 @@ def test_the_lock_has_all_that_the_project_needs() -> None:
 
 
 def test_the_lock_has_all_that_a_build_needs() -> None:
-    locked = _locked(DEPLOY / "build.lock")
-    for text in (*_PROJECT["build-system"]["requires"], "build"):
+    locked = locked_versions(DEPLOY / "build.lock")
+    for text in (*_PROJECT["build-system"]["requires"], "build", "cyclonedx-bom"):
         needed = Requirement(text)
         assert locked[canonicalize_name(needed.name)] in needed.specifier, _RENEW
 
 
-def _locked(path: Path) -> dict[NormalizedName, Version]:
+def locked_versions(path: Path) -> dict[NormalizedName, Version]:
     """Name -> version; each has hashes."""
     entries = re.split(r"\n(?=\S)", path.read_text().strip())
     found = {}
