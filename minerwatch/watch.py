@@ -222,6 +222,9 @@ class Watch:
                 self._probe_s |= self._probes.look(self._suspects(hot), at_s)
             brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
             self._last_tick_s = at_s
+            if self._table is not None:
+                self._table.forget_tasks()
+                self._table = None
             return self._tick(at_s, ended, burnt_s, *brought)
 
     def examine(self, pids: Iterable[int], at_s: float) -> Examined:

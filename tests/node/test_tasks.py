@@ -243,6 +243,20 @@ def test_randomx_is_told_by_how_it_rounds(
     assert rounding.flush_to_zero_share >= 0.9
 
 
+def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
+    record = tasks._RECORD
+
+    def table(name: bytes) -> TaskTable:
+        same = record.pack(10**9, 5, 7, 1, 2, 3, 1, 700, 700, 0, 0, 0, 0, 1, 0, b"same")
+        return TaskTable(same + record.pack(9, 5, 7, 1, 2, 3, 1, 800, 800, 0, 0, 0, 0, 1, 0, name))
+
+    before = table(b"one")
+    before.forget_tasks()
+    assert before.stat(700) is None
+    assert table(b"two").replaced_since(before) == {800}
+    assert table(b"one").replaced_since(before) == set()
+
+
 def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
     """A record of each takes 104 bytes; what is told of one process is bounded."""
     count, pid = 30_000, 700
