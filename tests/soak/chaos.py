@@ -2,12 +2,14 @@
 
 Processes and cgroups come and go, rule files change and break, clients misbehave, the API server
 vanishes and returns, the clock is stepped; memory, files and CPU are short. Miners are planted all
-the while. What is asked of the agent: that it lives, that it tells each of them within the bound
-that the documentation gives, and that its own metrics say what happened.
+the while. What is asked of the agent: that it lives, that the kubelet would let it live, that it
+tells each of them within the bound that the documentation gives, and that its own metrics say what
+happened. What is done follows from a seed; when, among the other things done, does not.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import re
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from minerwatch.errors import SnapshotError
@@ -49,7 +52,14 @@ logsource: {{product: linux, category: process_creation}}
 detection: {{s: {{CommandLine|contains: '{word}'}}, condition: s}}
 level: low
 """
-_PLANTED = "f" * 56
+_PLANTED = "f" * 52
+_KUBELET_EVERY_S = 3.0
+_KUBELET_WAITS_S = 5.0
+KUBELET_FORGIVES = 2
+"""Liveness probes in a row that may fail; at one more the agent is killed (values.yaml, probes)."""
+_NO_TICK_S = 300.0
+_FAILURES = "minerwatch_probe_failures_total"
+_PROBES_WITH_CHILDREN = ("rules", "content", "processes", "rounding", "mappings", "connections")
 _CLOCK_STEPS_S = (3600, -3600, 86_400 * 400, -86_400 * 400, 0, 1, -1)
 
 
@@ -82,9 +92,49 @@ class Outcome:
     peak_resident_mib: float = 0.0  # of the agent alone
     out_of_memory_kills: int = 0
     throttled_periods: int = 0
+    clock_off_s: float = 0.0  # by which a tick's time stamp was, at most
+    kubelet_failures: int = 0  # liveness probes that failed in a row, at most
+    done: dict[str, int] = field(default_factory=dict)  # disturbance -> how often
     counted: dict[str, float] = field(default_factory=dict)  # counters that are not 0
     faults: list[str] = field(default_factory=list)  # log lines of errors that nobody foresaw
     exit_status: int | None = None
+
+    def broken_promises(self, *, in_cluster: bool) -> list[str]:
+        """What the agent should have done and did not; empty where all is well."""
+        late = [each for each in self.planted if each.ticks > TOLD_WITHIN_TICKS]
+        promises = {
+            "no miner was planted": not self.planted,
+            f"it told {late} after more than {TOLD_WITHIN_TICKS} ticks": late,
+            f"it never told {self.missed}": self.missed,
+            f"its log says {self.faults[:3]}": self.faults,
+            f"it ended with status {self.exit_status}": self.exit_status != 0,
+            "the kubelet would have killed it": self.kubelet_failures > KUBELET_FORGIVES,
+        }
+        broken = [said for said, is_broken in promises.items() if is_broken]
+        return broken + [f"its metrics do not tell of {what}" for what in self._untold(in_cluster)]
+
+    def _untold(self, in_cluster: bool) -> list[str]:
+        told = self._sum("minerwatch_verdicts_total", "likely", "confirmed")
+        has_happened = {
+            "the miners": (told >= len(self.planted), True),
+            "broken rules": (self._sum("minerwatch_rules_reload_failures_total"), True),
+            "abusive clients": (self._sum(_FAILURES, "http"), True),
+            "the API server": (self._sum(_FAILURES, "pods"), in_cluster),
+            "a child that was killed": (
+                self._sum(_FAILURES, *_PROBES_WITH_CHILDREN),
+                self.out_of_memory_kills > 0,
+            ),
+        }
+        return [what for what, (is_told, is_so) in has_happened.items() if is_so and not is_told]
+
+    def _sum(self, name: str, *values: str) -> float:
+        """Of the counter's series that have one of these label values; of all without any."""
+        return sum(
+            count
+            for series, count in self.counted.items()
+            if series.startswith(name)
+            and (not values or any(f'"{value}"' in series for value in values))
+        )
 
 
 class Soak:
@@ -102,11 +152,12 @@ class Soak:
         """``in_cluster``: with an API server, of which there is trouble, too."""
         self._folder = folder
         self._in_cluster = in_cluster
-        self._chance = random.Random(seed)
+        self._seed = seed
         self._interval_s = interval_s
         self._limits = limits
         self._ending = threading.Event()
         self._outcome = Outcome()
+        self._failed_in_a_row = 0
         self._problems: list[BaseException] = []
         self._containers = cgroup_root() / f"minerwatch-soak-{os.getpid()}" / "docker"
         self._rules = folder / "rules"
@@ -122,10 +173,12 @@ class Soak:
             threads = [threading.Thread(target=self._guarded, args=(d,)) for d in disturbances]
             for thread in threads:
                 thread.start()
-            self._plant_until(agent, time.monotonic() + seconds)
-            self._ending.set()
-            for thread in threads:
-                thread.join()
+            try:
+                self._plant_until(agent, time.monotonic() + seconds)
+            finally:
+                self._ending.set()
+                for thread in threads:
+                    thread.join()
             if not self._is_listening(api):
                 api.listen()
             api.behave()
@@ -177,14 +230,18 @@ class Soak:
 
     def _disturbances(self, agent: RunningAgent, api: ApiServer) -> list[Callable[[], None]]:
         port = int(str(agent.line("watching")["metrics"]).split(":")[2].split("/")[0])
+        works: dict[str, tuple[float, Callable[[random.Random], None]]] = {
+            "processes": (0.05, self._churn_processes),
+            "cgroups": (0.05, self._churn_cgroups),
+            "rules": (2.0, self._change_rules),
+            "clients": (0.2, lambda chance: self._abuse(chance, port, agent.socket)),
+            "API server": (1.0, lambda chance: self._trouble(chance, api)),
+            "clock": (1.5, self._step_clock),
+            "kubelet": (_KUBELET_EVERY_S, lambda _: self._probe_as_the_kubelet(port)),
+            "memory": (0.2, lambda _: self._watch_memory(agent)),
+        }
         return [
-            lambda: self._again(self._churn_processes, 0.05),
-            lambda: self._again(self._churn_cgroups, 0.05),
-            lambda: self._again(self._change_rules, 2.0),
-            lambda: self._again(lambda: self._abuse(port, agent.socket), 0.2),
-            lambda: self._again(lambda: self._trouble(api), 1.0),
-            lambda: self._again(self._step_clock, 1.5),
-            lambda: self._again(lambda: self._watch_memory(agent), 0.2),
+            partial(self._again, name, pause_s, work) for name, (pause_s, work) in works.items()
         ]
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -193,128 +250,146 @@ class Soak:
         except BaseException as error:  # noqa: BLE001 - told by the main thread
             self._problems.append(error)
 
-    def _again(self, work: Callable[[], None], pause_s: float) -> None:
-        while not self._ending.wait(pause_s * self._chance.uniform(0.5, 1.5)):
-            work()
+    def _again(self, name: str, pause_s: float, work: Callable[[random.Random], None]) -> None:
+        """Each with chances of its own: what it does depends on the seed, not on the others."""
+        chance = random.Random(f"{self._seed} {name}")
+        while not self._ending.wait(pause_s * chance.uniform(0.5, 1.5)):
+            work(chance)
+            self._outcome.done[name] = self._outcome.done.get(name, 0) + 1
 
-    def _churn_processes(self) -> None:
+    def _churn_processes(self, chance: random.Random) -> None:
         folders = [each for each in self._containers.iterdir() if each.is_dir()] or [
             self._containers
         ]
-        target = self._chance.choice(folders)
-        words = " ".join(self._words(self._chance.randint(0, 40)))
+        target = chance.choice(folders)
+        words = " ".join(self._words(chance, chance.randint(0, 40)))
         script = f"echo $$ >{_quoted(target)}/cgroup.procs 2>/dev/null; exec true {_quoted(words)}"
         subprocess.run(["sh", "-c", script], check=False, stderr=subprocess.DEVNULL)
 
-    def _words(self, count: int) -> list[str]:
+    def _words(self, chance: random.Random, count: int) -> list[str]:
         odd = ("--donate-level", "-o", "pool", "\x1b[2J", "\u202e", "x" * 3000, "ſ", "%n", "${IFS}")
         plain = string.ascii_letters + "-=/.:"
         return [
-            self._chance.choice(odd)
-            if self._chance.random() < 0.2
-            else "".join(self._chance.choices(plain, k=8))
+            chance.choice(odd) if chance.random() < 0.2 else "".join(chance.choices(plain, k=8))
             for _ in range(count)
         ]
 
-    def _churn_cgroups(self) -> None:
+    def _churn_cgroups(self, chance: random.Random) -> None:
         made = [p for p in self._containers.iterdir() if p.is_dir() and not _is_planted(p.name)]
-        if len(made) > 200 or (made and self._chance.random() < 0.45):
-            _remove_below(self._chance.choice(made))
+        if len(made) > 200 or (made and chance.random() < 0.45):
+            _remove_below(chance.choice(made))
             return
-        name = self._chance.choice(
-            [f"{self._chance.getrandbits(255):064x}", "a\tb" + "x" * 20, "\x1b[31m", "…" * 20]
+        name = chance.choice(
+            [f"{chance.getrandbits(255):064x}", "a\tb" + "x" * 20, "\x1b[31m", "…" * 20]
         )
         with suppress(OSError):
             (self._containers / name).mkdir()
-            for depth in range(self._chance.choice((0, 0, 0, 3, 12))):
+            for depth in range(chance.choice((0, 0, 0, 3, 12))):
                 (self._containers / name / "/".join("d" * (depth + 1))).mkdir()
 
-    def _change_rules(self) -> None:
-        path = self._rules / f"rule-{self._chance.randrange(4)}.yml"
+    def _change_rules(self, chance: random.Random) -> None:
+        path = self._rules / f"rule-{chance.randrange(4)}.yml"
         _remove_any(path)
-        number = self._chance.getrandbits(48)
+        number = chance.getrandbits(48)
         good = _RULE.format(
             title=f"rule {number}",
             id=f"00000000-0000-4000-8000-{number:012x}",
             word=f"word{number}",
         )
-        match self._chance.randrange(8):
+        match chance.randrange(8):
             case 0 | 1 | 2:
                 path.write_text(good)
             case 3:
-                path.write_text(good[: self._chance.randrange(len(good))])
+                path.write_text(good[: chance.randrange(len(good))])
             case 4:
-                path.write_bytes(self._chance.randbytes(2000))
+                path.write_bytes(chance.randbytes(2000))
             case 5:
                 path.mkdir()
             case 6:
                 (self._rules / "a.yar").write_text(
-                    self._chance.choice(("rule a { condition: false }", "rule a {", ""))
+                    chance.choice(("rule a { condition: false }", "rule a {", ""))
                 )
             case 7:
                 os.mkfifo(path)
 
-    def _abuse(self, port: int, path: Path) -> None:
+    def _abuse(self, chance: random.Random, port: int, path: Path) -> None:
         requests = (
             b"GET /metrics HTTP/1.1\r\n\r\n",
             b"GET /snapshot/full HTTP/1.1\r\n\r\n",
             b"GET /metrics HTTP/1.1\r\nA: b",
-            self._chance.randbytes(3000),
+            chance.randbytes(3000),
             b"A" * 20_000,
             b"",
         )
         clients: list[socket.socket] = []
-        for _ in range(self._chance.randint(1, 12)):
+        for _ in range(chance.randint(1, 12)):
             with suppress(OSError):
-                if self._chance.random() < 0.7:
-                    client = socket.create_connection(("127.0.0.1", port), timeout=1)
+                if chance.random() < 0.7:
+                    own = (f"127.0.1.{chance.randint(1, 4)}", 0)
+                    client = socket.create_connection(("127.0.0.1", port), 1, own)
                 else:
                     client = socket.socket(socket.AF_UNIX)
                     client.settimeout(1)
                     client.connect(str(path))
                 clients.append(client)
-                client.sendall(self._chance.choice(requests))
-        self._ending.wait(self._chance.choice((0, 0, 0.2, 1.0)))
+                client.sendall(chance.choice(requests))
+        self._ending.wait(chance.choice((0, 0, 0.2, 1.0)))
         for client in clients:
             with suppress(OSError):
-                if self._chance.random() < 0.5:
+                if chance.random() < 0.5:
                     client.recv(1000)
             client.close()
 
-    def _trouble(self, api: ApiServer) -> None:
-        uid = f"00000000-0000-4000-8000-{self._chance.randrange(50):012}"
-        match self._chance.randrange(8):
+    def _trouble(self, chance: random.Random, api: ApiServer) -> None:
+        uid = f"00000000-0000-4000-8000-{chance.randrange(50):012}"
+        match chance.randrange(8):
             case 0:
                 api.vanish()
-                self._ending.wait(self._chance.uniform(0, 2))
+                self._ending.wait(chance.uniform(0, 2))
                 api.listen()
             case 1:
                 api.cut_streams()
             case 2:
                 api.forget_history()
             case 3:
-                status = self._chance.choice((401, 403, 410, 429, 500, 503))
+                status = chance.choice((401, 403, 410, 429, 500, 503))
                 api.misbehave(Answering(status), times=2)
             case 4:
-                api.send_raw(self._chance.randbytes(200) + b"\n")
+                api.send_raw(chance.randbytes(200) + b"\n")
             case 5:
-                how = self._chance.choice((Dropping(b"{"), Hanging(1.0), Dripping(5)))
+                how = chance.choice((Dropping(b"{"), Hanging(1.0), Dripping(5)))
                 api.misbehave(how, times=1)
             case _:
                 api.put(pod_json(f"pod-{uid[-2:]}", namespace="n", uid=uid, node=NODE))
 
-    def _step_clock(self) -> None:
+    def _probe_as_the_kubelet(self, port: int) -> None:
+        """From an address of its own, like the kubelet's: that of no pod."""
+        asked = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=_KUBELET_WAITS_S, source_address=("127.0.0.2", 0)
+        )
+        is_alive = False
+        with suppress(OSError, http.client.HTTPException):
+            asked.request("GET", "/healthz")
+            is_alive = asked.getresponse().status == 200
+        asked.close()
+        self._failed_in_a_row = 0 if is_alive else self._failed_in_a_row + 1
+        worst = max(self._outcome.kubelet_failures, self._failed_in_a_row)
+        self._outcome.kubelet_failures = worst
+
+    def _step_clock(self, chance: random.Random) -> None:
         with self._clock.open("r+b") as file:
-            file.write(struct.pack("l", self._chance.choice(_CLOCK_STEPS_S)))
+            file.write(struct.pack("l", chance.choice(_CLOCK_STEPS_S)))
 
     # Miners.
 
     def _plant_until(self, agent: RunningAgent, end_s: float) -> None:
+        chance = random.Random(f"{self._seed} miners")
         number = 0
         while time.monotonic() < end_s and not self._problems:
             number += 1
-            self._plant(agent, f"{number:08x}{_PLANTED}")
-            self._ending.wait(self._interval_s * self._chance.uniform(0.2, 1.0))
+            own = f"{number:06x}{self._seed & 0xFFFFF:05x}{self._in_cluster:x}"
+            self._plant(agent, own + _PLANTED)
+            self._ending.wait(self._interval_s * chance.uniform(0.2, 1.0))
 
     def _plant(self, agent: RunningAgent, name: str) -> None:
         folder = self._containers / name
@@ -340,7 +415,8 @@ class Soak:
 
     def _is_told(self, agent: RunningAgent, container: str, ticks_before: int) -> int | None:
         """How many ticks had ended when it was told; None if it was not within some more."""
-        while True:
+        until_s = time.monotonic() + _NO_TICK_S
+        while time.monotonic() < until_s:
             ticks = self._ticks(agent)
             if any(
                 line["event"] == "verdict"
@@ -353,6 +429,7 @@ class Soak:
                 return None
             assert agent.process.poll() is None, agent.log_path.read_text()[-4000:]
             time.sleep(0.02)
+        return None
 
     # What it says.
 
@@ -365,12 +442,15 @@ class Soak:
         while True:
             with suppress(SnapshotError):
                 text = answer(agent.socket, "/metrics").decode()
-                return {
+                found = {
                     match[1]: float(match[2])
                     for match in re.finditer(
                         r"^(minerwatch_\w+(?:\{.*\})?) (\S+)$", text, re.MULTILINE
                     )
                 }
+                off_s = abs(found["minerwatch_last_tick_timestamp_seconds"] - time.time())
+                self._outcome.clock_off_s = max(self._outcome.clock_off_s, off_s)
+                return found
             assert agent.process.poll() is None, agent.log_path.read_text()[-4000:]
             assert time.monotonic() < until_s, "no metrics within a minute"
             time.sleep(0.02)
