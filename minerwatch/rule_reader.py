@@ -18,6 +18,7 @@ from contextlib import suppress
 from minerwatch.detection import rulebook
 
 _PATIENT = 15
+"""The nice value (setpriority(2)) of a process that reads rules again."""
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 

@@ -114,7 +114,7 @@ class TaskTable:
         return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
 
     def forget_tasks(self) -> None:
-        """Keeps only what a later table is compared with."""
+        """Keeps only what a later table is compared with; no process is known to it any more."""
         self._known_programs()
         self._content = b""
         self._leaders, self._others, self._others_cpu_ns, self._places = {}, {}, {}, None
