@@ -12,7 +12,7 @@ HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
 
-.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit wheel clean help
+.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit soak wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -36,6 +36,9 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(READY_TO_TEST) ## the real agent for minutes, while all around it goes wrong (root; ARGS="--minutes 30")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md

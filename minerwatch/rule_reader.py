@@ -17,6 +17,8 @@ from contextlib import suppress
 
 from minerwatch.detection import rulebook
 
+_PATIENT = 15
+"""The nice value (setpriority(2)) of a process that reads rules again."""
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
@@ -24,7 +26,12 @@ def main() -> None:
     """Answers one question."""
     _bound_itself()
     folders, private, previous = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the agent
-    book = rulebook.load(folders, private) if previous is None else rulebook.reload(previous)
+    if previous is None:
+        book = rulebook.load(folders, private)
+    else:
+        with suppress(OSError):  # under a CPU quota ticks go first; at the start there are none
+            os.setpriority(os.PRIO_PROCESS, 0, _PATIENT)
+        book = rulebook.reload(previous)
     pickle.dump(rulebook.bare(book), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
     sys.stdout.buffer.flush()
 

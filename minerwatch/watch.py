@@ -206,23 +206,31 @@ class Watch:
     def tick(self, at_s: float) -> Tick:
         """Samples, examines and judges once; ``at_s`` is on the clock that runs since boot."""
         with self._lock:
-            self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0, "tasks": 0.0}
-            sampled = self._timed("cgroups", self._cgroups.tick)
-            ended = self._end_containers(sampled.gone)
-            burnt_s = self._sample_containers(sampled, at_s)
-            self._find_places()
-            hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
-            if self._has_other_rules:
-                hot, self._has_other_rules = list(self._containers.values()), False
-            self._timed("tasks", lambda: self._read_tasks(hot))
-            touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
-            touched += self._match_waiting(_MATCH_S)
-            hot += _newly_suspect(touched, hot)
-            if self._probes is not None:
-                self._probe_s |= self._probes.look(self._suspects(hot), at_s)
-            brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
-            self._last_tick_s = at_s
-            return self._tick(at_s, ended, burnt_s, *brought)
+            try:
+                return self._looked_and_judged(at_s)
+            finally:  # between ticks it would be out of date, and it is large
+                if self._table is not None:
+                    self._table.forget_tasks()
+                    self._table = None
+
+    def _looked_and_judged(self, at_s: float) -> Tick:
+        self._probe_s = {"cgroups": 0.0, "processes": 0.0, "rules": 0.0, "tasks": 0.0}
+        sampled = self._timed("cgroups", self._cgroups.tick)
+        ended = self._end_containers(sampled.gone)
+        burnt_s = self._sample_containers(sampled, at_s)
+        self._find_places()
+        hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
+        if self._has_other_rules:
+            hot, self._has_other_rules = list(self._containers.values()), False
+        self._timed("tasks", lambda: self._read_tasks(hot))
+        touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
+        touched += self._match_waiting(_MATCH_S)
+        hot += _newly_suspect(touched, hot)
+        if self._probes is not None:
+            self._probe_s |= self._probes.look(self._suspects(hot), at_s)
+        brought = self._timed("rules", lambda: self._match_and_judge(hot, at_s))
+        self._last_tick_s = at_s
+        return self._tick(at_s, ended, burnt_s, *brought)
 
     def examine(self, pids: Iterable[int], at_s: float) -> Examined:
         """Reads processes that have just exec'ed, and judges those that a rule holds on at once.

@@ -31,9 +31,11 @@ _ON_THE_MACHINE = (
     "tests/kube/test_real_pods.py",
     "tests/node/",
     "tests/test_agent.py",
+    "tests/test_hostile_tenants.py",
     "tests/test_innocents.py",
     "tests/test_probes.py",
     "tests/test_randomx.py",
+    "tests/test_soak.py",
     "tests/test_watch.py",
 )
 

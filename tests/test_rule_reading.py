@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -72,6 +74,24 @@ def test_what_changed_is_read_in_the_background(tmp_path: Path) -> None:
     (error,) = broken.errors
     assert str(error).startswith(f"{tmp_path}/two.yml:2: not YAML")
     assert error.line == 2
+
+
+@pytest.mark.parametrize(("is_again", "nice"), [(False, 0), (True, 15)], ids=["first", "again"])
+def test_ticks_go_before_a_child_that_reads_again(
+    tmp_path: Path, is_again: bool, nice: int
+) -> None:
+    """Under a CPU quota; nothing waits but the agent's start."""
+    write(tmp_path / "one.yml", "one")
+    previous = rulebook.bare(rulebook.load([tmp_path])) if is_again else None
+    asked = pickle.dumps(([tmp_path], [], previous))
+    child = (
+        "import os, sys; from minerwatch import rule_reader; rule_reader.main();"
+        "print(os.getpriority(os.PRIO_PROCESS, 0), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", child, str(os.getpid())]
+    done = subprocess.run(command, input=asked, capture_output=True, check=True)
+    assert [rule.title for rule in pickle.loads(done.stdout).rules] == ["one"]
+    assert int(done.stderr) == os.getpriority(os.PRIO_PROCESS, 0) + nice
 
 
 def test_yara_files_are_checked_when_they_change(tmp_path: Path) -> None:

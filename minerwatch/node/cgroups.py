@@ -460,7 +460,8 @@ class CgroupTree:
         for counted in self._changed:
             if counted.key not in self._counted:
                 continue
-            pids = frozenset().union(*counted.listed.values())
+            listed = tuple(counted.listed.values())
+            pids = listed[0] if len(listed) == 1 else frozenset().union(*listed)
             if pids != self._pids[counted.key]:
                 self._pids[counted.key] = pids
                 changed.add(counted.key)

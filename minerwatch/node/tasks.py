@@ -113,6 +113,12 @@ class TaskTable:
         programs = self._known_programs()
         return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
 
+    def forget_tasks(self) -> None:
+        """Keeps only what a later table is compared with; no process is known to it any more."""
+        self._known_programs()
+        self._content = b""
+        self._leaders, self._others, self._others_cpu_ns, self._places = {}, {}, {}, None
+
     def _known_programs(self) -> dict[int, int]:
         """Of each process a number that changes with its start, name and program."""
         if not self._programs:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,41 @@ def test_a_question_is_asked_once_and_too_many_are_dropped(
     stuck.close()
     with (tmp_path / "7" / "smaps").open("wb"):
         pass  # lets the thread go
+
+
+def test_reads_that_hang_are_left_behind_a_few_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mappings_module, "_STALLED_S", 0.05)
+    monkeypatch.setattr(mappings_module, "_MAX_LEFT", 3)
+    hanging = [ProcessId(pid, 1) for pid in range(7, 12)]
+    pipes = [tmp_path / str(process.pid) / "smaps" for process in hanging]
+    for pipe in pipes:
+        pipe.parent.mkdir()
+        os.mkfifo(pipe)
+    (tmp_path / "20").mkdir()
+    (tmp_path / "20" / "smaps").write_bytes(RECORDED)
+    (tmp_path / "20" / "stat").write_bytes(b"20 (x) S" + b" 5" * 40)
+    good = ProcessId(20, 5)
+    stuck = MappingReader(str(tmp_path))
+    for process in (hanging[0], good):
+        stuck.ask(process)
+    until(lambda: good in stuck.answers())
+    assert stuck.failures["timeout"] == 1
+    stuck.ask(hanging[0])  # left alone for some time
+    for process in (*hanging[1:], good):
+        stuck.ask(process)
+    until(lambda: not stuck.answers() and stuck.failures["timeout"] == 3)
+    time.sleep(0.2)  # the fourth hangs for good: no more are left behind
+    assert stuck.answers() == {}
+    assert stuck.failures["timeout"] == 3
+    with pipes[0].open("wb"):
+        pass  # lets the first thread go
+    until(lambda: not stuck.answers() and stuck.failures["timeout"] == 4)
+    stuck.close()
+    for pipe in pipes[1:]:
+        with suppress(OSError):  # that nobody reads
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
 
 
 RECORDED = b"""\

@@ -243,6 +243,20 @@ def test_randomx_is_told_by_how_it_rounds(
     assert rounding.flush_to_zero_share >= 0.9
 
 
+def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
+    record = tasks._RECORD
+
+    def table(name: bytes) -> TaskTable:
+        same = record.pack(10**9, 5, 7, 1, 2, 3, 1, 700, 700, 0, 0, 0, 0, 1, 0, b"same")
+        return TaskTable(same + record.pack(9, 5, 7, 1, 2, 3, 1, 800, 800, 0, 0, 0, 0, 1, 0, name))
+
+    before = table(b"one")
+    before.forget_tasks()
+    assert before.stat(700) is None
+    assert table(b"two").replaced_since(before) == {800}
+    assert table(b"one").replaced_since(before) == set()
+
+
 def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
     """A record of each takes 104 bytes; what is told of one process is bounded."""
     count, pid = 30_000, 700
@@ -264,3 +278,22 @@ def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
     assert len(threads) == 4096
     assert min(threads.values()) == pytest.approx((count - 4096) / 1e9)  # the busiest are told
     assert kept_bytes < 1 << 20
+
+
+def test_of_tens_of_thousands_of_threads_a_forgotten_table_keeps_next_to_nothing() -> None:
+    record = tasks._RECORD
+    tracemalloc.start()
+    table = TaskTable(
+        b"".join(
+            record.pack(10**9, 5, 7, 1, 2, 3, 1, tid, 700, 0, 0, 0, 0, 1, 0, b"many")
+            for tid in range(700, 30_700)
+        )
+    )
+    table.thread_cpu(700)
+    before_bytes, _ = tracemalloc.get_traced_memory()
+    table.forget_tasks()
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert before_bytes > 3 << 20
+    assert kept_bytes < before_bytes / 10
+    assert table.thread_cpu(700) == {}
