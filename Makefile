@@ -12,7 +12,7 @@ HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
 
-.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit soak wheel clean help
+.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -32,6 +32,9 @@ check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test
+
+bench: $(READY_TO_TEST) ## measure what it costs, at most 5 minutes (root): build/bench/bench.md
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format: $(READY_TO_TEST) ## put the code into its form
 	$(BIN)/ruff check --fix .

@@ -1,17 +1,16 @@
-"""Microseconds that matching costs: 1,000 rules over 10,000 different command lines.
+"""CPU time that matching costs: 100, 500 and 1,000 rules over 10,000 different command lines.
 
-Run: ``python -m benchmarks.matching [--rules 1000] [--lines 10000]``.
+python -m benchmarks.matching [--rules 100 500 1000] [--lines 10000]
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import random
 import string
-import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.table import Budget, Row, cpu_ms, parser, show
 from minerwatch.detection.condition import (
     All,
     Any,
@@ -26,6 +25,9 @@ from minerwatch.detection.condition import (
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import LogSource, Rule
 from minerwatch.model import Facts, Maturity, Signal
+
+MEASURE = "Matching"
+_REPEATS = 3
 
 PROGRAMS = ("python3", "node", "java", "bash", "nginx", "postgres", "gcc", "cargo", "kubelet", "R")
 
@@ -97,55 +99,65 @@ def command_lines(chance: random.Random, count: int) -> list[str]:
     return lines
 
 
-def microseconds(match: object, facts: list[Facts]) -> float:
-    assert callable(match)
-    start = time.perf_counter()
-    for each in facts:
-        match(each)
-    return (time.perf_counter() - start) / len(facts) * 1e6
-
-
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rules", type=int, default=1000)
+    options = parser(__doc__)
+    options.add_argument("--rules", type=int, nargs="+", default=[100, 500, 1000])
     options.add_argument("--lines", type=int, default=10_000)
     chosen = options.parse_args()
+    show(MEASURE, lambda: rows(chosen.rules, chosen.lines), is_json=chosen.json)
+
+
+def rows(counts: Sequence[int], lines: int) -> list[Row]:
+    """What a command line costs that was never seen before; and what an idle process costs."""
+    return [row for count in counts for row in _static_rows(count, lines)] + [_dynamic_row()]
+
+
+def _static_rows(count: int, lines: int) -> Iterator[Row]:
     chance = random.Random(20261123)
-    lines = command_lines(chance, chosen.lines)
-    alone: list[Facts] = [{"CommandLine": line} for line in lines]
-    four: list[Facts] = [
-        {
-            "CommandLine": line,
-            "Image": line.split(" ", 1)[0],
-            "ParentImage": f"/usr/bin/{chance.choice(PROGRAMS)}",
-            "Comm": line.split(" ", 1)[0][-15:],
-        }
-        for line in lines
-    ]
-    idle: list[Facts] = [{**facts, "CpuCores": 0.01, "Age": 600.0} for facts in four]
-    rules = static_rules(chance, chosen.rules)
-    start = time.perf_counter()
-    Matcher(rules)
-    compiling = time.perf_counter() - start
-    average = sum(map(len, lines)) / len(lines)
-    print(f"{platform.machine()}, Python {platform.python_version()}")
-    print(f"{len(rules)} rules, {len(lines)} command lines of {average:.0f} characters on average")
-    print(f"{'compiling all rules':<44}{compiling * 1e3:8.1f} ms")
-    more = command_lines(chance, chosen.lines)
-    for name, facts in (
-        ("CommandLine alone", alone),
-        ("CommandLine, Image, ParentImage, Comm", four),
-    ):
-        matcher = Matcher(rules)
-        first = microseconds(matcher.static_matches, facts)
-        unseen: list[Facts] = [
-            {**each, "CommandLine": line} for each, line in zip(facts, more, strict=True)
-        ]
-        later = microseconds(matcher.static_matches, unseen)
-        print(f"{name:<44}{first:8.2f} µs a process; {later:.2f} for the next, once warm")
-    matcher = Matcher(dynamic_rules(30))
-    cost = microseconds(matcher.dynamic_matches, idle)
-    print(f"{'30 dynamic rules, an idle process':<44}{cost:8.2f} µs a process and tick")
+    rules = static_rules(chance, count)
+    alone = [_facts(chance, line) for line in command_lines(chance, lines)]
+    more = [_facts(chance, line) for line in command_lines(chance, lines)]
+    case = f"{count:,} rules"
+    compiling_ms = cpu_ms(lambda: Matcher(rules))
+    first = min(_microseconds(Matcher(rules).static_matches, alone) for _ in range(_REPEATS))
+    matcher = Matcher(rules)
+    _microseconds(matcher.static_matches, alone)
+    later = _microseconds(matcher.static_matches, more)
+    only_lines: list[Facts] = [{"CommandLine": facts["CommandLine"]} for facts in alone]
+    budget = Budget(5.0) if count == 1000 else None
+    alone_us = min(
+        _microseconds(Matcher(rules).static_matches, only_lines) for _ in range(_REPEATS)
+    )
+    yield Row(MEASURE, case, "a command line", alone_us, "µs", budget)
+    yield Row(MEASURE, case, "a process of four facts", first, "µs")
+    yield Row(MEASURE, case, "once warm", later, "µs")
+    yield Row(MEASURE, case, "compiling", compiling_ms, "ms")
+
+
+def _dynamic_row() -> Row:
+    chance = random.Random(20261123)
+    lines = command_lines(chance, 10_000)
+    idle: list[Facts] = [{**_facts(chance, line), "CpuCores": 0.01, "Age": 600.0} for line in lines]
+    cost = _microseconds(Matcher(dynamic_rules(30)).dynamic_matches, idle)
+    return Row("Matching, dynamic rules", "", "30 rules, an idle process", cost, "µs")
+
+
+def _facts(chance: random.Random, line: str) -> Facts:
+    program = line.split(" ", 1)[0]
+    return {
+        "CommandLine": line,
+        "Image": program,
+        "ParentImage": f"/usr/bin/{chance.choice(PROGRAMS)}",
+        "Comm": program[-15:],
+    }
+
+
+def _microseconds(match: Callable[[Facts], object], facts: Sequence[Facts]) -> float:
+    def all_of_them() -> None:
+        for each in facts:
+            match(each)
+
+    return cpu_ms(all_of_them) / len(facts) * 1000
 
 
 if __name__ == "__main__":

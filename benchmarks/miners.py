@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.crowd import writable_root
 from benchmarks.innocents import TARGET
 from benchmarks.orphan import Orphan
-from benchmarks.scan import machine, writable_root
+from benchmarks.table import machine
 
 _WAYS = (("1", ""), ("2", ""), ("1", "nojit"), ("2", "nojit"))
 _SOURCES = {"task iterator": "tasks: true", "ptrace": "tasks: false, ptrace: true"}

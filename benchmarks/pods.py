@@ -4,28 +4,27 @@
 
 A cluster of pods of realistic size (10 KB of JSON each, most of it managedFields), of which some
 run on the node that is watched. The watch runs in a process by itself, so that its memory and CPU
-time are not the server's. Then a whole agent follows the same node; and last a node is filled with
-pods as large as somebody who wants to harm the agent can make them.
+time are not the server's. Then a node is filled with pods as large as somebody who wants to harm
+the agent can make them. What a whole agent takes that follows such a node: ``benchmarks.whole``.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import multiprocessing
-import os
-import platform
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
+from benchmarks.crowd import CONTAINERS_A_POD, container_id, pod_uid
+from benchmarks.table import Budget, Row, parser, show
 from minerwatch.kube.client import from_kubeconfig
 from minerwatch.kube.owners import pod_fields, sources
 from minerwatch.kube.pods import PodWatch
@@ -33,42 +32,60 @@ from tests.kube.api_server import ApiServer, Json, encode, pod_json
 
 NODE = "n1"
 POD_BYTES = 10_000
-_AGENT_RUNS_S = 12.0
+
+
+MEASURE = "Following the node's pods"
 
 
 def main() -> None:
-    arguments = _arguments()
+    options = parser(__doc__)
+    options.add_argument("--pods", type=int, default=250, help="on the node")
+    options.add_argument("--cluster", type=int, default=10_000)
+    options.add_argument("--changes", type=int, default=1000)
+    options.add_argument("--large", type=int, default=20, help="pods as large as can be")
+    chosen = options.parse_args()
+
+    def measured() -> Iterator[Row]:
+        yield from pod_rows(chosen.pods, chosen.cluster, chosen.changes)
+        yield from large_rows(chosen.large)
+
+    show(MEASURE, measured, is_json=chosen.json)
+
+
+def pod_rows(pods: int, cluster: int, changes: int) -> list[Row]:
+    """What a node's pods cost in memory, CPU and requests."""
     context = multiprocessing.get_context("spawn")
     with ApiServer() as server, tempfile.TemporaryDirectory() as folder:
-        for number in range(arguments.cluster):
-            server.put(_pod(number, NODE if number < arguments.pods else f"n{number % 40 + 2}"))
-        size = len(encode(_pod(0, NODE)))
-        print(f"{machine()}; {arguments.cluster} pods in the cluster, {size} bytes each\n")
+        for number in range(cluster):
+            server.put(pod(number, NODE if number < pods else f"n{number % 40 + 2}"))
         ours, theirs = context.Pipe()
         path = Path(folder) / "kubeconfig"
         path.write_text(kubeconfig(server.url))
         watcher = context.Process(target=_watch, args=(str(path), theirs))
         watcher.start()
         try:
-            _report(server, ours, arguments)
+            return list(_pod_rows(server, ours, pods, changes))
         finally:
             ours.send("end")
             watcher.join()
-        alone = "kubernetes: {enabled: false}\n"
-        print(f"a whole agent without a cluster {_agent_rss_mib(alone):10.1f} MiB")
-        following = f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {path}}}\n"
-        print(f"a whole agent that follows it   {_agent_rss_mib(following):10.1f} MiB")
+
+
+def large_rows(count: int) -> list[Row]:
+    """A node full of pods as large as can be."""
+    context = multiprocessing.get_context("spawn")
     with ApiServer() as server, tempfile.TemporaryDirectory() as folder:
-        for number in range(arguments.large):
+        for number in range(count):
             server.put(_large_pod(number))
         path = Path(folder) / "kubeconfig"
         path.write_text(kubeconfig(server.url))
         found = _in_own_process(context, path)
         size_mib = len(encode(_large_pod(0))) / 2**20
-        print(f"\n{arguments.large} pods of {size_mib:.1f} MiB each")
-        print(f"pods kept                       {found['pods']:10}")
-        print(f"list, parse, keep               {found['cpu_s'] * 1000:10.0f} ms CPU")
-        print(f"process in all, at most         {found['peak_mib']:10.1f} MiB")
+    case = f"{count} pods of {size_mib:.1f} MiB each"
+    return [
+        Row(MEASURE, case, "pods kept", found["pods"]),
+        Row(MEASURE, case, "list, parse, keep", found["cpu_s"] * 1000, "ms CPU"),
+        Row(MEASURE, case, "the process in all, at most", found["peak_mib"], "MiB"),
+    ]
 
 
 def _in_own_process(context: SpawnContext, path: Path) -> dict[str, Any]:
@@ -95,44 +112,32 @@ def _watch_large(path: str, pipe: Connection) -> None:
     pods.close()
 
 
-def _agent_rss_mib(config: str) -> float:
-    """Resident, of an agent that has run for some ticks, with all its probes."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "config.yaml"
-        settings.write_text(config)
-        command = [sys.executable, "-m", "minerwatch", "agent", "--config", str(settings)]
-        command += ["--interval", "1s", "--listen", "127.0.0.1:0", "--socket", f"{folder}/socket"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as agent:
-            time.sleep(_AGENT_RUNS_S)
-            rss_mib = _status_mib(agent.pid, "VmRSS")
-            agent.terminate()
-    return rss_mib
-
-
 def _status_mib(pid: int | str, field: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def _report(server: ApiServer, watcher: Connection, arguments: argparse.Namespace) -> None:
+def _pod_rows(server: ApiServer, watcher: Connection, pods: int, changes: int) -> Iterator[Row]:
     before, opened, listed = watcher.recv(), watcher.recv(), watcher.recv()
-    print(f"pods kept                       {listed['pods']:10}")
-    print(f"client imported and opened      {_growth(opened, before)}")
-    print(f"list, parse, keep               {_growth(listed, opened)}")
-    print(f"  of that the pods themselves   {listed['kept_bytes'] / 2**20:10.2f} MiB")
-    print(f"process in all                  {listed['rss_mib']:10.1f} MiB")
-    for number in range(arguments.changes):
-        server.put(_pod(number % arguments.pods, NODE, revision=number))
-        server.put(_pod(arguments.pods + number, "n2", revision=number))  # not for this node
-    watcher.send(arguments.changes)
+    yield Row(MEASURE, "", "pods kept", listed["pods"])
+    yield from _growth("client imported and opened", opened, before)
+    yield from _growth("list, parse, keep", listed, opened)
+    yield Row(MEASURE, "", "of that the pods themselves", listed["kept_bytes"] / 2**20, "MiB")
+    for number in range(changes):
+        server.put(pod(number % pods, NODE, revision=number))
+        server.put(pod(pods + number, "n2", revision=number))  # not for this node
+    watcher.send(changes)
     changed = watcher.recv()
-    per_change_us = (changed["cpu_s"] - listed["cpu_s"]) / arguments.changes * 1e6
-    print(f"a change, CPU                   {per_change_us:10.0f} µs")
-    print(f"memory after {arguments.changes} changes       {changed['rss_mib']:10.1f} MiB")
-    print(f"a lookup by container id        {changed['lookup_us']:10.2f} µs")
-    print(f"requests                        {len(server.requests):10}")
-    sent_mib = arguments.pods * len(encode(_pod(0, NODE))) / 2**20
-    print(f"the list, as it is sent         {sent_mib:10.1f} MiB")
+    change_us = (changed["cpu_s"] - listed["cpu_s"]) / changes * 1e6
+    grown_mib = changed["rss_mib"] - listed["rss_mib"]
+    yield Row(MEASURE, "", "a change", change_us, "µs CPU")
+    yield Row(MEASURE, "", f"memory that {changes:,} changes add", grown_mib, "MiB")
+    yield Row(MEASURE, "", "a lookup by container id", changed["lookup_us"], "µs")
+    watches = sum(request.is_watch for request in server.requests)
+    yield Row(MEASURE, "", "watches", watches, budget=Budget(1))
+    yield Row(MEASURE, "", "other requests", len(server.requests) - watches, budget=Budget(1))
+    sent_mib = pods * len(encode(pod(0, NODE))) / 2**20
+    yield Row(MEASURE, "", "the list, as it is sent", sent_mib, "MiB")
 
 
 def _watch(path: str, pipe: Connection) -> None:
@@ -185,20 +190,24 @@ def _kept_bytes(pods: PodWatch) -> int:
 def _lookup_us(pods: PodWatch) -> float:
     ids = [container.container_id for pod in pods.pods() for container in pod.containers] * 20
     began_s = time.perf_counter()
-    for container_id in ids:
-        pods.by_container_id(container_id)
+    for each in ids:
+        pods.by_container_id(each)
     return (time.perf_counter() - began_s) / len(ids) * 1e6
 
 
-def _pod(number: int, node: str, revision: int = -1) -> Json:
+def pod(number: int, node: str, revision: int = -1) -> Json:
+    """One with two containers, called as benchmarks/crowd.py calls those of its pod."""
     name = f"jupyter-user-{number:05}"
-    containers = {"notebook": f"{number:064x}", "block-cloud-metadata": f"{number + 2**200:064x}"}
-    pod = pod_json(
+    containers = {
+        "notebook": container_id(CONTAINERS_A_POD * number),
+        "sidecar": container_id(CONTAINERS_A_POD * number + 1),
+    }
+    made = pod_json(
         name,
         node=node,
         namespace="hub",
         containers=containers,
-        uid=f"00000000-0000-4000-8000-{number:012}",
+        uid=pod_uid(number),
         labels={
             "app": "jupyterhub",
             "component": "singleuser-server",
@@ -210,27 +219,27 @@ def _pod(number: int, node: str, revision: int = -1) -> Json:
         },
         annotations={"hub.jupyter.org/username": f"user-{number:05}@example.org"},
     )
-    for container in pod["spec"]["containers"]:
+    for container in made["spec"]["containers"]:
         variables = {f"JUPYTERHUB_VARIABLE_{place}": "v" * 40 for place in range(20)}
         variables["BINDER_REPO_URL"] = f"https://github.com/example/repository-{number % 50}"
         container["env"] = [{"name": key, "value": value} for key, value in variables.items()]
         container["resources"] = {"requests": {"cpu": "50m"}, "limits": {"cpu": "2"}}
-    missing = POD_BYTES - len(encode(pod))
+    missing = POD_BYTES - len(encode(made))
     fields: Json = {f"f:field{place:04}": {} for place in range(missing // 17)}
-    pod["metadata"]["managedFields"] = [{"manager": "kubelet", "fieldsV1": fields}]
-    return pod
+    made["metadata"]["managedFields"] = [{"manager": "kubelet", "fieldsV1": fields}]
+    return made
 
 
 def _large_pod(number: int) -> Json:
     """1.4 MiB for etcd, six times that as JSON."""
-    pod = pod_json(f"large-{number}", node=NODE)
-    pod["spec"]["containers"][0]["args"] = ["\x01" * 1_400_000]
-    return pod
+    made = pod_json(f"large-{number}", node=NODE)
+    made["spec"]["containers"][0]["args"] = ["\x01" * 1_400_000]
+    return made
 
 
-def _growth(after: dict[str, Any], before: dict[str, Any]) -> str:
-    cpu_ms = (after["cpu_s"] - before["cpu_s"]) * 1000
-    return f"{after['rss_mib'] - before['rss_mib']:10.1f} MiB  {cpu_ms:6.0f} ms CPU"
+def _growth(what: str, after: dict[str, Any], before: dict[str, Any]) -> Iterator[Row]:
+    yield Row(MEASURE, what, "memory", after["rss_mib"] - before["rss_mib"], "MiB")
+    yield Row(MEASURE, what, "CPU", (after["cpu_s"] - before["cpu_s"]) * 1000, "ms")
 
 
 def kubeconfig(url: str) -> str:
@@ -240,28 +249,6 @@ users: [{{name: u, user: {{token: t}}}}]
 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
 current-context: x
 """
-
-
-def machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    python = platform.python_version()
-    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {python}"
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pods", type=int, default=250, help="on the node")
-    parser.add_argument("--cluster", type=int, default=10_000)
-    parser.add_argument("--changes", type=int, default=1000)
-    parser.add_argument("--large", type=int, default=20, help="pods as large as can be")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

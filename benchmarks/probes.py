@@ -1,8 +1,8 @@
 """What the probes cost, what their targets notice, and how soon a miner is told after its exec.
 
-    python -m benchmarks.probes [--execs 200] [--storm 20000]
+    python -m benchmarks.probes [--execs 200] [--storm 20000] [--pause 20 --load 0 4]
 
-Needs root. Prints one table a question:
+Needs root. One table a question:
 
 - cost: CPU of one look by each source, in one run;
 - pause: for how long a busy loop stands still while its control word is sampled;
@@ -13,7 +13,6 @@ Needs root. Prints one table a question:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import select
@@ -28,14 +27,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.crowd import compiled, writable_root
 from benchmarks.orphan import Orphan, identity
-from benchmarks.scan import cpu_ms, machine, writable_root
+from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.model import ProcessId
 from minerwatch.node import ptrace
 from minerwatch.node.content import ContentReader
-from minerwatch.node.execs import ExecEvents
+from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.quota import OwnQuota
@@ -45,91 +45,101 @@ from minerwatch.probes import FpSource
 
 _SOCKETS = 2000
 _REPEATS = 20
-_PAUSE_S = 20
+COST, PAUSE = "Probes: CPU of one look", "Probes: pause of a busy loop"
+EXECS = "Exec events"
 
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--execs", type=int, default=200)
-    parser.add_argument("--storm", type=int, default=20_000)
-    arguments = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("this benchmark makes cgroups and reads others' processes: run it as root")
-    print(f"{machine()}\n")
-    _print_costs()
-    _print_pause()
-    _print_latency(arguments.execs)
-    _print_storm(arguments.storm)
+    options = parser(__doc__)
+    options.add_argument("--execs", type=int, default=60)
+    options.add_argument("--storm", type=int, default=5000)
+    options.add_argument("--pause", type=float, default=4.0, help="seconds of each busy loop")
+    options.add_argument("--load", type=int, nargs="*", default=[0], help="other busy loops")
+    chosen = options.parse_args()
+
+    def measured() -> Iterator[Row]:
+        needs_root()
+        yield from cost_rows()
+        for load in chosen.load:
+            yield from pause_rows(chosen.pause, load)
+        yield from latency_rows(chosen.execs)
+        yield from storm_rows(chosen.storm)
+
+    show(COST, measured, is_json=chosen.json)
 
 
 # Cost.
 
 
-def _print_costs() -> None:
-    print("cost of one look, CPU ms, median")
+def cost_rows() -> Iterator[Row]:
+    """CPU of one look by each source."""
     with ExitStack() as stack:
         target = stack.enter_context(_busy())
-        _print_tasks(target)
-        _print_ptrace()
+        yield from _task_rows(target)
+        yield from _ptrace_rows()
         stack.enter_context(_connections(_SOCKETS))
         sockets = SocketReader("/proc")
         me = identity(os.getpid())
         spent = _median(lambda: sockets.connections([me.pid], time.monotonic()))
-        print(f"  connections   {spent:8.2f}   of a process with {_SOCKETS:,} in its namespace")
+        note = f"of a process with {_SOCKETS:,} in its namespace"
+        yield Row(COST, "", "connections", spent, "ms", note=note)
         mappings = MappingReader("/proc")
         stack.callback(mappings.close)
         spent = _median(lambda: _answer(lambda: mappings.ask(me), mappings.answers))
-        print(f"  mappings      {spent:8.2f}   of this process")
+        yield Row(COST, "", "mappings", spent, "ms", note="of this process")
     content = ContentReader("/proc", rulebook.load((BUILT_IN_RULES,)).content)
     with _busy() as target:
-        started_s = time.monotonic()
-        before_s = os.times().children_user + os.times().children_system
+        started_s, before_ms = time.monotonic(), _children_ms()
         _answer(lambda: content.ask(target), content.answers)
         wall_ms = (time.monotonic() - started_s) * 1000
         content.close()
-        after_s = os.times().children_user + os.times().children_system
-        cpu = (after_s - before_s) * 1000
-        print(
-            f"  content       {cpu:8.2f}   of a Python process, first scan; {wall_ms:.0f} ms in all"
-        )
-    print()
+    note = f"of a Python process, first scan, in the child; {wall_ms:.0f} ms in all"
+    yield Row(COST, "", "content", _children_ms() - before_ms, "ms", note=note)
 
 
-def _print_tasks(target: ProcessId) -> None:
+def _children_ms() -> float:
+    times = os.times()
+    return (times.children_user + times.children_system) * 1000
+
+
+def _task_rows(target: ProcessId) -> Iterator[Row]:
     try:
         tasks = TaskIterator()
     except TasksUnavailableError as error:
-        print(f"  tasks         not here: {error}")
+        yield missing(COST, "tasks", str(error), Budget(2.0))
         return
     count = len(tasks.samples())
-    for name, work in (
-        ("tasks", tasks.table),
-        ("rounding", lambda: tasks.fp_samples([target])),
-    ):
-        spent = _median(work)
-        print(f"  {name:13} {spent:8.2f}   {count} tasks: {spent * 1000 / count:.2f} us a task")
+    table_ms = _median(tasks.table)
+    note = f"{count:,} tasks"
+    yield Row(COST, "", "tasks", table_ms, "ms", note=note)
+    yield Row(COST, "", "tasks, each", table_ms * 1000 / count, "µs", Budget(2.0), note)
+    spent = _median(lambda: tasks.fp_samples([target]))
+    yield Row(COST, "", "rounding", spent, "ms", note=note)
     tasks.close()
 
 
-def _print_ptrace() -> None:
+def _ptrace_rows() -> Iterator[Row]:
     """The agent's part, and the child's, of one question a second about one busy process."""
     ptrace._ASK_EVERY_S = 0.0  # noqa: SLF001
     try:
         sampler = PtraceSampler(OwnQuota().reason)
     except PtraceUnavailableError as error:
-        print(f"  ptrace        not here: {error}")
+        yield missing(COST, "ptrace", str(error))
         return
     with Orphan([sys.executable, "-c", "while True: pass"]) as target:
         process, samples, began_s = target.process, 0, time.process_time()
-        while samples < 100:
+        until_s = time.monotonic() + 20
+        while samples < 50 and time.monotonic() < until_s:
             samples += len(sampler.fp_samples([process]))
             time.sleep(0.01)
-        own_ms = (time.process_time() - began_s) * 10
-    before_s = os.times().children_user + os.times().children_system
+        own_ms = (time.process_time() - began_s) * 1000
+    before_ms = _children_ms()
     sampler.close()
-    child_ms = (os.times().children_user + os.times().children_system - before_s) * 10
-    print(f"  ptrace        {own_ms:8.2f}   a sample, and {child_ms:.2f} in the child")
+    child_ms = _children_ms() - before_ms
+    if samples:
+        note = f"and {child_ms / samples:.2f} ms in the child"
+        yield Row(COST, "", "ptrace, a sample", own_ms / samples, "ms", note=note)
 
 
 def _answer(ask: Callable[[], None], answers: Callable[[], object]) -> None:
@@ -155,35 +165,33 @@ print(took_ns, after[0] - before[0], after[1] - before[1])
 """
 
 
-def _print_pause() -> None:
+def pause_rows(seconds: float, load: int) -> Iterator[Row]:
     """What a busy loop neither ran nor waited for a CPU: it stood still for somebody's sake."""
-    print(f"pause: how long a busy loop stood still in {_PAUSE_S} s, sampled ten times a second")
-    for load in (0, 2 * (os.cpu_count() or 1)):
-        if load:
-            print(f"  with {load} other busy loops")
-        _print_still("without", None, load)
-        with suppress(TasksUnavailableError):
-            tasks = TaskIterator()
-            _print_still("by the task iterator", tasks, load)
-            tasks.close()
-        try:
-            sampler = PtraceSampler(OwnQuota().reason)
-        except PtraceUnavailableError as error:
-            print(f"  ptrace is not here: {error}")
-            continue
-        ptrace._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
-        _print_still("by ptrace", sampler, load)
-        sampler.close()
-    print()
+    case = f"with {load} other busy loops, " if load else ""
+    yield _still(f"{case}without", None, seconds, load)
+    try:
+        tasks = TaskIterator()
+        yield _still(f"{case}by the task iterator", tasks, seconds, load)
+        tasks.close()
+    except TasksUnavailableError as error:
+        yield missing(PAUSE, f"{case}by the task iterator", str(error))
+    try:
+        sampler = PtraceSampler(OwnQuota().reason)
+    except PtraceUnavailableError as error:
+        yield missing(PAUSE, f"{case}by ptrace", str(error))
+        return
+    ptrace._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
+    yield _still(f"{case}by ptrace", sampler, seconds, load)
+    sampler.close()
 
 
-def _print_still(name: str, source: FpSource | None, load: int = 0) -> None:
+def _still(name: str, source: FpSource | None, seconds: float, load: int) -> Row:
     samples = 0
     with ExitStack() as stack:
         for _ in range(load):
             stack.enter_context(_busy())
         output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "output"
-        script = _LOOP.format(seconds=_PAUSE_S)
+        script = _LOOP.format(seconds=seconds)
         target = stack.enter_context(Orphan([sys.executable, "-c", script], output))
         process = target.process
         while target.is_running:
@@ -192,8 +200,10 @@ def _print_still(name: str, source: FpSource | None, load: int = 0) -> None:
             time.sleep(0.1)
         took_ns, ran_ns, waited_ns = map(int, target.said.split())
     still_ms = max(0, took_ns - ran_ns - waited_ns) / 1e6
-    each = f"{still_ms * 1000 / samples:6.0f} us a sample" if samples else ""
-    print(f"  {name:22} {samples:5} samples {still_ms:8.2f} ms  {each}")
+    note = f"in {seconds:g} s"
+    if samples:
+        note += f", {samples} samples: {still_ms * 1000 / samples:.0f} µs each"
+    return Row(PAUSE, "", name, still_ms, "ms", note=note)
 
 
 # Latency.
@@ -206,15 +216,19 @@ os.execv(sys.argv[2], ["xmrig", "-o", "stratum+tcp://pool.example:3333", "-u", "
 """
 
 
-def _print_latency(execs: int) -> None:
+def latency_rows(execs: int) -> Iterator[Row]:
+    """From the exec of a program that is called like a miner to the agent's verdict."""
     with tempfile.TemporaryDirectory() as folder, _agent(Path(folder)) as lines:
         found = [_latency_ms(lines, Path(folder), number) for number in range(execs)]
     known = sorted(each for each in found if each is not None)
-    print(f"from exec to the agent's verdict, {len(known)} of {execs} within 2 s, ms")
-    if known:
-        p99 = known[min(len(known) - 1, round(0.99 * len(known)))]
-        print(f"  median {statistics.median(known):.2f}   p99 {p99:.2f}   longest {known[-1]:.2f}")
-    print()
+    if not known:
+        yield missing(EXECS, "exec to verdict", f"none of {execs} within 2 s", Budget(5.0))
+        return
+    p99 = known[min(len(known) - 1, round(0.99 * len(known)))]
+    note = f"{len(known)} of {execs} within 2 s"
+    median = statistics.median(known)
+    yield Row(EXECS, "", "exec to verdict, median", median, "ms", Budget(5.0), note)
+    yield Row(EXECS, "", "exec to verdict, p99", p99, "ms", note=note)
 
 
 def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
@@ -258,11 +272,12 @@ class Lines:
                 return datetime.fromisoformat(said["timestamp"]).timestamp()
         return None
 
-    def wait_for(self, event: str, until_s: float) -> None:
-        """Until ``event`` has been logged."""
+    def wait_for(self, event: str, until_s: float) -> bool:
+        """Until ``event`` has been logged; whether it has been."""
         while (line := self._line(until_s)) is not None:
             if json.loads(line).get("event") == event:
-                return
+                return True
+        return False
 
     def _line(self, until_s: float) -> bytes | None:
         while b"\n" not in self._rest:
@@ -316,12 +331,15 @@ int main(int count, char **arguments) {
 """
 
 
-def _print_storm(count: int) -> None:
+def storm_rows(count: int) -> Iterator[Row]:
+    """A storm of execs: how many came through, and what one costs."""
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "storm"
-        program.with_suffix(".c").write_text(_STORM)
-        subprocess.run(["cc", "-O2", "-w", "-o", program, f"{program}.c"], check=True)
-        execs = ExecEvents()
+        program = compiled(Path(folder), "storm", _STORM)
+        try:
+            execs = ExecEvents()
+        except ExecsUnavailableError as error:
+            yield missing(EXECS, "a storm", str(error))
+            return
         started_s = time.monotonic()
         spent_ms = 0.0
         with subprocess.Popen([program, str(count)]) as storm:
@@ -332,8 +350,10 @@ def _print_storm(count: int) -> None:
         spent_ms += cpu_ms(execs.drain)
         received, lost = execs.received, execs.lost
         execs.close()
-    print(f"a storm of {count:,} execs, {count / took_s:,.0f} a second")
-    print(f"  received {received:,}, lost {lost}, {spent_ms * 1000 / received:.1f} us CPU an event")
+    note = f"{received:,} received of {count:,} and the machine's own"
+    yield Row(EXECS, "a storm", "execs", count / took_s, "a second", note=note)
+    yield Row(EXECS, "a storm", "lost", lost)
+    yield Row(EXECS, "a storm", "CPU of an event", spent_ms * 1000 / received, "µs")
 
 
 # Targets.

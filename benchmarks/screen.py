@@ -30,7 +30,8 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.pods import kubeconfig, machine
+from benchmarks.pods import kubeconfig
+from benchmarks.table import machine
 from minerwatch.cli.screen.cells import Scene, Traits
 from minerwatch.cli.screen.look import Look
 from minerwatch.cli.screen.presentation import Presenter
