@@ -791,3 +791,29 @@ def test_the_agent_does_not_load_it() -> None:
     loaded = "import sys, minerwatch.agent; print('minerwatch.node.ptrace_sampler' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
     assert said.stdout == "False\n"
+
+
+def test_what_the_trial_stops_ends_also_where_the_sampler_is_killed_before_it_runs() -> None:
+    """It would keep a core busy for good: its output stays open for as long as it lives."""
+    script = textwrap.dedent(
+        """
+        import os, signal, time
+        from minerwatch.node import ptrace_sampler
+
+        class Late:
+            def prctl(self, *arguments):
+                os.kill(sampler, signal.SIGKILL)
+                while os.getppid() == sampler:
+                    time.sleep(0.01)
+                return prctl(*arguments)
+
+        prctl, sampler = ptrace_sampler._libc.prctl, os.getpid()
+        ptrace_sampler._libc = Late()
+        if os.fork() == 0:
+            ptrace_sampler._spin(sampler)
+        time.sleep(60)
+        """
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=50, check=False)
+    assert done.returncode == -signal.SIGKILL

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.scan import machine
+from benchmarks.table import machine
 from tests.soak.chaos import Limits, Outcome, Soak
 
 _FORMS = {"node": 80, "cluster": 128}
