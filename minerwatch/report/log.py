@@ -1,8 +1,8 @@
 """Structured logs on stderr: JSON lines for machines, one short line for a person's terminal.
 
 structlog draws tracebacks with rich where it finds it, and imports asyncio, with TLS, for methods
-that can be awaited. The agent does neither, so rich is kept from it and asyncio is loaded when it is
-used: together that is 8.5 of the 10 MiB that importing it takes.
+that can be awaited. The agent does neither, so rich is kept from it and asyncio is loaded when it
+is used: together that is 8.5 of the 10 MiB that importing it takes.
 """
 
 from __future__ import annotations
