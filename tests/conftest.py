@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import Scheduling
 
-from tests.shares import SharesScheduling, misplaced
+from tests.shares import SharesScheduling
 
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
@@ -38,12 +38,6 @@ needs_root = pytest.mark.skipif(
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return SharesScheduling(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tests = ((item.nodeid, getattr(item, "fixturenames", ())) for item in items)
-    if found := misplaced(tests):
-        raise pytest.UsageError(f"add to _ON_THE_MACHINE in tests/shares.py: {', '.join(found)}")
 
 
 def environment_of_this_python() -> dict[str, str]:

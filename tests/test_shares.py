@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.shares import MACHINE, misplaced, share
 
 
@@ -16,3 +18,8 @@ def test_whoever_starts_programs_without_being_listed_is_named() -> None:
         ("tests/test_turns.py::c", ("tmp_path", "cgroups")),
     )
     assert misplaced(tests) == ["tests/test_turns.py"]
+
+
+def test_all_that_start_programs_are_listed(request: pytest.FixtureRequest) -> None:
+    tests = ((item.nodeid, getattr(item, "fixturenames", ())) for item in request.session.items)
+    assert misplaced(tests) == [], "add them to _ON_THE_MACHINE in tests/shares.py"
