@@ -47,6 +47,7 @@ rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
 	$(BIN)/minerwatch rules schema >rules/rule.schema.json
 	$(BIN)/python -m benchmarks.detection --write >/dev/null
+	$(BIN)/python -m benchmarks.scale --write >/dev/null
 
 generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
 	$(BIN)/python -m generate

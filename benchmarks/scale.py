@@ -1,16 +1,18 @@
 """What minerwatch asks of a cluster of 50, 500 and 5,000 nodes.
 
-    python -m benchmarks.scale [--simulate]
+    python -m benchmarks.scale [--write | --simulate]
 
 The tables are reckoned from the agent's own constants and the configuration's defaults, so that
-they cannot be out of date: docs/scale.md quotes them, and a test compares. With ``--simulate`` the
-API server restarts, too, once for each row (``benchmarks.restart``): that takes minutes.
+they cannot be out of date: docs/scale.md quotes them (``--write`` renews it), and a test compares.
+With ``--simulate`` the API server restarts, too, once for each row (``benchmarks.restart``): that
+takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from minerwatch.model import Level, Signal
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 
 NODES = (50, 500, 5000)
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 VALUES = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.yaml"
 PROBES = ("execs", "connections", "mappings", "tasks", "rounding", "content", "canary")
 TIMED = ("cgroups", "processes", "rules", *PROBES[:-1])
@@ -43,8 +46,11 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--simulate", action="store_true", help="let the API server restart")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     arguments = parser.parse_args()
     print(on_paper())
+    if arguments.write:
+        PAGE.write_text(with_paper(PAGE.read_text(encoding="utf-8"), on_paper()), encoding="utf-8")
     if arguments.simulate:
         print(f"\n{RESTART_HEAD}")
         for scenario in RESTARTS:
@@ -55,6 +61,13 @@ def main() -> None:
 
 
 # On paper.
+
+
+def with_paper(page: str, paper: str) -> str:
+    """The page with ``paper`` as the first block under "On paper"."""
+    before, heading, after = page.partition("\n## On paper\n")
+    block = re.compile(r"(?<=^```\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+    return before + heading + block.sub(lambda _: paper.rstrip("\n") + "\n", after, count=1)
 
 
 @dataclass(frozen=True, slots=True)

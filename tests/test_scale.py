@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from benchmarks.restart import SLOW, Scenario, Traits, run
-from benchmarks.scale import CROWDS, RESTARTS, chart_values, lease_row, on_paper, restart_row
+from benchmarks.scale import (
+    CROWDS,
+    PAGE,
+    RESTARTS,
+    chart_values,
+    lease_row,
+    on_paper,
+    restart_row,
+    with_paper,
+)
 from minerwatch.config import CullBudget, parse
 
-PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)
 """A server that turns most of a crowd away."""
 
 
 def test_the_page_has_the_figures_as_they_are() -> None:
-    assert on_paper() in PAGE.read_text(encoding="utf-8"), "see: python -m benchmarks.scale"
+    assert on_paper() in PAGE.read_text(encoding="utf-8"), "run: make rules"
+
+
+def test_only_the_table_is_written() -> None:
+    page = "# A\n```\na\n```\n## On paper\n\nb:\n\n```\nold\nold\n```\n\n```\nc\n```\n"
+    assert with_paper(page, "new\n") == page.replace("old\nold", "new")
 
 
 def test_the_page_has_what_the_simulation_says() -> None:
