@@ -63,6 +63,8 @@ _BATCH = 128  # places asked for at once: they fit into an empty pipe of one pag
 _ORDINARY_READ_S = 50e-6  # what a command line costs on a slow node
 _MAX_DYING_HELPERS = 4  # before Linux 5.3 a process that waits for a memory lock cannot be killed
 _SHORTEST_WAIT_S = 0.001
+_PATIENCE = 10
+"""Deadlines for which a call waits for a CPU: under a quota 95 ms of each 100 go without one."""
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
@@ -117,7 +119,8 @@ def user_names(passwd: Path) -> dict[int, str]:
 class ProcessReader:
     """Reads processes below ``proc``; for one thread at a time.
 
-    ``deadline_s`` bounds what hanging processes can add to one call of ``read``; ``retry_s`` is
+    ``deadline_s`` bounds what hanging processes can add to one call of ``read``, ten times as much
+    what a reader adds that waits for a CPU; ``retry_s`` is
     how long a process that hung a reader is left alone at first, doubled each time it does again.
     ``failures`` counts what went wrong since the start, by reason:
 
@@ -148,7 +151,7 @@ class ProcessReader:
         self._users = user_names(passwd)
         self._arguments = _ArgumentReading(self._proc, deadline_s / 4, self.failures)
         self._stuck: dict[tuple[ProcessId, tuple[int, int, int]], _Retry] = {}
-        self._open: set[int] = set()
+        self._open: dict[int, None] = {}  # in the order in which they were left open
 
     def close(self) -> None:
         """End the reading thread and processes; those that hang end when their read does."""
@@ -169,19 +172,21 @@ class ProcessReader:
 
         The facts of one result are all of one process and one program: where it was replaced
         between two reads, it is read again. A process that there was no time for is returned
-        without its command line, and stands in ``deferred``.
+        without its command line, and stands in ``deferred``; it goes before others the next time.
         """
-        self._open = set()
-        left_s = self._deadline_s
+        asked = dict.fromkeys(pids)
+        waiting = [pid for pid in self._open if pid in asked]
+        self._open = {}
+        time_left = _TimeLeft(self._deadline_s, self._deadline_s * _PATIENCE)
         found: dict[int, Process] = {}
-        todo = list(dict.fromkeys(pids))
+        todo = list(dict.fromkeys((*waiting, *asked)))
         for _attempt in range(2):
             mixed: list[int] = []
             for at in range(0, len(todo), _BATCH):
-                left_s -= self._read_batch(todo[at : at + _BATCH], left_s, found, mixed)
+                self._read_batch(todo[at : at + _BATCH], time_left, found, mixed)
             todo = mixed
         self.failures["mixed"] += len(todo)
-        self._open.update(todo, self._due_for_retry())
+        self._open.update(dict.fromkeys((*todo, *self._due_for_retry())))
         self.deferred = frozenset(self._open)
         return found
 
@@ -205,15 +210,21 @@ class ProcessReader:
         return MemoryUse(_mib(status, b"\nVmRSS:"), _mib(status, b"\nHugetlbPages:"))
 
     def _read_batch(
-        self, pids: Sequence[int], left_s: float, found: dict[int, Process], mixed: list[int]
-    ) -> float:
-        """Read ``pids`` into ``found`` and ``mixed``; return by how many seconds it was late."""
+        self,
+        pids: Sequence[int],
+        time_left: _TimeLeft,
+        found: dict[int, Process],
+        mixed: list[int],
+    ) -> None:
+        """Read ``pids`` into ``found`` and ``mixed``."""
         drafts = {pid: draft for pid in pids if (draft := self._draft(pid)) is not None}
         places = {pid: draft.place for pid, draft in drafts.items() if self._is_to_be_asked(draft)}
         ordinary_s = len(places) * _ORDINARY_READ_S
         started_s = time.monotonic()
-        answers = self._arguments.read(places, started_s + left_s + ordinary_s)
-        late_s = time.monotonic() - started_s - ordinary_s
+        until_s = started_s + time_left.for_hanging_s + ordinary_s
+        answers = self._arguments.read(places, until_s, time_left.for_a_cpu_s)
+        late_s = max(0.0, time.monotonic() - started_s - ordinary_s)
+        time_left.spend(late_s, is_hanging=self._arguments.has_met_hanging)
         for pid, draft in drafts.items():
             now = self.stat(pid)
             if now is None:
@@ -222,7 +233,6 @@ class ProcessReader:
                 mixed.append(pid)
                 continue
             found[pid] = self._process(draft, now, answers.get(pid, _UNREAD))
-        return max(0.0, late_s)
 
     def _draft(self, pid: int) -> _Draft | None:
         """Read all but the command line."""
@@ -285,7 +295,7 @@ class ProcessReader:
             return "", True
         if answer == _UNREAD or answer in _GONE:  # gone: the thread that it was read through
             self.failures["deferred"] += 1
-            self._open.add(draft.stat.id.pid)
+            self._open[draft.stat.id.pid] = None
         else:
             self._count(OSError(answer, ""))
         return "", False
@@ -402,6 +412,20 @@ _UNREAD = -1
 _STUCK = -2
 
 
+@dataclass(slots=True)
+class _TimeLeft:
+    """For one call: how much later it may be than reads are that nothing holds up."""
+
+    for_hanging_s: float
+    for_a_cpu_s: float
+
+    def spend(self, late_s: float, *, is_hanging: bool) -> None:
+        """Waiting for a CPU leaves the time for hanging as it is, while there is patience."""
+        waited_s = 0.0 if is_hanging else min(late_s, self.for_a_cpu_s)
+        self.for_a_cpu_s -= waited_s
+        self.for_hanging_s -= late_s - waited_s
+
+
 class _ArgumentReading:
     """Command lines of some processes before a deadline, whatever those processes do.
 
@@ -416,10 +440,18 @@ class _ArgumentReading:
         self._thread: _ReadingThread | None = None
         self._helper: _ReadingProcess | None = None
         self._dying: list[_ReadingProcess] = []
+        self.has_met_hanging = False
+        """Whether the last ``read`` was held up by a process."""
 
-    def read(self, places: Mapping[int, str], until_s: float) -> dict[int, bytes | int]:
-        """Answer arguments or errno, ``_STUCK`` where it hung; others were not reached."""
+    def read(
+        self, places: Mapping[int, str], until_s: float, patience_s: float
+    ) -> dict[int, bytes | int]:
+        """Answer arguments or errno, ``_STUCK`` where it hung; others were not reached.
+
+        It goes on for ``patience_s`` after ``until_s`` where only a CPU is waited for.
+        """
         answers: dict[int, bytes | int] = {}
+        self.has_met_hanging = self._thread is not None and not self._thread.is_free()
         if not places or time.monotonic() >= until_s:
             return answers
         if self._thread is None:
@@ -427,8 +459,9 @@ class _ArgumentReading:
         if self._thread.is_free():
             self._kill_helper()
             self._reap()
-            got = self._thread.read(list(places.values()), self._slice_s, until_s)
+            got = self._thread.read(list(places.values()), self._slice_s, until_s, patience_s)
             answers.update(zip(places, got, strict=False))
+            self.has_met_hanging = bool(got) and got[-1] == _STUCK
         for pid in list(places)[len(answers) :]:
             answer = self._helper_answer(places[pid], until_s)
             if answer == _UNREAD:
@@ -494,7 +527,9 @@ class _ReadingThread:
     def is_free(self) -> bool:
         return self._job.done.is_set()
 
-    def read(self, places: Sequence[str], slice_s: float, until_s: float) -> list[bytes | int]:
+    def read(
+        self, places: Sequence[str], slice_s: float, until_s: float, patience_s: float
+    ) -> list[bytes | int]:
         """Answer in the order of ``places``; fewer if time ran out, or the last one hung."""
         job = self._job = _Job(places)
         self._jobs.put(job)
@@ -506,10 +541,11 @@ class _ReadingThread:
             if waited_s >= slice_s and self._is_blocked() and len(got) == len(job.answers):
                 job.is_left = True
                 return [*got, _STUCK]
-            if now_s >= until_s:
+            if now_s >= until_s + patience_s or (now_s >= until_s and self._is_blocked()):
                 job.is_left = True
                 return got
-            timeout_s = max(_SHORTEST_WAIT_S, min(slice_s - waited_s, until_s - now_s))
+            left_s = until_s - now_s if now_s < until_s else slice_s
+            timeout_s = max(_SHORTEST_WAIT_S, min(slice_s - waited_s, left_s))
         return job.answers
 
     def close(self) -> None:

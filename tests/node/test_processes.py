@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import Process, ProcessId, ProcessStat
+from minerwatch.node import processes as processes_module
 from minerwatch.node.processes import (
     CLOCK_TICKS_PER_S,
     ProcessReader,
@@ -640,6 +641,55 @@ def test_a_reader_that_waits_for_a_cpu_is_no_hidden_process(
     assert process.command_line == ""
     assert recorded_reader.deferred == {10}
     assert recorded_reader.failures["deferred"] == 1
+
+
+def test_a_reader_that_waits_for_a_cpu_is_waited_for(
+    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a CPU quota a deadline may pass without a single instruction."""
+    recorded.add(10, None)
+    monkeypatch.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
+    later = threading.Timer(0.3, recorded.release, [10])  # three times the deadline
+    later.start()
+    read_one(recorded_reader, 10)
+    later.join()
+    assert not recorded_reader.deferred
+    assert recorded_reader.failures["deferred"] == 0
+
+
+def test_who_was_left_for_the_next_time_goes_first_then(
+    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded.add(10, None)
+    recorded.add(11)
+    with monkeypatch.context() as patched:
+        patched.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
+        recorded_reader.read([11, 10])
+    assert recorded_reader.deferred == {10}
+    recorded.release(10)
+    assert list(recorded_reader.read([11, 10])) == [10, 11]
+
+
+def test_waiting_for_a_cpu_is_not_taken_for_hanging(
+    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches, each of which waits for longer than a call may wait for those that hang."""
+    for pid in range(10, 160):
+        recorded.add(pid)
+    really = "minerwatch.node.processes._arguments"
+    read = processes_module._arguments
+
+    def late(path: str) -> bytes | int:
+        if path.endswith(("/10/cmdline", "/150/cmdline")):
+            time.sleep(0.15)
+        return read(path)
+
+    monkeypatch.setattr(really, late)
+    monkeypatch.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
+    found = recorded_reader.read(range(10, 160))
+    assert all(process.command_line == "worker -v" for process in found.values())
+    assert recorded_reader.deferred == frozenset()
+    assert not any(recorded_reader.failures.values())
 
 
 def test_a_pid_that_is_used_again_is_another_process(

@@ -397,11 +397,16 @@ class Soak:
         program = self._folder / "xmrig"
         if not program.exists():
             shutil.copy(shutil.which("dash") or "/bin/sh", program)
-        ticks_before = self._ticks(agent)
         loop = f"exec {program} -c 'while :; do :; done' {' '.join(POOL)}"
-        script = f"echo $$ >{folder}/cgroup.procs; {loop}"
-        began_s = time.monotonic()
-        with subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL) as miner:
+        script = f"read go; echo $$ >{folder}/cgroup.procs; {loop}"
+        with subprocess.Popen(
+            ["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as miner:
+            ticks_before = self._ticks(agent)
+            began_s = time.monotonic()
+            assert miner.stdin is not None
+            miner.stdin.write(b"\n")
+            miner.stdin.flush()
             try:
                 told = self._is_told(agent, name[:12], ticks_before)
             finally:
