@@ -46,6 +46,42 @@ def test_a_package_that_is_missing_says_so() -> None:
     assert run(script) == "False"
 
 
+def test_a_module_is_loaded_when_it_is_used() -> None:
+    script = (
+        "import sys\n"
+        "from minerwatch.report.light_imports import loaded_when_used\n"
+        "with loaded_when_used('asyncio'):\n"
+        "    import asyncio as later\n"
+        "    assert not hasattr(later, 'run')\n"
+        "assert 'asyncio' not in sys.modules\n"
+        "later.run(later.sleep(0))\n"
+        "import asyncio\n"
+        "assert later.run is asyncio.run and later is not asyncio"
+    )
+    run(script)
+
+
+def test_what_is_loaded_stays_as_it_is() -> None:
+    script = (
+        "import asyncio\n"
+        "from minerwatch.report.light_imports import loaded_when_used\n"
+        "with loaded_when_used('asyncio'):\n"
+        "    import asyncio as same\n"
+        "assert same is asyncio"
+    )
+    run(script)
+
+
+def test_logs_bring_no_tls_and_no_event_loop_with_them() -> None:
+    script = (
+        "import sys\n"
+        "from minerwatch.report.log import logger\n"
+        "logger(as_json=True).info('said')\n"
+        "print({'asyncio.events', 'ssl', 'concurrent.futures', 'rich'} & set(sys.modules) or '')"
+    )
+    assert run(script) == ""
+
+
 @given(st.lists(st.tuples(TEXTS, TEXTS, NUMBERS), max_size=8), TEXTS)
 def test_the_text_is_that_of_prometheus_client(
     counted: list[tuple[str, str, float]], documentation: str
