@@ -27,13 +27,7 @@ from benchmarks.crowd import CONTAINERS_A_POD, Crowd
 from benchmarks.pods import NODE, kubeconfig, pod
 from benchmarks.probes import Lines
 from benchmarks.table import Budget, Row, missing, needs_root, parser, show
-from minerwatch import agent as agent_module
-from minerwatch.agent import Agent
-from minerwatch.config import Config, load
-from minerwatch.footprint import use_one_arena
-from minerwatch.loop import Readable, Wake
 from minerwatch.report.client import answer
-from minerwatch.report.log import logger
 from tests.kube.api_server import ApiServer
 
 START, HOUR, ANSWERS = "Start to first verdict", "An hour of churn", "Answers"
@@ -56,11 +50,7 @@ def main() -> None:
     options.add_argument("--cgroups", type=int, default=250)
     options.add_argument("--processes", type=int, default=5000)
     options.add_argument("--ticks", type=int, default=360)
-    options.add_argument("--agent", type=Path, help="be one: its configuration")
     chosen = options.parse_args()
-    if chosen.agent is not None:
-        _be_an_agent(load(chosen.agent))
-        return
     show(
         HOUR,
         lambda: rows(chosen.cgroups, chosen.processes, chosen.ticks),
@@ -132,63 +122,6 @@ def _start_s(settings: Path) -> float | None:
 # The hour.
 
 
-class _Clock:
-    """Stands still until it is put on."""
-
-    def __init__(self) -> None:
-        self._put_on_s = 0.0
-        self._began_s = agent_module.now_s()
-
-    def now_s(self) -> float:
-        return self._began_s + self._put_on_s
-
-    def put_on(self, seconds: float) -> None:
-        self._put_on_s += seconds
-
-
-class _Waiting(Wake):
-    """Where the agent would wait it asks once whether it may go on, then the clock is put on."""
-
-    def __init__(self, clock: _Clock) -> None:
-        super().__init__()
-        self._clock = clock
-        self.has_asked = False
-
-    def wait(self, timeout_s: float, source: Readable | None) -> bool:
-        if super().wait(0.0, source):
-            return True
-        if not self.has_asked:
-            self.has_asked = True
-            print(flush=True)
-            if not sys.stdin.readline():
-                sys.exit()
-            return super().wait(0.0, source)
-        self._clock.put_on(timeout_s)
-        return False
-
-
-class _AskingAgent(Agent):
-    """Asks whether it may go on once between two ticks."""
-
-    def tick(self) -> None:
-        if isinstance(self._wake, _Waiting):
-            self._wake.has_asked = False
-        super().tick()
-
-
-def _be_an_agent(config: Config) -> None:
-    """Runs in a process of its own."""
-    use_one_arena()
-    clock = _Clock()
-    agent_module.now_s = clock.now_s
-    agent = _AskingAgent(config, logger(as_json=True))
-    agent._wake = _Waiting(clock)  # noqa: SLF001 - nothing else of the loop is replaced
-    try:
-        agent.run()
-    finally:
-        agent.close()
-
-
 class _Simulated:
     """An agent in a process of its own, tick by tick."""
 
@@ -199,7 +132,7 @@ class _Simulated:
         self.cpu_ms: list[float] = []
         self._spent_ms = 0.0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.whole", "--agent", str(settings)],
+            [sys.executable, "-m", "benchmarks.simulated", str(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
