@@ -6,8 +6,8 @@ Two agents watch the same real containers (root), one of them follows a cluster 
 server of the tests' own. First each is started as its users start it, with a miner's name among
 the processes. Then an hour goes by on a simulated clock: the agent's own loop runs, only that it
 does not wait; where it would, the clock is put on. Before each tick a hundredth of the processes
-and one container are replaced, every tenth of them by one with a miner's name, and pods with them;
-now and then somebody asks for metrics and the snapshot. Five minutes follow without any change.
+and one container are replaced, and pods with them, every tenth of them by one with a miner's name,
+while the miner before ends; now and then somebody asks for metrics and the snapshot. Five minutes follow without any change.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _MINER = "-o stratum+tcp://pool.example.org:3333 --donate-level 1 -u x"
 _TICK_S = 10.0
 _REPLACED_SHARE = 0.01
 _FLAGGED = 5
+_MINER_EVERY = 10  # ticks; the one before ends, so that as many are flagged at the end as before
 _IDLE_TICKS = 30
 _WARM_TICKS = 60
 _CLUSTER_PODS = 10_000
@@ -202,8 +203,8 @@ def _change(crowd: Crowd, server: ApiServer, number: int) -> None:
     crowd.replace(int(len(crowd) * _REPLACED_SHARE))
     place = number % len(crowd.folders)
     after = crowd.replace_container(place)
-    if number % 10 == 0:
-        crowd.start_in(crowd.folders[place], _MINER)
+    if number % _MINER_EVERY == 0:
+        crowd.start_in(crowd.folders[place], _MINER, in_place_of_last=number > 0)
     if place % CONTAINERS_A_POD == CONTAINERS_A_POD - 1:
         server.put(pod(after // CONTAINERS_A_POD, NODE))
         before = (after - len(crowd.folders)) // CONTAINERS_A_POD
