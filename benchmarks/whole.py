@@ -7,7 +7,8 @@ server of the tests' own. First each is started as its users start it, with a mi
 the processes. Then an hour goes by on a simulated clock: the agent's own loop runs, only that it
 does not wait; where it would, the clock is put on. Before each tick a hundredth of the processes
 and one container are replaced, and pods with them, every tenth of them by one with a miner's name,
-while the miner before ends; now and then somebody asks for metrics and the snapshot. Five minutes follow without any change.
+while the miner before ends; now and then somebody asks for metrics and the snapshot. Five minutes
+follow without any change.
 """
 
 from __future__ import annotations
