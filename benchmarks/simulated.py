@@ -19,6 +19,10 @@ from minerwatch.loop import Readable, Wake
 from minerwatch.report.log import logger
 
 
+_LEAST_S = 0.001
+"""A clock that is put on by next to nothing stands still: so small a number is lost in the sum."""
+
+
 class _Clock:
     """Stands still until it is put on."""
 
@@ -50,7 +54,7 @@ class _Waiting(Wake):
             if not sys.stdin.readline():
                 sys.exit()
             return super().wait(0.0, source)
-        self._clock.put_on(timeout_s)
+        self._clock.put_on(max(timeout_s, _LEAST_S))
         return False
 
 
