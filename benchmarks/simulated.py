@@ -18,7 +18,6 @@ from minerwatch.footprint import use_one_arena
 from minerwatch.loop import Readable, Wake
 from minerwatch.report.log import logger
 
-
 _LEAST_S = 0.001
 """A clock that is put on by next to nothing stands still: so small a number is lost in the sum."""
 
