@@ -100,6 +100,7 @@ class Crowd:
         self._sleepers: deque[tuple[int, Path]] = deque()
         self._next = 0
         self._made = 0
+        self._last_started = 0
         self.folders: list[Path] = []
         home = writable_root()
         self._forker = subprocess.Popen(
@@ -137,9 +138,11 @@ class Crowd:
             places.append(place)
         self._sleepers.extend(self._start(places, command))
 
-    def start_in(self, folder: Path, command: str) -> int:
-        """One more process, which is left alone until the end; its pid."""
-        return self._start([folder], command)[0][0]
+    def start_in(self, folder: Path, command: str, *, in_place_of_last: bool = False) -> None:
+        """One more process, which is left alone; or ends the one that was started so before."""
+        if in_place_of_last:
+            _kill(self._last_started)
+        self._last_started = self._start([folder], command)[0][0]
 
     def replace_container(self, place: int) -> int:
         """Ends a container and starts another with as many processes; the new one's number."""
@@ -163,6 +166,8 @@ class Crowd:
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
+        for pid, _ in self._sleepers:
+            _kill(pid)
         pods = dict.fromkeys(folder.parent for folder in self.folders)
         _remove([*self.folders, *pods, self._top / "burstable", self._top])
 
@@ -202,8 +207,10 @@ def container_id(number: int) -> str:
 
 
 def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    """Ends a sleeper, and nobody else who may have its pid by now."""
+    with suppress(OSError):
+        if b"/kubepods/" in Path(f"/proc/{pid}/cgroup").read_bytes():
+            os.kill(pid, signal.SIGKILL)
 
 
 def _remove(folders: list[Path]) -> None:

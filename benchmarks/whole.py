@@ -6,8 +6,9 @@ Two agents watch the same real containers (root), one of them follows a cluster 
 server of the tests' own. First each is started as its users start it, with a miner's name among
 the processes. Then an hour goes by on a simulated clock: the agent's own loop runs, only that it
 does not wait; where it would, the clock is put on. Before each tick a hundredth of the processes
-and one container are replaced, every tenth of them by one with a miner's name, and pods with them;
-now and then somebody asks for metrics and the snapshot. Five minutes follow without any change.
+and one container are replaced, and pods with them, every tenth of them by one with a miner's name,
+while the miner before ends; now and then somebody asks for metrics and the snapshot. Five minutes
+follow without any change.
 """
 
 from __future__ import annotations
@@ -27,13 +28,7 @@ from benchmarks.crowd import CONTAINERS_A_POD, Crowd
 from benchmarks.pods import NODE, kubeconfig, pod
 from benchmarks.probes import Lines
 from benchmarks.table import Budget, Row, missing, needs_root, parser, show
-from minerwatch import agent as agent_module
-from minerwatch.agent import Agent
-from minerwatch.config import Config, load
-from minerwatch.footprint import use_one_arena
-from minerwatch.loop import Readable, Wake
 from minerwatch.report.client import answer
-from minerwatch.report.log import logger
 from tests.kube.api_server import ApiServer
 
 START, HOUR, ANSWERS = "Start to first verdict", "An hour of churn", "Answers"
@@ -41,6 +36,7 @@ _MINER = "-o stratum+tcp://pool.example.org:3333 --donate-level 1 -u x"
 _TICK_S = 10.0
 _REPLACED_SHARE = 0.01
 _FLAGGED = 5
+_MINER_EVERY = 10  # ticks; the one before ends, so that as many are flagged at the end as before
 _IDLE_TICKS = 30
 _WARM_TICKS = 60
 _CLUSTER_PODS = 10_000
@@ -56,11 +52,7 @@ def main() -> None:
     options.add_argument("--cgroups", type=int, default=250)
     options.add_argument("--processes", type=int, default=5000)
     options.add_argument("--ticks", type=int, default=360)
-    options.add_argument("--agent", type=Path, help="be one: its configuration")
     chosen = options.parse_args()
-    if chosen.agent is not None:
-        _be_an_agent(load(chosen.agent))
-        return
     show(
         HOUR,
         lambda: rows(chosen.cgroups, chosen.processes, chosen.ticks),
@@ -132,63 +124,6 @@ def _start_s(settings: Path) -> float | None:
 # The hour.
 
 
-class _Clock:
-    """Stands still until it is put on."""
-
-    def __init__(self) -> None:
-        self._put_on_s = 0.0
-        self._began_s = agent_module.now_s()
-
-    def now_s(self) -> float:
-        return self._began_s + self._put_on_s
-
-    def put_on(self, seconds: float) -> None:
-        self._put_on_s += seconds
-
-
-class _Waiting(Wake):
-    """Where the agent would wait it asks once whether it may go on, then the clock is put on."""
-
-    def __init__(self, clock: _Clock) -> None:
-        super().__init__()
-        self._clock = clock
-        self.has_asked = False
-
-    def wait(self, timeout_s: float, source: Readable | None) -> bool:
-        if super().wait(0.0, source):
-            return True
-        if not self.has_asked:
-            self.has_asked = True
-            print(flush=True)
-            if not sys.stdin.readline():
-                sys.exit()
-            return super().wait(0.0, source)
-        self._clock.put_on(timeout_s)
-        return False
-
-
-class _AskingAgent(Agent):
-    """Asks whether it may go on once between two ticks."""
-
-    def tick(self) -> None:
-        if isinstance(self._wake, _Waiting):
-            self._wake.has_asked = False
-        super().tick()
-
-
-def _be_an_agent(config: Config) -> None:
-    """Runs in a process of its own."""
-    use_one_arena()
-    clock = _Clock()
-    agent_module.now_s = clock.now_s
-    agent = _AskingAgent(config, logger(as_json=True))
-    agent._wake = _Waiting(clock)  # noqa: SLF001 - nothing else of the loop is replaced
-    try:
-        agent.run()
-    finally:
-        agent.close()
-
-
 class _Simulated:
     """An agent in a process of its own, tick by tick."""
 
@@ -199,7 +134,7 @@ class _Simulated:
         self.cpu_ms: list[float] = []
         self._spent_ms = 0.0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.whole", "--agent", str(settings)],
+            [sys.executable, "-m", "benchmarks.simulated", str(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -269,8 +204,8 @@ def _change(crowd: Crowd, server: ApiServer, number: int) -> None:
     crowd.replace(int(len(crowd) * _REPLACED_SHARE))
     place = number % len(crowd.folders)
     after = crowd.replace_container(place)
-    if number % 10 == 0:
-        crowd.start_in(crowd.folders[place], _MINER)
+    if number % _MINER_EVERY == 0:
+        crowd.start_in(crowd.folders[place], _MINER, in_place_of_last=number > 0)
     if place % CONTAINERS_A_POD == CONTAINERS_A_POD - 1:
         server.put(pod(after // CONTAINERS_A_POD, NODE))
         before = (after - len(crowd.folders)) // CONTAINERS_A_POD

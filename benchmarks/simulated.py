@@ -1,0 +1,83 @@
+"""An agent on a simulated clock, for benchmarks/whole.py; it imports what an agent does, no more.
+
+    python -m benchmarks.simulated CONFIGURATION
+
+Its own loop runs, only that it does not wait: where it would, the clock is put on. Between two
+ticks it prints an empty line, and goes on when it is given one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from minerwatch import agent as agent_module
+from minerwatch.agent import Agent
+from minerwatch.config import load
+from minerwatch.footprint import use_one_arena
+from minerwatch.loop import Readable, Wake
+from minerwatch.report.log import logger
+
+_LEAST_S = 0.001
+"""A clock that is put on by next to nothing stands still: so small a number is lost in the sum."""
+
+
+class _Clock:
+    """Stands still until it is put on."""
+
+    def __init__(self) -> None:
+        self._put_on_s = 0.0
+        self._began_s = agent_module.now_s()
+
+    def now_s(self) -> float:
+        return self._began_s + self._put_on_s
+
+    def put_on(self, seconds: float) -> None:
+        self._put_on_s += seconds
+
+
+class _Waiting(Wake):
+    """Where the agent would wait it asks once whether it may go on, then the clock is put on."""
+
+    def __init__(self, clock: _Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.has_asked = False
+
+    def wait(self, timeout_s: float, source: Readable | None) -> bool:
+        if super().wait(0.0, source):
+            return True
+        if not self.has_asked:
+            self.has_asked = True
+            print(flush=True)
+            if not sys.stdin.readline():
+                sys.exit()
+            return super().wait(0.0, source)
+        self._clock.put_on(max(timeout_s, _LEAST_S))
+        return False
+
+
+class _AskingAgent(Agent):
+    """Asks whether it may go on once between two ticks."""
+
+    def tick(self) -> None:
+        if isinstance(self._wake, _Waiting):
+            self._wake.has_asked = False
+        super().tick()
+
+
+def main() -> None:
+    config = load(Path(sys.argv[1]))
+    use_one_arena()
+    clock = _Clock()
+    agent_module.now_s = clock.now_s
+    agent = _AskingAgent(config, logger(as_json=True))
+    agent._wake = _Waiting(clock)  # noqa: SLF001 - nothing else of the loop is replaced
+    try:
+        agent.run()
+    finally:
+        agent.close()
+
+
+if __name__ == "__main__":
+    main()
