@@ -114,6 +114,13 @@ def _members(folder: Path) -> list[int]:
         return []
 
 
+def _remove_what_is_left(folder: Path) -> None:
+    """Of a run that was cut off; folders in use stay."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(path)
+
+
 def remove_parent_cgroups(path: str) -> None:
     """The folders above that cgroup, in every hierarchy: a container runtime leaves them behind."""
     for root in (CGROUPS, *(folder for folder in CGROUPS.iterdir() if folder.is_dir())):
@@ -136,6 +143,7 @@ def cgroups() -> Iterator[CgroupFolders]:
         pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
     if not os.access(root, os.W_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
         pytest.skip("/sys/fs/cgroup is read-only here: run it where cgroups can be made")
+    _remove_what_is_left(root / "minerwatch-test")
     folders = CgroupFolders(root)
     yield folders
     folders.close()
