@@ -517,7 +517,9 @@ class Watch:
     def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[_WatchedContainer]:
         """Reads who ``pids`` are, to be matched; the containers that have other ones now."""
         touched: dict[int, _WatchedContainer] = {}
-        for pid, process in self._reader.read(pids).items():
+        found = self._reader.read(pids)
+        self._forget_unread(pids - found.keys() - self._reader.deferred)
+        for pid, process in found.items():
             watched = self._container_of.get(pid)
             if watched is None:
                 continue
@@ -536,6 +538,13 @@ class Watch:
         for watched in touched.values():
             _collect_static_sightings(watched)
         return list(touched.values())
+
+    def _forget_unread(self, pids: Iterable[int]) -> None:
+        """Forgets who ended before it was read: nothing else would when its container loses it."""
+        for pid in pids:
+            watched = self._container_of.get(pid)
+            if watched is not None and pid not in watched.processes:
+                del self._container_of[pid]
 
     def _match_again(self, watched: _WatchedContainer) -> None:
         """Has all processes of a container matched anew; until then they keep their matches."""

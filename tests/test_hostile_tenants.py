@@ -208,7 +208,7 @@ def test_a_fork_storm_hides_no_miner_and_leaves_nothing_behind(
     assert ticks_until_told(node) <= TOLD_WITHIN_TICKS
     programs.close()
     until(lambda: not (hostile / "cgroup.procs").read_text())
-    # No more than there are: init reaps what the storm has left in its own time. Others come and go.
+    # No more than there are: what the storm has left is reaped by init in its own time.
     until(lambda: node.tick(0.1).process_count <= sum(map(str.isdigit, os.listdir("/proc"))) + 10)
 
 

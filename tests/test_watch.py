@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.model import Level, Observation, Signal
+from minerwatch.model import Level, Observation, Process, Signal
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
@@ -337,6 +337,28 @@ def test_cpu_of_processes_too_short_to_see_is_hidden(
     (finding,) = node.container().verdict.findings
     assert finding.process is None
     assert finding.evidence[0].field == "HiddenCpuShare"
+    node.watch.close()
+
+
+def test_who_ends_before_it_is_read_is_not_counted(
+    matcher: Matcher,
+    folder: Path,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = Node(matcher, folder, cgroups.root)
+    brief = programs.start("brief", busy=True)
+    node.tick()
+    read = ProcessReader.read
+
+    def read_late(reader: ProcessReader, pids: Iterable[int]) -> dict[int, Process]:
+        return read(reader, set(pids) - {brief.pid})
+
+    monkeypatch.setattr(ProcessReader, "read", read_late)
+    cgroups.put(brief, folder)
+    node.tick()
+    assert brief.pid not in node.watch._container_of
     node.watch.close()
 
 
