@@ -245,9 +245,11 @@ def _specification(
 def _usual_mounts() -> list[dict[str, Any]]:
     """Those that every container has."""
     safe = ["nosuid", "noexec", "nodev"]
+    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     return [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": terminals},
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": safe},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*safe, "ro"]},
     ]

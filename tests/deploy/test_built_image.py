@@ -73,7 +73,7 @@ def agent(image: Root, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Age
     release = Release(
         rendered(
             *("-f", str(default), "--set=port=19797", "--set=config.interval=500ms"),
-            *("--set=config.kubernetes.enabled=false", "--set=config.culling.mode=dry-run"),
+            "--set=config.kubernetes.enabled=false",
         )
     )
     with closing(AgentContainer(tmp_path_factory.mktemp("pod"), image, release)) as running:
