@@ -12,7 +12,7 @@ import errno
 import os
 import platform
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
 from heapq import nlargest
@@ -33,10 +33,35 @@ _MAX_THREADS = 4096
 """Of one process that are told: as many as are read where there is no iterator."""
 _MOST_THREADS = 256
 """Of one process whose control words are told: those that have burnt most CPU."""
+_TASKS_PER_PROCESS = 15
+"""So many tasks, read with all others, cost what the tasks of one process cost that are read alone
+(`python -m benchmarks.probes`)."""
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _MIN_KERNEL = "Linux 5.8"
 _CAPABILITIES = {"BPF": 39, "PERFMON": 38}  # include/uapi/linux/capability.h
+
+
+class _OneProcess(ctypes.Structure):
+    """``union bpf_iter_link_info`` for tasks (include/uapi/linux/bpf.h): those of one process."""
+
+    _fields_ = (
+        ("tid", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+        ("pid_fd", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+    )
+
+
+class _AttachOptions(ctypes.Structure):
+    """``struct bpf_iter_attach_opts`` (libbpf's bpf/libbpf.h)."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("info", ctypes.POINTER(_OneProcess)),
+        ("info_size", ctypes.c_uint32),
+    )
+
 
 _Record = tuple[
     int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
@@ -162,7 +187,10 @@ class TaskIterator:
         self.has_fp_control = False
         self._library = _libbpf()
         self._object: int | None = None
+        self._program: int | None = None
         self._link: int | None = None
+        self._reads_one_process = False
+        self._task_count = 0  # when all were last read
         try:
             self._load(_object_path())
         except TasksUnavailableError:
@@ -172,7 +200,9 @@ class TaskIterator:
     def table(self) -> TaskTable | None:
         """Every process of the node; None if it cannot be read now."""
         failed = self.failures["unreadable"]
-        table = TaskTable(b"".join(self._pieces()))
+        content = b"".join(self._pieces(self._link))
+        table = TaskTable(content)
+        self._task_count = len(content) // _RECORD.size
         return table if self.failures["unreadable"] == failed else None
 
     def samples(self) -> list[TaskSample]:
@@ -187,7 +217,7 @@ class TaskIterator:
         """
         wanted = {process.pid: process for process in processes}
         found: dict[int, list[_Record]] = {}
-        for record in self._records():
+        for record in self._records_of(tuple(wanted)):
             tid, pid, _flags, _fp_control, has_fp_control = record[7:12]
             if pid not in wanted or not has_fp_control:
                 continue
@@ -221,24 +251,55 @@ class TaskIterator:
         self._object = opened
         if library.bpf_object__load(opened):
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
-        program = library.bpf_object__next_program(opened, None)
+        self._program = program = library.bpf_object__next_program(opened, None)
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
-        own = [each for each in self._records() if each[7:9] == (os.getpid(), os.getpid())]
+        own_pid = os.getpid()
+        own = [each for each in self._records() if each[7:9] == (own_pid, own_pid)]
         if not own:
             raise TasksUnavailableError(
                 "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
             )
         self.has_fp_control = bool(own[0][11])
+        # Kernels before 6.1 refuse, or tell of all processes as if nothing had been asked.
+        pids = {
+            record[8] for piece in self._pieces_of(own_pid) for record in _RECORD.iter_unpack(piece)
+        }
+        self._reads_one_process = pids == {own_pid}
 
     def _records(self) -> Iterator[_Record]:
-        for piece in self._pieces():
+        count = 0
+        for piece in self._pieces(self._link):
+            count += len(piece) // _RECORD.size
             yield from _RECORD.iter_unpack(piece)
+        self._task_count = count
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _records_of(self, pids: Collection[int]) -> Iterator[_Record]:
+        """The records of some processes, and maybe of others, as it costs least."""
+        if not self._reads_one_process or len(pids) * _TASKS_PER_PROCESS > self._task_count:
+            yield from self._records()
+            return
+        for pid in pids:
+            for piece in self._pieces_of(pid):
+                yield from _RECORD.iter_unpack(piece)
+
+    def _pieces_of(self, pid: int) -> Iterator[bytes]:
+        process = _OneProcess(pid=pid)
+        options = _AttachOptions(
+            ctypes.sizeof(_AttachOptions), ctypes.pointer(process), ctypes.sizeof(_OneProcess)
+        )
+        link = self._library.bpf_program__attach_iter(self._program, ctypes.byref(options))
+        if not link:
+            return
+        try:
+            yield from self._pieces(link)
+        finally:
+            self._library.bpf_link__destroy(link)
+
+    def _pieces(self, link: int | None) -> Iterator[bytes]:
         """Whole records, as many as one read(2) brings."""
-        fd = self._library.bpf_iter_create(self._library.bpf_link__fd(self._link))
+        fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
         if fd < 0:
             self.failures["unreadable"] += 1
             return

@@ -359,3 +359,16 @@ def test_the_tests_server_refuses_events_that_a_real_one_would(
         cluster.call(
             "PATCH", f"{events}/a.1", body=patch, content_type="application/merge-patch+json"
         )
+
+
+def test_parts_of_the_client_that_nobody_uses_are_not_read(kubeconfig: Path) -> None:
+    program = f"""
+import sys
+from minerwatch.kube.client import from_kubeconfig
+print(from_kubeconfig({str(kubeconfig)!r}).server)
+print("kubernetes_validate" in sys.modules, "pydoc" in sys.modules)
+import kubernetes.watch
+print(kubernetes.watch.Watch.__name__, "pydoc" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout.splitlines()[1:] == ["False False", "Watch True"], said.stderr

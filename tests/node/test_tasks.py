@@ -102,6 +102,30 @@ def test_every_task_is_there_once(iterator: TaskIterator, programs: Programs) ->
     assert all(sample.cgroup_inode for sample in samples)
 
 
+def test_control_words_are_the_same_read_alone_or_with_all_others(
+    iterator: TaskIterator, programs: Programs
+) -> None:
+    process = programs.start("stopped", busy=True)
+    until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().split()[13] != b"0")
+    process.send_signal(19)
+    until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
+    leaders = [each for each in iterator.samples() if each.tid == each.pid]
+    everybody = [ProcessId(each.pid, each.start_ticks) for each in leaders]
+    asked = next(each for each in everybody if each.pid == process.pid)
+    alone = iterator.fp_samples([asked])
+    assert [sample.process for sample in alone] == [asked]
+    assert alone == [each for each in iterator.fp_samples(everybody) if each.process == asked]
+
+
+def test_of_who_is_gone_there_are_no_control_words(iterator: TaskIterator) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    own = next(each for each in iterator.samples() if each.tid == os.getpid())
+    assert iterator.fp_samples([ProcessId(ended.pid, 1)]) == []
+    assert iterator.fp_samples([ProcessId(own.pid, own.start_ticks + 1)]) == []
+    assert iterator.failures == {"unreadable": 0}
+
+
 def test_another_program_behind_the_same_pid_is_seen(
     iterator: TaskIterator, programs: Programs
 ) -> None:

@@ -208,8 +208,9 @@ class _Iterator(tasks.TaskIterator):
     def __init__(self, content: bytes) -> None:
         self.failures = {"unreadable": 0}
         self._content = content
+        self._link, self._reads_one_process = None, False
 
-    def _pieces(self) -> Any:
+    def _pieces(self, link: int | None) -> Any:
         yield self._content
 
 
