@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +161,7 @@ class Watch:
         self._has_other_rules = False
         self._turn: Iterator[int] = iter(())
         self._last_tick_s = float("inf")
+        self._tick_times_s: deque[float] = deque()  # of the last ticks, within the window
         self._lock = threading.Lock()
         self._probe_s: dict[str, float] = {}
         self._unmatched: Turns[tuple[_WatchedContainer, _WatchedProcess]] = Turns()
@@ -219,9 +220,11 @@ class Watch:
         ended = self._end_containers(sampled.gone)
         burnt_s = self._sample_containers(sampled, at_s)
         self._find_places()
-        hot = [watched for watched in self._containers.values() if self._is_hot(watched)]
+        hot = [watched for key, watched in self._containers.items() if self._is_hot(key, watched)]
         if self._has_other_rules:
             hot, self._has_other_rules = list(self._containers.values()), False
+        for watched in hot:
+            self._let_rest(watched)
         self._timed("tasks", lambda: self._read_tasks(hot))
         touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
         touched += self._match_waiting(_MATCH_S)
@@ -349,23 +352,36 @@ class Watch:
         """Takes the new CPU readings; the CPU seconds that each container burnt since the last."""
         burnt_s = {}
         window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
-        for key, cpu_s in sampled.cpu_s.items():
+        for key in sampled.read:
+            cpu_s = sampled.cpu_s[key]
             watched = self._containers.get(key)
             if watched is None:
                 self._containers[key] = _new_container(sampled.containers[key], at_s, cpu_s)
                 continue
             burnt_s[key] = max(0.0, cpu_s - watched.cpu.cpu_s)
+            self._let_rest(watched)
             watched.cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
+        self._tick_times_s.append(at_s)
+        while self._tick_times_s[0] <= at_s - window_s:
+            self._tick_times_s.popleft()
         return burnt_s
 
-    def _is_hot(self, watched: _WatchedContainer) -> bool:
+    def _let_rest(self, watched: _WatchedContainer) -> None:
+        """Adds the ticks at which its counter was not read, for it stood still."""
+        watched.cpu.rest(
+            self._tick_times_s,
+            window_s=self._examination.window,
+            busy_cores=self._examination.suspect_cpu_cores,
+        )
+
+    def _is_hot(self, key: ContainerKey, watched: _WatchedContainer) -> bool:
         """Whether its processes are measured one by one: it is new, burns CPU, or is suspect."""
         cores = watched.cpu.cores
         is_hot = (
             cores is None
             or cores >= self._examination.hot_cpu_cores
             or bool(watched.static_sightings)
-            or watched.container.key in self._judge
+            or key in self._judge
         )
         if watched.is_measured and not is_hot:
             watched.limit = watched.throttled_share = None
@@ -730,9 +746,8 @@ class Watch:
             began=began,
             flagged=tuple(_observation(watched, 0) for watched in flagged),
             flagged_cpu_s=tuple(
-                (watched.container, watched.verdict.level, burnt_s[watched.container.key])
+                (watched.container, watched.verdict.level, burnt_s.get(watched.container.key, 0.0))
                 for watched in flagged
-                if watched.container.key in burnt_s
             ),
             levels=Counter(watched.verdict.level for watched in every),
             process_count=len(self._container_of),

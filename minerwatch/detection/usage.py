@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Reversible
+from itertools import takewhile
 from math import fsum, sqrt
 
 _FLATNESS_NEEDS = 4  # rates; fewer say nothing about evenness
@@ -50,6 +52,13 @@ class CpuHistory:
         elif self._busy_since_s is None:
             self._busy_since_s = self._at_s
         self._at_s, self._cpu_s = at_s, cpu_s
+
+    def rest(self, times_s: Reversible[float], *, window_s: float, busy_cores: float) -> None:
+        """Takes the last reading again at each of ``times_s``, in order, that is later than it."""
+        last_s = self._at_s
+        missed_s = list(takewhile(lambda at_s: at_s > last_s, reversed(times_s)))
+        for at_s in reversed(missed_s):
+            self.add(at_s, self._cpu_s, window_s=window_s, busy_cores=busy_cores)
 
     def flatness(self) -> float | None:
         """1 − coefficient of variation of the rates in the window, in 0..1; None if too few."""

@@ -13,7 +13,8 @@ read more than once a second (kernel/cgroup/cgroup-v1.c, ``CGROUP_PIDLIST_DESTRO
 
 A container whose counter stands still is asleep: nobody in it has run, so nobody has forked,
 exec'ed or ended, and whoever was moved there asleep does nothing yet. Its folders and members are
-then left alone, but for one tick in ``_TURNS``.
+then left alone, but for one tick in ``_TURNS``. A pod's own cgroup counts what all below it burn:
+while that counter stands still, so do its containers', which are not read then.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _LIMIT_TICKS = 6
 """Where a container's tightest limit is set is looked up again after so many ticks."""
 
 _TURNS = 8
+_LINGERS_TICKS = 2
+"""After its counter has moved a pod counts as awake for so much longer: the cgroup of a container
+that has ended is removed a little later."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 _NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
@@ -62,6 +66,9 @@ class CgroupTick:
     """CPU time without that of containers nested below; it never falls."""
     pids: Mapping[ContainerKey, frozenset[int]]
     """Of the container's cgroup and all below it, up to the next container."""
+    read: frozenset[ContainerKey]
+    """Whose CPU was looked up; that of the others stood still, also between the last two readings.
+    """
     changed: frozenset[ContainerKey]  # those with other pids than at the tick before
     gone: frozenset[ContainerKey]
 
@@ -84,6 +91,17 @@ class _Hierarchy:
 
 
 @dataclass(slots=True, eq=False)
+class _PodCgroup:
+    """A pod's own cgroup, above those of its containers."""
+
+    inode: int
+    usage_fd: int
+    usage: bytes | None = None  # its file, as it was last read
+    moved: int = 0  # the tick at which that last changed
+    is_awake: bool = True
+
+
+@dataclass(slots=True, eq=False)
 class _Counted:
     """A container and what was read of it."""
 
@@ -91,11 +109,11 @@ class _Counted:
     key: ContainerKey
     folder: bytes
     outer: _Counted | None
+    pod: _PodCgroup | None
     usage_fd: int = -1
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
     is_awake: bool = True
-    cpu_s: float = 0.0
     folders: int = 0
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
     limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
@@ -113,9 +131,17 @@ class _Folder:
     is_pod: bool
     owner: _Counted | None
     parent: _Folder | None
+    pod: _PodCgroup | None  # the one that it is, or is below
     children: dict[bytes, _Folder] = field(default_factory=dict)
     members_fd: int = -1
     members: bytes = b""  # what cgroup.procs held at the last tick
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether something may have changed in it."""
+        if self.owner is not None and not self.owner.is_awake:
+            return False
+        return self.pod is None or self.pod.is_awake
 
 
 class CgroupTree:
@@ -139,7 +165,9 @@ class CgroupTree:
         self._units = units
         self._ticks = 0
         self._folders: dict[bytes, _Folder] = {}
+        self._pods: set[_PodCgroup] = set()
         self._counted: dict[ContainerKey, _Counted] = {}
+        self._cpu_s: dict[ContainerKey, float] = {}
         self._containers: dict[ContainerKey, Container] = {}
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
@@ -157,22 +185,24 @@ class CgroupTree:
         """What there is now; a mapping's value is the same object as long as nothing changed."""
         self._ticks += 1
         gone, self._gone = self._gone, set()
-        burnt_s = {counted: self._burnt_s(counted) for counted in self._counted.values()}
+        for pod in self._pods:
+            self._look_at_pod(pod)
+        burnt_s: dict[_Counted, float] = {}
+        self._read_counters(burnt_s)
         self._refresh()
-        for counted in self._counted.values():
-            if counted not in burnt_s:
-                burnt_s[counted] = self._burnt_s(counted)
+        self._read_counters(burnt_s)  # of those that are new
         self._share_out(burnt_s)
         for folder in list(self._folders.values()):
-            if folder.owner is not None and folder.owner.is_awake:
+            if folder.owner is not None and folder.is_awake:
                 self._read_members(folder, folder.owner)
         changed = self._take_changes()
         gone = (gone | self._gone) - self._counted.keys()
         self._gone = set()
         return CgroupTick(
             containers=dict(self._containers),
-            cpu_s={key: counted.cpu_s for key, counted in self._counted.items()},
+            cpu_s=dict(self._cpu_s),
             pids=dict(self._pids),
+            read=frozenset(counted.key for counted in burnt_s) & self._counted.keys(),
             changed=frozenset(changed),
             gone=frozenset(gone),
         )
@@ -267,7 +297,7 @@ class CgroupTree:
     def _refresh(self) -> None:
         """Brings the known folders up to date, reading only those that changed."""
         for folder in list(self._folders.values()):
-            if folder.owner is not None and not folder.owner.is_awake:
+            if not folder.is_awake:
                 continue
             if self._folders.get(folder.path) is not folder:
                 continue  # it went with one above it
@@ -342,15 +372,19 @@ class CgroupTree:
         own_uid = _pod_uid(name)
         pod_uid = _inherited_pod_uid(outer) or own_uid or (parent.pod_uid if parent else "")
         container = self._container(path, status.st_ino, name, parent, pod_uid)
+        is_pod = bool(own_uid) and container is None and not _inherited_pod_uid(outer)
+        outer_pod = parent.pod if parent else None
+        pod = self._opened_pod(path, status.st_ino) if is_pod else outer_pod
         folder = _Folder(
             path=path,
             inode=status.st_ino,
             links=status.st_nlink,
             depth=parent.depth + 1 if parent else 0,
             pod_uid="" if container else pod_uid,
-            is_pod=bool(own_uid) and container is None and not _inherited_pod_uid(outer),
-            owner=self._count_container(container, path, outer) if container else outer,
+            is_pod=is_pod,
+            owner=self._count_container(container, path, outer, pod) if container else outer,
             parent=parent,
+            pod=pod,
         )
         if folder.owner is not None:
             folder.owner.folders += 1
@@ -394,12 +428,21 @@ class CgroupTree:
             outer_cgroup=outer.cgroup if outer and outer.kind is not ContainerKind.HOST else "",
         )
 
+    def _opened_pod(self, path: bytes, inode: int) -> _PodCgroup | None:
+        usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
+        if usage_fd < 0:
+            return None  # so that its containers are looked at themselves
+        pod = _PodCgroup(inode, usage_fd)
+        self._pods.add(pod)
+        return pod
+
     def _count_container(
-        self, container: Container, path: bytes, outer: _Counted | None
+        self, container: Container, path: bytes, outer: _Counted | None, pod: _PodCgroup | None
     ) -> _Counted:
-        counted = _Counted(container, container.key, path, outer)
+        counted = _Counted(container, container.key, path, outer, pod)
         counted.usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
         self._counted[counted.key] = counted
+        self._cpu_s[counted.key] = 0.0
         self._containers[counted.key] = container
         self._pids[counted.key] = frozenset()
         self._changed.add(counted)
@@ -415,6 +458,9 @@ class CgroupTree:
             todo += one.children.values()
             self._folders.pop(one.path, None)
             self._let_go(one.members_fd)
+            if one.is_pod and one.pod is not None:
+                self._pods.discard(one.pod)
+                self._let_go(one.pod.usage_fd)
             owner = one.owner
             if owner is None:
                 continue
@@ -424,7 +470,7 @@ class CgroupTree:
             if owner.folder == one.path and owner.key in self._counted:
                 self._let_go(owner.usage_fd)
                 del self._counted[owner.key]
-                del self._containers[owner.key], self._pids[owner.key]
+                del self._containers[owner.key], self._pids[owner.key], self._cpu_s[owner.key]
                 self._gone.add(owner.key)
 
     # Members.
@@ -470,18 +516,41 @@ class CgroupTree:
 
     # Counters.
 
+    def _look_at_pod(self, pod: _PodCgroup) -> None:
+        """Whether anybody in it has run since it was last looked at, or it is its turn."""
+        try:
+            usage = os.pread(pod.usage_fd, _READ_BYTES, 0)
+        except OSError:  # mostly because it is gone, which its folder tells
+            usage = None
+        if usage is None or usage != pod.usage:
+            pod.usage, pod.moved = usage, self._ticks
+        pod.is_awake = (
+            self._ticks - pod.moved <= _LINGERS_TICKS or (self._ticks + pod.inode) % _TURNS == 0
+        )
+
+    def _read_counters(self, burnt_s: dict[_Counted, float]) -> None:
+        """Adds to ``burnt_s`` what is not there yet, but for containers of pods that sleep."""
+        for counted in self._counted.values():
+            if counted in burnt_s:
+                continue
+            if counted.pod is None or counted.pod.is_awake:
+                burnt_s[counted] = self._burnt_s(counted)
+            else:
+                counted.is_awake = False
+
     def _burnt_s(self, counted: _Counted) -> float:
         """CPU seconds since the last reading, with those of nested containers."""
         usage_s = self._usage_s(counted)
         burnt_s = 0.0 if usage_s is None else max(0.0, usage_s - counted.inclusive_s)
         if usage_s is not None:
             counted.inclusive_s = usage_s
+        turn = counted.pod.inode if counted.pod is not None else counted.key.cgroup_inode
         counted.is_awake = (
             burnt_s > 0
             or usage_s is None  # mostly because it is gone
             or counted.container.kind is ContainerKind.HOST
-            or counted.cpu_s == 0.0
-            or (self._ticks + counted.key.cgroup_inode) % _TURNS == 0
+            or self._cpu_s[counted.key] == 0.0
+            or (self._ticks + turn) % _TURNS == 0
         )
         return burnt_s
 
@@ -492,8 +561,9 @@ class CgroupTree:
         for counted, with_nested_s in burnt_s.items():
             if counted.outer is not None:
                 counted.outer.burnt_s -= with_nested_s
-        for counted in self._counted.values():
-            counted.cpu_s += max(0.0, counted.burnt_s)
+        for counted in burnt_s:
+            if counted.burnt_s > 0 and counted.key in self._cpu_s:
+                self._cpu_s[counted.key] += counted.burnt_s
 
     def _usage_s(self, counted: _Counted) -> float | None:
         """CPU seconds of the cgroup and all below it (cgroup-v2.rst, cgroup-v1/cpuacct.rst)."""

@@ -75,3 +75,25 @@ def test_rates_are_never_negative_and_flatness_is_a_share(
         assert 0 <= taken.busy_for_s() <= at_s
         assert taken.cpu_s == cpu_s
         assert len(taken._rates) <= 60 / 0.01
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.5, 5.0]), min_size=2, max_size=60), st.data())
+def test_ticks_that_were_left_out_while_it_rested_can_be_added_later(
+    burnt_s: list[float], data: st.DataObject
+) -> None:
+    """Whatever of its idle readings were left out: afterwards all is as if they had been taken."""
+    whole, with_gaps = CpuHistory(0.0, 0.0), CpuHistory(0.0, 0.0)
+    cpu_s = 0.0
+    times_s: list[float] = []
+    for number, burnt in enumerate(burnt_s, start=1):
+        at_s, cpu_s = number * 10.0, cpu_s + burnt
+        whole.add(at_s, cpu_s, window_s=300, busy_cores=0.3)
+        if burnt or not data.draw(st.booleans()):
+            with_gaps.rest(times_s, window_s=300, busy_cores=0.3)
+            with_gaps.add(at_s, cpu_s, window_s=300, busy_cores=0.3)
+        times_s = [each for each in (*times_s, at_s) if each > at_s - 300]
+    with_gaps.rest(times_s, window_s=300, busy_cores=0.3)
+    for each in ("cores", "cpu_s"):
+        assert getattr(with_gaps, each) == getattr(whole, each)
+    assert with_gaps.flatness() == whole.flatness()
+    assert with_gaps.busy_for_s() == whole.busy_for_s()

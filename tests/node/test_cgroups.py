@@ -4,8 +4,12 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -277,6 +281,26 @@ def real_tree(*, units: bool = True) -> CgroupTree:
     return CgroupTree(Path("/sys"), Path("/proc"), units=units)
 
 
+def run_in(folder: Path, cgroups: CgroupFolders, programs: Programs) -> subprocess.Popen[bytes]:
+    """A process that burns CPU in a cgroup, and has done so already."""
+    busy = programs.start("busy", busy=True)
+    cgroups.put(busy, folder)
+    burnt_s = cpu_s_of(busy.pid)
+    while cpu_s_of(busy.pid) < burnt_s + 0.05:
+        assert busy.poll() is None
+    return busy
+
+
+def cpu_s_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_state(pid: int, letter: str) -> None:
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != letter:
+        time.sleep(0.01)
+
+
 def test_a_real_container_appears_burns_and_goes(
     cgroups: CgroupFolders, programs: Programs
 ) -> None:
@@ -318,7 +342,7 @@ def test_a_path_that_is_used_again_is_another_container(cgroups: CgroupFolders) 
 
 
 def test_a_container_that_takes_another_ones_place_between_two_ticks_is_seen(
-    cgroups: CgroupFolders,
+    cgroups: CgroupFolders, programs: Programs
 ) -> None:
     """The pod's folder has as many links as before: only the missing one tells."""
     old = cgroups.make(f"/minerwatch-test{POD}/{ID}")
@@ -326,10 +350,101 @@ def test_a_container_that_takes_another_ones_place_between_two_ticks_is_seen(
     for _ in range(3):
         tree.tick()
     old.rmdir()
-    cgroups.make(f"/minerwatch-test{POD}/{ID[::-1]}")
+    run_in(cgroups.make(f"/minerwatch-test{POD}/{ID[::-1]}"), cgroups, programs)
     found = by_cgroup(tree.tick())
     assert f"/minerwatch-test{POD}/{ID[::-1]}" in found
     assert f"/minerwatch-test{POD}/{ID}" not in found
+    tree.close()
+
+
+def test_containers_of_a_pod_that_sleeps_are_not_read_until_it_runs_again(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    folders = [cgroups.make(f"/minerwatch-test{POD}/{id_}") for id_ in (ID, ID[::-1])]
+    busy = run_in(folders[0], cgroups, programs)
+    tree = real_tree()
+    keys = {by_cgroup(tree.tick())[f"/minerwatch-test{POD}/{id_}"] for id_ in (ID, ID[::-1])}
+    busy.send_signal(signal.SIGSTOP)
+    wait_for_state(busy.pid, "T")
+    read = [len(tree.tick().read & keys) for _ in range(20)]
+    assert read[:3] == [2, 2, 2]  # it has just run
+    assert read[4:].count(2) in (2, 3)  # its turns
+    assert read[4:].count(0) == 16 - read[4:].count(2)
+    busy.send_signal(signal.SIGCONT)
+    burnt_s = cpu_s_of(busy.pid)
+    while cpu_s_of(busy.pid) < burnt_s + 0.2:
+        pass
+    busy.send_signal(signal.SIGSTOP)
+    wait_for_state(busy.pid, "T")
+    found, afresh = tree.tick(), real_tree()
+    assert keys <= found.read
+    key = by_cgroup(found)[f"/minerwatch-test{POD}/{ID}"]
+    assert found.cpu_s[key] == pytest.approx(afresh.tick().cpu_s[key])
+    afresh.close()
+    tree.close()
+
+
+def test_a_pod_that_sleeps_costs_one_read_a_tick(
+    cgroups: CgroupFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calls_of_eight_ticks() -> Counter[str]:
+        calls: Counter[str] = Counter()
+
+        def counting(name: str, call: Callable[..., object]) -> Callable[..., object]:
+            def counted(*arguments: object) -> object:
+                calls[name] += 1
+                return call(*arguments)
+
+            return counted
+
+        with monkeypatch.context() as patched:
+            for name in ("open", "pread", "read", "stat", "scandir"):
+                patched.setattr(os, name, counting(name, getattr(os, name)))
+            for _ in range(8):
+                tree.tick()
+        return calls
+
+    cgroups.make("/minerwatch-test")
+    tree = real_tree()
+    tree.tick()
+    without = calls_of_eight_ticks()
+    for number in range(20):
+        for id_ in (ID, ID[::-1], "c3" * 32):
+            cgroups.make(f"/minerwatch-test{POD[:-2]}{number:02}/{id_}")
+    for _ in range(10):
+        tree.tick()
+    added = calls_of_eight_ticks() - without
+    above = 8 * 3  # the folders that the pods are in
+    assert added["pread"] <= 20 * (8 + 3 + 4) + above  # in a turn its containers' and members
+    assert added["open"] <= 20 * 4 + above
+    assert added["stat"] <= 20 * 4 + above
+    assert added["scandir"] == 0
+    tree.close()
+
+
+def test_a_container_whose_cgroup_is_removed_long_after_it_ran_is_gone_in_its_pods_turn(
+    cgroups: CgroupFolders,
+) -> None:
+    folder = cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    tree = real_tree()
+    key = by_cgroup(tree.tick())[f"/minerwatch-test{POD}/{ID}"]
+    for _ in range(10):
+        tree.tick()
+    folder.rmdir()
+    assert [tree.tick().gone for _ in range(8)].count(frozenset({key})) == 1
+    tree.close()
+
+
+def test_a_process_that_runs_in_a_pods_own_cgroup_is_the_hosts(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    pod = cgroups.make(f"/minerwatch-test{POD}/{ID}").parent
+    tree = real_tree()
+    for _ in range(10):
+        tree.tick()
+    busy = run_in(pod, cgroups, programs)
+    found = tree.tick()
+    assert busy.pid in found.pids[by_cgroup(found)["/"]]
     tree.close()
 
 
@@ -461,6 +576,7 @@ print("seen")
 
 _SEEN_FROM_A_NAMESPACE = """
 import sys
+import time
 from pathlib import Path
 from minerwatch.node.cgroups import CgroupTree
 tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
