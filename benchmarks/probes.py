@@ -211,14 +211,24 @@ def _still(name: str, source: FpSource | None, seconds: float, load: int) -> Row
 _EXEC = """
 import os, sys, time
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+os.set_inheritable(1, False)  # so that whoever reads it sees its end at the exec
 os.write(1, repr(time.time()).encode())
 os.execv(sys.argv[2], ["xmrig", "-o", "stratum+tcp://pool.example:3333", "-u", "x"])
 """
+
+_WAITS = """
+#include <unistd.h>
+int main(void) { for (;;) pause(); }
+"""
+
+_EXEC_PAUSE_S = 0.2
+"""More verdicts a second use up what ``probes.execs_cpu_share`` grants, and wait for it."""
 
 
 def latency_rows(execs: int) -> Iterator[Row]:
     """From the exec of a program that is called like a miner to the agent's verdict."""
     with tempfile.TemporaryDirectory() as folder, _agent(Path(folder)) as lines:
+        compiled(Path(folder), "xmrig", _WAITS)  # a program that ends at once has no command line
         found = [_latency_ms(lines, Path(folder), number) for number in range(execs)]
     known = sorted(each for each in found if each is not None)
     if not known:
@@ -235,12 +245,8 @@ def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
     name = f"{number + 1:012x}" + "0" * 52
     cgroup = writable_root() / "minerwatch-bench" / "docker" / name
     cgroup.mkdir(parents=True)
-    program = folder / "xmrig"
-    if not program.exists():
-        program.write_bytes(Path("/bin/sleep").read_bytes())
-        program.chmod(0o755)
     child = subprocess.Popen(
-        [sys.executable, "-S", "-c", _EXEC, str(cgroup), str(program)],
+        [sys.executable, "-S", "-c", _EXEC, str(cgroup), str(folder / "xmrig")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -250,7 +256,7 @@ def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
     child.kill()
     child.wait()
     child.stdout.close()
-    time.sleep(0.05)
+    time.sleep(_EXEC_PAUSE_S)
     with suppress(OSError):
         cgroup.rmdir()
     return None if verdict_unix_s is None else (verdict_unix_s - exec_unix_s) * 1000
