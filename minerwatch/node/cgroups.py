@@ -52,6 +52,8 @@ _LINGERS_TICKS = 2
 """After its counter has moved a pod counts as awake for so much longer: the cgroup of a container
 that has ended is removed a little later."""
 
+_UNKNOWN = -1
+
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 _NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -114,6 +116,7 @@ class _Counted:
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
     is_awake: bool = True
+    is_unread: bool = False  # something of it could not be had at the last tick
     folders: int = 0
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
     limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
@@ -336,6 +339,7 @@ class CgroupTree:
                 names = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         except OSError as error:
             self._count(error)
+            self._look_again(folder)
             return []
         for name in folder.children.keys() - names:
             self._drop(folder.children[name])
@@ -347,7 +351,17 @@ class CgroupTree:
             child = self._adopt_one(folder.path + b"/" + name, folder)
             if child is not None:
                 added.append(child)
+            else:
+                self._look_again(folder)
         return added
+
+    def _look_again(self, folder: _Folder) -> None:
+        """Has it listed and read at the next tick, though nobody in it may run until then."""
+        folder.links = _UNKNOWN
+        if folder.owner is not None:
+            folder.owner.is_unread = True
+        if folder.pod is not None:
+            folder.pod.moved = self._ticks
 
     def _is_full(self, folder: _Folder) -> bool:
         owner = folder.owner
@@ -477,6 +491,8 @@ class CgroupTree:
 
     def _read_members(self, folder: _Folder, owner: _Counted) -> None:
         members = self._members(folder)
+        if members is None:
+            self._look_again(folder)
         if members is None or members == folder.members:
             return
         folder.members = members
@@ -497,8 +513,9 @@ class CgroupTree:
                 os.close(fd)
         except OSError as error:
             # A threaded cgroup's processes are listed above it (cgroup-v2.rst, "Threads").
-            if error.errno != errno.EOPNOTSUPP:
-                self._count(error)
+            if error.errno == errno.EOPNOTSUPP:
+                return b""
+            self._count(error)
             return None
 
     def _take_changes(self) -> set[ContainerKey]:
@@ -547,11 +564,13 @@ class CgroupTree:
         turn = counted.pod.inode if counted.pod is not None else counted.key.cgroup_inode
         counted.is_awake = (
             burnt_s > 0
+            or counted.is_unread
             or usage_s is None  # mostly because it is gone
             or counted.container.kind is ContainerKind.HOST
             or self._cpu_s[counted.key] == 0.0
             or (self._ticks + turn) % _TURNS == 0
         )
+        counted.is_unread = False
         return burnt_s
 
     def _share_out(self, burnt_s: Mapping[_Counted, float]) -> None:

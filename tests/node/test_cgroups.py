@@ -422,6 +422,40 @@ def test_a_pod_that_sleeps_costs_one_read_a_tick(
     tree.close()
 
 
+def test_what_could_not_be_read_for_want_of_files_is_read_when_there_are_some(
+    cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """Also in a container that sleeps by then."""
+    cgroups.make(f"/minerwatch-test{POD}/{ID}")
+    tree = real_tree()
+    for _ in range(10):
+        tree.tick()
+    here = cgroups.make(f"/minerwatch-test{POD}/{ID}/inner")
+    there = cgroups.make(f"/minerwatch-test{POD}/{ID[::-1]}/inner")
+    sleepers = [run_in(folder, cgroups, programs) for folder in (here, there)]
+    for sleeper in sleepers:
+        sleeper.send_signal(signal.SIGSTOP)
+        wait_for_state(sleeper.pid, "T")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most_open = max(int(name) for name in os.listdir("/proc/self/fd"))
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(most_open)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_open, hard))
+    try:
+        for _ in range(5):
+            found = tree.tick()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert tree.failures["unreadable"] > 0
+    for _ in range(2):
+        found = tree.tick()
+    keys = by_cgroup(found)
+    assert found.pids[keys[f"/minerwatch-test{POD}/{ID}"]] == {sleepers[0].pid}
+    assert found.pids[keys[f"/minerwatch-test{POD}/{ID[::-1]}"]] == {sleepers[1].pid}
+    tree.close()
+
+
 def test_a_container_whose_cgroup_is_removed_long_after_it_ran_is_gone_in_its_pods_turn(
     cgroups: CgroupFolders,
 ) -> None:
