@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PF_EXITING = 0x00000004  # include/linux/sched.h
 _PF_KTHREAD = 0x00200000
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})  # ESRCH: it went while the file was open
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 _STAT_BYTES = 4096  # the line is below 1 KiB
 _STATUS_BYTES = 4096  # Uid is among the first lines; only Groups, after it, can be long
@@ -144,7 +145,7 @@ class ProcessReader:
         reasons = ("permission", "unreadable", "malformed", "mixed", "deadline", "deferred")
         self.failures: dict[str, int] = dict.fromkeys((*reasons, "helper"), 0)
         self.deferred: frozenset[int] = frozenset()
-        """Pids whose command line the last ``read`` left open: to be asked for again next tick."""
+        """Pids that the last ``read`` left open: to be asked for again next tick."""
         self._proc = str(proc)
         self._deadline_s = deadline_s
         self._retry_s = retry_s
@@ -152,6 +153,7 @@ class ProcessReader:
         self._arguments = _ArgumentReading(self._proc, deadline_s / 4, self.failures)
         self._stuck: dict[tuple[ProcessId, tuple[int, int, int]], _Retry] = {}
         self._open: dict[int, None] = {}  # in the order in which they were left open
+        self._is_short = False
 
     def close(self) -> None:
         """End the reading thread and processes; those that hang end when their read does."""
@@ -173,6 +175,8 @@ class ProcessReader:
         The facts of one result are all of one process and one program: where it was replaced
         between two reads, it is read again. A process that there was no time for is returned
         without its command line, and stands in ``deferred``; it goes before others the next time.
+        So does one of which something could not be read for want of files or memory; it may be
+        missing.
         """
         asked = dict.fromkeys(pids)
         waiting = [pid for pid in self._open if pid in asked]
@@ -217,7 +221,12 @@ class ProcessReader:
         mixed: list[int],
     ) -> None:
         """Read ``pids`` into ``found`` and ``mixed``."""
-        drafts = {pid: draft for pid in pids if (draft := self._draft(pid)) is not None}
+        drafts: dict[int, _Draft] = {}
+        for pid in pids:
+            with self._asked_again_if_short(pid):
+                draft = self._draft(pid)
+            if draft is not None:
+                drafts[pid] = draft
         places = {pid: draft.place for pid, draft in drafts.items() if self._is_to_be_asked(draft)}
         ordinary_s = len(places) * _ORDINARY_READ_S
         started_s = time.monotonic()
@@ -226,13 +235,25 @@ class ProcessReader:
         late_s = max(0.0, time.monotonic() - started_s - ordinary_s)
         time_left.spend(late_s, is_hanging=self._arguments.has_met_hanging)
         for pid, draft in drafts.items():
-            now = self.stat(pid)
-            if now is None:
-                continue
-            if (now.id, now.program) != (draft.stat.id, draft.stat.program):
-                mixed.append(pid)
-                continue
-            found[pid] = self._process(draft, now, answers.get(pid, _UNREAD))
+            with self._asked_again_if_short(pid):
+                now = self.stat(pid)
+                if now is None:
+                    continue
+                if (now.id, now.program) != (draft.stat.id, draft.stat.program):
+                    mixed.append(pid)
+                    continue
+                found[pid] = self._process(draft, now, answers.get(pid, _UNREAD))
+
+    @contextmanager
+    def _asked_again_if_short(self, pid: int) -> Iterator[None]:
+        """Leave ``pid`` open if meanwhile something could not be read for want of files or memory.
+
+        It is not gone, and what is not known of it is not hidden.
+        """
+        self._is_short = False
+        yield
+        if self._is_short:
+            self._open[pid] = None
 
     def _draft(self, pid: int) -> _Draft | None:
         """Read all but the command line."""
@@ -386,6 +407,7 @@ class ProcessReader:
             self.failures["malformed"] += 1
         elif error.errno not in _GONE:
             self.failures["unreadable"] += 1
+            self._is_short = self._is_short or error.errno in _SHORT
 
 
 @dataclass(frozen=True, slots=True)

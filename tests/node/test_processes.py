@@ -26,6 +26,7 @@ from minerwatch.node.processes import (
     saturated_threads,
     user_names,
 )
+from tests.conftest import no_files_left
 
 PROC = Path("/proc")
 SLEEP = shutil.which("sleep") or "/bin/sleep"
@@ -337,6 +338,21 @@ def test_gone_processes_are_missing_and_no_failure(reader: ProcessReader, spawn:
     assert reader.memory(child.pid) is None
     assert reader.thread_cpu(child.pid) == {}
     assert not any(reader.failures.values())
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_who_cannot_be_read_for_want_of_files_is_asked_again(
+    reader: ProcessReader, spawn: Spawn, spare: int
+) -> None:
+    pid = spawn("sleep", "1000").pid
+    reader.read([os.getpid()])  # what it needs for itself is open
+    with no_files_left(spare):
+        found = reader.read([pid])
+        assert (pid in found and pid not in reader.deferred) == bool(spare)
+    found |= reader.read(reader.deferred)
+    assert found[pid].command_line == "sleep 1000"
+    assert found[pid].image.startswith("/")
+    assert not reader.deferred
 
 
 def test_processes_that_end_while_they_are_read(reader: ProcessReader) -> None:
