@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -86,6 +86,8 @@ _OTHER_KERNEL = "node.proc is not this kernel's"
 _SAMPLE_EVERY_S = 1.0
 """A thread's control word is that of its last switch-out: closer samples repeat each other."""
 
+_READ_AGAIN_S = 0.5
+"""Until processes are read again that there was no time for; the next tick may be far."""
 _BATCH_S = 0.002
 """Between two looks at exec events: one that brings many costs less than many that bring one."""
 
@@ -250,6 +252,7 @@ class Agent:
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
         self._note_probes()
         self._sampled_s = 0.0
+        self._examined_s = 0.0
         self.socket = Path(config.socket) if config.socket else default_socket()
         try:
             self.address = self._listen()
@@ -312,9 +315,13 @@ class Agent:
             if at_s >= sample_s:
                 self._sample()
                 continue
+            reading_s = self._next_reading_s(at_s)
+            if at_s >= reading_s:
+                self._examine(tuple)
+                continue
             pause_s = self._execs_budget.pause_s(at_s)
             execs = self._execs if pause_s == 0.0 else None
-            left_s = min(until_s, sample_s) - at_s
+            left_s = min(until_s, sample_s, reading_s) - at_s
             if self._wake.wait(min(left_s, pause_s or left_s), execs):
                 self._examine_execs()
                 time.sleep(_BATCH_S)
@@ -324,28 +331,36 @@ class Agent:
             return float("inf")
         return max(self._sampled_s + _SAMPLE_EVERY_S, at_s + self._samples_budget.pause_s(at_s))
 
+    def _next_reading_s(self, at_s: float) -> float:
+        """When processes are read again that there was no time for."""
+        if not self._node.watch.wants_reading:
+            return float("inf")
+        return max(self._examined_s + _READ_AGAIN_S, at_s + self._execs_budget.pause_s(at_s))
+
     def _sample(self) -> None:
-        started_s = time.perf_counter()
+        started_s, started_cpu_s = time.perf_counter(), time.process_time()
         self._sampled_s = now_s()
         self._node.watch.sample(self._sampled_s)
-        took_s = time.perf_counter() - started_s
-        self._metrics.probe_took("rounding", took_s)
-        self._samples_budget.spend(now_s(), took_s)
+        self._metrics.probe_took("rounding", time.perf_counter() - started_s)
+        self._samples_budget.spend(now_s(), time.process_time() - started_cpu_s)
 
     def _examine_execs(self) -> None:
+        if self._execs is not None:
+            self._examine(self._execs.drain)
+
+    def _examine(self, started: Callable[[], Collection[int]]) -> None:
         """Judges programs as they start; what goes wrong here, the next tick makes good."""
-        if self._execs is None:
-            return
-        started_s = time.perf_counter()
+        # Not the time on the wall: under a quota the agent waits far longer than it works.
+        started_cpu_s = time.process_time()
         try:
-            pids = self._execs.drain()
-            examined = self._node.watch.examine(pids, now_s())
+            examined = self._node.watch.examine(started(), now_s())
             self._report_findings(examined.changes, examined.began)
             for probe, probe_s in examined.probe_s.items():
                 self._metrics.probe_took(probe, probe_s)
         except Exception as error:  # noqa: BLE001 - as in a tick
             self._fail("execs", error)
-        self._execs_budget.spend(now_s(), time.perf_counter() - started_s)
+        self._examined_s = now_s()
+        self._execs_budget.spend(self._examined_s, time.process_time() - started_cpu_s)
 
     def _answer_lost_execs(self) -> None:
         lost = self._execs.lost if self._execs else 0

@@ -257,6 +257,11 @@ class Watch:
         """Whether a probe wants ``sample`` to be called before the next tick."""
         return self._probes is not None and self._probes.wants_samples
 
+    @property
+    def wants_reading(self) -> bool:
+        """Whether some processes could not be read, and are to be by ``examine``."""
+        return bool(self._reader.deferred)
+
     def sample(self, at_s: float) -> None:
         """Lets probes look at what has to be looked at more often than once a tick."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -389,6 +390,29 @@ def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
     assert verdict["level"] in ("suspicious", "likely", "confirmed")
     agent.until(lambda: "minerwatch_exec_events_total 0.0" not in agent.get("/metrics")[1])
     assert "minerwatch_exec_events_lost_total 0.0" in agent.get("/metrics")[1]
+
+
+def test_who_could_not_be_read_as_it_started_is_read_before_the_next_tick(
+    start: Start, programs: Programs, tmp_path: Path
+) -> None:
+    """The agent may open no file while a process that it knows becomes a miner."""
+    miner = shutil.copy(shutil.which("dash") or "/bin/sh", tmp_path / "xmrig")
+    becomes = f"read go; exec {miner} -c 'read stop' {' '.join(POOL)}"
+    process = programs.run(["sh", "-c", becomes])
+    agent = start("--interval", "1h")
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    if not any(line["event"] == "probe is on" for line in agent.lines()):
+        pytest.skip(f"no exec events here: {agent.line('probe is off')['reason']}")
+    limits = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+    assert process.stdin
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    time.sleep(0.3)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, limits)
+    verdict = agent.line("verdict", level="likely")
+    assert f'"pid": {process.pid}' in json.dumps(verdict["findings"])
+    assert 'reason="unreadable"' in agent.get("/metrics")[1]
 
 
 _CANARY = re.compile(
