@@ -112,7 +112,7 @@ class CgroupFolders:
 def no_files_left(spare: int = 0) -> Iterator[None]:
     """This process may open so many more files, no others."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    most = max(int(name) for name in os.listdir("/proc/self/fd")) + 1 + spare
     taken: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
