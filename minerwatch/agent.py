@@ -88,6 +88,7 @@ _SAMPLE_EVERY_S = 1.0
 
 _READ_AGAIN_S = 0.5
 """Until processes are read again that there was no time for; the next tick may be far."""
+
 _BATCH_S = 0.002
 """Between two looks at exec events: one that brings many costs less than many that bring one."""
 

@@ -59,7 +59,7 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
 ) -> None:
     on = {source: agent for source, agent in agents.items() if is_on(agent)}
     if not on:
-        pytest.skip("how threads round cannot be told here: see the agent's reasons")
+        pytest.skip("how threads round cannot be told here: run it as root on a kernel with BTF")
     shutil.copy(TARGET, tmp_path / "train.py")
     names = {}
     for number, (way, options) in enumerate(WAYS.items()):

@@ -86,7 +86,7 @@ def test_a_pid_that_is_really_used_again_is_left_alone(programs: Programs) -> No
         try:
             last_pid.write_text(str(meant.pid - 1))
         except OSError as error:
-            pytest.skip(f"pids cannot be chosen here: {error}")
+            pytest.skip(f"pids cannot be chosen here, run it as root: {error}")
         innocent = programs.start("innocent", busy=False)
         if innocent.pid == meant.pid:
             break

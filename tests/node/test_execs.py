@@ -97,7 +97,7 @@ def test_from_inside_a_namespace_it_says_what_to_set(namespace: list[str], reaso
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     if done.returncode:
-        pytest.skip(f"unshare is not permitted here: {done.stderr.strip()}")
+        pytest.skip(f"unshare is not permitted here, run it as root: {done.stderr.strip()}")
     assert reason in done.stdout
     assert done.stdout.count("\n") == 1
 

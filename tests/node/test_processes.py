@@ -276,11 +276,11 @@ assert libc.madvise(start, end - start, 4) == 0
 ready()
 """
     if os.uname().machine != "x86_64":
-        pytest.skip("the system call's number is that of x86-64")
+        pytest.skip("the system call's number is that of x86-64: run it on such a machine")
     try:
         child = python(spawn, code, "--donate-level=1")
     except AssertionError:
-        pytest.skip("userfaultfd is not to be had here")
+        pytest.skip("userfaultfd is not to be had here: run it as root (CONFIG_USERFAULTFD)")
     process = read_one(reader, child.pid)
     assert process.command_line_hidden
     assert process.command_line == ""
@@ -320,7 +320,7 @@ def test_a_process_is_read_through_its_other_threads(reader: ProcessReader, spaw
 def test_kernel_thread(reader: ProcessReader) -> None:
     process = reader.read([2]).get(2)
     if process is None or process.comm != "kthreadd":
-        pytest.skip("the host's processes are not visible here")
+        pytest.skip("the host's processes are not visible here: run it in the host's pid namespace")
     assert process.kernel_thread
     assert not process.command_line_hidden
     assert (process.command_line, process.image, process.program) == ("", "", (0, 0, 0))

@@ -129,7 +129,9 @@ def test_a_process_that_is_gone_is_missing() -> None:
         ),
     ],
 )  # fmt: skip
-@pytest.mark.skipif(sys.byteorder != "little", reason="the lines are of a little-endian machine")
+@pytest.mark.skipif(
+    sys.byteorder != "little", reason="the lines are of a little-endian machine: run it on one"
+)
 def test_lines_of_the_kernel(tmp_path: Path, line: str, address: str, port: int) -> None:
     write_process(tmp_path, f"  sl  local_address\n{line}\n".encode())
     assert SocketReader(str(tmp_path)).connections([7], at_s=0)[7] == (
