@@ -32,6 +32,12 @@ _PYTHON = (sys.executable,)
 _NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that somebody still writes: its last may be there in part only."""
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    return lines
+
+
 class RunningAgent:
     """An agent on a port and socket of its own."""
 
@@ -58,7 +64,7 @@ class RunningAgent:
         )
 
     def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.log_path)]
 
     def line(self, event: str, **fields: object) -> dict[str, object]:
         """The first log line of this kind, waited for."""

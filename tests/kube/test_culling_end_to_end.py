@@ -33,7 +33,7 @@ from tests.conftest import CgroupFolders, Programs, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_process_signals import identity
-from tests.test_agent import RunningAgent
+from tests.test_agent import RunningAgent, whole_lines
 from tests.test_watch import POOL
 
 CULL_RULES = [
@@ -74,7 +74,7 @@ class Culled:
         return CliRunner().invoke(cli, [*command, "--socket", str(self.agent.socket)])
 
     def actions(self) -> list[str]:
-        lines = [json.loads(line) for line in self.audit_log.read_text().splitlines()]
+        lines = [json.loads(line) for line in whole_lines(self.audit_log)]
         ended = (line for line in lines if line["kind"] == "outcome")
         return [f"{line['record']['action']} {line['record']['outcome']}" for line in ended]
 
