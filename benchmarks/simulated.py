@@ -9,12 +9,13 @@ ticks it prints an empty line, and goes on when it is given one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from minerwatch import agent as agent_module
 from minerwatch.agent import Agent
 from minerwatch.config import load
-from minerwatch.footprint import use_one_arena
+from minerwatch.footprint import keep_heap_small
 from minerwatch.loop import Readable, Wake
 from minerwatch.report.log import logger
 
@@ -66,11 +67,24 @@ class _AskingAgent(Agent):
         super().tick()
 
 
+def _forget_pods_by(clock: _Clock) -> None:
+    """Pods that are gone are remembered for a minute: of this clock, or all of an hour's are."""
+    from minerwatch.kube import pod_cache, pods
+
+    class Cache(pod_cache.PodCache):
+        def __init__(self, _now_s: Callable[[], float], remembered_s: float) -> None:
+            super().__init__(clock.now_s, remembered_s)
+
+    pods.PodCache = Cache  # type: ignore[assignment, attr-defined]
+
+
 def main() -> None:
     config = load(Path(sys.argv[1]))
-    use_one_arena()
+    keep_heap_small()
     clock = _Clock()
     agent_module.now_s = clock.now_s
+    if config.kubernetes.enabled:
+        _forget_pods_by(clock)
     agent = _AskingAgent(config, logger(as_json=True))
     agent._wake = _Waiting(clock)  # noqa: SLF001 - nothing else of the loop is replaced
     try:

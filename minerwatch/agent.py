@@ -24,7 +24,7 @@ from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
-from minerwatch.footprint import settle, use_one_arena
+from minerwatch.footprint import keep_heap_small, settle
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import (
     AgentStatus,
@@ -693,7 +693,7 @@ def _raise_open_file_limit() -> None:
 
 def run(config: Config, log: Log, reread: Callable[[], Config] | None = None) -> None:
     """Runs an agent until SIGTERM or SIGINT; SIGHUP makes it reload."""
-    use_one_arena()
+    keep_heap_small()
     agent = Agent(config, log, reread)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -31,8 +31,8 @@ def test_threads_share_one_heap() -> None:
     """glibc names each further arena "heap N" in malloc_info(3)."""
     script = """
 import ctypes, os, sys, threading
-from minerwatch.footprint import use_one_arena
-use_one_arena()
+from minerwatch.footprint import keep_heap_small
+keep_heap_small()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 threads = [threading.Thread(target=lambda: libc.malloc(10_000)) for _ in range(4)]
@@ -45,3 +45,24 @@ libc.fflush(None)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("<heap nr=") in (0, 1)  # 0: another C library
+
+
+def test_a_large_table_is_given_back_whatever_lies_behind_it() -> None:
+    script = """
+import re
+from pathlib import Path
+from minerwatch.footprint import keep_heap_small
+keep_heap_small()
+def heap_kib():
+    mapped = Path("/proc/self/smaps").read_text()
+    found = re.search(r"\\[heap\\]\\nSize: +([0-9]+) kB", mapped)
+    return int(found[1]) if found else 0
+before, behind = heap_kib(), []
+for _ in range(50):
+    table = bytearray(1 << 20)  # freed as the next one has been made
+    behind.append(bytearray(8192))
+print(heap_kib() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1024

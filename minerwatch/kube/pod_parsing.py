@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 
 import msgspec
@@ -41,7 +42,8 @@ MAX_CONTAINERS = 256
 _LATEST_UNIX_S = 253_402_300_799.0
 """The last second of the year 9999: of a later one no text can be made."""
 
-_MAX_SHARED_STRINGS = 20_000
+MOST_HELD = 1024
+"""Strings, those seen last: pods come and go, and what they were called goes with them."""
 
 _QUANTITY = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?", re.ASCII
@@ -145,7 +147,7 @@ class PodParser:
     def __init__(self, keep: PodFields) -> None:
         self._keep = keep
         self._decoder = msgspec.json.Decoder(_Pod)
-        self._shared: dict[str, str] = {}
+        self._held = lru_cache(MOST_HELD)(str)
 
     def pod(self, json: bytes | msgspec.Raw) -> Pod | None:
         """The pod that ``json`` describes; None if it does not describe one."""
@@ -164,9 +166,9 @@ class PodParser:
         share = self._share
         annotations = metadata.annotations or {}
         return Pod(
-            uid=share(metadata.uid),
+            uid=_cut(metadata.uid),
             namespace=share(metadata.namespace),
-            name=share(metadata.name),
+            name=_cut(metadata.name),
             node=share(spec.node_name or ""),
             created_unix_s=created_unix_s,
             phase=share(status.phase or ""),
@@ -220,7 +222,7 @@ class PodParser:
             kind = PodContainerKind.SIDECAR
         digest = _DIGEST.search((status and status.image_id) or "")
         return PodContainer(
-            container_id=self._share(bare_container_id((status and status.container_id) or "")),
+            container_id=_cut(bare_container_id((status and status.container_id) or "")),
             name=self._share(container.name),
             image=self._share(container.image or ""),
             image_digest=self._share(digest[0] if digest else ""),
@@ -234,11 +236,11 @@ class PodParser:
 
     def _share(self, text: str) -> str:
         """``text``, cut, as the object that is held already; sys.intern() of 3.12 never forgets."""
-        if len(text) > MAX_VALUE_CHARS:
-            text = f"{text[: MAX_VALUE_CHARS - 1]}…"
-        if len(self._shared) >= _MAX_SHARED_STRINGS:
-            self._shared.clear()
-        return self._shared.setdefault(text, text)
+        return self._held(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…"
 
 
 def bare_container_id(container_id: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from minerwatch.kube.pod_parsing import (
     MAX_OTHER_LABELS,
     MAX_OWNERS,
     MAX_VALUE_CHARS,
+    MOST_HELD,
     PodFields,
     PodParser,
     bare_container_id,
@@ -301,6 +303,20 @@ def test_what_recurs_is_held_once() -> None:
     assert second is not None
     assert first.namespace is second.namespace
     assert first.containers[0].image is second.containers[0].image
+
+
+def test_of_pods_that_are_gone_little_is_held() -> None:
+    parser = PodParser(KEEP)
+    tracemalloc.start()
+    try:
+        for number in range(5 * MOST_HELD):
+            team = f"{number:05}".ljust(MAX_VALUE_CHARS, "x")
+            told = changed("metadata", "labels", to={"team": team})
+            assert parser.pod(msgspec.json.encode(told)) is not None
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * MOST_HELD * MAX_VALUE_CHARS
 
 
 @pytest.mark.parametrize(
