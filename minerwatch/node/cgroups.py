@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from minerwatch.errors import NodeError
 from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
@@ -61,7 +62,7 @@ _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class CgroupTick:
-    """What one tick found."""
+    """What one tick found. The mappings show what there is now: after the next tick, what that found."""
 
     containers: Mapping[ContainerKey, Container]
     cpu_s: Mapping[ContainerKey, float]
@@ -202,9 +203,9 @@ class CgroupTree:
         gone = (gone | self._gone) - self._counted.keys()
         self._gone = set()
         return CgroupTick(
-            containers=dict(self._containers),
-            cpu_s=dict(self._cpu_s),
-            pids=dict(self._pids),
+            containers=MappingProxyType(self._containers),
+            cpu_s=MappingProxyType(self._cpu_s),
+            pids=MappingProxyType(self._pids),
             read=frozenset(counted.key for counted in burnt_s) & self._counted.keys(),
             changed=frozenset(changed),
             gone=frozenset(gone),
