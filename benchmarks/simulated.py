@@ -3,12 +3,15 @@
     python -m benchmarks.simulated CONFIGURATION
 
 Its own loop runs, only that it does not wait: where it would, the clock is put on. Between two
-ticks it prints an empty line, and goes on when it is given one.
+ticks it prints how many milliseconds the garbage collector took, all in all and at most at once,
+and goes on when it is given a line.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,12 +40,33 @@ class _Clock:
         self._put_on_s += seconds
 
 
+class _Collector:
+    """What the garbage collector took since it was last asked."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self._taken_s: list[float] = []
+        gc.callbacks.append(self._note)
+
+    def taken_ms(self) -> tuple[float, float]:
+        """In all, and at most at once."""
+        taken_s, self._taken_s = self._taken_s, []
+        return sum(taken_s) * 1000, max(taken_s, default=0.0) * 1000
+
+    def _note(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began_s = time.thread_time()
+        else:
+            self._taken_s.append(time.thread_time() - self._began_s)
+
+
 class _Waiting(Wake):
     """Where the agent would wait it asks once whether it may go on, then the clock is put on."""
 
     def __init__(self, clock: _Clock) -> None:
         super().__init__()
         self._clock = clock
+        self._collector = _Collector()
         self.has_asked = False
 
     def wait(self, timeout_s: float, source: Readable | None) -> bool:
@@ -50,7 +74,7 @@ class _Waiting(Wake):
             return True
         if not self.has_asked:
             self.has_asked = True
-            print(flush=True)
+            print(*self._collector.taken_ms(), flush=True)
             if not sys.stdin.readline():
                 sys.exit()
             return super().wait(0.0, source)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ class _Simulated:
         self.socket = settings.with_suffix(".sock")
         self.resident_mib: list[float] = []
         self.cpu_ms: list[float] = []
+        self.collected_ms: list[float] = []
+        self.collected_at_once_ms: list[float] = []
         self._spent_ms = 0.0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.simulated", str(settings)],
@@ -156,8 +159,12 @@ class _Simulated:
     def wait(self) -> None:
         """Until a tick is over; then it is weighed."""
         assert self._process.stdout
-        if not self._process.stdout.readline():
+        collected = self._process.stdout.readline().split()
+        if not collected:
             raise RuntimeError(f"the agent {self.side} has ended")
+        collected_ms, at_once_ms = map(float, collected)
+        self.collected_ms.append(collected_ms)
+        self.collected_at_once_ms.append(at_once_ms)
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         self.resident_mib.append(int(line.split()[1]) / 1024)
@@ -173,6 +180,25 @@ class _Simulated:
         return spent_ms
 
 
+@dataclass(frozen=True, slots=True)
+class _Hour:
+    """What an agent was found to take, tick by tick."""
+
+    resident_mib: Sequence[float]
+    cpu_ms: Sequence[float]
+    collected_ms: Sequence[float]
+    collected_at_once_ms: Sequence[float]
+
+    @classmethod
+    def last(cls, agent: _Simulated, ticks: int) -> _Hour:
+        return cls(
+            agent.resident_mib[-ticks:],
+            agent.cpu_ms[-ticks:],
+            agent.collected_ms[-ticks:],
+            agent.collected_at_once_ms[-ticks:],
+        )
+
+
 def _hour(
     crowd: Crowd, server: ApiServer, agents: Sequence[_Simulated], ticks: int
 ) -> Iterator[Row]:
@@ -183,13 +209,12 @@ def _hour(
                 answer(agent.socket, "/metrics")
                 answer(agent.socket, "/snapshot")
         _tick(agents)
-    churned = {agent.side: agent.cpu_ms[-ticks:] for agent in agents}
-    resident = {agent.side: agent.resident_mib[-ticks:] for agent in agents}
+    hours = [(agent, _Hour.last(agent, ticks)) for agent in agents]
     for _ in range(_IDLE_TICKS):
         _tick(agents)
-    for agent in agents:
+    for agent, hour in hours:
         idle_ms = statistics.median(agent.cpu_ms[-_IDLE_TICKS // 2 :])
-        yield from _hour_rows(agent.side, resident[agent.side], churned[agent.side], idle_ms)
+        yield from _hour_rows(agent.side, hour, idle_ms)
 
 
 def _tick(agents: Sequence[_Simulated]) -> None:
@@ -212,19 +237,20 @@ def _change(crowd: Crowd, server: ApiServer, number: int) -> None:
         server.remove("hub", f"jupyter-user-{before:05}")
 
 
-def _hour_rows(
-    side: str, resident_mib: Sequence[float], cpu_ms: Sequence[float], idle_ms: float
-) -> Iterator[Row]:
-    yield Row(HOUR, side, "resident at its end", resident_mib[-1], "MiB", _RESIDENT_MIB[side])
-    yield Row(HOUR, side, "at most", max(resident_mib), "MiB")
-    warm = resident_mib[min(_WARM_TICKS, len(resident_mib) // 2) :]
+def _hour_rows(side: str, hour: _Hour, idle_ms: float) -> Iterator[Row]:
+    yield Row(HOUR, side, "resident at its end", hour.resident_mib[-1], "MiB", _RESIDENT_MIB[side])
+    yield Row(HOUR, side, "at most", max(hour.resident_mib), "MiB")
+    warm = hour.resident_mib[min(_WARM_TICKS, len(hour.resident_mib) // 2) :]
     slope = growth(warm) * 3600 / _TICK_S
     yield Row(HOUR, side, "growth after ten minutes", slope, "MiB/h", _NO_GROWTH)
-    yield Row(HOUR, side, "CPU of a tick, churn", statistics.median(cpu_ms), "ms")
+    yield Row(HOUR, side, "CPU of a tick, churn", statistics.median(hour.cpu_ms), "ms")
     yield Row(HOUR, side, "CPU of a tick, idle", idle_ms, "ms")
     yield Row(HOUR, side, "of a core, idle", idle_ms / _TICK_S / 10, "%", _CORE_SHARE)
-    churn_share = statistics.fmean(cpu_ms) / _TICK_S / 10
+    churn_share = statistics.fmean(hour.cpu_ms) / _TICK_S / 10
     yield Row(HOUR, side, "of a core, churn", churn_share, "%", _CORE_SHARE)
+    collected_ms = statistics.fmean(hour.collected_ms)
+    yield Row(HOUR, side, "garbage collector, churn", collected_ms, "ms a tick")
+    yield Row(HOUR, side, "garbage collector, longest", max(hour.collected_at_once_ms), "ms")
 
 
 def growth(values: Sequence[float]) -> float:

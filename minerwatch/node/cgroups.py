@@ -62,7 +62,7 @@ _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class CgroupTick:
-    """What one tick found. The mappings show what there is now: after the next tick, what that found."""
+    """What one tick found; after the next one the mappings show what that has found."""
 
     containers: Mapping[ContainerKey, Container]
     cpu_s: Mapping[ContainerKey, float]
