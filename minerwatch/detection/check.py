@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from minerwatch.detection.evidence import explain
 from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scores
-from minerwatch.detection.match import Match, Matcher, explain
+from minerwatch.detection.match import Match, Matcher
 from minerwatch.detection.rule import Lists, Rule, RuleTest, outline_of
 from minerwatch.detection.why import why
 from minerwatch.errors import RuleError

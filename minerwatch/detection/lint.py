@@ -36,7 +36,8 @@ from minerwatch.detection.condition import (
 from minerwatch.detection.document import Document, KeyPath, Value, read_document, read_text
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
 from minerwatch.detection.list_lint import list_remarks
-from minerwatch.detection.match import Match, Matcher, predicate_holds
+from minerwatch.detection.match import Match, Matcher
+from minerwatch.detection.predicate import predicate_holds
 from minerwatch.detection.remark import Remark, Severity
 from minerwatch.detection.remark import warning as _warning
 from minerwatch.detection.rule import LEVEL_SCORES, Rule

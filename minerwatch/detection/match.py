@@ -16,13 +16,11 @@ Rules that look only at what a container's processes share are matched once a co
 from __future__ import annotations
 
 import math
-import operator
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from ipaddress import IPv6Address, ip_address
+from typing import TypeGuard
 
 import ahocorasick
 import re2
@@ -33,31 +31,30 @@ from minerwatch.detection.condition import (
     Any,
     Comparison,
     Condition,
-    Flag,
     How,
     Network,
     Not,
     Number,
     Predicate,
-    Present,
     SameAs,
     Text,
-    predicates,
     wildcard_regex,
 )
+from minerwatch.detection.evidence import observed
 from minerwatch.detection.fields import is_dynamic
 from minerwatch.detection.literals import Requirement, folded, requirement
+from minerwatch.detection.predicate import (
+    OPERATORS,
+    SIMPLE,
+    number_holds,
+    regex_options,
+    texts,
+)
 from minerwatch.detection.rule import Rule
 from minerwatch.model import Evidence, Facts, FactValue
 
-OBSERVED_LENGTH = 200
-"""Characters of a text that are kept as evidence, around what matched."""
-
 MAX_EVIDENCE = 16
 """Pieces of evidence that one match lists; a list of names may match many times over."""
-
-MAX_EXPLAINED = 6
-"""Conditions of one group that an explanation shows; a list of names may have thousands."""
 
 _MEMO_TEXTS = 1024
 _MEMO_LENGTH = 256
@@ -66,8 +63,6 @@ _PATTERN_MEMORY_LIMIT = 64 << 20
 
 Found = set[int] | frozenset[int]
 """Literals that are there: the atoms that they make true, and what regular expressions need."""
-
-Judge = Callable[[Predicate], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +78,13 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
-        atoms = self._atoms = _numbered_texts(self.rules)
+        atoms = _numbered_texts(self.rules)
+        self._texts = tuple(atoms)
         patterns = self._patterns = _Patterns(atoms)
         self._indexes = _indexes(atoms, patterns)
         compiler = _Compiler(atoms, patterns)
         compiled = [compiler.rule(position, rule) for position, rule in enumerate(self.rules)]
+        self._choices = compiler.choices
         patterns.forget_literals()
         of_process = [rule for rule in compiled if not rule.rule.of_container]
         self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
@@ -152,299 +149,40 @@ class Matcher:
         self, candidates: Iterable[_CompiledRule], found: Found, facts: Facts
     ) -> tuple[Match, ...]:
         seen = _Seen(found, facts, self._patterns)
-        holding = [rule for rule in candidates if rule.holds(seen)]
-        if not holding:
-            return ()
-
-        def judge(predicate: Predicate) -> bool:
-            if isinstance(predicate, Text):
-                return seen.is_true(self._atoms[predicate])
-            return _SIMPLE[type(predicate)](predicate, facts)
-
-        return tuple(Match(held.rule, evidence_of(held.rule, facts, judge)) for held in holding)
-
-
-def explain(rule: Rule, facts: Facts) -> str:
-    """The rule's conditions as an indented tree: which of them hold on ``facts``, and on what."""
-    return "\n".join(_explained(rule.condition, facts, 0))
-
-
-def predicate_holds(predicate: Predicate, facts: Facts) -> bool:
-    """Whether one predicate holds, found without the compiled matcher."""
-    if not isinstance(predicate, Text):
-        return _SIMPLE[type(predicate)](predicate, facts)
-    return any(_text_holds(predicate, text) for text in _texts(facts.get(predicate.field)))
-
-
-# Evidence and explanation.
-
-
-def evidence_of(rule: Rule, facts: Facts, judge: Judge) -> tuple[Evidence, ...]:
-    """The conditions of a rule that holds which are true and not under a ``not``."""
-    found: dict[Predicate, None] = {}
-    for predicate in _reasons(rule.condition, judge):
-        found[predicate] = None
-        if len(found) == MAX_EVIDENCE:
-            break
-    return tuple(
-        Evidence(predicate.field, _observed(predicate, facts), predicate.describe())
-        for predicate in found
-    )
-
-
-def _reasons(condition: Condition, judge: Judge) -> Iterator[Predicate]:
-    match condition:
-        case All(conditions):
-            for inner in conditions:
-                yield from _reasons(inner, judge)
-        case Any(conditions):
-            for inner in conditions:
-                if _tree_holds(inner, judge):
-                    yield from _reasons(inner, judge)
-        case Not():
-            return
-        case _:
-            yield condition
-
-
-def _tree_holds(condition: Condition, judge: Judge) -> bool:
-    match condition:
-        case All(conditions):
-            return all(_tree_holds(inner, judge) for inner in conditions)
-        case Any(conditions):
-            return any(_tree_holds(inner, judge) for inner in conditions)
-        case Not(inner):
-            return not _tree_holds(inner, judge)
-        case _:
-            return judge(condition)
-
-
-def _explained(
-    condition: Condition, facts: Facts, depth: int, *, decides: bool = True
-) -> Iterator[str]:
-    """The tree's lines; what is large and does not decide the outcome is folded into one."""
-
-    def judge(predicate: Predicate) -> bool:
-        return predicate_holds(predicate, facts)
-
-    holds = _tree_holds(condition, judge)
-    start = "  " * depth + ("+ " if holds else "- ")
-    if isinstance(condition, All | Any | Not):
-        start += _LINKS[type(condition)]
-        count = sum(1 for _ in predicates(condition))
-        if count > MAX_EXPLAINED and not decides:
-            yield f"{start} … ({count:,} conditions)"
-            return
-    match condition:
-        case All(conditions) | Any(conditions):
-            yield start
-            yield from _explained_group(conditions, facts, depth + 1, holds=holds)
-        case Not(inner):
-            yield start
-            yield from _explained(inner, facts, depth + 1, decides=decides)
-        case _:
-            observed = "absent" if condition.field not in facts else repr(_seen(condition, facts))
-            asked = _excerpt(condition.describe(), 0)
-            yield f"{start}{condition.field} {asked}; observed: {observed}"
-
-
-_LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
-
-
-def _explained_group(
-    conditions: tuple[Condition, ...], facts: Facts, depth: int, *, holds: bool
-) -> Iterator[str]:
-    """Conditions below "all of" or "any of", and how many of them are not shown.
-
-    Those that hold or fail like the whole group are why it does, so they go first.
-    """
-
-    def judge(predicate: Predicate) -> bool:
-        return predicate_holds(predicate, facts)
-
-    held = [_tree_holds(inner, judge) for inner in conditions]
-    ranked = sorted(range(len(held)), key=lambda place: held[place] is not holds)
-    for place in sorted(ranked[:MAX_EXPLAINED]):
-        yield from _explained(conditions[place], facts, depth, decides=held[place] is holds)
-    left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
-    for mark, outcome in (("+", True), ("-", False)):
-        if outcome in left_out:
-            yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
-
-
-def _observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
-    """What the field was, of a list the element that matched, cut to what surrounds the hit."""
-    value = facts.get(predicate.field, "")
-    if isinstance(value, tuple):
-        alone = ({**facts, predicate.field: (element,)} for element in value)
-        hit = (one for one in alone if predicate_holds(predicate, one))
-        elements = next(hit, {predicate.field: value[:1]})[predicate.field]
-        value = elements[0] if isinstance(elements, tuple) and elements else ""
-    if not isinstance(value, str):
-        return value
-    return _excerpt(value, _hit(predicate, value)) if len(value) > OBSERVED_LENGTH else value
-
-
-def _seen(predicate: Predicate, facts: Facts) -> FactValue:
-    value = facts[predicate.field]
-    if isinstance(value, tuple) and not predicate_holds(predicate, facts):
-        return tuple(_excerpt(element, 0) for element in value[:8])
-    return _observed(predicate, facts)
-
-
-def _hit(predicate: Predicate, text: str) -> int:
-    """Where in a long text the predicate matched, as near as is cheap to tell."""
-    if not isinstance(predicate, Text):
-        return 0
-    if predicate.how is How.ENDSWITH:
-        return len(text)
-    if predicate.how is How.CONTAINS:
-        found = text.lower().find(predicate.pattern.lower())
-        return max(found, 0)
-    if predicate.how is How.REGEX:
-        match = re2.compile(predicate.pattern, _options()).search(_encodable(text))
-        return match.start() if match else 0
-    return 0
-
-
-def _excerpt(text: str, hit: int) -> str:
-    if len(text) <= OBSERVED_LENGTH:
-        return text
-    start = max(0, min(hit - OBSERVED_LENGTH // 4, len(text) - OBSERVED_LENGTH))
-    end = start + OBSERVED_LENGTH
-    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
-
-
-# One predicate on its own. Text predicates are mostly decided by the field indexes below.
-
-
-def _texts(value: FactValue | None) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, tuple):
-        return value
-    if isinstance(value, bool):
-        return ("true",) if value else ("false",)
-    return (str(value),) if isinstance(value, int) else ()
-
-
-def _text_holds(predicate: Text, text: str) -> bool:
-    if predicate.how is How.REGEX:
-        return _search(predicate.pattern, text)
-    if not predicate.cased:
-        text = text.lower()
-    if predicate.how is How.WILDCARD:
-        return _search(wildcard_regex(predicate), text)
-    pattern = predicate.pattern if predicate.cased else predicate.pattern.lower()
-    return _compares(predicate.how, text, pattern)
-
-
-def _search(pattern: str, text: str) -> bool:
-    return re2.compile(pattern, _options()).search(_encodable(text)) is not None
-
-
-def _compares(how: How, text: str, pattern: str) -> bool:
-    match how:
-        case How.CONTAINS:
-            return pattern in text
-        case How.STARTSWITH:
-            return text.startswith(pattern)
-        case How.ENDSWITH:
-            return text.endswith(pattern)
-    return text == pattern
-
-
-_OPERATORS: dict[Comparison, Callable[[float, float], bool]] = {
-    Comparison.EQUAL: operator.eq,
-    Comparison.LESS: operator.lt,
-    Comparison.LESS_OR_EQUAL: operator.le,
-    Comparison.GREATER: operator.gt,
-    Comparison.GREATER_OR_EQUAL: operator.ge,
-}
-
-_PLAIN_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,9})?", re.ASCII)
-
-
-def _number(value: FactValue) -> int | float | None:
-    if isinstance(value, bool | tuple):
-        return None
-    if not isinstance(value, str):
-        return value
-    if len(value) > 30 or not _PLAIN_NUMBER.fullmatch(value):
-        return None
-    return float(value) if "." in value else int(value)
-
-
-def _number_holds(predicate: Number, facts: Facts) -> bool:
-    value = facts.get(predicate.field)
-    if value is None:
-        return False
-    if isinstance(value, tuple):
-        return any(_passes(predicate, _number(element)) for element in value)
-    return _passes(predicate, _number(value))
-
-
-def _passes(predicate: Number, number: int | float | None) -> bool:
-    if number is None:
-        return False
-    return _OPERATORS[predicate.comparison](number, predicate.threshold)
-
-
-def _flag_holds(predicate: Flag, facts: Facts) -> bool:
-    value = facts.get(predicate.field)
-    if isinstance(value, bool):
-        return value is predicate.expected
-    word = "true" if predicate.expected else "false"
-    return isinstance(value, str | tuple) and any(t.lower() == word for t in _texts(value))
-
-
-def _present_holds(predicate: Present, facts: Facts) -> bool:
-    return not _is_empty(facts.get(predicate.field))
-
-
-def _absent_holds(predicate: Absent, facts: Facts) -> bool:
-    return _is_empty(facts.get(predicate.field))
-
-
-def _is_empty(value: FactValue | None) -> bool:
-    if value is None or value == "":
-        return True
-    return isinstance(value, tuple) and not any(value)
-
-
-def _network_holds(predicate: Network, facts: Facts) -> bool:
-    value = facts.get(predicate.field)
-    if not isinstance(value, str | tuple):
-        return False
-    return any(_in_network(text, predicate) for text in _texts(value))
-
-
-def _in_network(text: str, predicate: Network) -> bool:
-    if len(text) > 100:
-        return False
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address in predicate.network or address.ipv4_mapped in predicate.network
-    return address in predicate.network
-
-
-def _same_holds(predicate: SameAs, facts: Facts) -> bool:
-    ours = [text.lower() for text in _texts(facts.get(predicate.field))]
-    theirs = [text.lower() for text in _texts(facts.get(predicate.other))]
-    return any(_compares(predicate.how, text, other) for text in ours for other in theirs)
-
-
-_SIMPLE: dict[type, Callable[..., bool]] = {
-    Number: _number_holds,
-    Flag: _flag_holds,
-    Present: _present_holds,
-    Absent: _absent_holds,
-    Network: _network_holds,
-    SameAs: _same_holds,
-}
+        return tuple(
+            Match(rule.rule, self._evidence(rule.rule, seen))
+            for rule in candidates
+            if rule.holds(seen)
+        )
+
+    def _evidence(self, rule: Rule, seen: _Seen) -> tuple[Evidence, ...]:
+        """The conditions of a rule that holds which are true and not under a ``not``."""
+        reasons: dict[Predicate, None] = {}
+        for reason in self._reasons(rule.condition, seen):
+            reasons[reason] = None
+            if len(reasons) == MAX_EVIDENCE:
+                break
+        return tuple(
+            Evidence(reason.field, observed(reason, seen.facts), reason.describe())
+            for reason in reasons
+        )
+
+    def _reasons(self, condition: Condition, seen: _Seen) -> Iterator[Predicate]:
+        match condition:
+            case All(conditions):
+                for inner in conditions:
+                    yield from self._reasons(inner, seen)
+            case Any():
+                choice = self._choices[id(condition)]
+                for literal in sorted(choice.literals & seen.found):
+                    yield self._texts[literal]
+                for inner, inner_holds in choice.rest:
+                    if inner_holds(seen):
+                        yield from self._reasons(inner, seen)
+            case Not():
+                return
+            case _:
+                yield condition
 
 
 # Rules, compiled.
@@ -510,6 +248,8 @@ class _Compiler:
         self._bounds: dict[tuple[int, bool], Bound] = {}
         self._presences: dict[str, Callable[[Facts], bool]] = {}
         self._sets: dict[frozenset[int], frozenset[int]] = {}
+        self.choices: dict[int, _Choice] = {}
+        """Of each ``Any``, by its ``id``: what tells which of its conditions hold."""
 
     def rule(self, position: int, rule: Rule) -> _CompiledRule:
         bound = self._bound(rule.condition, upper=True)
@@ -577,6 +317,7 @@ class _Compiler:
                 return _Evaluation(_all_evaluation(literals, needed, rest), cost)
             case Any(conditions):
                 literals, rest, cost = self._apart(conditions)
+                self.choices[id(condition)] = _Choice(literals, tuple(self._others(conditions)))
                 return _Evaluation(_any_evaluation(literals, rest), cost)
             case Not(inner):
                 positive = self._evaluation(inner)
@@ -586,22 +327,23 @@ class _Compiler:
                 if _is_pattern(condition):
                     return _Evaluation(lambda seen: seen.pattern_holds(atom), _Cost.PATTERN)
                 return _Evaluation(lambda seen: atom in seen.found, _Cost.LITERAL)
-        holds = _SIMPLE[type(condition)]
+        holds = SIMPLE[type(condition)]
         return _Evaluation(lambda seen: holds(condition, seen.facts), _Cost.SIMPLE)
 
     def _apart(
         self, conditions: tuple[Condition, ...]
     ) -> tuple[frozenset[int], tuple[Evaluate, ...], _Cost]:
         """The literals, all else with what costs least first, and what the dearest of all costs."""
-        literals, rest = [], []
-        for inner in conditions:
-            if isinstance(inner, Text) and not _is_pattern(inner):
-                literals.append(self._atoms[inner])
-            else:
-                rest.append(self._evaluation(inner))
+        literals = (self._atoms[inner] for inner in conditions if _is_literal(inner))
+        rest = [self._evaluation(inner) for inner in conditions if not _is_literal(inner)]
         rest.sort(key=_cost)
         dearest = max((each.cost for each in rest), default=_Cost.LITERAL)
         return self._set(literals), tuple(each.holds for each in rest), dearest
+
+    def _others(self, conditions: tuple[Condition, ...]) -> Iterator[tuple[Condition, Evaluate]]:
+        for inner in conditions:
+            if not _is_literal(inner):
+                yield inner, self._evaluation(inner).holds
 
     def _bound(self, condition: Condition, *, upper: bool) -> Bound:
         """Whether the condition may hold (upper) or must hold (lower), asked without any text."""
@@ -630,7 +372,7 @@ class _Compiler:
                 return self._presences.setdefault(name, _presence(name)) if upper else False
             case Number():
                 return _number_bound(condition)
-        holds = _SIMPLE[type(condition)]
+        holds = SIMPLE[type(condition)]
         return lambda facts: holds(condition, facts)
 
 
@@ -657,6 +399,14 @@ class _Evaluation:
     cost: _Cost
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The conditions of which any one is enough."""
+
+    literals: frozenset[int]
+    rest: tuple[tuple[Condition, Evaluate], ...]
+
+
 def _cost(evaluation: _Evaluation) -> _Cost:
     return evaluation.cost
 
@@ -664,6 +414,10 @@ def _cost(evaluation: _Evaluation) -> _Cost:
 def _rarity(needs: _Needs) -> tuple[int, int]:
     """How seldom any of the literals will be there: short ones are common, and so are many."""
     return needs.shortest, -len(needs.literals)
+
+
+def _is_literal(condition: Condition) -> TypeGuard[Text]:
+    return isinstance(condition, Text) and condition.how not in _PATTERNS
 
 
 def _is_pattern(condition: Condition) -> bool:
@@ -798,7 +552,7 @@ def _number_bound(predicate: Number) -> Callable[[Facts], bool]:
     """The comparison, quick for what it is mostly asked about: a fraction."""
     name, compare, threshold = (
         predicate.field,
-        _OPERATORS[predicate.comparison],
+        OPERATORS[predicate.comparison],
         predicate.threshold,
     )
 
@@ -806,7 +560,7 @@ def _number_bound(predicate: Number) -> Callable[[Facts], bool]:
         value = facts.get(name)
         if type(value) is float:
             return compare(value, threshold)
-        return _number_holds(predicate, facts)
+        return number_holds(predicate, facts)
 
     return holds
 
@@ -845,10 +599,6 @@ class _Seen:
         self._patterns = patterns
         self._known: dict[int, bool] = {}
         self._encoded: dict[tuple[str, bool], bytes] = {}
-
-    def is_true(self, atom: int) -> bool:
-        """Whether a text predicate holds."""
-        return atom in self.found or (atom in self._patterns and self.pattern_holds(atom))
 
     def pattern_holds(self, atom: int) -> bool:
         """Whether a wildcard pattern or regular expression matches its field."""
@@ -912,7 +662,7 @@ class _Patterns:
         value = seen.facts.get(pattern.field)
         if isinstance(value, str):
             return pattern.matches(value, seen)
-        return any(pattern.matches(text, seen) for text in _texts(value))
+        return any(pattern.matches(text, seen) for text in texts(value))
 
     def _needs_of(self, pattern: _Pattern) -> _Needs | None:
         literals = pattern.requirement.literals
@@ -950,7 +700,7 @@ class _Pattern:
 def _compiled(pattern: str) -> re2._Regexp:
     memory = _PATTERN_MEMORY
     while True:
-        options = _options()
+        options = regex_options()
         options.max_mem = memory
         try:
             return re2.compile(pattern, options)
@@ -988,8 +738,7 @@ class _FieldIndex:
         if isinstance(value, str):
             found = self._memo.get(value)
             return self._of_text(value) if found is None else found
-        texts = _texts(value)
-        return frozenset().union(*(self._of_text(text) for text in texts))
+        return frozenset().union(*(self._of_text(text) for text in texts(value)))
 
     def _of_text(self, text: str) -> frozenset[int]:
         lower = text.lower()
@@ -1052,15 +801,3 @@ class _LiteralSet:
                 if (how is How.ENDSWITH or at_start) and (how is How.STARTSWITH or end == last):
                     into.add(atom)
         return into
-
-
-def _options() -> re2.Options:
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
-    return options
-
-
-def _encodable(text: str) -> str:
-    """The text without surrogates: facts have none, but one that had must not stop the agent."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -6,7 +6,7 @@ names are not kept where rules are matched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
 import re2
@@ -16,14 +16,20 @@ from minerwatch.detection.condition import (
     Any,
     Condition,
     How,
-    Not,
     Predicate,
     Present,
     Text,
     fields_of,
     predicates,
 )
-from minerwatch.detection.match import predicate_holds
+from minerwatch.detection.predicate import (
+    encodable,
+    holds,
+    predicate_holds,
+    regex_options,
+    texts,
+    tree_holds,
+)
 from minerwatch.detection.rule import Outline, regex_problem
 from minerwatch.model import Facts, FactValue
 
@@ -42,15 +48,15 @@ def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
     ``+`` holds, ``-`` does not. A selection matters if the rule's outcome hangs on it; where it
     hangs on no single one, all do.
     """
-    held = {name: _holds(each, facts) for name, each in outline.selections.items()}
+    held = {name: holds(each, facts) for name, each in outline.selections.items()}
     decisive = _decisive(outline, held)
     lines = [f"condition: {' '.join(outline.text.split())}"]
-    for name, holds in held.items():
-        head = f"{_MARKS[holds]} {name}, line {outline.lines[name]}"
+    for name, is_held in held.items():
+        head = f"{_MARKS[is_held]} {name}, line {outline.lines[name]}"
         if name not in decisive:
             lines.append(head)
         else:
-            lines.append(f"{head}: {'holds' if holds else 'does not hold'}")
+            lines.append(f"{head}: {'holds' if is_held else 'does not hold'}")
             lines += ("    " + line for line in _told(outline.selections[name], facts))
     return tuple(lines)
 
@@ -68,23 +74,7 @@ def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
 
 
 def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
-    return _tree_holds(logic, lambda selection: held[selection.field])
-
-
-def _holds(condition: Condition, facts: Facts) -> bool:
-    return _tree_holds(condition, lambda predicate: predicate_holds(predicate, facts))
-
-
-def _tree_holds(condition: Condition, judge: Callable[[Predicate], bool]) -> bool:
-    match condition:
-        case All(conditions):
-            return all(_tree_holds(inner, judge) for inner in conditions)
-        case Any(conditions):
-            return any(_tree_holds(inner, judge) for inner in conditions)
-        case Not(inner):
-            return not _tree_holds(inner, judge)
-        case _:
-            return judge(condition)
+    return tree_holds(logic, lambda selection: held[selection.field])
 
 
 # One selection.
@@ -95,12 +85,12 @@ def _told(condition: Condition, facts: Facts) -> Iterator[str]:
     names = fields_of(condition)
     if isinstance(condition, All | Any) and len(names) > 1:
         link = "all of" if isinstance(condition, All) else "any of"
-        yield f"{_MARKS[_holds(condition, facts)]} {link}"
+        yield f"{_MARKS[holds(condition, facts)]} {link}"
         for inner in condition.conditions:
             yield from ("    " + line for line in _told(inner, facts))
         return
     name = next(iter(sorted(names)))
-    yield f"{_MARKS[_holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
+    yield f"{_MARKS[holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
     yield from ("    " + line for line in _asked(condition, facts))
 
 
@@ -166,14 +156,9 @@ def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
 # Regular expressions.
 
 
-def _texts(predicate: Text, facts: Facts) -> tuple[str, ...]:
-    value = facts.get(predicate.field)
-    return value if isinstance(value, tuple) else (str(value),)
-
-
 def _hit(predicate: Text, facts: Facts) -> str:
     """What the expression found."""
-    for text in _texts(predicate, facts):
+    for text in texts(facts.get(predicate.field)):
         found = _found(predicate.pattern, text)
         if found is not None:
             return _short(found)
@@ -188,7 +173,7 @@ def _how_far(predicate: Text, facts: Facts) -> str:
         prefix = pattern[:end]
         if prefix.endswith("\\") or regex_problem(prefix) or _found(prefix, "") is not None:
             continue
-        for text in _texts(predicate, facts):
+        for text in texts(facts.get(predicate.field)):
             found = _found(prefix, text)
             if found:
                 return (
@@ -199,8 +184,5 @@ def _how_far(predicate: Text, facts: Facts) -> str:
 
 def _found(pattern: str, text: str) -> str | None:
     """What RE2 finds of ``pattern`` in ``text``; None: nothing."""
-    options = re2.Options()
-    options.log_errors = False
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    match = re2.compile(pattern, options).search(encodable)
+    match = re2.compile(pattern, regex_options()).search(encodable(text))
     return None if match is None else str(match.group())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minerwatch.detection.condition import Known, shared
-from minerwatch.detection.match import Match, Matcher, explain
+from minerwatch.detection import predicate
+from minerwatch.detection.condition import All, Condition, Known, Not, Predicate, shared
+from minerwatch.detection.condition import Any as AnyOf
+from minerwatch.detection.evidence import explain, observed
+from minerwatch.detection.match import MAX_EVIDENCE, Match, Matcher
 from minerwatch.detection.rule import Lists, Rule, parse_rule
 from minerwatch.model import Evidence, Facts
 from tests.detection.reference import rule_holds
@@ -165,6 +168,19 @@ FACTS = st.fixed_dictionaries(
 
 
 @settings(max_examples=400, deadline=None)
+def reasons_of(condition: Condition, facts: Facts) -> Iterator[Predicate]:
+    """Of a condition that holds, all that is true and not under a ``not``, asked one by one."""
+    match condition:
+        case All(conditions) | AnyOf(conditions):
+            for inner in conditions:
+                if predicate.holds(inner, facts):
+                    yield from reasons_of(inner, facts)
+        case Not():
+            return
+        case _:
+            yield condition
+
+
 @given(st.lists(DETECTION, min_size=1, max_size=4), st.lists(FACTS, min_size=4, max_size=10))
 def test_matching_agrees_with_the_reference(detections: list[Any], some_facts: list[Any]) -> None:
     rules = sharing(rule_of(detection, number) for number, detection in enumerate(detections))
@@ -175,7 +191,15 @@ def test_matching_agrees_with_the_reference(detections: list[Any], some_facts: l
             for rule, detection in zip(rules, detections, strict=True)
             if rule_holds({"detection": detection}, facts, LISTS.entries)
         }
-        assert {match.rule.id for match in matcher.matches(facts)} == expected
+        matches = matcher.matches(facts)
+        assert {match.rule.id for match in matches} == expected
+        for match in matches:
+            reasons = set(reasons_of(match.rule.condition, facts))
+            assert len(match.evidence) == min(len(reasons), MAX_EVIDENCE)
+            assert set(match.evidence) <= {
+                Evidence(reason.field, observed(reason, facts), reason.describe())
+                for reason in reasons
+            }
         for rule in rules:
             assert explain(rule, facts).startswith("+" if rule.id in expected else "-")
 
