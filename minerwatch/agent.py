@@ -339,11 +339,11 @@ class Agent:
         return max(self._examined_s + _READ_AGAIN_S, at_s + self._execs_budget.pause_s(at_s))
 
     def _sample(self) -> None:
-        started_s, started_cpu_s = time.perf_counter(), time.process_time()
+        started_s = time.perf_counter()
         self._sampled_s = now_s()
-        self._node.watch.sample(self._sampled_s)
+        with self._samples_budget.spending(now_s):
+            self._node.watch.sample(self._sampled_s)
         self._metrics.probe_took("rounding", time.perf_counter() - started_s)
-        self._samples_budget.spend(now_s(), time.process_time() - started_cpu_s)
 
     def _examine_execs(self) -> None:
         if self._execs is not None:
@@ -351,17 +351,15 @@ class Agent:
 
     def _examine(self, started: Callable[[], Collection[int]]) -> None:
         """Judges programs as they start; what goes wrong here, the next tick makes good."""
-        # Not the time on the wall: under a quota the agent waits far longer than it works.
-        started_cpu_s = time.process_time()
-        try:
-            examined = self._node.watch.examine(started(), now_s())
-            self._report_findings(examined.changes, examined.began)
-            for probe, probe_s in examined.probe_s.items():
-                self._metrics.probe_took(probe, probe_s)
-        except Exception as error:  # noqa: BLE001 - as in a tick
-            self._fail("execs", error)
+        with self._execs_budget.spending(now_s):
+            try:
+                examined = self._node.watch.examine(started(), now_s())
+                self._report_findings(examined.changes, examined.began)
+                for probe, probe_s in examined.probe_s.items():
+                    self._metrics.probe_took(probe, probe_s)
+            except Exception as error:  # noqa: BLE001 - as in a tick
+                self._fail("execs", error)
         self._examined_s = now_s()
-        self._execs_budget.spend(self._examined_s, time.process_time() - started_cpu_s)
 
     def _answer_lost_execs(self) -> None:
         lost = self._execs.lost if self._execs else 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 _BURST_S = 0.1
@@ -53,6 +55,18 @@ class CpuBudget:
         self._share = share
         self._debt_s = 0.0
         self._at_s = 0.0
+
+    @contextmanager
+    def spending(self, now_s: Callable[[], float]) -> Iterator[None]:
+        """Takes note of the CPU time of what is done in it, by this process.
+
+        Not of the time on the wall: under a quota the agent waits far longer than it works.
+        """
+        started_cpu_s = time.process_time()
+        try:
+            yield
+        finally:
+            self.spend(now_s(), time.process_time() - started_cpu_s)
 
     def spend(self, at_s: float, cpu_s: float) -> None:
         """Takes note of work that has just been done."""

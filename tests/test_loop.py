@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,18 @@ def test_a_burst_is_allowed_and_then_paid_for() -> None:
     pause_s = budget.pause_s(0.0)
     assert pause_s > 0
     assert budget.pause_s(pause_s + 0.001) == 0.0
+
+
+def test_only_work_is_spent_not_waiting() -> None:
+    budget = CpuBudget(share=0.1)
+    with budget.spending(lambda: 0.0):
+        time.sleep(0.3)  # three bursts on the clock on the wall
+    assert budget.pause_s(0.0) == 0.0
+    with budget.spending(lambda: 0.0):
+        end_s = time.process_time() + 0.3
+        while time.process_time() < end_s:
+            pass
+    assert budget.pause_s(0.0) > 0.0
 
 
 def test_without_a_share_there_is_nothing_after_the_burst() -> None:
