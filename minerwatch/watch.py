@@ -242,7 +242,8 @@ class Watch:
         """
         with self._lock:
             self._probe_s = {"processes": 0.0, "rules": 0.0}
-            to_read = {pid for pid in pids if self._place(pid, at_s)}
+            to_place = {*pids, *self._cgroups.unplaced}
+            to_read = {pid for pid in to_place if self._place(pid, at_s)}
             touched = self._timed(
                 "processes", lambda: self._read(to_read | self._reader.deferred, (), at_s)
             )
@@ -260,7 +261,7 @@ class Watch:
     @property
     def wants_reading(self) -> bool:
         """Whether some processes could not be read, and are to be by ``examine``."""
-        return bool(self._reader.deferred)
+        return bool(self._reader.deferred or self._cgroups.unplaced)
 
     def sample(self, at_s: float) -> None:
         """Lets probes look at what has to be looked at more often than once a tick."""

@@ -30,6 +30,7 @@ from tests.conftest import (
     CgroupFolders,
     Programs,
     environment_of_this_python,
+    no_files_left,
     remove_parent_cgroups,
 )
 
@@ -70,7 +71,11 @@ class Node:
 
     def tick(self, after_s: float = 0.3) -> Tick:
         time.sleep(after_s)
-        return self.watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
+        return self.watch.tick(self.now_s())
+
+    @staticmethod
+    def now_s() -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def container(self) -> Observation:
         return next(
@@ -492,6 +497,22 @@ def test_a_recorded_node(matcher: Matcher) -> None:
     assert found.limit is not None
     assert found.limit.cores == 1.5
     watch.close()
+
+
+def test_a_program_that_started_while_no_file_was_left_is_not_left_to_the_next_tick(
+    matcher: Matcher, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    node = Node(matcher, folder, cgroups.root)
+    node.tick()
+    miner = programs.start("xmrig", *POOL, busy=False)
+    cgroups.put(miner, cgroups.make("/minerwatch-test/docker/" + "b2" * 32))
+    with no_files_left():
+        assert node.watch.examine([miner.pid], node.now_s()).changes == ()
+    assert node.watch.wants_reading
+    (change,) = node.watch.examine((), node.now_s()).changes
+    assert change.observation.container.cgroup.endswith("b2" * 32)
+    assert not node.watch.wants_reading
+    node.watch.close()
 
 
 def test_a_container_that_sleeps_takes_no_memory_in_a_tick(

@@ -57,6 +57,8 @@ _UNKNOWN = -1
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 _NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
+_SHORT = _NO_FILES_LEFT | {errno.ENOMEM, errno.EAGAIN}
+_MAX_UNPLACED = 1000
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -154,6 +156,9 @@ class CgroupTree:
     ``failures`` counts what went wrong since the start, by reason: ``permission`` and
     ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
     open, ``too_many`` for cgroups that were left out.
+
+    ``unplaced`` are processes since the last tick whose container could not be told for want of
+    files or memory: it is to be asked for again.
     """
 
     def __init__(self, sys: Path, proc: Path, *, units: bool = True) -> None:
@@ -176,6 +181,8 @@ class CgroupTree:
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
+        self.unplaced: set[int] = set()
+        self._is_short = False  # something could not be read for want of files or memory
         self._open_count = 0
         self._most_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_FILES)
         self._namespace_root: bytes | None = None  # not looked for yet
@@ -188,6 +195,7 @@ class CgroupTree:
     def tick(self) -> CgroupTick:
         """What there is now; a mapping's value is the same object as long as nothing changed."""
         self._ticks += 1
+        self.unplaced.clear()
         gone, self._gone = self._gone, set()
         for pod in self._pods:
             self._look_at_pod(pod)
@@ -231,14 +239,23 @@ class CgroupTree:
 
     def container_of(self, pid: int) -> Container | None:
         """The container that a process is in now (cgroups(7)); None if that cannot be told."""
+        self._is_short = False
+        self.unplaced.discard(pid)
         path = self._cgroup_of(pid)
-        if path is None:
-            return None
+        folder = self._found(path) if path is not None else None
+        if self._is_short and (folder is None or folder.path != path):
+            if len(self.unplaced) < _MAX_UNPLACED:
+                self.unplaced.add(pid)
+            return None  # the folder above may be another container's
+        return folder.owner.container if folder and folder.owner else None
+
+    def _found(self, path: bytes) -> _Folder | None:
+        """The folder that is ``path``, be it new, or the closest above it."""
         folder = self._nearest(path)
         if folder is not None and folder.path != path:
-            self._list_all_below(folder)  # a cgroup that no tick has seen
+            self._list_all_below(folder)
             folder = self._nearest(path)
-        return folder.owner.container if folder and folder.owner else None
+        return folder
 
     def _nearest(self, path: bytes) -> _Folder | None:
         """The known folder that is ``path``, or the closest above it."""
@@ -680,6 +697,7 @@ class CgroupTree:
             return None
 
     def _count(self, error: OSError) -> None:
+        self._is_short |= error.errno in _SHORT
         if isinstance(error, PermissionError):
             self.failures["permission"] += 1
         elif error.errno not in _GONE:

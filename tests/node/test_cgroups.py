@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -446,6 +448,31 @@ def test_what_could_not_be_read_for_want_of_files_is_read_when_there_are_some(
     keys = by_cgroup(found)
     assert found.pids[keys[f"/minerwatch-test{POD}/{ID}"]] == {sleepers[0].pid}
     assert found.pids[keys[f"/minerwatch-test{POD}/{ID[::-1]}"]] == {sleepers[1].pid}
+    tree.close()
+
+
+def without_files(path: bytes) -> NoReturn:
+    raise OSError(errno.EMFILE, "none left", path)
+
+
+@pytest.mark.parametrize("spare", [0, 1])  # one: its path can be read, but not where that is
+def test_whose_container_could_not_be_told_for_want_of_files_is_asked_for_again(
+    cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    """Meanwhile it is nobody's, and not the host's."""
+    cgroups.make("/minerwatch-test")
+    tree = real_tree()
+    tree.tick()
+    sleeper = run_in(cgroups.make(f"/minerwatch-test{POD}/{ID}"), cgroups, programs)
+    with monkeypatch.context() as patched, no_files_left(spare):
+        if spare:
+            patched.setattr(os, "scandir", without_files)
+        assert tree.container_of(sleeper.pid) is None
+    assert tree.unplaced == {sleeper.pid}
+    container = tree.container_of(sleeper.pid)
+    assert container is not None
+    assert container.cgroup.endswith(ID)
+    assert tree.unplaced == set()
     tree.close()
 
 
