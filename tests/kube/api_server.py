@@ -21,7 +21,6 @@ import base64
 import copy
 import json
 import re
-import ssl
 import threading
 import time
 import uuid
@@ -30,13 +29,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.kube import event_validation, exec_endpoint
 from tests.kube.exec_endpoint import Printing
+from tests.kube.listener import Listener, QuietHandler
 
 Json = dict[str, Any]
 
@@ -535,49 +534,14 @@ class ApiServer:
                 stream.send(line)
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
+class _Listener(Listener):
     def __init__(self, port: int, api: ApiServer, certificate: Path | None) -> None:
         self.api = api
-        self._connections: set[Any] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that goes away
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-        for connection in [*self._connections]:
-            with suppress(OSError):
-                connection.shutdown(2)
+        super().__init__(port, _Handler, certificate)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Listener
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
     def handle_request(self) -> None:
         request = self._read_request()

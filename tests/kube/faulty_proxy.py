@@ -11,9 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from minerwatch.kube.client import Answer, ApiError, Cluster
@@ -27,6 +25,7 @@ from tests.kube.api_server import (
     Request,
 )
 from tests.kube.conftest import write_kubeconfig
+from tests.kube.listener import Listener, QuietHandler
 
 _ANSWER_S = 600.0
 
@@ -176,45 +175,14 @@ class _Stream:
         self.cut(b"")
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
+class _Listener(Listener):
     def __init__(self, port: int, proxy: FaultyProxy) -> None:
         self.proxy = proxy
-        self._connections: set[Any] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that goes away
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-        for connection in [*self._connections]:
-            with suppress(OSError):
-                connection.shutdown(2)
+        super().__init__(port, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Listener
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
     def handle_request(self) -> None:
         url = urlsplit(self.path)
