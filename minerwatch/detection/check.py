@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from minerwatch.detection.evidence import explain
 from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scores
+from minerwatch.detection.lists import Lists
 from minerwatch.detection.match import Match, Matcher
-from minerwatch.detection.rule import Lists, Rule, RuleTest, outline_of
+from minerwatch.detection.rule import Rule, RuleTest, outline_of
 from minerwatch.detection.why import why
 from minerwatch.errors import RuleError
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict

@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from minerwatch.detection.condition import Known, predicates, shared
 from minerwatch.detection.document import Stamp, read_text, stamp_of
-from minerwatch.detection.rule import Lists, Rule, SkippedRule, parse_rule, read_lists
+from minerwatch.detection.lists import Lists, read_lists
+from minerwatch.detection.rule import Rule, SkippedRule, parse_rule
 from minerwatch.errors import RuleError
 
 _NO_RULES_BELOW = frozenset(("lists", "tests"))

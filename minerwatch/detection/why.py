@@ -22,6 +22,7 @@ from minerwatch.detection.condition import (
     fields_of,
     predicates,
 )
+from minerwatch.detection.dialect import regex_problem
 from minerwatch.detection.predicate import (
     encodable,
     holds,
@@ -30,7 +31,7 @@ from minerwatch.detection.predicate import (
     texts,
     tree_holds,
 )
-from minerwatch.detection.rule import Outline, regex_problem
+from minerwatch.detection.selections import Outline
 from minerwatch.model import Facts, FactValue
 
 _SHOWN = 3

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minerwatch.detection.dialect import MODIFIERS
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, Field
-from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, MODIFIERS
+from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES
 from minerwatch.model import Maturity, Signal
 
 Schema = dict[str, Any]

@@ -17,8 +17,9 @@ from minerwatch.detection import predicate
 from minerwatch.detection.condition import All, Condition, Known, Not, Predicate, shared
 from minerwatch.detection.condition import Any as AnyOf
 from minerwatch.detection.evidence import explain, observed
+from minerwatch.detection.lists import Lists
 from minerwatch.detection.match import MAX_EVIDENCE, Match, Matcher
-from minerwatch.detection.rule import Lists, Rule, parse_rule
+from minerwatch.detection.rule import Rule, parse_rule
 from minerwatch.model import Evidence, Facts
 from tests.detection.reference import rule_holds
 

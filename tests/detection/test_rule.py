@@ -24,8 +24,9 @@ from minerwatch.detection.condition import (
     predicates,
 )
 from minerwatch.detection.fields import KNOWN_FIELDS, nearest_field
+from minerwatch.detection.lists import Lists, read_lists
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import Lists, Rule, SkippedRule, load_rule, parse_rule, read_lists
+from minerwatch.detection.rule import Rule, SkippedRule, load_rule, parse_rule
 from minerwatch.errors import RuleError
 from minerwatch.model import Maturity, Signal
 
