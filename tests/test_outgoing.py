@@ -107,10 +107,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def _examined(agent: RunningAgent) -> None:
-    """It found the miner, and looked at it by the probes that are for suspects."""
-    for probe in ("connections", "content"):
+    """It found the miner, and looked at it by each probe for suspects that there is here."""
+    agent.until(lambda: {"execs", "canary"} <= _probes(agent, "on") | _probes(agent, "off"))
+    on = _probes(agent, "on")
+    assert {"connections", "mappings", "content"} <= on
+    for probe in {"connections", "mappings", "content", "rounding"} & on:
         series = f'minerwatch_probe_duration_seconds_count{{probe="{probe}"}}'
         agent.until(lambda: _value(agent, series) >= 1)  # noqa: B023 - called before the next one
+
+
+def _probes(agent: RunningAgent, how: str) -> set[str]:
+    """Those that it says are on, or off."""
+    return {str(line["probe"]) for line in agent.lines() if line["event"] == f"probe is {how}"}
 
 
 def _value(agent: RunningAgent, series: str) -> float:
