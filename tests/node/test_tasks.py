@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree, which
+from typing import Any
 
 import pytest
 
@@ -55,7 +57,7 @@ def test_it_says_what_proc_says(
 ) -> None:
     process = programs.start("a\nname\\of its own", busy=True)
     until(lambda: (reader.stat(process.pid) or pytest.fail("gone")).cpu_s > 0.2)
-    process.send_signal(19)
+    process.send_signal(signal.SIGSTOP)
     until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
     table, expected = iterator.table(), reader.stat(process.pid)
     assert table is not None
@@ -107,7 +109,7 @@ def test_control_words_are_the_same_read_alone_or_with_all_others(
 ) -> None:
     process = programs.start("stopped", busy=True)
     until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().split()[13] != b"0")
-    process.send_signal(19)
+    process.send_signal(signal.SIGSTOP)
     until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
     leaders = [each for each in iterator.samples() if each.tid == each.pid]
     everybody = [ProcessId(each.pid, each.start_ticks) for each in leaders]
@@ -115,6 +117,47 @@ def test_control_words_are_the_same_read_alone_or_with_all_others(
     alone = iterator.fp_samples([asked])
     assert [sample.process for sample in alone] == [asked]
     assert alone == [each for each in iterator.fp_samples(everybody) if each.process == asked]
+
+
+class BeforeLinux61:
+    """libbpf on a kernel that cannot iterate over one process: it refuses, or does not know."""
+
+    def __init__(self, *, refuses: bool) -> None:
+        self._library = tasks._libbpf()
+        self._refuses = refuses
+        self.asked_for_one = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def bpf_program__attach_iter(self, program: int, options: object) -> int | None:
+        if options is not None:
+            self.asked_for_one += 1
+            if self._refuses:
+                return None
+        link: int | None = self._library.bpf_program__attach_iter(program, None)
+        return link
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_on_an_older_kernel_all_are_read_for_one(
+    iterator: TaskIterator, monkeypatch: pytest.MonkeyPatch, programs: Programs, refuses: bool
+) -> None:
+    process = programs.start("stopped", busy=True)
+    until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().split()[13] != b"0")
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
+    leader = next(each for each in iterator.samples() if each.tid == process.pid)
+    asked = ProcessId(leader.pid, leader.start_ticks)
+    older = BeforeLinux61(refuses=refuses)
+    monkeypatch.setattr(tasks, "_libbpf", lambda: older)
+    on_older = TaskIterator()
+    found = on_older.fp_samples([asked])
+    assert found
+    assert found == iterator.fp_samples([asked])
+    assert older.asked_for_one == 1  # as it was opened, to find out
+    assert on_older.failures == {"unreadable": 0}
+    on_older.close()
 
 
 def test_of_who_is_gone_there_are_no_control_words(iterator: TaskIterator) -> None:
