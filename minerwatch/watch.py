@@ -11,14 +11,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from minerwatch.config import Examination
-from minerwatch.detection.facts import container_facts, measured, static_facts
+from minerwatch.detection.facts import container_facts, measured
 from minerwatch.detection.judge import Judge, Sighting
-from minerwatch.detection.match import Match, Matcher
+from minerwatch.detection.match import Matcher
 from minerwatch.detection.usage import CpuHistory
 from minerwatch.model import (
     Change,
@@ -26,7 +26,6 @@ from minerwatch.model import (
     Container,
     ContainerKey,
     ContainerKind,
-    CpuLimit,
     Facts,
     FactValue,
     Finding,
@@ -34,15 +33,22 @@ from minerwatch.model import (
     Observation,
     Process,
     ProcessId,
-    ProcessLoad,
     ProcessStat,
-    Verdict,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
 from minerwatch.node.tasks import TaskIterator, TaskTable
 from minerwatch.probes import Probes, Suspect
 from minerwatch.turns import Turns
+from minerwatch.watched import (
+    WatchedContainer,
+    WatchedProcess,
+    collect_static_sightings,
+    newly_found,
+    newly_watched,
+    observation_of,
+    static_facts_of,
+)
 
 T = TypeVar("T")
 
@@ -66,39 +72,6 @@ _MATCH_BETWEEN_TICKS_S = 0.05
 
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
-
-
-@dataclass(slots=True)
-class _WatchedProcess:
-    process: Process
-    parent: Process | None = None
-    facts: Facts | None = None  # static ones, kept while they are asked for each tick
-    matches: tuple[Match, ...] = ()
-    is_to_be_matched: bool = False
-    cpu: CpuHistory | None = None  # None while its container is idle
-    threads: int = 0
-    thread_cpu_s: Mapping[int, float] | None = None
-    thread_cpu_at_s: float = 0.0
-
-    @property
-    def cpu_cores(self) -> float | None:
-        return self.cpu.cores if self.cpu else None
-
-
-@dataclass(slots=True)
-class _WatchedContainer:
-    container: Container
-    cpu: CpuHistory
-    verdict: Verdict
-    place: Facts = field(default_factory=dict)  # in the cluster
-    place_age: int = 0  # ticks since it was asked for
-    processes: dict[int, _WatchedProcess] = field(default_factory=dict)
-    static_sightings: tuple[Sighting, ...] = ()
-    dynamic_sightings: tuple[Sighting, ...] = ()  # as of the last tick
-    is_measured: bool = False  # process by process, at the last tick
-    limit: CpuLimit | None = None
-    throttled_share: float | None = None
-    findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +127,8 @@ class Watch:
         self._table: TaskTable | None = None  # as of the tick under way
         self._last_table: TaskTable | None = None
         self._ticks_since_table = _TABLE_EVERY
-        self._containers: dict[ContainerKey, _WatchedContainer] = {}
-        self._container_of: dict[int, _WatchedContainer] = {}
+        self._containers: dict[ContainerKey, WatchedContainer] = {}
+        self._container_of: dict[int, WatchedContainer] = {}
         self._young: set[int] = set()  # read at the last tick: most programs start with an exec
         self._early: set[int] = set()  # placed since the last tick
         self._has_other_rules = False
@@ -164,7 +137,7 @@ class Watch:
         self._tick_times_s: deque[float] = deque()  # of the last ticks, within the window
         self._lock = threading.Lock()
         self._probe_s: dict[str, float] = {}
-        self._unmatched: Turns[tuple[_WatchedContainer, _WatchedProcess]] = Turns()
+        self._unmatched: Turns[tuple[WatchedContainer, WatchedProcess]] = Turns()
         self._deferred_matches = 0
         self._matcher = matcher
         self._wanted = _fields(matcher)
@@ -283,7 +256,7 @@ class Watch:
         """Every container as it was found at the last tick."""
         with self._lock:
             return tuple(
-                _observation(watched, max_processes, self._connections)
+                observation_of(watched, max_processes, self._connections)
                 for watched in self._containers.values()
             )
 
@@ -293,7 +266,7 @@ class Watch:
             watched = self._containers.get(key)
             if watched is None:
                 return None
-            return _observation(watched, max_processes, self._connections)
+            return observation_of(watched, max_processes, self._connections)
 
     def carrier(self, container: Container) -> Container:
         """The pod's own container that ``container`` is nested in, or itself if it is in none."""
@@ -318,7 +291,7 @@ class Watch:
         finally:
             self._probe_s[probe] += time.perf_counter() - started_s
 
-    def _read_tasks(self, hot: Iterable[_WatchedContainer]) -> None:
+    def _read_tasks(self, hot: Iterable[WatchedContainer]) -> None:
         """Reads all tasks at once, where that costs less than asking one process after another."""
         self._ticks_since_table += 1
         self._table = None
@@ -351,7 +324,7 @@ class Watch:
                 if self._container_of.get(pid) is watched:
                     del self._container_of[pid]
             if watched.verdict.level > Level.CLEAR:
-                ended.append(_observation(watched, 0))
+                ended.append(observation_of(watched, 0))
         return tuple(ended)
 
     def _sample_containers(self, sampled: CgroupTick, at_s: float) -> dict[ContainerKey, float]:
@@ -362,7 +335,7 @@ class Watch:
             cpu_s = sampled.cpu_s[key]
             watched = self._containers.get(key)
             if watched is None:
-                self._containers[key] = _new_container(sampled.containers[key], at_s, cpu_s)
+                self._containers[key] = newly_watched(sampled.containers[key], at_s, cpu_s)
                 continue
             burnt_s[key] = max(0.0, cpu_s - watched.cpu.cpu_s)
             self._let_rest(watched)
@@ -372,7 +345,7 @@ class Watch:
             self._tick_times_s.popleft()
         return burnt_s
 
-    def _let_rest(self, watched: _WatchedContainer) -> None:
+    def _let_rest(self, watched: WatchedContainer) -> None:
         """Adds the ticks at which its counter was not read, for it stood still."""
         watched.cpu.rest(
             self._tick_times_s,
@@ -380,7 +353,7 @@ class Watch:
             busy_cores=self._examination.suspect_cpu_cores,
         )
 
-    def _is_hot(self, key: ContainerKey, watched: _WatchedContainer) -> bool:
+    def _is_hot(self, key: ContainerKey, watched: WatchedContainer) -> bool:
         """Whether its processes are measured one by one: it is new, burns CPU, or is suspect."""
         cores = watched.cpu.cores
         is_hot = (
@@ -424,11 +397,11 @@ class Watch:
             return before is not None
         watched = self._containers.get(container.key)
         if watched is None:
-            watched = _new_container(container, at_s, 0.0)
+            watched = newly_watched(container, at_s, 0.0)
             self._containers[container.key] = watched
         if before is not None and before is not watched and pid in before.processes:
             del before.processes[pid]
-            _collect_static_sightings(before)
+            collect_static_sightings(before)
         self._container_of[pid] = watched
         return True
 
@@ -439,12 +412,12 @@ class Watch:
             if watched and pid not in sampled.pids.get(watched.container.key, ()):
                 del self._container_of[pid]
                 if watched.processes.pop(pid, None):
-                    _collect_static_sightings(watched)
+                    collect_static_sightings(watched)
         self._early = set()
 
     def _sample_processes(
-        self, sampled: CgroupTick, hot: Collection[_WatchedContainer], at_s: float
-    ) -> list[_WatchedContainer]:
+        self, sampled: CgroupTick, hot: Collection[WatchedContainer], at_s: float
+    ) -> list[WatchedContainer]:
         """The containers that have other processes than before."""
         self._forget_ended(sampled)
         to_read = self._take_members(sampled)
@@ -462,7 +435,7 @@ class Watch:
 
     def _take_members(self, sampled: CgroupTick) -> set[int]:
         """Forgets processes that have left their container; the pids of those that joined one."""
-        joined: dict[int, _WatchedContainer] = {}
+        joined: dict[int, WatchedContainer] = {}
         for key in sampled.changed:
             watched = self._containers.get(key)
             if watched is None:
@@ -474,12 +447,12 @@ class Watch:
                 if self._container_of.get(pid) is watched:
                     del self._container_of[pid]
             if left:
-                _collect_static_sightings(watched)
+                collect_static_sightings(watched)
             joined.update((pid, watched) for pid in pids if pid not in watched.processes)
         self._container_of.update(joined)
         return set(joined)
 
-    def _measure(self, process: _WatchedProcess, at_s: float) -> bool:
+    def _measure(self, process: WatchedProcess, at_s: float) -> bool:
         """Takes a new CPU reading; whether it is still the same process, program and name."""
         stat = self._stat(process.process.id.pid)
         if stat is None:
@@ -490,7 +463,7 @@ class Watch:
         self._add_reading(process, stat, at_s)
         return _is_same(process.process, stat)
 
-    def _add_reading(self, process: _WatchedProcess, stat: ProcessStat, at_s: float) -> None:
+    def _add_reading(self, process: WatchedProcess, stat: ProcessStat, at_s: float) -> None:
         process.threads = stat.threads
         if process.cpu is None:
             born_s = _born_s(stat.id)
@@ -536,9 +509,9 @@ class Watch:
             chosen.add(pid)
         return chosen
 
-    def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[_WatchedContainer]:
+    def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[WatchedContainer]:
         """Reads who ``pids`` are, to be matched; the containers that have other ones now."""
-        touched: dict[int, _WatchedContainer] = {}
+        touched: dict[int, WatchedContainer] = {}
         found = self._reader.read(pids)
         self._forget_unread(pids - found.keys() - self._reader.deferred)
         for pid, process in found.items():
@@ -546,7 +519,7 @@ class Watch:
             if watched is None:
                 continue
             before = watched.processes.get(pid)
-            now = _WatchedProcess(process)
+            now = WatchedProcess(process)
             if before is not None and before.process.id == process.id:
                 now.cpu, now.threads = before.cpu, before.threads
             watched.processes[pid] = now
@@ -558,7 +531,7 @@ class Watch:
             if now.cpu is None and id(watched) in hot:
                 self._measure(now, at_s)
         for watched in touched.values():
-            _collect_static_sightings(watched)
+            collect_static_sightings(watched)
         return list(touched.values())
 
     def _forget_unread(self, pids: Iterable[int]) -> None:
@@ -568,23 +541,23 @@ class Watch:
             if watched is not None and pid not in watched.processes:
                 del self._container_of[pid]
 
-    def _match_again(self, watched: _WatchedContainer) -> None:
+    def _match_again(self, watched: WatchedContainer) -> None:
         """Has all processes of a container matched anew; until then they keep their matches."""
         for process in watched.processes.values():
             if not process.process.kernel_thread:
                 self._have_matched(watched, process)
 
-    def _have_matched(self, watched: _WatchedContainer, process: _WatchedProcess) -> None:
+    def _have_matched(self, watched: WatchedContainer, process: WatchedProcess) -> None:
         if not process.is_to_be_matched:
             process.is_to_be_matched = True
             self._unmatched.put(id(watched), (watched, process))
 
-    def _match_waiting(self, cpu_s: float) -> list[_WatchedContainer]:
+    def _match_waiting(self, cpu_s: float) -> list[WatchedContainer]:
         """Matches processes that wait for it, for some time; the containers that they are in.
 
         A command line that is made for it takes milliseconds, and there may be thousands.
         """
-        touched: dict[int, _WatchedContainer] = {}
+        touched: dict[int, WatchedContainer] = {}
         until_s = time.thread_time() + cpu_s
 
         def match() -> None:
@@ -599,10 +572,10 @@ class Watch:
         self._timed("rules", match)
         self._deferred_matches += len(self._unmatched)
         for watched in touched.values():
-            _collect_static_sightings(watched)
+            collect_static_sightings(watched)
         return list(touched.values())
 
-    def _match_process(self, watched: _WatchedContainer, now: _WatchedProcess) -> None:
+    def _match_process(self, watched: WatchedContainer, now: WatchedProcess) -> None:
         parent_container = self._container_of.get(now.process.parent_pid)
         parent = (
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
@@ -610,9 +583,9 @@ class Watch:
         now.parent = parent.process if parent else now.parent  # it may have ended since
         now.facts = None
         now.is_to_be_matched = False
-        now.matches = self._matcher.static_matches(_static_facts(watched, now))
+        now.matches = self._matcher.static_matches(static_facts_of(watched, now))
 
-    def _sample_limit(self, watched: _WatchedContainer) -> None:
+    def _sample_limit(self, watched: WatchedContainer) -> None:
         before = watched.limit
         watched.limit = now = self._cgroups.limit(watched.container.key)
         watched.throttled_share = None
@@ -620,7 +593,7 @@ class Watch:
             throttled = now.throttled_periods - before.throttled_periods
             watched.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
-    def _suspects(self, hot: Iterable[_WatchedContainer]) -> list[Suspect]:
+    def _suspects(self, hot: Iterable[WatchedContainer]) -> list[Suspect]:
         """Processes with a finding, or that burn CPU; the busiest first."""
         suspects: list[tuple[float, ProcessId, Suspect]] = []
         for watched in hot:
@@ -640,14 +613,14 @@ class Watch:
     # Rules.
 
     def _match_and_judge(
-        self, hot: Collection[_WatchedContainer], at_s: float
+        self, hot: Collection[WatchedContainer], at_s: float
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         for watched in hot:
             watched.dynamic_sightings = tuple(self._dynamic_sightings(watched, at_s))
         return self._judge_containers(hot, at_s)
 
     def _judge_containers(
-        self, hot: Iterable[_WatchedContainer], at_s: float
+        self, hot: Iterable[WatchedContainer], at_s: float
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         changes, began = [], []
         for watched in hot:
@@ -659,15 +632,15 @@ class Watch:
             watched.verdict = self._judge.verdict(
                 watched.container.key, sightings, at_s, apart=is_host
             )
-            began += _newly_found(watched)
+            began += newly_found(watched)
             if watched.verdict.level is not previous.level:
                 changes.append((watched, previous.level))
         return (
-            tuple(Change(_observation(watched, 0), level) for watched, level in changes),
+            tuple(Change(observation_of(watched, 0), level) for watched, level in changes),
             tuple(began),
         )
 
-    def _dynamic_sightings(self, watched: _WatchedContainer, at_s: float) -> Iterator[Sighting]:
+    def _dynamic_sightings(self, watched: WatchedContainer, at_s: float) -> Iterator[Sighting]:
         """What matches of what is measured each tick: the container's, then its processes'."""
         measured_facts = container_facts(
             watched.container,
@@ -683,12 +656,12 @@ class Watch:
             if process.cpu is None:
                 continue
             facts = {
-                **_static_facts(watched, process), **shared, **self._dynamic_facts(process, at_s)
+                **static_facts_of(watched, process), **shared, **self._dynamic_facts(process, at_s)
             }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
                 yield Sighting(match.rule, process.process.id, match.evidence)
 
-    def _hidden_cpu_share(self, watched: _WatchedContainer, at_s: float) -> float | None:
+    def _hidden_cpu_share(self, watched: WatchedContainer, at_s: float) -> float | None:
         """The share of the container's CPU that none of its visible processes accounts for."""
         cores = watched.cpu.cores
         if not cores or cores < self._examination.hot_cpu_cores:
@@ -705,7 +678,7 @@ class Watch:
                 return None
         return max(0.0, 1 - seen_cores / cores)
 
-    def _dynamic_facts(self, process: _WatchedProcess, at_s: float) -> dict[str, FactValue]:
+    def _dynamic_facts(self, process: WatchedProcess, at_s: float) -> dict[str, FactValue]:
         cpu, identity = process.cpu, process.process.id
         if cpu is None:
             return {}
@@ -727,7 +700,7 @@ class Watch:
             facts.update(self._probes.facts(identity))
         return facts
 
-    def _saturated_threads(self, process: _WatchedProcess, at_s: float) -> int | None:
+    def _saturated_threads(self, process: WatchedProcess, at_s: float) -> int | None:
         before, before_at_s = process.thread_cpu_s, process.thread_cpu_at_s
         pid = process.process.id.pid
         now = self._table.thread_cpu(pid) if self._table is not None else {}
@@ -750,7 +723,7 @@ class Watch:
             changes=changes,
             ended=ended,
             began=began,
-            flagged=tuple(_observation(watched, 0) for watched in flagged),
+            flagged=tuple(observation_of(watched, 0) for watched in flagged),
             flagged_cpu_s=tuple(
                 (watched.container, watched.verdict.level, burnt_s.get(watched.container.key, 0.0))
                 for watched in flagged
@@ -763,28 +736,6 @@ class Watch:
             ),
             probe_s=self._probe_s,
         )
-
-
-def _new_container(container: Container, at_s: float, cpu_s: float) -> _WatchedContainer:
-    clear = Verdict(container.key, at_s, 0.0, Level.CLEAR, at_s, ())
-    return _WatchedContainer(container, CpuHistory(at_s, cpu_s), clear)
-
-
-def _static_facts(watched: _WatchedContainer, process: _WatchedProcess) -> Facts:
-    """What never changes of a process; kept from the second tick in a row on that asks for it.
-
-    They take more memory than all else that is known of a process, and most processes idle.
-    """
-    if process.facts is not None:
-        return process.facts
-    facts = {
-        **static_facts(process.process, process.parent),
-        "ContainerName": watched.container.container_id,
-        **watched.place,
-    }
-    if process.cpu is not None and process.cpu.cores is not None:
-        process.facts = facts
-    return facts
 
 
 _MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
@@ -803,69 +754,10 @@ def _is_same(process: Process, stat: ProcessStat) -> bool:
     return (process.id, process.program, process.comm) == (stat.id, stat.program, stat.comm)
 
 
-def _collect_static_sightings(watched: _WatchedContainer) -> None:
-    watched.static_sightings = tuple(
-        Sighting(match.rule, process.process.id, match.evidence)
-        for process in watched.processes.values()
-        for match in process.matches
-    )
-
-
 def _newly_suspect(
-    touched: Iterable[_WatchedContainer], but: Iterable[_WatchedContainer]
-) -> list[_WatchedContainer]:
+    touched: Iterable[WatchedContainer], but: Iterable[WatchedContainer]
+) -> list[WatchedContainer]:
     """Those of ``touched`` in which some process matches, without those in ``but``; each once."""
     known = {id(watched) for watched in but}
     found = {id(each): each for each in touched if each.static_sightings and id(each) not in known}
     return list(found.values())
-
-
-def _newly_found(watched: _WatchedContainer) -> list[Finding]:
-    before = watched.findings
-    watched.findings = frozenset(
-        (finding.rule, finding.process) for finding in watched.verdict.findings
-    )
-    if watched.findings <= before:
-        return []
-    return [
-        finding
-        for finding in watched.verdict.findings
-        if (finding.rule, finding.process) not in before
-    ]
-
-
-def _no_connections(_process: ProcessId) -> tuple[Connection, ...]:
-    return ()
-
-
-def _observation(
-    watched: _WatchedContainer,
-    max_processes: int,
-    connections: Callable[[ProcessId], tuple[Connection, ...]] = _no_connections,
-) -> Observation:
-    return Observation(
-        container=watched.container,
-        at_s=watched.verdict.at_s,
-        cpu_cores=watched.cpu.cores,
-        cpu_s=watched.cpu.cpu_s,
-        limit=watched.limit,
-        throttled_share=watched.throttled_share,
-        verdict=watched.verdict,
-        process_count=len(watched.processes),
-        processes=tuple(
-            ProcessLoad(each.process, each.cpu_cores, connections(each.process.id))
-            for each in _foremost(watched, max_processes)
-        ),
-    )
-
-
-def _foremost(watched: _WatchedContainer, limit: int) -> list[_WatchedProcess]:
-    """Processes with findings, then those that burn most."""
-    if not limit:
-        return []
-    found = {finding.process for finding in watched.verdict.findings}
-    ranked = sorted(
-        watched.processes.values(),
-        key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
-    )
-    return ranked[:limit]
