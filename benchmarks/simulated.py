@@ -1,10 +1,10 @@
 """An agent on a simulated clock, for benchmarks/whole.py; it imports what an agent does, no more.
 
-    python -m benchmarks.simulated CONFIGURATION
+    python -m benchmarks.simulated CONFIGURATION [--untuned]
 
 Its own loop runs, only that it does not wait: where it would, the clock is put on. Between two
 ticks it prints how many milliseconds the garbage collector took, all in all and at most at once,
-and goes on when it is given a line.
+and goes on when it is given a line. ``--untuned``: without what ``footprint`` does.
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ def _forget_pods_by(clock: _Clock) -> None:
 
 def main() -> None:
     config = load(Path(sys.argv[1]))
-    keep_heap_small()
+    if "--untuned" in sys.argv:
+        agent_module.settle = lambda: None  # type: ignore[attr-defined]
+    else:
+        keep_heap_small()
     clock = _Clock()
     agent_module.now_s = clock.now_s
     if config.kubernetes.enabled:

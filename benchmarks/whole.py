@@ -1,6 +1,6 @@
 """The whole agent on a full node: how soon it tells, what an hour costs it, how fast it answers.
 
-    python -m benchmarks.whole [--cgroups 250] [--processes 5000] [--ticks 360]
+    python -m benchmarks.whole [--cgroups 250] [--processes 5000] [--ticks 360] [--untuned]
 
 Two agents watch the same real containers (root), one of them follows a cluster of 10,000 pods on a
 server of the tests' own. First each is started as its users start it, with a miner's name among
@@ -8,7 +8,8 @@ the processes. Then an hour goes by on a simulated clock: the agent's own loop r
 does not wait; where it would, the clock is put on. Before each tick a hundredth of the processes
 and one container are replaced, and pods with them, every tenth of them by one with a miner's name,
 while the miner before ends; now and then somebody asks for metrics and the snapshot. Five minutes
-follow without any change.
+follow without any change. With ``--untuned`` there is a third agent, which leaves heap and garbage
+collector as they are.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _IDLE_TICKS = 30
 _WARM_TICKS = 60
 _CLUSTER_PODS = 10_000
 _SIDES = ("without Kubernetes", "with Kubernetes")
+_UNTUNED = "without Kubernetes, untuned"
 _RESIDENT_MIB = {"without Kubernetes": Budget(50), "with Kubernetes": Budget(80)}
 _NO_GROWTH = Budget(1.0)  # MiB an hour: below it is the allocator's own noise
 _CORE_SHARE = Budget(0.5)  # % of a core
@@ -53,15 +55,17 @@ def main() -> None:
     options.add_argument("--cgroups", type=int, default=250)
     options.add_argument("--processes", type=int, default=5000)
     options.add_argument("--ticks", type=int, default=360)
+    options.add_argument("--untuned", action="store_true")
     chosen = options.parse_args()
+    sides = (*_SIDES, _UNTUNED) if chosen.untuned else _SIDES
     show(
         HOUR,
-        lambda: rows(chosen.cgroups, chosen.processes, chosen.ticks),
+        lambda: rows(chosen.cgroups, chosen.processes, chosen.ticks, sides),
         is_json=chosen.json,
     )
 
 
-def rows(cgroups: int, processes: int, ticks: int) -> Iterator[Row]:
+def rows(cgroups: int, processes: int, ticks: int, sides: Sequence[str] = _SIDES) -> Iterator[Row]:
     """Start-up, the hour, answers."""
     needs_root()
     with ExitStack() as stack:
@@ -77,7 +81,7 @@ def rows(cgroups: int, processes: int, ticks: int) -> Iterator[Row]:
         settings = _configurations(folder, server)
         for side in _SIDES:
             yield from _start_rows(side, settings[side])
-        agents = [stack.enter_context(_Simulated(side, settings[side])) for side in _SIDES]
+        agents = [stack.enter_context(_Simulated(side, settings[side])) for side in sides]
         yield from _hour(crowd, server, agents, ticks)
         for agent in agents:
             yield from _answer_rows(agent)
@@ -88,10 +92,11 @@ def _configurations(folder: Path, server: ApiServer) -> dict[str, Path]:
     kube.write_text(kubeconfig(server.url))
     found = {}
     for side, cluster in zip(
-        _SIDES,
+        (*_SIDES, _UNTUNED),
         (
             "kubernetes: {enabled: false}\n",
             f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {kube}}}\n",
+            "kubernetes: {enabled: false}\n",
         ),
         strict=True,
     ):
@@ -137,7 +142,10 @@ class _Simulated:
         self.collected_at_once_ms: list[float] = []
         self._spent_ms = 0.0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.simulated", str(settings)],
+            [
+                *(sys.executable, "-m", "benchmarks.simulated", str(settings)),
+                *(("--untuned",) if side == _UNTUNED else ()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -238,7 +246,9 @@ def _change(crowd: Crowd, server: ApiServer, number: int) -> None:
 
 
 def _hour_rows(side: str, hour: _Hour, idle_ms: float) -> Iterator[Row]:
-    yield Row(HOUR, side, "resident at its end", hour.resident_mib[-1], "MiB", _RESIDENT_MIB[side])
+    yield Row(
+        HOUR, side, "resident at its end", hour.resident_mib[-1], "MiB", _RESIDENT_MIB.get(side)
+    )
     yield Row(HOUR, side, "at most", max(hour.resident_mib), "MiB")
     warm = hour.resident_mib[min(_WARM_TICKS, len(hour.resident_mib) // 2) :]
     slope = growth(warm) * 3600 / _TICK_S
