@@ -31,7 +31,8 @@ from minerwatch.detection.rulebook import RuleBook
 from minerwatch.model import Facts, ProcessId, Signal
 from minerwatch.node.ptrace import PtraceUnavailableError
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes import Probes, Suspect
+from minerwatch.probes.every import Probes
+from minerwatch.probes.probe import Suspect
 
 LOOK_EVERY_S = 5.0
 DEEP = (Signal.COMPUTE, Signal.CONTENT)

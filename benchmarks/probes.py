@@ -41,7 +41,7 @@ from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.quota import OwnQuota
 from minerwatch.node.sockets import SocketReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes import FpSource
+from minerwatch.probes.rounding import FpSource
 
 _SOCKETS = 2000
 _REPEATS = 20

@@ -43,7 +43,7 @@ from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
 from minerwatch.node.privilege import blind_spots
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes import Probes, ProbeStatus
+from minerwatch.probes.every import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener

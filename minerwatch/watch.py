@@ -38,7 +38,8 @@ from minerwatch.model import (
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
 from minerwatch.node.tasks import TaskIterator, TaskTable
-from minerwatch.probes import Probes, Suspect
+from minerwatch.probes.every import Probes
+from minerwatch.probes.probe import Suspect
 from minerwatch.turns import Turns
 from minerwatch.watched import (
     WatchedContainer,

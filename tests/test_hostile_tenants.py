@@ -49,7 +49,7 @@ from minerwatch.node.executables import ExecutableHasher
 from minerwatch.node.mappings import MappingReader
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes import Probes
+from minerwatch.probes.every import Probes
 from minerwatch.report.snapshot import container_status, decode, encode
 from tests.conftest import CgroupFolders, Programs
 from tests.test_watch import POOL, Node

@@ -24,7 +24,7 @@ from minerwatch.model import Level, Observation, Process, Signal
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes import Probes
+from minerwatch.probes.every import Probes
 from minerwatch.watch import Tick, Watch
 from tests.conftest import (
     CgroupFolders,

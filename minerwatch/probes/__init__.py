@@ -1,0 +1,1 @@
+"""Deep looks at suspects: what is too costly to ask of every process."""

@@ -1,0 +1,80 @@
+"""Whom suspects talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minerwatch.model import Connection, Facts, ProcessId
+from minerwatch.node.pool_names import PoolNames
+from minerwatch.node.sockets import ConnectionReader
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+
+_CONNECTIONS_EVERY_S = 30.0
+
+
+class Connections:
+    """Whom suspects are connected to."""
+
+    name = "connections"
+    looks_early = False
+
+    def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
+        self._reader = ConnectionReader(proc)
+        self._pools = PoolNames(pool_servers) if pool_servers else None
+        self._asked_s: dict[ProcessId, float] = {}
+        self._facts: dict[ProcessId, Facts] = {}
+        self._open: dict[ProcessId, tuple[Connection, ...]] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """As ConnectionReader counts them."""
+        return self._reader.failures
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
+        """Takes the answers that have come, and asks for those whose last one is old."""
+        answers = self._reader.answers()
+        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
+        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._open = {each: self._open[each] for each in suspects if each in self._open}
+        for process in suspects:
+            if process in answers:
+                self._open[process] = connections = answers[process]
+                names = self._names(connections)
+                self._facts[process] = _connection_facts(connections, names, at_s)
+        due = [each for each in suspects if at_s - self._asked_s[each] >= _CONNECTIONS_EVERY_S]
+        if due and is_time_left() and self._reader.ask(due, at_s):
+            self._asked_s.update(dict.fromkeys(due, at_s))
+
+    def facts(self, process: ProcessId) -> Facts:
+        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
+        return self._facts.get(process, NO_FACTS)
+
+    def connections(self, process: ProcessId) -> tuple[Connection, ...]:
+        """Those that ``process`` had at the last look, oldest first."""
+        return self._open.get(process, ())
+
+    def close(self) -> None:
+        """Ends the reader's thread and the look-ups."""
+        self._reader.close()
+        if self._pools is not None:
+            self._pools.close()
+
+    def _names(self, connections: Sequence[Connection]) -> tuple[str, ...]:
+        if self._pools is None:
+            return ()
+        names = (self._pools.names(each.address) for each in connections)
+        return tuple(dict.fromkeys(name for each in names for name in each))
+
+
+def _connection_facts(
+    connections: Sequence[Connection], names: tuple[str, ...], at_s: float
+) -> Facts:
+    if not connections:
+        return NO_FACTS
+    return {
+        **({"DestinationHostname": names} if names else {}),
+        "Initiated": True,  # what others opened is not told
+        "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
+        "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
+        "LongestConnection": at_s - min(each.since_s for each in connections),
+    }

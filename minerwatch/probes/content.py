@@ -1,0 +1,62 @@
+"""What the executables and the memory of suspects hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minerwatch.model import Facts, ProcessId
+from minerwatch.node.content import ContentReader
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+
+_FIRST_CONTENT_PAUSE_S = 600.0
+_LAST_CONTENT_PAUSE_S = 4 * 3600.0
+"""A scan costs about a second: the longer a process is known, the rarer it is scanned again."""
+
+
+class Content:
+    """What the executables and the memory of suspects hold."""
+
+    name = "content"
+    looks_early = False
+
+    def __init__(self, reader: ContentReader) -> None:
+        self._reader = reader
+        self._pause_s: dict[ProcessId, float] = {}
+        self._due_s: dict[ProcessId, float] = {}
+        self._facts: dict[ProcessId, Facts] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """As ContentReader counts them."""
+        return self._reader.failures
+
+    def use(self, rules: Sequence[Path]) -> None:
+        """Scans again, by other rules."""
+        self._reader.use(rules)
+        self._due_s.clear()
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
+        """Takes the answers that have come, and asks again where the last one is old."""
+        del is_time_left  # nothing is read here
+        answers = self._reader.answers()
+        first_s = _FIRST_CONTENT_PAUSE_S
+        self._due_s = {each: self._due_s.get(each, at_s) for each in suspects}
+        self._pause_s = {each: self._pause_s.get(each, first_s) for each in suspects}
+        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        for process in suspects:
+            if process in answers:
+                names = answers[process]
+                self._facts[process] = {"ContentMatches": names} if names else NO_FACTS
+            if at_s >= self._due_s[process]:
+                self._due_s[process] = at_s + self._pause_s[process]
+                self._pause_s[process] = min(2 * self._pause_s[process], _LAST_CONTENT_PAUSE_S)
+                self._reader.ask(process)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """ContentMatches."""
+        return self._facts.get(process, NO_FACTS)
+
+    def close(self) -> None:
+        """Ends the scanner."""
+        self._reader.close()

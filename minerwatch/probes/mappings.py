@@ -1,0 +1,52 @@
+"""What suspects keep in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minerwatch.detection.facts import measured
+from minerwatch.model import Facts, ProcessId
+from minerwatch.node.mappings import MappingReader
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+
+_MAPPINGS_EVERY_S = 60.0
+
+
+class MemoryMappings:
+    """What suspects keep in memory."""
+
+    name = "mappings"
+    looks_early = False
+
+    def __init__(self, proc: str) -> None:
+        self._reader = MappingReader(proc)
+        self._asked_s: dict[ProcessId, float] = {}
+        self._facts: dict[ProcessId, Facts] = {}
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """As MappingReader counts them."""
+        return self._reader.failures
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
+        """Takes the answers that have come, and asks again where the last one is old."""
+        answers = self._reader.answers()
+        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
+        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        for process in suspects:
+            if process in answers:
+                mappings = answers[process]
+                self._facts[process] = measured(
+                    JitMiB=mappings.jit_mib, LargestAnonymousMiB=mappings.largest_anonymous_mib
+                )
+            if at_s - self._asked_s[process] >= _MAPPINGS_EVERY_S and is_time_left():
+                self._asked_s[process] = at_s
+                self._reader.ask(process)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """JitMiB, LargestAnonymousMiB."""
+        return self._facts.get(process, NO_FACTS)
+
+    def close(self) -> None:
+        """Ends the reader's thread."""
+        self._reader.close()

@@ -1,0 +1,42 @@
+"""What a deep look is, and at whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from minerwatch.model import Facts, ProcessId
+
+NO_FACTS: Facts = {}
+
+IsTimeLeft = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A process that is worth a closer look."""
+
+    process: ProcessId
+    program: tuple[int, int, int]  # as in ProcessStat
+    is_settled: bool  # something was found in it, or it has burnt CPU for long enough
+
+
+class Probe(Protocol):
+    """One way to look at suspects."""
+
+    name: str
+    looks_early: bool  # so cheap that it looks at all that burn CPU now, not the settled only
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """What went wrong since the start, by reason."""
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
+        """Learns what it can of ``suspects`` and forgets all others."""
+
+    def facts(self, process: ProcessId) -> Facts:
+        """What is known of ``process``."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
