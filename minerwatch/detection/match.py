@@ -1,12 +1,11 @@
 """Rules -> one compiled matcher over facts.
 
-The literals of all rules are looked for together: one Aho-Corasick automaton a field. With them go
-the literals that regular expressions cannot match without (``literals``). A text that several rules
-share is one atom. Which literals are there tells which few rules are worth evaluating: each rule
-names a set of literals of which it needs at least one. A regular expression is a pass over the text
-of its own, made when all else that its rule asks for holds. All of them in one automaton would be
-one pass only, but an automaton of tens of thousands of states: it is built while it runs, and who
-writes a text made of what rules look for makes it build a state for each character.
+Literals tell which few rules are worth evaluating: those of all rules are looked for together
+(``text_index``), and each rule names a set of them of which it needs at least one. A text that
+several rules share is one atom. A regular expression is a pass over the text of its own, made when
+all else that its rule asks for holds. All of them in one automaton would be one pass only, but an
+automaton of tens of thousands of states: it is built while it runs, and who writes a text made of
+what rules look for makes it build a state for each character.
 
 Static rules look only at what never changes while a process runs its program; the others are
 dynamic, and are first asked whether their numbers, flags and present fields allow them to hold.
@@ -22,47 +21,41 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeGuard
 
-import ahocorasick
-import re2
-
 from minerwatch.detection.condition import (
     Absent,
     All,
     Any,
     Comparison,
     Condition,
-    How,
     Network,
     Not,
     Number,
     Predicate,
     SameAs,
     Text,
-    wildcard_regex,
 )
 from minerwatch.detection.evidence import observed
 from minerwatch.detection.fields import is_dynamic
-from minerwatch.detection.literals import Requirement, folded, requirement
 from minerwatch.detection.predicate import (
     OPERATORS,
     SIMPLE,
     number_holds,
-    regex_options,
-    texts,
 )
 from minerwatch.detection.rule import Rule
-from minerwatch.model import Evidence, Facts, FactValue
+from minerwatch.detection.text_index import (
+    PATTERNS,
+    Atoms,
+    FieldIndex,
+    Found,
+    Needs,
+    Patterns,
+    Seen,
+    field_indexes,
+)
+from minerwatch.model import Evidence, Facts
 
 MAX_EVIDENCE = 16
 """Pieces of evidence that one match lists; a list of names may match many times over."""
-
-_MEMO_TEXTS = 1024
-_MEMO_LENGTH = 256
-_PATTERN_MEMORY = 512 << 10
-_PATTERN_MEMORY_LIMIT = 64 << 20
-
-Found = set[int] | frozenset[int]
-"""Literals that are there: the atoms that they make true, and what regular expressions need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +73,8 @@ class Matcher:
         self.rules = tuple(rules)
         atoms = _numbered_texts(self.rules)
         self._texts = tuple(atoms)
-        patterns = self._patterns = _Patterns(atoms)
-        self._indexes = _indexes(atoms, patterns)
+        patterns = self._patterns = Patterns(atoms)
+        self._indexes = field_indexes(atoms, patterns)
         compiler = _Compiler(atoms, patterns)
         compiled = [compiler.rule(position, rule) for position, rule in enumerate(self.rules)]
         self._choices = compiler.choices
@@ -95,7 +88,7 @@ class Matcher:
         self._static_always = tuple(rule for rule in static if needs[rule.position] is None)
         self._static_by_literal = _by_literal(static, needs)
 
-    def _indexes_of(self, rules: list[_CompiledRule]) -> tuple[tuple[str, _FieldIndex], ...]:
+    def _indexes_of(self, rules: list[_CompiledRule]) -> tuple[tuple[str, FieldIndex], ...]:
         names = {name for rule in rules for name in rule.text_fields}
         return tuple((name, index) for name, index in self._indexes.items() if name in names)
 
@@ -148,14 +141,14 @@ class Matcher:
     def _matches(
         self, candidates: Iterable[_CompiledRule], found: Found, facts: Facts
     ) -> tuple[Match, ...]:
-        seen = _Seen(found, facts, self._patterns)
+        seen = Seen(found, facts, self._patterns)
         return tuple(
             Match(rule.rule, self._evidence(rule.rule, seen))
             for rule in candidates
             if rule.holds(seen)
         )
 
-    def _evidence(self, rule: Rule, seen: _Seen) -> tuple[Evidence, ...]:
+    def _evidence(self, rule: Rule, seen: Seen) -> tuple[Evidence, ...]:
         """The conditions of a rule that holds which are true and not under a ``not``."""
         reasons: dict[Predicate, None] = {}
         for reason in self._reasons(rule.condition, seen):
@@ -167,7 +160,7 @@ class Matcher:
             for reason in reasons
         )
 
-    def _reasons(self, condition: Condition, seen: _Seen) -> Iterator[Predicate]:
+    def _reasons(self, condition: Condition, seen: Seen) -> Iterator[Predicate]:
         match condition:
             case All(conditions):
                 for inner in conditions:
@@ -188,6 +181,9 @@ class Matcher:
 # Rules, compiled.
 
 
+Evaluate = Callable[[Seen], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class _CompiledRule:
     position: int
@@ -195,9 +191,6 @@ class _CompiledRule:
     holds: Evaluate
     may_hold: Callable[[Facts], bool]
     text_fields: frozenset[str] = field(default_factory=frozenset)
-
-
-Atoms = dict[Text, int]
 
 
 def _by_literal(
@@ -240,10 +233,10 @@ def _texts_of(condition: Condition, seen: set[int]) -> Iterator[Text]:
 class _Compiler:
     """Conditions -> functions; one for each condition, however many rules have it in them."""
 
-    def __init__(self, atoms: Atoms, patterns: _Patterns) -> None:
+    def __init__(self, atoms: Atoms, patterns: Patterns) -> None:
         self._atoms = atoms
         self._patterns = patterns
-        self._needed: dict[int, _Needs | None] = {}
+        self._needed: dict[int, Needs | None] = {}
         self._evaluations: dict[int, _Evaluation] = {}
         self._bounds: dict[tuple[int, bool], Bound] = {}
         self._presences: dict[str, Callable[[Facts], bool]] = {}
@@ -268,14 +261,14 @@ class _Compiler:
         needed = self._needs(condition)
         return None if needed is None else needed.literals
 
-    def _needs(self, condition: Condition) -> _Needs | None:
+    def _needs(self, condition: Condition) -> Needs | None:
         if isinstance(condition, Text):
             return self._text_needs(condition)
         if id(condition) not in self._needed:
             self._needed[id(condition)] = self._new_needs(condition)
         return self._needed[id(condition)]
 
-    def _new_needs(self, condition: Condition) -> _Needs | None:
+    def _new_needs(self, condition: Condition) -> Needs | None:
         match condition:
             case All(conditions):
                 known = [needs for inner in conditions if (needs := self._needs(inner))]
@@ -289,13 +282,13 @@ class _Compiler:
                         return None
                     literals |= needs.literals
                     shortest = min(shortest, needs.shortest)
-                return _Needs(self._set(literals), shortest) if conditions else None
+                return Needs(self._set(literals), shortest) if conditions else None
         return None
 
-    def _text_needs(self, text: Text) -> _Needs | None:
+    def _text_needs(self, text: Text) -> Needs | None:
         if _is_pattern(text):
             return self._patterns.needs(self._atoms[text])
-        return _Needs(frozenset((self._atoms[text],)), len(text.pattern))
+        return Needs(frozenset((self._atoms[text],)), len(text.pattern))
 
     def _set(self, literals: Iterable[int]) -> frozenset[int]:
         """One object for all that need or have the same literals."""
@@ -388,12 +381,6 @@ class _Cost(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Needs:
-    literals: frozenset[int]
-    shortest: int  # characters of the shortest
-
-
-@dataclass(frozen=True, slots=True)
 class _Evaluation:
     holds: Evaluate
     cost: _Cost
@@ -411,17 +398,17 @@ def _cost(evaluation: _Evaluation) -> _Cost:
     return evaluation.cost
 
 
-def _rarity(needs: _Needs) -> tuple[int, int]:
+def _rarity(needs: Needs) -> tuple[int, int]:
     """How seldom any of the literals will be there: short ones are common, and so are many."""
     return needs.shortest, -len(needs.literals)
 
 
 def _is_literal(condition: Condition) -> TypeGuard[Text]:
-    return isinstance(condition, Text) and condition.how not in _PATTERNS
+    return isinstance(condition, Text) and condition.how not in PATTERNS
 
 
 def _is_pattern(condition: Condition) -> bool:
-    return isinstance(condition, Text) and condition.how in _PATTERNS
+    return isinstance(condition, Text) and condition.how in PATTERNS
 
 
 def _all_evaluation(
@@ -429,7 +416,7 @@ def _all_evaluation(
 ) -> Evaluate:
     """``needed``: of each of these at least one literal, or some pattern cannot match."""
 
-    def holds(seen: _Seen) -> bool:
+    def holds(seen: Seen) -> bool:
         found = seen.found
         if not literals <= found:
             return False
@@ -445,7 +432,7 @@ def _all_evaluation(
 
 
 def _any_evaluation(literals: frozenset[int], rest: tuple[Evaluate, ...]) -> Evaluate:
-    def holds(seen: _Seen) -> bool:
+    def holds(seen: Seen) -> bool:
         if not literals.isdisjoint(seen.found):
             return True
         for each in rest:  # noqa: SIM110
@@ -583,221 +570,3 @@ def _joined(bounds: list[Bound], *, decides: bool) -> Bound:
         return not decides
 
     return joined
-
-
-# Literals of one field, found together, and regular expressions, each by itself.
-
-
-class _Seen:
-    """Some facts, and what has been found out about them."""
-
-    __slots__ = ("_encoded", "_known", "_patterns", "facts", "found")
-
-    def __init__(self, found: Found, facts: Facts, patterns: _Patterns) -> None:
-        self.found = found
-        self.facts = facts
-        self._patterns = patterns
-        self._known: dict[int, bool] = {}
-        self._encoded: dict[tuple[str, bool], bytes] = {}
-
-    def pattern_holds(self, atom: int) -> bool:
-        """Whether a wildcard pattern or regular expression matches its field."""
-        holds = self._known.get(atom)
-        if holds is None:
-            holds = self._known[atom] = self._patterns.holds(atom, self)
-        return holds
-
-    def encoded(self, text: str, *, lower: bool) -> bytes:
-        """One of the facts' texts as RE2 reads it."""
-        key = (text, lower)
-        if key not in self._encoded:
-            # facts have no surrogates, but one that had must not stop the agent
-            self._encoded[key] = (text.lower() if lower else text).encode("utf-8", "replace")
-        return self._encoded[key]
-
-
-Evaluate = Callable[[_Seen], bool]
-
-
-class _Patterns:
-    """All wildcard patterns and regular expressions, by their atoms."""
-
-    def __init__(self, atoms: Atoms) -> None:
-        self._patterns = {
-            atom: _Pattern(text) for text, atom in atoms.items() if text.how in _PATTERNS
-        }
-        self._literals: dict[tuple[str, str], int] = {}  # field and literal -> its number
-        for pattern in self._patterns.values():
-            for literal in pattern.requirement.literals or ():
-                number = len(atoms) + len(self._literals)
-                self._literals.setdefault((pattern.field, literal), number)
-        self._needs = {atom: self._needs_of(pattern) for atom, pattern in self._patterns.items()}
-
-    def forget_literals(self) -> None:
-        """Once the automata are made, their numbers are enough."""
-        self._literals = {}
-        for pattern in self._patterns.values():
-            pattern.requirement = Requirement(None, pattern.requirement.least_length)
-
-    def __contains__(self, atom: int) -> bool:
-        return atom in self._patterns
-
-    def needs(self, atom: int) -> _Needs | None:
-        """Literals of which one must be there for the pattern to match; None: none are known."""
-        return self._needs[atom]
-
-    def literals(self, field_name: str) -> dict[str, int]:
-        """The literals that a field's patterns need, and their numbers."""
-        return {
-            literal: number for (name, literal), number in self._literals.items()
-            if name == field_name
-        }  # fmt: skip
-
-    def holds(self, atom: int, seen: _Seen) -> bool:
-        """Whether a pattern matches any text of its field."""
-        needs = self._needs[atom]
-        if needs is not None and needs.literals.isdisjoint(seen.found):
-            return False
-        pattern = self._patterns[atom]
-        value = seen.facts.get(pattern.field)
-        if isinstance(value, str):
-            return pattern.matches(value, seen)
-        return any(pattern.matches(text, seen) for text in texts(value))
-
-    def _needs_of(self, pattern: _Pattern) -> _Needs | None:
-        literals = pattern.requirement.literals
-        if literals is None:
-            return None
-        numbers = frozenset(self._literals[pattern.field, literal] for literal in literals)
-        return _Needs(numbers, min(map(len, literals)))
-
-
-class _Pattern:
-    """One wildcard pattern or regular expression, compiled when it is first asked.
-
-    RE2 takes the memory that it needs, up to a limit, while it matches; where that is too little
-    it becomes slower, and stays linear.
-    """
-
-    __slots__ = ("_compiled", "_is_lower", "_source", "field", "requirement")
-
-    def __init__(self, text: Text) -> None:
-        is_wildcard = text.how is How.WILDCARD
-        self.field = text.field
-        self._source = wildcard_regex(text) if is_wildcard else text.pattern
-        self._is_lower = is_wildcard and not text.cased
-        self.requirement = requirement(self._source)
-        self._compiled: re2._Regexp | None = None
-
-    def matches(self, text: str, seen: _Seen) -> bool:
-        if len(text) < self.requirement.least_length and not self._is_lower:
-            return False  # in lower case a text may be longer
-        if self._compiled is None:
-            self._compiled = _compiled(self._source)
-        return self._compiled.search(seen.encoded(text, lower=self._is_lower)) is not None
-
-
-def _compiled(pattern: str) -> re2._Regexp:
-    memory = _PATTERN_MEMORY
-    while True:
-        options = regex_options()
-        options.max_mem = memory
-        try:
-            return re2.compile(pattern, options)
-        except re2.error:
-            memory *= 4
-            if memory > _PATTERN_MEMORY_LIMIT:
-                raise
-
-
-def _indexes(atoms: Atoms, patterns: _Patterns) -> dict[str, _FieldIndex]:
-    by_field: dict[str, Atoms] = {}
-    for text, atom in atoms.items():
-        literals = by_field.setdefault(text.field, {})
-        if text.how not in _PATTERNS:
-            literals[text] = atom
-    return {
-        name: _FieldIndex(literals, patterns.literals(name)) for name, literals in by_field.items()
-    }
-
-
-class _FieldIndex:
-    """All literals that are looked for in one field, and which of them a text has."""
-
-    def __init__(self, atoms: Atoms, needed: dict[str, int]) -> None:
-        """``needed``: further literals in folded form, and their numbers."""
-        uncased = {text: atom for text, atom in atoms.items() if not text.cased}
-        self._on_lower = _LiteralSet(uncased, needed)
-        self._on_original = _LiteralSet(
-            {text: atom for text, atom in atoms.items() if text.cased}, {}
-        )
-        self._needed = frozenset(needed.values())
-        self._memo: dict[str, frozenset[int]] = {}
-
-    def literals(self, value: FactValue) -> frozenset[int]:
-        if isinstance(value, str):
-            found = self._memo.get(value)
-            return self._of_text(value) if found is None else found
-        return frozenset().union(*(self._of_text(text) for text in texts(value)))
-
-    def _of_text(self, text: str) -> frozenset[int]:
-        lower = text.lower()
-        true = self._on_lower.found(lower)
-        as_folded = folded(lower)
-        if as_folded is not lower:
-            true |= self._needed & self._on_lower.found(as_folded)
-        true |= self._on_original.found(text)
-        found = frozenset(true) if true else _NOTHING
-        if len(text) <= _MEMO_LENGTH:
-            if len(self._memo) >= _MEMO_TEXTS:
-                self._memo.clear()
-            self._memo[text] = found
-        return found
-
-
-_NOTHING: frozenset[int] = frozenset()
-_PATTERNS = frozenset((How.WILDCARD, How.REGEX))
-
-
-class _LiteralSet:
-    """Literals of one field and one case, found in one pass over the text."""
-
-    def __init__(self, atoms: Atoms, anywhere: dict[str, int]) -> None:
-        self._empty = frozenset(atom for text, atom in atoms.items() if not text.pattern)
-        by_literal: dict[str, list[tuple[How, int]]] = {}
-        for text, atom in atoms.items():
-            if text.pattern:
-                literal = text.pattern if text.cased else text.pattern.lower()
-                by_literal.setdefault(literal, []).append((text.how, atom))
-        for literal, number in anywhere.items():
-            by_literal.setdefault(literal, []).append((How.CONTAINS, number))
-        self._automaton = ahocorasick.Automaton()
-        for literal, uses in by_literal.items():
-            if len(uses) == 1 and uses[0][0] is How.CONTAINS:
-                self._automaton.add_word(literal, uses[0][1])
-                continue
-            everywhere = tuple(atom for how, atom in uses if how is How.CONTAINS)
-            anchored = tuple(use for use in uses if use[0] is not How.CONTAINS)
-            self._automaton.add_word(literal, (len(literal), everywhere, anchored))
-        self._has_literals = bool(by_literal)
-        self._automaton.make_automaton()
-
-    def found(self, text: str) -> set[int]:
-        into: set[int] = set()
-        if not text:
-            into |= self._empty
-            return into
-        if not self._has_literals:
-            return into
-        last = len(text) - 1
-        for end, use in self._automaton.iter(text):
-            if type(use) is int:  # most are looked for anywhere, and by one rule
-                into.add(use)
-                continue
-            length, everywhere, anchored = use
-            into.update(everywhere)
-            for how, atom in anchored:
-                at_start = end + 1 == length
-                if (how is How.ENDSWITH or at_start) and (how is How.STARTSWITH or end == last):
-                    into.add(atom)
-        return into

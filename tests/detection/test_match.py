@@ -485,7 +485,7 @@ def test_text_with_surrogates_does_not_stop_the_matcher() -> None:
 
 def test_a_pattern_that_runs_out_of_memory_is_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """RE2 then goes on without an automaton; what does not even compile in it gets more."""
-    monkeypatch.setattr("minerwatch.detection.match._PATTERN_MEMORY", 1 << 10)
+    monkeypatch.setattr("minerwatch.detection.text_index._PATTERN_MEMORY", 1 << 10)
     pattern = r"\b(?:pkill|killall)\b[^;&|]*(?:xmrig|minerd|[a-z]{30,60})\s+-9"
     matcher = Matcher([rule_of({"a": {"CommandLine|re": pattern}, "condition": "a"})])
     chance = random.Random(1)
