@@ -96,7 +96,15 @@ class _Hierarchy:
 
 
 @dataclass(slots=True, eq=False)
-class _PodCgroup:
+class _Group:
+    """Cgroups that sleep and wake together; those that are in no pod are always awake."""
+
+    folders: dict[bytes, _Folder] = field(default_factory=dict)
+    counted: dict[ContainerKey, _Counted] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _PodCgroup(_Group):
     """A pod's own cgroup, above those of its containers."""
 
     inode: int
@@ -144,10 +152,8 @@ class _Folder:
 
     @property
     def is_awake(self) -> bool:
-        """Whether something may have changed in it."""
-        if self.owner is not None and not self.owner.is_awake:
-            return False
-        return self.pod is None or self.pod.is_awake
+        """Whether something may have changed in it, unless its pod sleeps."""
+        return self.owner is None or self.owner.is_awake
 
 
 class CgroupTree:
@@ -174,7 +180,8 @@ class CgroupTree:
         self._units = units
         self._ticks = 0
         self._folders: dict[bytes, _Folder] = {}
-        self._pods: set[_PodCgroup] = set()
+        self._outside = _Group()
+        self._pods: dict[_PodCgroup, None] = {}
         self._counted: dict[ContainerKey, _Counted] = {}
         self._cpu_s: dict[ContainerKey, float] = {}
         self._containers: dict[ContainerKey, Container] = {}
@@ -204,9 +211,10 @@ class CgroupTree:
         self._refresh()
         self._read_counters(burnt_s)  # of those that are new
         self._share_out(burnt_s)
-        for folder in list(self._folders.values()):
-            if folder.owner is not None and folder.is_awake:
-                self._read_members(folder, folder.owner)
+        for group in self._awake():
+            for folder in group.folders.values():
+                if folder.owner is not None and folder.is_awake:
+                    self._read_members(folder, folder.owner)
         changed = self._take_changes()
         gone = (gone | self._gone) - self._counted.keys()
         self._gone = set()
@@ -218,6 +226,9 @@ class CgroupTree:
             changed=frozenset(changed),
             gone=frozenset(gone),
         )
+
+    def _awake(self) -> list[_Group]:
+        return [self._outside, *(pod for pod in self._pods if pod.is_awake)]
 
     def limit(self, key: ContainerKey) -> CpuLimit | None:
         """The tightest CPU limit, of the container or of a cgroup above; None if it is gone.
@@ -317,7 +328,7 @@ class CgroupTree:
 
     def _refresh(self) -> None:
         """Brings the known folders up to date, reading only those that changed."""
-        for folder in list(self._folders.values()):
+        for folder in [each for group in self._awake() for each in group.folders.values()]:
             if not folder.is_awake:
                 continue
             if self._folders.get(folder.path) is not folder:
@@ -422,7 +433,7 @@ class CgroupTree:
             folder.owner.folders += 1
             if self._hierarchy.is_v2:
                 folder.members_fd = self._kept_open(path + b"/cgroup.procs")
-        self._folders[path] = folder
+        self._folders[path] = (pod or self._outside).folders[path] = folder
         if parent is not None:
             parent.children[path.rpartition(b"/")[2]] = folder
         return folder
@@ -464,8 +475,8 @@ class CgroupTree:
         usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
         if usage_fd < 0:
             return None  # so that its containers are looked at themselves
-        pod = _PodCgroup(inode, usage_fd)
-        self._pods.add(pod)
+        pod = _PodCgroup(inode=inode, usage_fd=usage_fd)
+        self._pods[pod] = None
         return pod
 
     def _count_container(
@@ -473,7 +484,7 @@ class CgroupTree:
     ) -> _Counted:
         counted = _Counted(container, container.key, path, outer, pod)
         counted.usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
-        self._counted[counted.key] = counted
+        self._counted[counted.key] = (pod or self._outside).counted[counted.key] = counted
         self._cpu_s[counted.key] = 0.0
         self._containers[counted.key] = container
         self._pids[counted.key] = frozenset()
@@ -489,9 +500,10 @@ class CgroupTree:
             one = todo.pop()
             todo += one.children.values()
             self._folders.pop(one.path, None)
+            (one.pod or self._outside).folders.pop(one.path, None)
             self._let_go(one.members_fd)
             if one.is_pod and one.pod is not None:
-                self._pods.discard(one.pod)
+                self._pods.pop(one.pod, None)
                 self._let_go(one.pod.usage_fd)
             owner = one.owner
             if owner is None:
@@ -501,7 +513,7 @@ class CgroupTree:
                 self._changed.add(owner)
             if owner.folder == one.path and owner.key in self._counted:
                 self._let_go(owner.usage_fd)
-                del self._counted[owner.key]
+                del self._counted[owner.key], (owner.pod or self._outside).counted[owner.key]
                 del self._containers[owner.key], self._pids[owner.key], self._cpu_s[owner.key]
                 self._gone.add(owner.key)
 
@@ -565,13 +577,10 @@ class CgroupTree:
 
     def _read_counters(self, burnt_s: dict[_Counted, float]) -> None:
         """Adds to ``burnt_s`` what is not there yet, but for containers of pods that sleep."""
-        for counted in self._counted.values():
-            if counted in burnt_s:
-                continue
-            if counted.pod is None or counted.pod.is_awake:
-                burnt_s[counted] = self._burnt_s(counted)
-            else:
-                counted.is_awake = False
+        for group in self._awake():
+            for counted in group.counted.values():
+                if counted not in burnt_s:
+                    burnt_s[counted] = self._burnt_s(counted)
 
     def _burnt_s(self, counted: _Counted) -> float:
         """CPU seconds since the last reading, with those of nested containers."""
