@@ -67,6 +67,12 @@ _TABLE_EVERY = 6
 _PLACE_EVERY = 6
 """Ticks after which a container's place in the cluster is asked for again."""
 
+_READ_S = 1.0
+_READ_BETWEEN_TICKS_S = 0.05
+"""CPU time for reading processes at once, some ten thousand of them in a tick: what there is no
+time for waits, each container in turn. Else a tenant's processes could make ticks so long that the
+kubelet takes the agent for dead."""
+
 _MATCH_S = 0.5
 _MATCH_BETWEEN_TICKS_S = 0.05
 """CPU time for static rules at once; what there is no time for waits, each container in turn."""
@@ -219,7 +225,7 @@ class Watch:
             to_place = {*pids, *self._cgroups.unplaced}
             to_read = {pid for pid in to_place if self._place(pid, at_s)}
             touched = self._timed(
-                "processes", lambda: self._read(to_read | self._reader.deferred, (), at_s)
+                "processes", lambda: self._read(to_read, (), at_s, _READ_BETWEEN_TICKS_S)
             )
             self._early |= to_read
             touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
@@ -432,7 +438,7 @@ class Watch:
                         to_read.add(pid)
         to_read.update(self._replaced(measured_pids))
         self._young = set()
-        return self._read(to_read | self._reader.deferred, {id(each) for each in hot}, at_s)
+        return self._read(to_read, {id(each) for each in hot}, at_s, _READ_S)
 
     def _take_members(self, sampled: CgroupTick) -> set[int]:
         """Forgets processes that have left their container; the pids of those that joined one."""
@@ -510,11 +516,17 @@ class Watch:
             chosen.add(pid)
         return chosen
 
-    def _read(self, pids: set[int], hot: Collection[int], at_s: float) -> list[WatchedContainer]:
-        """Reads who ``pids`` are, to be matched; the containers that have other ones now."""
+    def _read(
+        self, pids: Collection[int], hot: Collection[int], at_s: float, cpu_s: float
+    ) -> list[WatchedContainer]:
+        """Reads who ``pids`` are, to be matched; the containers that have other ones now.
+
+        With them those that were left open before. What ``cpu_s`` is too short for is left open.
+        """
         touched: dict[int, WatchedContainer] = {}
-        found = self._reader.read(pids)
-        self._forget_unread(pids - found.keys() - self._reader.deferred)
+        in_order = self._ordered_fairly((*self._reader.deferred, *pids))
+        found = self._reader.read(in_order, cpu_s)
+        self._forget_unread(set(in_order) - found.keys() - self._reader.deferred)
         for pid, process in found.items():
             watched = self._container_of.get(pid)
             if watched is None:
@@ -534,6 +546,13 @@ class Watch:
         for watched in touched.values():
             collect_static_sightings(watched)
         return list(touched.values())
+
+    def _ordered_fairly(self, pids: Iterable[int]) -> list[int]:
+        """One of each container after the other: who has thousands holds up nobody else's."""
+        turns: Turns[int] = Turns()
+        for pid in dict.fromkeys(pids):
+            turns.put(id(self._container_of.get(pid)), pid)
+        return list(iter(turns.take, None))
 
     def _forget_unread(self, pids: Iterable[int]) -> None:
         """Forgets who ended before it was read: nothing else would when its container loses it."""

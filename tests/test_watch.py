@@ -82,6 +82,13 @@ class Node:
             each for each in self.watch.observations(100) if each.container.cgroup == self._cgroup
         )
 
+    def process_count(self, container_id: str) -> int:
+        return next(
+            each.process_count
+            for each in self.watch.observations(0)
+            if each.container.container_id.startswith(container_id[:12])
+        )
+
 
 @pytest.fixture
 def folder(cgroups: CgroupFolders) -> Path:
@@ -183,6 +190,47 @@ def test_whoever_brings_many_processes_holds_up_others_by_one_each(
     deferred = {(probe, reason): n for probe, reason, n in node.watch.failures()}
     assert deferred["rules", "deferred"] > 0
     node.watch.close()
+
+
+def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
+    matcher: Matcher,
+    folder: Path,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where there is no time to read all of them, each container has its turn."""
+    crowded = cgroups.make("/minerwatch-test/docker/" + "c3" * 32)
+    node = Node(matcher, folder, cgroups.root)
+    node.tick()
+    crowd = programs.run([sys.executable, "-c", CROWD, "400"])
+    cgroups.put(crowd, crowded)
+    assert crowd.stdin
+    crowd.stdin.write(b"\n")
+    crowd.stdin.flush()
+    while len((crowded / "cgroup.procs").read_text().split()) < 401:
+        assert crowd.poll() is None
+        time.sleep(0.05)
+    cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+    monkeypatch.setattr("minerwatch.watch._READ_S", 0.0)
+    monkeypatch.setattr("minerwatch.watch._READ_BETWEEN_TICKS_S", 0.0)
+    node.tick()
+    assert node.container().verdict.level > Level.CLEAR
+    assert node.process_count("c3" * 32) < 401
+    while node.watch.wants_reading:  # what the agent does between two ticks
+        node.watch.examine((), node.now_s())
+    assert node.process_count("c3" * 32) == 401
+    node.watch.close()
+
+
+CROWD = """
+import os, sys, time
+sys.stdin.readline()
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        break
+time.sleep(1000)
+"""
 
 
 def test_a_process_that_execs_into_a_miner_is_found(
@@ -359,8 +407,10 @@ def test_who_ends_before_it_is_read_is_not_counted(
     node.tick()
     read = ProcessReader.read
 
-    def read_late(reader: ProcessReader, pids: Iterable[int]) -> dict[int, Process]:
-        return read(reader, set(pids) - {brief.pid})
+    def read_late(
+        reader: ProcessReader, pids: Iterable[int], cpu_s: float = 1.0
+    ) -> dict[int, Process]:
+        return read(reader, set(pids) - {brief.pid}, cpu_s)
 
     monkeypatch.setattr(ProcessReader, "read", read_late)
     cgroups.put(brief, folder)

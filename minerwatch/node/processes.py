@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from minerwatch.model import Process, ProcessId, ProcessStat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 """Unit of the times in /proc/PID/stat: CPU time is known to 10 ms on usual kernels."""
@@ -130,7 +130,7 @@ class ProcessReader:
     - ``malformed``: a file that is not what proc(5) says;
     - ``mixed``: a process that became another program each time it was read;
     - ``deadline``: command lines that hung a reader;
-    - ``deferred``: command lines that there was no time or no reader left for;
+    - ``deferred``: processes, or command lines, that there was no time or no reader left for;
     - ``helper``: reading processes that could not be started or ended by themselves.
     """
 
@@ -144,8 +144,8 @@ class ProcessReader:
     ) -> None:
         reasons = ("permission", "unreadable", "malformed", "mixed", "deadline", "deferred")
         self.failures: dict[str, int] = dict.fromkeys((*reasons, "helper"), 0)
-        self.deferred: frozenset[int] = frozenset()
-        """Pids that the last ``read`` left open: to be asked for again next tick."""
+        self.deferred: Set[int] = frozenset()
+        """Pids that the last ``read`` left open, in that order: to be asked for again."""
         self._proc = str(proc)
         self._deadline_s = deadline_s
         self._retry_s = retry_s
@@ -169,29 +169,33 @@ class ProcessReader:
         parsed = self._stat(pid)
         return parsed[0] if parsed else None
 
-    def read(self, pids: Iterable[int]) -> dict[int, Process]:
-        """Read who ``pids`` are; those that are gone are missing.
+    def read(self, pids: Iterable[int], cpu_s: float = float("inf")) -> dict[int, Process]:
+        """Read who ``pids`` are, in that order; those that are gone are missing.
 
         The facts of one result are all of one process and one program: where it was replaced
-        between two reads, it is read again. A process that there was no time for is returned
-        without its command line, and stands in ``deferred``; it goes before others the next time.
-        So does one of which something could not be read for want of files or memory; it may be
-        missing.
+        between two reads, it is read again. A process whose command line there was no time for is
+        returned without it, and stands in ``deferred``. So does one of which something could not be
+        read for want of files or memory, or that was not begun with after ``cpu_s`` of CPU time;
+        it may be missing.
         """
-        asked = dict.fromkeys(pids)
-        waiting = [pid for pid in self._open if pid in asked]
+        until_s = time.thread_time() + cpu_s
         self._open = {}
         time_left = _TimeLeft(self._deadline_s, self._deadline_s * _PATIENCE)
         found: dict[int, Process] = {}
-        todo = list(dict.fromkeys((*waiting, *asked)))
+        todo = list(dict.fromkeys(pids))
+        left: list[int] = []
         for _attempt in range(2):
             mixed: list[int] = []
             for at in range(0, len(todo), _BATCH):
+                if at and time.thread_time() >= until_s:
+                    left += todo[at:]
+                    break
                 self._read_batch(todo[at : at + _BATCH], time_left, found, mixed)
             todo = mixed
         self.failures["mixed"] += len(todo)
-        self._open.update(dict.fromkeys((*todo, *self._due_for_retry())))
-        self.deferred = frozenset(self._open)
+        self.failures["deferred"] += len(left)
+        self._open.update(dict.fromkeys((*todo, *left, *self._due_for_retry())))
+        self.deferred = dict.fromkeys(self._open).keys()
         return found
 
     def thread_cpu(self, pid: int, limit: int = _MAX_THREADS) -> dict[int, float]:

@@ -340,6 +340,21 @@ def test_gone_processes_are_missing_and_no_failure(reader: ProcessReader, spawn:
     assert not any(reader.failures.values())
 
 
+def test_what_there_is_no_time_for_is_left_open_in_order(
+    recorded: RecordedProc, recorded_reader: ProcessReader
+) -> None:
+    pids = [*range(1300, 1000, -1)]
+    for pid in pids:
+        recorded.add(pid)
+    found = recorded_reader.read(pids, cpu_s=0.0)
+    assert 0 < len(found) < len(pids)
+    assert [*found, *recorded_reader.deferred] == pids
+    assert recorded_reader.failures["deferred"] == len(recorded_reader.deferred)
+    while recorded_reader.deferred:
+        found |= recorded_reader.read(recorded_reader.deferred, cpu_s=0.0)
+    assert [*found] == pids
+
+
 @pytest.mark.parametrize("spare", [0, 1, 2])
 def test_who_cannot_be_read_for_want_of_files_is_asked_again(
     reader: ProcessReader, spawn: Spawn, spare: int
@@ -673,7 +688,7 @@ def test_a_reader_that_waits_for_a_cpu_is_waited_for(
     assert recorded_reader.failures["deferred"] == 0
 
 
-def test_who_was_left_for_the_next_time_goes_first_then(
+def test_who_was_left_for_the_next_time_goes_first_if_it_is_asked_for_first(
     recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded.add(10, None)
@@ -683,7 +698,7 @@ def test_who_was_left_for_the_next_time_goes_first_then(
         recorded_reader.read([11, 10])
     assert recorded_reader.deferred == {10}
     recorded.release(10)
-    assert list(recorded_reader.read([11, 10])) == [10, 11]
+    assert list(recorded_reader.read((*recorded_reader.deferred, 11, 10))) == [10, 11]
 
 
 def test_waiting_for_a_cpu_is_not_taken_for_hanging(
