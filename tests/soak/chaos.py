@@ -10,6 +10,7 @@ happened. What is done follows from a seed; when, among the other things done, d
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import random
 import re
@@ -33,6 +34,7 @@ from minerwatch.report.client import answer
 from tests.conftest import CGROUPS, cgroup_root
 from tests.kube.api_server import Answering, ApiServer, Dripping, Dropping, Hanging, pod_json
 from tests.kube.conftest import write_kubeconfig
+from tests.soak.counted_ticks import TICK_ENDED
 from tests.test_agent import RunningAgent
 from tests.test_watch import POOL
 
@@ -205,7 +207,7 @@ class Soak:
             f"kubernetes: {{enabled: {str(self._in_cluster).lower()}, kubeconfig: {kubeconfig}}}\n"
             f"rules: [{self._rules}]\n"
         )
-        command = [*self._environment(), sys.executable]
+        command = [*self._environment(), sys.executable, "-m", "tests.soak.counted_ticks"]
         places = stack.enter_context(_confined(self._limits))
         agent = RunningAgent(
             self._folder,
@@ -402,35 +404,35 @@ class Soak:
         with subprocess.Popen(
             ["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as miner:
-            ticks_before = self._ticks(agent)
+            lines = _LinesSince(agent.log_path)
             began_s = time.monotonic()
             assert miner.stdin is not None
             miner.stdin.write(b"\n")
             miner.stdin.flush()
             try:
-                told = self._is_told(agent, name[:12], ticks_before)
+                ticks = self._ticks_until_told(agent, name[:12], lines)
             finally:
                 miner.kill()
-        if told is None:
+        if ticks is None:
             self._outcome.missed.append(name[:12])
         else:
             seconds = time.monotonic() - began_s
-            self._outcome.planted.append(Planted(name[:12], told - ticks_before, seconds))
+            self._outcome.planted.append(Planted(name[:12], ticks, seconds))
         _remove_below(folder)
 
-    def _is_told(self, agent: RunningAgent, container: str, ticks_before: int) -> int | None:
+    def _ticks_until_told(
+        self, agent: RunningAgent, container: str, lines: _LinesSince
+    ) -> int | None:
         """How many ticks had ended when it was told; None if it was not within some more."""
         until_s = time.monotonic() + _NO_TICK_S
+        ticks = 0
         while time.monotonic() < until_s:
-            ticks = self._ticks(agent)
-            if any(
-                line["event"] == "verdict"
-                and line["container"] == container
-                and line["level"] in ("likely", "confirmed")
-                for line in agent.lines()
-            ):
-                return ticks
-            if ticks > ticks_before + 3 * TOLD_WITHIN_TICKS:
+            for line in lines.read():
+                if line["event"] == TICK_ENDED:
+                    ticks += 1
+                elif _tells(line, container):
+                    return ticks
+            if ticks > 3 * TOLD_WITHIN_TICKS:
                 return None
             assert agent.process.poll() is None, agent.log_path.read_text()[-4000:]
             time.sleep(0.02)
@@ -522,6 +524,30 @@ class Places:
     def throttled_periods(self) -> int:
         """How often it had used up its share of the CPU."""
         return int(_field(self.cpu, "nr_throttled", "cpu.stat"))
+
+
+def _tells(line: Mapping[str, object], container: str) -> bool:
+    return (
+        line["event"] == "verdict"
+        and line["container"] == container
+        and line["level"] in ("likely", "confirmed")
+    )
+
+
+class _LinesSince:
+    """What a log says from now on, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.read_bytes().rfind(b"\n") + 1
+
+    def read(self) -> list[dict[str, object]]:
+        """The whole lines that have come since the last call."""
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            *lines, unfinished = file.read().split(b"\n")
+            self._at = file.tell() - len(unfinished)
+        return [json.loads(line) for line in lines]
 
 
 @contextmanager
