@@ -362,7 +362,8 @@ def test_the_tick_never_waits_for_a_server_that_hangs(api: ApiServer, sender: Op
 
     threading.Thread(target=tick, daemon=True).start()
     assert done.wait(20)
-    assert 100 <= events.failures[DROPPED] <= 101  # only of those that had been told of
+    # Only of those that had been told of: a hundred, and one more or less, for one is being sent.
+    assert 99 <= events.failures[DROPPED] <= 101
 
 
 def test_a_container_that_was_restarted_is_told_anew(api: ApiServer, sender: Open) -> None:

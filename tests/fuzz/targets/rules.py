@@ -45,7 +45,8 @@ _FACTS: tuple[Facts, ...] = (
 
 
 @target(
-    *("detection.rule", "detection.document", "detection.rulebook", "detection.lint"),
+    *("detection.rule", "detection.dialect", "detection.selections", "detection.document"),
+    *("detection.rulebook", "detection.lint"),
     *("detection.check", "detection.condition"),
     max_bytes=8192,
     cost=24,
@@ -79,7 +80,7 @@ def _works(rule: Rule) -> None:
             assert match.rule is rule
 
 
-@target("detection.rule", "detection.list_lint", cost=4)
+@target("detection.lists", "detection.list_lint", cost=4)
 def list_file(data: bytes) -> None:
     """A list alone: entries, or an error with a line."""
     place = folder("lists")
