@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from minerwatch.model import Connection, Facts, ProcessId
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.sockets import ConnectionReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
 
 _CONNECTIONS_EVERY_S = 30.0
 
@@ -33,8 +33,8 @@ class Connections:
     def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
         """Takes the answers that have come, and asks for those whose last one is old."""
         answers = self._reader.answers()
-        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
-        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._asked_s = kept(self._asked_s, suspects, float("-inf"))
+        self._facts = kept(self._facts, suspects, NO_FACTS)
         self._open = {each: self._open[each] for each in suspects if each in self._open}
         for process in suspects:
             if process in answers:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minerwatch.model import Facts, ProcessId
 from minerwatch.node.content import ContentReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
 
 _FIRST_CONTENT_PAUSE_S = 600.0
 _LAST_CONTENT_PAUSE_S = 4 * 3600.0
@@ -41,9 +41,9 @@ class Content:
         del is_time_left  # nothing is read here
         answers = self._reader.answers()
         first_s = _FIRST_CONTENT_PAUSE_S
-        self._due_s = {each: self._due_s.get(each, at_s) for each in suspects}
-        self._pause_s = {each: self._pause_s.get(each, first_s) for each in suspects}
-        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._due_s = kept(self._due_s, suspects, at_s)
+        self._pause_s = kept(self._pause_s, suspects, first_s)
+        self._facts = kept(self._facts, suspects, NO_FACTS)
         for process in suspects:
             if process in answers:
                 names = answers[process]

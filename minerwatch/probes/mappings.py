@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from minerwatch.detection.facts import measured
 from minerwatch.model import Facts, ProcessId
 from minerwatch.node.mappings import MappingReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
 
 _MAPPINGS_EVERY_S = 60.0
 
@@ -31,8 +31,8 @@ class MemoryMappings:
     def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
         """Takes the answers that have come, and asks again where the last one is old."""
         answers = self._reader.answers()
-        self._asked_s = {each: self._asked_s.get(each, float("-inf")) for each in suspects}
-        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
+        self._asked_s = kept(self._asked_s, suspects, float("-inf"))
+        self._facts = kept(self._facts, suspects, NO_FACTS)
         for process in suspects:
             if process in answers:
                 mappings = answers[process]

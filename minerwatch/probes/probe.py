@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from minerwatch.model import Facts, ProcessId
+
+T = TypeVar("T")
 
 NO_FACTS: Facts = {}
 
@@ -40,3 +42,8 @@ class Probe(Protocol):
 
     def close(self) -> None:
         """Lets go of what it holds."""
+
+
+def kept(known: Mapping[ProcessId, T], suspects: Iterable[ProcessId], new: T) -> dict[ProcessId, T]:
+    """What is known of ``suspects``, or ``new``; of all others it is forgotten."""
+    return {each: known.get(each, new) for each in suspects}

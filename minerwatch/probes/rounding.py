@@ -10,7 +10,7 @@ from typing import Protocol
 from minerwatch.detection.facts import measured
 from minerwatch.model import Facts, FpSample, ProcessId
 from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
 
 _ROUNDING_EVERY_S = 300.0
 _ODD_ROUNDING_EVERY_S = 60.0
@@ -69,8 +69,8 @@ class Rounding:
     def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
         """Begins with those that have not been sampled for some time."""
         del is_time_left  # nothing is read here
-        self._facts = {each: self._facts.get(each, NO_FACTS) for each in suspects}
-        self._due_s = {each: self._due_s.get(each, at_s) for each in suspects}
+        self._facts = kept(self._facts, suspects, NO_FACTS)
+        self._due_s = kept(self._due_s, suspects, at_s)
         self._sampled = {
             each: sampling for each, sampling in self._sampled.items() if each in self._due_s
         }
