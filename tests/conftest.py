@@ -161,7 +161,7 @@ def cgroups() -> Iterator[CgroupFolders]:
     try:
         root = cgroup_root()
     except StopIteration:
-        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
+        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup: run it where one is")
     if not os.access(root, os.W_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
         pytest.skip("/sys/fs/cgroup is read-only here: run it where cgroups can be made")
     _remove_what_is_left(root / "minerwatch-test")

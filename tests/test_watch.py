@@ -445,7 +445,10 @@ def test_a_container_made_by_a_real_runtime(
         _until(lambda: runtime.poll() is not None or _has(node))
         if runtime.poll() is not None:
             assert runtime.stdout
-            pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
+            pytest.skip(
+                "runc cannot run here (run it as root of a host): "
+                + runtime.stdout.read().decode()[-200:]
+            )
         node.tick()
         container = node.container()
         assert container.container.pod_uid == "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"

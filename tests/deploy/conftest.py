@@ -43,7 +43,7 @@ def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNo
     try:
         root = cgroup_root()
     except StopIteration:
-        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
+        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup: run it where one is")
     if not os.access(root, os.W_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
         pytest.skip("/sys/fs/cgroup is read-only here: run it where cgroups can be made")
     folder = tmp_path_factory.mktemp("watched-node")

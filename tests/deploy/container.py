@@ -138,7 +138,9 @@ class AgentContainer:
         end_s = time.monotonic() + _WAIT_S
         while not (found := holds()):
             if self._runtime.poll() is not None and "runc" in self.said():
-                pytest.skip(f"runc cannot run here: {self.said()[-300:]}")
+                pytest.skip(
+                    f"runc cannot run here (run it as root of a host): {self.said()[-300:]}"
+                )
             assert self._runtime.poll() is None, self.said()
             assert time.monotonic() < end_s, self.said() + "\n" + self.metrics()
             time.sleep(0.2)

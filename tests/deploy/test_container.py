@@ -86,7 +86,7 @@ def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         groups = cgroup_root()
     except StopIteration:
-        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup")
+        pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup: run it where one is")
     folder = tmp_path_factory.mktemp("miner")
     program = folder / "train"
     shutil.copy(os.path.realpath(sys.executable), program)

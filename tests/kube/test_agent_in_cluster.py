@@ -62,7 +62,10 @@ def _await_start(runtime: subprocess.Popen[bytes], name: str) -> None:
     while not _is_running(name):
         if runtime.poll() is not None:
             assert runtime.stdout
-            pytest.skip(f"runc cannot run here: {runtime.stdout.read().decode()[-200:]}")
+            pytest.skip(
+                "runc cannot run here (run it as root of a host): "
+                + runtime.stdout.read().decode()[-200:]
+            )
         assert time.monotonic() < until_s
         time.sleep(0.05)
 

@@ -93,7 +93,7 @@ def test_a_pid_that_is_really_used_again_is_left_alone(programs: Programs) -> No
         innocent.kill()
         innocent.wait()
     else:
-        pytest.skip("the pid was not given again: this machine starts too many processes")
+        pytest.skip("the pid was not given again: run it where fewer processes start")
     assert send_all((meant,), signal.SIGKILL) == Hits(gone=(meant,))
     time.sleep(0.05)
     assert innocent.poll() is None

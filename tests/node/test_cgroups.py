@@ -625,7 +625,10 @@ print("seen")
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     if "mount:" in done.stderr:
-        pytest.skip(f"cgroup2 cannot be mounted here: {done.stderr.strip()[-120:]}")
+        pytest.skip(
+            "cgroup2 cannot be mounted here (run it as root with SYS_ADMIN): "
+            + done.stderr.strip()[-120:]
+        )
     assert done.stdout == "seen\n", done.stderr
 
 

@@ -468,7 +468,7 @@ def test_hidden_processes_of_others_are_missing(spawn: Spawn, hidepid: int) -> N
         check=False,
     )
     if seen.returncode == 77:
-        pytest.skip("proc cannot be mounted here")
+        pytest.skip("proc cannot be mounted here: run it as root with SYS_ADMIN")
     assert seen.returncode == 0, seen.stderr
 
 

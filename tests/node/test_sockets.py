@@ -105,7 +105,9 @@ def test_a_process_in_another_network_has_its_own_table(programs: Programs) -> N
         assert process.stdout
         assert process.stdin
         if process.stdout.readline() != b"ready\n":
-            pytest.skip("no network namespace with a loopback can be made here (unshare, ip)")
+            pytest.skip(
+                "no network namespace can be made here: run it as root, with unshare and ip"
+            )
         found = SocketReader().connections([process.pid], at_s=0)[process.pid]
         assert ("127.0.0.1", 3333) in {(each.address, each.port) for each in found}
         process.stdin.close()
