@@ -20,7 +20,7 @@ from minerwatch import __version__
 from minerwatch.config import Config, Tls, default_socket, host_and_port
 from minerwatch.culling.switch import CullSwitch
 from minerwatch.detection import rulebook
-from minerwatch.detection.judge import Judge
+from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
@@ -166,7 +166,10 @@ def open_node(
         tasks=tasks,
         tasks_off=tasks_off,
     )
-    judge = Judge(config.judgement.ticks_below)
+    judge = Judge(
+        config.judgement.ticks_below,
+        max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
+    )
     place_of = cluster.facts if cluster is not None else None
     examination = config.examination
     matcher = matcher or Matcher(book.rules)

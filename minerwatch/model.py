@@ -49,6 +49,12 @@ class Level(IntEnum):
         """The level's word, as metrics, logs and tables spell it."""
         return self.name.lower()
 
+    @property
+    def highest_score(self) -> float:
+        """The highest score, to two decimals, that is still of this level."""
+        above = [level.value for level in Level if level > self]
+        return min(above) - 0.01 if above else 100.0
+
 
 class Maturity(StrEnum):
     """A rule's ``status``: what its findings may be used for."""
@@ -182,6 +188,7 @@ class Finding:
     process: ProcessId | None  # None: it speaks of the container
     evidence: tuple[Evidence, ...]
     private: bool = False  # a private rule's: outside the socket only its id is told
+    words_only: bool = False  # held by one argument alone, or by words in a shell's script
 
     @property
     def public_title(self) -> str:

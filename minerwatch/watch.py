@@ -230,7 +230,7 @@ class Watch:
             self._early |= to_read
             touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
             suspect = _newly_suspect(touched, ())
-            changes, began = self._judge_containers(suspect, at_s)
+            changes, began = self._judge_containers(suspect, at_s, is_tick=False)
             return Examined(changes, began, self._probe_s)
 
     @property
@@ -637,10 +637,10 @@ class Watch:
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         for watched in hot:
             watched.dynamic_sightings = tuple(self._dynamic_sightings(watched, at_s))
-        return self._judge_containers(hot, at_s)
+        return self._judge_containers(hot, at_s, is_tick=True)
 
     def _judge_containers(
-        self, hot: Iterable[WatchedContainer], at_s: float
+        self, hot: Iterable[WatchedContainer], at_s: float, *, is_tick: bool
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         changes, began = [], []
         for watched in hot:
@@ -650,7 +650,7 @@ class Watch:
             previous = watched.verdict
             is_host = watched.container.kind is ContainerKind.HOST
             watched.verdict = self._judge.verdict(
-                watched.container.key, sightings, at_s, apart=is_host
+                watched.container.key, sightings, at_s, apart=is_host, is_tick=is_tick
             )
             began += newly_found(watched)
             if watched.verdict.level is not previous.level:
@@ -679,7 +679,7 @@ class Watch:
                 **static_facts_of(watched, process), **shared, **self._dynamic_facts(process, at_s)
             }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
-                yield Sighting(match.rule, process.process.id, match.evidence)
+                yield Sighting(match.rule, process.process.id, match.evidence, match.words_only)
 
     def _hidden_cpu_share(self, watched: WatchedContainer, at_s: float) -> float | None:
         """The share of the container's CPU that none of its visible processes accounts for."""

@@ -88,7 +88,7 @@ def static_facts_of(watched: WatchedContainer, process: WatchedProcess) -> Facts
 def collect_static_sightings(watched: WatchedContainer) -> None:
     """Brings a container's sightings up to date with those of its processes."""
     watched.static_sightings = tuple(
-        Sighting(match.rule, process.process.id, match.evidence)
+        Sighting(match.rule, process.process.id, match.evidence, match.words_only)
         for process in watched.processes.values()
         for match in process.matches
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NoReturn
 
 from minerwatch.detection.evidence import explain
@@ -111,7 +112,7 @@ def recording(line: bytes | str) -> Recording:
 
 def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
     """The verdict once the facts have held for the recorded time; ``for:`` is kept."""
-    judge, container = Judge(), ContainerKey("/", 1)
+    judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
     sightings = [_sighting(match) for match in matcher.matches(recorded.facts)]
     judge.verdict(container, sightings, 0.0)
     verdict = judge.verdict(container, sightings, recorded.seconds)
@@ -131,7 +132,7 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
 
     Each process is there for its own recorded time, up to that moment.
     """
-    judge, container = Judge(), ContainerKey("/", 1)
+    judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
     matches = [matcher.matches(each.facts) for each in recordings]
     end_s = max((each.seconds for each in recordings), default=0.0)
     verdict = judge.verdict(container, (), end_s)
@@ -151,7 +152,7 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
 
 def _sighting(match: Match, pid: int = 1) -> Sighting:
     process = None if match.rule.of_container else ProcessId(pid, 0)
-    return Sighting(match.rule, process, match.evidence)
+    return Sighting(match.rule, process, match.evidence, match.words_only)
 
 
 def _parsed(line: bytes | str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from minerwatch.detection.rule import Rule
@@ -25,6 +25,13 @@ MAX_PROCESSES_PER_RULE = 256
 MAX_FINDINGS = 100
 """Listed in one verdict; the score counts all."""
 
+WORDS_ONLY_SCORE = 60.0
+"""The highest score of what one argument or a script's words say: ``suspicious``, no more."""
+
+DEFAULT_MAX_GAP_S = 60.0
+MAX_GAP_TICKS = 3
+"""A time that was not watched is no time in which a rule held: longer gaps start it from zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -33,6 +40,17 @@ class Sighting:
     rule: Rule
     process: ProcessId | None
     evidence: tuple[Evidence, ...]
+    words_only: bool = False  # one argument alone makes it hold, or words in a shell's script
+
+    @property
+    def signal(self) -> Signal:
+        """The rule's signal; words alone are ``identity``, whatever the rule infers from them."""
+        return Signal.IDENTITY if self.words_only else self.rule.signal
+
+    @property
+    def score(self) -> float:
+        """The rule's score, limited where only words hold."""
+        return min(self.rule.score, WORDS_ONLY_SCORE) if self.words_only else self.rule.score
 
     @property
     def private(self) -> bool:
@@ -44,10 +62,20 @@ class Sighting:
 
 
 @dataclass(slots=True)
+class _Held:
+    """Since when a rule has been found in a container, by whichever process."""
+
+    since_s: float
+    ticks_missed: int = 0
+
+
+@dataclass(slots=True)
 class _History:
-    """What is remembered of a container from tick to tick."""
+    """State kept per container from tick to tick."""
 
     first_seen_s: dict[tuple[str, ProcessId | None], float] = field(default_factory=dict)
+    held: dict[str, _Held] = field(default_factory=dict)  # by rule
+    latest_s: float = 0.0
     reached: deque[Level] = field(default_factory=deque)
     level: Level = Level.CLEAR
     since_s: float = 0.0
@@ -62,8 +90,18 @@ def signal_scores(findings: Iterable[Finding]) -> dict[Signal, float]:
 
 
 def joined_score(scores: Mapping[Signal, float]) -> float:
-    """0 to 100: noisy-or over signals. Two signals support each other, neither can lower it."""
-    return round(100 * (1 - prod(1 - score / 100 for score in scores.values())), 2)
+    """Return the score, 0 to 100, that the signals' scores make together: noisy-or over signals.
+
+    Two signals support each other, and neither can lower the score. Behaviour never changes the
+    level: its share ends at the highest score of the level that the other signals reach.
+    """
+    others = [score for signal, score in scores.items() if signal is not Signal.BEHAVIOUR]
+    level = Level.of(_noisy_or(others))
+    return min(_noisy_or(scores.values()), level.highest_score)
+
+
+def _noisy_or(scores: Iterable[float]) -> float:
+    return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
 
 def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
@@ -87,31 +125,43 @@ def is_cullable(verdict: Verdict) -> bool:
     """Whether the findings alone would permit an action: DESIGN's second culling invariant.
 
     That is: ``confirmed`` by what holds now, also when only rules of status ``stable`` are
-    counted, by at least two signals, and all of that of one process (with what is said of the
-    container as a whole). A word in one process and a simulation in another are no proof.
+    counted, by at least two signals besides behaviour, and all of that of one process (with what
+    holds on the container as a whole). A word in one process and a simulation in another are no
+    proof. One of the signals must be ``compute``: an outsider can choose names, arguments,
+    addresses and data of an innocent process, but not what its CPU executes.
     """
-    stable = [finding for finding in verdict.findings if finding.maturity is Maturity.STABLE]
+    stable = [
+        finding
+        for finding in verdict.findings
+        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
+    ]
     found = signal_scores(of_foremost_process(stable))
     scores = {signal: score for signal, score in found.items() if score > 0}
-    return len(scores) >= 2 and Level.of(joined_score(scores)) is Level.CONFIRMED
+    return (
+        len(scores) >= 2
+        and Signal.COMPUTE in scores
+        and Level.of(joined_score(scores)) is Level.CONFIRMED
+    )
 
 
 class Judge:
-    """Remembers, for each container, since when each rule has matched and which level it holds.
+    """Keeps, for each container, since when each rule has held and which level it has.
 
-    A container is remembered while it has sightings or a level, and until it is forgotten.
+    A container is kept while it has sightings or a level, and until it is forgotten.
     """
 
-    def __init__(self, ticks_below: int = 3) -> None:
+    def __init__(self, ticks_below: int = 3, max_gap_s: float = DEFAULT_MAX_GAP_S) -> None:
+        """``max_gap_s``: after a longer time without a verdict each rule starts from zero."""
         self._ticks_below = ticks_below
+        self._max_gap_s = max_gap_s
         self._histories: dict[ContainerKey, _History] = {}
 
     def __contains__(self, container: ContainerKey) -> bool:
-        """Whether anything is remembered of ``container``: it must be judged at the next tick."""
+        """Whether anything is kept of ``container``: it must be judged at the next tick."""
         return container in self._histories
 
     def forget(self, container: ContainerKey) -> None:
-        """Drops what is remembered of a container that is gone."""
+        """Drop the state of a container that is gone."""
         self._histories.pop(container, None)
 
     def verdict(
@@ -121,34 +171,64 @@ class Judge:
         at_s: float,
         *,
         apart: bool = False,
+        is_tick: bool = True,
     ) -> Verdict:
-        """The verdict on ``container`` at ``at_s``, given everything that matches now.
+        """Return the verdict on ``container`` at ``at_s``, given everything that matches now.
 
-        ``apart``: its processes have nothing to do with each other; the worst one counts.
+        ``apart``: its processes have nothing to do with each other, and the worst one counts.
+        ``is_tick``: False between two ticks, when a level may rise but not fall.
         """
-        history = self._histories.setdefault(container, _History(since_s=at_s))
-        findings = _held(history, sightings, at_s)
-        telling = of_foremost_process(findings) if apart else findings
-        score = joined_score(signal_scores(telling))
-        self._settle(history, Level.of(score), at_s)
-        if not history.first_seen_s and history.level is Level.CLEAR:
+        history = self._histories.setdefault(container, _History(since_s=at_s, latest_s=at_s))
+        if at_s - history.latest_s > self._max_gap_s:
+            history.first_seen_s, history.held = {}, {}
+        history.latest_s = at_s
+        findings = _findings(history, sightings, at_s)
+        if not apart:
+            findings = self._timed_by_container(history, findings, is_tick=is_tick)
+        counted = of_foremost_process(findings) if apart else findings
+        score = joined_score(signal_scores(counted))
+        self._update_level(history, Level.of(score), at_s, is_tick=is_tick)
+        if not history.first_seen_s and not history.held and history.level is Level.CLEAR:
             self.forget(container)
         return Verdict(
             container, at_s, score, history.level, history.since_s, tuple(_foremost(findings))
         )
 
-    def _settle(self, history: _History, reached: Level, at_s: float) -> None:
-        """A level is the highest of the last ticks': it rises at once and falls late."""
-        history.reached.append(reached)
+    def _update_level(
+        self, history: _History, reached: Level, at_s: float, *, is_tick: bool
+    ) -> None:
+        """Set the level to the highest of the last ticks': it rises at once and falls late."""
+        if is_tick or not history.reached:
+            history.reached.append(reached)
+        else:
+            history.reached[-1] = max(history.reached[-1], reached)
         while len(history.reached) > self._ticks_below:
             history.reached.popleft()
         level = max(history.reached)
         if level is not history.level:
             history.level, history.since_s = level, at_s
 
+    def _timed_by_container(
+        self, history: _History, findings: list[Finding], *, is_tick: bool
+    ) -> list[Finding]:
+        """Return ``findings`` with the time since which the container has had each.
 
-def _held(history: _History, sightings: Iterable[Sighting], at_s: float) -> list[Finding]:
-    """The findings among ``sightings``: those that have matched for as long as their rule asks."""
+        A miner that exits and restarts every few minutes is one miner. A rule that is missed for
+        as many ticks as a level takes to fall starts from zero.
+        """
+        found = {finding.rule for finding in findings}
+        for rule, held in list(history.held.items()):
+            held.ticks_missed = 0 if rule in found else held.ticks_missed + is_tick
+            if held.ticks_missed >= self._ticks_below:
+                del history.held[rule]
+        for finding in findings:
+            held = history.held.setdefault(finding.rule, _Held(finding.since_s))
+            held.since_s = min(held.since_s, finding.since_s)
+        return [replace(each, since_s=history.held[each.rule].since_s) for each in findings]
+
+
+def _findings(history: _History, sightings: Iterable[Sighting], at_s: float) -> list[Finding]:
+    """Return those of ``sightings`` that have held for as long as their rule requires."""
     before, now = history.first_seen_s, {}
     processes: Counter[str] = Counter()
     findings = []
@@ -160,21 +240,25 @@ def _held(history: _History, sightings: Iterable[Sighting], at_s: float) -> list
         key = (rule.id, sighting.process)
         since_s = now[key] = before.get(key, at_s)
         if at_s - since_s >= rule.hold_s:
-            findings.append(
-                Finding(
-                    rule=rule.id,
-                    title=rule.title,
-                    signal=rule.signal,
-                    score=rule.score,
-                    maturity=rule.maturity,
-                    since_s=since_s,
-                    process=sighting.process,
-                    evidence=sighting.evidence,
-                    private=sighting.private,
-                )
-            )
+            findings.append(_finding(sighting, since_s))
     history.first_seen_s = now
     return findings
+
+
+def _finding(sighting: Sighting, since_s: float) -> Finding:
+    rule = sighting.rule
+    return Finding(
+        rule=rule.id,
+        title=rule.title,
+        signal=sighting.signal,
+        score=sighting.score,
+        maturity=rule.maturity,
+        since_s=since_s,
+        process=sighting.process,
+        evidence=sighting.evidence,
+        private=sighting.private,
+        words_only=sighting.words_only,
+    )
 
 
 def _foremost(findings: list[Finding]) -> list[Finding]:

@@ -64,6 +64,7 @@ class Match:
 
     rule: Rule
     evidence: tuple[Evidence, ...]
+    words_only: bool = False  # one argument alone makes it hold, or words in a shell's script
 
 
 class Matcher:

@@ -55,7 +55,11 @@ rules = st.builds(
     [
         ({}, 0),
         ({Signal.IDENTITY: 88}, 88),
-        ({Signal.IDENTITY: 88, Signal.BEHAVIOUR: 29}, 91.48),  # DESIGN: "88 and 29 make 91"
+        ({Signal.IDENTITY: 60, Signal.EXECUTION: 60}, 84),
+        ({Signal.IDENTITY: 35, Signal.BEHAVIOUR: 29}, 53.85),
+        ({Signal.IDENTITY: 88, Signal.BEHAVIOUR: 29}, 89.99),
+        ({Signal.IDENTITY: 60, Signal.BEHAVIOUR: 29}, 69.99),
+        ({Signal.IDENTITY: 15, Signal.BEHAVIOUR: 29}, 29.99),
         ({Signal.COMPUTE: 100, Signal.CONTENT: 0}, 100),
     ],
 )
@@ -73,6 +77,28 @@ def test_a_score_is_0_to_100_and_never_falls_with_a_finding_more(
     extended = Judge().verdict(HERE, [seen(each) for each in [*before, more]], 0)
     assert 0 <= fewer.score <= extended.score <= 100
     assert fewer.level <= extended.level
+
+
+@given(st.dictionaries(st.sampled_from(Signal), scores))
+def test_behaviour_never_changes_a_level(by_signal: dict[Signal, float]) -> None:
+    others: dict[Signal, float] = {
+        signal: n for signal, n in by_signal.items() if signal is not Signal.BEHAVIOUR
+    }
+    with_behaviour = joined_score(by_signal)
+    assert joined_score(others) <= with_behaviour
+    assert Level.of(with_behaviour) is Level.of(joined_score(others))
+
+
+@given(st.lists(st.tuples(rules, st.integers(1, 3)), max_size=20))
+def test_words_alone_never_make_more_than_suspicious(those: list[tuple[Rule, int]]) -> None:
+    words = [
+        Sighting(each, ProcessId(pid, 0), (), words_only=True)
+        for each, pid in those
+        if each.signal is not Signal.BEHAVIOUR
+    ]
+    verdict = Judge().verdict(HERE, words, 0)
+    assert verdict.level <= Level.SUSPICIOUS
+    assert not is_cullable(verdict)
 
 
 @given(st.lists(rules, max_size=20))
@@ -133,6 +159,44 @@ def test_a_rule_that_must_hold_counts_only_once_it_has_held_without_a_break() ->
     assert not judge.verdict(HERE, [seen(patient)], 80).findings
 
 
+def test_a_rule_does_not_hold_while_nothing_is_watched() -> None:
+    judge, patient = Judge(max_gap_s=60), rule(hold_s=300)
+    judge.verdict(HERE, [seen(patient)], 0)
+    assert not judge.verdict(HERE, [seen(patient)], 400).findings
+    for at_s in range(410, 710, 10):
+        verdict = judge.verdict(HERE, [seen(patient)], at_s)
+    (finding,) = verdict.findings
+    assert finding.since_s == 400
+
+
+def test_a_miner_that_restarts_is_one_miner() -> None:
+    judge = Judge(ticks_below=3)
+    for tick in range(200):
+        restarts = tick % 24 == 23
+        sightings = [] if restarts else [seen(rule(score=88), pid=tick // 24)]
+        verdict = judge.verdict(HERE, sightings, tick * 10)
+        assert verdict.level is Level.LIKELY
+        assert [finding.since_s for finding in verdict.findings] == ([] if restarts else [0])
+
+
+def test_on_the_host_each_process_is_timed_by_itself() -> None:
+    judge = Judge()
+    judge.verdict(HERE, [seen(rule(), pid=1)], 0, apart=True)
+    (finding,) = judge.verdict(HERE, [seen(rule(), pid=2)], 10, apart=True).findings
+    assert finding.since_s == 10
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
+def test_between_ticks_a_level_never_falls(execs: list[int]) -> None:
+    judge = Judge(ticks_below=3)
+    level = judge.verdict(HERE, [seen(rule(score=75))], 0).level
+    for number, pid in enumerate(execs):
+        sightings = [seen(rule(score=35), pid)] if pid else []
+        now = judge.verdict(HERE, sightings, number / 100, is_tick=False).level
+        assert now >= level
+        level = now
+
+
 def test_a_rule_holds_for_each_process_by_itself() -> None:
     judge, patient = Judge(), rule(hold_s=60)
     judge.verdict(HERE, [seen(patient, pid=1)], 0)
@@ -163,7 +227,14 @@ def test_a_clear_container_is_not_remembered() -> None:
 @pytest.mark.parametrize(
     ("those", "cullable"),
     [
-        ([rule(score=88), rule("b", score=29, signal=Signal.BEHAVIOUR)], True),
+        ([rule(score=88), rule("b", score=60, signal=Signal.COMPUTE)], True),
+        ([rule(score=88), rule("b", score=29, signal=Signal.BEHAVIOUR)], False),
+        (
+            [rule(score=95, signal=Signal.COMPUTE), rule("b", score=29, signal=Signal.BEHAVIOUR)],
+            False,
+        ),
+        ([rule(score=88), rule("b", score=88, signal=Signal.NETWORK)], False),  # can be planted
+        ([rule(score=88), rule("b", score=75, signal=Signal.CONTENT)], False),
         ([rule(score=99)], False),  # one signal never culls
         ([rule(score=88, maturity=Maturity.TEST), rule("b", signal=Signal.COMPUTE)], False),
         ([rule(score=60), rule("b", score=60, signal=Signal.COMPUTE)], False),  # 84: likely
@@ -177,11 +248,11 @@ def test_only_what_is_confirmed_by_two_stable_signals_may_be_culled(
 
 
 def test_what_two_processes_show_together_is_no_proof_against_either() -> None:
-    word, busy = rule(score=88), rule("b", score=29, signal=Signal.BEHAVIOUR)
-    apart = Judge().verdict(HERE, [seen(word, pid=1), seen(busy, pid=2)], 0)
+    word, computes = rule(score=88), rule("b", score=60, signal=Signal.COMPUTE)
+    apart = Judge().verdict(HERE, [seen(word, pid=1), seen(computes, pid=2)], 0)
     assert apart.level is Level.CONFIRMED
     assert not is_cullable(apart)
-    both = [seen(word, pid=1), seen(busy, pid=2), seen(word, pid=3), seen(busy, pid=3)]
+    both = [seen(word, pid=1), seen(computes, pid=2), seen(word, pid=3), seen(computes, pid=3)]
     assert is_cullable(Judge().verdict(HERE, both, 0))
-    of_container = Sighting(busy, None, ())
+    of_container = Sighting(computes, None, ())
     assert is_cullable(Judge().verdict(HERE, [seen(word, pid=1), of_container], 0))
