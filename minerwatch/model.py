@@ -141,7 +141,7 @@ class Process:
     id: ProcessId
     parent_pid: int  # 0: none that the agent's pid namespace shows
     comm: str  # the kernel's name, 15 bytes at most
-    command_line: str  # arguments joined by one space; "" where hidden
+    command_line: str  # as ``arguments`` writes it; "" where hidden
     image: str  # path of the executable in its own mount namespace, without " (deleted)"
     current_directory: str
     uid: int

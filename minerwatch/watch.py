@@ -45,9 +45,12 @@ from minerwatch.watched import (
     WatchedContainer,
     WatchedProcess,
     collect_static_sightings,
+    count_delayed_cpu,
+    counts,
     newly_found,
     newly_watched,
     observation_of,
+    sighting_of,
     static_facts_of,
 )
 
@@ -208,6 +211,8 @@ class Watch:
         self._timed("tasks", lambda: self._read_tasks(hot))
         touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
         touched += self._match_waiting(_MATCH_S)
+        for watched in hot:
+            count_delayed_cpu(watched, at_s)
         hot += _newly_suspect(touched, hot)
         if self._probes is not None:
             self._probe_s |= self._probes.look(self._suspects(hot), at_s)
@@ -367,6 +372,7 @@ class Watch:
             cores is None
             or cores >= self._examination.hot_cpu_cores
             or bool(watched.static_sightings)
+            or watched.has_delayed
             or key in self._judge
         )
         if watched.is_measured and not is_hot:
@@ -535,6 +541,7 @@ class Watch:
             now = WatchedProcess(process)
             if before is not None and before.process.id == process.id:
                 now.cpu, now.threads = before.cpu, before.threads
+                now.counted_cpu_s = before.counted_cpu_s
             watched.processes[pid] = now
             touched[id(watched)] = watched
             self._young.add(pid)
@@ -679,7 +686,8 @@ class Watch:
                 **static_facts_of(watched, process), **shared, **self._dynamic_facts(process, at_s)
             }  # fmt: skip
             for match in self._matcher.dynamic_matches(facts):
-                yield Sighting(match.rule, process.process.id, match.evidence, match.words_only)
+                if counts(match, process, watched):
+                    yield sighting_of(match, process)
 
     def _hidden_cpu_share(self, watched: WatchedContainer, at_s: float) -> float | None:
         """The share of the container's CPU that none of its visible processes accounts for."""

@@ -9,9 +9,11 @@ from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.match import Match
 from minerwatch.detection.usage import CpuHistory
+from minerwatch.detection.words import DELAY_CPU_S, cpu_s_after
 from minerwatch.model import (
     Connection,
     Container,
+    ContainerKind,
     CpuLimit,
     Facts,
     Finding,
@@ -32,6 +34,8 @@ class WatchedProcess:
     parent: Process | None = None
     facts: Facts | None = None  # static ones, kept while they are asked for each tick
     matches: tuple[Match, ...] = ()
+    has_delayed: bool = False  # matches that count once enough CPU time has been used
+    counted_cpu_s: float = 0.0  # CPU time that its container has counted towards that
     is_to_be_matched: bool = False
     cpu: CpuHistory | None = None  # None while its container is idle
     threads: int = 0
@@ -56,6 +60,9 @@ class WatchedContainer:
     processes: dict[int, WatchedProcess] = field(default_factory=dict)
     static_sightings: tuple[Sighting, ...] = ()
     dynamic_sightings: tuple[Sighting, ...] = ()  # as of the last tick
+    has_delayed: bool = False  # some process has such matches
+    words_cpu_s: float = 0.0  # CPU time of its processes with such matches
+    words_at_s: float = 0.0  # when that was last counted
     is_measured: bool = False  # process by process, at the last tick
     limit: CpuLimit | None = None
     throttled_share: float | None = None
@@ -86,12 +93,43 @@ def static_facts_of(watched: WatchedContainer, process: WatchedProcess) -> Facts
 
 
 def collect_static_sightings(watched: WatchedContainer) -> None:
-    """Brings a container's sightings up to date with those of its processes."""
+    """Bring a container's sightings up to date with the matches of its processes."""
+    watched.has_delayed = False
     watched.static_sightings = tuple(
-        Sighting(match.rule, process.process.id, match.evidence, match.words_only)
+        sighting_of(match, process)
         for process in watched.processes.values()
         for match in process.matches
+        if counts(match, process, watched)
     )
+
+
+def counts(match: Match, process: WatchedProcess, watched: WatchedContainer) -> bool:
+    """Whether a match is a finding yet: see ``words.DELAY_CPU_S``."""
+    if not match.is_delayed:
+        return True
+    process.has_delayed = watched.has_delayed = True
+    is_host = watched.container.kind is ContainerKind.HOST
+    cpu_s = process.counted_cpu_s if is_host else watched.words_cpu_s
+    return cpu_s >= DELAY_CPU_S
+
+
+def sighting_of(match: Match, process: WatchedProcess) -> Sighting:
+    """The match as the judge takes it."""
+    return Sighting(match.rule, process.process.id, match.evidence, match.words_only)
+
+
+def count_delayed_cpu(watched: WatchedContainer, at_s: float) -> None:
+    """Count the CPU time that processes with delayed matches have used since the last tick."""
+    if not watched.has_delayed:
+        return
+    used_s = 0.0
+    for process in watched.processes.values():
+        if process.cpu is not None and process.has_delayed:
+            used_s += max(0.0, process.cpu.cpu_s - process.counted_cpu_s)
+            process.counted_cpu_s = process.cpu.cpu_s
+    watched.words_cpu_s = cpu_s_after(watched.words_cpu_s, used_s, at_s - watched.words_at_s)
+    watched.words_at_s = at_s
+    collect_static_sightings(watched)
 
 
 def newly_found(watched: WatchedContainer) -> list[Finding]:

@@ -17,6 +17,7 @@ from minerwatch.detection.lists import Lists
 from minerwatch.detection.match import Match, Matcher
 from minerwatch.detection.rule import Rule, RuleTest, outline_of
 from minerwatch.detection.why import why
+from minerwatch.detection.words import has_computed, with_arguments
 from minerwatch.errors import RuleError
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict
 
@@ -52,8 +53,16 @@ def failed_tests(
         FailedTest(rule, test, _why(rule, test.facts, lists or Lists()))
         for rule in rules
         for test in rule.tests
-        if any(match.rule.id == rule.id for match in matcher.matches(test.facts)) is not test.holds
+        if _is_failed(rule, test, matcher)
     )
+
+
+def _is_failed(rule: Rule, test: RuleTest, matcher: Matcher) -> bool:
+    """Whether the rule misses what it must match, or is a finding at once where it must not be."""
+    found = [match for match in matcher.matches(test.facts) if match.rule.id == rule.id]
+    if test.holds:
+        return not found
+    return any(not match.is_delayed or has_computed(test.facts, 0.0) for match in found)
 
 
 def _why(rule: Rule, facts: Facts, lists: Lists) -> str:
@@ -113,7 +122,7 @@ def recording(line: bytes | str) -> Recording:
 def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
     """The verdict once the facts have held for the recorded time; ``for:`` is kept."""
     judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
-    sightings = [_sighting(match) for match in matcher.matches(recorded.facts)]
+    sightings = [_sighting(match) for match in _counted(recorded, matcher)]
     judge.verdict(container, sightings, 0.0)
     verdict = judge.verdict(container, sightings, recorded.seconds)
     scores = signal_scores(verdict.findings)
@@ -133,7 +142,7 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
     Each process is there for its own recorded time, up to that moment.
     """
     judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
-    matches = [matcher.matches(each.facts) for each in recordings]
+    matches = [_counted(each, matcher) for each in recordings]
     end_s = max((each.seconds for each in recordings), default=0.0)
     verdict = judge.verdict(container, (), end_s)
     for at_s in sorted({*(end_s - each.seconds for each in recordings), end_s}):
@@ -148,6 +157,12 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
             at_s,
         )
     return verdict
+
+
+def _counted(recorded: Recording, matcher: Matcher) -> list[Match]:
+    """The matches, without the delayed ones of a process that has hardly computed."""
+    computed = has_computed(recorded.facts, recorded.seconds)
+    return [match for match in matcher.matches(recorded.facts) if computed or not match.is_delayed]
 
 
 def _sighting(match: Match, pid: int = 1) -> Sighting:
@@ -180,7 +195,8 @@ def _seconds(value: Any) -> float:
 
 
 def _facts(tree: Mapping[str, Any]) -> Facts:
-    return {name: _fact(name, value) for name, value in tree.items() if value is not None}
+    facts = {name: _fact(name, value) for name, value in tree.items() if value is not None}
+    return with_arguments(facts)
 
 
 def _fact(name: str, value: Any) -> FactValue:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from minerwatch.arguments import arguments_of
 from minerwatch.model import Container, Facts, FactValue, Process
 
 _KERNEL_THREAD_NAME = re.compile(
@@ -45,6 +46,7 @@ def static_facts(process: Process, parent: Process | None) -> Facts:
     }
     if process.command_line:
         facts["CommandLine"] = process.command_line
+        facts["Arguments"] = arguments_of(process.command_line)
     if process.image:
         facts["Image"] = process.image
         facts["ExeDeleted"] = process.exe_deleted

@@ -18,7 +18,10 @@ class Field:
 
 _FIELDS = (
     Field("Image", "", "path of the executable"),
-    Field("CommandLine", "", "arguments joined by one space"),
+    Field(
+        "CommandLine", "", "arguments joined by one blank each; blanks inside are no-break spaces"
+    ),
+    Field("Arguments", "list", "the arguments, one by one, the program's name first"),
     Field("CurrentDirectory", "", "working directory"),
     Field("User", "", "name of the user on the node, or its number"),
     Field("ProcessId", "", "pid as the node sees it"),

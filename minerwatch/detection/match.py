@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeGuard
 
@@ -52,7 +52,12 @@ from minerwatch.detection.text_index import (
     Seen,
     field_indexes,
 )
-from minerwatch.model import Evidence, Facts
+from minerwatch.detection.words import (
+    COMMAND_FIELDS,
+    facts_with_script_words,
+    rests_on_one_argument,
+)
+from minerwatch.model import Evidence, Facts, Signal
 
 MAX_EVIDENCE = 16
 """Pieces of evidence that one match lists; a list of names may match many times over."""
@@ -65,6 +70,7 @@ class Match:
     rule: Rule
     evidence: tuple[Evidence, ...]
     words_only: bool = False  # one argument alone makes it hold, or words in a shell's script
+    is_delayed: bool = False  # it counts once the process has computed: ``words.DELAY_CPU_S``
 
 
 class Matcher:
@@ -101,6 +107,9 @@ class Matcher:
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look only at what never changes for its identity."""
+        return _with_script_words(self._static_matches, facts)
+
+    def _static_matches(self, facts: Facts) -> tuple[Match, ...]:
         found: Found = frozenset()
         for name, index in self._static_indexes:
             value = facts.get(name)
@@ -121,7 +130,7 @@ class Matcher:
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look at what changes from tick to tick."""
-        return self._gated_matches(self._gates, facts)
+        return _with_script_words(lambda each: self._gated_matches(self._gates, each), facts)
 
     def container_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold and look at nothing but what a container's processes share."""
@@ -143,11 +152,29 @@ class Matcher:
         self, candidates: Iterable[_CompiledRule], found: Found, facts: Facts
     ) -> tuple[Match, ...]:
         seen = Seen(found, facts, self._patterns)
-        return tuple(
-            Match(rule.rule, self._evidence(rule.rule, seen))
-            for rule in candidates
-            if rule.holds(seen)
+        return tuple(self._match(rule, seen) for rule in candidates if rule.holds(seen))
+
+    def _match(self, rule: _CompiledRule, seen: Seen) -> Match:
+        words_only = self._rests_on_one_argument(rule, seen.facts)
+        return Match(
+            rule.rule,
+            self._evidence(rule.rule, seen),
+            words_only=words_only,
+            is_delayed=words_only and rule.rule.signal is Signal.IDENTITY,
         )
+
+    def _rests_on_one_argument(self, rule: _CompiledRule, facts: Facts) -> bool:
+        if rule.text_fields.isdisjoint(COMMAND_FIELDS) or rule.rule.signal is Signal.BEHAVIOUR:
+            return False
+        return rests_on_one_argument(facts, lambda each: self._holds(rule, each), _MIN_PLANTED)
+
+    def _holds(self, rule: _CompiledRule, facts: Facts) -> bool:
+        found: set[int] = set()
+        for name in rule.text_fields:
+            value = facts.get(name)
+            if value is not None:
+                found |= self._indexes[name].literals(value)
+        return rule.holds(Seen(found, facts, self._patterns))
 
     def _evidence(self, rule: Rule, seen: Seen) -> tuple[Evidence, ...]:
         """The conditions of a rule that holds which are true and not under a ``not``."""
@@ -177,6 +204,23 @@ class Matcher:
                 return
             case _:
                 yield condition
+
+
+_MIN_PLANTED = 4
+"""Characters of the shortest argument that can make a rule hold by itself."""
+
+
+def _with_script_words(
+    matches: Callable[[Facts], tuple[Match, ...]], facts: Facts
+) -> tuple[Match, ...]:
+    """The matches and, as words only, those that hold if a shell's script is split into words."""
+    found = matches(facts)
+    in_words = facts_with_script_words(facts)
+    if in_words is None:
+        return found
+    known = {match.rule.id for match in found}
+    more = (match for match in matches(in_words) if match.rule.id not in known)
+    return found + tuple(replace(match, words_only=True, is_delayed=False) for match in more)
 
 
 # Rules, compiled.

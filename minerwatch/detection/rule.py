@@ -15,6 +15,7 @@ from minerwatch.detection.document import Document, KeyPath, Value, read_documen
 from minerwatch.detection.fields import is_dynamic, is_of_container
 from minerwatch.detection.lists import Lists
 from minerwatch.detection.selections import DetectionReader, Outline, parsed_by_sigma
+from minerwatch.detection.words import with_arguments
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
@@ -358,7 +359,8 @@ def _tests(document: Document, own: Mapping[str, Value]) -> Iterator[RuleTest]:
 def _test_facts(document: Document, case: Value, at: KeyPath) -> Facts:
     if not isinstance(case, dict):
         raise document.error("minerwatch.tests: a case is a mapping of fields to values", *at)
-    return {name: _test_value(document, value, (*at, name)) for name, value in case.items()}
+    facts = {name: _test_value(document, value, (*at, name)) for name, value in case.items()}
+    return with_arguments(facts)
 
 
 def _test_value(document: Document, value: Value, at: KeyPath) -> FactValue:

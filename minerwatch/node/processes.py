@@ -31,6 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
 from minerwatch.model import Process, ProcessId, ProcessStat
 
 if TYPE_CHECKING:
@@ -310,8 +311,7 @@ class ProcessReader:
             return "", False
         if isinstance(answer, bytes):
             self._stuck.pop(key, None)
-            text = _text(answer.rstrip(b"\0").replace(b"\0", b" "))
-            return (text, False) if text.strip() else ("", True)
+            return _command_line(answer, draft.exe)
         if answer == _STUCK:
             self.failures["deadline"] += 1
             self._stuck[key] = _Retry.after(self._stuck.get(key), self._retry_s)
@@ -775,6 +775,35 @@ def _parsed_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
         )
     except (ValueError, OverflowError):
         return None
+
+
+def _command_line(raw: bytes, image: str) -> tuple[str, bool]:
+    """Return the command line of a cmdline file, and whether the process hides its arguments.
+
+    The arguments are hidden where there are none, and where the process has written a title over
+    them. The title is returned all the same.
+    """
+    arguments = _text(raw.rstrip(b"\0")).split("\0")
+    line = command_line_of(arguments)
+    if not line.strip(f" {NO_BREAK_SPACE}"):
+        return "", True
+    return line, _is_title(raw, arguments, image)
+
+
+def _is_title(raw: bytes, arguments: list[str], image: str) -> bool:
+    """Whether a process wrote this over its arguments, as setproctitle(3bsd) does.
+
+    execve(2) ends each argument with one NUL byte. Over them a shorter title is filled up with
+    more, and a longer one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which
+    has blanks in it unless that is the program's name.
+    """
+    is_filled_up = raw.endswith(_PADDING) or not raw.endswith(b"\0")
+    is_sentence = len(arguments) == 1 and arguments[0] != image and len(arguments[0].split()) > 1
+    return is_filled_up or is_sentence
+
+
+_PADDING = b"\0\0\0"
+"""Two NUL bytes at the end are one empty argument; more are hardly arguments."""
 
 
 def _image(exe: str) -> tuple[str, bool, bool]:

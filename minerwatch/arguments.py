@@ -1,0 +1,56 @@
+r"""The arguments of a process as one line of text, and back. Pure.
+
+In the line a blank stands only between arguments: white space inside an argument is written as a
+no-break space, which looks alike and which no rule's blank or ``\s`` matches. The file name
+``holiday --donate-level 1.mp4`` is one word there and cannot read as an option.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+NO_BREAK_SPACE = "\u00a0"
+
+_INSIDE = str.maketrans(dict.fromkeys(" \t\n\v\f\r", NO_BREAK_SPACE))
+
+_SHELL = re.compile(r"(?:.*/)?-?(?:(?:ba|da|z|k|mk|a|fi|t?c)?sh|busybox|su|runuser|script|flock)")
+_SCRIPT_OPTION = re.compile(r"-[a-z]*c|--command|--session-command")
+_MAX_SHELLS = 4
+"""Shells within the arguments of other programs whose scripts are split into words."""
+
+
+def command_line_of(arguments: Iterable[str]) -> str:
+    """Return the arguments joined by one blank each."""
+    return " ".join(argument.translate(_INSIDE) for argument in arguments)
+
+
+def arguments_of(command_line: str) -> tuple[str, ...]:
+    """Return the arguments of a line that ``command_line_of`` made; none of an empty line."""
+    return tuple(command_line.split(" ")) if command_line else ()
+
+
+def with_script_words(arguments: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the arguments with each shell script among them split into its words.
+
+    A script is the argument after ``-c`` of a shell, wherever the shell stands in the arguments.
+    None if there is no script of several words.
+    """
+    scripts = [place for place in _script_places(arguments) if NO_BREAK_SPACE in arguments[place]]
+    if not scripts:
+        return None
+    words: list[str] = []
+    for place, argument in enumerate(arguments):
+        words += argument.split() if place in scripts else (argument,)
+    return tuple(words)
+
+
+def _script_places(arguments: tuple[str, ...]) -> list[int]:
+    places = []
+    shells = [place for place, each in enumerate(arguments) if _SHELL.fullmatch(each)]
+    for shell in shells[:_MAX_SHELLS]:
+        for place in range(shell + 1, len(arguments) - 1):
+            if _SCRIPT_OPTION.fullmatch(arguments[place]):
+                places.append(place + 1)
+                break
+    return places

@@ -1,0 +1,147 @@
+"""Which matches rest on words that somebody else may have chosen. Pure.
+
+An outsider chooses single arguments of innocent programs: the name of a file to convert, a title, a
+prompt, an address to fetch. Such a match is kept, for it may be a miner's, but it counts as words
+only (``judge``). The test needs no knowledge of programs: a match rests on one argument if the
+rule holds on an ordinary program with that argument alone, and does not hold on the process
+without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from minerwatch.arguments import arguments_of, command_line_of, with_script_words
+from minerwatch.model import Facts
+
+COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))
+
+DELAY_CPU_S = 30.0
+"""CPU time before an argument of a process counts as a finding: readers of words use less."""
+
+FORGOTTEN_CORES = 0.01
+"""Rate at which CPU time that was counted towards the delay is forgotten."""
+
+_PROGRAM = "program"
+_PATH = "/usr/bin/program"
+
+Holds = Callable[[Facts], bool]
+
+
+def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
+    """Return the CPU time counted towards the delay, ``passed_s`` seconds after the last count.
+
+    It is counted by container, so that a process that is replaced again and again is not new each
+    time; and forgotten slowly, so that a month of short commands does not add up.
+    """
+    left_s = max(0.0, counted_s - FORGOTTEN_CORES * passed_s)
+    return min(left_s + used_s, 2 * DELAY_CPU_S)
+
+
+def has_computed(facts: Facts, seconds: float) -> bool:
+    """Whether a recorded process has used the CPU time that the delay asks for."""
+    cpu_s, cores = facts.get("CpuSeconds"), facts.get("CpuCores")
+    if isinstance(cpu_s, int | float):
+        return cpu_s >= DELAY_CPU_S
+    return isinstance(cores, int | float) and cores * seconds >= DELAY_CPU_S
+
+
+def with_arguments(facts: Facts) -> Facts:
+    """Return recorded facts as a live process would show them.
+
+    ``CommandLine`` follows from ``Arguments``; where those were not recorded, they are what the
+    line's blanks separate.
+    """
+    arguments, line = facts.get("Arguments"), facts.get("CommandLine")
+    if isinstance(arguments, tuple):
+        line = command_line_of(arguments)
+        return {**facts, "CommandLine": line, "Arguments": arguments_of(line)}
+    if isinstance(line, str) and line:
+        return {**facts, "Arguments": arguments_of(line)}
+    return facts
+
+
+def facts_with_script_words(facts: Facts) -> Facts | None:
+    """Return the facts with a script or title among the arguments split into words; None: no such.
+
+    A script is what follows ``-c`` of a shell, a title what the process wrote over its arguments.
+    """
+    arguments = facts.get("Arguments")
+    if not isinstance(arguments, tuple):
+        return None
+    if facts.get("CommandLineHidden") is True:
+        words: tuple[str, ...] | None = tuple(" ".join(arguments).split())
+    else:
+        words = with_script_words(arguments)
+    if words is None or words == arguments:
+        return None
+    return {**facts, "CommandLine": " ".join(words), "Arguments": words}
+
+
+def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
+    """Whether a rule that holds on ``facts`` does so by one argument alone.
+
+    ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
+    """
+    planted = {
+        (field, argument)
+        for field, option, argument in _foreign_arguments(facts)
+        if len(argument) >= min_length and _holds_by(facts, holds, field, option, argument)
+    }
+    return bool(planted) and not holds(_without(facts, planted))
+
+
+def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str) -> bool:
+    """Whether the rule holds by an argument alone, or with a common option before it."""
+    if holds(_ordinary(facts, field, argument)):
+        return True
+    return bool(_COMMON_OPTION.fullmatch(option)) and holds(
+        _ordinary(facts, field, f"{option} {argument}")
+    )
+
+
+_COMMON_OPTION = re.compile(
+    "-[A-Za-z]|--(?:address|algo|algorithm|host|input|name|output|password|proxy|server|title|url"
+    "|user|username|wallet)"
+)
+
+
+def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Yield the arguments after a program's own name: field, the argument before, argument."""
+    for field in ("CommandLine", "ParentCommandLine"):
+        line = facts.get(field)
+        if isinstance(line, str):
+            arguments = arguments_of(line)
+            yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
+
+
+def _ordinary(facts: Facts, field: str, arguments: str) -> Facts:
+    """Return the facts of an ordinary program in place of this one, with these arguments."""
+    lines = {"CommandLine": _PROGRAM, "ParentCommandLine": _PROGRAM}
+    lines[field] = f"{_PROGRAM} {arguments}"
+    return {
+        **facts,
+        **lines,
+        "Arguments": arguments_of(lines["CommandLine"]),
+        "Image": _PATH,
+        "ParentImage": _PATH,
+        "Comm": _PROGRAM,
+        "CurrentDirectory": "/",
+    }
+
+
+def _without(facts: Facts, planted: set[tuple[str, str]]) -> Facts:
+    left = dict(facts)
+    for field in ("CommandLine", "ParentCommandLine"):
+        line = facts.get(field)
+        if isinstance(line, str):
+            first, *others = arguments_of(line) or ("",)
+            left[field] = " ".join(
+                (first, *(each for each in others if (field, each) not in planted))
+            )
+    line = left.get("CommandLine")
+    if isinstance(line, str):
+        left["Arguments"] = arguments_of(line)
+    return left
