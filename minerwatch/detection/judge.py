@@ -63,7 +63,7 @@ class Sighting:
 
 @dataclass(slots=True)
 class _Held:
-    """Since when a rule has been found in a container, by whichever process."""
+    """Since when a container has had a rule, by whichever of its processes."""
 
     since_s: float
     ticks_missed: int = 0
@@ -74,11 +74,19 @@ class _History:
     """State kept per container from tick to tick."""
 
     first_seen_s: dict[tuple[str, ProcessId | None], float] = field(default_factory=dict)
-    held: dict[str, _Held] = field(default_factory=dict)  # by rule
+    matched: dict[str, _Held] = field(default_factory=dict)  # rules on what is computed
+    found: dict[str, _Held] = field(default_factory=dict)  # rules, once they are findings
     latest_s: float = 0.0
     reached: deque[Level] = field(default_factory=deque)
     level: Level = Level.CLEAR
     since_s: float = 0.0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a later verdict depends on it."""
+        return self.level is not Level.CLEAR or bool(
+            self.first_seen_s or self.matched or self.found
+        )
 
 
 def signal_scores(findings: Iterable[Finding]) -> dict[Signal, float]:
@@ -180,15 +188,16 @@ class Judge:
         """
         history = self._histories.setdefault(container, _History(since_s=at_s, latest_s=at_s))
         if at_s - history.latest_s > self._max_gap_s:
-            history.first_seen_s, history.held = {}, {}
+            history.first_seen_s, history.matched, history.found = {}, {}, {}
         history.latest_s = at_s
-        findings = _findings(history, sightings, at_s)
-        if not apart:
-            findings = self._timed_by_container(history, findings, is_tick=is_tick)
+        if apart:
+            findings = _findings(history, sightings, at_s)
+        else:
+            findings = self._timed_by_container(history, tuple(sightings), at_s, is_tick=is_tick)
         counted = of_foremost_process(findings) if apart else findings
         score = joined_score(signal_scores(counted))
         self._update_level(history, Level.of(score), at_s, is_tick=is_tick)
-        if not history.first_seen_s and not history.held and history.level is Level.CLEAR:
+        if not history.is_needed:
             self.forget(container)
         return Verdict(
             container, at_s, score, history.level, history.since_s, tuple(_foremost(findings))
@@ -209,22 +218,35 @@ class Judge:
             history.level, history.since_s = level, at_s
 
     def _timed_by_container(
-        self, history: _History, findings: list[Finding], *, is_tick: bool
+        self, history: _History, sightings: tuple[Sighting, ...], at_s: float, *, is_tick: bool
     ) -> list[Finding]:
-        """Return ``findings`` with the time since which the container has had each.
+        """Return the findings, timed over all processes of the container.
 
-        A miner that exits and restarts every few minutes is one miner. A rule that is missed for
-        as many ticks as a level takes to fall starts from zero.
+        A miner that exits and restarts every few minutes is one miner: its findings keep the time
+        of the first. What is computed holds for a container even where each worker lives too
+        short for the rule's ``for:``; words and names do not, for they may be those of a build's
+        many short programs.
         """
-        found = {finding.rule for finding in findings}
-        for rule, held in list(history.held.items()):
-            held.ticks_missed = 0 if rule in found else held.ticks_missed + is_tick
-            if held.ticks_missed >= self._ticks_below:
-                del history.held[rule]
+        computing = {each.rule.id: at_s for each in sightings if each.signal is Signal.COMPUTE}
+        self._update_held(history.matched, computing, is_tick=is_tick)
+        findings = _findings(history, sightings, at_s)
+        found: dict[str, float] = {}
         for finding in findings:
-            held = history.held.setdefault(finding.rule, _Held(finding.since_s))
-            held.since_s = min(held.since_s, finding.since_s)
-        return [replace(each, since_s=history.held[each.rule].since_s) for each in findings]
+            found[finding.rule] = min(finding.since_s, found.get(finding.rule, finding.since_s))
+        self._update_held(history.found, found, is_tick=is_tick)
+        return [replace(each, since_s=history.found[each.rule].since_s) for each in findings]
+
+    def _update_held(
+        self, held: dict[str, _Held], since_s: Mapping[str, float], *, is_tick: bool
+    ) -> None:
+        """Enter the rules that hold now; drop those missed for as long as a level takes to fall."""
+        for rule, each in list(held.items()):
+            each.ticks_missed = 0 if rule in since_s else each.ticks_missed + is_tick
+            if each.ticks_missed >= self._ticks_below:
+                del held[rule]
+        for rule, at_s in since_s.items():
+            known = held.setdefault(rule, _Held(at_s))
+            known.since_s = min(known.since_s, at_s)
 
 
 def _findings(history: _History, sightings: Iterable[Sighting], at_s: float) -> list[Finding]:
@@ -239,6 +261,8 @@ def _findings(history: _History, sightings: Iterable[Sighting], at_s: float) -> 
             continue
         key = (rule.id, sighting.process)
         since_s = now[key] = before.get(key, at_s)
+        matched = history.matched.get(rule.id)
+        since_s = since_s if matched is None else min(since_s, matched.since_s)
         if at_s - since_s >= rule.hold_s:
             findings.append(_finding(sighting, since_s))
     history.first_seen_s = now

@@ -179,6 +179,18 @@ def test_a_miner_that_restarts_is_one_miner() -> None:
         assert [finding.since_s for finding in verdict.findings] == ([] if restarts else [0])
 
 
+@pytest.mark.parametrize(
+    ("signal", "is_found"), [(Signal.COMPUTE, True), (Signal.EXECUTION, False)]
+)
+def test_what_is_computed_holds_over_short_lived_workers(signal: Signal, is_found: bool) -> None:
+    judge, patient = Judge(), rule(score=88, signal=signal, hold_s=300)
+    for tick in range(40):
+        sightings = [] if tick % 4 == 3 else [seen(patient, pid=tick // 2)]
+        verdict = judge.verdict(HERE, sightings, tick * 10)
+    assert (judge.verdict(HERE, [seen(patient, pid=99)], 400).findings != ()) is is_found
+    assert (verdict.level is Level.LIKELY) is is_found
+
+
 def test_on_the_host_each_process_is_timed_by_itself() -> None:
     judge = Judge()
     judge.verdict(HERE, [seen(rule(), pid=1)], 0, apart=True)
