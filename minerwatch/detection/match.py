@@ -57,7 +57,7 @@ from minerwatch.detection.words import (
     facts_with_script_words,
     rests_on_one_argument,
 )
-from minerwatch.model import Evidence, Facts, Signal
+from minerwatch.model import Evidence, Facts, Level, Signal
 
 MAX_EVIDENCE = 16
 """Pieces of evidence that one match lists; a list of names may match many times over."""
@@ -160,7 +160,7 @@ class Matcher:
             rule.rule,
             self._evidence(rule.rule, seen),
             words_only=words_only,
-            is_delayed=words_only and rule.rule.signal is Signal.IDENTITY,
+            is_delayed=words_only and _waits_for_cpu(rule.rule),
         )
 
     def _rests_on_one_argument(self, rule: _CompiledRule, facts: Facts) -> bool:
@@ -204,6 +204,15 @@ class Matcher:
                 return
             case _:
                 yield condition
+
+
+def _waits_for_cpu(rule: Rule) -> bool:
+    """Whether the rule speaks of a miner's names and arguments, and raises a level.
+
+    Rules of other collections speak of programs that do their work in no time.
+    """
+    is_raising = rule.score >= Level.SUSPICIOUS
+    return is_raising and rule.signal is Signal.IDENTITY and not rule.is_foreign
 
 
 _MIN_PLANTED = 4

@@ -75,6 +75,7 @@ class Rule:
     unused_selections: tuple[str, ...] = ()  # named in ``detection`` but not in a condition
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
+    is_foreign: bool = False  # written for another product: it has no key ``minerwatch``
     private: bool = False  # only its id is told outside the node
     secrets: frozenset[tuple[str, str]] = frozenset()
     """Fields and what they are asked for, as evidence tells them, that private lists alone ask."""
@@ -161,6 +162,7 @@ def _rule(
         lists=tuple(sorted(detections.lists_used)),
         unused_selections=detections.unused_selections(),
         id_line=document.line("id"),
+        is_foreign=_is_foreign(document),
         field_lines=detections.field_lines,
     )
 
@@ -172,8 +174,12 @@ def _maturity(document: Document) -> Maturity:
     author of a rule of another collection did not have in mind.
     """
     maturity = Maturity(str(document.content.get("status") or "experimental").lower())
-    is_foreign = "minerwatch" not in document.content
-    return Maturity.TEST if is_foreign and maturity is Maturity.STABLE else maturity
+    is_unfit = _is_foreign(document) and maturity is Maturity.STABLE
+    return Maturity.TEST if is_unfit else maturity
+
+
+def _is_foreign(document: Document) -> bool:
+    return "minerwatch" not in document.content
 
 
 # The header: what kind of document it is, and the keys that are not the detection.

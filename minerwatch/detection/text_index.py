@@ -181,6 +181,7 @@ class FieldIndex:
         )
         self._needed = frozenset(needed.values())
         self._memo: dict[str, frozenset[int]] = {}
+        self._long: tuple[str | None, frozenset[int]] = (None, _NOTHING)  # the latest long text
 
     def literals(self, value: FactValue) -> frozenset[int]:
         """Those that a fact has, or any element of a list."""
@@ -190,6 +191,8 @@ class FieldIndex:
         return frozenset().union(*(self._of_text(text) for text in texts(value)))
 
     def _of_text(self, text: str) -> frozenset[int]:
+        if text == self._long[0]:
+            return self._long[1]
         lower = text.lower()
         true = self._on_lower.found(lower)
         as_folded = folded(lower)
@@ -197,7 +200,9 @@ class FieldIndex:
             true |= self._needed & self._on_lower.found(as_folded)
         true |= self._on_original.found(text)
         found = frozenset(true) if true else _NOTHING
-        if len(text) <= _MEMO_LENGTH:
+        if len(text) > _MEMO_LENGTH:
+            self._long = (text, found)
+        else:
             if len(self._memo) >= _MEMO_TEXTS:
                 self._memo.clear()
             self._memo[text] = found
