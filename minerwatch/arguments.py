@@ -8,6 +8,7 @@ no-break space, which looks alike and which no rule's blank or ``\s`` matches. T
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 
 NO_BREAK_SPACE = "\u00a0"
@@ -28,6 +29,20 @@ def command_line_of(arguments: Iterable[str]) -> str:
 def arguments_of(command_line: str) -> tuple[str, ...]:
     """Return the arguments of a line that ``command_line_of`` made; none of an empty line."""
     return tuple(command_line.split(" ")) if command_line else ()
+
+
+def quoted(command_line: str) -> str:
+    """Return a line of ``command_line_of`` for people: quoted as in a shell where that matters."""
+    return " ".join(map(_quoted, arguments_of(command_line)))
+
+
+def _quoted(argument: str) -> str:
+    text = argument.replace(NO_BREAK_SPACE, " ")
+    is_plain = text != "" and _QUOTED.isdisjoint(text)
+    return text if is_plain else shlex.quote(text)
+
+
+_QUOTED = frozenset(" '\"\\")
 
 
 def with_script_words(arguments: tuple[str, ...]) -> tuple[str, ...] | None:

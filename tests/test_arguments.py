@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import shlex
+
 import re2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from minerwatch.arguments import (
     NO_BREAK_SPACE,
     arguments_of,
     command_line_of,
+    quoted,
     with_script_words,
 )
 
@@ -37,6 +41,19 @@ def test_a_file_name_does_not_read_as_an_option() -> None:
     line = command_line_of(["ffmpeg", "-i", "holiday --donate-level 1.mp4"])
     assert line == f"ffmpeg -i holiday{NO_BREAK_SPACE}--donate-level{NO_BREAK_SPACE}1.mp4"
     assert not re2.search(r"(?:^|\s)--donate-level(?:[=\s]|$)", line)
+
+
+@given(arguments)
+def test_a_quoted_line_reads_as_a_shell_would_read_it(given_arguments: list[str]) -> None:
+    spaced = [re.sub(r"[ \t\n\v\f\r\u00a0]", " ", each) for each in given_arguments]
+    if spaced != [""]:
+        assert shlex.split(quoted(command_line_of(spaced)), comments=False) == spaced
+
+
+def test_only_what_needs_it_is_quoted() -> None:
+    line = command_line_of(["ffmpeg", "-i", "holiday --donate-level 1.mp4", "-vf", "scale=1:2", ""])
+    assert quoted(line) == "ffmpeg -i 'holiday --donate-level 1.mp4' -vf scale=1:2 ''"
+    assert quoted("") == ""
 
 
 def test_a_shells_script_is_split_into_words() -> None:

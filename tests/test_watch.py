@@ -13,8 +13,10 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from minerwatch import watched
 from minerwatch.config import BUILT_IN_RULES, Config, Examination
 from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
@@ -350,6 +352,32 @@ def test_a_level_falls_only_after_three_ticks_below_it(
         levels.append(node.container().verdict.level)
     assert levels[:2] == [Level.LIKELY, Level.LIKELY]
     assert levels[-1] is Level.CLEAR
+
+
+def test_one_argument_counts_once_its_processes_have_computed_restarts_included(
+    node: Node,
+    folder: Path,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watched, "DELAY_CPU_S", 1.0)
+    level = Level.CLEAR
+    for _ in range(100):
+        reader = programs.start("convert", "--donate-level=1", busy=True)
+        cgroups.put(reader, folder)
+        node.tick()
+        level = node.container().verdict.level
+        used_s = psutil.Process(reader.pid).cpu_times().user
+        assert used_s < 1.0, "one process alone must not make it count"
+        if level is not Level.CLEAR:
+            break
+        reader.kill()
+        reader.wait()
+    assert level is Level.SUSPICIOUS
+    findings = node.container().verdict.findings
+    assert any(finding.words_only for finding in findings)
+    assert all(finding.words_only for finding in findings if finding.score >= Level.SUSPICIOUS)
 
 
 def test_other_rules_apply_at_the_next_tick_to_what_is_already_running(
