@@ -17,7 +17,7 @@ from minerwatch.config import MODES, Config, Duration, Mode
 SCHEMA = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.schema.json"
 _OWN = Path(__file__).with_name("values.schema.json")
 
-_CHARTS_OWN = ("listen", "socket", "node")
+_CHARTS_OWN = ("listen", "socket", "node.name", "node.proc", "node.sys")
 """Settings of the agent that the chart makes itself."""
 
 _LIMITS = {
@@ -36,8 +36,12 @@ def schema() -> str:
     """The whole schema as it is written to the chart."""
     whole: Schema = json.loads(_OWN.read_text(encoding="utf-8"))
     of_config = _schema(inspect.type_info(Config))
-    for key in _CHARTS_OWN:
-        del of_config["properties"][key]
+    for setting in _CHARTS_OWN:
+        *sections, key = setting.split(".")
+        held_in = of_config
+        for section in sections:
+            held_in = held_in["properties"][section]
+        del held_in["properties"][key]
     whole["properties"]["config"] = of_config
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 

@@ -39,7 +39,17 @@ def rendered(*options: str) -> tuple[Manifest, ...]:
     """What `helm template` makes; the assertion fails with what it complains about."""
     done = _template(*options)
     assert done.returncode == 0, done.stderr
-    return tuple(each for each in yaml.safe_load_all(done.stdout) if each)
+    return tuple(each for each in yaml.load_all(done.stdout, _StrictLoader) if each)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, as the API server's strict decoding does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        assert repeated == [], f"{node.start_mark}: keys twice: {repeated}"
+        return super().construct_mapping(node, deep)
 
 
 def refusal(*options: str) -> str:

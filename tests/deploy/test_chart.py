@@ -50,6 +50,10 @@ CAPABILITIES = {
     "private-rules": _DEEP | {"NET_ADMIN"},
     "everything": _DEEP | {"NET_ADMIN", "KILL", "SYS_NICE"},
     "minimal": set(),
+    "bottlerocket": _DEEP | {"NET_ADMIN"},
+    "gke-cos": _DEEP,
+    "hub": _DEEP | {"NET_ADMIN"},
+    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "SYS_NICE", "NET_ADMIN"},
 }
 
 PERMISSIONS = {
@@ -70,6 +74,10 @@ PERMISSIONS = {
     | _BUDGET
     | {"get pods", "patch pods", "delete pods", "create pods/eviction"},
     "minimal": set(),
+    "bottlerocket": _OBSERVE | _EVENTS,
+    "gke-cos": _OBSERVE | _EVENTS,
+    "hub": _OBSERVE | _EVENTS,
+    "talos": _OBSERVE | _EVENTS,
 }
 
 ON_CALL = {
@@ -103,6 +111,103 @@ def test_the_api_server_would_take_it(name: str, kubernetes: str) -> None:
     for manifest in release(_SETS[name], kubernetes).manifests:
         if manifest["kind"] not in _OF_OPERATOR:
             kubernetes_validate.validate(manifest, kubernetes, strict=True)
+
+
+_KEYS_OF_LISTS = {
+    "containers": ("name",),
+    "initContainers": ("name",),
+    "env": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "imagePullSecrets": ("name",),
+    "ports": ("port", "containerPort", "protocol"),
+    "hostAliases": ("ip",),
+}
+"""Lists that the API merges by key (x-kubernetes-list-map-keys), which must be unique in them."""
+
+
+@_each_set
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+def test_server_side_apply_would_take_it(name: str, kubernetes: str) -> None:
+    manifests = release(_SETS[name], kubernetes).manifests
+    for manifest in manifests:
+        _require_unique_keys(manifest, manifest["kind"])
+    objects = [
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in manifests
+    ]
+    assert sorted(set(objects), key=str) == sorted(objects, key=str)
+
+
+def _require_unique_keys(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _require_unique_keys(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        by = _KEYS_OF_LISTS.get(path.rpartition(".")[2], ())
+        keys = [tuple(each.get(key) for key in by) for each in value if isinstance(each, dict)]
+        assert not by or len(set(keys)) == len(keys), f"{path}: {keys}"
+        for index, inner in enumerate(value):
+            _require_unique_keys(inner, f"{path}.{index}")
+
+
+@pytest.mark.parametrize(
+    ("listed", "key", "extra"),
+    [
+        ("env", "name", "extraEnv"),
+        ("volumes", "name", "extraVolumes"),
+        ("volumeMounts", "mountPath", "extraVolumeMounts"),
+    ],
+)
+def test_what_the_chart_has_cannot_be_added_again(listed: str, key: str, extra: str) -> None:
+    options = ("-f", str(_SETS["private-rules"]), "--set=config.culling.mode=dry-run")
+    found = Release(rendered(*options))
+    for entry in (found.pod["spec"] | found.agent)[listed]:
+        added = f"--set-json={extra}={json.dumps([entry])}"
+        assert f'{extra}: {key} "{entry[key]}" is used' in refusal(*options, added)
+    twice = json.dumps([{"name": "a", "mountPath": "/a"}] * 2)
+    assert "is used already" in refusal(f"--set-json={extra}={twice}")
+
+
+def test_labels_and_annotations_of_the_operator_replace_only_what_selects_nothing() -> None:
+    ours = {
+        "app.kubernetes.io/name": "theirs",
+        "app.kubernetes.io/part-of": "platform",
+        "checksum/config": "theirs",
+    }
+    options = [
+        f"--set-json={value}={json.dumps(ours)}"
+        for value in ("commonLabels", "podLabels", "podAnnotations", "podMonitor.labels")
+    ]
+    found = Release(rendered(*options, "--set=podMonitor.enabled=true"))
+    labels = found.pod["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "minerwatch"
+    assert labels["app.kubernetes.io/part-of"] == "platform"
+    assert len(found.pod["metadata"]["annotations"]["checksum/config"]) == 64
+    monitor = found.named("PodMonitor")["metadata"]["labels"]
+    assert monitor["app.kubernetes.io/part-of"] == "platform"
+
+
+def test_an_image_pull_secret_is_named_once() -> None:
+    found = Release(rendered('--set-json=image.pullSecrets=["a","b","a"]'))
+    assert found.pod["spec"]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_a_type_of_selinux_for_the_agent() -> None:
+    assert of("bottlerocket").agent["securityContext"]["seLinuxOptions"]["type"] == "super_t"
+    assert "seLinuxOptions" not in of("default").agent["securityContext"]
+
+
+def test_the_pod_network_has_no_exec_events() -> None:
+    found = of("gke-cos")
+    assert "hostNetwork" not in found.pod["spec"]
+    assert found.config["probes"]["execs"] is False  # else the probe fails for ever
+    assert found.of_kind("NetworkPolicy")
+
+
+def test_the_nodes_units_may_be_watched() -> None:
+    assert of("hub").config["node"] == {"units": True}
+    assert "'proc' not allowed" in refusal("--set=config.node.proc=/x")
 
 
 def test_the_chart_says_which_versions_it_is_for() -> None:

@@ -18,14 +18,28 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: agent
 {{- end }}
 
-{{- define "minerwatch.labels" -}}
-{{ include "minerwatch.selectorLabels" . }}
+{{- define "minerwatch.recommendedLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: minerwatch
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- end }}
+
+{{/* Labels of every object: commonLabels replace recommended ones, but never those that select pods. */}}
+{{- define "minerwatch.labels" -}}
+{{- $selector := include "minerwatch.selectorLabels" . | fromYaml }}
+{{- merge $selector .Values.commonLabels (include "minerwatch.recommendedLabels" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{/* Fail if an entry of a list keyed by name is there twice: server-side apply refuses such a list. */}}
+{{- define "minerwatch.requireUnique" -}}
+{{- $names := .own }}
+{{- range .extra }}
+{{- $name := get . $.key }}
+{{- if has $name $names }}
+{{- fail (printf "%s: %s %q is used already: remove it" $.where $.key $name) }}
+{{- end }}
+{{- $names = append $names $name }}
 {{- end }}
 {{- end }}
 
@@ -46,8 +60,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{/* Whether a probe is asked for: "true" or "". What is not set has the agent's own default. */}}
+{{- define "minerwatch.hostNetwork" -}}
+{{- if kindIs "bool" .Values.hostNetwork }}
+{{- if .Values.hostNetwork }}true{{ end }}
+{{- else if dig "probes" "execs" true .Values.config }}true{{ end }}
+{{- end }}
+{{/* Exec events come to the host's network only. */}}
 {{- define "minerwatch.execs" -}}
-{{- if dig "probes" "execs" true .Values.config }}true{{ end }}
+{{- if and (include "minerwatch.hostNetwork" .) (dig "probes" "execs" true .Values.config) }}true{{ end }}
 {{- end }}
 {{- define "minerwatch.tasks" -}}
 {{- if dig "probes" "tasks" true .Values.config }}true{{ end }}
@@ -109,14 +129,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $capabilities | sortAlpha | toJson }}
 {{- end }}
 
-{{- define "minerwatch.hostNetwork" -}}
-{{- if kindIs "bool" .Values.hostNetwork }}
-{{- if .Values.hostNetwork }}true{{ end }}
-{{- else }}
-{{- include "minerwatch.execs" . }}
-{{- end }}
-{{- end }}
-
 {{/* Rule folders in the order in which they stack, as a JSON list of {path, name, kind, items}. */}}
 {{- define "minerwatch.ruleFolders" -}}
 {{- $folders := list }}
@@ -157,6 +169,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 {{- $config := deepCopy .Values.config }}
+{{- if not (include "minerwatch.execs" .) }}
+{{- $_ := set $config "probes" (set (default dict $config.probes) "execs" false) }}
+{{- end }}
 {{- if $shown }}
 {{- $_ := set $config "rules" $shown }}
 {{- end }}
