@@ -31,6 +31,7 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
 from minerwatch.kube.lazy_import import import_lazily
+from minerwatch.kube.verification import verify_as_kubectl
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
@@ -343,7 +344,7 @@ def _in_cluster_client(folder: Path, environment: Mapping[str, str]) -> ApiClien
 
     read_token(configuration)
     configuration.refresh_api_key_hook = read_token
-    return _kept_alive(ApiClient(configuration))
+    return _prepared(ApiClient(configuration))
 
 
 def _kubeconfig_client(files: str, context: str) -> ApiClient:
@@ -359,7 +360,7 @@ def _kubeconfig_client(files: str, context: str) -> ApiClient:
             client_configuration=configuration,
             persist_config=False,
         )
-        return _kept_alive(ApiClient(configuration))
+        return _prepared(ApiClient(configuration))
     except (ConfigException, HTTPError, *_MALFORMED) as error:
         raise ClusterError(f"{files}: context {context!r}: {one_line(error)}") from error
 
@@ -393,8 +394,11 @@ _MALFORMED = (
 """What the client raises for a kubeconfig of another shape."""
 
 
-def _kept_alive(client: ApiClient) -> ApiClient:
-    client.rest_client.pool_manager.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
+def _prepared(client: ApiClient) -> ApiClient:
+    """Return the client, whose connections are kept alive and verify as others' do."""
+    manager = client.rest_client.pool_manager
+    manager.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
+    verify_as_kubectl(manager)
     return client
 
 

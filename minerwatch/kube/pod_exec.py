@@ -6,9 +6,9 @@ For what is asked here they are the same: the first byte of each message says wh
 belongs to (k8s.io/apimachinery, ``remotecommand.constants``); the last message is a Status on the
 stream for errors.
 
-The connection is the official client's, with its TLS, proxies and credentials; the messages are
-read here: its own reader appends to what it holds, which for a snapshot of some MiB is slow, and
-knows no limit.
+Proxies and credentials are the official client's. The connection is opened here, so that it
+verifies certificates as requests do; the messages are read here, since the client's own reader
+appends to what it holds, which for a snapshot of some MiB is slow, and knows no limit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
+from minerwatch.kube.verification import tls_context
 
 if TYPE_CHECKING:
     from websocket import WebSocket
@@ -75,8 +76,8 @@ def output(
 
 
 def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -> WebSocket:
-    from kubernetes.stream.ws_client import create_websocket
-    from websocket import WebSocketBadStatusException, WebSocketException
+    from kubernetes.stream.ws_client import websocket_proxycare
+    from websocket import WebSocket, WebSocketBadStatusException, WebSocketException
 
     path = f"/api/v1/namespaces/{quote(container.namespace)}/pods/{quote(container.pod)}/exec"
     query = [("container", container.name), ("stdout", "true"), ("stderr", "true")]
@@ -84,8 +85,15 @@ def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -
     configuration = cluster.client.configuration
     url = f"ws{cluster.server.removeprefix('http')}{path}?{urlencode(query)}"
     headers = {**credentials(configuration), "sec-websocket-protocol": _SUBPROTOCOLS}
+    options = {"header": [f"{name}: {value}" for name, value in headers.items()]}
     try:
-        socket: WebSocket = create_websocket(configuration, url, headers)
+        tls: dict[str, Any] = {}
+        if url.startswith("wss://"):
+            name = configuration.tls_server_name
+            tls = {"context": tls_context(configuration), "server_hostname": name}
+        socket = WebSocket(sslopt=tls, skip_utf8_validation=False)
+        options = websocket_proxycare(options, configuration, url, headers)
+        socket.connect(url, **options)  # type: ignore[no-untyped-call]
     except WebSocketBadStatusException as error:
         raise _refused(error) from error
     except (WebSocketException, OSError, ValueError) as error:

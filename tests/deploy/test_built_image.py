@@ -26,8 +26,10 @@ from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc
 from tests.deploy.services import DEPLOY
 from tests.deploy.test_image import locked_versions
+from tests.kube import certificates
 from tests.kube.api_server import ApiServer, pod_json
-from tests.kube.conftest import write_kubeconfig
+from tests.kube.certificates import ODD
+from tests.kube.conftest import needs_openssl, write_kubeconfig
 from tests.test_watch import POOL
 
 _BILL = "opt/minerwatch/share/minerwatch/sbom.cdx.json"
@@ -162,6 +164,18 @@ def test_a_cluster_is_read(image: Root, tmp_path: Path) -> None:
         api.put(pod_json("a"))
         kubeconfig = write_kubeconfig(tmp_path / "config", api.url, "first").read_text()
         done = _python_in(image, "-c", _ASKS, kubeconfig)
+    assert done.stdout == "['a']\n", done.stderr
+
+
+@needs_openssl
+@pytest.mark.parametrize("kind", ODD)
+def test_a_clusters_odd_certificates_are_verified(image: Root, tmp_path: Path, kind: str) -> None:
+    """By the image's own Python, which is strict by default."""
+    made = certificates.made(tmp_path, kind)
+    with ApiServer(made.server) as api:
+        api.put(pod_json("a"))
+        path = write_kubeconfig(tmp_path / "config", api.url, "first", made.authority)
+        done = _python_in(image, "-c", _ASKS, path.read_text())
     assert done.stdout == "['a']\n", done.stderr
 
 

@@ -52,7 +52,7 @@ cluster = from_kubeconfig(sys.argv[2])
 pods = json.loads(cluster.call("GET", "/api/v1/pods"))
 print([pod["metadata"]["name"] for pod in pods["items"]])
 cluster.close()
-from kubernetes.stream.ws_client import create_websocket  # as minerwatch.kube.pod_exec does
+from kubernetes.stream.ws_client import websocket_proxycare  # as minerwatch.kube.pod_exec does
 try:
     raise OSError("shown in colours")
 except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -99,12 +100,14 @@ def pod_environment(server: ApiServer) -> dict[str, str]:
     return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
 
 
-def write_kubeconfig(path: Path, url: str, token: str) -> Path:
+def write_kubeconfig(path: Path, url: str, token: str, authority: Path | None = None) -> Path:
+    trusted = base64.b64encode(authority.read_bytes()).decode() if authority else ""
     path.write_text(f"""
 apiVersion: v1
 kind: Config
 clusters:
-  - {{name: here, cluster: {{server: "{url}"}}}}
+  - name: here
+    cluster: {{server: "{url}", certificate-authority-data: "{trusted}"}}
 users:
   - {{name: me, user: {{token: "{token}"}}}}
 contexts:
