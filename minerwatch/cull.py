@@ -222,6 +222,19 @@ class History:
         """The record of a person's word that the pod of ``decision`` is to be left alone."""
         return self._added(_record(decision, Outcome.RELEASED, now), now)
 
+    def release_again(self, record: ActionRecord, now: Moment) -> ActionRecord:
+        """Record that the pod of an earlier ``record`` is to be left alone."""
+        released = msgspec.structs.replace(
+            record,
+            id=f"{record.pod_uid}/release/{now.boot_id}/{now.monotonic_s:.6f}",
+            unix_s=now.unix_s,
+            monotonic_s=now.monotonic_s,
+            boot_id=now.boot_id,
+            outcome=Outcome.RELEASED,
+            processes=(),
+        )
+        return self._added(released, now)
+
     def anchor(self, node: str, now: Moment) -> ActionRecord:
         """What the first line of a log says that goes on where another one ended."""
         ago_s = now.monotonic_s - self._known_since_s
@@ -244,6 +257,16 @@ class History:
             if record.boot_id == boot_id and _may_have_stopped(record)
             for process in record.processes
         )
+
+    def held(self, boot_id: str) -> tuple[ActionRecord, ...]:
+        """Return one record for each pod that may bear the label or have stopped processes."""
+        found = (
+            record
+            for record in self.records()
+            if (record.action is Action.LABEL and _may_have_happened(record))
+            or (record.boot_id == boot_id and _may_have_stopped(record))
+        )
+        return tuple({record.pod_uid: record for record in found}.values())
 
     def has_labelled(self, pod_uid: str) -> bool:
         """Whether the pod was given the quarantine label."""
@@ -366,8 +389,11 @@ _NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACT
 
 
 def _may_have_stopped(record: ActionRecord) -> bool:
-    is_stop = record.action is Action.STOP and not record.dry_run
-    return is_stop and record.outcome not in _NEVER_HAPPENED
+    return record.action is Action.STOP and _may_have_happened(record)
+
+
+def _may_have_happened(record: ActionRecord) -> bool:
+    return not record.dry_run and record.outcome not in _NEVER_HAPPENED
 
 
 def _no_longer_pending(record: ActionRecord) -> ActionRecord:

@@ -549,6 +549,17 @@ class ReleaseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseAllAnswer:
+    """What one node's agent undid of all that culling did there."""
+
+    node: str
+    released: tuple[ReleaseAnswer, ...]
+    acts_no_more: bool  # until it is restarted
+    forgotten: bool  # audit log, evidence and the budget's Lease are removed
+    trouble: tuple[str, ...] = ()  # what concerns no single pod
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """A node of which nothing is known, and why."""
 

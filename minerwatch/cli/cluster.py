@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -23,7 +24,7 @@ from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
 
 if TYPE_CHECKING:
-    from minerwatch.kube.fleet import Agents, Fleet
+    from minerwatch.kube.fleet import AgentPod, Agents, Fleet
 
 _SELECTOR = "app.kubernetes.io/name=minerwatch"
 _TIMEOUT = "20s"
@@ -149,11 +150,14 @@ class ClusterSource:
 
     def __init__(self, scope: Scope) -> None:
         """Raises ClusterError: which kubeconfig, and what is wrong with it."""
-        from minerwatch.kube.client import from_kubeconfig
+        from minerwatch.kube.client import from_kubeconfig, in_cluster, is_in_cluster
         from minerwatch.kube.fleet import Fleet
 
         self._scope = scope
-        self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
+        if is_in_cluster() and not scope.names_a_cluster and not _has_kubeconfig():
+            self._cluster = in_cluster()
+        else:
+            self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
         self._last_agents: Agents | None = None
         self._fleet: Fleet = Fleet(
             self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
@@ -204,13 +208,19 @@ class ClusterSource:
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
         """What the agent of ``node`` answers to an order. Raises OrderError, ClusterError."""
+        agent = next((agent for agent in self.agents().pods if agent.node == node), None)
+        if agent is None:
+            raise OrderError(f"node {node}: it has no agent")
+        return self._ordered(agent, path, order)
+
+    def _ordered(self, agent: AgentPod, path: str, order: bytes) -> bytes:
         from minerwatch.kube.client import ApiError
         from minerwatch.kube.pod_exec import output
         from minerwatch.report.client import ORDER_TIMEOUT_S
 
-        agent = next((agent for agent in self.agents().pods if agent.node == node), None)
-        if agent is None or agent.trouble:
-            raise OrderError(f"node {node}: {agent.trouble if agent else 'it has no agent'}")
+        node = agent.node
+        if agent.trouble:
+            raise OrderError(f"node {node}: {agent.trouble}")
         command = ("minerwatch", "order", path, order.decode())
         try:
             return output(self._cluster, agent.container, command, timeout_s=ORDER_TIMEOUT_S)
@@ -220,11 +230,17 @@ class ClusterSource:
 
     def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
         """Each node with what its agent answers to an order, or in text why it does not."""
-        for agent in self.agents().pods:
+        agents = self.agents().pods
+
+        def answer(agent: AgentPod) -> bytes | str:
             try:
-                yield agent.node, self.ordered(agent.node, path, order)
+                return self._ordered(agent, path, order)
             except OrderError as error:
-                yield agent.node, str(error)
+                return str(error)
+
+        with ThreadPoolExecutor(self._scope.at_once) as threads:
+            nodes = (agent.node for agent in agents)
+            yield from zip(nodes, threads.map(answer, agents), strict=True)
 
     def close(self) -> None:
         """Closes the connections."""

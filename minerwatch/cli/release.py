@@ -11,12 +11,23 @@ import msgspec
 from minerwatch.cli.cluster import Scope, cluster_options
 from minerwatch.cli.options import config_option, configuration, socket_option
 from minerwatch.cli.ordering import Agents
+from minerwatch.model import ReleaseAllAnswer
 from minerwatch.report import orders
-from minerwatch.report.culled import release_text
+from minerwatch.report.culled import release_all_text, release_text
+from minerwatch.report.text import printable
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", required=False)
+@click.option("--all", "everything", is_flag=True, help="All pods, on every node that is asked.")
+@click.option(
+    "--retire", is_flag=True, help="With --all: act no more, until the agents are restarted."
+)
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="With --all: retire, and remove audit logs, evidence and the budget's Lease.",
+)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -24,7 +35,10 @@ from minerwatch.report.culled import release_text
 @socket_option
 @config_option
 def release(
-    target: str,
+    target: str | None,
+    everything: bool,
+    retire: bool,
+    forget: bool,
     output: str,
     socket_path: Path | None,
     config_path: Path | None,
@@ -37,10 +51,27 @@ def release(
 
     \b
     minerwatch release binder/alice
+    minerwatch release --all -n binder       all pods of a namespace
+    minerwatch release --all --retire        before culling is switched off
+    minerwatch release --all --forget        before minerwatch is uninstalled
 
     Exit status: 0 all was undone, or there was nothing to undo; 1 something was not.
     """
+    if everything is (target is not None):
+        raise click.UsageError("name a TARGET, or say --all")
+    if (retire or forget) and not everything:
+        raise click.UsageError("--retire and --forget go with --all")
     agents = Agents(scope, configuration(config_path, ()), socket_path)
+    if target is None:
+        order = orders.ReleaseAllOrder(scope.namespace, retire, forget)
+        is_undone = _release_all(agents, order, output)
+    else:
+        is_undone = _release(agents, target, output)
+    if not is_undone:
+        sys.exit(1)
+
+
+def _release(agents: Agents, target: str, output: str) -> bool:
     status = agents.found(target)
     order = orders.encode(orders.release_order(status))
     answer = orders.release_answer(agents.ordered(status.node, orders.RELEASE, order))
@@ -48,5 +79,22 @@ def release(
     if output == "json":
         text = f"{msgspec.json.encode(answer).decode()}\n"
     click.echo(text, nl=False)
-    if answer.trouble:
-        sys.exit(1)
+    return not answer.trouble
+
+
+def _release_all(agents: Agents, order: orders.ReleaseAllOrder, output: str) -> bool:
+    answers: list[ReleaseAllAnswer] = []
+    is_undone = True
+    for _, body in agents.ordered_everywhere(orders.RELEASE_ALL, orders.encode(order)):
+        if isinstance(body, str):
+            is_undone = False
+            click.echo(f"minerwatch: {printable(body)}", err=True)
+            continue
+        answer = orders.release_all_answer(body)
+        is_undone &= not answer.trouble and not any(each.trouble for each in answer.released)
+        answers.append(answer)
+        if output == "text":
+            click.echo(release_all_text(answer), nl=False)
+    if output == "json":
+        click.echo(msgspec.json.encode(answers))
+    return is_undone

@@ -124,6 +124,23 @@ class AuditLog:
                 os.close(self._holds)
                 self._holds = None
 
+    def remove(self) -> None:
+        """Remove the log with all that belongs to it; raises AuditError. Not to be used any more.
+
+        A folder stays where it is a mount point or holds something else.
+        """
+        self.close()
+        lock = _lock_path(self.path)
+        try:
+            for path in (self.path, _before(self.path), lock):
+                path.unlink(missing_ok=True)
+            if self._folder is not None:
+                self._folder.remove()
+        except OSError as error:
+            raise AuditError(f"{error.filename or self.path}: {_reason(error)}") from error
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
     def _flush(self, go_on: Callable[[], Iterable[AuditLine]]) -> bool:
         try:
             if self._holds is None:
@@ -211,6 +228,15 @@ class _EvidenceFolder:
         if not os.access(self.path, os.W_OK):
             raise PermissionError(errno.EACCES, "cannot be written", str(self.path))
 
+    def remove(self) -> None:
+        """Remove every file of evidence, and the folder if it is empty then."""
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self.path):
+                if entry.is_file(follow_symlinks=False) and entry.name.endswith(".json"):
+                    (self.path / entry.name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
     def _remove_oldest(self, room_bytes: int) -> None:
         files = sorted(
             (entry.stat().st_mtime_ns, entry.name, entry.stat().st_size)
@@ -233,9 +259,13 @@ def _before(path: Path) -> Path:
     return path.with_name(path.name + ".1")
 
 
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
 def _held(path: Path) -> int:
     """A file descriptor that holds the lock of ``path`` for as long as it is open."""
-    lock_path = path.with_name(path.name + ".lock")
+    lock_path = _lock_path(path)
     try:
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from minerwatch.config import ENFORCE, Culling
+from minerwatch.config import ENFORCE, OFF, Culling
 from minerwatch.cull import ActionRecord, Case, Moment, Outcome, Situation, is_circuit_open
 from minerwatch.culling.enforcement import End, Enforcer, Pace
 from minerwatch.culling.evidence import MAX_PROCESSES
@@ -40,6 +40,7 @@ from minerwatch.model import (
     Level,
     Observation,
     ProcessId,
+    ReleaseAllAnswer,
     ReleaseAnswer,
 )
 from minerwatch.report.audit_lines import AuditLine, DecisionLine, rfc3339
@@ -186,10 +187,18 @@ class Culler:
         self._thread.start()
 
     def use(self, settings: Culling, interval_s: float) -> None:
-        """Put other settings in force at once, also for what is under way; but the audit log's."""
+        """Put other settings in force at once, also for what is under way; but the audit log's.
+
+        Switched off, what was stopped or labelled is released: nobody would answer for it.
+        """
         self._own = replace(self._own, interval_s=interval_s)
+        is_switched_off = settings.mode == OFF != self._settings.mode
         self._settings = settings
         self._budget.use(settings.budget)
+        if is_switched_off:
+            with self._has_news:
+                self._asked.append(_Asked(self._release_all))
+                self._has_news.notify_all()
 
     def close(self) -> None:
         """End; an action that is under way is waited for, but for some seconds only."""
@@ -267,6 +276,16 @@ class Culler:
     def release(self, target: Target) -> ReleaseAnswer:
         """Undo what can be undone, and leave the pod alone. Raises TargetError, MinerwatchError."""
         return self._answered(lambda: self._release(target))
+
+    def release_all(
+        self, namespace: str = "", *, retire: bool = False, forget: bool = False
+    ) -> ReleaseAllAnswer:
+        """Undo all that can be undone on this node, in one namespace or ("") in all.
+
+        ``retire``: act no more until settings are read again. ``forget``: nor remember anything.
+        Raises MinerwatchError.
+        """
+        return self._answered(lambda: self._release_all(namespace, retire=retire, forget=forget))
 
     def told_since(self, hours: float) -> tuple[AuditLine, ...]:
         """What the audit log says of the last ``hours``, without evidence. Raises AuditError."""
@@ -474,24 +493,71 @@ class Culler:
     def _release(self, target: Target) -> ReleaseAnswer:
         """First the word, so that nothing is done again; then the undoing."""
         observation = self._found(target)
-        case = self._case(observation)
-        decision = self._journal.decide(case, self._settings)
-        record = self._journal.release(decision)
-        hits = self._actions.resume(tuple(sorted(self._stopped.get(decision.pod_uid, ()))))
+        record = self._journal.release(
+            self._journal.decide(self._case(observation), self._settings)
+        )
+        answer = self._undone(record, observation)
+        self._look_who_stands_still()
+        return answer
+
+    def _release_all(
+        self, namespace: str = "", *, retire: bool = False, forget: bool = False
+    ) -> ReleaseAllAnswer:
+        if retire or forget:
+            self._settings = msgspec.structs.replace(self._settings, mode=OFF)
+        was_forgotten = self._journal.is_forgotten
+        trouble = [self._journal.trouble] if self._journal.trouble and not was_forgotten else []
+        observed = {each.container.pod_uid: each for each in self._watch.observations(0)}
+        released = []
+        for record in self._journal.held():
+            if namespace in ("", record.namespace):
+                release = self._journal.release_again(record)
+                released.append(self._undone(release, observed.get(record.pod_uid)))
+        self._look_who_stands_still()
+        is_undone = not trouble and not any(answer.trouble for answer in released)
+        if forget and is_undone:
+            try:
+                if not was_forgotten:
+                    self._journal.forget()
+                self._budget.forget()
+            except MinerwatchError as error:
+                trouble.append(str(error))
+        elif forget:
+            trouble.append("not all was undone, so the audit log and the Lease are kept")
+        answer = ReleaseAllAnswer(
+            node=self._own.node,
+            released=tuple(each for each in released if _says_something(each)),
+            acts_no_more=retire or forget,
+            forgotten=forget and not trouble,
+            trouble=tuple(trouble),
+        )
+        self._log.info(
+            "released all",
+            node=self._own.node,
+            pods=len(answer.released),
+            acts_no_more=answer.acts_no_more,
+            forgotten=answer.forgotten,
+            trouble=[*trouble, *(each for pod in released for each in pod.trouble)],
+        )
+        return answer
+
+    def _undone(self, record: ActionRecord, observation: Observation | None) -> ReleaseAnswer:
+        """Let the pod's processes go on, and take its label off; ``record`` is the release."""
+        case = self._case(observation) if observation is not None else None
+        hits = self._actions.resume(tuple(sorted(self._stopped.get(record.pod_uid, ()))))
         trouble = [f"process {process.pid}: {why}" for process, why in hits.failed]
         is_unlabelled = False
-        if case.pod is not None:
+        if record.pod:
             try:
-                is_unlabelled = self._enforcer.unlabel(case.pod)
+                is_unlabelled = self._enforcer.unlabel(record)
             except ApiError as error:
                 trouble.append(f"the label: {error}")
         self._tell_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)
-        self._look_who_stands_still()
         return ReleaseAnswer(
             node=self._own.node,
-            namespace=decision.namespace,
-            pod=decision.pod,
-            container=_container_name(observation, case),
+            namespace=record.namespace,
+            pod=record.pod,
+            container=_container_name(observation, case) if observation and case else "",
             resumed=tuple(process.pid for process in hits.hit),
             gone=tuple(process.pid for process in hits.gone),
             label_removed=is_unlabelled,
@@ -499,7 +565,7 @@ class Culler:
         )
 
     def _tell_release(
-        self, record: ActionRecord, case: Case, *, resumed: bool, is_unlabelled: bool
+        self, record: ActionRecord, case: Case | None, *, resumed: bool, is_unlabelled: bool
     ) -> None:
         for was, action in ((resumed, Action.STOP), (is_unlabelled, Action.LABEL)):
             if was:
@@ -511,7 +577,7 @@ class Culler:
             pod=printable(record.pod, 256),
             record=record.id,
         )
-        if case.pod is not None and (resumed or is_unlabelled):
+        if case is not None and case.pod is not None and (resumed or is_unlabelled):
             self._cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
 
 
@@ -535,6 +601,10 @@ def _action_status(record: ActionRecord) -> ActionStatus:
         dry_run=record.dry_run,
         pids=tuple(process.pid for process in record.processes),
     )
+
+
+def _says_something(answer: ReleaseAnswer) -> bool:
+    return bool(answer.resumed or answer.gone or answer.label_removed or answer.trouble)
 
 
 def _container_name(observation: Observation, case: Case) -> str:

@@ -31,7 +31,7 @@ from minerwatch.culling.evidence import MAX_PROCESSES, bundle, file_name
 from minerwatch.culling.journal import Journal
 from minerwatch.kube.actions import Actions, Request, SeenPod, SignalRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, one_line
-from minerwatch.model import Action, Decision, Observation, Pod, ProcessId, Reason
+from minerwatch.model import Action, Decision, Observation, ProcessId, Reason
 from minerwatch.node.executables import ExecutableHasher
 from minerwatch.node.sockets import SocketReader
 from minerwatch.report.audit_lines import DecisionLine
@@ -132,12 +132,12 @@ class Enforcer:
                 self._budget.give_back(record)
         return end
 
-    def unlabel(self, pod: Pod) -> bool:
+    def unlabel(self, record: ActionRecord) -> bool:
         """Whether the pod bore the quarantine label, and does no more. Raises ApiError."""
         label = self._settings().quarantine_label
         for number in range(self._pace.tries):
-            seen = self._actions.look(pod.namespace, pod.name)
-            if seen is None or seen.pod.uid != pod.uid or label.key not in seen.pod.labels:
+            seen = self._actions.look(record.namespace, record.pod)
+            if seen is None or seen.pod.uid != record.pod_uid or label.key not in seen.pod.labels:
                 return False
             try:
                 self._actions.send(unlabelling(seen.pod, label, seen.resource_version))

@@ -24,6 +24,7 @@ MAX_TOLD_LINES = 5000
 """Of the audit log, told at once."""
 
 _NOT_READ = "the audit log has not been read yet"
+_FORGOTTEN = "the audit log was removed by `release --all --forget`: restart the agent"
 _TOLD_KINDS = ("decision", "action", "outcome", "release")
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
@@ -48,6 +49,7 @@ class Journal:
         self._path = Path(settings.log)
         self._audit = AuditLog(settings)
         self._unread = _NOT_READ  # why the log before is not known; "": it is
+        self._is_forgotten = False
         self._lock = threading.Lock()
         self._history = History.started(node, moment())
         self._pods: frozenset[str] = frozenset()  # of which there are records
@@ -57,12 +59,25 @@ class Journal:
         """Why nothing may be done: the log cannot be read or written; "": it can."""
         return self._unread or self._audit.trouble
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Return True once the log was removed."""
+        return self._is_forgotten
+
     def make_ready(self) -> None:
         """Reads what the agent before did, where that has not been; writes what is waiting."""
+        if self._is_forgotten:
+            return
         if self._unread:
             self._load()
         elif self._audit.trouble:
             self._audit.retry(self._go_on)
+
+    def forget(self) -> None:
+        """Remove the log and its evidence; nothing is written from then on. Raises AuditError."""
+        self._is_forgotten = True
+        self._unread = _FORGOTTEN
+        self._audit.remove()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -94,6 +109,11 @@ class Journal:
         with self._lock:
             return self._history.stopped(self._moment().boot_id)
 
+    def held(self) -> tuple[ActionRecord, ...]:
+        """Return one record for each pod that may bear the label or have stopped processes."""
+        with self._lock:
+            return self._history.held(self._moment().boot_id)
+
     # What is remembered and written.
 
     def begin(self, decision: Decision) -> ActionRecord:
@@ -119,6 +139,15 @@ class Journal:
         self.write("release", record=record)
         return record
 
+    def release_again(self, earlier: ActionRecord) -> ActionRecord:
+        """Record that the pod of an ``earlier`` action is to be left alone."""
+        with self._lock:
+            if self._history.is_released(earlier.pod_uid):
+                return earlier
+            record = self._history.release_again(earlier, self._moment())
+        self.write("release", record=record)
+        return record
+
     def write(
         self,
         kind: str,
@@ -130,6 +159,8 @@ class Journal:
         evidence: msgspec.Raw = NO_EVIDENCE,
     ) -> bool:
         """Append a line; whether it is on the disk now."""
+        if self._is_forgotten:
+            return False
         line = AuditLine(
             kind=kind,
             at=rfc3339(self._moment().unix_s),

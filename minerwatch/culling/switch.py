@@ -31,6 +31,10 @@ _JSON = "application/json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _IS_OFF = "culling is off on this node (culling.mode): nothing is done"
 _NO_CLUSTER = "culling is configured, but there is no cluster: nothing is culled"
+_KNOWS_NOTHING = (
+    "culling is off on this node (culling.mode), so nothing is known of what it did before: to"
+    " release that, switch it to dry-run with the ladder as it was"
+)
 _NO_UNDO = "; a process goes on with kill -CONT PID, a label goes with kubectl label pod NAME KEY-"
 
 
@@ -67,7 +71,7 @@ class CullSwitch:
         self._open()
 
     def use(self, config: Config) -> None:
-        """Put other settings in force; switched off, nothing is done from now on."""
+        """Put other settings in force; switched off, all is released and nothing more is done."""
         before, self._config = self._config, config
         if self._culler is None:
             self._open()
@@ -128,6 +132,7 @@ class CullSwitch:
             orders.CULL: lambda body: _answered(lambda: self._cull(body)),
             orders.PREVIEW: lambda body: _answered(lambda: self._preview(body)),
             orders.RELEASE: lambda body: _answered(lambda: self._release(body)),
+            orders.RELEASE_ALL: lambda body: _answered(lambda: self._release_all(body)),
             orders.TOLD: lambda body: _answered(lambda: self._told(body)),
         }
 
@@ -144,6 +149,11 @@ class CullSwitch:
     def _release(self, body: bytes) -> object:
         order = orders.decode(body, orders.ReleaseOrder)
         return self._required(_IS_OFF + _NO_UNDO).release(_target(order))
+
+    def _release_all(self, body: bytes) -> object:
+        order = orders.decode(body, orders.ReleaseAllOrder)
+        culler = self._required(_KNOWS_NOTHING)
+        return culler.release_all(order.namespace, retire=order.retire, forget=order.forget)
 
     def _told(self, body: bytes) -> object:
         order = orders.decode(body, orders.ToldOrder)

@@ -192,6 +192,14 @@ class LeaseBudget:
         """Free the place of an action that was not tried; if it cannot be freed, an hour does."""
         self._changed(lambda read: self._without_place(read, record))
 
+    def forget(self) -> None:
+        """Delete the Lease, if there is one; raises ApiError."""
+        try:
+            self._cluster.call("DELETE", self._path(), timeout_s=self._pace.answer_s)
+        except ApiError as error:
+            if error.reason != "missing":
+                raise
+
     # One change: read, decide, write; again where somebody else was faster.
 
     def _changed(self, change: Callable[[_Read], _Read | bool]) -> bool:

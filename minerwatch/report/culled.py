@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from minerwatch.cull import Outcome
-from minerwatch.model import Action, CullAnswer, CullStatus, ReleaseAnswer
+from minerwatch.model import Action, CullAnswer, CullStatus, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.report.audit_lines import AuditLine, DecisionLine
 from minerwatch.report.figures import age, counted
 from minerwatch.report.text import printable
@@ -78,6 +78,19 @@ def release_text(answer: ReleaseAnswer) -> str:
     if not (answer.resumed or answer.gone or answer.label_removed or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
+    return "\n".join(lines) + "\n"
+
+
+def release_all_text(answer: ReleaseAllAnswer) -> str:
+    """Return what was undone on one node, what could not be, and what follows."""
+    where = f"Node {_name(answer.node)}"
+    lines = [f"{where}: {counted(len(answer.released), 'pod')} released."]
+    lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
+    lines += [f"  Not undone: {printable(each)}" for each in answer.trouble]
+    if answer.forgotten:
+        lines.append("  Audit log, evidence and Lease are removed.")
+    if answer.acts_no_more:
+        lines.append("  The agent acts no more until it is restarted.")
     return "\n".join(lines) + "\n"
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from minerwatch.errors import NOT_JSON, OrderError
-from minerwatch.model import Action, ContainerStatus, CullAnswer, ReleaseAnswer
+from minerwatch.model import Action, ContainerStatus, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 
 CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
+RELEASE_ALL = "/release/all"
 """Paths of the socket that are for POST; a preview decides, but tries nothing."""
 
 MAX_HOURS = 24 * 90
@@ -31,6 +32,14 @@ class CullOrder(ReleaseOrder, frozen=True, forbid_unknown_fields=True):
 
     action: Action
     dry_run: bool = False
+
+
+class ReleaseAllOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Undo everything that culling did on the node."""
+
+    namespace: _Name = ""  # only pods of this one; "": all
+    retire: bool = False  # and act no more until the agent is restarted
+    forget: bool = False  # and remove audit log, evidence and the budget's Lease; retires, too
 
 
 class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +79,11 @@ def cull_answer(body: bytes) -> CullAnswer:
 def release_answer(body: bytes) -> ReleaseAnswer:
     """What came of an order to release. Raises OrderError if that cannot be understood."""
     return _answer(body, ReleaseAnswer)
+
+
+def release_all_answer(body: bytes) -> ReleaseAllAnswer:
+    """Return what came of an order to release all. Raises OrderError if it is unreadable."""
+    return _answer(body, ReleaseAllAnswer)
 
 
 def _answer(body: bytes, kind: type[_Kind]) -> _Kind:

@@ -13,19 +13,31 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
-from minerwatch.model import Action
+from minerwatch.kube import client
+from minerwatch.kube.client import in_cluster
+from minerwatch.model import Action, ReleaseAllAnswer
 from minerwatch.report import orders
 from minerwatch.report.audit_lines import AuditLine
 from minerwatch.report.server import Answer, Posts, SocketListener
 from minerwatch.report.snapshot import encode
 from tests.kube.api_server import ApiServer
-from tests.kube.conftest import write_kubeconfig
+from tests.kube.conftest import (
+    certificate,
+    needs_openssl,
+    pod_environment,
+    service_account,
+    tls_api,
+    write_kubeconfig,
+)
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER, SIMULATION
 from tests.report.test_culled import OBJECTED, PERMITTED, RELEASED, decision
 
+__all__ = ["certificate", "service_account", "tls_api"]  # fixtures
+
 ALICE = f"{MINER.namespace}/{MINER.pod}"
 Typed = Callable[..., Result]
+RELEASED_ALL = ReleaseAllAnswer("node-2", (RELEASED,), acts_no_more=False, forgotten=False)
 LINE = AuditLine("decision", "2026-11-24T10:00:00.000Z", "n", decision=decision("eve"))
 
 
@@ -36,6 +48,7 @@ class Agent:
         self.told: list[tuple[str, object]] = []
         self.cull = Answer(orders.encode(PERMITTED))
         self.release = Answer(orders.encode(RELEASED))
+        self.release_all = Answer(orders.encode(RELEASED_ALL))
 
     def posts(self) -> Posts:
         def take(path: str, body: bytes) -> None:
@@ -49,11 +62,20 @@ class Agent:
             take(orders.RELEASE, body)
             return self.release
 
+        def release_all(body: bytes) -> Answer:
+            take(orders.RELEASE_ALL, body)
+            return self.release_all
+
         def told(body: bytes) -> Answer:
             take(orders.TOLD, body)
             return Answer(msgspec.json.encode([LINE]))
 
-        return {orders.CULL: cull, orders.RELEASE: release, orders.TOLD: told}
+        return {
+            orders.CULL: cull,
+            orders.RELEASE: release,
+            orders.RELEASE_ALL: release_all,
+            orders.TOLD: told,
+        }
 
 
 @pytest.fixture
@@ -123,6 +145,9 @@ def test_a_target_that_is_not_there_is_not_ordered(agent: Agent, typed: Typed) -
         ("cull", "--simulate", "0"),
         ("cull", "--simulate", "100000"),
         ("release",),
+        ("release", ALICE, "--all"),
+        ("release", ALICE, "--forget"),
+        ("release", "--retire"),
     ],
 )
 def test_wrong_usage_is_status_2(agent: Agent, typed: Typed, arguments: tuple[str, ...]) -> None:
@@ -139,6 +164,35 @@ def test_a_release_is_ordered_and_told(agent: Agent, typed: Typed) -> None:
     result = typed("release", ALICE, "-o", "json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["trouble"] == ["process 7: no"]
+
+
+def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
+    result = typed("release", "--all", "-n", "binder")
+    assert result.exit_code == 0
+    assert "Node node-2: 1 pod released." in result.stdout
+    assert "  2 processes go on: 7, 8" in result.stdout
+    assert agent.told == [
+        (orders.RELEASE_ALL, {"namespace": "binder", "retire": False, "forget": False})
+    ]
+    everything = replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)
+    agent.release_all = Answer(orders.encode(everything))
+    result = typed("release", "--all", "--forget")
+    assert result.exit_code == 0
+    assert "Audit log, evidence and Lease are removed." in result.stdout
+    assert "acts no more" in result.stdout
+    assert agent.told[1][1] == {"namespace": "", "retire": False, "forget": True}
+
+
+def test_what_of_all_was_not_released_is_status_1(agent: Agent, typed: Typed) -> None:
+    for trouble in (
+        replace(RELEASED_ALL, trouble=("the log cannot be read",)),
+        replace(RELEASED_ALL, released=(replace(RELEASED, trouble=("process 7: no",)),)),
+    ):
+        agent.release_all = Answer(orders.encode(trouble))
+        result = typed("release", "--all", "--retire", "-o", "json")
+        assert result.exit_code == 1
+        (answer,) = json.loads(result.stdout)
+        assert answer["trouble"] or answer["released"][0]["trouble"]
 
 
 def test_the_past_is_simulated(agent: Agent, typed: Typed) -> None:
@@ -228,3 +282,40 @@ def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:
     assert "node-3: no agent is listening" in result.stderr
     assert "2 left alone" in result.stdout
     assert "eve-on-node-1" in result.stdout
+
+
+def answer_release_all(api: ApiServer, order: orders.ReleaseAllOrder) -> None:
+    """Let the agents of two nodes release all, and that of a third be away."""
+    command = ("minerwatch", "order", orders.RELEASE_ALL, orders.encode(order).decode())
+    for node in ("node-1", "node-2", "node-3"):
+        put_agent(api, node)
+        answer = orders.encode(replace(RELEASED_ALL, node=node))
+        api.runs("minerwatch", f"minerwatch-{node}", Printing(answer), *command)
+    away = Printing(stderr=b"minerwatch: no agent is listening\n", exit_status=1)
+    api.runs("minerwatch", "minerwatch-node-3", away, *command)
+
+
+def test_all_nodes_release_and_one_that_does_not_answer_is_named(
+    api: ApiServer, far: Typed
+) -> None:
+    answer_release_all(api, orders.ReleaseAllOrder(forget=True))
+    result = far("release", "--all", "-A", "--forget")
+    assert result.exit_code == 1
+    assert "node-3: no agent is listening" in result.stderr
+    for node in ("node-1", "node-2"):
+        assert f"Node {node}: 1 pod released." in result.stdout
+
+
+@needs_openssl
+def test_a_job_in_the_cluster_needs_no_kubeconfig(
+    tls_api: ApiServer, service_account: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_release_all(tls_api, orders.ReleaseAllOrder(retire=True))
+    environment = pod_environment(tls_api)
+    monkeypatch.setattr(client, "is_in_cluster", lambda: True)
+    monkeypatch.setattr(client, "in_cluster", lambda: in_cluster(service_account, environment))
+    nowhere = {"KUBECONFIG": "", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    words = ["release", "--all", "--retire", "-A", "--agent-namespace", "minerwatch"]
+    result = CliRunner().invoke(cli, words, env=nowhere)
+    assert "Node node-1: 1 pod released." in result.stdout, result.output
+    assert {each.headers["authorization"] for each in tls_api.requests} == {"Bearer first"}

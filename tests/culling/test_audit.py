@@ -54,6 +54,30 @@ def test_lines_are_on_the_disk_for_their_owner_only(opened: Open, path: Path) ->
     assert log.trouble == ""
 
 
+def test_a_log_is_removed_with_all_that_belongs_to_it(opened: Open, path: Path) -> None:
+    log = opened(folder=str(path.parent / "evidence"), max_mib=1)
+    for number in range(3):
+        assert log.write(line(number, 300_000))
+    assert log.save("a.json", b"{}")
+    assert len([*path.parent.iterdir()]) == 4  # with the one before, its lock and the folder
+    (path.parent / "evidence" / "theirs").touch()
+    log.remove()
+    assert [each.name for each in path.parent.iterdir()] == ["evidence"]
+    assert [each.name for each in (path.parent / "evidence").iterdir()] == ["theirs"]
+
+
+def test_what_was_never_written_is_removed_too(opened: Open, path: Path) -> None:
+    opened(folder=str(path.parent / "evidence")).remove()
+    assert not path.parent.exists()
+
+
+@needs_root
+def test_a_log_that_cannot_be_removed_says_so(opened: Open, path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(AuditError, match=r"audit\.jsonl"):
+        opened().remove()
+
+
 def test_where_there_is_no_log_there_is_nothing(path: Path) -> None:
     assert read(path) == audit.Written((), 0)
 

@@ -713,6 +713,139 @@ def test_a_release_continues_processes_while_the_api_server_is_away(
     until(lambda: state(miner) != STOPPED)
 
 
+# Everything released.
+
+
+def stopped(api: ApiServer, harness: Harness, miner: ProcessId) -> Observation:
+    """One pod whose process was stopped."""
+    observation = eve(api, harness, miner)
+    harness.tick()
+    until(lambda: state(miner) == STOPPED)
+    return observation
+
+
+def test_all_is_released_also_of_pods_that_are_no_longer_watched(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP), events=True)
+    stopped(api, harness, miner)
+    put_pod(api, "jupyter-mallory", "uid-2")
+    harness.culler.use(settings(log, Action.LABEL), 10.0)
+    labelled = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
+    until(lambda: harness.node.identity(labelled.container))
+    harness.tick()
+    assert labels_of(api) == {EVE: set(), "jupyter-mallory": {QUARANTINE}}
+    harness.watch.found.clear()
+
+    answer = harness.culler.release_all("elsewhere")
+    assert (answer.released, answer.trouble) == ((), ())
+    answer = harness.culler.release_all()
+    by_pod = {each.pod: each for each in answer.released}
+    assert by_pod[EVE].resumed == (miner.pid,)
+    assert by_pod["jupyter-mallory"].label_removed
+    assert not answer.acts_no_more
+    assert answer.trouble == ()
+    until(lambda: state(miner) != STOPPED)
+    assert labels_of(api) == {EVE: set(), "jupyter-mallory": set()}
+    assert harness.culler.release_all().released == ()
+    # Both are left alone from then on, and so by the next agent.
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner)
+    harness.watch.ahead_s += 7200
+    harness.tick()
+    assert Reason.RELEASED.value in harness.reasons(observation)
+    harness.close()
+    again = opened(settings(log, Action.STOP), harness.watch)
+    again.tick()
+    assert Reason.RELEASED.value in again.reasons(observation)
+
+
+def labels_of(api: ApiServer) -> dict[str, set[str]]:
+    return {
+        pod["metadata"]["name"]: set(pod["metadata"].get("labels", {})) & {QUARANTINE}
+        for pod in api.items("pods")
+    }
+
+
+def test_an_agent_that_was_restarted_releases_what_the_one_before_stopped(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    stopped(api, harness, miner)
+    harness.close()
+    again = opened(settings(log, Action.STOP, mode=DRY_RUN), harness.watch)
+    (released,) = again.culler.release_all().released
+    assert released.resumed == (miner.pid,)
+    until(lambda: state(miner) != STOPPED)
+
+
+def test_who_retires_acts_no_more_until_settings_are_read_again(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    assert harness.culler.release_all(retire=True).acts_no_more
+    observation = eve(api, harness)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert harness.reasons(observation) == "Culling is off (culling.mode)."
+    assert log.exists()
+    harness.culler.use(settings(log), 10.0)
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_nothing_is_left_of_what_is_forgotten(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    evidence = log.parent / "evidence"
+    audit = Audit(log=str(log), folder=str(evidence))
+    harness = opened(settings(log, Action.STOP, audit=audit))
+    stopped(api, harness, miner)
+    assert [*evidence.iterdir()]
+    assert places(api) == 1
+    for _ in range(2):  # as a hook that is tried again
+        answer = harness.culler.release_all(forget=True)
+        assert (answer.acts_no_more, answer.forgotten, answer.trouble) == (True, True, ())
+    until(lambda: state(miner) != STOPPED)
+    assert api.items(*LEASES) == []
+    assert not log.parent.exists()
+    for _ in range(3):
+        harness.tick()
+    harness.culler.use(settings(log, Action.STOP, audit=audit), 10.0)
+    harness.watch.ahead_s += 7200
+    harness.tick()
+    assert not log.parent.exists(), "nothing is written again"
+    assert state(miner) != STOPPED
+    assert places(api) == 0
+
+
+def test_nothing_is_forgotten_that_could_not_be_undone(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    stopped(api, harness, miner)
+    api.vanish()
+    answer = harness.culler.release_all(forget=True)
+    assert (answer.acts_no_more, answer.forgotten) == (True, False)
+    assert "audit log and the Lease are kept" in answer.trouble[0]
+    assert "label" in answer.released[0].trouble[0]
+    until(lambda: state(miner) != STOPPED)
+    assert log.exists()
+
+
+def test_switched_off_it_lets_go_what_it_holds(
+    api: ApiServer, opened: Open, log: Path, miner: ProcessId
+) -> None:
+    harness = opened(settings(log, Action.STOP))
+    stopped(api, harness, miner)
+    harness.culler.use(settings(log, Action.STOP, mode=OFF), 10.0)
+    until(lambda: state(miner) != STOPPED)
+    harness.settled()
+    assert ("stop", "released") in harness.ended
+    harness.watch.ahead_s += 7200
+    harness.tick()
+    assert state(miner) != STOPPED
+
+
 # By hand.
 
 

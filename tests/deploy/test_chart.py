@@ -11,9 +11,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from generate.manifests import CHART, MANIFESTS, manifests
+from minerwatch.cli.main import cli
 from minerwatch.config import Config, parse
+from minerwatch.kube.fleet import DEFAULT_SELECTOR
 from tests.deploy.chart import (
     NEWEST,
     OLDEST,
@@ -26,6 +29,8 @@ from tests.deploy.chart import (
     rendered,
 )
 from tests.deploy.services import DEPLOY, RULES, program
+from tests.deploy.upgraded import Upgraded
+from tests.kube.conftest import write_kubeconfig
 
 _SETS = {path.stem: path for path in VALUES}
 _each_set = pytest.mark.parametrize("name", _SETS)
@@ -37,9 +42,11 @@ _BUDGET = {
     for verb, name in (
         ("get", "/minerwatch-cull-budget"),
         ("update", "/minerwatch-cull-budget"),
+        ("delete", "/minerwatch-cull-budget"),
         ("create", ""),
     )
 }
+_NAMES = ("minerwatch", "minerwatch-test", "minerwatch-release")
 _DEEP = {"SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"}
 
 CAPABILITIES = {
@@ -333,7 +340,7 @@ def test_every_object_has_the_recommended_labels(name: str) -> None:
     for manifest in of(name).manifests:
         labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == "minerwatch"
-        assert labels["app.kubernetes.io/name"] in ("minerwatch", "minerwatch-test")
+        assert labels["app.kubernetes.io/name"] in _NAMES
         assert labels["app.kubernetes.io/part-of"] == "minerwatch"
         if name == "everything":
             assert labels["team"] == "sre"
@@ -341,8 +348,6 @@ def test_every_object_has_the_recommended_labels(name: str) -> None:
 
 def test_the_commands_take_only_agents_for_agents() -> None:
     """`minerwatch top` looks for this label, and asks whoever bears it."""
-    from minerwatch.kube.fleet import DEFAULT_SELECTOR
-
     key, _, value = DEFAULT_SELECTOR.partition("=")
     bearers = [
         manifest["kind"]
@@ -384,6 +389,74 @@ def test_helm_test_plants_a_canary_without_any_right() -> None:
     port = service["spec"]["ports"][0]["port"]
     url = f"http://{service['metadata']['name']}.minerwatch.svc:{port}/metrics"
     assert f"--metrics={url}" in container["args"]
+
+
+@pytest.mark.parametrize("name", ["cull-dry-run", "cull-enforce", "everything"])
+def test_before_an_uninstallation_the_agents_let_go_what_they_hold(name: str) -> None:
+    found = of(name)
+    (job,) = found.of_kind("Job")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][:3] == ["release", "--all", "--forget"]
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert found.permissions(pod["serviceAccountName"]) == {
+        f"{verb} {what} in minerwatch"
+        for verb, what in (
+            ("get", "pods"),
+            ("list", "pods"),
+            ("create", "pods/exec"),
+            ("get", "pods/exec"),
+        )
+    }
+    for kind in ("Job", "ServiceAccount", "Role", "RoleBinding"):
+        for manifest in found.of_kind(kind):
+            if manifest["metadata"]["name"].startswith("minerwatch-release"):
+                policy = manifest["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+                assert "hook-succeeded" in policy  # it is there for that time only
+    command = CliRunner().invoke(cli, [*container["args"], "--kubeconfig", "/none"])
+    assert "/none: there is no such file" in command.stderr, "the command has these options"
+    # Its pods are not taken for agents.
+    key, _, value = DEFAULT_SELECTOR.partition("=")
+    assert job["spec"]["template"]["metadata"]["labels"][key] != value
+
+
+def test_who_does_not_cull_has_nothing_to_release() -> None:
+    assert not of("default").of_kind("Job")
+    assert not of("minimal").of_kind("Job")
+    options = ("-f", str(_SETS["cull-enforce"]), "--set=releaseHook.enabled=false")
+    assert not Release(rendered(*options)).of_kind("Job")
+
+
+@pytest.mark.parametrize(
+    ("installed", "options", "hooks"),
+    [
+        ("cull-enforce", (), {"pre-upgrade"}),
+        ("cull-dry-run", (), {"pre-upgrade"}),
+        ("default", (), set()),
+        (None, (), set()),
+        ("cull-enforce", ("-f", str(_SETS["cull-enforce"])), {"pre-delete"}),
+        ("cull-enforce", ("-f", str(_SETS["cull-dry-run"])), {"pre-upgrade", "pre-delete"}),
+        ("cull-dry-run", ("-f", str(_SETS["cull-enforce"])), {"pre-delete"}),
+        ("cull-enforce", ("--set=releaseHook.enabled=false",), set()),
+    ],
+)
+def test_before_culling_is_switched_off_the_agents_let_go_what_they_hold(
+    installed: str | None, options: tuple[str, ...], hooks: set[str], tmp_path: Path
+) -> None:
+    """cull-dry-run has no stop on its ladder, so the new agents could let nothing go on."""
+    objects = [of(installed).named("DaemonSet")] if installed else []
+    with Upgraded(objects) as cluster:
+        kubeconfig = write_kubeconfig(tmp_path / "config", cluster.url, "first")
+        asked = ("--dry-run=server", "--disable-openapi-validation", f"--kubeconfig={kubeconfig}")
+        found = Release(rendered(*options, *asked)).of_kind("Job")
+    assert {job["metadata"]["annotations"]["helm.sh/hook"] for job in found} == hooks
+    for job in found:
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        is_uninstall = job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+        assert ("--forget" in container["args"]) is is_uninstall
+        assert ("--retire" in container["args"]) is not is_uninstall
 
 
 def test_whoever_asks_the_port_speaks_as_it_does() -> None:

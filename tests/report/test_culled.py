@@ -8,9 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.cull import ActionRecord, Outcome
-from minerwatch.model import Action, ActionStatus, CullAnswer, CullStatus, ReleaseAnswer
+from minerwatch.model import (
+    Action,
+    ActionStatus,
+    CullAnswer,
+    CullStatus,
+    ReleaseAllAnswer,
+    ReleaseAnswer,
+)
 from minerwatch.report.audit_lines import AuditLine, DecisionLine
-from minerwatch.report.culled import cull_text, release_text, simulation_text
+from minerwatch.report.culled import (
+    cull_text,
+    release_all_text,
+    release_text,
+    simulation_text,
+)
 from minerwatch.report.explanation import explanation
 from minerwatch.report.text import printable
 from tests.report.samples import MINER, NOW, hostile_text
@@ -40,6 +52,9 @@ OBJECTED = replace(
     reasons=("The namespace is protected (binder).", "The pod is too young (3 s, 300 s at least)."),
 )
 RELEASED = ReleaseAnswer("worker-1", "binder", "jupyter-eve", "notebook", (7, 8), (9,), True)
+RELEASED_ALL = ReleaseAllAnswer(
+    "worker-1", (RELEASED, replace(RELEASED, pod="b", container="")), False, False
+)
 STATUS = CullStatus(
     mode="enforce",
     action="observe",
@@ -75,6 +90,12 @@ STATUS = CullStatus(
             "release-trouble",
             release_text(replace(RELEASED, gone=(), trouble=("the label: 403 Forbidden",))),
         ),
+        ("release-all", release_all_text(RELEASED_ALL)),
+        (
+            "release-all-forgotten",
+            release_all_text(replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)),
+        ),
+        ("release-all-trouble", release_all_text(replace(RELEASED_ALL, trouble=("no log",)))),
     ],
 )
 def test_what_is_printed(golden: Golden, name: str, text: str) -> None:

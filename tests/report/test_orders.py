@@ -5,7 +5,7 @@ import pytest
 from minerwatch.errors import OrderError
 from minerwatch.model import Action, CullAnswer
 from minerwatch.report import orders
-from minerwatch.report.orders import CullOrder, ReleaseOrder, ToldOrder
+from minerwatch.report.orders import CullOrder, ReleaseAllOrder, ReleaseOrder, ToldOrder
 from tests.report.samples import MINER
 
 
@@ -35,6 +35,12 @@ def test_what_is_no_order_is_refused(body: bytes) -> None:
         orders.decode(body, CullOrder)
 
 
+def test_to_release_all_is_to_keep_acting_and_remembering_unless_said() -> None:
+    assert orders.decode(b"{}", ReleaseAllOrder) == ReleaseAllOrder("", retire=False, forget=False)
+    with pytest.raises(OrderError, match="no order"):
+        orders.decode(b'{"forget": "yes"}', ReleaseAllOrder)
+
+
 @pytest.mark.parametrize("hours", ["0", "-1", "1e9", '"7"'])
 def test_hours_are_within_bounds(hours: str) -> None:
     with pytest.raises(OrderError):
@@ -46,6 +52,8 @@ def test_an_answer_that_cannot_be_understood_says_so() -> None:
         orders.cull_answer(b"{}")
     with pytest.raises(OrderError, match="cannot be understood"):
         orders.release_answer(b"<html>")
+    with pytest.raises(OrderError, match="cannot be understood"):
+        orders.release_all_answer(b"{}")
 
 
 def test_answers_come_back_as_they_went() -> None:

@@ -108,6 +108,8 @@ def order(data: bytes) -> None:
         if found is not None:
             assert all(len(name) <= 4096 for name in (found.cgroup, found.pod_uid))
             is_publishable(found)
+    everything = _is_refused_in_words(data, orders.ReleaseAllOrder)
+    assert everything is None or len(everything.namespace) <= 4096
     told = _is_refused_in_words(data, orders.ToldOrder)
     assert told is None or 0 < told.hours <= orders.MAX_HOURS
 

@@ -157,6 +157,39 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $numbered | toJson }}
 {{- end }}
 
+{{/* When what culling holds has to be released: hooks of helm, as a JSON list.
+
+Before an uninstallation, where the agents cull. Before an upgrade, where those that are installed cull
+and the new ones would not, or could not let stopped processes go on (KILL); only a helm that upgrades
+can see that, `helm template` sees none that are installed. */}}
+{{- define "minerwatch.releaseHooks" -}}
+{{- $hooks := list }}
+{{- if and .Values.rbac.create .Values.releaseHook.enabled }}
+{{- $installed := lookup "apps/v1" "DaemonSet" .Release.Namespace (include "minerwatch.fullname" .) }}
+{{- $culled := false }}
+{{- range dig "spec" "template" "spec" "volumes" list $installed }}
+{{- if eq .name "audit" }}{{ $culled = true }}{{ end }}
+{{- end }}
+{{- $stopped := false }}
+{{- range dig "spec" "template" "spec" "containers" list $installed }}
+{{- if has "KILL" (dig "securityContext" "capabilities" "add" list .) }}{{ $stopped = true }}{{ end }}
+{{- end }}
+{{- $resumes := has "KILL" (include "minerwatch.capabilities" . | fromJsonArray) }}
+{{- if and $culled (or (not (include "minerwatch.culls" .)) (and $stopped (not $resumes))) }}
+{{- $hooks = append $hooks "pre-upgrade" }}
+{{- end }}
+{{- if include "minerwatch.culls" . }}
+{{- $hooks = append $hooks "pre-delete" }}
+{{- end }}
+{{- end }}
+{{- $hooks | toJson }}
+{{- end }}
+
+{{- define "minerwatch.releaseLabels" -}}
+{{- $own := dict "app.kubernetes.io/name" (printf "%s-release" (include "minerwatch.name" .)) "app.kubernetes.io/component" "release" }}
+{{- merge $own (include "minerwatch.labels" . | fromYaml) | toYaml }}
+{{- end }}
+
 {{/* The agent's configuration file. */}}
 {{- define "minerwatch.config" -}}
 {{- $shown := dig "rules" list .Values.config }}
@@ -184,6 +217,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* How the metrics' port speaks: as config.tls says. */}}
 {{- define "minerwatch.scheme" -}}
 {{- if dig "tls" "certificate" "" .Values.config }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{/* What it takes to ask the agents, in their namespace. */}}
+{{- define "minerwatch.askAgentsRules" -}}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list]
+- apiGroups: [""]
+  resources: [pods/exec]
+  verbs: [create, get]
 {{- end }}
 
 {{- define "minerwatch.subjects" }}
