@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.deploy.chart import (
 from tests.deploy.services import DEPLOY, RULES, program
 from tests.deploy.upgraded import Upgraded
 from tests.kube.conftest import write_kubeconfig
+from tests.kube.test_culling_end_to_end import CULL_RULES
 
 _SETS = {path.stem: path for path in VALUES}
 _each_set = pytest.mark.parametrize("name", _SETS)
@@ -93,6 +95,7 @@ ON_CALL = {
     "list pods in minerwatch",
     "get pods/log in minerwatch",
     "get pods/exec in minerwatch",
+    "get daemonsets.apps in minerwatch",
     "create pods/exec in minerwatch",
 }
 
@@ -228,6 +231,25 @@ def test_only_capabilities_of_what_is_on(name: str) -> None:
     context = of(name).agent["securityContext"]
     assert set(context["capabilities"].get("add", ())) == CAPABILITIES[name]
     assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def test_the_tests_accounts_may_do_what_the_chart_grants_and_no_more() -> None:
+    """Else tests on a real cluster fail, or prove nothing."""
+
+    def granted(rules: Iterable[Mapping[str, Sequence[str]]]) -> set[tuple[str, str, str]]:
+        return {
+            (group, resource, verb)
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+
+    found = of("everything")
+    roles = ["minerwatch-observe", "minerwatch-events", "minerwatch-cull"]
+    chart = granted(rule for name in roles for rule in found.named("ClusterRole", name)["rules"])
+    chart |= granted(found.named("Role", "minerwatch-cull-budget")["rules"])
+    assert granted(CULL_RULES) == chart
 
 
 @_each_set
@@ -408,6 +430,7 @@ def test_before_an_uninstallation_the_agents_let_go_what_they_hold(name: str) ->
             ("list", "pods"),
             ("create", "pods/exec"),
             ("get", "pods/exec"),
+            ("get", "daemonsets.apps"),
         )
     }
     for kind in ("Job", "ServiceAccount", "Role", "RoleBinding"):

@@ -227,6 +227,10 @@ can see that, `helm template` sees none that are installed. */}}
 - apiGroups: [""]
   resources: [pods/exec]
   verbs: [create, get]
+# By which agents are told from pods that are only labelled so.
+- apiGroups: [apps]
+  resources: [daemonsets]
+  verbs: [get]
 {{- end }}
 
 {{- define "minerwatch.subjects" }}
