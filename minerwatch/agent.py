@@ -36,7 +36,7 @@ from minerwatch.model import (
     Identity,
     Observation,
 )
-from minerwatch.node import canary
+from minerwatch.node import canary, confined
 from minerwatch.node.canary import Canary
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
@@ -229,6 +229,9 @@ class Agent:
         )
         self._open = ExitStack()
         _raise_open_file_limit()
+        # First, since threads and processes have the capabilities of those that start them.
+        self._execs, self._execs_off = self._subscribe()
+        self._give_up_net_admin()
         self._reading = RuleReading(self._wake.up, self._reading_failed)
         self._rules = self._reading.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = self._opened_cluster()
@@ -250,7 +253,6 @@ class Agent:
         )
         self._open.callback(self._culling.close)
         self._canary, self._canary_off = self._caged_canary()
-        self._execs, self._execs_off = self._subscribe()
         self._execs_lost = 0
         self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
@@ -383,6 +385,13 @@ class Agent:
             return None, str(error)
         self._open.callback(execs.close)
         return execs, ""
+
+    def _give_up_net_admin(self) -> None:
+        """Only the subscription needs it, and by it the node's network could be changed."""
+        try:
+            confined.give_up("NET_ADMIN")
+        except OSError as error:
+            self._log.warning("NET_ADMIN is kept", reason=str(error))
 
     def _caged_canary(self) -> tuple[Canary | None, str]:
         """What proves that the agent would see a miner, or why that cannot be proved here."""

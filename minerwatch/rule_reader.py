@@ -16,6 +16,7 @@ import sys
 from contextlib import suppress
 
 from minerwatch.detection import rulebook
+from minerwatch.node import confined
 
 _PATIENT = 15
 """The nice value (setpriority(2)) of a process that reads rules again."""
@@ -37,10 +38,12 @@ def main() -> None:
 
 
 def _bound_itself() -> None:
-    """It goes when the agent does; where memory runs out, it goes first."""
+    """It goes when the agent does, may read files only, and goes first where memory runs out."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(sys.argv[1]):
         sys.exit(1)  # the agent went before this was asked for
+    with suppress(OSError):
+        confined.keep("DAC_READ_SEARCH")
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")
 

@@ -16,7 +16,6 @@ import queue
 import re
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -28,6 +27,7 @@ import msgspec
 
 from minerwatch.errors import NOT_JSON, RuleError
 from minerwatch.model import ProcessId
+from minerwatch.node.confined import CONFINED
 
 _MAX_WAITING = 256
 _MAX_REMEMBERED = 4096
@@ -333,7 +333,7 @@ class _Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", _SCANNER, str(os.getpid())],
+            [*CONFINED, "-I", _SCANNER, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -60,8 +60,9 @@ _SCAN_CPU_S = 10.0
 _WINDOW_S = 60
 _MOST_CPU_S = 20
 """Where even a scan's own limit is not kept: RLIMIT_CPU then ends the process."""
-_DATA_BYTES = 512 * _MIB
-"""Of memory that it can write to; address space alone it reserves far more, for each scanner."""
+_DATA_BYTES = 192 * _MIB
+"""Of memory that it can write to (22 are used); address space alone it reserves far more, for each
+scanner."""
 _MAX_MATCHES_PER_PATTERN = 4096
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from minerwatch.model import ProcessId
+from minerwatch.node.confined import CONFINED
 
 MAX_FILE_BYTES = 512 << 20
 _MAX_PROCESSES = 32
@@ -51,7 +51,7 @@ class ExecutableHasher:
         return found
 
     def _printed(self, words: list[str]) -> bytes:
-        command = [sys.executable, "-I", str(_HASHER), self._proc, str(MAX_FILE_BYTES), *words]
+        command = [*CONFINED, "-I", str(_HASHER), self._proc, str(MAX_FILE_BYTES), *words]
         try:
             child = subprocess.Popen(
                 command,

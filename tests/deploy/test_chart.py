@@ -18,6 +18,7 @@ from generate.manifests import CHART, MANIFESTS, manifests
 from minerwatch.cli.main import cli
 from minerwatch.config import Config, parse
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
+from minerwatch.node import content_scanner
 from tests.deploy.chart import (
     NEWEST,
     OLDEST,
@@ -48,6 +49,7 @@ _BUDGET = {
         ("create", ""),
     )
 }
+_AGENT_MIB = 80 + 32  # resident, and of hostile text that is kept
 _NAMES = ("minerwatch", "minerwatch-test", "minerwatch-release")
 _DEEP = {"SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"}
 
@@ -396,6 +398,12 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
         "type": "Localhost",
         "localhostProfile": "minerwatch",
     }
+
+
+def test_the_scanner_of_content_fits_beside_the_agent() -> None:
+    """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
+    limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
+    assert limit_mib >= (content_scanner._DATA_BYTES >> 20) + _AGENT_MIB
 
 
 def test_helm_test_plants_a_canary_without_any_right() -> None:

@@ -496,7 +496,7 @@ def test_the_child_is_bounded_and_keeps_behind(reader: ContentReader, started: S
     assert (child / "stat").read_text().rpartition(")")[2].split()[16] == "19"
     assert (child / "oom_score_adj").read_text() == "1000\n"
     limits = (child / "limits").read_text()
-    assert "Max data size             536870912" in limits
+    assert "Max data size             201326592" in limits
     assert "Max core file size        0" in limits
     assert len(list((child / "fd").iterdir())) == 3
 
