@@ -205,6 +205,28 @@ def test_an_image_pull_secret_is_named_once() -> None:
     assert found.pod["spec"]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
 
 
+def test_an_agent_comes_before_what_tenants_run_and_after_the_system() -> None:
+    """Else a rolled-out agent stays Pending on a full node, which tenants can fill."""
+    found = of("default")
+    (priority,) = found.of_kind("PriorityClass")
+    assert found.pod["spec"]["priorityClassName"] == priority["metadata"]["name"]
+    assert 0 < priority["value"] < 1_000_000_000  # what is above belongs to the system
+    assert priority["preemptionPolicy"] == "PreemptLowerPriority"
+    assert not priority.get("globalDefault")
+    # Those that only pass by take nobody's place.
+    for pod in (*found.of_kind("Pod"), *of("cull-enforce").of_kind("Job")):
+        assert "priorityClassName" not in str(pod)
+
+
+def test_another_priority_class_or_none() -> None:
+    named = of("everything")
+    assert named.pod["spec"]["priorityClassName"] == "system-node-critical"
+    assert not named.of_kind("PriorityClass")
+    without = Release(rendered("--set=priorityClass.create=false"))
+    assert "priorityClassName" not in without.pod["spec"]
+    assert not without.of_kind("PriorityClass")
+
+
 def test_a_type_of_selinux_for_the_agent() -> None:
     assert of("bottlerocket").agent["securityContext"]["seLinuxOptions"]["type"] == "super_t"
     assert "seLinuxOptions" not in of("default").agent["securityContext"]

@@ -66,16 +66,19 @@ _KINDS = {
     "apps/v1": ("DaemonSet",),
     "batch/v1": ("Job",),
     "networking.k8s.io/v1": ("NetworkPolicy",),
+    "scheduling.k8s.io/v1": ("PriorityClass",),
     "rbac.authorization.k8s.io/v1": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
 }
 """What the chart renders, by API version."""
+
+_PLURALS = {"NetworkPolicy": "networkpolicies", "PriorityClass": "priorityclasses"}
 
 
 def _resources(version: str) -> Json:
     resources = [
         {
-            "name": f"{kind.lower().removesuffix('y')}{'ies' if kind.endswith('y') else 's'}",
-            "namespaced": not kind.startswith("Cluster"),
+            "name": _PLURALS.get(kind, f"{kind.lower()}s"),
+            "namespaced": not kind.startswith(("Cluster", "Priority")),
             "kind": kind,
             "verbs": ["get", "list"],
         }
