@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import ssl
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +100,69 @@ def test_the_odd_ones_are_refused_where_verification_is_strict(
         pytest.raises(urllib3.exceptions.SSLError, match="certificate verify failed"),
     ):
         manager.request("GET", server.url, retries=False)
+
+
+ASKS = """
+import json, ssl, sys
+from minerwatch.kube.client import from_kubeconfig
+from minerwatch.kube.pod_exec import Container, output
+assert ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT
+answers = []
+for kubeconfig in sys.argv[1:]:
+    cluster = from_kubeconfig(kubeconfig)
+    cluster.call("GET", "/api/v1/pods")
+    answers.append(output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=10).decode())
+print(json.dumps(answers))
+"""
+NEEDS = ("kubernetes", "msgspec", "pyyaml", "urllib3", "websocket-client")
+
+
+def test_under_a_python_that_is_strict_by_itself(tmp_path: Path) -> None:
+    """The image's is one; make image-test asks by that."""
+    python = _strict_python(tmp_path / "python")
+    kubeconfigs, servers = [], []
+    try:
+        for number, kind in enumerate(ODD):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            certificates = made(folder, kind)
+            servers.append(ApiServer(certificates.server))
+            servers[-1].runs("ns", "p", Printing(b"ok"))
+            url, authority = servers[-1].url, certificates.authority
+            kubeconfigs.append(write_kubeconfig(folder / "config", url, "first", authority))
+        root = Path(__file__).parents[2]
+        done = subprocess.run(
+            [python, "-c", ASKS, *kubeconfigs],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        for server in servers:
+            server.close()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["ok"] * len(ODD)
+
+
+def _strict_python(folder: Path) -> Path:
+    """A Python from 3.13 on with what asking a cluster needs; skips the test where it has none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser())
+    found = [
+        *(shutil.which(f"python3.{minor}") for minor in (13, 14)),
+        *map(str, pyenv.glob("versions/3.1[3-9]*/bin/python3")),
+    ]
+    is_strict = "import sys; sys.exit(sys.version_info < (3, 13))"
+    for python in filter(None, (sys.executable, *found)):
+        asked = subprocess.run([python, "-c", is_strict], capture_output=True, check=False)
+        if asked.returncode == 0:
+            break
+    else:
+        pytest.skip("needs a Python from 3.13 on beside this one: apt install python3.13, or pyenv")
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    uv, target = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
+    install = [uv, "pip", "install", "--quiet", "--python", target, *NEEDS]
+    done = subprocess.run(install, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("installs packages for that Python: run it where a registry can be reached")
+    return target
