@@ -142,7 +142,7 @@ def _ptrace_rows() -> Iterator[Row]:
         yield Row(COST, "", "ptrace, a sample", own_ms / samples, "ms", note=note)
 
 
-def _answer(ask: Callable[[], None], answers: Callable[[], object]) -> None:
+def _answer(ask: Callable[[], object], answers: Callable[[], object]) -> None:
     ask()
     while not answers():
         time.sleep(0.001)

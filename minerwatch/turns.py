@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,13 +16,13 @@ class Turns(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, deque[T]] = {}
+        self._waiting: dict[Hashable, deque[T]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def put(self, owner: int, thing: T) -> None:
+    def put(self, owner: Hashable, thing: T) -> None:
         """Adds a thing of ``owner``."""
         self._waiting.setdefault(owner, deque()).append(thing)
         self._count += 1

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -621,9 +622,10 @@ class Watch:
             watched.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
     def _suspects(self, hot: Iterable[WatchedContainer]) -> list[Suspect]:
-        """Processes with a finding, or that burn CPU; the busiest first."""
-        suspects: list[tuple[float, ProcessId, Suspect]] = []
+        """Processes with a finding, or that burn CPU: the busiest of each owner in turn."""
+        suspects: list[tuple[float, Suspect]] = []
         for watched in hot:
+            owner = watched.container.pod_uid or watched.container.key
             found = {finding.process for finding in watched.verdict.findings}
             for process in watched.processes.values():
                 if process.cpu is None:
@@ -632,10 +634,9 @@ class Watch:
                 has_finding = bool(process.matches) or identity in found
                 if has_finding or cores >= self._examination.suspect_cpu_cores:
                     is_busy = process.cpu.busy_for_s() >= self._examination.suspect_after
-                    suspect = Suspect(identity, process.process.program, has_finding or is_busy)
-                    suspects.append((cores, identity, suspect))
-        suspects.sort(key=lambda each: each[:2], reverse=True)
-        return [suspect for _, _, suspect in suspects[:_MAX_SUSPECTS]]
+                    program, is_settled = process.process.program, has_finding or is_busy
+                    suspects.append((cores, Suspect(identity, program, is_settled, owner)))
+        return _in_turns(suspects, _MAX_SUSPECTS)
 
     # Rules.
 
@@ -780,6 +781,14 @@ def _born_s(process: ProcessId) -> float:
 
 def _is_same(process: Process, stat: ProcessStat) -> bool:
     return (process.id, process.program, process.comm) == (stat.id, stat.program, stat.comm)
+
+
+def _in_turns(suspects: Iterable[tuple[float, Suspect]], limit: int) -> list[Suspect]:
+    """Return the busiest suspect of each owner in turn, so that no owner crowds out another."""
+    turns: Turns[Suspect] = Turns()
+    for _, suspect in sorted(suspects, key=lambda each: (each[0], each[1].process), reverse=True):
+        turns.put(suspect.owner, suspect)
+    return list(islice(iter(turns.take, None), limit))
 
 
 def _newly_suspect(

@@ -1,12 +1,13 @@
-"""What a process's executable and memory hold: the names of the YARA rules that match there.
+"""Names of the YARA rules that match in a process's code: its program, libraries, generated code.
 
 The scanning is done by content_scanner.py in a child that ends when nothing is left to scan; the
 agent itself never loads YARA-X. A thread waits for the child, one process at a time, and nobody
-waits for the thread: an answer comes when it comes.
+waits for the thread: an answer comes when it comes. Containers take turns.
 
-A process can hang whoever reads it: its executable may lie on a file system that it serves itself,
-and it can hold its own memory lock. A child that gets no further is killed. One that cannot even
-be killed is left behind; with a few of those, nothing is scanned until one of them has ended.
+A process can hang its reader: it can hold its own memory lock, and its executable may lie on a file
+system that it serves itself. A child that gets no further is killed. One that cannot even be killed
+is left behind, and nothing more is scanned of the container that it hangs in; with a few of those,
+nothing is scanned until one of them has ended.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import select
 import subprocess
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,9 +28,9 @@ import msgspec
 from minerwatch.errors import NOT_JSON, RuleError
 from minerwatch.model import ProcessId
 from minerwatch.node.confined import CONFINED
+from minerwatch.node.living_thread import living_place
+from minerwatch.node.questions import Question, Questions
 
-_MAX_WAITING = 256
-_MAX_REMEMBERED = 4096
 _MAX_RULE_FILE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 64 << 10
 _MAX_LINES = 10_000
@@ -52,29 +52,24 @@ _RULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _FAILURES = ("unreadable", "permission", "too_large", "timeout", "child", "crowded", "rules")
 _TOLD_FAILURES = frozenset(("unreadable", "permission", "too_large", "timeout"))
 
-_FileKey = tuple[int, int, int, int, int]
-"""Device, inode, times of change of content and of inode in ns, size."""
-
 
 class ContentReader:
-    """Scans executables and memory in a short-lived child, one process at a time.
+    """Scans the code of processes in a short-lived child, one process at a time.
 
     ``failures`` counts what went wrong since the start, by reason: ``permission`` and
     ``unreadable`` for what could not be read, ``too_large`` for what was read in part,
     ``timeout`` for scans that took too long or hung, ``child`` for scanners that ended or talked
-    nonsense, ``crowded`` for questions that were dropped since too many waited, ``rules`` for rule
-    files that are broken: what such a file held before stays in force.
+    nonsense, or hang in a container for good, ``crowded`` for questions that were refused since
+    their container has too many open, ``rules`` for rule files that are broken: what such a file
+    held before stays in force.
     """
 
-    def __init__(self, proc: str, rule_files: Sequence[Path], *, scan_memory: bool = True) -> None:
+    def __init__(self, proc: str, rule_files: Sequence[Path]) -> None:
         self.failures = dict.fromkeys(_FAILURES, 0)
         self._proc = proc
-        self._scan_memory = scan_memory
-        self._asked: set[ProcessId] = set()
-        self._questions: queue.SimpleQueue[ProcessId | _Rules | None] = queue.SimpleQueue()
+        self._questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[str, ...] | None]]
         self._answers = queue.SimpleQueue()
-        self._known: OrderedDict[_FileKey, tuple[str, ...]] = OrderedDict()
         self._avoided: dict[ProcessId, float] = {}
         self._dying: list[_Child] = []
         self._child: _Child | None = None
@@ -83,35 +78,35 @@ class ContentReader:
         self._thread = threading.Thread(target=self._serve, name="content", daemon=True)
         self._thread.start()
 
-    def ask(self, process: ProcessId) -> None:
-        """Wants to know of ``process``; a question that is still open is not asked again."""
-        if process in self._asked:
-            return
-        if len(self._asked) >= _MAX_WAITING:
-            self.failures["crowded"] += 1
-            return
-        self._asked.add(process)
-        self._questions.put(process)
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Want to know of ``process`` of the container ``owner``; False: ask again later.
 
-    def answers(self) -> dict[ProcessId, tuple[str, ...]]:
-        """Names of the rules that matched, of what has been scanned since; it never waits."""
-        found: dict[ProcessId, tuple[str, ...]] = {}
+        A question that is still open is not asked again.
+        """
+        is_open = self._questions.put(process, owner)
+        self.failures["crowded"] += not is_open
+        return is_open
+
+    def answers(self) -> dict[ProcessId, tuple[str, ...] | None]:
+        """Names of the rules that matched, of what was asked; it never waits.
+
+        None: the process could not be scanned.
+        """
+        found: dict[ProcessId, tuple[str, ...] | None] = {}
         while not self._answers.empty():
             process, names = self._answers.get()
-            self._asked.discard(process)
-            if names is not None:
-                found[process] = names
+            self._questions.close(process)
+            found[process] = names
         return found
 
     def use(self, rule_files: Sequence[Path]) -> None:
         """Puts the rules of ``rule_files`` in force, as the files are now."""
         self._rules = _Rules(rule_files, self._rules)
-        self._questions.put(self._rules)
 
     def close(self) -> None:
         """Ends child and thread; it does not wait for what cannot be ended."""
         self._is_closed = True
-        self._questions.put(None)
+        self._questions.wake()
         child = self._child
         if child is not None:
             child.kill()
@@ -122,56 +117,43 @@ class ContentReader:
     def _serve(self) -> None:
         rules = self._rules
         while not self._is_closed:
-            question = self._next()
+            question = self._questions.take(None if self._child is None else _IDLE_S)
             if question is None:
                 self._end_child()
-            elif isinstance(question, _Rules):
-                rules = question
-                self._known.clear()
+                continue
+            if rules is not self._rules:
+                rules = self._rules
                 self._avoided.clear()
                 self._end_child()
-            else:
-                self._answers.put((question, self._scanned(question, rules)))
+            self._answers.put((question.process, self._scanned(question, rules)))
         self._end_child()
 
-    def _next(self) -> ProcessId | _Rules | None:
-        """The next question; None where none comes for some time, or no more will come."""
-        if self._child is None:
-            return self._questions.get()
-        try:
-            return self._questions.get(timeout=_IDLE_S)
-        except queue.Empty:
-            return None
-
-    def _scanned(self, process: ProcessId, rules: _Rules) -> tuple[str, ...] | None:
+    def _scanned(self, question: Question, rules: _Rules) -> tuple[str, ...] | None:
+        process, owner = question
         if self._avoided.get(process, 0.0) > time.monotonic():
             return None
         names: dict[str, None] = {}
         try:
-            child = self._started(rules)
-            if child is None:
-                return None
-            if not self._scan(child, process, names):
+            child = self._started(owner, rules)
+            if child is None or not self._scan(child, process, names):
                 return None
         except TimeoutError:
             self.failures["timeout"] += 1
-            self._avoid(process)
-        except (OSError, *NOT_JSON):
-            if not self._is_closed:
-                self.failures["child"] += 1
-                self._avoid(process)
+        except Exception:  # noqa: BLE001 - whatever the child said, the thread goes on
+            self.failures["child"] += not self._is_closed
         else:
             return tuple(names)
-        self._end_child()
+        self._avoid(process)
+        self._end_child(owner)
         return tuple(names) or None
 
-    def _started(self, rules: _Rules) -> _Child | None:
+    def _started(self, owner: Hashable, rules: _Rules) -> _Child | None:
         """The child that is there, or a new one; None while too many do not end."""
+        self._dying = [each for each in self._dying if not each.has_ended()]
+        if len(self._dying) >= _MAX_DYING or any(each.hung_in == owner for each in self._dying):
+            self.failures["child"] += 1
+            return None
         if self._child is None:
-            self._dying = [child for child in self._dying if not child.has_ended()]
-            if len(self._dying) >= _MAX_DYING:
-                self.failures["child"] += 1
-                return None
             self._child = _Child()
             if self._is_closed:  # close() may have seen no child yet
                 self._child.kill()
@@ -180,51 +162,37 @@ class ContentReader:
 
     def _scan(self, child: _Child, process: ProcessId, names: dict[str, None]) -> bool:
         """Fills ``names``; whether the process was there all the time."""
-        child.put(_Question(process.pid, process.start_ticks, self._proc, self._scan_memory))
+        try:
+            place = living_place(self._proc, process.pid)
+        except OSError:
+            return False
+        child.put(_Question(self._proc, process.pid, place, process.start_ticks))
         until_s = time.monotonic() + _MOST_S
-        key: _FileKey | None = None
-        of_executable: dict[str, None] = {}
         for _ in range(_MAX_LINES):
             told = child.told(until_s)
-            if told.executable is not None and key is None:
-                key = told.executable
-                known = self._known.get(key)
-                child.put(_Known(known is not None))
-                of_executable.update(dict.fromkeys(known or ()))
-                names.update(of_executable)
-            if told.name is not None and _RULE_NAME.fullmatch(told.name):
-                if len(names) < _MAX_NAMES:
-                    names[told.name] = None
-                if told.of_executable:
-                    of_executable[told.name] = None
+            name = _RULE_NAME.fullmatch(told.name or "")
+            if name and len(names) < _MAX_NAMES:
+                names[name[0]] = None
             if told.is_there is not None:
                 break
         else:
             raise ValueError("it does not come to an end")
-        failures = _TOLD_FAILURES.intersection(told.failures)
-        for reason in failures:
+        for reason in _TOLD_FAILURES.intersection(told.failures):
             self.failures[reason] += 1
-        if key is not None and told.is_there and failures <= {"too_large"}:
-            self._remember(key, tuple(of_executable)[:_MAX_NAMES])
         return told.is_there
-
-    def _remember(self, key: _FileKey, names: tuple[str, ...]) -> None:
-        self._known[key] = names
-        self._known.move_to_end(key)
-        if len(self._known) > _MAX_REMEMBERED:
-            self._known.popitem(last=False)
 
     def _avoid(self, process: ProcessId) -> None:
         now_s = time.monotonic()
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
         self._avoided[process] = now_s + _AVOIDED_S
 
-    def _end_child(self) -> None:
+    def _end_child(self, hung_in: Hashable = None) -> None:
         if self._child is not None:
             self._child.end()
+            self._child.hung_in = hung_in
             self._dying.append(self._child)
             self._child = None
-        self._dying = [child for child in self._dying if not child.has_ended()]
+        self._dying = [each for each in self._dying if not each.has_ended()]
 
 
 def compile_errors(rule_files: Sequence[Path]) -> list[RuleError]:
@@ -307,23 +275,17 @@ class _Setup(msgspec.Struct):
 
 
 class _Question(msgspec.Struct):
-    pid: int
-    start_ticks: int
     proc: str
-    scan_memory: bool
-
-
-class _Known(msgspec.Struct):
-    is_known: bool
+    pid: int
+    place: str  # below ``proc``, where its memory is reached
+    start_ticks: int
 
 
 class _Told(msgspec.Struct):
     """One line of the child's; which one shows by what is there."""
 
     broken: list[tuple[int, int, str]] | None = None
-    executable: _FileKey | None = None
     name: str | None = None
-    of_executable: bool = False
     is_there: bool | None = None
     failures: list[str] = []
 
@@ -341,7 +303,7 @@ class _Child:
             start_new_session=True,  # so that Ctrl-C ends the agent, which then ends it
         )
         self._received = bytearray()
-        self._is_killed = False
+        self.hung_in: Hashable = None  # the container of the process that it could not get on with
 
     @property
     def pid(self) -> int:

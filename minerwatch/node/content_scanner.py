@@ -1,4 +1,4 @@
-"""Scans executables and memory with YARA-X, in a process that can be killed.
+"""Scans the code of processes with YARA-X, in a process that can be killed.
 
 The agent runs this file by path and never imports it: YARA-X and whatever a scan takes leave
 memory with the process. It needs nothing of minerwatch. One JSON value a line:
@@ -7,16 +7,25 @@ memory with the process. It needs nothing of minerwatch. One JSON value a line:
 standard input                                      standard output
 ==================================================  ==========================================
 ``{"rules": [[text, earlier text], …]}``            ``{"broken": [[number, line, reason], …]}``
-``{"pid", "start_ticks", "proc", "scan_memory"}``   ``{"executable": [device, inode, …]}``
-``{"is_known"}``: whether to leave the file out     ``{"name", "of_executable"}`` for each match
+``{"proc", "pid", "place", "start_ticks"}``         ``{"name"}`` for each match
 ..                                                  ``{"is_there", "failures": […]}``
 ==================================================  ==========================================
 
-Rules see pieces of 4 to 5 MiB, not files: whatever lies within 512 KiB is seen together.
+Data in memory is not code: anybody may choose what a server receives, an editor opens, a
+compressor reads. So only these are scanned, where /proc/PID/pagemap shows a page present
+(proc_pid_pagemap(5)), so that no page is made, swapped in or fetched from a file for it:
 
-Memory is read where /proc/PID/pagemap shows a page present (proc_pid_pagemap(5)), so that no page
-is made, swapped in or fetched from a file for it. What is small comes first: code, constants and
-words are, data sets are not.
+- executable mappings, generated code included;
+- read-only mappings of a file of which the process has an executable mapping as well: the constants
+  and words of its program and libraries, but no data file, whatever it is called;
+- read-only anonymous mappings without a gap to anonymous executable ones: the constants of a
+  program that was unpacked in memory.
+
+Nothing that the process can write to is code, except generated code that it can execute at the same
+time. That counts only while it is a small part: Lisp and Forth keep their data in such memory, and
+with an executable stack all threads do.
+
+Rules see pieces of 4 to 5 MiB, not mappings: whatever lies within 512 KiB is seen together.
 """
 
 from __future__ import annotations
@@ -30,9 +39,10 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import yara_x
 
@@ -45,9 +55,6 @@ _PIECE_BYTES = _MIB
 _GAP = bytes(64)
 """Between what is not adjacent: no pattern matches across it."""
 
-_HEAD_BYTES = 64 * _MIB
-"""Of an executable's data, holes left out; and what is scanned of its end."""
-_TAIL_BYTES = 16 * _MIB
 _MEMORY_BYTES = 256 * _MIB
 _SMALL_BYTES = 32 * _MIB
 _WALKED_BYTES = 64 << 30
@@ -55,6 +62,8 @@ _WALKED_BYTES = 64 << 30
 _USER_SPACE_END = 1 << 63
 _PAGES_AT_ONCE = 32_768
 _MAX_MAPS_BYTES = 32 * _MIB
+_LEAST_DATA_PER_CODE = 3
+"""So many bytes of data for each byte of writable code: else that is not code, but data too."""
 
 _SCAN_CPU_S = 10.0
 _WINDOW_S = 60
@@ -69,6 +78,7 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
+_READ_IMPLIES_EXEC = 0x0400000  # include/uapi/linux/personality.h
 _MAPPING = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) [0-9a-f]+ ([0-9a-f]{2,4}):([0-9a-f]{2,5})"
     rb" (\d{1,20}) *([^\n]*)"
@@ -80,7 +90,9 @@ _PRESENT_ORDINARY = re.compile(rb"[\xa0-\xbf\xe0-\xff]+")
 
 A page of a device's own memory has no 61: reading that could set off what the device does.
 """
+_DATA = re.compile(rb"^(?:RssAnon|RssShmem|HugetlbPages):[ \t]*(\d{1,18}) kB", re.MULTILINE)
 _OF_THE_KERNEL = (b"[vvar", b"[vdso", b"[vsyscall")
+_DATA_NAMES = (b"[stack]", b"[heap]")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
@@ -94,9 +106,8 @@ def main() -> None:
         spent = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = int(spent.ru_utime + spent.ru_stime) + _MOST_CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
-        scan = _Scan(scanners, f"{question['proc']}/{question['pid']}", question["start_ticks"])
-        is_there = scan.run(lines, scans_memory=question["scan_memory"])
-        _put({"is_there": is_there, "failures": sorted(scan.failures)})
+        scan = _Scan(scanners, question)
+        _put({"is_there": scan.run(), "failures": sorted(scan.failures)})
 
 
 def _bound_itself() -> None:
@@ -166,72 +177,72 @@ def _compiled(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
 class _Scan:
     """Of one process; what went wrong stands in ``failures``."""
 
-    def __init__(self, scanners: list[yara_x.Scanner], folder: str, start_ticks: int) -> None:
+    def __init__(self, scanners: list[yara_x.Scanner], question: Mapping[str, Any]) -> None:
         self.failures: set[str] = set()
         self._scanners = scanners
-        self._folder = folder
-        self._start_ticks = start_ticks
+        self._proc: str = question["proc"]
+        self._pid: int = question["pid"]
+        self._place: str = question["place"]
+        self._start_ticks: int = question["start_ticks"]
         self._until_cpu_s = time.process_time() + _SCAN_CPU_S
         self._fds: list[int] = []
 
-    def run(self, lines: Iterator[bytes], *, scans_memory: bool) -> bool:
+    def run(self) -> bool:
         """Whether the process was there all the time."""
         try:
-            return self._scanned(lines, scans_memory=scans_memory)
+            return self._scanned()
         except OSError as error:
-            self._count(error)
+            if isinstance(error, PermissionError):
+                self.failures.add("permission")
+            elif error.errno not in _GONE:
+                self.failures.add("unreadable")
             return error.errno not in _GONE and self._is_there()
         finally:
             for fd in self._fds:
                 os.close(fd)
 
-    def _scanned(self, lines: Iterator[bytes], *, scans_memory: bool) -> bool:
+    def _scanned(self) -> bool:
         # Each stays with the program that it was opened for, whoever bears the pid later.
-        executable = self._open("exe", os.O_NONBLOCK)  # a lease on the file must not hold it up
-        memory = self._opened_memory() if scans_memory else None
+        memory = _Memory(self._program(), *map(self._open, ("maps", "pagemap", "mem")))
         if not self._is_there():
             return False
-        status = os.fstat(executable)
-        times = (status.st_mtime_ns, status.st_ctime_ns)
-        _put({"executable": [status.st_dev, status.st_ino, *times, status.st_size]})
-        is_whole = _data_bytes(executable, status.st_size) <= _HEAD_BYTES
-        if not json.loads(next(lines))["is_known"]:
-            if not is_whole:
-                self.failures.add("too_large")
-            self._match(_file_pieces(executable, status.st_size), of_executable=True)
-        if memory is not None:
-            of_file = (status.st_dev, status.st_ino) if is_whole else None
-            self._match(memory.pieces(of_file), of_executable=False)
-            self.failures |= memory.failures
+        self._match(memory.pieces())
+        self.failures |= memory.failures
         return self._is_there()
 
-    def _opened_memory(self) -> _Memory | None:
-        try:
-            return _Memory(*map(self._open, ("maps", "pagemap", "mem")))
-        except OSError as error:
-            self._count(error)
-            return None
-
-    def _count(self, error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            self.failures.add("permission")
-        elif error.errno not in _GONE:
-            self.failures.add("unreadable")
-
-    def _open(self, name: str, flags: int = 0) -> int:
-        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CLOEXEC | flags)
+    def _open(self, name: str) -> int:
+        fd = os.open(f"{self._proc}/{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         self._fds.append(fd)
         return fd
 
+    def _read(self, name: str) -> bytes:
+        with open(f"{self._proc}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(65536)
+
+    def _program(self) -> _Program:
+        code_start = int(_stat_fields(self._read(f"{self._place}/stat"))[23])
+        if code_start == 0:
+            raise ProcessLookupError(
+                errno.ESRCH, "it has no memory: it has ended, or is the kernel's"
+            )
+        data_kib = sum(map(int, _DATA.findall(self._read(f"{self._place}/status"))))
+        return _Program(
+            code_start=code_start,
+            data_bytes=data_kib << 10,
+            read_implies_exec=bool(
+                int(self._read(f"{self._place}/personality"), 16) & _READ_IMPLIES_EXEC
+            ),
+        )
+
     def _is_there(self) -> bool:
         try:
-            with open(f"{self._folder}/stat", "rb", buffering=0) as file:  # noqa: PTH123
-                return int(file.read(4096).rpartition(b")")[2].split()[19]) == self._start_ticks
+            stat = _stat_fields(self._read(f"{self._pid}/stat"))
+            return int(stat[19]) == self._start_ticks
         except (OSError, ValueError, IndexError):
             return False
 
-    def _match(self, pieces: Iterable[bytes], *, of_executable: bool) -> None:
-        found: set[str] = set()  # what the executable holds is told also where memory held it
+    def _match(self, pieces: Iterable[bytes]) -> None:
+        found: set[str] = set()
         for window in _windows(pieces):
             if time.process_time() > self._until_cpu_s:
                 self.failures.add("timeout")
@@ -246,8 +257,13 @@ class _Scan:
                 self.failures.add("timeout")
                 return
             for name in sorted(names - found):
-                _put({"name": name, "of_executable": of_executable})
+                _put({"name": name})
             found |= names
+
+
+def _stat_fields(stat: bytes) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on (proc_pid_stat(5))."""
+    return stat.rpartition(b")")[2].split()
 
 
 def _windows(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -270,51 +286,114 @@ def _windows(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-# Files. They are read, never mapped: whoever truncates a mapped file kills its reader.
+# Memory.
 
 
-def _file_pieces(fd: int, size: int) -> Iterator[bytes]:
-    """The data at the beginning of a file and at its end."""
-    tail = max(0, size - _TAIL_BYTES)
-    left = _HEAD_BYTES
-    for start, end in _extents(fd, 0, size):
-        stop = min(end, start + left)
-        yield from _read_pieces(fd, start, stop)
-        yield _GAP
-        left -= stop - start
-        if left <= 0:
-            tail = max(tail, stop)
-            break
-    else:
-        return
-    for start, end in _extents(fd, tail, size):
-        yield from _read_pieces(fd, start, end)
-        yield _GAP
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """Facts of a process that decide on which of its mappings are code."""
+
+    code_start: int  # an address in its executable's code
+    data_bytes: int  # resident, all that it can write to, writable code included
+    read_implies_exec: bool  # a personality: whatever it can read it may execute
 
 
-def _data_bytes(fd: int, size: int) -> int:
-    """How much data a file holds, counted until it is too much."""
-    total = 0
-    for start, end in _extents(fd, 0, size):
-        total += end - start
-        if total > _HEAD_BYTES:
-            break
-    return total
+_File = tuple[bytes, bytes, bytes, bytes]
+"""Device, inode and path as maps shows them: Btrfs gives files of two subvolumes the same inode."""
 
 
-def _extents(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file has data, as lseek(2) tells; where it does not tell, all of it."""
-    at = start
-    while at < size:
-        try:
-            data = os.lseek(fd, at, os.SEEK_DATA)
-            hole = os.lseek(fd, data, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # that says: only a hole is left
-                yield at, size
-            return
-        yield data, min(hole, size)
-        at = hole
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    """A mapping that may be code: executable, or at least not writable."""
+
+    start: int
+    end: int
+    is_executable: bool
+    is_writable: bool
+    file: _File | None  # None: anonymous
+    is_data: bool  # the first stack, or the heap
+    pages: re.Pattern[bytes]
+
+
+class _Memory:
+    """A process's memory, by its open files maps, pagemap and mem."""
+
+    def __init__(self, program: _Program, maps: int, pagemap: int, mem: int) -> None:
+        self.failures: set[str] = set()
+        self._maps = maps
+        self._pagemap = pagemap
+        self._mem = mem
+        self._program = program
+
+    def pieces(self) -> Iterator[bytes]:
+        """What is resident of its code, most telling first."""
+        left = _MEMORY_BYTES
+        walked = 0
+        for number, mapping in enumerate(self._code()):
+            if number:  # rules may ask for what a file begins with
+                yield _GAP
+            for start, end in self._resident(mapping, _WALKED_BYTES - walked):
+                stop = min(end, start + left)
+                yield from _read_pieces(self._mem, start, stop)
+                left -= stop - start
+                if left <= 0:
+                    self.failures.add("too_large")
+                    return
+            walked += mapping.end - mapping.start
+            if walked >= _WALKED_BYTES:
+                self.failures.add("too_large")
+                return
+
+    def _code(self) -> list[_Mapping]:
+        mappings = list(self._mappings())
+        start = self._program.code_start
+        own_file = next((each.file for each in mappings if each.start <= start < each.end), None)
+        if self._program.read_implies_exec:
+            return _of_file(mappings, own_file)
+        code = _code(mappings, writable_counts=self._writable_code_counts(mappings))
+        code.sort(key=lambda each: _order(each, own_file))
+        return code
+
+    def _writable_code_counts(self, mappings: Iterable[_Mapping]) -> bool:
+        most_bytes = self._program.data_bytes // (_LEAST_DATA_PER_CODE + 1)
+        walked = 0
+        size = 0
+        for mapping in mappings:
+            if not (mapping.is_executable and mapping.is_writable):
+                continue
+            if mapping.is_data:
+                return False
+            for start, end in self._resident(mapping, _WALKED_BYTES - walked):
+                size += end - start
+                if size > most_bytes:
+                    return False
+            walked += mapping.end - mapping.start
+            if walked >= _WALKED_BYTES:
+                return False
+        return True
+
+    def _mappings(self) -> Iterator[_Mapping]:
+        size = 0
+        with open(self._maps, "rb", closefd=False) as lines:
+            for line in lines:
+                size += len(line)
+                if size > _MAX_MAPS_BYTES:
+                    self.failures.add("too_large")
+                    return
+                match = _MAPPING.match(line)
+                mapping = match and _mapping(match)
+                if mapping:
+                    yield mapping
+
+    def _resident(self, mapping: _Mapping, most_bytes: int) -> Iterator[tuple[int, int]]:
+        """Runs of pages that are there."""
+        end = min(mapping.end, mapping.start + most_bytes)
+        for start in range(mapping.start, end, _PAGES_AT_ONCE * _PAGE_BYTES):
+            pages = min(_PAGES_AT_ONCE, (end - start) // _PAGE_BYTES)
+            entries = os.pread(self._pagemap, 8 * pages, start // _PAGE_BYTES * 8)
+            tops = entries[7::8] if sys.byteorder == "little" else entries[::8]
+            for run in mapping.pages.finditer(tops):
+                yield start + run.start() * _PAGE_BYTES, start + run.end() * _PAGE_BYTES
 
 
 def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
@@ -332,90 +411,66 @@ def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
         start += len(piece)
 
 
-# Memory.
-
-
-@dataclass(frozen=True, slots=True)
-class _Mapping:
-    start: int
-    end: int
-    kind: int  # in this order they are read
-    pages: re.Pattern[bytes]
-
-
-class _Memory:
-    """A process's memory, by its open files maps, pagemap and mem."""
-
-    def __init__(self, maps: int, pagemap: int, mem: int) -> None:
-        self.failures: set[str] = set()
-        self._maps = maps
-        self._pagemap = pagemap
-        self._mem = mem
-
-    def pieces(self, of_file: tuple[int, int] | None) -> Iterator[bytes]:
-        """What is resident, without what is mapped of the file ``of_file``; most telling first."""
-        left = _MEMORY_BYTES
-        walked = 0
-        for mapping in sorted(self._mappings(of_file), key=_order):
-            yield _GAP
-            for start, end in self._resident(mapping, _WALKED_BYTES - walked):
-                stop = min(end, start + left)
-                yield from _read_pieces(self._mem, start, stop)
-                left -= stop - start
-                if left <= 0:
-                    return
-            walked += mapping.end - mapping.start
-            if walked >= _WALKED_BYTES:
-                return
-
-    def _mappings(self, of_file: tuple[int, int] | None) -> Iterator[_Mapping]:
-        size = 0
-        with open(self._maps, "rb", closefd=False) as lines:
-            for line in lines:
-                size += len(line)
-                if size > _MAX_MAPS_BYTES:
-                    self.failures.add("too_large")
-                    return
-                match = _MAPPING.match(line)
-                mapping = match and _mapping(match, of_file)
-                if mapping:
-                    yield mapping
-
-    def _resident(self, mapping: _Mapping, most_bytes: int) -> Iterator[tuple[int, int]]:
-        """Runs of pages that are there."""
-        end = min(mapping.end, mapping.start + most_bytes)
-        for start in range(mapping.start, end, _PAGES_AT_ONCE * _PAGE_BYTES):
-            pages = min(_PAGES_AT_ONCE, (end - start) // _PAGE_BYTES)
-            entries = os.pread(self._pagemap, 8 * pages, start // _PAGE_BYTES * 8)
-            tops = entries[7::8] if sys.byteorder == "little" else entries[::8]
-            for run in mapping.pages.finditer(tops):
-                yield start + run.start() * _PAGE_BYTES, start + run.end() * _PAGE_BYTES
-
-
-def _order(mapping: _Mapping) -> tuple[bool, int, int]:
-    size = mapping.end - mapping.start
-    return size > _SMALL_BYTES, mapping.kind, size
-
-
-def _mapping(match: re.Match[bytes], of_file: tuple[int, int] | None) -> _Mapping | None:
+def _mapping(match: re.Match[bytes]) -> _Mapping | None:
+    """The mapping of a line of /proc/PID/maps; None for one that cannot be code."""
     start, end, rights, major, minor, inode, name = match.groups()
-    is_shared = rights.endswith(b"s")
-    is_executable = b"x" in rights
-    if name.startswith(_OF_THE_KERNEL) or not (is_executable or b"r" in rights):
+    is_executable, is_writable = b"x" in rights, b"w" in rights
+    if name.startswith(_OF_THE_KERNEL):
+        return None
+    if not is_executable and (is_writable or b"r" not in rights):
         return None
     if not int(start, 16) < int(end, 16) <= _USER_SPACE_END:
         return None
-    is_file = inode != b"0"
-    if is_file and b"w" not in rights and of_file == (_device(major, minor), int(inode)):
-        return None
-    kind = (not is_executable) + 2 * is_file if not is_shared else 4
-    only_ordinary = is_shared or name.startswith(_OF_DEVICES)
-    pages = _PRESENT_ORDINARY if only_ordinary else _PRESENT
-    return _Mapping(int(start, 16), int(end, 16), kind, pages)
+    only_ordinary = rights.endswith(b"s") or name.startswith(_OF_DEVICES)
+    return _Mapping(
+        int(start, 16),
+        int(end, 16),
+        is_executable,
+        is_writable,
+        file=None if inode == b"0" else (major, minor, inode, name),
+        is_data=name in _DATA_NAMES,
+        pages=_PRESENT_ORDINARY if only_ordinary else _PRESENT,
+    )
 
 
-def _device(major: bytes, minor: bytes) -> int:
-    return os.makedev(int(major, 16), int(minor, 16))
+def _of_file(mappings: Iterable[_Mapping], file: _File | None) -> list[_Mapping]:
+    """The read-only mappings of ``file``: where all is executable, nothing else tells code."""
+    return [each for each in mappings if file and each.file == file and not each.is_writable]
+
+
+def _code(mappings: Iterable[_Mapping], *, writable_counts: bool) -> list[_Mapping]:
+    """Those of ``mappings``, in the order of their addresses, that are code or lie beside it."""
+    candidates = [
+        each for each in mappings if not each.is_data and (writable_counts or not each.is_writable)
+    ]
+    files = {each.file for each in candidates if each.is_executable}
+    found: list[_Mapping] = []
+    beside: list[_Mapping] = []  # anonymous, each without a gap to the one before it
+    for mapping in candidates:
+        if mapping.file is not None:
+            if mapping.file in files:
+                found.append(mapping)
+            continue
+        if beside and beside[-1].end != mapping.start:
+            found += _if_executed(beside)
+            beside = []
+        beside.append(mapping)
+    return found + _if_executed(beside)
+
+
+def _if_executed(run: list[_Mapping]) -> list[_Mapping]:
+    return run if any(each.is_executable for each in run) else []
+
+
+def _order(mapping: _Mapping, own_file: _File | None) -> tuple[bool, int, int]:
+    """First the program itself from its beginning, then generated code, then libraries."""
+    size = mapping.end - mapping.start
+    is_large = size > _SMALL_BYTES
+    if mapping.file is None:
+        return is_large, 2 - mapping.is_executable, size
+    if mapping.file == own_file:
+        return is_large, 0, mapping.start
+    return is_large, 4 - mapping.is_executable, size
 
 
 if __name__ == "__main__":

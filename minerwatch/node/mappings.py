@@ -2,8 +2,9 @@
 
 /proc/PID/smaps (proc_pid_smaps(5)) takes up to 8 ms and the memory lock of the process that is
 read, which that process can hold. So a thread reads it, one process at a time, and nobody waits for
-it: an answer comes when it comes. A thread that hangs is left behind until its read returns, and
-another one reads on; with a few left behind, nothing is read until one returns.
+it: an answer comes when it comes. Containers take turns. A thread that hangs is left behind until
+its read returns, and another one reads on. With two left behind in one container, no more of that
+one is read; with many, nothing is read until one returns.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from minerwatch.model import ProcessId
+from minerwatch.node.living_thread import living_place
+from minerwatch.node.questions import Question, Questions
 
 _MAX_SMAPS_BYTES = 32 << 20
 _PIECE_BYTES = 256 << 10
-_MAX_WAITING = 256
-_MAX_LEFT = 4
+_MAX_LEFT = 16
+_MAX_LEFT_OF_ONE = 2
 _STALLED_S = 10.0
 """A read that takes so long hangs."""
 _AVOIDED_S = 1800.0
@@ -47,36 +50,37 @@ class MappingReader:
     """Reads mappings below ``proc`` in a thread of its own.
 
     ``failures`` counts what went wrong since the start, by reason: ``unreadable`` files,
-    ``too_large`` ones, ``timeout`` for reads that hang, ``crowded`` for questions that were dropped
-    since too many waited.
+    ``too_large`` ones, ``timeout`` for reads that hang, or were left out since too many hang in the
+    same container, ``crowded`` for questions that were refused since their container has too many
+    open.
     """
 
     def __init__(self, proc: str = "/proc") -> None:
         self.failures = dict.fromkeys(("unreadable", "too_large", "timeout", "crowded"), 0)
         self._proc = proc
-        self._asked: set[ProcessId] = set()
-        self._questions: queue.SimpleQueue[ProcessId | None] = queue.SimpleQueue()
+        self._questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]] = queue.SimpleQueue()
         self._avoided: dict[ProcessId, float] = {}
         self._left: list[_Serving] = []
         self._serving = self._started()
 
-    def ask(self, process: ProcessId) -> None:
-        """Wants to know of ``process``; a question that is still open is not asked again."""
-        if process in self._asked or self._avoided.get(process, 0.0) > time.monotonic():
-            return
-        if len(self._asked) >= _MAX_WAITING:
-            self.failures["crowded"] += 1
-            return
-        self._asked.add(process)
-        self._questions.put(process)
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Want to know of ``process`` of the container ``owner``; False: ask again later.
+
+        A question that is still open is not asked again.
+        """
+        if self._avoided.get(process, 0.0) > time.monotonic():
+            return True
+        is_open = self._questions.put(process, owner)
+        self.failures["crowded"] += not is_open
+        return is_open
 
     def answers(self) -> dict[ProcessId, Mappings]:
         """What has been read since the last call; it never waits."""
         found: dict[ProcessId, Mappings] = {}
         while not self._answers.empty():
             process, mappings = self._answers.get()
-            self._asked.discard(process)
+            self._questions.close(process)
             if mappings is not None:
                 found[process] = mappings
         self._leave_what_hangs()
@@ -84,7 +88,7 @@ class MappingReader:
 
     def close(self) -> None:
         """Ends the thread, at once or when the read that it hangs in returns."""
-        self._questions.put(None)
+        self._questions.wake()
 
     def _started(self) -> _Serving:
         return _Serving(self._read, self._questions, self._answers)
@@ -92,30 +96,35 @@ class MappingReader:
     def _leave_what_hangs(self) -> None:
         self._left = [each for each in self._left if each.is_alive()]
         now_s = time.monotonic()
-        if len(self._left) >= _MAX_LEFT or not (process := self._serving.leave(now_s)):
+        if len(self._left) >= _MAX_LEFT or not (question := self._serving.leave(now_s)):
             return
         self.failures["timeout"] += 1
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[process] = now_s + _AVOIDED_S
-        self._asked.discard(process)
+        self._avoided[question.process] = now_s + _AVOIDED_S
+        self._questions.close(question.process)
         self._left.append(self._serving)
         self._serving = self._started()
 
-    def _read(self, process: ProcessId) -> Mappings | None:
+    def _read(self, question: Question) -> Mappings | None:
+        process, owner = question
+        if sum(each.owner == owner for each in self._left) >= _MAX_LEFT_OF_ONE:
+            self.failures["timeout"] += 1
+            return None
         try:
-            content = self._content(process.pid)
+            content = self._content(living_place(self._proc, process.pid))
             if content is None or self._start_ticks(process.pid) != process.start_ticks:
                 return None
-        except (OSError, ValueError, IndexError) as error:
-            if not isinstance(error, FileNotFoundError | ProcessLookupError):
-                self.failures["unreadable"] += 1
+            return parse_smaps(content)
+        except (FileNotFoundError, ProcessLookupError):
             return None
-        return parse_smaps(content)
+        except Exception:  # noqa: BLE001 - whatever was read, the thread goes on
+            self.failures["unreadable"] += 1
+            return None
 
-    def _content(self, pid: int) -> bytes | None:
+    def _content(self, place: str) -> bytes | None:
         pieces: list[bytes] = []
         size = 0
-        fd = os.open(f"{self._proc}/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{self._proc}/{place}/smaps", os.O_RDONLY | os.O_CLOEXEC)
         try:
             while piece := os.read(fd, _PIECE_BYTES):
                 pieces.append(piece)
@@ -140,8 +149,8 @@ class _Serving(threading.Thread):
 
     def __init__(
         self,
-        read: Callable[[ProcessId], Mappings | None],
-        questions: queue.SimpleQueue[ProcessId | None],
+        read: Callable[[Question], Mappings | None],
+        questions: Questions,
         answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
     ) -> None:
         super().__init__(name="mappings", daemon=True)
@@ -149,13 +158,19 @@ class _Serving(threading.Thread):
         self._questions = questions
         self._answers = answers
         self._lock = threading.Lock()
-        self._reading: ProcessId | None = None
+        self._reading: Question | None = None
         self._since_s = 0.0
         self._is_left = False
         self.start()
 
-    def leave(self, now_s: float) -> ProcessId | None:
-        """The process that it hangs in, of which it will not answer any more; None: it does not."""
+    @property
+    def owner(self) -> Hashable:
+        """The container that it reads a process of; None if it reads none."""
+        reading = self._reading
+        return reading.owner if reading is not None else None
+
+    def leave(self, now_s: float) -> Question | None:
+        """The question that it hangs in and will not answer any more; None: it does not hang."""
         with self._lock:
             if self._reading is None or now_s - self._since_s < _STALLED_S:
                 return None
@@ -163,15 +178,15 @@ class _Serving(threading.Thread):
             return self._reading
 
     def run(self) -> None:
-        while (process := self._questions.get()) is not None:
+        while (question := self._questions.take()) is not None:
             with self._lock:
-                self._reading, self._since_s = process, time.monotonic()
-            mappings = self._read(process)
+                self._reading, self._since_s = question, time.monotonic()
+            mappings = self._read(question)
             with self._lock:
                 self._reading = None
                 if self._is_left:
                     return
-            self._answers.put((process, mappings))
+            self._answers.put((question.process, mappings))
 
 
 def parse_smaps(content: bytes) -> Mappings:

@@ -1,4 +1,4 @@
-"""What the executables and the memory of suspects hold."""
+"""What the code of suspects holds: their programs, libraries, generated code."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from pathlib import Path
 
 from minerwatch.model import Facts, ProcessId
 from minerwatch.node.content import ContentReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 
 _FIRST_CONTENT_PAUSE_S = 600.0
 _LAST_CONTENT_PAUSE_S = 4 * 3600.0
-"""A scan costs about a second: the longer a process is known, the rarer it is scanned again."""
+"""The longer a process is known, the rarer it is scanned again."""
+_RETRY_PAUSE_S = 60.0
 
 
 class Content:
-    """What the executables and the memory of suspects hold."""
+    """What the code of suspects holds."""
 
     name = "content"
     looks_early = False
 
-    def __init__(self, reader: ContentReader) -> None:
+    def __init__(self, reader: ContentReader, owner_of: OwnerOf = no_owner) -> None:
         self._reader = reader
+        self._owner_of = owner_of
         self._pause_s: dict[ProcessId, float] = {}
         self._due_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
@@ -46,12 +48,9 @@ class Content:
         self._facts = kept(self._facts, suspects, NO_FACTS)
         for process in suspects:
             if process in answers:
-                names = answers[process]
-                self._facts[process] = {"ContentMatches": names} if names else NO_FACTS
-            if at_s >= self._due_s[process]:
-                self._due_s[process] = at_s + self._pause_s[process]
-                self._pause_s[process] = min(2 * self._pause_s[process], _LAST_CONTENT_PAUSE_S)
-                self._reader.ask(process)
+                self._take_note(process, answers[process], at_s)
+            elif at_s >= self._due_s[process]:
+                self._reader.ask(process, self._owner_of(process))  # until it is answered
 
     def facts(self, process: ProcessId) -> Facts:
         """ContentMatches."""
@@ -60,3 +59,11 @@ class Content:
     def close(self) -> None:
         """Ends the scanner."""
         self._reader.close()
+
+    def _take_note(self, process: ProcessId, names: tuple[str, ...] | None, at_s: float) -> None:
+        if names is None:
+            self._due_s[process] = at_s + _RETRY_PAUSE_S
+            return
+        self._facts[process] = {"ContentMatches": names} if names else NO_FACTS
+        self._due_s[process] = at_s + self._pause_s[process]
+        self._pause_s[process] = min(2 * self._pause_s[process], _LAST_CONTENT_PAUSE_S)

@@ -7,7 +7,7 @@ process as facts, for as long as the process is a suspect. Nothing here waits fo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Probes:
         self._own_failures: dict[tuple[str, str], int] = {}
         self._probes: list[Probe] = []
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
+        self._owners: dict[ProcessId, Hashable] = {}
         self._rounding: Rounding | None = None
         self._sampler: PtraceSampler | None = None
         self._content: Content | None = None
@@ -63,7 +64,12 @@ class Probes:
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
             ("connections", config.probes.connections, lacks, lambda: self._opened_sockets(pools)),
-            ("mappings", config.probes.mappings, lacks, lambda: MemoryMappings(proc)),
+            (
+                "mappings",
+                config.probes.mappings,
+                lacks,
+                lambda: MemoryMappings(proc, self._owner_of),
+            ),
             ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
         )
         for name, is_wanted, lack, opened in switches:
@@ -78,7 +84,7 @@ class Probes:
         return self._connections
 
     def _opened_content(self, rules: Sequence[Path]) -> Probe:
-        self._content = Content(ContentReader(self._proc, rules))
+        self._content = Content(ContentReader(self._proc, rules), self._owner_of)
         return self._content
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
@@ -114,6 +120,7 @@ class Probes:
         """Looks at ``suspects`` within the budget; the seconds that each probe took."""
         ends_s = time.perf_counter() + self._budget_s
         took_s = {}
+        self._owners = {each.process: each.owner for each in suspects}
         unchanged = self._unchanged(suspects)
         settled = [each.process for each in unchanged if each.is_settled]
         early = [each.process for each in unchanged]
@@ -167,6 +174,9 @@ class Probes:
             probe.close()
         if self._sampler is not None:
             self._sampler.close()
+
+    def _owner_of(self, process: ProcessId) -> Hashable:
+        return self._owners.get(process)
 
     def _unchanged(self, suspects: Sequence[Suspect]) -> list[Suspect]:
         """Without those that run another program than at the last look.

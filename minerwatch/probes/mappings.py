@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from minerwatch.detection.facts import measured
 from minerwatch.model import Facts, ProcessId
 from minerwatch.node.mappings import MappingReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 
 _MAPPINGS_EVERY_S = 60.0
 
@@ -18,8 +18,9 @@ class MemoryMappings:
     name = "mappings"
     looks_early = False
 
-    def __init__(self, proc: str) -> None:
+    def __init__(self, proc: str, owner_of: OwnerOf = no_owner) -> None:
         self._reader = MappingReader(proc)
+        self._owner_of = owner_of
         self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
 
@@ -39,9 +40,9 @@ class MemoryMappings:
                 self._facts[process] = measured(
                     JitMiB=mappings.jit_mib, LargestAnonymousMiB=mappings.largest_anonymous_mib
                 )
-            if at_s - self._asked_s[process] >= _MAPPINGS_EVERY_S and is_time_left():
+            is_due = at_s - self._asked_s[process] >= _MAPPINGS_EVERY_S
+            if is_due and is_time_left() and self._reader.ask(process, self._owner_of(process)):
                 self._asked_s[process] = at_s
-                self._reader.ask(process)
 
     def facts(self, process: ProcessId) -> Facts:
         """JitMiB, LargestAnonymousMiB."""

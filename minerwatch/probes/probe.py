@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -13,6 +13,7 @@ T = TypeVar("T")
 NO_FACTS: Facts = {}
 
 IsTimeLeft = Callable[[], bool]
+OwnerOf = Callable[[ProcessId], Hashable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Suspect:
     process: ProcessId
     program: tuple[int, int, int]  # as in ProcessStat
     is_settled: bool  # something was found in it, or it has burnt CPU for long enough
+    owner: Hashable = None  # its pod or container: owners take turns
 
 
 class Probe(Protocol):
@@ -42,6 +44,12 @@ class Probe(Protocol):
 
     def close(self) -> None:
         """Lets go of what it holds."""
+
+
+def no_owner(process: ProcessId) -> Hashable:
+    """Return None: all processes take turns together."""
+    del process
+    return None
 
 
 def kept(known: Mapping[ProcessId, T], suspects: Iterable[ProcessId], new: T) -> dict[ProcessId, T]:

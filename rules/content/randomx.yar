@@ -31,7 +31,8 @@ rule RandomX_Constants
         $item_add1 = { FC A1 F5 59 8A 97 0A 81 }
         $item_add2 = { 46 D8 C2 38 DF 99 70 A7 }
     condition:
-        3 of them
+        // A compiler may lay down three numbers of 8 bytes that a query or a script has named.
+        3 of them and any of ($generator1_*, $hash_*)
 }
 
 rule RandomX_Code

@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from minerwatch.model import ProcessId
 from minerwatch.node import content as content_module
 from minerwatch.node import content_scanner
 from minerwatch.node.content import ContentReader, compile_errors
+from minerwatch.node.questions import Question
 from tests.conftest import environment_of_this_python
 
 MIB = 1 << 20
@@ -133,13 +134,6 @@ def reader(rule_file: Path) -> Iterator[ContentReader]:
 
 
 @pytest.fixture
-def files_only(rule_file: Path) -> Iterator[ContentReader]:
-    reader = ContentReader("/proc", [rule_file], scan_memory=False)
-    yield reader
-    reader.close()
-
-
-@pytest.fixture
 def shipped() -> Iterator[ContentReader]:
     reader = ContentReader("/proc", SHIPPED)
     yield reader
@@ -157,11 +151,14 @@ def failures(reader: ContentReader) -> dict[str, int]:
     return {reason: count for reason, count in reader.failures.items() if count}
 
 
-def sleeper(folder: Path, added: bytes = b"") -> Path:
+def sleeper(folder: Path, constant: bytes = b"", appended: bytes = b"") -> Path:
+    """A copy of sleep(1), with ``constant`` in place of some of the text that it prints."""
     program = folder / "innocent"
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    with program.open("ab") as file:
-        file.write(added)
+    content = program.read_bytes()
+    text = max(re.findall(rb"[ -~\n]+", content), key=len)
+    assert len(text) > len(constant)
+    program.write_bytes(content.replace(text, constant + text[len(constant) :]) + appended)
     return program
 
 
@@ -210,80 +207,184 @@ def test_innocents_match_nothing(
     assert failures(shipped) == {}
 
 
-def test_a_deleted_executable(files_only: ContentReader, started: Started, tmp_path: Path) -> None:
+def test_the_constants_of_a_program(
+    reader: ContentReader, started: Started, tmp_path: Path
+) -> None:
+    assert answer(reader, started.run([str(sleeper(tmp_path, MARK)), "60"])) == {"Marked"}
+
+
+def test_a_deleted_executable(reader: ContentReader, started: Started, tmp_path: Path) -> None:
     program = sleeper(tmp_path, MARK)
     process = started.run([str(program), "60"])
     program.unlink()
-    assert answer(files_only, process) == {"Marked"}
+    assert answer(reader, process) == {"Marked"}
 
 
-def test_an_executable_in_memory(
-    files_only: ContentReader, started: Started, tmp_path: Path
-) -> None:
+def test_an_executable_in_memory(reader: ContentReader, started: Started, tmp_path: Path) -> None:
     fd = os.memfd_create("x")
     os.write(fd, sleeper(tmp_path, MARK).read_bytes())
     process = started.run(["x", "60"], executable=f"/proc/self/fd/{fd}", pass_fds=[fd])
     os.close(fd)
-    assert answer(files_only, process) == {"Marked"}
+    assert answer(reader, process) == {"Marked"}
 
 
-@pytest.mark.parametrize("place", [1 << 31, (4 << 30) - 4096], ids=["middle", "end"])
-def test_four_gib_of_holes_are_not_read(
-    files_only: ContentReader, started: Started, tmp_path: Path, place: int
+def test_what_is_appended_to_a_program_is_its_data(
+    reader: ContentReader, started: Started, tmp_path: Path
 ) -> None:
-    program = sleeper(tmp_path)
-    os.truncate(program, 4 << 30)
-    with program.open("r+b") as file:
-        file.seek(place)
-        file.write(MARK)
-    assert answer(files_only, started.run([str(program), "60"])) == {"Marked"}
-    assert failures(files_only) == {}
-    assert files_only._child is not None
-    status = Path(f"/proc/{files_only._child.pid}/status").read_text()
-    assert int(status.partition("VmHWM:")[2].split()[0]) < 128 << 10
+    program = sleeper(tmp_path, appended=bytes(1 << 16) + MARK)
+    assert answer(reader, started.run([str(program), "60"])) == set()
 
 
-def test_of_a_large_executable_the_end_is_read_too(
-    files_only: ContentReader, started: Started, tmp_path: Path
-) -> None:
-    program = sleeper(tmp_path, b"x" * (90 * MIB) + MARK)
-    assert answer(files_only, started.run([str(program), "60"])) == {"Marked"}
-    assert failures(files_only) == {"too_large": 1}
+MEMORY = """
+import ctypes, hashlib, mmap, os, sys
+READ, WRITE, EXECUTE = 1, 2, 4
+PRIVATE, SHARED = mmap.MAP_PRIVATE, mmap.MAP_SHARED
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+mark = hashlib.sha256(b"a mark that no other program holds").digest()
+page, size = mmap.PAGESIZE, 1 << 20
 
+def mapped(rights, flags=PRIVATE | mmap.MAP_ANONYMOUS, fd=-1):
+    at = libc.mmap(None, size, rights, flags, fd, 0)
+    assert at != ctypes.c_void_p(-1).value, ctypes.get_errno()
+    return at
 
-def test_what_unpacks_itself_is_matched_in_memory(shipped: ContentReader, started: Started) -> None:
-    """The constants come about at run time, as RandomX specifies; no file holds them."""
-    process = started.python(
-        """
-        import hashlib, mmap
-        memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE)
-        memory.seek(70_000)
-        memory.write(hashlib.blake2b(b"RandomX AesGenerator1R keys").digest())
-        print("ready", flush=True)
-        """
-    )
-    assert answer(shipped, process) == {"RandomX_Constants"}
+def put(at, content):
+    ctypes.memmove(at, content, len(content))
 
+def protect(at, size, rights):
+    assert libc.mprotect(at, size, rights) == 0, ctypes.get_errno()
 
-MAPPED = {
-    "private": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)",
-    "shared": "mmap.mmap(-1, size, flags=mmap.MAP_SHARED)",
-    "memfd": "fd = os.memfd_create('m'); os.truncate(fd, size); memory = mmap.mmap(fd, size)",
+def file_of(content):
+    fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+    os.write(fd, content.ljust(size))
+    return fd
+
+def touch(at):
+    return ctypes.string_at(at, size)
+"""
+CODE = {
+    "generated": """
+        at = mapped(READ | WRITE | EXECUTE)
+        put(at + 70_000, mark)
+        """,
+    "generated, then sealed": """
+        at = mapped(READ | WRITE)
+        put(at + 70_000, mark)
+        protect(at, size, READ | EXECUTE)
+        """,
+    "generated in shared memory": """
+        at = mapped(READ | WRITE | EXECUTE, SHARED | mmap.MAP_ANONYMOUS)
+        put(at + 70_000, mark)
+        """,
+    "generated through two mappings of a memfd": """
+        fd = os.memfd_create("generated")
+        os.truncate(fd, size)
+        put(mapped(READ | WRITE, SHARED, fd) + 70_000, mark)
+        touch(mapped(READ | EXECUTE, SHARED, fd))
+        """,
+    "constants beside unpacked code": """
+        at = mapped(READ | WRITE)
+        put(at + 70_000, mark)
+        protect(at, page, READ)
+        protect(at + page, page, READ | EXECUTE)
+        protect(at + 2 * page, size - 2 * page, READ)
+        """,
+    "constants of a library": """
+        fd = file_of(bytes(70_000) + mark)
+        mapped(READ | EXECUTE, PRIVATE, fd)
+        touch(mapped(READ, PRIVATE, fd))
+        """,
+}
+DATA = {
+    "writable": "put(mapped(READ | WRITE), mark)",
+    "shared": "put(mapped(READ | WRITE, SHARED | mmap.MAP_ANONYMOUS), mark)",
+    "read-only": "at = mapped(READ | WRITE); put(at, mark); protect(at, size, READ)",
+    "beside code, but writable": """
+        at = mapped(READ | WRITE)
+        put(at + 70_000, mark)
+        protect(at, page, READ | EXECUTE)
+        """,
+    "beside code, with a gap": """
+        at = mapped(READ | WRITE)
+        put(at + 70_000, mark)
+        protect(at, page, READ | EXECUTE)
+        protect(at + page, page, 0)
+        protect(at + 2 * page, size - 2 * page, READ)
+        """,
+    "a file, privately": "touch(mapped(READ, PRIVATE, file_of(mark)))",
+    "a file, shared": "touch(mapped(READ, SHARED, file_of(mark)))",
+    "a program's initialised data": """
+        fd = file_of(mark)
+        mapped(READ | EXECUTE, PRIVATE, fd)
+        put(mapped(READ | WRITE, PRIVATE, fd) + 70_000, mark)
+        os.lseek(fd, 0, 0)
+        os.write(fd, bytes(100))
+        """,
+    "in a heap that is all executable": """
+        held = [mapped(READ | WRITE | EXECUTE) for _ in range(64)]
+        for at in held:
+            put(at, mark.ljust(size))
+        """,
+    "where what is readable is executable": """
+        assert libc.personality(0x0400000) != -1  # READ_IMPLIES_EXEC
+        fd = file_of(mark)
+        touch(mapped(READ, PRIVATE, fd))
+        put(mapped(READ | WRITE), mark)
+        at = mapped(READ | WRITE); put(at, mark); protect(at, size, READ)
+        assert sys.argv[1] not in open("/proc/self/maps").read() or "r-xp" in "".join(
+            line for line in open("/proc/self/maps") if sys.argv[1] in line)
+        """,
+    "where the stack is executable": """
+        line, = (line for line in open("/proc/self/maps") if "[stack]" in line)
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        protect(start, end - start, READ | WRITE | EXECUTE)
+        put(mapped(READ | WRITE | EXECUTE), mark)  # as a thread's stack then is
+        """,
 }
 
 
-@pytest.mark.parametrize("mapped", MAPPED.values(), ids=MAPPED)
-def test_every_kind_of_memory_is_read(reader: ContentReader, started: Started, mapped: str) -> None:
-    process = started.python(
-        f"""
-        import hashlib, mmap, os
-        size = 48 << 20
-        memory = {mapped}
-        memory[40 << 20 : (40 << 20) + 32] = hashlib.sha256(
-            b"a mark that no other program holds").digest()
+@pytest.mark.parametrize("script", CODE.values(), ids=CODE)
+def test_every_kind_of_code_is_read(
+    reader: ContentReader, started: Started, tmp_path: Path, script: str
+) -> None:
+    process = started.python(in_memory(script), str(tmp_path / "libfoo.so"))
+    assert answer(reader, process) == {"Marked"}
+    assert failures(reader) == {}
+
+
+@pytest.mark.parametrize("script", DATA.values(), ids=DATA)
+def test_no_kind_of_data_is_read(
+    reader: ContentReader, started: Started, tmp_path: Path, script: str
+) -> None:
+    process = started.python(in_memory(script), str(tmp_path / "libfoo.so"))
+    assert answer(reader, process) == set()
+    assert failures(reader) == {}
+
+
+def in_memory(script: str) -> str:
+    data = "held_as_data = bytearray(48 << 20)  # so that code is the exception\n"
+    return MEMORY + data + textwrap.dedent(script) + '\nprint("ready", flush=True)'
+
+
+def test_a_process_whose_first_thread_has_ended(
+    reader: ContentReader, started: Started, tmp_path: Path
+) -> None:
+    rest = """
+    import threading, time
+    def rest():
+        time.sleep(0.3)
         print("ready", flush=True)
-        """
-    )
+        time.sleep(60)
+    threading.Thread(target=rest).start()
+    libc.pthread_exit(None)
+    """
+    script = MEMORY + textwrap.dedent(CODE["generated"]) + textwrap.dedent(rest)
+    process = started.run([sys.executable, "-c", script])
+    started.wait_for_print()
+    assert Path(f"/proc/{process.pid}/maps").read_bytes() == b""
     assert answer(reader, process) == {"Marked"}
 
 
@@ -325,7 +426,7 @@ def test_a_process_that_is_gone_or_another_has_no_answer(
     assert answer(reader, ProcessId(4_194_999, 1)) is None
     assert answer(reader, ProcessId(process.pid, process.start_ticks + 1)) is None
     assert answer(reader, ProcessId(2, identity(2).start_ticks)) is None  # a kernel thread
-    assert not reader._asked
+    assert not len(reader._questions)
     assert failures(reader) == {}
 
 
@@ -336,87 +437,61 @@ def test_targets_that_exit_meanwhile_do_no_harm(reader: ContentReader, started: 
     for at, process in enumerate(processes):
         time.sleep(0.02 * at)
         started.end(process)
-    until(lambda: reader.answers() == {} and not reader._asked)
+    until(lambda: not (reader.answers() or len(reader._questions)))
     assert answer(reader, started.run(["sleep", "60"])) == set()
     assert "child" not in failures(reader)
 
 
-def test_an_executable_that_shrinks_under_the_reading(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(bytes(8 * MIB))
-    fd = os.open(path, os.O_RDONLY)
+def test_what_is_not_read_of_much_code_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_scanner, "_MEMORY_BYTES", MIB)
+    program = content_scanner._Program(1, 1 << 40, read_implies_exec=False)
+    files = [os.open(f"/proc/self/{name}", os.O_RDONLY) for name in ("maps", "pagemap", "mem")]
     try:
-        pieces = content_scanner._file_pieces(fd, 8 * MIB)
-        assert len(next(pieces)) == MIB
-        os.truncate(path, 100)
-        assert sum(map(len, pieces)) < MIB
+        memory = content_scanner._Memory(program, *files)
+        pieces = [piece for piece in memory.pieces() if piece != content_scanner._GAP]
     finally:
-        os.close(fd)
-
-
-# What is remembered.
-
-
-def test_an_executable_is_scanned_once(
-    files_only: ContentReader, started: Started, tmp_path: Path
-) -> None:
-    program = sleeper(tmp_path, MARK)
-    first = started.run([str(program), "60"])
-    assert answer(files_only, first) == {"Marked"}
-    (key,) = files_only._known
-    files_only._known[key] = ("Remembered",)
-    assert answer(files_only, started.run([str(program), "61"])) == {"Remembered"}
-    other = tmp_path / "other"
-    other.mkdir()
-    changed = sleeper(other, MARK)
-    assert answer(files_only, started.run([str(changed), "60"])) == {"Marked"}
-
-
-def test_what_is_remembered_is_bounded(
-    files_only: ContentReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(content_module, "_MAX_REMEMBERED", 3)
-    for inode in range(10):
-        files_only._remember((1, inode, 0, 0, 0), ())
-    assert [key[1] for key in files_only._known] == [7, 8, 9]
+        for fd in files:
+            os.close(fd)
+    assert sum(map(len, pieces)) == MIB
+    assert memory.failures == {"too_large"}
 
 
 # Rules.
 
 
 def test_rules_can_be_changed(
-    files_only: ContentReader, started: Started, rule_file: Path, tmp_path: Path
+    reader: ContentReader, started: Started, rule_file: Path, tmp_path: Path
 ) -> None:
     process = started.run([str(sleeper(tmp_path, MARK)), "60"])
-    assert answer(files_only, process) == {"Marked"}
+    assert answer(reader, process) == {"Marked"}
     other = tmp_path / "other.yar"
     other.write_text(OTHER_RULE)
-    files_only.use([rule_file, other])
-    assert answer(files_only, process) == {"Marked", "Elf"}
-    files_only.use([other])
-    assert answer(files_only, process) == {"Elf"}
-    files_only.use([])
-    assert answer(files_only, process) == set()
+    reader.use([rule_file, other])
+    assert answer(reader, process) == {"Marked", "Elf"}
+    reader.use([other])
+    assert answer(reader, process) == {"Elf"}
+    reader.use([])
+    assert answer(reader, process) == set()
 
 
 def test_a_broken_file_keeps_what_it_held_and_takes_no_other_down(
-    files_only: ContentReader, started: Started, rule_file: Path, tmp_path: Path
+    reader: ContentReader, started: Started, rule_file: Path, tmp_path: Path
 ) -> None:
     process = started.run([str(sleeper(tmp_path, MARK)), "60"])
     other = tmp_path / "other.yar"
     other.write_text("rule Elf { condition: nobody_knows }")
-    files_only.use([other, rule_file])
-    assert answer(files_only, process) == {"Marked"}
-    assert failures(files_only) == {"rules": 1}
+    reader.use([other, rule_file])
+    assert answer(reader, process) == {"Marked"}
+    assert failures(reader) == {"rules": 1}
     other.write_text(OTHER_RULE)
-    files_only.use([other, rule_file])
-    assert answer(files_only, process) == {"Marked", "Elf"}
+    reader.use([other, rule_file])
+    assert answer(reader, process) == {"Marked", "Elf"}
     other.write_text("rule Elf {")
     rule_file.unlink()
     for _ in range(2):
-        files_only.use([other, rule_file])
-        assert answer(files_only, process) == {"Marked", "Elf"}
-    assert failures(files_only) == {"rules": 5}
+        reader.use([other, rule_file])
+        assert answer(reader, process) == {"Marked", "Elf"}
+    assert failures(reader) == {"rules": 5}
 
 
 def test_the_same_name_in_two_files_is_no_error(tmp_path: Path) -> None:
@@ -573,16 +648,31 @@ def test_names_are_those_of_rules_and_not_too_many(
     assert failures(reader) == {"timeout": 1}
 
 
-def test_a_question_is_asked_once_and_too_many_are_dropped(
-    reader: ContentReader, monkeypatch: pytest.MonkeyPatch
+def test_one_container_holds_up_another_by_one_scan_at_a_time(
+    reader: ContentReader, started: Started
 ) -> None:
-    monkeypatch.setattr(content_module, "_MAX_WAITING", 4)
-    for _ in range(3):
-        reader.ask(ProcessId(1 << 22, 1))
-    for pid in range(10):
-        reader.ask(ProcessId((1 << 23) + pid, 1))
-    assert len(reader._asked) == 4
-    assert failures(reader) == {"crowded": 7}
+    decoys = [started.run(["sleep", "60"]) for _ in range(40)]
+    other = started.run(["sleep", "60"])
+    hangs = threading.Event()
+    scanned = []
+    scan = reader._scanned
+
+    def after_all_were_asked(question: Question, rules: object) -> tuple[str, ...] | None:
+        hangs.wait()
+        scanned.append(question.process)
+        return scan(question, rules)  # type: ignore[arg-type]
+
+    reader._scanned = after_all_were_asked  # type: ignore[method-assign]
+    is_open = [reader.ask(decoy, "decoys") for decoy in decoys]
+    assert reader.ask(other, "another")
+    hangs.set()
+    until(lambda: other in reader.answers())
+    assert scanned.index(other) <= 2
+    accepted = is_open.count(True)
+    assert accepted < len(decoys)
+    assert failures(reader) == {"crowded": len(decoys) - accepted}
+    until(lambda: not (reader.answers() or len(reader._questions)))
+    assert reader.ask(decoys[-1], "decoys")
 
 
 def test_closing_ends_even_a_child_that_hangs(rule_file: Path, started: Started) -> None:
@@ -618,29 +708,62 @@ RECORDED = b"7f00-7f01 r--p 00000000 08:01 17    /usr/lib/x.so\n"
 @given(st.binary(max_size=200) | st.just(RECORDED))
 def test_no_line_of_maps_stops_it(line: bytes) -> None:
     match = content_scanner._MAPPING.match(line)
-    with suppress(OverflowError):  # makedev: a device number that no kernel prints
-        mapping = match and content_scanner._mapping(match, (os.makedev(8, 1), 17))
-        assert not mapping or mapping.end >= 0
+    mapping = match and content_scanner._mapping(match)
+    assert not mapping or mapping.end > mapping.start
 
 
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [
-        (b"10000-20000 rwxp 00000000 00:00 0 ", 0),
-        (b"10000-20000 rw-p 00000000 00:00 0      [heap]", 1),
-        (b"10000-20000 r-xp 00000000 08:01 9      /usr/lib/x.so", 2),
-        (b"10000-20000 r--p 00000000 08:01 9      /usr/lib/x.so", 3),
-        (b"10000-20000 rw-s 00000000 00:01 9      /memfd:x (deleted)", 4),
-        (b"10000-20000 --xp 00000000 00:00 0 ", 0),
-        (b"10000-20000 rw-p 00001000 08:01 17     /usr/bin/x", 3),
-        (b"10000-20000 r--p 00000000 08:01 17     /usr/bin/x", None),
-        (b"10000-20000 ---p 00000000 00:00 0 ", None),
-        (b"10000-20000 r--p 00000000 00:00 0      [vvar]", None),
-        (b"10000-20000 r-xp 00000000 00:00 0      [vdso]", None),
-    ],
-)
-def test_mappings_by_their_kind(line: bytes, kind: int | None) -> None:
-    match = content_scanner._MAPPING.match(line)
-    assert match is not None
-    mapping = content_scanner._mapping(match, (os.makedev(8, 1), 17))
-    assert (mapping and mapping.kind) == kind
+RECORDED_MAPS = """\
+00400000-00401000 r--p 00000000 08:01 17 /usr/bin/x
+00401000-00402000 r-xp 00001000 08:01 17 /usr/bin/x
+00402000-00403000 r--p 00002000 08:01 17 /usr/bin/x
+00403000-00404000 rw-p 00003000 08:01 17 /usr/bin/x
+00500000-00600000 rw-p 00000000 00:00 0 [heap]
+10000000-10001000 rwxp 00000000 00:00 0
+20000000-20001000 r--p 00000000 00:00 0
+20001000-20002000 r-xp 00000000 00:00 0
+20002000-20003000 r--p 00000000 00:00 0
+20003000-20004000 rw-p 00000000 00:00 0
+20004000-20005000 r--p 00000000 00:00 0
+30000000-30001000 r--p 00000000 08:01 18 /data/x
+30001000-30002000 r--p 00000000 08:01 17 /data/y
+40000000-40001000 --xp 00000000 00:00 0 [anon:code]
+50000000-50001000 rw-s 00000000 00:01 9 /memfd:x (deleted)
+50001000-50002000 r-xs 00000000 00:01 9 /memfd:x (deleted)
+60000000-60001000 r--p 00000000 00:00 0 [vvar]
+60001000-60002000 r-xp 00000000 00:00 0 [vdso]
+70000000-70001000 rwxp 00000000 00:00 0 [stack]
+80000000-80001000 ---p 00000000 00:00 0
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
+"""
+OF_THE_PROGRAM = [0x400000, 0x401000, 0x402000]
+SEALED = [0x20000000, 0x20001000, 0x20002000, 0x40000000]
+
+
+def recorded() -> list[content_scanner._Mapping]:
+    matches = map(content_scanner._MAPPING.match, RECORDED_MAPS.encode().splitlines())
+    mappings = [content_scanner._mapping(match) for match in matches if match]
+    assert len(mappings) == len(RECORDED_MAPS.splitlines())
+    return [mapping for mapping in mappings if mapping]
+
+
+@pytest.mark.parametrize("writable_counts", [True, False])
+def test_which_mappings_are_code(writable_counts: bool) -> None:
+    found = content_scanner._code(recorded(), writable_counts=writable_counts)
+    writable = [0x10000000] if writable_counts else []
+    assert [mapping.start for mapping in found if mapping.file] == [*OF_THE_PROGRAM, 0x50001000]
+    assert [mapping.start for mapping in found if not mapping.file] == [*writable, *SEALED]
+
+
+def test_where_all_is_executable_only_the_program_is_code() -> None:
+    mappings = recorded()
+    found = content_scanner._of_file(mappings, (b"08", b"01", b"17", b"/usr/bin/x"))
+    assert [mapping.start for mapping in found] == OF_THE_PROGRAM
+    assert content_scanner._of_file(mappings, None) == []
+
+
+def test_the_program_is_scanned_from_its_beginning() -> None:
+    program = (b"08", b"01", b"17", b"/usr/bin/x")
+    code = content_scanner._code(recorded(), writable_counts=True)
+    code.sort(key=lambda each: content_scanner._order(each, program))
+    assert [mapping.start for mapping in code[:3]] == OF_THE_PROGRAM
+    assert code[-1].start == 0x50001000

@@ -86,27 +86,105 @@ def test_anonymous_executable_memory_is_jit(reader: MappingReader) -> None:
 def test_a_process_that_is_gone_or_another_has_no_answer(reader: MappingReader) -> None:
     assert answer(reader, ProcessId(4_194_999, 1)) is None
     assert answer(reader, ProcessId(os.getpid(), 1)) is None
-    assert not reader._asked
+    assert not len(reader._questions)
 
 
-def test_a_question_is_asked_once_and_too_many_are_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+STAT = b"7 (x) S" + b" 5" * 40
+
+
+def recorded_process(proc: Path, pid: int, *, hangs: bool = False) -> ProcessId:
+    folder = proc / str(pid)
+    folder.mkdir()
+    (folder / "stat").write_bytes(STAT)
+    if hangs:
+        os.mkfifo(folder / "smaps")
+    else:
+        (folder / "smaps").write_bytes(RECORDED)
+    return ProcessId(pid, 5)
+
+
+def let_go(proc: Path, process: ProcessId) -> None:
+    with suppress(OSError):  # that nobody reads
+        os.close(os.open(proc / str(process.pid) / "smaps", os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_question_is_asked_once_and_no_container_has_too_many_open(tmp_path: Path) -> None:
     """The thread hangs on a pipe that nobody writes to: what waits stays bounded."""
-    monkeypatch.setattr(mappings_module, "_MAX_WAITING", 4)
-    (tmp_path / "7").mkdir()
-    os.mkfifo(tmp_path / "7" / "smaps")
+    hanging = recorded_process(tmp_path, 7, hangs=True)
     stuck = MappingReader(str(tmp_path))
     for _ in range(3):
-        stuck.ask(ProcessId(7, 1))
-    for pid in range(100, 110):
-        stuck.ask(ProcessId(pid, 1))
+        assert stuck.ask(hanging, "one")
+    is_open = [stuck.ask(ProcessId(pid, 1), "one") for pid in range(100, 200)]
+    assert stuck.ask(ProcessId(200, 1), "another")
     assert stuck.answers() == {}
-    assert len(stuck._asked) == 4
-    assert stuck.failures["crowded"] == 7
+    assert len(stuck._questions) == is_open.count(True) + 2
+    assert stuck.failures["crowded"] == is_open.count(False) > 0
     stuck.close()
-    with (tmp_path / "7" / "smaps").open("wb"):
-        pass  # lets the thread go
+    let_go(tmp_path, hanging)
+
+
+def test_one_container_holds_up_another_by_one_read_at_a_time(tmp_path: Path) -> None:
+    hanging = recorded_process(tmp_path, 7, hangs=True)
+    decoys = [recorded_process(tmp_path, pid) for pid in range(10, 30)]
+    other = recorded_process(tmp_path, 40)
+    reader = MappingReader(str(tmp_path))
+    reader.ask(hanging, "decoys")
+    for decoy in decoys:
+        reader.ask(decoy, "decoys")
+    reader.ask(other, "another")
+    let_go_when_read(tmp_path, hanging)
+    order: list[ProcessId] = []
+    until(lambda: order.extend(reader.answers()) or other in order)  # type: ignore[func-returns-value]
+    assert order.index(other) <= 2
+    reader.close()
+
+
+def let_go_when_read(proc: Path, process: ProcessId) -> None:
+    with (proc / str(process.pid) / "smaps").open("wb"):
+        pass
+
+
+def test_a_container_that_hangs_reads_blinds_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mappings_module, "_STALLED_S", 0.05)
+    hanging = [recorded_process(tmp_path, pid, hangs=True) for pid in range(10, 40)]
+    other = recorded_process(tmp_path, 40)
+    reader = MappingReader(str(tmp_path))
+    for process in hanging:
+        reader.ask(process, "hostile")
+    reader.ask(other, "another")
+    answers: dict[ProcessId, Mappings] = {}
+    until(lambda: answers.update(reader.answers()) or other in answers)
+    until(lambda: not (reader.answers() or len(reader._questions)))
+    assert len(reader._left) == 2
+    assert reader.failures["timeout"] == len(hanging)  # those that were left out are counted, too
+    for process in hanging:
+        let_go(tmp_path, process)
+    until(lambda: not (reader.answers() or reader._left))
+    reader.close()
+
+
+def test_a_process_whose_first_thread_has_ended(reader: MappingReader) -> None:
+    script = """
+import ctypes, mmap, threading, time
+memory = mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE)
+for at in range(0, 32 << 20, 4096): memory[at] = 1
+def rest():
+    time.sleep(0.3)
+    print("ready", flush=True)
+    time.sleep(60)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert Path(f"/proc/{process.pid}/smaps").read_bytes() == b""
+        found = answer(reader, process_id(process.pid))
+        process.kill()
+    assert found is not None
+    assert found.largest_anonymous_mib >= 32
 
 
 def test_reads_that_hang_are_left_behind_a_few_at_most(
@@ -114,34 +192,25 @@ def test_reads_that_hang_are_left_behind_a_few_at_most(
 ) -> None:
     monkeypatch.setattr(mappings_module, "_STALLED_S", 0.05)
     monkeypatch.setattr(mappings_module, "_MAX_LEFT", 3)
-    hanging = [ProcessId(pid, 1) for pid in range(7, 12)]
-    pipes = [tmp_path / str(process.pid) / "smaps" for process in hanging]
-    for pipe in pipes:
-        pipe.parent.mkdir()
-        os.mkfifo(pipe)
-    (tmp_path / "20").mkdir()
-    (tmp_path / "20" / "smaps").write_bytes(RECORDED)
-    (tmp_path / "20" / "stat").write_bytes(b"20 (x) S" + b" 5" * 40)
-    good = ProcessId(20, 5)
+    hanging = [recorded_process(tmp_path, pid, hangs=True) for pid in range(7, 12)]
+    good = recorded_process(tmp_path, 20)
     stuck = MappingReader(str(tmp_path))
     for process in (hanging[0], good):
-        stuck.ask(process)
+        stuck.ask(process, process)
     until(lambda: good in stuck.answers())
     assert stuck.failures["timeout"] == 1
-    stuck.ask(hanging[0])  # left alone for some time
+    assert stuck.ask(hanging[0])  # left alone for some time
     for process in (*hanging[1:], good):
-        stuck.ask(process)
+        stuck.ask(process, process)
     until(lambda: not stuck.answers() and stuck.failures["timeout"] == 3)
     time.sleep(0.2)  # the fourth hangs for good: no more are left behind
     assert stuck.answers() == {}
     assert stuck.failures["timeout"] == 3
-    with pipes[0].open("wb"):
-        pass  # lets the first thread go
+    let_go_when_read(tmp_path, hanging[0])
     until(lambda: not stuck.answers() and stuck.failures["timeout"] == 4)
     stuck.close()
-    for pipe in pipes[1:]:
-        with suppress(OSError):  # that nobody reads
-            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    for process in hanging[1:]:
+        let_go(tmp_path, process)
 
 
 RECORDED = b"""\

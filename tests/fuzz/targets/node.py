@@ -307,7 +307,6 @@ class _Scanner(content._Child):
     def __init__(self, data: bytes) -> None:
         self._process = _child_that_said(data)
         self._received = bytearray()
-        self._is_killed = False
 
     def put(self, message: object) -> None:
         pass
@@ -339,7 +338,6 @@ def scanner_answers(data: bytes) -> None:
         scanner.end()
     assert len(names) <= content._MAX_NAMES
     assert all(content._RULE_NAME.fullmatch(name) for name in names)
-    assert len(reader._known) <= content._MAX_REMEMBERED
     scanner = _Scanner(data)
     try:
         content._Rules((), None).given_to(scanner)
