@@ -222,7 +222,9 @@ class ProcessReader:
         self.failures["mixed"] += len(todo)
         self.failures["deferred"] += len(left)
         self._open.update(dict.fromkeys((*todo, *left, *self._due_for_retry())))
-        self.deferred = dict.fromkeys(self._open).keys()
+        # A helper that was started for others is not to hang again before it has served them.
+        in_order = sorted(self._open, key=lambda pid: owner_of(pid) in time_left.hung_owners)
+        self.deferred = dict.fromkeys(in_order).keys()
 
     def thread_cpu(self, pid: int, limit: int = _MAX_THREADS) -> dict[int, float]:
         """Read the CPU seconds of the first ``limit`` threads of ``pid``; empty if it is gone."""
