@@ -606,7 +606,7 @@ class Watch:
         """One of each owner after the other: one with thousands holds up none of the others."""
         turns: Turns[int] = Turns()
         for pid in dict.fromkeys(pids):
-            turns.put(hash(self._owner_of(pid)), pid)
+            turns.put(self._owner_of(pid), pid)
         return list(iter(turns.take, None))
 
     def _give_way(self) -> None:
@@ -649,7 +649,7 @@ class Watch:
     def _have_matched(self, watched: WatchedContainer, process: WatchedProcess) -> None:
         if not process.is_to_be_matched:
             process.is_to_be_matched = True
-            self._unmatched.put(hash(watched.owner), (watched, process))
+            self._unmatched.put(watched.owner, (watched, process))
 
     def _match_waiting(self, cpu_s: float) -> list[WatchedContainer]:
         """Matches processes that wait for it, for some time; the containers that they are in.

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
 from minerwatch.kept_text import both_ends, shared
 from minerwatch.model import Process, ProcessId, ProcessStat
+from minerwatch.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
@@ -593,8 +594,7 @@ class _ReadingThread:
         self._job = _Job(())
         self._job.done.set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="arguments", daemon=True)
-        self._thread.start()
+        self._thread = Worker("arguments", self._serve).start()
 
     def is_free(self) -> bool:
         return self._job.done.is_set()
@@ -621,6 +621,7 @@ class _ReadingThread:
         return job.answers
 
     def close(self) -> None:
+        self._thread.close()
         self._jobs.put(None)
         if self.is_free():
             self._thread.join()
@@ -630,12 +631,14 @@ class _ReadingThread:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            for place in job.places:
-                if job.is_left:
-                    break
-                job.since_s = time.monotonic()
-                job.answers.append(_arguments(f"{self._proc}/{place}/cmdline"))
-            job.done.set()
+            try:
+                for place in job.places:
+                    if job.is_left:
+                        break
+                    job.since_s = time.monotonic()
+                    job.answers.append(_arguments(f"{self._proc}/{place}/cmdline"))
+            finally:
+                job.done.set()
 
 
 class _ReadingProcess:
