@@ -21,7 +21,7 @@ GAP = "…"
 MAX_OWNER_BYTES = 2 << 20
 """Kept of one owner's processes: those of a pod, or of a container outside of Kubernetes."""
 
-MAX_NODE_BYTES = 16 << 20
+MAX_NODE_BYTES = 12 << 20
 """Kept of all processes of the node; the owner that has most gives way first."""
 
 _MAX_SHARED_BYTES = 256
@@ -93,21 +93,21 @@ def shared(text: str) -> str:
 
 
 def fattest_over(
-    bytes_by_owner: Mapping[Owner, int],
+    kept_by_owner: Mapping[Owner, int],
     *,
-    max_owner_bytes: int = MAX_OWNER_BYTES,
-    max_node_bytes: int = MAX_NODE_BYTES,
+    max_owner: int = MAX_OWNER_BYTES,
+    max_node: int = MAX_NODE_BYTES,
 ) -> tuple[Owner, int] | None:
-    """Return the owner that has to give way and the bytes that it may keep; None: all fits.
+    """Return the owner that has to give way and how much it may keep; None: all fits.
 
     That is the one that has most, so an owner below the mean is never touched by what others keep.
     """
-    if not bytes_by_owner:
+    if not kept_by_owner:
         return None
-    owner = max(bytes_by_owner, key=bytes_by_owner.__getitem__)
-    kept_bytes = bytes_by_owner[owner]
-    if kept_bytes > max_owner_bytes or sum(bytes_by_owner.values()) > max_node_bytes:
-        return owner, min(max_owner_bytes, kept_bytes) // 2
+    owner = max(kept_by_owner, key=kept_by_owner.__getitem__)
+    kept = kept_by_owner[owner]
+    if kept > max_owner or sum(kept_by_owner.values()) > max_node:
+        return owner, min(max_owner, kept) // 2
     return None
 
 

@@ -103,7 +103,8 @@ class Tick:
     unplaced_count: int  # containers of pods that the cluster has not told of
     probe_s: Mapping[str, float]
     text_bytes: int = 0  # kept of all processes
-    shortened: tuple[Container, ...] = ()  # gave text up since the tick before
+    shortened_texts: int = 0  # processes whose text was shortened since the tick before
+    shortened: tuple[Container, ...] = ()  # those that they are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,7 @@ class Watch:
         self._deferred_matches = 0
         self._to_read_again: set[int] = set()  # to be matched again, with text that was not kept
         self._shortened: dict[ContainerKey, Container] = {}  # since the last tick
-        self.shortened_texts = 0
-        """Processes whose text was shortened for want of room, since the start."""
+        self._shortened_texts = 0  # since the last tick
         self._matcher = matcher
         self._wanted = _fields(matcher)
 
@@ -615,7 +615,7 @@ class Watch:
             owner, max_bytes = over
             own = [each for each in self._containers.values() if each.owner == owner]
             before_bytes = sum(each.text_bytes for each in own)
-            self.shortened_texts += shorten_texts(
+            self._shortened_texts += shorten_texts(
                 (process for each in own for process in each.processes.values()), max_bytes
             )
             for watched in own:
@@ -819,8 +819,8 @@ class Watch:
     ) -> Tick:
         every = self._containers.values()
         flagged = [watched for watched in every if watched.verdict.level > Level.CLEAR]
-        shortened = tuple(self._shortened.values())
-        self._shortened = {}
+        shortened, shortened_texts = tuple(self._shortened.values()), self._shortened_texts
+        self._shortened, self._shortened_texts = {}, 0
         return Tick(
             at_s=at_s,
             changes=changes,
@@ -839,6 +839,7 @@ class Watch:
             ),
             probe_s=self._probe_s,
             text_bytes=sum(watched.text_bytes for watched in every),
+            shortened_texts=shortened_texts,
             shortened=shortened,
         )
 

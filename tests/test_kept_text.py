@@ -54,7 +54,7 @@ def test_what_is_cut_to_the_water_level_fits(sizes: list[int], max_bytes: int) -
 @given(st.dictionaries(st.text(max_size=4), st.integers(0, 1 << 22), max_size=20))
 def test_whoever_keeps_less_than_the_mean_never_gives_way(kept: dict[str, int]) -> None:
     limit = 1 << 23
-    over = fattest_over(kept, max_owner_bytes=1 << 21, max_node_bytes=limit)
+    over = fattest_over(kept, max_owner=1 << 21, max_node=limit)
     if over is None:
         assert sum(kept.values()) <= limit
         assert all(each <= 1 << 21 for each in kept.values())
