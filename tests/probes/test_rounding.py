@@ -125,7 +125,7 @@ def test_many_suspects_of_one_owner_hold_up_others_by_one_turn() -> None:
     miner = ProcessId(2000, 1)
     probe = Rounding(_Words(NEAREST * 3, most_at_once=8), owner_of=owner_of)
     probe.look(decoys, 0.0, always)
-    for at_s in range(1, 60):
+    for at_s in range(1, 110):  # eight of them to their end, then the miner
         probe.look([*decoys, miner], float(at_s), always)
         probe.sample(float(at_s))
     assert probe.facts(miner)
