@@ -24,7 +24,7 @@ from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
-from minerwatch.footprint import keep_heap_small, settle
+from minerwatch.footprint import keep_heap_small, settle, trim_heap
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import (
     AgentStatus,
@@ -101,6 +101,8 @@ _EXECS_PAUSE_S = 5.0
 
 _BATCH_S = 0.002
 """Between two looks at exec events: one that brings many costs less than many that bring one."""
+
+_TRIM_EVERY_S = 60.0
 
 _JSON = "application/json"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -227,6 +229,7 @@ class Agent:
         self._reload_asked = False
         self._is_reading_due = False
         self._is_settled = False
+        self._trimmed_s = 0.0
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
@@ -324,10 +327,16 @@ class Agent:
                 self._once.failure(f"{state.name} failed", state.last_error)
 
     def _settle(self) -> None:
-        """Once after the first tick, and after each change of rules."""
+        """Keep it small: once after the first tick and each change of rules, then by the minute."""
+        at_s = now_s()
         if not self._is_settled:
             self._is_settled = True
             settle()
+        elif at_s - self._trimmed_s >= _TRIM_EVERY_S:
+            trim_heap()
+        else:
+            return
+        self._trimmed_s = at_s
 
     def _wait(self, until_s: float) -> None:
         """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""

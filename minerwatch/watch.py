@@ -48,6 +48,7 @@ from minerwatch.watched import (
     WatchedProcess,
     collect_static_sightings,
     count_delayed_cpu,
+    count_text,
     counts,
     newly_found,
     newly_watched,
@@ -83,6 +84,9 @@ kubelet takes the agent for dead."""
 _MATCH_S = 0.5
 _MATCH_BETWEEN_TICKS_S = 0.05
 """CPU time for static rules at once; what there is no time for waits, each container in turn."""
+
+_MUCH_TEXT_BYTES = 256 << 10
+"""After so much more is kept of one container, what is kept of all is looked at."""
 
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
@@ -396,6 +400,8 @@ class Watch:
             watched.dynamic_sightings = ()
             for process in watched.processes.values():
                 process.cpu = process.thread_cpu_s = process.facts = None
+                process.facts_bytes = 0
+            count_text(watched)
         watched.is_measured = is_hot
         return is_hot
 
@@ -677,10 +683,10 @@ class Watch:
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
         now.parent = parent.process if parent else now.parent  # it may have ended since
-        now.facts = None
+        now.facts, now.facts_bytes = None, 0
         now.is_to_be_matched = False
         now.matches = self._matcher.static_matches(static_facts_of(watched, now))
-        now.facts = None  # they have all of the parent's text
+        now.facts, now.facts_bytes = None, 0  # they have all of the parent's text
         watched.text_bytes -= now.text_bytes
         note_text(now, now.parent)
         watched.text_bytes += now.text_bytes
@@ -717,6 +723,10 @@ class Watch:
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         for watched in hot:
             watched.dynamic_sightings = tuple(self._dynamic_sightings(watched, at_s))
+            before_bytes = watched.text_bytes
+            count_text(watched)  # facts are kept from now on
+            if watched.text_bytes > before_bytes + _MUCH_TEXT_BYTES:
+                self._give_way()
         return self._judge_containers(hot, at_s, is_tick=True)
 
     def _judge_containers(

@@ -44,7 +44,8 @@ class WatchedProcess:
     threads: int = 0
     thread_cpu_s: Mapping[int, float] | None = None
     thread_cpu_at_s: float = 0.0
-    text_bytes: int = 0  # kept of it, as of the last match
+    text_bytes: int = 0  # kept of it, as of the last match, without that of ``facts``
+    facts_bytes: int = 0
     is_shortened: bool = False  # not all of its text is kept: it is read again to be matched again
 
     @property
@@ -99,9 +100,16 @@ def static_facts_of(watched: WatchedContainer, process: WatchedProcess) -> Facts
         "ContainerName": watched.container.container_id,
         **watched.place,
     }
-    if process.cpu is not None and process.cpu.cores is not None:
-        process.facts = facts
+    if process.cpu is not None and process.cpu.cores is not None and not process.is_shortened:
+        arguments_bytes = size_of(facts.get("Arguments", ()))  # type: ignore[arg-type]
+        if arguments_bytes <= _FREE_ARGUMENTS_BYTES + _MAX_SPLIT_SHARE * process.text_bytes:
+            process.facts, process.facts_bytes = facts, arguments_bytes
     return facts
+
+
+_FREE_ARGUMENTS_BYTES = 2 << 10
+_MAX_SPLIT_SHARE = 2
+"""Thousands of short arguments take twenty times as much apart as together: they are not kept."""
 
 
 def collect_static_sightings(watched: WatchedContainer) -> None:
@@ -113,7 +121,14 @@ def collect_static_sightings(watched: WatchedContainer) -> None:
         for match in process.matches
         if counts(match, process, watched)
     )
-    watched.text_bytes = sum(process.text_bytes for process in watched.processes.values())
+    count_text(watched)
+
+
+def count_text(watched: WatchedContainer) -> None:
+    """Bring up to date how much text a container's processes keep."""
+    watched.text_bytes = sum(
+        process.text_bytes + process.facts_bytes for process in watched.processes.values()
+    )
 
 
 # Text that is kept.
@@ -139,10 +154,10 @@ def note_text(process: WatchedProcess, parent: Process | None) -> None:
 def shorten_texts(processes: Iterable[WatchedProcess], max_bytes: int) -> int:
     """Shorten what is longest until all takes at most ``max_bytes``; how many were shortened."""
     known = list(processes)
-    level = water_level((each.text_bytes for each in known), max_bytes)
+    level = water_level((each.text_bytes + each.facts_bytes for each in known), max_bytes)
     count = 0
     for each in known:
-        if each.text_bytes > level:
+        if each.text_bytes + each.facts_bytes > level:
             _shorten(each, level)
             count += 1
     return count
@@ -161,7 +176,7 @@ def _shorten(process: WatchedProcess, max_bytes: int) -> None:
     if process.parent is not None:
         process.parent = _shortened(process.parent, max_bytes // 4)
     process.matches = _with_less_evidence(process.matches, max_bytes // 4)
-    process.facts = None
+    process.facts, process.facts_bytes = None, 0
     process.is_shortened = True
     _count_text(process)
 
