@@ -663,7 +663,7 @@ class Agent:
         self._metrics.text_kept(brought.text_bytes, brought.shortened_texts)
         for container in brought.shortened:
             self._once.warning(
-                "its processes have more text than is kept of one pod or container",
+                "its processes have more text than is kept",
                 about=container.cgroup,
                 cgroup=printable(container.cgroup, 512),
             )
