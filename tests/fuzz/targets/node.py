@@ -121,7 +121,7 @@ def _is_own_or_other(container: Container) -> None:
     is_unicode(container.container_id)
 
 
-@target("node.sockets", "node.living_thread", cost=4)
+@target("node.sockets", cost=4)
 def net_tcp(data: bytes) -> None:
     """/proc/PID/net/tcp, tcp6, and what a descriptor leads to."""
     tcp, tcp6, descriptor = parts(data, 3)
