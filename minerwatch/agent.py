@@ -664,7 +664,7 @@ class Agent:
         for container in brought.shortened:
             self._once.warning(
                 "its processes have more text than is kept",
-                about=container.cgroup,
+                about=str(hash(container.key)),  # a path may be long
                 cgroup=printable(container.cgroup, 512),
             )
         if self._cluster is not None:

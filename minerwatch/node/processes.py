@@ -11,8 +11,8 @@ be a dead network mount.
 So command lines are read by a thread that may be left behind, and while it hangs by a process
 that may be killed. What the reading of them costs beyond an ordinary read is bounded for a call
 of ``ProcessReader.read``. A process that hangs a reader once is not measured, for on a busy node
-any process may hold its lock that long; one that hangs three in a row, at least ten seconds apart,
-is hidden (``command_line_hidden``).
+any process may hold its lock that long; one that hangs three in a row, within more than ten
+seconds, is hidden (``command_line_hidden``).
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class ProcessReader:
     """Reads processes below ``proc``; for one thread at a time.
 
     ``deadline_s`` bounds what hanging processes can add to one call of ``read``, ten times as much
-    what a reader adds that waits for a CPU; ``retry_s`` is
-    how long a process that hung a reader is left alone at first, doubled each time it does again.
+    what a reader adds that waits for a CPU. A process that hung a reader is left alone for a tenth
+    of ``retry_s``, then for ``retry_s``, doubled each time it does again.
     ``failures`` counts what went wrong since the start, by reason:
 
     - ``permission``: a fact that the agent may not read;
@@ -462,7 +462,10 @@ class _Retry:
 
     @classmethod
     def after(cls, last: _Retry | None, first_pause_s: float) -> _Retry:
-        pause_s = min(last.pause_s * 2, _LAST_RETRY_S) if last else first_pause_s
+        if last is None:  # most likely it had its lock for a good reason, or waited for a CPU
+            pause_s = first_pause_s / 10
+        else:
+            pause_s = min(max(first_pause_s, last.pause_s * 2), _LAST_RETRY_S)
         return cls(time.monotonic() + pause_s, pause_s, last.hangs + 1 if last else 1)
 
 
