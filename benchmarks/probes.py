@@ -79,9 +79,8 @@ def cost_rows() -> Iterator[Row]:
         yield from _task_rows(target)
         yield from _ptrace_rows()
         stack.enter_context(_connections(_SOCKETS))
-        sockets = SocketReader("/proc")
         me = identity(os.getpid())
-        spent = _median(lambda: sockets.connections([me.pid], time.monotonic()))
+        spent = _median(lambda: SocketReader("/proc").connections([me.pid], time.monotonic()))
         note = f"of a process with {_SOCKETS:,} in its namespace"
         yield Row(COST, "", "connections", spent, "ms", note=note)
         mappings = MappingReader("/proc")

@@ -24,7 +24,7 @@ from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import ConfigError, MinerwatchError
-from minerwatch.footprint import keep_heap_small, settle
+from minerwatch.footprint import keep_heap_small, settle, trim_heap
 from minerwatch.loop import CpuBudget, Wake
 from minerwatch.model import (
     AgentStatus,
@@ -54,8 +54,11 @@ from minerwatch.report.snapshot import (
     rfc3339,
     worst_first,
 )
+from minerwatch.report.text import printable
 from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
+from minerwatch.worker import WorkerState
+from minerwatch.worker import states as worker_states
 
 if TYPE_CHECKING:
     from minerwatch.kube.node import ClusterNode
@@ -64,6 +67,10 @@ if TYPE_CHECKING:
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
 _STALE_GRACE_S = 15.0
+
+_WORKER_DOWN_S = 120.0
+"""A thread that has failed again and again for so long makes the agent not ready; one that is gone
+and cannot be started makes it unhealthy."""
 
 ALL_PROCESSES = 1000
 """Of one container, in the full snapshot."""
@@ -89,8 +96,13 @@ _SAMPLE_EVERY_S = 1.0
 _READ_AGAIN_S = 0.5
 """Until processes are read again that there was no time for; the next tick may be far."""
 
+_EXECS_PAUSE_S = 5.0
+"""After exec events could not be read; meanwhile processes are found by ticks only."""
+
 _BATCH_S = 0.002
 """Between two looks at exec events: one that brings many costs less than many that bring one."""
+
+_TRIM_EVERY_S = 60.0
 
 _JSON = "application/json"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -217,6 +229,7 @@ class Agent:
         self._reload_asked = False
         self._is_reading_due = False
         self._is_settled = False
+        self._trimmed_s = 0.0
         self._started_s = now_s()
         self._last_tick_s: float | None = None
         self._own_failures: dict[tuple[str, str], int] = {}
@@ -254,6 +267,7 @@ class Agent:
         self._open.callback(self._culling.close)
         self._canary, self._canary_off = self._caged_canary()
         self._execs_lost = 0
+        self._execs_not_before_s = 0.0  # after a fault; 0.0: there is none
         self._execs_budget = CpuBudget(config.probes.execs_cpu_share)
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
         self._note_probes()
@@ -295,6 +309,7 @@ class Agent:
         """One tick; whatever goes wrong in it is counted, logged once and passed over."""
         started_s = time.perf_counter()
         try:
+            self._note_workers()
             self._refresh_rules()
             self._answer_lost_execs()
             brought = self._node.watch.tick(now_s())
@@ -304,11 +319,26 @@ class Agent:
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
 
+    def _note_workers(self) -> None:
+        """Publishes how the agent's threads are; those that are gone are started again."""
+        for state in worker_states():
+            self._metrics.worker_is(state.name, is_up=state.down_s == 0.0)
+            if any(each.name == state.name and not each.off for each in self._node.probes):
+                self._metrics.probe_opened(state.name, is_on=state.down_s == 0.0)
+            if state.last_error is not None:
+                self._once.failure(f"{state.name} failed", state.last_error)
+
     def _settle(self) -> None:
-        """Once after the first tick, and after each change of rules."""
+        """Keep it small: once after the first tick and each change of rules, then by the minute."""
+        at_s = now_s()
         if not self._is_settled:
             self._is_settled = True
             settle()
+        elif at_s - self._trimmed_s >= _TRIM_EVERY_S:
+            trim_heap()
+        else:
+            return
+        self._trimmed_s = at_s
 
     def _wait(self, until_s: float) -> None:
         """Looks at what starts and how suspects round until ``until_s``, a stop or a reload."""
@@ -325,7 +355,7 @@ class Agent:
             if at_s >= reading_s:
                 self._examine(tuple)
                 continue
-            pause_s = self._execs_budget.pause_s(at_s)
+            pause_s = max(self._execs_budget.pause_s(at_s), self._execs_not_before_s - at_s, 0.0)
             execs = self._execs if pause_s == 0.0 else None
             left_s = min(until_s, sample_s, reading_s) - at_s
             if self._wake.wait(min(left_s, pause_s or left_s), execs):
@@ -351,8 +381,20 @@ class Agent:
         self._metrics.probe_took("rounding", time.perf_counter() - started_s)
 
     def _examine_execs(self) -> None:
-        if self._execs is not None:
-            self._examine(self._execs.drain)
+        if self._execs is None:
+            return
+        try:
+            started = self._execs.drain()
+        except OSError as error:  # poll(2) would return at once, again and again
+            self._fail("execs", error)
+            self._execs_not_before_s = now_s() + _EXECS_PAUSE_S
+            self._metrics.probe_opened("execs", is_on=False)
+            self._node.watch.recheck()
+            return
+        if self._execs_not_before_s:
+            self._execs_not_before_s = 0.0
+            self._metrics.probe_opened("execs", is_on=True)
+        self._examine(lambda: started)
 
     def _examine(self, started: Callable[[], Collection[int]]) -> None:
         """Judges programs as they start; what goes wrong here, the next tick makes good."""
@@ -463,6 +505,8 @@ class Agent:
             yield from self._cluster.failures()
         yield from self._culling.failures()
         yield from ((where, reason, n) for (where, reason), n in [*self._own_failures.items()])
+        for state in worker_states():
+            yield from ((state.name, reason, n) for reason, n in state.failures.items())
         for listener in self._listeners:
             yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
 
@@ -589,16 +633,21 @@ class Agent:
         since_s = self._last_tick_s if self._last_tick_s is not None else self._started_s
         age_s = now_s() - since_s
         if age_s > _STALE_INTERVALS * self._config.interval + _STALE_GRACE_S:
-            text = f"the last tick ended {age_s:.0f} s ago\n"
-            return Answer(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+            return _unavailable(f"the last tick ended {age_s:.0f} s ago")
+        dead = [each.name for each in worker_states() if each.is_dead and _is_down(each)]
+        if dead:
+            return _unavailable(f"no thread can be started for: {', '.join(dead)}")
         return Answer(b"ok\n")
 
     def _readiness(self) -> Answer:
         """Ready: something has been judged, by some rules."""
         if self._last_tick_s is None:
-            return Answer(b"no tick yet\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+            return _unavailable("no tick yet")
         if not self._rules.book.rules:
-            return Answer(b"no rules are loaded\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+            return _unavailable("no rules are loaded")
+        down = [each.name for each in worker_states() if _is_down(each)]
+        if down:
+            return _unavailable(f"fails again and again, the log says why: {', '.join(down)}")
         return Answer(b"ok\n")
 
     def _report(self, brought: Tick, duration_s: float) -> None:
@@ -620,6 +669,13 @@ class Agent:
             processes=brought.process_count,
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )
+        self._metrics.text_kept(brought.text_bytes, brought.shortened_texts)
+        for container in brought.shortened:
+            self._once.warning(
+                "its processes have more text than is kept",
+                about=str(hash(container.key)),  # a path may be long
+                cgroup=printable(container.cgroup, 512),
+            )
         if self._cluster is not None:
             self._cluster.tell(brought.flagged)
             spot = self._cluster.blind_spot(brought.unplaced_count)
@@ -682,6 +738,14 @@ class Agent:
                 self._log.info("probe is on", probe=status.name)
         for spot in self._node.blind_spots:
             self._once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _is_down(state: WorkerState) -> bool:
+    return state.down_s > _WORKER_DOWN_S
+
+
+def _unavailable(reason: str) -> Answer:
+    return Answer(f"{reason}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:

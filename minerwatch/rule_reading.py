@@ -92,7 +92,14 @@ class RuleReading:
         if self._is_busy or time.monotonic() < self._not_before_s:
             return False
         self._is_busy = True
-        threading.Thread(target=self._read_again, args=(before,), name="rules", daemon=True).start()
+        try:
+            threading.Thread(
+                target=self._read_again, args=(before,), name="rules", daemon=True
+            ).start()
+        except RuntimeError as error:  # no thread can be had
+            self._is_busy = False
+            self._put_off(error)
+            return False
         return True
 
     def answer(self) -> RuleSet | None:
@@ -110,11 +117,15 @@ class RuleReading:
             answer = self._rule_set(before)
             self._pause_s = _FIRST_PAUSE_S
         except Exception as error:  # noqa: BLE001 - the rules read before stay in force
-            self._fail(error)
-            self._not_before_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
-        self._answers.put(answer)
-        self._on_done()
+            self._put_off(error)
+        finally:
+            self._answers.put(answer)
+            self._on_done()
+
+    def _put_off(self, error: Exception) -> None:
+        self._fail(error)
+        self._not_before_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
 
     def _fail(self, error: Exception) -> None:
         self.failures["child"] += 1

@@ -21,6 +21,7 @@ from minerwatch.detection.facts import container_facts, measured
 from minerwatch.detection.judge import Judge, Sighting
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.usage import CpuHistory
+from minerwatch.kept_text import fattest_over
 from minerwatch.model import (
     Change,
     Connection,
@@ -47,10 +48,13 @@ from minerwatch.watched import (
     WatchedProcess,
     collect_static_sightings,
     count_delayed_cpu,
+    count_text,
     counts,
     newly_found,
     newly_watched,
+    note_text,
     observation_of,
+    shorten_texts,
     sighting_of,
     static_facts_of,
 )
@@ -81,6 +85,9 @@ _MATCH_S = 0.5
 _MATCH_BETWEEN_TICKS_S = 0.05
 """CPU time for static rules at once; what there is no time for waits, each container in turn."""
 
+_MUCH_TEXT_BYTES = 256 << 10
+"""After so much more is kept of one container, what is kept of all is looked at."""
+
 _SHORTEST_AGE_S = 0.2
 """Of a process whose first rate is taken since its birth: CPU time is known to 10 ms only."""
 
@@ -99,6 +106,9 @@ class Tick:
     process_count: int
     unplaced_count: int  # containers of pods that the cluster has not told of
     probe_s: Mapping[str, float]
+    text_bytes: int = 0  # kept of all processes
+    shortened_texts: int = 0  # processes whose text was shortened since the tick before
+    shortened: tuple[Container, ...] = ()  # those that they are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +158,12 @@ class Watch:
         self._tick_times_s: deque[float] = deque()  # of the last ticks, within the window
         self._lock = threading.Lock()
         self._probe_s: dict[str, float] = {}
+        self._inner_s = 0.0  # of what was timed within what is timed now
         self._unmatched: Turns[tuple[WatchedContainer, WatchedProcess]] = Turns()
         self._deferred_matches = 0
+        self._to_read_again: set[int] = set()  # to be matched again, with text that was not kept
+        self._shortened: dict[ContainerKey, Container] = {}  # since the last tick
+        self._shortened_texts = 0  # since the last tick
         self._matcher = matcher
         self._wanted = _fields(matcher)
 
@@ -211,7 +225,6 @@ class Watch:
             self._let_rest(watched)
         self._timed("tasks", lambda: self._read_tasks(hot))
         touched = self._timed("processes", lambda: self._sample_processes(sampled, hot, at_s))
-        touched += self._match_waiting(_MATCH_S)
         for watched in hot:
             count_delayed_cpu(watched, at_s)
         hot += _newly_suspect(touched, hot)
@@ -231,10 +244,12 @@ class Watch:
             to_place = {*pids, *self._cgroups.unplaced}
             to_read = {pid for pid in to_place if self._place(pid, at_s)}
             touched = self._timed(
-                "processes", lambda: self._read(to_read, (), at_s, _READ_BETWEEN_TICKS_S)
+                "processes",
+                lambda: self._read(
+                    to_read, (), at_s, _READ_BETWEEN_TICKS_S, _MATCH_BETWEEN_TICKS_S
+                ),
             )
             self._early |= to_read
-            touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
             suspect = _newly_suspect(touched, ())
             changes, began = self._judge_containers(suspect, at_s, is_tick=False)
             return Examined(changes, began, self._probe_s)
@@ -247,7 +262,7 @@ class Watch:
     @property
     def wants_reading(self) -> bool:
         """Whether some processes could not be read, and are to be by ``examine``."""
-        return bool(self._reader.deferred or self._cgroups.unplaced)
+        return bool(self._reader.deferred or self._to_read_again or self._cgroups.unplaced)
 
     def sample(self, at_s: float) -> None:
         """Lets probes look at what has to be looked at more often than once a tick."""
@@ -298,11 +313,15 @@ class Watch:
         return self._probes.connections(process) if self._probes is not None else ()
 
     def _timed(self, probe: str, work: Callable[[], T]) -> T:
+        """Does ``work`` and adds the time that it took by itself to ``probe``."""
         started_s = time.perf_counter()
+        outer_s, self._inner_s = self._inner_s, 0.0
         try:
             return work()
         finally:
-            self._probe_s[probe] += time.perf_counter() - started_s
+            took_s = time.perf_counter() - started_s
+            self._probe_s[probe] += took_s - self._inner_s
+            self._inner_s = outer_s + took_s
 
     def _read_tasks(self, hot: Iterable[WatchedContainer]) -> None:
         """Reads all tasks at once, where that costs less than asking one process after another."""
@@ -381,6 +400,8 @@ class Watch:
             watched.dynamic_sightings = ()
             for process in watched.processes.values():
                 process.cpu = process.thread_cpu_s = process.facts = None
+                process.facts_bytes = 0
+            count_text(watched)
         watched.is_measured = is_hot
         return is_hot
 
@@ -445,7 +466,7 @@ class Watch:
                         to_read.add(pid)
         to_read.update(self._replaced(measured_pids))
         self._young = set()
-        return self._read(to_read, {id(each) for each in hot}, at_s, _READ_S)
+        return self._read(to_read, {id(each) for each in hot}, at_s, _READ_S, _MATCH_S)
 
     def _take_members(self, sampled: CgroupTick) -> set[int]:
         """Forgets processes that have left their container; the pids of those that joined one."""
@@ -524,43 +545,97 @@ class Watch:
         return chosen
 
     def _read(
-        self, pids: Collection[int], hot: Collection[int], at_s: float, cpu_s: float
+        self, pids: Collection[int], hot: Collection[int], at_s: float, cpu_s: float, match_s: float
     ) -> list[WatchedContainer]:
-        """Reads who ``pids`` are, to be matched; the containers that have other ones now.
+        """Reads who ``pids`` are and matches them; the containers that have other ones now.
 
-        With them those that were left open before. What ``cpu_s`` is too short for is left open.
+        With them those that were left open before. What ``cpu_s`` or ``match_s`` is too short for
+        is left open: nothing more is read while something that was read has not been matched, for
+        until then all of its text is kept.
         """
         touched: dict[int, WatchedContainer] = {}
-        in_order = self._ordered_fairly((*self._reader.deferred, *pids))
-        found = self._reader.read(in_order, cpu_s)
-        self._forget_unread(set(in_order) - found.keys() - self._reader.deferred)
-        for pid, process in found.items():
-            watched = self._container_of.get(pid)
-            if watched is None:
-                continue
-            before = watched.processes.get(pid)
-            now = WatchedProcess(process)
-            if before is not None and before.process.id == process.id:
-                now.cpu, now.threads = before.cpu, before.threads
-                now.counted_cpu_s = before.counted_cpu_s
-            watched.processes[pid] = now
-            touched[id(watched)] = watched
-            self._young.add(pid)
-            if process.kernel_thread:
-                continue
-            self._have_matched(watched, now)
-            if now.cpu is None and id(watched) in hot:
-                self._measure(now, at_s)
+        again = {pid for pid in self._to_read_again if pid in self._container_of}
+        self._to_read_again = set()
+        in_order = self._ordered_fairly((*self._reader.deferred, *again, *pids))
+        unread = set(in_order)
+        read_until_s = time.thread_time() + cpu_s
+        match_left_s = match_s
+
+        def is_time_left() -> bool:
+            return not len(self._unmatched) and time.thread_time() < read_until_s
+
+        for found in self._reader.batches(in_order, is_time_left, self._owner_of):
+            unread -= found.keys()
+            for pid, process in found.items():
+                watched = self._container_of.get(pid)
+                if watched is not None:
+                    touched[id(watched)] = watched
+                    self._take(watched, process, at_s, is_hot=id(watched) in hot)
+            started_s = time.thread_time()
+            touched.update((id(each), each) for each in self._match_waiting(match_left_s))
+            match_left_s -= time.thread_time() - started_s
+            read_until_s += time.thread_time() - started_s
+            self._give_way()
+        if not in_order:
+            touched.update((id(each), each) for each in self._match_waiting(match_s))
+            self._give_way()
+        self._forget_unread(unread - self._reader.deferred)
+        self._deferred_matches += len(self._unmatched)
         for watched in touched.values():
             collect_static_sightings(watched)
         return list(touched.values())
 
+    def _take(
+        self, watched: WatchedContainer, process: Process, at_s: float, *, is_hot: bool
+    ) -> None:
+        """Puts a process that was read in the place of the one with its pid, to be matched."""
+        before = watched.processes.get(process.id.pid)
+        now = WatchedProcess(process)
+        if before is not None and before.process.id == process.id:
+            now.cpu, now.threads = before.cpu, before.threads
+            now.counted_cpu_s = before.counted_cpu_s
+            if before.process.program == process.program:
+                now.matches = before.matches  # until it is matched
+        watched.processes[process.id.pid] = now
+        self._young.add(process.id.pid)
+        if process.kernel_thread:
+            return
+        self._have_matched(watched, now)
+        if now.cpu is None and is_hot:
+            self._measure(now, at_s)
+
+    def _owner_of(self, pid: int) -> str:
+        watched = self._container_of.get(pid)
+        return watched.owner if watched is not None else ""
+
     def _ordered_fairly(self, pids: Iterable[int]) -> list[int]:
-        """One of each container after the other: who has thousands holds up nobody else's."""
+        """One of each owner after the other: one with thousands holds up none of the others."""
         turns: Turns[int] = Turns()
         for pid in dict.fromkeys(pids):
-            turns.put(id(self._container_of.get(pid)), pid)
+            turns.put(self._owner_of(pid), pid)
         return list(iter(turns.take, None))
+
+    def _give_way(self) -> None:
+        """Shortens the longest texts of the owners that keep most, until all that is kept fits."""
+        while over := fattest_over(self._text_bytes_by_owner()):
+            owner, max_bytes = over
+            own = [each for each in self._containers.values() if each.owner == owner]
+            before_bytes = sum(each.text_bytes for each in own)
+            self._shortened_texts += shorten_texts(
+                (process for each in own for process in each.processes.values()), max_bytes
+            )
+            for watched in own:
+                collect_static_sightings(watched)
+                self._shortened[watched.container.key] = watched.container
+            if sum(each.text_bytes for each in own) >= before_bytes:
+                return  # nothing is left to be shortened
+
+    def _text_bytes_by_owner(self) -> dict[str, int]:
+        kept: dict[str, int] = {}
+        for watched in self._containers.values():
+            if watched.text_bytes:
+                kept[watched.owner] = kept.get(watched.owner, 0) + watched.text_bytes
+        return kept
 
     def _forget_unread(self, pids: Iterable[int]) -> None:
         """Forgets who ended before it was read: nothing else would when its container loses it."""
@@ -572,13 +647,15 @@ class Watch:
     def _match_again(self, watched: WatchedContainer) -> None:
         """Has all processes of a container matched anew; until then they keep their matches."""
         for process in watched.processes.values():
-            if not process.process.kernel_thread:
+            if process.is_shortened:
+                self._to_read_again.add(process.process.id.pid)
+            elif not process.process.kernel_thread:
                 self._have_matched(watched, process)
 
     def _have_matched(self, watched: WatchedContainer, process: WatchedProcess) -> None:
         if not process.is_to_be_matched:
             process.is_to_be_matched = True
-            self._unmatched.put(id(watched), (watched, process))
+            self._unmatched.put(watched.owner, (watched, process))
 
     def _match_waiting(self, cpu_s: float) -> list[WatchedContainer]:
         """Matches processes that wait for it, for some time; the containers that they are in.
@@ -598,9 +675,6 @@ class Watch:
                     return
 
         self._timed("rules", match)
-        self._deferred_matches += len(self._unmatched)
-        for watched in touched.values():
-            collect_static_sightings(watched)
         return list(touched.values())
 
     def _match_process(self, watched: WatchedContainer, now: WatchedProcess) -> None:
@@ -609,9 +683,13 @@ class Watch:
             parent_container.processes.get(now.process.parent_pid) if parent_container else None
         )
         now.parent = parent.process if parent else now.parent  # it may have ended since
-        now.facts = None
+        now.facts, now.facts_bytes = None, 0
         now.is_to_be_matched = False
         now.matches = self._matcher.static_matches(static_facts_of(watched, now))
+        now.facts, now.facts_bytes = None, 0  # they have all of the parent's text
+        watched.text_bytes -= now.text_bytes
+        note_text(now, now.parent)
+        watched.text_bytes += now.text_bytes
 
     def _sample_limit(self, watched: WatchedContainer) -> None:
         before = watched.limit
@@ -645,6 +723,10 @@ class Watch:
     ) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
         for watched in hot:
             watched.dynamic_sightings = tuple(self._dynamic_sightings(watched, at_s))
+            before_bytes = watched.text_bytes
+            count_text(watched)  # facts are kept from now on
+            if watched.text_bytes > before_bytes + _MUCH_TEXT_BYTES:
+                self._give_way()
         return self._judge_containers(hot, at_s, is_tick=True)
 
     def _judge_containers(
@@ -747,6 +829,8 @@ class Watch:
     ) -> Tick:
         every = self._containers.values()
         flagged = [watched for watched in every if watched.verdict.level > Level.CLEAR]
+        shortened, shortened_texts = tuple(self._shortened.values()), self._shortened_texts
+        self._shortened, self._shortened_texts = {}, 0
         return Tick(
             at_s=at_s,
             changes=changes,
@@ -764,6 +848,9 @@ class Watch:
                 for watched in every
             ),
             probe_s=self._probe_s,
+            text_bytes=sum(watched.text_bytes for watched in every),
+            shortened_texts=shortened_texts,
+            shortened=shortened,
         )
 
 

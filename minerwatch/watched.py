@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.match import Match
 from minerwatch.detection.usage import CpuHistory
 from minerwatch.detection.words import DELAY_CPU_S, cpu_s_after
+from minerwatch.kept_text import both_ends, size_of, water_level
 from minerwatch.model import (
     Connection,
     Container,
     ContainerKind,
     CpuLimit,
+    Evidence,
     Facts,
     Finding,
     Level,
@@ -41,6 +44,9 @@ class WatchedProcess:
     threads: int = 0
     thread_cpu_s: Mapping[int, float] | None = None
     thread_cpu_at_s: float = 0.0
+    text_bytes: int = 0  # kept of it, as of the last match, without that of ``facts``
+    facts_bytes: int = 0
+    is_shortened: bool = False  # not all of its text is kept: it is read again to be matched again
 
     @property
     def cpu_cores(self) -> float | None:
@@ -67,6 +73,13 @@ class WatchedContainer:
     limit: CpuLimit | None = None
     throttled_share: float | None = None
     findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
+    text_bytes: int = 0  # kept of its processes
+
+    @property
+    def owner(self) -> str:
+        """Return what takes turns and shares bounds: the pod, or else the outermost container."""
+        container = self.container
+        return container.pod_uid or container.outer_cgroup or container.cgroup
 
 
 def newly_watched(container: Container, at_s: float, cpu_s: float) -> WatchedContainer:
@@ -87,9 +100,16 @@ def static_facts_of(watched: WatchedContainer, process: WatchedProcess) -> Facts
         "ContainerName": watched.container.container_id,
         **watched.place,
     }
-    if process.cpu is not None and process.cpu.cores is not None:
-        process.facts = facts
+    if process.cpu is not None and process.cpu.cores is not None and not process.is_shortened:
+        arguments_bytes = size_of(facts.get("Arguments", ()))  # type: ignore[arg-type]
+        if arguments_bytes <= _FREE_ARGUMENTS_BYTES + _MAX_SPLIT_SHARE * process.text_bytes:
+            process.facts, process.facts_bytes = facts, arguments_bytes
     return facts
+
+
+_FREE_ARGUMENTS_BYTES = 2 << 10
+_MAX_SPLIT_SHARE = 2
+"""Thousands of short arguments take twenty times as much apart as together: they are not kept."""
 
 
 def collect_static_sightings(watched: WatchedContainer) -> None:
@@ -101,6 +121,101 @@ def collect_static_sightings(watched: WatchedContainer) -> None:
         for match in process.matches
         if counts(match, process, watched)
     )
+    count_text(watched)
+
+
+def count_text(watched: WatchedContainer) -> None:
+    """Bring up to date how much text a container's processes keep."""
+    watched.text_bytes = sum(
+        process.text_bytes + process.facts_bytes for process in watched.processes.values()
+    )
+
+
+# Text that is kept.
+
+_TEXT_FIELDS = tuple(
+    each.name for each in fields(Process) if each.type in ("str", "tuple[str, ...]")
+)
+_BOUNDED_FIELDS = tuple(name for name in _TEXT_FIELDS if name not in ("comm", "user"))
+"""The kernel bounds comm to 15 bytes; user names are the node's own."""
+_MAX_PARENT_BYTES = 4 << 10
+_MAX_EVIDENCE_BYTES = 32 << 10
+_MAX_OBSERVED_BYTES = 1024  # an excerpt of 200 characters, of whatever width
+_EVIDENCE_HEADER_BYTES = 80  # of the object, and its place in a tuple
+
+
+def note_text(process: WatchedProcess, parent: Process | None) -> None:
+    """Bounds what a process that was matched keeps beside its own text, and counts all of it."""
+    process.parent = _shortened(parent, _MAX_PARENT_BYTES) if parent is not None else None
+    process.matches = _with_less_evidence(process.matches, _MAX_EVIDENCE_BYTES)
+    _count_text(process)
+
+
+def shorten_texts(processes: Iterable[WatchedProcess], max_bytes: int) -> int:
+    """Shorten what is longest until all takes at most ``max_bytes``; how many were shortened."""
+    known = list(processes)
+    level = water_level((each.text_bytes + each.facts_bytes for each in known), max_bytes)
+    count = 0
+    for each in known:
+        if each.text_bytes + each.facts_bytes > level:
+            _shorten(each, level)
+            count += 1
+    return count
+
+
+def _count_text(process: WatchedProcess) -> None:
+    process.text_bytes = (
+        _text_bytes(process.process)
+        + (_text_bytes(process.parent) if process.parent is not None else 0)
+        + sum(_evidence_bytes(each) for match in process.matches for each in match.evidence)
+    )
+
+
+def _shorten(process: WatchedProcess, max_bytes: int) -> None:
+    process.process = _shortened(process.process, max_bytes // 2)
+    if process.parent is not None:
+        process.parent = _shortened(process.parent, max_bytes // 4)
+    process.matches = _with_less_evidence(process.matches, max_bytes // 4)
+    process.facts, process.facts_bytes = None, 0
+    process.is_shortened = True
+    _count_text(process)
+
+
+def _text_bytes(process: Process) -> int:
+    return sum(size_of(getattr(process, name)) for name in _TEXT_FIELDS)
+
+
+def _shortened(process: Process, max_bytes: int) -> Process:
+    """Return the process with both ends of its texts, the longest cut first."""
+    sizes = {name: size_of(getattr(process, name)) for name in _BOUNDED_FIELDS}
+    level = water_level(sizes.values(), max_bytes)
+    shorter = {
+        name: both_ends(getattr(process, name), level)
+        for name, size in sizes.items()
+        if size > level
+    }
+    return replace(process, **shorter) if shorter else process
+
+
+def _with_less_evidence(matches: tuple[Match, ...], max_bytes: int) -> tuple[Match, ...]:
+    """Return all matches, with the first pieces of their evidence that fit."""
+    if sum(len(match.evidence) for match in matches) * _MAX_OBSERVED_BYTES <= max_bytes:
+        return matches
+    kept: list[Match] = []
+    for match in matches:
+        count = 0
+        for evidence in match.evidence:
+            max_bytes -= _evidence_bytes(evidence)
+            if max_bytes < 0:
+                break
+            count += 1
+        is_whole = count == len(match.evidence)
+        kept.append(match if is_whole else replace(match, evidence=match.evidence[:count]))
+    return tuple(kept)
+
+
+def _evidence_bytes(evidence: Evidence) -> int:
+    return _EVIDENCE_HEADER_BYTES + sys.getsizeof(evidence.observed)
 
 
 def counts(match: Match, process: WatchedProcess, watched: WatchedContainer) -> bool:

@@ -317,6 +317,39 @@ def test_a_tick_that_fails_is_counted_and_the_next_one_comes(start: Start, tmp_p
     assert agent.stop() == 0
 
 
+WITH_A_FAULT = """
+import sys
+from minerwatch import agent
+from minerwatch.node.sockets import ConnectionReader
+def fails(_reader):
+    raise ZeroDivisionError("a fault of its own")
+ConnectionReader._serve = fails
+agent._WORKER_DOWN_S = 1.0
+sys.argv = ["minerwatch", *sys.argv[3:]]
+from minerwatch.cli.main import main
+main()
+"""
+
+
+@needs_root
+def test_a_thread_that_fails_again_and_again_is_seen_and_the_others_go_on(start: Start) -> None:
+    agent = start(command=(sys.executable, "-c", WITH_A_FAULT))
+    failed = agent.line("connections failed")
+    assert failed["error"] == repr(ZeroDivisionError("a fault of its own"))
+    agent.until(lambda: agent.get("/readyz")[0] == 503)
+    assert "connections" in agent.get("/readyz")[1]
+    assert agent.get("/healthz")[0] == 200  # a restart would not help, and loses what is known
+    metrics = agent.get("/metrics")[1]
+    assert 'minerwatch_worker_up{worker="connections"} 0.0' in metrics
+    assert 'minerwatch_worker_up{worker="http"} 1.0' in metrics
+    assert 'minerwatch_probe_up{probe="connections"} 0.0' in metrics
+    assert (
+        'minerwatch_probe_failures_total{probe="connections",reason="ZeroDivisionError"}' in metrics
+    )
+    assert [line["event"] for line in agent.lines()].count("connections failed") == 1
+    assert agent.stop() == 0
+
+
 @needs_root
 def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> None:
     command = _python_as_nobody()

@@ -66,3 +66,26 @@ print(heap_kib() - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1024
+
+
+def test_the_heap_is_given_back_after_a_burst() -> None:
+    script = """
+from pathlib import Path
+from minerwatch.footprint import keep_heap_small, trim_heap
+keep_heap_small()
+def resident_kib():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+before = resident_kib()
+burst = [bytearray(20_000) for _ in range(2000)]
+behind = bytearray(20_000)
+del burst
+kept = resident_kib() - before
+trim_heap()
+print(kept, resident_kib() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept, after = map(int, done.stdout.split())
+    assert after < 4096
+    assert after <= kept

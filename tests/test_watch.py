@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -433,14 +433,17 @@ def test_who_ends_before_it_is_read_is_not_counted(
     node = Node(matcher, folder, cgroups.root)
     brief = programs.start("brief", busy=True)
     node.tick()
-    read = ProcessReader.read
+    batches = ProcessReader.batches
 
     def read_late(
-        reader: ProcessReader, pids: Iterable[int], cpu_s: float = 1.0
-    ) -> dict[int, Process]:
-        return read(reader, set(pids) - {brief.pid}, cpu_s)
+        reader: ProcessReader,
+        pids: Iterable[int],
+        is_time_left: Callable[[], bool],
+        owner_of: Callable[[int], Hashable],
+    ) -> Iterator[dict[int, Process]]:
+        return batches(reader, set(pids) - {brief.pid}, is_time_left, owner_of)
 
-    monkeypatch.setattr(ProcessReader, "read", read_late)
+    monkeypatch.setattr(ProcessReader, "batches", read_late)
     cgroups.put(brief, folder)
     node.tick()
     assert brief.pid not in node.watch._container_of

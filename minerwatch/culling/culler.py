@@ -46,6 +46,7 @@ from minerwatch.model import (
 from minerwatch.report.audit_lines import AuditLine, DecisionLine, rfc3339
 from minerwatch.report.log import Log
 from minerwatch.report.text import printable
+from minerwatch.worker import Worker
 
 _CLOSE_S = 5.0
 _ASK_S = 90.0
@@ -180,7 +181,7 @@ class Culler:
         self._has_news = threading.Condition()
         self._news: Round | None = None
         self._asked: deque[_Asked] = deque()
-        self._thread = threading.Thread(target=self._run, name="culling", daemon=True)
+        self._thread = Worker("culling", self._run)
 
     def start(self) -> None:
         """Begin."""
@@ -203,6 +204,7 @@ class Culler:
     def close(self) -> None:
         """End; an action that is under way is waited for, but for some seconds only."""
         self._closing.set()
+        self._thread.close()
         self._budget.close()
         with self._has_news:
             self._has_news.notify_all()

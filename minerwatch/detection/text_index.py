@@ -6,6 +6,7 @@ expressions cannot match without (``literals``).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import ahocorasick
@@ -24,8 +25,10 @@ Found = set[int] | frozenset[int]
 
 PATTERNS = frozenset((How.WILDCARD, How.REGEX))
 
-_MEMO_TEXTS = 1024
+_MEMO_BYTES = 384 << 10
+"""Of one field, as kept."""
 _MEMO_LENGTH = 256
+_ENTRY_BYTES = 100  # of a dictionary
 _PATTERN_MEMORY = 512 << 10
 _PATTERN_MEMORY_LIMIT = 64 << 20
 
@@ -181,6 +184,7 @@ class FieldIndex:
         )
         self._needed = frozenset(needed.values())
         self._memo: dict[str, frozenset[int]] = {}
+        self._memo_bytes = 0
         self._long: tuple[str | None, frozenset[int]] = (None, _NOTHING)  # the latest long text
 
     def literals(self, value: FactValue) -> frozenset[int]:
@@ -202,10 +206,12 @@ class FieldIndex:
         found = frozenset(true) if true else _NOTHING
         if len(text) > _MEMO_LENGTH:
             self._long = (text, found)
-        else:
-            if len(self._memo) >= _MEMO_TEXTS:
+        elif text not in self._memo:
+            if self._memo_bytes >= _MEMO_BYTES:
                 self._memo.clear()
+                self._memo_bytes = 0
             self._memo[text] = found
+            self._memo_bytes += sys.getsizeof(text) + sys.getsizeof(found) + _ENTRY_BYTES
         return found
 
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import TypeVar
 
 import msgspec
@@ -38,6 +38,7 @@ from minerwatch.model import (
     PodContainerKind,
     Verdict,
 )
+from minerwatch.worker import Worker
 
 CONTROLLER = "minerwatch.io/agent"
 DROPPED = "dropped"
@@ -226,8 +227,7 @@ class EventSender:
         self._lock = Lock()  # of what has been told, and of the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
-        self._thread = Thread(target=self._run, name="events", daemon=True)
-        self._thread.start()
+        self._thread = Worker("events", self._run).start()
 
     def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
         """Send an event if ``verdict`` is news to the owner of ``pod``; returns at once.
@@ -276,6 +276,7 @@ class EventSender:
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
         self._closing.set()
+        self._thread.close()
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(_CLOSE_S)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 
 import msgspec
 
+from minerwatch.kept_text import both_ends, size_of, water_level
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
@@ -29,7 +30,7 @@ kubelet as the mirror of nothing, and the annotation cannot be added to a pod la
 """
 
 MAX_VALUE_CHARS = 1024
-"""Kept of an annotation, a variable or an image's name."""
+"""Kept of an annotation, a variable or an image's name; a quarter of it where it is not ASCII."""
 
 MAX_OTHER_LABELS = 64
 """Kept of the labels that nobody asked for; those that are asked for are always kept."""
@@ -38,6 +39,9 @@ MAX_OWNERS = 16
 
 MAX_CONTAINERS = 256
 """Of one pod: Kubernetes has no limit but the size of the object, which has room for thousands."""
+
+_MAX_IMAGES_BYTES = 64 << 10
+"""Kept of the names of one pod's images together: 256 of the usual length fit."""
 
 _LATEST_UNIX_S = 253_402_300_799.0
 """The last second of the year 9999: of a later one no text can be made."""
@@ -189,7 +193,7 @@ class PodParser:
                 )
                 for owner in islice(metadata.owner_references or (), MAX_OWNERS)
             ),
-            containers=tuple(islice(self._containers(spec, status), MAX_CONTAINERS)),
+            containers=_with_short_images(islice(self._containers(spec, status), MAX_CONTAINERS)),
             mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
             is_ending=bool(metadata.deletion_timestamp),
         )
@@ -240,7 +244,24 @@ class PodParser:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…"
+    """``text`` up to so many characters, fewer where each takes several bytes of memory."""
+    if len(text) * 4 <= MAX_VALUE_CHARS:
+        return text
+    chars = MAX_VALUE_CHARS if text.isascii() else MAX_VALUE_CHARS // 4
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+
+
+def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer, ...]:
+    """Cut the longest names of images where those of one pod take too much together.
+
+    The API server takes any text for an image: 256 of them are a megabyte in each pod.
+    """
+    found = tuple(containers)
+    level = water_level((size_of(each.image) for each in found), _MAX_IMAGES_BYTES)
+    return tuple(
+        replace(each, image=both_ends(each.image, level)) if size_of(each.image) > level else each
+        for each in found
+    )
 
 
 def bare_container_id(container_id: str) -> str:

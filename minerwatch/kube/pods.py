@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 
 import msgspec
 
@@ -36,6 +36,7 @@ from minerwatch.kube.list_reading import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod, PodContainer
+from minerwatch.worker import Worker
 
 PATH = "/api/v1/pods"
 REASONS: tuple[str, ...] = (
@@ -139,7 +140,7 @@ class PodWatch:
         self._closing = closing or Event()
         self._answer_lock = Lock()
         self._answer: Answer | None = None  # that the thread may be waiting for
-        self._thread = Thread(target=self.run, name="pods", daemon=True)
+        self._thread = Worker("pods", self.run)
 
     def start(self) -> None:
         """Begin; the pods are known some time later, when ``synced_unix_s`` is not None."""
@@ -148,6 +149,7 @@ class PodWatch:
     def close(self) -> None:
         """End within 2 s: a thread that hangs is left behind, and ends when its wait does."""
         self._closing.set()
+        self._thread.close()
         with self._answer_lock:
             if self._answer is not None:
                 self._answer.interrupt()

@@ -17,7 +17,6 @@ import queue
 import re
 import select
 import subprocess
-import threading
 import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from minerwatch.model import ProcessId
 from minerwatch.node.confined import CONFINED
 from minerwatch.node.living_thread import living_place
 from minerwatch.node.questions import Question, Questions
+from minerwatch.worker import Worker
 
 _MAX_RULE_FILE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 64 << 10
@@ -75,8 +75,7 @@ class ContentReader:
         self._child: _Child | None = None
         self._is_closed = False
         self._rules = _Rules(rule_files, None)
-        self._thread = threading.Thread(target=self._serve, name="content", daemon=True)
-        self._thread.start()
+        self._thread = Worker("content", self._serve).start()
 
     def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
         """Want to know of ``process`` of the container ``owner``; False: ask again later.
@@ -106,6 +105,7 @@ class ContentReader:
     def close(self) -> None:
         """Ends child and thread; it does not wait for what cannot be ended."""
         self._is_closed = True
+        self._thread.close()
         self._questions.wake()
         child = self._child
         if child is not None:
@@ -125,7 +125,11 @@ class ContentReader:
                 rules = self._rules
                 self._avoided.clear()
                 self._end_child()
-            self._answers.put((question.process, self._scanned(question, rules)))
+            names = None
+            try:
+                names = self._scanned(question, rules)
+            finally:
+                self._answers.put((question.process, names))
         self._end_child()
 
     def _scanned(self, question: Question, rules: _Rules) -> tuple[str, ...] | None:

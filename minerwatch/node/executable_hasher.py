@@ -12,6 +12,7 @@ import os
 import sys
 
 _PIECE_BYTES = 1 << 20
+_MAX_THREADS = 256
 _START = 19  # field 22 of proc_pid_stat(5), counted behind the name
 
 
@@ -34,7 +35,7 @@ def _digest(
     most_bytes: int,
     known: dict[tuple[int, int, int, int], str],
 ) -> str:
-    file = os.open(f"{proc}/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = _opened(proc, pid)
     try:
         if _start_ticks(proc, pid) != start_ticks:
             return "- gone"
@@ -47,6 +48,20 @@ def _digest(
         return known[key]
     finally:
         os.close(file)
+
+
+def _opened(proc: str, pid: str) -> int:
+    """Open the program of a process; if its first thread has ended, by another one's link."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(f"{proc}/{pid}/exe", flags)
+    except FileNotFoundError:
+        for tid in os.listdir(f"{proc}/{pid}/task")[:_MAX_THREADS]:  # noqa: PTH208
+            try:
+                return os.open(f"{proc}/{pid}/task/{tid}/exe", flags)
+            except OSError:
+                continue
+        raise
 
 
 def _hashed(file: int, most_bytes: int) -> str:

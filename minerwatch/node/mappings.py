@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from minerwatch.model import ProcessId
 from minerwatch.node.living_thread import living_place
 from minerwatch.node.questions import Question, Questions
+from minerwatch.worker import Worker
 
 _MAX_SMAPS_BYTES = 32 << 20
 _PIECE_BYTES = 256 << 10
@@ -88,6 +89,7 @@ class MappingReader:
 
     def close(self) -> None:
         """Ends the thread, at once or when the read that it hangs in returns."""
+        self._serving.close()
         self._questions.wake()
 
     def _started(self) -> _Serving:
@@ -144,7 +146,7 @@ class MappingReader:
             os.close(fd)
 
 
-class _Serving(threading.Thread):
+class _Serving:
     """Answers one question after another, until it is left behind or there are no more."""
 
     def __init__(
@@ -153,7 +155,6 @@ class _Serving(threading.Thread):
         questions: Questions,
         answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
     ) -> None:
-        super().__init__(name="mappings", daemon=True)
         self._read = read
         self._questions = questions
         self._answers = answers
@@ -161,7 +162,7 @@ class _Serving(threading.Thread):
         self._reading: Question | None = None
         self._since_s = 0.0
         self._is_left = False
-        self.start()
+        self._thread = Worker("mappings", self._run).start()
 
     @property
     def owner(self) -> Hashable:
@@ -175,18 +176,31 @@ class _Serving(threading.Thread):
             if self._reading is None or now_s - self._since_s < _STALLED_S:
                 return None
             self._is_left = True
+            self._thread.close()
             return self._reading
 
-    def run(self) -> None:
+    def is_alive(self) -> bool:
+        """Return whether its thread is there: that of one that was left hangs on."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Let it end once ``questions`` wakes it."""
+        self._thread.close()
+
+    def _run(self) -> None:
         while (question := self._questions.take()) is not None:
             with self._lock:
                 self._reading, self._since_s = question, time.monotonic()
-            mappings = self._read(question)
-            with self._lock:
-                self._reading = None
-                if self._is_left:
-                    return
-            self._answers.put((question.process, mappings))
+            mappings = None
+            try:
+                mappings = self._read(question)
+            finally:
+                with self._lock:
+                    self._reading = None
+                    if not self._is_left:
+                        self._answers.put((question.process, mappings))
+            if self._is_left:
+                return
 
 
 def parse_smaps(content: bytes) -> Mappings:

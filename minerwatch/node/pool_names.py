@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
+from minerwatch.worker import Worker
+
 _EVERY_S = 3600.0
 _MAX_HOSTS = 1000
 _MAX_ADDRESSES = 16
@@ -34,8 +36,7 @@ class PoolNames:
         self._lookup = lookup
         self._names: Mapping[str, tuple[str, ...]] = {}
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._resolve, name="pool names", daemon=True)
-        self._thread.start()
+        self._thread = Worker("pool names", self._resolve).start()
 
     def names(self, address: str) -> tuple[str, ...]:
         """The pool servers behind ``address``, as far as they have been resolved."""
@@ -44,6 +45,7 @@ class PoolNames:
     def close(self) -> None:
         """Ends the thread, at once or when the look-up under way returns."""
         self._closed.set()
+        self._thread.close()
 
     def _resolve(self) -> None:
         while not self._closed.is_set():

@@ -10,7 +10,9 @@ be a dead network mount.
 
 So command lines are read by a thread that may be left behind, and while it hangs by a process
 that may be killed. What the reading of them costs beyond an ordinary read is bounded for a call
-of ``ProcessReader.read``; a process that hangs a reader is hidden (``command_line_hidden``).
+of ``ProcessReader.read``. A process that hangs a reader once is not measured, for on a busy node
+any process may hold its lock that long; one that hangs three in a row, within more than ten
+seconds, is hidden (``command_line_hidden``).
 """
 
 from __future__ import annotations
@@ -26,16 +28,18 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
+from minerwatch.kept_text import both_ends, shared
 from minerwatch.model import Process, ProcessId, ProcessStat
+from minerwatch.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 """Unit of the times in /proc/PID/stat: CPU time is known to 10 ms on usual kernels."""
@@ -57,6 +61,9 @@ hundred processes with long lines take all of the agent's memory. The two ends a
 cannot push out of sight.
 """
 _GAP = " … ".encode()
+_MAX_COMMAND_LINE_BYTES = 64 << 10
+"""Of a command line as text, in memory: bytes that are no text take four to sixteen times more."""
+_MAX_PATH_BYTES = 8 << 10
 _PIECE_BYTES = 64 << 10
 _SHORT_PIECE_BYTES = 4 << 10  # large buffers cost more than the reads that they save
 _MAX_PIECES = 128  # 8 MiB; execve(2) takes at most 6 MiB, prctl(2) can lay more
@@ -67,6 +74,7 @@ _MAX_DYING_HELPERS = 4  # before Linux 5.3 a process that waits for a memory loc
 _SHORTEST_WAIT_S = 0.001
 _PATIENCE = 10
 """Deadlines for which a call waits for a CPU: under a quota 95 ms of each 100 go without one."""
+_HIDDEN_AFTER_HANGS = 3
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
@@ -122,15 +130,15 @@ class ProcessReader:
     """Reads processes below ``proc``; for one thread at a time.
 
     ``deadline_s`` bounds what hanging processes can add to one call of ``read``, ten times as much
-    what a reader adds that waits for a CPU; ``retry_s`` is
-    how long a process that hung a reader is left alone at first, doubled each time it does again.
+    what a reader adds that waits for a CPU. A process that hung a reader is left alone for a tenth
+    of ``retry_s``, then for ``retry_s``, doubled each time it does again.
     ``failures`` counts what went wrong since the start, by reason:
 
     - ``permission``: a fact that the agent may not read;
     - ``unreadable``: a fact that could not be read for another reason;
     - ``malformed``: a file that is not what proc(5) says;
     - ``mixed``: a process that became another program each time it was read;
-    - ``deadline``: command lines that hung a reader;
+    - ``deadline``: command lines that held up a reader for longer than their share of the time;
     - ``deferred``: processes, or command lines, that there was no time or no reader left for;
     - ``helper``: reading processes that could not be started or ended by themselves.
     """
@@ -154,6 +162,7 @@ class ProcessReader:
         self._arguments = _ArgumentReading(self._proc, deadline_s / 4, self.failures)
         self._stuck: dict[tuple[ProcessId, tuple[int, int, int]], _Retry] = {}
         self._open: dict[int, None] = {}  # in the order in which they were left open
+        self._owner_of: Callable[[int], Hashable] = lambda pid: pid
         self._is_short = False
 
     def close(self) -> None:
@@ -171,33 +180,52 @@ class ProcessReader:
         return parsed[0] if parsed else None
 
     def read(self, pids: Iterable[int], cpu_s: float = float("inf")) -> dict[int, Process]:
-        """Read who ``pids`` are, in that order; those that are gone are missing.
+        """Read ``pids`` as ``batches`` does, all at once, for ``cpu_s`` of CPU time."""
+        until_s = time.thread_time() + cpu_s
+        found: dict[int, Process] = {}
+        for batch in self.batches(pids, lambda: time.thread_time() < until_s):
+            found |= batch
+        return found
+
+    def batches(
+        self,
+        pids: Iterable[int],
+        is_time_left: Callable[[], bool],
+        owner_of: Callable[[int], Hashable] = lambda pid: pid,
+    ) -> Iterator[dict[int, Process]]:
+        """Read who ``pids`` are, in that order, some at once; those that are gone are missing.
+
+        A batch is all that is held of them here, so that texts of thousands of processes are never
+        in memory together. ``is_time_left`` is asked before each batch but the first.
 
         The facts of one result are all of one process and one program: where it was replaced
         between two reads, it is read again. A process whose command line there was no time for is
-        returned without it, and stands in ``deferred``. So does one of which something could not be
-        read for want of files or memory, or that was not begun with after ``cpu_s`` of CPU time;
-        it may be missing.
+        returned without it, and stands in ``deferred`` once all has been read. So does one of which
+        something could not be read for want of files or memory, or that was not begun with; it
+        may be missing. Once a process has hung a reader, command lines of the same ``owner_of``
+        wait for the next call.
         """
-        until_s = time.thread_time() + cpu_s
         self._open = {}
+        self._owner_of = owner_of
         time_left = _TimeLeft(self._deadline_s, self._deadline_s * _PATIENCE)
-        found: dict[int, Process] = {}
         todo = list(dict.fromkeys(pids))
         left: list[int] = []
         for _attempt in range(2):
             mixed: list[int] = []
             for at in range(0, len(todo), _BATCH):
-                if at and time.thread_time() >= until_s:
+                if at and not is_time_left():
                     left += todo[at:]
                     break
+                found: dict[int, Process] = {}
                 self._read_batch(todo[at : at + _BATCH], time_left, found, mixed)
+                yield found
             todo = mixed
         self.failures["mixed"] += len(todo)
         self.failures["deferred"] += len(left)
         self._open.update(dict.fromkeys((*todo, *left, *self._due_for_retry())))
-        self.deferred = dict.fromkeys(self._open).keys()
-        return found
+        # A helper that was started for others is not to hang again before it has served them.
+        in_order = sorted(self._open, key=lambda pid: owner_of(pid) in time_left.hung_owners)
+        self.deferred = dict.fromkeys(in_order).keys()
 
     def thread_cpu(self, pid: int, limit: int = _MAX_THREADS) -> dict[int, float]:
         """Read the CPU seconds of the first ``limit`` threads of ``pid``; empty if it is gone."""
@@ -236,7 +264,9 @@ class ProcessReader:
         ordinary_s = len(places) * _ORDINARY_READ_S
         started_s = time.monotonic()
         until_s = started_s + time_left.for_hanging_s + ordinary_s
-        answers = self._arguments.read(places, until_s, time_left.for_a_cpu_s)
+        answers = self._arguments.read(
+            places, until_s, time_left.for_a_cpu_s, self._owner_of, time_left.hung_owners
+        )
         late_s = max(0.0, time.monotonic() - started_s - ordinary_s)
         time_left.spend(late_s, is_hanging=self._arguments.has_met_hanging)
         for pid, draft in drafts.items():
@@ -291,10 +321,10 @@ class ProcessReader:
         return Process(
             id=now.id,
             parent_pid=now.parent_pid,
-            comm=sys.intern(now.comm),  # many processes are alike
+            comm=shared(now.comm),  # many processes are alike
             command_line=command_line,
-            image=sys.intern(image),
-            current_directory=sys.intern(_without_mark(draft.cwd)[0]),
+            image=shared(image),
+            current_directory=shared(_without_mark(draft.cwd)[0]),
             uid=uid,
             user=self._users.get(uid) or (str(uid) if uid >= 0 else ""),
             exe_deleted=deleted,
@@ -311,13 +341,13 @@ class ProcessReader:
             return "", False
         if isinstance(answer, bytes):
             self._stuck.pop(key, None)
-            return _command_line(answer, draft.exe)
+            line, is_hidden = _command_line(answer, draft.exe)
+            return both_ends(line, _MAX_COMMAND_LINE_BYTES), is_hidden
         if answer == _STUCK:
             self.failures["deadline"] += 1
             self._stuck[key] = _Retry.after(self._stuck.get(key), self._retry_s)
-            return "", True
         if key in self._stuck:
-            return "", True
+            return "", self._stuck[key].hangs >= _HIDDEN_AFTER_HANGS
         if answer == _UNREAD or answer in _GONE:  # gone: the thread that it was read through
             self.failures["deferred"] += 1
             self._open[draft.stat.id.pid] = None
@@ -329,7 +359,7 @@ class ProcessReader:
         """Name the process to be asked once more, if any: one a call, for it may hang again.
 
         A process may hold its memory lock for a good reason (fork(2) of a large one takes
-        seconds), so that one hang does not hide it for ever.
+        seconds), so that no hang hides it for ever.
         """
         now_s = time.monotonic()
         for (process, program), retry in list(self._stuck.items()):
@@ -399,7 +429,8 @@ class ProcessReader:
 
     def _link(self, name: str) -> str:
         try:
-            return _text(os.readlink(os.fsencode(f"{self._proc}/{name}")))  # noqa: PTH115 - hot
+            link = os.readlink(os.fsencode(f"{self._proc}/{name}"))  # noqa: PTH115 - hot
+            return both_ends(_text(link), _MAX_PATH_BYTES)
         except OSError as error:
             self._count(error)
             return ""
@@ -427,11 +458,15 @@ class _Draft:
 class _Retry:
     at_s: float
     pause_s: float
+    hangs: int  # in a row
 
     @classmethod
     def after(cls, last: _Retry | None, first_pause_s: float) -> _Retry:
-        pause_s = min(last.pause_s * 2, _LAST_RETRY_S) if last else first_pause_s
-        return cls(time.monotonic() + pause_s, pause_s)
+        if last is None:  # most likely it had its lock for a good reason, or waited for a CPU
+            pause_s = first_pause_s / 10
+        else:
+            pause_s = min(max(first_pause_s, last.pause_s * 2), _LAST_RETRY_S)
+        return cls(time.monotonic() + pause_s, pause_s, last.hangs + 1 if last else 1)
 
 
 _UNREAD = -1
@@ -444,6 +479,7 @@ class _TimeLeft:
 
     for_hanging_s: float
     for_a_cpu_s: float
+    hung_owners: set[Hashable] = field(default_factory=set)
 
     def spend(self, late_s: float, *, is_hanging: bool) -> None:
         """Waiting for a CPU leaves the time for hanging as it is, while there is patience."""
@@ -470,13 +506,20 @@ class _ArgumentReading:
         """Whether the last ``read`` was held up by a process."""
 
     def read(
-        self, places: Mapping[int, str], until_s: float, patience_s: float
+        self,
+        places: Mapping[int, str],
+        until_s: float,
+        patience_s: float,
+        owner_of: Callable[[int], Hashable],
+        hung_owners: set[Hashable],
     ) -> dict[int, bytes | int]:
         """Answer arguments or errno, ``_STUCK`` where it hung; others were not reached.
 
-        It goes on for ``patience_s`` after ``until_s`` where only a CPU is waited for.
+        It goes on for ``patience_s`` after ``until_s`` where only a CPU is waited for. A process
+        whose owner is among ``hung_owners`` is left out, and an owner that hangs it becomes one.
         """
         answers: dict[int, bytes | int] = {}
+        places = {pid: at for pid, at in places.items() if owner_of(pid) not in hung_owners}
         self.has_met_hanging = self._thread is not None and not self._thread.is_free()
         if not places or time.monotonic() >= until_s:
             return answers
@@ -488,10 +531,17 @@ class _ArgumentReading:
             got = self._thread.read(list(places.values()), self._slice_s, until_s, patience_s)
             answers.update(zip(places, got, strict=False))
             self.has_met_hanging = bool(got) and got[-1] == _STUCK
+            if self.has_met_hanging:
+                hung_owners.add(owner_of(list(places)[len(got) - 1]))
         for pid in list(places)[len(answers) :]:
+            owner = owner_of(pid)
+            if owner in hung_owners:
+                continue
             answer = self._helper_answer(places[pid], until_s)
             if answer == _UNREAD:
                 break
+            if answer == _STUCK:
+                hung_owners.add(owner)
             answers[pid] = answer
         return answers
 
@@ -547,8 +597,7 @@ class _ReadingThread:
         self._job = _Job(())
         self._job.done.set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="arguments", daemon=True)
-        self._thread.start()
+        self._thread = Worker("arguments", self._serve).start()
 
     def is_free(self) -> bool:
         return self._job.done.is_set()
@@ -575,6 +624,7 @@ class _ReadingThread:
         return job.answers
 
     def close(self) -> None:
+        self._thread.close()
         self._jobs.put(None)
         if self.is_free():
             self._thread.join()
@@ -584,12 +634,14 @@ class _ReadingThread:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            for place in job.places:
-                if job.is_left:
-                    break
-                job.since_s = time.monotonic()
-                job.answers.append(_arguments(f"{self._proc}/{place}/cmdline"))
-            job.done.set()
+            try:
+                for place in job.places:
+                    if job.is_left:
+                        break
+                    job.since_s = time.monotonic()
+                    job.answers.append(_arguments(f"{self._proc}/{place}/cmdline"))
+            finally:
+                job.done.set()
 
 
 class _ReadingProcess:

@@ -69,6 +69,11 @@ class RoundingSamples:
         """How many have been taken."""
         return sum(tally.total() for tally in self._tallies.values())
 
+    @property
+    def threads(self) -> int:
+        """Threads that something is remembered of."""
+        return len(self._last)
+
     def add(self, at_s: float, tid: int, fp_control: int, switches: int | None = None) -> None:
         """Takes a sample of a thread, unless it can only repeat what is known of the thread.
 

@@ -3,7 +3,8 @@
 /proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
 process's own. Neither takes a lock that the process could hold. But a process can have very many
-sockets (docs/performance.md). So a thread reads them, and nobody waits for it.
+sockets (docs/performance.md). So a thread reads them, one process at a time, and nobody waits for
+it; pods and containers take turns.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from minerwatch.model import Connection, ProcessId
+from minerwatch.node.living_thread import living_place
+from minerwatch.node.questions import Questions
+from minerwatch.worker import Worker
 
 _MAX_TABLE_BYTES = 16 << 20
 """Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
@@ -26,7 +32,15 @@ _PIECE_BYTES = 256 << 10
 _MAX_DESCRIPTORS = 65_536
 _MAX_CONNECTIONS = 64
 """Told of one process."""
-_MAX_REMEMBERED = 200_000
+_MAX_PROCESSES = 1024
+"""Whose connections' ages are remembered; those that were read last."""
+_MAX_TABLE_SOCKETS = 4096
+"""Of one namespace, kept for the processes that are read next; larger tables are read for each."""
+_MAX_TABLES = 4
+_TABLE_AGE_S = 5.0
+_LARGE_TABLE_AGE_S = 60.0
+_MAX_ESTABLISHED = 8192
+"""Of one process, of which the oldest are told."""
 _REST_PER_WORK = 50
 """The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
 
@@ -44,6 +58,17 @@ _SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
 """What a socket's descriptor leads to (proc_pid_fd(5))."""
 
 
+_Remote = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The connections of a namespace, as they were read a short while ago."""
+
+    until_s: float
+    remote: dict[int, _Remote] | None  # by inode; None: too many to be kept
+
+
 class SocketReader:
     """Reads connections below ``proc``; for one thread at a time.
 
@@ -54,75 +79,82 @@ class SocketReader:
     def __init__(self, proc: str = "/proc") -> None:
         self.failures = dict.fromkeys(("permission", "unreadable", "too_many"), 0)
         self._proc = proc
-        self._since_s: dict[tuple[str, int], float] = {}
+        self._tables: OrderedDict[str, _Table] = OrderedDict()
+        self._since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
         """The connections of each of ``pids`` that is there; oldest first."""
-        return dict(self.each(pids, at_s))
+        found = ((pid, self.connections_of(pid, at_s)) for pid in pids)
+        return {pid: connections for pid, connections in found if connections is not None}
 
-    def each(
-        self, pids: Collection[int], at_s: float
-    ) -> Iterator[tuple[int, tuple[Connection, ...]]]:
-        """As ``connections``, one process after another."""
-        tables: dict[str, dict[int, tuple[str, int]]] = {}
-        seen: set[tuple[str, int]] = set()
-        for pid in pids:
-            namespace = self._namespace(pid)
-            if namespace is None:
-                continue
-            if namespace not in tables:
-                tables[namespace] = dict(self._table(pid))
-            table = tables[namespace]
-            own = [(namespace, inode) for inode in self._inodes(pid) if inode in table]
-            seen.update(own)
-            yield pid, self._oldest(own, table, at_s)
-        self._forget(tables.keys(), seen)
+    def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
+        """The connections of ``pid``, oldest first; None if it is gone or cannot be read.
 
-    def _oldest(
-        self, own: list[tuple[str, int]], table: dict[int, tuple[str, int]], at_s: float
-    ) -> tuple[Connection, ...]:
-        connections = [
-            Connection(*table[key[1]], since_s=self._since_s.setdefault(key, at_s)) for key in own
-        ]
-        connections.sort(key=lambda each: (each.since_s, each.address, each.port))
-        return tuple(connections[:_MAX_CONNECTIONS])
-
-    def _forget(self, namespaces: Collection[str], seen: set[tuple[str, int]]) -> None:
-        """Drops connections of the namespaces that were read which are no longer there."""
-        gone = [key for key in self._since_s if key[0] in namespaces and key not in seen]
-        for key in gone:
-            del self._since_s[key]
-        if len(self._since_s) > _MAX_REMEMBERED:
-            self._since_s.clear()
-
-    def _namespace(self, pid: int) -> str | None:
+        A table of sockets that is younger than five seconds does for other processes of the same
+        namespace.
+        """
         try:
-            return os.readlink(f"{self._proc}/{pid}/ns/net")  # noqa: PTH115 - hot
+            place = living_place(self._proc, pid)
+            namespace = os.readlink(f"{self._proc}/{place}/ns/net")  # noqa: PTH115 - hot
         except OSError as error:
             self._count(error)
             return None
+        inodes = set(self._inodes(place))
+        table = self._table(place, namespace, inodes)
+        before = self._since_s.pop(pid, {})
+        own = [
+            (Connection(*table[inode], since_s=before.get(inode, at_s)), inode)
+            for inode in inodes
+            if inode in table
+        ]
+        own.sort(key=lambda each: (each[0].since_s, each[0].address, each[0].port))
+        told = own[:_MAX_CONNECTIONS]
+        if told:
+            self._since_s[pid] = {inode: each.since_s for each, inode in told}
+        if len(self._since_s) > _MAX_PROCESSES:
+            self._since_s.popitem(last=False)
+        return tuple(each for each, _ in told)
 
-    def _table(self, pid: int) -> Iterator[tuple[int, tuple[str, int]]]:
-        """Inode and remote end of what was opened from here.
+    def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
+        """Inode and remote end of what was opened from a namespace, of ``inodes`` at least."""
+        now_s = time.monotonic()
+        known = self._tables.get(namespace)
+        if known is not None and now_s < known.until_s:
+            return known.remote if known.remote is not None else self._own(place, inodes)
+        every = dict(islice(self._remotes(place, None), _MAX_TABLE_SOCKETS + 1))
+        is_large = len(every) > _MAX_TABLE_SOCKETS
+        age_s = _LARGE_TABLE_AGE_S if is_large else _TABLE_AGE_S
+        self._tables.pop(namespace, None)
+        self._tables[namespace] = _Table(now_s + age_s, None if is_large else every)
+        if len(self._tables) > _MAX_TABLES:
+            self._tables.popitem(last=False)
+        return self._own(place, inodes) if is_large else every
+
+    def _own(self, place: str, inodes: set[int]) -> dict[int, _Remote]:
+        return dict(self._remotes(place, inodes))
+
+    def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
+        """Inode and remote end of what was opened from here; ``inodes``: of these only.
 
         What came in at a port that somebody listens on is a server's client, whose port is chance.
         """
         listening: set[bytes] = set()
-        established: list[tuple[int, bytes, tuple[str, int]]] = []
+        established: list[tuple[int, bytes, bytes, bytes]] = []
         for name in ("tcp", "tcp6"):
-            for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
+            for lines in self._lines(f"{self._proc}/{place}/net/{name}"):
                 listening.update(match[1] for match in _LISTENING.finditer(lines))
-                established += (
-                    (int(match[4]), match[1], (_address(match[2]), int(match[3], 16)))
-                    for match in _ESTABLISHED.finditer(lines)
-                )
-        for inode, own_port, remote in established:
+                for match in _ESTABLISHED.finditer(lines):
+                    inode = int(match[4])
+                    is_wanted = inodes is None or inode in inodes
+                    if is_wanted and len(established) < _MAX_ESTABLISHED:
+                        established.append((inode, match[1], match[2], match[3]))
+        for inode, own_port, address, port in established:
             if own_port not in listening:
-                yield inode, remote
+                yield inode, (_address(address), int(port, 16))
 
-    def _inodes(self, pid: int) -> Iterator[int]:
+    def _inodes(self, place: str) -> Iterator[int]:
         try:
-            with os.scandir(f"{self._proc}/{pid}/fd") as entries:
+            with os.scandir(f"{self._proc}/{place}/fd") as entries:
                 for entry in islice(entries, _MAX_DESCRIPTORS):
                     target = os.readlink(entry.path)  # noqa: PTH115 - hot
                     match = _SOCKET.fullmatch(target)
@@ -161,58 +193,63 @@ class SocketReader:
 
 
 class ConnectionReader:
-    """Reads connections in a thread of its own; ``failures`` as SocketReader counts them."""
+    """Reads connections in a thread of its own; ``failures`` as SocketReader counts them.
+
+    ``crowded``: questions that were refused, for their owner has too many open.
+    """
 
     def __init__(self, proc: str = "/proc") -> None:
         self._proc = proc
         self._reader = SocketReader(proc)
         self.failures = self._reader.failures
-        self._is_asked = False
+        self.failures["crowded"] = 0
+        self._at_s = 0.0  # of the last question
         self._is_closed = threading.Event()
-        self._questions: queue.SimpleQueue[tuple[Sequence[ProcessId], float] | None]
-        self._questions = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...]] | None]
+        self._questions = Questions()
+        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...] | None]]
         self._answers = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="connections", daemon=True)
-        self._thread.start()
+        self._thread = Worker("connections", self._serve).start()
 
-    def ask(self, processes: Sequence[ProcessId], at_s: float) -> bool:
-        """Wants to know of ``processes`` as of ``at_s``; False while the last ones are read."""
-        if self._is_asked:
-            return False
-        self._is_asked = True
-        self._questions.put((processes, at_s))
-        return True
+    def ask(self, process: ProcessId, at_s: float, owner: Hashable = None) -> bool:
+        """Want to know of ``process``, of the pod or container ``owner``; False: ask again later.
+
+        A question that is still open is not asked again. ``at_s`` is now.
+        """
+        self._at_s = at_s
+        is_open = self._questions.put(process, owner)
+        self.failures["crowded"] += not is_open
+        return is_open
 
     def answers(self) -> dict[ProcessId, tuple[Connection, ...]]:
         """What has been read since the last call; it never waits."""
         found: dict[ProcessId, tuple[Connection, ...]] = {}
         while not self._answers.empty():
-            answer = self._answers.get()
-            if answer is None:
-                self._is_asked = False
-            else:
-                found[answer[0]] = answer[1]
+            process, connections = self._answers.get()
+            self._questions.close(process)
+            if connections is not None:
+                found[process] = connections
         return found
 
     def close(self) -> None:
         """Ends the thread, as soon as it has read the process under way."""
         self._is_closed.set()
-        self._questions.put(None)
+        self._thread.close()
+        self._questions.wake()
 
     def _serve(self) -> None:
-        while (question := self._questions.get()) is not None:
-            processes, at_s = question
-            by_pid = {each.pid: each for each in processes}
+        while (question := self._questions.take()) is not None:
+            connections = None
             worked_s = time.thread_time()
-            for pid, connections in self._reader.each(by_pid, at_s):
-                if self._start_ticks(pid) == by_pid[pid].start_ticks:
-                    self._answers.put((by_pid[pid], connections))
-                rest_s = _REST_PER_WORK * (time.thread_time() - worked_s)
-                if self._is_closed.wait(rest_s):
-                    return
-                worked_s = time.thread_time()
-            self._answers.put(None)
+            try:
+                connections = self._read(question.process)
+            finally:
+                self._answers.put((question.process, connections))
+            if self._is_closed.wait(_REST_PER_WORK * (time.thread_time() - worked_s)):
+                return
+
+    def _read(self, process: ProcessId) -> tuple[Connection, ...] | None:
+        connections = self._reader.connections_of(process.pid, self._at_s)
+        return connections if self._start_ticks(process.pid) == process.start_ticks else None
 
     def _start_ticks(self, pid: int) -> int | None:
         try:

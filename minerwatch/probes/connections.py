@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from minerwatch.model import Connection, Facts, ProcessId
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.sockets import ConnectionReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 
 _CONNECTIONS_EVERY_S = 30.0
 
@@ -18,8 +18,11 @@ class Connections:
     name = "connections"
     looks_early = False
 
-    def __init__(self, proc: str, pool_servers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, proc: str, pool_servers: Sequence[str] = (), owner_of: OwnerOf = no_owner
+    ) -> None:
         self._reader = ConnectionReader(proc)
+        self._owner_of = owner_of
         self._pools = PoolNames(pool_servers) if pool_servers else None
         self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
@@ -41,9 +44,10 @@ class Connections:
                 self._open[process] = connections = answers[process]
                 names = self._names(connections)
                 self._facts[process] = _connection_facts(connections, names, at_s)
-        due = [each for each in suspects if at_s - self._asked_s[each] >= _CONNECTIONS_EVERY_S]
-        if due and is_time_left() and self._reader.ask(due, at_s):
-            self._asked_s.update(dict.fromkeys(due, at_s))
+            is_due = at_s - self._asked_s[process] >= _CONNECTIONS_EVERY_S
+            owner = self._owner_of(process)
+            if is_due and is_time_left() and self._reader.ask(process, at_s, owner):
+                self._asked_s[process] = at_s
 
     def facts(self, process: ProcessId) -> Facts:
         """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""

@@ -80,7 +80,7 @@ class Probes:
         self._open_rounding(config, tasks, tasks_off)
 
     def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
-        self._connections = Connections(self._proc, pool_servers)
+        self._connections = Connections(self._proc, pool_servers, self._owner_of)
         return self._connections
 
     def _opened_content(self, rules: Sequence[Path]) -> Probe:
@@ -106,9 +106,11 @@ class Probes:
         else:
             ptrace_off = "not needed: " + (off or "the task iterator tells how suspects round")
         if is_wanted and tasks is not None:
-            self._rounding = Rounding(tasks)
+            self._rounding = Rounding(tasks, owner_of=self._owner_of)
         elif self._sampler is not None:
-            self._rounding = Rounding(self._sampler, spares_the_innocent=True)
+            self._rounding = Rounding(
+                self._sampler, spares_the_innocent=True, owner_of=self._owner_of
+            )
         elif is_wanted:
             off = f"it needs the task iterator or ptrace; tasks: {tasks_off}; ptrace: {ptrace_off}"
         if self._rounding is not None:

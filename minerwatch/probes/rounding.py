@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
 from minerwatch.detection.facts import measured
+from minerwatch.kept_text import fattest_over
 from minerwatch.model import Facts, FpSample, ProcessId
 from minerwatch.node.rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, kept
+from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
+from minerwatch.turns import Turns
 
 _ROUNDING_EVERY_S = 300.0
 _ODD_ROUNDING_EVERY_S = 60.0
 _SAMPLING_ENDS_AFTER_S = 60.0
+_MAX_THREADS = 20_000
+_MAX_THREADS_OF_ONE = 8_000
+"""Remembered while they are sampled, of the node and of one pod or container: half a KiB each."""
 
 
 class FpSource(Protocol):
@@ -41,16 +47,23 @@ class _Sampling:
 class Rounding:
     """How suspects round: some dozens of samples, a second apart, then a rest.
 
-    Where there are more suspects than its source can tell of at once, those that have waited
-    longest come first.
+    Where there are more suspects than its source can tell of at once, owners take turns, and of
+    each those that have waited longest come first.
     """
 
     name = "rounding"
     looks_early = True
 
-    def __init__(self, source: FpSource, *, spares_the_innocent: bool = False) -> None:
+    def __init__(
+        self,
+        source: FpSource,
+        *,
+        spares_the_innocent: bool = False,
+        owner_of: OwnerOf = no_owner,
+    ) -> None:
         """``spares_the_innocent``: fewer samples do where all show the same mode."""
         self._source = source
+        self._owner_of = owner_of
         self._enough_of_one_mode = LEAST_SAMPLES if spares_the_innocent else ENOUGH_ROUNDS
         self._sampled: dict[ProcessId, _Sampling] = {}
         self._due_s: dict[ProcessId, float] = {}
@@ -84,7 +97,24 @@ class Rounding:
                 sampling.samples.add(at_s, sample.tid, sample.fp_control, sample.switches)
         for process, sampling in list(self._sampled.items()):
             self._take_note(process, sampling, at_s)
+        while over := fattest_over(
+            self._threads_by_owner(), max_owner=_MAX_THREADS_OF_ONE, max_node=_MAX_THREADS
+        ):
+            self._end_early(over[0], at_s)
         self._begin(at_s)
+
+    def _threads_by_owner(self) -> Counter[Hashable]:
+        threads: Counter[Hashable] = Counter()
+        for process, sampling in self._sampled.items():
+            threads[self._owner_of(process)] += sampling.samples.threads
+        return threads
+
+    def _end_early(self, owner: Hashable, at_s: float) -> None:
+        """Ends the sampling of the process of ``owner`` that has shown most threads."""
+        own = [each for each in self._sampled if self._owner_of(each) == owner]
+        process = max(own, key=lambda each: self._sampled[each].samples.threads)
+        self._due_s[process] = at_s + _ROUNDING_EVERY_S
+        del self._sampled[process]
 
     def facts(self, process: ProcessId) -> Facts:
         """RoundingShare, RoundingModes, FlushToZeroShare."""
@@ -96,11 +126,19 @@ class Rounding:
     def _begin(self, at_s: float) -> None:
         due = [each for each in self._due_s if self._due_s[each] <= at_s]
         due.sort(key=self._due_s.__getitem__)
-        waiting = (each for each in due if each not in self._sampled)
         free = self._source.most_at_once - len(self._sampled)
-        self._sampled.update((each, _Sampling(at_s)) for each in islice(waiting, free))
+        self._sampled.update((each, _Sampling(at_s)) for each in islice(self._in_turn(due), free))
         if not self._sampled:
             self._source.rest()
+
+    def _in_turn(self, due: Iterable[ProcessId]) -> Iterator[ProcessId]:
+        """Those that are not being sampled: owners with fewest samples under way come first."""
+        under_way = Counter(self._owner_of(each) for each in self._sampled)
+        turns: Turns[ProcessId] = Turns()
+        waiting = [each for each in due if each not in self._sampled]
+        for each in sorted(waiting, key=lambda each: under_way[self._owner_of(each)]):
+            turns.put(self._owner_of(each), each)
+        return iter(turns.take, None)
 
     def _take_note(self, process: ProcessId, sampling: _Sampling, at_s: float) -> None:
         rounding = sampling.samples.rounding()

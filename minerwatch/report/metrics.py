@@ -284,6 +284,22 @@ class Metrics:
             ["probe"],
             registry=self.registry,
         )
+        self._worker_up = Gauge(
+            "minerwatch_worker_up",
+            "1 for a thread of the agent that works, 0 for one that failed within the last minute.",
+            ["worker"],
+            registry=self.registry,
+        )
+        self._kept_text = Gauge(
+            "minerwatch_kept_text_bytes",
+            "Memory taken by arguments and paths of processes, and by what rules saw in them.",
+            registry=self.registry,
+        )
+        self._shortened_texts = Counter(
+            "minerwatch_shortened_texts",
+            "Processes whose text was shortened, for their pod or the node kept too much of it.",
+            registry=self.registry,
+        )
         self._probe_up = Gauge(
             "minerwatch_probe_up",
             "1 for a probe that is on, 0 for one that is asked for and cannot be had.",
@@ -361,6 +377,15 @@ class Metrics:
     def probe_opened(self, probe: str, *, is_on: bool) -> None:
         """Takes note of whether a probe that is asked for can be had."""
         self._probe_up.labels(probe).set(is_on)
+
+    def worker_is(self, worker: str, *, is_up: bool) -> None:
+        """Takes note of whether a thread of the agent works."""
+        self._worker_up.labels(worker).set(is_up)
+
+    def text_kept(self, kept_bytes: int, shortened: int) -> None:
+        """Takes note of the text that is kept, and of how many more texts were shortened."""
+        self._kept_text.set(kept_bytes)
+        self._shortened_texts.inc(shortened)
 
     def expect_canaries(self) -> None:
         """From now on tells when a canary was last seen; 0: never."""

@@ -28,6 +28,7 @@ from socketserver import BaseRequestHandler, BaseServer, TCPServer, ThreadingMix
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minerwatch.errors import ListenError
+from minerwatch.worker import Worker
 
 if TYPE_CHECKING:
     from minerwatch.report.tls import TlsEndpoint
@@ -378,10 +379,7 @@ class Listener:
         """``on_error`` hears of routes that fail; it is called from other threads."""
         self._tls = tls
         self._server = _Server(listening, routes, on_error, tls, posts)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
-        )
-        self._thread.start()
+        self._thread = Worker("http", lambda: self._server.serve_forever(poll_interval=0.2)).start()
 
     @property
     def failures(self) -> dict[str, int]:
@@ -392,6 +390,7 @@ class Listener:
     def close(self) -> None:
         """Stops listening; clients that are being answered are cut off."""
         self._server.shutdown()
+        self._thread.close()
         self._server.server_close()
         self._thread.join()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import tracemalloc
 from typing import Any
 
@@ -354,3 +355,13 @@ def test_of_a_pod_with_thousands_of_containers_some_are_kept() -> None:
     assert pod is not None
     assert len(pod.containers) == MAX_CONTAINERS
     assert pod.containers[0].name == "c0"
+
+
+def test_the_images_of_a_pod_take_so_much_memory_together() -> None:
+    raw = copy.deepcopy(POD)
+    odd = [{"name": f"c{number}", "image": "😀" * 1000 + str(number)} for number in range(250)]
+    raw["spec"]["containers"] = [{"name": "main", "image": "docker.io/library/nginx:1"}, *odd]
+    pod = PodParser(KEEP).pod(json.dumps(raw).encode())
+    assert pod is not None
+    assert sum(sys.getsizeof(each.image) for each in pod.containers) <= 64 << 10
+    assert pod.containers[0].image == "docker.io/library/nginx:1"

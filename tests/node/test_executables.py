@@ -13,7 +13,7 @@ from minerwatch.model import ProcessId
 from minerwatch.node import executables
 from minerwatch.node.executables import ExecutableHasher
 from tests.conftest import Programs
-from tests.kube.test_process_signals import identity, until
+from tests.kube.test_process_signals import identity
 
 
 def sha256(path: str) -> str:
@@ -58,10 +58,42 @@ def test_a_child_that_hangs_is_left_behind(
     monkeypatch.setattr(executables, "_HASHER", hangs)
     hasher = ExecutableHasher(deadline_s=0.3)
     assert hasher.digests([here]) == {}
-    (child,) = hasher._dying
-    until(lambda: child.poll() is not None)
     assert hasher.digests([]) == {}
-    assert hasher._dying == []
+    assert hasher._dying == []  # it could be killed
+
+
+def test_a_program_that_hangs_its_reader_does_not_hide_the_next(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, second = (identity(programs.start(name, busy=False).pid) for name in ("a", "b"))
+    hangs = tmp_path / "hangs.py"
+    hangs.write_text(
+        f"import sys, time\nif sys.argv[3].startswith('{first.pid}:'): time.sleep(600)\n"
+        f"print({second.pid}, 'a' * 64, flush=True)\n"
+    )
+    monkeypatch.setattr(executables, "_HASHER", hangs)
+    assert ExecutableHasher(deadline_s=6.0).digests([first, second]) == {second: "a" * 64}
+
+
+def test_a_program_whose_first_thread_has_ended_is_read_through_another() -> None:
+    with subprocess.Popen([sys.executable, "-c", OUTLIVED], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        here = identity(process.pid)
+        found = ExecutableHasher().digests([here])
+        process.kill()
+    assert found == {here: sha256(os.path.realpath(sys.executable))}
+
+
+OUTLIVED = """
+import ctypes, os, threading, time
+def live_on():
+    time.sleep(0.3)
+    print(flush=True)
+    time.sleep(1000)
+threading.Thread(target=live_on).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)  # exit, not exit_group
+"""
 
 
 @pytest.mark.parametrize(

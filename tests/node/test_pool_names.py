@@ -40,5 +40,5 @@ def test_the_real_resolver() -> None:
 def test_closing_ends_the_thread() -> None:
     names = PoolNames([], looked_up)
     names.close()
-    names._thread.join(timeout=30)
+    names._thread.join(30)
     assert not names._thread.is_alive()

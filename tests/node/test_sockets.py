@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -145,6 +146,7 @@ def write_process(proc: Path, table: bytes) -> None:
     (proc / "7" / "net").mkdir(parents=True, exist_ok=True)
     (proc / "7" / "ns").mkdir(exist_ok=True)
     (proc / "7" / "fd").mkdir(exist_ok=True)
+    (proc / "7" / "stat").write_bytes(b"7 (x) S 1 7 7 0 -1 0")
     (proc / "7" / "net" / "tcp").write_bytes(table)
     (proc / "7" / "net" / "tcp6").write_bytes(b"")
     for path, target in (("ns/net", "net:[1]"), ("fd/3", "socket:[77]")):
@@ -179,7 +181,7 @@ def identity(pid: int) -> ProcessId:
 
 def answers_of(reader: ConnectionReader) -> dict[ProcessId, tuple[Connection, ...]]:
     found: dict[ProcessId, tuple[Connection, ...]] = {}
-    while reader._is_asked:
+    while len(reader._questions):
         found |= reader.answers()
         time.sleep(0.01)
     return found
@@ -190,8 +192,8 @@ def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> N
     me, other = identity(ME), identity(programs.start("other", busy=False).pid)
     reader = ConnectionReader()
     opened.callback(reader.close)
-    assert reader.ask([me, other], 5.0)
-    assert not reader.ask([me], 6.0)
+    assert reader.ask(me, 5.0)
+    assert reader.ask(other, 5.0)
     found = answers_of(reader)
     assert Connection(*end, since_s=5.0) in found[me]
     assert found[other] == ()
@@ -199,15 +201,100 @@ def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> N
 
 def test_a_process_that_is_gone_or_another_has_no_answer() -> None:
     reader = ConnectionReader()
-    assert reader.ask([ProcessId(ME, 1), ProcessId(1 << 22, 1)], 5.0)
+    assert reader.ask(ProcessId(ME, 1), 5.0)
+    assert reader.ask(ProcessId(1 << 22, 1), 5.0)
     assert answers_of(reader) == {}
     reader.close()
+
+
+def test_whoever_asks_much_holds_up_others_by_one_each(
+    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
+) -> None:
+    read: list[int] = []
+    may_go_on = threading.Event()
+
+    def noted(_reader: SocketReader, pid: int, _at_s: float) -> tuple[Connection, ...]:
+        may_go_on.wait(30)
+        read.append(pid)
+        return ()
+
+    monkeypatch.setattr(SocketReader, "connections_of", noted)
+    monkeypatch.setattr(sockets_module, "_REST_PER_WORK", 0)
+    reader = ConnectionReader()
+    opened.callback(reader.close)
+    asked = [reader.ask(ProcessId(pid, 1), 5.0, "decoys") for pid in range(1000, 1500)]
+    assert 0 < sum(asked) < len(asked)  # what is refused is asked again
+    assert reader.ask(ProcessId(7, 1), 5.0, "miner")
+    may_go_on.set()
+    answers_of(reader)
+    assert read.index(7) <= 2
+    assert reader.failures["crowded"] == asked.count(False)
+
+
+def test_a_fault_loses_one_answer_and_not_the_thread(
+    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
+) -> None:
+    really = SocketReader.connections_of
+
+    def fails_on_init(reader: SocketReader, pid: int, at_s: float) -> tuple[Connection, ...] | None:
+        if pid == 1:
+            raise ZeroDivisionError
+        return really(reader, pid, at_s)
+
+    monkeypatch.setattr(SocketReader, "connections_of", fails_on_init)
+    reader = ConnectionReader()
+    opened.callback(reader.close)
+    reader.ask(ProcessId(1, 1), 5.0)
+    reader.ask(identity(ME), 5.0)
+    assert answers_of(reader).keys() == {identity(ME)}
+    assert reader._thread.failures == {"ZeroDivisionError": 1}
+
+
+THREAD_WITH_A_CONNECTION = """
+import ctypes, os, socket, sys, threading, time
+server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen()
+client = socket.create_connection(server.getsockname()); there = server.accept()
+def live_on():
+    time.sleep(0.3)
+    print(server.getsockname()[1], flush=True)
+    time.sleep(1000)
+threading.Thread(target=live_on).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)  # exit, not exit_group
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_read_through_another(
+    programs: Programs,
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", THREAD_WITH_A_CONNECTION], stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        found = SocketReader().connections([process.pid], at_s=0)
+        process.kill()
+    assert state == "Z"
+    assert port in {each.port for each in found[process.pid]}
+
+
+def test_a_table_of_very_many_sockets_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
+) -> None:
+    monkeypatch.setattr(sockets_module, "_MAX_TABLE_SOCKETS", 1)
+    ends = [connected(opened, socket.AF_INET, "127.0.0.1") for _ in range(3)]
+    reader = SocketReader()
+    for _ in range(2):
+        found = {(each.address, each.port) for each in reader.connections([ME], 5.0)[ME]}
+        assert set(ends) <= found
+    assert [table.remote for table in reader._tables.values()] == [None]
 
 
 def test_closing_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets_module, "_REST_PER_WORK", 1e9)
     reader = ConnectionReader()
-    assert reader.ask([identity(ME)], 5.0)
+    assert reader.ask(identity(ME), 5.0)
     while not reader.answers():
         time.sleep(0.01)
     reader.close()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from minerwatch.model import ProcessId
+from minerwatch.model import ProcessId, ProcessStat
 from minerwatch.node import tasks
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.rounding import RoundingSamples
@@ -364,3 +364,34 @@ def test_of_tens_of_thousands_of_threads_a_forgotten_table_keeps_next_to_nothing
     assert before_bytes > 3 << 20
     assert kept_bytes < before_bytes / 10
     assert table.thread_cpu(700) == {}
+
+
+OUTLIVED = """
+import ctypes, os, threading, time
+def live_on():
+    time.sleep(0.3)
+    print(flush=True)
+    while True: pass
+threading.Thread(target=live_on).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)  # exit, not exit_group
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_seen_by_its_others(
+    iterator: TaskIterator,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", OUTLIVED], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = stat_of(iterator, process.pid)
+        running = {each.tid for each in iterator.fp_samples([found.id])} - {process.pid}
+        process.kill()
+    assert found.threads == 2
+    assert running or not iterator.has_fp_control
+
+
+def stat_of(iterator: TaskIterator, pid: int) -> ProcessStat:
+    table = iterator.table()
+    found = table.stat(pid) if table is not None else None
+    assert found is not None
+    return found

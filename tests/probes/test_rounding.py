@@ -114,3 +114,48 @@ def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
     assert source.is_resting
     assert not probe._facts
     assert not probe._due_s
+
+
+def owner_of(process: ProcessId) -> int:
+    return process.pid // 1000
+
+
+def test_many_suspects_of_one_owner_hold_up_others_by_one_turn() -> None:
+    decoys = [ProcessId(1000 + number, 1) for number in range(500)]
+    miner = ProcessId(2000, 1)
+    probe = Rounding(_Words(NEAREST * 3, most_at_once=8), owner_of=owner_of)
+    probe.look(decoys, 0.0, always)
+    for at_s in range(1, 110):  # eight of them to their end, then the miner
+        probe.look([*decoys, miner], float(at_s), always)
+        probe.sample(float(at_s))
+    assert probe.facts(miner)
+
+
+class _NewThreads(_NoWords):
+    """Each time other threads of each process."""
+
+    def __init__(self, of_each: int) -> None:
+        super().__init__(())
+        self._of_each = of_each
+        self._tid = 0
+
+    def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
+        found = []
+        for process in processes:
+            of_each = self._of_each if owner_of(process) == 1 else 1
+            self._tid += of_each
+            tids = range(self._tid, self._tid + of_each)
+            found += [FpSample(process, tid, tid, 0x1F80) for tid in tids]
+        return found
+
+
+def test_threads_that_come_and_go_take_no_memory_without_end() -> None:
+    """Those of one owner give way; the other one is sampled to the end."""
+    decoys = [ProcessId(1000 + number, 1) for number in range(100)]
+    neighbour = ProcessId(2000, 1)
+    probe = Rounding(_NewThreads(of_each=50), owner_of=owner_of)
+    probe.look([*decoys, neighbour], 0.0, always)
+    for at_s in range(1, 40):
+        probe.sample(float(at_s))
+        assert sum(probe._threads_by_owner().values()) <= 20_000
+        assert neighbour in probe._sampled

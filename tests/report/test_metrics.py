@@ -61,6 +61,9 @@ def a_busy_node() -> Metrics:
     metrics.probe_took("processes", 0.002)
     metrics.probe_opened("tasks", is_on=False)
     metrics.probe_opened("execs", is_on=True)
+    metrics.worker_is("content", is_up=True)
+    metrics.worker_is("pods", is_up=False)
+    metrics.text_kept(2_000_000, 17)
     hostile = FlaggedContainer(HOSTILE[1], HOSTILE[6], HOSTILE[0], 60.0, 0.4)
     return ticked(metrics, MINER, hostile)
 

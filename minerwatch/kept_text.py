@@ -1,0 +1,126 @@
+"""Text that tenants choose and the agent keeps: its size in memory, and which of it gives way.
+
+A tenant's bytes take up to 16 times their length in memory: a byte that is no UTF-8 is shown as
+four characters, and one character beyond U+FFFF makes all others of its text four bytes wide. So
+sizes are counted as kept (``sys.getsizeof``), never in characters.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterable, Mapping
+from functools import lru_cache
+from typing import TypeVar
+
+Owner = TypeVar("Owner", bound=Hashable)
+Text = TypeVar("Text", str, tuple[str, ...])
+
+GAP = "…"
+"""Stands where something was cut out. It has no blanks: what follows begins no argument."""
+
+MAX_OWNER_BYTES = 2 << 20
+"""Kept of one owner's processes: those of a pod, or of a container outside of Kubernetes."""
+
+MAX_NODE_BYTES = 12 << 20
+"""Kept of all processes of the node; the owner that has most gives way first."""
+
+_MAX_SHARED_BYTES = 256
+_STR_HEADER_BYTES = 80  # of the widest kind of str, and some to spare
+_POINTER_BYTES = 8
+
+
+def size_of(value: str | tuple[str, ...]) -> int:
+    """Return the bytes that a text, or a tuple of texts with all that it holds, takes."""
+    if isinstance(value, str):
+        return sys.getsizeof(value)
+    return sys.getsizeof(value) + sum(map(sys.getsizeof, value))
+
+
+def both_ends(value: Text, max_bytes: int) -> Text:
+    """Return ``value``, or where it takes more than ``max_bytes``, what fits of its two ends.
+
+    Of a tuple whole elements are kept while they fit, and an element GAP stands between them.
+    """
+    if size_of(value) <= max_bytes:
+        return value
+    if isinstance(value, str):
+        return _text_ends(value, max_bytes)
+    return _tuple_ends(value, max_bytes)
+
+
+def _text_ends(text: str, max_bytes: int) -> str:
+    width = 1 if text.isascii() else max(1, (sys.getsizeof(text) - 40) // max(1, len(text)))
+    # The gap makes a Latin-1 text two bytes wide.
+    chars = max(0, max_bytes - _STR_HEADER_BYTES) // max(2, width) - len(GAP)
+    if chars < 2:
+        return ""
+    head = chars - chars // 2
+    return text[:head] + GAP + text[-(chars // 2) :]
+
+
+def _tuple_ends(texts: tuple[str, ...], max_bytes: int) -> tuple[str, ...]:
+    """Take elements from the front and from the back in turn, each side up to half of the room."""
+    half_bytes = max(0, max_bytes - sys.getsizeof((GAP,)) - sys.getsizeof(GAP)) // 2
+    front = _fitting(texts, half_bytes)
+    back = _fitting(texts[len(front) :][::-1], half_bytes)[::-1]
+    if not front and texts:
+        front = (_text_ends(texts[0], half_bytes - _POINTER_BYTES),)
+        back = back[: len(texts) - 1]
+    return (*front, GAP, *back)
+
+
+def _fitting(texts: Iterable[str], max_bytes: int) -> tuple[str, ...]:
+    kept: list[str] = []
+    for text in texts:
+        max_bytes -= sys.getsizeof(text) + _POINTER_BYTES
+        if max_bytes < 0:
+            break
+        kept.append(text)
+    return tuple(kept)
+
+
+@lru_cache(maxsize=1024)
+def _held(text: str) -> str:
+    return text
+
+
+def shared(text: str) -> str:
+    """Return the object that is held already for a short text; names and paths repeat.
+
+    ``sys.intern`` would hold each text for ever on Python 3.12.
+    """
+    return _held(text) if sys.getsizeof(text) <= _MAX_SHARED_BYTES else text
+
+
+def fattest_over(
+    kept_by_owner: Mapping[Owner, int],
+    *,
+    max_owner: int = MAX_OWNER_BYTES,
+    max_node: int = MAX_NODE_BYTES,
+) -> tuple[Owner, int] | None:
+    """Return the owner that has to give way and how much it may keep; None: all fits.
+
+    That is the one that has most, so an owner below the mean is never touched by what others keep.
+    """
+    if not kept_by_owner:
+        return None
+    owner = max(kept_by_owner, key=kept_by_owner.__getitem__)
+    kept = kept_by_owner[owner]
+    if kept > max_owner or sum(kept_by_owner.values()) > max_node:
+        return owner, min(max_owner, kept) // 2
+    return None
+
+
+def water_level(sizes: Iterable[int], max_bytes: int) -> int:
+    """Return the largest size such that all ``sizes`` cut to it take at most ``max_bytes``.
+
+    So the longest give way first, and a neighbour's short ones stay whole.
+    """
+    left_bytes = max_bytes
+    ordered = sorted(sizes)
+    for number, size in enumerate(ordered):
+        share = left_bytes // (len(ordered) - number)
+        if size > share:
+            return max(0, share)
+        left_bytes -= size
+    return ordered[-1] if ordered else 0

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from minerwatch import worker
+from minerwatch.worker import Worker, states
+
+_GIVE_UP_S = 30.0
+
+
+def until(holds: Callable[[], object]) -> None:
+    end_s = time.monotonic() + _GIVE_UP_S
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+class Squares:
+    """A worker that squares numbers, and falls over what is none."""
+
+    def __init__(self) -> None:
+        self.asked: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.worker = Worker("squares", self._serve, first_pause_s=0.01, last_pause_s=0.02)
+
+    def _serve(self) -> None:
+        while (number := self.asked.get()) is not None:
+            if isinstance(number, BaseException):
+                raise number
+            assert isinstance(number, int)
+            self.answers.put(number * number)
+
+    def close(self) -> None:
+        self.worker.close()
+        self.asked.put(None)
+        self.worker.join(_GIVE_UP_S)
+
+
+@pytest.fixture
+def squares() -> Iterator[Squares]:
+    squares = Squares()
+    squares.worker.start()
+    yield squares
+    squares.close()
+    assert not squares.worker.is_alive()
+    assert all(state.name != "squares" for state in states())
+
+
+def state() -> worker.WorkerState:
+    return next(state for state in states() if state.name == "squares")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), MemoryError(), SystemExit(), KeyboardInterrupt(), RecursionError()]
+)
+def test_it_goes_on_whatever_is_raised(squares: Squares, error: BaseException) -> None:
+    squares.asked.put(3)
+    squares.asked.put(error)
+    squares.asked.put(4)
+    assert [squares.answers.get(timeout=_GIVE_UP_S) for _ in range(2)] == [9, 16]
+    assert state().failures == {type(error).__name__: 1}
+    assert isinstance(state().last_error, Exception)
+
+
+def test_a_fault_is_seen_until_it_has_gone_on_for_some_time(
+    squares: Squares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert state().down_s == 0.0
+    squares.asked.put(ValueError())
+    squares.asked.put(5)
+    squares.answers.get(timeout=_GIVE_UP_S)
+    assert state().down_s > 0.0
+    monkeypatch.setattr(worker, "_STEADY_S", 0.0)
+    assert state().down_s == 0.0
+
+
+def test_what_returns_though_nobody_closed_it_is_called_again(squares: Squares) -> None:
+    squares.asked.put(None)
+    squares.asked.put(6)
+    assert squares.answers.get(timeout=_GIVE_UP_S) == 36
+    assert state().down_s > 0.0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_is_gone_is_started_again(
+    squares: Squares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even counting the error worked: out of memory, say."""
+
+    def fails(_error: BaseException) -> None:
+        raise SystemExit  # which threading takes for a wanted end
+
+    monkeypatch.setattr(squares.worker, "_note", fails)
+    squares.asked.put(ValueError())
+    until(lambda: not squares.worker.is_alive())
+    monkeypatch.undo()
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert state().is_dead
+    assert state().down_s > 0.0
+    monkeypatch.undo()
+    squares.asked.put(7)
+    assert not state().is_dead
+    assert squares.answers.get(timeout=_GIVE_UP_S) == 49
+
+
+def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
+    other = Squares()
+    other.worker.start()
+    for each in (squares, other):
+        each.asked.put(ValueError())
+        each.asked.put(1)
+        each.answers.get(timeout=_GIVE_UP_S)
+    assert [each.failures for each in states() if each.name == "squares"] == [{"ValueError": 2}]
+    other.close()
