@@ -24,7 +24,7 @@ import pytest
 from minerwatch import __version__
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode, decode_agent
-from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.test_watch import POOL
 
 _WAIT_S = 30.0
@@ -132,15 +132,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_miner_is_told_in_log_metrics_and_snapshot(
     start: Start, cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    folder = cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    folder = cgroups.make(f"{TOP}/docker/{container_id('a1')}")
     agent = start()
     agent.line("watching")
     cgroups.put(programs.start("xmrig", "--password", "hunter2", *POOL, busy=True), folder)
-    verdict = agent.line("verdict", container="a1" * 6)
+    verdict = agent.line("verdict", container=container_id("a1")[:12])
     assert verdict["level"] in ("likely", "confirmed")
     assert "hunter2" not in agent.log_path.read_text()
-    agent.until(lambda: 'container="a1a1a1a1a1a1"' in agent.get("/metrics")[1])
-    status = next(s for s in decode(answer(agent.socket, "/snapshot")) if s.container == "a1" * 6)
+    agent.until(lambda: f'container="{container_id("a1")[:12]}"' in agent.get("/metrics")[1])
+    status = next(
+        s
+        for s in decode(answer(agent.socket, "/snapshot"))
+        if s.container == container_id("a1")[:12]
+    )
     assert status.level in ("likely", "confirmed")
     assert "hunter2" in status.processes[0].command_line
 
@@ -253,9 +257,9 @@ def test_what_private_folders_say_is_told_by_ids_only(
     config.write_text(f"rules: [{shown}]\nprivate_rules: [{hidden}]\n")
     agent = start("--config", str(config))
     agent.line("watching")
-    folder = cgroups.make("/minerwatch-test/docker/" + "a2" * 32)
+    folder = cgroups.make(f"{TOP}/docker/{container_id('a2')}")
     cgroups.put(programs.start("worker", "--to", "zebrafink", busy=True), folder)
-    findings = agent.line("verdict", container="a2" * 6)["findings"]
+    findings = agent.line("verdict", container=container_id("a2")[:12])["findings"]
     assert isinstance(findings, list)
     told = {each["rule"]: each for each in findings}
     for identifier in (by_list, own):
@@ -270,7 +274,11 @@ def test_what_private_folders_say_is_told_by_ids_only(
     assert {Path(path).name for path in broken} == {"broken.yml", "wrong.yml", "broken.yar"}
     assert "zebra" not in agent.log_path.read_text().lower()
     assert "zebra" not in agent.get("/metrics")[1].lower()
-    status = next(s for s in decode(answer(agent.socket, "/snapshot")) if s.container == "a2" * 6)
+    status = next(
+        s
+        for s in decode(answer(agent.socket, "/snapshot"))
+        if s.container == container_id("a2")[:12]
+    )
     assert "Zebrafink" in {finding.title for finding in status.findings}  # root may know
 
 
@@ -388,7 +396,7 @@ def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
     if not any(line["event"] == "probe is on" for line in agent.lines()):
         pytest.skip(f"no exec events here: {agent.line('probe is off')['reason']}")
     # in a container that no tick has seen, by a process that is gone at once
-    folder = cgroups.make("/minerwatch-test/docker/" + "c3" * 32)
+    folder = cgroups.make(f"{TOP}/docker/{container_id('c3')}")
     script = f"echo $$ > {folder}/cgroup.procs; exec env true stratum+tcp://x.y:1 -u a -p x"
     subprocess.run(["sh", "-c", script], check=True)
     programs.start("xmrig", *POOL, busy=True)
@@ -434,14 +442,14 @@ def _canaries(agent: RunningAgent) -> dict[str, float]:
 def test_it_proves_again_and_again_that_it_would_see_a_miner(
     start: Start, cgroups: CgroupFolders
 ) -> None:
-    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
+    own = cgroups.make(f"{TOP}/docker/{container_id('ca')}")
     join = f'echo $$ > {own}/cgroup.procs && exec "$@"'
     agent = start(command=("sh", "-c", join, "sh", sys.executable))
     agent.line("probe is on", probe="canary")
     agent.until(lambda: _canaries(agent)["agent"] > 0)
     assert _canaries(agent)["elsewhere"] == 0
     verdicts = (line for line in agent.lines() if line["event"] == "verdict")
-    assert "ca" * 6 not in {verdict["container"] for verdict in verdicts}  # no alarm
+    assert container_id("ca")[:12] not in {verdict["container"] for verdict in verdicts}  # no alarm
     agent.until(lambda: not _children(agent.process.pid))  # it is taken away when it was seen
 
 
@@ -449,8 +457,8 @@ def test_it_proves_again_and_again_that_it_would_see_a_miner(
 def test_a_canary_that_somebody_else_plants_is_found_too(
     start: Start, cgroups: CgroupFolders
 ) -> None:
-    own = cgroups.make("/minerwatch-test/docker/" + "ca" * 32)
-    other = cgroups.make("/minerwatch-test/docker/" + "cb" * 32)
+    own = cgroups.make(f"{TOP}/docker/{container_id('ca')}")
+    other = cgroups.make(f"{TOP}/docker/{container_id('cb')}")
     agent = start(
         command=("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
     )

@@ -51,7 +51,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes.every import Probes
 from minerwatch.report.snapshot import container_status, decode, encode
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.test_watch import POOL, Node
 
 TARGETS = Path(__file__).parent / "targets"
@@ -70,13 +70,13 @@ def matcher() -> Matcher:
 @pytest.fixture
 def folder(cgroups: CgroupFolders) -> Path:
     """Of the container that the miner runs in."""
-    return cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    return cgroups.make(f"{TOP}/docker/{container_id('a1')}")
 
 
 @pytest.fixture
 def hostile(cgroups: CgroupFolders) -> Path:
     """Of the container that does what is done."""
-    return cgroups.make("/minerwatch-test/docker/" + "b2" * 32)
+    return cgroups.make(f"{TOP}/docker/{container_id('b2')}")
 
 
 @pytest.fixture
@@ -234,7 +234,9 @@ def test_a_tree_too_deep_is_followed_to_a_limit_and_its_cpu_counts(
         for _ in range(2):
             node.tick()
         (deep,) = (
-            each for each in node.watch.observations(0) if each.container.cgroup.endswith("b2" * 32)
+            each
+            for each in node.watch.observations(0)
+            if each.container.cgroup.endswith(container_id("b2"))
         )
         assert deep.cpu_cores is not None
         assert deep.cpu_cores > 0.1
@@ -549,7 +551,7 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     for _ in range(5):
         node.tick(0.1)
     observed = {each.container.cgroup[-64:]: each for each in node.watch.observations(100)}
-    hidden = observed["b2" * 32].processes
+    hidden = observed[container_id("b2")].processes
     assert len(hidden) == len(lockers.processes)
     assert all(each.process.command_line_hidden for each in hidden)
     failures = dict_of_failures(node)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CgroupFolders, Programs, environment_of_this_python
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, environment_of_this_python
 from tests.test_agent import RunningAgent
 
 TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
@@ -63,9 +63,9 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
     shutil.copy(TARGET, tmp_path / "train.py")
     names = {}
     for number, (way, options) in enumerate(WAYS.items()):
-        container = f"{number:x}d" * 32
+        container = container_id(f"{number:x}d")
         names[way] = container[:12]
-        folder = cgroups.make(f"/minerwatch-test/docker/{container}")
+        folder = cgroups.make(f"{TOP}/docker/{container}")
         miner = programs.run(
             ["python3", "train.py", options[0], "600", *options[1:]],
             executable=sys.executable,

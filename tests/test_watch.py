@@ -27,8 +27,10 @@ from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes.every import Probes
 from minerwatch.watch import Tick, Watch
 from tests.conftest import (
+    TOP,
     CgroupFolders,
     Programs,
+    container_id,
     environment_of_this_python,
     no_files_left,
     remove_parent_cgroups,
@@ -92,7 +94,7 @@ class Node:
 
 @pytest.fixture
 def folder(cgroups: CgroupFolders) -> Path:
-    return cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    return cgroups.make(f"{TOP}/docker/{container_id('a1')}")
 
 
 def task_iterator() -> TaskIterator:
@@ -173,7 +175,7 @@ def test_whoever_brings_many_processes_holds_up_others_by_one_each(
     cgroups: CgroupFolders,
     programs: Programs,
 ) -> None:
-    crowded = cgroups.make("/minerwatch-test/docker/" + "b2" * 32)
+    crowded = cgroups.make(f"{TOP}/docker/{container_id('b2')}")
     node = Node(matcher, folder, cgroups.root)
     for _ in range(2):
         node.tick()  # all others have been matched
@@ -200,7 +202,7 @@ def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where there is no time to read all of them, each container has its turn."""
-    crowded = cgroups.make("/minerwatch-test/docker/" + "c3" * 32)
+    crowded = cgroups.make(f"{TOP}/docker/{container_id('c3')}")
     node = Node(matcher, folder, cgroups.root)
     node.tick()
     crowd = programs.run([sys.executable, "-c", CROWD, "400"])
@@ -216,10 +218,10 @@ def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
     monkeypatch.setattr("minerwatch.watch._READ_BETWEEN_TICKS_S", 0.0)
     node.tick()
     assert node.container().verdict.level > Level.CLEAR
-    assert node.process_count("c3" * 32) < 401
+    assert node.process_count(container_id("c3")) < 401
     while node.watch.wants_reading:  # what the agent does between two ticks
         node.watch.examine((), node.now_s())
-    assert node.process_count("c3" * 32) == 401
+    assert node.process_count(container_id("c3")) == 401
     node.watch.close()
 
 
@@ -462,7 +464,7 @@ def test_a_container_made_by_a_real_runtime(
         remove_parent_cgroups(_POD_PATH)
 
 
-_POD_PATH = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/" + "e5" * 32
+_POD_PATH = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/" + container_id("e5")
 
 
 def _has(node: Node) -> bool:
@@ -558,12 +560,12 @@ def test_a_program_that_started_while_no_file_was_left_is_not_left_to_the_next_t
     node = Node(matcher, folder, cgroups.root)
     node.tick()
     miner = programs.start("xmrig", *POOL, busy=False)
-    cgroups.put(miner, cgroups.make("/minerwatch-test/docker/" + "b2" * 32))
+    cgroups.put(miner, cgroups.make(f"{TOP}/docker/{container_id('b2')}"))
     with no_files_left():
         assert node.watch.examine([miner.pid], node.now_s()).changes == ()
     assert node.watch.wants_reading
     (change,) = node.watch.examine((), node.now_s()).changes
-    assert change.observation.container.cgroup.endswith("b2" * 32)
+    assert change.observation.container.cgroup.endswith(container_id("b2"))
     assert not node.watch.wants_reading
     node.watch.close()
 
@@ -597,7 +599,7 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
     without, pods, containers = taken_bytes(), 100, 200
     for number in range(containers):
         uid = f"00000000-0000-4000-8000-{number % pods:012}"
-        cgroups.make(f"/minerwatch-test/kubepods/pod{uid}/{number + 1:064x}")
+        cgroups.make(f"{TOP}/kubepods/pod{uid}/{number + 1:064x}")
     settle()
     added = taken_bytes() - without
     node.watch.close()

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.image.contents import contents
 from deploy.image.debian import STATUS, broken_links
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc
 from tests.deploy.services import DEPLOY
@@ -31,7 +31,7 @@ from tests.kube.conftest import write_kubeconfig
 from tests.test_watch import POOL
 
 _BILL = "opt/minerwatch/share/minerwatch/sbom.cdx.json"
-_ID = "b7" * 32
+_ID = container_id("b7")
 _WAIT_S = 60.0
 _IMPORTS = """
 import importlib, importlib.util, os, pkgutil, sys
@@ -84,7 +84,7 @@ def agent(image: Root, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Age
 @pytest.fixture
 def miner(cgroups: CgroupFolders, programs: Programs) -> int:
     process = programs.start("xmrig", *POOL, busy=True)
-    cgroups.put(process, cgroups.make(f"/minerwatch-image/docker/{_ID}"))
+    cgroups.put(process, cgroups.make(f"{TOP}/docker/{_ID}"))
     return process.pid
 
 

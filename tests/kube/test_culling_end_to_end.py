@@ -29,7 +29,7 @@ from minerwatch.kube.client import ApiError
 from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.model import ProcessId
 from minerwatch.report.audit_lines import AuditLine, rfc3339
-from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_process_signals import identity
@@ -48,7 +48,7 @@ CULL_RULES = [
 ]
 """All that docs/security.md asks for where all actions are configured."""
 
-ID, OTHER_ID = "c1" * 32, "c2" * 32
+ID, OTHER_ID = container_id("c1"), container_id("c2")
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/minerwatch-cull-budget"
 
 
@@ -162,9 +162,9 @@ def culled(
     hidden.parent.mkdir()
     shutil.copy(shutil.which("dash") or "/bin/sh", hidden)
     miners = []
-    for namespace, container_id in ((any_cluster.namespace, ID), (own_namespace, OTHER_ID)):
-        uid = start_pod(any_cluster, namespace, "jupyter-eve", container_id)
-        folder = cgroups.make(f"/minerwatch-test/kubepods/burstable/pod{uid}/{container_id}")
+    for namespace, container in ((any_cluster.namespace, ID), (own_namespace, OTHER_ID)):
+        uid = start_pod(any_cluster, namespace, "jupyter-eve", container)
+        folder = cgroups.make(f"{TOP}/kubepods/burstable/pod{uid}/{container}")
         loop = [str(hidden), "-c", "while :; do :; done", *POOL, "--password", "hunter2"]
         process = programs.run(loop)
         cgroups.put(process, folder)
