@@ -32,7 +32,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +52,7 @@ from minerwatch.probes.every import Probes
 from minerwatch.report.snapshot import container_status, decode, encode
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.test_watch import POOL, Node
+from tests.waiting import until
 
 TARGETS = Path(__file__).parent / "targets"
 TOLD_WITHIN_TICKS = 2
@@ -108,13 +108,6 @@ def ticks_until_told(node: Node) -> int:
         if node.container().verdict.level >= Level.LIKELY:
             return tick
     raise AssertionError(f"not told: {node.container()}")
-
-
-def until(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + _GIVE_UP_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def identity(pid: int) -> ProcessId:

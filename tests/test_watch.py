@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ from tests.conftest import (
     no_files_left,
     remove_parent_cgroups,
 )
+from tests.waiting import until
 
 POOL = (
     "-o",
@@ -272,7 +273,7 @@ def test_a_process_that_joins_a_container_before_it_becomes_the_program_is_the_c
     cgroups.put(runtime, folder)
     runtime.stdin.write(b"go\n")
     runtime.stdin.flush()
-    _until(lambda: Path(f"/proc/{runtime.pid}/comm").read_text() == "xmrig\n")
+    until(lambda: Path(f"/proc/{runtime.pid}/comm").read_text() == "xmrig\n")
     examined = node.watch.examine([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
     assert [change.observation.container.cgroup for change in examined.changes] == [
         node.container().container.cgroup
@@ -444,7 +445,7 @@ def test_a_container_made_by_a_real_runtime(
     )  # fmt: skip
     node = Node(matcher, cgroups.root / _POD_PATH.strip("/"), cgroups.root)
     try:
-        _until(lambda: runtime.poll() is not None or _has(node))
+        until(lambda: runtime.poll() is not None or _has(node))
         if runtime.poll() is not None:
             assert runtime.stdout
             pytest.skip(
@@ -489,14 +490,6 @@ def runtime_bundle(folder: Path, cgroup: str) -> Path:
     spec["linux"]["cgroupsPath"] = cgroup
     (folder / "config.json").write_text(json.dumps(spec))
     return folder
-
-
-def _until(holds: Callable[[], bool], tries: int = 200) -> None:
-    for _ in range(tries):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.parametrize("options", [["1"], ["2"]], ids=["1 thread", "2 threads"])

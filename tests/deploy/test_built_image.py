@@ -29,10 +29,10 @@ from tests.deploy.test_image import locked_versions
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import write_kubeconfig
 from tests.test_watch import POOL
+from tests.waiting import PATIENCE_S
 
 _BILL = "opt/minerwatch/share/minerwatch/sbom.cdx.json"
 _ID = container_id("b7")
-_WAIT_S = 60.0
 _IMPORTS = """
 import importlib, importlib.util, os, pkgutil, sys
 import minerwatch
@@ -197,7 +197,7 @@ def test_its_screen(agent: AgentContainer, miner: int) -> None:
             stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
         os.close(theirs)
-        shown, end_s = b"", time.monotonic() + _WAIT_S
+        shown, end_s = b"", time.monotonic() + PATIENCE_S
         while _ID[:12].encode() not in shown:
             assert time.monotonic() < end_s, shown[-2000:]
             if select.select([terminal], [], [], 1.0)[0]:

@@ -13,7 +13,8 @@ from minerwatch.model import ProcessId
 from minerwatch.node import executables
 from minerwatch.node.executables import ExecutableHasher
 from tests.conftest import Programs
-from tests.kube.test_process_signals import identity, until
+from tests.kube.test_process_signals import identity
+from tests.waiting import until
 
 
 def sha256(path: str) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
@@ -21,6 +21,7 @@ from minerwatch.node import ptrace, ptrace_sampler
 from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.rounding import RoundingSamples, rounding_mode
 from tests.conftest import environment_of_this_python, needs_root
+from tests.waiting import until
 
 pytestmark = needs_root
 
@@ -31,13 +32,6 @@ BUSY = "while True: pass"
 
 def nothing() -> str:
     return ""
-
-
-def until(holds: Callable[[], bool], limit_s: float = 30.0) -> None:
-    ends_s = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < ends_s, "it did not happen"
-        time.sleep(0.01)
 
 
 def field(pid: int, tid: int, name: str) -> str:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import pytest
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.test_agent import RunningAgent
 from tests.test_watch import POOL
+from tests.waiting import until
 
 needs_tmux = pytest.mark.skipif(
     shutil.which("tmux") is None, reason="opens a real terminal: apt install tmux"
 )
 ID = container_id("a1")
-_WAIT_S = 30.0
 _PROMPT = "prompt-of-the-shell"
 
 
@@ -60,10 +59,7 @@ class Terminal:
         return self._tmux("capture-pane", "-p", "-e", "-t", "s")
 
     def until(self, holds: Callable[[], bool]) -> None:
-        end_s = time.monotonic() + _WAIT_S
-        while not holds():
-            assert time.monotonic() < end_s, self.text
-            time.sleep(0.05)
+        until(holds, lambda: self.text, every_s=0.05)
 
     def shows(self, *texts: str) -> None:
         self.until(lambda: all(text in self.text for text in texts))
