@@ -215,20 +215,22 @@ class Watch:
         self._last_tick_s = at_s
         return self._tick(at_s, ended, burnt_s, *brought)
 
-    def examine(self, pids: Iterable[int], at_s: float) -> Examined:
+    def examine(self, pids: Iterable[int], at_s: float, cpu_s: float = float("inf")) -> Examined:
         """Reads processes that have just exec'ed, and judges those that a rule holds on at once.
 
-        What is left for the next tick is only what a rate is needed for.
+        What is left for the next tick is only what a rate is needed for. What ``cpu_s`` of CPU time
+        is too short for waits for the next call, each container in turn.
         """
         with self._lock:
             self._probe_s = {"processes": 0.0, "rules": 0.0}
             to_place = {*pids, *self._cgroups.unplaced}
             to_read = {pid for pid in to_place if self._place(pid, at_s)}
             touched = self._timed(
-                "processes", lambda: self._read(to_read, (), at_s, _READ_BETWEEN_TICKS_S)
+                "processes",
+                lambda: self._read(to_read, (), at_s, min(cpu_s / 2, _READ_BETWEEN_TICKS_S)),
             )
             self._early |= to_read
-            touched += self._match_waiting(_MATCH_BETWEEN_TICKS_S)
+            touched += self._match_waiting(min(cpu_s / 2, _MATCH_BETWEEN_TICKS_S))
             suspect = _newly_suspect(touched, ())
             changes, began = self._judge_containers(suspect, at_s)
             return Examined(changes, began, self._probe_s)

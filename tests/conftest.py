@@ -89,6 +89,21 @@ def cgroup_root() -> Path:
     return next(folder for folder in found if (folder / "cgroup.procs").exists())
 
 
+def private_sys(folder: Path, root: Path) -> Path:
+    """A /sys in ``folder`` whose cgroups are those of this run, without the rest of the machine's.
+
+    Where a process is cannot be told from it: /proc names its place in the whole tree.
+    """
+    mounts = folder / "sys" / "fs" / "cgroup"
+    mounts.parent.mkdir(parents=True)
+    if root == CGROUPS:
+        mounts.symlink_to(root / TOP.strip("/"))
+    else:
+        mounts.mkdir()
+        (mounts / root.name).symlink_to(root / TOP.strip("/"))
+    return folder / "sys"
+
+
 class CgroupFolders:
     """Real cgroups, removed with their processes at the end."""
 

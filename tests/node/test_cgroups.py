@@ -21,7 +21,7 @@ from minerwatch.errors import NodeError
 from minerwatch.model import ContainerKey, ContainerKind
 from minerwatch.node import cgroups as cgroups_module
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from tests.conftest import TOP, CgroupFolders, Programs, container_id, no_files_left
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, no_files_left, private_sys
 from tests.waiting import until
 
 NODES = Path(__file__).parent.parent / "fixtures" / "nodes"
@@ -388,7 +388,7 @@ def test_containers_of_a_pod_that_sleeps_are_not_read_until_it_runs_again(
 
 
 def test_a_pod_that_sleeps_costs_one_read_a_tick(
-    cgroups: CgroupFolders, monkeypatch: pytest.MonkeyPatch
+    cgroups: CgroupFolders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def calls_of_eight_ticks() -> Counter[str]:
         calls: Counter[str] = Counter()
@@ -408,7 +408,7 @@ def test_a_pod_that_sleeps_costs_one_read_a_tick(
         return calls
 
     cgroups.make(TOP)
-    tree = real_tree()
+    tree = CgroupTree(private_sys(tmp_path, cgroups.root), Path("/proc"))
     tree.tick()
     without = calls_of_eight_ticks()
     for number in range(20):
