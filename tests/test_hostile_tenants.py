@@ -105,6 +105,8 @@ def ticks_until_told(node: Node) -> int:
     """How many ticks it takes until the container is likely to mine."""
     for tick in range(1, 10):
         node.tick(0.1)
+        if node.watch.wants_reading:  # as the agent does between two ticks
+            node.watch.examine((), node.now_s())
         if node.container().verdict.level >= Level.LIKELY:
             return tick
     raise AssertionError(f"not told: {node.container()}")

@@ -68,7 +68,7 @@ class Node:
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
             CgroupTree(sys_folder, Path("/proc")),
-            ProcessReader(Path("/proc")),
+            ProcessReader(Path("/proc"), retry_s=3600.0),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
             Judge(),
@@ -382,8 +382,8 @@ def test_a_flagged_container_that_goes_is_said_once(
     miner.kill()
     miner.wait()
     _remove(folder)
-    assert len(node.tick().ended) == 1
-    assert node.tick().ended == ()
+    said = [each.container for _ in range(3) for each in node.tick().ended]
+    assert [each for each in said if each == ours] == [ours]  # others may come and go
 
 
 def test_a_level_falls_only_after_three_ticks_below_it(
