@@ -50,6 +50,11 @@ def container_id(first: str) -> str:
     return (first + f"{os.getpid():06x}"[-6:]) * 8
 
 
+def pod_uid(first: str) -> str:
+    """The uid, with these eight digits first, of a pod of this run and of no other."""
+    return f"{first}-7d1e-4b6c-9a55-{os.getpid():012x}"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("quiet") and (why := why_not_quiet()):
         pytest.skip(f"{why}: run it on a quiet machine, by pytest -m quiet")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import write_kubeconfig
 from tests.test_agent import RunningAgent
@@ -42,7 +42,7 @@ detection:
 level: low
 minerwatch: {signal: identity}
 """
-UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c44"
+UID = pod_uid("5d3c1a44")
 ID = container_id("6b")
 
 pytestmark = [

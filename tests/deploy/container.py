@@ -26,11 +26,11 @@ from minerwatch.errors import SnapshotError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import container_id, remove_parent_cgroups
+from tests.conftest import container_id, pod_uid, remove_parent_cgroups
 from tests.deploy.chart import Release
 from tests.waiting import until
 
-CGROUP = "/kubepods/besteffort/pod5d0c8f36-1b1f-4b6c-9a55-3b8a2f0d9c11/" + container_id("a9")
+CGROUP = f"/kubepods/besteffort/pod{pod_uid('5d0c8f36')}/{container_id('a9')}"
 PROFILE = Path("/usr/share/containers/seccomp.json")
 
 _BUILT_IMAGE = "MINERWATCH_IMAGE_ROOT"

@@ -12,14 +12,14 @@ import pytest
 
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import needs_openssl, pod_environment
 from tests.test_agent import RunningAgent
 
 pytestmark = [needs_root, needs_openssl]
 
-UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c33"
+UID = pod_uid("5d3c1a33")
 ID = container_id("5a")
 USERNAME = "hub.jupyter.org/username"
 MOUNTED = "/var/run/secrets/kubernetes.io/serviceaccount"
