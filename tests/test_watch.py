@@ -568,6 +568,7 @@ def test_a_renamed_miner_is_likely_by_how_it_rounds(
     cgroups.put(miner, folder)
     node.tick()
     while node.container().verdict.level < Level.LIKELY:
+        assert miner.poll() is None
         assert cpu_s(miner.pid) < _RANDOMX_CPU_S
         node.tick()
         node.watch.sample(time.monotonic())
