@@ -263,12 +263,19 @@ def test_stop_then_release(culled: Culled) -> None:
     assert f"1 process goes on: {culled.miner.pid}" in released.stdout
     eventually(lambda: state(culled.miner) != STOPPED)
     again.until(lambda: "minerwatch_stopped_processes 0.0" in again.get("/metrics")[1])
-    time.sleep(2.0)  # some ticks, and longer than the pause
+    ended = ticks(again)
+    time.sleep(1.1)  # the pause
+    again.until(lambda: ticks(again) >= ended + 5)
     assert state(culled.miner) not in ("", STOPPED)
     why = culled.run("explain", f"{namespace}/jupyter-eve")
     assert "It was released by hand." in why.stdout
     assert state(culled.spared) not in ("", STOPPED)
     assert culled.pods(namespace) == ["jupyter-eve"]
+
+
+def ticks(agent: RunningAgent) -> float:
+    text = agent.get("/metrics")[1]
+    return float(text.partition("minerwatch_tick_duration_seconds_count ")[2].split()[0])
 
 
 def reasons(cluster: AnyCluster) -> set[str]:
