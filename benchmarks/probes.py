@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.crowd import compiled, writable_root
+from benchmarks.crowd import TOP, compiled, own_container_id, writable_root
 from benchmarks.orphan import Orphan, identity
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.config import BUILT_IN_RULES
@@ -278,8 +278,8 @@ def _crowd() -> Iterator[None]:
 
 
 def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
-    name = f"{number + 1:012x}" + "0" * 52
-    cgroup = writable_root() / "minerwatch-bench" / "docker" / name
+    name = own_container_id(number)
+    cgroup = writable_root() / TOP / "docker" / name
     cgroup.mkdir(parents=True)
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", _EXEC, str(cgroup), str(folder / "xmrig")],
@@ -334,7 +334,7 @@ class Lines:
 @contextmanager
 def _agent(folder: Path) -> Iterator[Lines]:
     # So that a hybrid host's agent reads the hierarchy that is written to.
-    (writable_root() / "minerwatch-bench" / "docker").mkdir(parents=True, exist_ok=True)
+    (writable_root() / TOP / "docker").mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "minerwatch", "agent", "--no-kubernetes"),
         *("--listen", "127.0.0.1:0", "--socket", str(folder / "agent.sock")),
@@ -350,7 +350,7 @@ def _agent(folder: Path) -> Iterator[Lines]:
         agent.wait()
         assert agent.stderr
         agent.stderr.close()
-        parent = writable_root() / "minerwatch-bench"
+        parent = writable_root() / TOP
         for each in (*parent.glob("docker/*/"), parent / "docker", parent):
             with suppress(OSError):
                 each.rmdir()
