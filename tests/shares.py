@@ -22,6 +22,7 @@ _ON_THE_MACHINE = {
         "tests/test_hostile_tenants.py",
         "tests/test_innocents.py",
         "tests/test_randomx.py",
+        "tests/test_waiting.py",
         "tests/test_watch.py",
     ),
     AGENTS: (
