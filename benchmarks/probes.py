@@ -16,18 +16,19 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.crowd import compiled, writable_root
+from benchmarks.crowd import TOP, compiled, own_container_id, writable_root
 from benchmarks.orphan import Orphan, identity
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.config import BUILT_IN_RULES
@@ -224,25 +225,60 @@ _EXEC_PAUSE_S = 0.2
 """More verdicts a second use up what ``probes.execs_cpu_share`` grants, and wait for it."""
 
 
+_CROWD = """
+import subprocess, sys
+while True:
+    started = [subprocess.Popen(["sleep", "6"]) for _ in range(int(sys.argv[1]))]
+    for each in started:
+        each.wait()
+"""
+
+_CROWD_PROCESSES = 1500
+
+
 def latency_rows(execs: int) -> Iterator[Row]:
-    """From the exec of a program that is called like a miner to the agent's verdict."""
-    with tempfile.TemporaryDirectory() as folder, _agent(Path(folder)) as lines:
-        compiled(Path(folder), "xmrig", _WAITS)  # a program that ends at once has no command line
-        found = [_latency_ms(lines, Path(folder), number) for number in range(execs)]
+    """From the exec of a program that is called like a miner to the agent's verdict.
+
+    By itself, and beside programs of another container that start by the thousand.
+    """
+    with tempfile.TemporaryDirectory() as name, _agent(Path(name)) as lines:
+        folder = Path(name)
+        compiled(folder, "xmrig", _WAITS)  # a program that ends at once has no command line
+        alone = [_latency_ms(lines, folder, number) for number in range(execs)]
+        with _crowd():
+            beside = [_latency_ms(lines, folder, execs + number) for number in range(execs // 3)]
+    yield from _rows_of("", alone, Budget(5.0))
+    yield from _rows_of(f"beside {_CROWD_PROCESSES} that start at once", beside, None)
+
+
+def _rows_of(case: str, found: Sequence[float | None], budget: Budget | None) -> Iterator[Row]:
     known = sorted(each for each in found if each is not None)
+    note = f"{len(known)} of {len(found)} within 2 s"
     if not known:
-        yield missing(EXECS, "exec to verdict", f"none of {execs} within 2 s", Budget(5.0))
+        yield missing(EXECS, f"{case} exec to verdict".strip(), note, budget)
         return
     p99 = known[min(len(known) - 1, round(0.99 * len(known)))]
-    note = f"{len(known)} of {execs} within 2 s"
     median = statistics.median(known)
-    yield Row(EXECS, "", "exec to verdict, median", median, "ms", Budget(5.0), note)
-    yield Row(EXECS, "", "exec to verdict, p99", p99, "ms", note=note)
+    yield Row(EXECS, case, "exec to verdict, median", median, "ms", budget, note)
+    yield Row(EXECS, case, "exec to verdict, p99", p99, "ms", note=note)
+
+
+@contextmanager
+def _crowd() -> Iterator[None]:
+    """Programs that start by the thousand, again and again, in the cgroup of this process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _CROWD, str(_CROWD_PROCESSES)], start_new_session=True
+    ) as crowd:
+        time.sleep(1)
+        try:
+            yield
+        finally:
+            os.killpg(crowd.pid, signal.SIGKILL)
 
 
 def _latency_ms(lines: Lines, folder: Path, number: int) -> float | None:
-    name = f"{number + 1:012x}" + "0" * 52
-    cgroup = writable_root() / "minerwatch-bench" / "docker" / name
+    name = own_container_id(number)
+    cgroup = writable_root() / TOP / "docker" / name
     cgroup.mkdir(parents=True)
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", _EXEC, str(cgroup), str(folder / "xmrig")],
@@ -297,7 +333,7 @@ class Lines:
 @contextmanager
 def _agent(folder: Path) -> Iterator[Lines]:
     # So that a hybrid host's agent reads the hierarchy that is written to.
-    (writable_root() / "minerwatch-bench" / "docker").mkdir(parents=True, exist_ok=True)
+    (writable_root() / TOP / "docker").mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "minerwatch", "agent", "--no-kubernetes"),
         *("--listen", "127.0.0.1:0", "--socket", str(folder / "agent.sock")),
@@ -313,7 +349,7 @@ def _agent(folder: Path) -> Iterator[Lines]:
         agent.wait()
         assert agent.stderr
         agent.stderr.close()
-        parent = writable_root() / "minerwatch-bench"
+        parent = writable_root() / TOP
         for each in (*parent.glob("docker/*/"), parent / "docker", parent):
             with suppress(OSError):
                 each.rmdir()

@@ -398,9 +398,10 @@ class Agent:
 
     def _examine(self, started: Callable[[], Collection[int]]) -> None:
         """Judges programs as they start; what goes wrong here, the next tick makes good."""
+        cpu_s = self._execs_budget.slice_s(now_s())
         with self._execs_budget.spending(now_s):
             try:
-                examined = self._node.watch.examine(started(), now_s())
+                examined = self._node.watch.examine(started(), now_s(), cpu_s)
                 self._report_findings(examined.changes, examined.began)
                 for probe, probe_s in examined.probe_s.items():
                     self._metrics.probe_took(probe, probe_s)

@@ -11,6 +11,9 @@ from typing import Protocol
 
 _BURST_S = 0.1
 """CPU time that a burst of work may take before a budget holds it back."""
+_SLICE_S = 0.01
+"""CPU time that work may take at once where the burst is used up. The pause after it is as long as
+this makes it, so that small work of one owner does not wait for large work of another."""
 
 
 class Readable(Protocol):
@@ -80,6 +83,11 @@ class CpuBudget:
         if over_s <= 0:
             return 0.0
         return over_s / self._share if self._share else float("inf")
+
+    def slice_s(self, at_s: float) -> float:
+        """CPU time to spend at once: the rest of the burst, or one slice."""
+        self._settle(at_s)
+        return max(_SLICE_S, _BURST_S - self._debt_s)
 
     def _settle(self, at_s: float) -> None:
         self._debt_s = max(0.0, self._debt_s - (at_s - self._at_s) * self._share)

@@ -234,10 +234,11 @@ class Watch:
         self._last_tick_s = at_s
         return self._tick(at_s, ended, burnt_s, *brought)
 
-    def examine(self, pids: Iterable[int], at_s: float) -> Examined:
+    def examine(self, pids: Iterable[int], at_s: float, cpu_s: float = float("inf")) -> Examined:
         """Reads processes that have just exec'ed, and judges those that a rule holds on at once.
 
-        What is left for the next tick is only what a rate is needed for.
+        What is left for the next tick is only what a rate is needed for. What ``cpu_s`` of CPU time
+        is too short for waits for the next call, each container in turn.
         """
         with self._lock:
             self._probe_s = {"processes": 0.0, "rules": 0.0}
@@ -246,7 +247,11 @@ class Watch:
             touched = self._timed(
                 "processes",
                 lambda: self._read(
-                    to_read, (), at_s, _READ_BETWEEN_TICKS_S, _MATCH_BETWEEN_TICKS_S
+                    to_read,
+                    (),
+                    at_s,
+                    min(cpu_s / 2, _READ_BETWEEN_TICKS_S),
+                    min(cpu_s / 2, _MATCH_BETWEEN_TICKS_S),
                 ),
             )
             self._early |= to_read

@@ -19,6 +19,7 @@ from xdist.remote import Producer
 from xdist.scheduler import Scheduling
 
 from tests.shares import SharesScheduling
+from tests.waiting import why_not_quiet
 
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
@@ -30,6 +31,9 @@ settings.load_profile("minerwatch")
 
 GOLDEN = Path(__file__).parent / "golden"
 CGROUPS = Path("/sys/fs/cgroup")
+_TOP = "minerwatch-test-"
+TOP = f"/{_TOP}{os.getpid()}"
+"""The cgroup that this run of the tests makes its own in; others may run at the same time."""
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="makes cgroups and reads others' processes: run it as root"
@@ -39,6 +43,21 @@ needs_root = pytest.mark.skipif(
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return SharesScheduling(config, log)
+
+
+def container_id(first: str) -> str:
+    """64 hex digits that begin with these two, for a container of this run and of no other."""
+    return (first + f"{os.getpid():06x}"[-6:]) * 8
+
+
+def pod_uid(first: str) -> str:
+    """The uid, with these eight digits first, of a pod of this run and of no other."""
+    return f"{first}-7d1e-4b6c-9a55-{os.getpid():012x}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("quiet") and (why := why_not_quiet()):
+        pytest.skip(f"{why}: run it on a quiet machine, by pytest -m quiet")
 
 
 def environment_of_this_python() -> dict[str, str]:
@@ -75,6 +94,21 @@ def cgroup_root() -> Path:
     return next(folder for folder in found if (folder / "cgroup.procs").exists())
 
 
+def private_sys(folder: Path, root: Path) -> Path:
+    """A /sys in ``folder`` whose cgroups are those of this run, without the rest of the machine's.
+
+    Where a process is cannot be told from it: /proc names its place in the whole tree.
+    """
+    mounts = folder / "sys" / "fs" / "cgroup"
+    mounts.parent.mkdir(parents=True)
+    if root == CGROUPS:
+        mounts.symlink_to(root / TOP.strip("/"))
+    else:
+        mounts.mkdir()
+        (mounts / root.name).symlink_to(root / TOP.strip("/"))
+    return folder / "sys"
+
+
 class CgroupFolders:
     """Real cgroups, removed with their processes at the end."""
 
@@ -94,18 +128,23 @@ class CgroupFolders:
 
     def close(self) -> None:
         for folder in reversed(self._made):
-            for _ in range(50):
-                for pid in _members(folder):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.02)
-                else:
-                    break
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cgroup, and kill what is in it; it stays where that cannot be done."""
+    for _ in range(50):
+        for pid in _members(folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextmanager
@@ -129,17 +168,25 @@ def no_files_left(spare: int = 0) -> Iterator[None]:
 
 
 def _members(folder: Path) -> list[int]:
+    """Return its processes; those of another pid namespace read 0, and are not this run's."""
     try:
-        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+        pids = (folder / "cgroup.procs").read_text().split()
     except OSError:
         return []
+    return [int(pid) for pid in pids if pid != "0"]
 
 
-def _remove_what_is_left(folder: Path) -> None:
-    """Of a run that was cut off; folders in use stay."""
-    for path, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):
-            os.rmdir(path)
+def remove_what_is_left(root: Path) -> None:
+    """Remove cgroups of runs that were cut off, with what still runs in them.
+
+    Those of runs under way stay: each has its own folder, with the number of its process.
+    """
+    for folder in root.glob(f"{_TOP}*"):
+        pid, *_ = folder.name.removeprefix(_TOP).split("-")
+        if pid.isdigit() and Path(f"/proc/{pid}").exists():
+            continue
+        for path, _, _ in os.walk(folder, topdown=False):
+            _remove(Path(path))
 
 
 def remove_parent_cgroups(path: str) -> None:
@@ -164,7 +211,7 @@ def cgroups() -> Iterator[CgroupFolders]:
         pytest.skip("no cgroup hierarchy is mounted on /sys/fs/cgroup: run it where one is")
     if not os.access(root, os.W_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
         pytest.skip("/sys/fs/cgroup is read-only here: run it where cgroups can be made")
-    _remove_what_is_left(root / "minerwatch-test")
+    remove_what_is_left(root)
     folders = CgroupFolders(root)
     yield folders
     folders.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -30,21 +29,8 @@ from minerwatch.detection.lint import fact_doubts
 from tests.detection.test_facts import PROCESS
 
 LEAST = {"benign": 600, "miners": 300}
-USUAL_FOLDERS = {
-    "bin",
-    "dev",
-    "etc",
-    "home",
-    "lib",
-    "opt",
-    "proc",
-    "root",
-    "sbin",
-    "srv",
-    "tmp",
-    "usr",
-    "var",
-}
+RECORDED_IN = {"/bin/sh", "/home/jovyan", "/usr/bin", "/usr/lib"}
+"""Folders that recorded lines may name: of any machine, not of the one that recorded them."""
 RENEW = "python -m benchmarks.detection --write"
 
 
@@ -117,14 +103,12 @@ def test_what_lint_tries_rules_on_is_part_of_the_corpus() -> None:
 
 @pytest.mark.parametrize("name", LEAST)
 def test_nothing_of_the_machine_that_recorded_it_is_left(name: str) -> None:
-    text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
-    here = {str(CORPUS.parents[1]), sys.base_prefix} - {"/usr", "/usr/local"}
-    assert [word for word in (".pyenv", "/tmp/w/", *here) if word in text] == []
+    """Wherever this checkout lies: its path may well be a word of the corpus."""
     recorded = [line for line in lines_of(name) if str(line["id"]).startswith("recorded/")]
     assert recorded
     told = " ".join(str(value) for line in recorded for value in line["facts"].values())  # type: ignore[attr-defined]
-    folders = set(re.findall(r"(?:^|[ =\['\"])/([^/ ]+)/", told))
-    assert folders <= USUAL_FOLDERS, "a folder that only the recording machine has"
+    folders = set(re.findall(r"(?:^|[ =\['\"])(/[^/ '\"]+/[^/ '\"]+)", told))
+    assert folders <= RECORDED_IN, "a folder that only the recording machine has"
 
 
 def test_no_benign_line_reaches_likely(result: Result) -> None:

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,6 +87,21 @@ def test_in_the_long_run_the_share_holds(share: float, work: list[tuple[float, f
             spent_s += cpu_s
             longest_s = max(longest_s, cpu_s)
     assert spent_s <= share * (at_s - 1000.0) + 0.1 + longest_s + 1e-6
+
+
+@given(st.floats(0.01, 1.0), st.floats(0.0, 0.2))
+def test_work_without_end_in_slices_never_pauses_for_long(share: float, spent_s: float) -> None:
+    """Whatever was spent before; a slice may take half as long again as it should."""
+    budget, at_s = CpuBudget(share), 1000.0
+    budget.spend(at_s, min(spent_s, 0.1))
+    for _ in range(50):
+        budget.spend(at_s, 1.5 * budget.slice_s(at_s))
+        pause_s = budget.pause_s(at_s)
+        assert pause_s <= 0.05 / share + 1e-6
+        at_s += pause_s
+    assert budget.pause_s(at_s) == pytest.approx(0.0)
+    budget.spend(at_s, budget.slice_s(at_s))
+    assert budget.pause_s(at_s) <= 0.01 / share + 1e-6
 
 
 def test_closing_gives_the_file_descriptor_back() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import write_kubeconfig
 from tests.test_agent import RunningAgent
@@ -42,8 +42,8 @@ detection:
 level: low
 minerwatch: {signal: identity}
 """
-UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c44"
-ID = "6b" * 32
+UID = pod_uid("5d3c1a44")
+ID = container_id("6b")
 
 pytestmark = [
     needs_root,
@@ -129,7 +129,7 @@ def _value(agent: RunningAgent, series: str) -> float:
 def test_without_a_cluster_it_reaches_nobody(
     start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
 ) -> None:
-    folder = cgroups.make(f"/minerwatch-test/docker/{ID}")
+    folder = cgroups.make(f"{TOP}/docker/{ID}")
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
     agent, recorded = start("node: {units: false}\n")
     _examined(agent)
@@ -149,7 +149,7 @@ def test_in_a_cluster_it_reaches_the_api_server_and_the_resolver_only_if_told_to
     )
     if subprocess.run([*wrapped, "true"], check=False, capture_output=True).returncode:
         pytest.skip("gives an agent a resolver of its own: run it where root may mount")
-    folder = cgroups.make(f"/minerwatch-test/kubepods/pod{UID}/{ID}")
+    folder = cgroups.make(f"{TOP}/kubepods/pod{UID}/{ID}")
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
     with closing(ApiServer()) as api:
         api.put(pod_json("a", uid=UID, containers={"main": ID}))

@@ -44,12 +44,17 @@ def test_the_version_stands_in_one_place(wheel: Path) -> None:
 
 
 def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env", with_pip=False)
     programs = tmp_path / "env" / "bin"
     installed = subprocess.run(
-        [programs / "python", "-m", "pip", "install", "--quiet", wheel],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            *(sys.executable, "-m", "uv", "pip", "install", "--quiet"),
+            *("--python", programs / "python", wheel),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if installed.returncode:
         pytest.skip(f"its dependencies cannot be installed here: {installed.stderr[-300:]}")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

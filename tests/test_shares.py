@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.shares import MACHINE, misplaced, share
+from tests.shares import AGENTS, MACHINE, misplaced, share
 
 
-def test_what_looks_at_the_machine_is_one_share() -> None:
-    assert share("tests/test_agent.py::test_a[x::y]") == MACHINE
+def test_what_looks_at_the_machine_is_two_shares() -> None:
+    assert share("tests/test_agent.py::test_a[x::y]") == AGENTS
     assert share("tests/node/test_tasks.py::test_b") == MACHINE
     assert share("tests/test_turns.py::test_c[1]") == "tests/test_turns.py"
 

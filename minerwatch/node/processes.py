@@ -68,7 +68,7 @@ _PIECE_BYTES = 64 << 10
 _SHORT_PIECE_BYTES = 4 << 10  # large buffers cost more than the reads that they save
 _MAX_PIECES = 128  # 8 MiB; execve(2) takes at most 6 MiB, prctl(2) can lay more
 
-_BATCH = 128  # places asked for at once: they fit into an empty pipe of one page
+_BATCH = 32  # asked for at once: some milliseconds, after which a caller's time is looked at
 _ORDINARY_READ_S = 50e-6  # what a command line costs on a slow node
 _MAX_DYING_HELPERS = 4  # before Linux 5.3 a process that waits for a memory lock cannot be killed
 _SHORTEST_WAIT_S = 0.001

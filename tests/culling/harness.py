@@ -52,6 +52,7 @@ from minerwatch.model import (
 )
 from minerwatch.report.audit_lines import AuditLine, rfc3339
 from tests.kube.api_server import ApiServer, Json, pod_json
+from tests.waiting import until
 
 NODE = "worker-1"
 BOOT = "boot"
@@ -259,13 +260,6 @@ class Harness:
         status = self.culler.status(now)
         assert status is not None
         return " ".join(status.reasons)
-
-
-def until(holds: Any, timeout_s: float = 20.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.005)
 
 
 def target(observation: Observation) -> Target:

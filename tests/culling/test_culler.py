@@ -36,7 +36,6 @@ from tests.culling.harness import (
     remembers,
     settings,
     target,
-    until,
 )
 from tests.kube.api_server import (
     Answering,
@@ -50,6 +49,7 @@ from tests.kube.api_server import (
 )
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.test_process_signals import identity
+from tests.waiting import until
 
 EVE = "jupyter-eve"
 LEASES = ("leases", "/apis/coordination.k8s.io/v1")

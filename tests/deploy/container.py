@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,14 +26,14 @@ from minerwatch.errors import SnapshotError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import remove_parent_cgroups
+from tests.conftest import container_id, pod_uid, remove_parent_cgroups
 from tests.deploy.chart import Release
+from tests.waiting import until
 
-CGROUP = "/kubepods/besteffort/pod5d0c8f36-1b1f-4b6c-9a55-3b8a2f0d9c11/" + "a9" * 32
+CGROUP = f"/kubepods/besteffort/pod{pod_uid('5d0c8f36')}/{container_id('a9')}"
 PROFILE = Path("/usr/share/containers/seccomp.json")
 
 _BUILT_IMAGE = "MINERWATCH_IMAGE_ROOT"
-_WAIT_S = 60.0
 
 _MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
@@ -135,16 +134,16 @@ class AgentContainer:
         return lines
 
     def until(self, holds: Callable[[], Any]) -> Any:
-        end_s = time.monotonic() + _WAIT_S
-        while not (found := holds()):
-            if self._runtime.poll() is not None and "runc" in self.said():
+        def answer() -> Any:
+            if (found := holds()) or self._runtime.poll() is None:
+                return found
+            if "runc" in self.said():
                 pytest.skip(
                     f"runc cannot run here (run it as root of a host): {self.said()[-300:]}"
                 )
-            assert self._runtime.poll() is None, self.said()
-            assert time.monotonic() < end_s, self.said() + "\n" + self.metrics()
-            time.sleep(0.2)
-        return found
+            raise AssertionError(self.said())
+
+        return until(answer, lambda: self.said() + "\n" + self.metrics(), every_s=0.2)
 
     def line(self, event: str, **fields: object) -> dict[str, Any]:
         def found() -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests import waiting
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "minerwatch.rules.yml"
@@ -32,8 +33,6 @@ AGENT_POD = {
 }
 """What Prometheus knows of the agent's own pod; never to be taken for the flagged one."""
 
-_WAIT_S = 60.0
-
 
 def program(name: str, package: str) -> str:
     """The path of ``name``; skips the test where it is not installed."""
@@ -45,11 +44,7 @@ def program(name: str, package: str) -> str:
 
 def until(holds: Callable[[], Any], what: Callable[[], str] = str) -> Any:
     """The first answer of ``holds`` that is true, waited for; ``what`` tells what was seen last."""
-    end_s = time.monotonic() + _WAIT_S
-    while not (answer := holds()):
-        assert time.monotonic() < end_s, what()
-        time.sleep(0.1)
-    return answer
+    return waiting.until(holds, what, every_s=0.1)
 
 
 class Service:

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.image.contents import contents
 from deploy.image.debian import STATUS, broken_links
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc
 from tests.deploy.services import DEPLOY
@@ -31,10 +31,10 @@ from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.certificates import ODD
 from tests.kube.conftest import needs_openssl, write_kubeconfig
 from tests.test_watch import POOL
+from tests.waiting import PATIENCE_S
 
 _BILL = "opt/minerwatch/share/minerwatch/sbom.cdx.json"
-_ID = "b7" * 32
-_WAIT_S = 60.0
+_ID = container_id("b7")
 _IMPORTS = """
 import importlib, importlib.util, os, pkgutil, sys
 import minerwatch
@@ -86,7 +86,7 @@ def agent(image: Root, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Age
 @pytest.fixture
 def miner(cgroups: CgroupFolders, programs: Programs) -> int:
     process = programs.start("xmrig", *POOL, busy=True)
-    cgroups.put(process, cgroups.make(f"/minerwatch-image/docker/{_ID}"))
+    cgroups.put(process, cgroups.make(f"{TOP}/docker/{_ID}"))
     return process.pid
 
 
@@ -211,7 +211,7 @@ def test_its_screen(agent: AgentContainer, miner: int) -> None:
             stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
         os.close(theirs)
-        shown, end_s = b"", time.monotonic() + _WAIT_S
+        shown, end_s = b"", time.monotonic() + PATIENCE_S
         while _ID[:12].encode() not in shown:
             assert time.monotonic() < end_s, shown[-2000:]
             if select.select([terminal], [], [], 1.0)[0]:

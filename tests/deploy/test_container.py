@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from minerwatch.model import FindingStatus
-from tests.conftest import CgroupFolders, Programs, cgroup_root
+from tests.conftest import CgroupFolders, Programs, cgroup_root, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root
 from tests.deploy.services import until
 
-_MINER = "a7" * 32
+_MINER = container_id("a7")
 _RULE = """\
 title: Connected to the test
 id: 5b2f3c62-8c0c-4a6e-9df4-2a5f1d7f0c33

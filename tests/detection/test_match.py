@@ -460,9 +460,9 @@ def test_explanation_tells_field_by_field() -> None:
 def test_nested_repetition_is_linear() -> None:
     rule = rule_of({"a": {"CommandLine|re": "(a+)+$"}, "condition": "a"})
     matcher = Matcher([rule])
-    start = time.perf_counter()
+    start = time.thread_time()
     assert matcher.matches({"CommandLine": "a" * 250_000 + "!"}) == ()
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_text_of_a_quarter_mebibyte_is_linear() -> None:
@@ -473,9 +473,9 @@ def test_text_of_a_quarter_mebibyte_is_linear() -> None:
             "condition": "a and not w",
         }
     )
-    start = time.perf_counter()
+    start = time.thread_time()
     assert Matcher([rule]).matches({"CommandLine": "aA" * 131_072})
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_text_with_surrogates_does_not_stop_the_matcher() -> None:

@@ -36,6 +36,7 @@ from urllib.parse import parse_qsl, urlsplit
 from tests.kube import event_validation, exec_endpoint
 from tests.kube.exec_endpoint import Printing
 from tests.kube.listener import Listener, QuietHandler
+from tests.waiting import PATIENCE_S, until
 
 Json = dict[str, Any]
 
@@ -789,9 +790,6 @@ def _line(change: _Change, collection: _Collection) -> bytes | None:
     return _event("DELETED", change.item) if was_held else None
 
 
-def eventually(holds: Callable[[], Any], what: str = "", timeout_s: float = 20.0) -> None:
+def eventually(holds: Callable[[], Any], what: str = "", timeout_s: float = PATIENCE_S) -> None:
     """Wait until ``holds`` does; fails, saying ``what``, if it never does."""
-    until_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until_s, what or "it did not come about"
-        time.sleep(0.002)
+    until(holds, what or "it did not come about", every_s=0.002, limit_s=timeout_s)

@@ -12,13 +12,13 @@ import pytest
 
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import Answering, Dripping, Dropping, Hanging, Request
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.test_agent import RunningAgent
 
-ID = "fa" * 32
+ID = container_id("fa")
 USERNAME = "hub.jupyter.org/username"
 
 
@@ -96,7 +96,7 @@ def agents(
     """One for each fault; all know the same pod, and look at the same container of it."""
     created = any_cluster.create_pod("a", annotations={USERNAME: "ada"})
     any_cluster.start_container("a", ID)
-    folder = cgroups.make(f"/minerwatch-test/kubepods/pod{created['metadata']['uid']}/{ID}")
+    folder = cgroups.make(f"{TOP}/kubepods/pod{created['metadata']['uid']}/{ID}")
     cgroups.put(programs.start("worker", busy=False), folder)
     with ExitStack() as closing:
         found = {

@@ -19,14 +19,14 @@ from click.testing import CliRunner
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, remove_parent_cgroups
+from tests.conftest import CgroupFolders, container_id, pod_uid, remove_parent_cgroups
 from tests.kube.api_server import ApiServer, eventually, pod_json
 from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
 
-UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c22"
-ID = "c4" * 32
+UID = pod_uid("5d3c1a22")
+ID = container_id("c4")
 POD_PATH = f"/kubepods/burstable/pod{UID}/{ID}"
 NODE = "worker-1"
 CONTACT = "Ask abuse@example.org."

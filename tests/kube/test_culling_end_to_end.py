@@ -29,7 +29,7 @@ from minerwatch.kube.client import ApiError
 from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.model import ProcessId
 from minerwatch.report.audit_lines import AuditLine, rfc3339
-from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_process_signals import identity
@@ -63,7 +63,7 @@ level: critical
 minerwatch: {signal: compute, score: 88}
 """
 
-ID, OTHER_ID = "c1" * 32, "c2" * 32
+ID, OTHER_ID = container_id("c1"), container_id("c2")
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/minerwatch-cull-budget"
 
 
@@ -182,9 +182,9 @@ def culled(
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules" / "stand_in.yml").write_text(STAND_IN)
     miners = []
-    for namespace, container_id in ((any_cluster.namespace, ID), (own_namespace, OTHER_ID)):
-        uid = start_pod(any_cluster, namespace, "jupyter-eve", container_id)
-        folder = cgroups.make(f"/minerwatch-test/kubepods/burstable/pod{uid}/{container_id}")
+    for namespace, container in ((any_cluster.namespace, ID), (own_namespace, OTHER_ID)):
+        uid = start_pod(any_cluster, namespace, "jupyter-eve", container)
+        folder = cgroups.make(f"{TOP}/kubepods/burstable/pod{uid}/{container}")
         loop = [str(hidden), str(script), *POOL, "--password", "hunter2"]
         process = programs.run(loop)
         cgroups.put(process, folder)
@@ -284,7 +284,9 @@ def test_stop_then_release(culled: Culled) -> None:
     assert f"1 process goes on: {culled.miner.pid}" in released.stdout
     eventually(lambda: state(culled.miner) != STOPPED)
     again.until(lambda: "minerwatch_stopped_processes 0.0" in again.get("/metrics")[1])
-    time.sleep(2.0)  # some ticks, and longer than the pause
+    ended = ticks(again)
+    time.sleep(1.1)  # the pause
+    again.until(lambda: ticks(again) >= ended + 5)
     assert state(culled.miner) not in ("", STOPPED)
     why = culled.run("explain", f"{namespace}/jupyter-eve")
     assert "It was released by hand." in why.stdout
@@ -311,6 +313,11 @@ def test_nothing_is_left_before_an_uninstallation(culled: Culled) -> None:
     assert not culled.audit_log.parent.exists()
     with pytest.raises(ApiError, match="404"):
         culled.cluster.api.call("GET", lease)
+
+
+def ticks(agent: RunningAgent) -> float:
+    text = agent.get("/metrics")[1]
+    return float(text.partition("minerwatch_tick_duration_seconds_count ")[2].split()[0])
 
 
 def reasons(cluster: AnyCluster) -> set[str]:

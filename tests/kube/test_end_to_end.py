@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, needs_root
+from tests.conftest import TOP, CgroupFolders, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_agent_in_cluster import end_miner, running_miner
 from tests.test_agent import RunningAgent
 
-ID = "e2" * 32
+ID = container_id("e2")
 OWNER = "ada@example.org"
 CONTACT = "Ask abuse@example.org."
 
@@ -32,7 +32,7 @@ def pod_path(any_cluster: AnyCluster) -> str:
     created = any_cluster.create_pod(
         "jupyter-ada", container="notebook", annotations={"hub.jupyter.org/username": OWNER}
     )
-    return f"/minerwatch-test/kubepods/burstable/pod{created['metadata']['uid']}/{ID}"
+    return f"{TOP}/kubepods/burstable/pod{created['metadata']['uid']}/{ID}"
 
 
 @pytest.fixture

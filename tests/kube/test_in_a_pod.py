@@ -12,15 +12,15 @@ import pytest
 
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, Programs, needs_root
+from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import needs_openssl, pod_environment
 from tests.test_agent import RunningAgent
 
 pytestmark = [needs_root, needs_openssl]
 
-UID = "5d3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c33"
-ID = "5a" * 32
+UID = pod_uid("5d3c1a33")
+ID = container_id("5a")
 USERNAME = "hub.jupyter.org/username"
 MOUNTED = "/var/run/secrets/kubernetes.io/serviceaccount"
 _SEE_ACCOUNT = f"mount -t tmpfs run /run && mkdir -p {MOUNTED} && mount --bind $0 {MOUNTED}"
@@ -81,7 +81,7 @@ def test_a_mounted_account_is_used_and_its_token_followed(
 ) -> None:
     tls_api.tokens = {"first"}
     tls_api.put(the_pod("ada"))
-    folder = cgroups.make(f"/minerwatch-test/kubepods/pod{UID}/{ID}")
+    folder = cgroups.make(f"{TOP}/kubepods/pod{UID}/{ID}")
     cgroups.put(programs.start("worker", busy=False), folder)
     agent = start()
     assert agent.line("watching")["cluster"] == tls_api.url

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from minerwatch.kube import process_signals
 from minerwatch.kube.process_signals import STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.model import ProcessId
 from tests.conftest import Programs, needs_root
+from tests.waiting import until
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -24,13 +24,6 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def identity(pid: int) -> ProcessId:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return ProcessId(pid, int(fields[19]))
-
-
-def until(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def cpu_ticks(pid: int) -> int:

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from minerwatch.node import content_scanner
 from minerwatch.node.content import ContentReader, compile_errors
 from minerwatch.node.questions import Question
 from tests.conftest import environment_of_this_python
+from tests.waiting import until
 
 MIB = 1 << 20
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -38,14 +39,6 @@ OTHER_RULE = "rule Elf { condition: uint32(0) == 0x464C457F }"
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="reads others' executables and memory: run it as root"
 )
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(4000):
-        if holds():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it did not happen")
 
 
 def identity(pid: int) -> ProcessId:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from minerwatch.model import ProcessId
 from minerwatch.node import mappings as mappings_module
 from minerwatch.node.mappings import MappingReader, Mappings, parse_smaps
+from tests.waiting import until
 
 MIB = 1 << 20
 
@@ -41,14 +42,6 @@ def answer(reader: MappingReader, process: ProcessId) -> Mappings | None:
     reader.ask(process)
     until(lambda: not reader._answers.empty())
     return reader.answers().get(process)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if holds():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it did not happen")
 
 
 def test_the_largest_anonymous_mapping_counts_as_far_as_it_is_resident(

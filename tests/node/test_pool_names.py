@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from minerwatch.node.pool_names import PoolNames
+from tests.waiting import until
 
 ADDRESSES = {"pool.one": ["10.0.0.1", "10.0.0.2"], "pool.two": ["10.0.0.2"]}
 
@@ -12,14 +12,6 @@ def looked_up(host: str) -> Iterable[str]:
     if host not in ADDRESSES:
         raise OSError("no such host")
     return ADDRESSES[host]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if holds():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it did not happen")
 
 
 def test_an_address_has_the_names_of_all_servers_behind_it() -> None:

@@ -27,6 +27,7 @@ from minerwatch.node.processes import (
     user_names,
 )
 from tests.conftest import no_files_left
+from tests.waiting import until as eventually
 
 PROC = Path("/proc")
 SLEEP = shutil.which("sleep") or "/bin/sleep"
@@ -74,13 +75,6 @@ def go_on(child: subprocess.Popen[bytes]) -> None:
     assert child.stdin is not None
     child.stdin.write(b"\n")
     child.stdin.flush()
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    until_s = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
 
 
 def shows(reader: ProcessReader, pid: int, holds: Callable[[Process], object]) -> bool:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree, which
 from typing import Any
@@ -22,6 +22,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.rounding import RoundingSamples
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError, TaskTable
 from tests.conftest import Programs, environment_of_this_python, needs_root
+from tests.waiting import until
 
 BPF = Path(tasks.__file__).parent / "bpf"
 TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
@@ -42,14 +43,6 @@ def reader() -> Iterator[ProcessReader]:
     found = ProcessReader(Path("/proc"), deadline_s=1.0)
     yield found
     found.close()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1500):
-        if holds():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_it_says_what_proc_says(

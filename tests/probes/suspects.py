@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from time import sleep
 
 from minerwatch.model import ProcessId
 from minerwatch.probes.probe import Suspect
@@ -24,11 +22,3 @@ def suspect(
 
 def always() -> bool:
     return True
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        sleep(0.01)
-    raise AssertionError("it did not happen")

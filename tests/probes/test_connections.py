@@ -3,7 +3,8 @@ from __future__ import annotations
 import socket
 
 from minerwatch.probes.connections import Connections
-from tests.probes.suspects import always, me, until
+from tests.probes.suspects import always, me
+from tests.waiting import until
 
 
 def has_looked(probe: Connections, at_s: float) -> bool:

@@ -6,7 +6,8 @@ import pytest
 
 from minerwatch.model import ProcessId
 from minerwatch.probes.mappings import MemoryMappings
-from tests.probes.suspects import always, me, until
+from tests.probes.suspects import always, me
+from tests.waiting import until
 
 
 def test_mappings_come_when_they_come() -> None:

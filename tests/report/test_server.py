@@ -30,6 +30,8 @@ from minerwatch.report.server import (
     address_listener,
 )
 from tests.conftest import needs_root
+from tests.waiting import PATIENCE_S
+from tests.waiting import until as wait_for
 
 
 class Counted:
@@ -71,12 +73,12 @@ def on_tcp(errors: list[Exception]) -> Iterator[tuple[Listener, int]]:
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         yield client
 
 
 def asked(port: int, path: str, method: str = "GET") -> tuple[HTTPResponse, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -92,14 +94,6 @@ def rest(client: socket.socket) -> bytes:
         while piece := client.recv(65536):
             pieces.append(piece)
     return b"".join(pieces)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not come about in 20 s")
 
 
 # What is answered.
@@ -175,7 +169,7 @@ def test_every_address_is_listened_on_where_none_is_named() -> None:
         port = int(shown.rpartition(":")[2])
         assert asked(port, "/healthz")[0].status == 200
         if socket.has_dualstack_ipv6():
-            with socket.create_connection(("::1", port), timeout=20) as client:
+            with socket.create_connection(("::1", port), timeout=PATIENCE_S) as client:
                 client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
                 assert b"200 OK" in rest(client)
     finally:

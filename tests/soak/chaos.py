@@ -389,7 +389,8 @@ class Soak:
         number = 0
         while time.monotonic() < end_s and not self._problems:
             number += 1
-            own = f"{number:06x}{self._seed & 0xFFFFF:05x}{self._in_cluster:x}"
+            # of this soak: others may run at the same time
+            own = f"{number:06x}{os.getpid() & 0xFFFFF:05x}{self._in_cluster:x}"
             self._plant(agent, own + _PLANTED)
             self._ending.wait(self._interval_s * chance.uniform(0.2, 1.0))
 

@@ -26,6 +26,7 @@ from minerwatch.model import AgentStatus, ConnectionStatus, ContainerStatus, Cul
 from minerwatch.report.overview import Coverage
 from minerwatch.report.snapshot import decode
 from tests.report.samples import MINER, NODE, NOW
+from tests.waiting import PATIENCE_S
 
 UNICODE = Terminal(has_unicode=True, is_dumb=False)
 ASCII = Terminal(has_unicode=False, is_dumb=False)
@@ -51,7 +52,6 @@ TALKING = replace(
     ),
 )
 _ROUNDS = 12
-_WAIT_S = 20.0
 
 
 def nobody(_node: str, _path: str, _order: bytes) -> bytes:
@@ -151,7 +151,7 @@ class Driven:
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for something that comes from another thread."""
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + _WAIT_S
+        end_s = loop.time() + PATIENCE_S
         while not holds():
             assert loop.time() < end_s, self.text
             await self.pilot.pause(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +28,7 @@ from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing
 from tests.kube.test_fleet import add_agent
 from tests.report.samples import MINER, NODE, NOW, SIMULATION
-
-_WAIT_S = 20.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + _WAIT_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -96,7 +88,7 @@ def test_reasons_are_for_people() -> None:
 def test_work_in_the_background_ends_with_a_result_or_an_error() -> None:
     results: list[object] = []
     for work in (lambda: 1, lambda: 1 / 0):
-        in_background(work, results.append, "test").join(_WAIT_S)
+        in_background(work, results.append, "test").join(PATIENCE_S)
     assert results[0] == 1
     assert isinstance(results[1], ZeroDivisionError)
 

@@ -6,20 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.test_agent import RunningAgent
 from tests.test_watch import POOL
+from tests.waiting import until
 
 needs_tmux = pytest.mark.skipif(
     shutil.which("tmux") is None, reason="opens a real terminal: apt install tmux"
 )
-_WAIT_S = 30.0
+ID = container_id("a1")
 _PROMPT = "prompt-of-the-shell"
 
 
@@ -59,10 +59,7 @@ class Terminal:
         return self._tmux("capture-pane", "-p", "-e", "-t", "s")
 
     def until(self, holds: Callable[[], bool]) -> None:
-        end_s = time.monotonic() + _WAIT_S
-        while not holds():
-            assert time.monotonic() < end_s, self.text
-            time.sleep(0.05)
+        until(holds, lambda: self.text, every_s=0.05)
 
     def shows(self, *texts: str) -> None:
         self.until(lambda: all(text in self.text for text in texts))
@@ -95,11 +92,11 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 @pytest.fixture
 def agent(tmp_path: Path, cgroups: CgroupFolders, programs: Programs) -> Iterator[RunningAgent]:
     """An agent beside a loop that calls itself a miner."""
-    folder = cgroups.make("/minerwatch-test/docker/" + "a1" * 32)
+    folder = cgroups.make(f"{TOP}/docker/{ID}")
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
     (tmp_path / "agent").mkdir()
     running = RunningAgent(tmp_path / "agent")
-    running.line("verdict", container="a1" * 6)
+    running.line("verdict", container=ID[:12])
     yield running
     running.close()
 
@@ -114,13 +111,13 @@ def top(agent: RunningAgent, *options: str) -> str:
 def test_a_person_looks_at_a_miner(agent: RunningAgent, opened: Callable[..., Terminal]) -> None:
     terminal = opened(width=120, height=40)
     terminal.type(top(agent))
-    terminal.shows("docker/a1a1a1a1a1a1", "likely", "rules · mode observe", "Enter why")
+    terminal.shows(f"docker/{ID[:12]}", "likely", "rules · mode observe", "Enter why")
     assert "\x1b[31m" in terminal.coloured or "\x1b[31;7m" in terminal.coloured
     terminal.press("/")
     terminal.press(*"xmrig", "Enter")
     terminal.shows("holding “xmrig”")
     terminal.press("Enter")
-    terminal.shows("docker/a1a1a1a1a1a1", "LIKELY, score", "CommandLine:")
+    terminal.shows(f"docker/{ID[:12]}", "LIKELY, score", "CommandLine:")
     terminal.press("End")
     terminal.shows("What this does not prove")
     terminal.press("q")
@@ -143,7 +140,7 @@ def test_the_terminal_is_given_back_however_it_ends(
         terminal.type(
             f"sh -c 'echo $$ > {pid_path}; exec {top(agent)}'; stty -a | grep -o ' echo '"
         )
-        terminal.shows("docker/a1a1a1a1a1a1")
+        terminal.shows(f"docker/{ID[:12]}")
         if end == "TERM":
             subprocess.run(["kill", pid_path.read_text().strip()], check=True)
         else:
@@ -152,7 +149,7 @@ def test_the_terminal_is_given_back_however_it_ends(
         if end == "C-z":
             terminal.shows("Stopped")
             terminal.type("fg")
-            terminal.shows("docker/a1a1a1a1a1a1")
+            terminal.shows(f"docker/{ID[:12]}")
             terminal.press("q")
         terminal.shows(" echo ")
         terminal.type("clear")
