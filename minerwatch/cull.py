@@ -259,14 +259,13 @@ class History:
         )
 
     def held(self, boot_id: str) -> tuple[ActionRecord, ...]:
-        """Return one record for each pod that may bear the label or have stopped processes."""
-        found = (
+        """Return the actions whose effect may last: labels, processes stopped since the boot."""
+        return tuple(
             record
             for record in self.records()
             if (record.action is Action.LABEL and _may_have_happened(record))
             or (record.boot_id == boot_id and _may_have_stopped(record))
         )
-        return tuple({record.pod_uid: record for record in found}.values())
 
     def has_labelled(self, pod_uid: str) -> bool:
         """Whether the pod was given the quarantine label."""

@@ -498,7 +498,7 @@ class Culler:
         record = self._journal.release(
             self._journal.decide(self._case(observation), self._settings)
         )
-        answer = self._undone(record, observation)
+        answer, _ = self._undone(record, observation)
         self._look_who_stands_still()
         return answer
 
@@ -510,13 +510,21 @@ class Culler:
         was_forgotten = self._journal.is_forgotten
         trouble = [self._journal.trouble] if self._journal.trouble and not was_forgotten else []
         observed = {each.container.pod_uid: each for each in self._watch.observations(0)}
-        released = []
+        held: dict[str, list[ActionRecord]] = {}
         for record in self._journal.held():
             if namespace in ("", record.namespace):
-                release = self._journal.release_again(record)
-                released.append(self._undone(release, observed.get(record.pod_uid)))
+                held.setdefault(record.pod_uid, []).append(record)
+        released: list[ReleaseAnswer] = []
+        lost = ""  # why the API server is not asked: it gave no answer before
+        for pod_uid, records in held.items():
+            record = self._journal.release_again(records[-1])
+            is_labelled = any(each.action is Action.LABEL for each in records)
+            answer, lost = self._undone(
+                record, observed.get(pod_uid), lost=lost, may_be_labelled=is_labelled
+            )
+            released.append(answer)
         self._look_who_stands_still()
-        is_undone = not trouble and not any(answer.trouble for answer in released)
+        is_undone = not trouble and not any(each.trouble for each in released)
         if forget and is_undone:
             try:
                 if not was_forgotten:
@@ -526,7 +534,7 @@ class Culler:
                 trouble.append(str(error))
         elif forget:
             trouble.append("not all was undone, so the audit log and the Lease are kept")
-        answer = ReleaseAllAnswer(
+        everything = ReleaseAllAnswer(
             node=self._own.node,
             released=tuple(each for each in released if _says_something(each)),
             acts_no_more=retire or forget,
@@ -536,26 +544,43 @@ class Culler:
         self._log.info(
             "released all",
             node=self._own.node,
-            pods=len(answer.released),
-            acts_no_more=answer.acts_no_more,
-            forgotten=answer.forgotten,
+            pods=len(everything.released),
+            acts_no_more=everything.acts_no_more,
+            forgotten=everything.forgotten,
             trouble=[*trouble, *(each for pod in released for each in pod.trouble)],
         )
-        return answer
+        return everything
 
-    def _undone(self, record: ActionRecord, observation: Observation | None) -> ReleaseAnswer:
-        """Let the pod's processes go on, and take its label off; ``record`` is the release."""
+    def _undone(
+        self,
+        record: ActionRecord,
+        observation: Observation | None,
+        *,
+        lost: str = "",
+        may_be_labelled: bool = True,
+    ) -> tuple[ReleaseAnswer, str]:
+        """Let the pod's processes go on, and take its label off; ``record`` is the release.
+
+        Also returns why the API server gives no answer; where ``lost`` says so, it is not asked:
+        to wait for it with each of hundreds of pods would take hours.
+        """
         case = self._case(observation) if observation is not None else None
         hits = self._actions.resume(tuple(sorted(self._stopped.get(record.pod_uid, ()))))
         trouble = [f"process {process.pid}: {why}" for process, why in hits.failed]
         is_unlabelled = False
-        if record.pod:
+        if record.pod and may_be_labelled:
             try:
-                is_unlabelled = self._enforcer.unlabel(record)
+                if not lost:
+                    is_unlabelled = self._enforcer.unlabel(record)
             except ApiError as error:
-                trouble.append(f"the label: {error}")
+                if error.reason in ("connection", "timeout"):
+                    lost = str(error)
+                else:
+                    trouble.append(f"the label: {error}")
+            if lost:
+                trouble.append(f"the label: {lost}")
         self._tell_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)
-        return ReleaseAnswer(
+        answer = ReleaseAnswer(
             node=self._own.node,
             namespace=record.namespace,
             pod=record.pod,
@@ -565,6 +590,7 @@ class Culler:
             label_removed=is_unlabelled,
             trouble=tuple(trouble),
         )
+        return answer, lost
 
     def _tell_release(
         self, record: ActionRecord, case: Case | None, *, resumed: bool, is_unlabelled: bool

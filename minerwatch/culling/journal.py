@@ -110,7 +110,7 @@ class Journal:
             return self._history.stopped(self._moment().boot_id)
 
     def held(self) -> tuple[ActionRecord, ...]:
-        """Return one record for each pod that may bear the label or have stopped processes."""
+        """Return the actions whose effect may last."""
         with self._lock:
             return self._history.held(self._moment().boot_id)
 

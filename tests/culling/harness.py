@@ -119,7 +119,7 @@ class FakeWatch:
         findings = [
             _finding(signal, score, process)
             for process in processes or (ProcessId(2**22 + 7, 7),)
-            for signal, score in ((Signal.IDENTITY, 88.0), (Signal.BEHAVIOUR, 29.0))
+            for signal, score in ((Signal.IDENTITY, 88.0), (Signal.COMPUTE, 60.0))
         ]
         verdict = Verdict(container.key, 0.0, 91.48, level, 0.0, tuple(findings))
         observation = Observation(

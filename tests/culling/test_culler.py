@@ -256,7 +256,7 @@ def test_the_evidence_is_on_the_disk_before_anything_is_asked_for(
     assert msgspec.json.decode(file.read_bytes()) == evidence
     assert (file.stat().st_mode & 0o777, log.stat().st_mode & 0o077) == (0o600, 0)
     assert evidence["verdict"]["level"] == "confirmed"
-    assert [each["rule"] for each in evidence["findings"]] == ["rule-identity", "rule-behaviour"]
+    assert [each["rule"] for each in evidence["findings"]] == ["rule-identity", "rule-compute"]
     (process,) = evidence["processes"]
     assert (process["pid"], process["culprit"]) == (miner.pid, True)
     assert len(process["sha256"]) == 64
@@ -819,17 +819,37 @@ def test_nothing_is_left_of_what_is_forgotten(
 
 
 def test_nothing_is_forgotten_that_could_not_be_undone(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, Action.LABEL))
+    for number in range(3):
+        put_pod(api, f"jupyter-{number}", f"uid-{number}")
+        observation = harness.watch.add(f"/kubepods/poduid-{number}/c", f"uid-{number}")
+        until(lambda: harness.node.identity(observation.container))  # noqa: B023 - called at once
+    harness.tick()
+    assert all(labels_of(api).values())
+    api.misbehave(Dropping(), when=lambda asked: "/pods/jupyter-" in asked.path, times=1)
+    answer = harness.culler.release_all(forget=True)
+    assert (answer.acts_no_more, answer.forgotten) == (True, False)
+    assert "audit log and the Lease are kept" in answer.trouble[0]
+    assert len(answer.released) == 3, "it is not asked again for each"
+    assert all("the label: " in each.trouble[0] for each in answer.released)
+    assert log.exists()
+    answer = harness.culler.release_all(forget=True)
+    assert answer.forgotten
+    assert all(each.label_removed for each in answer.released)
+    assert not any(labels_of(api).values())
+
+
+def test_stopped_processes_go_on_without_the_api_server(
     api: ApiServer, opened: Open, log: Path, miner: ProcessId
 ) -> None:
     harness = opened(settings(log, Action.STOP))
     stopped(api, harness, miner)
     api.vanish()
-    answer = harness.culler.release_all(forget=True)
-    assert (answer.acts_no_more, answer.forgotten) == (True, False)
-    assert "audit log and the Lease are kept" in answer.trouble[0]
-    assert "label" in answer.released[0].trouble[0]
+    answer = harness.culler.release_all(retire=True)
+    assert (answer.released[0].resumed, answer.released[0].trouble) == ((miner.pid,), ())
     until(lambda: state(miner) != STOPPED)
-    assert log.exists()
 
 
 def test_switched_off_it_lets_go_what_it_holds(

@@ -161,7 +161,7 @@ def _strict_python(folder: Path) -> Path:
         pytest.skip("needs a Python from 3.13 on beside this one: apt install python3.13, or pyenv")
     subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
     uv, target = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
-    install = [uv, "pip", "install", "--quiet", "--python", target, *NEEDS]
+    install = [str(uv), "pip", "install", "--quiet", "--python", str(target), *NEEDS]
     done = subprocess.run(install, capture_output=True, check=False)
     if done.returncode:
         pytest.skip("installs packages for that Python: run it where a registry can be reached")
