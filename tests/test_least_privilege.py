@@ -34,7 +34,10 @@ def children(pid: int) -> dict[str, int]:
     found = {}
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in path.read_text().split():
-            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            try:
+                arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has ended
+                continue
             scripts = [Path(word.decode()).name for word in arguments if word.endswith(b".py")]
             found.update({script: int(child) for script in scripts[:1]})  # confined.py at first
     return found

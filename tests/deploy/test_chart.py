@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from tests.deploy.chart import (
 from tests.deploy.services import DEPLOY, RULES, program
 from tests.deploy.upgraded import Upgraded
 from tests.kube.conftest import write_kubeconfig
-from tests.kube.test_culling_end_to_end import CULL_RULES
 
 _SETS = {path.stem: path for path in VALUES}
 _each_set = pytest.mark.parametrize("name", _SETS)
@@ -255,25 +253,6 @@ def test_only_capabilities_of_what_is_on(name: str) -> None:
     context = of(name).agent["securityContext"]
     assert set(context["capabilities"].get("add", ())) == CAPABILITIES[name]
     assert context["capabilities"]["drop"] == ["ALL"]
-
-
-def test_the_tests_accounts_may_do_what_the_chart_grants_and_no_more() -> None:
-    """Else tests on a real cluster fail, or prove nothing."""
-
-    def granted(rules: Iterable[Mapping[str, Sequence[str]]]) -> set[tuple[str, str, str]]:
-        return {
-            (group, resource, verb)
-            for rule in rules
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-            for verb in rule["verbs"]
-        }
-
-    found = of("everything")
-    roles = ["minerwatch-observe", "minerwatch-events", "minerwatch-cull"]
-    chart = granted(rule for name in roles for rule in found.named("ClusterRole", name)["rules"])
-    chart |= granted(found.named("Role", "minerwatch-cull-budget")["rules"])
-    assert granted(CULL_RULES) == chart
 
 
 @_each_set

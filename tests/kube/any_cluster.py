@@ -199,6 +199,7 @@ def _await_rights(kubeconfig: Path, rules: Rules) -> None:
         for verb in rule["verbs"]:
             resource, _, subresource = rule["resources"][0].partition("/")
             asked = {"group": rule["apiGroups"][0], "resource": resource, "verb": verb}
+            asked["name"] = rule.get("resourceNames", [""])[0]
             attributes = {**asked, "subresource": subresource}
             while not _may(api, attributes) and time.monotonic() < until_s:
                 time.sleep(0.2)

@@ -1,6 +1,6 @@
 """Actions and budget against the tests' own API server, and against a real one where one is named.
 
-With an account that may do only what docs/security.md gives to an agent that culls.
+With an account that may do only what the chart grants to an agent that culls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.kube.api_server import Answering, Dropping, eventually
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_actions import decision
 from tests.kube.test_budget import NOW, PATIENT, record
-from tests.kube.test_culling_end_to_end import CULL_RULES
+from tests.kube.test_culling_end_to_end import cull_rules
 
 LABEL = PodLabel("minerwatch.io/quarantine=true")
 
@@ -34,7 +34,7 @@ LABEL = PodLabel("minerwatch.io/quarantine=true")
 def account(any_cluster: AnyCluster, tmp_path: Path) -> Iterator[Cluster]:
     """What an agent that culls may do, and no more."""
     kubeconfig = (
-        any_cluster.write_kubeconfig(tmp_path / "agent", "agent", CULL_RULES)
+        any_cluster.write_kubeconfig(tmp_path / "agent", "agent", cull_rules())
         if any_cluster.is_real
         else any_cluster.kubeconfig
     )

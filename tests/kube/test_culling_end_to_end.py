@@ -1,7 +1,7 @@
 """The real agent and rules, a busy loop in a real cgroup, and what becomes of its pod.
 
-On the tests' own API server or a real one, where the agent's account may do only what
-docs/security.md gives it.
+On the tests' own API server or a real one, where the agent's account may do only what the chart
+grants.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,23 @@ from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.model import ProcessId
 from minerwatch.report.audit_lines import AuditLine, rfc3339
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
-from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
+from tests.deploy.chart import VALUES, release
+from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster, Rules
 from tests.kube.api_server import eventually
 from tests.kube.test_process_signals import identity
 from tests.test_agent import RunningAgent, whole_lines
 from tests.test_watch import POOL
 
-CULL_RULES = [
-    *AGENT_RULES,
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "patch", "delete"]},
-    {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update", "delete"],
-    },
-]
-"""All that the chart grants where all actions are configured."""
+_CULLS = ("minerwatch-cull", "minerwatch-cull-budget")
+
+
+def cull_rules() -> Rules:
+    """All that the chart grants where all actions are configured; skips where there is no helm."""
+    (values,) = (path for path in VALUES if path.stem == "everything")
+    roles = [each for kind in ("ClusterRole", "Role") for each in release(values).of_kind(kind)]
+    chosen = [role["rules"] for role in roles if role["metadata"]["name"] in _CULLS]
+    return [*AGENT_RULES, *chain.from_iterable(chosen)]
+
 
 STAND_IN = """
 title: Stand-in for what takes half an hour
@@ -170,7 +171,7 @@ def culled(
     tmp_path: Path,
 ) -> Iterator[Culled]:
     kubeconfig = (
-        any_cluster.write_kubeconfig(tmp_path / "agent", "agent", CULL_RULES)
+        any_cluster.write_kubeconfig(tmp_path / "agent", "agent", cull_rules())
         if any_cluster.is_real
         else any_cluster.kubeconfig
     )
