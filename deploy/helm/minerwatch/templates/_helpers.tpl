@@ -168,11 +168,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* When what culling holds has to be released: hooks of helm, as a JSON list.
 
 Before an uninstallation, where the agents cull. Before an upgrade, where those that are installed cull
-and the new ones would not, or could not let stopped processes go on (KILL); only a helm that upgrades
-can see that, `helm template` sees none that are installed. */}}
+and the new ones would not, or could not let stopped processes go on (KILL).
+
+None where no cluster was asked for its kinds, as by `helm template`: to who applies what that prints a
+hook is a Job like any other, which would be run at once. */}}
 {{- define "minerwatch.releaseHooks" -}}
 {{- $hooks := list }}
-{{- if and .Values.rbac.create .Values.releaseHook.enabled }}
+{{- if and .Values.rbac.create .Values.releaseHook.enabled (.Capabilities.APIVersions.Has "apps/v1/DaemonSet") }}
 {{- $installed := lookup "apps/v1" "DaemonSet" .Release.Namespace (include "minerwatch.fullname" .) }}
 {{- $culled := false }}
 {{- range dig "spec" "template" "spec" "volumes" list $installed }}
