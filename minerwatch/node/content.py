@@ -46,6 +46,8 @@ _STEP_S = 0.5
 _FAREWELL_S = 1.0
 _AVOIDED_S = 1800.0
 """How long a process that hung its scan is left alone: otherwise a few could hold up all others."""
+_OWNER_AVOIDED_S = 60.0
+"""And its whole container, so that one with many such processes costs others 10 s a minute."""
 
 _SCANNER = Path(__file__).with_name("content_scanner.py")
 _RULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -70,7 +72,7 @@ class ContentReader:
         self._questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[str, ...] | None]]
         self._answers = queue.SimpleQueue()
-        self._avoided: dict[ProcessId, float] = {}
+        self._avoided: dict[Hashable, float] = {}  # processes and containers, until when
         self._dying: list[_Child] = []
         self._child: _Child | None = None
         self._is_closed = False
@@ -128,13 +130,16 @@ class ContentReader:
             names = None
             try:
                 names = self._scanned(question, rules)
+                if rules is not self._rules:  # it was scanned by rules of the past: ask again
+                    names = None
             finally:
                 self._answers.put((question.process, names))
         self._end_child()
 
     def _scanned(self, question: Question, rules: _Rules) -> tuple[str, ...] | None:
         process, owner = question
-        if self._avoided.get(process, 0.0) > time.monotonic():
+        until_s = max(self._avoided.get(process, 0.0), self._avoided.get(owner, 0.0))
+        if until_s > time.monotonic():
             return None
         names: dict[str, None] = {}
         try:
@@ -147,7 +152,7 @@ class ContentReader:
             self.failures["child"] += not self._is_closed
         else:
             return tuple(names)
-        self._avoid(process)
+        self._avoid(process, owner)
         self._end_child(owner)
         return tuple(names) or None
 
@@ -185,10 +190,12 @@ class ContentReader:
             self.failures[reason] += 1
         return told.is_there
 
-    def _avoid(self, process: ProcessId) -> None:
+    def _avoid(self, process: ProcessId, owner: Hashable) -> None:
         now_s = time.monotonic()
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
         self._avoided[process] = now_s + _AVOIDED_S
+        if owner is not None:
+            self._avoided[owner] = now_s + _OWNER_AVOIDED_S
 
     def _end_child(self, hung_in: Hashable = None) -> None:
         if self._child is not None:

@@ -64,7 +64,7 @@ _DOUBTS = {
     Signal.NETWORK.value: "An address tells whom it talks to, not what about.",
     Signal.COMPUTE.value: "It calculates as miners do; that does not tell for whom, nor who"
     " started it.",
-    Signal.CONTENT.value: "Scanners and rule collections carry a miner's strings without mining.",
+    Signal.CONTENT.value: "Wallets, nodes and benchmarks carry a miner's code without mining.",
     Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
     " from programs that unpack themselves.",
     Signal.BEHAVIOUR.value: "Simulations, builds and training burn CPU like a miner: alone, this"

@@ -22,7 +22,7 @@ from minerwatch.config import BUILT_IN_RULES
 from minerwatch.model import ProcessId
 from minerwatch.node import content as content_module
 from minerwatch.node import content_scanner
-from minerwatch.node.content import ContentReader, compile_errors
+from minerwatch.node.content import ContentReader, _Child, compile_errors
 from minerwatch.node.questions import Question
 from tests.conftest import environment_of_this_python
 from tests.waiting import until
@@ -583,6 +583,31 @@ def test_one_that_hangs_is_killed_and_another_goes_on(
     assert not is_running(stuck)
     assert answer(reader, hanging) is None  # left alone for some time
     assert answer(reader, other) == set()
+    assert failures(reader) == {"timeout": 1}
+
+
+def test_a_container_that_hangs_scans_costs_others_one_of_them(
+    reader: ContentReader, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content_module, "_STALLED_S", 0.3)
+    hostile = [started.run(["sleep", "60"]) for _ in range(5)]
+    other = started.run(["sleep", "61"])
+    scan, hung = reader._scan, []
+
+    def that_hangs(child: _Child, process: ProcessId, names: dict[str, None]) -> bool:
+        if process in hostile:
+            hung.append(process)
+            os.kill(child.pid, signal.SIGSTOP)  # as if a read did not return
+        return scan(child, process, names)
+
+    monkeypatch.setattr(reader, "_scan", that_hangs)
+    for process in hostile:
+        reader.ask(process, "hostile")
+    reader.ask(other, "another")
+    answers: dict[ProcessId, tuple[str, ...] | None] = {}
+    until(lambda: answers.update(reader.answers()) or len(answers) == 6)
+    assert answers == {**dict.fromkeys(hostile), other: ()}
+    assert len(hung) == 1
     assert failures(reader) == {"timeout": 1}
 
 
