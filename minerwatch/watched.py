@@ -190,6 +190,8 @@ def _text_bytes(process: Process) -> int:
 
 def _shortened(process: Process, max_bytes: int) -> Process:
     """Return the process with both ends of its texts, the longest cut first."""
+    if _text_bytes(process) <= max_bytes:
+        return process
     sizes = {name: size_of(getattr(process, name)) for name in _BOUNDED_FIELDS}
     level = water_level(sizes.values(), max_bytes)
     shorter = {
