@@ -12,7 +12,6 @@ import pickle
 import queue
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from minerwatch.detection.match import Matcher
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.errors import RuleError
 from minerwatch.node.content import compile_errors
+from minerwatch.worker import Worker
 
 _READ_S = 300.0
 """A child that takes longer hangs, mostly on a file system that does."""
@@ -67,6 +67,7 @@ class RuleReading:
         self._checks_content = False
         self._answers: queue.SimpleQueue[RuleSet | None] = queue.SimpleQueue()
         self._is_busy = False
+        self._thread = Worker("rules", tuple)
         self._pause_s = _FIRST_PAUSE_S
         self._not_before_s = float("-inf")
 
@@ -92,11 +93,11 @@ class RuleReading:
         if self._is_busy or time.monotonic() < self._not_before_s:
             return False
         self._is_busy = True
+        self._thread = Worker("rules", lambda: self._read_again(before))
         try:
-            threading.Thread(
-                target=self._read_again, args=(before,), name="rules", daemon=True
-            ).start()
+            self._thread.start()
         except RuntimeError as error:  # no thread can be had
+            self._thread.close()
             self._is_busy = False
             self._put_off(error)
             return False
@@ -119,6 +120,7 @@ class RuleReading:
         except Exception as error:  # noqa: BLE001 - the rules read before stay in force
             self._put_off(error)
         finally:
+            self._thread.close()  # it reads once
             self._answers.put(answer)
             self._on_done()
 

@@ -142,6 +142,7 @@ _MAX_PARENT_BYTES = 4 << 10
 _MAX_EVIDENCE_BYTES = 32 << 10
 _MAX_OBSERVED_BYTES = 1024  # an excerpt of 200 characters, of whatever width
 _EVIDENCE_HEADER_BYTES = 80  # of the object, and its place in a tuple
+_MATCH_BYTES = 300  # of a match, its sighting, and what the judge remembers of it
 
 
 def note_text(process: WatchedProcess, parent: Process | None) -> None:
@@ -167,6 +168,7 @@ def _count_text(process: WatchedProcess) -> None:
     process.text_bytes = (
         _text_bytes(process.process)
         + (_text_bytes(process.parent) if process.parent is not None else 0)
+        + len(process.matches) * _MATCH_BYTES
         + sum(_evidence_bytes(each) for match in process.matches for each in match.evidence)
     )
 
@@ -175,7 +177,8 @@ def _shorten(process: WatchedProcess, max_bytes: int) -> None:
     process.process = _shortened(process.process, max_bytes // 2)
     if process.parent is not None:
         process.parent = _shortened(process.parent, max_bytes // 4)
-    process.matches = _with_less_evidence(process.matches, max_bytes // 4)
+    matches = _deciding(process.matches, max_bytes // 4 // _MATCH_BYTES)
+    process.matches = _with_less_evidence(matches, max_bytes // 4)
     process.facts, process.facts_bytes = None, 0
     process.is_shortened = True
     _count_text(process)
@@ -187,6 +190,8 @@ def _text_bytes(process: Process) -> int:
 
 def _shortened(process: Process, max_bytes: int) -> Process:
     """Return the process with both ends of its texts, the longest cut first."""
+    if _text_bytes(process) <= max_bytes:
+        return process
     sizes = {name: size_of(getattr(process, name)) for name in _BOUNDED_FIELDS}
     level = water_level(sizes.values(), max_bytes)
     shorter = {
@@ -195,6 +200,19 @@ def _shortened(process: Process, max_bytes: int) -> Process:
         if size > level
     }
     return replace(process, **shorter) if shorter else process
+
+
+def _deciding(matches: tuple[Match, ...], count: int) -> tuple[Match, ...]:
+    """Return at most ``count`` matches, in their order, and at least those that decide.
+
+    A score rests on the best of each signal, a decision to act on the best of stable rules.
+    """
+    if len(matches) <= count:
+        return matches
+    ranked = sorted(matches, key=lambda match: -match.rule.score)
+    best = {(match.rule.signal, match.rule.maturity): match for match in reversed(ranked)}
+    kept = {id(match) for match in [*best.values(), *ranked][: max(count, len(best))]}
+    return tuple(match for match in matches if id(match) in kept)
 
 
 def _with_less_evidence(matches: tuple[Match, ...], max_bytes: int) -> tuple[Match, ...]:

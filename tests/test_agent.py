@@ -344,13 +344,13 @@ def test_a_thread_that_fails_again_and_again_is_seen_and_the_others_go_on(start:
     agent = start(command=(sys.executable, "-c", WITH_A_FAULT))
     failed = agent.line("connections failed")
     assert failed["error"] == repr(ZeroDivisionError("a fault of its own"))
-    agent.until(lambda: agent.get("/readyz")[0] == 503)
-    assert "connections" in agent.get("/readyz")[1]
+    agent.until(lambda: "connections" in agent.get("/readyz")[1])
+    assert agent.get("/readyz")[0] == 503
     assert agent.get("/healthz")[0] == 200  # a restart would not help, and loses what is known
+    agent.until(lambda: 'minerwatch_probe_up{probe="connections"} 0.0' in agent.get("/metrics")[1])
     metrics = agent.get("/metrics")[1]
     assert 'minerwatch_worker_up{worker="connections"} 0.0' in metrics
     assert 'minerwatch_worker_up{worker="http"} 1.0' in metrics
-    assert 'minerwatch_probe_up{probe="connections"} 0.0' in metrics
     assert (
         'minerwatch_probe_failures_total{probe="connections",reason="ZeroDivisionError"}' in metrics
     )

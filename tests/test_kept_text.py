@@ -6,6 +6,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.detection.facts import static_facts
+from minerwatch.detection.match import Matcher
+from minerwatch.detection.rule import Rule
 from minerwatch.kept_text import (
     GAP,
     both_ends,
@@ -16,6 +19,7 @@ from minerwatch.kept_text import (
 )
 from minerwatch.model import Process, ProcessId
 from minerwatch.watched import WatchedProcess, note_text, shorten_texts
+from tests.detection.test_rule import parsed
 
 _LEAST_BYTES = 200  # headers of a str, a tuple and the gap
 
@@ -107,6 +111,41 @@ def test_a_parent_is_kept_in_brief() -> None:
     short = replace(parent, command_line="bash")
     note_text(child, short)
     assert child.parent is short
+
+
+def a_rule(number: int, signal: str, score: int, status: str) -> Rule:
+    return parsed(
+        f"""
+title: rule {number}
+id: 00000000-0000-4000-8000-{number:012}
+status: {status}
+logsource: {{product: linux, category: process_creation}}
+detection: {{selection: {{CommandLine|contains: word}}, condition: selection}}
+level: high
+minerwatch: {{signal: {signal}, score: {score}}}
+"""
+    )
+
+
+def test_of_very_many_matches_those_that_decide_are_kept() -> None:
+    rules = [
+        *(a_rule(number, "identity", 40, "stable") for number in range(100)),
+        a_rule(100, "identity", 60, "stable"),
+        a_rule(101, "network", 35, "stable"),
+        a_rule(102, "identity", 88, "experimental"),
+    ]
+    found = Matcher(rules)
+    flood = [process("word " + "x" * 200 + str(number)) for number in range(50)]
+    for each in flood:
+        each.matches = found.static_matches(static_facts(each.process, None))
+        assert len(each.matches) == len(rules)
+        note_text(each, None)
+    shorten_texts(flood, 50 * 2000)
+    for each in flood:
+        kept = {match.rule.id[-3:] for match in each.matches}
+        assert {"100", "101", "102"} <= kept
+        assert len(kept) < 10
+    assert sum(each.text_bytes for each in flood) < 50 * 2500
 
 
 def test_short_texts_are_shared_and_long_ones_are_not_held() -> None:

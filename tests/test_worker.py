@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +123,22 @@ def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
         each.answers.get(timeout=_GIVE_UP_S)
     assert [each.failures for each in states() if each.name == "squares"] == [{"ValueError": 2}]
     other.close()
+
+
+_WITHOUT = {
+    "cli/screen/feed.py": "of the screen, not of the agent",
+    "kube/fleet.py": "of a command that asks all agents",
+    "node/ptrace_sampler.py": "of the helper's own process; it ends with its samples",
+    "worker.py": "the one",
+}
+"""Modules that start a thread by themselves, and why they may."""
+
+
+def test_every_thread_of_the_agent_is_a_worker() -> None:
+    package = Path(worker.__file__).parent
+    starting = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"\bThread[()]", path.read_text())
+    }
+    assert starting == _WITHOUT.keys()
