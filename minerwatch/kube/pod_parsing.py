@@ -196,6 +196,7 @@ class PodParser:
             containers=_with_short_images(islice(self._containers(spec, status), MAX_CONTAINERS)),
             mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
             is_ending=bool(metadata.deletion_timestamp),
+            ends_unix_s=_unix_s(metadata.deletion_timestamp),
         )
 
     def _labels(self, labels: dict[str, str]) -> dict[str, str]:
@@ -262,6 +263,13 @@ def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer
         replace(each, image=both_ends(each.image, level)) if size_of(each.image) > level else each
         for each in found
     )
+
+
+def _unix_s(timestamp: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def bare_container_id(container_id: str) -> str:
