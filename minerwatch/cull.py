@@ -837,13 +837,18 @@ def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
 def counted_as(
     container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
 ) -> str:
-    """Return the owner that the circuit breaker counts for a container.
+    """Return the owner that the circuit breaker counts for a container."""
+    if pod is None:
+        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
+    return pod_counted_as(pod, owner, settings)
+
+
+def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
+    """Return the owner that the circuit breaker counts for a pod.
 
     It is the namespace where no owner is known, and where tenants could make up owners in order
     to look like many.
     """
-    if pod is None:
-        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
     if owner is None or _matches_any(pod.namespace, settings.tenant_namespaces):
         return f"namespace {pod.namespace}"
     return f"{pod.namespace}/{owner.name}"

@@ -559,7 +559,9 @@ def test_a_pod_that_ends_late_by_its_tenants_choice_gets_less_time() -> None:
 
 def test_a_program_that_is_started_again_and_again_is_one_offence() -> None:
     """No process lives for long enough, but the container has mined all the time."""
-    since = {(rule, MINER): 200.0 for rule in ("rule-1", "rule-2")}
+    since: dict[tuple[str, ProcessId | None], float] = {
+        (rule, MINER): 200.0 for rule in ("rule-1", "rule-2")
+    }
     case = replace(CASE, held=replace(held(3600), by_process=since))
     evicting = with_settings(ladder=(Rungs(actions=(Action.EVICT,)),))
     assert decide(case, evicting, history(), NOW).acts

@@ -78,7 +78,9 @@ def _extend(spans: _Spans, verdict: Verdict, gap_s: float) -> None:
         on_process = (finding.rule, finding.process)
         spans.by_rule.setdefault(finding.rule, _Span(at_s, at_s)).extend(at_s, gap_s)
         spans.by_process.setdefault(on_process, _Span(at_s, at_s)).extend(at_s, gap_s)
-    spans.by_rule = {key: span for key, span in spans.by_rule.items() if at_s - span.last_s <= gap_s}
+    spans.by_rule = {
+        key: span for key, span in spans.by_rule.items() if at_s - span.last_s <= gap_s
+    }
     spans.by_process = {
         key: span for key, span in spans.by_process.items() if at_s - span.last_s <= gap_s
     }

@@ -91,15 +91,7 @@ class CullSwitch:
             return
         from minerwatch.culling.culler import Round
 
-        flagged = (Level.LIKELY, Level.CONFIRMED)
-        confirmed = (each for each in brought.flagged if each.verdict.level is Level.CONFIRMED)
-        self._culler.consider(
-            Round(
-                containers=sum(brought.levels.values()),
-                flagged=sum(brought.levels.get(level, 0) for level in flagged),
-                confirmed=tuple(confirmed),
-            )
-        )
+        self._culler.consider(Round(brought.flagged))
 
     def status(self, observation: Observation) -> CullStatus | None:
         """What would be done about a container, or why not; None where there is nothing to say."""

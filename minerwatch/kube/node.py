@@ -80,6 +80,10 @@ class ClusterNode:
         """What must be kept of each pod under ``config``."""
         return _kept(config, self._asked)
 
+    def pods(self) -> tuple[Pod, ...]:
+        """Return the pods of the node, as they are known."""
+        return self._pods.pods()
+
     def owner(self, pod: Pod) -> Owner | None:
         """Who can be told about ``pod``, or banned."""
         return owners.owner(pod, self._asked)
