@@ -72,7 +72,7 @@ _OPTIONS = (
         "--agent-namespace",
         default="",
         metavar="NS",
-        help="Where the agents run; without it they are looked for in all namespaces.",
+        help="Where the agents' DaemonSet is; without it all namespaces are searched for it.",
     ),
     click.option(
         "--agent-selector",
@@ -256,9 +256,11 @@ class ClusterSource:
             where = (
                 f"namespace {scope.agent_namespace}" if scope.agent_namespace else "any namespace"
             )
+            doubt = f" ({agents.blind_spot})" if agents.blind_spot else ""
             raise ClusterError(
                 f"context {self._cluster.context}: no agent is labelled {scope.agent_selector} in"
-                f" {where}: install minerwatch, or say --agent-selector and --agent-namespace"
+                f" {where}{doubt}: install minerwatch, or say --agent-selector and"
+                " --agent-namespace"
             )
         self._last_agents = agents
         return agents

@@ -20,7 +20,7 @@ from minerwatch.report import orders
 from minerwatch.report.audit_lines import AuditLine
 from minerwatch.report.server import Answer, Posts, SocketListener
 from minerwatch.report.snapshot import encode
-from tests.kube.api_server import ApiServer
+from tests.kube.api_server import ApiServer, as_agent, put_daemon_set
 from tests.kube.conftest import (
     certificate,
     needs_openssl,
@@ -227,17 +227,17 @@ def far(api: ApiServer, tmp_path: Path) -> Typed:
 def put_agent(api: ApiServer, node: str, *containers: object) -> None:
     name = f"minerwatch-{node}"
     api.put({"metadata": {"name": node}}, resource="nodes")
-    api.put(
-        {
-            "metadata": {
-                "name": name,
-                "namespace": "minerwatch",
-                "labels": {"app.kubernetes.io/name": "minerwatch"},
-            },
-            "spec": {"nodeName": node, "containers": [{"name": "minerwatch"}]},
-            "status": {"phase": "Running"},
-        }
-    )
+    put_daemon_set(api)
+    pod = {
+        "metadata": {
+            "name": name,
+            "namespace": "minerwatch",
+            "labels": {"app.kubernetes.io/name": "minerwatch"},
+        },
+        "spec": {"nodeName": node, "containers": [{"name": "minerwatch"}]},
+        "status": {"phase": "Running"},
+    }
+    api.put(as_agent(pod))
     api.runs("minerwatch", name, Printing(encode(containers)))  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
 from tests.conftest import CgroupFolders, container_id, pod_uid, remove_parent_cgroups
-from tests.kube.api_server import ApiServer, eventually, pod_json
+from tests.kube.api_server import ApiServer, as_agent, eventually, pod_json, put_daemon_set
 from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
@@ -140,7 +140,8 @@ def test_a_laptop_sees_it_in_top_and_explain(
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
     labels = {"app.kubernetes.io/name": "minerwatch"}
-    api.put(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels))
+    put_daemon_set(api)
+    api.put(as_agent(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels)))
     api.put({"kind": "Node", "metadata": {"name": NODE}}, resource="nodes")
     for options in (["--with-status"], ["--full"]):
         command = ["snapshot", *options]
