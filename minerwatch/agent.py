@@ -57,6 +57,7 @@ from minerwatch.report.snapshot import (
 from minerwatch.report.text import printable
 from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
+from minerwatch.watched import is_idle_sandbox
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
 
@@ -134,8 +135,25 @@ class Node:
         ``culling`` says what would be done about it.
         """
         observations = self.watch.observations(max_processes)
-        statuses = (replace(self.status(each), culling=culling(each)) for each in observations)
+        statuses = (
+            replace(self.status(each), culling=culling(each))
+            for each in observations
+            if not self._is_sandbox(each)
+        )
         return list(worst_first(statuses))
+
+    def _is_sandbox(self, observation: Observation) -> bool:
+        identity = self.identity(observation.container)
+        return (
+            identity is not None
+            and not identity.is_named
+            and is_idle_sandbox(
+                observation.container,
+                observation.verdict,
+                observation.cpu_s,
+                observation.process_count,
+            )
+        )
 
     def status(self, observation: Observation) -> ContainerStatus:
         """One observation as it is published."""
@@ -623,7 +641,12 @@ class Agent:
             culling=str(self._config.culling.mode),
             probes_off={probe.name: probe.off for probe in probes if probe.off},
             blind_spots=self._node.blind_spots,
+            troubles=self._troubles(),
         )
+
+    def _troubles(self) -> tuple[str, ...]:
+        trouble = self._cluster.trouble if self._cluster is not None else ""
+        return (trouble,) if trouble else ()
 
     def _snapshot(self, max_processes: int) -> Answer:
         statuses = self._node.statuses(max_processes, self._culling.status)
@@ -641,7 +664,7 @@ class Agent:
         return Answer(b"ok\n")
 
     def _readiness(self) -> Answer:
-        """Ready: something has been judged, by some rules."""
+        """Ready: something has been judged, by some rules, and pods have names."""
         if self._last_tick_s is None:
             return _unavailable("no tick yet")
         if not self._rules.book.rules:
@@ -649,7 +672,9 @@ class Agent:
         down = [each.name for each in worker_states() if _is_down(each)]
         if down:
             return _unavailable(f"fails again and again, the log says why: {', '.join(down)}")
-        return Answer(b"ok\n")
+        if self._cluster is not None and not self._cluster.has_listed:
+            return _unavailable(self._cluster.trouble)
+        return Answer("".join(f"{text}\n" for text in ("ok", *self._troubles())).encode())
 
     def _report(self, brought: Tick, duration_s: float) -> None:
         self._report_findings(brought.changes, brought.began)
@@ -666,7 +691,11 @@ class Agent:
             duration_s=duration_s,
             at_s=time.time(),
             containers=dict(brought.levels),
-            flagged=[self._flagged(observation) for observation in brought.flagged],
+            flagged=[
+                self._flagged(observation)
+                for observation in brought.flagged
+                if self._cluster is None or self._cluster.may_announce(observation.container)
+            ],
             processes=brought.process_count,
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )

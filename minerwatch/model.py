@@ -328,6 +328,7 @@ class Identity:
     container: str  # its name in the pod; of one that the API does not know, its short id
     image: str  # "" where the API does not know the container
     owner: Owner | None
+    is_named: bool = True  # by the API, or it never will be: it is nested in one that is
 
 
 # What may be done, and why not.
@@ -490,6 +491,7 @@ class AgentStatus:
     culling: str = ""  # off, dry-run, enforce; "": it does not say
     probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
     blind_spots: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()  # what it cannot do now, and could
 
 
 @dataclass(frozen=True, slots=True)

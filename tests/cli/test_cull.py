@@ -267,6 +267,37 @@ def test_a_refusal_far_away_is_one_line(api: ApiServer, far: Typed) -> None:
     assert result.stderr == "minerwatch: node node-2: culling is off on this node\n"
 
 
+def test_an_answer_that_was_lost_may_have_happened(api: ApiServer, far: Typed) -> None:
+    """The agent was stopped, and the command in its pod with it."""
+    put_agent(api, "node-2", MINER)
+    order = orders.encode(orders.cull_order(MINER, Action.STOP, dry_run=False)).decode()
+    command = ("minerwatch", "order", orders.CULL, order)
+    for lost in (
+        Printing(exit_status=137),
+        Printing(b"{}" * 99, cut_after_bytes=10, piece_bytes=5),
+    ):
+        api.runs("minerwatch", "minerwatch-node-2", lost, *command)
+        result = far("cull", "-A", ALICE, "--action", "stop")
+        assert result.exit_code == 1
+        assert "it may have been done all the same" in result.stderr
+    refused = Printing(stderr=b"minerwatch: culling is off\n", exit_status=1)
+    api.runs("minerwatch", "minerwatch-node-2", refused, *command)
+    assert "may have" not in far("cull", "-A", ALICE, "--action", "stop").stderr
+
+
+def test_a_target_that_is_not_found_may_be_where_nobody_answered(
+    api: ApiServer, far: Typed
+) -> None:
+    put_agent(api, "node-1", SIMULATION)
+    away = Printing(stderr=b"minerwatch: no agent is listening\n", exit_status=1)
+    put_agent(api, "node-2")
+    api.runs("minerwatch", "minerwatch-node-2", away)
+    for command in (("explain", "-A", ALICE), ("cull", "-A", ALICE, "--action", "stop")):
+        result = far(*command)
+        assert result.exit_code == 1
+        assert "1 node did not answer, where it may be" in result.stderr
+
+
 def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:
     for node in ("node-1", "node-2", "node-3"):
         put_agent(api, node)

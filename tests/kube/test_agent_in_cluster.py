@@ -108,9 +108,15 @@ def agent(
 
 
 def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiServer) -> None:
-    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    agent.line("verdict", namespace="")
     assert "minerwatch_unmapped_containers 0.0" not in agent.get("/metrics")[1]
-    api.put(the_pod())  # the kernel knew it before the API did
+    raw = the_pod()  # the kernel knew it before the API did, ...
+    raw["status"]["containerStatuses"] = []
+    api.put(raw)
+    agent.until(lambda: "minerwatch_unmapped_containers 0.0" in agent.get("/metrics")[1])
+    assert f'container="{ID[:12]}"' not in agent.get("/metrics")[1]
+    assert api.items("events", "/apis/events.k8s.io/v1") == []
+    api.put(the_pod())  # ... and the API knew the pod before the kubelet's status
     labels = 'namespace="jupyter",pod="jupyter-ada"'
     agent.until(lambda: labels in agent.get("/metrics")[1])
     (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
@@ -124,6 +130,22 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     metrics = agent.get("/metrics")[1]
     assert 'minerwatch_flagged_cpu_seconds_total{level="' in metrics
     assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
+    assert f'container="{ID[:12]}"' not in metrics
+    eventually(lambda: api.items("events", "/apis/events.k8s.io/v1"))
+    (event,) = api.items("events", "/apis/events.k8s.io/v1")
+    assert event["regarding"]["fieldPath"] == "spec.containers{notebook}"
+
+
+def test_an_agent_that_may_not_list_pods_says_so_everywhere(
+    agent: RunningAgent, api: ApiServer, kubeconfig: Path
+) -> None:
+    api.put(the_pod())
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    api.vanish()
+    agent.until(lambda: "not up to date" in agent.get("/readyz")[1])
+    assert agent.get("/readyz")[0] == 200, "it has names, and goes on"
+    shown = CliRunner().invoke(cli, ["top", "--once", "--socket", str(agent.socket)])
+    assert "the pods of this node are not up to date" in shown.stderr
 
 
 def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
@@ -185,7 +207,7 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
 def test_the_owner_is_told_when_it_is_suspected_and_when_it_is_clear(
     agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders
 ) -> None:
-    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    agent.line("verdict", namespace="")
     assert api.items("events", EVENTS) == []  # nobody knows yet whom to tell
     api.put(the_pod())
     eventually(lambda: api.items("events", EVENTS))
