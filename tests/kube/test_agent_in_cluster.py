@@ -18,9 +18,16 @@ from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, container_id, pod_uid, remove_parent_cgroups
-from tests.kube.api_server import ApiServer, as_agent, eventually, pod_json, put_daemon_set
+from minerwatch.report.snapshot import decode, decode_agent
+from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    as_agent,
+    eventually,
+    pod_json,
+    put_daemon_set,
+)
 from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
@@ -136,7 +143,51 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     assert event["regarding"]["fieldPath"] == "spec.containers{notebook}"
 
 
-def test_an_agent_that_may_not_list_pods_says_so_everywhere(
+def test_a_pods_sandbox_is_no_container_until_it_does_something(
+    agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    folder = cgroups.make(f"{POD_PATH.rpartition('/')[0]}/{'5a' * 32}")
+    pause = programs.start("pause", busy=False)
+    cgroups.put(pause, folder)
+
+    def known() -> set[str]:
+        statuses = decode(answer(agent.socket, "/snapshot"))
+        return {status.container_id[:2] for status in statuses if status.pod_uid == UID}
+
+    others = [programs.start("pause", busy=False) for _ in range(2)]
+    for other in others:  # what the API does not name shows as long as it is more than that
+        cgroups.put(other, folder)
+    agent.until(lambda: "5a" in known())
+    for other in others:
+        other.kill()
+    agent.until(lambda: "5a" not in known())
+    assert ID[:2] in known()
+
+
+def test_an_agent_that_may_not_list_pods_is_not_ready(
+    api: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> None:
+    api.misbehave(Answering(403, "pods is forbidden"), times=999)
+    settings = tmp_path / "config.yaml"
+    settings.write_text(
+        f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+    )
+    agent = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+    try:
+        agent.until(lambda: "pods is forbidden" in agent.get("/readyz")[1])
+        assert agent.get("/readyz")[0] == 503
+        assert agent.get("/healthz")[0] == 200
+        status = decode_agent(answer(agent.socket, "/status"))
+        assert "pods is forbidden" in str(status.troubles)
+        shown = CliRunner().invoke(cli, ["top", "--once", "--socket", str(agent.socket)])
+        assert f"minerwatch: node {NODE}: the pods of this node cannot be listed" in shown.stderr
+    finally:
+        agent.close()
+
+
+def test_an_agent_that_has_lost_its_api_server_says_so_and_stays_ready(
     agent: RunningAgent, api: ApiServer, kubeconfig: Path
 ) -> None:
     api.put(the_pod())
