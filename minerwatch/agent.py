@@ -673,8 +673,9 @@ class Agent:
         if down:
             return _unavailable(f"fails again and again, the log says why: {', '.join(down)}")
         if self._cluster is not None and not self._cluster.has_listed:
-            return _unavailable(self._cluster.trouble)
-        return Answer("".join(f"{text}\n" for text in ("ok", *self._troubles())).encode())
+            return _unavailable(self._cluster.public_trouble)
+        trouble = self._cluster.public_trouble if self._cluster is not None else ""
+        return Answer(f"ok\n{trouble}\n".encode() if trouble else b"ok\n")
 
     def _report(self, brought: Tick, duration_s: float) -> None:
         self._report_findings(brought.changes, brought.began)

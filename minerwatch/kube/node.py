@@ -86,7 +86,14 @@ class ClusterNode:
     @property
     def trouble(self) -> str:
         """Why containers have no names, or not the latest; "": there is no reason."""
-        why = self._pods.trouble
+        return self._trouble(self._pods.trouble)
+
+    @property
+    def public_trouble(self) -> str:
+        """The same without what the API server said."""
+        return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
+
+    def _trouble(self, why: str) -> str:
         if not self.has_listed:
             return f"the pods of this node cannot be listed: {why}"
         if self.is_synced or not why:

@@ -122,6 +122,7 @@ class PodWatch:
         """
         self.trouble = "they have not been listed yet"
         """Why the pods are not known as they are now; "": they are."""
+        self.trouble_reason = "not yet"  # the same in a word or two, for anybody to read
         self._pace = pace or Pace()
         self._cluster = cluster
         # pods that are over are dropped: nothing runs in them, and they are kept for long
@@ -294,8 +295,8 @@ class PodWatch:
             answer.close()
 
     def _note(self, error: Exception) -> None:
-        self.trouble = one_line(error)
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
             with suppress(ApiError):  # the next request fails for the same reason, and is counted

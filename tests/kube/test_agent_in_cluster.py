@@ -115,12 +115,17 @@ def agent(
 
 
 def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiServer) -> None:
-    agent.line("verdict", namespace="")
+    agent.line("verdict", namespace="", container=ID[:12])
     assert "minerwatch_unmapped_containers 0.0" not in agent.get("/metrics")[1]
+
+    def names() -> set[str]:
+        found = decode(answer(agent.socket, "/snapshot"))
+        return {f"{each.pod} {each.container}" for each in found}
+
     raw = the_pod()  # the kernel knew it before the API did, ...
     raw["status"]["containerStatuses"] = []
     api.put(raw)
-    agent.until(lambda: "minerwatch_unmapped_containers 0.0" in agent.get("/metrics")[1])
+    agent.until(lambda: f"jupyter-ada {ID[:12]}" in names())
     assert f'container="{ID[:12]}"' not in agent.get("/metrics")[1]
     assert api.items("events", "/apis/events.k8s.io/v1") == []
     api.put(the_pod())  # ... and the API knew the pod before the kubelet's status
@@ -176,8 +181,8 @@ def test_an_agent_that_may_not_list_pods_is_not_ready(
     )
     agent = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
     try:
-        agent.until(lambda: "pods is forbidden" in agent.get("/readyz")[1])
-        assert agent.get("/readyz")[0] == 503
+        said = "the pods of this node cannot be listed: forbidden\n"
+        agent.until(lambda: agent.get("/readyz") == (503, said))
         assert agent.get("/healthz")[0] == 200
         status = decode_agent(answer(agent.socket, "/status"))
         assert "pods is forbidden" in str(status.troubles)
