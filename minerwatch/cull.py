@@ -834,6 +834,28 @@ def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
     )
 
 
+def rules_that_flag(
+    verdict: Verdict,
+    container: Container,
+    pod: Pod | None,
+    owner: Owner | None,
+    settings: Culling,
+    now: Moment,
+) -> frozenset[str]:
+    """Return the rules that the circuit breaker counts for a container.
+
+    What the operator has exempted is no sign that a rule is wrong.
+    """
+    exemptions = tuple(_exemptions(pod, owner, container, settings, now))
+    if any(not exemption.rules for exemption in exemptions):
+        return frozenset()
+    return frozenset(
+        finding.rule
+        for finding in counting_findings(verdict)
+        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+    )
+
+
 def counted_as(
     container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
 ) -> str:
@@ -870,7 +892,8 @@ def _has_critical_priority(pod: Pod) -> bool:
 def _question(
     case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
 ) -> _Question:
-    exemptions = tuple(_exemptions(case, settings, now))
+    carrier = case.carrier or case.container
+    exemptions = tuple(_exemptions(case.pod, case.owner, carrier, settings, now))
     proof = _proof(case, exemptions, frozenset(tripped(case.situation, settings)), settings.hold)
     return _Question(case, settings, history, now, proof, reserved)
 
@@ -944,16 +967,20 @@ def _order(finding: Finding) -> tuple[object, ...]:
     return (finding.signal, -finding.score, finding.rule, finding.process or (-1, 0))
 
 
-def _exemptions(case: Case, settings: Culling, now: Moment) -> Iterator[Exemption]:
+def _exemptions(
+    pod: Pod | None, owner: Owner | None, carrier: Container, settings: Culling, now: Moment
+) -> Iterator[Exemption]:
     """Those that are in force today and mean this pod."""
     today = now.unix_s // _DAY_S + _EPOCH_ORDINAL
     for exemption in settings.exemptions:
         is_over = exemption.until is not None and today > exemption.until.toordinal()
-        if case.pod is not None and not is_over and _is_meant(exemption, case, case.pod, settings):
+        if pod is not None and not is_over and _is_meant(exemption, pod, owner, carrier, settings):
             yield exemption
 
 
-def _is_meant(exemption: Exemption, case: Case, pod: Pod, settings: Culling) -> bool:
+def _is_meant(
+    exemption: Exemption, pod: Pod, owner: Owner | None, carrier: Container, settings: Culling
+) -> bool:
     """By all that the exemption says of pods; what it says of rules is for ``_proof``."""
     pods = exemption.pods
     if _matches_any(pod.namespace, settings.tenant_namespaces):
@@ -967,8 +994,8 @@ def _is_meant(exemption: Exemption, case: Case, pod: Pod, settings: Culling) -> 
     asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         (exemption.namespaces, (pod.namespace,)),
         (pods, (pod.name,)),
-        (exemption.owners, (case.owner.name,) if case.owner else ()),
-        (exemption.images, _image_names(pod, case.carrier or case.container)),
+        (exemption.owners, (owner.name,) if owner else ()),
+        (exemption.images, _image_names(pod, carrier)),
     )
     return exemption.selector.matches(pod.labels) and all(
         not patterns or any(_matches_any(name, patterns) for name in names)

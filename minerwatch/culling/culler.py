@@ -26,8 +26,8 @@ from minerwatch.cull import (
     Situation,
     claims_protection,
     counted_as,
-    counting_findings,
     pod_counted_as,
+    rules_that_flag,
     tripped,
 )
 from minerwatch.culling.enforcement import End, Enforcer, Pace
@@ -384,7 +384,8 @@ class Culler:
             is_needed, dry_run = bool(confirmed), self._settings.mode != ENFORCE
             now_s = self._moment().monotonic_s
             self._budget.keep_known(now_s, is_needed=is_needed, dry_run=dry_run)
-            self._budget.flag(self._flagged_owners(confirmed))
+            if self._settings.mode != OFF:
+                self._budget.flag(self._flagged_owners(confirmed))
         for observation in confirmed:
             if self._closing.is_set():
                 return
@@ -400,14 +401,13 @@ class Culler:
     def _flagged_owners(self, observations: Iterable[Observation]) -> dict[str, frozenset[str]]:
         """Return the owners that each rule flags; only findings count that may lead to actions."""
         owners: dict[str, set[str]] = {}
+        settings, now = self._settings, self._moment()
         for observation in observations:
-            rules = {finding.rule for finding in counting_findings(observation.verdict)}
-            if not rules:
-                continue
-            identity = self._cluster.identity(observation.container)
+            container, verdict = observation.container, observation.verdict
+            identity = self._cluster.identity(container)
             pod, owner = (identity.pod, identity.owner) if identity else (None, None)
-            counted = counted_as(observation.container, pod, owner, self._settings)
-            for rule in rules:
+            counted = counted_as(container, pod, owner, settings)
+            for rule in rules_that_flag(verdict, container, pod, owner, settings, now):
                 owners.setdefault(rule, set()).add(counted)
         return {rule: frozenset(those) for rule, those in owners.items()}
 

@@ -16,7 +16,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, Culling, Duration
+from minerwatch.config import (
+    DRY_RUN,
+    OFF,
+    Audit,
+    CircuitBreaker,
+    CullBudget,
+    Culling,
+    Duration,
+    Exemption,
+)
 from minerwatch.cull import HOUR_S, Outcome
 from minerwatch.culling.culler import Round
 from minerwatch.errors import MinerwatchError, TargetError
@@ -394,6 +403,19 @@ def test_where_tenants_choose_labels_their_owners_are_one(
         put_pod(api, f"other-{number}", uid, "a", annotations=name)
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
         until(lambda other=other: harness.node.identity(other.container))
+    harness.tick()
+    assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_what_the_operator_exempts_opens_no_circuit(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    agreed = (Exemption(reason="agreed", namespaces=("a", "b", "c")),)
+    breaker = CircuitBreaker(share=0.2, at_least=3)
+    harness = opened(settings(log, circuit_breaker=breaker, exemptions=agreed))
+    eve(api, harness)
+    flag_others(api, harness, "a", "b", "c")
     harness.tick()
     assert not harness.culler.is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
