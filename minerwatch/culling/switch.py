@@ -40,7 +40,7 @@ _NO_UNDO = "; a process goes on with kill -CONT PID, a label goes with kubectl l
 
 def moment(now_s: Callable[[], float]) -> Moment:
     """Now; ``now_s`` is the clock that runs since boot."""
-    return Moment(time.time(), now_s(), _boot_id())
+    return Moment(time.time(), now_s(), boot_id())
 
 
 class CullSwitch:
@@ -199,7 +199,8 @@ def _own_namespace(configured: str, cluster: ClusterNode) -> str:
     return told or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return what tells one life of the node from another; "": it is not known."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -25,7 +25,7 @@ from minerwatch.cull import History, Moment
 from minerwatch.culling import audit
 from minerwatch.errors import SnapshotError, TargetError
 from minerwatch.model import ContainerStatus, NodeReport
-from minerwatch.report import metrics
+from minerwatch.report import metrics, since
 from minerwatch.report.agents import agents_line
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.culled import simulation_text
@@ -50,6 +50,13 @@ from tests.report.samples import NOW
 
 _WIDTH = 100
 _BOOT = "3f0e0000-0000-4000-8000-000000000001"
+
+
+@target("report.since")
+def since_file(data: bytes) -> None:
+    """What an agent finds of the one before: it is of use, or it is not."""
+    state = since.decoded(data)
+    assert state is None or all(each.container is not None for each in state.containers)
 
 
 @target(
