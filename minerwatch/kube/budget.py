@@ -224,9 +224,11 @@ class LeaseBudget:
         """Return how many owners each of ``rules`` flags in the cluster, as last read."""
         with self._lock:
             read = self._last
-        flags = [] if read is None else _current(read)
-        counts = {rule: _owner_count(flags, _digest(rule)) for rule in rules}
-        return {rule: count for rule, count in counts.items() if count}
+        owners: dict[str, set[str]] = {}
+        for flag in () if read is None else _current(read):
+            owners.setdefault(flag.rule, set()).add(flag.owner)
+        found = ((rule, owners.get(_digest(rule), ())) for rule in rules)
+        return {rule: len(those) for rule, those in found if those}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
         """Whether the action may be done: a place of the hour is now taken by ``record.id``.
