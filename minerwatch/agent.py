@@ -17,8 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.config import Config, Tls, default_socket, host_and_port
-from minerwatch.culling.switch import CullSwitch
+from minerwatch.config import OFF, Config, Tls, default_socket, host_and_port
+from minerwatch.culling.switch import CullSwitch, boot_id
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.match import Matcher
@@ -47,6 +47,7 @@ from minerwatch.probes.every import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
+from minerwatch.report.since import FILE_NAME, SinceFile
 from minerwatch.report.snapshot import (
     container_status,
     encode,
@@ -57,6 +58,7 @@ from minerwatch.report.snapshot import (
 from minerwatch.report.text import printable
 from minerwatch.rule_reading import RuleReading, RuleSet
 from minerwatch.watch import Tick, Watch
+from minerwatch.watched import is_idle_sandbox
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
 
@@ -123,6 +125,7 @@ class Node:
     blind_spots: tuple[str, ...]
     probes: tuple[ProbeStatus, ...]
     cluster: ClusterNode | None
+    since: SinceFile | None = None  # what the agent before knew
 
     def statuses(
         self,
@@ -134,11 +137,32 @@ class Node:
         ``culling`` says what would be done about it.
         """
         observations = self.watch.observations(max_processes)
-        statuses = (replace(self.status(each), culling=culling(each)) for each in observations)
+        statuses = (
+            replace(self.status(each), culling=culling(each))
+            for each in observations
+            if not self._is_sandbox(each)
+        )
         return list(worst_first(statuses))
+
+    def _is_sandbox(self, observation: Observation) -> bool:
+        identity = self.identity(observation.container)
+        return (
+            identity is not None
+            and not identity.is_named
+            and is_idle_sandbox(
+                observation.container,
+                observation.verdict,
+                observation.cpu_s,
+                observation.process_count,
+            )
+        )
 
     def status(self, observation: Observation) -> ContainerStatus:
         """One observation as it is published."""
+        if self.since is not None:
+            verdict = observation.verdict
+            verdict = replace(verdict, since_s=self.since.since_s(verdict))
+            observation = replace(observation, verdict=verdict)
         return container_status(
             observation,
             node=self.name,
@@ -248,7 +272,10 @@ class Agent:
         self._reading = RuleReading(self._wake.up, self._reading_failed)
         self._rules = self._reading.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = self._opened_cluster()
-        self._node = open_node(config, self._rules.book, self._cluster, self._rules.matcher)
+        self._node = replace(
+            open_node(config, self._rules.book, self._cluster, self._rules.matcher),
+            since=_since_file(config, keeps_audit_log=self._cluster is not None),
+        )
         if ProbeStatus("content", "") in self._node.probes:
             self._rules = self._reading.check_content(self._rules)
         self._note_rules()
@@ -623,7 +650,12 @@ class Agent:
             culling=str(self._config.culling.mode),
             probes_off={probe.name: probe.off for probe in probes if probe.off},
             blind_spots=self._node.blind_spots,
+            troubles=self._troubles(),
         )
+
+    def _troubles(self) -> tuple[str, ...]:
+        trouble = self._cluster.trouble if self._cluster is not None else ""
+        return (trouble,) if trouble else ()
 
     def _snapshot(self, max_processes: int) -> Answer:
         statuses = self._node.statuses(max_processes, self._culling.status)
@@ -641,7 +673,7 @@ class Agent:
         return Answer(b"ok\n")
 
     def _readiness(self) -> Answer:
-        """Ready: something has been judged, by some rules."""
+        """Ready: something has been judged, by some rules, and pods have names."""
         if self._last_tick_s is None:
             return _unavailable("no tick yet")
         if not self._rules.book.rules:
@@ -649,7 +681,10 @@ class Agent:
         down = [each.name for each in worker_states() if _is_down(each)]
         if down:
             return _unavailable(f"fails again and again, the log says why: {', '.join(down)}")
-        return Answer(b"ok\n")
+        if self._cluster is not None and not self._cluster.has_listed:
+            return _unavailable(self._cluster.public_trouble)
+        trouble = self._cluster.public_trouble if self._cluster is not None else ""
+        return Answer(f"ok\n{trouble}\n".encode() if trouble else b"ok\n")
 
     def _report(self, brought: Tick, duration_s: float) -> None:
         self._report_findings(brought.changes, brought.began)
@@ -666,7 +701,11 @@ class Agent:
             duration_s=duration_s,
             at_s=time.time(),
             containers=dict(brought.levels),
-            flagged=[self._flagged(observation) for observation in brought.flagged],
+            flagged=[
+                self._flagged(observation)
+                for observation in brought.flagged
+                if self._cluster is None or self._cluster.may_announce(observation.container)
+            ],
             processes=brought.process_count,
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
         )
@@ -684,6 +723,16 @@ class Agent:
                 self._once.warning("cannot see everything", about=spot, reason=spot)
             self._metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
         self._culling.consider(brought)
+        self._remember(brought.flagged)
+
+    def _remember(self, flagged: Iterable[Observation]) -> None:
+        if self._node.since is None:
+            return
+        try:
+            self._node.since.note((each.verdict for each in flagged), now_s())
+        except OSError as error:
+            reason = str(error)
+            self._once.warning("levels are not kept over a restart", about="since", reason=reason)
 
     def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:
@@ -747,6 +796,14 @@ def _is_down(state: WorkerState) -> bool:
 
 def _unavailable(reason: str) -> Answer:
     return Answer(f"{reason}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _since_file(config: Config, *, keeps_audit_log: bool) -> SinceFile:
+    """Where levels are kept: beside the audit log where culling keeps one, else the socket."""
+    is_culling = keeps_audit_log and config.culling.mode != OFF
+    socket_path = Path(config.socket) if config.socket else default_socket()
+    beside = Path(config.culling.audit.log) if is_culling else socket_path
+    return SinceFile(beside.with_name(FILE_NAME), boot_id(), now_s())
 
 
 def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:

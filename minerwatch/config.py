@@ -211,10 +211,11 @@ class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From how many flagged containers on the rules are thought wrong, not the users."""
+    """From how many owners that one rule flags at once on the rule is thought wrong, not they."""
 
-    share: Share = 0.2  # of a node's containers flagged: more, and nothing is done
-    at_least: Count = 3  # flagged containers; fewer are no reason to stop
+    share: Share = 0.2  # of the owners on a node: more, and nothing is done on its findings
+    at_least: Count = 3  # owners on a node; fewer are no reason to stop
+    cluster_owners: Count = 10  # confirmed in the whole cluster at once: so many are too many
 
 
 class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -240,9 +241,10 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     namespaces: tuple[Line, ...] = ()  # patterns; none: no pod is ever touched; "*": all
     selector: Selector = Selector()  # labels, as for kubectl: component=singleuser-server,!keep
     protected_namespaces: tuple[Line, ...] = ()  # patterns, besides kube-system and the like
+    tenant_namespaces: tuple[Line, ...] = ()  # patterns: where tenants create pods; see below
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first that fits holds
     minimum_age: Duration = Duration(300)  # of a pod
-    hold: Duration = Duration(300)  # confirmed, by the same findings, for this long
+    hold: Duration = Duration(300)  # watched to be confirmed, without a gap, for this long
     pause: Duration = Duration(600)  # between two actions on the same pod
     grace_period: Duration | None = None  # for evict and delete; null is the pod's own
     active_hours: tuple[Hours, ...] = ()  # UTC, such as "mon-fri 09:00-17:00"; none is always

@@ -22,8 +22,8 @@ does not reach back for an hour, or is not there, permits nothing until it does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -46,6 +46,7 @@ from minerwatch.model import (
     Pod,
     ProcessId,
     Reason,
+    Signal,
     Verdict,
 )
 
@@ -61,6 +62,15 @@ _MAX_TICKS = 2
 _DAY_S = 86400
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _PROCESS_ACTIONS = (Action.STOP, Action.KILL)
+
+_WILDCARDS = frozenset("*?[")
+
+_LATE_END_S = 300.0
+"""A pod whose deletion was asked for, but that may run for longer than this, is not treated as
+ending: its tenant chooses the grace period, and could run for a year in it."""
+
+_SHORTENED_GRACE_S = 30.0
+"""Grace period sent for such a pod, where none is configured."""
 
 
 # What a decision is made of.
@@ -88,10 +98,31 @@ class Situation:
     own_namespace: str  # "": not known, and nothing is done
     own_pod_uid: str
     pods_synced: bool
-    containers: int  # judged at this tick
-    flagged: int  # of these, at likely or above
     cluster_budget_left: int | None  # as last heard; None: not known, and nothing is done
     audit_trouble: str = ""  # why evidence cannot be kept; then nothing is done
+    owners: int = 0  # that have pods on the node
+    flagged: Mapping[str, int] = field(default_factory=dict)  # rule -> owners that it flags here
+    cluster_flagged: Mapping[str, int] = field(default_factory=dict)  # the same, by the Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Seconds for which rules have been seen to hold on a container, without a gap.
+
+    ``by_container``: on whichever of its processes, so that a program that is started again and
+    again is one offence; ``by_process``: on one process (None: the container as a whole).
+    """
+
+    by_container: Mapping[str, float] = field(default_factory=dict)
+    by_process: Mapping[tuple[str, ProcessId | None], float] = field(default_factory=dict)
+
+    def of_container(self, finding: Finding) -> float:
+        """Return for how long the finding's rule has held on any process."""
+        return self.by_container.get(finding.rule, 0.0)
+
+    def of_process(self, finding: Finding) -> float:
+        """Return for how long the finding's rule has held on the finding's own process."""
+        return self.by_process.get((finding.rule, finding.process), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +138,8 @@ class Case:
     asked: Action | None = None  # by hand, in place of the ladder's
     asked_dry_run: bool = False  # by hand; the mode may ask for it as well
     stopped: frozenset[ProcessId] = frozenset()  # that minerwatch has stopped, and that stand still
+    held: Held = field(default_factory=Held)
+    is_controlled: bool | None = None  # by a real controller, says the API; None: not known
 
 
 # What has been done.
@@ -147,6 +180,8 @@ class ActionRecord(msgspec.Struct, frozen=True):
     dry_run: bool
     outcome: Outcome
     processes: tuple[ProcessId, ...] = ()  # that stop and kill were for
+    rules: tuple[str, ...] = ()  # ids of those whose findings are the proof
+    counted_as: str = ""  # the owner that the circuit breaker counts
 
 
 class Budget(Protocol):
@@ -332,6 +367,18 @@ class History:
             for entry in self._others(without)
         )
 
+    def has_touched(self, pod: Pod, *, dry_run: bool) -> bool:
+        """Return whether anything has been done about this pod, or one of its name."""
+        return any(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome in _OFFENCES
+            and (
+                entry.record.pod_uid == pod.uid
+                or (entry.record.namespace, entry.record.pod) == (pod.namespace, pod.name)
+            )
+            for entry in self._entries.values()
+        )
+
     def offences(self, pod: Pod, owner: str, window_s: float, now: Moment, *, dry_run: bool) -> int:
         """Actions that were done within the window on pods of that name or owner."""
         return sum(
@@ -445,6 +492,8 @@ def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
         dry_run=decision.dry_run,
         outcome=outcome,
         processes=decision.processes if decision.proposed in _PROCESS_ACTIONS else (),
+        rules=decision.rules,
+        counted_as=decision.counted_as,
     )
 
 
@@ -542,8 +591,33 @@ class _Question:
             node=case.situation.node,
             owner=case.owner.name if case.owner else "",
             processes=self.proof.processes,
-            grace_period_s=self.settings.grace_period,
+            grace_period_s=self._grace_period_s,
+            rules=self.proof.rules,
+            counted_as=counted_as(case.container, pod, case.owner, self.settings),
         )
+
+    @property
+    def _grace_period_s(self) -> float | None:
+        if self.settings.grace_period is None and self._ends_late:
+            return _SHORTENED_GRACE_S
+        return self.settings.grace_period
+
+    @property
+    def _ends_late(self) -> bool:
+        """Whether the pod is to end, but may run on for long."""
+        pod = self.case.pod
+        return (
+            pod is not None
+            and pod.is_ending
+            and pod.ends_unix_s is not None
+            and pod.ends_unix_s - self.now.unix_s > _LATE_END_S
+        )
+
+    @property
+    def _is_tenants_own(self) -> bool:
+        """Whether the pod's tenant chooses its labels, priority and owner references."""
+        pod = self.case.pod
+        return pod is not None and _matches_any(pod.namespace, self.settings.tenant_namespaces)
 
     @property
     def _carrier(self) -> Container:
@@ -558,10 +632,10 @@ class _Question:
         hours = self.settings.active_hours
         if hours and not any(span.include(self.now.unix_s) for span in hours):
             yield Objection(Reason.OUTSIDE_HOURS, f"{', '.join(hours)} UTC")
-        if is_circuit_open(situation, self.settings):
-            most = self.settings.circuit_breaker.share
-            share = f"{situation.flagged} of {situation.containers}, {most:.0%} at most"
-            yield Objection(Reason.CIRCUIT_BREAKER, share)
+        if self.proof.is_cut_off:
+            broken = tripped(situation, self.settings)
+            counts = (f"{rule}: {count}" for rule, count in sorted(broken.items()))
+            yield Objection(Reason.CIRCUIT_BREAKER, "; ".join(counts))
         if not situation.own_namespace:
             yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
         if not situation.pods_synced:
@@ -578,12 +652,14 @@ class _Question:
             yield Objection(Reason.STALE_VERDICT, f"{age_s:.0f} s old")
         if verdict.level is not Level.CONFIRMED:
             yield Objection(Reason.NOT_CONFIRMED, f"{verdict.level.label}, {verdict.score:g}")
+        elif proof.is_cut_off:
+            return
         elif not proof.is_cullable:
             yield Objection(
                 Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}"
             )
-        elif not (verdict.at_s - verdict.since_s >= self.settings.hold and proof.is_held):
-            yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s are asked for")
+        elif not proof.is_held:
+            yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
 
     def _of_identity(self) -> Iterator[Objection]:
         container, carrier, pod = self.case.container, self._carrier, self.case.pod
@@ -615,7 +691,7 @@ class _Question:
             yield Objection(Reason.PROTECTED_NAMESPACE, pod.namespace)
         if not _matches_any(pod.namespace, settings.namespaces):
             yield Objection(Reason.NAMESPACE_NOT_ALLOWED, pod.namespace)
-        if not settings.selector.matches(pod.labels):
+        if not self._is_tenants_own and not settings.selector.matches(pod.labels):
             yield Objection(Reason.NOT_SELECTED, settings.selector)
         if self.proof.exemption is not None:
             yield Objection(Reason.EXEMPT, _in_words(self.proof.exemption))
@@ -624,17 +700,29 @@ class _Question:
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return
-        if pod.is_static:
+        if pod.mirror_uid and pod.mirror_uid == self.case.container.pod_uid:
+            # By the kernel: the kubelet names a static pod's cgroup after the file's uid, any
+            # other pod's after the uid that the API server gave it.
             yield Objection(Reason.STATIC_POD, "")
-        if any(owner.kind == "DaemonSet" for owner in pod.owners):
-            yield Objection(Reason.DAEMON_SET_POD, "")
-        if fnmatchcase(pod.priority_class, "system-*-critical"):
-            yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
+        if not self._is_tenants_own:
+            yield from self._of_controller(pod)
         age_s = self.now.unix_s - pod.created_unix_s
         if not age_s >= settings.minimum_age:
             yield Objection(Reason.TOO_YOUNG, f"{age_s:.0f} s, {settings.minimum_age:g} s at least")
-        if pod.is_ending or pod.phase in ("Succeeded", "Failed"):
+        if pod.phase in ("Succeeded", "Failed") or (pod.is_ending and not self._ends_late):
             yield Objection(Reason.POD_ENDING, pod.phase)
+
+    def _of_controller(self, pod: Pod) -> Iterator[Objection]:
+        """References and priorities that anybody may set count only if the API confirms them."""
+        if not claims_protection(pod):
+            return
+        if self.case.is_controlled is None:
+            yield Objection(Reason.CONTROLLER_UNKNOWN, "")
+        elif self.case.is_controlled:
+            if _controller_kind(pod) == "DaemonSet":
+                yield Objection(Reason.DAEMON_SET_POD, "")
+            if _has_critical_priority(pod):
+                yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
 
     def _of_history(self) -> Iterator[Objection]:
         pod = self.case.pod
@@ -708,6 +796,9 @@ class _Question:
         if rungs is None:
             return 0, self.case.asked
         rung = min(offences // repeat.actions, len(rungs.actions) - 1)
+        is_first = rungs.actions[rung] is Action.DELETE and rung > 0
+        if is_first and not self.history.has_touched(pod, dry_run=self.dry_run):
+            rung -= 1  # others of the owner were warned, this pod was not; delete comes last
         return rung, self.case.asked or rungs.actions[rung]
 
     def _ladders(self, pod: Pod) -> Iterator[Rungs]:
@@ -720,19 +811,89 @@ class _Question:
         )
 
 
-def is_circuit_open(situation: Situation, settings: Culling) -> bool:
-    """Whether so many of the node's containers are flagged that the rules must be wrong."""
+def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
+    """Return the rules that flag so many owners at once that they must be wrong, and how many."""
     breaker = settings.circuit_breaker
-    return situation.flagged >= breaker.at_least and not (
-        situation.flagged <= breaker.share * situation.containers
+    broken = {}
+    for rule, count in situation.flagged.items():
+        if count >= breaker.at_least and not count <= breaker.share * situation.owners:
+            broken[rule] = f"{count} of {situation.owners} owners on this node"
+    for rule, count in situation.cluster_flagged.items():
+        if count >= breaker.cluster_owners:
+            broken[rule] = f"{count} owners in the cluster"
+    return broken
+
+
+def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
+    """Return the findings that may count towards culling: of stable rules, but not behaviour."""
+    return tuple(
+        finding
+        for finding in verdict.findings
+        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
     )
+
+
+def rules_that_flag(
+    verdict: Verdict,
+    container: Container,
+    pod: Pod | None,
+    owner: Owner | None,
+    settings: Culling,
+    now: Moment,
+) -> frozenset[str]:
+    """Return the rules that the circuit breaker counts for a container.
+
+    What the operator has exempted is no sign that a rule is wrong.
+    """
+    exemptions = tuple(_exemptions(pod, owner, container, settings, now))
+    if any(not exemption.rules for exemption in exemptions):
+        return frozenset()
+    return frozenset(
+        finding.rule
+        for finding in counting_findings(verdict)
+        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+    )
+
+
+def counted_as(
+    container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
+) -> str:
+    """Return the owner that the circuit breaker counts for a container."""
+    if pod is None:
+        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
+    return pod_counted_as(pod, owner, settings)
+
+
+def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
+    """Return the owner that the circuit breaker counts for a pod.
+
+    It is the namespace where no owner is known, and where tenants could make up owners in order
+    to look like many.
+    """
+    if owner is None or _matches_any(pod.namespace, settings.tenant_namespaces):
+        return f"namespace {pod.namespace}"
+    return f"{pod.namespace}/{owner.name}"
+
+
+def claims_protection(pod: Pod) -> bool:
+    """Return whether the pod says of itself that it must not be touched."""
+    return _controller_kind(pod) == "DaemonSet" or _has_critical_priority(pod)
+
+
+def _controller_kind(pod: Pod) -> str:
+    return next((owner.kind for owner in pod.owners if owner.is_controller), "")
+
+
+def _has_critical_priority(pod: Pod) -> bool:
+    return fnmatchcase(pod.priority_class, "system-*-critical")
 
 
 def _question(
     case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
 ) -> _Question:
-    exemptions = tuple(_exemptions(case, settings, now))
-    proof = _proof(case.verdict, exemptions, settings.hold)
+    carrier = case.carrier or case.container
+    exemptions = tuple(_exemptions(case.pod, case.owner, carrier, settings, now))
+    proof = _proof(case, exemptions, frozenset(tripped(case.situation, settings)), settings.hold)
     return _Question(case, settings, history, now, proof, reserved)
 
 
@@ -741,41 +902,49 @@ def _question(
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """What findings of stable rules show, those of exempted rules left out."""
+    """Findings of stable rules, without those of exempted rules and of rules that tripped."""
 
     score: float
     full_score: float  # those of exempted rules counted
     signals: str
     is_cullable: bool
     is_held: bool  # by findings that have all held for the time that is asked for
+    is_cut_off: bool  # it would be proof enough without the circuit breaker
     processes: tuple[ProcessId, ...]  # that are cullable each by itself, and have been as long
     exemption: Exemption | None  # but for which there would be proof enough, or a pod to act on
+    rules: tuple[str, ...]  # whose findings count
 
 
-def _proof(verdict: Verdict, exemptions: tuple[Exemption, ...], hold_s: float) -> _Proof:
+def _proof(
+    case: Case, exemptions: tuple[Exemption, ...], broken: frozenset[str], hold_s: float
+) -> _Proof:
+    verdict, held = case.verdict, case.held
     stable = sorted(
         (finding for finding in verdict.findings if finding.maturity is Maturity.STABLE), key=_order
     )
-    counted = [
+    meant = [
         finding
         for finding in stable
         if not any(_speaks_of(exemption, finding) for exemption in exemptions)
     ]
-    held = [finding for finding in counted if verdict.at_s - finding.since_s >= hold_s]
+    counted = [finding for finding in meant if finding.rule not in broken]
     scores = signal_scores(counted)
     exemption = next((each for each in exemptions if not each.rules), None)
-    if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, counted):
+    if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, meant):
         exemption = next(
             each for each in exemptions if any(_speaks_of(each, finding) for finding in stable)
         )
+    is_cullable = _is_cullable(verdict, counted)
     return _Proof(
         score=joined_score(scores),
         full_score=joined_score(signal_scores(stable)),
         signals=", ".join(scores),
-        is_cullable=_is_cullable(verdict, counted),
-        is_held=_is_cullable(verdict, held),
-        processes=tuple(_culprits(verdict, held)),
+        is_cullable=is_cullable,
+        is_held=_is_cullable(verdict, [f for f in counted if held.of_container(f) >= hold_s]),
+        is_cut_off=not is_cullable and _is_cullable(verdict, meant),
+        processes=tuple(_culprits(verdict, [f for f in counted if held.of_process(f) >= hold_s])),
         exemption=exemption,
+        rules=tuple(sorted({finding.rule for finding in counted})),
     )
 
 
@@ -797,22 +966,35 @@ def _order(finding: Finding) -> tuple[object, ...]:
     return (finding.signal, -finding.score, finding.rule, finding.process or (-1, 0))
 
 
-def _exemptions(case: Case, settings: Culling, now: Moment) -> Iterator[Exemption]:
+def _exemptions(
+    pod: Pod | None, owner: Owner | None, carrier: Container, settings: Culling, now: Moment
+) -> Iterator[Exemption]:
     """Those that are in force today and mean this pod."""
     today = now.unix_s // _DAY_S + _EPOCH_ORDINAL
     for exemption in settings.exemptions:
         is_over = exemption.until is not None and today > exemption.until.toordinal()
-        if case.pod is not None and not is_over and _is_meant(exemption, case, case.pod):
+        if pod is not None and not is_over and _is_meant(exemption, pod, owner, carrier, settings):
             yield exemption
 
 
-def _is_meant(exemption: Exemption, case: Case, pod: Pod) -> bool:
+def _is_meant(
+    exemption: Exemption, pod: Pod, owner: Owner | None, carrier: Container, settings: Culling
+) -> bool:
     """By all that the exemption says of pods; what it says of rules is for ``_proof``."""
+    pods = exemption.pods
+    if _matches_any(pod.namespace, settings.tenant_namespaces):
+        # What a tenant can give to any number of pods exempts none: labels, owners, images, and
+        # names by pattern. A whole name is one pod at a time.
+        if exemption.selector.strip() or exemption.owners or exemption.images:
+            return False
+        pods = tuple(name for name in pods if not _WILDCARDS & set(name))
+        if exemption.pods and not pods:
+            return False
     asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         (exemption.namespaces, (pod.namespace,)),
-        (exemption.pods, (pod.name,)),
-        (exemption.owners, (case.owner.name,) if case.owner else ()),
-        (exemption.images, _image_names(pod, case.carrier or case.container)),
+        (pods, (pod.name,)),
+        (exemption.owners, (owner.name,) if owner else ()),
+        (exemption.images, _image_names(pod, carrier)),
     )
     return exemption.selector.matches(pod.labels) and all(
         not patterns or any(_matches_any(name, patterns) for name in names)

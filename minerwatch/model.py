@@ -304,11 +304,12 @@ class Pod:
     containers: tuple[PodContainer, ...]
     mirror_uid: str  # of a static pod: the uid that its cgroup bears; "" for all others
     is_ending: bool  # its deletion has been asked for
+    ends_unix_s: float | None = None  # when its grace period is over; None: not known
 
     @property
     def is_static(self) -> bool:
-        """Whether the kubelet runs it from a file: the API shows only its mirror."""
-        return bool(self.mirror_uid) or any(owner.kind == "Node" for owner in self.owners)
+        """Whether it is called the mirror of a pod that the kubelet runs from a file."""
+        return bool(self.mirror_uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +328,7 @@ class Identity:
     container: str  # its name in the pod; of one that the API does not know, its short id
     image: str  # "" where the API does not know the container
     owner: Owner | None
+    is_named: bool = True  # by the API, or it never will be: it is nested in one that is
 
 
 # What may be done, and why not.
@@ -348,14 +350,14 @@ class Reason(StrEnum):
 
     OFF = "Culling is off."
     OUTSIDE_HOURS = "It is outside the active hours."
-    CIRCUIT_BREAKER = "Too many containers of this node are flagged: the rules must be wrong."
+    CIRCUIT_BREAKER = "Its rules flag too many owners at once: the rules must be wrong."
     OWN_IDENTITY_UNKNOWN = "The agent does not know its own namespace, and so cannot spare it."
     PODS_NOT_SYNCED = "What is known of the cluster's pods is not up to date."
     MEMORY_LOST = "The agent does not know what it did within the last hour."
     NO_AUDIT_LOG = "The audit log cannot be written, and without evidence nothing is done."
     NOT_CONFIRMED = "The verdict is not confirmed."
     NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals of one process."
-    NOT_HELD = "It has not been confirmed for long enough."
+    NOT_HELD = "It has not been watched to be confirmed for long enough."
     STALE_VERDICT = "The verdict is older than two ticks."
     NOT_A_POD = "It is not a container of a pod."
     POD_UNKNOWN = "The pod is not known."
@@ -366,6 +368,7 @@ class Reason(StrEnum):
     NAMESPACE_NOT_ALLOWED = "The namespace is not among those that culling is configured for."
     NOT_SELECTED = "The pod's labels do not fit the configured selector."
     STATIC_POD = "It is a static pod: the kubelet runs it from a file."
+    CONTROLLER_UNKNOWN = "The API server has not confirmed its controller yet."
     DAEMON_SET_POD = "It belongs to a DaemonSet."
     CRITICAL_PRIORITY = "Its priority class says that the cluster cannot do without it."
     EXEMPT = "The operator has exempted it."
@@ -414,6 +417,8 @@ class Decision:
     owner: str
     processes: tuple[ProcessId, ...]  # that stop and kill are for, and no others
     grace_period_s: float | None  # None: the pod's own
+    rules: tuple[str, ...] = ()  # ids of those whose findings are the proof
+    counted_as: str = ""  # the owner that the circuit breaker counts
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
@@ -486,6 +491,7 @@ class AgentStatus:
     culling: str = ""  # off, dry-run, enforce; "": it does not say
     probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
     blind_spots: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()  # what it cannot do now, and could
 
 
 @dataclass(frozen=True, slots=True)

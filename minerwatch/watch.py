@@ -846,7 +846,9 @@ class Watch:
                 (watched.container, watched.verdict.level, burnt_s.get(watched.container.key, 0.0))
                 for watched in flagged
             ),
-            levels=Counter(watched.verdict.level for watched in every),
+            levels=Counter(
+                watched.verdict.level for watched in every if not watched.is_idle_sandbox
+            ),
             process_count=len(self._container_of),
             unplaced_count=sum(
                 not watched.place and watched.container.kind is ContainerKind.POD

@@ -28,6 +28,9 @@ from minerwatch.model import (
     Verdict,
 )
 
+_SANDBOX_CPU_S = 1.0
+"""A pause container takes some hundredths of a second to start, and nothing after."""
+
 
 @dataclass(slots=True)
 class WatchedProcess:
@@ -80,6 +83,14 @@ class WatchedContainer:
         """Return what takes turns and shares bounds: the pod, or else the outermost container."""
         container = self.container
         return container.pod_uid or container.outer_cgroup or container.cgroup
+
+    @property
+    def is_idle_sandbox(self) -> bool:
+        """Whether the API knows the pod, but has no name for this, which does nothing."""
+        is_unnamed = bool(self.place) and "ContainerName" not in self.place
+        return is_unnamed and is_idle_sandbox(
+            self.container, self.verdict, self.cpu.cpu_s, len(self.processes)
+        )
 
 
 def newly_watched(container: Container, at_s: float, cpu_s: float) -> WatchedContainer:
@@ -278,6 +289,24 @@ def newly_found(watched: WatchedContainer) -> list[Finding]:
         for finding in watched.verdict.findings
         if (finding.rule, finding.process) not in before
     ]
+
+
+def is_idle_sandbox(
+    container: Container, verdict: Verdict, cpu_s: float, process_count: int
+) -> bool:
+    """Return whether a container of a pod that the API does not name is the pod's sandbox.
+
+    It holds the pod's namespaces: one process that waits. Anything that runs, or that something
+    was found in, is a container, whatever it is called.
+    """
+    return (
+        container.kind is ContainerKind.POD
+        and not container.outer_cgroup
+        and verdict.level is Level.CLEAR
+        and not verdict.findings
+        and cpu_s < _SANDBOX_CPU_S
+        and process_count <= 1
+    )
 
 
 def _no_connections(_process: ProcessId) -> tuple[Connection, ...]:

@@ -149,6 +149,26 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     assert "hunter2" in status.processes[0].command_line
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_agent_that_is_restarted_knows_since_when(
+    start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path, how: int
+) -> None:
+    folder = cgroups.make("/minerwatch-test/docker/" + "a2" * 32)
+    cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+
+    def since(agent: RunningAgent) -> str:
+        agent.line("verdict", container="a2" * 6)
+        every = decode(answer(agent.socket, "/snapshot"))
+        return next(each.since for each in every if each.container == "a2" * 6)
+
+    first = start(folder=tmp_path)
+    began = since(first)
+    first.until((tmp_path / "since.json").exists)
+    first.stop(how)
+    time.sleep(1.5)  # what is shown has whole seconds
+    assert since(start(folder=tmp_path)) == began
+
+
 def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
     agent = start()
     agent.until(lambda: agent.get("/readyz")[0] == 200)

@@ -29,10 +29,12 @@ from minerwatch.cull import (
     MAX_RECORDS,
     ActionRecord,
     Case,
+    Held,
     History,
     Moment,
     Outcome,
     Situation,
+    counted_as,
     decide,
     protected_namespaces,
     rechecked,
@@ -77,7 +79,7 @@ def finding(
 
 
 IDENTITY = finding()
-BEHAVIOUR = finding(Signal.BEHAVIOUR, 29, rule="rule-2")
+COMPUTE = finding(Signal.COMPUTE, 60, rule="rule-2")
 
 CONTAINER = Container(
     cgroup="/kubepods/pod1/c1",
@@ -92,8 +94,8 @@ NESTED = replace(
     runtime="docker", outer_cgroup=CONTAINER.cgroup,
 )  # fmt: skip
 VERDICT = Verdict(
-    CONTAINER.key, NOW.monotonic_s - 1, 91.48, Level.CONFIRMED, NOW.monotonic_s - 3600,
-    (IDENTITY, BEHAVIOUR),
+    CONTAINER.key, NOW.monotonic_s - 1, 95.2, Level.CONFIRMED, NOW.monotonic_s - 3600,
+    (IDENTITY, COMPUTE),
 )  # fmt: skip
 POD = Pod(
     uid="uid-1",
@@ -121,11 +123,22 @@ SITUATION = Situation(
     own_namespace="minerwatch",
     own_pod_uid="uid-own",
     pods_synced=True,
-    containers=20,
-    flagged=1,
     cluster_budget_left=5,
+    owners=20,
+    flagged={"rule-1": 1, "rule-2": 1},
 )
-CASE = Case(CONTAINER, VERDICT, POD, Owner("eve", "label"), SITUATION)
+
+
+def held(seconds: float = 3600, **of_rule: float) -> Held:
+    """All rules for ``seconds``, but those that are named (rule_1=…)."""
+    rules = {f"rule-{name}": seconds for name in "123c"}
+    rules |= {name.replace("_", "-"): value for name, value in of_rule.items()}
+    processes = (MINER, OTHER, ProcessId(6, 6), None)
+    each = {(rule, process): value for rule, value in rules.items() for process in processes}
+    return Held(rules, each)
+
+
+CASE = Case(CONTAINER, VERDICT, POD, Owner("eve", "label"), SITUATION, held=held())
 SETTINGS = Culling(
     mode=ENFORCE,
     namespaces=("binder",),
@@ -219,6 +232,8 @@ def test_a_miner_that_nothing_speaks_for_is_acted_upon() -> None:
             owner="eve",
             processes=(MINER,),
             grace_period_s=None,
+            rules=("rule-1", "rule-2"),
+            counted_as="binder/eve",
         )
         == DECISION
     )
@@ -275,12 +290,17 @@ def doubt(
     return case, settings, past, set(also)
 
 
+DAEMON_SET = OwnerReference("DaemonSet", "x", "u", is_controller=True)
 EXPERIMENTAL = finding(Signal.NETWORK, 88, rule="rule-3", maturity=Maturity.TEST)
 DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.OFF, doubt(settings=with_settings(mode=OFF))),
     (Reason.OUTSIDE_HOURS, doubt(settings=with_settings(active_hours=(Hours("sat 00:00-24:00"),)))),
-    (Reason.CIRCUIT_BREAKER, doubt(with_situation(flagged=5))),
-    (Reason.CIRCUIT_BREAKER, doubt(with_situation(flagged=3, containers=3))),
+    (Reason.CIRCUIT_BREAKER, doubt(with_situation(flagged={"rule-1": 5}),
+        also={Reason.NO_PROCESS})),
+    (Reason.CIRCUIT_BREAKER, doubt(with_situation(flagged={"rule-2": 3}, owners=3),
+        also={Reason.NO_PROCESS})),
+    (Reason.CIRCUIT_BREAKER, doubt(with_situation(cluster_flagged={"rule-2": 10}),
+        also={Reason.NO_PROCESS})),
     (Reason.OWN_IDENTITY_UNKNOWN, doubt(with_situation(own_namespace=""))),
     (Reason.PODS_NOT_SYNCED, doubt(with_situation(pods_synced=False))),
     (Reason.NO_AUDIT_LOG, doubt(with_situation(audit_trouble="No space left on device"))),
@@ -289,15 +309,13 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.NOT_CORROBORATED, doubt(with_verdict(findings=(finding(score=100),)))),
     (Reason.NOT_CORROBORATED, doubt(with_verdict(findings=(IDENTITY, EXPERIMENTAL)))),
     (Reason.NOT_CORROBORATED, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, score=0), EXPERIMENTAL)))),
-    (Reason.NOT_HELD, doubt(with_verdict(since_s=NOW.monotonic_s - 299))),
-    (Reason.NOT_HELD, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, since_s=NOW.monotonic_s - 299))),
-        also={Reason.NO_PROCESS})),
+        findings=(IDENTITY, replace(COMPUTE, score=0), EXPERIMENTAL)))),
+    (Reason.NOT_HELD, doubt(replace(CASE, held=held(299)), also={Reason.NO_PROCESS})),
+    (Reason.NOT_HELD, doubt(replace(CASE, held=held(rule_2=299)), also={Reason.NO_PROCESS})),
+    (Reason.NOT_HELD, doubt(replace(CASE, held=Held()), also={Reason.NO_PROCESS})),
     (Reason.STALE_VERDICT, doubt(with_verdict(at_s=NOW.monotonic_s - 21))),
     (Reason.STALE_VERDICT, doubt(with_verdict(at_s=NOW.monotonic_s + 1))),
-    (Reason.STALE_VERDICT, doubt(with_verdict(at_s=float("nan")),
-        also={Reason.NOT_HELD, Reason.NO_PROCESS})),
+    (Reason.STALE_VERDICT, doubt(with_verdict(at_s=float("nan")))),
     (Reason.NOT_A_POD, doubt(with_container(kind=ContainerKind.ENGINE))),
     (Reason.POD_UNKNOWN, doubt(replace(CASE, pod=None))),
     (Reason.POD_MISMATCH, doubt(with_pod(uid="uid-2"))),
@@ -317,13 +335,15 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.NAMESPACE_NOT_ALLOWED, doubt(with_pod(namespace="binder-2"))),
     (Reason.NAMESPACE_NOT_ALLOWED, doubt(settings=with_settings(namespaces=()))),
     (Reason.NOT_SELECTED, doubt(with_pod(labels={}))),
-    (Reason.STATIC_POD, doubt(with_pod(mirror_uid="f" * 32))),
-    (Reason.STATIC_POD, doubt(with_pod(
-        owners=(OwnerReference("Node", "node-1", "u", is_controller=True),)))),
-    (Reason.DAEMON_SET_POD, doubt(with_pod(
-        owners=(OwnerReference("DaemonSet", "x", "u", is_controller=False),)))),
-    (Reason.CRITICAL_PRIORITY, doubt(with_pod(priority_class="system-node-critical"))),
-    (Reason.CRITICAL_PRIORITY, doubt(with_pod(priority_class="system-cluster-critical"))),
+    (Reason.STATIC_POD, doubt(replace(
+        with_container(pod_uid="f" * 32), pod=replace(POD, mirror_uid="f" * 32)))),
+    (Reason.DAEMON_SET_POD, doubt(replace(with_pod(owners=(DAEMON_SET,)), is_controlled=True))),
+    (Reason.CONTROLLER_UNKNOWN, doubt(with_pod(owners=(DAEMON_SET,)))),
+    (Reason.CONTROLLER_UNKNOWN, doubt(with_pod(priority_class="system-node-critical"))),
+    (Reason.CRITICAL_PRIORITY, doubt(replace(
+        with_pod(priority_class="system-node-critical"), is_controlled=True))),
+    (Reason.CRITICAL_PRIORITY, doubt(replace(
+        with_pod(priority_class="system-cluster-critical"), is_controlled=True))),
     (Reason.EXEMPT, doubt(settings=with_settings(
         exemptions=(Exemption(reason="thesis", owners=("eve",)),)))),
     (Reason.EXEMPT, doubt(settings=with_settings(
@@ -342,11 +362,11 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.NO_LADDER, doubt(settings=with_settings(
         ladder=(Rungs(namespaces=("prod",), actions=(Action.KILL,)),)))),
     (Reason.NO_LADDER, doubt(settings=with_settings(
-        ladder=(Rungs(score=92, actions=(Action.KILL,)),)))),
+        ladder=(Rungs(score=96, actions=(Action.KILL,)),)))),
     (Reason.OBSERVE_ONLY, doubt(settings=with_settings(
         ladder=(Rungs(actions=(Action.OBSERVE,)), *SETTINGS.ladder)))),
     (Reason.NO_PROCESS, doubt(with_verdict(
-        findings=(IDENTITY, replace(BEHAVIOUR, process=OTHER))),
+        findings=(IDENTITY, replace(COMPUTE, process=OTHER))),
         also={Reason.NOT_CORROBORATED})),
     (Reason.ALREADY_DONE, doubt(with_pod(labels={**POD.labels, **QUARANTINED}), LABELLING,
         lambda past: acted(past, 7200, action=Action.LABEL))),
@@ -397,6 +417,7 @@ def test_every_reason_is_reached() -> None:
 
 def test_all_reasons_are_given_with_a_sentence_each() -> None:
     case = with_pod(namespace="kube-system", is_ending=True, priority_class="system-node-critical")
+    case = replace(case, is_controlled=True)
     decision = decide(case, SETTINGS, history(), NOW)
     assert [str(objection) for objection in decision.objections] == [
         "The namespace is protected (kube-system).",
@@ -417,12 +438,14 @@ def test_the_edges_are_within() -> None:
         verdict=replace(
             VERDICT,
             at_s=NOW.monotonic_s - 20,
-            since_s=NOW.monotonic_s - 320,
-            findings=tuple(
-                replace(each, since_s=NOW.monotonic_s - 320) for each in VERDICT.findings
-            ),
         ),
-        situation=replace(SITUATION, flagged=4, cluster_budget_left=1),
+        situation=replace(
+            SITUATION,
+            flagged={"rule-1": 4},
+            cluster_flagged={"rule-1": 9, "rule-2": 1},
+            cluster_budget_left=1,
+        ),
+        held=held(300),
     )
     past = history()
     acted(past, 3600, pod=replace(POD, uid="x", name="x"), owner="x")
@@ -431,8 +454,118 @@ def test_the_edges_are_within() -> None:
     assert decide(edge, SETTINGS, past, NOW).acts
 
 
-def test_a_few_flagged_containers_do_not_open_the_circuit() -> None:
-    assert decide(with_situation(flagged=2, containers=2), SETTINGS, history(), NOW).acts
+def test_a_few_flagged_owners_do_not_open_the_circuit() -> None:
+    few = with_situation(flagged={"rule-1": 2, "rule-2": 2}, owners=2)
+    assert decide(few, SETTINGS, history(), NOW).acts
+
+
+def test_what_other_rules_prove_is_acted_upon_while_one_is_thought_wrong() -> None:
+    more = replace(
+        with_verdict(findings=(*VERDICT.findings, finding(Signal.NETWORK, 88, rule="rule-3"))),
+        situation=replace(SITUATION, flagged={"rule-1": 20, "rule-2": 1, "rule-3": 1}),
+    )
+    decision = decide(more, SETTINGS, history(), NOW)
+    assert decision.acts
+    assert decision.rules == ("rule-2", "rule-3"), "no action rests on the rule that tripped"
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "expected"),
+    [
+        (CASE, SETTINGS, "binder/eve"),
+        (replace(CASE, owner=None), SETTINGS, "namespace binder"),
+        (CASE, with_settings(tenant_namespaces=("b*",)), "namespace binder"),
+        (replace(CASE, pod=None), SETTINGS, "pod uid-1"),
+        (replace(CASE, pod=None, container=replace(CONTAINER, pod_uid="")), SETTINGS,
+            CONTAINER.cgroup),
+    ],
+)  # fmt: skip
+def test_the_circuit_counts_by_owner(case: Case, settings: Culling, expected: str) -> None:
+    assert counted_as(case.container, case.pod, case.owner, settings) == expected
+
+
+# No tenant exempts itself.
+
+NODE_OWNER = OwnerReference("Node", "node-1", "u", is_controller=True)
+TENANTS = with_settings(tenant_namespaces=("bind*",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_controlled"),
+    [
+        ({"owners": (DAEMON_SET,)}, False),
+        ({"owners": (replace(DAEMON_SET, is_controller=False),)}, None),
+        ({"owners": (replace(DAEMON_SET, is_controller=False),)}, True),
+        ({"owners": (NODE_OWNER,)}, None),
+        ({"priority_class": "system-node-critical"}, False),
+        ({"mirror_uid": "f" * 32}, None),
+        ({"is_ending": True, "ends_unix_s": NOW.unix_s + 86_400.0}, None),
+    ],
+)
+def test_what_a_pod_says_of_itself_spares_it_nothing(
+    changes: dict[str, Any], is_controlled: bool | None
+) -> None:
+    case = replace(with_pod(**changes), is_controlled=is_controlled)
+    assert decide(case, SETTINGS, history(), NOW).acts
+
+
+@pytest.mark.parametrize("is_controlled", [None, True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owners": (DAEMON_SET,)},
+        {"priority_class": "system-node-critical"},
+        {"labels": {}},
+        {"labels": {"keep": "true"}},
+    ],
+)
+def test_where_tenants_create_pods_only_the_operator_spares(
+    changes: dict[str, Any], is_controlled: bool | None
+) -> None:
+    case = replace(with_pod(**changes), is_controlled=is_controlled)
+    assert decide(case, TENANTS, history(), NOW).acts
+    assert not decide(case, SETTINGS, history(), NOW).acts or is_controlled is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "spares"),
+    [
+        ({"namespaces": ("binder",)}, True),
+        ({"namespaces": ("binder",), "until": date(2027, 1, 15)}, True),
+        ({"namespaces": ("binder",), "until": date(2027, 1, 14)}, False),
+        ({"rules": ("rule-1",)}, True),
+        ({"pods": ("jupyter-eve",)}, True),
+        ({"pods": ("jupyter-*",)}, False),
+        ({"pods": ("jupyter-*", "jupyter-eve")}, True),
+        ({"owners": ("eve",)}, False),
+        ({"images": ("img/*",)}, False),
+        ({"selector": Selector("component")}, False),
+        ({"namespaces": ("binder",), "selector": Selector("component")}, False),
+    ],
+)
+def test_exemptions_where_tenants_create_pods(fields: dict[str, Any], spares: bool) -> None:
+    settings = msgspec.structs.replace(TENANTS, exemptions=(Exemption(reason="agreed", **fields),))
+    assert decide(CASE, settings, history(), NOW).acts is not spares
+
+
+def test_a_pod_that_ends_late_by_its_tenants_choice_gets_less_time() -> None:
+    late = with_pod(is_ending=True, ends_unix_s=NOW.unix_s + 86_400.0)
+    assert decide(late, SETTINGS, history(), NOW).grace_period_s == 30
+    own = with_settings(grace_period=Duration(5))
+    assert decide(late, own, history(), NOW).grace_period_s == 5
+    soon = with_pod(is_ending=True, ends_unix_s=NOW.unix_s + 299.0)
+    assert decide(soon, SETTINGS, history(), NOW).reasons == (Reason.POD_ENDING,)
+
+
+def test_a_program_that_is_started_again_and_again_is_one_offence() -> None:
+    """No process lives for long enough, but the container has mined all the time."""
+    since: dict[tuple[str, ProcessId | None], float] = {
+        (rule, MINER): 200.0 for rule in ("rule-1", "rule-2")
+    }
+    case = replace(CASE, held=replace(held(3600), by_process=since))
+    evicting = with_settings(ladder=(Rungs(actions=(Action.EVICT,)),))
+    assert decide(case, evicting, history(), NOW).acts
+    assert decide(case, SETTINGS, history(), NOW).reasons == (Reason.NO_PROCESS,)
 
 
 @pytest.mark.parametrize("namespace", [*ALWAYS_PROTECTED, "minerwatch"])
@@ -451,16 +584,16 @@ def test_only_processes_that_are_sure_by_themselves_are_killed() -> None:
     findings = (
         *VERDICT.findings,
         replace(IDENTITY, process=OTHER),  # one signal only
-        replace(IDENTITY, process=young, since_s=NOW.monotonic_s - 10),
-        replace(BEHAVIOUR, process=young, since_s=NOW.monotonic_s - 10),
-        replace(BEHAVIOUR, process=busy),
+        replace(IDENTITY, process=young),
+        replace(COMPUTE, process=young),
+        replace(COMPUTE, process=busy),
         replace(EXPERIMENTAL, process=busy),
     )
     assert decide(with_verdict(findings=findings), SETTINGS, history(), NOW).processes == (MINER,)
 
 
 def test_what_is_known_of_the_container_counts_for_its_processes() -> None:
-    findings = (IDENTITY, replace(BEHAVIOUR, process=None))
+    findings = (IDENTITY, replace(COMPUTE, process=None))
     assert decide(with_verdict(findings=findings), SETTINGS, history(), NOW).processes == (MINER,)
 
 
@@ -525,7 +658,6 @@ def test_an_exempted_rule_still_leaves_the_proof_of_others() -> None:
     [
         (POD, "eve"),
         (replace(POD, uid="uid-0"), "somebody"),  # the same name
-        (replace(POD, uid="uid-0", name="jupyter-eve-2"), "eve"),  # the same owner
     ],
 )
 def test_repeat_offenders_climb(
@@ -536,6 +668,23 @@ def test_repeat_offenders_climb(
         acted(past, 7200 + number, pod=pod, owner=owner)
     decision = decide(CASE, SETTINGS, past, NOW)
     assert (decision.action, decision.rung) == (action, rung)
+
+
+@pytest.mark.parametrize(
+    ("times", "action", "rung"), [(2, Action.KILL, 0), (3, Action.EVICT, 1), (50, Action.EVICT, 1)]
+)
+def test_an_owner_who_repeats_climbs_but_no_pod_is_deleted_as_a_first_action(
+    times: int, action: Action, rung: int
+) -> None:
+    past = history()
+    other = replace(POD, uid="uid-0", name="jupyter-eve-2")
+    for number in range(times):
+        acted(past, 7200 + number, pod=other)
+    decision = decide(CASE, SETTINGS, past, NOW)
+    assert (decision.action, decision.rung) == (action, rung)
+    if times == 50:
+        acted(past, 3700, action=Action.EVICT)
+        assert decide(CASE, SETTINGS, past, NOW).action is Action.DELETE, "this pod was warned"
 
 
 @pytest.mark.parametrize(
@@ -568,7 +717,7 @@ def test_the_first_entry_of_the_ladder_that_fits_holds() -> None:
     )
     settings = with_settings(ladder=ladder)
     assert decide(CASE, settings, history(), NOW).action is Action.EVICT
-    surer = with_verdict(findings=(*VERDICT.findings, finding(Signal.NETWORK, 88, rule="n")))
+    surer = with_verdict(findings=(*VERDICT.findings, finding(Signal.NETWORK, 60, rule="n")))
     assert decide(surer, settings, history(), NOW).action is Action.EVICT
     surest = with_verdict(findings=(finding(Signal.CONTENT, 99, rule="c"), *surer.verdict.findings))
     assert decide(surest, settings, history(), NOW).action is Action.DELETE

@@ -38,6 +38,7 @@ from minerwatch.cull import (
     ActionRecord,
     Budget,
     Case,
+    Held,
     History,
     Moment,
     Outcome,
@@ -72,7 +73,9 @@ LAST_DAY = date(2027, 1, 14)  # of the exemption: four hours after the start it 
 
 NODES = ("node-1", "node-2", "node-3")
 NAMES = ("jupyter-eve", "jupyter-mallory", "jupyter-ada", "exporter")
-NAMESPACES = ("binder", "binder", "binder", "binder-2", "kube-system", "minerwatch", "prod")
+NAMESPACES = (
+    *("binder", "binder", "binder", "tenants", "binder-2", "kube-system", "minerwatch", "prod"),
+)
 KINDS = ("bare", "bare", "bare", "bare", "static", "daemon", "critical", "unselected", "own")
 
 
@@ -81,7 +84,9 @@ class Knowledge:
     """What an agent knows of its node and the budget: on a good day, all."""
 
     lag_s: float = 0.0  # since the verdict
-    flagged: int = 1  # of 20 containers
+    flagged: int = 1  # of 20 owners, by the rule "name"
+    in_cluster: int = 1  # owners, by the same rule
+    is_controlled: bool | None = True
     is_synced: bool = True
     heard: str = "now"  # of the cluster's budget
 
@@ -94,6 +99,9 @@ FLAWS = (
     Knowledge(lag_s=600),
     Knowledge(flagged=5),
     Knowledge(flagged=20),
+    Knowledge(in_cluster=10),
+    Knowledge(is_controlled=False),
+    Knowledge(is_controlled=None),
     Knowledge(is_synced=False),
     Knowledge(heard="never"),
 )
@@ -107,18 +115,19 @@ def finding(
 
 IDENTITY = finding(Signal.IDENTITY, 88, "name")
 NETWORK = finding(Signal.NETWORK, 88, "pool")
-BEHAVIOUR = finding(Signal.BEHAVIOUR, 29, "busy")
+COMPUTE = finding(Signal.COMPUTE, 60, "busy")
+BEHAVIOUR = finding(Signal.BEHAVIOUR, 29, "awake")
 UNTRIED = finding(Signal.CONTENT, 100, "untried", Maturity.TEST)
 CLUES: tuple[tuple[Finding, ...], ...] = (
-    (IDENTITY, BEHAVIOUR),
-    (IDENTITY, BEHAVIOUR),
-    (IDENTITY, NETWORK, UNTRIED),
-    (IDENTITY, NETWORK, BEHAVIOUR),
+    (IDENTITY, COMPUTE),
+    (IDENTITY, COMPUTE),
+    (IDENTITY, COMPUTE, UNTRIED),
+    (IDENTITY, NETWORK, COMPUTE, BEHAVIOUR),
     (IDENTITY, replace(NETWORK, process=ProcessId(8, 8))),
     (IDENTITY,),
     (IDENTITY, UNTRIED),
     (IDENTITY, replace(IDENTITY, process=ProcessId(8, 8))),
-    (replace(NETWORK, score=60), BEHAVIOUR),
+    (replace(NETWORK, score=60), COMPUTE),
     (),
 )
 FAULTS = (
@@ -136,7 +145,6 @@ class LivePod:
     pod: Pod
     clues: tuple[Finding, ...]
     clues_since_s: float  # true time
-    confirmed_since_s: float
 
 
 @dataclass
@@ -148,6 +156,7 @@ class Agent:
     history: History
     boots: int = 1
     skew_s: float = 0.0
+    watches_since_s: float = 0.0  # true time, without a gap
     log: list[bytes] = field(default_factory=list)
     cache: dict[tuple[str, str], LivePod] = field(default_factory=dict)
 
@@ -244,7 +253,8 @@ class Cluster(RuleBasedStateMachine):
     ) -> None:
         self.settings = Culling(
             mode=mode,
-            namespaces=("binder*", "kube-system", "minerwatch"),
+            namespaces=("binder*", "tenants", "kube-system", "minerwatch"),
+            tenant_namespaces=("tenants",),
             protected_namespaces=("binder-2",),
             selector=Selector("component=singleuser-server"),
             ladder=(Rungs(actions=actions),),
@@ -308,11 +318,6 @@ class Cluster(RuleBasedStateMachine):
             live = self.pods[self._pick(place)]
             live.clues, live.clues_since_s = clues, self.true_s
 
-    @rule(place=st.integers(0, 20))
-    def a_pod_is_confirmed_anew(self, place: int) -> None:
-        if self.pods:
-            self.pods[self._pick(place)].confirmed_since_s = self.true_s
-
     @rule(seconds=st.sampled_from((1, 10, 60, 590, 610, 1200, 3000, 3590)))
     def time_passes(self, seconds: float) -> None:
         self._pass(seconds)
@@ -341,6 +346,11 @@ class Cluster(RuleBasedStateMachine):
             agent.booted_s = self.true_s
             self._pass(30)
         self._restart(agent, is_log_kept=is_log_kept)
+
+    @rule(node=st.sampled_from(NODES))
+    def a_node_is_starved(self, node: str) -> None:
+        """Ticks are further apart than they may be."""
+        self.agents[node].watches_since_s = self.true_s
 
     @rule()
     def the_agents_hear_of_all_pods(self) -> None:
@@ -418,12 +428,21 @@ class Cluster(RuleBasedStateMachine):
             own_namespace="minerwatch",
             own_pod_uid="uid-own",
             pods_synced=knowledge.is_synced,
-            containers=20,
-            flagged=knowledge.flagged,
             cluster_budget_left=left[knowledge.heard],
+            owners=20,
+            flagged={"name": knowledge.flagged, "busy": 1},
+            cluster_flagged={"name": knowledge.in_cluster},
         )
         verdict = self._verdict(agent, live, knowledge.lag_s)
-        case = Case(_container(live.pod), verdict, live.pod, _owner(live.pod), situation)
+        case = Case(
+            _container(live.pod),
+            verdict,
+            live.pod,
+            _owner(live.pod),
+            situation,
+            held=self._held(agent, live),
+            is_controlled=knowledge.is_controlled,
+        )
         decision = decide(case, self.settings, agent.history, agent.now(self.true_s))
         self._check_reasons(decision)
         if decision.acts:
@@ -523,13 +542,20 @@ class Cluster(RuleBasedStateMachine):
         assert self.settings.mode == ENFORCE
         assert verdict.level is Level.CONFIRMED
         exempt = self.settings.exemptions[0]
+        is_tripped = (
+            case.situation.flagged["name"] > 4
+            or case.situation.cluster_flagged["name"]
+            >= self.settings.circuit_breaker.cluster_owners
+        )
+        live = self.pods[pod.namespace, pod.name]
         today = datetime.fromtimestamp(now.unix_s, UTC).date()
         counted = [
             each
             for each in verdict.findings
             if each.maturity is Maturity.STABLE
             and not (each.rule in exempt.rules and "ada" in pod.name)
-            and verdict.at_s - each.since_s >= self.settings.hold
+            and each.signal is not Signal.BEHAVIOUR
+            and not (each.rule == "name" and is_tripped)
         ]
         best = {
             signal: max(each.score for each in counted if each.signal is signal)
@@ -537,21 +563,29 @@ class Cluster(RuleBasedStateMachine):
         }
         assert len(best) >= 2
         assert 100 - 100 * prod(1 - score / 100 for score in best.values()) >= 89.99
-        assert verdict.at_s - verdict.since_s >= self.settings.hold
+        watched_since_s = max(live.clues_since_s, agent.watches_since_s)
+        assert self.true_s - watched_since_s >= self.settings.hold, "a gap starts it again"
         assert 0 <= now.monotonic_s - verdict.at_s <= 2 * INTERVAL_S
-        assert pod.namespace == "binder"
-        assert pod.labels == {"component": "singleuser-server"}
         assert not pod.is_static
-        assert all(owner.kind != "DaemonSet" for owner in pod.owners)
-        assert "critical" not in pod.priority_class
         assert pod.uid != "uid-own"
-        if not exempt.rules and (exempt.until is None or today <= exempt.until):
+        if pod.namespace != "tenants":
+            assert pod.namespace == "binder"
+            assert pod.labels == {"component": "singleuser-server"}
+            claims = [owner for owner in pod.owners if owner.kind == "DaemonSet"]
+            if claims or "critical" in pod.priority_class:
+                assert case.is_controlled is False, "only a claim that the API denies is none"
+        elif not exempt.rules:
+            self.seen["tenants' own"] += 1
+        if (
+            pod.namespace == "binder"
+            and not exempt.rules
+            and (exempt.until is None or today <= exempt.until)
+        ):
             assert "ada" not in pod.name
         assert not pod.is_ending
         assert (pod.uid, pod.node) == (case.container.pod_uid, agent.name)
         assert now.unix_s - pod.created_unix_s >= 300
         assert case.situation.pods_synced
-        assert case.situation.flagged <= 4
         written = [record for record in agent.read() if record.pod_uid == pod.uid]
         assert written[-1].outcome is Outcome.PENDING
         assert written[-1].action is decision.action
@@ -606,7 +640,7 @@ class Cluster(RuleBasedStateMachine):
             mirror_uid=f"mirror-{uid}" if kind == "static" else "",
             is_ending=False,
         )
-        self.pods[namespace, name] = LivePod(pod, clues, self.true_s, self.true_s)
+        self.pods[namespace, name] = LivePod(pod, clues, self.true_s)
 
     def _recreate(self, case: Case) -> None:
         pod = case.pod
@@ -623,8 +657,14 @@ class Cluster(RuleBasedStateMachine):
         score = 100 * (1 - prod(1 - score / 100 for score in scores.values()))
         is_held_up = self.true_s - live.clues_since_s < 3 * INTERVAL_S
         level = Level.CONFIRMED if is_held_up else Level.of(score)
-        return Verdict(
-            container.key, at_s, score, level, live.confirmed_since_s - agent.booted_s, findings
+        return Verdict(container.key, at_s, score, level, since_s, findings)
+
+    def _held(self, agent: Agent, live: LivePod) -> Held:
+        """What has been watched of each rule, on the container and on its process."""
+        held_s = self.true_s - max(live.clues_since_s, agent.watches_since_s)
+        return Held(
+            {each.rule: held_s for each in live.clues},
+            {(each.rule, each.process): held_s for each in live.clues},
         )
 
     def _settle(self, agent: Agent, record: ActionRecord, outcome: Outcome) -> None:
@@ -635,6 +675,7 @@ class Cluster(RuleBasedStateMachine):
             self.budget.give_back(record)
 
     def _restart(self, agent: Agent, *, is_log_kept: bool) -> None:
+        agent.watches_since_s = self.true_s
         now = agent.now(self.true_s)
         if is_log_kept:
             agent.history = History.restored(agent.read(), now)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minerwatch.config import Config, default_socket, duration_s
-from minerwatch.errors import ClusterError, ConfigError, OrderError
+from minerwatch.errors import ClusterError, ConfigError, OrderError, TargetError
 from minerwatch.model import ContainerStatus, NodeAnswer
+from minerwatch.report.agents import trouble_lines
 from minerwatch.report.client import listens
 from minerwatch.report.figures import counted
 from minerwatch.report.overview import Coverage, missing_lines
+from minerwatch.report.selection import found
 from minerwatch.report.snapshot import decode_report
 from minerwatch.report.text import printable
 
@@ -72,7 +74,7 @@ _OPTIONS = (
         "--agent-namespace",
         default="",
         metavar="NS",
-        help="Where the agents run; without it they are looked for in all namespaces.",
+        help="Where the agents' DaemonSet is; without it all namespaces are searched for it.",
     ),
     click.option(
         "--agent-selector",
@@ -140,9 +142,23 @@ def say_missing(coverage: Coverage | None) -> None:
     """Name the nodes of which nothing is known, on standard error."""
     if coverage is None:
         return
-    for line in (*missing_lines(coverage.missing), coverage.blind_spot):
+    troubles = trouble_lines(coverage.agents)
+    for line in (*missing_lines(coverage.missing), coverage.blind_spot, *troubles):
         if line:
             click.echo(f"minerwatch: {printable(line)}", err=True)
+
+
+def found_in_cluster(
+    statuses: Sequence[ContainerStatus], coverage: Coverage, target: str
+) -> ContainerStatus:
+    """Return the container that ``target`` names. Raises TargetError: where else it may be."""
+    try:
+        return found(statuses, target)
+    except TargetError as error:
+        if not coverage.missing:
+            raise
+        nodes = counted(len(coverage.missing), "node")
+        raise TargetError(f"{error}; {nodes} did not answer, where it may be") from error
 
 
 class ClusterSource:
@@ -215,8 +231,8 @@ class ClusterSource:
 
     def _ordered(self, agent: AgentPod, path: str, order: bytes) -> bytes:
         from minerwatch.kube.client import ApiError
-        from minerwatch.kube.pod_exec import output
-        from minerwatch.report.client import ORDER_TIMEOUT_S
+        from minerwatch.kube.pod_exec import LostAnswerError, output
+        from minerwatch.report.client import ORDER_TIMEOUT_S, may_have_happened
 
         node = agent.node
         if agent.trouble:
@@ -226,7 +242,8 @@ class ClusterSource:
             return output(self._cluster, agent.container, command, timeout_s=ORDER_TIMEOUT_S)
         except ApiError as error:
             words = str(error).removeprefix("minerwatch: ")
-            raise OrderError(f"node {node}: {words}") from error
+            doubt = may_have_happened(path) if isinstance(error, LostAnswerError) else ""
+            raise OrderError(f"node {node}: {words}{doubt}") from error
 
     def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
         """Each node with what its agent answers to an order, or in text why it does not."""
@@ -256,9 +273,11 @@ class ClusterSource:
             where = (
                 f"namespace {scope.agent_namespace}" if scope.agent_namespace else "any namespace"
             )
+            doubt = f" ({agents.blind_spot})" if agents.blind_spot else ""
             raise ClusterError(
                 f"context {self._cluster.context}: no agent is labelled {scope.agent_selector} in"
-                f" {where}: install minerwatch, or say --agent-selector and --agent-namespace"
+                f" {where}{doubt}: install minerwatch, or say --agent-selector and"
+                " --agent-namespace"
             )
         self._last_agents = agents
         return agents

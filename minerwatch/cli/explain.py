@@ -10,7 +10,14 @@ from pathlib import Path
 
 import click
 
-from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
+from minerwatch.cli.cluster import (
+    ClusterSource,
+    Scope,
+    cluster_options,
+    found_in_cluster,
+    say_missing,
+    wants_cluster,
+)
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.sampling import Source
 from minerwatch.model import ContainerStatus
@@ -66,7 +73,9 @@ def explain(
         status, campaign = _in_cluster(scope, target)
     else:
         source = Source(socket_path, local, config)
-        status, campaign = _one(source.statuses(all_processes=True), target, scope.namespace)
+        statuses = source.statuses(all_processes=True)
+        status = found(filtered(statuses, namespace=scope.namespace), target)
+        campaign = _context(statuses, status, target)
     if output == "json":
         click.echo(encode([status])[1:-1])
         return
@@ -81,16 +90,17 @@ def _in_cluster(scope: Scope, target: str) -> tuple[ContainerStatus, Campaign | 
     source = ClusterSource(scope)
     statuses, coverage = source.survey()
     say_missing(coverage)
-    status, campaign = _one(statuses, target, scope.namespace)
-    return source.whole(status), campaign
+    chosen = filtered(statuses, namespace=scope.namespace)
+    status = found_in_cluster(chosen, coverage, target)
+    return source.whole(status), _context(statuses, status, target)
 
 
-def _one(
-    statuses: Sequence[ContainerStatus], target: str, namespace: str
-) -> tuple[ContainerStatus, Campaign | None]:
-    status = found(filtered(statuses, namespace=namespace), target)
+def _context(
+    statuses: Sequence[ContainerStatus], status: ContainerStatus, target: str
+) -> Campaign | None:
+    """Return the campaign that the container is part of; name the others of its pod."""
     others = beside(statuses, status)
     if others and target in (status.pod, f"{status.namespace}/{status.pod}"):
         names = ", ".join(printable(other.container, 64) for other in others[:_MAX_OTHERS])
         click.echo(f"minerwatch: other containers of this pod: {names}", err=True)
-    return status, campaign_of(status, campaigns(statuses))
+    return campaign_of(status, campaigns(statuses))

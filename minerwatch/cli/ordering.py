@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minerwatch.cli.cluster import ClusterSource, Scope, say_missing, wants_cluster
+from minerwatch.cli.cluster import (
+    ClusterSource,
+    Scope,
+    found_in_cluster,
+    say_missing,
+    wants_cluster,
+)
 from minerwatch.config import Config, default_socket
 from minerwatch.model import ContainerStatus
 from minerwatch.report.client import answer, ordered
@@ -27,10 +33,11 @@ class Agents:
         """The container that ``target`` names. Raises TargetError, SnapshotError, ClusterError."""
         if self._cluster is None:
             statuses: Sequence[ContainerStatus] = decode(answer(self._socket, "/snapshot/full"))
-        else:
-            statuses, coverage = self._cluster.survey()
-            say_missing(coverage)
-        return found(filtered(statuses, namespace=self._scope.namespace), target)
+            return found(filtered(statuses, namespace=self._scope.namespace), target)
+        statuses, coverage = self._cluster.survey()
+        say_missing(coverage)
+        chosen = filtered(statuses, namespace=self._scope.namespace)
+        return found_in_cluster(chosen, coverage, target)
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
         """What the agent of ``node`` answers. Raises OrderError, SnapshotError, ClusterError."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from minerwatch.config import Config, default_socket
+from minerwatch.errors import SnapshotError
 from minerwatch.model import ContainerStatus
+from minerwatch.report.agents import trouble_lines
 from minerwatch.report.client import NoAgentError, answer
-from minerwatch.report.snapshot import decode
+from minerwatch.report.snapshot import decode, decode_agent
 
 SAMPLE_S = 2.0
 """Between the two readings that a rate is taken from."""
@@ -35,12 +38,23 @@ class Source:
         """The node's containers, worst first. Raises SnapshotError or NodeError."""
         if not self.is_local:
             try:
-                return decode(answer(self.path, "/snapshot/full" if all_processes else "/snapshot"))
+                path = "/snapshot/full" if all_processes else "/snapshot"
+                statuses = decode(answer(self.path, path))
             except NoAgentError as error:
                 if self.socket_path is not None:
                     raise
                 click.echo(f"{error}: sampling this node for {SAMPLE_S:g} s", err=True)
+            else:
+                self._say_troubles()
+                return statuses
         return _sampled(self.config, all_processes=all_processes)
+
+    def _say_troubles(self) -> None:
+        """Name what the agent cannot do now, on standard error; an older one does not say."""
+        with suppress(SnapshotError):
+            agent = decode_agent(answer(self.path, "/status"))
+            for line in trouble_lines([agent]):
+                click.echo(f"minerwatch: {line}", err=True)
 
 
 class Sampler:

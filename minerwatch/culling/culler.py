@@ -18,14 +18,27 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from minerwatch.config import ENFORCE, OFF, Culling
-from minerwatch.cull import ActionRecord, Case, Moment, Outcome, Situation, is_circuit_open
+from minerwatch.cull import (
+    ActionRecord,
+    Case,
+    Moment,
+    Outcome,
+    Situation,
+    claims_protection,
+    counted_as,
+    pod_counted_as,
+    rules_that_flag,
+    tripped,
+)
 from minerwatch.culling.enforcement import End, Enforcer, Pace
 from minerwatch.culling.evidence import MAX_PROCESSES
+from minerwatch.culling.holds import Holds
 from minerwatch.culling.journal import Journal
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.actions import Actions, SeenPod, planned
 from minerwatch.kube.budget import BudgetPace, LeaseBudget
 from minerwatch.kube.client import ApiError
+from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.kube.events import ACTION_REASONS, EventReason
 from minerwatch.kube.node import ClusterNode
 from minerwatch.kube.pod_parsing import PodFields
@@ -74,9 +87,16 @@ class Own:
 class Round:
     """What one tick found, as far as it matters here."""
 
-    containers: int
-    flagged: int  # of these, at likely or above
-    confirmed: tuple[Observation, ...]
+    flagged: tuple[Observation, ...]  # at suspicious or above
+
+    @property
+    def confirmed(self) -> tuple[Observation, ...]:
+        """Return those that something may be done about; those that used most CPU come first.
+
+        So the budget is not spent on decoys that were merely found earlier.
+        """
+        found = (each for each in self.flagged if each.verdict.level is Level.CONFIRMED)
+        return tuple(sorted(found, key=lambda each: -each.cpu_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +173,13 @@ class Culler:
             cluster.cluster,
             own.namespace,
             settings.budget,
+            cluster_owners=settings.circuit_breaker.cluster_owners,
             on_error=self._budget_failed,
             chance=self._chance,
             pace=budget_pace,
         )
+        self._controllers = ControllerCheck(cluster.cluster, on_error=on_error)
+        self._holds = Holds()
         self._journal = Journal(settings.audit, own.node, log, moment=moment, on_outcome=on_outcome)
         self._enforcer = Enforcer(
             cluster.cluster,
@@ -175,7 +198,8 @@ class Culler:
             chance=self._chance,
         )
         self._stopped: Mapping[str, frozenset[ProcessId]] = {}  # that stand still, by pod uid
-        self._latest = Round(0, 0, ())
+        self._flagged: Mapping[str, frozenset[str]] = {}  # rule -> owners, at the last tick
+        self._owners = 0  # that have pods on the node
         self._told: dict[ContainerKey, _Told] = {}
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISION_LINES_PER_HOUR)
         self._has_news = threading.Condition()
@@ -195,7 +219,7 @@ class Culler:
         self._own = replace(self._own, interval_s=interval_s)
         is_switched_off = settings.mode == OFF != self._settings.mode
         self._settings = settings
-        self._budget.use(settings.budget)
+        self._budget.use(settings.budget, settings.circuit_breaker.cluster_owners)
         if is_switched_off:
             with self._has_news:
                 self._asked.append(_Asked(self._release_all))
@@ -217,8 +241,10 @@ class Culler:
 
     def consider(self, found: Round) -> None:
         """Takes what a tick found; returns at once. The latest counts."""
+        verdicts = [each.verdict for each in found.confirmed]
+        self._holds.note(verdicts, self._moment().monotonic_s, self._own.interval_s)
         with self._has_news:
-            self._latest = self._news = found
+            self._news = found
             self._has_news.notify_all()
 
     def status(self, observation: Observation) -> CullStatus | None:
@@ -255,8 +281,8 @@ class Culler:
 
     @property
     def is_circuit_open(self) -> bool:
-        """Whether so much is flagged that nothing is done."""
-        return is_circuit_open(self._situation(), self._settings)
+        """Whether a rule flags so many owners that nothing is done on its findings."""
+        return bool(tripped(self._situation(), self._settings))
 
     @property
     def stopped_count(self) -> int:
@@ -265,7 +291,10 @@ class Culler:
 
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
-        return [("budget", reason, count) for reason, count in [*self._budget.failures.items()]]
+        each = (("budget", self._budget.failures), ("controllers", self._controllers.failures))
+        return [
+            (what, reason, count) for what, counts in each for reason, count in [*counts.items()]
+        ]
 
     def cull(self, target: Target, action: Action, *, dry_run: bool) -> CullAnswer:
         """Do ``action`` by hand, under the same policy. Raises TargetError, MinerwatchError."""
@@ -348,21 +377,50 @@ class Culler:
             self._consider(found)
 
     def _consider(self, found: Round) -> None:
+        confirmed = found.confirmed
+        self._flagged = self._flagged_owners(found.flagged)
+        self._owners = self._owner_count()
         if self._own.namespace:
-            is_needed, dry_run = bool(found.confirmed), self._settings.mode != ENFORCE
+            is_needed, dry_run = bool(confirmed), self._settings.mode != ENFORCE
             now_s = self._moment().monotonic_s
             self._budget.keep_known(now_s, is_needed=is_needed, dry_run=dry_run)
-        for observation in found.confirmed:
+            if self._settings.mode != OFF:
+                self._budget.flag(self._flagged_owners(confirmed))
+        for observation in confirmed:
             if self._closing.is_set():
                 return
-            case = self._case(observation)
+            case = self._checked(self._case(observation))
             decision = self._journal.decide(case, self._settings)
             line = _decision_line(observation, case, decision)
             self._note(observation.container.key, decision, line)
             if decision.acts:
                 self._carry_out(case, decision, line)
-        confirmed = {observation.container.key for observation in found.confirmed}
-        self._told = {key: told for key, told in self._told.items() if key in confirmed}
+        keys = {observation.container.key for observation in confirmed}
+        self._told = {key: told for key, told in self._told.items() if key in keys}
+
+    def _flagged_owners(self, observations: Iterable[Observation]) -> dict[str, frozenset[str]]:
+        """Return the owners that each rule flags; only findings count that may lead to actions."""
+        owners: dict[str, set[str]] = {}
+        settings, now = self._settings, self._moment()
+        for observation in observations:
+            container, verdict = observation.container, observation.verdict
+            identity = self._cluster.identity(container)
+            pod, owner = (identity.pod, identity.owner) if identity else (None, None)
+            counted = counted_as(container, pod, owner, settings)
+            for rule in rules_that_flag(verdict, container, pod, owner, settings, now):
+                owners.setdefault(rule, set()).add(counted)
+        return {rule: frozenset(those) for rule, those in owners.items()}
+
+    def _owner_count(self) -> int:
+        """Return how many owners have pods here; counted only where that may matter."""
+        most = max((len(owners) for owners in self._flagged.values()), default=0)
+        if most < self._settings.circuit_breaker.at_least:
+            return 0
+        pods = {
+            pod_counted_as(pod, self._cluster.owner(pod), self._settings)
+            for pod in self._cluster.pods()
+        }
+        return len(pods.union(*self._flagged.values()))
 
     def _carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
         end = self._enforcer.carry_out(case, decision, line)
@@ -401,19 +459,20 @@ class Culler:
     # One case.
 
     def _situation(self, *, dry_run: bool = False) -> Situation:
-        latest, own = self._latest, self._own
+        own = self._own
         return Situation(
             node=own.node,
             interval_s=own.interval_s,
             own_namespace=own.namespace,
             own_pod_uid=own.pod_uid,
             pods_synced=self._cluster.is_synced,
-            containers=latest.containers,
-            flagged=latest.flagged,
             cluster_budget_left=self._budget.left(
                 dry_run=dry_run or self._settings.mode != ENFORCE
             ),
             audit_trouble=self._journal.trouble,
+            owners=self._owners,
+            flagged={rule: len(owners) for rule, owners in self._flagged.items()},
+            cluster_flagged=self._budget.flagged(self._flagged),
         )
 
     def _case(
@@ -421,16 +480,30 @@ class Culler:
     ) -> Case:
         container = observation.container
         identity = self._cluster.identity(container)
+        carrier = self._watch.carrier(container)
         return Case(
             container=container,
             verdict=observation.verdict,
             pod=identity.pod if identity else None,
             owner=identity.owner if identity else None,
             situation=self._situation(dry_run=dry_run),
-            carrier=self._watch.carrier(container),
+            carrier=carrier,
             asked=asked,
             asked_dry_run=dry_run,
             stopped=self._stopped.get(identity.pod.uid if identity else "", frozenset()),
+            held=self._holds.of(container.key),
+            is_controlled=(
+                self._controllers.known(identity.pod, carrier.container_id) if identity else None
+            ),
+        )
+
+    def _checked(self, case: Case) -> Case:
+        """The case with what the API server says of the pod's controller, where it matters."""
+        if case.pod is None or not claims_protection(case.pod):
+            return case
+        carrier = case.carrier or case.container
+        return replace(
+            case, is_controlled=self._controllers.checked(case.pod, carrier.container_id)
         )
 
     def _fresh_case(self, case: Case, seen: SeenPod | None) -> Case:
@@ -440,13 +513,15 @@ class Culler:
             verdict = replace(case.verdict, level=Level.CLEAR, findings=())
         else:
             verdict = observation.verdict
-        return replace(
+        fresh = replace(
             case,
             verdict=verdict,
             pod=seen.pod if seen else None,
             owner=self._cluster.owner(seen.pod) if seen else None,
             situation=self._situation(dry_run=case.asked_dry_run),
+            held=self._holds.of(case.container.key),
         )
+        return self._checked(fresh)
 
     # By hand.
 
@@ -473,7 +548,7 @@ class Culler:
         observation = self._found(target)
         if self._own.namespace:
             self._budget.refresh()
-        case = self._case(observation, action, dry_run=dry_run)
+        case = self._checked(self._case(observation, action, dry_run=dry_run))
         decision = self._journal.decide(case, self._settings)
         line = _decision_line(observation, case, decision, by_hand=True)
         answer = CullAnswer(

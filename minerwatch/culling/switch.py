@@ -40,7 +40,7 @@ _NO_UNDO = "; a process goes on with kill -CONT PID, a label goes with kubectl l
 
 def moment(now_s: Callable[[], float]) -> Moment:
     """Now; ``now_s`` is the clock that runs since boot."""
-    return Moment(time.time(), now_s(), _boot_id())
+    return Moment(time.time(), now_s(), boot_id())
 
 
 class CullSwitch:
@@ -91,15 +91,7 @@ class CullSwitch:
             return
         from minerwatch.culling.culler import Round
 
-        flagged = (Level.LIKELY, Level.CONFIRMED)
-        confirmed = (each for each in brought.flagged if each.verdict.level is Level.CONFIRMED)
-        self._culler.consider(
-            Round(
-                containers=sum(brought.levels.values()),
-                flagged=sum(brought.levels.get(level, 0) for level in flagged),
-                confirmed=tuple(confirmed),
-            )
-        )
+        self._culler.consider(Round(brought.flagged))
 
     def status(self, observation: Observation) -> CullStatus | None:
         """What would be done about a container, or why not; None where there is nothing to say."""
@@ -207,7 +199,8 @@ def _own_namespace(configured: str, cluster: ClusterNode) -> str:
     return told or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return what tells one life of the node from another; "": it is not known."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

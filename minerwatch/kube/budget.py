@@ -14,6 +14,11 @@ Whatever goes wrong, nothing is done: no Lease, no action.
 the answer to the very read that is written back. Of several API servers each may be wrong by a
 bit: a place is held for two minutes longer than an hour. And what an agent has seen in the Lease it
 holds for an hour by its own monotonic clock, whatever the API server's clock does in the meantime.
+
+**Rules that flag many.** Agents also write which rules confirm which owners on their nodes, both as
+hashes: ``[[rule, owner, unix_s], …]``. An entry counts for a quarter of an hour, and is renewed
+after half of that. Once a rule has as many owners as ``culling.circuit_breaker.cluster_owners``
+says, no agent acts on its findings, and no place is given to an action that rests on them.
 """
 
 from __future__ import annotations
@@ -22,16 +27,16 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Event, Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from minerwatch.config import CullBudget
+from minerwatch.config import CircuitBreaker, CullBudget
 from minerwatch.cull import HOUR_S, ActionRecord, Moment
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster
@@ -39,11 +44,17 @@ from minerwatch.kube.client import ApiError, Cluster
 LEASE = "minerwatch-cull-budget"
 IN_EARNEST = "minerwatch.io/actions"
 DRY_RUNS = "minerwatch.io/dry-runs"
+FLAGGED = "minerwatch.io/flagged"
+
+FLAGGED_S = 900.0
+"""For how long an owner counts as flagged after the last agent that said so."""
 
 MARGIN_S = 120.0
 """For how long an action may be tried after its place was taken, and servers' clocks may differ."""
 
 _ID_DIGITS = 24
+_FLAG_DIGITS = 12
+_MAX_FLAGS = 400
 _MAX_NODE_CHARS = 63
 _MAX_PLACES = 1100  # no budget permits more than 1,000 an hour
 _MAX_ANNOTATION_BYTES = 120 << 10  # all annotations of an object may have 256 KiB together
@@ -72,6 +83,12 @@ class _Place(msgspec.Struct, array_like=True, frozen=True):
     unix_s: float
 
 
+class _Flag(msgspec.Struct, array_like=True, frozen=True):
+    rule: str
+    owner: str
+    unix_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """When a place was first seen, and how old it was then."""
@@ -89,6 +106,7 @@ class _Read:
     dry_runs: tuple[_Place, ...]
     server_unix_s: float
     at_s: float  # monotonic
+    flags: tuple[_Flag, ...] = ()
 
     def places(self, *, dry_run: bool) -> tuple[_Place, ...]:
         return self.dry_runs if dry_run else self.in_earnest
@@ -107,6 +125,7 @@ class LeaseBudget:
         namespace: str,
         limits: CullBudget,
         *,
+        cluster_owners: int = CircuitBreaker().cluster_owners,
         on_error: Callable[[str, Exception], None] = lambda _reason, _error: None,
         chance: random.Random | None = None,
         pace: BudgetPace | None = None,
@@ -115,6 +134,8 @@ class LeaseBudget:
     ) -> None:
         """``namespace`` is the agent's own; ``on_error`` hears of each failure.
 
+        ``cluster_owners``: of so many, flagged by one rule, the rule is thought wrong.
+
         ``closing`` is waited on between requests: a simulation brings its own, and its clock.
         """
         self.failures: dict[str, int] = {}
@@ -122,6 +143,7 @@ class LeaseBudget:
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._namespace = namespace
         self._limits = limits
+        self._cluster_owners = cluster_owners
         self._on_error = on_error
         self._chance = chance or random.Random()  # noqa: S311 - it spreads requests
         self._pace = pace or BudgetPace()
@@ -131,10 +153,12 @@ class LeaseBudget:
         self._last: _Read | None = None
         self._closing = closing or Event()
         self._refresh_s = -math.inf  # monotonic; before this the Lease is not asked for again
+        self._flag_s = -math.inf  # monotonic; before this no flags are written again
 
-    def use(self, limits: CullBudget) -> None:
+    def use(self, limits: CullBudget, cluster_owners: int) -> None:
         """Put other limits in force."""
         self._limits = limits
+        self._cluster_owners = cluster_owners
 
     def close(self) -> None:
         """Wait for nobody any more."""
@@ -181,9 +205,35 @@ class LeaseBudget:
         with self._lock:
             return None if self._last is None else self._monotonic_s() - self._last.at_s
 
+    def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
+        """Write which owners each rule confirms on this node, where the Lease does not say so.
+
+        ``flagged``: rule -> owners. What cannot be written now is written at a later tick; until
+        then ``reserve`` checks it.
+        """
+        wanted = [(rule, owner) for rule, owners in sorted(flagged.items()) for owner in owners]
+        now_s = self._monotonic_s()
+        with self._lock:
+            read = self._last
+        if read is None or now_s < self._flag_s or not self._missing(read, wanted):
+            return
+        if not self._changed(lambda read: self._with_flags(read, wanted)):
+            self._flag_s = now_s + self._pace.needed_s * self._chance.uniform(0.5, 1.5)
+
+    def flagged(self, rules: Iterable[str]) -> dict[str, int]:
+        """Return how many owners each of ``rules`` flags in the cluster, as last read."""
+        with self._lock:
+            read = self._last
+        owners: dict[str, set[str]] = {}
+        for flag in () if read is None else _current(read):
+            owners.setdefault(flag.rule, set()).add(flag.owner)
+        found = ((rule, owners.get(_digest(rule), ())) for rule in rules)
+        return {rule: len(those) for rule, those in found if those}
+
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
         """Whether the action may be done: a place of the hour is now taken by ``record.id``.
 
+        It may not be while one of the record's rules flags too many owners in the cluster.
         ``now`` is not used: the time is the API server's.
         """
         return self._changed(lambda read: self._with_place(read, record))
@@ -240,7 +290,38 @@ class LeaseBudget:
         own = sum(place.node == node for place in held)
         if len(held) >= self._limits.per_cluster or own >= self._limits.per_node:
             return False
-        return self._pruned(read, record, (*held, _Place(id_, node, read.server_unix_s)))
+        flags = _added(read, [(rule, record.counted_as) for rule in record.rules])
+        if any(_owner_count(flags, _digest(rule)) >= self._cluster_owners for rule in record.rules):
+            return False
+        flagged = replace(read, flags=tuple(flags))
+        return self._pruned(flagged, record, (*held, _Place(id_, node, read.server_unix_s)))
+
+    def _missing(self, read: _Read, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of ``wanted`` that are to be written: not there, or to be renewed.
+
+        Of a rule that has too many owners already no more are written.
+        """
+        flags = _current(read)
+        fresh = {
+            (flag.rule, flag.owner)
+            for flag in flags
+            if read.server_unix_s - flag.unix_s < FLAGGED_S / 2
+        }
+        return [
+            (rule, owner)
+            for rule, owner in wanted
+            if (_digest(rule), _digest(owner)) not in fresh
+            and sum(each == _digest(rule) for each, _ in fresh) < self._cluster_owners
+        ]
+
+    def _with_flags(self, read: _Read, wanted: Iterable[tuple[str, str]]) -> _Read | bool:
+        missing = self._missing(read, wanted)
+        if not missing:
+            return True
+        flagged = replace(read, flags=tuple(_added(read, missing)))
+        with self._lock:
+            lists = [self._held(read, each, read.at_s) for each in (read.in_earnest, read.dry_runs)]
+        return self._to_write(flagged, "", lists[0], lists[1])
 
     def _without_place(self, read: _Read, record: ActionRecord) -> _Read | bool:
         id_ = _short_id(record.id)
@@ -256,9 +337,13 @@ class LeaseBudget:
         with self._lock:
             others = self._held(read, read.places(dry_run=not record.dry_run), read.at_s)
         lists = (others, places) if record.dry_run else (places, others)
-        return _Read(
-            _body(read, self._namespace, record.node, *lists), *lists, read.server_unix_s, read.at_s
-        )
+        return self._to_write(read, record.node, *lists)
+
+    def _to_write(
+        self, read: _Read, node: str, in_earnest: tuple[_Place, ...], dry_runs: tuple[_Place, ...]
+    ) -> _Read:
+        lease = _body(read, self._namespace, node, in_earnest, dry_runs)
+        return replace(read, lease=lease, in_earnest=in_earnest, dry_runs=dry_runs)
 
     def _held(self, read: _Read, places: tuple[_Place, ...], now_s: float) -> tuple[_Place, ...]:
         """Those of ``places`` that are not over by ``now_s`` (monotonic)."""
@@ -287,8 +372,9 @@ class LeaseBudget:
             date_unix_s = error.date_unix_s
         if date_unix_s is None:
             raise ApiError("garbage", f"{path}: an answer without a date; is a proxy in between?")
-        lists = [_places(lease, name) for name in (IN_EARNEST, DRY_RUNS)]
-        read = _Read(lease, lists[0], lists[1], date_unix_s, self._monotonic_s())
+        lists = [_entries(lease, name, _Place, _MAX_PLACES) for name in (IN_EARNEST, DRY_RUNS)]
+        flags = _entries(lease, FLAGGED, _Flag, _MAX_FLAGS)
+        read = _Read(lease, lists[0], lists[1], date_unix_s, self._monotonic_s(), flags)
         self._remember(read)
         return read
 
@@ -344,22 +430,48 @@ def _decoded(body: bytes) -> dict[str, Any]:
     return lease
 
 
-def _places(lease: dict[str, Any] | None, name: str) -> tuple[_Place, ...]:
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:_FLAG_DIGITS]
+
+
+def _current(read: _Read) -> list[_Flag]:
+    return [flag for flag in read.flags if read.server_unix_s - flag.unix_s < FLAGGED_S]
+
+
+def _added(read: _Read, wanted: Iterable[tuple[str, str]]) -> list[_Flag]:
+    """Return the flags that still count, with those of ``wanted``; the oldest give way."""
+    flags = {(flag.rule, flag.owner): flag for flag in _current(read)}
+    for rule, owner in wanted:
+        key = (_digest(rule), _digest(owner))
+        flags[key] = _Flag(*key, read.server_unix_s)
+    return sorted(flags.values(), key=lambda flag: flag.unix_s)[-_MAX_FLAGS:]
+
+
+def _owner_count(flags: Iterable[_Flag], rule: str) -> int:
+    return len({flag.owner for flag in flags if flag.rule == rule})
+
+
+_Entry = TypeVar("_Entry")
+
+
+def _entries(
+    lease: dict[str, Any] | None, name: str, kind: type[_Entry], most: int
+) -> tuple[_Entry, ...]:
     """What an annotation says; one that cannot be understood permits nothing."""
     if lease is None:
         return ()
     text = (lease["metadata"].get("annotations") or {}).get(name, "[]")
     try:
-        places = msgspec.json.decode(text, type=tuple[_Place, ...])
+        entries: list[_Entry] = msgspec.json.decode(text, type=list[kind])  # type: ignore[valid-type]
     except (*NOT_JSON, TypeError) as error:
         raise ApiError(
             "garbage",
             f"Lease {LEASE}: its annotation {name} is damaged, so nothing is culled: delete the"
             " Lease once no action was done within the last hour",
         ) from error
-    if len(places) > _MAX_PLACES:
-        raise ApiError("garbage", f"Lease {LEASE}: more than {_MAX_PLACES} places in {name}")
-    return places
+    if len(entries) > most:
+        raise ApiError("garbage", f"Lease {LEASE}: more than {most} entries in {name}")
+    return tuple(entries)
 
 
 def _body(
@@ -377,10 +489,12 @@ def _body(
         **(metadata.get("annotations") or {}),
         IN_EARNEST: _encoded(in_earnest),
         DRY_RUNS: _encoded(dry_runs),
+        FLAGGED: _encoded(read.flags),
     }
+    before = lease.get("spec") or {}
     spec = {
-        **(lease.get("spec") or {}),
-        "holderIdentity": node or "unknown",
+        **before,
+        "holderIdentity": node or before.get("holderIdentity") or "unknown",
         "leaseDurationSeconds": int(HOUR_S),
         "renewTime": _micro_time(read.server_unix_s),
     }
@@ -393,8 +507,8 @@ def _body(
     }
 
 
-def _encoded(places: tuple[_Place, ...]) -> str:
-    text = msgspec.json.encode(places).decode()
+def _encoded(entries: tuple[_Place, ...] | tuple[_Flag, ...]) -> str:
+    text = msgspec.json.encode(entries).decode()
     if len(text) > _MAX_ANNOTATION_BYTES:
         raise ApiError("garbage", f"Lease {LEASE}: there is no room for another action")
     return text

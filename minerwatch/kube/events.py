@@ -164,7 +164,8 @@ class EventPace:
 
 
 _Subject = tuple[str, str, ContainerKey]
-"""A pod's uid, a container's name, and which run of it: one that was restarted is told anew."""
+"""A pod's uid, what was done ("": it is a verdict), and which run of the container: one that was
+restarted is told anew, one that only got its name is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ class EventSender:
         flagged: what there is no room for, or was lost with the API server, is told at a later one.
         """
         level = announced_level(verdict)
-        subject = (pod.uid, container, verdict.container)
+        subject = (pod.uid, "", verdict.container)
         with self._lock:
             reason = self._news(subject, level)
             if reason is None or not self._may_send(reason):
@@ -266,7 +267,7 @@ class EventSender:
     ) -> None:
         """Send an event about something that was done to ``pod``, and why; returns at once."""
         note = event_note(container, reason, findings, self._contact)
-        subject = (pod.uid, f"{container} {reason}", key)
+        subject = (pod.uid, str(reason), key)
         news = _News(pod, container, reason, note, self._now_unix_s(), subject)
         try:
             self._waiting.put_nowait(news)

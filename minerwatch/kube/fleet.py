@@ -2,8 +2,11 @@
 
 Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
 into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
-pods, ``get`` on pods/exec and since Kubernetes 1.35 ``create``, too (a WebSocket is opened by a
-GET), and ``list`` on nodes to know of nodes without an agent.
+pods, ``get`` on the agents' DaemonSet, ``get`` on pods/exec and since Kubernetes 1.35 ``create``,
+too (a WebSocket is opened by a GET), and ``list`` on nodes to know of nodes without an agent.
+
+Anybody who may create pods may label them as agents. So an agent is a pod that sees the node and
+that refers to a DaemonSet which is there under that uid, and all agents are in one namespace.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
-from minerwatch.errors import NOT_JSON, MinerwatchError
+from minerwatch.errors import NOT_JSON, ClusterError, MinerwatchError
 from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
@@ -38,7 +42,17 @@ _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
 _MAX_PAGES = 200
 _MAX_NAMED = 8
+_MAX_DAEMON_SETS = 16
 _RUNNING = "Running"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DaemonSet:
+    """The object that a pod says has made it."""
+
+    namespace: str
+    name: str
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,7 @@ class AgentPod:
     container: Container
     trouble: str = ""  # why it cannot be asked
     sees_node: bool = False  # it has the host's processes, without which no agent is of use
+    made_by: DaemonSet | None = None
 
     @property
     def pod(self) -> str:
@@ -77,9 +92,10 @@ class Survey:
 
 
 def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
-    """The agents' pods in ``namespace`` ("": in all), and the nodes without one.
+    """The agents' pods in ``namespace`` ("": wherever it is), and the nodes without one.
 
-    Raises ApiError if pods cannot be listed. If nodes cannot, ``blind_spot`` says so.
+    Raises ApiError if pods cannot be listed, ClusterError if agents seem to be in several
+    namespaces. If nodes cannot be listed, or pods were left out, ``blind_spot`` says so.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
     try:
@@ -91,8 +107,9 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
         raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
     items = [_decoded(item, _Pod) for item in listed]
     found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
-    pods = _one_a_node(found)
-    doubts = [] if namespace else [_doubt(found)]
+    made, doubt = _made_by_daemon_sets(cluster, found)
+    pods = _one_a_node(made)
+    doubts = [doubt]
     try:
         described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
         nodes = [_decoded(item, _Node).metadata.name for item in described]
@@ -104,15 +121,46 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     return Agents(pods, bare, "; ".join(doubt for doubt in doubts if doubt))
 
 
-def _doubt(found: Sequence[AgentPod]) -> str:
-    """Whoever may create pods may label them as agents, and let them tell what they like."""
-    namespaces = sorted({agent.container.namespace for agent in found})
-    if len(namespaces) < 2:
-        return ""
-    return (
-        f"pods labelled as agents are in {len(namespaces)} namespaces"
-        f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace, unless you trust them all"
+def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[list[AgentPod], str]:
+    """Return the agents among ``found``, and in words what was left out."""
+    claimed = sorted({agent.made_by for agent in found if agent.made_by and agent.sees_node})
+    if len(claimed) > _MAX_DAEMON_SETS:
+        raise ClusterError(
+            f"pods labelled as agents belong to {len(claimed)} DaemonSets: say --agent-namespace"
+        )
+    refused: list[str] = []
+    real = {each for each in claimed if _is_there(cluster, each, refused)}
+    namespaces = sorted({each.namespace for each in real})
+    if len(namespaces) > 1:
+        raise ClusterError(
+            f"agents are in {len(namespaces)} namespaces"
+            f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace"
+        )
+    agents = [agent for agent in found if agent.sees_node and agent.made_by in real]
+    others = sorted({agent.pod for agent in found} - {agent.pod for agent in agents})
+    if not others:
+        return agents, ""
+    more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
+    why = f" ({refused[0]})" if refused else ""
+    return agents, (
+        f"labelled as agents, but not made by a DaemonSet whose pods see the node, so not asked:"
+        f" {', '.join(others[:_MAX_NAMED])}{more}{why}"
     )
+
+
+def _is_there(cluster: Cluster, claimed: DaemonSet, refused: list[str]) -> bool:
+    """Return whether there is that DaemonSet; a refusal to say is added to ``refused``."""
+    namespace, name = quote(claimed.namespace, safe=""), quote(claimed.name, safe="")
+    path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
+    try:
+        body = cluster.call("GET", path)
+    except ApiError as error:
+        if error.reason == "forbidden":
+            refused.append(str(error))
+        elif error.reason != "missing":
+            raise
+        return False
+    return _decoded(body, _DaemonSet).metadata.uid == claimed.uid
 
 
 class Fleet:
@@ -256,9 +304,19 @@ def _next(
 # What is read of pods and nodes.
 
 
+class _Owner(msgspec.Struct):
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    api_version: str = msgspec.field(name="apiVersion", default="")
+    controller: bool | None = None
+
+
 class _Metadata(msgspec.Struct):
     name: str = ""
     namespace: str = ""
+    uid: str = ""
+    owners: list[_Owner] | None = msgspec.field(name="ownerReferences", default=None)
     continue_: str = msgspec.field(name="continue", default="")
     deleted: str | None = msgspec.field(name="deletionTimestamp", default=None)
 
@@ -303,6 +361,10 @@ class _Node(msgspec.Struct):
     metadata: _Metadata
 
 
+class _DaemonSet(msgspec.Struct):
+    metadata: _Metadata
+
+
 class _Page(msgspec.Struct):
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
     items: list[msgspec.Raw] | None = None
@@ -344,7 +406,16 @@ def _agent_pod(pod: _Pod) -> AgentPod:
         Container(pod.metadata.namespace, pod.metadata.name, name),
         _trouble(pod, name),
         pod.spec.host_processes,
+        _maker(pod.metadata),
     )
+
+
+def _maker(metadata: _Metadata) -> DaemonSet | None:
+    """Return the DaemonSet that a pod names as its controller."""
+    for owner in metadata.owners or ():
+        if (owner.kind, owner.api_version, owner.controller) == ("DaemonSet", "apps/v1", True):
+            return DaemonSet(metadata.namespace, owner.name, owner.uid)
+    return None
 
 
 def _trouble(pod: _Pod, container: str) -> str:
@@ -358,18 +429,10 @@ def _trouble(pod: _Pod, container: str) -> str:
 
 
 def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:
-    """In the nodes' order; of several on one node that which can be the agent, and which runs.
-
-    While a DaemonSet rolls there are two. A pod that is only labelled like an agent, which anybody
-    may do, must not take the place of one that sees the node, which few may.
-    """
+    """In the nodes' order; of several on one node that which runs: a DaemonSet may be rolling."""
     found: dict[str, AgentPod] = {}
     for agent in agents:
         known = found.get(agent.node)
-        if known is None or _rank(agent) > _rank(known):
+        if known is None or (known.trouble and not agent.trouble):
             found[agent.node] = agent
     return tuple(found[node] for node in sorted(found))
-
-
-def _rank(agent: AgentPod) -> tuple[bool, bool]:
-    return agent.sees_node, not agent.trouble

@@ -44,18 +44,17 @@ class Identities:
         if named is None:
             return None
         name = container.container_id[:_SHORT_ID]
-        return Identity(named, name, "", owner(named, self._sources))
+        is_nested = bool(container.outer_cgroup)
+        return Identity(named, name, "", owner(named, self._sources), is_named=is_nested)
 
 
 def identity_facts(identity: Identity | None) -> Facts:
     """What rules may ask of a container's place in the cluster."""
     if identity is None:
         return {}
-    facts = {
-        "ContainerName": identity.container,
-        "PodNamespace": identity.pod.namespace,
-        "PodName": identity.pod.name,
-    }
+    facts = {"PodNamespace": identity.pod.namespace, "PodName": identity.pod.name}
+    if identity.is_named:
+        facts["ContainerName"] = identity.container
     return {**facts, "ContainerImage": identity.image} if identity.image else facts
 
 

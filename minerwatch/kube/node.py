@@ -12,6 +12,7 @@ from minerwatch.config import Config, Kubernetes
 from minerwatch.kube import client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
 from minerwatch.kube.identities import Identities, identity_facts
+from minerwatch.kube.naming import NameWait
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
 from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
@@ -55,6 +56,7 @@ class ClusterNode:
             chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
         self._identities = Identities(self._pods, asked)
+        self._names = NameWait()
         self._events = _event_sender(config.kubernetes, self._cluster, node, on_error)
         self._pods.start()
 
@@ -76,9 +78,35 @@ class ClusterNode:
             return False
         return -_MAX_SILENCE_S <= time.time() - synced_unix_s <= _MAX_SILENCE_S
 
+    @property
+    def has_listed(self) -> bool:
+        """Whether the node's pods were ever known."""
+        return self._pods.synced_unix_s is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why containers have no names, or not the latest; "": there is no reason."""
+        return self._trouble(self._pods.trouble)
+
+    @property
+    def public_trouble(self) -> str:
+        """The same without what the API server said."""
+        return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
+
+    def _trouble(self, why: str) -> str:
+        if not self.has_listed:
+            return f"the pods of this node cannot be listed: {why}"
+        if self.is_synced or not why:
+            return ""
+        return f"the pods of this node are not up to date: {why}"
+
     def keep(self, config: Config) -> PodFields:
         """What must be kept of each pod under ``config``."""
         return _kept(config, self._asked)
+
+    def pods(self) -> tuple[Pod, ...]:
+        """Return the pods of the node, as they are known."""
+        return self._pods.pods()
 
     def owner(self, pod: Pod) -> Owner | None:
         """Who can be told about ``pod``, or banned."""
@@ -102,6 +130,11 @@ class ClusterNode:
         """Whose ``container`` is; None as long as that is not known."""
         return self._identities.of(container)
 
+    def may_announce(self, container: Container) -> bool:
+        """Return whether its name is known, or was waited for; for the thread that ticks."""
+        identity = self.identity(container)
+        return self._names.is_over(container, identity, time.monotonic())
+
     def facts(self, container: Container) -> Facts:
         """What rules may ask of the container's place in the cluster."""
         return identity_facts(self._identities.of(container))
@@ -115,7 +148,7 @@ class ClusterNode:
             return
         for observation in sorted(observations, key=lambda each: -each.verdict.score):
             identity = self.identity(observation.container)
-            if identity is not None:
+            if identity is not None and self.may_announce(observation.container):
                 self._events.tell(identity.pod, identity.container, observation.verdict)
 
     def tell_action(

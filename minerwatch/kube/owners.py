@@ -58,7 +58,9 @@ class Source:
         return f"{self.kind.value} {self.key}" if self.key else self.kind.value.replace("-", " ")
 
 
-_DEFAULT = ("owner-reference", "service-account", "namespace")
+_DEFAULT = ("owner-reference", "service-account")
+"""Without the namespace: everybody in it would be one owner, who repeats what others did first.
+Who gives each tenant a namespace of its own says so in ``owners.sources``."""
 
 PROFILES: Mapping[str, tuple[str, ...]] = {
     # a hub's user, by the name they log in with

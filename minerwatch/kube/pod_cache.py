@@ -89,7 +89,7 @@ class PodCache:
     def _remove(self, pod_uid: str) -> None:
         pod = self._pods.get(pod_uid)
         if pod is not None and pod_uid not in self._forget_at_s:
-            self._put(replace(pod, is_ending=True))
+            self._put(replace(pod, is_ending=True, ends_unix_s=None))
             self._forget_at_s[pod_uid] = self._now_s() + self._remembered_s
 
     def _forget(self) -> None:

@@ -46,6 +46,10 @@ class Container:
     name: str
 
 
+class LostAnswerError(ApiError):
+    """The command was begun, and what came of it is not known."""
+
+
 class _Status(msgspec.Struct):
     """``meta/v1 Status``: how the command ended, or why it was not begun."""
 
@@ -131,7 +135,7 @@ class _Printed:
             if self._status is not None:
                 until_s = min(until_s, time.monotonic() + _LAST_WORDS_S)
         if self._status is None:
-            raise ApiError("timeout", "no answer in time")
+            raise LostAnswerError("timeout", "no answer in time")
         self._require_success(self._status)
         return bytes(self._output)
 
@@ -147,10 +151,11 @@ class _Printed:
         except (WebSocketException, OSError, ValueError) as error:
             if self._status is not None:
                 return None
-            raise ApiError("connection", f"the answer broke off: {one_line(error)}") from error
+            reason = f"the answer broke off: {one_line(error)}"
+            raise LostAnswerError("connection", reason) from error
         if kind == ABNF.OPCODE_CLOSE:
             if self._status is None:
-                raise ApiError("connection", "the answer broke off")
+                raise LostAnswerError("connection", "the answer broke off")
             return None
         return bytes(frame.data) if kind in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) else b""
 
@@ -169,7 +174,9 @@ class _Printed:
         try:
             ended = msgspec.json.decode(status, type=_Status)
         except NOT_JSON as error:
-            raise ApiError("garbage", "the end of its answer is no status") from error
+            raise LostAnswerError("garbage", "the end of its answer is no status") from error
         if ended.status != "Success":
-            said = self._complaint.decode("utf-8", "backslashreplace").strip() or ended.message
+            said = self._complaint.decode("utf-8", "backslashreplace").strip()
+            if not said:  # it was killed: whatever else fails says why
+                raise LostAnswerError("server", one_line(ended.message))
             raise ApiError("server", one_line(said))

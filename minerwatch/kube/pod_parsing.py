@@ -193,15 +193,23 @@ class PodParser:
                 )
                 for owner in islice(metadata.owner_references or (), MAX_OWNERS)
             ),
-            containers=_with_short_images(islice(self._containers(spec, status), MAX_CONTAINERS)),
+            containers=_with_short_images(self._foremost_containers(spec, status)),
             mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
             is_ending=bool(metadata.deletion_timestamp),
+            ends_unix_s=_unix_s(metadata.deletion_timestamp),
         )
 
     def _labels(self, labels: dict[str, str]) -> dict[str, str]:
         asked_for = [item for item in labels.items() if item[0] in self._keep.labels]
         others = (item for item in labels.items() if item[0] not in self._keep.labels)
         return self._shared_items([*asked_for, *islice(others, MAX_OTHER_LABELS)])
+
+    def _foremost_containers(self, spec: _Spec, status: _Status) -> tuple[PodContainer, ...]:
+        """Those that have run first, where there are too many: no others push them out of sight."""
+        found = [*self._containers(spec, status)]
+        if len(found) > MAX_CONTAINERS:
+            found.sort(key=lambda each: not each.container_id)
+        return tuple(found[:MAX_CONTAINERS])
 
     def _containers(self, spec: _Spec, status: _Status) -> Iterable[PodContainer]:
         lists = (
@@ -262,6 +270,13 @@ def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer
         replace(each, image=both_ends(each.image, level)) if size_of(each.image) > level else each
         for each in found
     )
+
+
+def _unix_s(timestamp: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def bare_container_id(container_id: str) -> str:

@@ -120,6 +120,9 @@ class PodWatch:
         While a watch is open and nothing happens the server says so about once a minute
         (a bookmark), so an age of one to two minutes is usual.
         """
+        self.trouble = "they have not been listed yet"
+        """Why the pods are not known as they are now; "": they are."""
+        self.trouble_reason = "not yet"  # the same in a word or two, for anybody to read
         self._pace = pace or Pace()
         self._cluster = cluster
         # pods that are over are dropped: nothing runs in them, and they are kept for long
@@ -213,6 +216,7 @@ class PodWatch:
         self._cache.replace(pods)
         self._version = metadata.resource_version
         self.synced_unix_s = self._now_unix_s()
+        self.trouble = ""
         self._has_progressed = False
 
     def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
@@ -274,6 +278,7 @@ class PodWatch:
     def _progress(self) -> None:
         self._has_progressed = True
         self.synced_unix_s = self._now_unix_s()
+        self.trouble = ""
 
     @contextmanager
     def _reading(self, answer: Answer) -> Iterator[None]:
@@ -291,6 +296,7 @@ class PodWatch:
 
     def _note(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
             with suppress(ApiError):  # the next request fails for the same reason, and is counted

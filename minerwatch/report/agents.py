@@ -14,6 +14,8 @@ _MODES = {str(OFF): "observe", str(DRY_RUN): "dry-run", str(ENFORCE): "enforce"}
 _NOT_SAID = "unknown"
 _MAX_VARIANTS = 3
 _WORD_LENGTH = 32
+_NAME_LENGTH = 256
+_TROUBLE_LENGTH = 400
 
 
 def mode(agent: AgentStatus) -> str:
@@ -45,6 +47,22 @@ def agents_line(agents: Sequence[AgentStatus]) -> str:
     elif broken:
         parts.insert(2, f"broken rule files on {counted(broken, 'node')}")
     return " · ".join(parts)
+
+
+def trouble_lines(agents: Sequence[AgentStatus], *, names: int | None = None) -> list[str]:
+    """Return a line for each thing that agents cannot do now, with at most ``names`` nodes."""
+    by_trouble: dict[str, list[str]] = {}
+    for agent in agents:
+        for trouble in agent.troubles:
+            node = printable(agent.node, _NAME_LENGTH)
+            by_trouble.setdefault(printable(trouble, _TROUBLE_LENGTH), []).append(node)
+    return [f"{_listed(nodes, names)}: {trouble}" for trouble, nodes in by_trouble.items()]
+
+
+def _listed(nodes: Sequence[str], most: int | None) -> str:
+    more = len(nodes) - len(nodes[:most])
+    rest = f" and {counted(more, 'node')} more" if more else ""
+    return f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes[:most])}{rest}"
 
 
 def _variants(words: Iterable[str]) -> str:

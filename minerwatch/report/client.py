@@ -15,6 +15,7 @@ _TRIAL_S = 1.0
 _MAX_WORDS_BYTES = 4096
 _MAX_REASON_CHARS = 300
 _MAX_ANSWER_BYTES = 256 << 20
+_ACTING = ("/cull", "/release")
 
 
 class _UnixConnection(HTTPConnection):
@@ -26,6 +27,10 @@ class _UnixConnection(HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class BrokenAnswerError(SnapshotError):
+    """The agent was reached, and did not answer to the end."""
 
 
 class NoAgentError(SnapshotError):
@@ -75,13 +80,26 @@ def ordered(path: Path, route: str, order: bytes) -> bytes:
     agent's own words if it does not do what it is told, SnapshotError for everything else.
     """
     connection = _UnixConnection(path, ORDER_TIMEOUT_S)
-    response, body = _asked(connection, path, "POST", route, order)
+    try:
+        response, body = _asked(connection, path, "POST", route, order)
+    except BrokenAnswerError as error:
+        raise OrderError(f"{error}{may_have_happened(route)}") from error
     if response.status != HTTPStatus.OK:
         from minerwatch.report.text import printable  # not for those that only ask
 
         words = body[:_MAX_WORDS_BYTES].decode("utf-8", "replace").strip()
         raise OrderError(printable(words) or f"the agent answered with status {response.status}")
     return body
+
+
+def may_have_happened(route: str) -> str:
+    """Return what to add to the error where the answer to an order was lost."""
+    if route not in _ACTING:
+        return ""
+    return (
+        "; it may have been done all the same: look at the pod, and at `minerwatch cull"
+        " --simulate 1` once the agent is back"
+    )
 
 
 def _asked(
@@ -100,9 +118,9 @@ def _asked(
     except (OSError, HTTPException, ValueError, OverflowError) as error:
         # the last two: http.client takes any number for the length of a piece
         reason = repr(error)[:_MAX_REASON_CHARS]
-        raise SnapshotError(f"the agent on {path} did not answer: {reason}") from error
+        raise BrokenAnswerError(f"the agent on {path} did not answer: {reason}") from error
     finally:
         connection.close()
     if response.length:
-        raise SnapshotError(f"the agent on {path} broke off in the middle of its answer")
+        raise BrokenAnswerError(f"the agent on {path} broke off in the middle of its answer")
     return response, body

@@ -90,7 +90,7 @@ class _Culling(Collector):
         yield mode
         yield GaugeMetricFamily(
             "minerwatch_circuit_breaker_open",
-            "1 while so many containers are flagged that nothing is culled: the rules are wrong.",
+            "1 while a rule flags so many owners that nothing is culled on its findings.",
             value=float(figures.is_circuit_open),
         )
         yield GaugeMetricFamily(

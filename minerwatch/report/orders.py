@@ -90,4 +90,6 @@ def _answer(body: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
-        raise OrderError(f"the agent's answer cannot be understood: {error}") from error
+        raise OrderError(
+            f"the agent's answer cannot be understood: {error}; it may have been done: see the pod"
+        ) from error

@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.text import Text
 
 from minerwatch.model import AgentStatus, ContainerStatus, Unanswered
-from minerwatch.report.agents import agents_line
+from minerwatch.report.agents import agents_line, trouble_lines
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.figures import counted
 from minerwatch.report.lines import cut, rendered
@@ -38,6 +38,18 @@ class Coverage:
         """Whether every agent answered; nodes may be meant to have none."""
         return not any(each.pod for each in self.missing)
 
+    @property
+    def limits(self) -> str:
+        """Return what a sentence on all containers has to end with: of which nodes it speaks."""
+        if not self.missing:
+            return ""
+        if not self.answered:
+            return ": no agent has answered, so nothing is known"
+        return (
+            f" on the {counted(self.answered, 'node')} that answered;"
+            f" nothing is known of {counted(len(self.missing), 'other')}"
+        )
+
 
 def overview(
     shown: Sequence[ContainerStatus],
@@ -57,10 +69,14 @@ def overview(
     missing = missing_lines(coverage.missing, names=_MAX_NODES) if coverage else []
     if coverage and coverage.blind_spot:
         missing.append(printable(coverage.blind_spot, _REASON_LENGTH))
+    missing += trouble_lines(coverage.agents, names=_MAX_NODES) if coverage else []
     lines += [Text(cut(line, width) if width else line, "yellow") for line in missing]
     lines.append(Text(banner(every, shown=len(shown))))
     lines += [Text(cut(line, width) if width else line, "bold") for line in _named(found)]
-    return rendered(lines, colour=colour) + table(shown, now=now, width=width, colour=colour)
+    rows = table(shown, now=now, width=width, colour=colour)
+    if not shown and coverage and coverage.missing:
+        rows = f"no container to show{coverage.limits}\n"
+    return rendered(lines, colour=colour) + rows
 
 
 def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) -> list[str]:

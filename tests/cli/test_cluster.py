@@ -22,7 +22,7 @@ from minerwatch.kube.fleet import FULL_SNAPSHOT
 from minerwatch.model import AgentStatus, NodeReport
 from minerwatch.report.server import Answer, SocketListener
 from minerwatch.report.snapshot import decode, decode_report, encode, encode_agent
-from tests.kube.api_server import Answering, ApiServer
+from tests.kube.api_server import Answering, ApiServer, put_daemon_set
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER, NODE, SIMULATION
@@ -38,6 +38,7 @@ ALICE = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
 def api() -> Iterator[ApiServer]:
     """The recorded cluster: of its three agents the last crashes."""
     with ApiServer() as server:
+        put_daemon_set(server)
         for node in json.loads((CLUSTER / "nodes.json").read_text()):
             server.put(node, resource="nodes")
         for pod in json.loads((CLUSTER / "pods.json").read_text()):

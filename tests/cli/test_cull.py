@@ -20,7 +20,7 @@ from minerwatch.report import orders
 from minerwatch.report.audit_lines import AuditLine
 from minerwatch.report.server import Answer, Posts, SocketListener
 from minerwatch.report.snapshot import encode
-from tests.kube.api_server import ApiServer
+from tests.kube.api_server import ApiServer, as_agent, put_daemon_set
 from tests.kube.conftest import (
     certificate,
     needs_openssl,
@@ -227,17 +227,17 @@ def far(api: ApiServer, tmp_path: Path) -> Typed:
 def put_agent(api: ApiServer, node: str, *containers: object) -> None:
     name = f"minerwatch-{node}"
     api.put({"metadata": {"name": node}}, resource="nodes")
-    api.put(
-        {
-            "metadata": {
-                "name": name,
-                "namespace": "minerwatch",
-                "labels": {"app.kubernetes.io/name": "minerwatch"},
-            },
-            "spec": {"nodeName": node, "containers": [{"name": "minerwatch"}]},
-            "status": {"phase": "Running"},
-        }
-    )
+    put_daemon_set(api)
+    pod = {
+        "metadata": {
+            "name": name,
+            "namespace": "minerwatch",
+            "labels": {"app.kubernetes.io/name": "minerwatch"},
+        },
+        "spec": {"nodeName": node, "containers": [{"name": "minerwatch"}]},
+        "status": {"phase": "Running"},
+    }
+    api.put(as_agent(pod))
     api.runs("minerwatch", name, Printing(encode(containers)))  # type: ignore[arg-type]
 
 
@@ -265,6 +265,37 @@ def test_a_refusal_far_away_is_one_line(api: ApiServer, far: Typed) -> None:
     result = far("release", "-A", ALICE)
     assert result.exit_code == 1
     assert result.stderr == "minerwatch: node node-2: culling is off on this node\n"
+
+
+def test_an_answer_that_was_lost_may_have_happened(api: ApiServer, far: Typed) -> None:
+    """The agent was stopped, and the command in its pod with it."""
+    put_agent(api, "node-2", MINER)
+    order = orders.encode(orders.cull_order(MINER, Action.STOP, dry_run=False)).decode()
+    command = ("minerwatch", "order", orders.CULL, order)
+    for lost in (
+        Printing(exit_status=137),
+        Printing(b"{}" * 99, cut_after_bytes=10, piece_bytes=5),
+    ):
+        api.runs("minerwatch", "minerwatch-node-2", lost, *command)
+        result = far("cull", "-A", ALICE, "--action", "stop")
+        assert result.exit_code == 1
+        assert "it may have been done all the same" in result.stderr
+    refused = Printing(stderr=b"minerwatch: culling is off\n", exit_status=1)
+    api.runs("minerwatch", "minerwatch-node-2", refused, *command)
+    assert "may have" not in far("cull", "-A", ALICE, "--action", "stop").stderr
+
+
+def test_a_target_that_is_not_found_may_be_where_nobody_answered(
+    api: ApiServer, far: Typed
+) -> None:
+    put_agent(api, "node-1", SIMULATION)
+    away = Printing(stderr=b"minerwatch: no agent is listening\n", exit_status=1)
+    put_agent(api, "node-2")
+    api.runs("minerwatch", "minerwatch-node-2", away)
+    for command in (("explain", "-A", ALICE), ("cull", "-A", ALICE, "--action", "stop")):
+        result = far(*command)
+        assert result.exit_code == 1
+        assert "1 node did not answer, where it may be" in result.stderr
 
 
 def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:

@@ -112,7 +112,12 @@ class FakeWatch:
     ahead_s: float = 0.0
 
     def add(
-        self, cgroup: str, pod_uid: str, *processes: ProcessId, level: Level = Level.CONFIRMED
+        self,
+        cgroup: str,
+        pod_uid: str,
+        *processes: ProcessId,
+        level: Level = Level.CONFIRMED,
+        cpu_s: float = 3600.0,
     ) -> Observation:
         container = Container(cgroup, 7, ContainerKind.POD, f"{pod_uid}-c", "containerd", pod_uid)
         loads = tuple(_load(process) for process in processes)
@@ -121,9 +126,9 @@ class FakeWatch:
             for process in processes or (ProcessId(2**22 + 7, 7),)
             for signal, score in ((Signal.IDENTITY, 88.0), (Signal.COMPUTE, 60.0))
         ]
-        verdict = Verdict(container.key, 0.0, 91.48, level, 0.0, tuple(findings))
+        verdict = Verdict(container.key, 0.0, 95.2, level, 0.0, tuple(findings))
         observation = Observation(
-            container, 0.0, 1.0, 3600.0, None, None, verdict, len(loads), loads
+            container, 0.0, 1.0, cpu_s, None, None, verdict, len(loads), loads
         )
         self.found[container.key] = observation
         return observation
@@ -238,11 +243,21 @@ class Harness:
     def until_synced(self) -> None:
         until(lambda: self.node.is_synced)
 
-    def consider(self, *, flagged: int = 1, containers: int = 20) -> None:
-        """As at the end of a tick; the thread does the rest."""
+    def consider(self) -> None:
+        """As at the end of a tick, after minutes of such ticks; the thread does the rest."""
         found = self.watch.observations(0)
-        confirmed = tuple(each for each in found if each.verdict.level is Level.CONFIRMED)
-        self.culler.consider(Round(containers, flagged, confirmed))
+        self.has_watched(found)
+        self.culler.consider(Round(found))
+
+    def has_watched(self, found: tuple[Observation, ...], seconds: float = 600.0) -> None:
+        """What was found has been found at every tick since."""
+        for ago_s in range(round(seconds), 0, -20):
+            verdicts = [
+                replace(each.verdict, at_s=each.verdict.at_s - ago_s)
+                for each in found
+                if each.verdict.level is Level.CONFIRMED
+            ]
+            self.culler._holds.note(verdicts, moment(self.watch.ahead_s - ago_s).monotonic_s, 10.0)
 
     def settled(self) -> None:
         """Wait until the thread has done all that it was given."""
@@ -250,8 +265,8 @@ class Harness:
         with suppress(TargetError):
             self.culler.release(Target("none", "none", "none"))
 
-    def tick(self, **figures: int) -> None:
-        self.consider(**figures)
+    def tick(self) -> None:
+        self.consider()
         self.settled()
 
     def reasons(self, observation: Observation) -> str:

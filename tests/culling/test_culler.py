@@ -16,9 +16,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, Culling, Duration
+from minerwatch.config import (
+    DRY_RUN,
+    OFF,
+    Audit,
+    CircuitBreaker,
+    CullBudget,
+    Culling,
+    Duration,
+    Exemption,
+)
 from minerwatch.cull import HOUR_S, Outcome
+from minerwatch.culling.culler import Round
 from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.kube.budget import LeaseBudget
 from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.labels import Selector
 from minerwatch.model import Action, Level, Observation, ProcessId, Reason
@@ -106,6 +117,7 @@ def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
     put_pod(api, EVE, "uid-1")
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", *processes)
     until(lambda: harness.node.identity(observation.container))
+    harness.has_watched(harness.watch.observations(0))
     return observation
 
 
@@ -115,7 +127,10 @@ def on_pod(asked: Request) -> bool:
 
 
 def takes_a_place(asked: Request) -> bool:
-    return "leases" in asked.path and asked.method != "GET"
+    if "leases" not in asked.path or asked.method == "GET":
+        return False
+    annotations = asked.body["metadata"]["annotations"]
+    return bool(annotations["minerwatch.io/actions"] != "[]")  # else only what is flagged
 
 
 def looks(asked: Request) -> bool:
@@ -330,16 +345,170 @@ def test_other_namespaces_are_never_touched(
     assert places(api) == 0
 
 
-def test_an_open_circuit_stops_all(api: ApiServer, opened: Open, log: Path) -> None:
+def flag_others(api: ApiServer, harness: Harness, *namespaces: str, owner: str = "") -> None:
+    """Other pods in which the same rules hold: each of a namespace, or of ``owner``."""
+    for number, namespace in enumerate(namespaces):
+        uid = f"uid-other-{number}"
+        annotations = {"hub.jupyter.org/username": owner} if owner else {}
+        put_pod(api, f"other-{number}", uid, namespace, annotations=annotations)
+        other = harness.watch.add(f"/kubepods/pod{uid}/c", uid, level=Level.SUSPICIOUS)
+        until(lambda other=other: harness.node.identity(other.container))
+
+
+def test_a_rule_that_flags_many_owners_stops_all_on_its_findings(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
     breaker = CircuitBreaker(share=0.2, at_least=3)
     harness = opened(settings(log, circuit_breaker=breaker))
     observation = eve(api, harness)
-    harness.tick(flagged=5, containers=20)
+    flag_others(api, harness, "a", "b")
+    harness.tick()
     assert harness.culler.is_circuit_open
     assert actions_on(api, EVE) == []
-    assert "the rules must be wrong" in harness.reasons(observation)
-    harness.tick(flagged=4, containers=20)
+    assert "the rules must be wrong (rule-compute: 3 of 3 owners" in harness.reasons(observation)
+    harness.watch.found = {observation.container.key: observation}
+    harness.tick()
     assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "owner"),
+    [
+        (["a"] * 60, ""),  # bare pods: their namespace is one tenant
+        (["a"] * 60, "mallory"),
+        (["a"], ""),
+    ],
+)
+def test_one_tenants_many_containers_open_no_circuit(
+    api: ApiServer, opened: Open, log: Path, namespaces: list[str], owner: str
+) -> None:
+    harness = opened(settings(log, circuit_breaker=CircuitBreaker(share=0.2, at_least=3)))
+    eve(api, harness)
+    flag_others(api, harness, *namespaces, owner=owner)
+    harness.tick()
+    assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_where_tenants_choose_labels_their_owners_are_one(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    breaker = CircuitBreaker(share=0.2, at_least=3)
+    harness = opened(settings(log, circuit_breaker=breaker, tenant_namespaces=("a",)))
+    eve(api, harness)
+    for number in range(8):
+        uid = f"uid-{number}0"
+        name = {"hub.jupyter.org/username": f"made-up-{number}"}
+        put_pod(api, f"other-{number}", uid, "a", annotations=name)
+        other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
+        until(lambda other=other: harness.node.identity(other.container))
+    harness.tick()
+    assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_what_the_operator_exempts_opens_no_circuit(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    agreed = (Exemption(reason="agreed", namespaces=("a", "b", "c")),)
+    breaker = CircuitBreaker(share=0.2, at_least=3)
+    harness = opened(settings(log, circuit_breaker=breaker, exemptions=agreed))
+    eve(api, harness)
+    flag_others(api, harness, "a", "b", "c")
+    harness.tick()
+    assert not harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == ["evict"]
+
+
+def test_agents_count_a_rules_owners_together(api: ApiServer, opened: Open, log: Path) -> None:
+    """One owner on each of three nodes: no node sees that there are many."""
+    breaker = CircuitBreaker(cluster_owners=3)
+    harness = opened(settings(log, circuit_breaker=breaker))
+    others = LeaseBudget(harness.node.cluster, "minerwatch", CullBudget(), cluster_owners=3)
+    others.refresh()
+    others.flag({"rule-compute": ["a/b", "a/c"], "rule-identity": ["a/b"]})
+    observation = eve(api, harness)
+    harness.tick()
+    assert harness.culler.is_circuit_open
+    assert actions_on(api, EVE) == []
+    assert "(rule-compute: 3 owners in the cluster)" in harness.reasons(observation)
+
+
+def test_the_budget_goes_to_what_used_most_cpu(api: ApiServer, opened: Open, log: Path) -> None:
+    """Decoys that were found first would take it away else."""
+    harness = opened(settings(log, budget=CullBudget(per_node=1, per_cluster=1)))
+    for number in range(5):
+        put_pod(api, f"decoy-{number}", f"uid-{number}0")
+        harness.watch.add(f"/kubepods/poduid-{number}0/c", f"uid-{number}0", cpu_s=1.0)
+    put_pod(api, EVE, "uid-1")
+    harness.watch.add("/kubepods/poduid-1/c", "uid-1", cpu_s=86_400.0)
+    until(lambda: all(harness.node.identity(o.container) for o in harness.watch.observations(0)))
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+    assert len(api.items("pods")) == 5
+
+
+# What a pod says of itself.
+
+
+@pytest.mark.parametrize("is_real", [True, False])
+def test_a_daemon_set_spares_its_own_pods_and_no_others(
+    api: ApiServer, opened: Open, log: Path, is_real: bool
+) -> None:
+    harness = opened(settings(log))
+    reference = {
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "ds-uid",
+        "controller": True,
+    }  # fmt: skip
+    template = {"spec": {"containers": [{"name": "notebook", "image": "notebook:1"}]}}
+    spec = {"selector": {"matchLabels": {"app": "exporter"}}, "template": template}
+    metadata = {"name": "exporter", "namespace": "binder", "uid": "ds-uid" if is_real else "other"}
+    api.put(
+        {"kind": "DaemonSet", "metadata": metadata, "spec": spec}, "/apis/apps/v1", "daemonsets"
+    )
+    put_pod(api, EVE, "uid-1", labels={"app": "exporter"}, ownerReferences=[reference])
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    harness.tick()
+    assert actions_on(api, EVE) == ([] if is_real else ["evict"])
+    if is_real:
+        assert Reason.DAEMON_SET_POD.value in harness.reasons(observation)
+
+
+def test_what_the_api_server_cannot_confirm_is_left_alone(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    reference = {
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "x", "uid": "u", "controller": True
+    }  # fmt: skip
+    put_pod(api, EVE, "uid-1", ownerReferences=[reference])
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    api.misbehave(Answering(403), when=lambda asked: "daemonsets" in asked.path)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert Reason.CONTROLLER_UNKNOWN.value in harness.reasons(observation)
+    assert ("controllers", "forbidden", 1) in [*harness.culler.failures()]
+
+
+# What was watched counts.
+
+
+def test_what_was_not_watched_is_not_held(api: ApiServer, opened: Open, log: Path) -> None:
+    """Two sightings, and nothing known of the time between them: the findings are an hour old."""
+    harness = opened(settings(log))
+    put_pod(api, EVE, "uid-1")
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: harness.node.identity(observation.container))
+    for _ in range(2):
+        harness.culler.consider(Round(harness.watch.observations(0)))
+        harness.settled()
+        harness.watch.ahead_s += 400
+    assert Reason.NOT_HELD.value[:-1] in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+    harness.tick()
     assert actions_on(api, EVE) == ["evict"]
 
 

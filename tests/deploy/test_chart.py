@@ -49,6 +49,7 @@ _BUDGET = {
 }
 _AGENT_MIB = 80 + 32  # resident, and of hostile text that is kept
 _NAMES = ("minerwatch", "minerwatch-test", "minerwatch-release")
+_CONTROLLERS = {f"get {kind}.apps" for kind in ("daemonsets", "replicasets", "statefulsets")}
 _DEEP = {"SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"}
 
 CAPABILITIES = {
@@ -67,13 +68,16 @@ CAPABILITIES = {
 
 PERMISSIONS = {
     "default": _OBSERVE | _EVENTS,
-    "cull-dry-run": _OBSERVE | _EVENTS | _BUDGET | {"get pods", "patch pods"},
+    "cull-dry-run": _OBSERVE | _EVENTS | _BUDGET | _CONTROLLERS | {"get pods", "patch pods"},
     "cull-enforce": _OBSERVE
     | _EVENTS
     | _BUDGET
     | {
         f"{what} in {where}"
-        for what in ("get pods", "patch pods", "delete pods", "create pods/eviction")
+        for what in (
+            *("get pods", "patch pods", "delete pods", "create pods/eviction"),
+            *_CONTROLLERS,
+        )
         for where in ("jupyterhub", "binder")
     },
     "no-exec-events": _OBSERVE | _EVENTS,
@@ -81,6 +85,7 @@ PERMISSIONS = {
     "everything": _OBSERVE
     | _EVENTS
     | _BUDGET
+    | _CONTROLLERS
     | {"get pods", "patch pods", "delete pods", "create pods/eviction"},
     "minimal": set(),
     "bottlerocket": _OBSERVE | _EVENTS,

@@ -702,6 +702,28 @@ def pod_json(
     }
 
 
+def as_agent(pod: Json, *, uid: str = "agents-uid", name: str = "minerwatch") -> Json:
+    """The pod, as if the DaemonSet that is called ``name`` had made it in order to watch a node."""
+    reference = {
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": uid, "controller": True,
+    }  # fmt: skip
+    metadata = {**pod["metadata"], "ownerReferences": [reference]}
+    return {**pod, "metadata": metadata, "spec": {**pod["spec"], "hostPID": True}}
+
+
+def put_daemon_set(
+    api: ApiServer,
+    namespace: str = "minerwatch",
+    *,
+    uid: str = "agents-uid",
+    name: str = "minerwatch",
+) -> None:
+    """The DaemonSet that agents belong to."""
+    metadata = {"name": name, "namespace": namespace, "uid": uid}
+    item = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata}
+    api.put(item, "/apis/apps/v1", "daemonsets")
+
+
 _PATH = re.compile(
     r"(?P<prefix>/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?"
     r"/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[a-z]+))?"

@@ -18,9 +18,16 @@ from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
-from tests.conftest import CgroupFolders, container_id, pod_uid, remove_parent_cgroups
-from tests.kube.api_server import ApiServer, eventually, pod_json
+from minerwatch.report.snapshot import decode, decode_agent
+from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    as_agent,
+    eventually,
+    pod_json,
+    put_daemon_set,
+)
 from tests.kube.exec_endpoint import Printing
 from tests.test_agent import RunningAgent
 from tests.test_watch import runtime_bundle
@@ -108,9 +115,20 @@ def agent(
 
 
 def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiServer) -> None:
-    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    agent.line("verdict", namespace="", container=ID[:12])
     assert "minerwatch_unmapped_containers 0.0" not in agent.get("/metrics")[1]
-    api.put(the_pod())  # the kernel knew it before the API did
+
+    def names() -> set[str]:
+        found = decode(answer(agent.socket, "/snapshot"))
+        return {f"{each.pod} {each.container}" for each in found}
+
+    raw = the_pod()  # the kernel knew it before the API did, ...
+    raw["status"]["containerStatuses"] = []
+    api.put(raw)
+    agent.until(lambda: f"jupyter-ada {ID[:12]}" in names())
+    assert f'container="{ID[:12]}"' not in agent.get("/metrics")[1]
+    assert api.items("events", "/apis/events.k8s.io/v1") == []
+    api.put(the_pod())  # ... and the API knew the pod before the kubelet's status
     labels = 'namespace="jupyter",pod="jupyter-ada"'
     agent.until(lambda: labels in agent.get("/metrics")[1])
     (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
@@ -124,6 +142,66 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     metrics = agent.get("/metrics")[1]
     assert 'minerwatch_flagged_cpu_seconds_total{level="' in metrics
     assert "minerwatch_pods_synced_timestamp_seconds 0.0" not in metrics
+    assert f'container="{ID[:12]}"' not in metrics
+    eventually(lambda: api.items("events", "/apis/events.k8s.io/v1"))
+    (event,) = api.items("events", "/apis/events.k8s.io/v1")
+    assert event["regarding"]["fieldPath"] == "spec.containers{notebook}"
+
+
+def test_a_pods_sandbox_is_no_container_until_it_does_something(
+    agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    api.put(the_pod())
+    agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
+    folder = cgroups.make(f"{POD_PATH.rpartition('/')[0]}/{'5a' * 32}")
+    pause = programs.start("pause", busy=False)
+    cgroups.put(pause, folder)
+
+    def known() -> set[str]:
+        statuses = decode(answer(agent.socket, "/snapshot"))
+        return {status.container_id[:2] for status in statuses if status.pod_uid == UID}
+
+    others = [programs.start("pause", busy=False) for _ in range(2)]
+    for other in others:  # what the API does not name shows as long as it is more than that
+        cgroups.put(other, folder)
+    agent.until(lambda: "5a" in known())
+    for other in others:
+        other.kill()
+    agent.until(lambda: "5a" not in known())
+    assert ID[:2] in known()
+
+
+def test_an_agent_that_may_not_list_pods_is_not_ready(
+    api: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> None:
+    api.misbehave(Answering(403, "pods is forbidden"), times=999)
+    settings = tmp_path / "config.yaml"
+    settings.write_text(
+        f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+    )
+    agent = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+    try:
+        said = "the pods of this node cannot be listed: forbidden\n"
+        agent.until(lambda: agent.get("/readyz") == (503, said))
+        assert agent.get("/healthz")[0] == 200
+        status = decode_agent(answer(agent.socket, "/status"))
+        assert "pods is forbidden" in str(status.troubles)
+        shown = CliRunner().invoke(cli, ["top", "--once", "--socket", str(agent.socket)])
+        assert f"minerwatch: node {NODE}: the pods of this node cannot be listed" in shown.stderr
+    finally:
+        agent.close()
+
+
+def test_an_agent_that_has_lost_its_api_server_says_so_and_stays_ready(
+    agent: RunningAgent, api: ApiServer, kubeconfig: Path
+) -> None:
+    api.put(the_pod())
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    api.vanish()
+    agent.until(lambda: "not up to date" in agent.get("/readyz")[1])
+    assert agent.get("/readyz")[0] == 200, "it has names, and goes on"
+    shown = CliRunner().invoke(cli, ["top", "--once", "--socket", str(agent.socket)])
+    assert "the pods of this node are not up to date" in shown.stderr
 
 
 def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
@@ -140,7 +218,8 @@ def test_a_laptop_sees_it_in_top_and_explain(
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
     labels = {"app.kubernetes.io/name": "minerwatch"}
-    api.put(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels))
+    put_daemon_set(api)
+    api.put(as_agent(pod_json("minerwatch-x", namespace="minerwatch", node=NODE, labels=labels)))
     api.put({"kind": "Node", "metadata": {"name": NODE}}, resource="nodes")
     for options in (["--with-status"], ["--full"]):
         command = ["snapshot", *options]
@@ -184,7 +263,7 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
 def test_the_owner_is_told_when_it_is_suspected_and_when_it_is_clear(
     agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders
 ) -> None:
-    agent.until(lambda: f'container="{ID[:12]}"' in agent.get("/metrics")[1])
+    agent.line("verdict", namespace="")
     assert api.items("events", EVENTS) == []  # nobody knows yet whom to tell
     api.put(the_pod())
     eventually(lambda: api.items("events", EVENTS))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from minerwatch.kube.client import from_kubeconfig
 from minerwatch.kube.events import EventSender
 from minerwatch.kube.owners import owner, pod_fields, sources
 from minerwatch.kube.pods import Pace, PodWatch
-from minerwatch.model import PodContainerKind
+from minerwatch.model import ContainerKey, PodContainerKind
 from tests.kube.any_cluster import PATIENCE_S, AnyCluster
 from tests.kube.api_server import (
     Answering,
@@ -313,7 +313,8 @@ def test_events_are_taken_counted_and_seen(any_cluster: AnyCluster, watched: Wat
     try:
         for judged in (LIKELY, CONFIRMED, CLEAR, LIKELY):
             events.tell(pod, "notebook", judged)
-            events.tell(pod, "0123456789ab", judged)
+            nested = replace(judged, container=ContainerKey("/kubepods/x/nested", 2))
+            events.tell(pod, "0123456789ab", nested)
         eventually(lambda: events.sent == 8 or errors, timeout_s=PATIENCE_S)
         assert errors == []
         told = any_cluster.events()

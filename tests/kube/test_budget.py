@@ -15,10 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from minerwatch.config import CullBudget
 from minerwatch.cull import HOUR_S, ActionRecord, Moment, Outcome
-from minerwatch.kube.budget import DRY_RUNS, IN_EARNEST, LEASE, MARGIN_S, BudgetPace, LeaseBudget
+from minerwatch.kube.budget import (
+    DRY_RUNS,
+    FLAGGED,
+    FLAGGED_S,
+    IN_EARNEST,
+    LEASE,
+    MARGIN_S,
+    BudgetPace,
+    LeaseBudget,
+)
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.model import Action
 from tests.kube.api_server import (
@@ -393,6 +403,90 @@ def test_without_a_date_nothing_is_permitted(
     budget = opened()
     assert not budget.reserve(record("a"), NOW)
     assert budget.failures == {"garbage": 1}
+
+
+# Rules that flag many.
+
+
+def flagging(id_: str, owner: str, *rules: str) -> ActionRecord:
+    return structs.replace(record(id_), rules=rules, counted_as=owner)
+
+
+def test_a_rule_that_flags_many_owners_gets_no_place(api: ApiServer, opened: Open) -> None:
+    budgets = [opened(per_cluster=20, cluster_owners=3) for _ in range(3)]
+    for number, budget in enumerate(budgets):
+        budget.refresh()
+        budget.flag({"bad": [f"owner-{number}"], "good": ["owner-0"]})
+    assert len(places(api, FLAGGED)) == 4
+    assert "owner" not in str(places(api, FLAGGED)), "hashes are enough to count"
+    budgets[0].refresh()
+    assert budgets[0].flagged(["bad", "good", "other"]) == {"bad": 3, "good": 1}
+    assert not budgets[0].reserve(flagging("a", "owner-0", "bad", "good"), NOW)
+    assert budgets[0].reserve(flagging("b", "owner-0", "good"), NOW)
+    assert len(places(api)) == 1
+
+
+def test_owners_are_counted_at_the_reservation_too(opened: Open) -> None:
+    budget = opened(per_cluster=20, cluster_owners=3)
+    answers = [budget.reserve(flagging(str(n), f"owner-{n}", "bad"), NOW) for n in range(5)]
+    assert answers == [True, True, False, False, False]
+    one_owner = opened(per_cluster=20, cluster_owners=3)
+    assert all(one_owner.reserve(flagging(f"x{n}", "eve", "other"), NOW) for n in range(5))
+
+
+def test_flags_are_written_once_and_renewed_and_forgotten(
+    api: ApiServer, opened: Open, dates: list[float]
+) -> None:
+    budget = opened(cluster_owners=3)
+    budget.flag({"bad": ["eve"]})
+    assert leases(api) == [], "nothing is written before the Lease was read"
+
+    def flag() -> int:
+        budget.refresh()
+        before = len(api.requests)
+        budget.flag({"bad": ["eve"]})
+        return len(api.requests) - before
+
+    assert flag() > 0
+    assert flag() == 0
+    dates[0] += FLAGGED_S / 2 + 1
+    assert flag() > 0
+    dates[0] += FLAGGED_S + 1
+    budget.refresh()
+    assert budget.flagged(["bad"]) == {}
+
+
+def test_of_a_rule_that_flags_too_many_no_more_is_written(api: ApiServer, opened: Open) -> None:
+    budget = opened(cluster_owners=3)
+    budget.refresh()
+    budget.flag({"bad": [f"owner-{number}" for number in range(3)]})
+    before = len(api.requests)
+    budget.flag({"bad": [f"other-{number}" for number in range(50)]})
+    assert len(api.requests) == before
+    assert len(places(api, FLAGGED)) == 3
+
+
+def test_flags_that_are_damaged_permit_nothing(api: ApiServer, opened: Open) -> None:
+    budget = opened()
+    budget.refresh()
+    budget.flag({"bad": ["eve"]})
+    (lease,) = leases(api)
+    lease["metadata"]["annotations"][FLAGGED] = "[[1]]"
+    api.put(lease, LEASES[1], LEASES[0])
+    assert not budget.reserve(record("a"), NOW)
+    assert budget.failures == {"garbage": 1}
+
+
+def test_flags_that_cannot_be_written_are_not_tried_at_each_tick(
+    api: ApiServer, opened: Open
+) -> None:
+    budget = opened()
+    budget.refresh()
+    api.misbehave(Answering(403), when=lambda asked: asked.method in ("PUT", "POST"))
+    budget.flag({"bad": ["eve"]})
+    before = len(api.requests)
+    budget.flag({"bad": ["eve"]})
+    assert len(api.requests) == before
 
 
 # Many agents.

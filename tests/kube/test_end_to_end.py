@@ -61,7 +61,8 @@ def test_a_pod_that_mines(
     any_cluster: AnyCluster, agent: RunningAgent, pod_path: str, cgroups: CgroupFolders
 ) -> None:
     place = f'namespace="{any_cluster.namespace}",pod="jupyter-ada"'
-    agent.until(lambda: place in agent.get("/metrics")[1])  # by its uid: it has no container yet
+    agent.line("verdict", pod="jupyter-ada", container=ID[:12])  # by its uid
+    assert place not in agent.get("/metrics")[1], "its name is waited for"
     any_cluster.start_container("jupyter-ada", ID, "notebook")
     agent.until(lambda: f'container="notebook",{place}' in agent.get("/metrics")[1])
     uid = pod_path.split("/")[-2].removeprefix("pod")

@@ -278,11 +278,22 @@ def test_the_field_path_names_the_kind_of_container(
 @pytest.mark.parametrize("name", ["a", "p" * 253, "a.b-" + "c." * 120 + "d", "UPPER_case"])
 def test_names_are_unique_and_valid(api: ApiServer, sender: Open, name: str) -> None:
     events = sender()
-    for container in ("main", "init", "ephemeral"):
-        events.tell(pod(name), container, LIKELY)
+    for number, container in enumerate(("main", "init", "ephemeral")):
+        key = ContainerKey("/kubepods/x", number)
+        events.tell(pod(name), container, replace(LIKELY, container=key))
     names = {event["metadata"]["name"] for event in stored(api, 3)}
     assert len(names) == 3
     assert all(NAME.fullmatch(each) and len(each) <= 253 for each in names)
+
+
+def test_a_container_that_gets_its_name_late_is_not_told_again(
+    api: ApiServer, sender: Open
+) -> None:
+    events = sender()
+    for name in ("3f2a9c1b44de", "main"):
+        events.tell(pod(), name, LIKELY)
+    events.tell(pod(), "main", CLEAR)
+    assert [event["reason"] for event in stored(api, 2)] == ["MinerSuspected", "MinerCleared"]
 
 
 def flap(events: EventSender) -> None:

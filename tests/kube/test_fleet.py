@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from minerwatch.errors import SnapshotError
+from minerwatch.errors import ClusterError, SnapshotError
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.fleet import (
     DEFAULT_SELECTOR,
@@ -21,7 +21,15 @@ from minerwatch.kube.fleet import (
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.model import AgentStatus, ContainerStatus, NodeReport, Unanswered
 from minerwatch.report.snapshot import decode_report, encode, encode_agent
-from tests.kube.api_server import Answering, ApiServer, Dropping, Hanging, pod_json
+from tests.kube.api_server import (
+    Answering,
+    ApiServer,
+    Dropping,
+    Hanging,
+    as_agent,
+    pod_json,
+    put_daemon_set,
+)
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import HOSTILE_ONE, MINER, SIMULATION, container
 
@@ -37,7 +45,12 @@ def agent_pod(number: int, **changes: Any) -> dict[str, Any]:
         containers={"proxy": "p", "agent": "a"},
         labels=LABELS,
     )
-    return {**item, **changes}
+    return {**as_agent(item), **changes}
+
+
+@pytest.fixture(autouse=True)
+def daemon_set(api: ApiServer) -> None:
+    put_daemon_set(api)
 
 
 def node_json(number: int) -> dict[str, Any]:
@@ -47,6 +60,7 @@ def node_json(number: int) -> dict[str, Any]:
 def add_agent(
     api: ApiServer, number: int, printing: Printing | Sequence[ContainerStatus] = (MINER,)
 ) -> None:
+    put_daemon_set(api)
     api.put(agent_pod(number))
     api.put(node_json(number), resource="nodes")
     what = printing if isinstance(printing, Printing) else Printing(encode(printing))
@@ -79,11 +93,15 @@ def test_agents_are_found_by_their_label(api: ApiServer, cluster: Cluster) -> No
 
 
 def test_of_one_namespace_and_by_another_label(api: ApiServer, cluster: Cluster) -> None:
-    api.put(pod_json("a", namespace="x", node="node-1", labels={"app": "watch"}))
-    api.put(pod_json("a", namespace="y", node="node-2", labels={"app": "watch"}))
+    for number, namespace in enumerate("xy"):
+        pod = pod_json("a", namespace=namespace, node=f"node-{number}", labels={"app": "watch"})
+        api.put(as_agent(pod, name="watcher"))
+        put_daemon_set(api, namespace, name="watcher")
     agents = find(cluster, selector="app=watch", namespace="y")
     assert [agent.pod for agent in agents.pods] == ["y/a"]
     assert agents.pods[0].container.name == "main"
+    with pytest.raises(ClusterError, match=r"in 2 namespaces \(x, y\): say --agent-namespace"):
+        find(cluster, selector="app=watch")
 
 
 def test_nodes_without_an_agent_are_missing(api: ApiServer, cluster: Cluster) -> None:
@@ -101,22 +119,56 @@ def test_of_nodes_only_the_metadata_is_asked_for(api: ApiServer, cluster: Cluste
     assert asked.headers["accept"].endswith(",application/json")  # where that is not understood
 
 
-def test_a_pod_that_poses_as_an_agent_hides_none(api: ApiServer, cluster: Cluster) -> None:
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pod: pod["metadata"].update(ownerReferences=[]),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(uid="made-up"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(controller=False),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(apiVersion="example.org/v1"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(kind="ReplicaSet"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(name="missing"),
+        lambda pod: pod["spec"].update(hostPID=False),
+        lambda pod: pod["metadata"].update(namespace="binder"),
+    ],
+)
+def test_a_pod_that_poses_as_an_agent_is_never_asked(
+    api: ApiServer, cluster: Cluster, change: Change
+) -> None:
     """Anybody may label a pod; what a miner's own "agent" says must not be taken for the truth."""
-    real = agent_pod(1)
-    real["spec"]["hostPID"] = True
-    api.put(real)
-    api.runs("minerwatch", "agent-1", Printing(encode([MINER])))
-    api.put(pod_json("a-fake", node="node-1", namespace="binder", labels=LABELS))
-    api.runs("binder", "a-fake", Printing(encode([])))
+    add_agent(api, 1)
+    for number in (1, 2):  # beside the real one, and where there is none
+        fake = agent_pod(number)
+        fake["metadata"]["name"] = f"a-fake-{number}"
+        change(fake)
+        api.put(fake)
+        api.runs(fake["metadata"]["namespace"], f"a-fake-{number}", Printing(encode([])))
     found = survey(cluster)
+    assert found.answered == ("node-1",)
     assert len(found.statuses) == 1
-    assert "pods labelled as agents are in 2 namespaces (binder, minerwatch)" in found.blind_spot
-    assert "--agent-namespace" in found.blind_spot
-    assert find(cluster, namespace="minerwatch").blind_spot == ""
-    real["status"]["phase"] = "Pending"
-    api.put(real)
-    assert reasons(survey(cluster)) == {"node-1": "its agent does not run: Pending"}
+    asked = {request.path.split("/")[-2] for request in api.requests if request.is_exec}
+    assert asked == {"agent-1"}
+    assert "labelled as agents, but not made by a DaemonSet" in found.blind_spot
+    assert "/a-fake-1, " in found.blind_spot
+
+
+def test_who_may_not_see_the_daemon_set_learns_why(api: ApiServer, cluster: Cluster) -> None:
+    add_agent(api, 1)
+    api.misbehave(Answering(403, "no daemonsets"), when=lambda r: "daemonsets" in r.path)
+    agents = find(cluster)
+    assert agents.pods == ()
+    assert "no daemonsets" in agents.blind_spot
+
+
+def test_pods_of_very_many_daemon_sets_are_not_looked_up(api: ApiServer, cluster: Cluster) -> None:
+    for number in range(20):
+        pod = pod_json(f"x-{number}", namespace="binder", node="node-1", labels=LABELS)
+        api.put(as_agent(pod, name=f"set-{number}"))
+    with pytest.raises(ClusterError, match="20 DaemonSets: say --agent-namespace"):
+        find(cluster)
 
 
 def test_who_may_not_list_nodes_is_told_what_is_not_known(api: ApiServer, cluster: Cluster) -> None:

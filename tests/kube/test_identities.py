@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.owners import sources
 from minerwatch.kube.pod_parsing import PodFields, PodParser
@@ -71,10 +73,11 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
 
 
 def test_a_nested_container_is_its_pods() -> None:
-    identity = Identities(Known(a_pod()), ()).of(a_container("d0" * 32))
+    nested = replace(a_container("d0" * 32), outer_cgroup=a_container().cgroup)
+    identity = Identities(Known(a_pod()), ()).of(nested)
     assert identity is not None
     assert identity.pod.name == "jupyter-ada"
-    assert (identity.container, identity.image) == ("d0" * 6, "")
+    assert (identity.container, identity.image, identity.is_named) == ("d0" * 6, "", True)
     assert "ContainerImage" not in identity_facts(identity)
 
 

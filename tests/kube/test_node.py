@@ -56,6 +56,21 @@ def failures(node: ClusterNode) -> dict[str, int]:
     return {f"{probe} {reason}": count for probe, reason, count in node.failures() if count}
 
 
+def test_a_node_whose_pods_cannot_be_listed_says_why(api: ApiServer, kubeconfig: Path) -> None:
+    api.misbehave(Answering(403, "pods is forbidden"), times=999)
+    config = parse({"kubernetes": {"enabled": True, "kubeconfig": str(kubeconfig)}}, "test")
+    opened = ClusterNode(config, "n1", lambda *_: None)
+    try:
+        assert not opened.has_listed
+        eventually(lambda: "pods is forbidden" in opened.trouble)
+        assert opened.trouble.startswith("the pods of this node cannot be listed: ")
+        api.behave()
+        eventually(lambda: opened.has_listed)
+        eventually(lambda: opened.trouble == "")
+    finally:
+        opened.close()
+
+
 def test_owners_are_told_with_the_configured_contact(api: ApiServer, pod: None, node: Open) -> None:
     opened = node(contact="Ask abuse@example.org.")
     for judged in (LIKELY, LIKELY, CLEAR):

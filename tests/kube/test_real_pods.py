@@ -132,7 +132,42 @@ def start_pod(cluster: AnyCluster, name: str, command: list[str], **spec: Any) -
 
 @pytest.fixture(scope="module")
 def agent_pod(cluster: AnyCluster) -> dict[str, Any]:
-    return start_pod(cluster, "agent", ["/bin/sh", "-c", "while :; do sleep 1; done"])
+    loop = ["/bin/sh", "-c", "while :; do sleep 1; done"]
+    pod = start_pod(cluster, "agent", loop, hostPID=True)
+    return adopted(cluster, pod)
+
+
+def adopted(cluster: AnyCluster, pod: dict[str, Any]) -> dict[str, Any]:
+    """The pod, once a DaemonSet for its node alone has adopted it."""
+    labels = pod["metadata"]["labels"]
+    only_there = {"kubernetes.io/hostname": pod["spec"]["nodeName"]}
+    container = {"name": "agent", "image": pod["spec"]["containers"][0]["image"]}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "hostPID": True,
+            "nodeSelector": only_there,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [container],
+        },
+    }
+    daemon_set = {
+        "metadata": {"name": "agent"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "updateStrategy": {"type": "OnDelete"},
+            "template": template,
+        },
+    }
+    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/daemonsets"
+    cluster.send("POST", path, daemon_set)
+    pod_path = f"{cluster.pods_path}/{pod['metadata']['name']}"
+    eventually(
+        lambda: get(cluster, pod_path)["metadata"].get("ownerReferences"),
+        "no controller of DaemonSets has adopted the pod",
+        PATIENCE_S,
+    )
+    return dict(get(cluster, pod_path))
 
 
 def bare_id(pod: dict[str, Any]) -> str:

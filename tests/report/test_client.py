@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.errors import SnapshotError
+from minerwatch.errors import OrderError, SnapshotError
 from minerwatch.report import client
-from minerwatch.report.client import NoAgentError, answer, listens
+from minerwatch.report.client import NoAgentError, answer, listens, ordered
 from minerwatch.report.server import Answer, SocketListener
 from minerwatch.report.snapshot import decode, encode
 from tests.conftest import needs_root
@@ -114,6 +114,33 @@ def test_one_who_is_no_agent_or_breaks_off(path: Path, reply: bytes, said: str) 
     ):
         answer(path, "/snapshot")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("route", "reply", "is_doubtful"),
+    [
+        ("/cull", b"", True),
+        ("/release", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", True),
+        ("/cull/preview", b"", False),
+        ("/culled", b"", False),
+    ],
+)
+def test_an_order_whose_answer_is_lost_may_have_been_carried_out(
+    path: Path, route: str, reply: bytes, is_doubtful: bool
+) -> None:
+    """The agent was stopped in the middle of it."""
+    with (
+        one_who_answers(path, lambda connection: connection.sendall(reply)),
+        pytest.raises(OrderError) as error,
+    ):
+        ordered(path, route, b"{}")
+    assert ("it may have been done all the same" in str(error.value)) is is_doubtful
+
+
+def test_an_order_that_reaches_nobody_was_not_carried_out(path: Path) -> None:
+    with pytest.raises(NoAgentError) as error:
+        ordered(path, "/cull", b"{}")
+    assert "may have" not in str(error.value)
 
 
 def test_one_who_never_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

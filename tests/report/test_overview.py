@@ -76,6 +76,27 @@ def test_the_banner_names_context_namespace_and_nodes() -> None:
     assert said.endswith("2 of 3 nodes answered · agent 0.1.0 · 5 rules · mode dry-run")
 
 
+def test_no_container_is_no_all_clear_while_nodes_are_missing() -> None:
+    assert shown([], replace(COVERAGE, missing=())).endswith("no container to show\n")
+    assert shown([]).endswith(
+        "no container to show on the 2 nodes that answered; nothing is known of 1 other\n"
+    )
+    assert shown([], replace(COVERAGE, answered=0)).endswith(
+        "no container to show: no agent has answered, so nothing is known\n"
+    )
+
+
+def test_what_agents_cannot_do_stands_above_the_table() -> None:
+    trouble = "the pods of this node cannot be listed: pods is forbidden\x1b[2J"
+    agents = tuple(
+        AgentStatus(f"node-{number}", "0.1.0", troubles=(trouble,)) for number in range(12)
+    )
+    (line,) = [line for line in shown([MINER], replace(COVERAGE, agents=agents)).splitlines()
+               if "forbidden" in line]  # fmt: skip
+    assert line.startswith("nodes node-0, node-1, ")
+    assert line.endswith("and 4 nodes more: " + printable(trouble))
+
+
 def test_many_nodes_that_miss_for_one_reason_are_one_line() -> None:
     bare = tuple(Unanswered(f"node-{n}", "", "no agent runs on it") for n in range(20))
     (line,) = missing_lines(bare, names=2)

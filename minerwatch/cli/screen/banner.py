@@ -12,7 +12,7 @@ from rich.text import Text
 from minerwatch.cli.screen.look import Look
 from minerwatch.cli.screen.rows import Tree, View
 from minerwatch.model import ContainerStatus
-from minerwatch.report.agents import agents_line
+from minerwatch.report.agents import agents_line, trouble_lines
 from minerwatch.report.campaigns import Campaign
 from minerwatch.report.figures import counted
 from minerwatch.report.lines import cut, padded
@@ -122,6 +122,7 @@ def _troubles(look: Look) -> Iterator[str]:
         yield from missing_lines(look.coverage.missing, names=_MAX_NODES)
         if look.coverage.blind_spot:
             yield printable(look.coverage.blind_spot, _TEXT_LENGTH)
+    yield from trouble_lines(look.agents, names=_MAX_NODES)
     yield from (printable(note, _TEXT_LENGTH) for note in look.notes)
 
 

@@ -79,7 +79,7 @@ def _agent(agent: AgentStatus, look: Look, width: int) -> Iterator[Text]:
             f"probe {printable(name, 32)} is off: {printable(off, _TEXT_LENGTH)}"
             for name, off in sorted(agent.probes_off.items())
         ),
-        *(printable(spot, _TEXT_LENGTH) for spot in agent.blind_spots),
+        *(printable(spot, _TEXT_LENGTH) for spot in (*agent.troubles, *agent.blind_spots)),
     ]
     for trouble in filter(None, troubles):
         first, *rest = wrapped(trouble, max(1, width - 6))

@@ -109,12 +109,17 @@ def _why_empty(look: Look | None, view: View, hidden: int, waits_for: str) -> li
         return [printable(look.failure, _TEXT_LENGTH), "It is tried again; r tries now, q quits."]
     if look.progress is not None and not look.statuses:
         return ["waiting for the first answer …"]
+    limits = look.coverage.limits if look.coverage is not None else ""
     if view.text:
         text = printable(view.text, _NAME_LENGTH)
-        return [f"No container here holds “{text}”.", "Esc shows all again."]
+        return [f"No container here holds “{text}”{limits}.", "Esc shows all again."]
     if hidden:
         idle = f"{counted(hidden, 'idle container')} {'is' if hidden == 1 else 'are'} not shown."
+        if limits:
+            return [f"Nothing is flagged and nothing is busy{limits}.", f"{idle} a shows them."]
         return [f"Nothing is flagged and nothing is busy: {idle}", "a shows them."]
+    if look.coverage is not None and look.coverage.missing:
+        return [f"No container to show{look.coverage.limits}.", "n lists the nodes."]
     where = f" in namespace {printable(view.namespace, _NAME_LENGTH)}" if view.namespace else ""
     return [
         f"No container here{where}.",

@@ -22,8 +22,9 @@ from minerwatch.cli.screen.proposal import Choice, Proposal
 from minerwatch.cli.screen.rows import Tree, View
 from minerwatch.cli.screen.widgets import Grid
 from minerwatch.errors import ClusterError, SnapshotError
-from minerwatch.model import AgentStatus, ContainerStatus
+from minerwatch.model import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.report.explanation import explanation
+from minerwatch.report.overview import Coverage
 from tests.cli.screen.driving import (
     AGENT,
     ASCII,
@@ -517,6 +518,26 @@ def test_empty_states_say_why_and_what_to_press(
         assert told in screen.text
 
     run(Recorded([Look(statuses, NOW)]), scenario, (80, 24))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "answered", "told"),
+    [
+        ((), 0, "No container to show: no agent has answered, so nothing is known."),
+        ((), 1, "No container to show on the 1 node that answered; nothing is known of 1 other."),
+        ((container(),), 1, "Nothing is flagged and nothing is busy on the 1 node that answered"),
+    ],
+)
+def test_no_row_is_no_all_clear_while_nodes_are_missing(
+    statuses: tuple[ContainerStatus, ...], answered: int, told: str
+) -> None:
+    missing = Unanswered("node-1", "minerwatch/agent-1", "no answer within 20 s")
+    coverage = Coverage("lab", "", answered, (missing,))
+
+    async def scenario(screen: Driven) -> None:
+        assert told in " ".join(screen.text.split())
+
+    run(Recorded([Look(statuses, NOW, coverage)]), scenario, (110, 24))
 
 
 def test_before_the_first_answer_it_says_whom_it_asks() -> None:

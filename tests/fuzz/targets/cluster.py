@@ -16,6 +16,7 @@ from minerwatch.cull import ActionRecord, Moment, Outcome
 from minerwatch.kube import budget, client, fleet, pod_exec, pods
 from minerwatch.kube.actions import Actions, ApiRequest
 from minerwatch.kube.client import Answer, ApiError, Cluster
+from minerwatch.kube.controllers import controls
 from minerwatch.kube.identities import Identities, identity_facts
 from minerwatch.kube.list_reading import ListError, ListReader
 from minerwatch.kube.owners import PROFILES, owner_chain, pod_fields, sources
@@ -27,7 +28,7 @@ from minerwatch.kube.pod_parsing import (
     PodParser,
     quantity,
 )
-from minerwatch.model import Action, Container, ContainerKind, Pod
+from minerwatch.model import Action, Container, ContainerKind, OwnerReference, Pod
 from minerwatch.report.snapshot import decode_report, rfc3339
 from tests.fuzz.contract import is_finite, is_one_line, is_told, is_unicode
 from tests.fuzz.registry import SEPARATOR, parts, target
@@ -178,6 +179,8 @@ def lease(data: bytes) -> None:
     )  # fmt: skip
     record = _record()
     held.refresh()
+    held.flag({"rule": ["owner"]})
+    assert all(count >= 0 for count in held.flagged(["rule", "other"]).values())
     for dry_run in (False, True):
         left = held.left(dry_run=dry_run)
         assert left is None or 0 <= left <= CullBudget().per_cluster
@@ -185,7 +188,22 @@ def lease(data: bytes) -> None:
     held.give_back(record)
     for sent in api.sent:
         again = budget._decoded(sent)
-        budget._places(again, budget.IN_EARNEST)
+        budget._entries(again, budget.IN_EARNEST, budget._Place, budget._MAX_PLACES)
+        budget._entries(again, budget.FLAGGED, budget._Flag, budget._MAX_FLAGS)
+
+
+@target("kube.controllers")
+def controller(data: bytes) -> None:
+    """A controller and a pod that refers to it: it is the pod's, or not."""
+    found, pod = parts(data, 2)
+    owner = OwnerReference("DaemonSet", "exporter", "ds-uid", is_controller=True)
+    try:
+        is_real = controls(found, pod, "uid-1", owner, "exporter-x-id")
+    except ApiError as error:
+        is_told(error)
+        is_one_line(str(error))
+        return
+    assert isinstance(is_real, bool)
 
 
 def _record() -> ActionRecord:

@@ -22,10 +22,10 @@ from minerwatch.cli.screen.process_tree import process_lines
 from minerwatch.cli.screen.rows import Tree, View, arranged
 from minerwatch.cli.screen.terminal import to_ascii
 from minerwatch.cull import History, Moment
-from minerwatch.culling import audit
+from minerwatch.culling import audit, file_budget
 from minerwatch.errors import SnapshotError, TargetError
 from minerwatch.model import ContainerStatus, NodeReport
-from minerwatch.report import metrics
+from minerwatch.report import metrics, since
 from minerwatch.report.agents import agents_line
 from minerwatch.report.campaigns import campaigns
 from minerwatch.report.culled import simulation_text
@@ -40,6 +40,7 @@ from tests.fuzz.contract import (
     are_lines,
     is_finite,
     is_line,
+    is_one_line,
     is_publishable,
     is_told,
     is_unicode,
@@ -50,6 +51,24 @@ from tests.report.samples import NOW
 
 _WIDTH = 100
 _BOOT = "3f0e0000-0000-4000-8000-000000000001"
+
+
+@target("culling.file_budget")
+def budget_file(data: bytes) -> None:
+    """The budget of a machine without a cluster: it is read, or nothing is permitted."""
+    try:
+        state = file_budget.decoded(data)
+    except file_budget.BudgetFileError as error:
+        is_one_line(str(error))
+        return
+    assert state.begun.id is not None
+
+
+@target("report.since")
+def since_file(data: bytes) -> None:
+    """What an agent finds of the one before: it is of use, or it is not."""
+    state = since.decoded(data)
+    assert state is None or all(each.container is not None for each in state.containers)
 
 
 @target(

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.culling.holds import MAX_GAP_TICKS, Holds
+from minerwatch.model import (
+    ContainerKey,
+    Finding,
+    Level,
+    Maturity,
+    ProcessId,
+    Signal,
+    Verdict,
+)
+
+KEY = ContainerKey("/kubepods/pod1/c1", 7)
+INTERVAL_S = 10.0
+GAP_S = MAX_GAP_TICKS * INTERVAL_S
+
+
+def verdict(at_s: float, pid: int = 7, *, rules: tuple[str, ...] = ("name", "code")) -> Verdict:
+    findings = tuple(
+        Finding(rule, rule, Signal.COMPUTE, 60, Maturity.STABLE, 0.0, ProcessId(pid, pid), ())
+        for rule in rules
+    )
+    return Verdict(KEY, at_s, 95.2, Level.CONFIRMED, 0.0, findings)
+
+
+def seen(*verdicts: Verdict) -> Holds:
+    holds = Holds()
+    for each in verdicts:
+        holds.note([each], each.at_s, INTERVAL_S)
+    return holds
+
+
+def test_the_time_that_was_watched_counts() -> None:
+    held = seen(*(verdict(at_s) for at_s in range(100, 401, 10))).of(KEY)
+    assert held.by_container == {"name": 300, "code": 300}
+    assert held.by_process == {("name", ProcessId(7, 7)): 300, ("code", ProcessId(7, 7)): 300}
+
+
+def test_two_sightings_with_nothing_between_are_no_time() -> None:
+    assert seen(verdict(100), verdict(500)).of(KEY).by_container == {"name": 0, "code": 0}
+
+
+def test_what_is_no_longer_seen_is_forgotten() -> None:
+    holds = seen(verdict(100), verdict(110))
+    holds.note([], 110 + GAP_S, INTERVAL_S)
+    assert holds.of(KEY).by_container == {"name": 10, "code": 10}
+    holds.note([], 111 + GAP_S, INTERVAL_S)
+    assert holds.of(KEY).by_container == {}
+    assert holds.of(ContainerKey("/other", 1)).by_container == {}
+
+
+def test_a_program_that_is_started_again_holds_by_container() -> None:
+    """``while true; do timeout 240 …; done``: no process lives for five minutes."""
+    held = seen(*(verdict(at_s, pid=at_s // 240) for at_s in range(240, 1441, 10))).of(KEY)
+    assert held.by_container == {"name": 1200, "code": 1200}
+    assert max(held.by_process.values()) < 240
+
+
+def test_each_rule_holds_for_itself() -> None:
+    one = [verdict(at_s, rules=("name",)) for at_s in range(0, 301, 10)]
+    both = [verdict(at_s) for at_s in range(310, 351, 10)]
+    assert seen(*one, *both).of(KEY).by_container == {"name": 350, "code": 40}
+
+
+def test_behaviour_and_rules_on_trial_hold_nothing() -> None:
+    def changed(each: Verdict) -> Verdict:
+        trial = replace(each.findings[0], maturity=Maturity.TEST)
+        busy = replace(each.findings[1], signal=Signal.BEHAVIOUR)
+        return replace(each, findings=(trial, busy))
+
+    assert seen(*(changed(verdict(at_s)) for at_s in (0, 10, 20))).of(KEY).by_container == {}
+
+
+@given(st.lists(st.floats(0, 60, allow_nan=False), max_size=60))
+def test_no_more_is_held_than_was_watched(steps_s: list[float]) -> None:
+    at_s, watched_s, verdicts = 1000.0, 0.0, [verdict(1000.0)]
+    for step_s in steps_s:
+        at_s += step_s
+        watched_s = watched_s + step_s if step_s <= GAP_S else 0.0
+        verdicts.append(verdict(at_s))
+    held = seen(*verdicts).of(KEY)
+    assert all(abs(value - watched_s) < 1e-6 for value in held.by_container.values())
