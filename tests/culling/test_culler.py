@@ -551,10 +551,10 @@ def _killed_at(
 @pytest.mark.parametrize(
     ("when", "how", "has_acted", "held"),
     [
-        (takes_a_place, Hanging(0.5), 0, 1),
+        (takes_a_place, Hanging(2.0), 0, 1),
         (takes_a_place, Dripping(1, 0.05), 0, 1),
-        (looks, Hanging(0.5), 0, 1),
-        (on_pod, Hanging(0.5), 1, 1),
+        (looks, Hanging(2.0), 0, 1),
+        (on_pod, Hanging(2.0), 1, 1),
         (on_pod, Dripping(1, 0.05), 1, 1),
     ],
     ids=["budget asked", "budget had", "second look", "action asked", "action done"],
