@@ -17,8 +17,6 @@ import pytest
 from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
 from tests.conftest import CgroupFolders, container_id, pod_uid, remove_parent_cgroups
 from tests.kube.api_server import ApiServer, eventually, pod_json
 from tests.kube.exec_endpoint import Printing
@@ -113,7 +111,7 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     api.put(the_pod())  # the kernel knew it before the API did
     labels = 'namespace="jupyter",pod="jupyter-ada"'
     agent.until(lambda: labels in agent.get("/metrics")[1])
-    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    (status,) = [s for s in agent.statuses() if s.pod_uid == UID]
     assert (status.namespace, status.pod, status.container) == (
         "jupyter",
         "jupyter-ada",
@@ -164,7 +162,7 @@ def test_a_laptop_sees_it_in_top_and_explain(
 def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
-    statuses = decode(answer(agent.socket, "/snapshot"))
+    statuses = agent.statuses()
     assert {status.kind for status in statuses} <= {"pod", "engine"}
 
 
@@ -174,7 +172,7 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     api.vanish()
     name = 'minerwatch_probe_failures_total{probe="pods",reason="connection"} 0.0'
     agent.until(lambda: name not in agent.get("/metrics")[1])
-    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    (status,) = [s for s in agent.statuses() if s.pod_uid == UID]
     assert status.pod == "jupyter-ada"
     assert agent.get("/healthz")[0] == 200
     api.listen()
