@@ -53,13 +53,22 @@ def _command(name: str) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.{name}", "--json"]
 
 
+def _heed_interrupts() -> None:
+    """Else a measure ignores SIGINT where the shell has started all of it in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def measured(command: Sequence[str], name: str, within_s: float) -> list[Row]:
     """What a measure brings, or a row that says why it brings nothing."""
     if within_s <= 0:
         return [missing(name, "all of it", "there was no time left: run it by itself")]
     print(f"{name} …", file=sys.stderr, flush=True)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     try:
         said, complaint = process.communicate(timeout=within_s)

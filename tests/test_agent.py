@@ -22,6 +22,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from minerwatch import __version__
+from minerwatch.errors import SnapshotError
+from minerwatch.model import ContainerStatus
 from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode, decode_agent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
@@ -98,6 +100,21 @@ class RunningAgent:
             with error:
                 return error.code, error.read().decode()
 
+    def asked(self, path: str) -> bytes:
+        """What it answers on its socket; a tick under way may be longer than a client waits."""
+
+        def answered() -> list[bytes]:
+            assert self.process.poll() is None, self.log_path.read_text()
+            try:
+                return [answer(self.socket, path)]
+            except SnapshotError:
+                return []
+
+        return until(answered)[0]
+
+    def statuses(self, path: str = "/snapshot") -> tuple[ContainerStatus, ...]:
+        return decode(self.asked(path))
+
     def stop(self, with_signal: int = signal.SIGTERM) -> int:
         self.process.send_signal(with_signal)
         return self.process.wait(timeout=PATIENCE_S)
@@ -140,11 +157,7 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     assert verdict["level"] in ("likely", "confirmed")
     assert "hunter2" not in agent.log_path.read_text()
     agent.until(lambda: f'container="{container_id("a1")[:12]}"' in agent.get("/metrics")[1])
-    status = next(
-        s
-        for s in decode(answer(agent.socket, "/snapshot"))
-        if s.container == container_id("a1")[:12]
-    )
+    status = next(s for s in agent.statuses() if s.container == container_id("a1")[:12])
     assert status.level in ("likely", "confirmed")
     assert "hunter2" in status.processes[0].command_line
 
@@ -188,7 +201,7 @@ def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> 
     (folder / "broken.yml").write_text("title: [")
     agent = start("--config", str(config), "--rules", str(folder))
     loaded = agent.line("watching")["rules"]
-    said = decode_agent(answer(agent.socket, "/status"))
+    said = decode_agent(agent.asked("/status"))
     assert said.version == __version__
     assert (said.culling, said.interval_s, said.broken_rules) == ("dry-run", 0.3, 1)
     assert sum(said.rules.values()) == loaded
@@ -294,11 +307,7 @@ def test_what_private_folders_say_is_told_by_ids_only(
     assert {Path(path).name for path in broken} == {"broken.yml", "wrong.yml", "broken.yar"}
     assert "zebra" not in agent.log_path.read_text().lower()
     assert "zebra" not in agent.get("/metrics")[1].lower()
-    status = next(
-        s
-        for s in decode(answer(agent.socket, "/snapshot"))
-        if s.container == container_id("a2")[:12]
-    )
+    status = next(s for s in agent.statuses() if s.container == container_id("a2")[:12])
     assert "Zebrafink" in {finding.title for finding in status.findings}  # root may know
 
 
@@ -438,7 +447,7 @@ def test_hostile_names_break_no_line(start: Start, programs: Programs, tmp_path:
     assert all(line["event"] != "forged" for line in agent.lines())
     for line in agent.get("/metrics")[1].splitlines():
         assert "\x1b" not in line
-    decode(answer(agent.socket, "/snapshot/full"))
+    agent.statuses("/snapshot/full")
 
 
 def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(

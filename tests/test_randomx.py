@@ -53,6 +53,7 @@ def verdicts(agent: RunningAgent, container: str) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.quiet  # content is scanned at the lowest priority
 def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
     agents: dict[str, RunningAgent],
     cgroups: CgroupFolders,

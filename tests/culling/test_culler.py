@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,7 @@ def flag_others(api: ApiServer, harness: Harness, *namespaces: str, owner: str =
         annotations = {"hub.jupyter.org/username": owner} if owner else {}
         put_pod(api, f"other-{number}", uid, namespace, annotations=annotations)
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid, level=Level.SUSPICIOUS)
-        until(lambda other=other: harness.node.identity(other.container))
+        until(partial(harness.node.identity, other.container))
 
 
 def test_a_rule_that_flags_many_owners_stops_all_on_its_findings(
@@ -402,7 +403,7 @@ def test_where_tenants_choose_labels_their_owners_are_one(
         name = {"hub.jupyter.org/username": f"made-up-{number}"}
         put_pod(api, f"other-{number}", uid, "a", annotations=name)
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
-        until(lambda other=other: harness.node.identity(other.container))
+        until(partial(harness.node.identity, other.container))
     harness.tick()
     assert not harness.culler.is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
@@ -720,10 +721,10 @@ def _killed_at(
 @pytest.mark.parametrize(
     ("when", "how", "has_acted", "held"),
     [
-        (takes_a_place, Hanging(0.5), 0, 1),
+        (takes_a_place, Hanging(2.0), 0, 1),
         (takes_a_place, Dripping(1, 0.05), 0, 1),
-        (looks, Hanging(0.5), 0, 1),
-        (on_pod, Hanging(0.5), 1, 1),
+        (looks, Hanging(2.0), 0, 1),
+        (on_pod, Hanging(2.0), 1, 1),
         (on_pod, Dripping(1, 0.05), 1, 1),
     ],
     ids=["budget asked", "budget had", "second look", "action asked", "action done"],

@@ -113,6 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pod")
 
 
+@pytest.mark.quiet  # content is scanned at the lowest priority
 def test_every_probe_works_with_what_the_chart_grants(
     root: Root, release: Release, miner: int, folder: Path
 ) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import Answering, Dripping, Dropping, Hanging, Request
@@ -31,7 +29,7 @@ class Behind:
     kubeconfig: Path
 
     def owner(self) -> str:
-        statuses = decode(answer(self.agent.socket, "/snapshot"))
+        statuses = self.agent.statuses()
         return next((status.owner for status in statuses if status.container_id == ID), "")
 
     def count(self, reason: str) -> float:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
 from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode, decode_agent
+from minerwatch.report.snapshot import decode_agent
 from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
 from tests.kube.api_server import (
     Answering,
@@ -119,7 +119,7 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     assert "minerwatch_unmapped_containers 0.0" not in agent.get("/metrics")[1]
 
     def names() -> set[str]:
-        found = decode(answer(agent.socket, "/snapshot"))
+        found = agent.statuses()
         return {f"{each.pod} {each.container}" for each in found}
 
     raw = the_pod()  # the kernel knew it before the API did, ...
@@ -131,7 +131,7 @@ def test_a_flagged_container_bears_its_pods_names(agent: RunningAgent, api: ApiS
     api.put(the_pod())  # ... and the API knew the pod before the kubelet's status
     labels = 'namespace="jupyter",pod="jupyter-ada"'
     agent.until(lambda: labels in agent.get("/metrics")[1])
-    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    (status,) = [s for s in agent.statuses() if s.pod_uid == UID]
     assert (status.namespace, status.pod, status.container) == (
         "jupyter",
         "jupyter-ada",
@@ -158,7 +158,7 @@ def test_a_pods_sandbox_is_no_container_until_it_does_something(
     cgroups.put(pause, folder)
 
     def known() -> set[str]:
-        statuses = decode(answer(agent.socket, "/snapshot"))
+        statuses = agent.statuses()
         return {status.container_id[:2] for status in statuses if status.pod_uid == UID}
 
     others = [programs.start("pause", busy=False) for _ in range(2)]
@@ -243,7 +243,7 @@ def test_a_laptop_sees_it_in_top_and_explain(
 def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
-    statuses = decode(answer(agent.socket, "/snapshot"))
+    statuses = agent.statuses()
     assert {status.kind for status in statuses} <= {"pod", "engine"}
 
 
@@ -253,7 +253,7 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     api.vanish()
     name = 'minerwatch_probe_failures_total{probe="pods",reason="connection"} 0.0'
     agent.until(lambda: name not in agent.get("/metrics")[1])
-    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == UID]
+    (status,) = [s for s in agent.statuses() if s.pod_uid == UID]
     assert status.pod == "jupyter-ada"
     assert agent.get("/healthz")[0] == 200
     api.listen()

@@ -13,8 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
 from tests.conftest import TOP, CgroupFolders, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
@@ -66,7 +64,7 @@ def test_a_pod_that_mines(
     any_cluster.start_container("jupyter-ada", ID, "notebook")
     agent.until(lambda: f'container="notebook",{place}' in agent.get("/metrics")[1])
     uid = pod_path.split("/")[-2].removeprefix("pod")
-    (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod_uid == uid]
+    (status,) = [s for s in agent.statuses() if s.pod_uid == uid]
     assert (status.namespace, status.pod, status.container) == (
         any_cluster.namespace,
         "jupyter-ada",

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import needs_openssl, pod_environment
@@ -68,7 +66,7 @@ def the_pod(username: str) -> dict[str, object]:
 
 
 def owner(agent: RunningAgent) -> str:
-    statuses = decode(answer(agent.socket, "/snapshot"))
+    statuses = agent.statuses()
     return next((status.owner for status in statuses if status.container_id == ID), "")
 
 

@@ -22,7 +22,6 @@ from minerwatch.kube.client import ApiError, from_kubeconfig
 from minerwatch.kube.owners import pod_fields, sources
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.kube.pods import PodWatch
-from minerwatch.report.client import answer
 from minerwatch.report.snapshot import decode
 from tests.conftest import CGROUPS, needs_root
 from tests.kube.any_cluster import (
@@ -267,7 +266,7 @@ def test_a_pod_that_mines_on_this_very_node(cluster: AnyCluster, tmp_path: Path)
     try:
         place = f'namespace="{cluster.namespace}",pod="miner"'
         agent.until(lambda: place in agent.get("/metrics")[1])
-        (status,) = [s for s in decode(answer(agent.socket, "/snapshot")) if s.pod == "miner"
+        (status,) = [s for s in agent.statuses() if s.pod == "miner"
                      and s.container == "agent"]  # fmt: skip
         assert (status.container_id, status.owner) == (bare_id(pod), "ada@example.org")
         eventually(cluster.events, "no event", PATIENCE_S)
