@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from minerwatch.config import DRY_RUN, OFF, Audit, CircuitBreaker, CullBudget, Culling, Duration
-from minerwatch.cull import HOUR_S, Outcome
+from minerwatch.cull import HOUR_S, History, Outcome
+from minerwatch.culling.audit import read
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.labels import Selector
@@ -31,6 +32,7 @@ from tests.culling.harness import (
     actions_on,
     last,
     lines,
+    moment,
     outcomes,
     put_pod,
     remembers,
@@ -309,7 +311,55 @@ def test_an_audit_log_that_cannot_be_written_stops_everything(
     harness.tick()
     assert actions_on(api, EVE) == ["evict"]
     lines_read = [line for line in log.read_bytes().splitlines() if line.startswith(b'{"kind"')]
-    assert len(lines_read) >= 4, "nothing is lost, torn pieces stand on lines of their own"
+    assert len(lines_read) >= 4, "nothing is lost"
+    assert not read(log).damaged, "what was torn is cut off"
+
+
+def test_an_audit_log_that_was_removed_stops_the_action_and_is_begun_again(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    harness.settled()
+    observation = eve(api, harness)
+    harness.culler._journal.write("decision")
+    log.unlink()
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert harness.reasons(observation) == "", "and what is begun again can be written"
+    harness.watch.ahead_s += 700
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+    again = History.restored([line.record for line in lines(log) if line.record], moment(700))
+    assert again.knows_last_hour(moment(700)), "the new file says how far back it reaches"
+
+
+def test_a_damaged_line_is_lost_memory_until_somebody_moves_the_file(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    remembers(log)
+    log.write_bytes(log.read_bytes() + b'{"kind": "rel\x00\x00\x00\n' + log.read_bytes())
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    for _ in range(3):
+        harness.tick()
+    assert f"{log}:2" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+    log.rename(log.with_name("kept"))
+    harness.tick()
+    assert "within the last hour" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+
+
+def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(log)
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    harness.tick()
+    assert "no regular file" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
 
 
 # Whom nothing is done to.
