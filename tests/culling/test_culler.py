@@ -353,7 +353,7 @@ def test_a_damaged_line_is_lost_memory_until_somebody_moves_the_file(
 def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # the fixture's
     os.mkfifo(log)
     harness = opened(settings(log))
     observation = eve(api, harness)
