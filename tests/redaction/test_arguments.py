@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from minerwatch.redaction.arguments import MASK, redacted, redacted_arguments
+from minerwatch.redaction.arguments import redacted, redacted_arguments
+from minerwatch.redaction.words import MASK
 from tests.report.samples import POOL, WALLET, hostile_text
 
 TEMPLATES = [

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.redaction.arguments import MASK, redacted, redacted_arguments
+from minerwatch.redaction.arguments import redacted, redacted_arguments
 from minerwatch.redaction.shapes import is_wallet, random_words, tokens
+from minerwatch.redaction.words import MASK
 
 LOWER, HEX = string.ascii_lowercase + string.digits, "0123456789abcdef"
 ALNUM = string.ascii_letters + string.digits
