@@ -128,22 +128,29 @@ class Node:
         self,
         max_processes: int,
         culling: Callable[[Observation], CullStatus | None] = lambda _observation: None,
+        *,
+        unmasked: bool = False,
     ) -> list[ContainerStatus]:
         """What the last tick found, as it is published; worst first.
 
-        ``culling`` says what would be done about it.
+        ``culling`` says what would be done about it. ``unmasked``: with the secrets that command
+        lines hold.
         """
         observations = self.watch.observations(max_processes)
-        statuses = (replace(self.status(each), culling=culling(each)) for each in observations)
+        statuses = (
+            replace(self.status(each, unmasked=unmasked), culling=culling(each))
+            for each in observations
+        )
         return list(worst_first(statuses))
 
-    def status(self, observation: Observation) -> ContainerStatus:
+    def status(self, observation: Observation, *, unmasked: bool = False) -> ContainerStatus:
         """One observation as it is published."""
         return container_status(
             observation,
             node=self.name,
             boot_unix_s=time.time() - now_s(),
             identity=self.identity(observation.container),
+            unmasked=unmasked,
         )
 
     def identity(self, container: Container) -> Identity | None:
@@ -586,6 +593,7 @@ class Agent:
             **self._public_routes(),
             "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
+            "/snapshot/unmasked": lambda: self._snapshot(ALL_PROCESSES, unmasked=True),
             "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
         posts = self._culling.posts()
@@ -625,8 +633,8 @@ class Agent:
             blind_spots=self._node.blind_spots,
         )
 
-    def _snapshot(self, max_processes: int) -> Answer:
-        statuses = self._node.statuses(max_processes, self._culling.status)
+    def _snapshot(self, max_processes: int, *, unmasked: bool = False) -> Answer:
+        statuses = self._node.statuses(max_processes, self._culling.status, unmasked=unmasked)
         return Answer(encode(statuses), _JSON)
 
     def _health(self) -> Answer:

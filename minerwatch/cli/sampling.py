@@ -31,16 +31,20 @@ class Source:
         """The socket."""
         return self.socket_path or Path(self.config.socket or default_socket())
 
-    def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
-        """The node's containers, worst first. Raises SnapshotError or NodeError."""
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
+        """The node's containers, worst first. Raises SnapshotError or NodeError.
+
+        ``unmasked``: with all processes, and with the secrets that command lines hold.
+        """
+        route = "/snapshot/full" if all_processes else "/snapshot"
         if not self.is_local:
             try:
-                return decode(answer(self.path, "/snapshot/full" if all_processes else "/snapshot"))
+                return decode(answer(self.path, "/snapshot/unmasked" if unmasked else route))
             except NoAgentError as error:
                 if self.socket_path is not None:
                     raise
                 click.echo(f"{error}: sampling this node for {SAMPLE_S:g} s", err=True)
-        return _sampled(self.config, all_processes=all_processes)
+        return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
 
 
 class Sampler:
@@ -63,19 +67,19 @@ class Sampler:
 
         self._node.watch.tick(now_s())
 
-    def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
         """What the last reading found, worst first."""
         from minerwatch.agent import ALL_PROCESSES
 
         few = self._config.report.processes_per_container
-        return self._node.statuses(ALL_PROCESSES if all_processes else few)
+        return self._node.statuses(ALL_PROCESSES if all_processes else few, unmasked=unmasked)
 
     def close(self) -> None:
         """Lets go of the kernel's files."""
         self._node.watch.close()
 
 
-def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus]:
+def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence[ContainerStatus]:
     sampler = Sampler(config)
     try:
         for trouble in sampler.troubles:
@@ -83,6 +87,6 @@ def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus
         sampler.tick()
         time.sleep(SAMPLE_S)
         sampler.tick()
-        return sampler.statuses(all_processes=all_processes)
+        return sampler.statuses(all_processes=all_processes, unmasked=unmasked)
     finally:
         sampler.close()

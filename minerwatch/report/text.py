@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from minerwatch.redaction.arguments import redacted, redacted_arguments
 
-__all__ = ["CUT", "printable", "redacted", "redacted_arguments", "shortened"]
+__all__ = ["CUT", "masked_command_line", "printable", "redacted", "redacted_arguments", "shortened"]
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _MARKS = frozenset({"Mn", "Me", "Mc"})
@@ -17,6 +17,9 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
 CUT = " …[cut]… "
 """Stands where the middle of a text was left out."""
+
+_MAX_REDACTED_CHARS = 8192
+"""Of a longer command line only both ends are searched for secrets, and shown."""
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -43,6 +46,22 @@ def shortened(text: str, limit: int) -> str:
     kept = limit - len(CUT)
     tail = kept // 3
     return text[: kept - tail] + CUT + text[len(text) - tail :]
+
+
+def masked_command_line(line: str) -> str:
+    """Return a command line with its secrets masked; of a very long one both ends.
+
+    It is cut at blanks, and the first words after the cut are masked: what named them as a secret
+    may have been cut off.
+    """
+    if len(line) <= _MAX_REDACTED_CHARS:
+        return redacted(line)
+    start = line[: _MAX_REDACTED_CHARS * 2 // 3]
+    end = line[-_MAX_REDACTED_CHARS // 3 :]
+    start = start[: max(start.rfind(" "), 0)]
+    _, _, end = end.partition(" ")
+    _, _, end = end.partition(" ")
+    return redacted(f"{start}{CUT}{end}")
 
 
 def _visible(text: str) -> Iterator[str]:
