@@ -323,6 +323,7 @@ class Agent:
             self._report(brought, time.perf_counter() - started_s)
             self._last_tick_s = now_s()
             self._tend_canary()
+            self._keep_socket()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
 
@@ -334,6 +335,15 @@ class Agent:
                 self._metrics.probe_opened(state.name, is_on=state.down_s == 0.0)
             if state.last_error is not None:
                 self._once.failure(f"{state.name} failed", state.last_error)
+
+    def _keep_socket(self) -> None:
+        """Listen again where the socket was removed, as by a cleaner of temporary folders."""
+        try:
+            for listener in self._listeners:
+                if isinstance(listener, SocketListener) and listener.renew():
+                    self._log.warning("socket removed: listening again", socket=str(self.socket))
+        except MinerwatchError as error:
+            self._fail("socket", error)
 
     def _settle(self) -> None:
         """Keep it small: once after the first tick and each change of rules, then by the minute."""
