@@ -45,6 +45,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes.every import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
+from minerwatch.report.log_limit import LogLimit
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
 from minerwatch.report.snapshot import (
@@ -230,6 +231,7 @@ class Agent:
         self._config = config
         self._log = log
         self._once = Once(log)
+        self._log_limit = LogLimit()
         self._reread = reread
         self._stopping = False
         self._wake = Wake()
@@ -245,6 +247,7 @@ class Agent:
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
             exec_events=self._exec_events,
+            verdicts_left_out=lambda: self._log_limit.left_out,
             culling=lambda: self._culling.figures(),
         )
         self._open = ExitStack()
@@ -672,8 +675,7 @@ class Agent:
     def _report(self, brought: Tick, duration_s: float) -> None:
         self._report_findings(brought.changes, brought.began)
         for ended in brought.ended:
-            line = verdict_line(self._node.status(ended), ended.verdict.level.label)
-            self._log.info("verdict", **{**line, "level": "gone"})
+            self._log_verdict(ended, ended.verdict.level.label, "gone")
         for container, level, cpu_s in brought.flagged_cpu_s:
             identity = self._node.identity(container)
             namespace = identity.pod.namespace if identity else ""
@@ -706,14 +708,26 @@ class Agent:
     def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:
             self._metrics.level_changed(change.observation.verdict.level)
-            status = self._node.status(change.observation)
-            self._log.info("verdict", **verdict_line(status, change.previous.label))
+            level = change.observation.verdict.level.label
+            self._log_verdict(change.observation, change.previous.label, level)
         for finding in began:
             self._metrics.finding_began(finding.rule, finding.signal)
             if finding.rule == canary.RULE:
                 self._note_canary(finding)
         if self._cluster is not None:
             self._cluster.tell(change.observation for change in changes)
+
+    def _log_verdict(self, observation: Observation, previous: str, level: str) -> None:
+        """Log a change of verdict, with how many were left out since the line before."""
+        container = observation.container
+        identity = self._node.identity(container)
+        namespace = identity.pod.namespace if identity else ""
+        key = f"{container.cgroup} {container.cgroup_inode}"
+        left_out = self._log_limit.lines_before(key, namespace, level, now_s())
+        if left_out is None:
+            return
+        line = {**verdict_line(self._node.status(observation), previous), "level": level}
+        self._log.info("verdict", **line, **({"left_out": left_out} if left_out else {}))
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)
