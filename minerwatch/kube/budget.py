@@ -181,6 +181,12 @@ class LeaseBudget:
         with self._lock:
             return None if self._last is None else self._monotonic_s() - self._last.at_s
 
+    def server_unix_s(self) -> float | None:
+        """Return the API server's time of day, counted on from its last answer; None: not known."""
+        with self._lock:
+            read = self._last
+            return None if read is None else read.server_unix_s + self._monotonic_s() - read.at_s
+
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
         """Whether the action may be done: a place of the hour is now taken by ``record.id``.
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +365,24 @@ def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
     harness.tick()
     assert "no regular file" in harness.reasons(observation)
     assert actions_on(api, EVE) == []
+
+
+@pytest.mark.parametrize("step_s", [86400.0, -86400.0])
+def test_a_step_of_the_nodes_clock_makes_no_pod_older(
+    api: ApiServer, opened: Open, log: Path, step_s: float
+) -> None:
+    """A pod's age is by the API server's clock, which has dated it."""
+    harness = opened(settings(log, minimum_age=Duration(3 * 86400)))
+    read = harness.culler._read_clocks
+    harness.culler._read_clocks = lambda: replace(read(), unix_s=read().unix_s + step_s)
+    observation = eve(api, harness)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert "too young" in harness.reasons(observation)
+    seconds = float(harness.reasons(observation).partition("too young (")[2].partition(" s")[0])
+    created = api.items("pods")[0]["metadata"]["creationTimestamp"]
+    age_s = time.time() - datetime.fromisoformat(created).timestamp()
+    assert abs(seconds - age_s) < 3600
 
 
 # Whom nothing is done to.
