@@ -31,6 +31,7 @@ _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(?:=.*)?", re.DOTALL)
 _CLUSTER = re.compile(r"-[A-Za-z]{2,12}")
 _LOGIN_ENDS = ":%,="
 _IDS = re.compile(r"\d+:\d+")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 _COMPOUND = re.compile(r"\w*[A-Za-z0-9][_.-]\w[\w.-]*|_?[a-z]+[A-Z]\w*", re.ASCII)
 
 _LOGINS = frozenset(
@@ -38,7 +39,9 @@ _LOGINS = frozenset(
     | {"--http-auth", "--basic-auth", "--auth", "--proxy-auth", "--creds", "--auth-cred"}
     | {"--registry-auth", "--http-user", "--ftp-user", "--credentials"}
 )
-_BARE_NAMES = frozenset({"password", "passwd", "passphrase", "passcode", "authtoken", "bearer"})
+_BARE_NAMES = frozenset(
+    {"auth", "psk", "password", "passwd", "passphrase", "passcode", "authtoken", "bearer"}
+)
 _SQL_NAMES = frozenset({"identified"})
 _SLASH_OPTION = re.compile(r"/(?:p|pw|pwd|pass|password|rp):", re.IGNORECASE)
 _LONG_OPTIONS = frozenset({"-password", "-passwd", "-pass", "-token", "-port", "-proto", "-auth"})
@@ -110,6 +113,10 @@ class _Line:
             self._blanks += [*pieces[1::2], ""]
             self._ends += [end] * len(pieces[::2])
             self._starts += [True] + [False] * (len(pieces[::2]) - 1)
+        self._opening = [_opening_quote(word) for word in self._words]
+        self._words = [
+            word[len(quote) :] for word, quote in zip(self._words, self._opening, strict=True)
+        ]
         self._out = list(self._words)
         self._closing = {quote: self._next_with(quote) for quote in QUOTES}
         self._all_words = frozenset(word.strip(_AROUND) for word in self._words)
@@ -123,10 +130,11 @@ class _Line:
         while place < len(self._words):
             place = max(self._step(place), place + 1)
         arguments: list[str] = []
-        for starts, word, blank in zip(self._starts, self._out, self._blanks, strict=True):
+        pieces = zip(self._starts, self._opening, self._out, self._blanks, strict=True)
+        for starts, quote, word, blank in pieces:
             if starts:
                 arguments.append("")
-            arguments[-1] += word + blank
+            arguments[-1] += quote + word + blank
         return arguments
 
     def _step(self, place: int) -> int:
@@ -145,7 +153,7 @@ class _Line:
     # What the words before say.
 
     def _note_program(self, word: str) -> None:
-        name = word.strip(_AROUND).rpartition("/")[2].removesuffix(".exe")
+        name = word.rpartition("=")[2].strip(_AROUND).rpartition("/")[2].removesuffix(".exe")
         for secrets in BY_PROGRAM.get(name, ()):
             if secrets not in self._active and secrets.beside in ("", *self._all_words):
                 self._active += (secrets,)
@@ -213,6 +221,8 @@ class _Line:
             return self._mask_unit(place)
         if word in _SENDING and any(word in each.words for each in self._active):
             return self._mask_sent(place + 1)
+        if word == "<<<":
+            return self._mask_unit(place + 1)
         if word == "echo" and self._takes_piped:
             return self._mask_until(place + 1, _ENDS_OF_COMMAND)
         if any(word in each.words for each in self._active):
@@ -246,7 +256,8 @@ class _Line:
         if word.startswith("//"):  # npm's, of one registry
             word = word.rpartition(":")[2]
         is_assigned = self._words[after] in ("=", ":", ":=", "=>")
-        is_name = is_assigned or word.lower() in _BARE_NAMES or _COMPOUND.fullmatch(word)
+        is_bare_name = _VARIABLE.fullmatch(word) or word.lower().lstrip("_") in _BARE_NAMES
+        is_name = is_assigned or is_bare_name or _COMPOUND.fullmatch(word)
         if not is_name or (place == 0 and not is_assigned) or word.startswith((".", "/", "~")):
             return 0
         found = secrecy(word)
@@ -379,6 +390,11 @@ class _Line:
         for place in range(len(self._words) - 1, -1, -1):
             following[place] = place if quote in self._words[place] else following[place + 1]
         return following
+
+
+def _opening_quote(word: str) -> str:
+    """Return the quote that opens before an option, as in a script's ``mysql "-psecret"``."""
+    return word[0] if word[1:2] == "-" and word[0] in QUOTES else ""
 
 
 def _in_key_block(word: str) -> bool:

@@ -23,7 +23,8 @@ _SURE_JOINED = (
     "apikey", "authkey", "accesskey", "privatekey", "privkey", "masterkey", "signingkey",
     "encryptionkey", "accountkey", "sharedkey", "storagekey", "streamkey", "setupkey", "servicekey",
     "subscriptionkey", "licensekey", "presharedkey", "functionkey", "spendkey", "viewkey",
-    "rpcauth", "connectionstring", "mnemonic", "authorization",
+    "rpcauth", "masterauth", "requirepass", "sonarlogin", "seedphrase", "mnemonic",
+    "connectionstring", "authorization",
 )  # fmt: skip
 _SURE_WORDS = frozenset(
     {"pass", "passwd", "pwd", "psw", "passwort", "creds", "cred", "bearer", "otp", "totp", "psk"}
@@ -32,6 +33,7 @@ _SURE_WORDS = frozenset(
 )
 _DOUBTFUL_WORDS = frozenset(
     {"key", "keys", "auth", "pw", "session", "sid", "seed", "salt", "code", "hmac", "community"}
+    | {"pat", "license"}
 )
 _NO_PASS = ("bypass", "compass", "trespass", "encompass", "highpass", "lowpass", "bandpass")
 _HARMLESS_ENDS = frozenset(

@@ -33,7 +33,7 @@ sqlcmd bcp isql tsql osql fisql  -P
 isql            >isql3
 db2             =using
 sqlplus sqlcl rman expdp impdp exp imp sqlldr  >/
-etcdctl         --user@
+etcdctl         --user@ >put2
 rabbitmqctl     >add_user2 >change_password2 >authenticate_user2
 rabbitmqadmin   -p
 mosquitto_pub mosquitto_sub mosquitto_rr  -P
@@ -59,13 +59,15 @@ oc              -p
 kubeadm         --token --certificate-key
 az              -p
 aws s3cmd       --secret_key
+aws+ssm         --value
+az+keyvault     --value
 mc              >set3 >set4 >add3 >add4
-vault           >login >unseal >unwrap
-bao             >login >unseal >unwrap
-consul          --http-auth@
+vault           >login >unseal >unwrap >revoke >lookup >renew
+bao             >login >unseal >unwrap >revoke >lookup >renew
+consul          --http-auth@ >put2
 cargo           >login
 twine flit      -p
-poetry          >http-basic >http-basic2
+poetry          -p >http-basic >http-basic2
 wandb           >login
 comet           >login
 huggingface-cli hf  --token
@@ -73,12 +75,12 @@ gh+secret       -b --body
 doctl hcloud linode-cli civo  -t
 pulumi+--secret >set >set2
 rclone          >obscure
-ansible ansible-playbook ansible-vault  --vault-pass
+ansible-vault   >encrypt_string
 chef knife      -P
 tailscale       --authkey --auth-key
 netbird         -k --setup-key
 ngrok           >authtoken >add-authtoken
-cloudflared     --token
+cloudflared     >install
 frpc frps       -t
 chisel          --auth@
 ttyd gotty      -c@
@@ -88,7 +90,7 @@ swaks           -ap
 htpasswd        >htpasswd2 >htpasswd3 >htpasswd4
 wpa_passphrase  >wpa_passphrase2
 iwconfig        =key
-mkpasswd        >mkpasswd
+mkpasswd        >mkpasswd >mkpasswd2
 useradd usermod -p
 7z 7za 7zr 7zz rar unrar  -p* -hp*
 zip unzip zipcloak funzip  -P

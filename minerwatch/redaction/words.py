@@ -123,6 +123,8 @@ def address_spans(word: str) -> Iterator[tuple[int, int]]:
             past = match.start(3)
         elif match[2] is None:
             yield match.span(3)
+            if match[3] in ("", "x-oauth-basic"):  # the token is in the user's place
+                yield match.span(1)
         elif match[1] and not is_pool:
             yield match.span(1)
     for pattern in (_HOOK, _STREAM, _BARE_LOGIN):
