@@ -115,6 +115,7 @@ class PodWatch:
         """``closing`` is waited on between requests: a simulation brings its own."""
         self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.synced_unix_s: float | None = None
+        self.synced_s = 0.0  # the same moment on the monotonic clock
         """When the pods were last known to be as they are here; None before the first list.
 
         While a watch is open and nothing happens the server says so about once a minute
@@ -212,7 +213,7 @@ class PodWatch:
             return
         self._cache.replace(pods)
         self._version = metadata.resource_version
-        self.synced_unix_s = self._now_unix_s()
+        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
         self._has_progressed = False
 
     def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
@@ -273,7 +274,7 @@ class PodWatch:
 
     def _progress(self) -> None:
         self._has_progressed = True
-        self.synced_unix_s = self._now_unix_s()
+        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
 
     @contextmanager
     def _reading(self, answer: Answer) -> Iterator[None]:

@@ -161,10 +161,22 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         status=finding.maturity.value,
         since=rfc3339(boot_unix_s + finding.since_s),
         pid=finding.process.pid if finding.process else None,
-        evidence={evidence.field: evidence.observed for evidence in finding.evidence},
+        evidence=_observed(finding),
         expected=_expected(finding),
         private=finding.private,
     )
+
+
+def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
+    """Field -> what it was; of a text all the words that matched, each once."""
+    observed: dict[str, str | bool | int | float] = {}
+    for each in finding.evidence:
+        before = observed.get(each.field)
+        is_more = isinstance(before, str) and isinstance(each.observed, str)
+        if is_more and str(each.observed) in str(before):
+            continue
+        observed[each.field] = f"{before} … {each.observed}" if is_more else each.observed
+    return observed
 
 
 def _expected(finding: Finding) -> dict[str, str]:
