@@ -146,7 +146,21 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
         if s.container == container_id("a1")[:12]
     )
     assert status.level in ("likely", "confirmed")
-    assert "hunter2" in status.processes[0].command_line
+    assert "--password … " in status.processes[0].command_line
+    asked = decode(answer(agent.socket, "/snapshot/unmasked"))
+    whole = next(each for each in asked if each.container == "a1" * 6)
+    assert "--password hunter2 " in whole.processes[0].command_line
+    seen = [each["evidence"].get("CommandLine", "") for each in verdict["findings"]]
+    assert any(seen), "the words that matched"
+    assert not any("while" in words for words in seen), "and not the line around them"
+
+
+def test_a_socket_that_is_removed_comes_back(start: Start) -> None:
+    agent = start()
+    agent.line("watching")
+    agent.socket.unlink()
+    agent.line("socket removed: listening again")
+    assert decode(answer(agent.socket, "/snapshot"))
 
 
 def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
