@@ -150,9 +150,9 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     asked = decode(answer(agent.socket, "/snapshot/unmasked"))
     whole = next(each for each in asked if each.container == "a1" * 6)
     assert "--password hunter2 " in whole.processes[0].command_line
-    seen = [each["evidence"].get("CommandLine", "") for each in verdict["findings"]]
-    assert any(seen), "the words that matched"
-    assert not any("while" in words for words in seen), "and not the line around them"
+    told = json.dumps(verdict["findings"])
+    assert "stratum+tcp://pool.supportxmr.com:3333" in told, "the words that matched"
+    assert "done" not in told, "and not the line around them"
 
 
 def test_a_socket_that_is_removed_comes_back(start: Start) -> None:

@@ -12,7 +12,8 @@ MAX_EXCERPT_CHARS = 200
 _MAX_LINE_CHARS = 4096
 _START_CHARS = 512  # which program it is, and what that takes secrets by
 _AROUND_CHARS = 1024
-_BLANKS = re.compile(r"[ \t\n\r\f\v\u00a0]+")
+_BLANK_CHARS = " \t\n\r\f\v\u00a0"
+_BLANKS = re.compile(f"[{_BLANK_CHARS}]+")
 
 Span = tuple[int, int]
 
@@ -27,6 +28,7 @@ def matched_words(text: str, spans: Sequence[Span]) -> str:
         return ""
     if len(text) > _MAX_LINE_CHARS:
         text, spans = _surroundings(text, spans[0])
+    spans = [_without_blanks(text, start, end) for start, end in spans]
     words, masked = [*_words(text)], _BLANKS.split(redacted(text))
     if len(masked) != len(words):  # masking keeps words apart; where it did not, nothing is shown
         return "…"
@@ -40,6 +42,13 @@ def matched_words(text: str, spans: Sequence[Span]) -> str:
         )
     }
     return _joined(masked, sorted(touched), text[spans[0][0] : spans[0][1]])
+
+
+def _without_blanks(text: str, start: int, end: int) -> Span:
+    """Narrow a span that begins or ends with the blank before or after a word."""
+    matched = text[start:end]
+    inner = matched.lstrip(_BLANK_CHARS)
+    return (start + len(matched) - len(inner), end) if inner else (start, end)
 
 
 def _words(text: str) -> Iterator[Span]:
@@ -66,7 +75,7 @@ def _surroundings(text: str, span: Span) -> tuple[str, Sequence[Span]]:
 
 
 def _last_blank(text: str, start: int, end: int) -> int | None:
-    places = [text.rfind(blank, start, end) for blank in " \t\n\r\f\v\u00a0"]
+    places = [text.rfind(blank, start, end) for blank in _BLANK_CHARS]
     return max(places) if max(places) >= 0 else None
 
 

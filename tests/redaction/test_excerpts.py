@@ -16,6 +16,7 @@ def words(line: str, *hits: str) -> str:
 def test_the_words_that_matched_and_no_others() -> None:
     assert words(LINE, "donate") == "--donate-level"
     assert words(LINE, "--donate-level 1") == "--donate-level 1"
+    assert words(LINE, " --donate-level ") == "--donate-level"
     assert words(LINE, "mysql", "donate") == "mysql … --donate-level"
     assert words(LINE.replace(" ", "\u00a0"), "donate") == "--donate-level"
 
