@@ -45,6 +45,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes.every import Probes, ProbeStatus
 from minerwatch.report.log import Log, Once, verdict_line
+from minerwatch.report.log_limit import LogLimit
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.server import Answer, Listener, Routes, SocketListener, address_listener
 from minerwatch.report.since import FILE_NAME, SinceFile
@@ -131,14 +132,17 @@ class Node:
         self,
         max_processes: int,
         culling: Callable[[Observation], CullStatus | None] = lambda _observation: None,
+        *,
+        unmasked: bool = False,
     ) -> list[ContainerStatus]:
         """What the last tick found, as it is published; worst first.
 
-        ``culling`` says what would be done about it.
+        ``culling`` says what would be done about it. ``unmasked``: with the secrets that command
+        lines hold.
         """
         observations = self.watch.observations(max_processes)
         statuses = (
-            replace(self.status(each), culling=culling(each))
+            replace(self.status(each, unmasked=unmasked), culling=culling(each))
             for each in observations
             if not self._is_sandbox(each)
         )
@@ -157,7 +161,7 @@ class Node:
             )
         )
 
-    def status(self, observation: Observation) -> ContainerStatus:
+    def status(self, observation: Observation, *, unmasked: bool = False) -> ContainerStatus:
         """One observation as it is published."""
         if self.since is not None:
             verdict = observation.verdict
@@ -168,6 +172,7 @@ class Node:
             node=self.name,
             boot_unix_s=time.time() - now_s(),
             identity=self.identity(observation.container),
+            unmasked=unmasked,
         )
 
     def identity(self, container: Container) -> Identity | None:
@@ -247,6 +252,7 @@ class Agent:
         self._config = config
         self._log = log
         self._once = Once(log)
+        self._log_limit = LogLimit()
         self._reread = reread
         self._stopping = False
         self._wake = Wake()
@@ -262,6 +268,7 @@ class Agent:
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
             exec_events=self._exec_events,
+            verdicts_left_out=lambda: self._log_limit.left_out,
             culling=lambda: self._culling.figures(),
         )
         self._open = ExitStack()
@@ -343,6 +350,7 @@ class Agent:
             self._report(brought, time.perf_counter() - started_s)
             self._last_tick_s = now_s()
             self._tend_canary()
+            self._keep_socket()
         except Exception as error:  # noqa: BLE001 - the agent outlives whatever one tick meets
             self._fail("tick", error)
 
@@ -354,6 +362,15 @@ class Agent:
                 self._metrics.probe_opened(state.name, is_on=state.down_s == 0.0)
             if state.last_error is not None:
                 self._once.failure(f"{state.name} failed", state.last_error)
+
+    def _keep_socket(self) -> None:
+        """Listen again where the socket was removed, as by a cleaner of temporary folders."""
+        try:
+            for listener in self._listeners:
+                if isinstance(listener, SocketListener) and listener.renew():
+                    self._log.warning("socket removed: listening again", socket=str(self.socket))
+        except MinerwatchError as error:
+            self._fail("socket", error)
 
     def _settle(self) -> None:
         """Keep it small: once after the first tick and each change of rules, then by the minute."""
@@ -613,6 +630,7 @@ class Agent:
             **self._public_routes(),
             "/snapshot": lambda: self._snapshot(self._config.report.processes_per_container),
             "/snapshot/full": lambda: self._snapshot(ALL_PROCESSES),
+            "/snapshot/unmasked": lambda: self._snapshot(ALL_PROCESSES, unmasked=True),
             "/status": lambda: Answer(encode_agent(self.status()), _JSON),
         }
         posts = self._culling.posts()
@@ -657,8 +675,8 @@ class Agent:
         trouble = self._cluster.trouble if self._cluster is not None else ""
         return (trouble,) if trouble else ()
 
-    def _snapshot(self, max_processes: int) -> Answer:
-        statuses = self._node.statuses(max_processes, self._culling.status)
+    def _snapshot(self, max_processes: int, *, unmasked: bool = False) -> Answer:
+        statuses = self._node.statuses(max_processes, self._culling.status, unmasked=unmasked)
         return Answer(encode(statuses), _JSON)
 
     def _health(self) -> Answer:
@@ -689,8 +707,7 @@ class Agent:
     def _report(self, brought: Tick, duration_s: float) -> None:
         self._report_findings(brought.changes, brought.began)
         for ended in brought.ended:
-            line = verdict_line(self._node.status(ended), ended.verdict.level.label)
-            self._log.info("verdict", **{**line, "level": "gone"})
+            self._log_verdict(ended, ended.verdict.level.label, "gone")
         for container, level, cpu_s in brought.flagged_cpu_s:
             identity = self._node.identity(container)
             namespace = identity.pod.namespace if identity else ""
@@ -737,14 +754,26 @@ class Agent:
     def _report_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
         for change in changes:
             self._metrics.level_changed(change.observation.verdict.level)
-            status = self._node.status(change.observation)
-            self._log.info("verdict", **verdict_line(status, change.previous.label))
+            level = change.observation.verdict.level.label
+            self._log_verdict(change.observation, change.previous.label, level)
         for finding in began:
             self._metrics.finding_began(finding.rule, finding.signal)
             if finding.rule == canary.RULE:
                 self._note_canary(finding)
         if self._cluster is not None:
             self._cluster.tell(change.observation for change in changes)
+
+    def _log_verdict(self, observation: Observation, previous: str, level: str) -> None:
+        """Log a change of verdict, with how many were left out since the line before."""
+        container = observation.container
+        identity = self._node.identity(container)
+        namespace = identity.pod.namespace if identity else ""
+        key = f"{container.cgroup} {container.cgroup_inode}"
+        left_out = self._log_limit.lines_before(key, namespace, level, now_s())
+        if left_out is None:
+            return
+        line = {**verdict_line(self._node.status(observation), previous), "level": level}
+        self._log.info("verdict", **line, **({"left_out": left_out} if left_out else {}))
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._node.status(observation)

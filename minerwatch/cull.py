@@ -80,8 +80,10 @@ _SHORTENED_GRACE_S = 30.0
 class Moment:
     """One moment on both clocks.
 
-    The wall clock may jump. The monotonic one counts the seconds since the node has been up
-    (clock_gettime(2)), and ``boot_id`` (random(4)) tells one such life from another.
+    ``unix_s`` is the API server's time where it is known, else a wall clock whose steps are not
+    followed (``culling.clock``): the node's own may jump. The monotonic one counts the seconds
+    since the node has been up (clock_gettime(2)), and ``boot_id`` (random(4)) tells one such life
+    from another.
     """
 
     unix_s: float

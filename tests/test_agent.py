@@ -159,7 +159,21 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     agent.until(lambda: f'container="{container_id("a1")[:12]}"' in agent.get("/metrics")[1])
     status = next(s for s in agent.statuses() if s.container == container_id("a1")[:12])
     assert status.level in ("likely", "confirmed")
-    assert "hunter2" in status.processes[0].command_line
+    assert "--password … " in status.processes[0].command_line
+    asked = decode(answer(agent.socket, "/snapshot/unmasked"))
+    whole = next(each for each in asked if each.container == "a1" * 6)
+    assert "--password hunter2 " in whole.processes[0].command_line
+    told = json.dumps(verdict["findings"])
+    assert "stratum+tcp://pool.supportxmr.com:3333" in told, "the words that matched"
+    assert "done" not in told, "and not the line around them"
+
+
+def test_a_socket_that_is_removed_comes_back(start: Start) -> None:
+    agent = start()
+    agent.line("watching")
+    agent.socket.unlink()
+    agent.line("socket removed: listening again")
+    assert decode(answer(agent.socket, "/snapshot"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -65,6 +65,18 @@ def test_no_heading_comes_twice_where_it_is_linked_to() -> None:
             assert len(found) == len(set(found)), page
 
 
+def test_tests_that_pages_name_are_there() -> None:
+    named = [
+        name
+        for page in PAGES
+        for name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
+    ]
+    assert len(named) > 5
+    for path, test in named:
+        assert not test or f"def {test}(" in (FOLDER / path).read_text(), f"{path}::{test}"
+        assert (FOLDER / path).exists()
+
+
 def _commands() -> Iterator[tuple[str, click.Command, list[str]]]:
     """What the pages tell people to type: the text, the command, the long options in it."""
     context = click.Context(cli)

@@ -208,17 +208,20 @@ class ClusterSource:
         """What came of asking each of ``agents``, as it comes."""
         return self._fleet.answers(agents)
 
-    def whole(self, status: ContainerStatus) -> ContainerStatus:
+    def whole(self, status: ContainerStatus, *, unmasked: bool = False) -> ContainerStatus:
         """The container with all its processes; as it is if its agent does not answer again.
 
-        Others may be asked meanwhile, from another thread.
+        Others may be asked meanwhile, from another thread. ``unmasked``: with the secrets that
+        command lines hold.
         """
-        from minerwatch.kube.fleet import FULL_SNAPSHOT, Agents, Fleet
+        from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT, Agents, Fleet
 
         agents = self._last_agents or self.agents()
         pods = tuple(agent for agent in agents.pods if agent.node == status.node)
         fleet = Fleet(self._cluster, decode_report, timeout_s=self._scope.timeout_s)
-        survey = fleet.survey(Agents(pods, (), ""), FULL_SNAPSHOT)
+        survey = fleet.survey(
+            Agents(pods, (), ""), UNMASKED_SNAPSHOT if unmasked else FULL_SNAPSHOT
+        )
         same = (s for s in survey.statuses if s.cgroup == status.cgroup)
         return next(same, status)
 

@@ -36,6 +36,10 @@ _MAX_OTHERS = 8
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="json: the container's object, as in `minerwatch top -o json`, with all its processes.",
 )  # fmt: skip
+@click.option(
+    "--unmasked", is_flag=True,
+    help="Show the secrets that command lines hold; without it they are masked.",
+)  # fmt: skip
 @cluster_options
 @click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
 @socket_option
@@ -44,6 +48,7 @@ _MAX_OTHERS = 8
 def explain(
     target: str,
     output: str,
+    unmasked: bool,
     local: bool,
     socket_path: Path | None,
     config_path: Path | None,
@@ -63,17 +68,18 @@ def explain(
     minerwatch explain ssh.service        a systemd unit
     minerwatch explain -A binder/alice    a pod, from a laptop
 
-    Command lines are shown whole, secrets included: do not paste this into a public ticket.
+    Secrets that command lines hold are masked as far as they are known as such: read it before you
+    paste it into a public ticket. Whoever may ask the agent may see them with --unmasked.
 
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
     that did not answer are named on standard error: the target may run there.
     """
     config = configuration(config_path, rule_folders)
     if wants_cluster(scope, config, local=local, socket_path=socket_path):
-        status, campaign = _in_cluster(scope, target)
+        status, campaign = _in_cluster(scope, target, unmasked=unmasked)
     else:
         source = Source(socket_path, local, config)
-        statuses = source.statuses(all_processes=True)
+        statuses = source.statuses(all_processes=True, unmasked=unmasked)
         status = found(filtered(statuses, namespace=scope.namespace), target)
         campaign = _context(statuses, status, target)
     if output == "json":
@@ -86,13 +92,15 @@ def explain(
     click.echo(text, nl=False)
 
 
-def _in_cluster(scope: Scope, target: str) -> tuple[ContainerStatus, Campaign | None]:
+def _in_cluster(
+    scope: Scope, target: str, *, unmasked: bool
+) -> tuple[ContainerStatus, Campaign | None]:
     source = ClusterSource(scope)
     statuses, coverage = source.survey()
     say_missing(coverage)
     chosen = filtered(statuses, namespace=scope.namespace)
     status = found_in_cluster(chosen, coverage, target)
-    return source.whole(status), _context(statuses, status, target)
+    return source.whole(status, unmasked=unmasked), _context(statuses, status, target)
 
 
 def _context(

@@ -34,12 +34,15 @@ class Source:
         """The socket."""
         return self.socket_path or Path(self.config.socket or default_socket())
 
-    def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
-        """The node's containers, worst first. Raises SnapshotError or NodeError."""
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
+        """The node's containers, worst first. Raises SnapshotError or NodeError.
+
+        ``unmasked``: with all processes, and with the secrets that command lines hold.
+        """
+        route = "/snapshot/full" if all_processes else "/snapshot"
         if not self.is_local:
             try:
-                path = "/snapshot/full" if all_processes else "/snapshot"
-                statuses = decode(answer(self.path, path))
+                statuses = decode(answer(self.path, "/snapshot/unmasked" if unmasked else route))
             except NoAgentError as error:
                 if self.socket_path is not None:
                     raise
@@ -47,7 +50,7 @@ class Source:
             else:
                 self._say_troubles()
                 return statuses
-        return _sampled(self.config, all_processes=all_processes)
+        return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
 
     def _say_troubles(self) -> None:
         """Name what the agent cannot do now, on standard error; an older one does not say."""
@@ -77,19 +80,19 @@ class Sampler:
 
         self._node.watch.tick(now_s())
 
-    def statuses(self, *, all_processes: bool) -> Sequence[ContainerStatus]:
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
         """What the last reading found, worst first."""
         from minerwatch.agent import ALL_PROCESSES
 
         few = self._config.report.processes_per_container
-        return self._node.statuses(ALL_PROCESSES if all_processes else few)
+        return self._node.statuses(ALL_PROCESSES if all_processes else few, unmasked=unmasked)
 
     def close(self) -> None:
         """Lets go of the kernel's files."""
         self._node.watch.close()
 
 
-def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus]:
+def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence[ContainerStatus]:
     sampler = Sampler(config)
     try:
         for trouble in sampler.troubles:
@@ -97,6 +100,6 @@ def _sampled(config: Config, *, all_processes: bool) -> Sequence[ContainerStatus
         sampler.tick()
         time.sleep(SAMPLE_S)
         sampler.tick()
-        return sampler.statuses(all_processes=all_processes)
+        return sampler.statuses(all_processes=all_processes, unmasked=unmasked)
     finally:
         sampler.close()

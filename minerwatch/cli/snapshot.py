@@ -10,6 +10,7 @@ import click
 
 @click.command(hidden=True)
 @click.option("--full", is_flag=True, help="With all processes of each container.")
+@click.option("--unmasked", is_flag=True, help="As --full, with the secrets of command lines.")
 @click.option(
     "--with-status",
     is_flag=True,
@@ -24,7 +25,7 @@ import click
     metavar="PATH",
     help="Unix socket of the agent.",
 )
-def snapshot(full: bool, with_status: bool, socket_path: Path | None) -> None:
+def snapshot(full: bool, unmasked: bool, with_status: bool, socket_path: Path | None) -> None:
     """Print what the agent's socket answers, as it is: a list with one object a container.
 
     It runs within the agent's CPU limit, so it imports next to nothing.
@@ -32,7 +33,8 @@ def snapshot(full: bool, with_status: bool, socket_path: Path | None) -> None:
     from minerwatch.report.client import answer
 
     path = socket_path or _default_socket()
-    body = answer(path, "/snapshot/full" if full else "/snapshot")
+    route = "/snapshot/full" if full else "/snapshot"
+    body = answer(path, "/snapshot/unmasked" if unmasked else route)
     if with_status:
         body = b'{"agent":' + answer(path, "/status") + b',"containers":' + body + b"}"
     sys.stdout.buffer.write(body)

@@ -6,6 +6,11 @@ the present one and the one before; the records that still matter go on into eac
 
 A line that cannot be written (disk full, folder gone) is kept and written as soon as that is
 possible again. Until then ``trouble`` says why, and nothing may be done.
+
+A file that was removed, replaced or cut short while the agent wrote to it is no log: what was
+just written counts as not written, and a new file is begun with all that still matters. A line
+that breaks off at the end was never acted on, since the action follows the whole line: it is cut
+off. Any other line that cannot be read is lost memory, which ``read`` reports.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -27,6 +33,9 @@ from minerwatch.errors import NOT_JSON, MinerwatchError
 from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine
 
 MAX_LINE_BYTES = 1 << 20
+GOES_ON = "record"
+"""Kind of the lines that a new file begins with: what still matters of the one before."""
+
 _MAX_WAITING = 1000
 _MODE, _FOLDER_MODE = 0o600, 0o700
 
@@ -43,29 +52,43 @@ class Written:
     """What a log holds: its lines that can be read, and how many cannot."""
 
     lines: tuple[AuditLine, ...]
-    torn: int
+    torn: int = 0  # at a file's end: written when the agent was killed, or the disk was full
+    damaged: tuple[str, ...] = ()  # "FILE:LINE" of the others, of which nobody knows what they said
 
 
 def read(path: Path, wanted: Callable[[AuditLine], bool] = lambda _line: True) -> Written:
-    """The lines of the log at ``path`` without their evidence, the oldest first, if there is one.
+    """Return the lines of the log at ``path`` without their evidence, the oldest first.
 
-    Raises AuditError if there is one that cannot be read.
+    The file before counts as damaged only where the present one does not begin with what goes on
+    from it. Raises AuditError if there is a log that cannot be read.
     """
     lines: list[AuditLine] = []
+    damaged: list[str] = []
     torn = 0
     for each in (_before(path), path):
-        try:
-            with each.open("rb") as file:
-                for text in _lines(file):
-                    line = _decoded(text)
-                    torn += line is None
-                    if line is not None and wanted(line):
-                        lines.append(line)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise AuditError(f"{each}: {_reason(error)}") from error
-    return Written(tuple(lines), torn)
+        first = True
+        for number, text in _numbered_lines(each):
+            line = _decoded(text)
+            if first and each == path and line is not None and line.kind == GOES_ON:
+                damaged.clear()
+            first = False
+            if line is not None:
+                lines += [line] if wanted(line) else []
+            elif text.endswith(b"\n") or len(text) > MAX_LINE_BYTES:
+                damaged.append(f"{each}:{number}")
+            else:
+                torn += 1
+    return Written(tuple(lines), torn, tuple(damaged))
+
+
+def stamps(path: Path) -> tuple[object, ...]:
+    """Return what changes when the log at ``path`` does."""
+    found = []
+    for each in (_before(path), path):
+        with suppress(OSError):
+            stat_ = each.lstat()
+            found.append((stat_.st_ino, stat_.st_size, stat_.st_mtime_ns))
+    return tuple(found)
 
 
 class AuditLog:
@@ -80,7 +103,8 @@ class AuditLog:
         self._trouble = ""
         self._waiting: deque[bytes] = deque()
         self._file: int | None = None
-        self._is_torn = False
+        self._whole_bytes = 0  # of the file, up to where its lines are whole
+        self._is_lost = False  # the file that was written to is not at its place any more
         self._holds: int | None = None  # the lock
 
     @property
@@ -143,8 +167,13 @@ class AuditLog:
 
     def _flush(self, go_on: Callable[[], Iterable[AuditLine]]) -> bool:
         try:
+            self._check_place()
             if self._holds is None:
                 self._holds = _held(self.path)
+            if self._is_lost:
+                self._open()
+                self._is_lost = False
+                self._go_on_with(go_on())
             self._make_room(go_on)
             while self._waiting:
                 self._append(self._waiting[0])
@@ -164,25 +193,42 @@ class AuditLog:
         return True
 
     def _append(self, line: bytes) -> None:
-        """All of it and flushed, or an error; what was torn before ends first."""
+        """All of it and flushed, or an error; what was torn before is cut off first."""
         file = self._file if self._file is not None else self._open()
-        if self._is_torn:
-            line = b"\n" + line
-        self._is_torn = True
+        if os.fstat(file).st_size > self._whole_bytes:
+            os.ftruncate(file, self._whole_bytes)
         left = memoryview(line)
         while left:
             left = left[os.write(file, left) :]
         os.fsync(file)
-        self._is_torn = False
+        self._whole_bytes += len(line)
+        self._check_place()
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        self._file = file = os.open(self.path, flags, _MODE)
+        self._file = file = _opened_regular(self.path, flags)
         os.fchmod(file, _MODE)  # of one that somebody else has put there
-        size = os.fstat(file).st_size
-        self._is_torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        self._whole_bytes = _whole_bytes(file)
         return file
+
+    def _check_place(self) -> None:
+        """Raise AuditError if what is written goes into nothing, or has been taken away."""
+        for path, file, least_bytes in (
+            (self.path, self._file, self._whole_bytes),
+            (_lock_path(self.path), self._holds, 0),
+        ):
+            if file is None or _is_at(path, file, least_bytes):
+                continue
+            self._is_lost = True
+            self._close_file()
+            if self._holds is not None:
+                os.close(self._holds)
+                self._holds = None
+            raise AuditError(
+                f"{path} was removed, replaced or cut short while the agent used it; nothing is"
+                " done until a new one is begun"
+            )
 
     def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
         """Begins a new file where the present one is full."""
@@ -192,7 +238,10 @@ class AuditLog:
             return
         self._close_file()
         self.path.replace(_before(self.path))
-        self._waiting.extendleft(reversed([msgspec.json.encode(line) + b"\n" for line in go_on()]))
+        self._go_on_with(go_on())
+
+    def _go_on_with(self, lines: Iterable[AuditLine]) -> None:
+        self._waiting.extendleft(reversed([msgspec.json.encode(line) + b"\n" for line in lines]))
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -268,8 +317,7 @@ def _held(path: Path) -> int:
     lock_path = _lock_path(path)
     try:
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(lock_path, flags, _MODE)
+        lock = _opened_regular(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise AuditError(
             f"culling.audit.log: {lock_path}: {error.strerror}; name a folder that the agent may"
@@ -283,8 +331,60 @@ def _held(path: Path) -> int:
     return lock
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    return (line for line in file if line.strip())
+def _opened_regular(path: Path, flags: int) -> int:
+    """Open a regular file. A pipe would hang its reader, a device have no end."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
+    mode = os.fstat(file).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    os.close(file)
+    what = "Is a directory" if stat.S_ISDIR(mode) else "it is no regular file: remove it"
+    raise AuditError(f"{path}: {what}")
+
+
+def _is_at(path: Path, file: int, least_bytes: int) -> bool:
+    """Return True if ``path`` still names the open ``file``, and nothing was cut off it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(file)
+    is_same = (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+    return is_same and opened.st_size >= least_bytes
+
+
+def _whole_bytes(file: int) -> int:
+    """Return the size of a log up to the end of its last whole line; one may break off there.
+
+    One that is whole but for its line feed is given that.
+    """
+    size = os.fstat(file).st_size
+    start = max(0, size - MAX_LINE_BYTES)
+    tail = os.pread(file, size - start, start)
+    last = tail[tail.rfind(b"\n") + 1 :]
+    if last and _decoded(last) is not None:
+        os.write(file, b"\n")
+        return size + 1
+    return size - len(last)
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file that are not empty, a long one in pieces. Raises AuditError."""
+    try:
+        descriptor = _opened_regular(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AuditError(f"{path}: {_reason(error)}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        number = 0
+        try:
+            while text := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if text.strip():
+                    yield number, text
+        except OSError as error:
+            raise AuditError(f"{path}: {_reason(error)}") from error
 
 
 def _decoded(line: bytes) -> AuditLine | None:

@@ -30,6 +30,7 @@ from minerwatch.cull import (
     rules_that_flag,
     tripped,
 )
+from minerwatch.culling.clock import SteadyClock
 from minerwatch.culling.enforcement import End, Enforcer, Pace
 from minerwatch.culling.evidence import MAX_PROCESSES
 from minerwatch.culling.holds import Holds
@@ -68,6 +69,7 @@ _MAX_STATUS_RECORDS = 10
 _LEAST_BETWEEN_LINES_S = 60.0
 _MAX_DECISION_LINES_PER_HOUR = 240
 _HOUR_S = 3600.0
+_APART_S = 5.0
 _NOT_ANSWERED = "the agent starts or stops just now: ask again"
 
 Answer = TypeVar("Answer")
@@ -163,7 +165,8 @@ class Culler:
         self._cluster = cluster
         self._watch = watch
         self._log = log
-        self._moment = moment
+        self._read_clocks = moment
+        self._clock = SteadyClock()
         self._on_outcome = on_outcome
         self._on_error = on_error
         self._chance = chance or random.Random()  # noqa: S311 - it spreads requests
@@ -180,7 +183,9 @@ class Culler:
         )
         self._controllers = ControllerCheck(cluster.cluster, on_error=on_error)
         self._holds = Holds()
-        self._journal = Journal(settings.audit, own.node, log, moment=moment, on_outcome=on_outcome)
+        self._journal = Journal(
+            settings.audit, own.node, log, moment=self._moment, on_outcome=on_outcome
+        )
         self._enforcer = Enforcer(
             cluster.cluster,
             self._actions,
@@ -190,7 +195,7 @@ class Culler:
             settings=lambda: self._settings,
             fresh=self._fresh_case,
             whole=lambda case: watch.observation(case.container.key, MAX_PROCESSES),
-            moment=moment,
+            moment=self._moment,
             on_error=on_error,
             closing=self._closing,
             proc=proc,
@@ -321,6 +326,17 @@ class Culler:
     def told_since(self, hours: float) -> tuple[AuditLine, ...]:
         """What the audit log says of the last ``hours``, without evidence. Raises AuditError."""
         return self._journal.told_since(hours)
+
+    def _moment(self) -> Moment:
+        """Return now. Where the node's time of day is not the API server's, that is taken.
+
+        It has dated the pods; its answers tell it in whole seconds.
+        """
+        now = self._read_clocks()
+        steady_s = self._clock.unix_s(now.unix_s, now.monotonic_s)
+        server_s = self._budget.server_unix_s()
+        is_apart = server_s is not None and abs(server_s - steady_s) > _APART_S
+        return replace(now, unix_s=server_s if server_s is not None and is_apart else steady_s)
 
     def _answered(self, work: Callable[[], Answer]) -> Answer:
         asked = _Asked(work)

@@ -261,7 +261,8 @@ class Enforcer:
         if whole is None:
             return False
         encoded = self._evidence(case, whole, decision)
-        evidence, logged = encoded(_MAX_EVIDENCE_BYTES), encoded(_MAX_LOGGED_EVIDENCE_BYTES)
+        evidence = encoded(_MAX_EVIDENCE_BYTES)
+        logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
         request = str(planned(decision, self._settings().quarantine_label))
         raw = msgspec.Raw(evidence)
         if not self._journal.write(
@@ -281,19 +282,18 @@ class Enforcer:
             evidence=msgspec.json.decode(logged),
         )
         name = file_name(record.id, record.pod, record.unix_s)
-        return self._journal.save(name, msgspec.json.format(evidence))
+        kept = encoded(_MAX_EVIDENCE_BYTES, command_lines=True)
+        return self._journal.save(name, msgspec.json.format(kept))
 
-    def _evidence(
-        self, case: Case, whole: Observation, decision: Decision
-    ) -> Callable[[int], bytes]:
-        """Encodes the evidence in at most so many bytes, with the less the fewer."""
+    def _evidence(self, case: Case, whole: Observation, decision: Decision) -> Callable[..., bytes]:
+        """Encodes the evidence in at most so many bytes, with or without command lines."""
         found = [load.process.id for load in whole.processes]
         now = self._moment()
         digests = self._hasher.digests(_to_be_hashed(whole, found, decision))
         pids = [process.pid for process in found[:_MAX_HASHED]]
         connections = self._sockets.connections(pids, now.monotonic_s)
 
-        def encoded(limit_bytes: int) -> bytes:
+        def encoded(limit_bytes: int, *, command_lines: bool = False) -> bytes:
             evidence = b"{}"
             for most in _SIZES:
                 evidence = msgspec.json.encode(
@@ -305,6 +305,7 @@ class Enforcer:
                         digests=digests,
                         connections=connections,
                         most=most,
+                        command_lines=command_lines,
                     )
                 )
                 if len(evidence) <= limit_bytes:

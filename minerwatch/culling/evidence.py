@@ -1,7 +1,8 @@
 """What is kept of a container before anything is done about it: enough to judge the judgement.
 
-Command lines and what rules saw are redacted and escaped as in the log; of a private rule only the
-id is told. Everything is bounded: whoever is watched chooses names, arguments and numbers.
+Log and audit log have the words that rules matched, and no command lines: these stand, secrets
+masked, only in the files of the evidence folder. Of a private rule only the id is told. Everything
+is bounded: whoever is watched chooses names, arguments and numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from minerwatch.model import (
 )
 from minerwatch.report.audit_lines import rfc3339
 from minerwatch.report.log import evidence_text
-from minerwatch.report.text import printable, redacted, shortened
+from minerwatch.report.text import masked_command_line, printable, redacted, shortened
 
 MAX_PROCESSES = 200
 MAX_FINDINGS = 50
@@ -41,11 +42,12 @@ def bundle(
     digests: Mapping[ProcessId, str],
     connections: Mapping[int, Sequence[Connection]],
     most: int = MAX_PROCESSES,
+    command_lines: bool = False,
 ) -> dict[str, object]:
     """The evidence as one JSON object, with ``most`` processes, findings and connections at most.
 
     ``culprits`` are those that stop and kill would be for, ``digests`` what executables hash to,
-    ``connections`` whom processes are connected to, by pid.
+    ``connections`` whom processes are connected to, by pid. ``command_lines``: with them, masked.
     """
     verdict, boot_unix_s = observation.verdict, now.unix_s - now.monotonic_s
     signals = sorted(signal_scores(verdict.findings).items())
@@ -69,7 +71,10 @@ def bundle(
             "process_count": observation.process_count,
         },
         "pod": _pod(case.pod, case.owner),
-        "processes": [*_processes(observation.processes[:most], set(culprits), digests)],
+        "processes": [
+            {**each, **({"command_line": _command(load)} if command_lines else {})}
+            for each, load in _processes(observation.processes[:most], set(culprits), digests)
+        ],
         "connections": [*_connections(connections, boot_unix_s)][:most],
     }
 
@@ -129,19 +134,18 @@ def _processes(
     loads: Sequence[ProcessLoad],
     culprits: set[ProcessId],
     digests: Mapping[ProcessId, str],
-) -> Iterator[dict[str, object]]:
+) -> Iterator[tuple[dict[str, object], ProcessLoad]]:
     """Parents before their children, each with its depth in the tree."""
     for depth, load in _tree(loads):
         process = load.process
         digest = digests.get(process.id, "")
-        yield {
+        facts: dict[str, object] = {
             "pid": process.id.pid,
             "start_ticks": process.id.start_ticks,
             "parent_pid": process.parent_pid,
             "depth": depth,
             "culprit": process.id in culprits,
             "comm": _name(process.comm),
-            "command_line": _command(process.command_line),
             "image": _name(process.image),
             "sha256": None if digest.startswith("-") or not digest else digest,
             **({"no_sha256": digest[2:]} if digest.startswith("- ") else {}),
@@ -151,6 +155,7 @@ def _processes(
             "user": _name(process.user),
             "cpu_cores": load.cpu_cores,
         }
+        yield facts, load
 
 
 def _tree(loads: Sequence[ProcessLoad]) -> Iterator[tuple[int, ProcessLoad]]:
@@ -186,8 +191,9 @@ def _connections(
             }
 
 
-def _command(text: str) -> str:
-    return printable(shortened(redacted(text), _COMMAND_CHARS))
+def _command(load: ProcessLoad) -> str:
+    line = masked_command_line(load.process.command_line)
+    return printable(shortened(line, _COMMAND_CHARS))
 
 
 def _name(text: str) -> str:

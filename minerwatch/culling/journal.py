@@ -25,6 +25,10 @@ MAX_TOLD_LINES = 5000
 
 _NOT_READ = "the audit log has not been read yet"
 _FORGOTTEN = "the audit log was removed by `release --all --forget`: restart the agent"
+_DAMAGED = (
+    "{}: this line is damaged, {} in all, so what was done before is not known; move the file away,"
+    " and nothing is done for an hour"
+)
 _TOLD_KINDS = ("decision", "action", "outcome", "release")
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
@@ -50,6 +54,8 @@ class Journal:
         self._audit = AuditLog(settings)
         self._unread = _NOT_READ  # why the log before is not known; "": it is
         self._is_forgotten = False
+        self._unread_stamps: object = None  # of what could not be read
+        self._logged = ""  # the trouble that was logged last
         self._lock = threading.Lock()
         self._history = History.started(node, moment())
         self._pods: frozenset[str] = frozenset()  # of which there are records
@@ -69,9 +75,13 @@ class Journal:
         if self._is_forgotten:
             return
         if self._unread:
-            self._load()
-        elif self._audit.trouble:
-            self._audit.retry(self._go_on)
+            stamps = audit.stamps(self._path)
+            if stamps != self._unread_stamps:  # else it would be refused for the same reason
+                self._unread_stamps = stamps
+                self._load()
+        elif not self._audit.retry(self._go_on) and self._audit.trouble != self._logged:
+            self._logged = self._audit.trouble
+            self._log.error("the audit log cannot be written", reason=self._logged)
 
     def forget(self) -> None:
         """Remove the log and its evidence; nothing is written from then on. Raises AuditError."""
@@ -191,9 +201,10 @@ class Journal:
         try:
             written = audit.read(self._path, lambda line: line.record is not None)
         except AuditError as error:
-            if self._unread != str(error):
-                self._log.error("the audit log cannot be read", reason=str(error))
-            self._unread = str(error)
+            self._refuse(str(error))
+            return
+        if written.damaged:
+            self._refuse(_DAMAGED.format(written.damaged[0], len(written.damaged)))
             return
         records = [line.record for line in written.lines if line.record is not None]
         with self._lock:
@@ -208,11 +219,16 @@ class Journal:
         elif not self._audit.retry(self._go_on):
             self._log.error("the audit log cannot be written", reason=self._audit.trouble)
         if written.torn:
-            self._log.warning("lines of the audit log cannot be read", lines=written.torn)
+            self._log.warning("the audit log ended within a line, which is cut off")
         last = {record.id: record for record in records}
         for record in last.values():
             if record.outcome is Outcome.PENDING and record.id in remembered:
                 self._end(remembered[record.id], "the agent ended before it knew")
+
+    def _refuse(self, reason: str) -> None:
+        if self._unread != reason:
+            self._log.error("the audit log cannot be read", reason=reason)
+        self._unread = reason
 
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
@@ -235,4 +251,4 @@ class Journal:
         with self._lock:
             records = (self._history.anchor(self._node, now), *self._history.records())
         at = rfc3339(now.unix_s)
-        return [AuditLine("record", at, self._node, record=record) for record in records]
+        return [AuditLine(audit.GOES_ON, at, self._node, record=record) for record in records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import re2
@@ -19,9 +20,15 @@ from minerwatch.detection.condition import (
 from minerwatch.detection.predicate import encodable, holds, predicate_holds, regex_options
 from minerwatch.detection.rule import Rule
 from minerwatch.model import Facts, FactValue
+from minerwatch.redaction.arguments import redacted
+from minerwatch.redaction.excerpts import matched_words
 
 OBSERVED_LENGTH = 200
 """Characters of a text that are kept as evidence, around what matched."""
+
+_LINES = frozenset({"CommandLine", "ParentCommandLine", "Arguments"})
+_WILDCARDS = re.compile(r"[*?]|\\\\.")
+_INNER_BLANKS = re.compile(r"[ \t\n\r\f\v]")
 
 MAX_EXPLAINED = 6
 """Conditions of one group that an explanation shows; a list of names may have thousands."""
@@ -78,38 +85,87 @@ def _explained_group(
 
 
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
-    """What the field was, of a list the element that matched, cut to what surrounds the hit."""
+    """Return what the field was, as it may be told; of a list the element that matched.
+
+    Of a command line the words that matched, not the line around them, which may hold secrets.
+    """
     value = facts.get(predicate.field, "")
-    if isinstance(value, tuple):
-        alone = ({**facts, predicate.field: (element,)} for element in value)
-        hit = (one for one in alone if predicate_holds(predicate, one))
-        elements = next(hit, {predicate.field: value[:1]})[predicate.field]
-        value = elements[0] if isinstance(elements, tuple) and elements else ""
-    if not isinstance(value, str):
-        return value
-    return _excerpt(value, _hit(predicate, value)) if len(value) > OBSERVED_LENGTH else value
+    if predicate.field in _LINES and isinstance(predicate, Text):
+        return matched_words(*_line_and_hits(predicate, facts))
+    value = _element(predicate, facts) if isinstance(value, tuple) else value
+    return redacted(_excerpt(value, _hit(predicate, value))) if isinstance(value, str) else value
 
 
 def _seen(predicate: Predicate, facts: Facts) -> FactValue:
+    """Return what a rule's author is shown."""
     value = facts[predicate.field]
-    if isinstance(value, tuple) and not predicate_holds(predicate, facts):
-        return tuple(_excerpt(element, 0) for element in value[:8])
-    return observed(predicate, facts)
+    if isinstance(value, tuple):
+        if not predicate_holds(predicate, facts):
+            return tuple(_excerpt(element, 0) for element in value[:8])
+        value = _element(predicate, facts)
+    return _excerpt(value, _hit(predicate, value)) if isinstance(value, str) else value
+
+
+def _element(predicate: Predicate, facts: Facts) -> str:
+    """Return the element of a list that matched, or the first."""
+    value = facts[predicate.field]
+    elements = value if isinstance(value, tuple) else ()
+    alone = ((each, {**facts, predicate.field: (each,)}) for each in elements)
+    hits = (each for each, one in alone if predicate_holds(predicate, one))
+    return next(hits, elements[0] if elements else "")
+
+
+def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, int]]]:
+    """Return a command line and where the predicate matched in it; a list's as one line."""
+    value = facts.get(predicate.field, "")
+    if isinstance(value, str):
+        return value, _hits(predicate, value)
+    if not isinstance(value, tuple):
+        return str(value), [(0, len(str(value)))]
+    element = _element(predicate, facts)
+    place = value.index(element) if element in value else 0
+    apart = [_INNER_BLANKS.sub("\u00a0", each) for each in value]
+    start = sum(len(each) + 1 for each in apart[:place])
+    hits = _hits(predicate, apart[place] if apart else "") or [(0, len(element))]
+    return " ".join(apart), [(start + begin, start + end) for begin, end in hits]
 
 
 def _hit(predicate: Predicate, text: str) -> int:
-    """Where in a long text the predicate matched, as near as is cheap to tell."""
-    if not isinstance(predicate, Text):
+    """Where in a text the predicate matched, as near as is cheap to tell."""
+    if not isinstance(predicate, Text) or len(text) <= OBSERVED_LENGTH:
         return 0
     if predicate.how is How.ENDSWITH:
         return len(text)
-    if predicate.how is How.CONTAINS:
-        found = text.lower().find(predicate.pattern.lower())
-        return max(found, 0)
-    if predicate.how is How.REGEX:
-        match = re2.compile(predicate.pattern, regex_options()).search(encodable(text))
-        return match.start() if match else 0
-    return 0
+    return next((start for start, _ in _hits(predicate, text)), 0)
+
+
+def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
+    """Return where the predicate matched: of a wildcard pattern, where its literal pieces stand."""
+    pattern = predicate.pattern
+    match predicate.how:
+        case How.STARTSWITH:
+            return [(0, len(pattern))]
+        case How.ENDSWITH:
+            return [(max(0, len(text) - len(pattern)), len(text))]
+        case How.REGEX:
+            found = re2.compile(pattern, regex_options()).search(encodable(text))
+            return [found.span()] if found else []
+        case How.CONTAINS:
+            return _found(text, [pattern])
+        case How.WILDCARD:
+            return _found(text, _WILDCARDS.split(pattern))
+    return [(0, len(text))]
+
+
+def _found(text: str, pieces: list[str]) -> list[tuple[int, int]]:
+    """Return where ``pieces`` stand in ``text``, one after the other."""
+    low, past, hits = text.lower(), 0, []
+    for piece in filter(None, pieces):
+        start = low.find(piece.lower(), past)
+        if start >= 0:
+            past = start + len(piece)
+            hits.append((start, past))
+    return hits or [(0, 0)]
 
 
 def _excerpt(text: str, hit: int) -> str:

@@ -205,6 +205,12 @@ class LeaseBudget:
         with self._lock:
             return None if self._last is None else self._monotonic_s() - self._last.at_s
 
+    def server_unix_s(self) -> float | None:
+        """Return the API server's time of day, counted on from its last answer; None: not known."""
+        with self._lock:
+            read = self._last
+            return None if read is None else read.server_unix_s + self._monotonic_s() - read.at_s
+
     def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
         """Write which owners each rule confirms on this node, where the Lease does not say so.
 

@@ -33,6 +33,7 @@ AT_ONCE = 16
 SNAPSHOT: Final = ("minerwatch", "snapshot", "--with-status")
 OLD_SNAPSHOT: Final = ("minerwatch", "snapshot")
 FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
+UNMASKED_SNAPSHOT: Final = ("minerwatch", "snapshot", "--unmasked")
 """What is run in an agent's pod; prints the answer of the agent's socket."""
 
 _UNKNOWN_OPTION = "no such option"

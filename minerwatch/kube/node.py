@@ -73,10 +73,9 @@ class ClusterNode:
     @property
     def is_synced(self) -> bool:
         """Whether the pods are known here as they are there: a watch is open, and lately spoke."""
-        synced_unix_s = self._pods.synced_unix_s
-        if synced_unix_s is None or not self._pods.is_following:
+        if self._pods.synced_unix_s is None or not self._pods.is_following:
             return False
-        return -_MAX_SILENCE_S <= time.time() - synced_unix_s <= _MAX_SILENCE_S
+        return time.monotonic() - self._pods.synced_s <= _MAX_SILENCE_S
 
     @property
     def has_listed(self) -> bool:

@@ -115,6 +115,7 @@ class PodWatch:
         """``closing`` is waited on between requests: a simulation brings its own."""
         self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.synced_unix_s: float | None = None
+        self.synced_s = 0.0  # the same moment on the monotonic clock
         """When the pods were last known to be as they are here; None before the first list.
 
         While a watch is open and nothing happens the server says so about once a minute
@@ -215,7 +216,7 @@ class PodWatch:
             return
         self._cache.replace(pods)
         self._version = metadata.resource_version
-        self.synced_unix_s = self._now_unix_s()
+        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
         self.trouble = ""
         self._has_progressed = False
 
@@ -277,7 +278,7 @@ class PodWatch:
 
     def _progress(self) -> None:
         self._has_progressed = True
-        self.synced_unix_s = self._now_unix_s()
+        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
         self.trouble = ""
 
     @contextmanager

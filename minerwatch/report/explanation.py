@@ -103,8 +103,8 @@ def explanation(
 ) -> str:
     """The verdict first, then the evidence, what it does not prove, and what to do next.
 
-    Escaped, but never redacted: it is for those who may read the agent's socket. Long lines are
-    broken at ``width`` columns; None: they are not. ``campaign`` is what the container is part of.
+    Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
+    they are not. ``campaign`` is what the container is part of.
     """
     width = None if width is None else max(width, _LEAST_WIDTH)
     lines = headline(status, now, width)

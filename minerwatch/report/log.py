@@ -21,7 +21,7 @@ from minerwatch.report.light_imports import loaded_when_used
 from minerwatch.report.text import printable, redacted
 
 MAX_EVIDENCE_LENGTH = 256
-_MAX_SAID = 10_000
+_MAX_SAID = 200  # of one event; a tenant that has many things said must not silence others
 _MAX_FIELD_LENGTH = 4096
 _CUT_START = re.compile(r"…\S*\s+\S+")
 """An excerpt's first two words: what named them as a secret may have been cut off."""
@@ -88,7 +88,7 @@ class Once:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._said: set[tuple[str, str]] = set()
+        self._said: dict[str, set[str]] = {}
 
     def warning(self, event: str, about: str = "", **fields: Any) -> None:
         """Logs ``event``, unless the same was said ``about`` the same before."""
@@ -103,9 +103,13 @@ class Once:
             self._log.error(event, error=repr(error), place=place)
 
     def _is_news(self, event: str, about: str) -> bool:
-        if (event, about) in self._said or len(self._said) >= _MAX_SAID:
+        said = self._said.setdefault(event, set())
+        if about in said or len(said) > _MAX_SAID:
             return False
-        self._said.add((event, about))
+        said.add(about)
+        if len(said) > _MAX_SAID:
+            self._log.warning("no more of these are logged until a restart", about=event)
+            return False
         return True
 
 

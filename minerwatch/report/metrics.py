@@ -6,6 +6,7 @@ the container is at ``suspicious`` or above, and at most ``max_container_series`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _MAX_LABEL_LENGTH = 256
+_MAX_NAMESPACES = 500
+_FORGOTTEN_AFTER_S = 86400.0
+"""As long as the longest range that alerts and recording rules look back over."""
+
+OTHER_NAMESPACES = "_others"
+"""In place of a namespace that has no series of its own; none can be called so (RFC 1123)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +161,11 @@ class _CountedElsewhere(Collector):
         self,
         failures: Callable[[], Iterable[tuple[str, str, int]]],
         exec_events: Callable[[], tuple[int, int]],
+        verdicts_left_out: Callable[[], int],
     ) -> None:
         self._failures = failures
         self._exec_events = exec_events
+        self._verdicts_left_out = verdicts_left_out
 
     def collect(self) -> Iterator[Metric]:
         failed = CounterMetricFamily(
@@ -180,6 +189,49 @@ class _CountedElsewhere(Collector):
             "Programs started that the kernel had no room to tell of; a rescan answers them.",
             value=lost,
         )
+        yield CounterMetricFamily(
+            "minerwatch_verdict_lines_left_out",
+            "Changes of verdict that were not logged: too many of one container or namespace.",
+            value=self._verdicts_left_out(),
+        )
+
+
+class _FlaggedCpu(Collector):
+    """CPU time of flagged containers by namespace; one that is quiet for a day is forgotten.
+
+    At most so many namespaces have series of their own; others are counted together.
+    """
+
+    def __init__(self, limit: int, now_s: Callable[[], float]) -> None:
+        self._limit = limit
+        self._now_s = now_s
+        self._cpu_s: dict[str, dict[Level, float]] = {}
+        self._added_s: dict[str, float] = {}
+
+    def add(self, namespace: str, level: Level, cpu_s: float) -> None:
+        self._forget()
+        if namespace not in self._cpu_s and len(self._cpu_s) >= self._limit:
+            namespace = OTHER_NAMESPACES
+        by_level = self._cpu_s.setdefault(namespace, {})
+        by_level[level] = by_level.get(level, 0.0) + cpu_s
+        self._added_s[namespace] = self._now_s()
+
+    def _forget(self) -> None:
+        past_s = self._now_s() - _FORGOTTEN_AFTER_S
+        for namespace in [name for name, added_s in self._added_s.items() if added_s < past_s]:
+            del self._cpu_s[namespace], self._added_s[namespace]
+
+    def collect(self) -> Iterator[Metric]:
+        self._forget()
+        burnt = CounterMetricFamily(
+            "minerwatch_flagged_cpu_seconds",
+            "CPU time burnt by containers while they were flagged.",
+            labels=["namespace", "level"],
+        )
+        for namespace, by_level in [*self._cpu_s.items()]:
+            for level, cpu_s in [*by_level.items()]:
+                burnt.add_metric([namespace, level.label], cpu_s)
+        yield burnt
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
@@ -218,11 +270,13 @@ class Metrics:
         probe_failures: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         exec_events: Callable[[], tuple[int, int]] = lambda: (0, 0),
         culling: Callable[[], CullFigures] = lambda: _NO_CULLING,
+        verdicts_left_out: Callable[[], int] = lambda: 0,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = CollectorRegistry()
         self._flagged = _FlaggedContainers(max_container_series)
         self.registry.register(self._flagged)
-        self.registry.register(_CountedElsewhere(probe_failures, exec_events))
+        self.registry.register(_CountedElsewhere(probe_failures, exec_events, verdicts_left_out))
         self.registry.register(_Culling(culling))
         self._actions = Counter(
             "minerwatch_actions",
@@ -248,12 +302,8 @@ class Metrics:
             ["rule", "signal"],
             registry=self.registry,
         )
-        self._flagged_cpu = Counter(
-            "minerwatch_flagged_cpu_seconds",
-            "CPU time burnt by containers while they were flagged.",
-            ["namespace", "level"],
-            registry=self.registry,
-        )
+        self._flagged_cpu = _FlaggedCpu(_MAX_NAMESPACES, now_s)
+        self.registry.register(self._flagged_cpu)
         self._tick = Histogram(
             "minerwatch_tick_duration_seconds",
             "How long a tick took: sample, examine, judge, report.",
@@ -372,7 +422,7 @@ class Metrics:
 
     def flagged_cpu(self, namespace: str, level: Level, cpu_s: float) -> None:
         """Adds the CPU time that a flagged container burnt since the last tick."""
-        self._flagged_cpu.labels(label(namespace), level.label).inc(cpu_s)
+        self._flagged_cpu.add(label(namespace), level, cpu_s)
 
     def probe_opened(self, probe: str, *, is_on: bool) -> None:
         """Takes note of whether a probe that is asked for can be had."""

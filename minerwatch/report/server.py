@@ -452,29 +452,68 @@ class SocketListener:
     ) -> None:
         """Raises ListenError, most of all where another agent has the socket."""
         self._path = path
-        self._lock = _locked(path.with_name(path.name + ".lock"))
+        self._serving = (routes, on_error, posts)
+        self._failed_before: Counter[str] = Counter()
+        self._lock = _locked(_lock_path(path))
         try:
-            _remove_stale_socket(path)
-            listening = _bound_privately(path)
-        except OSError as error:
-            os.close(self._lock)
-            raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
+            self._listener, self._place = self._listen()
         except ListenError:
             os.close(self._lock)
             raise
-        self._listener = Listener(listening, routes, on_error, posts=posts)
 
     @property
     def failures(self) -> dict[str, int]:
         """Clients that were not served, by reason, since the start."""
-        return self._listener.failures
+        return dict(self._failed_before + Counter(self._listener.failures))
+
+    def renew(self) -> bool:
+        """Listen at the path again if the socket was removed or replaced; return True if it was.
+
+        Raises ListenError where that cannot be: another agent listens there now, or something is
+        in the way.
+        """
+        if _place(_lock_path(self._path)) != _place(self._lock):
+            lock = _locked(_lock_path(self._path))
+            os.close(self._lock)
+            self._lock = lock
+        if _place(self._path) == self._place:
+            return False
+        before = self._listener
+        self._listener, self._place = self._listen()
+        self._failed_before.update(before.failures)
+        before.close()
+        return True
 
     def close(self) -> None:
         """Stops listening and removes the socket."""
         self._listener.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        if _place(self._path) == self._place:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         os.close(self._lock)
+
+    def _listen(self) -> tuple[Listener, tuple[int, int] | None]:
+        path = self._path
+        routes, on_error, posts = self._serving
+        try:
+            _remove_stale_socket(path)
+            listening = _bound_privately(path)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
+        return Listener(listening, routes, on_error, posts=posts), _place(path)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _place(file: Path | int) -> tuple[int, int] | None:
+    """Return which file it is that is open, or stands at a path; None: none does."""
+    try:
+        found = os.fstat(file) if isinstance(file, int) else file.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _locked(path: Path) -> int:

@@ -26,7 +26,7 @@ from minerwatch.model import (
     ProcessLoad,
     ProcessStatus,
 )
-from minerwatch.report.text import shortened
+from minerwatch.report.text import masked_command_line, shortened
 
 MAX_COMMAND_LINE_LENGTH = 4096
 
@@ -44,11 +44,17 @@ _report_decoder = msgspec.json.Decoder(_WithAgent)
 
 
 def container_status(
-    observation: Observation, *, node: str, boot_unix_s: float, identity: Identity | None = None
+    observation: Observation,
+    *,
+    node: str,
+    boot_unix_s: float,
+    identity: Identity | None = None,
+    unmasked: bool = False,
 ) -> ContainerStatus:
     """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero.
 
-    ``identity``: whose the container is, where a cluster says so.
+    ``identity``: whose the container is, where a cluster says so. ``unmasked``: with the secrets
+    that command lines hold.
     """
     container, verdict = observation.container, observation.verdict
     return ContainerStatus(
@@ -73,7 +79,9 @@ def container_status(
         owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
         findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
-        processes=tuple(_process_status(load, boot_unix_s) for load in observation.processes),
+        processes=tuple(
+            _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
+        ),
         started=_started(identity),
     )
 
@@ -153,10 +161,22 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         status=finding.maturity.value,
         since=rfc3339(boot_unix_s + finding.since_s),
         pid=finding.process.pid if finding.process else None,
-        evidence={evidence.field: evidence.observed for evidence in finding.evidence},
+        evidence=_observed(finding),
         expected=_expected(finding),
         private=finding.private,
     )
+
+
+def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
+    """Field -> what it was; of a text all the words that matched, each once."""
+    observed: dict[str, str | bool | int | float] = {}
+    for each in finding.evidence:
+        before = observed.get(each.field)
+        is_more = isinstance(before, str) and isinstance(each.observed, str)
+        if is_more and str(each.observed) in str(before):
+            continue
+        observed[each.field] = f"{before} … {each.observed}" if is_more else each.observed
+    return observed
 
 
 def _expected(finding: Finding) -> dict[str, str]:
@@ -168,13 +188,14 @@ def _expected(finding: Finding) -> dict[str, str]:
     return expected
 
 
-def _process_status(load: ProcessLoad, boot_unix_s: float) -> ProcessStatus:
+def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) -> ProcessStatus:
     process = load.process
+    line = process.command_line if unmasked else masked_command_line(process.command_line)
     return ProcessStatus(
         pid=process.id.pid,
         parent_pid=process.parent_pid,
         comm=process.comm,
-        command_line=shortened(process.command_line, MAX_COMMAND_LINE_LENGTH),
+        command_line=shortened(line, MAX_COMMAND_LINE_LENGTH),
         image=process.image,
         user=process.user,
         cpu_cores=None if load.cpu_cores is None else round(load.cpu_cores, 3),

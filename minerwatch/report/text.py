@@ -5,7 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
-import re2
+from minerwatch.redaction.arguments import redacted, redacted_arguments
+
+__all__ = ["CUT", "masked_command_line", "printable", "redacted", "redacted_arguments", "shortened"]
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _MARKS = frozenset({"Mn", "Me", "Mc"})
@@ -16,42 +18,8 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 CUT = " …[cut]… "
 """Stands where the middle of a text was left out."""
 
-_GUARDED = (
-    "passwd|password|passphrase|passcode|secret|token|credential"
-    "|(?:api|access|private|auth)[_-]?key"
-)
-_NAME = rf"[\w-]*(?:{_GUARDED})[\w-]*|[\w-]*[_-]pass|\bpass"
-_DOTTED_NAME = rf"[\w.-]*(?:{_GUARDED})[\w.-]*|[\w.-]*[_.-]pass|\bpass"
-_VALUE = r"""(?:"[^"]*"?|'[^']*'?|[^\s"']\S*)"""
-_NO_OPTION = r"""(?:"[^"]*"?|'[^']*'?|[^\s"'-]\S*)"""
-
-# Each pattern is what stays before a secret, the secret, and what stays after it. RE2 takes time
-# in proportion to the text; Python's own expressions can be kept busy by a hostile one.
-_SECRETS = tuple(
-    re2.compile(rf"(?i)({before}){secret}({after})")
-    for before, secret, after in (
-        # --password=…, PGPASSWORD=…, --App.token='…'
-        (rf"(?:{_DOTTED_NAME})[\"']?\s*=\s*", _VALUE, ""),
-        # "secret": "…", X-Api-Key: …; a name with dots before a colon is a host before its port
-        (rf"(?:^|[^.\w-])(?:{_NAME})[\"']?\s*:\s*", _VALUE, ""),
-        # --password hunter2: only after dashes, or a program's name would hide its arguments
-        (rf"(?:^|\s)--?(?:{_DOTTED_NAME})\s+", _NO_OPTION, ""),
-        # curl -u user:password; what stands before the colon may be a wallet
-        (r"(?:^|\s)(?:-u|--user|--userpass|-O|--proxy-user)(?:\s+|=)[^\s:]+:", r"[^\s/]\S*", ""),
-        (r"\bsshpass\s+-p\s*", r"\S+", ""),
-        (r"\bmysql\w*\s(?:[^|;&]*?\s)?-p", r"\S+", ""),
-        # https://user:password@host, and a pool's wallet:password
-        (r"\b[\w+.-]+://[^\s:/@]*:", r"[^\s/]+", "@"),
-        (r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer|digest|token)\s+)?",
-         r"[^\s\"']+", ""),
-        (r"\bbearer\s+", r"\S+", ""),
-        # Known by their shape: GitHub, GitLab, Slack, AWS, Google, Hugging Face, npm, "sk-" keys,
-        # JSON Web Tokens.
-        (r"\b", r"(?:gh[pousr]_\w{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|npm_\w{30,})", ""),
-        (r"\b", r"(?:xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[\w-]{35})", ""),
-        (r"\b", r"(?:hf_[a-z0-9]{20,}|sk-[\w-]{24,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)", ""),
-    )
-)  # fmt: skip
+_MAX_REDACTED_CHARS = 8192
+"""Of a longer command line only both ends are searched for secrets, and shown."""
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -80,15 +48,20 @@ def shortened(text: str, limit: int) -> str:
     return text[: kept - tail] + CUT + text[len(text) - tail :]
 
 
-def redacted(text: str) -> str:
-    """``text`` with what looks like a password, token or key replaced by ``…``.
+def masked_command_line(line: str) -> str:
+    """Return a command line with its secrets masked; of a very long one both ends.
 
-    Wallet addresses and pool names stay: they are the evidence.
+    It is cut at blanks, and the first words after the cut are masked: what named them as a secret
+    may have been cut off.
     """
-    text = text.encode("utf-8", "backslashreplace").decode()
-    for pattern in _SECRETS:
-        text = pattern.sub(lambda match: f"{match[1]}…{match[2]}", text)
-    return text
+    if len(line) <= _MAX_REDACTED_CHARS:
+        return redacted(line)
+    start = line[: _MAX_REDACTED_CHARS * 2 // 3]
+    end = line[-_MAX_REDACTED_CHARS // 3 :]
+    start = start[: max(start.rfind(" "), 0)]
+    _, _, end = end.partition(" ")
+    _, _, end = end.partition(" ")
+    return redacted(f"{start}{CUT}{end}")
 
 
 def _visible(text: str) -> Iterator[str]:

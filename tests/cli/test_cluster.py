@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,14 @@ from click.testing import CliRunner, Result
 from minerwatch.cli.cluster import Scope, wants_cluster
 from minerwatch.cli.main import cli
 from minerwatch.config import Config
-from minerwatch.kube.fleet import FULL_SNAPSHOT
+from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT
 from minerwatch.model import AgentStatus, NodeReport
 from minerwatch.report.server import Answer, SocketListener
 from minerwatch.report.snapshot import decode, decode_report, encode, encode_agent
 from tests.kube.api_server import Answering, ApiServer, put_daemon_set
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing
-from tests.report.samples import MINER, NODE, SIMULATION
+from tests.report.samples import MINER, NODE, SIMULATION, process
 
 Golden = Callable[[str, str], None]
 
@@ -184,6 +185,17 @@ def test_explain_of_a_pod_names_its_campaign(api: ApiServer, run: Callable[..., 
     assert [request.path.split("/")[-2] for request in asked] == ["minerwatch-bxq4t"]
 
 
+def test_secrets_are_shown_to_those_who_ask_for_them(
+    api: ApiServer, run: Callable[..., Result], agent_socket: Path
+) -> None:
+    run("explain", "-A", ALICE, "--unmasked")
+    assert [each.command for each in api.requests if each.command][-1] == UNMASKED_SNAPSHOT
+    here = ("--socket", str(agent_socket))
+    shown = run("explain", MINER.container_id, "--unmasked", *here).stdout
+    assert "hunter2xyz" in shown
+    assert "hunter2xyz" not in run("explain", MINER.container_id, *here).stdout
+
+
 def test_explain_as_json(run: Callable[..., Result]) -> None:
     result = run("explain", "-n", "science", "melt-0", "-o", "json")
     assert json.loads(result.stdout)["node"] == "node-1"
@@ -212,12 +224,16 @@ def scope(**changes: object) -> Scope:
     return Scope(**{**plain, **changes})  # type: ignore[arg-type]
 
 
+UNMASKED = replace(MINER, processes=(process(command_line="./a --password hunter2xyz"),))
+
+
 @pytest.fixture
 def agent_socket(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "run" / "agent.sock"
     routes = {
         "/snapshot": lambda: Answer(encode(NODE), "application/json"),
         "/snapshot/full": lambda: Answer(encode([MINER, SIMULATION]), "application/json"),
+        "/snapshot/unmasked": lambda: Answer(encode([UNMASKED]), "application/json"),
         "/status": lambda: Answer(encode_agent(AGENT), "application/json"),
     }
     listener = SocketListener(path, routes, on_error=lambda _error: None)
@@ -277,6 +293,8 @@ def test_snapshot_copies_the_sockets_answer(agent_socket: Path) -> None:
     assert done.stdout == encode(NODE)
     whole = snapshot("--full", "--socket", str(agent_socket))
     assert decode(whole.stdout) == (MINER, SIMULATION)
+    unmasked = snapshot("--unmasked", "--socket", str(agent_socket))
+    assert decode(unmasked.stdout) == (UNMASKED,)
     both = snapshot("--with-status", "--socket", str(agent_socket))
     assert decode_report(both.stdout) == NodeReport(NODE, AGENT)
     assert decode_report(done.stdout) == NodeReport(NODE, None)

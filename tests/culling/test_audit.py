@@ -107,9 +107,113 @@ def test_a_torn_line_hides_no_other(opened: Open, path: Path, torn: bytes) -> No
     first.close()
     with path.open("ab") as file:
         file.write(torn)
+    assert read(path).torn == 1
+    assert read(path).damaged == ()
     assert opened().write(line(2))
     assert messages(path) == ["1", "2"]
-    assert read(path).torn == 1
+    assert read(path) == audit.Written(read(path).lines), "it is cut off, not left in the middle"
+
+
+def test_a_last_line_that_lacks_its_line_feed_only_is_kept(opened: Open, path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(line(1)))
+    assert opened().write(line(2))
+    assert messages(path) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "noise", [b"{", b"\0" * 40, b'{"kind": 1}', b"x" * (audit.MAX_LINE_BYTES + 9)]
+)
+def test_a_line_damaged_in_the_middle_is_told_of(path: Path, noise: bytes) -> None:
+    path.parent.mkdir(parents=True)
+    whole = [msgspec.json.encode(line(number)) for number in range(3)]
+    path.write_bytes(b"\n".join([whole[0], noise, *whole[1:], b""]))
+    found = read(path)
+    assert [each.message for each in found.lines] == ["0", "1", "2"]
+    assert found.damaged[0] == f"{path}:2"
+
+
+def test_damage_in_the_file_before_matters_until_the_present_one_goes_on_from_it(
+    path: Path,
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.with_name("audit.jsonl.1").write_bytes(b"{\n")
+    path.write_bytes(msgspec.json.encode(line(1)) + b"\n")
+    assert read(path).damaged
+    goes_on = msgspec.structs.replace(line(0), kind=audit.GOES_ON)
+    path.write_bytes(msgspec.json.encode(goes_on) + b"\n" + path.read_bytes())
+    assert not read(path).damaged
+
+
+# What is at the log's place is no log, or no longer the one that is written to.
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    path.rename(path.with_name("audit.jsonl.old"))
+    path.write_text("")
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def without_its_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize("harm", [removed, replaced, cut_short, without_its_folder])
+def test_what_goes_into_nothing_is_not_written(
+    opened: Open, path: Path, harm: Callable[[Path], None]
+) -> None:
+    log = opened()
+    assert log.write(line(1))
+    harm(path)
+    assert not log.write(line(2)), "an action would have followed"
+    assert str(path) in log.trouble
+    goes_on = msgspec.structs.replace(line(0), kind=audit.GOES_ON)
+    assert log.retry(lambda: [goes_on])
+    assert log.trouble == ""
+    assert messages(path) == ["0", "2"]
+
+
+def test_without_a_line_to_write_it_is_seen_as_well(opened: Open, path: Path) -> None:
+    log = opened()
+    assert log.retry()
+    path.unlink()
+    assert not log.retry()
+    assert "removed" in log.trouble
+
+
+def test_a_lock_that_was_removed_holds_nobody_off(opened: Open, path: Path) -> None:
+    first, second = opened(), opened()
+    assert first.write(line(1))
+    path.with_name("audit.jsonl.lock").unlink()
+    assert second.write(line(2))
+    assert not first.write(line(3))
+    assert not first.retry()
+    assert "another agent" in first.trouble
+
+
+@pytest.mark.parametrize("name", ["audit.jsonl", "audit.jsonl.1", "audit.jsonl.lock"])
+def test_a_pipe_at_its_place_hangs_nobody(opened: Open, path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path.with_name(name))
+    if not name.endswith("lock"):
+        with pytest.raises(AuditError, match="no regular file"):
+            read(path)
+    if not name.endswith(".1"):
+        assert not opened().write(line(1))
+
+
+def test_a_device_at_its_place_is_not_read_for_ever(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/dev/zero")
+    with pytest.raises(AuditError):
+        read(path)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=8))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from minerwatch.config import (
     Duration,
     Exemption,
 )
-from minerwatch.cull import HOUR_S, Outcome
+from minerwatch.cull import HOUR_S, History, Outcome
+from minerwatch.culling.audit import read
 from minerwatch.culling.culler import Round
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.budget import LeaseBudget
@@ -43,6 +45,7 @@ from tests.culling.harness import (
     actions_on,
     last,
     lines,
+    moment,
     outcomes,
     put_pod,
     remembers,
@@ -269,17 +272,21 @@ def test_the_evidence_is_on_the_disk_before_anything_is_asked_for(
     (line,) = [line for line in lines(log) if line.kind == "action"]
     evidence = msgspec.json.decode(line.evidence)
     (file,) = folder.iterdir()
-    assert msgspec.json.decode(file.read_bytes()) == evidence
+    kept = msgspec.json.decode(file.read_bytes())
+    (process,) = kept["processes"]
+    assert "--password … -o stratum+tcp://pool" in process.pop("command_line")
+    assert kept == evidence, "but for command lines, which neither log has"
     assert (file.stat().st_mode & 0o777, log.stat().st_mode & 0o077) == (0o600, 0)
     assert evidence["verdict"]["level"] == "confirmed"
     assert [each["rule"] for each in evidence["findings"]] == ["rule-identity", "rule-compute"]
     (process,) = evidence["processes"]
     assert (process["pid"], process["culprit"]) == (miner.pid, True)
     assert len(process["sha256"]) == 64
-    assert "stratum+tcp://pool" in process["command_line"]
     assert evidence["pod"]["name"] == EVE
     assert '"uid":"uid-1"' in line.request
-    assert SECRET not in log.read_text()
+    assert "stratum+tcp://pool" not in log.read_text()
+    assert "stratum+tcp://pool" not in str(harness.said.lines)
+    assert SECRET not in log.read_text() + file.read_text()
     assert SECRET not in str(harness.said.lines)
     said = [event for event, _ in harness.said.lines]
     assert said.index("decision") < said.index("action") < said.index("action ended")
@@ -325,7 +332,73 @@ def test_an_audit_log_that_cannot_be_written_stops_everything(
     harness.tick()
     assert actions_on(api, EVE) == ["evict"]
     lines_read = [line for line in log.read_bytes().splitlines() if line.startswith(b'{"kind"')]
-    assert len(lines_read) >= 4, "nothing is lost, torn pieces stand on lines of their own"
+    assert len(lines_read) >= 4, "nothing is lost"
+    assert not read(log).damaged, "what was torn is cut off"
+
+
+def test_an_audit_log_that_was_removed_stops_the_action_and_is_begun_again(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log))
+    harness.settled()
+    observation = eve(api, harness)
+    harness.culler._journal.write("decision")
+    log.unlink()
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert harness.reasons(observation) == "", "and what is begun again can be written"
+    harness.watch.ahead_s += 700
+    harness.tick()
+    assert actions_on(api, EVE) == ["evict"]
+    again = History.restored([line.record for line in lines(log) if line.record], moment(700))
+    assert again.knows_last_hour(moment(700)), "the new file says how far back it reaches"
+
+
+def test_a_damaged_line_is_lost_memory_until_somebody_moves_the_file(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    remembers(log)
+    log.write_bytes(log.read_bytes() + b'{"kind": "rel\x00\x00\x00\n' + log.read_bytes())
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    for _ in range(3):
+        harness.tick()
+    assert f"{log}:2" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+    log.rename(log.with_name("kept"))
+    harness.tick()
+    assert "within the last hour" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+
+
+def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    log.unlink(missing_ok=True)  # the fixture's
+    os.mkfifo(log)
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    harness.tick()
+    assert "no regular file" in harness.reasons(observation)
+    assert actions_on(api, EVE) == []
+
+
+@pytest.mark.parametrize("step_s", [86400.0, -86400.0])
+def test_a_step_of_the_nodes_clock_makes_no_pod_older(
+    api: ApiServer, opened: Open, log: Path, step_s: float
+) -> None:
+    """A pod's age is by the API server's clock, which has dated it."""
+    harness = opened(settings(log, minimum_age=Duration(3 * 86400)))
+    read = harness.culler._read_clocks
+    harness.culler._read_clocks = lambda: replace(read(), unix_s=read().unix_s + step_s)
+    observation = eve(api, harness)
+    harness.tick()
+    assert actions_on(api, EVE) == []
+    assert "too young" in harness.reasons(observation)
+    seconds = float(harness.reasons(observation).partition("too young (")[2].partition(" s")[0])
+    created = api.items("pods")[0]["metadata"]["creationTimestamp"]
+    age_s = time.time() - datetime.fromisoformat(created).timestamp()
+    assert abs(seconds - age_s) < 3600
 
 
 # Whom nothing is done to.

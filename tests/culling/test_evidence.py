@@ -94,9 +94,16 @@ def test_secrets_are_taken_out_before_anything_is_cut() -> None:
     found = made(
         load(7, command_line=f"./a --password hunter2 {long} TOKEN=hunter3"),
         findings=(finding(evidence=(Evidence("CommandLine", "--password hunter4 -o", "x"),)),),
+        command_lines=True,
     )
     assert "hunter" not in str(found)
     assert "--password …" in found["processes"][0]["command_line"]
+
+
+def test_there_are_no_command_lines_but_where_they_are_asked_for() -> None:
+    assert "command_line" not in made(load(7))["processes"][0]
+    asked = made(load(7), command_lines=True)["processes"][0]
+    assert asked["command_line"] == "./xmrig -o pool"
 
 
 def test_of_a_private_rule_only_the_id_is_told() -> None:
@@ -125,7 +132,8 @@ def test_it_is_bounded() -> None:
 @given(st.text(), st.text())
 def test_whatever_they_are_called_it_is_plain_json(name: str, command: str) -> None:
     name, command = (each.encode("utf-8", "backslashreplace").decode() for each in (name, command))
-    found = made(load(7, comm=name, command_line=command, image=name, user=name))
+    process = load(7, comm=name, command_line=command, image=name, user=name)
+    found = made(process, command_lines=True)
     (process,) = found["processes"]
     assert process["comm"].isprintable() or process["comm"] == ""
     assert len(process["command_line"]) <= 11 * 1024

@@ -168,6 +168,13 @@ def test_a_note_tells_a_private_rule_by_its_id_only() -> None:
     assert "rivals" not in note
 
 
+def test_a_note_has_nothing_of_what_rules_saw() -> None:
+    seen = (Evidence("CommandLine", "--token hunter2", "contains '--token'"),)
+    found = tuple(replace(each, evidence=seen) for each in LIKELY.findings)
+    assert found
+    assert "--token" not in event_note("notebook", EventReason.CONFIRMED, found, "")
+
+
 def test_a_note_names_the_foremost_rules_once() -> None:
     findings = [finding("a"), finding("a"), finding("b"), UNPROVEN, finding("c"), finding("d")]
     note = event_note("x", EventReason.SUSPECTED, findings, "")

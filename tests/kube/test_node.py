@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,3 +141,16 @@ def test_what_is_no_pods_has_nobody_to_be_told(api: ApiServer, pod: None, node: 
     opened.tell([observed(LIKELY, elsewhere), observed(verdict())])
     opened.close()
     assert api.items("events", EVENTS) == []
+
+
+@pytest.mark.parametrize("step_s", [7200.0, -7200.0])
+def test_a_step_of_the_clock_makes_nothing_stale_and_nothing_fresh(
+    node: Open, pod: None, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    opened = node()
+    assert opened.is_synced
+    now_s = time.time
+    monkeypatch.setattr("time.time", lambda: now_s() + step_s)
+    assert opened.is_synced
+    opened._pods.synced_s -= 7200
+    assert not opened.is_synced

@@ -197,3 +197,31 @@ def test_only_agents_that_look_for_canaries_tell_of_them() -> None:
         (("planted", "agent"),): 0.0,
         (("planted", "elsewhere"),): 20.0,
     }
+
+
+def test_a_namespace_that_is_quiet_for_a_day_is_forgotten() -> None:
+    now_s = [0.0]
+    metrics = Metrics(now_s=lambda: now_s[0])
+    metrics.flagged_cpu("gone", Level.LIKELY, 5.0)
+    now_s[0] = 80_000.0
+    metrics.flagged_cpu("here", Level.LIKELY, 7.0)
+    assert 'seconds_total{level="likely",namespace="gone"} 5.0' in metrics.exposition().decode()
+    now_s[0] = 90_000.0
+    text = metrics.exposition().decode()
+    assert "gone" not in text
+    assert 'seconds_total{level="likely",namespace="here"} 7.0' in text
+
+
+def test_many_namespaces_are_counted_together() -> None:
+    metrics = Metrics()
+    for number in range(600):
+        metrics.flagged_cpu(f"ns-{number}", Level.CONFIRMED, 1.0)
+    lines = [
+        line
+        for line in metrics.exposition().decode().splitlines()
+        if line.startswith("minerwatch_flagged_cpu_seconds_total")
+    ]
+    assert len(lines) == 501
+    assert (
+        'minerwatch_flagged_cpu_seconds_total{level="confirmed",namespace="_others"} 100.0' in lines
+    )

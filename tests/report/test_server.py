@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -420,6 +421,50 @@ def test_the_socket_of_an_agent_that_was_killed_is_replaced(path: Path) -> None:
         assert b"200 OK" in asked_on_socket(path)
     finally:
         listener.close()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def taken(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(path))
+
+
+def without_its_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("harm", [gone, taken, without_its_folder])
+def test_a_socket_that_was_removed_is_made_again(path: Path, harm: Callable[[Path], None]) -> None:
+    listener = SocketListener(path, ROUTES)
+    try:
+        assert not listener.renew()
+        harm(path)
+        assert listener.renew()
+        assert not listener.renew()
+        assert b"200 OK" in asked_on_socket(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(ListenError, match="another agent"):
+            SocketListener(path, ROUTES)
+    finally:
+        listener.close()
+    assert not path.exists()
+
+
+def test_the_socket_of_another_agent_is_left_to_it(path: Path) -> None:
+    first = SocketListener(path, ROUTES)
+    shutil.rmtree(path.parent)
+    second = SocketListener(path, ROUTES)
+    try:
+        with pytest.raises(ListenError, match="another agent"):
+            first.renew()
+        first.close()
+        assert b"200 OK" in asked_on_socket(path)
+    finally:
+        second.close()
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("x")])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -214,3 +215,37 @@ def test_worst_first_then_busiest() -> None:
     assert [status.score for status in worst_first(NODE)][:4] == [91.48, 88.0, 60.0, 60.0]
     clear = [status.cpu_cores for status in worst_first(NODE) if status.score == 0]
     assert clear == sorted(clear, reverse=True)
+
+
+def test_secrets_are_masked_unless_they_are_asked_for() -> None:
+    secret = "hunter2xyz"
+    process = replace(PROCESS, command_line=f"mysql -uroot -p{secret} --token {secret} db")
+    seen = observation(POD, processes=(ProcessLoad(process, 1.0),))
+    shown = container_status(seen, node="n", boot_unix_s=0.0)
+    assert shown.processes[0].command_line == "mysql -uroot -p… --token … db"
+    asked = container_status(seen, node="n", boot_unix_s=0.0, unmasked=True)
+    assert asked.processes[0].command_line == process.command_line
+
+
+def test_a_secret_is_masked_on_either_side_of_the_cut() -> None:
+    secret = "hunter2xyz"
+    filler = "word " * 10_000
+    line = f"mysql --password {secret} {filler} --token {secret} {filler} --password {secret} end"
+    for cut in range(0, 60, 7):
+        moved = replace(PROCESS, command_line=line + "x" * cut)
+        (shown,) = container_status(
+            observation(POD, processes=(ProcessLoad(moved, 1.0),)), node="n", boot_unix_s=0.0
+        ).processes
+        assert secret not in shown.command_line
+        assert "[cut]" in shown.command_line
+
+
+def test_all_the_words_that_matched_are_shown() -> None:
+    evidence = (
+        Evidence("CommandLine", "--donate-level", "contains '--donate-level'"),
+        Evidence("CommandLine", "stratum+tcp://a:1", "contains 'stratum'"),
+        Evidence("CommandLine", "--donate-level", "contains 'donate'"),
+    )
+    found = replace(finding(Signal.IDENTITY, 88.0), evidence=evidence)
+    shown = status_of(POD, (found,)).findings[0]
+    assert shown.evidence == {"CommandLine": "--donate-level … stratum+tcp://a:1"}

@@ -173,7 +173,7 @@ def agent_status(data: bytes) -> None:
 def audit_log(data: bytes) -> None:
     """The audit log: what can be read of it, and the history that it restores."""
     written = audit.read(put(folder("audit") / "audit.jsonl", data))
-    assert written.torn + len(written.lines) <= data.count(b"\n") + 1
+    assert written.torn + len(written.damaged) + len(written.lines) <= data.count(b"\n") + 1
     are_lines(simulation_text(written.lines, 24))
     records = [each.record for each in written.lines if each.record is not None]
     history = History.restored(records, Moment(1.8e9, 5e5, _BOOT))

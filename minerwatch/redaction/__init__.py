@@ -1,0 +1,1 @@
+"""Takes passwords, tokens and keys out of command lines and other text."""

@@ -1,0 +1,156 @@
+"""Options and positions by which programs are given secrets, where the name does not say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_TABLE = """
+curl            -u@ -U@ -b --cookie -E@ --cert@
+wget wget2      --user@
+http https xh   -a@ --auth@
+ab              -A@ -P@ -C
+hey siege wrk   -a@
+ftp lftp ncftp curlftpfs   -u@
+aria2c          --http-user@
+sshpass         -p
+plink pscp psftp kitty     -pw
+ssh-keygen      -N -P
+openssl         -k -K -pass -passin -passout -psk -passwd -srppass -key_pass >passwd
+gpg gpg2 gpgsm  --passphrase
+cryptsetup      --key
+pdftk           =user_pw =owner_pw =input_pw
+mysql mysqldump mysqladmin mysqlimport mysqlshow mysqlcheck mysqlbinlog mysqlslap mysqlsh -p*
+mariadb mariadb-dump mariadb-admin mariadb-check mariadb-import mariadb-show -p*
+mysqladmin mariadb-admin   =password
+mongo mongosh mongod mongodump mongorestore mongoexport mongoimport mongofiles mongostat -p
+cqlsh           -p
+cypher-shell    -p
+influx          -t
+clickhouse clickhouse-client  --password
+redis-cli valkey-cli keydb-cli redis-benchmark  -a --pass
+sqlcmd bcp isql tsql osql fisql  -P
+isql            >isql3
+db2             =using
+sqlplus sqlcl rman expdp impdp exp imp sqlldr  >/
+etcdctl         --user@ >put2
+rabbitmqctl     >add_user2 >change_password2 >authenticate_user2
+rabbitmqadmin   -p
+mosquitto_pub mosquitto_sub mosquitto_rr  -P
+ldapsearch ldapadd ldapmodify ldapdelete ldapwhoami ldappasswd ldapcompare ldapmodrdn  -w
+ldappasswd      -s -a
+smbclient rpcclient net smbget smbcacls smbtree nmblookup  -U@
+smbclient       >smbclient2
+smbmap          -p
+net             >use3 >use4
+nxc netexec crackmapexec cme hydra medusa ncrack evil-winrm smbexec psexec wmiexec  -p
+xfreerdp xfreerdp3 wlfreerdp rdesktop  -p
+snmpwalk snmpget snmpset snmpbulkwalk snmpbulkget snmptrap snmptable  -c -A -X
+ipmitool ipmi-sensors ipmipower  -P -p
+fence_ipmilan fence_apc fence_ilo  -p
+racadm          -p
+docker+login podman+login nerdctl+login buildah+login helm+login crane+login oras+login -p
+skopeo+login    -p
+docker+swarm    --token
+podman buildah skopeo  --creds@ --src-creds@ --dest-creds@
+ctr nerdctl     -u@ --user@
+kubectl oc      --from-literal@
+oc              -p
+kubeadm         --token --certificate-key
+az              -p
+aws s3cmd       --secret_key
+aws+ssm         --value
+az+keyvault     --value
+mc              >set3 >set4 >add3 >add4
+vault           >login >unseal >unwrap >revoke >lookup >renew
+bao             >login >unseal >unwrap >revoke >lookup >renew
+consul          --http-auth@ >put2
+cargo           >login
+twine flit      -p
+poetry          -p >http-basic >http-basic2
+wandb           >login
+comet           >login
+huggingface-cli hf  --token
+gh+secret       -b --body
+doctl hcloud linode-cli civo  -t
+pulumi+--secret >set >set2
+rclone          >obscure
+ansible-vault   >encrypt_string
+chef knife      -P
+tailscale       --authkey --auth-key
+netbird         -k --setup-key
+ngrok           >authtoken >add-authtoken
+cloudflared     >install
+frpc frps       -t
+chisel          --auth@
+ttyd gotty      -c@
+ss-local ss-server ss-redir ss-tunnel sslocal ssserver  -k
+sendemail sendEmail  -xp
+swaks           -ap
+htpasswd        >htpasswd2 >htpasswd3 >htpasswd4
+wpa_passphrase  >wpa_passphrase2
+iwconfig        =key
+mkpasswd        >mkpasswd >mkpasswd2
+useradd usermod -p
+7z 7za 7zr 7zz rar unrar  -p* -hp*
+zip unzip zipcloak funzip  -P
+yt-dlp youtube-dl gallery-dl instaloader megadl  -p -2
+transmission-remote transmission-daemon  -n@
+bitcoind bitcoin-cli litecoind dogecoind  -rpcauth@ --rpcauth@
+monerod monero-wallet-rpc monero-wallet-cli  --rpc-login@ --daemon-login@
+security        -w
+expect          =send =exp_send
+"""
+"""One line a group: programs (``program+word``: only with that word beside it), then
+
+``-x``   an option whose value is a secret   ``-x*``  only what is attached to it
+``-x@``  a user, a separator and a secret    ``=x``   a bare word before a secret
+``>x2``  the second bare word after ``x`` (``>x``: the first)   ``>/``  ``user/secret``
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """By what one program is given secrets."""
+
+    beside: str = ""  # a word that must be there, too; "": none
+    options: frozenset[str] = frozenset()
+    attached: frozenset[str] = frozenset()
+    logins: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+    places: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    has_slash_login: bool = False
+
+
+def _parsed() -> dict[str, tuple[Secrets, ...]]:
+    table: dict[str, tuple[Secrets, ...]] = {}
+    for line in _TABLE.strip().splitlines():
+        entries = line.split()
+        programs = [entry for entry in entries if entry[0] not in "-=>"]
+        for program in programs:
+            name, _, beside = program.partition("+")
+            secrets = _secrets(beside, entries[len(programs) :])
+            table[name] = (*table.get(name, ()), secrets)
+    return table
+
+
+def _secrets(beside: str, entries: Sequence[str]) -> Secrets:
+    places: dict[str, set[int]] = {}
+    for entry in entries:
+        if entry[0] == ">" and entry != ">/":
+            word = entry[1:].rstrip("0123456789")
+            places.setdefault(word, set()).add(int(entry[1 + len(word) :] or 1))
+    options = [entry for entry in entries if entry[0] == "-"]
+    return Secrets(
+        beside=beside,
+        options=frozenset(each for each in options if each[-1] not in "*@"),
+        attached=frozenset(each[:-1] for each in options if each[-1] == "*"),
+        logins=frozenset(each[:-1] for each in options if each[-1] == "@"),
+        words=frozenset(entry[1:] for entry in entries if entry[0] == "="),
+        places={word: frozenset(at) for word, at in places.items()},
+        has_slash_login=">/" in entries,
+    )
+
+
+BY_PROGRAM: Mapping[str, tuple[Secrets, ...]] = _parsed()
+"""Name of a program -> what it takes secrets by."""
