@@ -43,6 +43,7 @@ _ON_THE_MACHINE = {
         "tests/kube/test_process_signals.py",
         "tests/kube/test_real_pods.py",
         "tests/test_agent.py",
+        "tests/test_least_privilege.py",
         "tests/test_outgoing.py",
         "tests/test_soak.py",
     ),

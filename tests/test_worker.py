@@ -3,23 +3,14 @@ from __future__ import annotations
 import queue
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from minerwatch import worker
 from minerwatch.worker import Worker, states
-
-_GIVE_UP_S = 30.0
-
-
-def until(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + _GIVE_UP_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
+from tests.waiting import PATIENCE_S, until
 
 
 class Squares:
@@ -40,7 +31,7 @@ class Squares:
     def close(self) -> None:
         self.worker.close()
         self.asked.put(None)
-        self.worker.join(_GIVE_UP_S)
+        self.worker.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -64,7 +55,7 @@ def test_it_goes_on_whatever_is_raised(squares: Squares, error: BaseException) -
     squares.asked.put(3)
     squares.asked.put(error)
     squares.asked.put(4)
-    assert [squares.answers.get(timeout=_GIVE_UP_S) for _ in range(2)] == [9, 16]
+    assert [squares.answers.get(timeout=PATIENCE_S) for _ in range(2)] == [9, 16]
     assert state().failures == {type(error).__name__: 1}
     assert isinstance(state().last_error, Exception)
 
@@ -75,7 +66,7 @@ def test_a_fault_is_seen_until_it_has_gone_on_for_some_time(
     assert state().down_s == 0.0
     squares.asked.put(ValueError())
     squares.asked.put(5)
-    squares.answers.get(timeout=_GIVE_UP_S)
+    squares.answers.get(timeout=PATIENCE_S)
     assert state().down_s > 0.0
     monkeypatch.setattr(worker, "_STEADY_S", 0.0)
     assert state().down_s == 0.0
@@ -84,7 +75,7 @@ def test_a_fault_is_seen_until_it_has_gone_on_for_some_time(
 def test_what_returns_though_nobody_closed_it_is_called_again(squares: Squares) -> None:
     squares.asked.put(None)
     squares.asked.put(6)
-    assert squares.answers.get(timeout=_GIVE_UP_S) == 36
+    assert squares.answers.get(timeout=PATIENCE_S) == 36
     assert state().down_s > 0.0
 
 
@@ -111,7 +102,7 @@ def test_a_thread_that_is_gone_is_started_again(
     monkeypatch.undo()
     squares.asked.put(7)
     assert not state().is_dead
-    assert squares.answers.get(timeout=_GIVE_UP_S) == 49
+    assert squares.answers.get(timeout=PATIENCE_S) == 49
 
 
 def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
@@ -120,7 +111,7 @@ def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
     for each in (squares, other):
         each.asked.put(ValueError())
         each.asked.put(1)
-        each.answers.get(timeout=_GIVE_UP_S)
+        each.answers.get(timeout=PATIENCE_S)
     assert [each.failures for each in states() if each.name == "squares"] == [{"ValueError": 2}]
     other.close()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.model import FindingStatus
-from tests.conftest import CgroupFolders, Programs, cgroup_root, container_id
+from tests.conftest import TOP, CgroupFolders, Programs, cgroup_root, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root
 from tests.deploy.services import until
@@ -100,7 +100,7 @@ def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iter
             [str(program), str(target), str(pool.getsockname()[1])],
             env={"PYTHONHOME": sys.base_prefix, "PYTHONPATH": sysconfig.get_path("purelib")},
         )
-        cgroups.put(process, cgroups.make(f"/minerwatch-container/docker/{_MINER}"))
+        cgroups.put(process, cgroups.make(f"{TOP}/docker/{_MINER}"))
         pool.settimeout(30)
         connected, _ = pool.accept()
         stack.enter_context(closing(connected))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.node.quota import OwnQuota
-from tests.conftest import CGROUPS, CgroupFolders, needs_root
+from tests.conftest import CGROUPS, TOP, CgroupFolders, needs_root
 
 SAYS = "from minerwatch.node.quota import OwnQuota; print(OwnQuota().reason())"
 
@@ -59,8 +59,8 @@ def said_in(folder: Path, *command: str) -> str:
 def test_a_quota_is_seen_wherever_it_is_set(
     folders: CgroupFolders, namespace: tuple[str, ...]
 ) -> None:
-    without = folders.make("/minerwatch-quota/without/agent")
-    with_it = folders.make("/minerwatch-quota/with/pod/agent")
+    without = folders.make(f"{TOP}/quota/without/agent")
+    with_it = folders.make(f"{TOP}/quota/with/pod/agent")
     assert said_in(without, *namespace) == ""
     limit(with_it.parent.parent)
     reason = said_in(with_it, *namespace)
@@ -70,7 +70,7 @@ def test_a_quota_is_seen_wherever_it_is_set(
 
 @needs_root
 def test_one_that_is_set_later_is_seen(folders: CgroupFolders) -> None:
-    folder = folders.make("/minerwatch-quota/later")
+    folder = folders.make(f"{TOP}/quota/later")
     script = (
         "from minerwatch.node.quota import OwnQuota\n"
         "quota = OwnQuota()\n"

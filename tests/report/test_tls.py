@@ -4,7 +4,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -15,6 +14,7 @@ from minerwatch.config import Tls
 from minerwatch.errors import ListenError
 from minerwatch.report.server import Answer, Listener, Routes, address_listener
 from minerwatch.report.tls import TlsEndpoint
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="makes certificates: apt install openssl"
@@ -110,7 +110,7 @@ def test_who_speaks_plain_http_is_counted_and_gets_nothing(plain: tuple[Listener
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert b"up 1" not in _rest(client)
-    _until(lambda: listener.failures.get("tls") == 1)
+    until(lambda: listener.failures.get("tls") == 1)
 
 
 def test_who_says_nothing_keeps_nobody_waiting(
@@ -176,12 +176,3 @@ def _rest(client: socket.socket) -> bytes:
     except OSError:
         pass
     return received
-
-
-def _until(holds: object) -> None:
-    assert callable(holds)
-    for _ in range(2000):
-        if holds():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it did not happen")
