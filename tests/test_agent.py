@@ -173,20 +173,20 @@ def test_a_socket_that_is_removed_comes_back(start: Start) -> None:
     agent.line("watching")
     agent.socket.unlink()
     agent.line("socket removed: listening again")
-    assert decode(answer(agent.socket, "/snapshot"))
+    assert agent.statuses()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_agent_that_is_restarted_knows_since_when(
     start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path, how: int
 ) -> None:
-    folder = cgroups.make("/minerwatch-test/docker/" + "a2" * 32)
+    folder = cgroups.make(f"{TOP}/docker/{container_id('a2')}")
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
 
     def since(agent: RunningAgent) -> str:
-        agent.line("verdict", container="a2" * 6)
-        every = decode(answer(agent.socket, "/snapshot"))
-        return next(each.since for each in every if each.container == "a2" * 6)
+        agent.line("verdict", container=container_id("a2")[:12])
+        every = agent.statuses()
+        return next(each.since for each in every if each.container == container_id("a2")[:12])
 
     first = start(folder=tmp_path)
     began = since(first)
