@@ -141,7 +141,7 @@ class CgroupFolders:
 
 def _remove(folder: Path) -> None:
     """Remove a cgroup, and kill what is in it; it stays where that cannot be done."""
-    for _ in range(50):
+    for _ in range(1000):  # many processes take seconds to end on a busy machine
         for pid in _members(folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -160,8 +160,8 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     status = next(s for s in agent.statuses() if s.container == container_id("a1")[:12])
     assert status.level in ("likely", "confirmed")
     assert "--password … " in status.processes[0].command_line
-    asked = decode(answer(agent.socket, "/snapshot/unmasked"))
-    whole = next(each for each in asked if each.container == "a1" * 6)
+    asked = agent.statuses("/snapshot/unmasked")
+    whole = next(each for each in asked if each.container == container_id("a1")[:12])
     assert "--password hunter2 " in whole.processes[0].command_line
     told = json.dumps(verdict["findings"])
     assert "stratum+tcp://pool.supportxmr.com:3333" in told, "the words that matched"
