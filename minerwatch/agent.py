@@ -746,6 +746,9 @@ class Agent:
         if self._node.since is None:
             return
         try:
+            if self._culling.is_forgotten:  # the file lies beside the audit log
+                self._node.since.forget()
+                return
             self._node.since.note((each.verdict for each in flagged), now_s())
         except OSError as error:
             reason = str(error)

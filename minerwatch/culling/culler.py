@@ -280,6 +280,11 @@ class Culler:
         return str(self._settings.mode)
 
     @property
+    def is_forgotten(self) -> bool:
+        """Return True once the audit log was removed."""
+        return self._journal.is_forgotten
+
+    @property
     def budget_left(self) -> int | None:
         """Actions that the cluster may still do in this hour; None: not known."""
         return self._budget.left(dry_run=self._settings.mode != ENFORCE)

@@ -114,6 +114,11 @@ class CullSwitch:
             stopped=culler.stopped_count,
         )
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Return True once the audit log was removed, before an uninstallation."""
+        return self._culler is not None and self._culler.is_forgotten
+
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """What went wrong since the start: probe, reason, count."""
         return self._culler.failures() if self._culler is not None else ()

@@ -92,6 +92,12 @@ class SinceFile:
                 entries[name] = _Entry(name, before.level, before.since_s)
         self._write(frozenset([*entries.values()][:_MAX_ENTRIES]), now_s)
 
+    def forget(self) -> None:
+        """Remove the file, and its folder if it is empty then. Raises OSError."""
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.parent.rmdir()
+
     def _write(self, entries: frozenset[_Entry], now_s: float) -> None:
         is_old = bool(entries) and now_s - self._written_s >= _REWRITE_S
         if entries == self._written and not is_old:

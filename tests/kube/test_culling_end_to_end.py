@@ -309,9 +309,11 @@ def test_nothing_is_left_before_an_uninstallation(culled: Culled) -> None:
     assert released.exit_code == 0, released.output
     assert f"1 process goes on: {culled.miner.pid}" in released.stdout
     eventually(lambda: state(culled.miner) != STOPPED)
+    folder = culled.audit_log.parent
+    eventually(lambda: not folder.exists(), f"{folder} is still there")
     time.sleep(2.0)  # some ticks, and longer than the pause
     assert state(culled.miner) not in ("", STOPPED)
-    assert not culled.audit_log.parent.exists()
+    assert not folder.exists(), [*folder.iterdir()]
     with pytest.raises(ApiError, match="404"):
         culled.cluster.api.call("GET", lease)
 

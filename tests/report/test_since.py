@@ -117,3 +117,15 @@ def test_a_folder_that_cannot_be_written_raises(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_whatever_it_holds_is_read_or_not(data: bytes) -> None:
     decoded(data)
+
+
+def test_it_goes_with_its_folder_if_nothing_else_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "since.json"
+    path.parent.mkdir()
+    since = SinceFile(path, "b", 100.0)
+    since.forget()  # before it was written
+    path.parent.mkdir(exist_ok=True)
+    since.note((verdict(),), 110.0)
+    (path.parent / "theirs").touch()
+    since.forget()
+    assert [each.name for each in path.parent.iterdir()] == ["theirs"]
