@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +114,10 @@ def places(api: ApiServer) -> int:
         return 0
     text = found[0]["metadata"]["annotations"]["minerwatch.io/actions"]
     return len(msgspec.json.decode(text))
+
+
+def until_known(harness: Harness, observation: Observation) -> None:
+    until(lambda: harness.node.identity(observation.container))
 
 
 def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
@@ -426,7 +429,7 @@ def flag_others(api: ApiServer, harness: Harness, *namespaces: str, owner: str =
         annotations = {"hub.jupyter.org/username": owner} if owner else {}
         put_pod(api, f"other-{number}", uid, namespace, annotations=annotations)
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid, level=Level.SUSPICIOUS)
-        until(partial(harness.node.identity, other.container))
+        until_known(harness, other)
 
 
 def test_a_rule_that_flags_many_owners_stops_all_on_its_findings(
@@ -476,7 +479,7 @@ def test_where_tenants_choose_labels_their_owners_are_one(
         name = {"hub.jupyter.org/username": f"made-up-{number}"}
         put_pod(api, f"other-{number}", uid, "a", annotations=name)
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
-        until(partial(harness.node.identity, other.container))
+        until_known(harness, other)
     harness.tick()
     assert not harness.culler.is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
