@@ -169,8 +169,34 @@ BENIGN_ARGUMENTS = tuple(
     if isinstance(case.facts.get("Arguments"), tuple)
     and case.id != "words/rg-vscode"  # it looks for an option of a miner's: one of two already
 )
+EXAMPLES = tuple(dict.fromkeys(words for each in WORDS.values() for words in each))
+
+# A program's own number right behind reads as the value of the option in front of it.
+_NUMBER = re.compile("-?[0-9]+")
 
 
+def with_argument(case: Recording, place: int, words: str) -> Recording:
+    """The process with one more argument, where it takes arguments that are no option's value."""
+    arguments = case.facts["Arguments"]
+    assert isinstance(arguments, tuple)
+    places = [
+        at
+        for at in range(2, len(arguments) + 1)
+        if (not arguments[at - 1].startswith("-") or "=" in arguments[at - 1])
+        and not _NUMBER.fullmatch(arguments[at] if at < len(arguments) else "")
+    ]
+    at = places[place % len(places)] if places else len(arguments)
+    facts = {**case.facts, "Arguments": (*arguments[:at], words, *arguments[at:])}
+    facts.pop("CommandLine", None)
+    return replace(case, facts=with_arguments(facts))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(BENIGN_ARGUMENTS),
+    st.integers(0, 9),
+    st.sampled_from(PLANTED) | st.sampled_from(EXAMPLES),
+)
 def test_one_more_argument_makes_no_benign_line_likely(
     case: Recording, place: int, words: str
 ) -> None:

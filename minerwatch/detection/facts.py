@@ -90,7 +90,7 @@ def with_destination_count(facts: Facts) -> Facts:
     Any one value of a list may match in a rule, so rules cannot count by themselves.
     """
     ends = [facts.get(name) for name in ("DestinationIp", "DestinationPort")]
-    counts = [len(each) for each in ends if isinstance(each, tuple)]
+    counts = [len(each) for each in ends if isinstance(each, tuple) and each]
     if not counts or "DestinationCount" in facts:
         return facts
     return {**facts, "DestinationCount": max(counts)}
