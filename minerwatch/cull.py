@@ -32,7 +32,7 @@ from typing import Protocol
 import msgspec
 
 from minerwatch.config import ENFORCE, OFF, Culling, Exemption, Rungs
-from minerwatch.detection.judge import is_cullable, joined_score, signal_scores
+from minerwatch.detection.judge import is_cullable, score_of, signal_scores
 from minerwatch.model import (
     Action,
     Container,
@@ -938,8 +938,8 @@ def _proof(
         )
     is_cullable = _is_cullable(verdict, counted)
     return _Proof(
-        score=joined_score(scores),
-        full_score=joined_score(signal_scores(stable)),
+        score=score_of(counted),
+        full_score=score_of(stable),
         signals=", ".join(scores),
         is_cullable=is_cullable,
         is_held=_is_cullable(verdict, [f for f in counted if held.of_container(f) >= hold_s]),

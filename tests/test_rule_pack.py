@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
 
 import pytest
-import yaml
 
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.detection.check import Recording, failed_tests, replayed
+from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import joined_score
 from minerwatch.detection.lint import lint
 from minerwatch.detection.match import Matcher
@@ -107,9 +108,10 @@ def test_scores_obey_the_design() -> None:
     assert Level.of(joined_score({Signal.BEHAVIOUR: highest[Signal.BEHAVIOUR]})) is Level.CLEAR
     for signal, score in highest.items():
         assert Level.of(joined_score({signal: score})) < Level.CONFIRMED
-        if signal is not Signal.BEHAVIOUR and score >= LEVEL_SCORES["critical"]:
+        if signal is not Signal.BEHAVIOUR:
             both = {signal: score, Signal.BEHAVIOUR: highest[Signal.BEHAVIOUR]}
-            assert Level.of(joined_score(both)) is Level.CONFIRMED
+            assert Level.of(joined_score(both)) is Level.of(score)
+    assert Level.of(joined_score({Signal.IDENTITY: 88.0, Signal.COMPUTE: 60.0})) is Level.CONFIRMED
 
 
 @pytest.mark.parametrize("path", sorted(BUILT_IN_RULES.glob("lists/*.txt")), ids=lambda p: p.name)
@@ -127,21 +129,19 @@ def order(entry: str) -> tuple[int, str]:
     return (int(entry), "") if entry.isdecimal() else (0, entry)
 
 
-READER_BLOCK = (
-    *("tool", "interpreter", "inline_or_tool_script", "scratch_folder"),
-    *("executable_known", "first_word"),
-)
+READERS_UNDER_NOT = re.compile(r"\(\?:grep\||yarac?\||/falco|%reader_names%|%randomx_node_names%")
 
 
-def test_the_block_that_leaves_readers_out_is_the_same_in_all_rules() -> None:
-    blocks: dict[str, list[str]] = {}
-    for rule in BOOK.rules:
-        detection = yaml.safe_load(rule.path.read_text(encoding="utf-8"))["detection"]
-        if "tool" in detection:
-            block = repr({name: detection.get(name) for name in READER_BLOCK})
-            blocks.setdefault(block, []).append(rule.title)
-    assert len(blocks) == 1, list(blocks.values())
-    assert len(next(iter(blocks.values()))) >= 10
+def test_no_rule_leaves_anything_out_by_a_name_that_readers_have() -> None:
+    """A tenant chooses names and paths: see docs/rules.md."""
+    of_arguments = [rule for rule in BOOK.rules if rule.signal is not Signal.CONTENT]
+    found = {
+        rule.path.name
+        for rule in of_arguments
+        for line in rule.path.read_text(encoding="utf-8").splitlines()
+        if line.lstrip().startswith("Image|") and READERS_UNDER_NOT.search(line)
+    }
+    assert found == set()
 
 
 @pytest.mark.parametrize("facts", INNOCENT.values(), ids=INNOCENT.keys())
@@ -238,14 +238,15 @@ MONERO = (
     "XeijE66DNfohE9r1bQYaBiQjEtKE7CtkTdLwiDznFzra"
 )
 MINERS = (
-    (f"./xmrig -o pool.supportxmr.com:443 -u {MONERO} -p x -k", "/home/jovyan/xmrig", "confirmed"),
-    (f"./python3 -o 192.0.2.1:80 -u {MONERO} -p w", "/home/jovyan/python3", "confirmed"),
-    ("./x --donate-level=1 -o 192.0.2.1:3333", "/home/u/x", "confirmed"),
-    ("./m -a yespower -o stratum+tcp://p:3333 -u a.b -p c=BTC", "/home/u/m", "confirmed"),
-    ("./l --algo ETCHASH --pool etc.2miners.com:1010 --user 0x0.r", "/home/u/l", "confirmed"),
-    ("python3 run.py --pool stratum+tcp://p:3333 --wallet abc", PYTHON, "confirmed"),
-    (f"./n -algo randomx -wallet {MONERO}", "/root/n", "confirmed"),
+    (f"./xmrig -o pool.supportxmr.com:443 -u {MONERO} -p x -k", "/home/jovyan/xmrig", "likely"),
+    (f"./python3 -o 192.0.2.1:80 -u {MONERO} -p w", "/home/jovyan/python3", "likely"),
+    ("./x --donate-level=1 -o 192.0.2.1:3333", "/home/u/x", "likely"),
+    ("./m -a yespower -o stratum+tcp://p:3333 -u a.b -p c=BTC", "/home/u/m", "likely"),
+    ("./l --algo ETCHASH --pool etc.2miners.com:1010 --user 0x0.r", "/home/u/l", "likely"),
+    ("python3 run.py --pool stratum+tcp://p:3333 --wallet abc", PYTHON, "likely"),
+    (f"./n -algo randomx -wallet {MONERO}", "/root/n", "likely"),
     ("xmrig -c config.json", "/home/u/xmrig", "likely"),
+    ("xmrig", "/home/u/xmrig", "likely"),
     ("./kinsing", "/tmp/kinsing", "likely"),
     ("/var/tmp/.systemd/journald", "/var/tmp/.systemd/journald", "suspicious"),
 )
@@ -259,10 +260,109 @@ def test_miners_reach_their_level(command_line: str, image: str, level: str) -> 
     assert idle.level != "confirmed"
 
 
-def test_a_plain_miner_is_confirmed_once_it_has_burnt_cpu_for_some_time() -> None:
+def test_a_plain_miner_is_confirmed_once_it_is_seen_what_it_computes() -> None:
     facts: dict[str, FactValue] = {
         "Comm": "xmrig", "Image": "/tmp/xmrig", "CpuCores": 3.9, "CpuFlatness": 0.99,
         "CommandLine": "./xmrig -o stratum+tcp://pool.supportxmr.com:3333 -u 4AdU --donate-level 1",
     }  # fmt: skip
     assert replayed(Recording(1, "", 0, facts), MATCHER).level == "likely"
-    assert replayed(Recording(1, "", 600, facts), MATCHER).level == "confirmed"
+    seen: dict[str, FactValue] = {
+        **facts, "RoundingModes": 4, "RoundingShare": 0.7, "FlushToZeroShare": 1.0,
+    }  # fmt: skip
+    assert replayed(Recording(1, "", 600, seen), MATCHER).level == "confirmed"
+
+
+NODE: dict[str, FactValue] = {
+    "CommandLine": "monerod --non-interactive", "Comm": "monerod", "Image": "/usr/bin/monerod",
+    "RoundingModes": 4, "RoundingShare": 0.5, "FlushToZeroShare": 1.0, "JitMiB": 0.1,
+    "LargestAnonymousMiB": 256.0, **BURNING,
+}  # fmt: skip
+WHAT_A_NODE_DOES: dict[str, FactValue] = {
+    "DestinationPort": ("18080",),
+    "LargestFileMiB": 262144.0,
+}
+
+
+def test_a_node_is_known_by_what_it_does_and_not_by_its_name() -> None:
+    named = replayed(Recording(1, "", 600, NODE), MATCHER)
+    assert Level.of(named.score) >= Level.LIKELY
+    for part in WHAT_A_NODE_DOES:
+        facts = {**NODE, part: WHAT_A_NODE_DOES[part]}
+        assert Level.of(replayed(Recording(1, "", 600, facts), MATCHER).score) >= Level.LIKELY
+    renamed = {**NODE, **WHAT_A_NODE_DOES, "Image": "/opt/a", "Comm": "a", "CommandLine": "./a"}
+    assert Level.of(replayed(Recording(1, "", 600, renamed), MATCHER).score) < Level.LIKELY
+    later = replayed(Recording(1, "", 1801, renamed), MATCHER)
+    assert Level.of(later.score) >= Level.LIKELY
+
+
+@pytest.mark.parametrize("name", ["xmrig", "peakminer", "lpminer", "minerd"])
+def test_a_miners_name_is_likely_once_it_has_computed(name: str) -> None:
+    facts: dict[str, FactValue] = {"CommandLine": name, "Comm": name, "Image": f"/usr/bin/{name}"}
+    for cpu_s, level in ((0.2, "suspicious"), (29.0, "suspicious"), (30.0, "likely")):
+        used: dict[str, FactValue] = {**facts, "CpuSeconds": cpu_s, "CpuCores": 0.5}
+        assert replayed(Recording(1, "", 60, used), MATCHER).level == level
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("postgres: analyst db SELECT", "nginx: worker process", "php-fpm: pool www"),
+        *("[celeryd: celery@9f1c:ForkPoolWorker-3] -active-", "ray::train", "sshd: u@pts/0"),
+    ],
+)
+def test_a_busy_program_with_a_title_is_clear(title: str) -> None:
+    facts = {**process_facts(title, PYTHON), **BURNING, "CommandLineHidden": True}
+    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).level == "clear"
+
+
+def test_a_busy_program_without_arguments_is_suspicious() -> None:
+    hidden: dict[str, FactValue] = {
+        **BURNING, "Image": "/home/u/a", "Comm": "a", "CommandLineHidden": True,
+    }  # fmt: skip
+    assert replayed(Recording(1, "", 60, hidden), MATCHER).level == "suspicious"
+
+
+PLACES: tuple[tuple[dict[str, FactValue], float, str], ...] = (
+    ({"Image": "/root/.gdm2_manual/.swapd/swapd"}, 600, "suspicious"),  # hidden in a hidden one
+    ({"Image": "/home/u/.local/share/.k/a"}, 600, "suspicious"),
+    ({"Image": "/.x86_64"}, 600, "suspicious"),  # a hidden file in /
+    ({"Image": "/tmp/#4711", "ExeDeleted": True}, 600, "suspicious"),  # O_TMPFILE
+    ({"Image": "/tmp/.zig/a"}, 600, "suspicious"),
+    ({"Image": "/tmp/kernel"}, 3600, "suspicious"),
+    ({"Image": "/dev/shm/0f3a.91bc/agent"}, 300, "clear"),  # unpacks itself, and is done soon
+    ({"Image": "/dev/shm/0f3a.91bc/agent"}, 3600, "suspicious"),
+    ({"Image": "/tmp/checkout-1/.zig-cache/o/5f3c9a/test"}, 3600, "clear"),
+    ({"Image": "/tmp/repo/target/release/deps/sim-91ab"}, 3600, "clear"),
+    ({"Image": "/tmp/appimage_extracted_0f3a7c6b/usr/bin/prusa-slicer"}, 3600, "clear"),
+    ({"Image": "/home/u/app/node_modules/.bin/esbuild"}, 3600, "clear"),
+    ({"Image": "/home/u/.claude/worktrees/a/.venv/bin/python3.11"}, 3600, "clear"),
+    ({"Image": "/usr/bin/rootlessport", "Comm": "exe", "CommDiffers": True}, 3600, "clear"),
+    (
+        {
+            "Image": "/usr/local/bin/runsc", "Comm": "exe", "CommandLineHidden": True,
+            "ParentImage": "/usr/local/bin/runsc", "ParentCommandLine": "runsc-sandbox boot",
+        },
+        3600,
+        "clear",
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "seconds", "level"), PLACES, ids=lambda each: str(each)[:60])
+def test_where_a_busy_program_lies(facts: dict[str, FactValue], seconds: float, level: str) -> None:
+    outcome = replayed(Recording(1, "", seconds, {**BURNING, **facts}), MATCHER)
+    assert outcome.level == level, outcome.rules
+
+
+def test_a_torrent_client_with_a_peer_on_a_pools_port_is_clear() -> None:
+    ports = ("6881", "51413", "3333", "14444", "5555", "45700", "8080")
+    peers: dict[str, FactValue] = {
+        "CommandLine": "rtorrent -D", "Image": "/usr/bin/rtorrent", "Comm": "rtorrent",
+        "DestinationPort": ports, "DestinationIp": tuple(f"198.51.100.{n}" for n in range(7)),
+        "LongestConnection": 20000.0, **BURNING,
+    }  # fmt: skip
+    many = with_destination_count(peers)
+    assert replayed(Recording(1, "", DAY_S, many), MATCHER).level == "clear"
+    one = {**peers, "DestinationPort": ("3333",), "DestinationIp": ("198.51.100.4",)}
+    facts = with_destination_count(one)
+    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).level == "suspicious"

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, NoReturn
 
 from minerwatch.detection.evidence import explain
+from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scores
 from minerwatch.detection.lists import Lists
 from minerwatch.detection.match import Match, Matcher
@@ -196,7 +197,7 @@ def _seconds(value: Any) -> float:
 
 def _facts(tree: Mapping[str, Any]) -> Facts:
     facts = {name: _fact(name, value) for name, value in tree.items() if value is not None}
-    return with_arguments(facts)
+    return with_destination_count(with_arguments(facts))
 
 
 def _fact(name: str, value: Any) -> FactValue:

@@ -84,6 +84,18 @@ def measured(**values: FactValue | None) -> dict[str, FactValue]:
     return {field: value for field, value in values.items() if value is not None}
 
 
+def with_destination_count(facts: Facts) -> Facts:
+    """Return facts on connections with the number of their remote ends, where that is missing.
+
+    Any one value of a list may match in a rule, so rules cannot count by themselves.
+    """
+    ends = [facts.get(name) for name in ("DestinationIp", "DestinationPort")]
+    counts = [len(each) for each in ends if isinstance(each, tuple) and each]
+    if not counts or "DestinationCount" in facts:
+        return facts
+    return {**facts, "DestinationCount": max(counts)}
+
+
 def is_kernel_thread_name(process: Process) -> bool:
     """Whether a user process calls itself like a kernel thread, by comm or by first argument."""
     if process.kernel_thread:

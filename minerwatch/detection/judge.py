@@ -108,6 +108,20 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
     return min(_noisy_or(scores.values()), level.highest_score)
 
 
+def score_of(findings: Iterable[Finding]) -> float:
+    """Return the score that the findings make together.
+
+    Words of one argument lift nothing above ``suspicious``: an outsider may have chosen them for a
+    program that other findings, too weak alone, hold on.
+    """
+    found = list(findings)
+    score = joined_score(signal_scores(found))
+    without = joined_score(signal_scores(each for each in found if not each.words_only))
+    if Level.of(without) >= Level.LIKELY:
+        return score
+    return min(score, Level.SUSPICIOUS.highest_score) if without < score else score
+
+
 def _noisy_or(scores: Iterable[float]) -> float:
     return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
@@ -126,7 +140,7 @@ def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
         else:
             by_process.setdefault(finding.process, []).append(finding)
     groups = [[*of_container, *own] for own in by_process.values()] or [of_container]
-    return max(groups, key=lambda group: joined_score(signal_scores(group)))
+    return max(groups, key=score_of)
 
 
 def is_cullable(verdict: Verdict) -> bool:
@@ -195,7 +209,7 @@ class Judge:
         else:
             findings = self._timed_by_container(history, tuple(sightings), at_s, is_tick=is_tick)
         counted = of_foremost_process(findings) if apart else findings
-        score = joined_score(signal_scores(counted))
+        score = score_of(counted)
         self._update_level(history, Level.of(score), at_s, is_tick=is_tick)
         if not history.is_needed:
             self.forget(container)

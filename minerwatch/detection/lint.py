@@ -43,6 +43,7 @@ from minerwatch.detection.remark import warning as _warning
 from minerwatch.detection.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.rulebook import RuleBook
 from minerwatch.detection.skeleton import TO_DO
+from minerwatch.detection.words import has_computed
 from minerwatch.errors import RuleError
 from minerwatch.model import Facts, FactValue, Level, Maturity, Signal
 
@@ -565,6 +566,8 @@ def _breadth_remarks(rules: Sequence[Rule], ordinary: Sequence[Recording]) -> It
     for recorded in ordinary:
         for match in matcher.matches(recorded.facts):
             rule = match.rule
+            if match.is_delayed and not has_computed(recorded.facts, recorded.seconds):
+                continue
             if rule.score >= Level.SUSPICIOUS and rule.id not in told:
                 told.add(rule.id)
                 yield _warning(rule.path, _line_that_matched(match), _too_broad(match, recorded))

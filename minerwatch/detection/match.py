@@ -229,7 +229,7 @@ def _with_script_words(
         return found
     known = {match.rule.id for match in found}
     more = (match for match in matches(in_words) if match.rule.id not in known)
-    return found + tuple(replace(match, words_only=True, is_delayed=False) for match in more)
+    return found + tuple(replace(match, words_only=True) for match in more)
 
 
 # Rules, compiled.

@@ -12,6 +12,7 @@ from pathlib import Path
 from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.dialect import check_detection
 from minerwatch.detection.document import Document, KeyPath, Value, read_document, read_text
+from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.fields import is_dynamic, is_of_container
 from minerwatch.detection.lists import Lists
 from minerwatch.detection.selections import DetectionReader, Outline, parsed_by_sigma
@@ -366,7 +367,7 @@ def _test_facts(document: Document, case: Value, at: KeyPath) -> Facts:
     if not isinstance(case, dict):
         raise document.error("minerwatch.tests: a case is a mapping of fields to values", *at)
     facts = {name: _test_value(document, value, (*at, name)) for name, value in case.items()}
-    return with_arguments(facts)
+    return with_destination_count(with_arguments(facts))
 
 
 def _test_value(document: Document, value: Value, at: KeyPath) -> FactValue:

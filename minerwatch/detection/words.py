@@ -41,11 +41,19 @@ def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
 
 
 def has_computed(facts: Facts, seconds: float) -> bool:
-    """Whether a recorded process has used the CPU time that the delay asks for."""
+    """Whether a recorded process has used the CPU time that the delay asks for.
+
+    As ``cpu_s_after`` counts it: what was used before the recording counts in full, and a process
+    that uses less than is forgotten never gets there.
+    """
     cpu_s, cores = facts.get("CpuSeconds"), facts.get("CpuCores")
-    if isinstance(cpu_s, int | float):
-        return cpu_s >= DELAY_CPU_S
-    return isinstance(cores, int | float) and cores * seconds >= DELAY_CPU_S
+    if isinstance(cores, int | float):
+        used_s = max(0.0, cores - FORGOTTEN_CORES) * seconds
+        if not isinstance(cpu_s, int | float):
+            return used_s >= DELAY_CPU_S
+        before_s = max(0.0, cpu_s - cores * seconds) if cores > FORGOTTEN_CORES else 0.0
+        return min(cpu_s, before_s + used_s) >= DELAY_CPU_S
+    return isinstance(cpu_s, int | float) and cpu_s >= DELAY_CPU_S
 
 
 def with_arguments(facts: Facts) -> Facts:
@@ -94,8 +102,13 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
 
 def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str) -> bool:
-    """Whether the rule holds by an argument alone, or with a common option before it."""
+    """Whether the rule holds by an argument alone, or with a common option before it.
+
+    Alone: also beside a login of the program's own.
+    """
     if holds(_ordinary(facts, field, argument)):
+        return True
+    if holds(_ordinary(facts, field, f"{_LOGIN} {argument}")):
         return True
     return bool(_COMMON_OPTION.fullmatch(option)) and holds(
         _ordinary(facts, field, f"{option} {argument}")
@@ -106,6 +119,9 @@ _COMMON_OPTION = re.compile(
     "-[A-Za-z]|--(?:address|algo|algorithm|host|input|name|output|password|proxy|server|title|url"
     "|user|username|wallet)"
 )
+
+
+_LOGIN = "-u user -p secret --user user --password secret"
 
 
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import msgspec
 
-from minerwatch.detection.judge import joined_score, signal_scores
+from minerwatch.detection.judge import score_of
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
@@ -126,7 +126,7 @@ def announced_level(verdict: Verdict) -> Level:
     """
     if verdict.level is Level.CLEAR:
         return Level.CLEAR
-    found = Level.of(joined_score(signal_scores(_told(verdict.findings))))
+    found = Level.of(score_of(_told(verdict.findings)))
     return max(Level.SUSPICIOUS, min(verdict.level, found))
 
 

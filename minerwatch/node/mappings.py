@@ -45,6 +45,7 @@ class Mappings:
 
     jit_mib: float  # anonymous and executable
     largest_anonymous_mib: float  # resident, huge pages counted
+    largest_file_mib: float = 0.0  # of a file on a disk, in address space
 
 
 class MappingReader:
@@ -207,15 +208,18 @@ def parse_smaps(content: bytes) -> Mappings:
     """Sums over the text of /proc/PID/smaps."""
     jit_bytes = 0
     largest_kib = 0
+    file_bytes = 0
     for match in _MAPPING.finditer(content):
         start, end, rights, _device, inode, name, rest = match.groups()
         if not _is_anonymous(inode, name):
+            if inode != b"0":
+                file_bytes = max(file_bytes, int(end, 16) - int(start, 16))
             continue
         if b"x" in rights:
             jit_bytes += max(0, int(end, 16) - int(start, 16))
         resident_kib = sum(int(number) for number in _RESIDENT.findall(rest))
         largest_kib = max(largest_kib, resident_kib)
-    return Mappings(jit_bytes / (1 << 20), largest_kib / 1024)
+    return Mappings(jit_bytes / (1 << 20), largest_kib / 1024, file_bytes / (1 << 20))
 
 
 def _is_anonymous(inode: bytes, name: bytes) -> bool:

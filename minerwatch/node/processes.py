@@ -847,12 +847,19 @@ def _is_title(raw: bytes, arguments: list[str], image: str) -> bool:
 
     execve(2) ends each argument with one NUL byte. Over them a shorter title is filled up with
     more, and a longer one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which
-    has blanks in it unless that is the program's name.
+    has blanks in it, or is longer than names are, unless that is the program's name.
     """
-    is_filled_up = raw.endswith(_PADDING) or not raw.endswith(b"\0")
-    is_sentence = len(arguments) == 1 and arguments[0] != image and len(arguments[0].split()) > 1
-    return is_filled_up or is_sentence
+    if raw.endswith(_PADDING) or not raw.endswith(b"\0"):
+        return True
+    first = arguments[0]
+    if len(arguments) > 1 or first == image:
+        return False
+    name, own_name = first.rpartition("/")[2], image.rpartition("/")[2]
+    return len(first.split()) > 1 or (len(name) > _LONG_NAME and name != own_name)
 
+
+_LONG_NAME = 64
+"""Characters that a program's name seldom has, so that a longer word is a title."""
 
 _PADDING = b"\0\0\0"
 """Two NUL bytes at the end are one empty argument; more are hardly arguments."""

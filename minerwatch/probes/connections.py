@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from minerwatch.detection.facts import with_destination_count
 from minerwatch.model import Connection, Facts, ProcessId
 from minerwatch.node.pool_names import PoolNames
 from minerwatch.node.sockets import ConnectionReader
@@ -50,7 +51,7 @@ class Connections:
                 self._asked_s[process] = at_s
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, DestinationPort, DestinationHostname, LongestConnection, Initiated."""
+        """DestinationIp, Port, Hostname and Count, LongestConnection, Initiated."""
         return self._facts.get(process, NO_FACTS)
 
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
@@ -75,10 +76,11 @@ def _connection_facts(
 ) -> Facts:
     if not connections:
         return NO_FACTS
-    return {
+    facts: Facts = {
         **({"DestinationHostname": names} if names else {}),
         "Initiated": True,  # what others opened is not told
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),
     }
+    return with_destination_count(facts)

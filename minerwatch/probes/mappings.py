@@ -38,14 +38,16 @@ class MemoryMappings:
             if process in answers:
                 mappings = answers[process]
                 self._facts[process] = measured(
-                    JitMiB=mappings.jit_mib, LargestAnonymousMiB=mappings.largest_anonymous_mib
+                    JitMiB=mappings.jit_mib,
+                    LargestAnonymousMiB=mappings.largest_anonymous_mib,
+                    LargestFileMiB=mappings.largest_file_mib,
                 )
             is_due = at_s - self._asked_s[process] >= _MAPPINGS_EVERY_S
             if is_due and is_time_left() and self._reader.ask(process, self._owner_of(process)):
                 self._asked_s[process] = at_s
 
     def facts(self, process: ProcessId) -> Facts:
-        """JitMiB, LargestAnonymousMiB."""
+        """JitMiB, LargestAnonymousMiB, LargestFileMiB."""
         return self._facts.get(process, NO_FACTS)
 
     def close(self) -> None:

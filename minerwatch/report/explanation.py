@@ -223,8 +223,19 @@ def _score(status: ContainerStatus) -> Iterator[Line]:
         rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
         joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
         yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
+        if status.score < joined:
+            yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
     if _is_held(status):
         yield Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
+
+
+def _why_limited(status: ContainerStatus, joined: float) -> str:
+    """The two limits that the judge sets to a sum of signals."""
+    others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
+    without = round(100 * (1 - prod(1 - score / 100 for score in others)), 2)
+    if Level.of(without) < Level.of(joined):
+        return "behaviour never changes the level"
+    return "words of one argument lift nothing above suspicious"
 
 
 def _why_nothing(status: ContainerStatus) -> str:
@@ -283,6 +294,8 @@ def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
     for finding in findings[:_MAX_FINDINGS]:
         signal, title = printable(finding.signal, 16), printable(finding.title, _TITLE_LENGTH)
         yield Line(f"    {finding.score:4g}  {signal}: {title}")
+        if finding.words_only:
+            yield Line("          its words stand in one argument or in a script: 60 at most")
         rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
         yield Line(f"          {rule}, for {_since(finding.since, now)}")
         for name, expected in finding.expected.items():

@@ -164,6 +164,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         evidence=_observed(finding),
         expected=_expected(finding),
         private=finding.private,
+        words_only=finding.words_only,
     )
 
 

@@ -93,12 +93,14 @@ def test_for_is_kept(tmp_path: Path) -> None:
     assert not outcome.cullable
 
 
-def test_what_is_confirmed_by_two_stable_signals_is_cullable() -> None:
+def test_what_is_confirmed_by_compute_and_another_stable_signal_is_cullable() -> None:
     facts: dict[str, FactValue] = {
         "CommandLine": "./x -o stratum+tcp://pool.supportxmr.com:3333 -u 4AdU",
         "CpuCores": 0.99,
     }
-    assert not replayed(Recording("a", "", 0, facts), MATCHER).cullable
+    assert not replayed(Recording("a", "", 3600, facts), MATCHER).cullable
+    facts |= {"RoundingModes": 4, "RoundingShare": 0.7, "FlushToZeroShare": 1.0}
+    facts |= {"LargestAnonymousMiB": 2080.0}
     assert replayed(Recording("a", "", 3600, facts), MATCHER).cullable
 
 
@@ -106,7 +108,9 @@ def test_a_line_is_taken_apart() -> None:
     line = json.dumps(
         {"id": "a", "label": "x", "seconds": 5, "facts": {"DestinationPort": [3333], "Age": None}}
     )
-    assert recording(line) == Recording("a", "x", 5.0, {"DestinationPort": ("3333",)})
+    assert recording(line) == Recording(
+        "a", "x", 5.0, {"DestinationPort": ("3333",), "DestinationCount": 1}
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_facts_of_every_kind_are_read() -> None:
         "Comm": "a", "Threads": 3, "CpuCores": 0.5, "ExeDeleted": True, "DestinationIp": (),
     }  # fmt: skip
     mixed = '{"id": "x", "seconds": 1, "facts": {"DestinationPort": [1, "2", 0.5, true]}}'
-    assert recording(mixed).facts == {"DestinationPort": ("1", "2", "0.5", "true")}
+    assert recording(mixed).facts["DestinationPort"] == ("1", "2", "0.5", "true")
 
 
 json_values = st.recursive(

@@ -31,6 +31,7 @@ def test_what_is_known_of_a_process_and_its_parent() -> None:
         "User": "x",
         "Comm": "python3",
         "CommandLine": "python3 train.py",
+        "Arguments": ("python3", "train.py"),
         "Image": "/usr/bin/python3",
         "CurrentDirectory": "/home/x",
         "ParentImage": "/bin/sh",

@@ -417,6 +417,8 @@ def test_evidence_lists_what_made_the_rule_hold() -> None:
                 Evidence("CommandLine", "--donate-level", "contains '--donate-level'"),
                 Evidence("Threads", 8, ">= 4"),
             ),
+            words_only=True,  # the option alone makes it hold
+            is_delayed=True,
         ),
     )
 

@@ -227,7 +227,18 @@ Rss:                   0 kB
 
 
 def test_a_recorded_miner_on_huge_pages() -> None:
-    assert parse_smaps(RECORDED) == Mappings(jit_mib=0.125, largest_anonymous_mib=2048.0)
+    found = parse_smaps(RECORDED)
+    assert (found.jit_mib, found.largest_anonymous_mib) == (0.125, 2048.0)
+
+
+def test_the_largest_file_counts_as_mapped(reader: MappingReader, tmp_path: Path) -> None:
+    file = tmp_path / "database"
+    file.touch()
+    os.truncate(file, 700 * MIB)  # sparse: it takes no room
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ):
+        found = answer(reader, me())
+    assert found is not None
+    assert 700 <= found.largest_file_mib < 2048
 
 
 @given(st.binary(max_size=400))

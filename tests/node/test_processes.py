@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.arguments import NO_BREAK_SPACE
 from minerwatch.model import Process, ProcessId, ProcessStat
 from minerwatch.node import processes as processes_module
 from minerwatch.node.processes import (
@@ -100,7 +101,7 @@ def test_identity_of_an_ordinary_process(
     assert process.id == stat.id
     assert process.id.pid == child.pid
     assert process.parent_pid == os.getpid()
-    assert process.command_line.endswith(f" {tmp_path} two words ünïcode")
+    assert process.command_line.endswith(f" {tmp_path} two{NO_BREAK_SPACE}words ünïcode")
     assert process.image == os.path.realpath(sys.executable)
     assert process.current_directory == str(tmp_path)
     assert process.uid == os.geteuid()
@@ -114,7 +115,8 @@ def test_identity_of_an_ordinary_process(
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (("a\nb", "\x1b[2J"), "a\nb \x1b[2J"),
+        (("a\nb", "\x1b[2J"), f"a{NO_BREAK_SPACE}b \x1b[2J"),
+        (("holiday --donate-level 1.mp4",), "holiday\xa0--donate-level\xa01.mp4"),
         ((b"\xff\xfe", b"ok"), "\\xff\\xfe ok"),
         (("", "x", "", ""), " x"),
     ],
@@ -128,7 +130,7 @@ def test_odd_arguments(
     assert child.stdout is not None
     child.stdout.read(1)
     text = read_one(reader, child.pid).command_line
-    assert text.endswith(f"os.read(0, 1) {shown}")
+    assert text.endswith(f"os.read(0,{NO_BREAK_SPACE}1) {shown}")
 
 
 def test_a_hostile_name_changes_nothing_else(reader: ProcessReader, spawn: Spawn) -> None:
@@ -230,7 +232,58 @@ def test_rewritten_arguments(reader: ProcessReader, spawn: Spawn) -> None:
         "ready()\n"
     )
     process = read_one(reader, python(spawn, code).pid)
-    assert (process.command_line, process.command_line_hidden) == ("nginx: worker process", False)
+    title = process.command_line.replace(NO_BREAK_SPACE, " ")
+    assert (title, process.command_line_hidden) == ("nginx: worker process", True)
+
+
+TITLES = (
+    *("nginx: worker process", "postgres: analyst db SELECT", "sshd: u@pts/0", "ray::train"),
+    "[celeryd: celery@9f1c:ForkPoolWorker-3] -active-",
+)
+
+
+@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("padded_to_b", [1, 400])
+def test_a_title_over_the_arguments_hides_them_and_is_returned(
+    reader: ProcessReader, spawn: Spawn, title: str, padded_to_b: int
+) -> None:
+    """As setproctitle writes it: filled up with NUL bytes, whatever the area's length."""
+    code = (
+        "fields = open('/proc/self/stat').read().rpartition(')')[2].split()\n"
+        "start, end = int(fields[45]), int(fields[46])\n"
+        "title = sys.argv[1].encode()\n"
+        "ctypes.memmove(start, title + bytes(end - start - len(title)), end - start)\n"
+        "ready()\n"
+    )
+    process = read_one(reader, python(spawn, code, title, "x" * padded_to_b).pid)
+    assert process.command_line.replace(NO_BREAK_SPACE, " ") == title
+    assert process.command_line_hidden
+
+
+def test_a_title_longer_than_the_arguments_hides_them(reader: ProcessReader, spawn: Spawn) -> None:
+    """The last byte of the area is no NUL then, and the kernel reads on into the environment."""
+    code = (
+        "fields = open('/proc/self/stat').read().rpartition(')')[2].split()\n"
+        "start, end, last = int(fields[45]), int(fields[46]), int(fields[48])\n"
+        "title = (b'worker: ' + b'word ' * 4000)[:last - start - 1] + bytes(1)\n"
+        "ctypes.memmove(start, title, len(title))\n"
+        "ready()\n"
+    )
+    process = read_one(reader, python(spawn, code).pid)
+    assert process.command_line.startswith("worker:")
+    assert process.command_line_hidden
+
+
+def test_one_long_word_over_the_arguments_hides_them(reader: ProcessReader, spawn: Spawn) -> None:
+    code = (
+        "fields = open('/proc/self/stat').read().rpartition(')')[2].split()\n"
+        "start, end = int(fields[45]), int(fields[46])\n"
+        "ctypes.memset(start, ord('A'), end - start - 1)\n"
+        "ready()\n"
+    )
+    process = read_one(reader, python(spawn, code).pid)
+    assert set(process.command_line) == {"A"}
+    assert process.command_line_hidden
 
 
 def test_megabytes_of_arguments_keep_both_ends(reader: ProcessReader, spawn: Spawn) -> None:
@@ -247,7 +300,7 @@ def test_megabytes_of_arguments_keep_both_ends(reader: ProcessReader, spawn: Spa
     text = read_one(reader, child.pid).command_line
     assert "--pool=first" in text
     assert text.endswith("--nicehash")
-    assert " … " in text
+    assert "…" in text
     assert len(text) < 40_000
 
 
@@ -671,10 +724,10 @@ def test_a_reader_that_is_killed_is_replaced(
     recorded.add(11, b"x\0" * 200_000)
     before = children()
     recorded_reader.read([10])
-    eventually(lambda: " … " in recorded_reader.read([11])[11].command_line)
+    eventually(lambda: "…" in recorded_reader.read([11])[11].command_line)
     (helper,) = children() - before
     os.kill(helper, signal.SIGKILL)
-    eventually(lambda: " … " in recorded_reader.read([11])[11].command_line)
+    eventually(lambda: "…" in recorded_reader.read([11])[11].command_line)
     assert recorded_reader.failures["helper"] >= 1
 
 
@@ -925,5 +978,5 @@ def test_no_content_crashes(
     (folder / "status").write_bytes(b"Name:\tx\nUid:\t" + status)
     process = read_one(reader, 10)
     process.command_line.encode()
-    assert process.command_line_hidden == (process.command_line == "")
+    assert process.command_line_hidden or process.command_line
     reader.memory(10)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,8 +54,24 @@ def test_a_narrow_coloured_terminal(golden: Golden) -> None:
 
 def test_the_sum_is_the_score() -> None:
     score = joined_score({Signal(name): value for name, value in MINER.signals.items()})
-    assert score == MINER.score
-    assert "100 × (1 − (1 − 0.88) × (1 − 0.29)) = 91.48" in explanation(MINER, now=NOW)
+    shown = explanation(replace(MINER, score=score, level="likely"), now=NOW)
+    assert "100 × (1 − (1 − 0.88) × (1 − 0.29)) = 91.48" in shown
+    assert "limited to 89.99: behaviour never changes the level" in shown
+
+
+def test_words_of_one_argument_are_said_to_be_limited() -> None:
+    words = replace(finding(), score=60.0, words_only=True)
+    port = replace(finding("Connection to a pool's port"), signal="network", score=45.0)
+    status = replace(
+        MINER,
+        score=69.99,
+        level="suspicious",
+        signals={"identity": 60.0, "network": 45.0},
+        findings=(words, port),
+    )
+    shown = explanation(status, now=NOW)
+    assert "its words stand in one argument or in a script: 60 at most" in shown
+    assert "limited to 69.99: words of one argument lift nothing above suspicious" in shown
 
 
 def test_what_may_be_copied_is_whole_and_not_redacted() -> None:

@@ -138,7 +138,7 @@ def test_what_an_observation_becomes() -> None:
     status = status_of(POD, findings)
     assert (status.container, status.container_id) == ("3f" * 6, "3f" * 32)
     assert (status.cpu_cores, status.cpu_limit_cores, status.cpu_hours) == (1.988, 2.0, 2.0)
-    assert (status.score, status.level) == (91.48, "confirmed")
+    assert (status.score, status.level) == (89.99, "likely")  # behaviour confirms nothing
     assert status.since == "2025-11-22T22:21:00Z"
     assert status.signals == {"identity": 88.0, "behaviour": 29.0}
     assert [each.pid for each in status.findings] == [4711, None]
