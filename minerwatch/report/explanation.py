@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from minerwatch.detection.words import COMMAND_FIELDS
 from minerwatch.model import (
     ContainerKind,
     ContainerStatus,
@@ -27,7 +28,7 @@ from minerwatch.report.culled import status_lines
 from minerwatch.report.figures import age, counted, percent
 from minerwatch.report.lines import rendered, wrapped
 from minerwatch.report.selection import limit_share, place
-from minerwatch.report.text import printable, shortened
+from minerwatch.report.text import printable, shortened, shown_command_line
 
 PROCESSES = "Processes (* has findings; then the busiest)"
 """Title of the section that lists them."""
@@ -287,7 +288,9 @@ def _whose(pids: Sequence[int | None]) -> str:
 def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
     """What was seen, each value once; then the rules, and what they asked for."""
     seen = dict.fromkeys(
-        (name, _value(value)) for finding in findings for name, value in finding.evidence.items()
+        (name, _value(name, value))
+        for finding in findings
+        for name, value in finding.evidence.items()
     )
     for name, text in seen:
         yield Line(f"    {printable(name, 64)}: {text}")
@@ -305,11 +308,13 @@ def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
         yield Line(f"          … and {len(findings) - _MAX_FINDINGS} more: -o json has them")
 
 
-def _value(observed: FactValue) -> str:
+def _value(field: str, observed: FactValue) -> str:
     if isinstance(observed, bool):
         return "yes" if observed else "no"
     if isinstance(observed, float):
         return f"{observed:.2f}"
+    if field in COMMAND_FIELDS:
+        return shown_command_line(str(observed), _TEXT_LENGTH)
     return printable(shortened(str(observed), _TEXT_LENGTH))
 
 
@@ -328,7 +333,7 @@ def _processes(status: ContainerStatus) -> Iterator[Line]:
 def _process(process: ProcessStatus, mark: str) -> Iterator[Line]:
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
-    command = printable(shortened(process.command_line, _COMMAND_LENGTH)) or "(hidden or empty)"
+    command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
     who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
     yield Line(f"  {mark} {who}  {command}")
     if process.image and process.command_line.partition(" ")[0] != process.image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from minerwatch.arguments import quoted
 from minerwatch.errors import TargetError
 from minerwatch.model import ContainerStatus
 from minerwatch.report.text import printable
@@ -133,7 +134,7 @@ def _searched(status: ContainerStatus) -> Iterable[str]:
     for finding in status.findings:
         yield from (finding.title, finding.signal, finding.rule)
     for process in status.processes:
-        yield from (process.comm, process.command_line, process.user)
+        yield from (process.comm, quoted(process.command_line), process.user)
 
 
 def _names(status: ContainerStatus) -> tuple[str, ...]:

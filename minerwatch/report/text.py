@@ -5,9 +5,18 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
+from minerwatch.arguments import quoted
 from minerwatch.redaction.arguments import redacted, redacted_arguments
 
-__all__ = ["CUT", "masked_command_line", "printable", "redacted", "redacted_arguments", "shortened"]
+__all__ = [
+    "CUT",
+    "masked_command_line",
+    "printable",
+    "redacted",
+    "redacted_arguments",
+    "shortened",
+    "shown_command_line",
+]
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _MARKS = frozenset({"Mn", "Me", "Mc"})
@@ -62,6 +71,11 @@ def masked_command_line(line: str) -> str:
     _, _, end = end.partition(" ")
     _, _, end = end.partition(" ")
     return redacted(f"{start}{CUT}{end}")
+
+
+def shown_command_line(line: str, limit: int) -> str:
+    """Return a command line fit to print: quoted as in a shell, its two ends if it is long."""
+    return printable(shortened(quoted(line), limit))
 
 
 def _visible(text: str) -> Iterator[str]:

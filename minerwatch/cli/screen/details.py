@@ -15,7 +15,7 @@ from minerwatch.report.columns import LEVEL_STYLES, NAME_LENGTH, reasons
 from minerwatch.report.figures import age
 from minerwatch.report.lines import cut, fitted
 from minerwatch.report.selection import IDLE_CORES, place
-from minerwatch.report.text import printable, shortened
+from minerwatch.report.text import printable, shown_command_line
 
 _COMMAND_LENGTH = 400
 _MAX_PROCESSES = 8
@@ -43,7 +43,7 @@ def _of_container(status: ContainerStatus, now: datetime, width: int) -> Iterato
     foremost = sorted(busiest, key=lambda each: each.pid not in flagged)
     processes = [
         f"pid {each.pid}, {each.cpu_cores or 0.0:.2f} cores: "
-        f"{printable(shortened(each.command_line, _COMMAND_LENGTH) or each.comm)}"
+        f"{shown_command_line(each.command_line, _COMMAND_LENGTH) or printable(each.comm)}"
         for each in foremost[:_MAX_PROCESSES]
     ]
     yield from (Text(cut(line, width)) for line in processes[:1])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from minerwatch.model import ContainerStatus, ProcessStatus
 from minerwatch.report.lines import cut, padded
-from minerwatch.report.text import printable, shortened
+from minerwatch.report.text import printable, shortened, shown_command_line
 
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
 _NAME_LENGTH = 256
@@ -33,7 +33,7 @@ def process_lines(status: ContainerStatus) -> Iterator[tuple[str, str]]:
 
 
 def _told(process: ProcessStatus) -> str:
-    command = printable(shortened(process.command_line, _COMMAND_LENGTH)) or "(hidden or empty)"
+    command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
     notes = []
     program = process.command_line.partition(" ")[0]
     if process.comm and process.comm != program.rpartition("/")[2][:15]:
