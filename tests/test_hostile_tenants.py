@@ -159,8 +159,8 @@ for _ in range(3):
     tick = watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
     while watch.wants_reading:
         watch.examine((), time.clock_gettime(time.CLOCK_BOOTTIME))
-levels = {each.container.cgroup[-2:]: each.verdict.level.label for each in watch.observations(0)}
-print(kib("VmHWM") - before, tick.text_bytes, levels["a1"], levels["b2"])
+levels = {each.container.cgroup[-64:]: each.verdict.level.label for each in watch.observations(0)}
+print(kib("VmHWM") - before, tick.text_bytes, *(levels[each] for each in sys.argv[1:]))
 """
 
 
@@ -173,7 +173,10 @@ def test_a_flood_of_arguments_takes_no_more_than_its_share_of_memory(
         cgroups.put(programs.start("worker", FLOOD_ARGUMENT, *last, busy=False), hostile)
     cgroups.put(programs.start("xmrig", *POOL, busy=False), folder)
     done = subprocess.run(
-        [sys.executable, "-c", WATCH_AND_TELL], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WATCH_AND_TELL, folder.name, hostile.name],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     peak_kib, text_bytes, of_the_miner, of_the_flood = done.stdout.split()
     assert int(peak_kib) < 32 << 10
