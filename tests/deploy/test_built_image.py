@@ -183,21 +183,22 @@ def test_a_clusters_odd_certificates_are_verified(image: Root, tmp_path: Path, k
     ("arguments", "code", "words"),
     [
         (["version"], 0, "minerwatch"),
-        (["top", "--once"], 0, _ID[:12]),
-        (["explain", _ID[:12]], 0, "xmrig"),
+        (["top", "--once"], 0, "ID"),
+        (["explain", "ID"], 0, "xmrig"),
         (["rules", "list"], 0, "Title"),
         (["rules", "lint", "--strict"], 0, "0 errors"),
         (["rules", "test"], 0, "0 failed"),
-        (["cull", _ID[:12], "--action", "stop", "--dry-run"], 1, "not"),
+        (["cull", "ID", "--action", "stop", "--dry-run"], 1, "not"),
     ],
 )
 def test_its_commands(
     agent: AgentContainer, miner: int, arguments: list[str], code: int, words: str
 ) -> None:
+    """``ID``: the container's, which is another in each worker that collects this test."""
     agent.until(lambda: any(each.container_id == _ID for each in agent.statuses()))
-    done = agent.execute(agent.program, *arguments)
+    done = agent.execute(agent.program, *(each.replace("ID", _ID[:12]) for each in arguments))
     assert done.returncode == code, done.stdout + done.stderr
-    assert words in done.stdout + done.stderr
+    assert words.replace("ID", _ID[:12]) in done.stdout + done.stderr
 
 
 def test_its_screen(agent: AgentContainer, miner: int) -> None:
