@@ -7,6 +7,7 @@ holds blanks (a script, a header, JSON) is read like a command line of its own.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 
 from minerwatch.redaction.names import MAX_NAME_CHARS, Secrecy, is_plain, secrecy, takes_value
@@ -22,7 +23,7 @@ from minerwatch.redaction.words import (
     with_masks,
 )
 
-_MAX_CACHED_CHARS = 1 << 20
+_MAX_CACHED_BYTES = 1 << 20
 _MAX_COUNTED = 8
 _INNER_BLANKS = re.compile(r"([ \t\n\r\f\v\u00a0]+)")
 _OUTER_BLANKS = re.compile(r"([ \t\n\r\f\v]+)")
@@ -77,9 +78,9 @@ def _redacted(text: str) -> str:
 class _Cache:
     """What was worked out lately: the same few lines are shown at every tick."""
 
-    def __init__(self, max_chars: int) -> None:
-        self._max_chars = max_chars
-        self._chars = 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._known: dict[str, str] = {}
 
     def get(self, text: str) -> str | None:
@@ -87,14 +88,15 @@ class _Cache:
 
     def add(self, text: str, result: str) -> str:
         result = text if result == text else result
-        self._chars += len(text) + len(result)
-        if self._chars > self._max_chars:
-            self._known, self._chars = {}, len(text) + len(result)
+        size = sys.getsizeof(text) + (0 if result is text else sys.getsizeof(result))
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            self._known, self._bytes = {}, size
         self._known[text] = result
         return result
 
 
-_cache = _Cache(_MAX_CACHED_CHARS)
+_cache = _Cache(_MAX_CACHED_BYTES)
 
 
 class _Line:

@@ -69,10 +69,14 @@ _FILE = re.compile(
 _PATH_STARTS = ("/", "./", "../", "~/", "~", "$", "@", "{{", "file:", "<")
 
 
-@lru_cache(maxsize=2048)
 def secrecy(name: str) -> Secrecy:
     """Return how sure it is that what ``name`` names is a secret."""
-    name = _DEFINITION.sub("", name[-MAX_NAME_CHARS:], count=1)
+    return _secrecy(name[-MAX_NAME_CHARS:])  # no more of it is kept
+
+
+@lru_cache(maxsize=1024)
+def _secrecy(name: str) -> Secrecy:
+    name = _DEFINITION.sub("", name, count=1)
     pieces = [piece.lower() for piece in _PIECES.findall(name)]
     words = [piece for piece in pieces if not piece.isdigit()]
     joined = "".join(words)

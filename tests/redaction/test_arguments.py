@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shlex
 import string
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,3 +247,15 @@ def test_any_digest_uuid_or_wallet_stays(
             assert redacted(form.format(wallet)) == form.format(wallet)
         login = f"m -o stratum+tcp://{wallet}.rig:{'x' * 9}7@pool.example.org:3333"
         assert wallet in redacted(login)
+
+
+def test_what_is_remembered_of_hostile_lines_is_bounded_in_bytes() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(300):
+            redacted(f"app --{'𐍈' * 8000}{number} --password {'x' * 8000}{number}")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 3 << 20
