@@ -25,6 +25,7 @@ from minerwatch.cull import History, Moment
 from minerwatch.culling import audit, file_budget
 from minerwatch.errors import SnapshotError, TargetError
 from minerwatch.model import ContainerStatus, NodeReport
+from minerwatch.redaction.excerpts import MAX_EXCERPT_CHARS, matched_words
 from minerwatch.report import metrics, since
 from minerwatch.report.agents import agents_line
 from minerwatch.report.campaigns import campaigns
@@ -35,7 +36,7 @@ from minerwatch.report.log import evidence_text, verdict_line
 from minerwatch.report.overview import Coverage, overview
 from minerwatch.report.selection import SORT_KEYS, filtered, found, sorted_by
 from minerwatch.report.snapshot import decode_agent, decode_report, encode
-from minerwatch.report.text import printable, redacted, shortened
+from minerwatch.report.text import printable, redacted, redacted_arguments, shortened
 from tests.fuzz.contract import (
     are_lines,
     is_finite,
@@ -218,6 +219,9 @@ def shown_text(data: bytes) -> None:
     assert len(escaped) <= 10 * len(text)
     hidden = redacted(text)
     is_unicode(hidden)
+    arguments = text.split("\0")
+    assert len(redacted_arguments(arguments)) == len(arguments)
+    assert len(matched_words(text, [(len(text) // 3, len(text) // 2)])) <= MAX_EXCERPT_CHARS + 2
     is_line(evidence_text(text), most=10 * 256)
     assert len(shortened(text, 100)) <= max(100, min(len(text), 100))
     for width in (0, 1, 7, 80):
