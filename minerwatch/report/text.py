@@ -60,8 +60,8 @@ def shortened(text: str, limit: int) -> str:
 def masked_command_line(line: str) -> str:
     """Return a command line with its secrets masked; of a very long one both ends.
 
-    It is cut at blanks, and the first words after the cut are masked: what named them as a secret
-    may have been cut off.
+    It is cut at blanks, and the first words after the cut are left out: what named them as a
+    secret may have been cut off.
     """
     if len(line) <= _MAX_REDACTED_CHARS:
         return redacted(line)
