@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.config import OFF, Config, Tls, default_socket, host_and_port
+from minerwatch.config import Config, Tls, default_socket, host_and_port
 from minerwatch.culling.switch import CullSwitch, boot_id
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
@@ -281,7 +281,7 @@ class Agent:
         self._cluster = self._opened_cluster()
         self._node = replace(
             open_node(config, self._rules.book, self._cluster, self._rules.matcher),
-            since=_since_file(config, keeps_audit_log=self._cluster is not None),
+            since=_since_file(config),
         )
         if ProbeStatus("content", "") in self._node.probes:
             self._rules = self._reading.check_content(self._rules)
@@ -830,12 +830,10 @@ def _unavailable(reason: str) -> Answer:
     return Answer(f"{reason}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def _since_file(config: Config, *, keeps_audit_log: bool) -> SinceFile:
-    """Where levels are kept: beside the audit log where culling keeps one, else the socket."""
-    is_culling = keeps_audit_log and config.culling.mode != OFF
+def _since_file(config: Config) -> SinceFile:
+    """Return the file beside the socket in which levels are kept."""
     socket_path = Path(config.socket) if config.socket else default_socket()
-    beside = Path(config.culling.audit.log) if is_culling else socket_path
-    return SinceFile(beside.with_name(FILE_NAME), boot_id(), now_s())
+    return SinceFile(socket_path.with_name(FILE_NAME), boot_id(), now_s())
 
 
 def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:

@@ -1,8 +1,8 @@
 """Since when containers have had their level, kept in a file from one agent to the next.
 
 Only for what people are shown: each agent watches for itself what culling requires. The file lies
-beside the socket or, where culling is on, beside the audit log; it outlives the agent as far as
-that folder does. What is older than ten minutes, or of another boot, is not used.
+beside the socket and outlives the agent as far as that folder does: in a pod it outlives the
+container, but not the pod. What is older than ten minutes, or of another boot, is not used.
 """
 
 from __future__ import annotations

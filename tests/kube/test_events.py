@@ -77,7 +77,8 @@ def verdict(*findings: Finding, level: Level | None = None) -> Verdict:
 
 
 LIKELY = verdict(finding())
-CONFIRMED = verdict(finding(), BUSY)
+HASHES = finding("Hashes like RandomX", 60.0, Signal.COMPUTE)
+CONFIRMED = verdict(finding(), HASHES, BUSY)
 CLEAR = verdict()
 
 
@@ -154,7 +155,7 @@ def test_a_note_says_why_and_whom_to_turn_to() -> None:
     )
     assert event_note("notebook", EventReason.CONFIRMED, CONFIRMED.findings, "") == (
         "Container notebook almost certainly mines cryptocurrency: "
-        "XMRig command line; Core busy steadily."
+        "XMRig command line; Hashes like RandomX; Core busy steadily."
     )
     assert event_note("notebook", EventReason.CLEARED, LIKELY.findings, "") == (
         "Container notebook shows no more signs of mining cryptocurrency."

@@ -148,7 +148,7 @@ def test_a_step_of_the_clock_makes_nothing_stale_and_nothing_fresh(
     node: Open, pod: None, monkeypatch: pytest.MonkeyPatch, step_s: float
 ) -> None:
     opened = node()
-    assert opened.is_synced
+    eventually(lambda: opened.is_synced)  # listed, and followed
     now_s = time.time
     monkeypatch.setattr("time.time", lambda: now_s() + step_s)
     assert opened.is_synced
