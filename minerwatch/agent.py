@@ -196,8 +196,7 @@ def open_node(
     ``matcher``: of the book's rules, where there is one already.
     """
     proc = Path(config.node.proc)
-    units = cluster is None if config.node.units is None else config.node.units
-    cgroups = CgroupTree(Path(config.node.sys), proc, units=units)
+    cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
     probes = Probes(
@@ -725,6 +724,7 @@ class Agent:
             ],
             processes=brought.process_count,
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
+            over_bound=brought.over_bound_count,
         )
         self._metrics.text_kept(brought.text_bytes, brought.shortened_texts)
         for container in brought.shortened:
