@@ -110,6 +110,7 @@ class Tick:
     process_count: int
     unplaced_count: int  # containers of pods that the cluster has not told of
     over_bound_count: int  # owners of more cgroups than are kept apart
+    foreign_count: int  # processes of pid namespaces that the agent cannot see into
     probe_s: Mapping[str, float]
     text_bytes: int = 0  # kept of all processes
     shortened_texts: int = 0  # processes whose text was shortened since the tick before
@@ -422,6 +423,8 @@ class Watch:
 
     def _find_places(self) -> None:
         """Asks where containers belong: often while that is not known, now and then after."""
+        if self._place_of is None:
+            return
         for watched in self._containers.values():
             watched.place_age += 1
             if not watched.place or watched.place_age >= _PLACE_EVERY:
@@ -907,6 +910,7 @@ class Watch:
                 for watched in every
             ),
             over_bound_count=self._cgroups.over_bound_count,
+            foreign_count=self._cgroups.foreign_count,
             probe_s=self._probe_s,
             text_bytes=sum(watched.text_bytes for watched in every),
             shortened_texts=shortened_texts,

@@ -423,6 +423,33 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
         assert agent.stop() == 0
 
 
+@needs_root
+@pytest.mark.parametrize("hidepid", ["noaccess", "invisible"])
+def test_it_is_not_ready_where_proc_hides_what_it_is_to_watch(start: Start, hidepid: str) -> None:
+    command = _python_as_nobody()
+    if command is None:
+        pytest.skip("needs setpriv, and a Python and a checkout that other users can read")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "proc").mkdir()
+        (folder / "config.yaml").write_text(f"node: {{proc: {folder}/proc}}\n")
+        mount = f"mount -t proc -o hidepid={hidepid} proc {folder}/proc"
+        in_namespace = ("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
+        if subprocess.run((*in_namespace, "true"), check=False, capture_output=True).returncode:
+            pytest.skip("proc cannot be mounted with hidepid here: run it as root with SYS_ADMIN")
+        agent = start(
+            "--config",
+            str(folder / "config.yaml"),
+            command=(*in_namespace, *command),
+            folder=folder,
+        )
+        agent.until(lambda: "hidepid" in agent.get("/readyz")[1])
+        assert agent.get("/readyz")[0] == 503
+        assert agent.get("/healthz")[0] == 200
+        assert agent.stop() == 0
+
+
 def _python_as_nobody() -> tuple[str, ...] | None:
     """A command that runs Python with minerwatch as a user who owns nothing."""
     packages = sysconfig.get_path("purelib")

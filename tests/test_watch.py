@@ -23,7 +23,15 @@ from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.model import Finding, Level, Observation, Process, Signal
+from minerwatch.model import (
+    Container,
+    ContainerKind,
+    Finding,
+    Level,
+    Observation,
+    Process,
+    Signal,
+)
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
@@ -689,3 +697,99 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
     added = taken_bytes() - without
     node.watch.close()
     assert added < 32 * containers  # three references' worth, and no object
+
+
+# Whose a container is that lies outside of every pod's cgroup.
+
+POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+OTHER_POD = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
+
+
+class Engine:
+    """A runtime in a container, and what it has started, which is then moved to another cgroup."""
+
+    def __init__(self, folder: Path, cgroups: CgroupFolders, programs: Programs) -> None:
+        self._cgroups = cgroups
+        self.runtime = programs.run(["sh", "-c", "sleep 600 & wait"])
+        cgroups.put(self.runtime, folder)
+        children = Path(f"/proc/{self.runtime.pid}/task/{self.runtime.pid}/children")
+        while not (started := children.read_text().split()):
+            time.sleep(0.01)
+        self.started = int(started[0])
+
+    def moves_to(self, folder: Path) -> None:
+        (folder / "cgroup.procs").write_text(str(self.started))
+
+
+def engines_container(node: Node, container_id: str = "b2" * 32) -> Container:
+    return next(
+        each.container
+        for each in node.watch.observations(0)
+        if each.container.container_id == container_id
+    )
+
+
+def test_a_container_made_by_an_engine_in_a_pod_is_that_pods(
+    matcher: Matcher, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """Docker in docker on cgroup v1 makes its cgroups beside kubepods."""
+    of_pod = cgroups.make(f"/minerwatch-test-engine{POD}/{'a1' * 32}")
+    beside = cgroups.make("/minerwatch-test-engine/docker/" + "b2" * 32)
+    node = Node(matcher, of_pod, cgroups.root)
+    node.tick()
+    Engine(of_pod, cgroups, programs).moves_to(beside)
+    node.tick()
+    container = engines_container(node)
+    assert container.kind is ContainerKind.POD
+    assert container.pod_uid == POD.rpartition("pod")[2]
+    assert container.outer_cgroup == f"/minerwatch-test-engine{POD}/{'a1' * 32}"
+    assert node.watch.carrier(container).container_id == "a1" * 32
+    node.tick()
+    assert engines_container(node) == container  # also when its engine is no more
+    node.watch.close()
+
+
+def test_a_container_is_no_pods_unless_all_that_came_into_it_came_from_that_pod(
+    matcher: Matcher, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    of_pod = cgroups.make(f"/minerwatch-test-engine{POD}/{'a1' * 32}")
+    of_other = cgroups.make(f"/minerwatch-test-engine{OTHER_POD}/{'c3' * 32}")
+    mixed = cgroups.make("/minerwatch-test-engine/docker/" + "b2" * 32)
+    of_node = cgroups.make("/minerwatch-test-engine/docker/" + "d4" * 32)
+    for folder in (of_pod, of_other):
+        Engine(folder, cgroups, programs).moves_to(mixed)
+    cgroups.put(programs.start("waits", busy=False), of_node)
+    node = Node(matcher, of_pod, cgroups.root)
+    for _ in range(2):
+        node.tick()
+    for container_id in ("b2" * 32, "d4" * 32):
+        container = engines_container(node, container_id)
+        assert (container.kind, container.pod_uid) == (ContainerKind.ENGINE, "")
+    node.watch.close()
+
+
+def test_a_container_with_more_cgroups_than_are_kept_apart_is_suspicious(
+    matcher: Matcher,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And a miner in the cgroup beyond the bound is likely."""
+    monkeypatch.setattr("minerwatch.node.cgroups._MAX_FOLDERS_BELOW_POD", 4)
+    folder = cgroups.make(f"/minerwatch-test-engine{POD}/{'a1' * 32}")
+    node = Node(matcher, folder, cgroups.root)
+    node.tick()
+    made = [cgroups.make(f"/minerwatch-test-engine{POD}/{'a1' * 32}/{n}") for n in range(6)]
+    found = node.tick()
+    assert found.over_bound_count == 1
+    verdict = node.container().verdict
+    assert verdict.level is Level.SUSPICIOUS
+    assert [finding.title for finding in verdict.findings] == [
+        "More cgroups than can be kept apart"
+    ]
+    for each in made:
+        cgroups.put(programs.start("xmrig", *POOL, busy=False), each)
+    node.tick()
+    assert node.container().process_count == 6
+    assert node.container().verdict.level >= Level.LIKELY
+    node.watch.close()

@@ -192,6 +192,7 @@ class _Folder:
     children: dict[bytes, _Folder] = field(default_factory=dict)
     members_fd: int = -1
     members: bytes = b""  # what cgroup.procs held at the last tick
+    foreign: int = 0  # of these, in a pid namespace that the agent cannot see into
 
     @property
     def name(self) -> str:
@@ -250,6 +251,8 @@ class CgroupTree:
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
         self.unplaced: set[int] = set()
+        self.foreign_count = 0
+        """Processes of pid namespaces that the agent cannot see into."""
         self._is_short = False  # something could not be read for want of files or memory
         self._open_count = 0
         self._most_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_FILES)
@@ -703,6 +706,7 @@ class CgroupTree:
             one.charged.folders -= 1
             self._tenants_folders -= one.charged.is_tenants
             self._note_cut(one, is_cut=False)
+            self._note_foreign(one, 0)
             (one.pod or self._outside).folders.pop(one.path, None)
             self._let_go(one.members_fd)
             if one.is_pod and one.pod is not None:
@@ -730,10 +734,15 @@ class CgroupTree:
             return
         folder.members = members
         # 0 stands for a process of a pid namespace that the agent cannot see into.
-        words = (word for word in members.split() if word.isdigit())
+        words = [word for word in members.split() if word.isdigit()]
+        self._note_foreign(folder, words.count(b"0"))
         pids = frozenset(int(word) for word in words if len(word) <= _MAX_PID_DIGITS) - {0}
         owner.listed[folder.path] = pids
         self._changed.add(owner)
+
+    def _note_foreign(self, folder: _Folder, count: int) -> None:
+        self.foreign_count += count - folder.foreign
+        folder.foreign = count
 
     def _members(self, folder: _Folder) -> bytes | None:
         try:
