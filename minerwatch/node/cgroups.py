@@ -151,7 +151,7 @@ class _Counted:
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
     is_awake: bool = True
-    is_unread: bool = False  # something of it could not be had at the last tick
+    is_unread: bool = True  # it is new, or something of it could not be had at the last tick
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
     limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
     limit_cores: float | None = None
@@ -852,7 +852,6 @@ class CgroupTree:
             or counted.is_unread
             or usage_s is None  # mostly because it is gone
             or counted.container.kind is ContainerKind.HOST
-            or self._cpu_s[counted.key] == 0.0
             or (self._ticks + turn) % _TURNS == 0
         )
         counted.is_unread = False
