@@ -12,8 +12,8 @@ many processes                test_watch.py: whoever_brings_many_processes_holds
 threads                       here; node/test_tasks.py: tens_of_thousands_of_threads_are_kept
 fork storms                   here; node/test_execs.py: a_storm_is_told_or_counted_as_lost;
                               test_watch.py: cpu_of_processes_too_short_to_see_is_hidden
-cgroup trees                  here the deep ones; node/test_cgroups.py the broad ones:
-                              a_tenant_cannot_make_the_agent_follow_cgroups_without_end
+cgroup trees                  here; node/test_cgroup_bounds.py, as
+                              twenty_thousand_cgroups_hide_no_new_pod
 cgroup names                  here; node/test_cgroups.py: no_bytes_in_a_name_stop_it
 mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
