@@ -19,6 +19,7 @@ from tests.conftest import CgroupFolders, Programs
 
 POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
 POD2 = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
+TOP = f"/minerwatch-test-{os.getpid()}-bounds"
 ID, ID2 = "a1" * 32, "b2" * 32
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
@@ -202,7 +203,7 @@ def test_a_process_in_a_cgroup_beyond_the_bound_is_the_containers(
     cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 20)
-    above = f"/minerwatch-test-bounds{POD}"
+    above = f"{TOP}{POD}"
     cgroups.make(f"{above}/{ID}")
     folders = [cgroups.make(f"{above}/{ID}/{number:064x}") for number in range(22)]
     tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
@@ -225,7 +226,7 @@ def test_a_process_in_a_cgroup_beyond_the_bound_is_the_containers(
 def test_a_process_deeper_than_is_listed_is_its_nearest_known_ancestors(
     cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    above = f"/minerwatch-test-bounds{POD}"
+    above = f"{TOP}{POD}"
     cgroups.make(f"{above}/{ID}")
     deepest = cgroups.make(f"{above}/{ID}" + "/x" * 40)
     pid = sleeper(deepest, cgroups, programs)
@@ -239,7 +240,7 @@ def test_a_process_deeper_than_is_listed_is_its_nearest_known_ancestors(
 @pytest.fixture
 def endless(cgroups: CgroupFolders) -> Iterator[tuple[Path, int]]:
     """A container's cgroup, and a descriptor of one below it whose path is longer than a page."""
-    top = cgroups.make(f"/minerwatch-test-bounds{POD}/{ID}")
+    top = cgroups.make(f"{TOP}{POD}/{ID}")
     fds = [os.open(top, os.O_RDONLY | os.O_DIRECTORY)]
     try:
         for _ in range(24):
@@ -285,7 +286,7 @@ def test_a_process_whose_cgroup_the_kernel_cannot_show_is_its_parents_containers
         assert b"x" * 200 in Path(f"/proc/{below}/cgroup").read_bytes()
     tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
     found = tree.tick()
-    (key,) = (key for key in found.containers if key.cgroup.startswith("/minerwatch-test-bounds"))
+    (key,) = (key for key in found.containers if key.cgroup.startswith(TOP))
     assert found.pids[key] == {shell.pid, below}
     assert found.over_bound == {key}
     container = tree.container_of(below)
