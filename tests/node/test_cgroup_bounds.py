@@ -208,8 +208,8 @@ def test_a_process_in_a_cgroup_beyond_the_bound_is_the_containers(
     folders = [cgroups.make(f"{above}/{ID}/{number:064x}") for number in range(22)]
     tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
     found = tree.tick()
-    known = {key.cgroup.rpartition("/")[2] for key in found.containers}
-    hidden = [folder for folder in folders if folder.name not in known]
+    known = {key.cgroup for key in found.containers}
+    hidden = [each for each in folders if f"{above}/{ID}/{each.name}" not in known]
     assert len(hidden) == 2
     pids = {sleeper(folder, cgroups, programs) for folder in hidden}
     found = tree.tick()
