@@ -1077,7 +1077,7 @@ def _workload(
     if match:
         made_by = match["by"] or match["prefix"] or ""
         return match["id"], _RUNTIMES.get(made_by, "") or _PARENTS.get(parent, "")
-    if name.startswith(_PAYLOAD):
+    if name.startswith(_PAYLOAD) or f"{parent}." == _PAYLOAD:
         return name.removeprefix(_PAYLOAD), "lxc"
     if is_in_pod:
         return name.removesuffix(".scope"), ""
