@@ -423,6 +423,26 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
         assert agent.stop() == 0
 
 
+def test_cgroups_by_the_thousand_are_told_and_hide_no_miner(
+    start: Start, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    top = f"/minerwatch-test-{os.getpid()}-many"
+    user = f"{top}/user.slice/user-1000.slice/user@1000.service"
+    for number in range(4100):
+        cgroups.make(f"{user}/{number:064x}")
+    agent = start()
+    agent.until(lambda: "minerwatch_cgroups_over_bound 1.0" in agent.get("/metrics")[1])
+    miner = programs.start("xmrig", *POOL, busy=False)
+    pod = f"{top}/kubepods/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/{'a1' * 32}"
+    cgroups.put(miner, cgroups.make(pod))
+    agent.line("verdict", cgroup=pod, level="likely")
+    assert agent.get("/readyz")[0] == 200
+    (found,) = (each for each in decode(answer(agent.socket, "/snapshot")) if each.cgroup == user)
+    assert [finding.title for finding in found.findings] == ["More cgroups than can be kept apart"]
+    assert found.level == "suspicious"
+    assert agent.stop() == 0
+
+
 @needs_root
 @pytest.mark.parametrize("hidepid", ["noaccess", "invisible"])
 def test_it_is_not_ready_where_proc_hides_what_it_is_to_watch(start: Start, hidepid: str) -> None:
