@@ -426,14 +426,13 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
 def test_cgroups_by_the_thousand_are_told_and_hide_no_miner(
     start: Start, cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    top = f"/minerwatch-test-{os.getpid()}-many"
-    user = f"{top}/user.slice/user-1000.slice/user@1000.service"
+    user = f"{TOP}/user.slice/user-1000.slice/user@1000.service"
     for number in range(4100):
         cgroups.make(f"{user}/{number:064x}")
     agent = start()
     agent.until(lambda: "minerwatch_cgroups_over_bound 1.0" in agent.get("/metrics")[1])
     miner = programs.start("xmrig", *POOL, busy=False)
-    pod = f"{top}/kubepods/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/{'a1' * 32}"
+    pod = f"{TOP}/kubepods/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/{container_id('a1')}"
     cgroups.put(miner, cgroups.make(pod))
     agent.line("verdict", cgroup=pod, level="likely")
     assert agent.get("/readyz")[0] == 200

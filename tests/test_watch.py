@@ -702,8 +702,7 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
 # Whose a container is that lies outside of every pod's cgroup.
 
 POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
-BESIDE = f"/minerwatch-test-{os.getpid()}-engine"
-A, B, C, D = (f"{first}{os.getpid():06x}"[:8] * 8 for first in ("a1", "b2", "c3", "d4"))
+A, B, C, D = map(container_id, ("a1", "b2", "c3", "d4"))
 OTHER_POD = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
 
 
@@ -723,11 +722,9 @@ class Engine:
         (folder / "cgroup.procs").write_text(str(self.started))
 
 
-def engines_container(node: Node, container_id: str) -> Container:
+def engines_container(node: Node, name: str) -> Container:
     return next(
-        each.container
-        for each in node.watch.observations(0)
-        if each.container.container_id == container_id
+        each.container for each in node.watch.observations(0) if each.container.container_id == name
     )
 
 
@@ -735,38 +732,41 @@ def test_a_container_made_by_an_engine_in_a_pod_is_that_pods(
     matcher: Matcher, cgroups: CgroupFolders, programs: Programs
 ) -> None:
     """Docker in docker on cgroup v1 makes its cgroups beside kubepods."""
-    of_pod = cgroups.make(f"{BESIDE}{POD}/{A}")
-    beside = cgroups.make(f"{BESIDE}/docker/{B}")
+    of_pod = cgroups.make(f"{TOP}{POD}/{A}")
+    beside = cgroups.make(f"{TOP}/docker/{B}")
     node = Node(matcher, of_pod, cgroups.root)
     node.tick()
-    Engine(of_pod, cgroups, programs).moves_to(beside)
+    engine = Engine(of_pod, cgroups, programs)
+    engine.moves_to(beside)
     for _ in range(8):  # it sleeps, and is read in its turn
         node.tick(0.01)
     container = engines_container(node, B)
     assert container.kind is ContainerKind.POD
     assert container.pod_uid == POD.rpartition("pod")[2]
-    assert container.outer_cgroup == f"{BESIDE}{POD}/{A}"
+    assert container.outer_cgroup == f"{TOP}{POD}/{A}"
     assert node.watch.carrier(container).container_id == A
+    engine.runtime.kill()
+    engine.runtime.wait()
     node.tick()
-    assert engines_container(node, B) == container  # also when its engine is no more
+    assert engines_container(node, B) == container
     node.watch.close()
 
 
 def test_a_container_is_no_pods_unless_all_that_came_into_it_came_from_that_pod(
     matcher: Matcher, cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    of_pod = cgroups.make(f"{BESIDE}{POD}/{A}")
-    of_other = cgroups.make(f"{BESIDE}{OTHER_POD}/{C}")
-    mixed = cgroups.make(f"{BESIDE}/docker/{B}")
-    of_node = cgroups.make(f"{BESIDE}/docker/{D}")
+    of_pod = cgroups.make(f"{TOP}{POD}/{A}")
+    of_other = cgroups.make(f"{TOP}{OTHER_POD}/{C}")
+    mixed = cgroups.make(f"{TOP}/docker/{B}")
+    of_node = cgroups.make(f"{TOP}/docker/{D}")
     for folder in (of_pod, of_other):
         Engine(folder, cgroups, programs).moves_to(mixed)
     cgroups.put(programs.start("waits", busy=False), of_node)
     node = Node(matcher, of_pod, cgroups.root)
     for _ in range(2):
         node.tick()
-    for container_id in (B, D):
-        container = engines_container(node, container_id)
+    for name in (B, D):
+        container = engines_container(node, name)
         assert (container.kind, container.pod_uid) == (ContainerKind.ENGINE, "")
     node.watch.close()
 
@@ -779,10 +779,10 @@ def test_a_container_with_more_cgroups_than_are_kept_apart_is_suspicious(
 ) -> None:
     """And a miner in the cgroup beyond the bound is likely."""
     monkeypatch.setattr("minerwatch.node.cgroups._MAX_FOLDERS_BELOW_POD", 4)
-    folder = cgroups.make(f"{BESIDE}{POD}/{A}")
+    folder = cgroups.make(f"{TOP}{POD}/{A}")
     node = Node(matcher, folder, cgroups.root)
     node.tick()
-    made = [cgroups.make(f"{BESIDE}{POD}/{A}/{n}") for n in range(6)]
+    made = [cgroups.make(f"{TOP}{POD}/{A}/{n}") for n in range(6)]
     assert any(node.tick(0.01).over_bound_count for _ in range(8))  # it sleeps: in its turn
     verdict = node.container().verdict
     assert verdict.level is Level.SUSPICIOUS

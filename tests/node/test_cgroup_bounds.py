@@ -15,11 +15,10 @@ import pytest
 from minerwatch.model import ContainerKey
 from minerwatch.node import cgroups as cgroups_module
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from tests.conftest import CgroupFolders, Programs
+from tests.conftest import TOP, CgroupFolders, Programs
 
 POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
 POD2 = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
-TOP = f"/minerwatch-test-{os.getpid()}-bounds"
 ID, ID2 = "a1" * 32, "b2" * 32
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
