@@ -328,19 +328,20 @@ class CgroupTree:
         return CpuLimit(counted.limit_cores, periods, throttled, throttled_s)
 
     def attribute(self, key: ContainerKey, outer: Container) -> Container | None:
-        """Makes an engine's container part of the pod that ``outer`` belongs to.
+        """Makes an engine's container, and all in it, part of the pod that ``outer`` belongs to.
 
         For runtimes in a pod whose cgroups lie elsewhere. None if it is gone.
         """
         counted = self._counted.get(key)
         if counted is None:
             return None
-        counted.container = self._containers[key] = replace(
-            counted.container,
-            kind=ContainerKind.POD,
-            pod_uid=outer.pod_uid,
-            outer_cgroup=outer.cgroup,
-        )
+        counted.container = replace(counted.container, outer_cgroup=outer.cgroup)
+        for each in self._counted.values():
+            if each is counted or each.folder.startswith(counted.folder + b"/"):
+                self._withdraw_claim(each)
+                each.container = self._containers[each.key] = replace(
+                    each.container, kind=ContainerKind.POD, pod_uid=outer.pod_uid
+                )
         return counted.container
 
     def container_of(self, pid: int) -> Container | None:
@@ -669,6 +670,7 @@ class CgroupTree:
         if counted.claim is None or uid not in self._claims:
             return
         self._claims[uid] -= Counter([counted.claim])
+        counted.claim = None
         if not self._claims[uid]:
             del self._claims[uid]
 
