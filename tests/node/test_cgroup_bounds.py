@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minerwatch.model import ContainerKey
 from minerwatch.node import cgroups as cgroups_module
@@ -320,3 +322,56 @@ def child_of(pid: int) -> int:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if children:
             return int(children[0])
+
+
+# Each process belongs to exactly one container, whatever the tree and however small the bounds.
+
+_NAMES = (
+    *("kubepods", "burstable", POD.rpartition("/")[2], POD2.rpartition("/")[2], ID, ID2),
+    *("docker", "buildkit", "t4967jvf8rbufklrhkicskyes", "lxc", "lxc.payload.a", "job_7"),
+    *("system.slice", "a.service", "b.scope", "user@1000.service", "slurmstepd.scope"),
+    *("crio-conmon-x.scope", "x", "y"),
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.lists(st.sampled_from(_NAMES), min_size=0, max_size=7), min_size=1, max_size=30),
+    st.integers(1, 40),
+    st.integers(1, 9),
+)
+def test_each_process_belongs_to_one_container_at_or_above_its_cgroup(
+    tmp_path_factory: pytest.TempPathFactory, places: list[list[str]], most: int, deepest: int
+) -> None:
+    node = PlainNode(tmp_path_factory.mktemp("node"))
+    placed: dict[int, str] = {}
+    with pytest.MonkeyPatch.context() as patched:
+        for bound in ("BELOW_POD", "BELOW"):
+            patched.setattr(cgroups_module, f"_MAX_FOLDERS_{bound}", most)
+        for bound in ("NODE", "TENANT"):
+            patched.setattr(cgroups_module, f"_MAX_{bound}_FOLDERS", 2 * most)
+        patched.setattr(cgroups_module, "_MIN_FOLDERS", 1)
+        patched.setattr(cgroups_module, "_MAX_DEPTH", deepest)
+        tree = node.tree()
+        for number, names in enumerate(places):
+            pid = 100 + number
+            placed[pid] = "/" + "/".join(names)
+            above = [f"/{'/'.join(names[:depth])}" for depth in range(1, len(names))]
+            for cgroup in above:
+                if not (node.root / cgroup.lstrip("/") / "cgroup.procs").exists():
+                    node.add(cgroup)
+            node.add(placed[pid])
+            folder = node.root / placed[pid].lstrip("/")
+            members = [each for each, cgroup in placed.items() if cgroup == placed[pid]]
+            (folder / "cgroup.procs").write_text("".join(f"{each}\n" for each in members))
+            (node.folder / f"proc/{pid}").mkdir()
+            (node.folder / f"proc/{pid}/cgroup").write_text(f"0::{placed[pid]}\n")
+            if number % 7 == 0:
+                tree.tick()
+        for _ in range(20):
+            found = tree.tick()
+    assert sorted(pid for pids in found.pids.values() for pid in pids) == sorted(placed)
+    for key, pids in found.pids.items():
+        for pid in pids:
+            assert f"{placed[pid]}/".startswith(f"{key.cgroup.rstrip('/')}/")
+    tree.close()
