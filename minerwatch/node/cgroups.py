@@ -151,7 +151,7 @@ class _Counted:
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
     is_awake: bool = True
-    is_unread: bool = True  # it is new, or something of it could not be had at the last tick
+    is_unread: bool = False  # something of it could not be had at the last tick
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
     limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
     limit_cores: float | None = None
@@ -854,10 +854,15 @@ class CgroupTree:
             or counted.is_unread
             or usage_s is None  # mostly because it is gone
             or counted.container.kind is ContainerKind.HOST
+            or self._is_yet_to_run(counted)
             or (self._ticks + turn) % _TURNS == 0
         )
         counted.is_unread = False
         return burnt_s
+
+    def _is_yet_to_run(self, counted: _Counted) -> bool:
+        """Whether it is to be looked at all the time until it runs, unless there are too many."""
+        return self._cpu_s[counted.key] == 0.0 and not self._folders[counted.folder].charged.cut
 
     def _share_out(self, burnt_s: Mapping[_Counted, float]) -> None:
         """Gives each container what it burnt itself."""
@@ -1109,7 +1114,7 @@ def _unit_manager(name: str, parent: _Folder, outer: Container | None) -> str:
         and not name.endswith(_SYSTEMD)
         and not _is_kubernetes_own(parent.name)
         and not _is_kubernetes_own(name)
-        and name != _BUILDKIT
+        and name not in (_BUILDKIT, *_PARENTS)
     )
     return parent.name if is_below_manager else ""
 
