@@ -636,7 +636,7 @@ class CgroupTree:
             container_id=container_id,
             runtime=runtime,
             pod_uid=pod_uid,
-            outer_cgroup=outer.cgroup if outer and outer.kind is not ContainerKind.HOST else "",
+            outer_cgroup=outer.cgroup if outer and _holds_containers(outer) else "",
         )
 
     def _opened_pod(self, path: bytes, inode: int) -> _PodCgroup | None:
@@ -1117,6 +1117,13 @@ def _unit_manager(name: str, parent: _Folder, outer: Container | None) -> str:
         and name not in (_BUILDKIT, *_PARENTS)
     )
     return parent.name if is_below_manager else ""
+
+
+def _holds_containers(outer: Container) -> bool:
+    """Whether what is in ``outer`` is nested in it: the host and its services only start it."""
+    if outer.kind is ContainerKind.UNIT and outer.runtime == "systemd":
+        return _is_run_by_a_user(outer)
+    return outer.kind is not ContainerKind.HOST
 
 
 def _is_inside(outer: Container | None) -> bool:
