@@ -40,7 +40,7 @@ from minerwatch.node import canary, confined
 from minerwatch.node.canary import Canary
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
-from minerwatch.node.privilege import blind_spots
+from minerwatch.node.privilege import OUTSIDE_UNSEEN, blind_spots, hides_others
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
 from minerwatch.probes.every import Probes, ProbeStatus
@@ -196,8 +196,7 @@ def open_node(
     ``matcher``: of the book's rules, where there is one already.
     """
     proc = Path(config.node.proc)
-    units = cluster is None if config.node.units is None else config.node.units
-    cgroups = CgroupTree(Path(config.node.sys), proc, units=units)
+    cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
     probes = Probes(
@@ -262,6 +261,7 @@ class Agent:
         self._trimmed_s = 0.0
         self._started_s = now_s()
         self._last_tick_s: float | None = None
+        self._blindness = ""
         self._own_failures: dict[tuple[str, str], int] = {}
         self._listeners: tuple[SocketListener | Listener, ...] = ()
         self._metrics = Metrics(
@@ -691,11 +691,13 @@ class Agent:
         return Answer(b"ok\n")
 
     def _readiness(self) -> Answer:
-        """Ready: something has been judged, by some rules, and pods have names."""
+        """Ready: something has been judged, by some rules; pods have names, processes are seen."""
         if self._last_tick_s is None:
             return _unavailable("no tick yet")
         if not self._rules.book.rules:
             return _unavailable("no rules are loaded")
+        if self._blindness:
+            return _unavailable(self._blindness)
         down = [each.name for each in worker_states() if _is_down(each)]
         if down:
             return _unavailable(f"fails again and again, the log says why: {', '.join(down)}")
@@ -704,7 +706,15 @@ class Agent:
         trouble = self._cluster.public_trouble if self._cluster is not None else ""
         return Answer(f"ok\n{trouble}\n".encode() if trouble else b"ok\n")
 
+    def _blindness_at(self, brought: Tick) -> str:
+        """Why most processes of the node cannot be seen; "" if they can."""
+        proc = Path(self._config.node.proc)
+        if hides_others(proc):
+            return f"{proc} hides other users' processes (hidepid)"
+        return OUTSIDE_UNSEEN if brought.foreign_count > brought.process_count else ""
+
     def _report(self, brought: Tick, duration_s: float) -> None:
+        self._blindness = self._blindness_at(brought)
         self._report_findings(brought.changes, brought.began)
         for ended in brought.ended:
             self._log_verdict(ended, ended.verdict.level.label, "gone")
@@ -725,6 +735,7 @@ class Agent:
             ],
             processes=brought.process_count,
             unmapped=brought.unplaced_count if self._cluster is not None else 0,
+            over_bound=brought.over_bound_count,
         )
         self._metrics.text_kept(brought.text_bytes, brought.shortened_texts)
         for container in brought.shortened:

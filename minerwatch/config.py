@@ -88,7 +88,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     name: str = ""  # "" is the host's name
     proc: str = "/proc"
     sys: str = "/sys"
-    units: bool | None = None  # systemd units and the host count, too; null: not in a cluster
+    units: bool = True  # systemd units, other managers' jobs and the host count, too
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

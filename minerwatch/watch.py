@@ -66,6 +66,10 @@ _SATURATED_CORES = 0.9
 
 _MAX_SUSPECTS = 1000
 
+_MAX_ENTERED = 8
+_MAX_ANCESTORS = 64
+"""So many processes of a container, and ancestors of each, are asked which pod they come from."""
+
 _TASKS_PER_STAT = 6
 """So many tasks of the iterator cost what one /proc/PID/stat costs; see docs/performance.md."""
 
@@ -105,6 +109,8 @@ class Tick:
     levels: Mapping[Level, int]
     process_count: int
     unplaced_count: int  # containers of pods that the cluster has not told of
+    over_bound_count: int  # owners of more cgroups than are kept apart
+    foreign_count: int  # processes of pid namespaces that the agent cannot see into
     probe_s: Mapping[str, float]
     text_bytes: int = 0  # kept of all processes
     shortened_texts: int = 0  # processes whose text was shortened since the tick before
@@ -308,8 +314,9 @@ class Watch:
                 each.container.cgroup: each.container for each in self._containers.values()
             }
         found = container
-        while outer := by_cgroup.get(found.outer_cgroup):
-            if outer.kind is not container.kind or len(outer.cgroup) >= len(found.cgroup):
+        for _ in range(_MAX_ANCESTORS):
+            outer = by_cgroup.get(found.outer_cgroup)
+            if outer is None or outer.kind is not container.kind:
                 break
             found = outer
         return found
@@ -375,8 +382,11 @@ class Watch:
                 self._containers[key] = newly_watched(sampled.containers[key], at_s, cpu_s)
                 continue
             burnt_s[key] = max(0.0, cpu_s - watched.cpu.cpu_s)
+            watched.container = sampled.containers[key]
             self._let_rest(watched)
             watched.cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
+        for key, watched in self._containers.items():
+            watched.is_over_bound = key in sampled.over_bound
         self._tick_times_s.append(at_s)
         while self._tick_times_s[0] <= at_s - window_s:
             self._tick_times_s.popleft()
@@ -398,6 +408,7 @@ class Watch:
             or cores >= self._examination.hot_cpu_cores
             or bool(watched.static_sightings)
             or watched.has_delayed
+            or watched.is_over_bound
             or key in self._judge
         )
         if watched.is_measured and not is_hot:
@@ -416,13 +427,15 @@ class Watch:
             return
         for watched in self._containers.values():
             watched.place_age += 1
-            if watched.place and watched.place_age < _PLACE_EVERY:
-                continue
-            watched.place_age = 0
-            place = self._place_of(watched.container)
-            if place != watched.place:
-                watched.place = place
-                self._match_again(watched)
+            if not watched.place or watched.place_age >= _PLACE_EVERY:
+                self._find_place(watched)
+
+    def _find_place(self, watched: WatchedContainer) -> None:
+        watched.place_age = 0
+        place = self._place_of(watched.container) if self._place_of is not None else {}
+        if place != watched.place:
+            watched.place = place
+            self._match_again(watched)
 
     # Processes.
 
@@ -587,6 +600,7 @@ class Watch:
         self._forget_unread(unread - self._reader.deferred)
         self._deferred_matches += len(self._unmatched)
         for watched in touched.values():
+            self._attribute(watched)
             collect_static_sightings(watched)
         return list(touched.values())
 
@@ -612,6 +626,46 @@ class Watch:
     def _owner_of(self, pid: int) -> str:
         watched = self._container_of.get(pid)
         return watched.owner if watched is not None else ""
+
+    def _attribute(self, watched: WatchedContainer) -> None:
+        """Makes an engine's container the pod's whose process tree it comes from.
+
+        A runtime that runs in a pod, but makes its cgroups elsewhere, as docker in docker does on
+        cgroup v1. All that is known to have come into the container must come from the same pod.
+        """
+        if watched.container.kind is not ContainerKind.ENGINE:
+            return
+        entered = (
+            process.process
+            for process in watched.processes.values()
+            if process.process.parent_pid not in watched.processes
+        )
+        above = {self._pod_container_above(each) for each in islice(entered, _MAX_ENTERED)}
+        found = [each for each in above if each is not None]
+        if len(found) != len(above) or len({each.pod_uid for each in found}) != 1:
+            return
+        outer = min(found, key=lambda each: each.cgroup)
+        container = self._cgroups.attribute(watched.container.key, outer)
+        if container is not None:
+            watched.container = container
+            self._find_place(watched)
+
+    def _pod_container_above(self, process: Process) -> Container | None:
+        """The pod's container that ``process`` descends from, as the process tree says now.
+
+        A parent that is younger than its child is another process under a pid that is used again.
+        """
+        pid, born_ticks = process.parent_pid, process.id.start_ticks
+        for _ in range(_MAX_ANCESTORS):
+            stat = self._reader.stat(pid) if pid > 1 else None
+            if stat is None or stat.id.start_ticks > born_ticks:
+                return None
+            known = self._container_of.get(pid)
+            container = known.container if known else self._cgroups.container_of(pid)
+            if container is not None and container.kind is ContainerKind.POD:
+                return container
+            pid, born_ticks = stat.parent_pid, stat.id.start_ticks
+        return None
 
     def _ordered_fairly(self, pids: Iterable[int]) -> list[int]:
         """One of each owner after the other: one with thousands holds up none of the others."""
@@ -763,6 +817,7 @@ class Watch:
             cpu_s=watched.cpu.cpu_s,
             cpu_limit_cores=watched.limit.cores if watched.limit else None,
             hidden_cpu_share=self._hidden_cpu_share(watched, at_s),
+            cgroups_over_bound=watched.is_over_bound,
         )
         shared = {**measured_facts, **watched.place}
         for match in self._matcher.container_matches(shared):
@@ -854,6 +909,8 @@ class Watch:
                 not watched.place and watched.container.kind is ContainerKind.POD
                 for watched in every
             ),
+            over_bound_count=self._cgroups.over_bound_count,
+            foreign_count=self._cgroups.foreign_count,
             probe_s=self._probe_s,
             text_bytes=sum(watched.text_bytes for watched in every),
             shortened_texts=shortened_texts,

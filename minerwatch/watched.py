@@ -73,6 +73,7 @@ class WatchedContainer:
     words_cpu_s: float = 0.0  # CPU time of its processes with such matches
     words_at_s: float = 0.0  # when that was last counted
     is_measured: bool = False  # process by process, at the last tick
+    is_over_bound: bool = False  # with more cgroups than are kept apart
     limit: CpuLimit | None = None
     throttled_share: float | None = None
     findings: frozenset[tuple[str, ProcessId | None]] = frozenset()

@@ -423,6 +423,52 @@ def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> 
         assert agent.stop() == 0
 
 
+def test_cgroups_by_the_thousand_are_told_and_hide_no_miner(
+    start: Start, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    user = f"{TOP}/user.slice/user-1000.slice/user@1000.service"
+    for number in range(4100):
+        cgroups.make(f"{user}/{number:064x}")
+    agent = start()
+    agent.until(lambda: "minerwatch_cgroups_over_bound 1.0" in agent.get("/metrics")[1])
+    miner = programs.start("xmrig", *POOL, busy=False)
+    pod = f"{TOP}/kubepods/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/{container_id('a1')}"
+    cgroups.put(miner, cgroups.make(pod))
+    agent.line("verdict", cgroup=pod, level="likely")
+    assert agent.get("/readyz")[0] == 200
+    (found,) = (each for each in decode(answer(agent.socket, "/snapshot")) if each.cgroup == user)
+    assert [finding.title for finding in found.findings] == ["More cgroups than can be kept apart"]
+    assert found.level == "suspicious"
+    assert agent.stop() == 0
+
+
+@needs_root
+@pytest.mark.parametrize("hidepid", ["noaccess", "invisible"])
+def test_it_is_not_ready_where_proc_hides_what_it_is_to_watch(start: Start, hidepid: str) -> None:
+    command = _python_as_nobody()
+    if command is None:
+        pytest.skip("needs setpriv, and a Python and a checkout that other users can read")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "proc").mkdir()
+        (folder / "config.yaml").write_text(f"node: {{proc: {folder}/proc}}\n")
+        mount = f"mount -t proc -o hidepid={hidepid} proc {folder}/proc"
+        in_namespace = ("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
+        if subprocess.run((*in_namespace, "true"), check=False, capture_output=True).returncode:
+            pytest.skip("proc cannot be mounted with hidepid here: run it as root with SYS_ADMIN")
+        agent = start(
+            "--config",
+            str(folder / "config.yaml"),
+            command=(*in_namespace, *command),
+            folder=folder,
+        )
+        agent.until(lambda: "hidepid" in agent.get("/readyz")[1])
+        assert agent.get("/readyz")[0] == 503
+        assert agent.get("/healthz")[0] == 200
+        assert agent.stop() == 0
+
+
 def _python_as_nobody() -> tuple[str, ...] | None:
     """A command that runs Python with minerwatch as a user who owns nothing."""
     packages = sysconfig.get_path("purelib")

@@ -12,8 +12,8 @@ many processes                test_watch.py: whoever_brings_many_processes_holds
 threads                       here; node/test_tasks.py: tens_of_thousands_of_threads_are_kept
 fork storms                   here; node/test_execs.py: a_storm_is_told_or_counted_as_lost;
                               test_watch.py: cpu_of_processes_too_short_to_see_is_hidden
-cgroup trees                  here the deep ones; node/test_cgroups.py the broad ones:
-                              a_tenant_cannot_make_the_agent_follow_cgroups_without_end
+cgroup trees                  here; node/test_cgroup_bounds.py, as
+                              twenty_thousand_cgroups_hide_no_new_pod
 cgroup names                  here; node/test_cgroups.py: no_bytes_in_a_name_stop_it
 mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
@@ -42,7 +42,7 @@ from minerwatch.config import BUILT_IN_RULES, Config
 from minerwatch.detection import rulebook
 from minerwatch.detection.match import Matcher
 from minerwatch.kept_text import MAX_NODE_BYTES
-from minerwatch.model import Level, ProcessId
+from minerwatch.model import Level, Observation, ProcessId
 from minerwatch.node import content
 from minerwatch.node.content import ContentReader
 from minerwatch.node.executables import ExecutableHasher
@@ -268,10 +268,10 @@ def test_a_fork_storm_hides_no_miner_and_leaves_nothing_behind(
 # Cgroups.
 
 
-def test_a_tree_too_deep_is_followed_to_a_limit_and_its_cpu_counts(
+def test_a_tree_too_deep_is_followed_to_a_limit_and_hides_no_miner_below_it(
     node: Node, folder: Path, hostile: Path, cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    """A miner below the limit is not seen; that its container burns CPU that nobody has, is."""
+    """It belongs to the closest cgroup above that is followed, and nesting so is suspicious."""
     deepest = hostile
     with ExitStack() as made:
         for _ in range(100):
@@ -281,19 +281,27 @@ def test_a_tree_too_deep_is_followed_to_a_limit_and_its_cpu_counts(
         node.tick()
         followed = dict_of_failures(node)["cgroups", "too_many"]
         assert followed == 1  # one folder has more below it than is followed
-        cgroups.put(programs.start("hidden", busy=True), deepest)
+        assert of_hostile(node).verdict.level is Level.SUSPICIOUS
+        cgroups.put(programs.start("xmrig", *POOL, busy=True), deepest)
         cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
         assert ticks_until_told(node) <= TOLD_WITHIN_TICKS
         for _ in range(2):
             node.tick()
-        (deep,) = (
-            each
-            for each in node.watch.observations(0)
-            if each.container.cgroup.endswith(container_id("b2"))
-        )
+        deep = of_hostile(node)
         assert deep.cpu_cores is not None
         assert deep.cpu_cores > 0
+        assert deep.verdict.level >= Level.LIKELY
+        assert deep.process_count == 1
         programs.close()
+
+
+def of_hostile(node: Node) -> Observation:
+    (found,) = (
+        each
+        for each in node.watch.observations(0)
+        if each.container.cgroup.endswith(container_id("b2"))
+    )
+    return found
 
 
 def dict_of_failures(node: Node) -> dict[tuple[str, str], int]:

@@ -23,7 +23,15 @@ from minerwatch.config import Probes as Settings
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.match import Matcher
-from minerwatch.model import Finding, Level, Observation, Process, Signal
+from minerwatch.model import (
+    Container,
+    ContainerKind,
+    Finding,
+    Level,
+    Observation,
+    Process,
+    Signal,
+)
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
@@ -689,3 +697,102 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
     added = taken_bytes() - without
     node.watch.close()
     assert added < 32 * containers  # three references' worth, and no object
+
+
+# Whose a container is that lies outside of every pod's cgroup.
+
+POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+A, B, C, D = map(container_id, ("a1", "b2", "c3", "d4"))
+OTHER_POD = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
+
+
+class Engine:
+    """A runtime in a container, and what it has started, which is then moved to another cgroup."""
+
+    def __init__(self, folder: Path, cgroups: CgroupFolders, programs: Programs) -> None:
+        self._cgroups = cgroups
+        self.runtime = programs.run(["sh", "-c", "sleep 600 & wait"])
+        cgroups.put(self.runtime, folder)
+        children = Path(f"/proc/{self.runtime.pid}/task/{self.runtime.pid}/children")
+        while not (started := children.read_text().split()):
+            time.sleep(0.01)
+        self.started = int(started[0])
+
+    def moves_to(self, folder: Path) -> None:
+        (folder / "cgroup.procs").write_text(str(self.started))
+
+
+def engines_container(node: Node, name: str) -> Container:
+    return next(
+        each.container for each in node.watch.observations(0) if each.container.container_id == name
+    )
+
+
+def test_a_container_made_by_an_engine_in_a_pod_is_that_pods(
+    matcher: Matcher, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """Docker in docker on cgroup v1 makes its cgroups beside kubepods."""
+    of_pod = cgroups.make(f"{TOP}{POD}/{A}")
+    beside = cgroups.make(f"{TOP}/docker/{B}")
+    node = Node(matcher, of_pod, cgroups.root)
+    node.tick()
+    engine = Engine(of_pod, cgroups, programs)
+    engine.moves_to(beside)
+    for _ in range(8):  # it sleeps, and is read in its turn
+        node.tick(0.01)
+    container = engines_container(node, B)
+    assert container.kind is ContainerKind.POD
+    assert container.pod_uid == POD.rpartition("pod")[2]
+    assert container.outer_cgroup == f"{TOP}{POD}/{A}"
+    assert node.watch.carrier(container).container_id == A
+    engine.runtime.kill()
+    engine.runtime.wait()
+    node.tick()
+    assert engines_container(node, B) == container
+    node.watch.close()
+
+
+def test_a_container_is_no_pods_unless_all_that_came_into_it_came_from_that_pod(
+    matcher: Matcher, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    of_pod = cgroups.make(f"{TOP}{POD}/{A}")
+    of_other = cgroups.make(f"{TOP}{OTHER_POD}/{C}")
+    mixed = cgroups.make(f"{TOP}/docker/{B}")
+    of_node = cgroups.make(f"{TOP}/docker/{D}")
+    for folder in (of_pod, of_other):
+        Engine(folder, cgroups, programs).moves_to(mixed)
+    cgroups.put(programs.start("waits", busy=False), of_node)
+    node = Node(matcher, of_pod, cgroups.root)
+    for _ in range(2):
+        node.tick()
+    for name in (B, D):
+        container = engines_container(node, name)
+        assert (container.kind, container.pod_uid) == (ContainerKind.ENGINE, "")
+    node.watch.close()
+
+
+def test_a_container_with_more_cgroups_than_are_kept_apart_is_suspicious(
+    matcher: Matcher,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And a miner in the cgroup beyond the bound is likely."""
+    monkeypatch.setattr("minerwatch.node.cgroups._MAX_FOLDERS_BELOW_POD", 4)
+    folder = cgroups.make(f"{TOP}{POD}/{A}")
+    node = Node(matcher, folder, cgroups.root)
+    node.tick()
+    made = [cgroups.make(f"{TOP}{POD}/{A}/{n}") for n in range(6)]
+    assert any(node.tick(0.01).over_bound_count for _ in range(8))  # it sleeps: in its turn
+    verdict = node.container().verdict
+    assert verdict.level is Level.SUSPICIOUS
+    assert [finding.title for finding in verdict.findings] == [
+        "More cgroups than can be kept apart"
+    ]
+    for each in made:
+        cgroups.put(programs.start("xmrig", *POOL, busy=False), each)
+    for _ in range(8):
+        node.tick(0.01)
+    assert node.container().process_count == 6
+    assert node.container().verdict.level >= Level.LIKELY
+    node.watch.close()

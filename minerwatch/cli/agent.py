@@ -36,8 +36,7 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     is_flag=True,
     envvar="MINERWATCH_NO_KUBERNETES",
     show_envvar=True,
-    help="Watch this machine alone, also inside a pod: systemd units and the host count as"
-    " containers, too.",
+    help="Watch this machine alone, also inside a pod: without the names of pods and owners.",
 )
 @click.option(
     "--interval",

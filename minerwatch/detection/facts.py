@@ -66,6 +66,7 @@ def container_facts(
     cpu_s: float,
     cpu_limit_cores: float | None = None,
     hidden_cpu_share: float | None = None,
+    cgroups_over_bound: bool | None = None,
 ) -> Facts:
     """What every process of ``container`` shares; ``cpu_s`` is the container's CPU time in all."""
     return {
@@ -75,6 +76,7 @@ def container_facts(
             ContainerCpuCores=cpu_cores,
             ContainerCpuLimit=cpu_limit_cores,
             HiddenCpuShare=hidden_cpu_share,
+            CgroupsOverBound=cgroups_over_bound,
         ),
     }
 

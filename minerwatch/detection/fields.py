@@ -72,6 +72,12 @@ _FIELDS = (
     Field("ContainerCpuLimit", "cores", "the container's CPU limit", dynamic=True),
     Field("ContainerCpuHours", "h", "the container's CPU time in all", dynamic=True),
     Field(
+        "CgroupsOverBound",
+        "bool",
+        "the container has more cgroups, or deeper ones, than are kept apart",
+        dynamic=True,
+    ),
+    Field(
         "HiddenCpuShare",
         "0..1",
         "CPU that no visible process accounts for",
@@ -86,6 +92,7 @@ _OF_CONTAINER = frozenset(
     (
         *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
         *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
+        "CgroupsOverBound",
     )
 )
 

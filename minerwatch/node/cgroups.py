@@ -15,6 +15,11 @@ A container whose counter stands still is asleep: nobody in it has run, so nobod
 exec'ed or ended, and whoever was moved there asleep does nothing yet. Its folders and members are
 then left alone, but for one tick in ``_TURNS``. A pod's own cgroup counts what all below it burn:
 while that counter stands still, so do its containers', which are not read then.
+
+Cgroups are made by tenants, too, so each outermost container has a bound of its own (``_Account``),
+and Kubernetes' own cgroups count apart from all others. A process in a cgroup beyond a bound is
+not lost: while there are such cgroups, the pids in /proc that no known cgroup lists are placed in
+the closest known cgroup above their own.
 """
 
 from __future__ import annotations
@@ -23,9 +28,11 @@ import errno
 import os
 import re
 import resource
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,11 +40,23 @@ from minerwatch.errors import NodeError
 from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
 
 _MAX_DEPTH = 32
-_MAX_FOLDERS = 20_000
-_MAX_FOLDERS_PER_CONTAINER = 1000
-"""A tenant who may make cgroups can make no more than these; what is below more is not seen."""
+_MAX_PATH_BYTES = 2048
+"""Below longer paths nothing is listed: the kernel cannot show what is longer than a page."""
+_MAX_FOLDERS_BELOW_POD = 1000
+_MAX_FOLDERS_BELOW = 4000
+"""Cgroups that are kept apart below one outermost container: of a pod; of an engine, which may hold
+a whole cluster, or a unit."""
+_MAX_NODE_FOLDERS = 5000
+"""Cgroups in no container, and again as many of Kubernetes: those of pods and their containers."""
+_MAX_TENANT_FOLDERS = 10_000
+_MIN_FOLDERS = 32
+"""Below all outermost containers together; beyond that each of them has still this many."""
+_MAX_PLACED_PER_TICK = 2000
+"""Processes in cgroups beyond a bound whose place is looked up in one tick."""
+_MAX_ANCESTORS = 64
 
 _READ_BYTES = 4096
+_PLACE_BYTES = 65_536  # of /proc/PID/cgroup: on v1 a line for each hierarchy
 _RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
 _MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
@@ -54,6 +73,8 @@ _LINGERS_TICKS = 2
 that has ended is removed a little later."""
 
 _UNKNOWN = -1
+_NOT_LISTED = b""
+"""In place of a folder: where pids come from that only /proc shows."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 _NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
@@ -76,6 +97,8 @@ class CgroupTick:
     """
     changed: frozenset[ContainerKey]  # those with other pids than at the tick before
     gone: frozenset[ContainerKey]
+    over_bound: frozenset[ContainerKey] = frozenset()
+    """Outermost containers with more cgroups, or deeper ones, than are kept apart."""
 
 
 _FIRST_CGROUP_NAMESPACE = "cgroup:[4026531835]"  # PROC_CGROUP_INIT_INO, include/linux/proc_ns.h
@@ -123,16 +146,34 @@ class _Counted:
     folder: bytes
     outer: _Counted | None
     pod: _PodCgroup | None
+    claim: int | None = None  # how deep in others it says to be a pod's; None: it does not
     usage_fd: int = -1
     inclusive_s: float = 0.0
     burnt_s: float = 0.0  # since the tick before, without nested containers
     is_awake: bool = True
     is_unread: bool = False  # something of it could not be had at the last tick
-    folders: int = 0
     listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # folder -> its pids
     limited_by: bytes | None = None  # the folder, of its own or above, with the tightest limit
     limit_cores: float | None = None
     limit_checked: int = -_LIMIT_TICKS
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """Cgroups of one owner: how many are kept apart, and where some are left out."""
+
+    most: int
+    counted: _Counted | None = None  # the outermost container; None: of the node itself
+    is_tenants: bool = False  # its processes, or whom it serves, choose how many there are
+    folders: int = 0
+    cut: dict[_Folder, None] = field(default_factory=dict)  # not all of their children are known
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its own bound is reached, not only the one that all share."""
+        return bool(self.cut) and (
+            self.folders >= self.most or any(folder.is_deepest for folder in self.cut)
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -146,14 +187,27 @@ class _Folder:
     owner: _Counted | None
     parent: _Folder | None
     pod: _PodCgroup | None  # the one that it is, or is below
+    charged: _Account  # that it counts for
+    account: _Account  # that its children count for
     children: dict[bytes, _Folder] = field(default_factory=dict)
     members_fd: int = -1
     members: bytes = b""  # what cgroup.procs held at the last tick
+    foreign: int = 0  # of these, in a pid namespace that the agent cannot see into
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return _text(self.path.rpartition(b"/")[2])
 
     @property
     def is_awake(self) -> bool:
         """Whether something may have changed in it, unless its pod sleeps."""
         return self.owner is None or self.owner.is_awake
+
+    @property
+    def is_deepest(self) -> bool:
+        """Whether nothing below it is listed, however little there is."""
+        return self.depth >= _MAX_DEPTH or len(self.path) > _MAX_PATH_BYTES
 
 
 class CgroupTree:
@@ -161,7 +215,7 @@ class CgroupTree:
 
     ``failures`` counts what went wrong since the start, by reason: ``permission`` and
     ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
-    open, ``too_many`` for cgroups that were left out.
+    open, ``too_many`` for cgroups of which some children were left out.
 
     ``unplaced`` are processes since the last tick whose container could not be told for want of
     files or memory: it is to be asked for again.
@@ -180,15 +234,25 @@ class CgroupTree:
         self._units = units
         self._ticks = 0
         self._folders: dict[bytes, _Folder] = {}
+        self._node_account = _Account(_MAX_NODE_FOLDERS)
+        self._pods_account = _Account(_MAX_NODE_FOLDERS)
+        self._tenants_folders = 0
+        self._cut: dict[_Folder, None] = {}
+        self._unlisted: dict[int, _Counted | None] = {}  # pids in cgroups that are not known
+        self._with_unlisted: set[_Counted] = set()
         self._outside = _Group()
         self._pods: dict[_PodCgroup, None] = {}
         self._counted: dict[ContainerKey, _Counted] = {}
+        self._claims: dict[str, Counter[int]] = {}  # pod's uid -> how deep it is claimed
+        self._contested: set[str] = set()
         self._cpu_s: dict[ContainerKey, float] = {}
         self._containers: dict[ContainerKey, Container] = {}
         self._pids: dict[ContainerKey, frozenset[int]] = {}
         self._changed: set[_Counted] = set()
         self._gone: set[ContainerKey] = set()
         self.unplaced: set[int] = set()
+        self.foreign_count = 0
+        """Processes of pid namespaces that the agent cannot see into."""
         self._is_short = False  # something could not be read for want of files or memory
         self._open_count = 0
         self._most_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_FILES)
@@ -209,12 +273,14 @@ class CgroupTree:
         burnt_s: dict[_Counted, float] = {}
         self._read_counters(burnt_s)
         self._refresh()
+        self._settle_contested()
         self._read_counters(burnt_s)  # of those that are new
         self._share_out(burnt_s)
         for group in self._awake():
             for folder in group.folders.values():
                 if folder.owner is not None and folder.is_awake:
                     self._read_members(folder, folder.owner)
+        self._place_unlisted()
         changed = self._take_changes()
         gone = (gone | self._gone) - self._counted.keys()
         self._gone = set()
@@ -225,7 +291,20 @@ class CgroupTree:
             read=frozenset(counted.key for counted in burnt_s) & self._counted.keys(),
             changed=frozenset(changed),
             gone=frozenset(gone),
+            over_bound=frozenset(
+                account.counted.key
+                for account in self._cut_accounts()
+                if account.counted is not None and account.is_over
+            ),
         )
+
+    @property
+    def over_bound_count(self) -> int:
+        """How many owners, Kubernetes and the node among them, have more than is kept apart."""
+        return len(self._cut_accounts())
+
+    def _cut_accounts(self) -> set[_Account]:
+        return {folder.account for folder in self._cut}
 
     def _awake(self) -> list[_Group]:
         return [self._outside, *(pod for pod in self._pods if pod.is_awake)]
@@ -248,6 +327,23 @@ class CgroupTree:
         periods, throttled = stat.get(b"nr_periods", 0), stat.get(b"nr_throttled", 0)
         return CpuLimit(counted.limit_cores, periods, throttled, throttled_s)
 
+    def attribute(self, key: ContainerKey, outer: Container) -> Container | None:
+        """Makes an engine's container, and all in it, part of the pod that ``outer`` belongs to.
+
+        For runtimes in a pod whose cgroups lie elsewhere. None if it is gone.
+        """
+        counted = self._counted.get(key)
+        if counted is None:
+            return None
+        counted.container = replace(counted.container, outer_cgroup=outer.cgroup)
+        for each in self._counted.values():
+            if each is counted or each.folder.startswith(counted.folder + b"/"):
+                self._withdraw_claim(each)
+                each.container = self._containers[each.key] = replace(
+                    each.container, kind=ContainerKind.POD, pod_uid=outer.pod_uid
+                )
+        return counted.container
+
     def container_of(self, pid: int) -> Container | None:
         """The container that a process is in now (cgroups(7)); None if that cannot be told."""
         self._is_short = False
@@ -263,7 +359,7 @@ class CgroupTree:
     def _found(self, path: bytes) -> _Folder | None:
         """The folder that is ``path``, be it new, or the closest above it."""
         folder = self._nearest(path)
-        if folder is not None and folder.path != path:
+        if folder is not None and folder.path != path and self._has_room(folder):
             self._list_all_below(folder)
             folder = self._nearest(path)
         return folder
@@ -277,9 +373,24 @@ class CgroupTree:
         return self._folders[path]
 
     def _cgroup_of(self, pid: int) -> bytes | None:
-        content = self._content(self._proc + b"/%d/cgroup" % pid) or b""
-        path = next(self._paths(content), None)
-        return None if path is None else self._absolute(path)
+        """The folder of a process; of an ancestor where the kernel cannot show so long a path."""
+        for _ in range(_MAX_ANCESTORS):
+            try:
+                content = _read(self._proc + b"/%d/cgroup" % pid, _PLACE_BYTES)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    self._count(error)
+                    return None
+                pid = self._parent_of(pid)
+                continue
+            path = next(self._paths(content), None)
+            return None if path is None else self._absolute(path)
+        return None
+
+    def _parent_of(self, pid: int) -> int:
+        stat = self._content(self._proc + b"/%d/stat" % pid) or b""
+        fields = stat.rpartition(b") ")[2].split(None, 2)
+        return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
 
     def _absolute(self, path: bytes) -> bytes | None:
         """The folder that /proc calls ``path``: as seen from the agent's own cgroup namespace.
@@ -345,7 +456,9 @@ class CgroupTree:
             if status.st_ino != folder.inode and folder.parent is not None:
                 self._drop(folder)
                 self._adopt(folder.path, folder.parent)
-            elif status.st_nlink != folder.links:
+            elif status.st_nlink != folder.links or (
+                folder in self._cut and self._has_room(folder)
+            ):
                 folder.links = status.st_nlink
                 self._list_all_below(folder)
 
@@ -362,27 +475,87 @@ class CgroupTree:
             todo += self._list(todo.pop())
 
     def _list(self, folder: _Folder) -> list[_Folder]:
-        """Drops what is no longer in ``folder``, adopts what is new; the new ones' own are left."""
+        """Drops what is no longer in ``folder``, adopts what is new; the new ones' own are left.
+
+        No more names are read than there is room for; where there are more, what is gone is
+        dropped as it is found missing.
+        """
+        most = len(folder.children) + self._room_in(folder)
         try:
             with os.scandir(folder.path) as entries:
-                names = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+                folders = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+                names = set(islice(folders, most + 1))
         except OSError as error:
             self._count(error)
             self._look_again(folder)
             return []
-        for name in folder.children.keys() - names:
-            self._drop(folder.children[name])
+        is_cut = len(names) > most
+        if not is_cut:
+            for name in folder.children.keys() - names:
+                self._drop(folder.children[name])
         added = []
         for name in sorted(names - folder.children.keys()):
-            if self._is_full(folder):
-                self.failures["too_many"] += 1
-                break
+            if self._room_for(name, folder) <= 0:
+                is_cut = True
+                continue
             child = self._adopt_one(folder.path + b"/" + name, folder)
             if child is not None:
                 added.append(child)
             else:
                 self._look_again(folder)
+        self._note_cut(folder, is_cut=is_cut)
         return added
+
+    def _note_cut(self, folder: _Folder, *, is_cut: bool) -> None:
+        if is_cut and folder not in self._cut:
+            self.failures["too_many"] += 1
+            self._cut[folder] = folder.account.cut[folder] = None
+        elif not is_cut and folder in self._cut:
+            del self._cut[folder], folder.account.cut[folder]
+
+    def _has_room(self, folder: _Folder) -> bool:
+        """Whether more of what is in ``folder`` could be known than when it was listed."""
+        return folder not in self._cut or (not folder.is_deepest and self._room(folder.account) > 0)
+
+    def _room_in(self, folder: _Folder) -> int:
+        """How many more cgroups in ``folder`` can be known."""
+        if folder.is_deepest:
+            return 0
+        return max(self._room(account) for account in self._accounts_in(folder))
+
+    def _room_for(self, name: bytes, folder: _Folder) -> int:
+        """How many more cgroups like ``name`` in ``folder`` can be known."""
+        return 0 if folder.is_deepest else self._room(self._charged_for(name, folder))
+
+    def _room(self, account: _Account) -> int:
+        is_crowded = account.is_tenants and self._tenants_folders >= _MAX_TENANT_FOLDERS
+        most = min(account.most, _MIN_FOLDERS) if is_crowded else account.most
+        return max(0, most - account.folders)
+
+    def _accounts_in(self, folder: _Folder) -> tuple[_Account, ...]:
+        if folder.account.is_tenants:
+            return (folder.account,)
+        return folder.account, self._pods_account
+
+    def _charged_for(self, name: bytes, folder: _Folder) -> _Account:
+        """Whom a cgroup in ``folder`` counts for: Kubernetes' own count apart."""
+        is_pods = not folder.account.is_tenants and _is_kubernetes_own(_text(name))
+        return self._pods_account if is_pods else folder.account
+
+    def _account_below(
+        self, charged: _Account, parent: _Folder | None, counted: _Counted | None
+    ) -> _Account:
+        """Whom the children of a cgroup count for, which itself counts for ``charged``."""
+        if charged.is_tenants or parent is None:
+            return charged
+        if counted is None:
+            is_managers = parent.parent is None and charged is self._node_account
+            return _Account(_MAX_NODE_FOLDERS) if is_managers else charged
+        container = counted.container
+        if container.kind is ContainerKind.POD:
+            return _Account(_MAX_FOLDERS_BELOW_POD, counted, is_tenants=True)
+        is_tenants = container.kind is ContainerKind.ENGINE or _is_run_by_a_user(container)
+        return _Account(_MAX_FOLDERS_BELOW, counted, is_tenants=is_tenants)
 
     def _look_again(self, folder: _Folder) -> None:
         """Has it listed and read at the next tick, though nobody in it may run until then."""
@@ -392,25 +565,14 @@ class CgroupTree:
         if folder.pod is not None:
             folder.pod.moved = self._ticks
 
-    def _is_full(self, folder: _Folder) -> bool:
-        owner = folder.owner
-        return (
-            folder.depth >= _MAX_DEPTH
-            or len(self._folders) >= _MAX_FOLDERS
-            or (
-                owner is not None
-                and owner.container.kind in (ContainerKind.POD, ContainerKind.ENGINE)
-                and owner.folders >= _MAX_FOLDERS_PER_CONTAINER
-            )
-        )
-
     def _adopt_one(self, path: bytes, parent: _Folder | None) -> _Folder | None:
         try:
             status = os.stat(path)  # noqa: PTH116 - hot
         except OSError as error:
             self._count(error)
             return None
-        name = _text(path.rpartition(b"/")[2])
+        name_bytes = path.rpartition(b"/")[2]
+        name = _text(name_bytes)
         outer = parent.owner if parent else None
         own_uid = _pod_uid(name)
         pod_uid = _inherited_pod_uid(outer) or own_uid or (parent.pod_uid if parent else "")
@@ -418,6 +580,8 @@ class CgroupTree:
         is_pod = bool(own_uid) and container is None and not _inherited_pod_uid(outer)
         outer_pod = parent.pod if parent else None
         pod = self._opened_pod(path, status.st_ino) if is_pod else outer_pod
+        counted = self._count_container(container, path, outer, pod) if container else None
+        charged = self._charged_for(name_bytes, parent) if parent else self._node_account
         folder = _Folder(
             path=path,
             inode=status.st_ino,
@@ -425,17 +589,19 @@ class CgroupTree:
             depth=parent.depth + 1 if parent else 0,
             pod_uid="" if container else pod_uid,
             is_pod=is_pod,
-            owner=self._count_container(container, path, outer, pod) if container else outer,
+            owner=counted or outer,
             parent=parent,
             pod=pod,
+            charged=charged,
+            account=self._account_below(charged, parent, counted),
         )
-        if folder.owner is not None:
-            folder.owner.folders += 1
-            if self._hierarchy.is_v2:
-                folder.members_fd = self._kept_open(path + b"/cgroup.procs")
+        charged.folders += 1
+        self._tenants_folders += charged.is_tenants
+        if folder.owner is not None and self._hierarchy.is_v2:
+            folder.members_fd = self._kept_open(path + b"/cgroup.procs")
         self._folders[path] = (pod or self._outside).folders[path] = folder
         if parent is not None:
-            parent.children[path.rpartition(b"/")[2]] = folder
+            parent.children[name_bytes] = folder
         return folder
 
     def _container(
@@ -447,12 +613,12 @@ class CgroupTree:
                 return None
             return Container("/", inode, ContainerKind.HOST, "host", "kernel")
         outer = parent.owner.container if parent.owner else None
-        found = _workload(name, _text(parent.path.rpartition(b"/")[2]), is_in_pod=parent.is_pod)
+        found = _workload(name, parent.name, outer, is_in_pod=parent.is_pod)
         if found is not None:
             container_id, runtime = found
             kind = ContainerKind.POD if pod_uid else ContainerKind.ENGINE
-        elif self._units and _is_unit(name, outer):
-            container_id, runtime, kind, pod_uid = name, "systemd", ContainerKind.UNIT, ""
+        elif self._units and (manager := _unit_manager(name, parent, outer)):
+            container_id, runtime, kind, pod_uid = name, manager, ContainerKind.UNIT, ""
         else:
             return None
         if outer is not None and _is_run_by_a_user(outer):
@@ -461,6 +627,8 @@ class CgroupTree:
                 (ContainerKind.UNIT if kind is ContainerKind.UNIT else ContainerKind.ENGINE),
                 "",
             )
+        elif kind is ContainerKind.POD and self._is_refuted(pod_uid, parent.owner):
+            kind, pod_uid = ContainerKind.ENGINE, ""
         return Container(
             cgroup=_text(path.removeprefix(self._hierarchy.root)),
             cgroup_inode=inode,
@@ -468,7 +636,7 @@ class CgroupTree:
             container_id=container_id,
             runtime=runtime,
             pod_uid=pod_uid,
-            outer_cgroup=outer.cgroup if outer and outer.kind is not ContainerKind.HOST else "",
+            outer_cgroup=outer.cgroup if outer and _holds_containers(outer) else "",
         )
 
     def _opened_pod(self, path: bytes, inode: int) -> _PodCgroup | None:
@@ -483,6 +651,12 @@ class CgroupTree:
         self, container: Container, path: bytes, outer: _Counted | None, pod: _PodCgroup | None
     ) -> _Counted:
         counted = _Counted(container, container.key, path, outer, pod)
+        if container.kind is ContainerKind.POD and not _inherited_pod_uid(outer):
+            counted.claim = _engines_above(outer)
+            claims = self._claims.setdefault(container.pod_uid, Counter())
+            claims[counted.claim] += 1
+            if max(claims) > counted.claim:
+                self._contested.add(container.pod_uid)
         counted.usage_fd = self._kept_open(path + b"/" + self._hierarchy.usage_file)
         self._counted[counted.key] = (pod or self._outside).counted[counted.key] = counted
         self._cpu_s[counted.key] = 0.0
@@ -490,6 +664,37 @@ class CgroupTree:
         self._pids[counted.key] = frozenset()
         self._changed.add(counted)
         return counted
+
+    def _withdraw_claim(self, counted: _Counted) -> None:
+        uid = counted.container.pod_uid
+        if counted.claim is None or uid not in self._claims:
+            return
+        self._claims[uid] -= Counter([counted.claim])
+        counted.claim = None
+        if not self._claims[uid]:
+            del self._claims[uid]
+
+    def _is_refuted(self, pod_uid: str, outer: _Counted | None) -> bool:
+        """Whether the pod is elsewhere, in fewer containers: whoever makes cgroups names them."""
+        if _inherited_pod_uid(outer):
+            return False
+        return any(claim < _engines_above(outer) for claim in self._claims.get(pod_uid, ()))
+
+    def _settle_contested(self) -> None:
+        """Takes containers in again that claimed a pod before its own cgroup was seen."""
+        contested, self._contested = self._contested, set()
+        for uid in contested:
+            for counted in [*self._counted.values()]:
+                folder = self._folders.get(counted.folder)
+                if (
+                    counted.container.pod_uid == uid
+                    and counted.claim is not None
+                    and counted.claim > min(self._claims[uid])
+                    and folder is not None
+                    and folder.parent is not None
+                ):
+                    self._drop(folder)
+                    self._adopt(folder.path, folder.parent)
 
     def _drop(self, folder: _Folder) -> None:
         """Forgets a folder and all below it."""
@@ -500,6 +705,10 @@ class CgroupTree:
             one = todo.pop()
             todo += one.children.values()
             self._folders.pop(one.path, None)
+            one.charged.folders -= 1
+            self._tenants_folders -= one.charged.is_tenants
+            self._note_cut(one, is_cut=False)
+            self._note_foreign(one, 0)
             (one.pod or self._outside).folders.pop(one.path, None)
             self._let_go(one.members_fd)
             if one.is_pod and one.pod is not None:
@@ -508,11 +717,11 @@ class CgroupTree:
             owner = one.owner
             if owner is None:
                 continue
-            owner.folders -= 1
             if owner.listed.pop(one.path, frozenset()):
                 self._changed.add(owner)
             if owner.folder == one.path and owner.key in self._counted:
                 self._let_go(owner.usage_fd)
+                self._withdraw_claim(owner)
                 del self._counted[owner.key], (owner.pod or self._outside).counted[owner.key]
                 del self._containers[owner.key], self._pids[owner.key], self._cpu_s[owner.key]
                 self._gone.add(owner.key)
@@ -527,10 +736,15 @@ class CgroupTree:
             return
         folder.members = members
         # 0 stands for a process of a pid namespace that the agent cannot see into.
-        words = (word for word in members.split() if word.isdigit())
+        words = [word for word in members.split() if word.isdigit()]
+        self._note_foreign(folder, words.count(b"0"))
         pids = frozenset(int(word) for word in words if len(word) <= _MAX_PID_DIGITS) - {0}
         owner.listed[folder.path] = pids
         self._changed.add(owner)
+
+    def _note_foreign(self, folder: _Folder, count: int) -> None:
+        self.foreign_count += count - folder.foreign
+        folder.foreign = count
 
     def _members(self, folder: _Folder) -> bytes | None:
         try:
@@ -548,10 +762,56 @@ class CgroupTree:
             self._count(error)
             return None
 
+    def _place_unlisted(self) -> None:
+        """Gives processes in cgroups that are not known to the closest one above that is.
+
+        They are found in /proc, and only while there are such cgroups. Each is looked up as it is
+        first seen, and again in turn.
+        """
+        pids = self._unlisted_pids() if self._cut else set()
+        self._unlisted = {
+            pid: owner
+            for pid, owner in self._unlisted.items()
+            if pid in pids and (owner is None or self._counted.get(owner.key) is owner)
+        }
+        again = islice(self._unlisted, 1 + len(self._unlisted) // _TURNS)
+        in_turn = [*(pids - self._unlisted.keys()), *again]
+        for pid in in_turn[:_MAX_PLACED_PER_TICK]:
+            self._unlisted.pop(pid, None)
+            path = self._cgroup_of(pid)
+            folder = self._nearest(path) if path is not None else None
+            self._unlisted[pid] = folder.owner if folder is not None else None
+        placed: dict[_Counted, set[int]] = {}
+        for pid, owner in self._unlisted.items():
+            if owner is not None:
+                placed.setdefault(owner, set()).add(pid)
+        for owner in self._with_unlisted - placed.keys():
+            owner.listed.pop(_NOT_LISTED, None)
+            self._changed.add(owner)
+        for owner, those in placed.items():
+            now = frozenset(those)
+            if owner.listed.get(_NOT_LISTED) != now:
+                owner.listed[_NOT_LISTED] = now
+                self._changed.add(owner)
+        self._with_unlisted = set(placed)
+
+    def _unlisted_pids(self) -> set[int]:
+        """Pids that no known cgroup lists."""
+        try:
+            pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
+        except OSError as error:
+            self._count(error)
+            return set()
+        for counted in self._counted.values():
+            for folder, listed in counted.listed.items():
+                if folder != _NOT_LISTED:
+                    pids -= listed
+        return pids
+
     def _take_changes(self) -> set[ContainerKey]:
         changed = set()
         for counted in self._changed:
-            if counted.key not in self._counted:
+            if self._counted.get(counted.key) is not counted:
                 continue
             listed = tuple(counted.listed.values())
             pids = listed[0] if len(listed) == 1 else frozenset().union(*listed)
@@ -594,11 +854,15 @@ class CgroupTree:
             or counted.is_unread
             or usage_s is None  # mostly because it is gone
             or counted.container.kind is ContainerKind.HOST
-            or self._cpu_s[counted.key] == 0.0
+            or self._is_yet_to_run(counted)
             or (self._ticks + turn) % _TURNS == 0
         )
         counted.is_unread = False
         return burnt_s
+
+    def _is_yet_to_run(self, counted: _Counted) -> bool:
+        """Whether it is to be looked at all the time until it runs, unless there are too many."""
+        return self._cpu_s[counted.key] == 0.0 and not self._folders[counted.folder].charged.cut
 
     def _share_out(self, burnt_s: Mapping[_Counted, float]) -> None:
         """Gives each container what it burnt itself."""
@@ -608,7 +872,7 @@ class CgroupTree:
             if counted.outer is not None:
                 counted.outer.burnt_s -= with_nested_s
         for counted in burnt_s:
-            if counted.burnt_s > 0 and counted.key in self._cpu_s:
+            if counted.burnt_s > 0 and self._counted.get(counted.key) is counted:
                 self._cpu_s[counted.key] += counted.burnt_s
 
     def _usage_s(self, counted: _Counted) -> float | None:
@@ -696,11 +960,7 @@ class CgroupTree:
 
     def _content(self, path: bytes) -> bytes | None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.read(fd, _READ_BYTES)
-            finally:
-                os.close(fd)
+            return _read(path, _READ_BYTES)
         except OSError as error:
             self._count(error)
             return None
@@ -778,21 +1038,33 @@ def _has_folders(folder: bytes) -> bool:
 _UID = r"[0-9a-f]{8}(?P<dash>[-_])(?:[0-9a-f]{4}(?P=dash)){3}[0-9a-f]{12}|[0-9a-f]{32}"
 _POD = re.compile(rf"(?:[\w.-]*kubepods(?:-[a-z]+)*-)?pod(?P<uid>{_UID})(?:\.slice)?")
 _CONTAINER = re.compile(
-    r"(?:(?P<slice>[^:]*):(?P<by>[\w.-]+):|(?P<prefix>[a-z]+(?:-[a-z]+)*)-)?"
+    r"(?:(?P<slice>[^:]*):(?P<by>[\w.-]+):|(?P<prefix>[a-z]+(?:-[a-z]+)*)[-_])?"
     r"(?P<id>[0-9a-f]{64})(?:\.scope|\.service)?"
 )
+_BUILD = re.compile(r"(?:[^:]*:buildkit:|buildkit-)?(?P<id>[0-9a-z]{25})(?:\.scope)?")
+"""A step of a build, as BuildKit names it (executor/oci/spec.go): 25 digits of base 36."""
+_BUILDKIT = "buildkit"
+_JOB = re.compile(r"job_[0-9]+")
+"""Of Slurm, in uid_UID on v1 and slurmstepd.scope on v2 (src/plugins/cgroup)."""
 _RUNTIMES = {
     "cri-containerd": "containerd",
     "containerd": "containerd",
     "nerdctl": "containerd",
     "crio": "cri-o",
     "docker": "docker",
+    "kata": "kata",
     "libpod": "podman",
     "lxc": "lxc",
 }
 _PARENTS = {"docker": "docker", "libpod_parent": "podman", "podman": "podman"}
 _SUPERVISORS = ("crio-conmon-", "libpod-conmon-", "conmon-")  # they watch a container from outside
 _PAYLOAD = "lxc.payload."
+_SYSTEMD = (".slice", ".service", ".scope")
+
+
+def _is_kubernetes_own(name: str) -> bool:
+    """Whether a folder is named as only the kubelet and its runtime name theirs."""
+    return "kubepods" in name or bool(_pod_uid(name))
 
 
 def _pod_uid(name: str) -> str:
@@ -802,7 +1074,9 @@ def _pod_uid(name: str) -> str:
     return match["uid"].replace("_", "-") if match else ""
 
 
-def _workload(name: str, parent: str, *, is_in_pod: bool) -> tuple[str, str] | None:
+def _workload(
+    name: str, parent: str, outer: Container | None, *, is_in_pod: bool
+) -> tuple[str, str] | None:
     """Id and runtime of the container whose folder this is; None if it is none."""
     if name.startswith(_SUPERVISORS):
         return None
@@ -810,18 +1084,53 @@ def _workload(name: str, parent: str, *, is_in_pod: bool) -> tuple[str, str] | N
     if match:
         made_by = match["by"] or match["prefix"] or ""
         return match["id"], _RUNTIMES.get(made_by, "") or _PARENTS.get(parent, "")
-    if name.startswith(_PAYLOAD):
+    if name.startswith(_PAYLOAD) or f"{parent}." == _PAYLOAD:
         return name.removeprefix(_PAYLOAD), "lxc"
     if is_in_pod:
         return name.removesuffix(".scope"), ""
+    if _BUILDKIT in (parent, *re.split("[-:]", name)) and not _is_inside(outer):
+        build = _BUILD.fullmatch(name)
+        return (build["id"], _BUILDKIT) if build else None
     return None
 
 
-def _is_unit(name: str, outer: Container | None) -> bool:
-    """Whether a folder is a systemd unit of the host, or of a user's own systemd."""
-    if not name.endswith((".service", ".scope")) or name.startswith(_SUPERVISORS):
-        return False
-    return outer is None or outer.kind is ContainerKind.HOST or _is_run_by_a_user(outer)
+def _unit_manager(name: str, parent: _Folder, outer: Container | None) -> str:
+    """The manager of the unit whose folder this is; "" if it is none.
+
+    A unit is systemd's, of the host or of a user's own; or a job, guest or task of another manager,
+    which has a folder below the root: /lxc/101, /mesos/ID, /slurm/uid_1000, /podruntime/kubelet.
+    """
+    if name.startswith(_SUPERVISORS):
+        return ""
+    if outer is not None and outer.kind is ContainerKind.UNIT and _JOB.fullmatch(name):
+        return "slurm" if "slurm" in outer.cgroup else ""
+    if _is_inside(outer):
+        return ""
+    if name.endswith((".service", ".scope")):
+        return "systemd"
+    is_below_manager = (
+        parent.depth == 1
+        and not parent.name.endswith(_SYSTEMD)
+        and not name.endswith(_SYSTEMD)
+        and not _is_kubernetes_own(parent.name)
+        and not _is_kubernetes_own(name)
+        and name not in (_BUILDKIT, *_PARENTS)
+    )
+    return parent.name if is_below_manager else ""
+
+
+def _holds_containers(outer: Container) -> bool:
+    """Whether what is in ``outer`` is nested in it: the host and its services only start it."""
+    if outer.kind is ContainerKind.UNIT and outer.runtime == "systemd":
+        return _is_run_by_a_user(outer)
+    return outer.kind is not ContainerKind.HOST
+
+
+def _is_inside(outer: Container | None) -> bool:
+    """Whether what is in ``outer`` belongs to it, and is no unit beside others."""
+    return (
+        outer is not None and outer.kind is not ContainerKind.HOST and not _is_run_by_a_user(outer)
+    )
 
 
 def _is_run_by_a_user(outer: Container) -> bool:
@@ -834,7 +1143,24 @@ def _inherited_pod_uid(outer: _Counted | None) -> str:
     return outer.container.pod_uid if outer else ""
 
 
+def _engines_above(outer: _Counted | None) -> int:
+    """How many engines' containers ``outer`` is, and is nested in."""
+    count = 0
+    while outer is not None:
+        count += outer.container.kind is ContainerKind.ENGINE
+        outer = outer.outer
+    return count
+
+
 # Small things.
+
+
+def _read(path: bytes, most: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, most)
+    finally:
+        os.close(fd)
 
 
 def _whole(fd: int) -> bytes:

@@ -15,6 +15,11 @@ _CAPABILITIES = (
 )
 """In the order of their bits (include/uapi/linux/capability.h)."""
 
+OUTSIDE_UNSEEN = (
+    "processes outside this container's pid namespace cannot be seen: set hostPID on the agent's"
+    " pod, or --pid=host for podman and docker"
+)
+
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
@@ -46,17 +51,24 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
             "executables and folders of other users' processes cannot be read: run as root, or"
             " grant the capability SYS_PTRACE"
         )
-    if not (proc / "1/stat").exists():
+    if hides_others(proc):
         spots.append(
-            f"{proc} hides other users' processes (hidepid): run as root, or in the group that"
-            " the mount's gid= option names"
+            f"{proc} hides other users' processes (hidepid): run as root with the capability"
+            " SYS_PTRACE, or in the group that the mount's gid= option names"
         )
     if proc == Path("/proc") and not _is_in_first_pid_namespace():
-        spots.append(
-            "processes outside this container's pid namespace cannot be seen: set hostPID on the"
-            " agent's pod, or --pid=host for podman and docker"
-        )
+        spots.append(OUTSIDE_UNSEEN)
     return tuple(spots)
+
+
+def hides_others(proc: Path) -> bool:
+    """Whether the first process cannot be read: with hidepid only the agent's own can (proc(5))."""
+    if not (proc / "self").is_symlink():
+        return False  # a recording
+    try:
+        return not (proc / "1/stat").read_bytes()
+    except OSError:
+        return True
 
 
 def _is_in_first_pid_namespace() -> bool:

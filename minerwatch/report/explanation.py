@@ -201,10 +201,11 @@ def _cpu(status: ContainerStatus) -> str:
 
 def _kind(status: ContainerStatus) -> str:
     runtime = f", {status.runtime}" if status.runtime else ""
+    manager = status.runtime or "systemd"
     return {
         ContainerKind.POD.value: f"container of a pod{runtime}",
         ContainerKind.ENGINE.value: f"container outside Kubernetes{runtime}",
-        ContainerKind.UNIT.value: "systemd unit",
+        ContainerKind.UNIT.value: f"{manager} unit",
         ContainerKind.HOST.value: "the host: all that is in no container and no unit",
     }.get(status.kind, status.kind)
 
@@ -416,7 +417,7 @@ def _looks(status: ContainerStatus) -> Iterator[str]:
         yield f"its pod: kubectl -n {namespace} describe pod {pod}"
         if container := _word(status.container):
             yield f"what it says: kubectl -n {namespace} logs {pod} -c {container} --tail=50"
-    elif status.kind == ContainerKind.UNIT.value and identity:
+    elif status.kind == ContainerKind.UNIT.value and status.runtime == "systemd" and identity:
         yield f"its unit: systemctl status {identity}"
     elif inspector and identity:
         yield f"its container: {inspector} {identity}"

@@ -323,6 +323,11 @@ class Metrics:
             "Containers of pods that the API server has not told of.",
             registry=self.registry,
         )
+        self._over_bound = Gauge(
+            "minerwatch_cgroups_over_bound",
+            "Containers and units, Kubernetes and the node with too many cgroups to keep apart.",
+            registry=self.registry,
+        )
         self._pods_synced = Gauge(
             "minerwatch_pods_synced_timestamp_seconds",
             "When what is known of the node's pods was last up to date; 0: never, or no cluster.",
@@ -466,10 +471,12 @@ class Metrics:
         flagged: Sequence[FlaggedContainer],
         processes: int,
         unmapped: int = 0,
+        over_bound: int = 0,
     ) -> None:
         """Takes note of a tick that has ended at ``at_s`` (Unix time).
 
-        ``unmapped`` are containers of pods that the cluster has not told of.
+        ``unmapped`` are containers of pods that the cluster has not told of, ``over_bound`` owners
+        of more cgroups than are kept apart.
         """
         self._tick.observe(duration_s)
         self._last_tick.set(at_s)
@@ -478,6 +485,7 @@ class Metrics:
         self._flagged.flagged = tuple(flagged)
         self._processes.set(processes)
         self._unmapped.set(unmapped)
+        self._over_bound.set(over_bound)
 
     def pods_synced(self, at_s: float) -> None:
         """Takes note of when (Unix time) the cluster's pods were last known to be as they are."""

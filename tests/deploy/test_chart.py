@@ -540,6 +540,11 @@ def test_promtool_takes_the_rules_as_the_operator_would_write_them(tmp_path: Pat
     )
 
 
+def test_what_counts_as_a_container_is_the_operators_choice() -> None:
+    assert parse(of("everything").config, "config.yaml").node.units is False
+    assert parse(of("default").config, "config.yaml").node.units is True
+
+
 def test_the_rules_are_the_shipped_ones() -> None:
     shipped = _by_name(yaml.safe_load(RULES.read_text())["groups"])
     chart = _by_name(of("everything").named("PrometheusRule")["spec"]["groups"])
@@ -570,6 +575,7 @@ def test_the_dashboard_is_the_shipped_one() -> None:
         (("--set=config.culling.mode=on",), "config/culling/mode"),
         (("--set-json=config.culling.ladder=[{}]",), "'actions'"),
         (("--set=config.listen=:80",), "'listen' not allowed"),
+        (("--set=config.node.proc=/host",), "'proc' not allowed"),
         (("--set=privileged=true",), "'privileged' not allowed"),
         (("--set=image.digest=latest",), "image/digest"),
         (("--set=rules.inline.x=y",), "rules/inline"),

@@ -240,11 +240,13 @@ def test_a_laptop_sees_it_in_top_and_explain(
     assert f"Node       {NODE}" in why.stdout
 
 
-def test_only_pods_count_in_a_cluster(agent: RunningAgent, api: ApiServer) -> None:
+def test_what_is_in_no_pod_counts_in_a_cluster_too(agent: RunningAgent, api: ApiServer) -> None:
+    """Each process of the node belongs to something that is watched."""
     api.put(the_pod())
     agent.line("verdict", namespace="jupyter", pod="jupyter-ada")
     statuses = agent.statuses()
-    assert {status.kind for status in statuses} <= {"pod", "engine"}
+    assert {"pod", "host"} <= {status.kind for status in statuses}
+    assert all(status.namespace == "" for status in statuses if status.kind != "pod")
 
 
 def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiServer) -> None:

@@ -207,7 +207,7 @@ def test_a_long_list_of_members_is_read_to_its_end(tmp_path: Path) -> None:
 def test_a_tenant_cannot_make_the_agent_follow_cgroups_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_PER_CONTAINER", 10)
+    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 10)
     node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
     for number in range(50):
         write_usage(node, f"{POD}/{ID}/made-{number}", 1, f"{1000 + number}\n")
@@ -215,8 +215,29 @@ def test_a_tenant_cannot_make_the_agent_follow_cgroups_without_end(
     tree = tree_of(node)
     found = tree.tick()
     assert tree.failures["too_many"] > 0
-    assert len(found.pids[by_cgroup(found)[f"{POD}/{ID}"]]) < 10
+    assert len(found.pids[by_cgroup(found)[f"{POD}/{ID}"]]) <= 10
     assert found.pids[by_cgroup(found)[f"{POD}/{'b2' * 32}"]] == {77}
+    tree.close()
+
+
+def test_what_is_in_an_engines_container_that_is_a_pods_is_that_pods_too(tmp_path: Path) -> None:
+    """A cluster in docker in docker: its pods are none of this cluster's."""
+    other = POD.replace(POD[-12:], "222222222222")
+    engine, nested = f"/docker/{'b2' * 32}", f"/docker/{'b2' * 32}{other}/{'c3' * 32}"
+    node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5, engine: 5, nested: 5})
+    tree = tree_of(node)
+    found = tree.tick()
+    keys = by_cgroup(found)
+    assert found.containers[keys[nested]].pod_uid == other.rpartition("pod")[2]
+    assert tree.attribute(keys[engine], found.containers[keys[f"{POD}/{ID}"]]) is not None
+    write_usage(node, f"{engine}/docker/{'d4' * 32}", 5)
+    found = tree.tick()
+    uid = POD.rpartition("pod")[2]
+    assert [each.pod_uid for each in found.containers.values() if each.cgroup != "/"] == [uid] * 4
+    assert found.containers[keys[engine]].outer_cgroup == f"{POD}/{ID}"
+    assert found.containers[keys[nested]].outer_cgroup == engine
+    gone = ContainerKey("/gone", 1)
+    assert tree.attribute(gone, found.containers[keys[engine]]) is None
     tree.close()
 
 

@@ -123,7 +123,7 @@ def _why_empty(look: Look | None, view: View, hidden: int, waits_for: str) -> li
     where = f" in namespace {printable(view.namespace, _NAME_LENGTH)}" if view.namespace else ""
     return [
         f"No container here{where}.",
-        "What is in no container counts only where node.units is on: see docs/configuration.md.",
+        "With node.units off only containers are watched: see docs/configuration.md.",
     ]
 
 
