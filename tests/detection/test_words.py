@@ -179,9 +179,7 @@ def test_whether_a_recording_has_computed() -> None:
     assert not has_computed({"CpuCores": 0.5}, 59)
     assert not has_computed({"CpuSeconds": 29.9, "CpuCores": 1.0}, 600)
     assert not has_computed({}, 1e9)
-    assert not has_computed(
-        {"CpuSeconds": 36.0, "CpuCores": 0.005}, 7200
-    )
+    assert not has_computed({"CpuSeconds": 36.0, "CpuCores": 0.005}, 7200)
     assert has_computed({"CpuSeconds": 5000.0, "CpuCores": 0.5}, 10)  # used before it was recorded
 
 
