@@ -47,13 +47,13 @@ def has_computed(facts: Facts, seconds: float) -> bool:
     that uses less than is forgotten never gets there.
     """
     cpu_s, cores = facts.get("CpuSeconds"), facts.get("CpuCores")
-    if isinstance(cores, int | float):
-        used_s = max(0.0, cores - FORGOTTEN_CORES) * seconds
-        if not isinstance(cpu_s, int | float):
-            return used_s >= DELAY_CPU_S
-        before_s = max(0.0, cpu_s - cores * seconds) if cores > FORGOTTEN_CORES else 0.0
-        return min(cpu_s, before_s + used_s) >= DELAY_CPU_S
-    return isinstance(cpu_s, int | float) and cpu_s >= DELAY_CPU_S
+    if not isinstance(cpu_s, int | float):
+        return isinstance(cores, int | float) and cores * seconds >= DELAY_CPU_S
+    if not isinstance(cores, int | float):
+        return cpu_s >= DELAY_CPU_S
+    before_s = max(0.0, cpu_s - cores * seconds) if cores > FORGOTTEN_CORES else 0.0
+    used_s = max(0.0, cores - FORGOTTEN_CORES) * seconds
+    return min(cpu_s, before_s + used_s) >= DELAY_CPU_S
 
 
 def with_arguments(facts: Facts) -> Facts:

@@ -418,7 +418,6 @@ def test_evidence_lists_what_made_the_rule_hold() -> None:
                 Evidence("Threads", 8, ">= 4"),
             ),
             words_only=True,  # the option alone makes it hold
-            is_delayed=True,
         ),
     )
 

@@ -179,3 +179,18 @@ def test_whether_a_recording_has_computed() -> None:
     assert not has_computed({"CpuCores": 0.5}, 59)
     assert not has_computed({"CpuSeconds": 29.9, "CpuCores": 1.0}, 600)
     assert not has_computed({}, 1e9)
+    assert not has_computed({"CpuSeconds": 36.0, "CpuCores": 0.005}, 7200)
+    assert has_computed({"CpuSeconds": 5000.0, "CpuCores": 0.5}, 10)  # used before it was recorded
+
+
+def test_an_address_beside_a_login_of_the_programs_own_is_words_only() -> None:
+    rule = rule_of(
+        {
+            "url": {"CommandLine|contains": "stratum+tcp://"},
+            "login": {"CommandLine|contains": " -u "},
+            "condition": "url and login",
+        }
+    )
+    line = "mysqlimport -u u db stratum+tcp://pool.example.org:3333"
+    (match,) = Matcher([rule]).matches(with_arguments({"CommandLine": line}))
+    assert match.words_only
