@@ -18,9 +18,8 @@ from benchmarks.detection import CORPUS
 from minerwatch.config import BUILT_IN_RULES
 from minerwatch.detection import rulebook
 from minerwatch.detection.check import Recording, recording, verdict_together
-from minerwatch.detection.judge import Sighting, is_cullable, joined_score
+from minerwatch.detection.judge import is_cullable, joined_score
 from minerwatch.detection.match import Matcher
-from minerwatch.detection.words import has_computed
 from minerwatch.model import Level, Signal, Verdict
 
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
@@ -55,13 +54,11 @@ def test_all_of_them_together_are_not_cullable() -> None:
 
 
 def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
-    """The highest score of each signal."""
+    """The highest score of each signal; words of one argument confirm nothing (``score_of``)."""
     scores: dict[Signal, float] = defaultdict(float)
-    computed = has_computed(line.facts, line.seconds)
     for match in MATCHES[line.id]:
-        if match.rule.hold_s <= line.seconds and (computed or not match.is_delayed):
-            found = Sighting(match.rule, None, match.evidence, match.words_only)
-            scores[found.signal] = max(scores[found.signal], found.score)
+        if match.rule.hold_s <= line.seconds and not match.words_only:
+            scores[match.rule.signal] = max(scores[match.rule.signal], match.rule.score)
     return tuple(sorted(scores.items()))
 
 

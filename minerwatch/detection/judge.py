@@ -111,15 +111,15 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
 def score_of(findings: Iterable[Finding]) -> float:
     """Return the score that the findings make together.
 
-    Words of one argument lift nothing above ``suspicious``: an outsider may have chosen them for a
-    program that other findings, too weak alone, hold on.
+    Words of one argument lift nothing above ``suspicious``, and nothing to a higher level from
+    there: an outsider may have chosen them for a program that other findings hold on.
     """
     found = list(findings)
     score = joined_score(signal_scores(found))
     without = joined_score(signal_scores(each for each in found if not each.words_only))
-    if Level.of(without) >= Level.LIKELY:
+    if without == score:
         return score
-    return min(score, Level.SUSPICIOUS.highest_score) if without < score else score
+    return min(score, max(Level.of(without), Level.SUSPICIOUS).highest_score)
 
 
 def _noisy_or(scores: Iterable[float]) -> float:
@@ -157,12 +157,13 @@ def is_cullable(verdict: Verdict) -> bool:
         for finding in verdict.findings
         if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
     ]
-    found = signal_scores(of_foremost_process(stable))
+    foremost = of_foremost_process(stable)
+    found = signal_scores(foremost)
     scores = {signal: score for signal, score in found.items() if score > 0}
     return (
         len(scores) >= 2
         and Signal.COMPUTE in scores
-        and Level.of(joined_score(scores)) is Level.CONFIRMED
+        and Level.of(score_of(foremost)) is Level.CONFIRMED
     )
 
 

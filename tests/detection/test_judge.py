@@ -101,6 +101,28 @@ def test_words_alone_never_make_more_than_suspicious(those: list[tuple[Rule, int
     assert not is_cullable(verdict)
 
 
+@pytest.mark.parametrize(
+    ("signal", "score", "level"),
+    [
+        (Signal.NETWORK, 29, Level.SUSPICIOUS),
+        (Signal.NETWORK, 45, Level.SUSPICIOUS),  # 60 and 45 would make 78
+        (Signal.EXECUTION, 60, Level.SUSPICIOUS),
+        (Signal.COMPUTE, 75, Level.LIKELY),
+        (Signal.COMPUTE, 88, Level.LIKELY),  # 60 and 88 would make 95.2
+        (Signal.COMPUTE, 90, Level.CONFIRMED),
+    ],
+)
+def test_words_of_one_argument_lift_nothing_above_suspicious(
+    signal: Signal, score: float, level: Level
+) -> None:
+    words = Sighting(rule("words", score=88), ProcessId(1, 0), (), words_only=True)
+    other = seen(rule("other", score=score, signal=signal))
+    verdict = Judge().verdict(HERE, [words, other], 0)
+    assert verdict.level is level
+    assert verdict.score >= Judge().verdict(HERE, [other], 0).score
+    assert is_cullable(verdict) is (level is Level.CONFIRMED)
+
+
 @given(st.lists(rules, max_size=20))
 def test_findings_of_one_signal_do_not_add_up(those: list[Rule]) -> None:
     verdict = Judge().verdict(HERE, [seen(each) for each in those], 0)
