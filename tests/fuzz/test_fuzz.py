@@ -32,6 +32,7 @@ NOT_FUZZED = {
     "minerwatch.culling.enforcement": "reads what it has just written",
     "minerwatch.culling.switch": "reads the kernel's boot id, whose characters it does not look at",
     "minerwatch.node.argument_reader": "passes bytes on as they are; see reading_records",
+    "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
     "minerwatch.node.living_thread": "looks for one letter after the last parenthesis",
     "minerwatch.node.pool_names": "asks libc's resolver, which gives texts",
     "minerwatch.rule_reader": "pickles between the agent and its own child",
