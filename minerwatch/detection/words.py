@@ -13,7 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from minerwatch.arguments import arguments_of, command_line_of, with_script_words
+from minerwatch.arguments import (
+    NO_BREAK_SPACE,
+    arguments_of,
+    command_line_of,
+    with_script_words,
+)
 from minerwatch.model import Facts
 
 COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))
@@ -86,6 +91,19 @@ def facts_with_script_words(facts: Facts) -> Facts | None:
     if words is None or words == arguments:
         return None
     return {**facts, "CommandLine": " ".join(words), "Arguments": words}
+
+
+def facts_as_others_join_them(facts: Facts) -> Facts | None:
+    """Return the facts with blanks inside arguments like those between; None: there are none.
+
+    Rules of other collections are written for such lines, as ``import pty`` in a script of Python.
+    """
+    joined = {
+        field: line.replace(NO_BREAK_SPACE, " ")
+        for field in ("CommandLine", "ParentCommandLine")
+        if isinstance(line := facts.get(field), str) and NO_BREAK_SPACE in line
+    }
+    return {**facts, **joined} if joined else None
 
 
 def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
