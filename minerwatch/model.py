@@ -356,7 +356,9 @@ class Reason(StrEnum):
     MEMORY_LOST = "The agent does not know what it did within the last hour."
     NO_AUDIT_LOG = "The audit log cannot be written, and without evidence nothing is done."
     NOT_CONFIRMED = "The verdict is not confirmed."
-    NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals of one process."
+    NOT_CORROBORATED = (
+        "The stable rules alone do not confirm it by compute and another signal of one process."
+    )
     NOT_HELD = "It has not been watched to be confirmed for long enough."
     STALE_VERDICT = "The verdict is older than two ticks."
     NOT_A_POD = "It is not a container of a pod."
