@@ -306,11 +306,6 @@ class Pod:
     is_ending: bool  # its deletion has been asked for
     ends_unix_s: float | None = None  # when its grace period is over; None: not known
 
-    @property
-    def is_static(self) -> bool:
-        """Whether it is called the mirror of a pod that the kubelet runs from a file."""
-        return bool(self.mirror_uid)
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -559,7 +554,7 @@ class ReleaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseAllAnswer:
-    """What one node's agent undid of all that culling did there."""
+    """Everything that one node's agent undid of all that culling did there."""
 
     node: str
     released: tuple[ReleaseAnswer, ...]

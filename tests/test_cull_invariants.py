@@ -562,11 +562,12 @@ class Cluster(RuleBasedStateMachine):
             for signal in {each.signal for each in counted}
         }
         assert len(best) >= 2
+        assert Signal.COMPUTE in best
         assert 100 - 100 * prod(1 - score / 100 for score in best.values()) >= 89.99
         watched_since_s = max(live.clues_since_s, agent.watches_since_s)
         assert self.true_s - watched_since_s >= self.settings.hold, "a gap starts it again"
         assert 0 <= now.monotonic_s - verdict.at_s <= 2 * INTERVAL_S
-        assert not pod.is_static
+        assert not pod.mirror_uid
         assert pod.uid != "uid-own"
         if pod.namespace != "tenants":
             assert pod.namespace == "binder"

@@ -295,7 +295,7 @@ class Culler:
 
     @property
     def is_circuit_open(self) -> bool:
-        """Whether a rule flags so many owners that nothing is done on its findings."""
+        """Return whether a rule flags so many owners that nothing is done on its findings."""
         return bool(tripped(self._situation(), self._settings))
 
     @property

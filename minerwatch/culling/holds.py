@@ -1,4 +1,4 @@
-"""How long findings have been watched to hold on a container, without a gap. For many threads.
+"""Time for which findings were watched to hold on a container, without a gap. Thread-safe.
 
 Time comes with the verdicts. What the agent did not watch does not count: after a gap, of the
 agent or of the finding, the time starts again.

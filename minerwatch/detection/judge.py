@@ -83,7 +83,7 @@ class _History:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a later verdict depends on it."""
+        """Return whether a later verdict depends on it."""
         return self.level is not Level.CLEAR or bool(
             self.first_seen_s or self.matched or self.found
         )
@@ -180,7 +180,7 @@ class Judge:
         self._histories: dict[ContainerKey, _History] = {}
 
     def __contains__(self, container: ContainerKey) -> bool:
-        """Whether anything is kept of ``container``: it must be judged at the next tick."""
+        """Return whether anything is kept of ``container``: it must be judged at the next tick."""
         return container in self._histories
 
     def forget(self, container: ContainerKey) -> None:

@@ -228,7 +228,7 @@ class Matcher:
 
 
 def _waits_for_cpu(rule: Rule) -> bool:
-    """Whether the rule speaks of a miner's names and arguments, and raises a level.
+    """Return whether the rule speaks of a miner's names and arguments, and raises a level.
 
     Rules of other collections speak of programs that do their work in no time.
     """
