@@ -11,11 +11,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from minerwatch.cull import Held, counting_findings
+from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
-
-MAX_GAP_TICKS = 3
-"""Ticks of a starved node are at most two intervals apart, and a program that is started again
-needs one to be measured. Sightings further apart than this do not prove what was in between."""
 
 
 @dataclass(slots=True)

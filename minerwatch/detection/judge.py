@@ -30,7 +30,9 @@ WORDS_ONLY_SCORE = 60.0
 
 DEFAULT_MAX_GAP_S = 60.0
 MAX_GAP_TICKS = 3
-"""A time that was not watched is no time in which a rule held: longer gaps start it from zero."""
+"""A time that was not watched is no time in which a rule held: longer gaps start it from zero.
+Ticks of a starved node are at most two intervals apart, and a program that is started again needs
+one to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
