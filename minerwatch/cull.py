@@ -606,7 +606,7 @@ class _Question:
 
     @property
     def _ends_late(self) -> bool:
-        """Whether the pod is to end, but may run on for long."""
+        """Return whether the pod is to end, but may run on for long."""
         pod = self.case.pod
         return (
             pod is not None
@@ -617,7 +617,7 @@ class _Question:
 
     @property
     def _is_tenants_own(self) -> bool:
-        """Whether the pod's tenant chooses its labels, priority and owner references."""
+        """Return whether the pod's tenant chooses its labels, priority and owner references."""
         pod = self.case.pod
         return pod is not None and _matches_any(pod.namespace, self.settings.tenant_namespaces)
 

@@ -306,11 +306,6 @@ class Pod:
     is_ending: bool  # its deletion has been asked for
     ends_unix_s: float | None = None  # when its grace period is over; None: not known
 
-    @property
-    def is_static(self) -> bool:
-        """Whether it is called the mirror of a pod that the kubelet runs from a file."""
-        return bool(self.mirror_uid)
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -356,7 +351,9 @@ class Reason(StrEnum):
     MEMORY_LOST = "The agent does not know what it did within the last hour."
     NO_AUDIT_LOG = "The audit log cannot be written, and without evidence nothing is done."
     NOT_CONFIRMED = "The verdict is not confirmed."
-    NOT_CORROBORATED = "The stable rules alone do not confirm it by two signals of one process."
+    NOT_CORROBORATED = (
+        "The stable rules alone do not confirm it by compute and another signal of one process."
+    )
     NOT_HELD = "It has not been watched to be confirmed for long enough."
     STALE_VERDICT = "The verdict is older than two ticks."
     NOT_A_POD = "It is not a container of a pod."
@@ -557,7 +554,7 @@ class ReleaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseAllAnswer:
-    """What one node's agent undid of all that culling did there."""
+    """Everything that one node's agent undid of all that culling did there."""
 
     node: str
     released: tuple[ReleaseAnswer, ...]

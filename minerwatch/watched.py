@@ -87,7 +87,7 @@ class WatchedContainer:
 
     @property
     def is_idle_sandbox(self) -> bool:
-        """Whether the API knows the pod, but has no name for this, which does nothing."""
+        """Return whether the API knows the pod, but has no name for this, which does nothing."""
         is_unnamed = bool(self.place) and "ContainerName" not in self.place
         return is_unnamed and is_idle_sandbox(
             self.container, self.verdict, self.cpu.cpu_s, len(self.processes)
@@ -249,7 +249,7 @@ def _evidence_bytes(evidence: Evidence) -> int:
 
 
 def counts(match: Match, process: WatchedProcess, watched: WatchedContainer) -> bool:
-    """Whether a match is a finding yet: see ``words.DELAY_CPU_S``."""
+    """Return whether a match is a finding yet: see ``words.DELAY_CPU_S``."""
     if not match.is_delayed:
         return True
     process.has_delayed = watched.has_delayed = True

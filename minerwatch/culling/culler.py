@@ -63,6 +63,8 @@ from minerwatch.report.text import printable
 from minerwatch.worker import Worker
 
 _CLOSE_S = 5.0
+_LAST_PAUSE_S = 5.0
+"""After errors; an order that is given by hand waits for no longer than that."""
 _ASK_S = 90.0
 _MAX_ASKED = 16
 _MAX_STATUS_RECORDS = 10
@@ -210,7 +212,7 @@ class Culler:
         self._has_news = threading.Condition()
         self._news: Round | None = None
         self._asked: deque[_Asked] = deque()
-        self._thread = Worker("culling", self._run)
+        self._thread = Worker("culling", self._run, last_pause_s=_LAST_PAUSE_S)
 
     def start(self) -> None:
         """Begin."""
@@ -236,6 +238,8 @@ class Culler:
         self._thread.close()
         self._budget.close()
         with self._has_news:
+            while self._asked:
+                self._asked.popleft().answer.put(MinerwatchError(_NOT_ANSWERED))
             self._has_news.notify_all()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)
@@ -291,7 +295,7 @@ class Culler:
 
     @property
     def is_circuit_open(self) -> bool:
-        """Whether a rule flags so many owners that nothing is done on its findings."""
+        """Return whether a rule flags so many owners that nothing is done on its findings."""
         return bool(tripped(self._situation(), self._settings))
 
     @property
@@ -369,14 +373,7 @@ class Culler:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            try:
-                self._next()
-            except Exception as error:  # noqa: BLE001 - nothing may end this thread
-                self._on_error("culling", error)
-                self._closing.wait(1.0)
-        with self._has_news:
-            for asked in self._asked:
-                asked.answer.put(MinerwatchError(_NOT_ANSWERED))
+            self._next()
 
     def _next(self) -> None:
         """The next thing that there is to do, waited for."""
@@ -390,8 +387,13 @@ class Culler:
             found = None if asked else self._news
             if asked is None:
                 self._news = None
-        self._journal.make_ready()
-        self._look_who_stands_still()
+        try:
+            self._journal.make_ready()
+            self._look_who_stands_still()
+        except Exception as error:
+            if asked is not None:
+                asked.answer.put(error)
+            raise
         if asked is not None:
             asked.answer.put(_result_of(asked.work))
         elif found is not None:

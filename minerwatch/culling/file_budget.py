@@ -42,7 +42,7 @@ class _Place(msgspec.Struct, array_like=True, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What the file holds; ``begun`` is when it was made."""
+    """Contents of the file; ``begun`` is when it was made."""
 
     begun: _Place
     places: tuple[_Place, ...] = ()

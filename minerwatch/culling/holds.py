@@ -1,4 +1,4 @@
-"""How long findings have been watched to hold on a container, without a gap. For many threads.
+"""Time for which findings were watched to hold on a container, without a gap. Thread-safe.
 
 Time comes with the verdicts. What the agent did not watch does not count: after a gap, of the
 agent or of the finding, the time starts again.
@@ -11,11 +11,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from minerwatch.cull import Held, counting_findings
+from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
-
-MAX_GAP_TICKS = 3
-"""Ticks of a starved node are at most two intervals apart, and a program that is started again
-needs one to be measured. Sightings further apart than this do not prove what was in between."""
 
 
 @dataclass(slots=True)

@@ -59,7 +59,7 @@ def failed_tests(
 
 
 def _is_failed(rule: Rule, test: RuleTest, matcher: Matcher) -> bool:
-    """Whether the rule misses what it must match, or is a finding at once where it must not be."""
+    """Return whether the rule misses a case, or is a finding at once where it must not match."""
     found = [match for match in matcher.matches(test.facts) if match.rule.id == rule.id]
     if test.holds:
         return not found

@@ -131,7 +131,7 @@ def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, 
 
 
 def _hit(predicate: Predicate, text: str) -> int:
-    """Where in a text the predicate matched, as near as is cheap to tell."""
+    """Return where in a text the predicate matched, as near as is cheap."""
     if not isinstance(predicate, Text) or len(text) <= OBSERVED_LENGTH:
         return 0
     if predicate.how is How.ENDSWITH:

@@ -30,7 +30,9 @@ WORDS_ONLY_SCORE = 60.0
 
 DEFAULT_MAX_GAP_S = 60.0
 MAX_GAP_TICKS = 3
-"""A time that was not watched is no time in which a rule held: longer gaps start it from zero."""
+"""A time that was not watched is no time in which a rule held: longer gaps start it from zero.
+Ticks of a starved node are at most two intervals apart, and a program that is started again needs
+one to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class _History:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a later verdict depends on it."""
+        """Return whether a later verdict depends on it."""
         return self.level is not Level.CLEAR or bool(
             self.first_seen_s or self.matched or self.found
         )
@@ -180,7 +182,7 @@ class Judge:
         self._histories: dict[ContainerKey, _History] = {}
 
     def __contains__(self, container: ContainerKey) -> bool:
-        """Whether anything is kept of ``container``: it must be judged at the next tick."""
+        """Return whether anything is kept of ``container``: it must be judged at the next tick."""
         return container in self._histories
 
     def forget(self, container: ContainerKey) -> None:

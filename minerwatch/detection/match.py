@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeGuard
@@ -54,6 +54,7 @@ from minerwatch.detection.text_index import (
 )
 from minerwatch.detection.words import (
     COMMAND_FIELDS,
+    facts_as_others_join_them,
     facts_with_script_words,
     rests_on_one_argument,
 )
@@ -78,6 +79,7 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
+        self._has_foreign = any(rule.is_foreign for rule in self.rules)
         atoms = _numbered_texts(self.rules)
         self._texts = tuple(atoms)
         patterns = self._patterns = Patterns(atoms)
@@ -107,7 +109,7 @@ class Matcher:
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look only at what never changes for its identity."""
-        return _with_script_words(self._static_matches, facts)
+        return self._with_words(self._static_matches, facts)
 
     def _static_matches(self, facts: Facts) -> tuple[Match, ...]:
         found: Found = frozenset()
@@ -130,11 +132,30 @@ class Matcher:
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold on a process and look at what changes from tick to tick."""
-        return _with_script_words(lambda each: self._gated_matches(self._gates, each), facts)
+        return self._with_words(lambda each: self._gated_matches(self._gates, each), facts)
 
     def container_matches(self, facts: Facts) -> tuple[Match, ...]:
         """The rules that hold and look at nothing but what a container's processes share."""
         return self._gated_matches(self._container_gates, facts)
+
+    def _with_words(
+        self, matches: Callable[[Facts], tuple[Match, ...]], facts: Facts
+    ) -> tuple[Match, ...]:
+        """Return the matches, and as words only those on words that stand inside an argument."""
+        found = matches(facts)
+        joined = facts_as_others_join_them(facts) if self._has_foreign else None
+        if joined is not None:
+            foreign = (match for match in matches(joined) if match.rule.is_foreign)
+            found = (
+                *(match for match in found if not match.rule.is_foreign),
+                *_as_words_unless(foreign, {match.rule.id for match in found}),
+            )
+        in_words = facts_with_script_words(facts)
+        if in_words is not None:
+            known = {match.rule.id for match in found}
+            more = (match for match in matches(in_words) if match.rule.id not in known)
+            found += tuple(_as_words_unless(more, frozenset()))
+        return found
 
     def _gated_matches(self, gates: tuple[_Gate, ...], facts: Facts) -> tuple[Match, ...]:
         possible = [rule for gate in gates for rule in gate.rules(facts) if rule.may_hold(facts)]
@@ -207,7 +228,7 @@ class Matcher:
 
 
 def _waits_for_cpu(rule: Rule) -> bool:
-    """Whether the rule speaks of a miner's names and arguments, and raises a level.
+    """Return whether the rule speaks of a miner's names and arguments, and raises a level.
 
     Rules of other collections speak of programs that do their work in no time.
     """
@@ -219,17 +240,10 @@ _MIN_PLANTED = 4
 """Characters of the shortest argument that can make a rule hold by itself."""
 
 
-def _with_script_words(
-    matches: Callable[[Facts], tuple[Match, ...]], facts: Facts
-) -> tuple[Match, ...]:
-    """The matches and, as words only, those that hold if a shell's script is split into words."""
-    found = matches(facts)
-    in_words = facts_with_script_words(facts)
-    if in_words is None:
-        return found
-    known = {match.rule.id for match in found}
-    more = (match for match in matches(in_words) if match.rule.id not in known)
-    return found + tuple(replace(match, words_only=True) for match in more)
+def _as_words_unless(matches: Iterable[Match], ids: Collection[str]) -> Iterator[Match]:
+    """Yield the matches, as words only where the rule is not one of ``ids``."""
+    for match in matches:
+        yield match if match.rule.id in ids else replace(match, words_only=True)
 
 
 # Rules, compiled.

@@ -26,7 +26,7 @@ Found = set[int] | frozenset[int]
 PATTERNS = frozenset((How.WILDCARD, How.REGEX))
 
 _MEMO_BYTES = 384 << 10
-"""Of one field, as kept."""
+"""Memory that the remembered texts of one field take."""
 _MEMO_LENGTH = 256
 _ENTRY_BYTES = 100  # of a dictionary
 _PATTERN_MEMORY = 512 << 10

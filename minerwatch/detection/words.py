@@ -13,7 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from minerwatch.arguments import arguments_of, command_line_of, with_script_words
+from minerwatch.arguments import (
+    NO_BREAK_SPACE,
+    arguments_of,
+    command_line_of,
+    with_script_words,
+)
 from minerwatch.model import Facts
 
 COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))
@@ -41,7 +46,7 @@ def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
 
 
 def has_computed(facts: Facts, seconds: float) -> bool:
-    """Whether a recorded process has used the CPU time that the delay asks for.
+    """Return whether a recorded process has used the CPU time that the delay asks for.
 
     As ``cpu_s_after`` counts it: what was used before the recording counts in full, and a process
     that uses less than is forgotten never gets there.
@@ -88,8 +93,21 @@ def facts_with_script_words(facts: Facts) -> Facts | None:
     return {**facts, "CommandLine": " ".join(words), "Arguments": words}
 
 
+def facts_as_others_join_them(facts: Facts) -> Facts | None:
+    """Return the facts with blanks inside arguments like those between; None: there are none.
+
+    Rules of other collections are written for such lines, as ``import pty`` in a script of Python.
+    """
+    joined = {
+        field: line.replace(NO_BREAK_SPACE, " ")
+        for field in ("CommandLine", "ParentCommandLine")
+        if isinstance(line := facts.get(field), str) and NO_BREAK_SPACE in line
+    }
+    return {**facts, **joined} if joined else None
+
+
 def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
-    """Whether a rule that holds on ``facts`` does so by one argument alone.
+    """Return whether a rule that holds on ``facts`` does so by one argument alone.
 
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
@@ -102,7 +120,7 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
 
 def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str) -> bool:
-    """Whether the rule holds by an argument alone, or with a common option before it.
+    """Return whether the rule holds by an argument alone, or with a common option before it.
 
     Alone: also beside a login of the program's own.
     """

@@ -1,4 +1,4 @@
-"""Whether a pod's controller is what the pod says it is, by the API server.
+"""Check, by the API server, that a pod's controller is what the pod says it is.
 
 Whoever may create pods may write any owner reference and, where no quota forbids it, any priority
 class into them. A reference counts if the object is there under its uid, its selector selects the

@@ -79,7 +79,7 @@ class ClusterNode:
 
     @property
     def has_listed(self) -> bool:
-        """Whether the node's pods were ever known."""
+        """Return whether the node's pods were ever known."""
         return self._pods.synced_unix_s is not None
 
     @property

@@ -205,7 +205,7 @@ class PodParser:
         return self._shared_items([*asked_for, *islice(others, MAX_OTHER_LABELS)])
 
     def _foremost_containers(self, spec: _Spec, status: _Status) -> tuple[PodContainer, ...]:
-        """Those that have run first, where there are too many: no others push them out of sight."""
+        """Return those that have run first, so that others cannot push them out of sight."""
         found = [*self._containers(spec, status)]
         if len(found) > MAX_CONTAINERS:
             found.sort(key=lambda each: not each.container_id)

@@ -170,7 +170,7 @@ class _Account:
 
     @property
     def is_over(self) -> bool:
-        """Whether its own bound is reached, not only the one that all share."""
+        """Return whether its own bound is reached, not only the one that all share."""
         return bool(self.cut) and (
             self.folders >= self.most or any(folder.is_deepest for folder in self.cut)
         )
@@ -206,7 +206,7 @@ class _Folder:
 
     @property
     def is_deepest(self) -> bool:
-        """Whether nothing below it is listed, however little there is."""
+        """Return whether nothing below it is listed, however little there is."""
         return self.depth >= _MAX_DEPTH or len(self.path) > _MAX_PATH_BYTES
 
 
@@ -300,7 +300,7 @@ class CgroupTree:
 
     @property
     def over_bound_count(self) -> int:
-        """How many owners, Kubernetes and the node among them, have more than is kept apart."""
+        """Return how many owners have more than is kept apart, Kubernetes and the node included."""
         return len(self._cut_accounts())
 
     def _cut_accounts(self) -> set[_Account]:
@@ -514,17 +514,17 @@ class CgroupTree:
             del self._cut[folder], folder.account.cut[folder]
 
     def _has_room(self, folder: _Folder) -> bool:
-        """Whether more of what is in ``folder`` could be known than when it was listed."""
+        """Return whether more of what is in ``folder`` could be known than when it was listed."""
         return folder not in self._cut or (not folder.is_deepest and self._room(folder.account) > 0)
 
     def _room_in(self, folder: _Folder) -> int:
-        """How many more cgroups in ``folder`` can be known."""
+        """Return how many more cgroups in ``folder`` can be known."""
         if folder.is_deepest:
             return 0
         return max(self._room(account) for account in self._accounts_in(folder))
 
     def _room_for(self, name: bytes, folder: _Folder) -> int:
-        """How many more cgroups like ``name`` in ``folder`` can be known."""
+        """Return how many more cgroups like ``name`` in ``folder`` can be known."""
         return 0 if folder.is_deepest else self._room(self._charged_for(name, folder))
 
     def _room(self, account: _Account) -> int:
@@ -538,14 +538,14 @@ class CgroupTree:
         return folder.account, self._pods_account
 
     def _charged_for(self, name: bytes, folder: _Folder) -> _Account:
-        """Whom a cgroup in ``folder`` counts for: Kubernetes' own count apart."""
+        """Return the account of a cgroup in ``folder``: Kubernetes' own count apart."""
         is_pods = not folder.account.is_tenants and _is_kubernetes_own(_text(name))
         return self._pods_account if is_pods else folder.account
 
     def _account_below(
         self, charged: _Account, parent: _Folder | None, counted: _Counted | None
     ) -> _Account:
-        """Whom the children of a cgroup count for, which itself counts for ``charged``."""
+        """Return the account of the children of a cgroup that itself counts for ``charged``."""
         if charged.is_tenants or parent is None:
             return charged
         if counted is None:
@@ -675,7 +675,7 @@ class CgroupTree:
             del self._claims[uid]
 
     def _is_refuted(self, pod_uid: str, outer: _Counted | None) -> bool:
-        """Whether the pod is elsewhere, in fewer containers: whoever makes cgroups names them."""
+        """Return whether the pod is claimed in fewer containers elsewhere: tenants choose names."""
         if _inherited_pod_uid(outer):
             return False
         return any(claim < _engines_above(outer) for claim in self._claims.get(pod_uid, ()))
@@ -861,7 +861,7 @@ class CgroupTree:
         return burnt_s
 
     def _is_yet_to_run(self, counted: _Counted) -> bool:
-        """Whether it is to be looked at all the time until it runs, unless there are too many."""
+        """Return whether to look at it at each tick until it runs, unless there are too many."""
         return self._cpu_s[counted.key] == 0.0 and not self._folders[counted.folder].charged.cut
 
     def _share_out(self, burnt_s: Mapping[_Counted, float]) -> None:
@@ -1045,7 +1045,7 @@ _BUILD = re.compile(r"(?:[^:]*:buildkit:|buildkit-)?(?P<id>[0-9a-z]{25})(?:\.sco
 """A step of a build, as BuildKit names it (executor/oci/spec.go): 25 digits of base 36."""
 _BUILDKIT = "buildkit"
 _JOB = re.compile(r"job_[0-9]+")
-"""Of Slurm, in uid_UID on v1 and slurmstepd.scope on v2 (src/plugins/cgroup)."""
+"""Slurm's, in uid_UID on v1 and slurmstepd.scope on v2 (src/plugins/cgroup)."""
 _RUNTIMES = {
     "cri-containerd": "containerd",
     "containerd": "containerd",
@@ -1063,7 +1063,7 @@ _SYSTEMD = (".slice", ".service", ".scope")
 
 
 def _is_kubernetes_own(name: str) -> bool:
-    """Whether a folder is named as only the kubelet and its runtime name theirs."""
+    """Return whether a folder is named as only the kubelet and its runtime name theirs."""
     return "kubepods" in name or bool(_pod_uid(name))
 
 
@@ -1120,14 +1120,14 @@ def _unit_manager(name: str, parent: _Folder, outer: Container | None) -> str:
 
 
 def _holds_containers(outer: Container) -> bool:
-    """Whether what is in ``outer`` is nested in it: the host and its services only start it."""
+    """Return whether what is in ``outer`` is nested in it: a host or service only starts it."""
     if outer.kind is ContainerKind.UNIT and outer.runtime == "systemd":
         return _is_run_by_a_user(outer)
     return outer.kind is not ContainerKind.HOST
 
 
 def _is_inside(outer: Container | None) -> bool:
-    """Whether what is in ``outer`` belongs to it, and is no unit beside others."""
+    """Return whether what is in ``outer`` belongs to it, and is no unit beside others."""
     return (
         outer is not None and outer.kind is not ContainerKind.HOST and not _is_run_by_a_user(outer)
     )
@@ -1144,7 +1144,7 @@ def _inherited_pod_uid(outer: _Counted | None) -> str:
 
 
 def _engines_above(outer: _Counted | None) -> int:
-    """How many engines' containers ``outer`` is, and is nested in."""
+    """Return how many engines' containers ``outer`` is, and is nested in."""
     count = 0
     while outer is not None:
         count += outer.container.kind is ContainerKind.ENGINE

@@ -70,7 +70,7 @@ _WINDOW_S = 60
 _MOST_CPU_S = 20
 """Where even a scan's own limit is not kept: RLIMIT_CPU then ends the process."""
 _DATA_BYTES = 192 * _MIB
-"""Of memory that it can write to (22 are used); address space alone it reserves far more, for each
+"""Memory that it can write to (22 are used); address space alone it reserves far more, for each
 scanner."""
 _MAX_MATCHES_PER_PATTERN = 4096
 
@@ -326,7 +326,7 @@ class _Memory:
         self._program = program
 
     def pieces(self) -> Iterator[bytes]:
-        """What is resident of its code, most telling first."""
+        """Return what is resident of its code, most telling first."""
         left = _MEMORY_BYTES
         walked = 0
         for number, mapping in enumerate(self._code()):
@@ -439,7 +439,7 @@ def _of_file(mappings: Iterable[_Mapping], file: _File | None) -> list[_Mapping]
 
 
 def _code(mappings: Iterable[_Mapping], *, writable_counts: bool) -> list[_Mapping]:
-    """Those of ``mappings``, in the order of their addresses, that are code or lie beside it."""
+    """Return the ``mappings`` that are code or lie beside it, in the order of addresses."""
     candidates = [
         each for each in mappings if not each.is_data and (writable_counts or not each.is_writable)
     ]

@@ -62,7 +62,7 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
 
 
 def hides_others(proc: Path) -> bool:
-    """Whether the first process cannot be read: with hidepid only the agent's own can (proc(5))."""
+    """Return whether PID 1 cannot be read: with hidepid only the agent's own can (proc(5))."""
     if not (proc / "self").is_symlink():
         return False  # a recording
     try:

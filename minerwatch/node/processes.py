@@ -62,7 +62,7 @@ cannot push out of sight.
 """
 _GAP = " … ".encode()
 _MAX_COMMAND_LINE_BYTES = 64 << 10
-"""Of a command line as text, in memory: bytes that are no text take four to sixteen times more."""
+"""Memory of one command line as text: bytes that are no text take four to sixteen times more."""
 _MAX_PATH_BYTES = 8 << 10
 _PIECE_BYTES = 64 << 10
 _SHORT_PIECE_BYTES = 4 << 10  # large buffers cost more than the reads that they save
@@ -193,7 +193,7 @@ class ProcessReader:
         is_time_left: Callable[[], bool],
         owner_of: Callable[[int], Hashable] = lambda pid: pid,
     ) -> Iterator[dict[int, Process]]:
-        """Read who ``pids`` are, in that order, some at once; those that are gone are missing.
+        """Read ``pids``, in that order, some at once; those that are gone are missing.
 
         A batch is all that is held of them here, so that texts of thousands of processes are never
         in memory together. ``is_time_left`` is asked before each batch but the first.
@@ -843,7 +843,7 @@ def _command_line(raw: bytes, image: str) -> tuple[str, bool]:
 
 
 def _is_title(raw: bytes, arguments: list[str], image: str) -> bool:
-    """Whether a process wrote this over its arguments, as setproctitle(3bsd) does.
+    """Return whether a process wrote this over its arguments, as setproctitle(3bsd) does.
 
     execve(2) ends each argument with one NUL byte. Over them a shorter title is filled up with
     more, and a longer one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which

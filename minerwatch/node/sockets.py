@@ -35,12 +35,12 @@ _MAX_CONNECTIONS = 64
 _MAX_PROCESSES = 1024
 """Whose connections' ages are remembered; those that were read last."""
 _MAX_TABLE_SOCKETS = 4096
-"""Of one namespace, kept for the processes that are read next; larger tables are read for each."""
+"""Sockets of a namespace's table that is kept for the next processes; others are read again."""
 _MAX_TABLES = 4
 _TABLE_AGE_S = 5.0
 _LARGE_TABLE_AGE_S = 60.0
 _MAX_ESTABLISHED = 8192
-"""Of one process, of which the oldest are told."""
+"""Connections of one process; of more the oldest are reported."""
 _REST_PER_WORK = 50
 """The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
 

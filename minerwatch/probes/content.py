@@ -1,4 +1,4 @@
-"""What the code of suspects holds: their programs, libraries, generated code."""
+"""Content of the code of suspects: their programs, libraries, generated code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RETRY_PAUSE_S = 60.0
 
 
 class Content:
-    """What the code of suspects holds."""
+    """Finds what the code of suspects holds."""
 
     name = "content"
     looks_early = False

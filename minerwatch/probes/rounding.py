@@ -132,7 +132,7 @@ class Rounding:
             self._source.rest()
 
     def _in_turn(self, due: Iterable[ProcessId]) -> Iterator[ProcessId]:
-        """Those that are not being sampled: owners with fewest samples under way come first."""
+        """Return those not being sampled, owners with the fewest samples under way first."""
         under_way = Counter(self._owner_of(each) for each in self._sampled)
         turns: Turns[ProcessId] = Turns()
         waiting = [each for each in due if each not in self._sampled]

@@ -76,7 +76,7 @@ def _redacted(text: str) -> str:
 
 
 class _Cache:
-    """What was worked out lately: the same few lines are shown at every tick."""
+    """Results worked out lately: the same few lines are shown at every tick."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -371,7 +371,7 @@ class _Line:
         return self._fill(place + 1, scope if close is None or close >= scope else close + 1)
 
     def _mask_sent(self, place: int) -> int:
-        """What a script of expect types."""
+        """Return what a script of expect types."""
         return self._mask_until(place, _AFTER_SENDING)
 
     def _mask_until(self, place: int, ends: frozenset[str]) -> int:

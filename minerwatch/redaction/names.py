@@ -7,11 +7,11 @@ from enum import Enum
 from functools import lru_cache
 
 MAX_NAME_CHARS = 80
-"""Of a longer name only so much of its end is looked at."""
+"""Characters at the end of a name that are looked at."""
 
 
 class Secrecy(Enum):
-    """How sure a name is."""
+    """Certainty with which a name says that its value is secret."""
 
     NONE = 0
     DOUBTFUL = 1  # a key, a pin, a session: unless the value is plainly something else

@@ -37,7 +37,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What the file holds; times are seconds since boot."""
+    """Contents of the file; times are seconds since boot."""
 
     boot_id: str
     at_s: float
@@ -46,7 +46,7 @@ class State(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What an earlier agent knew of a container."""
+    """Level of a container as an earlier agent left it."""
 
     level: int
     since_s: float

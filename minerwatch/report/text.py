@@ -28,7 +28,7 @@ CUT = " …[cut]… "
 """Stands where the middle of a text was left out."""
 
 _MAX_REDACTED_CHARS = 8192
-"""Of a longer command line only both ends are searched for secrets, and shown."""
+"""Length above which only both ends of a command line are searched for secrets, and shown."""
 
 
 def printable(text: str, limit: int | None = None) -> str:

@@ -36,6 +36,7 @@ from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.labels import Selector
 from minerwatch.model import Action, Level, Observation, ProcessId, Reason
 from minerwatch.report.audit_lines import NO_EVIDENCE
+from minerwatch.worker import states
 from tests.conftest import Programs
 from tests.culling.harness import (
     SECRET,
@@ -372,6 +373,26 @@ def test_a_damaged_line_is_lost_memory_until_somebody_moves_the_file(
     harness.tick()
     assert "within the last hour" in harness.reasons(observation)
     assert actions_on(api, EVE) == []
+
+
+def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log))
+    observation = eve(api, harness)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.culler._journal, "make_ready", failing)
+        with pytest.raises(ZeroDivisionError):
+            harness.culler.release(target(observation))
+        (culling,) = (state for state in states() if state.name == "culling")
+        assert culling.down_s > 0
+        assert culling.failures["ZeroDivisionError"] >= 1
+    harness.tick()
+    assert outcomes(log) == ["evict pending", "evict done"]
+
+
+def failing() -> None:
+    raise ZeroDivisionError
 
 
 def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(

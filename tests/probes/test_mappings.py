@@ -20,7 +20,7 @@ def test_mappings_come_when_they_come() -> None:
         return bool(probe.facts(me()))
 
     until(has_come)
-    assert probe.facts(me()).keys() == {"JitMiB", "LargestAnonymousMiB"}
+    assert probe.facts(me()).keys() == {"JitMiB", "LargestAnonymousMiB", "LargestFileMiB"}
     probe.close()
 
 
