@@ -248,7 +248,7 @@ class _Line:
 
     def _mask_after_name(self, place: int) -> int:
         """``password hunter2``, ``aws_secret_access_key X``, ``name = value``; 0: it is no name."""
-        word = self._words[place].strip(QUOTES)
+        word = self._words[place].strip(QUOTES).removeprefix("+")  # game servers' options
         after = place + 1
         is_token = self._has_token and next(tokens(word), None) is not None
         if not self._has_value(after) or len(word) > MAX_NAME_CHARS or is_token:

@@ -22,7 +22,7 @@ _SURE_PARTS = ("passw", "passphrase", "passcode", "passkey", "secret", "credenti
 _SURE_JOINED = (
     "apikey", "authkey", "accesskey", "privatekey", "privkey", "masterkey", "signingkey",
     "encryptionkey", "accountkey", "sharedkey", "storagekey", "streamkey", "setupkey", "servicekey",
-    "subscriptionkey", "licensekey", "presharedkey", "functionkey", "spendkey", "viewkey",
+    "subscriptionkey", "proxyauth", "licensekey", "presharedkey", "functionkey", "spendkey", "viewkey",
     "rpcauth", "masterauth", "requirepass", "sonarlogin", "seedphrase", "mnemonic",
     "connectionstring", "authorization",
 )  # fmt: skip

@@ -12,14 +12,18 @@ http https xh   -a@ --auth@
 ab              -A@ -P@ -C
 hey siege wrk   -a@
 ftp lftp ncftp curlftpfs   -u@
+ncftpput ncftpget ncftpls  -p
 aria2c          --http-user@
 sshpass         -p
-plink pscp psftp kitty     -pw
+plink pscp psftp kitty putty  -pw
 ssh-keygen      -N -P
-openssl         -k -K -pass -passin -passout -psk -passwd -srppass -key_pass >passwd
+openssl         -k -K -pass -passin -passout -psk -passwd -srppass -key_pass -hmac >passwd
 gpg gpg2 gpgsm  --passphrase
 cryptsetup      --key
 pdftk           =user_pw =owner_pw =input_pw
+qpdf            --encrypt
+pdftotext pdftoppm pdftocairo pdfinfo pdfimages pdffonts pdfdetach  -upw -opw
+mutool          -p
 mysql mysqldump mysqladmin mysqlimport mysqlshow mysqlcheck mysqlbinlog mysqlslap mysqlsh -p*
 mariadb mariadb-dump mariadb-admin mariadb-check mariadb-import mariadb-show -p*
 mysqladmin mariadb-admin   =password
@@ -28,7 +32,9 @@ cqlsh           -p
 cypher-shell    -p
 influx          -t
 clickhouse clickhouse-client  --password
-redis-cli valkey-cli keydb-cli redis-benchmark  -a --pass
+redis-cli valkey-cli keydb-cli redis-benchmark  -a --pass =requirepass =masterauth
+redis-cli valkey-cli keydb-cli  >AUTH >AUTH2 >auth >auth2
+snowsql beeline  -p
 sqlcmd bcp isql tsql osql fisql  -P
 isql            >isql3
 db2             =using
@@ -36,7 +42,8 @@ sqlplus sqlcl rman expdp impdp exp imp sqlldr  >/
 etcdctl         --user@ >put2
 rabbitmqctl     >add_user2 >change_password2 >authenticate_user2
 rabbitmqadmin   -p
-mosquitto_pub mosquitto_sub mosquitto_rr  -P
+mosquitto_pub mosquitto_sub mosquitto_rr  -P --pw
+nats            --nkey
 ldapsearch ldapadd ldapmodify ldapdelete ldapwhoami ldappasswd ldapcompare ldapmodrdn  -w
 ldappasswd      -s -a
 smbclient rpcclient net smbget smbcacls smbtree nmblookup  -U@
@@ -56,11 +63,14 @@ podman buildah skopeo  --creds@ --src-creds@ --dest-creds@
 ctr nerdctl     -u@ --user@
 kubectl oc      --from-literal@
 oc              -p
+k3s rke2        -t --token
 kubeadm         --token --certificate-key
 az              -p
 aws s3cmd       --secret_key
 aws+ssm         --value
 az+keyvault     --value
+conda anaconda+--set  =token
+anaconda        -t --token
 mc              >set3 >set4 >add3 >add4
 vault           >login >unseal >unwrap >revoke >lookup >renew
 bao             >login >unseal >unwrap >revoke >lookup >renew
@@ -72,6 +82,15 @@ wandb           >login
 comet           >login
 huggingface-cli hf  --token
 gh+secret       -b --body
+cf              -p >auth2
+ibmcloud fly esxcli openfortivpn airflow  -p
+vercel fly flyctl codecov gitlab-runner drone-cli drone  -t
+gitlab-runner   -r
+nuget           -k
+prefect         -k --key
+bw              >unlock >login2
+netlify hysteria  --auth
+swift           -K --key
 doctl hcloud linode-cli civo  -t
 pulumi+--secret >set >set2
 rclone          >obscure
@@ -92,10 +111,15 @@ wpa_passphrase  >wpa_passphrase2
 iwconfig        =key
 mkpasswd        >mkpasswd >mkpasswd2
 useradd usermod -p
+steghide veracrypt rcon mcrcon  -p
+steamcmd        >+login2
+sipp            -ap
+radtest         >radtest2 >radtest5
 7z 7za 7zr 7zz rar unrar  -p* -hp*
 zip unzip zipcloak funzip  -P
 yt-dlp youtube-dl gallery-dl instaloader megadl  -p -2
 transmission-remote transmission-daemon  -n@
+transmission-daemon  -v
 bitcoind bitcoin-cli litecoind dogecoind  -rpcauth@ --rpcauth@
 monerod monero-wallet-rpc monero-wallet-cli  --rpc-login@ --daemon-login@
 security        -w

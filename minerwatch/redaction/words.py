@@ -46,7 +46,7 @@ _KEEPS_USER = re.compile(
 )
 _HOOK = re2.compile(
     r"(?i)://[^\s/]*?(?:"
-    r"slack\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/"
+    r"conda[^\s/]*/t/|slack\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/"
     r"|telegram\.org/(?:file/)?bot|webhook\.office\.com/|office\.com/webhook\w*/"
     r"|hooks?\.[^\s/]*/|webhooks?\.[^\s/]*/|ifttt\.com/[^\s?#]*/key/|/[^\s?#]*?/?(?:web)?hooks?/"
     r"|/[^\s?#]*?/?(?:token|secret|apikey|access_token)/)([^\s?#\"'<>]+)"
