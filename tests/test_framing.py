@@ -81,6 +81,22 @@ VICTIMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "psql": ("/usr/lib/postgresql/15/bin/psql", ("psql", "-U", "u", "-d", "db", "-f", "{}")),
     "mysqlimport": ("/usr/bin/mysqlimport", ("mysqlimport", "-u", "u", "db", "{}")),
     "make": ("/usr/bin/make", ("make", "-j8", "NAME={}")),
+    "curl -u -o": (
+        "/usr/bin/curl",
+        ("curl", "-u", "user", "-o", "{}", "https://example.org:8443/"),
+    ),
+    "mongodump": ("/usr/bin/mongodump", ("mongodump", "-u", "user", "-p", "secret", "-o", "{}")),
+    "rclone": (
+        "/usr/bin/rclone",
+        ("rclone", "copy", "{}", "x:", "--user", "user", "--url", "https://example.org:443", "-P"),
+    ),
+    "redis-cli": ("/usr/bin/redis-cli", ("redis-cli", "-a", "secret", "--user", "me", "SET", "{}")),
+    "psql -c": ("/usr/bin/psql", ("psql", "-p", "5432", "-U", "user", "-o", "o", "-a", "-c", "{}")),
+    "swaks": ("/usr/bin/swaks", ("swaks", "--server", "example.org:587", "--header", "{}")),
+    "train": (
+        "/usr/bin/python3.11",
+        ("python3", "train.py", "--algo", "ppo", "--user", "me", "--name", "{}"),
+    ),
 }
 
 

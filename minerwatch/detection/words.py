@@ -111,25 +111,32 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
+    own = {field: _own_words(facts.get(field)) for field in ("CommandLine", "ParentCommandLine")}
     planted = {
         (field, argument)
         for field, option, argument in _foreign_arguments(facts)
-        if len(argument) >= min_length and _holds_by(facts, holds, field, option, argument)
+        if len(argument) >= min_length
+        and _holds_by(facts, holds, field, own[field], option, argument)
     }
     return bool(planted) and not holds(_without(facts, planted))
 
 
-def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str) -> bool:
-    """Return whether the rule holds by an argument alone, or with a common option before it.
+def _holds_by(
+    facts: Facts, holds: Holds, field: str, own: tuple[str, ...], option: str, argument: str
+) -> bool:
+    """Whether the rule holds by an argument alone, or with a common option before it.
 
-    Alone: also beside a login of the program's own.
+    Alone: also beside a login, and beside what the program has of its own.
     """
-    if holds(_ordinary(facts, field, argument)):
-        return True
-    if holds(_ordinary(facts, field, f"{_LOGIN} {argument}")):
-        return True
-    return bool(_COMMON_OPTION.fullmatch(option)) and holds(
-        _ordinary(facts, field, f"{option} {argument}")
+    words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
+    beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
+    return (
+        any(holds(_ordinary(facts, field, each)) for each in words)
+        or holds(_ordinary(facts, field, f"{_LOGIN} {argument}"))
+        or (
+            beside != ""
+            and any(holds(_ordinary(facts, field, f"{beside} {each}")) for each in words)
+        )
     )
 
 
@@ -140,6 +147,27 @@ _COMMON_OPTION = re.compile(
 
 
 _LOGIN = "-u user -p secret --user user --password secret"
+
+
+_OWN = re.compile(
+    r"(?:-[uUl]|--user|--username|--login) (?:[0-9]{1,6}|[A-Za-z][A-Za-z_-]{1,15}(?::\S*)?)"
+    r"|(?:-[pP]|--pass|--password|--port) (?:[0-9]{1,5}|[A-Za-z]\w{1,15})"
+    r"|(?:--user|--username|--pass|--password)=[A-Za-z]\w{1,15}"
+    r"|--url[ =]https?://\S+|--(?:host|server) [\w.-]+:(?:21|22|25|143|465|587|993)"
+    r"|-[aUGX]"
+    r"|--algo(?:rithm)? (?:ppo|dqn|sac|a2c|scrypt)"
+)
+_MAX_OWN = 8
+
+
+def _own_words(line: object) -> tuple[str, ...]:
+    """Return the options of ordinary clients and tools in a line, as far as their values are."""
+    if not isinstance(line, str):
+        return ()
+    arguments = arguments_of(line)
+    pairs = (" ".join(pair) for pair in pairwise(arguments))
+    found = [each for each in (*pairs, *arguments) if _OWN.fullmatch(each)]
+    return tuple(dict.fromkeys(found))[:_MAX_OWN]
 
 
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:

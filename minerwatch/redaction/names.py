@@ -22,8 +22,8 @@ _SURE_PARTS = ("passw", "passphrase", "passcode", "passkey", "secret", "credenti
 _SURE_JOINED = (
     "apikey", "authkey", "accesskey", "privatekey", "privkey", "masterkey", "signingkey",
     "encryptionkey", "accountkey", "sharedkey", "storagekey", "streamkey", "setupkey", "servicekey",
-    "subscriptionkey", "proxyauth", "licensekey", "presharedkey", "functionkey", "spendkey", "viewkey",
-    "rpcauth", "masterauth", "requirepass", "sonarlogin", "seedphrase", "mnemonic",
+    "subscriptionkey", "licensekey", "presharedkey", "functionkey", "spendkey", "viewkey",
+    "rpcauth", "masterauth", "requirepass", "sonarlogin", "proxyauth", "seedphrase", "mnemonic",
     "connectionstring", "authorization",
 )  # fmt: skip
 _SURE_WORDS = frozenset(
