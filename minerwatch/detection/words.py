@@ -151,11 +151,11 @@ _LOGIN = "-u user -p secret --user user --password secret"
 
 _OWN = re.compile(
     r"(?:-[uUl]|--user|--username|--login) (?:[0-9]{1,6}|[A-Za-z][A-Za-z_-]{1,15}(?::\S*)?)"
+    r"|(?:--user|--username|--name) \w{1,16}"
     r"|(?:-[pP]|--pass|--password|--port) (?:[0-9]{1,5}|[A-Za-z]\w{1,15})"
     r"|(?:--user|--username|--pass|--password)=[A-Za-z]\w{1,15}"
-    r"|--url[ =]https?://\S+|--(?:host|server) [\w.-]+:(?:21|22|25|143|465|587|993)"
-    r"|-[aUGX]"
-    r"|--algo(?:rithm)? (?:ppo|dqn|sac|a2c|scrypt)"
+    r"|--url[ =]https://\S+|--(?:host|server) [\w.-]+:(?:21|22|25|143|465|587|993)"
+    r"|-a|--algo(?:rithm)? (?:ppo|dqn|sac|a2c|scrypt)"
 )
 _MAX_OWN = 8
 
