@@ -290,6 +290,19 @@ def test_asking_about_a_miner_is_at_most_suspicious(arguments: tuple[str, ...]) 
     assert not outcome.cullable
 
 
+@pytest.mark.parametrize("words", PLANTED)
+def test_a_title_with_what_a_client_asked_for_accuses_no_server(words: str) -> None:
+    """As where it is built and run in a temporary folder, which is suspicious in itself."""
+    facts: Facts = {
+        "Image": "/tmp/server",
+        "Comm": "server",
+        "Arguments": (f"server: {words} idle",),
+        "CommandLineHidden": True,
+        **BUSY,
+    }
+    assert accused(facts) == ""
+
+
 def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
     """As a finding of words needs CPU time, and looking needs none."""
     arguments = ("grep", "-rn", "stratum+tcp://", ".")

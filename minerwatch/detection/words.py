@@ -171,7 +171,13 @@ def _own_words(line: object) -> tuple[str, ...]:
 
 
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
-    """Yield the arguments after a program's own name: field, the argument before, argument."""
+    """Yield the arguments after a program's own name: field, the argument before, argument.
+
+    A title over the arguments has no name: all of it may be what somebody else asked for.
+    """
+    title = facts.get("CommandLine")
+    if facts.get("CommandLineHidden") is True and isinstance(title, str):
+        yield "CommandLine", "", arguments_of(title)[0] if title else ""
     for field in ("CommandLine", "ParentCommandLine"):
         line = facts.get(field)
         if isinstance(line, str):
@@ -200,8 +206,9 @@ def _without(facts: Facts, planted: set[tuple[str, str]]) -> Facts:
         line = facts.get(field)
         if isinstance(line, str):
             first, *others = arguments_of(line) or ("",)
+            name = _PROGRAM if (field, first) in planted else first
             left[field] = " ".join(
-                (first, *(each for each in others if (field, each) not in planted))
+                (name, *(each for each in others if (field, each) not in planted))
             )
     line = left.get("CommandLine")
     if isinstance(line, str):
