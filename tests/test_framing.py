@@ -303,6 +303,27 @@ def test_a_title_with_what_a_client_asked_for_accuses_no_server(words: str) -> N
     assert accused(facts) == ""
 
 
+@pytest.mark.parametrize("words", PLANTED)
+@pytest.mark.parametrize(
+    "start",
+    [
+        ("docker", "run", "--rm", "-e"),
+        ("docker", "build", "--build-arg"),
+        ("kubectl", "exec", "pod", "--", "convert"),
+        ("timeout", "60", "convert"),
+        ("npx", "render"),
+        ("ssh", "host"),
+        ("bash", "-c"),
+    ],
+    ids=lambda start: " ".join(start),
+)
+def test_what_starts_a_program_with_such_words_stays_suspicious_beside_a_weak_finding(
+    start: tuple[str, ...], words: str
+) -> None:
+    facts: Facts = {"Image": "/tmp/job", "Comm": "job", "Arguments": (*start, words), **BUSY}
+    assert accused(facts) == ""
+
+
 def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
     """As a finding of words needs CPU time, and looking needs none."""
     arguments = ("grep", "-rn", "stratum+tcp://", ".")

@@ -56,6 +56,7 @@ from minerwatch.detection.words import (
     COMMAND_FIELDS,
     facts_as_others_join_them,
     facts_with_script_words,
+    rests_on_launched_argument,
     rests_on_one_argument,
 )
 from minerwatch.model import Evidence, Facts, Level, Signal
@@ -176,18 +177,27 @@ class Matcher:
         return tuple(self._match(rule, seen) for rule in candidates if rule.holds(seen))
 
     def _match(self, rule: _CompiledRule, seen: Seen) -> Match:
-        words_only = self._rests_on_one_argument(rule, seen.facts)
+        is_word, is_launched = self._rests_on_words(rule, seen.facts)
         return Match(
             rule.rule,
             self._evidence(rule.rule, seen),
-            words_only=words_only,
-            is_delayed=words_only and _waits_for_cpu(rule.rule),
+            words_only=is_word or is_launched,
+            is_delayed=is_word and _waits_for_cpu(rule.rule),
         )
 
-    def _rests_on_one_argument(self, rule: _CompiledRule, facts: Facts) -> bool:
+    def _rests_on_words(self, rule: _CompiledRule, facts: Facts) -> tuple[bool, bool]:
+        """Whether one argument makes the rule hold: of any program, or of one that starts others.
+
+        What starts others computes nothing itself, so that waiting for its CPU time is in vain.
+        """
         if rule.text_fields.isdisjoint(COMMAND_FIELDS) or rule.rule.signal is Signal.BEHAVIOUR:
-            return False
-        return rests_on_one_argument(facts, lambda each: self._holds(rule, each), _MIN_PLANTED)
+            return False, False
+
+        def holds(each: Facts) -> bool:
+            return self._holds(rule, each)
+
+        is_word = rests_on_one_argument(facts, holds, _MIN_PLANTED)
+        return is_word, not is_word and rests_on_launched_argument(facts, holds, _MIN_PLANTED)
 
     def _holds(self, rule: _CompiledRule, facts: Facts) -> bool:
         found: set[int] = set()

@@ -111,14 +111,44 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
-    own = {field: _own_words(facts.get(field)) for field in ("CommandLine", "ParentCommandLine")}
+    own = {field: _own_words(facts.get(field)) for field in _LINES}
+    return _rests_on(
+        facts,
+        holds,
+        min_length,
+        lambda field, option, argument: _holds_by(
+            facts, holds, field, own[field], option, argument
+        ),
+    )
+
+
+def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
+    """Whether it does so in a line that starts another program: ``docker run``, ``timeout 60``."""
+    starts = {field: _launcher(facts.get(field)) for field in _LINES}
+    if not any(starts.values()):
+        return False
+    return _rests_on(
+        facts,
+        holds,
+        min_length,
+        lambda field, _option, argument: (
+            starts[field] != "" and holds(_ordinary(facts, field, argument, starts[field]))
+        ),
+    )
+
+
+def _rests_on(
+    facts: Facts, holds: Holds, min_length: int, is_enough: Callable[[str, str, str], bool]
+) -> bool:
     planted = {
         (field, argument)
         for field, option, argument in _foreign_arguments(facts)
-        if len(argument) >= min_length
-        and _holds_by(facts, holds, field, own[field], option, argument)
+        if len(argument) >= min_length and is_enough(field, option, argument)
     }
     return bool(planted) and not holds(_without(facts, planted))
+
+
+_LINES = ("CommandLine", "ParentCommandLine")
 
 
 def _holds_by(
@@ -147,6 +177,31 @@ _COMMON_OPTION = re.compile(
 
 
 _LOGIN = "-u user -p secret --user user --password secret"
+
+
+_LAUNCHER = re.compile(
+    r"(?:\S*/)?(?:docker(?:-buildx|-compose)?|podman|nerdctl|ctr|crictl|buildah|buildctl|img|executor"
+    r"|kaniko|(?:jupyter-)?repo2docker|kubectl|oc|(?:auto)?ssh|socat|ncat|npx|npm|pnpm|yarn|bunx?|uvx?"
+    r"|pipx|(?:ba|da|z|k)?sh|su|sudo|env|nice|ionice|nohup|timeout|setsid|stdbuf|taskset|unshare|watch"
+    r"|xargs|flock|screen|tmux|script|systemd-run|firejail)"
+)
+_STARTING = re.compile(
+    r"--|-[cdeinuy]|-[el]c|-it|--(?:build-arg|env|rm)|[0-9]+[smh]?|build|compose|create|dlx|exec|run"
+    r"|tool|x"
+)
+_MAX_STARTING = 8
+
+
+def _launcher(line: object) -> str:
+    """Return how a line begins that starts another program: what starts it, and as what."""
+    if not isinstance(line, str):
+        return ""
+    first, *others = arguments_of(line) or ("",)
+    if not _LAUNCHER.fullmatch(first):
+        return ""
+    return " ".join(
+        (first, *(each for each in others[:_MAX_STARTING] if _STARTING.fullmatch(each)))
+    )
 
 
 _OWN = re.compile(
@@ -185,10 +240,10 @@ def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
             yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
 
 
-def _ordinary(facts: Facts, field: str, arguments: str) -> Facts:
+def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:
     """Return the facts of an ordinary program in place of this one, with these arguments."""
     lines = {"CommandLine": _PROGRAM, "ParentCommandLine": _PROGRAM}
-    lines[field] = f"{_PROGRAM} {arguments}"
+    lines[field] = f"{program} {arguments}"
     return {
         **facts,
         **lines,
