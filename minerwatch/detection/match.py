@@ -186,7 +186,7 @@ class Matcher:
         )
 
     def _rests_on_words(self, rule: _CompiledRule, facts: Facts) -> tuple[bool, bool]:
-        """Whether one argument makes the rule hold: of any program, or of one that starts others.
+        """Return whether one argument makes the rule hold: of any program, or of a launcher.
 
         What starts others computes nothing itself, so that waiting for its CPU time is in vain.
         """

@@ -123,7 +123,7 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
 
 def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
-    """Whether it does so in a line that starts another program: ``docker run``, ``timeout 60``."""
+    """Return whether it does so in a line that starts another program, as ``docker run`` does."""
     starts = {field: _launcher(facts.get(field)) for field in _LINES}
     if not any(starts.values()):
         return False
@@ -154,7 +154,7 @@ _LINES = ("CommandLine", "ParentCommandLine")
 def _holds_by(
     facts: Facts, holds: Holds, field: str, own: tuple[str, ...], option: str, argument: str
 ) -> bool:
-    """Whether the rule holds by an argument alone, or with a common option before it.
+    """Return whether the rule holds by an argument alone, or with a common option before it.
 
     Alone: also beside a login, and beside what the program has of its own.
     """
@@ -204,6 +204,7 @@ def _launcher(line: object) -> str:
     )
 
 
+# What an honest program is told: a miner's login has a wallet or a worker, and its password is x.
 _OWN = re.compile(
     r"(?:-[uUl]|--user|--username|--login) (?:[0-9]{1,6}|[A-Za-z][A-Za-z_-]{1,15}(?::\S*)?)"
     r"|(?:--user|--username|--name) \w{1,16}"
