@@ -10,7 +10,7 @@ without it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from minerwatch.arguments import (
@@ -33,6 +33,9 @@ _PROGRAM = "program"
 _PATH = "/usr/bin/program"
 
 Holds = Callable[[Facts], bool]
+
+_Pair = tuple[str, str]
+"""An option, or "", and the argument after it."""
 
 
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
@@ -111,12 +114,45 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
 
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
-    planted = {
-        (field, argument)
-        for field, option, argument in _foreign_arguments(facts)
-        if len(argument) >= min_length and _holds_by(facts, holds, field, option, argument)
-    }
+    planted: set[tuple[str, str]] = set()
+    for field, pairs in _foreign_arguments(facts, min_length).items():
+        planted.update((field, pair[1]) for pair in _planted(facts, holds, field, pairs))
     return bool(planted) and not holds(_without(facts, planted))
+
+
+def _planted(facts: Facts, holds: Holds, field: str, pairs: list[_Pair]) -> Iterator[_Pair]:
+    """Yield the arguments by which alone the rule holds; at most what _MAX_TRIALS finds.
+
+    A long line is halved, and halved again where the rule holds on a half: on none of the arguments
+    of the other half does it hold alone. Else a line of thousands takes a second.
+    """
+    first, others = pairs[:_FEW_PAIRS], pairs[_FEW_PAIRS:]
+    yield from (pair for pair in first if _holds_by(facts, holds, field, *pair))
+    todo = [others] if others else []
+    trials = 0
+    while todo and trials < _MAX_TRIALS:
+        block = todo.pop()
+        trials += 1
+        if not holds(_ordinary(facts, field, f"{_LOGIN} {_text_of(block)}")):
+            continue
+        if len(block) > _FEW_PAIRS:
+            half = len(block) // 2
+            todo += [block[half:], block[:half]]
+            continue
+        trials += len(block)
+        yield from (pair for pair in block if _holds_by(facts, holds, field, *pair))
+
+
+def _text_of(pairs: Iterable[_Pair]) -> str:
+    return " ".join(f"{option} {argument}" if option else argument for option, argument in pairs)
+
+
+_FEW_PAIRS = 8
+"""So many arguments are tried one by one; the first ones always, for some rules ask for a place."""
+
+_MAX_TRIALS = 128
+"""Blocks and arguments that are tried of one line, for one rule. Beyond that an argument counts as
+the program's own: an outsider would have to choose dozens of one line."""
 
 
 def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str) -> bool:
@@ -128,9 +164,7 @@ def _holds_by(facts: Facts, holds: Holds, field: str, option: str, argument: str
         return True
     if holds(_ordinary(facts, field, f"{_LOGIN} {argument}")):
         return True
-    return bool(_COMMON_OPTION.fullmatch(option)) and holds(
-        _ordinary(facts, field, f"{option} {argument}")
-    )
+    return option != "" and holds(_ordinary(facts, field, f"{option} {argument}"))
 
 
 _COMMON_OPTION = re.compile(
@@ -142,13 +176,22 @@ _COMMON_OPTION = re.compile(
 _LOGIN = "-u user -p secret --user user --password secret"
 
 
-def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
-    """Yield the arguments after a program's own name: field, the argument before, argument."""
+def _foreign_arguments(facts: Facts, min_length: int) -> dict[str, list[_Pair]]:
+    """Return the long enough arguments after a program's own name, by field.
+
+    Each with the common option before it; "": there is none.
+    """
+    found: dict[str, list[_Pair]] = {}
     for field in ("CommandLine", "ParentCommandLine"):
         line = facts.get(field)
         if isinstance(line, str):
-            arguments = arguments_of(line)
-            yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
+            pairs = (
+                (before if _COMMON_OPTION.fullmatch(before) else "", argument)
+                for before, argument in pairwise(arguments_of(line))
+                if len(argument) >= min_length
+            )
+            found[field] = list(dict.fromkeys(pairs))
+    return found
 
 
 def _ordinary(facts: Facts, field: str, arguments: str) -> Facts:
