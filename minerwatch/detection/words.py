@@ -10,7 +10,8 @@ without it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 
 from minerwatch.arguments import (
@@ -33,6 +34,9 @@ _PROGRAM = "program"
 _PATH = "/usr/bin/program"
 
 Holds = Callable[[Facts], bool]
+
+_Pair = tuple[str, str]
+"""An option, or "", and the argument after it."""
 
 
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
@@ -112,13 +116,13 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
     own = {field: _own_words(facts.get(field)) for field in _LINES}
+    own_text = {field: " ".join((_LOGIN, *words)) for field, words in own.items()}
     return _rests_on(
         facts,
         holds,
         min_length,
-        lambda field, option, argument: _holds_by(
-            facts, holds, field, own[field], option, argument
-        ),
+        lambda field, pair: _holds_by(facts, holds, field, own[field], *pair),
+        lambda field, text: holds(_ordinary(facts, field, f"{own_text[field]} {text}")),
     )
 
 
@@ -127,25 +131,72 @@ def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> b
     starts = {field: _launcher(facts.get(field)) for field in _LINES}
     if not any(starts.values()):
         return False
+
+    def holds_after_start(field: str, text: str) -> bool:
+        return starts[field] != "" and holds(_ordinary(facts, field, text, starts[field]))
+
     return _rests_on(
         facts,
         holds,
         min_length,
-        lambda field, _option, argument: (
-            starts[field] != "" and holds(_ordinary(facts, field, argument, starts[field]))
-        ),
+        lambda field, pair: holds_after_start(field, pair[1]),
+        holds_after_start,
     )
 
 
 def _rests_on(
-    facts: Facts, holds: Holds, min_length: int, is_enough: Callable[[str, str, str], bool]
+    facts: Facts,
+    holds: Holds,
+    min_length: int,
+    is_enough: Callable[[str, _Pair], bool],
+    may_be_enough: Callable[[str, str], bool],
 ) -> bool:
-    planted = {
-        (field, argument)
-        for field, option, argument in _foreign_arguments(facts)
-        if len(argument) >= min_length and is_enough(field, option, argument)
-    }
+    """Return whether arguments that are each enough make the rule hold, and no others do.
+
+    ``may_be_enough`` tells of the text of many arguments whether one of them may be.
+    """
+    planted: set[tuple[str, str]] = set()
+    for field, pairs in _foreign_arguments(facts, min_length).items():
+        found = _planted(pairs, partial(is_enough, field), partial(may_be_enough, field))
+        planted.update((field, argument) for _, argument in found)
     return bool(planted) and not holds(_without(facts, planted))
+
+
+def _planted(
+    pairs: list[_Pair], is_enough: Callable[[_Pair], bool], may_be_enough: Callable[[str], bool]
+) -> Iterator[_Pair]:
+    """Yield the arguments by which alone the rule holds; at most what _MAX_TRIALS finds.
+
+    A long line is halved, and halved again where the rule holds on a half: on none of the arguments
+    of the other half does it hold alone. Else a line of thousands takes a second.
+    """
+    first, others = pairs[:_FEW_PAIRS], pairs[_FEW_PAIRS:]
+    yield from filter(is_enough, first)
+    todo = [others] if others else []
+    trials = 0
+    while todo and trials < _MAX_TRIALS:
+        block = todo.pop()
+        trials += 1
+        if not may_be_enough(_text_of(block)):
+            continue
+        if len(block) > _FEW_PAIRS:
+            half = len(block) // 2
+            todo += [block[half:], block[:half]]
+            continue
+        trials += len(block)
+        yield from filter(is_enough, block)
+
+
+def _text_of(pairs: Iterable[_Pair]) -> str:
+    return " ".join(f"{option} {argument}" if option else argument for option, argument in pairs)
+
+
+_FEW_PAIRS = 8
+"""So many arguments are tried one by one; the first ones always, for some rules ask for a place."""
+
+_MAX_TRIALS = 128
+"""Blocks and arguments that are tried of one line, for one rule. Beyond that an argument counts as
+the program's own: an outsider would have to choose dozens of one line."""
 
 
 _LINES = ("CommandLine", "ParentCommandLine")
@@ -158,8 +209,8 @@ def _holds_by(
 
     Alone: also beside a login, and beside what the program has of its own.
     """
-    words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
-    beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
+    words = (argument, f"{option} {argument}") if option else (argument,)
+    beside = " ".join(each for each in own if each not in words)
     return (
         any(holds(_ordinary(facts, field, each)) for each in words)
         or holds(_ordinary(facts, field, f"{_LOGIN} {argument}"))
@@ -226,19 +277,26 @@ def _own_words(line: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))[:_MAX_OWN]
 
 
-def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
-    """Yield the arguments after a program's own name: field, the argument before, argument.
+def _foreign_arguments(facts: Facts, min_length: int) -> dict[str, list[_Pair]]:
+    """Return the long enough arguments after a program's own name, by field.
 
-    A title over the arguments has no name: all of it may be what somebody else asked for.
+    Each with the common option before it; "": there is none. A title over the arguments has no
+    name: all of it may be what somebody else asked for.
     """
-    title = facts.get("CommandLine")
-    if facts.get("CommandLineHidden") is True and isinstance(title, str):
-        yield "CommandLine", "", arguments_of(title)[0] if title else ""
-    for field in ("CommandLine", "ParentCommandLine"):
+    found: dict[str, list[_Pair]] = {}
+    for field in _LINES:
         line = facts.get(field)
         if isinstance(line, str):
-            arguments = arguments_of(line)
-            yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
+            pairs = (
+                (before if _COMMON_OPTION.fullmatch(before) else "", argument)
+                for before, argument in pairwise(arguments_of(line))
+                if len(argument) >= min_length
+            )
+            found[field] = list(dict.fromkeys(pairs))
+    if facts.get("CommandLineHidden") is True and found.get("CommandLine") is not None:
+        title = arguments_of(str(facts["CommandLine"]))[:1]
+        found["CommandLine"] += [("", each) for each in title]
+    return found
 
 
 def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:

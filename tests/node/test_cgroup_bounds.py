@@ -69,6 +69,39 @@ def node(tmp_path: Path) -> PlainNode:
     return PlainNode(tmp_path)
 
 
+def test_long_paths_count_as_several_cgroups(node: PlainNode) -> None:
+    """Tenants' text is bounded in bytes: a byte that is no UTF-8 is kept as five."""
+    deep = "/".join([f"/docker/{ID}", *["x" * 250] * 6])
+    node.add(f"/docker/{ID}", 7)
+    node.add_many(deep, 3900)
+    node.add(f"/docker/{ID2}", 8)
+    found = node.tree().tick()
+    below = [key for key in found.containers if key.cgroup.startswith(deep)]
+    assert 900 < len(below) < 1100
+    assert over_bound(found) == {f"/docker/{ID}"}
+    assert found.pids[key_of(found, f"/docker/{ID2}")] == {8}
+
+
+@pytest.mark.parametrize(
+    ("outermost", "within"),
+    [
+        (USER, f"{USER}/a.service"),
+        (f"/docker/{ID}", f"/docker/{ID}/docker/{ID2}"),
+        (f"{POD}/{ID}", f"{POD}/{ID}/docker/{ID2}"),
+    ],
+)
+def test_nested_containers_share_the_turns_and_bounds_of_the_outermost(
+    node: PlainNode, outermost: str, within: str
+) -> None:
+    """Else a pair of cgroups for each turn would starve all others."""
+    for number in range(20):
+        node.add(f"{within}{number}.service/{number:064x}/docker/{number + 100:064x}")
+    found = node.tree().tick()
+    owners = {each.owner for each in found.containers.values() if each.cgroup.startswith(outermost)}
+    assert len(owners) == 1
+    assert sum(each.cgroup.startswith(outermost) for each in found.containers.values()) > 40
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
