@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -271,7 +271,7 @@ def _findings(history: _History, sightings: Iterable[Sighting], at_s: float) -> 
     before, now = history.first_seen_s, {}
     processes: Counter[str] = Counter()
     findings = []
-    for sighting in sightings:
+    for sighting in _by_weight(tuple(sightings)):
         rule = sighting.rule
         processes[rule.id] += 1
         if processes[rule.id] > MAX_PROCESSES_PER_RULE:
@@ -302,15 +302,51 @@ def _finding(sighting: Sighting, since_s: float) -> Finding:
     )
 
 
+def _by_weight(sightings: tuple[Sighting, ...]) -> Sequence[Sighting]:
+    """Return the sightings, those on processes that may be culled first where some are left out.
+
+    So idle processes with the words of a miner, by the hundred, do not push out what is found on
+    the one that computes.
+    """
+    if len(sightings) <= MAX_PROCESSES_PER_RULE:
+        return sightings
+    lightness = _lightness(
+        (each.process, each.signal, each.score, each.rule.maturity) for each in sightings
+    )
+    return sorted(sightings, key=lambda each: lightness(each.process))
+
+
+def _lightness(
+    found: Iterable[tuple[ProcessId | None, Signal, float, Maturity]],
+) -> Callable[[ProcessId | None], tuple[bool, float]]:
+    """Return a sort key for processes: those first that stable rules say most of."""
+    scores: dict[ProcessId | None, dict[Signal, float]] = {}
+    for process, signal, score, maturity in found:
+        own = scores.setdefault(process, {})
+        if maturity is Maturity.STABLE:
+            own[signal] = max(score, own.get(signal, 0.0))
+    keys = {
+        process: (process is not None and Signal.COMPUTE not in own, -joined_score(own))
+        for process, own in scores.items()
+    }
+    return keys.__getitem__
+
+
 def _foremost(findings: list[Finding]) -> list[Finding]:
-    """At most MAX_FINDINGS, highest score first; every rule is heard before any is repeated."""
+    """At most MAX_FINDINGS, highest score first; every rule is heard before any is repeated.
+
+    It is heard first on the processes that may be culled.
+    """
     findings.sort(key=lambda finding: (-finding.score, finding.since_s, finding.rule))
     if len(findings) > MAX_FINDINGS:
+        lightness = _lightness(
+            (each.process, each.signal, each.score, each.maturity) for each in findings
+        )
         heard: Counter[str] = Counter()
-        rounds = []
-        for finding in findings:
-            rounds.append(heard[finding.rule])
-            heard[finding.rule] += 1
-        chosen = sorted(range(len(findings)), key=rounds.__getitem__)[:MAX_FINDINGS]
+        rounds: dict[int, int] = {}
+        for place in sorted(range(len(findings)), key=lambda at: lightness(findings[at].process)):
+            rounds[place] = heard[findings[place].rule]
+            heard[findings[place].rule] += 1
+        chosen = sorted(rounds, key=rounds.__getitem__)[:MAX_FINDINGS]
         findings = [findings[place] for place in sorted(chosen)]
     return findings

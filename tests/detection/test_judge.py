@@ -249,6 +249,24 @@ def test_what_is_remembered_is_bounded_and_goes_with_the_container() -> None:
     assert HERE not in judge
 
 
+@pytest.mark.parametrize("decoys", [10, 30, MAX_FINDINGS, MAX_PROCESSES_PER_RULE, 1000])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_words_only", [True, False])
+def test_decoys_do_not_push_out_what_is_found_on_the_process_that_computes(
+    decoys: int, is_first: bool, is_words_only: bool
+) -> None:
+    words = [rule(f"w{number}", score=88) for number in range(4)]
+    computes = rule("c", score=88, signal=Signal.COMPUTE)
+    idle = [seen(each, pid) for pid in range(2, decoys + 2) for each in words]
+    miner = [
+        *(Sighting(each, ProcessId(1, 0), (), words_only=is_words_only) for each in words),
+        seen(computes),
+    ]
+    verdict = Judge().verdict(HERE, [*miner, *idle] if is_first else [*idle, *miner], 0)
+    assert len(verdict.findings) <= MAX_FINDINGS
+    assert is_cullable(verdict)
+
+
 def test_a_clear_container_is_not_remembered() -> None:
     judge = Judge()
     judge.verdict(HERE, [seen(rule(score=75))], 0)
