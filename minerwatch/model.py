@@ -87,6 +87,12 @@ class Container:
     runtime: str  # containerd, cri-o, docker, podman, systemd, kernel; "" if not to be told
     pod_uid: str = ""  # with dashes where it is a UUID; 32 hex digits for a static pod
     outer_cgroup: str = ""  # of the container that this one is nested in
+    outermost_cgroup: str = ""  # of the one that all of these are nested in; "": in none
+
+    @property
+    def owner(self) -> str:
+        """Return what takes turns and shares bounds: the pod, or else the outermost container."""
+        return self.pod_uid or self.outermost_cgroup or self.cgroup
 
     @property
     def key(self) -> ContainerKey:

@@ -762,7 +762,7 @@ class Watch:
         """Processes with a finding, or that burn CPU: the busiest of each owner in turn."""
         suspects: list[tuple[float, Suspect]] = []
         for watched in hot:
-            owner = watched.container.pod_uid or watched.container.key
+            owner = watched.owner
             found = {finding.process for finding in watched.verdict.findings}
             for process in watched.processes.values():
                 if process.cpu is None:

@@ -82,8 +82,7 @@ class WatchedContainer:
     @property
     def owner(self) -> str:
         """Return what takes turns and shares bounds: the pod, or else the outermost container."""
-        container = self.container
-        return container.pod_uid or container.outer_cgroup or container.cgroup
+        return self.container.owner
 
     @property
     def is_idle_sandbox(self) -> bool:

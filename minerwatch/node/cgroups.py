@@ -629,6 +629,7 @@ class CgroupTree:
             )
         elif kind is ContainerKind.POD and self._is_refuted(pod_uid, parent.owner):
             kind, pod_uid = ContainerKind.ENGINE, ""
+        around = outer if outer is not None and _holds_containers(outer) else None
         return Container(
             cgroup=_text(path.removeprefix(self._hierarchy.root)),
             cgroup_inode=inode,
@@ -636,7 +637,8 @@ class CgroupTree:
             container_id=container_id,
             runtime=runtime,
             pod_uid=pod_uid,
-            outer_cgroup=outer.cgroup if outer and _holds_containers(outer) else "",
+            outer_cgroup=around.cgroup if around else "",
+            outermost_cgroup=(around.outermost_cgroup or around.cgroup) if around else "",
         )
 
     def _opened_pod(self, path: bytes, inode: int) -> _PodCgroup | None:

@@ -70,6 +70,26 @@ def node(tmp_path: Path) -> PlainNode:
 
 
 @pytest.mark.parametrize(
+    ("outermost", "within"),
+    [
+        (USER, f"{USER}/a.service"),
+        (f"/docker/{ID}", f"/docker/{ID}/docker/{ID2}"),
+        (f"{POD}/{ID}", f"{POD}/{ID}/docker/{ID2}"),
+    ],
+)
+def test_nested_containers_share_the_turns_and_bounds_of_the_outermost(
+    node: PlainNode, outermost: str, within: str
+) -> None:
+    """Else a pair of cgroups for each turn would starve all others."""
+    for number in range(20):
+        node.add(f"{within}{number}.service/{number:064x}/docker/{number + 100:064x}")
+    found = node.tree().tick()
+    owners = {each.owner for each in found.containers.values() if each.cgroup.startswith(outermost)}
+    assert len(owners) == 1
+    assert sum(each.cgroup.startswith(outermost) for each in found.containers.values()) > 40
+
+
+@pytest.mark.parametrize(
     "hostile",
     [
         USER,
