@@ -10,7 +10,8 @@ without it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 
 from minerwatch.arguments import (
@@ -33,6 +34,9 @@ _PROGRAM = "program"
 _PATH = "/usr/bin/program"
 
 Holds = Callable[[Facts], bool]
+
+_Pair = tuple[str, str]
+"""An argument, after the one before it."""
 
 
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
@@ -119,6 +123,7 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
         lambda field, option, argument: _holds_by(
             facts, holds, field, own[field], option, argument
         ),
+        lambda field, words: holds(_ordinary(facts, field, " ".join((_LOGIN, *own[field], words)))),
     )
 
 
@@ -134,19 +139,69 @@ def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> b
         lambda field, _option, argument: (
             starts[field] != "" and holds(_ordinary(facts, field, argument, starts[field]))
         ),
+        lambda field, words: (
+            starts[field] != "" and holds(_ordinary(facts, field, words, starts[field]))
+        ),
     )
 
 
 def _rests_on(
-    facts: Facts, holds: Holds, min_length: int, is_enough: Callable[[str, str, str], bool]
+    facts: Facts,
+    holds: Holds,
+    min_length: int,
+    is_enough: Callable[[str, str, str], bool],
+    may_be_enough: Callable[[str, str], bool],
 ) -> bool:
+    by_field: dict[str, list[_Pair]] = {}
+    for field, option, argument in _foreign_arguments(facts):
+        if len(argument) >= min_length:
+            by_field.setdefault(field, []).append((option, argument))
     planted = {
         (field, argument)
-        for field, option, argument in _foreign_arguments(facts)
-        if len(argument) >= min_length and is_enough(field, option, argument)
+        for field, pairs in by_field.items()
+        for _, argument in _planted(pairs, partial(is_enough, field), partial(may_be_enough, field))
     }
     return bool(planted) and not holds(_without(facts, planted))
 
+
+def _planted(
+    pairs: list[_Pair], is_enough: Callable[[str, str], bool], may_be_enough: Callable[[str], bool]
+) -> Iterator[_Pair]:
+    """Yield the arguments that are enough alone; at most those that _MAX_TRIALS finds.
+
+    A long line is halved, and halved again where the rule holds on a half: on none of the arguments
+    of the other half does it hold alone. Else a line of thousands takes a second.
+    """
+    first, others = pairs[:_FEW_PAIRS], pairs[_FEW_PAIRS:]
+    yield from (pair for pair in first if is_enough(*pair))
+    todo = [others] if others else []
+    trials = 0
+    while todo and trials < _MAX_TRIALS:
+        block = todo.pop()
+        trials += 1
+        if not may_be_enough(_words_of(block)):
+            continue
+        if len(block) > _FEW_PAIRS:
+            half = len(block) // 2
+            todo += [block[half:], block[:half]]
+            continue
+        trials += len(block)
+        yield from (pair for pair in block if is_enough(*pair))
+
+
+def _words_of(pairs: Iterable[_Pair]) -> str:
+    return " ".join(
+        f"{option} {argument}" if _COMMON_OPTION.fullmatch(option) else argument
+        for option, argument in pairs
+    )
+
+
+_FEW_PAIRS = 8
+"""So many arguments are tried one by one; the first ones always, for some rules ask for a place."""
+
+_MAX_TRIALS = 128
+"""Blocks and arguments that are tried of one line, for one rule. Beyond that an argument counts as
+the program's own: an outsider would have to choose dozens of one line."""
 
 _LINES = ("CommandLine", "ParentCommandLine")
 

@@ -17,6 +17,7 @@ from minerwatch.detection.words import (
     FORGOTTEN_CORES,
     cpu_s_after,
     has_computed,
+    rests_on_one_argument,
     with_arguments,
 )
 from minerwatch.model import Facts
@@ -212,3 +213,45 @@ def test_an_address_beside_a_login_of_the_programs_own_is_words_only() -> None:
     line = "mysqlimport -u u db stratum+tcp://pool.example.org:3333"
     (match,) = Matcher([rule]).matches(with_arguments({"CommandLine": line}))
     assert match.words_only
+
+
+@pytest.mark.parametrize("place", [0, 1, 7, 8, 100, 2999])
+@pytest.mark.parametrize("planted", ["--donate-level=1", URL])
+def test_one_planted_argument_is_found_in_a_line_of_thousands(place: int, planted: str) -> None:
+    url = mining_rule(url={"CommandLine|contains": "stratum+tcp://"}, condition="url")
+    files = [f"file-{number}" for number in range(3000)]
+    files[place] = planted
+    match = matched(OPTION if planted.startswith("--") else url, live("tar", "-cf", "x", *files))
+    assert match is not None
+    assert match.words_only
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_decoys_by_the_thousand_make_no_words_of_a_miners_arguments(is_before: bool) -> None:
+    own = ("-o", URL, "-u", "44AFFq5kSiGBoZ4NMDwYtN18obc8AemS.w")
+    decoys = tuple(f"-o=stratum-{number}" for number in range(3000))
+    arguments = ("./a", *decoys, *own) if is_before else ("./a", *own, *decoys)
+    match = matched(POOL_AND_LOGIN, live(*arguments))
+    assert match is not None
+    assert not match.words_only
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"--donate-level={number}" for number in range(5000)],
+        [f"-o stratum-{number}" for number in range(5000)],
+        ["-o", URL, "-u", "worker", *(f"{number:04x}" for number in range(5000))],
+    ],
+)
+def test_a_line_of_thousands_is_tried_a_few_hundred_times(arguments: list[str]) -> None:
+    tried = 0
+
+    def holds(facts: Facts) -> bool:
+        nonlocal tried
+        tried += 1
+        line = str(facts["CommandLine"])
+        return "--donate-level" in line or ("-o stratum" in line and "-u worker" in line)
+
+    rests_on_one_argument(with_arguments(live("./a", *arguments)), holds, 4)
+    assert tried < 600
