@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 
-_MAX_THREADS = 256
+_MAX_THREADS = 1024
 _STAT_BYTES = 4096
 _ENDED = b"ZX"  # proc_pid_stat(5)
 

@@ -78,6 +78,8 @@ _HIDDEN_AFTER_HANGS = 3
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
+_MAX_ENDED_THREADS = 1024
+"""Threads among which a living one is looked for. What hides it among more is hidden itself."""
 _MAX_KIB_DIGITS = 18
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 
@@ -297,8 +299,10 @@ class ProcessReader:
             return None
         stat, exiting = parsed
         place: str | None = str(pid)
+        is_out_of_sight = False
         if exiting:
             place = self._place_of_a_live_thread(pid) if stat.threads > 1 else None
+            is_out_of_sight = place is None and stat.threads > _MAX_ENDED_THREADS
         if stat.kernel_thread:
             place = None
         status = self._fact(f"{pid}/status", _STATUS_BYTES)
@@ -308,6 +312,7 @@ class ProcessReader:
             self._uid(status),
             self._link(f"{place}/exe") if place else "",
             self._link(f"{place}/cwd") if place else "",
+            is_out_of_sight,
         )
 
     def _is_to_be_asked(self, draft: _Draft) -> bool:
@@ -338,7 +343,7 @@ class ProcessReader:
         """Tell the text, and whether the process hides it."""
         key = (draft.stat.id, draft.stat.program)
         if not draft.place:
-            return "", False
+            return "", draft.is_out_of_sight
         if isinstance(answer, bytes):
             self._stuck.pop(key, None)
             line, is_hidden = _command_line(answer, draft.exe)
@@ -382,9 +387,10 @@ class ProcessReader:
         """Find where to read a process whose first thread has ended while others run on.
 
         The first thread is then a zombie without memory: /proc/PID/cmdline is empty and the exe
-        link leads nowhere, but those of its other threads do (proc_pid_task(5)).
+        link leads nowhere, but those of its other threads do (proc_pid_task(5)). Threads that end
+        vanish, but for the first, and for those that a tracer does not wait for (ptrace(2)).
         """
-        for tid in self._threads(pid, 16):  # threads that end vanish, but for the first
+        for tid in self._threads(pid, _MAX_ENDED_THREADS):
             place = f"{pid}/task/{tid}"
             parsed = self._stat(tid, place) if tid != pid else None
             if parsed and not parsed[1]:
@@ -452,6 +458,7 @@ class _Draft:
     uid: int
     exe: str
     cwd: str
+    is_out_of_sight: bool = False  # it has more threads that have ended than are looked through
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from minerwatch.node.living_thread import living_place
+from minerwatch.node.processes import ProcessReader
+from tests.waiting import until
+
+TARGETS = Path(__file__).parents[1] / "targets"
 
 FIRST_THREAD_ENDS = """
 import ctypes, threading, time
@@ -42,3 +47,47 @@ def test_a_name_cannot_pass_for_a_state(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "stat").write_bytes(b"7 (x) Z 1) S 1 2")
     assert living_place(str(tmp_path), 7) == "7"
+
+
+@pytest.mark.parametrize("count", [20, 300])
+def test_threads_that_stay_as_zombies_hide_nothing(tmp_path: Path, count: int) -> None:
+    """A tenant may trace itself, and never wait for threads that have ended."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler: apt install gcc libc6-dev")
+    program, source = str(tmp_path / "ended_threads"), TARGETS / "ended_threads.c"
+    subprocess.run(["cc", "-O1", "-pthread", "-o", program, source], check=True)
+    reader = ProcessReader(Path("/proc"))
+    with subprocess.Popen([program, str(count)], stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdout is not None
+        try:
+            pid = int(tracer.stdout.readline())
+            until(lambda: _ended(pid) > count)
+            place = living_place("/proc", pid)
+            process = reader.read([pid])[pid]
+        finally:
+            tracer.kill()
+            reader.close()
+    assert place != str(pid)
+    assert process.image == program
+    assert process.command_line == f"{program} {count}"
+    assert not process.command_line_hidden
+
+
+def _ended(pid: int) -> int:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum((each / "stat").read_text().rpartition(")")[2].split()[0] == "Z" for each in threads)
+
+
+@pytest.mark.parametrize(("count", "is_hidden"), [(1, False), (20, False), (3000, True)])
+def test_what_hides_its_living_thread_among_thousands_is_hidden(
+    tmp_path: Path, count: int, is_hidden: bool
+) -> None:
+    fields = ["Z", *["0"] * 16, str(count), *["0"] * 32]
+    for pid in [7, *(f"7/task/{tid}" for tid in range(7, 7 + count))]:
+        folder = tmp_path / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "stat").write_text(f"7 (x) {' '.join(fields)}\n")
+    reader = ProcessReader(tmp_path)
+    process = reader.read([7])[7]
+    reader.close()
+    assert process.command_line_hidden is is_hidden
