@@ -22,8 +22,10 @@ from minerwatch.node.living_thread import living_place
 from minerwatch.node.questions import Question, Questions
 from minerwatch.worker import Worker
 
-_MAX_SMAPS_BYTES = 32 << 20
+_MAX_SMAPS_BYTES = 64 << 20
+"""Room for the 65,530 mappings that a process may have by default (vm.max_map_count)."""
 _PIECE_BYTES = 256 << 10
+_LAST_LINE = b"\nVmFlags:"  # of a mapping
 _MAX_LEFT = 16
 _MAX_LEFT_OF_ONE = 2
 _STALLED_S = 10.0
@@ -46,6 +48,14 @@ class Mappings:
     jit_mib: float  # anonymous and executable
     largest_anonymous_mib: float  # resident, huge pages counted
     largest_file_mib: float = 0.0  # of a file on a disk, in address space
+
+    def joined(self, more: Mappings) -> Mappings:
+        """Return the sums over these mappings and others of the same process."""
+        return Mappings(
+            self.jit_mib + more.jit_mib,
+            max(self.largest_anonymous_mib, more.largest_anonymous_mib),
+            max(self.largest_file_mib, more.largest_file_mib),
+        )
 
 
 class MappingReader:
@@ -114,30 +124,35 @@ class MappingReader:
             self.failures["timeout"] += 1
             return None
         try:
-            content = self._content(living_place(self._proc, process.pid))
-            if content is None or self._start_ticks(process.pid) != process.start_ticks:
-                return None
-            return parse_smaps(content)
+            found = self._sums(living_place(self._proc, process.pid))
+            return found if self._start_ticks(process.pid) == process.start_ticks else None
         except (FileNotFoundError, ProcessLookupError):
             return None
         except Exception:  # noqa: BLE001 - whatever was read, the thread goes on
             self.failures["unreadable"] += 1
             return None
 
-    def _content(self, place: str) -> bytes | None:
-        pieces: list[bytes] = []
-        size = 0
+    def _sums(self, place: str) -> Mappings:
+        """Sum up piece by piece, so that a process with many mappings costs no memory here.
+
+        Of one with more than is read, what was read counts: tens of thousands of small mappings
+        are made in no time.
+        """
+        found, rest, size = Mappings(0.0, 0.0), b"", 0
         fd = os.open(f"{self._proc}/{place}/smaps", os.O_RDONLY | os.O_CLOEXEC)
         try:
             while piece := os.read(fd, _PIECE_BYTES):
-                pieces.append(piece)
+                rest += piece
                 size += len(piece)
+                last = rest.rfind(_LAST_LINE) if len(rest) >= _PIECE_BYTES else -1
+                if last >= 0 and (at := rest.find(b"\n", last + 1) + 1):
+                    found, rest = found.joined(parse_smaps(rest[:at])), rest[at:]
                 if size > _MAX_SMAPS_BYTES:
                     self.failures["too_large"] += 1
-                    return None
+                    break
         finally:
             os.close(fd)
-        return b"".join(pieces)
+        return found.joined(parse_smaps(rest))
 
     def _start_ticks(self, pid: int) -> int:
         fd = os.open(f"{self._proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)

@@ -241,6 +241,44 @@ def test_the_largest_file_counts_as_mapped(reader: MappingReader, tmp_path: Path
     assert 700 <= found.largest_file_mib < 2048
 
 
+MANY_MAPPINGS = """
+import ctypes, mmap
+MIB, PAGE = 1 << 20, 4096
+memory = mmap.mmap(-1, 48 * MIB, flags=mmap.MAP_PRIVATE)
+for at in range(0, len(memory), PAGE): memory[at] = 1
+code = mmap.mmap(-1, MIB, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+count = 60_000
+small = mmap.mmap(-1, count * PAGE, flags=mmap.MAP_PRIVATE)
+first = ctypes.addressof(ctypes.c_char.from_buffer(small))
+protect = ctypes.CDLL(None).mprotect
+protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+for at in range(0, count, 2): protect(first + at * PAGE, PAGE, 0)
+print("held", flush=True)
+input()
+"""
+
+
+def test_tens_of_thousands_of_mappings_hide_none(reader: MappingReader) -> None:
+    command = [sys.executable, "-c", MANY_MAPPINGS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = answer(reader, process_id(process.pid))
+        process.kill()
+    assert found is not None
+    assert 48 <= found.largest_anonymous_mib < 60
+    assert 1 <= found.jit_mib < 2
+    assert not any(reader.failures.values())
+
+
+def test_of_more_mappings_than_are_read_the_first_count(
+    reader: MappingReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mappings_module, "_MAX_SMAPS_BYTES", 1000)
+    assert answer(reader, me()) is not None
+    assert reader.failures["too_large"] == 1
+
+
 @given(st.binary(max_size=400))
 def test_no_bytes_stop_it(content: bytes) -> None:
     assert parse_smaps(RECORDED + content).largest_anonymous_mib >= 2048
