@@ -42,6 +42,8 @@ from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
 _MAX_DEPTH = 32
 _MAX_PATH_BYTES = 2048
 """Below longer paths nothing is listed: the kernel cannot show what is longer than a page."""
+_LONG_PATH_BYTES = 512
+"""Beyond what runtimes make, so that each so much more counts as another cgroup."""
 _MAX_FOLDERS_BELOW_POD = 1000
 _MAX_FOLDERS_BELOW = 4000
 """Cgroups that are kept apart below one outermost container: of a pod; of an engine, which may hold
@@ -198,6 +200,11 @@ class _Folder:
     def name(self) -> str:
         """The last part of its path."""
         return _text(self.path.rpartition(b"/")[2])
+
+    @property
+    def weight(self) -> int:
+        """Return how many cgroups it counts as: paths are kept, and tenants choose their length."""
+        return 1 + len(self.path) // _LONG_PATH_BYTES
 
     @property
     def is_awake(self) -> bool:
@@ -557,6 +564,11 @@ class CgroupTree:
         is_tenants = container.kind is ContainerKind.ENGINE or _is_run_by_a_user(container)
         return _Account(_MAX_FOLDERS_BELOW, counted, is_tenants=is_tenants)
 
+    def _charge(self, folder: _Folder, weight: int) -> None:
+        folder.charged.folders += weight
+        if folder.charged.is_tenants:
+            self._tenants_folders += weight
+
     def _look_again(self, folder: _Folder) -> None:
         """Has it listed and read at the next tick, though nobody in it may run until then."""
         folder.links = _UNKNOWN
@@ -595,8 +607,7 @@ class CgroupTree:
             charged=charged,
             account=self._account_below(charged, parent, counted),
         )
-        charged.folders += 1
-        self._tenants_folders += charged.is_tenants
+        self._charge(folder, folder.weight)
         if folder.owner is not None and self._hierarchy.is_v2:
             folder.members_fd = self._kept_open(path + b"/cgroup.procs")
         self._folders[path] = (pod or self._outside).folders[path] = folder
@@ -707,8 +718,7 @@ class CgroupTree:
             one = todo.pop()
             todo += one.children.values()
             self._folders.pop(one.path, None)
-            one.charged.folders -= 1
-            self._tenants_folders -= one.charged.is_tenants
+            self._charge(one, -one.weight)
             self._note_cut(one, is_cut=False)
             self._note_foreign(one, 0)
             (one.pod or self._outside).folders.pop(one.path, None)

@@ -69,6 +69,19 @@ def node(tmp_path: Path) -> PlainNode:
     return PlainNode(tmp_path)
 
 
+def test_long_paths_count_as_several_cgroups(node: PlainNode) -> None:
+    """Tenants' text is bounded in bytes: a byte that is no UTF-8 is kept as five."""
+    deep = "/".join([f"/docker/{ID}", *["x" * 250] * 6])
+    node.add(f"/docker/{ID}", 7)
+    node.add_many(deep, 3900)
+    node.add(f"/docker/{ID2}", 8)
+    found = node.tree().tick()
+    below = [key for key in found.containers if key.cgroup.startswith(deep)]
+    assert 900 < len(below) < 1100
+    assert over_bound(found) == {f"/docker/{ID}"}
+    assert found.pids[key_of(found, f"/docker/{ID2}")] == {8}
+
+
 @pytest.mark.parametrize(
     ("outermost", "within"),
     [
