@@ -70,6 +70,10 @@ class _Held:
     since_s: float
     ticks_missed: int = 0
 
+    def forget(self, at_s: float, passed_s: float, hold_s: float) -> None:
+        """Take off as much of the time that counts as has passed without the rule."""
+        self.since_s = max(self.since_s, at_s - passed_s - hold_s) + 2 * passed_s
+
 
 @dataclass(slots=True)
 class _History:
@@ -77,6 +81,7 @@ class _History:
 
     first_seen_s: dict[tuple[str, ProcessId | None], float] = field(default_factory=dict)
     matched: dict[str, _Held] = field(default_factory=dict)  # rules on what is computed
+    hold_s: dict[str, float] = field(default_factory=dict)  # of these
     found: dict[str, _Held] = field(default_factory=dict)  # rules, once they are findings
     latest_s: float = 0.0
     reached: deque[Level] = field(default_factory=deque)
@@ -134,6 +139,11 @@ def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
     The host itself holds what has nothing to do with each other: there two signals support each
     other only if they speak of the same process.
     """
+    return max(_by_process(findings), key=score_of)
+
+
+def _by_process(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return the findings of each process, each with those of the container as a whole."""
     of_container: list[Finding] = []
     by_process: dict[ProcessId, list[Finding]] = {}
     for finding in findings:
@@ -141,8 +151,7 @@ def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
             of_container.append(finding)
         else:
             by_process.setdefault(finding.process, []).append(finding)
-    groups = [[*of_container, *own] for own in by_process.values()] or [of_container]
-    return max(groups, key=score_of)
+    return [[*of_container, *own] for own in by_process.values()] or [of_container]
 
 
 def is_cullable(verdict: Verdict) -> bool:
@@ -159,13 +168,15 @@ def is_cullable(verdict: Verdict) -> bool:
         for finding in verdict.findings
         if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
     ]
-    foremost = of_foremost_process(stable)
-    found = signal_scores(foremost)
-    scores = {signal: score for signal, score in found.items() if score > 0}
+    return any(map(_is_proof, _by_process(stable)))
+
+
+def _is_proof(findings: list[Finding]) -> bool:
+    signals = {signal for signal, score in signal_scores(findings).items() if score > 0}
     return (
-        len(scores) >= 2
-        and Signal.COMPUTE in scores
-        and Level.of(score_of(foremost)) is Level.CONFIRMED
+        len(signals) >= 2
+        and Signal.COMPUTE in signals
+        and Level.of(score_of(findings)) is Level.CONFIRMED
     )
 
 
@@ -206,11 +217,13 @@ class Judge:
         history = self._histories.setdefault(container, _History(since_s=at_s, latest_s=at_s))
         if at_s - history.latest_s > self._max_gap_s:
             history.first_seen_s, history.matched, history.found = {}, {}, {}
-        history.latest_s = at_s
+        passed_s, history.latest_s = at_s - history.latest_s, at_s
         if apart:
             findings = _findings(history, sightings, at_s)
         else:
-            findings = self._timed_by_container(history, tuple(sightings), at_s, is_tick=is_tick)
+            findings = self._timed_by_container(
+                history, tuple(sightings), at_s, passed_s, is_tick=is_tick
+            )
         counted = of_foremost_process(findings) if apart else findings
         score = score_of(counted)
         self._update_level(history, Level.of(score), at_s, is_tick=is_tick)
@@ -235,23 +248,55 @@ class Judge:
             history.level, history.since_s = level, at_s
 
     def _timed_by_container(
-        self, history: _History, sightings: tuple[Sighting, ...], at_s: float, *, is_tick: bool
+        self,
+        history: _History,
+        sightings: tuple[Sighting, ...],
+        at_s: float,
+        passed_s: float,
+        *,
+        is_tick: bool,
     ) -> list[Finding]:
         """Return the findings, timed over all processes of the container.
 
         A miner that exits and restarts every few minutes is one miner: its findings keep the time
         of the first. What is computed holds for a container even where each worker lives too
         short for the rule's ``for:``; words and names do not, for they may be those of a build's
-        many short programs.
+        many short programs. A pause takes as much off the time that counts as it lasts: else a
+        miner that rests for a minute in each half hour would never have computed for long.
         """
         computing = {each.rule.id: at_s for each in sightings if each.signal is Signal.COMPUTE}
-        self._update_held(history.matched, computing, is_tick=is_tick)
+        history.hold_s.update(
+            (each.rule.id, each.rule.hold_s) for each in sightings if each.rule.id in computing
+        )
+        self._update_matched(history, computing, at_s, passed_s, is_tick=is_tick)
         findings = _findings(history, sightings, at_s)
         found: dict[str, float] = {}
         for finding in findings:
             found[finding.rule] = min(finding.since_s, found.get(finding.rule, finding.since_s))
         self._update_held(history.found, found, is_tick=is_tick)
         return [replace(each, since_s=history.found[each.rule].since_s) for each in findings]
+
+    def _update_matched(
+        self,
+        history: _History,
+        computing: Mapping[str, float],
+        at_s: float,
+        passed_s: float,
+        *,
+        is_tick: bool,
+    ) -> None:
+        for rule, held in list(history.matched.items()):
+            if rule in computing:
+                held.ticks_missed = 0
+                continue
+            held.ticks_missed += is_tick
+            if held.ticks_missed >= self._ticks_below:
+                held.forget(at_s, passed_s, history.hold_s.get(rule, 0.0))
+                if held.since_s >= at_s:
+                    del history.matched[rule]
+        for rule, since_s in computing.items():
+            history.matched.setdefault(rule, _Held(since_s))
+        history.hold_s = {rule: history.hold_s[rule] for rule in history.matched}
 
     def _update_held(
         self, held: dict[str, _Held], since_s: Mapping[str, float], *, is_tick: bool

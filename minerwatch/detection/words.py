@@ -36,7 +36,7 @@ _PATH = "/usr/bin/program"
 Holds = Callable[[Facts], bool]
 
 _Pair = tuple[str, str]
-"""An option, or "", and the argument after it."""
+"""An argument, after the one before it."""
 
 
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
@@ -116,13 +116,14 @@ def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
     ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
     """
     own = {field: _own_words(facts.get(field)) for field in _LINES}
-    own_text = {field: " ".join((_LOGIN, *words)) for field, words in own.items()}
     return _rests_on(
         facts,
         holds,
         min_length,
-        lambda field, pair: _holds_by(facts, holds, field, own[field], *pair),
-        lambda field, text: holds(_ordinary(facts, field, f"{own_text[field]} {text}")),
+        lambda field, option, argument: _holds_by(
+            facts, holds, field, own[field], option, argument
+        ),
+        lambda field, words: holds(_ordinary(facts, field, " ".join((_LOGIN, *own[field], words)))),
     )
 
 
@@ -131,16 +132,16 @@ def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> b
     starts = {field: _launcher(facts.get(field)) for field in _LINES}
     if not any(starts.values()):
         return False
-
-    def holds_after_start(field: str, text: str) -> bool:
-        return starts[field] != "" and holds(_ordinary(facts, field, text, starts[field]))
-
     return _rests_on(
         facts,
         holds,
         min_length,
-        lambda field, pair: holds_after_start(field, pair[1]),
-        holds_after_start,
+        lambda field, _option, argument: (
+            starts[field] != "" and holds(_ordinary(facts, field, argument, starts[field]))
+        ),
+        lambda field, words: (
+            starts[field] != "" and holds(_ordinary(facts, field, words, starts[field]))
+        ),
     )
 
 
@@ -148,47 +149,51 @@ def _rests_on(
     facts: Facts,
     holds: Holds,
     min_length: int,
-    is_enough: Callable[[str, _Pair], bool],
+    is_enough: Callable[[str, str, str], bool],
     may_be_enough: Callable[[str, str], bool],
 ) -> bool:
-    """Return whether arguments that are each enough make the rule hold, and no others do.
-
-    ``may_be_enough`` tells of the text of many arguments whether one of them may be.
-    """
-    planted: set[tuple[str, str]] = set()
-    for field, pairs in _foreign_arguments(facts, min_length).items():
-        found = _planted(pairs, partial(is_enough, field), partial(may_be_enough, field))
-        planted.update((field, argument) for _, argument in found)
+    by_field: dict[str, list[_Pair]] = {}
+    for field, option, argument in _foreign_arguments(facts):
+        if len(argument) >= min_length:
+            by_field.setdefault(field, []).append((option, argument))
+    planted = {
+        (field, argument)
+        for field, pairs in by_field.items()
+        for _, argument in _planted(pairs, partial(is_enough, field), partial(may_be_enough, field))
+    }
     return bool(planted) and not holds(_without(facts, planted))
 
 
 def _planted(
-    pairs: list[_Pair], is_enough: Callable[[_Pair], bool], may_be_enough: Callable[[str], bool]
+    pairs: list[_Pair], is_enough: Callable[[str, str], bool], may_be_enough: Callable[[str], bool]
 ) -> Iterator[_Pair]:
-    """Yield the arguments by which alone the rule holds; at most what _MAX_TRIALS finds.
+    """Yield the arguments that are enough alone; at most those that _MAX_TRIALS finds.
 
     A long line is halved, and halved again where the rule holds on a half: on none of the arguments
     of the other half does it hold alone. Else a line of thousands takes a second.
     """
     first, others = pairs[:_FEW_PAIRS], pairs[_FEW_PAIRS:]
-    yield from filter(is_enough, first)
+    yield from (pair for pair in first if is_enough(*pair))
     todo = [others] if others else []
     trials = 0
     while todo and trials < _MAX_TRIALS:
         block = todo.pop()
         trials += 1
-        if not may_be_enough(_text_of(block)):
+        if not may_be_enough(_words_of(block)):
             continue
         if len(block) > _FEW_PAIRS:
             half = len(block) // 2
             todo += [block[half:], block[:half]]
             continue
         trials += len(block)
-        yield from filter(is_enough, block)
+        yield from (pair for pair in block if is_enough(*pair))
 
 
-def _text_of(pairs: Iterable[_Pair]) -> str:
-    return " ".join(f"{option} {argument}" if option else argument for option, argument in pairs)
+def _words_of(pairs: Iterable[_Pair]) -> str:
+    return " ".join(
+        f"{option} {argument}" if _COMMON_OPTION.fullmatch(option) else argument
+        for option, argument in pairs
+    )
 
 
 _FEW_PAIRS = 8
@@ -197,7 +202,6 @@ _FEW_PAIRS = 8
 _MAX_TRIALS = 128
 """Blocks and arguments that are tried of one line, for one rule. Beyond that an argument counts as
 the program's own: an outsider would have to choose dozens of one line."""
-
 
 _LINES = ("CommandLine", "ParentCommandLine")
 
@@ -209,8 +213,8 @@ def _holds_by(
 
     Alone: also beside a login, and beside what the program has of its own.
     """
-    words = (argument, f"{option} {argument}") if option else (argument,)
-    beside = " ".join(each for each in own if each not in words)
+    words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
+    beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
     return (
         any(holds(_ordinary(facts, field, each)) for each in words)
         or holds(_ordinary(facts, field, f"{_LOGIN} {argument}"))
@@ -277,26 +281,19 @@ def _own_words(line: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))[:_MAX_OWN]
 
 
-def _foreign_arguments(facts: Facts, min_length: int) -> dict[str, list[_Pair]]:
-    """Return the long enough arguments after a program's own name, by field.
+def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Yield the arguments after a program's own name: field, the argument before, argument.
 
-    Each with the common option before it; "": there is none. A title over the arguments has no
-    name: all of it may be what somebody else asked for.
+    A title over the arguments has no name: all of it may be what somebody else asked for.
     """
-    found: dict[str, list[_Pair]] = {}
-    for field in _LINES:
+    title = facts.get("CommandLine")
+    if facts.get("CommandLineHidden") is True and isinstance(title, str):
+        yield "CommandLine", "", arguments_of(title)[0] if title else ""
+    for field in ("CommandLine", "ParentCommandLine"):
         line = facts.get(field)
         if isinstance(line, str):
-            pairs = (
-                (before if _COMMON_OPTION.fullmatch(before) else "", argument)
-                for before, argument in pairwise(arguments_of(line))
-                if len(argument) >= min_length
-            )
-            found[field] = list(dict.fromkeys(pairs))
-    if facts.get("CommandLineHidden") is True and found.get("CommandLine") is not None:
-        title = arguments_of(str(facts["CommandLine"]))[:1]
-        found["CommandLine"] += [("", each) for each in title]
-    return found
+            arguments = arguments_of(line)
+            yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
 
 
 def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:

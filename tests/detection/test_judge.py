@@ -251,15 +251,14 @@ def test_what_is_remembered_is_bounded_and_goes_with_the_container() -> None:
 
 @pytest.mark.parametrize("decoys", [10, 30, MAX_FINDINGS, MAX_PROCESSES_PER_RULE, 1000])
 @pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize("is_words_only", [True, False])
 def test_decoys_do_not_push_out_what_is_found_on_the_process_that_computes(
-    decoys: int, is_first: bool, is_words_only: bool
+    decoys: int, is_first: bool
 ) -> None:
     words = [rule(f"w{number}", score=88) for number in range(4)]
     computes = rule("c", score=88, signal=Signal.COMPUTE)
     idle = [seen(each, pid) for pid in range(2, decoys + 2) for each in words]
     miner = [
-        *(Sighting(each, ProcessId(1, 0), (), words_only=is_words_only) for each in words),
+        *(seen(each) for each in words),
         seen(computes),
     ]
     verdict = Judge().verdict(HERE, [*miner, *idle] if is_first else [*idle, *miner], 0)
@@ -308,3 +307,38 @@ def test_what_two_processes_show_together_is_no_proof_against_either() -> None:
     assert is_cullable(Judge().verdict(HERE, both, 0))
     of_container = Sighting(computes, None, ())
     assert is_cullable(Judge().verdict(HERE, [seen(word, pid=1), of_container], 0))
+
+
+@pytest.mark.parametrize(
+    ("works_s", "pauses_s", "is_found"),
+    [(1750, 40, True), (200, 60, True), (60, 100, False), (300, 600, False)],
+)
+def test_a_pause_takes_off_as_much_as_it_lasts(works_s: int, pauses_s: int, is_found: bool) -> None:
+    judge, patient = Judge(), rule(score=88, signal=Signal.COMPUTE, hold_s=1800)
+    found = False
+    for at_s in range(0, 4 * 3600, 10):
+        is_working = at_s % (works_s + pauses_s) < works_s
+        verdict = judge.verdict(HERE, [seen(patient)] if is_working else [], at_s)
+        found |= bool(verdict.findings)
+    assert found is is_found
+
+
+def test_what_was_computed_is_forgotten_within_the_time_that_it_must_hold() -> None:
+    judge, patient = Judge(), rule(score=88, signal=Signal.COMPUTE, hold_s=600)
+    for at_s in range(0, 36_000, 10):
+        judge.verdict(HERE, [seen(patient)], at_s)
+    for at_s in range(36_000, 36_700, 10):
+        judge.verdict(HERE, [], at_s)
+    assert HERE not in judge
+
+
+def test_a_worse_looking_neighbour_does_not_spare_the_process_that_computes() -> None:
+    """An idle decoy may have more findings than the miner beside it, only not what is computed."""
+    miner = [rule("c", score=88, signal=Signal.COMPUTE), rule("d", signal=Signal.EXECUTION)]
+    decoy = [
+        rule("w", score=88), rule("n", score=75, signal=Signal.NETWORK),
+        rule("e", score=75, signal=Signal.EXECUTION),
+    ]  # fmt: skip
+    sightings = [*(seen(each, pid=1) for each in miner), *(seen(each, pid=2) for each in decoy)]
+    assert is_cullable(Judge().verdict(HERE, sightings, 0))
+    assert not is_cullable(Judge().verdict(HERE, sightings[1:], 0))

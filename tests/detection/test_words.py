@@ -228,7 +228,7 @@ def test_one_planted_argument_is_found_in_a_line_of_thousands(place: int, plante
 
 @pytest.mark.parametrize("is_before", [True, False])
 def test_decoys_by_the_thousand_make_no_words_of_a_miners_arguments(is_before: bool) -> None:
-    own = ("-o", URL, "-u", "worker.7")
+    own = ("-o", URL, "-u", "44AFFq5kSiGBoZ4NMDwYtN18obc8AemS.w")
     decoys = tuple(f"-o=stratum-{number}" for number in range(3000))
     arguments = ("./a", *decoys, *own) if is_before else ("./a", *own, *decoys)
     match = matched(POOL_AND_LOGIN, live(*arguments))
