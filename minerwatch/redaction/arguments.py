@@ -20,6 +20,7 @@ from minerwatch.redaction.words import (
     address_spans,
     is_plain_path,
     named_values,
+    paired_values,
     with_masks,
 )
 
@@ -44,6 +45,7 @@ _BARE_NAMES = frozenset(
     {"auth", "psk", "password", "passwd", "passphrase", "passcode", "authtoken", "bearer"}
 )
 _SQL_NAMES = frozenset({"identified"})
+_MAX_SQL_WORDS = 4  # IDENTIFIED WITH plugin BY
 _SLASH_OPTION = re.compile(r"/(?:p|pw|pwd|pass|password|rp):", re.IGNORECASE)
 _LONG_OPTIONS = frozenset({"-password", "-passwd", "-pass", "-token", "-port", "-proto", "-auth"})
 _ENDS_OF_COMMAND = frozenset({"|", "||", "&&", ";", "&"})
@@ -225,7 +227,7 @@ class _Line:
             return self._mask_sent(place + 1)
         if word == "<<<":
             return self._mask_unit(place + 1)
-        if word == "echo" and self._takes_piped:
+        if word in ("echo", "printf") and self._takes_piped:
             return self._mask_until(place + 1, _ENDS_OF_COMMAND)
         if any(word in each.words for each in self._active):
             return self._mask_unit(place + 1)
@@ -254,7 +256,9 @@ class _Line:
         if not self._has_value(after) or len(word) > MAX_NAME_CHARS or is_token:
             return 0
         if word.lower() in _SQL_NAMES:
-            return self._mask_value(after, Secrecy.SURE)
+            near = range(after, min(after + _MAX_SQL_WORDS, len(self._words)))
+            by = next((each for each in near if self._words[each].lower() == "by"), after)
+            return self._mask_value(by, Secrecy.SURE)
         if word.startswith("//"):  # npm's, of one registry
             word = word.rpartition(":")[2]
         is_assigned = self._words[after] in ("=", ":", ":=", "=>")
@@ -277,6 +281,8 @@ class _Line:
         spans: list[tuple[int, int]] = [*tokens(word)] if self._has_token else []
         if "://" in word or "@" in word:
             spans += address_spans(word)
+        if "value" in word:
+            spans += paired_values(word)
         after = place + 1
         for start, end, found in named_values(word):
             value = word[start:].strip("\\" + QUOTES).lower()

@@ -30,7 +30,7 @@ mysqladmin mariadb-admin   =password
 mongo mongosh mongod mongodump mongorestore mongoexport mongoimport mongofiles mongostat -p
 cqlsh           -p
 cypher-shell    -p
-influx          -t
+influx          -t -p
 clickhouse clickhouse-client  --password
 redis-cli valkey-cli keydb-cli redis-benchmark  -a --pass =requirepass =masterauth
 redis-cli valkey-cli keydb-cli  >AUTH >AUTH2 >auth >auth2
@@ -44,8 +44,10 @@ rabbitmqctl     >add_user2 >change_password2 >authenticate_user2
 rabbitmqadmin   -p
 mosquitto_pub mosquitto_sub mosquitto_rr  -P --pw
 nats            --nkey
+mosquitto_passwd  >mosquitto_passwd3
 ldapsearch ldapadd ldapmodify ldapdelete ldapwhoami ldappasswd ldapcompare ldapmodrdn  -w
 ldappasswd      -s -a
+samba-tool      >create2 >setpassword2
 smbclient rpcclient net smbget smbcacls smbtree nmblookup  -U@
 smbclient       >smbclient2
 smbmap          -p
@@ -75,6 +77,8 @@ mc              >set3 >set4 >add3 >add4
 vault           >login >unseal >unwrap >revoke >lookup >renew
 bao             >login >unseal >unwrap >revoke >lookup >renew
 consul          --http-auth@ >put2
+consul nomad serf  -encrypt --encrypt
+conan           -p
 cargo           >login
 twine flit      -p
 poetry          -p >http-basic >http-basic2
@@ -114,6 +118,10 @@ useradd usermod -p
 steghide veracrypt rcon mcrcon  -p
 steamcmd        >+login2
 sipp            -ap
+caddy           --plaintext
+check_mysql check_pgsql check_ldap check_imap  -p
+check_http      -a@
+check_snmp      -C
 radtest         >radtest2 >radtest5
 7z 7za 7zr 7zz rar unrar  -p* -hp*
 zip unzip zipcloak funzip  -P
@@ -121,6 +129,9 @@ yt-dlp youtube-dl gallery-dl instaloader megadl  -p -2
 transmission-remote transmission-daemon  -n@
 transmission-daemon  -v
 bitcoind bitcoin-cli litecoind dogecoind  -rpcauth@ --rpcauth@
+bitcoin-cli litecoin-cli dogecoin-cli  >walletpassphrase
+bitcoin-cli litecoin-cli  >walletpassphrasechange >walletpassphrasechange2
+electrum        -W
 monerod monero-wallet-rpc monero-wallet-cli  --rpc-login@ --daemon-login@
 security        -w
 expect          =send =exp_send

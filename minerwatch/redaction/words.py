@@ -31,7 +31,7 @@ SCHEMES = frozenset(
 )
 """Words between the name of a secret and the secret."""
 
-_SEPARATOR = re.compile(r"=>|:=|[=:>]|%3[dDaA]")
+_SEPARATOR = re.compile(r"=>|:=|[=:>]|%3[dDaA]|\((?=[\\\"'])")
 _NAME_CHARS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.$"
 _USERINFO = re2.compile(r"://([^\s:/?\"'<>@]*)(?:(@)|:([^\s\"'<>]*)@)")
 _SERVICES = re.compile(
@@ -43,6 +43,10 @@ _PORT = re.compile(r"\d{1,5}(?:[/?#]|$)")
 _BARE_LOGIN = re2.compile(r"(?:^|[\s\"'=,])[\w.+/\\-]{1,64}:([^\s/@][^\s@]*)@[A-Za-z0-9\[]")
 _KEEPS_USER = re.compile(
     r"(?:.*\+)?(?:ssl|tls|tcp|ssh|sftp|rsync|smb|svn|mailto|stratum\w*|ethproxy|nicehash)(?:\+.*)?"
+)
+_PAIR = re2.compile(
+    r"(?i)\bname[\\\"']{0,2}[:=][\\\"']{0,2}([\w.-]{1,80})[\\\"']{0,2},[^\s,:=]{0,40}?"
+    r"\bvalue[\\\"']{0,2}[:=][\\\"']{0,2}([^\s\\\"',}]+)"
 )
 _HOOK = re2.compile(
     r"(?i)://[^\s/]*?(?:"
@@ -60,7 +64,7 @@ def named_values(word: str) -> Iterator[tuple[int, int | None, Secrecy]]:
     for separator in _SEPARATOR.finditer(word):
         if separator.start() < past:
             continue
-        quoted = word[: separator.start()].rstrip("\\" + QUOTES + "]")
+        quoted = word[: separator.start()].rstrip("\\" + QUOTES + "]}")
         head = quoted[-MAX_NAME_CHARS:]
         name = head[len(head.rstrip(_NAME_CHARS)) :]
         found = secrecy(name) if name else Secrecy.NONE
@@ -74,6 +78,13 @@ def named_values(word: str) -> Iterator[tuple[int, int | None, Secrecy]]:
             continue
         yield start, end, found
         past = len(word) if end is None else end
+
+
+def paired_values(word: str) -> Iterator[tuple[int, int]]:
+    """Yield the secrets of pairs like ``"name":"TOKEN","value":"..."``, as variables are given."""
+    for match in _PAIR.finditer(word):
+        if secrecy(match[1]) is not Secrecy.NONE:
+            yield match.span(2)
 
 
 def _is_no_value(word: str, separator: re.Match[str], name: str) -> bool:
