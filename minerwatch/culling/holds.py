@@ -1,7 +1,8 @@
 """Time for which findings were watched to hold on a container, without a gap. Thread-safe.
 
-Time comes with the verdicts. What the agent did not watch does not count: after a gap, of the
-agent or of the finding, the time starts again.
+Time comes with the verdicts. What the agent did not watch does not count: after a gap in the
+watching the time starts again. A pause of the finding takes as much off the time as it lasts: else
+a miner that rests for a minute in each five would never have been watched for long enough.
 """
 
 from __future__ import annotations
@@ -14,48 +15,52 @@ from minerwatch.cull import Held, counting_findings
 from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
 
+_MAX_PAUSE_S = 3600.0
+"""What has not been seen for so long is forgotten, however long it held."""
+
 
 @dataclass(slots=True)
 class _Span:
-    first_s: float
     last_s: float
+    seconds: float = 0.0
 
     def extend(self, at_s: float, gap_s: float) -> None:
-        if at_s - self.last_s > gap_s:
-            self.first_s = at_s
+        passed_s = max(0.0, at_s - self.last_s)
+        self.seconds = max(0.0, self.seconds + (passed_s if passed_s <= gap_s else -passed_s))
         self.last_s = max(self.last_s, at_s)
 
-    @property
-    def seconds(self) -> float:
-        return self.last_s - self.first_s
+    def is_over(self, now_s: float, gap_s: float) -> bool:
+        passed_s = now_s - self.last_s
+        return passed_s > max(gap_s, min(self.seconds, _MAX_PAUSE_S))
 
 
 @dataclass(slots=True)
 class _Spans:
-    last_s: float = 0.0
     by_rule: dict[str, _Span] = field(default_factory=dict)
     by_process: dict[tuple[str, ProcessId | None], _Span] = field(default_factory=dict)
 
 
 class Holds:
-    """Spans of time, kept for the containers that were confirmed within the last ticks."""
+    """Spans of time, kept for containers that are confirmed, and while a pause is forgiven."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._containers: dict[ContainerKey, _Spans] = {}
+        self._noted_s = 0.0
 
     def note(self, verdicts: Iterable[Verdict], now_s: float, interval_s: float) -> None:
         """Add what one tick found: the verdicts of all containers that are confirmed."""
         gap_s = MAX_GAP_TICKS * interval_s
         with self._lock:
+            if now_s - self._noted_s > gap_s:
+                self._containers.clear()
+            self._noted_s = now_s
             for verdict in verdicts:
-                spans = self._containers.setdefault(verdict.container, _Spans())
-                _extend(spans, verdict, gap_s)
-            self._containers = {
-                key: spans
-                for key, spans in self._containers.items()
-                if now_s - spans.last_s <= gap_s
-            }
+                _extend(self._containers.setdefault(verdict.container, _Spans()), verdict, gap_s)
+            for key, spans in [*self._containers.items()]:
+                _forget(spans, now_s, gap_s)
+                if not spans.by_rule:
+                    del self._containers[key]
 
     def of(self, container: ContainerKey) -> Held:
         """Return for how long each rule has held on ``container``, up to its last verdict."""
@@ -70,14 +75,17 @@ class Holds:
 
 
 def _extend(spans: _Spans, verdict: Verdict, gap_s: float) -> None:
-    at_s = spans.last_s = verdict.at_s
+    at_s = verdict.at_s
     for finding in counting_findings(verdict):
         on_process = (finding.rule, finding.process)
-        spans.by_rule.setdefault(finding.rule, _Span(at_s, at_s)).extend(at_s, gap_s)
-        spans.by_process.setdefault(on_process, _Span(at_s, at_s)).extend(at_s, gap_s)
+        spans.by_rule.setdefault(finding.rule, _Span(at_s)).extend(at_s, gap_s)
+        spans.by_process.setdefault(on_process, _Span(at_s)).extend(at_s, gap_s)
+
+
+def _forget(spans: _Spans, now_s: float, gap_s: float) -> None:
     spans.by_rule = {
-        key: span for key, span in spans.by_rule.items() if at_s - span.last_s <= gap_s
+        key: span for key, span in spans.by_rule.items() if not span.is_over(now_s, gap_s)
     }
     spans.by_process = {
-        key: span for key, span in spans.by_process.items() if at_s - span.last_s <= gap_s
+        key: span for key, span in spans.by_process.items() if not span.is_over(now_s, gap_s)
     }

@@ -87,3 +87,26 @@ def test_no_more_is_held_than_was_watched(steps_s: list[float]) -> None:
         verdicts.append(verdict(at_s))
     held = seen(*verdicts).of(KEY)
     assert all(abs(value - watched_s) < 1e-6 for value in held.by_container.values())
+
+
+def test_a_short_pause_does_not_start_the_time_again() -> None:
+    """A miner that rests for 40 s each five minutes is watched nearly all the time."""
+    holds, longest_s = Holds(), 0.0
+    for at_s in range(0, 3600, 10):
+        holds.note([verdict(at_s)] if at_s % 320 < 280 else [], at_s, INTERVAL_S)
+        longest_s = max(longest_s, holds.of(KEY).by_container.get("code", 0.0))
+    assert longest_s > 1800
+
+
+def test_what_pauses_more_than_it_works_is_never_held_for_long() -> None:
+    holds, longest_s = Holds(), 0.0
+    for at_s in range(0, 3600, 10):
+        holds.note([verdict(at_s)] if at_s % 320 < 140 else [], at_s, INTERVAL_S)
+        longest_s = max(longest_s, holds.of(KEY).by_container.get("code", 0.0))
+    assert longest_s < 150
+
+
+def test_a_gap_in_the_watching_starts_the_time_again() -> None:
+    holds = seen(*(verdict(at_s) for at_s in range(100, 401, 10)))
+    holds.note([verdict(401 + GAP_S)], 401 + GAP_S, INTERVAL_S)
+    assert holds.of(KEY).by_container == {"name": 0, "code": 0}
