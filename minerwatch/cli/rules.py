@@ -27,7 +27,7 @@ from minerwatch.detection.skeleton import skeleton
 from minerwatch.errors import RuleError
 from minerwatch.model import Level, Maturity, Signal
 from minerwatch.node.content import compile_errors
-from minerwatch.report.figures import counted
+from minerwatch.report.figures import counted, one_decimal
 from minerwatch.report.rule_index import rule_index
 from minerwatch.report.rule_schema import rule_schema
 from minerwatch.report.text import printable
@@ -446,8 +446,9 @@ def _json_line(outcome: check.Outcome) -> str:
 
 def _text_line(case: check.Recording, outcome: check.Outcome, titles: Mapping[str, str]) -> str:
     reasons = "; ".join(titles[rule] for rule in outcome.rules)
+    score = one_decimal(outcome.score)
     return (
-        f"{outcome.score:5.1f}  {outcome.level:10}  {'cullable' if outcome.cullable else '-':8}"
+        f"{score:>5}  {outcome.level:10}  {'cullable' if outcome.cullable else '-':8}"
         f"  {printable(str(case.id), _MAX_NAME)}  {printable(case.label, _MAX_NAME) or '-'}"
         f"  {printable(reasons) or '-'}"
     )

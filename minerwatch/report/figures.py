@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 
@@ -19,6 +20,11 @@ def age(since: str, now: datetime) -> str:
     if not days:
         return f"{hours}h{minutes % 60:02d}m"
     return f"{days}d{hours % 24}h"
+
+
+def one_decimal(value: float) -> str:
+    """Return a score with one decimal: no rounding lifts it to a level that it has not."""
+    return f"{math.floor(value * 10 + 1e-6) / 10:.1f}"
 
 
 def percent(share: float | None) -> str:

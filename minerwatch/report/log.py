@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from minerwatch.model import ContainerStatus, FindingStatus
+from minerwatch.report.figures import one_decimal
 from minerwatch.report.light_imports import loaded_when_used
 from minerwatch.report.text import printable, redacted
 
@@ -178,7 +179,7 @@ def _verdict_in_words(line: _Fields) -> str:
     place = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
     reasons = "; ".join(dict.fromkeys(f"{f['signal']}: {f['title']}" for f in line["findings"]))
     text = (
-        f"{line['level'].upper():10} {line['score']:5.1f}  {printable(place, 60)}"
+        f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {printable(place, 60)}"
         f"  {line['cpu_cores']:.2f} cores"
     )
     reasons = printable(reasons, _MAX_FIELD_LENGTH)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from minerwatch.report.figures import age, counted, percent
+from minerwatch.report.figures import age, counted, one_decimal, percent
 from tests.report.samples import NOW
 
 
@@ -37,3 +37,11 @@ def test_shares_and_counts() -> None:
     assert counted(1, "process", "processes") == "1 process"
     assert counted(2345, "process", "processes") == "2,345 processes"
     assert counted(0, "container") == "0 containers"
+
+
+@pytest.mark.parametrize(
+    ("score", "shown"),
+    [(69.99, "69.9"), (70.0, "70.0"), (89.99, "89.9"), (88.4, "88.4"), (0, "0.0")],
+)
+def test_no_rounding_lifts_a_score_to_the_next_level(score: float, shown: str) -> None:
+    assert one_decimal(score) == shown

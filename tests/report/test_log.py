@@ -78,7 +78,7 @@ def test_a_verdict_on_anything_is_one_line(status: ContainerStatus, before: str)
 def test_a_verdict_for_people() -> None:
     shown = logged("verdict", verdict_line(MINER, "clear"), as_json=False)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d CONFIRMED   91\.5  binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
+        r"\d\d:\d\d:\d\d CONFIRMED   91\.4  binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
         r"  1\.98 cores  identity: XMRig command line; identity: Wallet address as a login;"
         r" behaviour: Core busy steadily\n",
         shown,
