@@ -409,17 +409,27 @@ class Culler:
             self._budget.keep_known(now_s, is_needed=is_needed, dry_run=dry_run)
             if self._settings.mode != OFF:
                 self._budget.flag(self._flagged_owners(confirmed))
+        failure: Exception | None = None
         for observation in confirmed:
             if self._closing.is_set():
                 return
-            case = self._checked(self._case(observation))
-            decision = self._journal.decide(case, self._settings)
-            line = _decision_line(observation, case, decision)
-            self._note(observation.container.key, decision, line)
-            if decision.acts:
-                self._carry_out(case, decision, line)
+            try:
+                self._decide(observation)
+            except Exception as error:  # noqa: BLE001 - the next container is looked at all the same
+                failure = error
         keys = {observation.container.key for observation in confirmed}
         self._told = {key: told for key, told in self._told.items() if key in keys}
+        if failure is not None:
+            raise failure
+
+    def _decide(self, observation: Observation) -> None:
+        """Decide about one container, and act where that is decided."""
+        case = self._checked(self._case(observation))
+        decision = self._journal.decide(case, self._settings)
+        line = _decision_line(observation, case, decision)
+        self._note(observation.container.key, decision, line)
+        if decision.acts:
+            self._carry_out(case, decision, line)
 
     def _flagged_owners(self, observations: Iterable[Observation]) -> dict[str, frozenset[str]]:
         """Return the owners that each rule flags; only findings count that may lead to actions."""

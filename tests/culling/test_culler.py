@@ -27,7 +27,7 @@ from minerwatch.config import (
     Duration,
     Exemption,
 )
-from minerwatch.cull import HOUR_S, History, Outcome
+from minerwatch.cull import HOUR_S, Case, History, Outcome
 from minerwatch.culling.audit import read
 from minerwatch.culling.culler import Round
 from minerwatch.errors import MinerwatchError, TargetError
@@ -389,6 +389,30 @@ def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
         assert culling.failures["ZeroDivisionError"] >= 1
     harness.tick()
     assert outcomes(log) == ["evict pending", "evict done"]
+
+
+def test_a_container_that_raises_does_not_keep_the_next_from_being_looked_at(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = opened(settings(log))
+    put_pod(api, "bad", "uid-2")
+    bad = harness.watch.add("/kubepods/poduid-2/c", "uid-2", cpu_s=7200.0)
+    until_known(harness, bad)
+    eve(api, harness)
+    case = harness.culler._case
+
+    def failing_case(observation: Observation) -> Case:
+        if observation.container.key == bad.container.key:
+            failing()
+        return case(observation)
+
+    monkeypatch.setattr(harness.culler, "_case", failing_case)
+    harness.tick()
+    until(lambda: outcomes(log) == ["evict pending", "evict done"])
+    assert actions_on(api, EVE) == ["evict"]
+    assert actions_on(api, "bad") == []
+    (culling,) = (state for state in states() if state.name == "culling")
+    assert culling.failures["ZeroDivisionError"] >= 1
 
 
 def failing() -> None:
