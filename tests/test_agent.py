@@ -496,7 +496,7 @@ level: low
 
 def test_hostile_names_break_no_line(start: Start, programs: Programs, tmp_path: Path) -> None:
     evil = 'xmrig\n{"event":"forged"}\x1b[2J' + "\u202e"
-    programs.start(evil, "stratum+tcp://pool.supportxmr.com:3333", "-u", "x\ny\x07", busy=False)
+    programs.start(evil, *POOL, "x\ny\x07", busy=False)
     raw = programs.run(
         [os.fsencode(shutil.which("sleep") or "sleep"), b"60", b"\xff\xfe stratum+tcp://x:1 -u a"]  # type: ignore[list-item]
     )

@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 
 _NETLINK_CONNECTOR = 11  # include/uapi/linux/netlink.h
@@ -41,6 +42,8 @@ _BUFFER_BYTES = 16 << 20
 """About 20,000 events, half a minute of a storm; the kernel's memory, used only when needed."""
 _MESSAGE_BYTES = 512
 _ANSWER_S = 0.5
+_LONGEST_ANSWER_S = 10.0
+"""However many events of others come meanwhile: a busy node never falls silent."""
 
 
 class ExecsUnavailableError(Exception):
@@ -141,7 +144,8 @@ def _wait_for_answer(listening: socket.socket, token: int) -> None:
     """
     poll = select.poll()
     poll.register(listening, select.POLLIN)
-    while poll.poll(_ANSWER_S * 1000):
+    end_s = time.monotonic() + _LONGEST_ANSWER_S
+    while time.monotonic() < end_s and poll.poll(_ANSWER_S * 1000):
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
+from tests.conftest import Programs
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -100,6 +102,25 @@ def test_from_inside_a_namespace_it_says_what_to_set(namespace: list[str], reaso
         pytest.skip(f"unshare is not permitted here, run it as root: {done.stderr.strip()}")
     assert reason in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_it_says_so_on_a_node_that_never_falls_silent(programs: Programs) -> None:
+    """Events of others arrive while it waits for an answer that never comes."""
+    programs.run(["sh", "-c", "while :; do /bin/true; done"])
+    script = (
+        "from minerwatch.node import execs\n"
+        "execs._LONGEST_ANSWER_S = 1.0\n"
+        "try: execs.ExecEvents(); print('subscribed')\n"
+        "except execs.ExecsUnavailableError as error: print(error)"
+    )
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        timeout=PATIENCE_S,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"unshare is not permitted here, run it as root: {done.stderr.strip()}")
+    assert "hostPID" in done.stdout
 
 
 def test_closing_gives_the_socket_back() -> None:

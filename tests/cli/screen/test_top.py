@@ -138,7 +138,8 @@ def test_the_terminal_is_given_back_however_it_ends(
     pid_path = tmp_path / "pid"
     for end in ("C-c", "TERM", "C-z"):
         terminal.type(
-            f"sh -c 'echo $$ > {pid_path}; exec {top(agent)}'; stty -a | grep -o ' echo '"
+            f"sh -c 'echo $$ > {pid_path}; exec {top(agent)}';"
+            " stty -a | grep -q ' echo ' && echo $((6*7))"
         )
         terminal.shows(f"docker/{ID[:12]}")
         if end == "TERM":
@@ -151,9 +152,9 @@ def test_the_terminal_is_given_back_however_it_ends(
             terminal.type("fg")
             terminal.shows(f"docker/{ID[:12]}")
             terminal.press("q")
-        terminal.shows(" echo ")
+        terminal.until(lambda: "42" in terminal.text.splitlines())  # its keys are echoed again
         terminal.type("clear")
-        terminal.until(lambda: " echo " not in terminal.text)
+        terminal.until(lambda: "42" not in terminal.text.splitlines())
 
 
 AGENT = "import minerwatch.agent, minerwatch.cli.agent"
