@@ -122,7 +122,11 @@ def holds(process: subprocess.Popen[bytes]) -> bool:
             continue
         with Path(f"/proc/{process.pid}/mem").open("rb", buffering=0) as memory:
             memory.seek(start)
-            if "RandomX_Constants" in matches(memory.read(end - start) or b""):
+            try:
+                piece = memory.read(end - start)
+            except OSError:  # unmapped since: the process is still starting
+                continue
+            if "RandomX_Constants" in matches(piece or b""):
                 return True
     return False
 
