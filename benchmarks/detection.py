@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import check, rulebook
+from minerwatch.authoring import rule_tests
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import is_cullable
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import Rule
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Level, Signal
 
 CHECKOUT = Path(__file__).parent.parent
@@ -44,8 +45,8 @@ SEED = 20261125
 class Line:
     """One line of the corpus and what the rules made of it."""
 
-    recorded: check.Recording
-    outcome: check.Outcome
+    recorded: rule_tests.Recording
+    outcome: rule_tests.Outcome
 
     @property
     def kind(self) -> str:
@@ -136,21 +137,21 @@ def measured(rules: Path = BUILT_IN_RULES, corpus: Path = CORPUS) -> Result:
     )
 
 
-def _containers(benign: Sequence[check.Recording], matcher: Matcher) -> Counter[str]:
+def _containers(benign: Sequence[rule_tests.Recording], matcher: Matcher) -> Counter[str]:
     """What containers with two to eight benign lines each come to, drawn by a fixed seed."""
     draw = random.Random(SEED)
     levels: Counter[str] = Counter()
     for _ in range(CONTAINERS):
         processes = draw.sample(benign, draw.randint(2, PROCESSES))
-        verdict = check.verdict_together(processes, matcher)
+        verdict = rule_tests.verdict_together(processes, matcher)
         levels.update((verdict.level.label, "cullable" if is_cullable(verdict) else ""))
     return levels
 
 
 def _lines(path: Path, matcher: Matcher) -> Iterator[Line]:
     for text in path.read_text("utf-8").splitlines():
-        recorded = check.recording(text)
-        yield Line(recorded, check.replayed(recorded, matcher))
+        recorded = rule_tests.recording(text)
+        yield Line(recorded, rule_tests.replayed(recorded, matcher))
 
 
 def with_report(document: str, report: str) -> str:

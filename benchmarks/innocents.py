@@ -23,16 +23,16 @@ from pathlib import Path
 import psutil
 
 from benchmarks.orphan import Orphan
-from minerwatch.config import BUILT_IN_RULES, Config
-from minerwatch.config import Probes as Settings
-from minerwatch.detection import rulebook
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rulebook import RuleBook
+from minerwatch.config.schema import BUILT_IN_RULES, Config
+from minerwatch.config.schema import Probes as Settings
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Facts, ProcessId, Signal
-from minerwatch.node.ptrace import PtraceUnavailableError
-from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes.every import Probes
-from minerwatch.probes.probe import Suspect
+from minerwatch.node.ptrace_sampling import PtraceUnavailableError
+from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.base import Suspect
+from minerwatch.probes.registry import Probes
 
 LOOK_EVERY_S = 5.0
 DEEP = (Signal.COMPUTE, Signal.CONTENT)

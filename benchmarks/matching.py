@@ -22,8 +22,8 @@ from minerwatch.detection.condition import (
     Text,
     fields_of,
 )
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import LogSource, Rule
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma.rule import LogSource, Rule
 from minerwatch.model import Facts, Maturity, Signal
 
 MEASURE = "Matching"

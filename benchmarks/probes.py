@@ -31,18 +31,18 @@ from pathlib import Path
 from benchmarks.crowd import TOP, compiled, own_container_id, writable_root
 from benchmarks.orphan import Orphan, identity
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ProcessId
-from minerwatch.node import ptrace
-from minerwatch.node.content import ContentReader
-from minerwatch.node.execs import ExecEvents, ExecsUnavailableError
-from minerwatch.node.mappings import MappingReader
-from minerwatch.node.ptrace import PtraceSampler, PtraceUnavailableError
-from minerwatch.node.quota import OwnQuota
-from minerwatch.node.sockets import SocketReader
-from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes.rounding import FpSource
+from minerwatch.node import ptrace_sampling
+from minerwatch.node.cpu_quota import OwnQuota
+from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
+from minerwatch.node.memory_maps import MappingReader
+from minerwatch.node.ptrace_sampling import PtraceSampler, PtraceUnavailableError
+from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.tcp_connections import SocketReader
+from minerwatch.node.yara_scan import ContentReader
+from minerwatch.probes.fp_rounding import FpSource
 
 _SOCKETS = 2000
 _REPEATS = 20
@@ -121,7 +121,7 @@ def _task_rows(target: ProcessId) -> Iterator[Row]:
 
 def _ptrace_rows() -> Iterator[Row]:
     """The agent's part, and the child's, of one question a second about one busy process."""
-    ptrace._ASK_EVERY_S = 0.0  # noqa: SLF001
+    ptrace_sampling._ASK_EVERY_S = 0.0  # noqa: SLF001
     try:
         sampler = PtraceSampler(OwnQuota().reason)
     except PtraceUnavailableError as error:
@@ -180,7 +180,7 @@ def pause_rows(seconds: float, load: int) -> Iterator[Row]:
     except PtraceUnavailableError as error:
         yield missing(PAUSE, f"{case}by ptrace", str(error))
         return
-    ptrace._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
+    ptrace_sampling._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
     yield _still(f"{case}by ptrace", sampler, seconds, load)
     sampler.close()
 

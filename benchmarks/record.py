@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minerwatch.agent import Node, now_s, open_node
-from minerwatch.config import BUILT_IN_RULES, Config, Duration, Examination, Probes
-from minerwatch.detection import rulebook
-from minerwatch.detection.match import Match, Matcher
+from minerwatch.agent.daemon import Node, now_s, open_node
+from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination, Probes
+from minerwatch.config.values import Duration
+from minerwatch.detection.matching.matcher import Match, Matcher
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Facts
 from tests.conftest import CgroupFolders, cgroup_root
 

@@ -8,7 +8,7 @@ gives to one service account. Nothing goes over a network, and nothing is encryp
 
 Without the policy and the enforcement around them: an agent that wants to act does so once its
 watch is open and its budget is known; an attempt that came to nothing is followed by the policy's
-pause, as in ``minerwatch.cull``.
+pause, as in ``minerwatch.culling.policy``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
-from minerwatch.config import Config, CullBudget
-from minerwatch.cull import HOUR_S, ActionRecord, Moment, Outcome
-from minerwatch.kube.budget import IN_EARNEST, BudgetPace, LeaseBudget
+from minerwatch.config.schema import Config, CullBudget
+from minerwatch.culling.lease_budget import IN_EARNEST, BudgetPace, LeaseBudget
+from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
     JSON,
@@ -35,7 +35,7 @@ from minerwatch.kube.client import (
 )
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import Pace, PodWatch
-from minerwatch.model import Action
+from minerwatch.model import Action, Outcome
 
 NAMESPACE = "minerwatch"
 EPOCH_UNIX_S = 1_800_000_000.0

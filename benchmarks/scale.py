@@ -23,13 +23,13 @@ from typing import Any
 import yaml
 
 from benchmarks.restart import SLOW, Scenario, Seen, run
-from minerwatch.config import BUILT_IN_RULES, Config, CullBudget
-from minerwatch.cull import HOUR_S
-from minerwatch.detection import rulebook
+from minerwatch.config.schema import BUILT_IN_RULES, Config, CullBudget
+from minerwatch.culling.lease_budget import BudgetPace
+from minerwatch.culling.records import HOUR_S
+from minerwatch.detection.sigma import rulebook
 from minerwatch.kube import fleet
-from minerwatch.kube.budget import BudgetPace
+from minerwatch.kube.cluster_view import event_pace
 from minerwatch.kube.events import DROPPED
-from minerwatch.kube.node import event_pace
 from minerwatch.kube.pods import REASONS, Pace
 from minerwatch.model import Level, Signal
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics

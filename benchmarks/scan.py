@@ -29,14 +29,14 @@ import psutil
 
 from benchmarks.crowd import Crowd, compiled
 from benchmarks.table import Budget, Row, cpu_ms, needs_root, parser, show
-from minerwatch.config import BUILT_IN_RULES, Examination
-from minerwatch.detection import rulebook
+from minerwatch.agent.tick import Watch
+from minerwatch.config.schema import BUILT_IN_RULES, Examination
 from minerwatch.detection.judge import Judge
-from minerwatch.detection.match import Matcher
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.watch import Watch
+from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 
 MEASURE = "One tick"
 _ATTRIBUTES = (

@@ -32,12 +32,12 @@ from pathlib import Path
 
 from benchmarks.pods import kubeconfig
 from benchmarks.table import machine
-from minerwatch.cli.screen.cells import Scene, Traits
-from minerwatch.cli.screen.look import Look
-from minerwatch.cli.screen.presentation import Presenter
-from minerwatch.cli.screen.rows import Tree, View
-from minerwatch.model import AgentStatus, ContainerStatus, FindingStatus, ProcessStatus
-from minerwatch.report.snapshot import encode, encode_agent
+from minerwatch.api.snapshot import encode, encode_agent
+from minerwatch.api.types import AgentStatus, ContainerStatus, FindingStatus, ProcessStatus
+from minerwatch.cli.top_screen.cells import Scene, Traits
+from minerwatch.cli.top_screen.look import Look
+from minerwatch.cli.top_screen.presentation import Presenter
+from minerwatch.cli.top_screen.rows import Tree, View
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.exec_endpoint import Printing
 
@@ -281,7 +281,7 @@ def _compare_tables(count: int) -> None:
     from textual.app import App, ComposeResult
     from textual.widgets import DataTable
 
-    from minerwatch.cli.screen import cells
+    from minerwatch.cli.top_screen import cells
 
     statuses = [_status(f"node-{n // 50:04}", n // 50, n % 50) for n in range(count)]
     look = Look(tuple(statuses), datetime.now(UTC))

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minerwatch import agent as agent_module
-from minerwatch.agent import Agent
-from minerwatch.config import load
-from minerwatch.footprint import keep_heap_small
-from minerwatch.loop import Readable, Wake
+from minerwatch.agent import daemon as agent_module
+from minerwatch.agent.daemon import Agent
+from minerwatch.agent.memory import keep_heap_small
+from minerwatch.agent.scheduling import Readable, Wake
+from minerwatch.config.schema import load
 from minerwatch.report.log import logger
 
 _LEAST_S = 0.001

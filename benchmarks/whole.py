@@ -30,7 +30,7 @@ from benchmarks.crowd import CONTAINERS_A_POD, Crowd
 from benchmarks.pods import NODE, kubeconfig, pod
 from benchmarks.probes import Lines
 from benchmarks.table import Budget, Row, missing, needs_root, parser, show
-from minerwatch.report.client import answer
+from minerwatch.api.client import answer
 from tests.kube.api_server import ApiServer
 
 START, HOUR, ANSWERS = "Start to first verdict", "An hour of churn", "Answers"

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from generate.settings import Setting, settings, written
-from minerwatch.config import Config
+from minerwatch.config.schema import Config
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 
-_BEGIN = "<!-- The settings: written by `make generate` from minerwatch/config.py -->\n"
+_BEGIN = "<!-- The settings: written by `make generate` from minerwatch/config/schema.py -->\n"
 _END = "<!-- the end of the settings -->\n"
 _WIDTH = 30
 """Where comments begin, unless a line is longer."""

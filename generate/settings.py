@@ -1,4 +1,4 @@
-"""The settings of minerwatch/config.py with the comments that stand beside them there."""
+"""The settings of minerwatch/config/schema.py with the comments that stand beside them there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from minerwatch import config
-from minerwatch.config import Duration
+from minerwatch.config import schema
+from minerwatch.config.values import Duration
 
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001))
 
@@ -43,7 +43,7 @@ def settings(values: msgspec.Struct) -> tuple[Setting, ...]:
 
 
 def comments(struct: str) -> Mapping[str, str]:
-    """What stands beside each field of a class of minerwatch/config.py."""
+    """What stands beside each field of a class of minerwatch/config/schema.py."""
     return _comments().get(struct, {})
 
 
@@ -68,7 +68,7 @@ def _duration(seconds: float) -> str:
 @cache
 def _comments() -> Mapping[str, Mapping[str, str]]:
     """Class -> field -> comment."""
-    source = Path(config.__file__).read_text(encoding="utf-8")
+    source = Path(schema.__file__).read_text(encoding="utf-8")
     by_line = dict(_comment_lines(source))
     return {
         node.name: {

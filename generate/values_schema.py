@@ -1,4 +1,4 @@
-"""The schema of the chart's values: its own by hand, ``config`` from minerwatch/config.py.
+"""The schema of the chart's values: its own by hand, ``config`` from minerwatch/config/schema.py.
 
 So that helm refuses what the agent would refuse, before anything is installed.
 """
@@ -12,7 +12,8 @@ from typing import Any
 from msgspec import inspect
 
 from generate.settings import comments
-from minerwatch.config import MODES, Config, Duration, Mode
+from minerwatch.config.schema import Config
+from minerwatch.config.values import MODES, Duration, Mode
 
 SCHEMA = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.schema.json"
 _OWN = Path(__file__).with_name("values.schema.json")

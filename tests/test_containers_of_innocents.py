@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, recording, verdict_together
+from minerwatch.authoring.rule_tests import Recording, recording, verdict_together
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import is_cullable, joined_score
-from minerwatch.detection.match import Matcher
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Signal, Verdict
 
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)

@@ -21,11 +21,11 @@ from benchmarks.detection import (
     report_lines,
     with_report,
 )
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection.check import recording
+from minerwatch.authoring.lint import fact_doubts
+from minerwatch.authoring.rule_tests import recording
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.fields import KNOWN_FIELDS
-from minerwatch.detection.lint import fact_doubts
 from tests.detection.test_facts import PROCESS
 
 LEAST = {"benign": 600, "miners": 300}

@@ -23,38 +23,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from minerwatch.config import (
-    DRY_RUN,
-    ENFORCE,
-    OFF,
-    CullBudget,
-    Culling,
-    Duration,
-    Exemption,
-    RepeatOffenders,
-    Rungs,
-)
-from minerwatch.cull import (
-    ActionRecord,
-    Budget,
-    Case,
-    Held,
-    History,
-    Moment,
-    Outcome,
-    Situation,
-    decide,
-    rechecked,
-)
-from minerwatch.labels import Selector
+from minerwatch.config.schema import CullBudget, Culling, Exemption, RepeatOffenders, Rungs
+from minerwatch.config.selectors import Selector
+from minerwatch.config.values import DRY_RUN, ENFORCE, OFF, Duration
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.history import History
+from minerwatch.culling.policy import decide, rechecked
+from minerwatch.culling.records import ActionRecord, Budget, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,
     Container,
     ContainerKind,
-    Decision,
     Finding,
     Level,
     Maturity,
+    Outcome,
     Owner,
     OwnerReference,
     Pod,

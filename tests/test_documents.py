@@ -29,7 +29,7 @@ def _mapped() -> Iterator[tuple[Path, str]]:
     """Folder and name of each module in the map; an empty cell is the folder of the row above."""
     folder = PACKAGE
     for line in ARCHITECTURE.read_text().splitlines():
-        row = re.match(r"\| (?:`([a-z/]+/)` )?\| ((?:`[a-z_]+` ?)+)\|", line)
+        row = re.match(r"\| (?:`([a-z_/]+/)` )?\| ((?:`[a-z_]+` ?)+)\|", line)
         if row is None:
             continue
         if row[1]:

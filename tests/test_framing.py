@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, recording, replayed
+from minerwatch.authoring.rule_tests import Recording, recording, replayed
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import Rule
-from minerwatch.detection.words import with_arguments
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.planted_words import with_arguments
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue, Level, Signal
 
 BOOK = rulebook.load((BUILT_IN_RULES,))

@@ -10,7 +10,8 @@ import yaml
 from generate.configuration_page import PAGE, page
 from generate.settings import Setting, settings, written
 from generate.values_schema import SCHEMA, schema
-from minerwatch.config import Config, Duration, duration_s, parse
+from minerwatch.config.schema import Config, parse
+from minerwatch.config.values import Duration, duration_s
 
 _RENEW = "run: make generate"
 

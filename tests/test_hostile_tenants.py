@@ -38,21 +38,21 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import BUILT_IN_RULES, Config
-from minerwatch.detection import rulebook
-from minerwatch.detection.match import Matcher
-from minerwatch.kept_text import MAX_NODE_BYTES
+from minerwatch.api.snapshot import container_status, decode, encode
+from minerwatch.config.schema import BUILT_IN_RULES, Config
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Observation, ProcessId
-from minerwatch.node import content
-from minerwatch.node.content import ContentReader
-from minerwatch.node.executables import ExecutableHasher
-from minerwatch.node.mappings import MappingReader
+from minerwatch.node import yara_scan
+from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.tasks import TaskIterator, TasksUnavailableError
-from minerwatch.probes.every import Probes
-from minerwatch.report.snapshot import container_status, decode, encode
+from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.yara_scan import ContentReader
+from minerwatch.probes.registry import Probes
+from minerwatch.text_budget import MAX_NODE_BYTES
+from tests.agent.test_tick import POOL, Node
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
-from tests.test_watch import POOL, Node
 from tests.waiting import until
 
 TARGETS = Path(__file__).parent / "targets"
@@ -143,7 +143,7 @@ keep_heap_small()
 from minerwatch.config import BUILT_IN_RULES, Examination
 from minerwatch.detection import rulebook
 from minerwatch.detection.judge import Judge
-from minerwatch.detection.match import Matcher
+from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.watch import Watch
@@ -471,7 +471,7 @@ def test_an_executable_on_a_dead_file_system_holds_up_no_scan(
     programs: Programs, fuse: DeadFuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For its pages are read in memory; those that hash the file itself give up."""
-    monkeypatch.setattr(content, "_STALLED_S", 0.5)
+    monkeypatch.setattr(yara_scan, "_STALLED_S", 0.5)
     rule = tmp_path / "elf.yar"
     rule.write_text("rule Elf { condition: uint32(0) == 0x464C457F }")
     on_fuse = identity(programs.run([str(fuse.program), "-c", "read nothing"]).pid)
@@ -633,7 +633,7 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
 def test_a_process_that_locks_its_memory_does_not_blind_the_reading_of_mappings(
     lockers: Lockers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minerwatch.node.mappings._STALLED_S", 0.2)
+    monkeypatch.setattr("minerwatch.node.memory_maps._STALLED_S", 0.2)
     reader = MappingReader()
     locked = [identity(process.pid) for process in lockers.processes[:2]]
     own = identity(os.getpid())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.innocents import Seen, observe, workloads
-from minerwatch.node.tasks import TasksUnavailableError
+from minerwatch.node.task_iterator import TasksUnavailableError
 from tests.conftest import needs_root
 
 SECONDS = 65.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.node.test_confined import bits, held
-from tests.test_agent import RunningAgent
-from tests.test_watch import POOL
 
 pytestmark = needs_root
 CONTAINER = container_id("e7")
@@ -76,7 +76,7 @@ def test_the_scanner_of_content_may_read_processes_and_nothing_else(
     allowed = bits("SYS_PTRACE", "DAC_READ_SEARCH") & statuses(pid)[0]["CapPrm"]
 
     def is_confined() -> bool:  # once it has started
-        found = statuses(children(pid).get("content_scanner.py", pid))
+        found = statuses(children(pid).get("yara_scanner.py", pid))
         return bool(found) and all(
             status["CapEff"] == status["CapPrm"] == allowed for status in found
         )

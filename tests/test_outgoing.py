@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import write_kubeconfig
-from tests.test_agent import RunningAgent
-from tests.test_watch import POOL
 
 _CALLS = "connect,sendto,sendmsg,sendmmsg,bind"
 _ADDRESS = re.compile(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch import __version__
-from minerwatch.config import BUILT_IN_RULES
+from minerwatch.config.schema import BUILT_IN_RULES
 
 ROOT = Path(__file__).parent.parent
 

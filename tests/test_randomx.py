@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.test_daemon import RunningAgent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, environment_of_this_python
-from tests.test_agent import RunningAgent
 from tests.waiting import PATIENCE_S, cpu_s
 
 TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, failed_tests, replayed
+from minerwatch.authoring.lint import lint
+from minerwatch.authoring.rule_tests import Recording, failed_tests, replayed
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import joined_score
-from minerwatch.detection.lint import lint
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
 from minerwatch.model import FactValue, Level, Signal
 
 BOOK = rulebook.load((BUILT_IN_RULES,))

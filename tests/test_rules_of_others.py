@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.check import Recording, replayed
-from minerwatch.detection.lint import lint
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import LEVEL_SCORES
+from minerwatch.authoring.lint import lint
+from minerwatch.authoring.rule_tests import Recording, replayed
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import LEVEL_SCORES
 from minerwatch.model import FactValue, Maturity, Signal
 
 SIGMAHQ_STYLE = {

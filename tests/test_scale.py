@@ -19,7 +19,7 @@ from benchmarks.scale import (
     restart_row,
     with_paper,
 )
-from minerwatch.config import CullBudget, parse
+from minerwatch.config.schema import CullBudget, parse
 
 WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)
 """A server that turns most of a crowd away."""

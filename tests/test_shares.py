@@ -6,18 +6,18 @@ from tests.shares import AGENTS, MACHINE, misplaced, share
 
 
 def test_what_looks_at_the_machine_is_two_shares() -> None:
-    assert share("tests/test_agent.py::test_a[x::y]") == AGENTS
-    assert share("tests/node/test_tasks.py::test_b") == MACHINE
-    assert share("tests/test_turns.py::test_c[1]") == "tests/test_turns.py"
+    assert share("tests/agent/test_daemon.py::test_a[x::y]") == AGENTS
+    assert share("tests/node/test_task_iterator.py::test_b") == MACHINE
+    assert share("tests/test_fair_queue.py::test_c[1]") == "tests/test_fair_queue.py"
 
 
 def test_whoever_starts_programs_without_being_listed_is_named() -> None:
     tests = (
-        ("tests/test_agent.py::a", ("programs",)),
-        ("tests/test_turns.py::b", ("tmp_path",)),
-        ("tests/test_turns.py::c", ("tmp_path", "cgroups")),
+        ("tests/agent/test_daemon.py::a", ("programs",)),
+        ("tests/test_fair_queue.py::b", ("tmp_path",)),
+        ("tests/test_fair_queue.py::c", ("tmp_path", "cgroups")),
     )
-    assert misplaced(tests) == ["tests/test_turns.py"]
+    assert misplaced(tests) == ["tests/test_fair_queue.py"]
 
 
 def test_all_that_start_programs_are_listed(request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
-from minerwatch.config import DEFAULT_LISTEN, Config, Duration, duration_s, host_and_port
+from minerwatch.config.schema import Config
+from minerwatch.config.values import DEFAULT_LISTEN, Duration, duration_s, host_and_port
 from minerwatch.errors import ConfigError
 
 
@@ -82,7 +83,7 @@ def agent(
     Run it as root to see all processes; otherwise it says what it cannot see. Changed rule files
     are picked up at the next tick. SIGHUP reads rules and configuration again, SIGTERM stops.
     """
-    from minerwatch.agent import run
+    from minerwatch.agent.daemon import run
     from minerwatch.report.log import logger
 
     def settings() -> Config:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import click
 
+from minerwatch.api.client import answer
 from minerwatch.cli.options import config_option, socket_option
-from minerwatch.config import default_socket, duration_s, load
+from minerwatch.config.schema import default_socket, load
+from minerwatch.config.values import duration_s
 from minerwatch.errors import ConfigError, SnapshotError
 from minerwatch.node.canary import WORD, Canary
-from minerwatch.report.client import answer
 
 _SEEN = re.compile(
     r'^minerwatch_canary_last_seen_timestamp_seconds\{planted="elsewhere"\}'

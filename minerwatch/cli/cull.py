@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 import msgspec
 
-from minerwatch.cli.cluster import Scope, cluster_options
+from minerwatch.api import orders
+from minerwatch.cli.fleet_source import Scope, cluster_options
 from minerwatch.cli.options import config_option, configuration, socket_option
 from minerwatch.cli.ordering import Agents
+from minerwatch.culling.records import AuditLine
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action
-from minerwatch.report import orders
-from minerwatch.report.audit_lines import AuditLine
-from minerwatch.report.culled import cull_text, simulation_text
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.culling_text import cull_text, simulation_text
 
 _ACTIONS = [action.value for action in Action if action is not Action.OBSERVE]
 _GOOD = ("done", "dry-run")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
-from minerwatch.cli.cluster import (
+from minerwatch.api.snapshot import encode
+from minerwatch.api.types import ContainerStatus
+from minerwatch.cli.fleet_source import (
     ClusterSource,
     Scope,
     cluster_options,
@@ -18,14 +20,12 @@ from minerwatch.cli.cluster import (
     say_missing,
     wants_cluster,
 )
+from minerwatch.cli.local_source import Source
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
-from minerwatch.cli.sampling import Source
-from minerwatch.model import ContainerStatus
-from minerwatch.report.campaigns import Campaign, campaign_of, campaigns
-from minerwatch.report.explanation import explanation
-from minerwatch.report.selection import beside, filtered, found
-from minerwatch.report.snapshot import encode
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.campaigns import Campaign, campaign_of, campaigns
+from minerwatch.view.explanation import explanation
+from minerwatch.view.selection import beside, filtered, found
 
 _MAX_OTHERS = 8
 

@@ -37,7 +37,7 @@ class _Failure(click.ClickException):
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        from minerwatch.report.text import printable  # only once something has failed
+        from minerwatch.untrusted_text.display import printable  # only once something has failed
 
         click.echo(f"minerwatch: {printable(self.message, _MAX_CHARS)}", file=file or sys.stderr)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from minerwatch.config import Config, default_socket, load
+from minerwatch.config.schema import Config, default_socket, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

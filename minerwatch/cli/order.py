@@ -22,13 +22,13 @@ import click
 )
 def order(path: str, body: str, socket_path: Path | None) -> None:
     """Send BODY to PATH of the agent's socket, and print what it answers, as it is."""
-    from minerwatch.report.client import ordered
+    from minerwatch.api.client import ordered
 
     answer = ordered(socket_path or _default_socket(), path, body.encode())
     sys.stdout.buffer.write(answer)
 
 
 def _default_socket() -> Path:
-    from minerwatch.config import default_socket
+    from minerwatch.config.schema import default_socket
 
     return default_socket()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minerwatch.cli.cluster import (
+from minerwatch.api.client import answer, ordered
+from minerwatch.api.snapshot import decode
+from minerwatch.api.types import ContainerStatus
+from minerwatch.cli.fleet_source import (
     ClusterSource,
     Scope,
     found_in_cluster,
     say_missing,
     wants_cluster,
 )
-from minerwatch.config import Config, default_socket
-from minerwatch.model import ContainerStatus
-from minerwatch.report.client import answer, ordered
-from minerwatch.report.selection import filtered, found
-from minerwatch.report.snapshot import decode
+from minerwatch.config.schema import Config, default_socket
+from minerwatch.view.selection import filtered, found
 
 
 class Agents:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from minerwatch.cli.cluster import Scope, cluster_options
+from minerwatch.api import orders
+from minerwatch.api.types import ReleaseAllAnswer
+from minerwatch.cli.fleet_source import Scope, cluster_options
 from minerwatch.cli.options import config_option, configuration, socket_option
 from minerwatch.cli.ordering import Agents
-from minerwatch.model import ReleaseAllAnswer
-from minerwatch.report import orders
-from minerwatch.report.culled import release_all_text, release_text
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.culling_text import release_all_text, release_text
 
 
 @click.command()

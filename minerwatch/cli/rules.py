@@ -14,23 +14,24 @@ from typing import IO, Any
 
 import click
 
+from minerwatch.authoring import rule_tests
+from minerwatch.authoring.index import rule_index
+from minerwatch.authoring.lint import lint as remarks_on
+from minerwatch.authoring.remark import Remark, Severity
+from minerwatch.authoring.schema import rule_schema
+from minerwatch.authoring.template import skeleton
 from minerwatch.cli.options import config_option, configuration, rules_option
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import check, rulebook
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
-from minerwatch.detection.lint import lint as remarks_on
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.remark import Remark, Severity
-from minerwatch.detection.rule import LEVEL_SCORES, Rule
-from minerwatch.detection.rulebook import RuleBook
-from minerwatch.detection.skeleton import skeleton
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import LEVEL_SCORES, Rule
+from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.errors import RuleError
+from minerwatch.format import counted, one_decimal
 from minerwatch.model import Level, Maturity, Signal
-from minerwatch.node.content import compile_errors
-from minerwatch.report.figures import counted, one_decimal
-from minerwatch.report.rule_index import rule_index
-from minerwatch.report.rule_schema import rule_schema
-from minerwatch.report.text import printable
+from minerwatch.node.yara_scan import compile_errors
+from minerwatch.untrusted_text.display import printable
 
 _MAX_LINE_BYTES = 16 << 20
 _MAX_NAME = 40  # characters of an id or label in a line for people
@@ -252,7 +253,7 @@ def test(
     """
     book = _book(paths, rule_folders, config_path)
     tested = _asked_for(book, paths)
-    failures = check.failed_tests(tested, Matcher(book.rules), book.lists)
+    failures = rule_tests.failed_tests(tested, Matcher(book.rules), book.lists)
     broken = [error for error in book.errors if _is_asked_for(error.path, paths)]
     if output == "json":
         _print_json([_failure(failure) for failure in failures])
@@ -308,12 +309,12 @@ def replay(
     name = getattr(recorded, "name", "<stdin>")
     for number, line in _numbered_lines(recorded):
         try:
-            case = check.recording(line)
+            case = rule_tests.recording(line)
         except ValueError as error:
             broken += 1
             _say(f"{name}:{number}: {error}")
             continue
-        outcome = check.replayed(case, matcher)
+        outcome = rule_tests.replayed(case, matcher)
         tallies[case.label].update((outcome.level, "cullable" if outcome.cullable else ""))
         unknown.update(name for name in case.facts if name not in KNOWN_FIELDS)
         click.echo(_json_line(outcome) if output == "json" else _text_line(case, outcome, titles))
@@ -367,8 +368,8 @@ def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
 
 
-def _ordinary() -> list[check.Recording]:
-    return [check.recording(line) for line in _ORDINARY.read_bytes().splitlines()]
+def _ordinary() -> list[rule_tests.Recording]:
+    return [rule_tests.recording(line) for line in _ORDINARY.read_bytes().splitlines()]
 
 
 def _content_remarks(book: RuleBook) -> list[Remark]:
@@ -415,7 +416,7 @@ def _remark(remark: Remark) -> dict[str, Any]:
     return {**asdict(remark), "path": str(remark.path)}
 
 
-def _failure(failure: check.FailedTest) -> dict[str, Any]:
+def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:
     return {
         "rule": failure.rule.id,
         "title": failure.rule.title,
@@ -440,11 +441,13 @@ def _counts(book: RuleBook) -> str:
     return f"{counted(len(book.rules), 'rule')}: {parts}"
 
 
-def _json_line(outcome: check.Outcome) -> str:
+def _json_line(outcome: rule_tests.Outcome) -> str:
     return json.dumps(asdict(outcome))
 
 
-def _text_line(case: check.Recording, outcome: check.Outcome, titles: Mapping[str, str]) -> str:
+def _text_line(
+    case: rule_tests.Recording, outcome: rule_tests.Outcome, titles: Mapping[str, str]
+) -> str:
     reasons = "; ".join(titles[rule] for rule in outcome.rules)
     score = one_decimal(outcome.score)
     return (

@@ -30,7 +30,7 @@ def snapshot(full: bool, unmasked: bool, with_status: bool, socket_path: Path | 
 
     It runs within the agent's CPU limit, so it imports next to nothing.
     """
-    from minerwatch.report.client import answer
+    from minerwatch.api.client import answer
 
     path = socket_path or _default_socket()
     route = "/snapshot/full" if full else "/snapshot"
@@ -41,6 +41,6 @@ def snapshot(full: bool, unmasked: bool, with_status: bool, socket_path: Path | 
 
 
 def _default_socket() -> Path:
-    from minerwatch.config import default_socket
+    from minerwatch.config.schema import default_socket
 
     return default_socket()

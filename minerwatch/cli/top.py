@@ -12,18 +12,24 @@ from pathlib import Path
 
 import click
 
-from minerwatch.cli.cluster import ClusterSource, Scope, cluster_options, say_missing, wants_cluster
+from minerwatch.api.snapshot import encode
+from minerwatch.api.types import ContainerStatus
+from minerwatch.cli.fleet_source import (
+    ClusterSource,
+    Scope,
+    cluster_options,
+    say_missing,
+    wants_cluster,
+)
+from minerwatch.cli.local_source import Source
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
-from minerwatch.cli.sampling import Source
-from minerwatch.cli.screen.proposal import ByHand
-from minerwatch.cli.screen.rows import View
-from minerwatch.cli.screen.sources import ClusterWatched, NodeWatched
-from minerwatch.cli.screen.terminal import Terminal, environment_at_start, terminal_of
-from minerwatch.model import ContainerStatus
-from minerwatch.report.campaigns import campaigns
-from minerwatch.report.overview import Coverage, overview
-from minerwatch.report.selection import SORT_KEYS, busy, filtered, sorted_by
-from minerwatch.report.snapshot import encode
+from minerwatch.cli.top_screen.proposal import ByHand
+from minerwatch.cli.top_screen.rows import View
+from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
+from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
+from minerwatch.view.campaigns import campaigns
+from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 
 
 @click.command()
@@ -104,7 +110,7 @@ def top(
     is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
     here = Source(socket_path, local, config)
     if not once and output == "table" and _is_screen(terminal):
-        from minerwatch.cli.screen import opening
+        from minerwatch.cli.top_screen import opening
 
         watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
         proposer = ByHand(watched.ordered)

@@ -17,49 +17,43 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from minerwatch.config import ENFORCE, OFF, Culling
-from minerwatch.cull import (
-    ActionRecord,
-    Case,
-    Moment,
-    Outcome,
-    Situation,
-    claims_protection,
-    counted_as,
-    pod_counted_as,
-    rules_that_flag,
-    tripped,
-)
-from minerwatch.culling.clock import SteadyClock
-from minerwatch.culling.enforcement import End, Enforcer, Pace
-from minerwatch.culling.evidence import MAX_PROCESSES
-from minerwatch.culling.holds import Holds
-from minerwatch.culling.journal import Journal
-from minerwatch.errors import MinerwatchError, TargetError
-from minerwatch.kube.actions import Actions, SeenPod, planned
-from minerwatch.kube.budget import BudgetPace, LeaseBudget
-from minerwatch.kube.client import ApiError
-from minerwatch.kube.controllers import ControllerCheck
-from minerwatch.kube.events import ACTION_REASONS, EventReason
-from minerwatch.kube.node import ClusterNode
-from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.model import (
-    Action,
+from minerwatch.api.types import (
     ActionStatus,
-    Container,
-    ContainerKey,
     CullAnswer,
     CullStatus,
-    Decision,
-    Level,
-    Observation,
-    ProcessId,
     ReleaseAllAnswer,
     ReleaseAnswer,
 )
-from minerwatch.report.audit_lines import AuditLine, DecisionLine, rfc3339
+from minerwatch.config.schema import Culling
+from minerwatch.config.values import ENFORCE, OFF
+from minerwatch.culling.clock import SteadyClock
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.enforcer import End, Enforcer, Pace
+from minerwatch.culling.evidence import MAX_PROCESSES
+from minerwatch.culling.holds import Holds
+from minerwatch.culling.journal import Journal
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
+from minerwatch.culling.pod_actions import Actions, SeenPod, planned
+from minerwatch.culling.policy import claims_protection, counted_as, pod_counted_as, tripped
+from minerwatch.culling.proof import rules_that_flag
+from minerwatch.culling.records import (
+    ActionRecord,
+    AuditLine,
+    Case,
+    DecisionLine,
+    Moment,
+    Situation,
+)
+from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.format import rfc3339
+from minerwatch.kube.client import ApiError
+from minerwatch.kube.cluster_view import ClusterNode
+from minerwatch.kube.controllers import ControllerCheck
+from minerwatch.kube.events import ACTION_REASONS, EventReason
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.model import Action, Container, ContainerKey, Level, Observation, Outcome, ProcessId
 from minerwatch.report.log import Log
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import Worker
 
 _CLOSE_S = 5.0
@@ -731,7 +725,7 @@ def _sentences(decision: Decision) -> tuple[str, ...]:
 
 def _action_status(record: ActionRecord) -> ActionStatus:
     return ActionStatus(
-        at=rfc3339(record.unix_s),
+        at=rfc3339(record.unix_s, milliseconds=True),
         action="release" if record.outcome is Outcome.RELEASED else record.action.value,
         outcome=record.outcome.value,
         dry_run=record.dry_run,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from minerwatch.cull import Case, Moment
+from minerwatch.culling.records import Case, Moment
 from minerwatch.detection.judge import signal_scores
+from minerwatch.format import rfc3339
 from minerwatch.model import (
     Connection,
     FactValue,
@@ -21,9 +22,8 @@ from minerwatch.model import (
     ProcessId,
     ProcessLoad,
 )
-from minerwatch.report.audit_lines import rfc3339
 from minerwatch.report.log import evidence_text
-from minerwatch.report.text import masked_command_line, printable, redacted, shortened
+from minerwatch.untrusted_text.display import masked_command_line, printable, redacted, shortened
 
 MAX_PROCESSES = 200
 MAX_FINDINGS = 50
@@ -55,8 +55,8 @@ def bundle(
         "verdict": {
             "score": verdict.score,
             "level": verdict.level.label,
-            "since": rfc3339(boot_unix_s + verdict.since_s),
-            "at": rfc3339(boot_unix_s + verdict.at_s),
+            "since": rfc3339(boot_unix_s + verdict.since_s, milliseconds=True),
+            "at": rfc3339(boot_unix_s + verdict.at_s, milliseconds=True),
             "signals": {signal.value: score for signal, score in signals},
         },
         "findings": [
@@ -81,7 +81,7 @@ def bundle(
 
 def file_name(record_id: str, pod: str, unix_s: float) -> str:
     """A name for the evidence of one action, by which a folder sorts by time."""
-    stamp = rfc3339(unix_s).replace("-", "").replace(":", "").replace(".", "")
+    stamp = rfc3339(unix_s, milliseconds=True).replace("-", "").replace(":", "").replace(".", "")
     safe = "".join(char if char.isalnum() and char.isascii() else "-" for char in pod)[:100]
     unique = "".join(char for char in record_id if char.isalnum() and char.isascii())[-24:]
     return f"{stamp}-{safe.strip('-') or 'pod'}-{unique}.json"
@@ -96,7 +96,7 @@ def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
         "signal": finding.signal.value,
         "score": finding.score,
         "status": finding.maturity.value,
-        "since": rfc3339(boot_unix_s + finding.since_s),
+        "since": rfc3339(boot_unix_s + finding.since_s, milliseconds=True),
         "pid": finding.process.pid if finding.process else None,
         "evidence": [
             {
@@ -117,7 +117,7 @@ def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
         "name": pod.name,
         "uid": pod.uid,
         "node": pod.node,
-        "created": rfc3339(pod.created_unix_s),
+        "created": rfc3339(pod.created_unix_s, milliseconds=True),
         "owner": _name(owner.name) if owner else "",
         "owner_source": _name(owner.source) if owner else "",
         "service_account": _name(pod.service_account),
@@ -187,7 +187,7 @@ def _connections(
                 "pid": pid,
                 "address": each.address,
                 "port": each.port,
-                "seen_since": rfc3339(boot_unix_s + each.since_s),
+                "seen_since": rfc3339(boot_unix_s + each.since_s, milliseconds=True),
             }
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from minerwatch.config import CullBudget
-from minerwatch.cull import HOUR_S, ActionRecord, Moment
+from minerwatch.config.schema import CullBudget
+from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.errors import NOT_JSON, MinerwatchError
 
 _MAX_BYTES = 1 << 20

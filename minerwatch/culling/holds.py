@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
 
-from minerwatch.cull import Held, counting_findings
+from minerwatch.culling.proof import counting_findings
+from minerwatch.culling.records import Held
 from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
 

@@ -11,14 +11,24 @@ from pathlib import Path
 
 import msgspec
 
-from minerwatch.config import Audit, Culling
-from minerwatch.cull import ActionRecord, Case, History, Moment, Outcome, decide, rechecked
-from minerwatch.culling import audit
-from minerwatch.culling.audit import AuditError, AuditLog
-from minerwatch.model import Action, Decision, ProcessId
-from minerwatch.report.audit_lines import NO_EVIDENCE, AuditLine, DecisionLine, rfc3339
+from minerwatch.config.schema import Audit, Culling
+from minerwatch.culling import audit_log
+from minerwatch.culling.audit_log import AuditError, AuditLog
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.history import History
+from minerwatch.culling.policy import decide, rechecked
+from minerwatch.culling.records import (
+    NO_EVIDENCE,
+    ActionRecord,
+    AuditLine,
+    Case,
+    DecisionLine,
+    Moment,
+)
+from minerwatch.format import rfc3339
+from minerwatch.model import Action, Outcome, ProcessId
 from minerwatch.report.log import Log
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
 
 MAX_TOLD_LINES = 5000
 """Of the audit log, told at once."""
@@ -75,7 +85,7 @@ class Journal:
         if self._is_forgotten:
             return
         if self._unread:
-            stamps = audit.stamps(self._path)
+            stamps = audit_log.stamps(self._path)
             if stamps != self._unread_stamps:  # else it would be refused for the same reason
                 self._unread_stamps = stamps
                 self._load()
@@ -173,7 +183,7 @@ class Journal:
             return False
         line = AuditLine(
             kind=kind,
-            at=rfc3339(self._moment().unix_s),
+            at=rfc3339(self._moment().unix_s, milliseconds=True),
             node=self._node,
             record=record,
             decision=decision,
@@ -189,8 +199,10 @@ class Journal:
 
     def told_since(self, hours: float) -> tuple[AuditLine, ...]:
         """What the log says of the last ``hours``, without evidence. Raises AuditError."""
-        since = rfc3339(self._moment().unix_s - hours * 3600)
-        written = audit.read(self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since)
+        since = rfc3339(self._moment().unix_s - hours * 3600, milliseconds=True)
+        written = audit_log.read(
+            self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since
+        )
         return written.lines[-MAX_TOLD_LINES:]
 
     # Within.
@@ -199,7 +211,7 @@ class Journal:
         """What the agent before left pending may have happened."""
         now = self._moment()
         try:
-            written = audit.read(self._path, lambda line: line.record is not None)
+            written = audit_log.read(self._path, lambda line: line.record is not None)
         except AuditError as error:
             self._refuse(str(error))
             return
@@ -250,5 +262,5 @@ class Journal:
         now = self._moment()
         with self._lock:
             records = (self._history.anchor(self._node, now), *self._history.records())
-        at = rfc3339(now.unix_s)
-        return [AuditLine(audit.GOES_ON, at, self._node, record=record) for record in records]
+        at = rfc3339(now.unix_s, milliseconds=True)
+        return [AuditLine(audit_log.GOES_ON, at, self._node, record=record) for record in records]

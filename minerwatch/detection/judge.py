@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from minerwatch.detection.rule import Rule
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import (
     ContainerKey,
     Evidence,

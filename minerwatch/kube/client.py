@@ -31,7 +31,7 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
 from minerwatch.kube.lazy_import import import_lazily
-from minerwatch.kube.verification import verify_as_kubectl
+from minerwatch.kube.tls_verification import verify_as_kubectl
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration

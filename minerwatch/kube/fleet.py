@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 from minerwatch.errors import NOT_JSON, ClusterError, MinerwatchError
 from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
 from minerwatch.kube.pod_exec import Container, output
-from minerwatch.model import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
 DEFAULT_TIMEOUT_S = 20.0

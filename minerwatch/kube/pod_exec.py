@@ -23,7 +23,7 @@ import msgspec
 
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
-from minerwatch.kube.verification import tls_context
+from minerwatch.kube.tls_verification import tls_context
 
 if TYPE_CHECKING:
     from websocket import WebSocket

@@ -18,8 +18,8 @@ from itertools import islice
 
 import msgspec
 
-from minerwatch.kept_text import both_ends, size_of, water_level
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
+from minerwatch.text_budget import both_ends, size_of, water_level
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 """Of a static pod's mirror: the uid that the kubelet gave the pod, and that its cgroup bears.

@@ -32,7 +32,7 @@ from minerwatch.kube.client import (
     one_line,
     refusal,
 )
-from minerwatch.kube.list_reading import MAX_ITEM_BYTES, ListReader
+from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod, PodContainer

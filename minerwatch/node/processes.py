@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
-from minerwatch.kept_text import both_ends, shared
 from minerwatch.model import Process, ProcessId, ProcessStat
+from minerwatch.text_budget import both_ends, shared
 from minerwatch.worker import Worker
 
 if TYPE_CHECKING:
@@ -652,12 +652,12 @@ class _ReadingThread:
 
 
 class _ReadingProcess:
-    """Runs argument_reader.py: SIGKILL ends its wait for a memory lock since Linux 5.3."""
+    """Runs children/cmdline_reader.py: SIGKILL ends its wait for a memory lock since Linux 5.3."""
 
     _RECORD = struct.Struct("=iI")
 
     def __init__(self, proc: str) -> None:
-        script = Path(__file__).with_name("argument_reader.py")
+        script = Path(__file__).parent / "children" / "cmdline_reader.py"
         self._child = subprocess.Popen(
             [sys.executable, "-I", "-S", script, proc, str(_PIECE_BYTES), str(_MAX_PIECES)],
             stdin=subprocess.PIPE,

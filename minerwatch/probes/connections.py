@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.model import Connection, Facts, ProcessId
-from minerwatch.node.pool_names import PoolNames
-from minerwatch.node.sockets import ConnectionReader
-from minerwatch.probes.probe import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
+from minerwatch.node.pool_dns import PoolNames
+from minerwatch.node.tcp_connections import ConnectionReader
+from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 
 _CONNECTIONS_EVERY_S = 30.0
 

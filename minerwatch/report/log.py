@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from minerwatch.model import ContainerStatus, FindingStatus
-from minerwatch.report.figures import one_decimal
+from minerwatch.api.types import ContainerStatus, FindingStatus
+from minerwatch.format import one_decimal
 from minerwatch.report.light_imports import loaded_when_used
-from minerwatch.report.text import printable, redacted
+from minerwatch.untrusted_text.display import printable, redacted
 
 MAX_EVIDENCE_LENGTH = 256
 _MAX_SAID = 200  # of one event; a tenant that has many things said must not silence others

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minerwatch import __version__
-from minerwatch.config import MODES
-from minerwatch.cull import Outcome
-from minerwatch.model import Action, Level, Maturity, Signal
+from minerwatch.config.values import MODES
+from minerwatch.model import Action, Level, Maturity, Outcome, Signal
 from minerwatch.report.light_imports import parts_only
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
 
 with parts_only("prometheus_client"):  # the whole brings HTTP servers and clients, TLS and mail
     from prometheus_client.metrics import (

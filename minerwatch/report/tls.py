@@ -6,7 +6,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from minerwatch.config import Tls
+from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
 
 _Stamps = tuple[tuple[int, int, int], ...]

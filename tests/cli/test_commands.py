@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from minerwatch import __version__
 from minerwatch.cli.main import cli
 from minerwatch.errors import SnapshotError
+from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
-from tests.test_watch import POOL
 
 ID = container_id("a1")
 COMMANDS = (

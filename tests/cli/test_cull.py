@@ -12,14 +12,15 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from minerwatch.api import orders
+from minerwatch.api.snapshot import encode
+from minerwatch.api.types import ReleaseAllAnswer
 from minerwatch.cli.main import cli
+from minerwatch.culling.records import AuditLine
 from minerwatch.kube import client
 from minerwatch.kube.client import in_cluster
-from minerwatch.model import Action, ReleaseAllAnswer
-from minerwatch.report import orders
-from minerwatch.report.audit_lines import AuditLine
-from minerwatch.report.server import Answer, Posts, SocketListener
-from minerwatch.report.snapshot import encode
+from minerwatch.model import Action
+from minerwatch.report.http_server import Answer, Posts, SocketListener
 from tests.kube.api_server import ApiServer, as_agent, put_daemon_set
 from tests.kube.conftest import (
     certificate,
@@ -31,7 +32,7 @@ from tests.kube.conftest import (
 )
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER, SIMULATION
-from tests.report.test_culled import OBJECTED, PERMITTED, RELEASED, decision
+from tests.view.test_culling_text import OBJECTED, PERMITTED, RELEASED, decision
 
 __all__ = ["certificate", "service_account", "tls_api"]  # fixtures
 

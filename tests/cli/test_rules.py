@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Signal
-from tests.detection.test_check import GOOD, OTHER_ID, RULE, RULE_ID
+from tests.authoring.test_rule_tests import GOOD, OTHER_ID, RULE, RULE_ID
 
 Golden = Callable[[str, str], None]
 

@@ -20,11 +20,11 @@ from typing import IO
 
 import pytest
 
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.match import Matcher
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, ProcessId, Signal
-from minerwatch.node.content import ContentReader
+from minerwatch.node.yara_scan import ContentReader
 from tests.content.test_yara_rules import MATCH, RULES, apart, matches
 
 TARGETS = Path(__file__).parent.parent / "targets"

@@ -17,7 +17,7 @@ import pytest
 import yaml
 import yara_x
 
-from minerwatch.config import BUILT_IN_RULES
+from minerwatch.config.schema import BUILT_IN_RULES
 
 FILES = sorted((BUILT_IN_RULES / "content").glob("*.yar"))
 

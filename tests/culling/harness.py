@@ -17,23 +17,24 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.config import (
-    ENFORCE,
+from minerwatch.config.schema import (
     Audit,
     CircuitBreaker,
     Config,
     CullBudget,
     Culling,
-    Duration,
     Kubernetes,
     Rungs,
 )
-from minerwatch.cull import HOUR_S, ActionRecord, History, Moment, Outcome
+from minerwatch.config.values import ENFORCE, Duration
 from minerwatch.culling.culler import Culler, Own, Round, Target
-from minerwatch.culling.enforcement import Pace
+from minerwatch.culling.enforcer import Pace
+from minerwatch.culling.history import History
+from minerwatch.culling.lease_budget import BudgetPace
+from minerwatch.culling.records import HOUR_S, ActionRecord, AuditLine, Moment
 from minerwatch.errors import TargetError
-from minerwatch.kube.budget import BudgetPace
-from minerwatch.kube.node import ClusterNode
+from minerwatch.format import rfc3339
+from minerwatch.kube.cluster_view import ClusterNode
 from minerwatch.model import (
     Action,
     Container,
@@ -44,13 +45,13 @@ from minerwatch.model import (
     Level,
     Maturity,
     Observation,
+    Outcome,
     Process,
     ProcessId,
     ProcessLoad,
     Signal,
     Verdict,
 )
-from minerwatch.report.audit_lines import AuditLine, rfc3339
 from tests.kube.api_server import ApiServer, Json, pod_json
 from tests.waiting import until
 
@@ -70,7 +71,7 @@ def remembers(path: Path) -> Path:
     if not path.exists():
         now = moment(-2 * HOUR_S)
         (start,) = History.started(NODE, now).records()
-        line = AuditLine("start", rfc3339(now.unix_s), NODE, record=start)
+        line = AuditLine("start", rfc3339(now.unix_s, milliseconds=True), NODE, record=start)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.encode(line) + b"\n")
     return path
@@ -286,7 +287,7 @@ def put_pod(
     api: ApiServer, name: str, uid: str, namespace: str = "binder", **metadata: Any
 ) -> Json:
     """A pod that has been running for an hour on the harness's node, with its container."""
-    created = rfc3339(time.time() - 3600)[:19] + "Z"
+    created = rfc3339(time.time() - 3600, milliseconds=True)[:19] + "Z"
     return api.put(
         pod_json(
             name,

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.config import Exemption
-from minerwatch.cull import History, Moment, decide
+from minerwatch.config.hours import hours
+from minerwatch.config.schema import Exemption
 from minerwatch.culling.clock import SteadyClock
-from minerwatch.hours import hours
-from minerwatch.model import Reason
-from tests.test_cull import CASE, NOW, POD, SETTINGS
+from minerwatch.culling.decision import Reason
+from minerwatch.culling.history import History
+from minerwatch.culling.policy import decide
+from minerwatch.culling.records import Moment
+from tests.culling.test_policy import CASE, NOW, POD, SETTINGS
 
 CASE_POD = POD.name
 YEAR_S = 365 * 86400

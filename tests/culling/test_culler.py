@@ -17,25 +17,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.config import (
-    DRY_RUN,
-    OFF,
-    Audit,
-    CircuitBreaker,
-    CullBudget,
-    Culling,
-    Duration,
-    Exemption,
-)
-from minerwatch.cull import HOUR_S, Case, History, Outcome
-from minerwatch.culling.audit import read
+from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Culling, Exemption
+from minerwatch.config.selectors import Selector
+from minerwatch.config.values import DRY_RUN, OFF, Duration
+from minerwatch.culling.audit_log import read
 from minerwatch.culling.culler import Round
+from minerwatch.culling.decision import Reason
+from minerwatch.culling.history import History
+from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.process_signals import STOPPED, state
+from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
 from minerwatch.errors import MinerwatchError, TargetError
-from minerwatch.kube.budget import LeaseBudget
-from minerwatch.kube.process_signals import STOPPED, state
-from minerwatch.labels import Selector
-from minerwatch.model import Action, Level, Observation, ProcessId, Reason
-from minerwatch.report.audit_lines import NO_EVIDENCE
+from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
 from minerwatch.worker import states
 from tests.conftest import Programs
 from tests.culling.harness import (
@@ -52,6 +45,7 @@ from tests.culling.harness import (
     settings,
     target,
 )
+from tests.culling.test_process_signals import identity
 from tests.kube.api_server import (
     Answering,
     ApiServer,
@@ -63,7 +57,6 @@ from tests.kube.api_server import (
     encode,
 )
 from tests.kube.conftest import write_kubeconfig
-from tests.kube.test_process_signals import identity
 from tests.waiting import until
 
 EVE = "jupyter-eve"
@@ -325,7 +318,7 @@ def test_an_audit_log_that_cannot_be_written_stops_everything(
             raise OSError(28, "No space left on device")
         return int(written(file, data))
 
-    monkeypatch.setattr("minerwatch.culling.audit.os.write", write)
+    monkeypatch.setattr("minerwatch.culling.audit_log.os.write", write)
     observation = eve(api, harness)
     for _ in range(3):
         harness.tick()
@@ -742,7 +735,7 @@ def test_a_request_that_hangs_ends_and_is_not_repeated(
     api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API server carries it out after the agent has given up."""
-    monkeypatch.setattr("minerwatch.kube.actions.ANSWER_S", 0.3)
+    monkeypatch.setattr("minerwatch.culling.pod_actions.ANSWER_S", 0.3)
     harness = opened(settings(log))
     eve(api, harness)
     api.misbehave(Hanging(0.8), when=on_pod)

@@ -7,8 +7,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.cull import Case, Moment
 from minerwatch.culling.evidence import MAX_FINDINGS, MAX_PROCESSES, bundle, file_name
+from minerwatch.culling.records import Case, Moment
 from minerwatch.model import (
     Connection,
     Container,
@@ -24,7 +24,7 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
-from tests.test_cull import POD, SITUATION
+from tests.culling.test_policy import POD, SITUATION
 
 NOW = Moment(1_800_000_000.0, 1000.0, "boot")
 CONTAINER = Container("/kubepods/x", 1, ContainerKind.POD, "c1", "containerd", "uid-1")

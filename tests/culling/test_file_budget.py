@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import CullBudget
-from minerwatch.cull import HOUR_S, Budget, Moment
+from minerwatch.config.schema import CullBudget
 from minerwatch.culling.file_budget import FileBudget
-from tests.kube.test_budget import record
+from minerwatch.culling.records import HOUR_S, Budget, Moment
+from tests.culling.test_lease_budget import record
 
 NOW = Moment(1.8e9, 100_000.0, "boot")
 BEGUN = Moment(1.8e9 - HOUR_S, 100_000.0 - HOUR_S, "boot")

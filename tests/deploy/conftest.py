@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
 from tests.conftest import CgroupFolders, Programs, cgroup_root
 from tests.deploy.services import DEPLOY, Alertmanager, Prometheus, Webhook, program, until
-from tests.test_agent import RunningAgent
-from tests.test_watch import POOL
 
 CONTAINER = "d7" * 32
 AGENT_CONTAINER = "d8" * 32

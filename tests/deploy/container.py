@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
+from minerwatch.api.client import answer
+from minerwatch.api.snapshot import decode
+from minerwatch.api.types import ContainerStatus
 from minerwatch.errors import SnapshotError
-from minerwatch.model import ContainerStatus
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode
 from tests.conftest import container_id, pod_uid, remove_parent_cgroups
 from tests.deploy.chart import Release
 from tests.waiting import until

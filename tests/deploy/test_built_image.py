@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.image.contents import contents
 from deploy.image.debian import STATUS, broken_links
+from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc
@@ -30,7 +31,6 @@ from tests.kube import certificates
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.certificates import ODD
 from tests.kube.conftest import needs_openssl, write_kubeconfig
-from tests.test_watch import POOL
 from tests.waiting import PATIENCE_S
 
 _BILL = "opt/minerwatch/share/minerwatch/sbom.cdx.json"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.model import FindingStatus
+from minerwatch.api.types import FindingStatus
 from tests.conftest import TOP, CgroupFolders, Programs, cgroup_root, container_id
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root

@@ -40,8 +40,8 @@ for module in pkgutil.walk_packages(minerwatch.__path__, "minerwatch."):
         importlib.import_module(module.name)
 
 from pathlib import Path
-from minerwatch.detection.lists import read_lists
-from minerwatch.detection.rule import load_rule
+from minerwatch.detection.sigma.lists import read_lists
+from minerwatch.detection.sigma.rule import load_rule
 from sigma.validators.core import metadata, modifiers, tags, values  # as `rules lint` does
 from minerwatch.kube.client import from_kubeconfig
 from rich.console import Console

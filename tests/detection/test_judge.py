@@ -16,7 +16,7 @@ from minerwatch.detection.judge import (
     joined_score,
     signal_scores,
 )
-from minerwatch.detection.rule import LogSource, Rule
+from minerwatch.detection.sigma.rule import LogSource, Rule
 from minerwatch.model import ContainerKey, Level, Maturity, ProcessId, Signal
 
 HERE = ContainerKey("/x", 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
 
 MAX_ERROR_CHARS = 16 << 10
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from minerwatch.config import BUILT_IN_RULES
-from minerwatch.detection import rulebook
-from minerwatch.detection.match import Matcher
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
 
 
 @cache

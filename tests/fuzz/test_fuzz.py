@@ -28,15 +28,15 @@ _LEAST_INPUTS = 6
 _PACKAGE = Path(minerwatch.__file__).parent
 
 NOT_FUZZED = {
-    "minerwatch.cli.screen.opening": "opens the terminal to write to it",
-    "minerwatch.culling.enforcement": "reads what it has just written",
-    "minerwatch.culling.switch": "reads the kernel's boot id, whose characters it does not look at",
-    "minerwatch.node.argument_reader": "passes bytes on as they are; see reading_records",
+    "minerwatch.cli.top_screen.opening": "opens the terminal to write to it",
+    "minerwatch.culling.enforcer": "reads what it has just written",
+    "minerwatch.culling.service": "reads the kernel's boot id, whose characters do not matter",
+    "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
-    "minerwatch.node.living_thread": "looks for one letter after the last parenthesis",
-    "minerwatch.node.pool_names": "asks libc's resolver, which gives texts",
-    "minerwatch.rule_reader": "pickles between the agent and its own child",
-    "minerwatch.rule_reading": "pickles between the agent and its own child",
+    "minerwatch.node.live_thread": "looks for one letter after the last parenthesis",
+    "minerwatch.node.pool_dns": "asks libc's resolver, which gives texts",
+    "minerwatch.agent.rule_loader_child": "pickles between the agent and its own child",
+    "minerwatch.agent.rule_loader": "pickles between the agent and its own child",
 }
 """Modules that read bytes from outside themselves, and why there is no target for them."""
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.agent.test_daemon import RunningAgent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import Answering, Dripping, Dropping, Hanging, Request
 from tests.kube.faulty_proxy import FaultyProxy
-from tests.test_agent import RunningAgent
 
 ID = container_id("fa")
 USERNAME = "hub.jupyter.org/username"

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from minerwatch.api.client import answer
+from minerwatch.api.snapshot import decode_agent
 from minerwatch.cli.main import cli
-from minerwatch.report.client import answer
-from minerwatch.report.snapshot import decode_agent
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import runtime_bundle
 from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
 from tests.kube.api_server import (
     Answering,
@@ -29,8 +31,6 @@ from tests.kube.api_server import (
     put_daemon_set,
 )
 from tests.kube.exec_endpoint import Printing
-from tests.test_agent import RunningAgent
-from tests.test_watch import runtime_bundle
 
 UID = pod_uid("5d3c1a22")
 ID = container_id("c4")

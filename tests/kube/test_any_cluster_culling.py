@@ -14,17 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.config import CullBudget, PodLabel
-from minerwatch.kube.actions import Actions, ApiRequest, planned, unlabelling
-from minerwatch.kube.budget import IN_EARNEST, LEASE, LeaseBudget
+from minerwatch.config.schema import CullBudget
+from minerwatch.config.values import PodLabel
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.lease_budget import IN_EARNEST, LEASE, LeaseBudget
+from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.model import Action, Decision
+from minerwatch.model import Action
+from tests.culling.test_lease_budget import NOW, PATIENT, record
+from tests.culling.test_pod_actions import decision
 from tests.kube.any_cluster import PATIENCE_S, AnyCluster, needs_real_cluster
 from tests.kube.api_server import Answering, Dropping, eventually
 from tests.kube.faulty_proxy import FaultyProxy
-from tests.kube.test_actions import decision
-from tests.kube.test_budget import NOW, PATIENT, record
 from tests.kube.test_culling_end_to_end import cull_rules
 
 LABEL = PodLabel("minerwatch.io/quarantine=true")

@@ -23,20 +23,21 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from minerwatch.agent import now_s
+from minerwatch.agent.daemon import now_s
 from minerwatch.cli.main import cli
-from minerwatch.cull import HOUR_S, History, Moment
+from minerwatch.culling.history import History
+from minerwatch.culling.process_signals import STOPPED, state
+from minerwatch.culling.records import HOUR_S, AuditLine, Moment
+from minerwatch.format import rfc3339
 from minerwatch.kube.client import ApiError
-from minerwatch.kube.process_signals import STOPPED, state
 from minerwatch.model import ProcessId
-from minerwatch.report.audit_lines import AuditLine, rfc3339
+from tests.agent.test_daemon import RunningAgent, whole_lines
+from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
+from tests.culling.test_process_signals import identity
 from tests.deploy.chart import VALUES, release
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster, Rules
 from tests.kube.api_server import eventually
-from tests.kube.test_process_signals import identity
-from tests.test_agent import RunningAgent, whole_lines
-from tests.test_watch import POOL
 
 _CULLS = ("minerwatch-cull", "minerwatch-cull-budget")
 
@@ -133,7 +134,7 @@ def remembered(path: Path, node: str) -> Path:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     ago = Moment(time.time() - 2 * HOUR_S, now_s() - 2 * HOUR_S, boot_id)
     (start,) = History.started(node, ago).records()
-    line = AuditLine("start", rfc3339(ago.unix_s), node, record=start)
+    line = AuditLine("start", rfc3339(ago.unix_s, milliseconds=True), node, record=start)
     path.parent.mkdir(mode=0o700)
     path.write_bytes(msgspec.json.encode(line) + b"\n")
     return path
@@ -364,9 +365,9 @@ agent = Agent(config, logger(as_json=True))
 for _ in range(3):
     agent.tick()
 agent.close()
-assert "minerwatch.culling.switch" in sys.modules
+assert "minerwatch.culling.service" in sys.modules
 acting = ("culling.culler", "culling.enforcement", "culling.journal")
 for name in (*acting, "kube.actions", "kube.budget", "kube.process_signals"):
     assert f"minerwatch.{name}" not in sys.modules, name
-assert "minerwatch.kube.node" in sys.modules
+assert "minerwatch.kube.cluster_view" in sys.modules
 """

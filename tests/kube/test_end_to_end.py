@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
+from tests.agent.test_daemon import RunningAgent
 from tests.conftest import TOP, CgroupFolders, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_agent_in_cluster import end_miner, running_miner
-from tests.test_agent import RunningAgent
 
 ID = container_id("e2")
 OWNER = "ada@example.org"

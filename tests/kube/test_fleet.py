@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from minerwatch.api.snapshot import decode_report, encode, encode_agent
+from minerwatch.api.types import AgentStatus, ContainerStatus, NodeReport, Unanswered
 from minerwatch.errors import ClusterError, SnapshotError
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.fleet import (
@@ -19,8 +21,6 @@ from minerwatch.kube.fleet import (
     find,
 )
 from minerwatch.kube.pod_exec import Container, output
-from minerwatch.model import AgentStatus, ContainerStatus, NodeReport, Unanswered
-from minerwatch.report.snapshot import decode_report, encode, encode_agent
 from tests.kube.api_server import (
     Answering,
     ApiServer,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.test_daemon import RunningAgent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root, pod_uid
 from tests.kube.api_server import ApiServer, pod_json
 from tests.kube.conftest import needs_openssl, pod_environment
-from tests.test_agent import RunningAgent
 
 pytestmark = [needs_root, needs_openssl]
 

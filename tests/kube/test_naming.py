@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minerwatch.kube.identities import Identities
+from minerwatch.kube.identity import Identities
 from minerwatch.kube.naming import MAX_WAIT_S, NameWait
 from minerwatch.model import ContainerKind
-from tests.kube.test_identities import Known, a_container, a_pod
+from tests.kube.test_identity import Known, a_container, a_pod
 
 NAMED = Identities(Known(a_pod()), ())
 UNNAMED = Identities(Known(a_pod(container_id="")), ())

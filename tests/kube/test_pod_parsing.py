@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.format import rfc3339
 from minerwatch.kube.pod_parsing import (
     MAX_CONTAINERS,
     MAX_OTHER_LABELS,
@@ -23,7 +24,6 @@ from minerwatch.kube.pod_parsing import (
     quantity,
 )
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
-from minerwatch.report.snapshot import rfc3339
 
 KEEP = PodFields(
     labels=frozenset({"team"}),

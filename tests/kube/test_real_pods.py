@@ -17,12 +17,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from minerwatch.api.snapshot import decode
 from minerwatch.cli.main import cli
 from minerwatch.kube.client import ApiError, from_kubeconfig
 from minerwatch.kube.owners import pod_fields, sources
 from minerwatch.kube.pod_exec import Container, output
 from minerwatch.kube.pods import PodWatch
-from minerwatch.report.snapshot import decode
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
 from tests.conftest import CGROUPS, needs_root
 from tests.kube.any_cluster import (
     AGENT_RULES,
@@ -34,8 +36,6 @@ from tests.kube.any_cluster import (
     own_namespace,
 )
 from tests.kube.api_server import eventually
-from tests.test_agent import RunningAgent
-from tests.test_watch import POOL
 
 pytestmark = needs_real_cluster
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from minerwatch.node import confined
+from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.confined import CONFINED
-from minerwatch.node.privilege import effective_capabilities
 from tests.conftest import needs_root
 
 pytestmark = needs_root

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from minerwatch.model import ProcessId
-from minerwatch.probes.probe import Suspect
+from minerwatch.probes.base import Suspect
 
 
 def me() -> ProcessId:

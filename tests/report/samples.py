@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from minerwatch.model import ContainerStatus, FindingStatus, ProcessStatus
+from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 
 NOW = datetime(2026, 11, 23, 2, 30, 0, tzinfo=UTC)
 SINCE = "2026-11-23T02:17:45Z"

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import ContainerStatus
+from minerwatch.api.types import ContainerStatus
 from minerwatch.report.log import Log, Once, logger, verdict_line
-from minerwatch.report.text import printable
+from minerwatch.untrusted_text.display import printable
 from tests.report.samples import (
     HELD,
     HOSTILE,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.config import Tls
+from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
-from minerwatch.report.server import Answer, Listener, Routes, address_listener
+from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
 from minerwatch.report.tls import TlsEndpoint
 from tests.waiting import until
 

@@ -29,14 +29,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from minerwatch.api.client import answer
 from minerwatch.errors import SnapshotError
-from minerwatch.report.client import answer
+from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
 from tests.conftest import CGROUPS, cgroup_root
 from tests.kube.api_server import Answering, ApiServer, Dripping, Dropping, Hanging, pod_json
 from tests.kube.conftest import write_kubeconfig
 from tests.soak.counted_ticks import TICK_ENDED
-from tests.test_agent import RunningAgent
-from tests.test_watch import POOL
 
 NODE = "soak-node"
 TOLD_WITHIN_TICKS = 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from minerwatch.agent import Agent
+from minerwatch.agent.daemon import Agent
 from minerwatch.cli.main import main
 
 TICK_ENDED = "tick ended"

@@ -11,14 +11,17 @@ from typing import Any, cast
 import pytest
 from websocket import ABNF
 
-from minerwatch.config import CullBudget
-from minerwatch.cull import ActionRecord, Moment, Outcome
-from minerwatch.kube import budget, client, fleet, pod_exec, pods
-from minerwatch.kube.actions import Actions, ApiRequest
+from minerwatch.api.snapshot import decode_report
+from minerwatch.config.schema import CullBudget
+from minerwatch.culling import lease_budget
+from minerwatch.culling.pod_actions import Actions, ApiRequest
+from minerwatch.culling.records import ActionRecord, Moment
+from minerwatch.format import rfc3339
+from minerwatch.kube import client, fleet, pod_exec, pods
 from minerwatch.kube.client import Answer, ApiError, Cluster
 from minerwatch.kube.controllers import controls
-from minerwatch.kube.identities import Identities, identity_facts
-from minerwatch.kube.list_reading import ListError, ListReader
+from minerwatch.kube.identity import Identities, identity_facts
+from minerwatch.kube.list_stream import ListError, ListReader
 from minerwatch.kube.owners import PROFILES, owner_chain, pod_fields, sources
 from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import (
@@ -28,8 +31,7 @@ from minerwatch.kube.pod_parsing import (
     PodParser,
     quantity,
 )
-from minerwatch.model import Action, Container, ContainerKind, OwnerReference, Pod
-from minerwatch.report.snapshot import decode_report, rfc3339
+from minerwatch.model import Action, Container, ContainerKind, Outcome, OwnerReference, Pod
 from tests.fuzz.contract import is_finite, is_one_line, is_told, is_unicode
 from tests.fuzz.registry import SEPARATOR, parts, target
 
@@ -86,7 +88,7 @@ def _api(data: bytes, date: str = _DATE) -> Cluster:
     return cast("Cluster", _Api(data, date))
 
 
-@target("kube.pod_parsing", "kube.owners", "kube.identities", "kube.pod_cache", cost=2)
+@target("kube.pod_parsing", "kube.owners", "kube.identity", "kube.pod_cache", cost=2)
 def pod(data: bytes) -> None:
     """A pod as JSON; names, labels, annotations, times and quantities are its author's."""
     found = PodParser(_KEEP).pod(data)
@@ -142,7 +144,7 @@ def _items(pieces: Iterator[bytes]) -> list[bytes] | str:
         return "no list"
 
 
-@target("kube.list_reading", max_bytes=16384)
+@target("kube.list_stream", max_bytes=16384)
 def pod_list(data: bytes) -> None:
     """A list, item by item: the same however it is cut into pieces."""
     whole = _items(iter([data]))
@@ -168,14 +170,14 @@ def pod_watch(data: bytes) -> None:
         _is_bounded(each)
 
 
-@target("kube.budget", cost=2)
+@target("culling.lease_budget", cost=2)
 def lease(data: bytes) -> None:
     """The Lease that holds the budget: whatever it says, a place is taken or it is not."""
     body, date = parts(data, 2)
     api = _Api(body, date.decode("latin-1") if date else _DATE)
-    held = budget.LeaseBudget(
+    held = lease_budget.LeaseBudget(
         cast("Cluster", api), "minerwatch", CullBudget(),
-        pace=budget.BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
+        pace=lease_budget.BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
     )  # fmt: skip
     record = _record()
     held.refresh()
@@ -187,9 +189,13 @@ def lease(data: bytes) -> None:
     assert isinstance(held.reserve(record, Moment(1.8e9, 5e5, "boot")), bool)
     held.give_back(record)
     for sent in api.sent:
-        again = budget._decoded(sent)
-        budget._entries(again, budget.IN_EARNEST, budget._Place, budget._MAX_PLACES)
-        budget._entries(again, budget.FLAGGED, budget._Flag, budget._MAX_FLAGS)
+        again = lease_budget._decoded(sent)
+        lease_budget._entries(
+            again, lease_budget.IN_EARNEST, lease_budget._Place, lease_budget._MAX_PLACES
+        )
+        lease_budget._entries(
+            again, lease_budget.FLAGGED, lease_budget._Flag, lease_budget._MAX_FLAGS
+        )
 
 
 @target("kube.controllers")
@@ -279,7 +285,7 @@ def refusal(data: bytes) -> None:
             is_finite(refused.date_unix_s)
 
 
-@target("kube.actions")
+@target("culling.pod_actions")
 def action_answer(data: bytes) -> None:
     """What is answered to an action, and the pod as it is seen before one."""
     actions = Actions(_api(data), _KEEP)

@@ -14,11 +14,19 @@ from typing import Any
 
 from minerwatch.errors import NOT_JSON
 from minerwatch.model import Container, ContainerKind, ProcessId
-from minerwatch.node import cgroups, content, execs, mappings, privilege, quota, tasks
-from minerwatch.node.executables import ExecutableHasher
-from minerwatch.node.ptrace import PtraceSampler
-from minerwatch.node.rounding import RoundingSamples
-from minerwatch.node.sockets import SocketReader
+from minerwatch.node import (
+    capabilities,
+    cgroups,
+    cpu_quota,
+    exec_events,
+    memory_maps,
+    task_iterator,
+    yara_scan,
+)
+from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.fp_rounding import RoundingSamples
+from minerwatch.node.ptrace_sampling import PtraceSampler
+from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
 from tests.fuzz.registry import SEPARATOR, parts, target
@@ -121,7 +129,7 @@ def _is_own_or_other(container: Container) -> None:
     is_unicode(container.container_id)
 
 
-@target("node.sockets", cost=4)
+@target("node.tcp_connections", cost=4)
 def net_tcp(data: bytes) -> None:
     """/proc/PID/net/tcp, tcp6, and what a descriptor leads to."""
     tcp, tcp6, descriptor = parts(data, 3)
@@ -140,10 +148,10 @@ def net_tcp(data: bytes) -> None:
     assert len(found[_PID]) <= 64
 
 
-@target("node.mappings", max_bytes=16384)
+@target("node.memory_maps", max_bytes=16384)
 def smaps(data: bytes) -> None:
     """/proc/PID/smaps; mappings may bear the name of any file."""
-    found = mappings.parse_smaps(data)
+    found = memory_maps.parse_smaps(data)
     for figure in (found.jit_mib, found.largest_anonymous_mib):
         is_finite(figure)
         assert figure >= 0
@@ -178,32 +186,32 @@ class _Messages:
         self._say.close()
 
 
-@target("node.execs")
+@target("node.exec_events")
 def proc_connector(data: bytes) -> None:
     """Messages of the proc connector; and the answer to the subscription."""
     messages = data.split(SEPARATOR)[:16]
     heard = _Messages(messages)
-    events = execs.ExecEvents.__new__(execs.ExecEvents)
+    events = exec_events.ExecEvents.__new__(exec_events.ExecEvents)
     events.received = 0
     events._socket = heard  # type: ignore[assignment]
-    events._message = bytearray(execs._MESSAGE_BYTES)
+    events._message = bytearray(exec_events._MESSAGE_BYTES)
     try:
         pids = events.drain(limit=100)
         assert len(pids) <= len(messages)
         assert all(0 <= pid < 1 << 32 for pid in pids)
     finally:
         heard.close()
-    answered, wait_s, execs._ANSWER_S = _Messages(messages), execs._ANSWER_S, 0.0
+    answered, wait_s, exec_events._ANSWER_S = _Messages(messages), exec_events._ANSWER_S, 0.0
     try:
-        execs._wait_for_answer(answered, token=1)  # type: ignore[arg-type]
-    except (OSError, execs.ExecsUnavailableError):
+        exec_events._wait_for_answer(answered, token=1)  # type: ignore[arg-type]
+    except (OSError, exec_events.ExecsUnavailableError):
         pass  # as documented
     finally:
-        execs._ANSWER_S = wait_s
+        exec_events._ANSWER_S = wait_s
         answered.close()
 
 
-class _Iterator(tasks.TaskIterator):
+class _Iterator(task_iterator.TaskIterator):
     """One whose records have been read already."""
 
     def __init__(self, content: bytes) -> None:
@@ -215,11 +223,11 @@ class _Iterator(tasks.TaskIterator):
         yield self._content
 
 
-@target("node.tasks", "node.rounding")
+@target("node.task_iterator", "node.fp_rounding")
 def task_records(data: bytes) -> None:
     """Whole records of the BPF task iterator, and what their control words say."""
-    whole = data[: len(data) - len(data) % tasks._RECORD.size]
-    table = tasks.TaskTable(whole)
+    whole = data[: len(data) - len(data) % task_iterator._RECORD.size]
+    table = task_iterator.TaskTable(whole)
     for sample in _Iterator(whole).samples():
         stat = table.stat(sample.pid)
         if stat is not None:
@@ -227,7 +235,7 @@ def task_records(data: bytes) -> None:
             is_unicode(stat.comm)
         for cpu_s in table.thread_cpu(sample.pid).values():
             is_finite(cpu_s)
-    assert table.replaced_since(tasks.TaskTable(whole)) == set()
+    assert table.replaced_since(task_iterator.TaskTable(whole)) == set()
     wanted = [ProcessId(each.pid, each.start_ticks) for each in _Iterator(whole).samples()]
     rounding = RoundingSamples("x86_64")
     for number, fp in enumerate(_Iterator(whole).fp_samples(wanted)):
@@ -239,7 +247,7 @@ def task_records(data: bytes) -> None:
         assert 1 <= found.modes <= 4
 
 
-@target("node.quota")
+@target("node.cpu_quota")
 def own_cgroup(data: bytes) -> None:
     """/proc/self/cgroup, and a quota file: whether the agent may be kept from running."""
     places, limit = parts(data, 2)
@@ -247,18 +255,18 @@ def own_cgroup(data: bytes) -> None:
     put(root / "own" / "cgroup.procs", b"%d\n" % os.getpid())
     put(root / "cgroup.procs", b"")
     for is_v2 in (False, True):
-        hierarchy = quota._Hierarchy(root, is_v2=is_v2)
-        found = quota._own_folder(hierarchy, quota._lines(places))
+        hierarchy = cpu_quota._Hierarchy(root, is_v2=is_v2)
+        found = cpu_quota._own_folder(hierarchy, cpu_quota._lines(places))
         assert found is None or found.is_relative_to(root)
-    assert isinstance(quota._has_quota(put(root / "cpu.max", limit)), bool)
+    assert isinstance(cpu_quota._has_quota(put(root / "cpu.max", limit)), bool)
 
 
-@target("node.privilege")
-def capabilities(data: bytes) -> None:
+@target("node.capabilities")
+def privileges(data: bytes) -> None:
     """CapEff in /proc/self/status."""
     proc = folder("privilege")
     put(proc / "self" / "status", data)
-    for name in privilege.effective_capabilities(proc):
+    for name in capabilities.effective_capabilities(proc):
         assert re.fullmatch("[A-Z_]+", name)
 
 
@@ -288,7 +296,7 @@ class _Sampler(PtraceSampler):
         pass
 
 
-@target("node.ptrace")
+@target("node.ptrace_sampling")
 def ptrace_answers(data: bytes) -> None:
     """What the sampler's child prints: samples, or the agent goes on without it."""
     sampler = _Sampler(lambda: "")
@@ -302,7 +310,7 @@ def ptrace_answers(data: bytes) -> None:
         child.stdout.close()
 
 
-class _Scanner(content._Child):
+class _Scanner(yara_scan._Child):
     """One that said what it said, whatever it is asked."""
 
     def __init__(self, data: bytes) -> None:
@@ -319,13 +327,13 @@ class _Scanner(content._Child):
 
 
 @cache
-def _content_reader() -> content.ContentReader:
-    reader = content.ContentReader("/proc", ())
+def _content_reader() -> yara_scan.ContentReader:
+    reader = yara_scan.ContentReader("/proc", ())
     reader.close()
     return reader
 
 
-@target("node.content")
+@target("node.yara_scan")
 def scanner_answers(data: bytes) -> None:
     """What the scanner's child prints: names of rules, or the agent starts another."""
     reader = _content_reader()
@@ -337,11 +345,11 @@ def scanner_answers(data: bytes) -> None:
         pass  # as _scanned expects
     finally:
         scanner.end()
-    assert len(names) <= content._MAX_NAMES
-    assert all(content._RULE_NAME.fullmatch(name) for name in names)
+    assert len(names) <= yara_scan._MAX_NAMES
+    assert all(yara_scan._RULE_NAME.fullmatch(name) for name in names)
     scanner = _Scanner(data)
     try:
-        content._Rules((), None).given_to(scanner)
+        yara_scan._Rules((), None).given_to(scanner)
     except (OSError, *NOT_JSON):
         pass  # as _scanned expects
     finally:
@@ -359,7 +367,7 @@ class _Hasher(ExecutableHasher):
         return self._said, False
 
 
-@target("node.executables")
+@target("node.exe_digests")
 def digests(data: bytes) -> None:
     """What the hasher's child prints: a digest, or the reason why there is none."""
     asked = [ProcessId(pid, 1) for pid in range(1, 5)]

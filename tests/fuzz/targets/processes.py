@@ -9,11 +9,12 @@ from pathlib import Path
 
 import yara_x
 
-from minerwatch.cli.screen.terminal import environment_at_start, terminal_of
-from minerwatch.config import BUILT_IN_RULES
+from minerwatch.api.snapshot import container_status, decode, encode
+from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.culling.process_signals import _stat as state_of
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Judge, Sighting
-from minerwatch.kube.process_signals import _stat as state_of
 from minerwatch.model import (
     Container,
     ContainerKey,
@@ -24,8 +25,8 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node import content_scanner, ptrace_sampler
-from minerwatch.node.executable_hasher import _start_ticks
+from minerwatch.node.children import ptrace_sampler, yara_scanner
+from minerwatch.node.children.exe_hasher import _start_ticks
 from minerwatch.node.processes import (
     _END_BYTES,
     ProcessReader,
@@ -34,9 +35,8 @@ from minerwatch.node.processes import (
     parse_stat,
     user_names,
 )
-from minerwatch.report.explanation import explanation
 from minerwatch.report.log import verdict_line
-from minerwatch.report.snapshot import container_status, decode, encode
+from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
 from tests.fuzz.places import folder, link, put
 from tests.fuzz.registry import parts, target
@@ -59,7 +59,7 @@ def proc_stat(data: bytes) -> None:
         ptrace_sampler._Thread(data, b"\nTracerPid:\t0\nvoluntary_ctxt_switches:\t1\n")
 
 
-@target("node.processes", "node.executable_hasher", "kube.process_signals", cost=8)
+@target("node.processes", "node.children.exe_hasher", "culling.process_signals", cost=8)
 def proc_files(data: bytes) -> None:
     """Stat, status, command line, executable and folder of a process, read as the agent does."""
     stat, status, command_line, exe, cwd = parts(data, 5)
@@ -92,7 +92,7 @@ def _reader(proc: Path) -> ProcessReader:
     return ProcessReader(proc, deadline_s=5.0, passwd=put(proc / "passwd", b"root:x:0:0::/:\n"))
 
 
-@target("detection.facts", "detection.match", "report.explanation", cost=16)
+@target("detection.facts", "detection.matching.matcher", "view.explanation", cost=16)
 def program(data: bytes) -> None:
     """Names and arguments through the shipped rules to what is published about them."""
     comm, command_line, image, cwd, user = (
@@ -159,13 +159,13 @@ def passwd(data: bytes) -> None:
         is_unicode(name)
 
 
-@target("cli.screen.terminal")
+@target("cli.top_screen.terminal")
 def environment(data: bytes) -> None:
     """/proc/self/environ, which says what the terminal knows."""
     terminal_of(environment_at_start(put(folder("environ") / "environ", data)))
 
 
-@target("node.ptrace_sampler")
+@target("node.children.ptrace_sampler")
 def thread_status(data: bytes) -> None:
     """stat and status of a thread, as the sampler reads them before it stops it."""
     stat, status = parts(data, 2)
@@ -193,23 +193,23 @@ def reading_records(data: bytes) -> None:
 def _scanners() -> list[yara_x.Scanner]:
     found = []
     for path in sorted(BUILT_IN_RULES.rglob("*.yar")):
-        compiled, error = content_scanner._compiled(path.read_text())
+        compiled, error = yara_scanner._compiled(path.read_text())
         assert error is None, error
         assert compiled is not None
         found.append(yara_x.Scanner(compiled))
     return found
 
 
-@target("node.content_scanner", max_bytes=16384, cost=4)
+@target("node.children.yara_scanner", max_bytes=16384, cost=4)
 def executable(data: bytes) -> None:
     """Anything may lie in what a process executes."""
-    for window in content_scanner._windows([data]):
+    for window in yara_scanner._windows([data]):
         for scanner in _scanners():
             for rule in scanner.scan(window).matching_rules:
                 assert rule.identifier.isidentifier()
 
 
-@target("node.content_scanner", cost=4)
+@target("node.children.yara_scanner", cost=4)
 def memory_map(data: bytes) -> None:
     """maps, pagemap and mem of a process: what is resident, and no more than may be read."""
     maps, pagemap, memory = parts(data, 3)
@@ -217,13 +217,13 @@ def memory_map(data: bytes) -> None:
     named = (("maps", maps), ("pagemap", pagemap), ("mem", memory))
     files = [os.open(put(place / name, content), os.O_RDONLY) for name, content in named]
     try:
-        program = content_scanner._Program(4096, 1 << 40, read_implies_exec=len(data) % 2 > 0)
-        held = content_scanner._Memory(program, *files)
+        program = yara_scanner._Program(4096, 1 << 40, read_implies_exec=len(data) % 2 > 0)
+        held = yara_scanner._Memory(program, *files)
         for mapping in held._mappings():  # else what has been walked would grow less
             assert mapping.start < mapping.end
         os.lseek(files[0], 0, os.SEEK_SET)
         size = sum(len(piece) for piece in held.pieces())
-        assert size <= content_scanner._MEMORY_BYTES + len(maps) * len(content_scanner._GAP)
+        assert size <= yara_scanner._MEMORY_BYTES + len(maps) * len(yara_scanner._GAP)
     finally:
         for file in files:
             os.close(file)

@@ -9,34 +9,35 @@ from datetime import timedelta
 from prometheus_client.parser import text_string_to_metric_families
 from rich.text import Text
 
+from minerwatch.api.snapshot import decode_agent, decode_report, encode
+from minerwatch.api.types import ContainerStatus, NodeReport
 from minerwatch.cli.canary import _last_seen_unix_s
-from minerwatch.cli.screen.banner import Heading, banner_lines
-from minerwatch.cli.screen.cells import Scene, Traits, layout, line, titles
-from minerwatch.cli.screen.details import detail_lines
-from minerwatch.cli.screen.history import CpuHistory, key_of
-from minerwatch.cli.screen.journal import Journal
-from minerwatch.cli.screen.look import Look
-from minerwatch.cli.screen.nodes import node_lines
-from minerwatch.cli.screen.page import Subject, page_lines
-from minerwatch.cli.screen.process_tree import process_lines
-from minerwatch.cli.screen.rows import Tree, View, arranged
-from minerwatch.cli.screen.terminal import to_ascii
-from minerwatch.cull import History, Moment
-from minerwatch.culling import audit, file_budget
+from minerwatch.cli.top_screen.banner import Heading, banner_lines
+from minerwatch.cli.top_screen.cells import Scene, Traits, layout, line, titles
+from minerwatch.cli.top_screen.details import detail_lines
+from minerwatch.cli.top_screen.history import CpuHistory, key_of
+from minerwatch.cli.top_screen.journal import Journal
+from minerwatch.cli.top_screen.look import Look
+from minerwatch.cli.top_screen.nodes import node_lines
+from minerwatch.cli.top_screen.page import Subject, page_lines
+from minerwatch.cli.top_screen.process_tree import process_lines
+from minerwatch.cli.top_screen.rows import Tree, View, arranged
+from minerwatch.cli.top_screen.terminal import to_ascii
+from minerwatch.culling import audit_log, file_budget
+from minerwatch.culling.history import History
+from minerwatch.culling.records import Moment
 from minerwatch.errors import SnapshotError, TargetError
-from minerwatch.model import ContainerStatus, NodeReport
-from minerwatch.redaction.excerpts import MAX_EXCERPT_CHARS, matched_words
 from minerwatch.report import metrics, since
-from minerwatch.report.agents import agents_line
-from minerwatch.report.campaigns import campaigns
-from minerwatch.report.culled import simulation_text
-from minerwatch.report.explanation import explanation
-from minerwatch.report.lines import cut, fitted, wrapped
 from minerwatch.report.log import evidence_text, verdict_line
-from minerwatch.report.overview import Coverage, overview
-from minerwatch.report.selection import SORT_KEYS, filtered, found, sorted_by
-from minerwatch.report.snapshot import decode_agent, decode_report, encode
-from minerwatch.report.text import printable, redacted, redacted_arguments, shortened
+from minerwatch.untrusted_text.display import printable, redacted, redacted_arguments, shortened
+from minerwatch.untrusted_text.excerpts import MAX_EXCERPT_CHARS, matched_words
+from minerwatch.view.agent_summary import agents_line
+from minerwatch.view.campaigns import campaigns
+from minerwatch.view.culling_text import simulation_text
+from minerwatch.view.explanation import explanation
+from minerwatch.view.lines import cut, fitted, wrapped
+from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.selection import SORT_KEYS, filtered, found, sorted_by
 from tests.fuzz.contract import (
     are_lines,
     is_finite,
@@ -73,8 +74,8 @@ def since_file(data: bytes) -> None:
 
 
 @target(
-    *("report.snapshot", "report.table", "report.overview", "report.explanation"),
-    *("report.campaigns", "report.selection", "report.columns", "report.agents", "report.figures"),
+    *("api.snapshot", "view.table", "view.overview", "view.explanation"),
+    *("view.campaigns", "view.selection", "view.columns", "view.agent_summary", "format"),
     max_bytes=8192,
     cost=16,
 )
@@ -101,8 +102,8 @@ def snapshot(data: bytes) -> None:
 
 
 @target(
-    *("report.snapshot", "cli.screen.rows", "cli.screen.cells", "cli.screen.page"),
-    *("cli.screen.history", "cli.screen.process_tree", "cli.screen.details"),
+    *("api.snapshot", "cli.top_screen.rows", "cli.top_screen.cells", "cli.top_screen.page"),
+    *("cli.top_screen.history", "cli.top_screen.process_tree", "cli.top_screen.details"),
     max_bytes=8192,
     cost=16,
 )
@@ -158,7 +159,7 @@ def _report(data: bytes) -> NodeReport | None:
         return None
 
 
-@target("report.snapshot", "report.agents")
+@target("api.snapshot", "view.agent_summary")
 def agent_status(data: bytes) -> None:
     """What an agent says of itself."""
     try:
@@ -170,10 +171,10 @@ def agent_status(data: bytes) -> None:
         is_publishable(status)
 
 
-@target("culling.audit", "report.culled", "cull", max_bytes=16384, cost=4)
-def audit_log(data: bytes) -> None:
+@target("culling.audit_log", "view.culling_text", "culling.history", max_bytes=16384, cost=4)
+def audit(data: bytes) -> None:
     """The audit log: what can be read of it, and the history that it restores."""
-    written = audit.read(put(folder("audit") / "audit.jsonl", data))
+    written = audit_log.read(put(folder("audit") / "audit.jsonl", data))
     assert written.torn + len(written.damaged) + len(written.lines) <= data.count(b"\n") + 1
     are_lines(simulation_text(written.lines, 24))
     records = [each.record for each in written.lines if each.record is not None]
@@ -209,7 +210,7 @@ def metric_labels(data: bytes) -> None:
     assert len(wanted) <= 10 * metrics._MAX_LABEL_LENGTH
 
 
-@target("report.text", "report.log", "report.lines")
+@target("untrusted_text.display", "report.log", "view.lines")
 def shown_text(data: bytes) -> None:
     """Any text made fit for a terminal, a log, a column."""
     text = data.decode("utf-8", "backslashreplace")

@@ -10,28 +10,22 @@ from typing import Any
 
 import msgspec
 
+from minerwatch.authoring import rule_tests
+from minerwatch.authoring.lint import lint
 from minerwatch.cli.rules import _json_line, _numbered_lines, _text_line
-from minerwatch.config import (
-    Config,
-    Duration,
-    duration_s,
-    host_and_port,
-    load,
-    mode,
-    pod_label,
-)
-from minerwatch.detection import check, rulebook
-from minerwatch.detection.lint import lint
-from minerwatch.detection.match import Matcher
-from minerwatch.detection.rule import Rule
+from minerwatch.config.hours import hours
+from minerwatch.config.schema import Config, load
+from minerwatch.config.selectors import selector
+from minerwatch.config.values import Duration, duration_s, host_and_port, mode, pod_label
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.errors import ClusterError, ConfigError, RuleError
-from minerwatch.hours import hours
 from minerwatch.kube.client import _context
 from minerwatch.kube.owners import sources
-from minerwatch.labels import selector
 from minerwatch.model import Facts
-from minerwatch.node import content_scanner
-from minerwatch.node.content import _text as yara_text
+from minerwatch.node.children import yara_scanner
+from minerwatch.node.yara_scan import _text as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
@@ -45,9 +39,14 @@ _FACTS: tuple[Facts, ...] = (
 
 
 @target(
-    *("detection.rule", "detection.dialect", "detection.selections", "detection.document"),
-    *("detection.rulebook", "detection.lint"),
-    *("detection.check", "detection.condition"),
+    *(
+        "detection.sigma.rule",
+        "detection.sigma.dialect",
+        "detection.sigma.detection_parser",
+        "detection.sigma.yaml_document",
+    ),
+    *("detection.sigma.rulebook", "authoring.lint"),
+    *("authoring.rule_tests", "detection.condition"),
     max_bytes=8192,
     cost=24,
 )
@@ -63,7 +62,7 @@ def rule_file(data: bytes) -> None:
         assert 1 <= error.line <= len(data.decode("utf-8", "replace").splitlines()) + 1
     for rule in book.rules:
         _works(rule)
-    for failed in check.failed_tests(book.rules, Matcher(book.rules), book.lists):
+    for failed in rule_tests.failed_tests(book.rules, Matcher(book.rules), book.lists):
         str(failed)
     for remark in lint(book, today=_TODAY):
         assert remark.text
@@ -80,7 +79,7 @@ def _works(rule: Rule) -> None:
             assert match.rule is rule
 
 
-@target("detection.lists", "detection.list_lint", cost=4)
+@target("detection.sigma.lists", "authoring.list_lint", cost=4)
 def list_file(data: bytes) -> None:
     """A list alone: entries, or an error with a line."""
     place = folder("lists")
@@ -95,7 +94,7 @@ def list_file(data: bytes) -> None:
     lint(book)
 
 
-@target("node.content_scanner", "node.content", cost=4)
+@target("node.children.yara_scanner", "node.yara_scan", cost=4)
 def yara_file(data: bytes) -> None:
     """A YARA file: compiled, or the first error with its line."""
     path = put(folder("yara") / "rules.yar", data)
@@ -104,14 +103,14 @@ def yara_file(data: bytes) -> None:
     except RuleError as error:
         is_told(error)
         return
-    compiled, trouble = content_scanner._compiled(text)
+    compiled, trouble = yara_scanner._compiled(text)
     assert (compiled is None) is (trouble is not None)
     if trouble is not None:
         assert isinstance(trouble[0], int)
         assert trouble[1]
 
 
-@target("config", max_bytes=2048, cost=8)
+@target("config.schema", max_bytes=2048, cost=8)
 def configuration(data: bytes) -> None:
     """The configuration: a typed tree of finite numbers, or an error that names the key."""
     try:
@@ -137,7 +136,7 @@ def _is_sane(value: Any) -> None:
             _is_sane(each)
 
 
-@target("hours", "labels", "config", "kube.owners")
+@target("config.hours", "config.selectors", "config.values", "kube.owners")
 def settings_words(data: bytes) -> None:
     """What is written in one word: hours, selectors, durations, labels, addresses, sources."""
     text = data.decode("utf-8", "replace")
@@ -164,17 +163,17 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@target("detection.check", "detection.match", "cli.rules", cost=8)
+@target("authoring.rule_tests", "detection.matching.matcher", "cli.rules", cost=8)
 def recording(data: bytes) -> None:
     """Lines of recorded facts, and what the shipped rules say of them."""
     titles = {rule.id: rule.title for rule in matcher().rules}
     for _, line in _numbered_lines(io.BytesIO(data)):
         try:
-            recorded = check.recording(line)
+            recorded = rule_tests.recording(line)
         except ValueError as error:
             is_told(error)
             continue
-        outcome = check.replayed(recorded, matcher())
+        outcome = rule_tests.replayed(recorded, matcher())
         assert 0 <= outcome.score <= 100
         assert math.isfinite(recorded.seconds)
         are_lines(_text_line(recorded, outcome, titles))

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from minerwatch.api import client, orders
 from minerwatch.cli.cull import _decoded
 from minerwatch.errors import OrderError, SnapshotError
-from minerwatch.report import client, orders, server
-from minerwatch.report.culled import cull_text, release_text, simulation_text
+from minerwatch.report import http_server
+from minerwatch.view.culling_text import cull_text, release_text, simulation_text
 from tests.fuzz.contract import are_lines, is_publishable, is_told
 from tests.fuzz.registry import target
 
@@ -57,13 +58,15 @@ class _Server:
 
 
 @cache
-def _handler(*, takes_orders: bool) -> type[server._Handler]:
-    routes = dict.fromkeys(("/healthz", "/metrics"), lambda: server.Answer(_BODY))
-    posts = {"/cull": lambda body: server.Answer(str(len(body)).encode())} if takes_orders else {}
-    return type("Handler", (server._Handler,), {"routes": routes, "posts": posts})
+def _handler(*, takes_orders: bool) -> type[http_server._Handler]:
+    routes = dict.fromkeys(("/healthz", "/metrics"), lambda: http_server.Answer(_BODY))
+    posts = (
+        {"/cull": lambda body: http_server.Answer(str(len(body)).encode())} if takes_orders else {}
+    )
+    return type("Handler", (http_server._Handler,), {"routes": routes, "posts": posts})
 
 
-@target("report.server", max_bytes=20_000)
+@target("report.http_server", max_bytes=20_000)
 def http_request(data: bytes) -> None:
     """Whatever is sent is answered by one whole answer that repeats nothing of it, or by none."""
     for takes_orders in (False, True):
@@ -73,7 +76,7 @@ def http_request(data: bytes) -> None:
             handler = kind.__new__(kind)
             handler.request = talking  # type: ignore[assignment]
             handler.server = _Server()  # type: ignore[assignment]
-            with suppress(server._RequestError):
+            with suppress(http_server._RequestError):
                 handler.handle()
             if talking.sent:
                 _is_answer(talking.sent)
@@ -100,7 +103,7 @@ def _is_refused_in_words(body: bytes, kind: type[_Kind]) -> _Kind | None:
         return None
 
 
-@target("report.orders")
+@target("api.orders")
 def order(data: bytes) -> None:
     """Orders to an agent."""
     for kind in (orders.CullOrder, orders.ReleaseOrder):
@@ -114,7 +117,7 @@ def order(data: bytes) -> None:
     assert told is None or 0 < told.hours <= orders.MAX_HOURS
 
 
-@target("report.orders", "report.culled", "cli.cull")
+@target("api.orders", "view.culling_text", "cli.cull")
 def order_answer(data: bytes) -> None:
     """What an agent answers to an order, as the command shows it."""
     try:
@@ -149,7 +152,7 @@ class _Heard(client._UnixConnection):
         )
 
 
-@target("report.client", max_bytes=20_000)
+@target("api.client", max_bytes=20_000)
 def http_answer(data: bytes) -> None:
     """What comes back on the agent's socket."""
     try:

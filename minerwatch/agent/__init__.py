@@ -1,0 +1,1 @@
+"""The daemon: one tick after the other, from what the kernel says to what is published."""

@@ -1,0 +1,96 @@
+"""What an agent is told to do over its socket, and what it answers. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from minerwatch.api.types import ContainerStatus, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
+from minerwatch.errors import NOT_JSON, OrderError
+from minerwatch.model import Action
+
+CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
+RELEASE_ALL = "/release/all"
+"""Paths of the socket that are for POST; a preview decides, but tries nothing."""
+
+MAX_HOURS = 24 * 90
+
+_Name = Annotated[str, msgspec.Meta(max_length=4096)]
+_Kind = TypeVar("_Kind")
+
+
+class ReleaseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which container's pod is to be released; all three must fit."""
+
+    cgroup: _Name
+    container_id: _Name
+    pod_uid: _Name
+
+
+class CullOrder(ReleaseOrder, frozen=True, forbid_unknown_fields=True):
+    """What is to be done about which container, under the policy."""
+
+    action: Action
+    dry_run: bool = False
+
+
+class ReleaseAllOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Undo everything that culling did on the node."""
+
+    namespace: _Name = ""  # only pods of this one; "": all
+    retire: bool = False  # and act no more until the agent is restarted
+    forget: bool = False  # and remove audit log, evidence and the budget's Lease; retires, too
+
+
+class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many hours of the audit log are asked for."""
+
+    hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
+
+
+def cull_order(status: ContainerStatus, action: Action, *, dry_run: bool) -> CullOrder:
+    """The order to do ``action`` about the container that ``status`` shows."""
+    return CullOrder(status.cgroup, status.container_id, status.pod_uid, action, dry_run)
+
+
+def release_order(status: ContainerStatus) -> ReleaseOrder:
+    """The order to release the pod of the container that ``status`` shows."""
+    return ReleaseOrder(status.cgroup, status.container_id, status.pod_uid)
+
+
+def encode(order: object) -> bytes:
+    """An order, or an answer, as it is sent."""
+    return msgspec.json.encode(order)
+
+
+def decode(body: bytes, kind: type[_Kind]) -> _Kind:
+    """An order of ``kind``. Raises OrderError if it is none."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except NOT_JSON as error:
+        raise OrderError(f"that is no order: {error}") from error
+
+
+def cull_answer(body: bytes) -> CullAnswer:
+    """What came of an order to cull. Raises OrderError if that cannot be understood."""
+    return _answer(body, CullAnswer)
+
+
+def release_answer(body: bytes) -> ReleaseAnswer:
+    """What came of an order to release. Raises OrderError if that cannot be understood."""
+    return _answer(body, ReleaseAnswer)
+
+
+def release_all_answer(body: bytes) -> ReleaseAllAnswer:
+    """Return what came of an order to release all. Raises OrderError if it is unreadable."""
+    return _answer(body, ReleaseAllAnswer)
+
+
+def _answer(body: bytes, kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except NOT_JSON as error:
+        raise OrderError(
+            f"the agent's answer cannot be understood: {error}; it may have been done: see the pod"
+        ) from error

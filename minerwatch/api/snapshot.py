@@ -1,0 +1,203 @@
+"""Observations -> the snapshot that the socket serves and that `top` and `explain` show.
+
+The snapshot is a JSON list with one object per container; its keys are ContainerStatus's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from minerwatch.api.types import (
+    AgentStatus,
+    ConnectionStatus,
+    ContainerStatus,
+    FindingStatus,
+    NodeReport,
+    ProcessStatus,
+)
+from minerwatch.detection.judge import of_foremost_process, signal_scores
+from minerwatch.errors import NOT_JSON, SnapshotError
+from minerwatch.format import rfc3339
+from minerwatch.model import ContainerKind, Finding, Identity, Observation, ProcessLoad
+from minerwatch.untrusted_text.display import masked_command_line, shortened
+
+MAX_COMMAND_LINE_LENGTH = 4096
+
+_decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
+_agent_decoder = msgspec.json.Decoder(AgentStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithAgent:
+    containers: tuple[ContainerStatus, ...]
+    agent: AgentStatus | None = None
+
+
+_report_decoder = msgspec.json.Decoder(_WithAgent)
+
+
+def container_status(
+    observation: Observation,
+    *,
+    node: str,
+    boot_unix_s: float,
+    identity: Identity | None = None,
+    unmasked: bool = False,
+) -> ContainerStatus:
+    """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero.
+
+    ``identity``: whose the container is, where a cluster says so. ``unmasked``: with the secrets
+    that command lines hold.
+    """
+    container, verdict = observation.container, observation.verdict
+    return ContainerStatus(
+        node=node,
+        namespace=identity.pod.namespace if identity else "",
+        pod=identity.pod.name if identity else "",
+        container=identity.container if identity else _name(observation),
+        container_id=container.container_id,
+        kind=container.kind.value,
+        runtime=container.runtime,
+        image=identity.image if identity else "",
+        cgroup=container.cgroup,
+        pod_uid=container.pod_uid,
+        cpu_cores=round(observation.cpu_cores or 0.0, 3),
+        cpu_limit_cores=observation.limit.cores if observation.limit else None,
+        throttled_share=observation.throttled_share,
+        cpu_hours=round(observation.cpu_s / 3600, 4),
+        score=verdict.score,
+        level=verdict.level.label,
+        since=rfc3339(boot_unix_s + verdict.since_s),
+        signals=_signals(observation),
+        owner=identity.owner.name if identity and identity.owner else "",
+        process_count=observation.process_count,
+        findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
+        processes=tuple(
+            _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
+        ),
+        started=_started(identity),
+    )
+
+
+def encode(statuses: Iterable[ContainerStatus]) -> bytes:
+    """The snapshot's JSON, in the order given."""
+    return msgspec.json.encode(list(statuses))
+
+
+def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
+    """A snapshot's containers; keys that this version does not know are passed over.
+
+    Raises SnapshotError if it is no snapshot.
+    """
+    try:
+        return _decoder.decode(snapshot)
+    except NOT_JSON as error:
+        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+
+
+def encode_agent(status: AgentStatus) -> bytes:
+    """The JSON of the socket's ``/status``."""
+    return msgspec.json.encode(status)
+
+
+def decode_agent(status: bytes) -> AgentStatus:
+    """What an agent says of itself; raises SnapshotError if it says something else."""
+    try:
+        return _agent_decoder.decode(status)
+    except NOT_JSON as error:
+        raise SnapshotError(f"the agent's status is none: {error}") from error
+
+
+def decode_report(printed: bytes) -> NodeReport:
+    """What ``minerwatch snapshot`` printed, with ``--with-status`` or, as older agents do, without.
+
+    Raises SnapshotError if it is neither.
+    """
+    if printed.lstrip()[:1] != b"{":
+        return NodeReport(decode(printed), None)
+    try:
+        report = _report_decoder.decode(printed)
+    except NOT_JSON as error:
+        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+    return NodeReport(report.containers, report.agent)
+
+
+def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
+    """By score, then by what they burn."""
+    return sorted(statuses, key=lambda status: (-status.score, -status.cpu_cores, status.cgroup))
+
+
+def _signals(observation: Observation) -> dict[str, float]:
+    findings: Iterable[Finding] = observation.verdict.findings
+    if observation.container.kind is ContainerKind.HOST:
+        findings = of_foremost_process(findings)
+    return {signal.value: score for signal, score in sorted(signal_scores(findings).items())}
+
+
+def _name(observation: Observation) -> str:
+    container = observation.container
+    if container.kind in (ContainerKind.UNIT, ContainerKind.HOST):
+        return container.container_id
+    return container.container_id[:12]
+
+
+def _started(identity: Identity | None) -> str:
+    return rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
+
+
+def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
+    return FindingStatus(
+        rule=finding.rule,
+        title=finding.title,
+        signal=finding.signal.value,
+        score=finding.score,
+        status=finding.maturity.value,
+        since=rfc3339(boot_unix_s + finding.since_s),
+        pid=finding.process.pid if finding.process else None,
+        evidence=_observed(finding),
+        expected=_expected(finding),
+        private=finding.private,
+        words_only=finding.words_only,
+    )
+
+
+def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
+    """Field -> what it was; of a text all the words that matched, each once."""
+    observed: dict[str, str | bool | int | float] = {}
+    for each in finding.evidence:
+        before = observed.get(each.field)
+        is_more = isinstance(before, str) and isinstance(each.observed, str)
+        if is_more and str(each.observed) in str(before):
+            continue
+        observed[each.field] = f"{before} … {each.observed}" if is_more else each.observed
+    return observed
+
+
+def _expected(finding: Finding) -> dict[str, str]:
+    """Field -> everything that was asked of it and held."""
+    expected: dict[str, str] = {}
+    for evidence in finding.evidence:
+        before = expected.get(evidence.field)
+        expected[evidence.field] = f"{before}; {evidence.expected}" if before else evidence.expected
+    return expected
+
+
+def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) -> ProcessStatus:
+    process = load.process
+    line = process.command_line if unmasked else masked_command_line(process.command_line)
+    return ProcessStatus(
+        pid=process.id.pid,
+        parent_pid=process.parent_pid,
+        comm=process.comm,
+        command_line=shortened(line, MAX_COMMAND_LINE_LENGTH),
+        image=process.image,
+        user=process.user,
+        cpu_cores=None if load.cpu_cores is None else round(load.cpu_cores, 3),
+        connections=tuple(
+            ConnectionStatus(each.address, each.port, rfc3339(boot_unix_s + each.since_s))
+            for each in load.connections
+        ),
+    )

@@ -1,0 +1,189 @@
+"""What the agent answers over its socket, as versioned types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class FindingStatus:
+    """A finding as the snapshot shows it; times are RFC 3339 in UTC."""
+
+    rule: str
+    title: str
+    signal: str
+    score: float
+    status: str
+    since: str
+    pid: int | None
+    evidence: dict[str, str | bool | int | float]  # field -> observed
+    expected: dict[str, str]  # field -> pattern or threshold
+    private: bool = False  # a private rule's: logs have neither title nor evidence
+    words_only: bool = False  # its words stand in one argument or in a shell's script
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """A connection as the snapshot shows it."""
+
+    address: str
+    port: int
+    since: str  # when it was first seen
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A process as the snapshot shows it: those with findings, then those that burn most."""
+
+    pid: int
+    parent_pid: int
+    comm: str
+    command_line: str
+    image: str
+    user: str
+    cpu_cores: float | None  # None: not measured, its container is idle
+    connections: tuple[ConnectionStatus, ...] = ()  # of suspects only, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent says of itself; each agent has one, and older ones lack some of it."""
+
+    node: str
+    version: str
+    started: str = ""  # RFC 3339, as all times
+    interval_s: float = 0.0
+    rules: dict[str, int] = field(default_factory=dict)  # status -> how many are in force
+    broken_rules: int = 0
+    culling: str = ""  # off, dry-run, enforce; "": it does not say
+    probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
+    blind_spots: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()  # what it cannot do now, and could
+
+
+@dataclass(frozen=True, slots=True)
+class ActionStatus:
+    """Something that was done about a pod, or tried, as the snapshot shows it."""
+
+    at: str  # RFC 3339 in UTC, by the node's clock
+    action: str
+    outcome: str  # done, dry-run, refused, failed, unknown, withdrawn, released, pending
+    dry_run: bool
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CullStatus:
+    """What culling would do about a container, or why it does nothing, as the snapshot shows it."""
+
+    mode: str  # off, dry-run, enforce
+    action: str  # "observe" where there is a reason not to act
+    proposed: str  # what would be done if there were none
+    dry_run: bool
+    rung: int
+    reasons: tuple[str, ...]  # sentences: why nothing is done
+    pids: tuple[int, ...] = ()  # that stop and kill are for
+    stopped: tuple[int, ...] = ()  # pids that minerwatch stopped, and that stand still
+    history: tuple[ActionStatus, ...] = ()  # of the same pod, the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class CullAnswer:
+    """What came of an action that was asked for by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    owner: str
+    level: str
+    score: float
+    proposed: str  # the action that was asked for
+    dry_run: bool
+    acts: bool  # whether the policy permitted it
+    reasons: tuple[str, ...]  # why not
+    request: str  # what is, or would be, sent, word for word
+    outcome: str = ""  # done, dry-run, refused, failed, unknown, withdrawn; "": nothing was tried
+    message: str = ""  # what the API server or the kernel said
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAnswer:
+    """What was undone by a release."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    resumed: tuple[int, ...]  # pids that go on now
+    gone: tuple[int, ...]  # pids of processes that have ended
+    label_removed: bool
+    trouble: tuple[str, ...] = ()  # what could not be undone
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAllAnswer:
+    """Everything that one node's agent undid of all that culling did there."""
+
+    node: str
+    released: tuple[ReleaseAnswer, ...]
+    acts_no_more: bool  # until it is restarted
+    forgotten: bool  # audit log, evidence and the budget's Lease are removed
+    trouble: tuple[str, ...] = ()  # what concerns no single pod
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A node of which nothing is known, and why."""
+
+    node: str
+    pod: str  # of its agent, as namespace/name; "": it has none
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """A container as the snapshot shows it."""
+
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    container_id: str
+    kind: str
+    runtime: str
+    image: str
+    cgroup: str
+    pod_uid: str
+    cpu_cores: float
+    cpu_limit_cores: float | None
+    throttled_share: float | None  # of the periods since the last tick; None: no limit
+    cpu_hours: float
+    score: float
+    level: str
+    since: str  # when this level was reached
+    signals: dict[str, float]  # signal -> its highest score
+    owner: str
+    process_count: int
+    findings: tuple[FindingStatus, ...]
+    processes: tuple[ProcessStatus, ...]
+    started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
+    culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What one agent answered: its containers, and what it says of itself."""
+
+    statuses: tuple[ContainerStatus, ...]
+    agent: AgentStatus | None  # None: it is too old to say
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What came of asking one node."""
+
+    node: str
+    pod: str  # of its agent, as namespace/name; "": it has none, or is no pod
+    report: NodeReport | None  # None: it did not answer
+    reason: str = ""  # why it did not

@@ -1,0 +1,1 @@
+"""Tools for rule authors: lint, rule tests, explanations. The agent never imports them."""

@@ -1,0 +1,189 @@
+"""Why a rule does or does not hold on some facts, selection by selection and field by field.
+
+For the author of a rule whose test fails. The file is read a second time, since the selections'
+names are not kept where rules are matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+
+import re2
+
+from minerwatch.detection.condition import (
+    All,
+    Any,
+    Condition,
+    How,
+    Predicate,
+    Present,
+    Text,
+    fields_of,
+    predicates,
+)
+from minerwatch.detection.predicate import (
+    encodable,
+    holds,
+    predicate_holds,
+    regex_options,
+    texts,
+    tree_holds,
+)
+from minerwatch.detection.sigma.detection_parser import Outline
+from minerwatch.detection.sigma.dialect import regex_problem
+from minerwatch.model import Facts, FactValue
+
+_SHOWN = 3
+"""Of many patterns for one field: those that matched, or those that came nearest."""
+_LONGEST_VALUE = 200
+_LONGEST_PATTERN = 120
+_MOST_PREFIXES = 400
+"""Of a regular expression, tried to find how far it gets."""
+_MARKS = {True: "+", False: "-"}
+
+
+def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
+    """The condition, then each selection: whether it holds, and where that matters on what.
+
+    ``+`` holds, ``-`` does not. A selection matters if the rule's outcome hangs on it; where it
+    hangs on no single one, all do.
+    """
+    held = {name: holds(each, facts) for name, each in outline.selections.items()}
+    decisive = _decisive(outline, held)
+    lines = [f"condition: {' '.join(outline.text.split())}"]
+    for name, is_held in held.items():
+        head = f"{_MARKS[is_held]} {name}, line {outline.lines[name]}"
+        if name not in decisive:
+            lines.append(head)
+        else:
+            lines.append(f"{head}: {'holds' if is_held else 'does not hold'}")
+            lines += ("    " + line for line in _told(outline.selections[name], facts))
+    return tuple(lines)
+
+
+def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
+    """The selections any one of which, were it otherwise, would turn the outcome."""
+    used = fields_of(outline.logic)
+    outcome = _outcome(outline.logic, held)
+    turning = {
+        name
+        for name in used
+        if _outcome(outline.logic, {**held, name: not held[name]}) is not outcome
+    }
+    return turning or set(used)
+
+
+def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
+    return tree_holds(logic, lambda selection: held[selection.field])
+
+
+# One selection.
+
+
+def _told(condition: Condition, facts: Facts) -> Iterator[str]:
+    """Each field of a selection: what was observed, and what was asked for."""
+    names = fields_of(condition)
+    if isinstance(condition, All | Any) and len(names) > 1:
+        link = "all of" if isinstance(condition, All) else "any of"
+        yield f"{_MARKS[holds(condition, facts)]} {link}"
+        for inner in condition.conditions:
+            yield from ("    " + line for line in _told(inner, facts))
+        return
+    name = next(iter(sorted(names)))
+    yield f"{_MARKS[holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
+    yield from ("    " + line for line in _asked(condition, facts))
+
+
+def _observed(value: FactValue | None) -> str:
+    if value is None:
+        return "absent: not measured here, so nothing that is asked of it holds"
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}…"
+
+
+def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
+    """What is asked of one field: of many, those that matched or came nearest."""
+    asked = tuple(dict.fromkeys(predicates(condition)))
+    matched = [each for each in asked if predicate_holds(each, facts)]
+    is_any = isinstance(condition, Any)
+    shown: Sequence[Predicate] = asked
+    if len(asked) > _SHOWN:
+        shown = (matched or _nearest(asked, facts))[:_SHOWN]
+        if not is_any:
+            missing = [each for each in asked if each not in matched]
+            shown = missing[:_SHOWN] or matched[:_SHOWN]
+    for each in shown:
+        yield _asked_line(each, facts)
+    left_out = len(asked) - len(shown)
+    if left_out:
+        link = "any one of" if is_any else "each of"
+        how_many = f"{len(matched):,} of {len(asked):,} hold, {link} them is asked for"
+        yield how_many if matched else f"none of {len(asked):,} holds; nearest are shown"
+
+
+def _asked_line(predicate: Predicate, facts: Facts) -> str:
+    holds = predicate_holds(predicate, facts)
+    asked = _short(predicate.describe())
+    line = f"{_MARKS[holds]} {asked}"
+    if isinstance(predicate, Text) and predicate.how is How.REGEX:
+        if holds:
+            return f"{line} at {_hit(predicate, facts)!r}"
+        if predicate.field in facts:
+            return line + _how_far(predicate, facts)
+    if isinstance(predicate, Present):
+        return f"{_MARKS[holds]} is present"
+    return line
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_PATTERN else f"{text[:_LONGEST_PATTERN]}…"
+
+
+def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
+    """Those whose pattern has most in common with what was observed."""
+
+    def likeness(predicate: Predicate) -> float:
+        if not isinstance(predicate, Text) or predicate.how is How.REGEX:
+            return 1.0
+        observed = str(facts.get(predicate.field, ""))[:_LONGEST_VALUE].lower()
+        pattern = predicate.pattern.lower()[:_LONGEST_PATTERN]
+        common = SequenceMatcher(None, observed, pattern, autojunk=False).find_longest_match()
+        return common.size / max(len(pattern), 1)
+
+    return sorted(asked, key=likeness, reverse=True)
+
+
+# Regular expressions.
+
+
+def _hit(predicate: Text, facts: Facts) -> str:
+    """What the expression found."""
+    for text in texts(facts.get(predicate.field)):
+        found = _found(predicate.pattern, text)
+        if found is not None:
+            return _short(found)
+    return ""
+
+
+def _how_far(predicate: Text, facts: Facts) -> str:
+    """Up to where an expression that does not match would."""
+    pattern = predicate.pattern
+    ends = range(len(pattern) - 1, 0, -1)
+    for end in ends[:_MOST_PREFIXES]:
+        prefix = pattern[:end]
+        if prefix.endswith("\\") or regex_problem(prefix) or _found(prefix, "") is not None:
+            continue
+        for text in texts(facts.get(predicate.field)):
+            found = _found(prefix, text)
+            if found:
+                return (
+                    f"; up to {_short(found)!r} it does, but not {_short(pattern[end:])!r} behind"
+                )
+    return "; not even its beginning does"
+
+
+def _found(pattern: str, text: str) -> str | None:
+    """What RE2 finds of ``pattern`` in ``text``; None: nothing."""
+    match = re2.compile(pattern, regex_options()).search(encodable(text))
+    return None if match is None else str(match.group())

@@ -1,0 +1,70 @@
+"""The rules in force as a Markdown page, so that people can read what is looked for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from minerwatch.detection.sigma.rule import Rule
+from minerwatch.format import counted
+from minerwatch.model import Maturity, Signal
+from minerwatch.untrusted_text.display import printable
+
+_MEANINGS = {
+    Signal.IDENTITY: "names, paths and arguments",
+    Signal.NETWORK: "pools that it is connected to",
+    Signal.COMPUTE: "what it calculates",
+    Signal.CONTENT: "what is in its executable and memory",
+    Signal.EXECUTION: "how the program came to run, and what it hides",
+    Signal.BEHAVIOUR: "how it burns CPU",
+}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+
+def rule_index(rules: Sequence[Rule], shipped: Path) -> str:
+    """One table a signal, highest score first; rules below ``shipped`` are links to their files."""
+    return "\n".join(_lines(rules, shipped)) + "\n"
+
+
+def _lines(rules: Sequence[Rule], shipped: Path) -> Iterator[str]:
+    by_maturity = Counter(rule.maturity for rule in rules)
+    counts = ", ".join(f"{by_maturity[maturity]} {maturity.value}" for maturity in Maturity)
+    yield "# Rules"
+    yield ""
+    yield f"{counted(len(rules), 'rule')}: {counts}."
+    yield "Written by `minerwatch rules list -o markdown`; how to add one: [rules.md](rules.md)."
+    for signal in Signal:
+        own = [rule for rule in rules if rule.signal is signal]
+        if own:
+            own.sort(key=lambda rule: (-rule.score, rule.title))
+            yield ""
+            yield f"## {signal.value}: {_MEANINGS[signal]}"
+            yield ""
+            yield from _table(own, shipped)
+
+
+def _table(rules: Iterable[Rule], shipped: Path) -> Iterator[str]:
+    yield "| score | rule | status | what it says | who else looks like it |"
+    yield "| ---: | --- | --- | --- | --- |"
+    for rule in rules:
+        cells = (
+            f"{rule.score:g}",
+            _link(rule, shipped),
+            rule.maturity.value,
+            _cell(_SENTENCE_END.split(" ".join(rule.description.split()))[0]),
+            "; ".join(map(_cell, rule.falsepositives)),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _link(rule: Rule, shipped: Path) -> str:
+    title = _cell(rule.title)
+    if not rule.path.is_relative_to(shipped):
+        return title
+    return f"[{title}](../rules/{rule.path.relative_to(shipped).as_posix()})"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([\\|\[\]<>])", r"\\\1", printable(text))

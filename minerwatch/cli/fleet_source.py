@@ -1,0 +1,306 @@
+"""What a command shows of a whole cluster: its options, and the agents' answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minerwatch.api.client import listens
+from minerwatch.api.snapshot import decode_report
+from minerwatch.api.types import ContainerStatus, NodeAnswer
+from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.values import duration_s
+from minerwatch.errors import ClusterError, ConfigError, OrderError, TargetError
+from minerwatch.format import counted
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.agent_summary import trouble_lines
+from minerwatch.view.overview import Coverage, missing_lines
+from minerwatch.view.selection import found
+
+if TYPE_CHECKING:
+    from minerwatch.kube.fleet import AgentPod, Agents, Fleet
+
+_SELECTOR = "app.kubernetes.io/name=minerwatch"
+_TIMEOUT = "20s"
+_AT_ONCE = 16
+_MOST_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which cluster, and which part of it."""
+
+    namespace: str
+    all_namespaces: bool
+    context: str | None
+    kubeconfig: Path | None
+    agent_namespace: str
+    agent_selector: str
+    timeout_s: float
+    at_once: int = _AT_ONCE
+
+    @property
+    def names_a_cluster(self) -> bool:
+        """Whether it was said which cluster."""
+        return self.context is not None or self.kubeconfig is not None
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        return duration_s(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_OPTIONS = (
+    click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this one."),
+    click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (default)."),
+    click.option("--context", metavar="NAME", help="The kubeconfig's context to ask."),
+    click.option(
+        "--kubeconfig",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="In place of $KUBECONFIG or ~/.kube/config.",
+    ),
+    click.option(
+        "--agent-namespace",
+        default="",
+        metavar="NS",
+        help="Where the agents' DaemonSet is; without it all namespaces are searched for it.",
+    ),
+    click.option(
+        "--agent-selector",
+        default=_SELECTOR,
+        metavar="LABELS",
+        show_default=True,
+        help="How the agents' pods are labelled.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        default=_TIMEOUT,
+        callback=_seconds,
+        metavar="DURATION",
+        show_default=True,
+        help="How long to wait for each node.",
+    ),
+    click.option(
+        "--at-once",
+        type=click.IntRange(1, _MOST_AT_ONCE),
+        default=_AT_ONCE,
+        metavar="N",
+        show_default=True,
+        help="How many nodes to ask at the same time.",
+    ),
+)
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster is asked, and which part of it, passed as ``scope``."""
+    names = [field.name for field in fields(Scope)]
+
+    @wraps(command)
+    def with_scope(**given: Any) -> Any:
+        scope = Scope(**{name: given.pop(name) for name in names})
+        return command(scope=scope, **given)
+
+    for option in reversed(_OPTIONS):
+        with_scope = option(with_scope)
+    return with_scope
+
+
+def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
+    """Whether the cluster is meant, or this node.
+
+    What was said counts; else it is this node where an agent runs on it, and the cluster where
+    there is a kubeconfig. Raises UsageError if both were said.
+    """
+    if local or socket_path is not None:
+        if scope.names_a_cluster:
+            raise click.UsageError(
+                "--context and --kubeconfig name a cluster, --local and --socket this node:"
+                " give one of them"
+            )
+        return False
+    if scope.names_a_cluster:
+        return True
+    has_agent = listens(Path(config.socket) if config.socket else default_socket())
+    if scope.namespace or scope.all_namespaces:
+        return _has_kubeconfig() or not has_agent
+    return _has_kubeconfig() and not has_agent
+
+
+def say_missing(coverage: Coverage | None) -> None:
+    """Name the nodes of which nothing is known, on standard error."""
+    if coverage is None:
+        return
+    troubles = trouble_lines(coverage.agents)
+    for line in (*missing_lines(coverage.missing), coverage.blind_spot, *troubles):
+        if line:
+            click.echo(f"minerwatch: {printable(line)}", err=True)
+
+
+def found_in_cluster(
+    statuses: Sequence[ContainerStatus], coverage: Coverage, target: str
+) -> ContainerStatus:
+    """Return the container that ``target`` names. Raises TargetError: where else it may be."""
+    try:
+        return found(statuses, target)
+    except TargetError as error:
+        if not coverage.missing:
+            raise
+        nodes = counted(len(coverage.missing), "node")
+        raise TargetError(f"{error}; {nodes} did not answer, where it may be") from error
+
+
+class ClusterSource:
+    """The agents of one cluster."""
+
+    def __init__(self, scope: Scope) -> None:
+        """Raises ClusterError: which kubeconfig, and what is wrong with it."""
+        from minerwatch.kube.client import from_kubeconfig, in_cluster, is_in_cluster
+        from minerwatch.kube.fleet import Fleet
+
+        self._scope = scope
+        if is_in_cluster() and not scope.names_a_cluster and not _has_kubeconfig():
+            self._cluster = in_cluster()
+        else:
+            self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
+        self._last_agents: Agents | None = None
+        self._fleet: Fleet = Fleet(
+            self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
+        )
+
+    def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
+        """What the agents know, and which did not answer. Raises ClusterError."""
+        agents = self.agents()
+        with _progress(len(agents.pods)) as advance:
+            survey = self._fleet.survey(agents, on_answer=advance)
+        coverage = Coverage(
+            self._cluster.context,
+            self._scope.namespace,
+            len(survey.answered),
+            survey.missing,
+            survey.blind_spot,
+            survey.agents,
+        )
+        return survey.statuses, coverage
+
+    @property
+    def context(self) -> str:
+        """The name by which the kubeconfig knows the cluster."""
+        return self._cluster.context
+
+    @property
+    def namespace(self) -> str:
+        """The only one that is looked at; "": all."""
+        return self._scope.namespace
+
+    def answers(self, agents: Agents) -> Iterator[NodeAnswer]:
+        """What came of asking each of ``agents``, as it comes."""
+        return self._fleet.answers(agents)
+
+    def whole(self, status: ContainerStatus, *, unmasked: bool = False) -> ContainerStatus:
+        """The container with all its processes; as it is if its agent does not answer again.
+
+        Others may be asked meanwhile, from another thread. ``unmasked``: with the secrets that
+        command lines hold.
+        """
+        from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT, Agents, Fleet
+
+        agents = self._last_agents or self.agents()
+        pods = tuple(agent for agent in agents.pods if agent.node == status.node)
+        fleet = Fleet(self._cluster, decode_report, timeout_s=self._scope.timeout_s)
+        survey = fleet.survey(
+            Agents(pods, (), ""), UNMASKED_SNAPSHOT if unmasked else FULL_SNAPSHOT
+        )
+        same = (s for s in survey.statuses if s.cgroup == status.cgroup)
+        return next(same, status)
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent of ``node`` answers to an order. Raises OrderError, ClusterError."""
+        agent = next((agent for agent in self.agents().pods if agent.node == node), None)
+        if agent is None:
+            raise OrderError(f"node {node}: it has no agent")
+        return self._ordered(agent, path, order)
+
+    def _ordered(self, agent: AgentPod, path: str, order: bytes) -> bytes:
+        from minerwatch.api.client import ORDER_TIMEOUT_S, may_have_happened
+        from minerwatch.kube.client import ApiError
+        from minerwatch.kube.pod_exec import LostAnswerError, output
+
+        node = agent.node
+        if agent.trouble:
+            raise OrderError(f"node {node}: {agent.trouble}")
+        command = ("minerwatch", "order", path, order.decode())
+        try:
+            return output(self._cluster, agent.container, command, timeout_s=ORDER_TIMEOUT_S)
+        except ApiError as error:
+            words = str(error).removeprefix("minerwatch: ")
+            doubt = may_have_happened(path) if isinstance(error, LostAnswerError) else ""
+            raise OrderError(f"node {node}: {words}{doubt}") from error
+
+    def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
+        """Each node with what its agent answers to an order, or in text why it does not."""
+        agents = self.agents().pods
+
+        def answer(agent: AgentPod) -> bytes | str:
+            try:
+                return self._ordered(agent, path, order)
+            except OrderError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(self._scope.at_once) as threads:
+            nodes = (agent.node for agent in agents)
+            yield from zip(nodes, threads.map(answer, agents), strict=True)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._cluster.close()
+
+    def agents(self) -> Agents:
+        """Those that there are now. Raises ClusterError if there are none, or it is not known."""
+        from minerwatch.kube.fleet import find
+
+        scope = self._scope
+        agents = find(self._cluster, selector=scope.agent_selector, namespace=scope.agent_namespace)
+        if not agents.pods:
+            where = (
+                f"namespace {scope.agent_namespace}" if scope.agent_namespace else "any namespace"
+            )
+            doubt = f" ({agents.blind_spot})" if agents.blind_spot else ""
+            raise ClusterError(
+                f"context {self._cluster.context}: no agent is labelled {scope.agent_selector} in"
+                f" {where}{doubt}: install minerwatch, or say --agent-selector and"
+                " --agent-namespace"
+            )
+        self._last_agents = agents
+        return agents
+
+
+def _has_kubeconfig() -> bool:
+    files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    return any(Path(file).is_file() for file in files.split(os.pathsep) if file)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], Any]]:
+    """A bar on a terminal's standard error, gone when all is done; nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"asking {counted(total, 'agent')}", total=total)
+        yield lambda: progress.advance(task)

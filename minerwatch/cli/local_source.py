@@ -1,0 +1,105 @@
+"""What a command shows: from the agent, or where none runs, sampled by the command itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from minerwatch.api.client import NoAgentError, answer
+from minerwatch.api.snapshot import decode, decode_agent
+from minerwatch.api.types import ContainerStatus
+from minerwatch.config.schema import Config, default_socket
+from minerwatch.errors import SnapshotError
+from minerwatch.view.agent_summary import trouble_lines
+
+SAMPLE_S = 2.0
+"""Between the two readings that a rate is taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where to ask: an agent's socket first, unless told to sample."""
+
+    socket_path: Path | None  # given by the user: then it must answer
+    is_local: bool  # sample, whether an agent runs or not
+    config: Config
+
+    @property
+    def path(self) -> Path:
+        """The socket."""
+        return self.socket_path or Path(self.config.socket or default_socket())
+
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
+        """The node's containers, worst first. Raises SnapshotError or NodeError.
+
+        ``unmasked``: with all processes, and with the secrets that command lines hold.
+        """
+        route = "/snapshot/full" if all_processes else "/snapshot"
+        if not self.is_local:
+            try:
+                statuses = decode(answer(self.path, "/snapshot/unmasked" if unmasked else route))
+            except NoAgentError as error:
+                if self.socket_path is not None:
+                    raise
+                click.echo(f"{error}: sampling this node for {SAMPLE_S:g} s", err=True)
+            else:
+                self._say_troubles()
+                return statuses
+        return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
+
+    def _say_troubles(self) -> None:
+        """Name what the agent cannot do now, on standard error; an older one does not say."""
+        with suppress(SnapshotError):
+            agent = decode_agent(answer(self.path, "/status"))
+            for line in trouble_lines([agent]):
+                click.echo(f"minerwatch: {line}", err=True)
+
+
+class Sampler:
+    """A watch over this node, by the command itself, for as long as it is open."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises NodeError."""
+        from minerwatch.agent.daemon import open_node
+        from minerwatch.detection.sigma import rulebook
+
+        book = rulebook.load(config.rule_folders())
+        self._config = config
+        self._node = open_node(config, book)
+        self.troubles = (*(str(error) for error in book.errors), *self._node.blind_spots)
+        self.rules = len(book.rules)
+
+    def tick(self) -> None:
+        """Takes a reading; rates come with the second."""
+        from minerwatch.agent.daemon import now_s
+
+        self._node.watch.tick(now_s())
+
+    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
+        """What the last reading found, worst first."""
+        from minerwatch.agent.daemon import ALL_PROCESSES
+
+        few = self._config.report.processes_per_container
+        return self._node.statuses(ALL_PROCESSES if all_processes else few, unmasked=unmasked)
+
+    def close(self) -> None:
+        """Lets go of the kernel's files."""
+        self._node.watch.close()
+
+
+def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence[ContainerStatus]:
+    sampler = Sampler(config)
+    try:
+        for trouble in sampler.troubles:
+            click.echo(f"minerwatch: {trouble}", err=True)
+        sampler.tick()
+        time.sleep(SAMPLE_S)
+        sampler.tick()
+        return sampler.statuses(all_processes=all_processes, unmasked=unmasked)
+    finally:
+        sampler.close()

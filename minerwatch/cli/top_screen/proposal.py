@@ -1,0 +1,111 @@
+"""What the key ``k`` asks for: what the policy would do about a container, and doing it.
+
+The screen itself knows no action. It shows what a ``Proposer`` says, and nothing is done before a
+person has typed the pod's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from minerwatch.api import orders
+from minerwatch.api.types import AgentStatus, ContainerStatus
+from minerwatch.errors import MinerwatchError
+from minerwatch.model import Action
+from minerwatch.view.agent_summary import mode
+from minerwatch.view.culling_text import cull_text, decision_lines
+
+DRY_RUN, ENFORCE = "dry-run", "enforce"
+
+
+class ProposalError(MinerwatchError):
+    """Nothing can be proposed, or carried out; ``str()`` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the policy says of one action on one container, and what would be asked of whom."""
+
+    status: ContainerStatus
+    action: str
+    decision: str  # what is permitted, or every reason against it; may have several lines
+    request: str  # exact, as it would be sent; "": nothing would be
+    mode: str  # dry-run: the request is made but changes nothing; enforce
+    is_permitted: bool
+
+    @property
+    def confirmation(self) -> str:
+        """What a person has to type: the pod's name, or where there is none the container's."""
+        return self.status.pod or self.status.container
+
+
+Choice = tuple[str, str, str]
+"""A key, what it stands for, and that in words."""
+
+
+class Proposer(Protocol):
+    """Asks the policy, and carries out what it permits. May wait, so it has a thread."""
+
+    def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
+        """The actions that can be asked for; ``agent`` is the node's. Raises MinerwatchError."""
+
+    def propose(self, status: ContainerStatus, action: str) -> Proposal:
+        """What would be done about ``status``; nothing is. Raises MinerwatchError."""
+
+    def carry_out(self, proposal: Proposal) -> str:
+        """What came of it, in words, line by line. Raises MinerwatchError."""
+
+
+Ordered = Callable[[str, str, bytes], bytes]
+"""What the agent of a node answers to an order: node, path, order. Raises MinerwatchError."""
+
+_KEYS = {
+    Action.LABEL: ("l", "label the pod, for a NetworkPolicy to cut it off"),
+    Action.STOP: ("s", "stop its flagged processes; minerwatch release lets them go on"),
+    Action.KILL: ("k", "kill its flagged processes"),
+    Action.EVICT: ("e", "evict the pod, as far as PodDisruptionBudgets allow"),
+    Action.DELETE: ("d", "delete the pod"),
+}
+
+
+class ByHand:
+    """Asks the agent of the container's node, as ``minerwatch cull`` does."""
+
+    def __init__(self, ordered: Ordered) -> None:
+        self._ordered = ordered
+
+    def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
+        """All actions; that which the policy proposes by itself is marked."""
+        if agent is None:
+            raise ProposalError("no agent says that it can act on this node: it only observes")
+        if mode(agent) == "observe":
+            raise ProposalError("culling is off on this node (culling.mode): it only observes")
+        proposed = status.culling.proposed if status.culling else ""
+        return [
+            (key, action.value, words + (": the policy's own choice" * (action == proposed)))
+            for action, (key, words) in _KEYS.items()
+        ]
+
+    def propose(self, status: ContainerStatus, action: str) -> Proposal:
+        """As the agent would decide now."""
+        order = orders.cull_order(status, Action(action), dry_run=False)
+        answer = orders.cull_answer(
+            self._ordered(status.node, orders.PREVIEW, orders.encode(order))
+        )
+        return Proposal(
+            status,
+            action,
+            "\n".join(decision_lines(answer)),
+            answer.request,
+            DRY_RUN if answer.dry_run else ENFORCE,
+            answer.acts,
+        )
+
+    def carry_out(self, proposal: Proposal) -> str:
+        """What was confirmed as a dry run stays one, whatever has been configured since."""
+        is_dry = proposal.mode != ENFORCE
+        order = orders.cull_order(proposal.status, Action(proposal.action), dry_run=is_dry)
+        body = self._ordered(proposal.status.node, orders.CULL, orders.encode(order))
+        return cull_text(orders.cull_answer(body))

@@ -1,0 +1,164 @@
+"""Whom the screen asks: this node's agent, this node itself, or every agent of a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Protocol
+
+from minerwatch.api.client import NoAgentError, answer, ordered
+from minerwatch.api.snapshot import decode, decode_agent
+from minerwatch.api.types import AgentStatus, ContainerStatus
+from minerwatch.cli.fleet_source import ClusterSource
+from minerwatch.cli.local_source import SAMPLE_S, Sampler, Source
+from minerwatch.cli.top_screen.history import key_of
+from minerwatch.cli.top_screen.look import Answers, Look
+from minerwatch.errors import SnapshotError
+
+NODE_REFRESH_S = 5.0
+CLUSTER_REFRESH_S = 30.0
+"""Each question starts a program in every agent's pod, and within its CPU limit."""
+
+NODE_STEP_S = 10.0
+"""Between two readings that are kept: as long as an agent's tick."""
+
+_FIRST_PARTS_EVERY_S = 1.0
+_PARTS_EVERY_S = 5.0
+"""Of a round that is under way, so often as much as is known is shown: the first time rows come as
+soon as there are any, later they take the place of those that are there."""
+
+
+class Watched(Protocol):
+    """What is looked at. All but ``whole`` is called from one thread."""
+
+    refresh_s: float  # from the end of a look to the next
+    step_s: float  # between two readings that are kept
+    waits_for: str  # who is asked, for the time until the first answer
+
+    def looks(self) -> Iterator[Look]:
+        """One look; where it takes long, parts of it before. Raises MinerwatchError."""
+
+    def whole(self, status: ContainerStatus) -> ContainerStatus:
+        """The container with all its processes, as it is now. Raises MinerwatchError.
+
+        As it was if it is not to be had; may be called from another thread.
+        """
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+class NodeWatched:
+    """The node: its agent or, where none listens and none has to, the node itself."""
+
+    refresh_s = NODE_REFRESH_S
+    step_s = NODE_STEP_S
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._sampler: Sampler | None = None
+        self.waits_for = (
+            "reading this node" if source.is_local else f"asking the agent on {source.path}"
+        )
+
+    def looks(self) -> Iterator[Look]:
+        """What the agent says, or what was sampled."""
+        if self._source.is_local:
+            yield from self._sampled()
+            return
+        try:
+            yield self._answered()
+        except NoAgentError as error:
+            if self._source.socket_path is not None:
+                raise
+            yield from self._sampled(f"{error}: this program watches the node by itself")
+
+    def whole(self, status: ContainerStatus) -> ContainerStatus:
+        """From whom the last look came."""
+        if self._sampler is not None:
+            every = self._sampler.statuses(all_processes=True)
+        else:
+            every = decode(answer(self._source.path, "/snapshot/full"))
+        return next((each for each in every if key_of(each) == key_of(status)), status)
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent that listens here answers to an order. Raises MinerwatchError."""
+        del node
+        return ordered(self._source.path, path, order)
+
+    def close(self) -> None:
+        """Ends the sampling."""
+        if self._sampler is not None:
+            self._sampler.close()
+
+    def _answered(self) -> Look:
+        statuses = decode(answer(self._source.path, "/snapshot"))
+        agent = self._agent()
+        if self._sampler is not None:  # an agent has come
+            self._sampler.close()
+            self._sampler = None
+        return Look(statuses, _now(), agents=(agent,) if agent else ())
+
+    def _agent(self) -> AgentStatus | None:
+        try:
+            return decode_agent(answer(self._source.path, "/status"))
+        except SnapshotError:  # it is older than this program
+            return None
+
+    def _sampled(self, note: str = "") -> Iterator[Look]:
+        notes = [note] if note else []
+        if self._sampler is None:
+            self._sampler = Sampler(self._source.config)
+            self._sampler.tick()
+            yield Look((), _now(), notes=tuple(notes), progress=(0, 1))
+            time.sleep(SAMPLE_S)
+        self._sampler.tick()
+        notes += self._sampler.troubles
+        statuses = tuple(self._sampler.statuses(all_processes=False))
+        yield Look(statuses, _now(), notes=tuple(notes))
+
+
+class ClusterWatched:
+    """Every agent of a cluster."""
+
+    refresh_s = CLUSTER_REFRESH_S
+    step_s = CLUSTER_REFRESH_S
+
+    def __init__(self, source: ClusterSource) -> None:
+        self._source = source
+        self._answers = Answers(source.context, source.namespace)
+        self._has_looked = False
+        self.waits_for = f"looking for the agents of context {source.context}"
+
+    def looks(self) -> Iterator[Look]:
+        """What is known while the agents answer, now and then, and at the end."""
+        agents = self._source.agents()
+        nodes = (*(agent.node for agent in agents.pods), *agents.bare_nodes)
+        self._answers.begin(nodes, agents.blind_spot)
+        every_s = _PARTS_EVERY_S if self._has_looked else _FIRST_PARTS_EVERY_S
+        shown_s = time.monotonic() if self._has_looked else float("-inf")
+        yield self._answers.look(_now())
+        for answered in self._source.answers(agents):
+            self._answers.take(answered, _now())
+            if time.monotonic() - shown_s >= every_s:
+                yield self._answers.look(_now())
+                shown_s = time.monotonic()
+        self._has_looked = True
+        yield self._answers.look(_now())
+
+    def whole(self, status: ContainerStatus) -> ContainerStatus:
+        """Asks its node's agent."""
+        return self._source.whole(status)
+
+    def ordered(self, node: str, path: str, order: bytes) -> bytes:
+        """What the agent of ``node`` answers to an order. Raises MinerwatchError."""
+        return self._source.ordered(node, path, order)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._source.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,1 @@
+"""The operator's YAML as a typed tree."""

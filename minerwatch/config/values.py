@@ -1,0 +1,93 @@
+"""Values of settings: durations, labels, modes, addresses."""
+
+from __future__ import annotations
+
+import re
+
+from minerwatch.errors import ConfigError
+
+DEFAULT_LISTEN = "127.0.0.1:9797"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_LABEL = re.compile(
+    r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?"
+    r"=(?P<value>[A-Za-z0-9](?:[-\w.]*[A-Za-z0-9])?)",
+    re.ASCII,
+)
+_MAX_LABEL_CHARS = 63
+_MAX_DURATION_S = 3653 * 86400.0
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(float):
+    """A length of time in seconds."""
+
+    __slots__ = ()
+
+
+class PodLabel(str):
+    """One label of a pod, as ``key=value``."""
+
+    __slots__ = ()
+
+    @property
+    def key(self) -> str:
+        """What stands before the equals sign."""
+        return self.partition("=")[0]
+
+    @property
+    def value(self) -> str:
+        """What stands after it."""
+        return self.partition("=")[2]
+
+
+class Mode(str):
+    """How far culling goes: ``off``, ``dry-run`` or ``enforce``."""
+
+    __slots__ = ()
+
+
+OFF, DRY_RUN, ENFORCE = MODES = (Mode("off"), Mode("dry-run"), Mode("enforce"))
+
+
+def duration_s(text: str | float) -> Duration:
+    """``text`` such as ``10s``, ``1.5m`` or ``2h`` (a bare number is seconds) in seconds.
+
+    Raises ConfigError for anything else, and for nothing or less.
+    """
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None or float(match[1]) == 0:
+        raise ConfigError(f"{text!r} is not a duration: write it like 30s, 5m or 1h")
+    seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2] or "s"]
+    if seconds > _MAX_DURATION_S:
+        raise ConfigError(f"{text!r} is longer than ten years")
+    return Duration(seconds)
+
+
+def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false
+    """``off``, ``dry-run`` or ``enforce``; raises ConfigError for anything else."""
+    if text is False:
+        return OFF
+    if text not in MODES:
+        raise ConfigError(f"{text!r} is no mode: it is {', '.join(MODES)}")
+    return Mode(text)
+
+
+def pod_label(text: str) -> PodLabel:
+    """``text`` such as ``example.org/quarantine=true``; raises ConfigError for anything else."""
+    match = _LABEL.fullmatch(text) if isinstance(text, str) else None
+    if match is None or len(match["value"]) > _MAX_LABEL_CHARS:
+        raise ConfigError(f"{text!r} is no label: write it like example.org/quarantine=true")
+    return PodLabel(text)
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """``127.0.0.1:9797``, ``:9797`` or ``[::1]:9797`` taken apart.
+
+    Raises ConfigError if it is none of these.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ConfigError(f"listen: {listen!r} is not ADDRESS:PORT, such as {DEFAULT_LISTEN}")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,325 @@
+"""Actions that were taken, kept as long as the policy needs them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.records import HOUR_S, PROCESS_ACTIONS, ActionRecord, Moment
+from minerwatch.model import (
+    Action,
+    Outcome,
+    Pod,
+    ProcessId,
+)
+
+MAX_RECORDS = 4096
+
+KEPT_S = 30 * 86400.0
+"""Longer than this no action is remembered."""
+
+_NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
+
+_OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
+
+
+class History:
+    """The actions of this node, as far as they matter to the next; bounded in number and age.
+
+    Ages are taken on the monotonic clock: a wall clock that jumps frees no budget. Of what was
+    done before the node was last booted only that is certain: it is older than the boot.
+    """
+
+    def __init__(self, known_since_s: float) -> None:
+        """An empty history; before ``known_since_s`` (monotonic) there may have been actions."""
+        self._entries: dict[str, _Entry] = {}
+        self._known_since_s = known_since_s
+
+    @classmethod
+    def started(cls, node: str, now: Moment) -> History:
+        """The history of an agent that has no audit log, or has lost it.
+
+        Its only record is the first line of the new log: it tells the next agent how far back the
+        log reaches.
+        """
+        history = cls(now.monotonic_s)
+        history._added(_start(node, now), now)
+        return history
+
+    @classmethod
+    def restored(cls, records: Iterable[ActionRecord], now: Moment) -> History:
+        """The history of this node that an audit log holds, in the order of its lines."""
+        history = cls(now.monotonic_s)
+        for record in records:
+            entry = _restored(_no_longer_pending(record), now)
+            history._entries[record.id] = entry
+            history._known_since_s = min(history._known_since_s, entry.latest_s)
+            if len(history._entries) > 2 * MAX_RECORDS:
+                history._forget(now)
+        history._forget(now)
+        return history
+
+    def records(self) -> tuple[ActionRecord, ...]:
+        """All that is remembered."""
+        return tuple(entry.record for entry in self._entries.values())
+
+    def begin(self, decision: Decision, now: Moment) -> ActionRecord:
+        """The record of an action that is about to be tried; raises ValueError if it may not be."""
+        if not decision.acts or self.is_pending(decision.pod_uid):
+            raise ValueError("there is nothing to be done, or something is being done already")
+        return self._added(_record(decision, Outcome.PENDING, now), now)
+
+    def settle(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
+        """The record with its outcome; None if it is not pending."""
+        entry = self._entries.get(record_id)
+        if entry is None or entry.record.outcome is not Outcome.PENDING:
+            return None
+        record = msgspec.structs.replace(entry.record, outcome=outcome)
+        self._entries[record_id] = replace(entry, record=record)
+        return record
+
+    def release(self, decision: Decision, now: Moment) -> ActionRecord:
+        """The record of a person's word that the pod of ``decision`` is to be left alone."""
+        return self._added(_record(decision, Outcome.RELEASED, now), now)
+
+    def release_again(self, record: ActionRecord, now: Moment) -> ActionRecord:
+        """Record that the pod of an earlier ``record`` is to be left alone."""
+        released = msgspec.structs.replace(
+            record,
+            id=f"{record.pod_uid}/release/{now.boot_id}/{now.monotonic_s:.6f}",
+            unix_s=now.unix_s,
+            monotonic_s=now.monotonic_s,
+            boot_id=now.boot_id,
+            outcome=Outcome.RELEASED,
+            processes=(),
+        )
+        return self._added(released, now)
+
+    def anchor(self, node: str, now: Moment) -> ActionRecord:
+        """What the first line of a log says that goes on where another one ended."""
+        ago_s = now.monotonic_s - self._known_since_s
+        begun = Moment(now.unix_s - ago_s, self._known_since_s, now.boot_id)
+        return _start(node, begun)
+
+    def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
+        """What was done about a pod, in the order in which it was begun."""
+        records = (entry.record for entry in self._entries.values())
+        return tuple(record for record in records if record.pod_uid == pod_uid)
+
+    def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
+        """Processes that may stand still since minerwatch stopped them, with their pods' uids.
+
+        Also those of pods that were released: whether that let them go is to be looked at.
+        """
+        return tuple(
+            (record.pod_uid, process)
+            for record in self.records()
+            if record.boot_id == boot_id and _may_have_stopped(record)
+            for process in record.processes
+        )
+
+    def held(self, boot_id: str) -> tuple[ActionRecord, ...]:
+        """Return the actions whose effect may last: labels, processes stopped since the boot."""
+        return tuple(
+            record
+            for record in self.records()
+            if (record.action is Action.LABEL and _may_have_happened(record))
+            or (record.boot_id == boot_id and _may_have_stopped(record))
+        )
+
+    def has_labelled(self, pod_uid: str) -> bool:
+        """Whether the pod was given the quarantine label."""
+        return any(
+            record.action is Action.LABEL and record.outcome is Outcome.DONE
+            for record in self.of_pod(pod_uid)
+        )
+
+    def has_dry_run(
+        self, pod_uid: str, action: Action, processes: Iterable[ProcessId], *, without: str = ""
+    ) -> bool:
+        """Whether a dry run has shown just that action on the pod already."""
+        shown = [
+            entry.record
+            for entry in self._others(without)
+            if (entry.record.pod_uid, entry.record.action) == (pod_uid, action)
+            and entry.record.outcome is Outcome.DRY_RUN
+        ]
+        if action not in PROCESS_ACTIONS:
+            return bool(shown)
+        seen = {process for record in shown for process in record.processes}
+        return bool(shown) and seen.issuperset(processes)
+
+    def knows_last_hour(self, now: Moment) -> bool:
+        """Whether no action of the last hour can have been forgotten."""
+        return now.monotonic_s - self._known_since_s >= HOUR_S
+
+    def has_pending(self, record_id: str) -> bool:
+        """Whether the action of that record may still be done."""
+        entry = self._entries.get(record_id)
+        return entry is not None and entry.record.outcome is Outcome.PENDING
+
+    def is_pending(self, pod_uid: str, *, without: str = "") -> bool:
+        """Whether any action on the pod, but ``without``, has not ended yet."""
+        return any(
+            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.PENDING
+            for entry in self._others(without)
+        )
+
+    def is_released(self, pod_uid: str) -> bool:
+        """Whether a person has said that the pod is to be left alone."""
+        return any(
+            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.RELEASED
+            for entry in self._entries.values()
+        )
+
+    def last_try_s(
+        self, pod_uid: str, now: Moment, *, dry_run: bool, without: str = ""
+    ) -> float | None:
+        """Seconds since the pod's last action, but ``without``; None if there was none."""
+        ages_s = [
+            now.monotonic_s - entry.latest_s
+            for entry in self._others(without)
+            if entry.record.pod_uid == pod_uid and _matters(entry.record, dry_run=dry_run)
+        ]
+        return min(ages_s, default=None)
+
+    def spent(self, now: Moment, *, dry_run: bool, without: str = "") -> int:
+        """Actions of the last hour, but ``without``: all that were tried, whatever their end."""
+        return sum(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome is not Outcome.WITHDRAWN
+            and now.monotonic_s - entry.latest_s < HOUR_S
+            for entry in self._others(without)
+        )
+
+    def has_touched(self, pod: Pod, *, dry_run: bool) -> bool:
+        """Return whether anything has been done about this pod, or one of its name."""
+        return any(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome in _OFFENCES
+            and (
+                entry.record.pod_uid == pod.uid
+                or (entry.record.namespace, entry.record.pod) == (pod.namespace, pod.name)
+            )
+            for entry in self._entries.values()
+        )
+
+    def offences(self, pod: Pod, owner: str, window_s: float, now: Moment, *, dry_run: bool) -> int:
+        """Actions that were done within the window on pods of that name or owner."""
+        return sum(
+            _matters(entry.record, dry_run=dry_run)
+            and entry.record.outcome in _OFFENCES
+            and entry.record.namespace == pod.namespace
+            and (entry.record.pod == pod.name or (owner != "" and entry.record.owner == owner))
+            and now.monotonic_s - entry.probable_s < window_s
+            for entry in self._entries.values()
+        )
+
+    def _others(self, without: str) -> Iterator[_Entry]:
+        return (entry for name, entry in self._entries.items() if name != without)
+
+    def _added(self, record: ActionRecord, now: Moment) -> ActionRecord:
+        self._entries[record.id] = _Entry(record, now.monotonic_s, now.monotonic_s)
+        self._forget(now)
+        return record
+
+    def _forget(self, now: Moment) -> None:
+        """Drops the old, then those that no budget counts, then the oldest."""
+        self._entries = {
+            name: entry
+            for name, entry in self._entries.items()
+            if now.monotonic_s - entry.latest_s < KEPT_S
+        }
+        surplus = len(self._entries) - MAX_RECORDS
+        if surplus > 0:
+            for name in sorted(self._entries, key=self._worth)[:surplus]:
+                del self._entries[name]
+
+    def _worth(self, name: str) -> tuple[bool, float]:
+        entry = self._entries[name]
+        is_released = entry.record.outcome is Outcome.RELEASED
+        is_idle = entry.record.outcome is Outcome.WITHDRAWN or entry.record.dry_run
+        return is_released or not is_idle, entry.probable_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record, and when it was made by this boot's monotonic clock; less than 0: before it."""
+
+    record: ActionRecord
+    probable_s: float
+    latest_s: float  # it was made then or before
+
+
+def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
+    """Dry runs see what was done in earnest, but not the other way round."""
+    return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
+
+
+_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
+
+
+def _may_have_stopped(record: ActionRecord) -> bool:
+    return record.action is Action.STOP and _may_have_happened(record)
+
+
+def _may_have_happened(record: ActionRecord) -> bool:
+    return not record.dry_run and record.outcome not in _NEVER_HAPPENED
+
+
+def _no_longer_pending(record: ActionRecord) -> ActionRecord:
+    """Whoever tried it is gone; it may have happened."""
+    if record.outcome is not Outcome.PENDING:
+        return record
+    return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
+
+
+def _restored(record: ActionRecord, now: Moment) -> _Entry:
+    if record.boot_id == now.boot_id:
+        made_s = min(record.monotonic_s, now.monotonic_s)
+        return _Entry(record, made_s, made_s)
+    age_s = max(now.monotonic_s, now.unix_s - record.unix_s)
+    return _Entry(record, now.monotonic_s - age_s, 0.0)
+
+
+def _start(node: str, now: Moment) -> ActionRecord:
+    return ActionRecord(
+        id=f"{node}/start/{now.boot_id}/{now.monotonic_s:.6f}",
+        unix_s=now.unix_s,
+        monotonic_s=now.monotonic_s,
+        boot_id=now.boot_id,
+        node=node,
+        namespace="",
+        pod="",
+        pod_uid="",
+        owner="",
+        action=Action.OBSERVE,
+        rung=0,
+        dry_run=False,
+        outcome=Outcome.STARTED,
+    )
+
+
+def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
+    what = "release" if outcome is Outcome.RELEASED else decision.action.value
+    return ActionRecord(
+        id=f"{decision.pod_uid}/{what}/{now.boot_id}/{now.monotonic_s:.6f}",
+        unix_s=now.unix_s,
+        monotonic_s=now.monotonic_s,
+        boot_id=now.boot_id,
+        node=decision.node,
+        namespace=decision.namespace,
+        pod=decision.pod,
+        pod_uid=decision.pod_uid,
+        owner=decision.owner,
+        action=decision.action,
+        rung=decision.rung,
+        dry_run=decision.dry_run,
+        outcome=outcome,
+        processes=decision.processes if decision.proposed in PROCESS_ACTIONS else (),
+        rules=decision.rules,
+        counted_as=decision.counted_as,
+    )

@@ -1,0 +1,449 @@
+"""What may be done about a verdict, or every reason why not. Pure: clock and history are passed in.
+
+An action goes through these steps, of which only the first, the fourth and the records of the
+others are here::
+
+    decide(case)                 a Decision; with any objection it ends here
+    history.begin(decision)      an ActionRecord that is pending: counted from now on
+      → the evidence, with the record, is in the audit log and flushed
+    Budget.reserve(record, now)  one place of the hour, or nothing is done
+    rechecked(decision, record,  the same questions again, about a pod that has just been
+              fresh case)        fetched; with any objection nothing is done
+      → the action, with pod UID, container id, pid and start time as preconditions
+    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN or, if it came to
+                                 nothing before the action, WITHDRAWN
+      → the record, with its outcome, is in the audit log
+    Budget.give_back(record)     of what was withdrawn
+
+Whoever is killed in between finds a pending record in the audit log: ``History.restored`` takes
+it for an action that may have happened. It counts in the budget, it is not done twice. A log that
+does not reach back for an hour, or is not there, permits nothing until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from minerwatch.config.schema import Culling, Rungs
+from minerwatch.config.values import ENFORCE, OFF
+from minerwatch.culling.decision import Decision, Objection, Reason
+from minerwatch.culling.history import History
+from minerwatch.culling.proof import (
+    Proof,
+    carries,
+    exemption_text,
+    exemptions_of,
+    image_names,
+    matches_any,
+    proof_for,
+)
+from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment, Situation
+from minerwatch.model import (
+    Action,
+    Container,
+    ContainerKind,
+    Level,
+    Owner,
+    Pod,
+)
+
+ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
+"""Namespaces that no configuration opens; the agent's own is another."""
+
+_MAX_TICKS = 2
+
+_LATE_END_S = 300.0
+"""A pod whose deletion was asked for, but that may run for longer than this, is not treated as
+ending: its tenant chooses the grace period, and could run for a year in it."""
+
+_SHORTENED_GRACE_S = 30.0
+"""Grace period sent for such a pod, where none is configured."""
+
+
+# What a decision is made of.
+
+
+# What has been done.
+
+
+# The decision.
+
+
+def decide(case: Case, settings: Culling, history: History, now: Moment) -> Decision:
+    """What may be done about ``case`` at ``now``; every objection is listed, not only the first."""
+    return _question(case, settings, history, now).decision()
+
+
+def rechecked(
+    decision: Decision,
+    record: ActionRecord,
+    fresh: Case,
+    settings: Culling,
+    history: History,
+    now: Moment,
+) -> Decision:
+    """``decision`` by what is known now, once its place in the budget has been reserved.
+
+    It still acts only if nothing speaks against it and it would be decided the same way again.
+    """
+    current = _question(fresh, settings, history, now, reserved=record.id).decision()
+    is_same = (
+        decision.acts
+        and history.has_pending(record.id)
+        and (record.pod_uid, record.action) == (decision.pod_uid, decision.action)
+        and set(decision.processes) <= set(current.processes)
+        and _target(decision) == _target(current)
+    )
+    if is_same and current.acts:
+        return decision
+    changed = () if is_same else (Objection(Reason.DECISION_CHANGED, ""),)
+    return replace(decision, action=Action.OBSERVE, objections=(*current.objections, *changed))
+
+
+def _target(decision: Decision) -> tuple[object, ...]:
+    return (
+        decision.proposed,
+        decision.dry_run,
+        decision.container,
+        decision.container_id,
+        decision.pod_uid,
+        decision.namespace,
+        decision.pod,
+        decision.node,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All that a decision is made of, and what follows from it."""
+
+    case: Case
+    settings: Culling
+    history: History
+    now: Moment
+    proof: Proof
+    reserved: str  # id of the record that has its place in the budgets already; ""
+
+    @property
+    def dry_run(self) -> bool:
+        return self.settings.mode != ENFORCE or self.case.asked_dry_run
+
+    def decision(self) -> Decision:
+        case, pod = self.case, self.case.pod
+        rung, proposed = self._rung_and_action()
+        objections = tuple(
+            sorted(
+                (
+                    *self._of_settings(),
+                    *self._of_verdict(),
+                    *self._of_identity(),
+                    *self._of_choice(),
+                    *self._of_pod(),
+                    *self._of_history(),
+                    *self._of_ladder(proposed),
+                    *self._of_budgets(),
+                ),
+                key=lambda objection: list(Reason).index(objection.reason),
+            )
+        )
+        return Decision(
+            action=Action.OBSERVE if objections else proposed or Action.OBSERVE,
+            proposed=proposed or Action.OBSERVE,
+            rung=rung,
+            dry_run=self.dry_run,
+            objections=objections,
+            container=case.container.key,
+            container_id=self._carrier.container_id,
+            pod_uid=pod.uid if pod else case.container.pod_uid,
+            namespace=pod.namespace if pod else "",
+            pod=pod.name if pod else "",
+            node=case.situation.node,
+            owner=case.owner.name if case.owner else "",
+            processes=self.proof.processes,
+            grace_period_s=self._grace_period_s,
+            rules=self.proof.rules,
+            counted_as=counted_as(case.container, pod, case.owner, self.settings),
+        )
+
+    @property
+    def _grace_period_s(self) -> float | None:
+        if self.settings.grace_period is None and self._ends_late:
+            return _SHORTENED_GRACE_S
+        return self.settings.grace_period
+
+    @property
+    def _ends_late(self) -> bool:
+        """Return whether the pod is to end, but may run on for long."""
+        pod = self.case.pod
+        return (
+            pod is not None
+            and pod.is_ending
+            and pod.ends_unix_s is not None
+            and pod.ends_unix_s - self.now.unix_s > _LATE_END_S
+        )
+
+    @property
+    def _is_tenants_own(self) -> bool:
+        """Return whether the pod's tenant chooses its labels, priority and owner references."""
+        pod = self.case.pod
+        return pod is not None and matches_any(pod.namespace, self.settings.tenant_namespaces)
+
+    @property
+    def _carrier(self) -> Container:
+        return self.case.carrier or self.case.container
+
+    # What speaks against it.
+
+    def _of_settings(self) -> Iterator[Objection]:
+        situation = self.case.situation
+        if self.settings.mode == OFF:
+            yield Objection(Reason.OFF, "culling.mode")
+        hours = self.settings.active_hours
+        if hours and not any(span.include(self.now.unix_s) for span in hours):
+            yield Objection(Reason.OUTSIDE_HOURS, f"{', '.join(hours)} UTC")
+        if self.proof.is_cut_off:
+            broken = tripped(situation, self.settings)
+            counts = (f"{rule}: {count}" for rule, count in sorted(broken.items()))
+            yield Objection(Reason.CIRCUIT_BREAKER, "; ".join(counts))
+        if not situation.own_namespace:
+            yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
+        if not situation.pods_synced:
+            yield Objection(Reason.PODS_NOT_SYNCED, "")
+        if not self.dry_run and not self.history.knows_last_hour(self.now):
+            yield Objection(Reason.MEMORY_LOST, "")
+        if situation.audit_trouble:
+            yield Objection(Reason.NO_AUDIT_LOG, situation.audit_trouble)
+
+    def _of_verdict(self) -> Iterator[Objection]:
+        verdict, proof = self.case.verdict, self.proof
+        age_s = self.now.monotonic_s - verdict.at_s
+        if not 0 <= age_s <= _MAX_TICKS * self.case.situation.interval_s:
+            yield Objection(Reason.STALE_VERDICT, f"{age_s:.0f} s old")
+        if verdict.level is not Level.CONFIRMED:
+            yield Objection(Reason.NOT_CONFIRMED, f"{verdict.level.label}, {verdict.score:g}")
+        elif proof.is_cut_off:
+            return
+        elif not proof.is_cullable:
+            yield Objection(
+                Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}"
+            )
+        elif not proof.is_held:
+            yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
+
+    def _of_identity(self) -> Iterator[Objection]:
+        container, carrier, pod = self.case.container, self._carrier, self.case.pod
+        if container.kind is not ContainerKind.POD:
+            yield Objection(Reason.NOT_A_POD, container.kind.value)
+        if self.case.verdict.container != container.key:
+            yield Objection(Reason.CONTAINER_MISMATCH, "another cgroup")
+        elif not carries(carrier, container):
+            yield Objection(Reason.CONTAINER_MISMATCH, "not nested in the pod's container")
+        if pod is None:
+            yield Objection(Reason.POD_UNKNOWN, container.pod_uid)
+            return
+        if not container.pod_uid or container.pod_uid not in (pod.uid, pod.mirror_uid):
+            yield Objection(Reason.POD_MISMATCH, f"{container.pod_uid or 'none'}, not {pod.uid}")
+        elif pod.node != self.case.situation.node:
+            yield Objection(Reason.POD_MISMATCH, f"on node {pod.node}")
+        if not image_names(pod, carrier):
+            yield Objection(Reason.CONTAINER_MISMATCH, "not among the pod's containers")
+
+    def _of_choice(self) -> Iterator[Objection]:
+        """Whom the operator means."""
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return
+        if pod.uid == self.case.situation.own_pod_uid:
+            yield Objection(Reason.OWN_POD, "")
+        protected = protected_namespaces(settings, self.case.situation.own_namespace)
+        if matches_any(pod.namespace, protected):
+            yield Objection(Reason.PROTECTED_NAMESPACE, pod.namespace)
+        if not matches_any(pod.namespace, settings.namespaces):
+            yield Objection(Reason.NAMESPACE_NOT_ALLOWED, pod.namespace)
+        if not self._is_tenants_own and not settings.selector.matches(pod.labels):
+            yield Objection(Reason.NOT_SELECTED, settings.selector)
+        if self.proof.exemption is not None:
+            yield Objection(Reason.EXEMPT, exemption_text(self.proof.exemption))
+
+    def _of_pod(self) -> Iterator[Objection]:
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return
+        if pod.mirror_uid and pod.mirror_uid == self.case.container.pod_uid:
+            # By the kernel: the kubelet names a static pod's cgroup after the file's uid, any
+            # other pod's after the uid that the API server gave it.
+            yield Objection(Reason.STATIC_POD, "")
+        if not self._is_tenants_own:
+            yield from self._of_controller(pod)
+        age_s = self.now.unix_s - pod.created_unix_s
+        if not age_s >= settings.minimum_age:
+            yield Objection(Reason.TOO_YOUNG, f"{age_s:.0f} s, {settings.minimum_age:g} s at least")
+        if pod.phase in ("Succeeded", "Failed") or (pod.is_ending and not self._ends_late):
+            yield Objection(Reason.POD_ENDING, pod.phase)
+
+    def _of_controller(self, pod: Pod) -> Iterator[Objection]:
+        """References and priorities that anybody may set count only if the API confirms them."""
+        if not claims_protection(pod):
+            return
+        if self.case.is_controlled is None:
+            yield Objection(Reason.CONTROLLER_UNKNOWN, "")
+        elif self.case.is_controlled:
+            if _controller_kind(pod) == "DaemonSet":
+                yield Objection(Reason.DAEMON_SET_POD, "")
+            if _has_critical_priority(pod):
+                yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
+
+    def _of_history(self) -> Iterator[Objection]:
+        pod = self.case.pod
+        if pod is None:
+            return
+        if self.history.is_released(pod.uid):
+            yield Objection(Reason.RELEASED, "")
+        if self.history.is_pending(pod.uid, without=self.reserved):
+            yield Objection(Reason.ACTION_PENDING, "")
+        last_s = self.history.last_try_s(
+            pod.uid, self.now, dry_run=self.dry_run, without=self.reserved
+        )
+        if last_s is not None and not last_s >= self.settings.pause:
+            pause = f"{last_s:.0f} s ago, {self.settings.pause:g} s at least"
+            yield Objection(Reason.TOO_SOON, pause)
+
+    def _of_ladder(self, proposed: Action | None) -> Iterator[Objection]:
+        if proposed is None:
+            if self.case.pod is not None:
+                yield Objection(Reason.NO_LADDER, "")
+        elif proposed is Action.OBSERVE:
+            yield Objection(Reason.OBSERVE_ONLY, "")
+        elif proposed in PROCESS_ACTIONS and not self.proof.processes:
+            yield Objection(Reason.NO_PROCESS, proposed.value)
+        elif self._is_in_effect(proposed):
+            yield Objection(Reason.ALREADY_DONE, proposed.value)
+        elif self._is_shown(proposed):
+            yield Objection(Reason.ALREADY_DONE, f"{proposed.value}, in a dry run")
+
+    def _is_shown(self, proposed: Action) -> bool:
+        """Whether this dry run has been made; in earnest the pod would be gone, or held."""
+        pod, processes = self.case.pod, self.proof.processes
+        return (
+            self.dry_run
+            and pod is not None
+            and self.history.has_dry_run(pod.uid, proposed, processes, without=self.reserved)
+        )
+
+    def _is_in_effect(self, proposed: Action) -> bool:
+        """Whether doing it again would change nothing; a tenant's own doing never counts."""
+        pod, processes = self.case.pod, self.proof.processes
+        if pod is None:
+            return False
+        if proposed is Action.LABEL:
+            label = self.settings.quarantine_label
+            return self.history.has_labelled(pod.uid) and pod.labels.get(label.key) == label.value
+        return proposed is Action.STOP and self.case.stopped.issuperset(processes)
+
+    def _of_budgets(self) -> Iterator[Objection]:
+        budget, left = self.settings.budget, self.case.situation.cluster_budget_left
+        spent = self.history.spent(self.now, dry_run=self.dry_run, without=self.reserved)
+        if spent >= budget.per_node:
+            yield Objection(Reason.NODE_BUDGET_SPENT, f"{spent} of {budget.per_node}")
+        if self.reserved:
+            return
+        if left is None:
+            yield Objection(Reason.CLUSTER_BUDGET_UNKNOWN, "")
+        elif left <= 0 or budget.per_cluster <= 0:
+            yield Objection(Reason.CLUSTER_BUDGET_SPENT, f"{budget.per_cluster} an hour")
+
+    # What follows.
+
+    def _rung_and_action(self) -> tuple[int, Action | None]:
+        pod, settings = self.case.pod, self.settings
+        if pod is None:
+            return 0, self.case.asked
+        owner = self.case.owner.name if self.case.owner else ""
+        repeat = settings.repeat_offenders
+        offences = self.history.offences(pod, owner, repeat.window, self.now, dry_run=self.dry_run)
+        rungs = next(self._ladders(pod), None)
+        if rungs is None:
+            return 0, self.case.asked
+        rung = min(offences // repeat.actions, len(rungs.actions) - 1)
+        is_first = rungs.actions[rung] is Action.DELETE and rung > 0
+        if is_first and not self.history.has_touched(pod, dry_run=self.dry_run):
+            rung -= 1  # others of the owner were warned, this pod was not; delete comes last
+        return rung, self.case.asked or rungs.actions[rung]
+
+    def _ladders(self, pod: Pod) -> Iterator[Rungs]:
+        # Exempted findings count here: an exemption must never lead to another action.
+        score = max(self.proof.full_score, Level.CONFIRMED.value)
+        return (
+            rungs
+            for rungs in self.settings.ladder
+            if matches_any(pod.namespace, rungs.namespaces) and score >= rungs.score
+        )
+
+
+def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
+    """Return the rules that flag so many owners at once that they must be wrong, and how many."""
+    breaker = settings.circuit_breaker
+    broken = {}
+    for rule, count in situation.flagged.items():
+        if count >= breaker.at_least and not count <= breaker.share * situation.owners:
+            broken[rule] = f"{count} of {situation.owners} owners on this node"
+    for rule, count in situation.cluster_flagged.items():
+        if count >= breaker.cluster_owners:
+            broken[rule] = f"{count} owners in the cluster"
+    return broken
+
+
+def counted_as(
+    container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
+) -> str:
+    """Return the owner that the circuit breaker counts for a container."""
+    if pod is None:
+        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
+    return pod_counted_as(pod, owner, settings)
+
+
+def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
+    """Return the owner that the circuit breaker counts for a pod.
+
+    It is the namespace where no owner is known, and where tenants could make up owners in order
+    to look like many.
+    """
+    if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
+        return f"namespace {pod.namespace}"
+    return f"{pod.namespace}/{owner.name}"
+
+
+def claims_protection(pod: Pod) -> bool:
+    """Return whether the pod says of itself that it must not be touched."""
+    return _controller_kind(pod) == "DaemonSet" or _has_critical_priority(pod)
+
+
+def _controller_kind(pod: Pod) -> str:
+    return next((owner.kind for owner in pod.owners if owner.is_controller), "")
+
+
+def _has_critical_priority(pod: Pod) -> bool:
+    return fnmatchcase(pod.priority_class, "system-*-critical")
+
+
+def _question(
+    case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
+) -> _Question:
+    carrier = case.carrier or case.container
+    exemptions = tuple(exemptions_of(case.pod, case.owner, carrier, settings, now))
+    proof = proof_for(case, exemptions, frozenset(tripped(case.situation, settings)), settings.hold)
+    return _Question(case, settings, history, now, proof, reserved)
+
+
+# What counts as proof.
+
+
+# What is what.
+
+
+def protected_namespaces(settings: Culling, own_namespace: str) -> tuple[str, ...]:
+    """Patterns of the namespaces in which nothing is ever done."""
+    own = (own_namespace,) if own_namespace else ()
+    return (*ALWAYS_PROTECTED, *own, *settings.protected_namespaces)

@@ -1,0 +1,195 @@
+"""Findings that justify an action, and the exemptions that take them away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from fnmatch import fnmatchcase
+
+from minerwatch.config.schema import Culling, Exemption
+from minerwatch.culling.records import Case, Moment
+from minerwatch.detection.judge import is_cullable, score_of, signal_scores
+from minerwatch.model import (
+    Container,
+    ContainerKind,
+    Finding,
+    Maturity,
+    Owner,
+    Pod,
+    ProcessId,
+    Signal,
+    Verdict,
+)
+
+_DAY_S = 86400
+
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+_WILDCARDS = frozenset("*?[")
+
+
+def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
+    """Return the findings that may count towards culling: of stable rules, but not behaviour."""
+    return tuple(
+        finding
+        for finding in verdict.findings
+        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
+    )
+
+
+def rules_that_flag(
+    verdict: Verdict,
+    container: Container,
+    pod: Pod | None,
+    owner: Owner | None,
+    settings: Culling,
+    now: Moment,
+) -> frozenset[str]:
+    """Return the rules that the circuit breaker counts for a container.
+
+    What the operator has exempted is no sign that a rule is wrong.
+    """
+    exemptions = tuple(exemptions_of(pod, owner, container, settings, now))
+    if any(not exemption.rules for exemption in exemptions):
+        return frozenset()
+    return frozenset(
+        finding.rule
+        for finding in counting_findings(verdict)
+        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Findings of stable rules, without those of exempted rules and of rules that tripped."""
+
+    score: float
+    full_score: float  # those of exempted rules counted
+    signals: str
+    is_cullable: bool
+    is_held: bool  # by findings that have all held for the time that is asked for
+    is_cut_off: bool  # it would be proof enough without the circuit breaker
+    processes: tuple[ProcessId, ...]  # that are cullable each by itself, and have been as long
+    exemption: Exemption | None  # but for which there would be proof enough, or a pod to act on
+    rules: tuple[str, ...]  # whose findings count
+
+
+def proof_for(
+    case: Case, exemptions: tuple[Exemption, ...], broken: frozenset[str], hold_s: float
+) -> Proof:
+    """Return the findings that justify an action, and the exemption that forbids it."""
+    verdict, held = case.verdict, case.held
+    stable = sorted(
+        (finding for finding in verdict.findings if finding.maturity is Maturity.STABLE), key=_order
+    )
+    meant = [
+        finding
+        for finding in stable
+        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+    ]
+    counted = [finding for finding in meant if finding.rule not in broken]
+    scores = signal_scores(counted)
+    exemption = next((each for each in exemptions if not each.rules), None)
+    if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, meant):
+        exemption = next(
+            each for each in exemptions if any(_speaks_of(each, finding) for finding in stable)
+        )
+    is_cullable = _is_cullable(verdict, counted)
+    return Proof(
+        score=score_of(counted),
+        full_score=score_of(stable),
+        signals=", ".join(scores),
+        is_cullable=is_cullable,
+        is_held=_is_cullable(verdict, [f for f in counted if held.of_container(f) >= hold_s]),
+        is_cut_off=not is_cullable and _is_cullable(verdict, meant),
+        processes=tuple(_culprits(verdict, [f for f in counted if held.of_process(f) >= hold_s])),
+        exemption=exemption,
+        rules=tuple(sorted({finding.rule for finding in counted})),
+    )
+
+
+def _culprits(verdict: Verdict, findings: list[Finding]) -> Iterator[ProcessId]:
+    """Processes that would be cullable were they alone in their container, by pid."""
+    processes = {finding.process for finding in findings if finding.process is not None}
+    for process in sorted(processes):
+        own = [finding for finding in findings if finding.process in (process, None)]
+        if _is_cullable(verdict, own):
+            yield process
+
+
+def _is_cullable(verdict: Verdict, findings: list[Finding]) -> bool:
+    return is_cullable(replace(verdict, findings=tuple(findings)))
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    """The order in which scores are joined: rounding must not depend on that of the findings."""
+    return (finding.signal, -finding.score, finding.rule, finding.process or (-1, 0))
+
+
+def exemptions_of(
+    pod: Pod | None, owner: Owner | None, carrier: Container, settings: Culling, now: Moment
+) -> Iterator[Exemption]:
+    """Those that are in force today and mean this pod."""
+    today = now.unix_s // _DAY_S + _EPOCH_ORDINAL
+    for exemption in settings.exemptions:
+        is_over = exemption.until is not None and today > exemption.until.toordinal()
+        if pod is not None and not is_over and _is_meant(exemption, pod, owner, carrier, settings):
+            yield exemption
+
+
+def _is_meant(
+    exemption: Exemption, pod: Pod, owner: Owner | None, carrier: Container, settings: Culling
+) -> bool:
+    """By all that the exemption says of pods; what it says of rules is for ``proof_for``."""
+    pods = exemption.pods
+    if matches_any(pod.namespace, settings.tenant_namespaces):
+        # What a tenant can give to any number of pods exempts none: labels, owners, images, and
+        # names by pattern. A whole name is one pod at a time.
+        if exemption.selector.strip() or exemption.owners or exemption.images:
+            return False
+        pods = tuple(name for name in pods if not _WILDCARDS & set(name))
+        if exemption.pods and not pods:
+            return False
+    asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+        (exemption.namespaces, (pod.namespace,)),
+        (pods, (pod.name,)),
+        (exemption.owners, (owner.name,) if owner else ()),
+        (exemption.images, image_names(pod, carrier)),
+    )
+    return exemption.selector.matches(pod.labels) and all(
+        not patterns or any(matches_any(name, patterns) for name in names)
+        for patterns, names in asked
+    )
+
+
+def _speaks_of(exemption: Exemption, finding: Finding) -> bool:
+    return any(matches_any(name, exemption.rules) for name in (finding.rule, finding.title))
+
+
+def exemption_text(exemption: Exemption) -> str:
+    """Return the reason of an exemption, and its last day."""
+    until = f", until {exemption.until.isoformat()}" if exemption.until else ""
+    return f"{exemption.reason}{until}"
+
+
+def carries(carrier: Container, container: Container) -> bool:
+    """Return True if ``container`` is ``carrier`` or nested in it."""
+    return carrier == container or (
+        carrier.kind is ContainerKind.POD
+        and carrier.pod_uid == container.pod_uid
+        and container.cgroup.startswith(f"{carrier.cgroup}/")
+    )
+
+
+def image_names(pod: Pod, carrier: Container) -> tuple[str, ...]:
+    """What the pod's container may be called by; empty if the pod has no such container."""
+    for container in pod.containers:
+        if container.container_id and container.container_id == carrier.container_id:
+            return container.image, container.image_digest
+    return ()
+
+
+def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return True if one of the shell patterns matches."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

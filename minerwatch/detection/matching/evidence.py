@@ -1,0 +1,176 @@
+"""What of a process's facts made a rule hold, and which of its conditions do and do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import re2
+
+from minerwatch.detection.condition import (
+    All,
+    Any,
+    Condition,
+    How,
+    Not,
+    Predicate,
+    Text,
+    predicates,
+)
+from minerwatch.detection.predicate import encodable, holds, predicate_holds, regex_options
+from minerwatch.detection.sigma.rule import Rule
+from minerwatch.model import Facts, FactValue
+from minerwatch.untrusted_text.excerpts import matched_words
+from minerwatch.untrusted_text.redaction import redacted
+
+OBSERVED_LENGTH = 200
+"""Characters of a text that are kept as evidence, around what matched."""
+
+_LINES = frozenset({"CommandLine", "ParentCommandLine", "Arguments"})
+_WILDCARDS = re.compile(r"[*?]|\\\\.")
+_INNER_BLANKS = re.compile(r"[ \t\n\r\f\v]")
+
+MAX_EXPLAINED = 6
+"""Conditions of one group that an explanation shows; a list of names may have thousands."""
+
+
+def explain(rule: Rule, facts: Facts) -> str:
+    """The rule's conditions as an indented tree: which of them hold on ``facts``, and on what."""
+    return "\n".join(_explained(rule.condition, facts, 0))
+
+
+def _explained(
+    condition: Condition, facts: Facts, depth: int, *, decides: bool = True
+) -> Iterator[str]:
+    """The tree's lines; what is large and does not decide the outcome is folded into one."""
+    is_held = holds(condition, facts)
+    start = "  " * depth + ("+ " if is_held else "- ")
+    if isinstance(condition, All | Any | Not):
+        start += _LINKS[type(condition)]
+        count = sum(1 for _ in predicates(condition))
+        if count > MAX_EXPLAINED and not decides:
+            yield f"{start} … ({count:,} conditions)"
+            return
+    match condition:
+        case All(conditions) | Any(conditions):
+            yield start
+            yield from _explained_group(conditions, facts, depth + 1, is_held=is_held)
+        case Not(inner):
+            yield start
+            yield from _explained(inner, facts, depth + 1, decides=decides)
+        case _:
+            seen = "absent" if condition.field not in facts else repr(_seen(condition, facts))
+            asked = _excerpt(condition.describe(), 0)
+            yield f"{start}{condition.field} {asked}; observed: {seen}"
+
+
+_LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
+
+
+def _explained_group(
+    conditions: tuple[Condition, ...], facts: Facts, depth: int, *, is_held: bool
+) -> Iterator[str]:
+    """Conditions below "all of" or "any of", and how many of them are not shown.
+
+    Those that hold or fail like the whole group are why it does, so they go first.
+    """
+    held = [holds(inner, facts) for inner in conditions]
+    ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
+    for place in sorted(ranked[:MAX_EXPLAINED]):
+        yield from _explained(conditions[place], facts, depth, decides=held[place] is is_held)
+    left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
+    for mark, outcome in (("+", True), ("-", False)):
+        if outcome in left_out:
+            yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
+
+
+def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
+    """Return what the field was, as it may be told; of a list the element that matched.
+
+    Of a command line the words that matched, not the line around them, which may hold secrets.
+    """
+    value = facts.get(predicate.field, "")
+    if predicate.field in _LINES and isinstance(predicate, Text):
+        return matched_words(*_line_and_hits(predicate, facts))
+    value = _element(predicate, facts) if isinstance(value, tuple) else value
+    return redacted(_excerpt(value, _hit(predicate, value))) if isinstance(value, str) else value
+
+
+def _seen(predicate: Predicate, facts: Facts) -> FactValue:
+    """Return what a rule's author is shown."""
+    value = facts[predicate.field]
+    if isinstance(value, tuple):
+        if not predicate_holds(predicate, facts):
+            return tuple(_excerpt(element, 0) for element in value[:8])
+        value = _element(predicate, facts)
+    return _excerpt(value, _hit(predicate, value)) if isinstance(value, str) else value
+
+
+def _element(predicate: Predicate, facts: Facts) -> str:
+    """Return the element of a list that matched, or the first."""
+    value = facts[predicate.field]
+    elements = value if isinstance(value, tuple) else ()
+    alone = ((each, {**facts, predicate.field: (each,)}) for each in elements)
+    hits = (each for each, one in alone if predicate_holds(predicate, one))
+    return next(hits, elements[0] if elements else "")
+
+
+def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, int]]]:
+    """Return a command line and where the predicate matched in it; a list's as one line."""
+    value = facts.get(predicate.field, "")
+    if isinstance(value, str):
+        return value, _hits(predicate, value)
+    if not isinstance(value, tuple):
+        return str(value), [(0, len(str(value)))]
+    element = _element(predicate, facts)
+    place = value.index(element) if element in value else 0
+    apart = [_INNER_BLANKS.sub("\u00a0", each) for each in value]
+    start = sum(len(each) + 1 for each in apart[:place])
+    hits = _hits(predicate, apart[place] if apart else "") or [(0, len(element))]
+    return " ".join(apart), [(start + begin, start + end) for begin, end in hits]
+
+
+def _hit(predicate: Predicate, text: str) -> int:
+    """Return where in a text the predicate matched, as near as is cheap."""
+    if not isinstance(predicate, Text) or len(text) <= OBSERVED_LENGTH:
+        return 0
+    if predicate.how is How.ENDSWITH:
+        return len(text)
+    return next((start for start, _ in _hits(predicate, text)), 0)
+
+
+def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
+    """Return where the predicate matched: of a wildcard pattern, where its literal pieces stand."""
+    pattern = predicate.pattern
+    match predicate.how:
+        case How.STARTSWITH:
+            return [(0, len(pattern))]
+        case How.ENDSWITH:
+            return [(max(0, len(text) - len(pattern)), len(text))]
+        case How.REGEX:
+            found = re2.compile(pattern, regex_options()).search(encodable(text))
+            return [found.span()] if found else []
+        case How.CONTAINS:
+            return _found(text, [pattern])
+        case How.WILDCARD:
+            return _found(text, _WILDCARDS.split(pattern))
+    return [(0, len(text))]
+
+
+def _found(text: str, pieces: list[str]) -> list[tuple[int, int]]:
+    """Return where ``pieces`` stand in ``text``, one after the other."""
+    low, past, hits = text.lower(), 0, []
+    for piece in filter(None, pieces):
+        start = low.find(piece.lower(), past)
+        if start >= 0:
+            past = start + len(piece)
+            hits.append((start, past))
+    return hits or [(0, 0)]
+
+
+def _excerpt(text: str, hit: int) -> str:
+    if len(text) <= OBSERVED_LENGTH:
+        return text
+    start = max(0, min(hit - OBSERVED_LENGTH // 4, len(text) - OBSERVED_LENGTH))
+    end = start + OBSERVED_LENGTH
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")

@@ -1,0 +1,1 @@
+"""Sigma files to rules."""

@@ -1,0 +1,448 @@
+"""The ``detection`` of a Sigma rule -> Condition.
+
+pySigma parses it and applies the modifiers; what comes out is a condition tree of our own, so that
+nothing of pySigma stays in memory. pySigma costs 200 ms and 13 MiB, so it is imported when the
+first rule is read and not before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import product
+from typing import TYPE_CHECKING
+
+from minerwatch.detection.condition import (
+    Absent,
+    Comparison,
+    Condition,
+    Flag,
+    How,
+    Network,
+    Not,
+    Number,
+    Present,
+    SameAs,
+    Text,
+    all_of,
+    any_of,
+    escaped_wildcards,
+    predicates,
+    regex_literal,
+)
+from minerwatch.detection.sigma.dialect import regex_problem
+from minerwatch.detection.sigma.lists import Lists
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
+from minerwatch.errors import RuleError
+
+if TYPE_CHECKING:
+    from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaRule
+    from sigma.types import SigmaRegularExpression, SigmaString, SigmaType
+
+KEYWORD_FIELD = "CommandLine"
+"""Where searches that name no field look."""
+
+_PLACEHOLDER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_MAX_PREDICATES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A rule as its author wrote it: named selections, and a condition over their names."""
+
+    text: str  # the condition's
+    logic: Condition  # each selection stands as ``Present(its name)``
+    selections: Mapping[str, Condition]
+    lines: Mapping[str, int]
+
+
+def parsed_by_sigma(document: Document) -> SigmaRule:
+    """Return pySigma's own rule; its complaints point at the key that they are about."""
+    from sigma.exceptions import SigmaError
+    from sigma.rule import SigmaRule
+
+    content = {key: value for key, value in document.content.items() if key != "minerwatch"}
+    with _sigma_errors(document, "detection"):
+        try:
+            return SigmaRule.from_dict(content)
+        except SigmaError as error:
+            at = _header_key(error)
+            if at is None or at not in document.content:
+                _try_each_item(document)
+                at = "detection"
+            raise document.error(_first_line(error), at) from error
+    raise AssertionError  # pragma: no cover
+
+
+@contextmanager
+def _sigma_errors(document: Document, *at: str | int) -> Iterator[None]:
+    """Whatever pySigma stumbles over becomes an error of the file, at this key."""
+    try:
+        yield
+    except RuleError:
+        raise
+    except RecursionError as error:
+        raise document.error("nested too deeply", *at) from error
+    # pySigma raises what it happens to trip on (AttributeError, KeyError, …) when a value has a
+    # type that it did not expect, and a rule file must never stop the agent.
+    except Exception as error:
+        raise document.error(_first_line(error), *at) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _header_key(error: Exception) -> str | None:
+    """The top-level key that a pySigma exception is named after (SigmaTagError: tags)."""
+    name = type(error).__name__.removeprefix("Sigma").removesuffix("Error").lower()
+    names = {
+        "tag": "tags",
+        "identifier": "id",
+        "value": "tags",
+        **{key: key for key in ("level", "status", "date", "modified", "title", "author", "name")},
+        **{key: key for key in ("description", "references", "related", "scope", "license")},
+        **{key: key for key in ("falsepositives", "fields", "logsource", "taxonomy")},
+    }
+    return names.get(name)
+
+
+def _try_each_item(document: Document) -> None:
+    """Raise the error of the first selection that pySigma does not take."""
+    detection = document.content["detection"]
+    assert isinstance(detection, dict)  # noqa: S101  # checked before pySigma was asked
+    for name, definition in detection.items():
+        if name != "condition":
+            _try_definition(document, definition, ("detection", name))
+
+
+def _try_definition(document: Document, definition: Value, at: KeyPath) -> None:
+    from sigma.rule import SigmaDetection, SigmaDetectionItem
+
+    if isinstance(definition, dict):
+        for key, value in definition.items():
+            with _sigma_errors(document, *at, key):
+                SigmaDetectionItem.from_mapping(key, value)
+    elif isinstance(definition, list):
+        for index, inner in enumerate(definition):
+            _try_definition(document, inner, (*at, index))
+    else:
+        with _sigma_errors(document, *at):
+            SigmaDetection.from_definition(definition)  # type: ignore[arg-type]
+
+
+class DetectionReader:
+    """Turns pySigma's parsed condition and selections into a condition of our own."""
+
+    def __init__(self, document: Document, lists: Lists) -> None:
+        self._document = document
+        self._lists = lists
+        self._selections: dict[str, Condition] = {}
+        self._names: tuple[str, ...] = ()
+        self._predicates = 0
+        self.lists_used: set[str] = set()
+        self.field_lines: dict[str, int] = {}
+
+    def condition(self, rule: SigmaRule) -> Condition:
+        """The rule's condition; of several, any one."""
+        detections = rule.detection
+        self._names = tuple(detections.detections)
+        for name, detection in detections.detections.items():
+            self._selections[name] = self._selection(detection, ("detection", name))
+        used: set[str] = set()
+        with _sigma_errors(self._document, "detection", "condition"):
+            parsed = tuple(
+                self._logic(condition.parse(postprocess=False), rule, used)
+                for condition in detections.parsed_condition
+            )
+        self._names = tuple(name for name in self._names if name not in used)
+        whole = any_of(parsed)
+        if sum(1 for _ in predicates(whole)) > _MAX_PREDICATES:
+            reason = "condition: the selections expand to more than any rule needs"
+            raise self._document.error(reason, "detection", "condition")
+        return whole
+
+    def outline(self, rule: SigmaRule) -> Outline:
+        """Selections and condition apart from each other."""
+        self.condition(rule)
+        selections = self._selections
+        self._selections = {name: Present(name) for name in selections}
+        texts = [condition.condition for condition in rule.detection.parsed_condition]
+        logic = tuple(
+            self._logic(condition.parse(postprocess=False), rule, set())
+            for condition in rule.detection.parsed_condition
+        )
+        lines = {name: self._document.line("detection", name) for name in selections}
+        return Outline(" or ".join(texts), any_of(logic), selections, lines)
+
+    def unused_selections(self) -> tuple[str, ...]:
+        """The selections that no condition names."""
+        return self._names
+
+    def _logic(self, parsed: object, rule: SigmaRule, used: set[str]) -> Condition:
+        from sigma.conditions import (
+            ConditionAND,
+            ConditionIdentifier,
+            ConditionItem,
+            ConditionNOT,
+            ConditionOR,
+            ConditionSelector,
+        )
+
+        if isinstance(parsed, ConditionIdentifier):
+            return self._named(parsed.identifier, used)
+        if isinstance(parsed, ConditionSelector):
+            return self._selector(parsed.args[0], parsed.args[1], used)
+        assert isinstance(parsed, ConditionItem)  # noqa: S101  # pySigma has no other kind
+        inner = tuple(self._logic(arg, rule, used) for arg in parsed.args)
+        if isinstance(parsed, ConditionNOT):
+            return Not(inner[0])
+        assert isinstance(parsed, ConditionAND | ConditionOR)  # noqa: S101
+        return all_of(inner) if isinstance(parsed, ConditionAND) else any_of(inner)
+
+    def _named(self, name: str, used: set[str]) -> Condition:
+        if name not in self._selections:
+            near = get_close_matches(name, self._selections, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            reason = f"condition: no selection is named {name!r}{hint}"
+            raise self._document.error(reason, "detection", "condition")
+        used.add(name)
+        return self._selections[name]
+
+    def _selector(self, quantifier: str, pattern: str, used: set[str]) -> Condition:
+        """``1 of x*``, ``all of them``: selections that begin with ``_`` must be asked for so."""
+        wanted = re.compile(
+            ".*" if pattern == "them" else re.escape(pattern).replace(r"\*", ".*"), re.DOTALL
+        )
+        names = [
+            name
+            for name in self._selections
+            if wanted.fullmatch(name) and (pattern.startswith("_") or not name.startswith("_"))
+        ]
+        if not names:
+            reason = f"condition: '{quantifier} of {pattern}' finds no selection"
+            raise self._document.error(reason, "detection", "condition")
+        chosen = tuple(self._named(name, used) for name in names)
+        return all_of(chosen) if quantifier == "all" else any_of(chosen)
+
+    def _selection(self, detection: SigmaDetection, at: KeyPath) -> Condition:
+        from sigma.conditions import ConditionAND
+        from sigma.rule import SigmaDetectionItem
+
+        inner: list[Condition] = []
+        for index, item in enumerate(detection.detection_items):
+            if isinstance(item, SigmaDetectionItem):
+                inner.append(self._item(item, self._item_path(at, index)))
+            else:
+                inner.append(self._selection(item, (*at, index)))
+        linked = all_of if detection.item_linking is ConditionAND else any_of
+        return linked(tuple(inner))
+
+    def _item_path(self, at: KeyPath, index: int) -> KeyPath:
+        """Where the file has the item: pySigma keeps their order, but not their keys."""
+        node: Value = self._document.content
+        for key in at:
+            node = node[key] if isinstance(node, dict | list) else None  # type: ignore[index]
+        return (*at, list(node)[index]) if isinstance(node, dict) else at
+
+    def _item(self, item: SigmaDetectionItem, at: KeyPath) -> Condition:
+        from sigma.conditions import ConditionAND
+
+        name = item.field or KEYWORD_FIELD
+        self.field_lines.setdefault(name, self._document.line(*at))
+        with _sigma_errors(self._document, *at):
+            each = tuple(
+                condition
+                for value in item.value
+                for condition in self._conditions(name, value, at, keyword=item.field is None)
+            )
+        linked = all_of if item.value_linking is ConditionAND else any_of
+        condition = linked(each)
+        return all_of((Present(name), Not(condition))) if item.negated else condition
+
+    def _conditions(
+        self,
+        name: str,
+        value: SigmaType,
+        at: KeyPath,
+        *,
+        keyword: bool,
+    ) -> Iterator[Condition]:
+        """What one value asks for: several conditions where a placeholder stands in it."""
+        from sigma.types import SigmaExpansion, SigmaRegularExpression, SigmaString
+
+        if isinstance(value, SigmaExpansion):
+            yield any_of(
+                tuple(
+                    condition
+                    for inner in value.values
+                    for condition in self._conditions(name, inner, at, keyword=keyword)
+                )
+            )
+        elif isinstance(value, SigmaString):
+            yield from self._texts(name, value, at, keyword=keyword)
+        elif isinstance(value, SigmaRegularExpression):
+            yield from self._regexes(name, value, at)
+        else:
+            yield self._single(name, value, at, keyword=keyword)
+
+    def _single(
+        self,
+        name: str,
+        value: SigmaType,
+        at: KeyPath,
+        *,
+        keyword: bool,
+    ) -> Condition:
+        from sigma.types import (
+            SigmaBool,
+            SigmaCIDRExpression,
+            SigmaCompareExpression,
+            SigmaExists,
+            SigmaFieldReference,
+            SigmaNull,
+            SigmaNumber,
+        )
+
+        if keyword and isinstance(value, SigmaNumber):
+            return Text(name, How.CONTAINS, str(value))
+        match value:
+            case SigmaNull():
+                return Absent(name)
+            case SigmaExists():
+                return Present(name) if value.exists else Absent(name)
+            case SigmaBool():
+                return Flag(name, value.boolean)
+            case SigmaNumber():
+                return Number(name, Comparison.EQUAL, value.number)
+            case SigmaCompareExpression():
+                return Number(name, _COMPARISONS[value.op.name], value.number.number)
+            case SigmaCIDRExpression():
+                return Network(name, value.network)
+            case SigmaFieldReference():
+                return SameAs(
+                    name,
+                    _how(starts_with=value.starts_with, ends_with=value.ends_with),
+                    value.field,
+                )
+        raise self._document.error(f"{at[-1]}: this kind of value is not supported", *at)
+
+    def _texts(
+        self,
+        name: str,
+        value: SigmaString,
+        at: KeyPath,
+        *,
+        keyword: bool,
+    ) -> Iterator[Condition]:
+        from sigma.types import SigmaCasedString
+
+        cased = isinstance(value, SigmaCasedString)
+        for parts in self._expanded(value, at):
+            if keyword:
+                parts = (None, *parts, None)
+            yield _text_condition(name, parts, cased=cased)
+
+    def _regexes(self, name: str, value: SigmaRegularExpression, at: KeyPath) -> Iterator[Text]:
+        flags = "".join(sorted(value.sigma_to_re_flag[flag] for flag in value.flags))
+        prefix = f"(?{flags})" if flags else ""
+        for parts in self._expanded(value.regexp, at, literal=regex_literal):
+            pattern = prefix + "".join(
+                "*" if part is None else "?" if part is _ONE else str(part) for part in parts
+            )
+            problem = regex_problem(pattern)
+            if problem:
+                raise self._document.error(f"{at[-1]}: {problem}", *at)
+            yield Text(name, How.REGEX, pattern, cased=True)
+
+    def _expanded(
+        self, value: SigmaString, at: KeyPath, literal: _Quote = str
+    ) -> Iterator[tuple[_Part, ...]]:
+        """The value's parts, once for every choice of entries for its placeholders."""
+        from sigma.types import Placeholder, SpecialChars
+
+        choices: list[tuple[_Part, ...]] = []
+        for part in value.s:
+            if isinstance(part, Placeholder):
+                choices.append(tuple(literal(entry) for entry in self._entries(part.name, at)))
+            elif part is SpecialChars.WILDCARD_MULTI:
+                choices.append((None,))
+            elif part is SpecialChars.WILDCARD_SINGLE:
+                choices.append((_ONE,))
+            else:
+                choices.append((str(part),))
+        for parts in product(*choices):
+            self._predicates += 1
+            if self._predicates > _MAX_PREDICATES:
+                raise self._document.error("placeholders expand to too many patterns", *at)
+            yield parts
+
+    def _entries(self, name: str, at: KeyPath) -> tuple[str, ...]:
+        if not _PLACEHOLDER_NAME.fullmatch(name):
+            raise self._document.error(f"%{name}% is not the name of a list", *at)
+        if name in self._lists.broken:
+            raise self._lists.broken[name]
+        entries = self._lists.entries.get(name)
+        if entries is None:
+            looked = ", ".join(str(folder / f"{name}.txt") for folder in self._lists.folders)
+            raise self._document.error(f"no list for %{name}%: looked for {looked}", *at)
+        if not entries:
+            raise self._document.error(f"the list for %{name}% has no entries", *at)
+        self.lists_used.add(name)
+        return entries
+
+
+class _One:
+    """Stands for the wildcard ``?`` among a text's parts; ``None`` stands for ``*``."""
+
+
+_ONE = _One()
+_Part = str | _One | None
+_Quote = Callable[[str], str]
+
+_COMPARISONS = {
+    "LT": Comparison.LESS,
+    "LTE": Comparison.LESS_OR_EQUAL,
+    "GT": Comparison.GREATER,
+    "GTE": Comparison.GREATER_OR_EQUAL,
+}
+
+
+def _how(*, starts_with: bool, ends_with: bool) -> How:
+    """What pySigma's two marks of a field reference say."""
+    if starts_with and ends_with:
+        return How.CONTAINS
+    if starts_with:
+        return How.STARTSWITH
+    return How.ENDSWITH if ends_with else How.EQUALS
+
+
+def _text_condition(name: str, parts: Iterable[_Part], *, cased: bool) -> Condition:
+    """The simplest predicate that says what literal text and wildcards say."""
+    merged: list[_Part] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        elif part is not None or not merged or merged[-1] is not None:
+            merged.append(part)
+    match merged:
+        case []:
+            return Text(name, How.EQUALS, "", cased)
+        case [None]:
+            return Present(name)
+        case [str(literal)]:
+            return Text(name, How.EQUALS, literal, cased)
+        case [None, str(literal), None]:
+            return Text(name, How.CONTAINS, literal, cased)
+        case [str(literal), None]:
+            return Text(name, How.STARTSWITH, literal, cased)
+        case [None, str(literal)]:
+            return Text(name, How.ENDSWITH, literal, cased)
+    pattern = "".join(
+        "*" if part is None else "?" if isinstance(part, _One) else escaped_wildcards(part)
+        for part in merged
+    )
+    return Text(name, How.WILDCARD, pattern, cased)

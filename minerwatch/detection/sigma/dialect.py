@@ -1,0 +1,146 @@
+"""What of Sigma's language is understood: all else is refused, with the place and the reason."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+
+import re2
+
+from minerwatch.detection.predicate import regex_options
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
+
+MODIFIERS = frozenset(
+    (
+        *("contains", "startswith", "endswith", "all", "re", "i", "m", "s", "ignorecase"),
+        *("multiline", "dotall", "cidr", "gt", "gte", "lt", "lte", "neq", "exists", "cased"),
+        *("base64", "base64offset", "wide", "utf16", "utf16be", "windash", "expand", "fieldref"),
+    )
+)
+_TIMESTAMP_MODIFIERS = frozenset(("minute", "hour", "day", "week", "month", "year"))
+_ENCODINGS = frozenset(("base64", "base64offset"))
+_WIDE = frozenset(("wide", "utf16", "utf16be"))
+_RE2_REASONS = {
+    "(?=": "look-ahead",
+    "(?!": "look-ahead",
+    "(?<": "look-behind",
+    "(?>": "an atomic group",
+}
+
+
+def check_detection(document: Document) -> None:
+    """Refuses a rule whose ``detection`` asks for what is not supported; raises ``RuleError``."""
+    detection = document.content.get("detection")
+    if not isinstance(detection, dict):
+        raise document.error("detection: missing", "detection")
+    if "timeframe" in detection:
+        reason = "detection: timeframe is not supported; `minerwatch: {for: …}` holds a rule back"
+        raise document.error(reason, "detection", "timeframe")
+    if "condition" not in detection:
+        raise document.error("detection: condition is missing", "detection")
+    conditions = detection["condition"]
+    for condition in conditions if isinstance(conditions, list) else [conditions]:
+        if not isinstance(condition, str) or not condition.strip():
+            raise document.error("condition: must be text", "detection", "condition")
+        if "|" in condition:
+            reason = "condition: aggregations (| count() …) are not supported"
+            raise document.error(reason, "detection", "condition")
+        if len(condition) > 10_000 or condition.count("(") > 100:
+            raise document.error("condition: too long", "detection", "condition")
+    for name, definition in detection.items():
+        if name != "condition":
+            _check_definition(document, definition, ("detection", name))
+
+
+def _check_definition(document: Document, definition: Value, at: KeyPath) -> None:
+    if isinstance(definition, dict):
+        if not definition:
+            raise document.error(f"{at[-1]}: empty", *at)
+        for key, value in definition.items():
+            _check_item(document, key, value, (*at, key))
+    elif isinstance(definition, list):
+        if not definition:
+            raise document.error(f"{at[-1]}: empty", *at)
+        for index, inner in enumerate(definition):
+            _check_definition(document, inner, (*at, index))
+    elif definition is None:
+        raise document.error(f"{at[1]}: empty", *at)
+    elif not isinstance(definition, str | bool | int | float):
+        raise document.error(f"{definition} is neither text nor number: quote it", *at)
+
+
+def _check_item(document: Document, key: str, value: Value, at: KeyPath) -> None:
+    name, *modifiers = key.split("|")
+    _check_modifiers(document, name, modifiers, at)
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise document.error(f"{key}: an empty list never matches", *at)
+    for index, item in enumerate(values):
+        where = (*at, index) if isinstance(value, list) else at
+        if not isinstance(item, str | bool | int | float | None):
+            raise document.error(f"{key}: {str(item)[:80]} is not text: quote it", *where)
+        if "re" in modifiers:
+            _check_regex(document, key, item, where)
+        elif isinstance(item, int | float) and _TEXT_MODIFIERS.intersection(modifiers):
+            raise document.error(f"{key}: {item} must be text here: quote it", *where)
+
+
+_TEXT_MODIFIERS = frozenset(
+    (
+        *("contains", "startswith", "endswith", "cased", "windash", "expand", "fieldref"),
+        *("base64", "base64offset", "cidr"),
+    )
+)
+
+
+def _check_modifiers(document: Document, name: str, modifiers: list[str], at: KeyPath) -> None:
+    for modifier in modifiers:
+        if modifier in _TIMESTAMP_MODIFIERS:
+            raise document.error(f"{at[-1]}: timestamp modifier {modifier!r} is not supported", *at)
+        if modifier not in MODIFIERS:
+            near = get_close_matches(modifier, sorted(MODIFIERS), n=1, cutoff=0.6)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise document.error(f"{at[-1]}: unknown modifier {modifier!r}{hint}", *at)
+    given = set(modifiers)
+    if "re" in given and given & {"contains", "startswith", "endswith"}:
+        reason = "re searches anywhere in the text; anchor it with ^ and $ instead"
+        raise document.error(f"{at[-1]}: {reason}", *at)
+    if given & _WIDE and not given & _ENCODINGS:
+        reason = "UTF-16 text appears on no command line; it goes with base64 only"
+        raise document.error(f"{at[-1]}: {reason}", *at)
+    if "expand" in given and given & (_ENCODINGS | {"cidr", "fieldref", "exists"}):
+        reason = "expand goes with contains, startswith, endswith, cased, windash and re only"
+        raise document.error(f"{at[-1]}: {reason}", *at)
+    if not name and given & {"cidr", "fieldref", "exists", "gt", "gte", "lt", "lte"}:
+        raise document.error(f"{at[-1]}: names no field to compare", *at)
+
+
+def _check_regex(document: Document, key: str, pattern: Value, at: KeyPath) -> None:
+    """Refuse what RE2 does not take, before pySigma asks RE2, which would write to stderr."""
+    if not isinstance(pattern, str):
+        raise document.error(f"{key}: a regular expression must be text: quote it", *at)
+    reason = regex_problem(pattern)
+    if reason:
+        raise document.error(f"{key}: {reason}", *at)
+
+
+def regex_problem(pattern: str) -> str | None:
+    """Why RE2 does not take the pattern; None if it does."""
+    try:
+        re2.compile(pattern, regex_options())
+    except re2.error as error:
+        said = error.args[0]
+        words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+        return f"regular expression {pattern[:200]!r} is not RE2's: {_re2_reason(words)}"
+    return None
+
+
+def _re2_reason(words: str) -> str:
+    problem, _, operator = words.partition(": ")
+    if problem.startswith("invalid perl operator"):
+        for start, name in _RE2_REASONS.items():
+            if operator.startswith(start):
+                return f"it has no {name} ({operator}), so that matching takes linear time"
+    if re.fullmatch(r"\\[1-9]", operator):
+        return f"it has no back-references ({operator}), so that matching takes linear time"
+    return words

@@ -1,0 +1,387 @@
+"""Sigma files -> Rule: the header, minerwatch's own keys, and the detection as a condition."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from minerwatch.detection.condition import Condition, fields_of
+from minerwatch.detection.facts import with_destination_count
+from minerwatch.detection.fields import is_dynamic, is_of_container
+from minerwatch.detection.planted_words import with_arguments
+from minerwatch.detection.sigma.detection_parser import DetectionReader, Outline, parsed_by_sigma
+from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.lists import Lists
+from minerwatch.detection.sigma.yaml_document import (
+    Document,
+    KeyPath,
+    Value,
+    read_document,
+    read_text,
+)
+from minerwatch.model import Facts, FactValue, Maturity, Signal
+
+LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
+BEHAVIOUR_LIMIT = 29
+"""How a program burns CPU never raises an alarm alone: the highest score of such a rule."""
+
+_CATEGORY_SIGNALS = {
+    "process_creation": Signal.IDENTITY,
+    "network_connection": Signal.NETWORK,
+}
+_OWN_KEYS = ("signal", "score", "for", "tests")
+_DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """What the rule's author expected it to be matched against."""
+
+    product: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTest:
+    """Facts that the rule's own author says it holds on, or does not."""
+
+    facts: Facts = field(hash=False)
+    holds: bool
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One Sigma rule; ``signal`` says which family of evidence it speaks for."""
+
+    id: str
+    title: str
+    path: Path
+    signal: Signal
+    score: float
+    hold_s: float  # ``for:``: how long it must hold before it counts
+    level: str  # Sigma's word, "" where only a score is given
+    maturity: Maturity
+    logsource: LogSource
+    condition: Condition
+    fields: frozenset[str]
+    tests: tuple[RuleTest, ...] = ()
+    description: str = ""
+    author: str = ""
+    date: str = ""
+    modified: str = ""
+    references: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    falsepositives: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()  # names of the lists that its placeholders took entries from
+    unused_selections: tuple[str, ...] = ()  # named in ``detection`` but not in a condition
+    id_line: int = 1
+    field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
+    is_foreign: bool = False  # written for another product: it has no key ``minerwatch``
+    private: bool = False  # only its id is told outside the node
+    secrets: frozenset[tuple[str, str]] = frozenset()
+    """Fields and what they are asked for, as evidence tells them, that private lists alone ask."""
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it looks at anything that changes while a process lives."""
+        return any(is_dynamic(name) for name in self.fields)
+
+    @property
+    def of_container(self) -> bool:
+        """Whether it looks at nothing but the container as a whole: it speaks of no process."""
+        return bool(self.fields) and all(is_of_container(name) for name in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRule:
+    """A rule that its own author has withdrawn: read, and left out."""
+
+    id: str
+    title: str
+    path: Path
+    line: int
+    reason: str
+
+
+def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
+    """The rule in a file; raises ``RuleError`` for whatever is wrong with it."""
+    text, _ = read_text(path)
+    return parse_rule(path, text, lists)
+
+
+def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
+    """The rule in a file's text; raises ``RuleError`` for whatever is wrong with it."""
+    document = read_document(path, text)
+    _refuse_other_kinds(document)
+    if document.content.get("status") in ("deprecated", "unsupported"):
+        return _skipped(document)
+    _refuse_misspelt_keys(document)
+    _check_header(document)
+    logsource = _logsource(document)
+    check_detection(document)
+    detections = DetectionReader(document, lists)
+    condition = detections.condition(parsed_by_sigma(document))
+    return _rule(document, logsource, condition, detections)
+
+
+def outline_of(path: Path, lists: Lists) -> Outline:
+    """The outline of a rule file that loads; raises ``RuleError`` if it no longer does."""
+    document = read_document(path, read_text(path)[0])
+    check_detection(document)
+    return DetectionReader(document, lists).outline(parsed_by_sigma(document))
+
+
+def _rule(
+    document: Document,
+    logsource: LogSource,
+    condition: Condition,
+    detections: DetectionReader,
+) -> Rule:
+    own = _own_settings(document)
+    signal = _signal(document, own, logsource)
+    level = str(document.content.get("level") or "").lower()
+    return Rule(
+        id=str(uuid.UUID(str(document.content["id"]))),
+        title=str(document.content["title"]).strip(),
+        path=document.path,
+        signal=signal,
+        score=_score(document, own, signal, level),
+        hold_s=_hold_s(document, own),
+        level=level,
+        maturity=_maturity(document),
+        logsource=logsource,
+        condition=condition,
+        fields=fields_of(condition),
+        tests=tuple(_tests(document, own)),
+        description=_text(document, "description"),
+        author=_text(document, "author"),
+        date=_text(document, "date"),
+        modified=_text(document, "modified"),
+        references=_texts(document, "references"),
+        tags=_texts(document, "tags"),
+        falsepositives=_texts(document, "falsepositives"),
+        lists=tuple(sorted(detections.lists_used)),
+        unused_selections=detections.unused_selections(),
+        id_line=document.line("id"),
+        is_foreign=_is_foreign(document),
+        field_lines=detections.field_lines,
+    )
+
+
+def _maturity(document: Document) -> Maturity:
+    """Its status; a rule that was not written for minerwatch is never ``stable``.
+
+    Sigma's word says that a rule raises few false alarms. Here it permits an action, which the
+    author of a rule of another collection did not have in mind.
+    """
+    maturity = Maturity(str(document.content.get("status") or "experimental").lower())
+    is_unfit = _is_foreign(document) and maturity is Maturity.STABLE
+    return Maturity.TEST if is_unfit else maturity
+
+
+def _is_foreign(document: Document) -> bool:
+    return "minerwatch" not in document.content
+
+
+# The header: what kind of document it is, and the keys that are not the detection.
+
+
+def _refuse_other_kinds(document: Document) -> None:
+    if "correlation" in document.content:
+        raise document.error("correlation rules are not supported", "correlation")
+    if "action" in document.content:
+        reason = "rule collections (action: …) are not supported: one file holds one rule"
+        raise document.error(reason, "action")
+    if "filter" in document.content and "detection" not in document.content:
+        raise document.error("Sigma filters are not supported: write the filter here", "filter")
+
+
+def _skipped(document: Document) -> SkippedRule:
+    status = document.content["status"]
+    identifier, title = document.content.get("id"), document.content.get("title")
+    return SkippedRule(
+        id=identifier.lower() if isinstance(identifier, str) else "",
+        title=title if isinstance(title, str) else "",
+        path=document.path,
+        line=document.line("status"),
+        reason=f"status is {status}",
+    )
+
+
+def _refuse_misspelt_keys(document: Document) -> None:
+    """Sigma allows any top-level key, so a slip in ours would switch off its settings unseen."""
+    for key in document.content:
+        if key != "minerwatch" and get_close_matches(key.lower(), ("minerwatch",), cutoff=0.75):
+            raise document.error(f"unknown key {key!r}: did you mean 'minerwatch'?", key)
+
+
+def _check_header(document: Document) -> None:
+    content = document.content
+    title = content.get("title")
+    if not isinstance(title, str) or not title.strip():
+        reason = "title: missing" if title is None else "title: must be text, and not empty"
+        raise document.error(reason, "title")
+    identifier = content.get("id")
+    if identifier is None:
+        hint = "make one with `uuidgen` or `python3 -c 'import uuid; print(uuid.uuid4())'`"
+        raise document.error(f"id: missing; {hint}", "id")
+    if not isinstance(identifier, str) or not _is_uuid(identifier):
+        raise document.error(f"id: {str(identifier)[:80]!r} is not a UUID", "id")
+    for key in ("status", "level", "author", "description"):
+        if not isinstance(content.get(key), str | None):
+            raise document.error(f"{key}: must be text", key)
+    _check_word(document, "status", ("experimental", "test", "stable"))
+    _check_word(document, "level", tuple(LEVEL_SCORES))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _check_word(document: Document, key: str, words: tuple[str, ...]) -> None:
+    word = document.content.get(key)
+    if word is not None and str(word).lower() not in words:
+        raise document.error(f"{key}: {word!r} is none of {', '.join(words)}", key)
+
+
+def _text(document: Document, key: str) -> str:
+    value = document.content.get(key)
+    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _texts(document: Document, key: str) -> tuple[str, ...]:
+    value = document.content.get(key)
+    if value is None:
+        return ()
+    items = value if isinstance(value, list) else [value]
+    return tuple(str(item) for item in items if item is not None)
+
+
+def _logsource(document: Document) -> LogSource:
+    source = document.content.get("logsource")
+    if not isinstance(source, dict):
+        reason = "logsource: missing; write {product: linux, category: process_creation}"
+        raise document.error(reason, "logsource")
+    product, category = source.get("product"), source.get("category")
+    if product not in (None, "linux"):
+        reason = f"logsource: product {product!r} is not what runs here: only 'linux' is"
+        raise document.error(reason, "logsource", "product")
+    if category is not None and category not in _CATEGORY_SIGNALS:
+        known = ", ".join(_CATEGORY_SIGNALS)
+        reason = f"logsource: category {category!r} is not supported: only {known} are"
+        raise document.error(reason, "logsource", "category")
+    if source.get("service") is not None:
+        reason = f"logsource: service {source['service']!r} is not something minerwatch reads"
+        raise document.error(reason, "logsource", "service")
+    return LogSource(str(product or ""), str(category or ""))
+
+
+# The keys under ``minerwatch:``.
+
+
+def _own_settings(document: Document) -> Mapping[str, Value]:
+    own = document.content.get("minerwatch")
+    if own is None:
+        return {}
+    if not isinstance(own, dict):
+        raise document.error("minerwatch: must be a mapping of keys", "minerwatch")
+    _refuse_unknown_keys(document, own, _OWN_KEYS, "minerwatch")
+    return own
+
+
+def _refuse_unknown_keys(
+    document: Document, given: Iterable[str], known: tuple[str, ...], *at: str
+) -> None:
+    for key in given:
+        if key not in known:
+            nearest = get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            where = ".".join(at)
+            reason = f"{where}: unknown key {key!r}: did you mean {nearest!r}?"
+            raise document.error(reason, *at, key)
+
+
+def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) -> Signal:
+    word = own.get("signal")
+    if word is None:
+        if logsource.category in _CATEGORY_SIGNALS:
+            return _CATEGORY_SIGNALS[logsource.category]
+        reason = "minerwatch.signal: missing; without a logsource category it has no default"
+        raise document.error(reason, "minerwatch")
+    try:
+        return Signal(str(word))
+    except ValueError as error:
+        known = ", ".join(Signal)
+        reason = f"minerwatch.signal: {word!r} is none of {known}"
+        raise document.error(reason, "minerwatch", "signal") from error
+
+
+def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: str) -> float:
+    score = own.get("score")
+    limit = BEHAVIOUR_LIMIT if signal is Signal.BEHAVIOUR else 100
+    if score is None:
+        if not level:
+            reason = "level: missing; write one of " + ", ".join(LEVEL_SCORES)
+            raise document.error(reason, "level")
+        return float(min(LEVEL_SCORES[level], limit))
+    at = ("minerwatch", "score")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+        raise document.error(f"minerwatch.score: {score!r} is not a number from 0 to 100", *at)
+    if score > limit:
+        reason = f"minerwatch.score: a behaviour rule may score at most {limit}, not {score}"
+        raise document.error(reason, *at)
+    return float(score)
+
+
+def _hold_s(document: Document, own: Mapping[str, Value]) -> float:
+    duration = own.get("for")
+    if duration is None:
+        return 0.0
+    written = "" if isinstance(duration, bool) else str(duration).strip()
+    parsed = _DURATION.fullmatch(written)
+    if parsed is None:
+        reason = f"minerwatch.for: {duration!r} is not a duration such as 30s, 1m or 2h"
+        raise document.error(reason, "minerwatch", "for")
+    return float(parsed[1]) * _SECONDS[parsed[2] or ""]
+
+
+def _tests(document: Document, own: Mapping[str, Value]) -> Iterator[RuleTest]:
+    tests = own.get("tests")
+    if tests is None:
+        return
+    at = ("minerwatch", "tests")
+    if not isinstance(tests, dict):
+        raise document.error("minerwatch.tests: must have the keys match and no_match", *at)
+    _refuse_unknown_keys(document, tests, ("match", "no_match"), *at)
+    for kind, cases in tests.items():
+        if not isinstance(cases, list):
+            raise document.error(f"minerwatch.tests.{kind}: must be a list of facts", *at, kind)
+        for index, case in enumerate(cases):
+            facts = _test_facts(document, case, (*at, kind, index))
+            yield RuleTest(facts, kind == "match", document.line(*at, kind, index))
+
+
+def _test_facts(document: Document, case: Value, at: KeyPath) -> Facts:
+    if not isinstance(case, dict):
+        raise document.error("minerwatch.tests: a case is a mapping of fields to values", *at)
+    facts = {name: _test_value(document, value, (*at, name)) for name, value in case.items()}
+    return with_destination_count(with_arguments(facts))
+
+
+def _test_value(document: Document, value: Value, at: KeyPath) -> FactValue:
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list):
+        if all(isinstance(item, str | int) and not isinstance(item, bool) for item in value):
+            return tuple(str(item) for item in value)
+        raise document.error("minerwatch.tests: a list holds texts or whole numbers", *at)
+    what = "nothing: leave the field out" if value is None else "neither text nor number: quote it"
+    raise document.error(f"minerwatch.tests: {at[-1]} is {what}", *at)

@@ -1,0 +1,47 @@
+"""Numbers and times as text. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+
+def rfc3339(unix_s: float, *, milliseconds: bool = False) -> str:
+    """Return a Unix time in UTC as RFC 3339, or the epoch where it is no valid time."""
+    try:
+        moment = datetime.fromtimestamp(unix_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        moment = datetime.fromtimestamp(0, UTC)
+    text = moment.isoformat(timespec="milliseconds" if milliseconds else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def age(since: str, now: datetime) -> str:
+    """How long ago an RFC 3339 time is, in its one or two largest units: 45s, 12m, 3h20m, 2d4h."""
+    try:
+        seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
+    except (ValueError, TypeError):  # TypeError: a time without its zone
+        return "?"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if not minutes:
+        return f"{seconds}s"
+    if not hours:
+        return f"{minutes}m"
+    if not days:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24}h"
+
+
+def one_decimal(value: float) -> str:
+    """Return a score with one decimal: no rounding lifts it to a level that it has not."""
+    return f"{math.floor(value * 10 + 1e-6) / 10:.1f}"
+
+
+def percent(share: float | None) -> str:
+    """``share`` of 1 in percent; ``-`` where it is not known."""
+    return "-" if share is None else f"{share:.0%}"
+
+
+def counted(count: int, word: str, words: str = "") -> str:
+    """``1 process``, ``2,345 processes``."""
+    return f"{count:,} {word if count == 1 else words or word + 's'}"

@@ -1,0 +1,215 @@
+"""One node as its cluster sees it: which cluster, whose pods, how fresh that knowledge is."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from minerwatch.config.schema import Config, Kubernetes
+from minerwatch.kube import client, owners
+from minerwatch.kube.events import EventPace, EventReason, EventSender
+from minerwatch.kube.identity import Identities, identity_facts
+from minerwatch.kube.naming import NameWait
+from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.pods import PodWatch
+from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
+
+_SHORT_ID = 12
+
+_MAX_SILENCE_S = 180.0
+"""Of a watch: servers speak up about once a minute, also where nothing happens."""
+
+
+def is_wanted(settings: Kubernetes) -> bool:
+    """Whether the agent belongs to a cluster: as configured, or where a service account is."""
+    return client.is_in_cluster() if settings.enabled is None else settings.enabled
+
+
+def opened_cluster(settings: Kubernetes) -> client.Cluster:
+    """The cluster that is configured, or that this pod runs in. Raises ClusterError."""
+    if not settings.kubeconfig and not settings.context and client.is_in_cluster():
+        return client.in_cluster()
+    path = Path(settings.kubeconfig).expanduser() if settings.kubeconfig else None
+    return client.from_kubeconfig(path, settings.context or None)
+
+
+class ClusterNode:
+    """Follows the pods of the node that the agent runs on, and tells their owners."""
+
+    def __init__(
+        self, config: Config, node: str, on_error: Callable[[str, Exception], None]
+    ) -> None:
+        """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
+        self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._node = node
+        self._cluster = opened_cluster(config.kubernetes)
+        self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
+        """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
+        self._pods = PodWatch(
+            self._cluster,
+            node,
+            keep=self.keep(config),
+            on_error=on_error,
+            chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
+        )
+        self._identities = Identities(self._pods, asked)
+        self._names = NameWait()
+        self._events = _event_sender(config.kubernetes, self._cluster, node, on_error)
+        self._pods.start()
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return self._cluster.server
+
+    @property
+    def cluster(self) -> client.Cluster:
+        """The API server that the node belongs to."""
+        return self._cluster
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the pods are known here as they are there: a watch is open, and lately spoke."""
+        if self._pods.synced_unix_s is None or not self._pods.is_following:
+            return False
+        return time.monotonic() - self._pods.synced_s <= _MAX_SILENCE_S
+
+    @property
+    def has_listed(self) -> bool:
+        """Return whether the node's pods were ever known."""
+        return self._pods.synced_unix_s is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why containers have no names, or not the latest; "": there is no reason."""
+        return self._trouble(self._pods.trouble)
+
+    @property
+    def public_trouble(self) -> str:
+        """The same without what the API server said."""
+        return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
+
+    def _trouble(self, why: str) -> str:
+        if not self.has_listed:
+            return f"the pods of this node cannot be listed: {why}"
+        if self.is_synced or not why:
+            return ""
+        return f"the pods of this node are not up to date: {why}"
+
+    def keep(self, config: Config) -> PodFields:
+        """What must be kept of each pod under ``config``."""
+        return _kept(config, self._asked)
+
+    def pods(self) -> tuple[Pod, ...]:
+        """Return the pods of the node, as they are known."""
+        return self._pods.pods()
+
+    def owner(self, pod: Pod) -> Owner | None:
+        """Who can be told about ``pod``, or banned."""
+        return owners.owner(pod, self._asked)
+
+    @property
+    def synced_unix_s(self) -> float | None:
+        """When the pods were last known to be as they are here; None: not yet."""
+        return self._pods.synced_unix_s
+
+    def blind_spot(self, unmapped: int) -> str:
+        """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
+        if not unmapped or self._pods.synced_unix_s is None or self._pods.pods():
+            return ""
+        return (
+            f"no pod of node {self._node!r} is known, though pods run here: if the cluster calls"
+            " this node otherwise, set node.name or MINERWATCH_NODE"
+        )
+
+    def identity(self, container: Container) -> Identity | None:
+        """Whose ``container`` is; None as long as that is not known."""
+        return self._identities.of(container)
+
+    def may_announce(self, container: Container) -> bool:
+        """Return whether its name is known, or was waited for; for the thread that ticks."""
+        identity = self.identity(container)
+        return self._names.is_over(container, identity, time.monotonic())
+
+    def facts(self, container: Container) -> Facts:
+        """What rules may ask of the container's place in the cluster."""
+        return identity_facts(self._identities.of(container))
+
+    def tell(self, observations: Iterable[Observation]) -> None:
+        """Tells the owners of pods what is news to them, the worst first; never waits.
+
+        To be called with what is flagged and with what has changed, at every tick.
+        """
+        if self._events is None:
+            return
+        for observation in sorted(observations, key=lambda each: -each.verdict.score):
+            identity = self.identity(observation.container)
+            if identity is not None and self.may_announce(observation.container):
+                self._events.tell(identity.pod, identity.container, observation.verdict)
+
+    def tell_action(
+        self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
+    ) -> None:
+        """Tells the owner of ``pod`` what was done to it and why, where that is wanted."""
+        if self._events is not None:
+            identity = self.identity(container)
+            name = identity.container if identity else container.container_id[:_SHORT_ID]
+            self._events.tell_action(pod, name, reason, container.key, findings)
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """What went wrong since the start: probe, reason, count."""
+        yield from (("pods", reason, count) for reason, count in [*self._pods.failures.items()])
+        if self._events is not None:
+            failed = [*self._events.failures.items()]
+            yield from (("events", reason, count) for reason, count in failed)
+
+    def close(self) -> None:
+        """Lets go of the cluster; within 4 s."""
+        if self._events is not None:
+            self._events.close()
+        self._pods.close()
+        with suppress(OSError):
+            self._cluster.close()
+
+
+def _event_sender(
+    settings: Kubernetes,
+    cluster: client.Cluster,
+    node: str,
+    on_error: Callable[[str, Exception], None],
+) -> EventSender | None:
+    if not settings.events:
+        return None
+
+    def on_event_error(reason: str, error: Exception) -> None:
+        on_error(f"events {reason}", error)  # said besides what is said of the pods
+
+    return EventSender(
+        cluster,
+        node=node,
+        contact=settings.contact,
+        on_error=on_event_error,
+        pace=event_pace(settings),
+    )
+
+
+def event_pace(settings: Kubernetes) -> EventPace:
+    """How often events are sent, as configured."""
+    most = settings.events_per_minute
+    return EventPace(per_minute=most, burst=2 * most)
+
+
+def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
+    """What must be kept of each pod: for owners, and for whom culling selects or spares."""
+    fields = owners.pod_fields(asked)
+    selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
+    named = {key for selector in selectors for key in selector.keys}
+    named.add(config.culling.quarantine_label.key)
+    return PodFields(
+        labels=fields.labels | named,
+        annotations=fields.annotations,
+        environment=fields.environment,
+    )

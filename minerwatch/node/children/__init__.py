@@ -1,0 +1,1 @@
+"""Programs that the agent starts; nothing imports them."""

@@ -1,0 +1,246 @@
+"""What a process keeps in memory, mapping by mapping; for suspects only.
+
+/proc/PID/smaps (proc_pid_smaps(5)) takes up to 8 ms and the memory lock of the process that is
+read, which that process can hold. So a thread reads it, one process at a time, and nobody waits for
+it: an answer comes when it comes. Containers take turns. A thread that hangs is left behind until
+its read returns, and another one reads on. With two left behind in one container, no more of that
+one is read; with many, nothing is read until one returns.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from minerwatch.model import ProcessId
+from minerwatch.node.live_thread import living_place
+from minerwatch.node.question_queue import Question, Questions
+from minerwatch.worker import Worker
+
+_MAX_SMAPS_BYTES = 64 << 20
+"""Room for the 65,530 mappings that a process may have by default (vm.max_map_count)."""
+_PIECE_BYTES = 256 << 10
+_LAST_LINE = b"\nVmFlags:"  # of a mapping
+_MAX_LEFT = 16
+_MAX_LEFT_OF_ONE = 2
+_STALLED_S = 10.0
+"""A read that takes so long hangs."""
+_AVOIDED_S = 1800.0
+"""How long a process that hung a read is left alone: otherwise it would hang one after another."""
+
+_MAPPING = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) \S+ (\S+) (\d+) *([^\n]*)\n"
+    rb"((?:[A-Z]\w*:[^\n]*\n)*)",
+    re.MULTILINE,
+)
+_RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d{1,18}) kB", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mappings:
+    """Sums over a process's memory mappings, MiB."""
+
+    jit_mib: float  # anonymous and executable
+    largest_anonymous_mib: float  # resident, huge pages counted
+    largest_file_mib: float = 0.0  # of a file on a disk, in address space
+
+    def joined(self, more: Mappings) -> Mappings:
+        """Return the sums over these mappings and others of the same process."""
+        return Mappings(
+            self.jit_mib + more.jit_mib,
+            max(self.largest_anonymous_mib, more.largest_anonymous_mib),
+            max(self.largest_file_mib, more.largest_file_mib),
+        )
+
+
+class MappingReader:
+    """Reads mappings below ``proc`` in a thread of its own.
+
+    ``failures`` counts what went wrong since the start, by reason: ``unreadable`` files,
+    ``too_large`` ones, ``timeout`` for reads that hang, or were left out since too many hang in the
+    same container, ``crowded`` for questions that were refused since their container has too many
+    open.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self.failures = dict.fromkeys(("unreadable", "too_large", "timeout", "crowded"), 0)
+        self._proc = proc
+        self._questions = Questions()
+        self._answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]] = queue.SimpleQueue()
+        self._avoided: dict[ProcessId, float] = {}
+        self._left: list[_Serving] = []
+        self._serving = self._started()
+
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Want to know of ``process`` of the container ``owner``; False: ask again later.
+
+        A question that is still open is not asked again.
+        """
+        if self._avoided.get(process, 0.0) > time.monotonic():
+            return True
+        is_open = self._questions.put(process, owner)
+        self.failures["crowded"] += not is_open
+        return is_open
+
+    def answers(self) -> dict[ProcessId, Mappings]:
+        """What has been read since the last call; it never waits."""
+        found: dict[ProcessId, Mappings] = {}
+        while not self._answers.empty():
+            process, mappings = self._answers.get()
+            self._questions.close(process)
+            if mappings is not None:
+                found[process] = mappings
+        self._leave_what_hangs()
+        return found
+
+    def close(self) -> None:
+        """Ends the thread, at once or when the read that it hangs in returns."""
+        self._serving.close()
+        self._questions.wake()
+
+    def _started(self) -> _Serving:
+        return _Serving(self._read, self._questions, self._answers)
+
+    def _leave_what_hangs(self) -> None:
+        self._left = [each for each in self._left if each.is_alive()]
+        now_s = time.monotonic()
+        if len(self._left) >= _MAX_LEFT or not (question := self._serving.leave(now_s)):
+            return
+        self.failures["timeout"] += 1
+        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
+        self._avoided[question.process] = now_s + _AVOIDED_S
+        self._questions.close(question.process)
+        self._left.append(self._serving)
+        self._serving = self._started()
+
+    def _read(self, question: Question) -> Mappings | None:
+        process, owner = question
+        if sum(each.owner == owner for each in self._left) >= _MAX_LEFT_OF_ONE:
+            self.failures["timeout"] += 1
+            return None
+        try:
+            found = self._sums(living_place(self._proc, process.pid))
+            return found if self._start_ticks(process.pid) == process.start_ticks else None
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except Exception:  # noqa: BLE001 - whatever was read, the thread goes on
+            self.failures["unreadable"] += 1
+            return None
+
+    def _sums(self, place: str) -> Mappings:
+        """Sum up piece by piece, so that a process with many mappings costs no memory here.
+
+        Of one with more than is read, what was read counts: tens of thousands of small mappings
+        are made in no time.
+        """
+        found, rest, size = Mappings(0.0, 0.0), b"", 0
+        fd = os.open(f"{self._proc}/{place}/smaps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while piece := os.read(fd, _PIECE_BYTES):
+                rest += piece
+                size += len(piece)
+                last = rest.rfind(_LAST_LINE) if len(rest) >= _PIECE_BYTES else -1
+                if last >= 0 and (at := rest.find(b"\n", last + 1) + 1):
+                    found, rest = found.joined(parse_smaps(rest[:at])), rest[at:]
+                if size > _MAX_SMAPS_BYTES:
+                    self.failures["too_large"] += 1
+                    break
+        finally:
+            os.close(fd)
+        return found.joined(parse_smaps(rest))
+
+    def _start_ticks(self, pid: int) -> int:
+        fd = os.open(f"{self._proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+        finally:
+            os.close(fd)
+
+
+class _Serving:
+    """Answers one question after another, until it is left behind or there are no more."""
+
+    def __init__(
+        self,
+        read: Callable[[Question], Mappings | None],
+        questions: Questions,
+        answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
+    ) -> None:
+        self._read = read
+        self._questions = questions
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._reading: Question | None = None
+        self._since_s = 0.0
+        self._is_left = False
+        self._thread = Worker("mappings", self._run).start()
+
+    @property
+    def owner(self) -> Hashable:
+        """The container that it reads a process of; None if it reads none."""
+        reading = self._reading
+        return reading.owner if reading is not None else None
+
+    def leave(self, now_s: float) -> Question | None:
+        """The question that it hangs in and will not answer any more; None: it does not hang."""
+        with self._lock:
+            if self._reading is None or now_s - self._since_s < _STALLED_S:
+                return None
+            self._is_left = True
+            self._thread.close()
+            return self._reading
+
+    def is_alive(self) -> bool:
+        """Return whether its thread is there: that of one that was left hangs on."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Let it end once ``questions`` wakes it."""
+        self._thread.close()
+
+    def _run(self) -> None:
+        while (question := self._questions.take()) is not None:
+            with self._lock:
+                self._reading, self._since_s = question, time.monotonic()
+            mappings = None
+            try:
+                mappings = self._read(question)
+            finally:
+                with self._lock:
+                    self._reading = None
+                    if not self._is_left:
+                        self._answers.put((question.process, mappings))
+            if self._is_left:
+                return
+
+
+def parse_smaps(content: bytes) -> Mappings:
+    """Sums over the text of /proc/PID/smaps."""
+    jit_bytes = 0
+    largest_kib = 0
+    file_bytes = 0
+    for match in _MAPPING.finditer(content):
+        start, end, rights, _device, inode, name, rest = match.groups()
+        if not _is_anonymous(inode, name):
+            if inode != b"0":
+                file_bytes = max(file_bytes, int(end, 16) - int(start, 16))
+            continue
+        if b"x" in rights:
+            jit_bytes += max(0, int(end, 16) - int(start, 16))
+        resident_kib = sum(int(number) for number in _RESIDENT.findall(rest))
+        largest_kib = max(largest_kib, resident_kib)
+    return Mappings(jit_bytes / (1 << 20), largest_kib / 1024, file_bytes / (1 << 20))
+
+
+def _is_anonymous(inode: bytes, name: bytes) -> bool:
+    """Memory without a file; also huge pages, memfds and shared memory, whose file has no disk."""
+    if name.startswith((b"[v", b"[stack")):  # vdso, vvar, vsyscall: the kernel's
+        return False
+    return inode == b"0" or name.startswith(
+        (b"/anon_hugepage", b"/memfd:", b"/dev/zero", b"/dev/shm/", b"/SYSV")
+    )

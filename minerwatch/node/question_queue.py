@@ -1,0 +1,79 @@
+"""Questions about processes, on their way to the thread that answers them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from minerwatch.fair_queue import Turns
+from minerwatch.model import ProcessId
+
+_MAX_OPEN_OF_ONE = 32
+
+
+class Question(NamedTuple):
+    """A process to look at, and the container or pod that it belongs to."""
+
+    process: ProcessId
+    owner: Hashable
+
+
+class Questions:
+    """Open questions, answered in turns by owner; safe to use from several threads.
+
+    Each owner has a few open at most, so that one with thousands of processes holds up the others
+    by one question at a time. A question beyond that is refused and not kept: ask again later.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[ProcessId, Hashable] = {}
+        self._count_of: Counter[Hashable] = Counter()
+        self._turns: Turns[Question] = Turns()
+        self._changed = threading.Condition()
+        self._is_woken = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, process: ProcessId) -> bool:
+        return process in self._open
+
+    def put(self, process: ProcessId, owner: Hashable) -> bool:
+        """Return True if the question is open now, or was; False if it is refused."""
+        with self._changed:
+            if process in self._open:
+                return True
+            if self._count_of[owner] >= _MAX_OPEN_OF_ONE:
+                return False
+            self._open[process] = owner
+            self._count_of[owner] += 1
+            self._turns.put(owner, Question(process, owner))
+            self._changed.notify()
+            return True
+
+    def take(self, timeout_s: float | None = None) -> Question | None:
+        """Wait for the next question; None once time is up or ``wake`` was called."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_woken or len(self._turns) > 0, timeout_s)
+            if self._is_woken:
+                self._is_woken = False
+                return None
+            return self._turns.take()
+
+    def close(self, process: ProcessId) -> None:
+        """Note that a question has been answered, or never will be."""
+        with self._changed:
+            if process not in self._open:
+                return
+            owner = self._open.pop(process)
+            self._count_of[owner] -= 1
+            if not self._count_of[owner]:
+                del self._count_of[owner]
+
+    def wake(self) -> None:
+        """Have one ``take`` return None, now or when it is next called."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify()

@@ -1,1 +1,0 @@
-"""Takes passwords, tokens and keys out of command lines and other text."""

@@ -1,0 +1,1 @@
+"""Hostile text made fit to print: escaped, shortened, secrets masked."""

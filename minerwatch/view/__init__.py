@@ -1,0 +1,1 @@
+"""The socket's types as text for people. No input or output."""

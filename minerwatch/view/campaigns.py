@@ -1,0 +1,226 @@
+"""Verdicts that belong together: fifty pods of one repository are one campaign. Pure.
+
+Containers are joined by what they share: their owner, their image, a wallet, a pool. Of all that is
+shared, that is named first which explains most of them, then what explains most of the rest: the
+fewest sentences that say what is going on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import re2
+
+from minerwatch.api.types import ContainerStatus
+from minerwatch.model import Level, Signal
+from minerwatch.untrusted_text.display import printable
+
+LEAST_PODS = 2
+_MAX_CAMPAIGNS = 100
+_MAX_SEARCHED = 16_384  # characters of one text
+_MAX_TEXTS = 64  # of one container
+_MAX_VALUES = 8  # of one kind, of one container
+_MAX_VALUE_LENGTH = 253
+_SHOWN_LENGTH = 64
+_WALLET_ENDS = 8  # characters of a wallet that tell it from others
+_NOWHERE = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104 - compared only
+
+
+class Kind(StrEnum):
+    """What containers can share; who can be told or banned comes first."""
+
+    OWNER = "owner"
+    IMAGE = "image"
+    WALLET = "wallet"
+    POOL = "pool"
+
+
+_LEVELS = frozenset({Level.LIKELY.label, Level.CONFIRMED.label})
+_WEIGHTS: Mapping[Kind, float] = {Kind.OWNER: 1, Kind.WALLET: 1, Kind.POOL: 0.7, Kind.IMAGE: 0.6}
+"""Strangers share a public pool or a popular image, but never a wallet."""
+
+_SENTENCES: Mapping[Kind, str] = {
+    Kind.WALLET: "that mine for wallet {}",
+    Kind.OWNER: "of owner {}",
+    Kind.POOL: "that mine at pool {}",
+    Kind.IMAGE: "of image {}",
+}
+
+
+class Trait(NamedTuple):
+    """One thing that a container has, and may share."""
+
+    kind: Kind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Containers in several pods that are alike in something."""
+
+    trait: Trait  # what they all share
+    members: tuple[ContainerStatus, ...]
+    pods: int
+    others: Mapping[Kind, int]  # how many different values they have of the other kinds
+
+    def __str__(self) -> str:
+        """``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
+        sentence = _SENTENCES[self.trait.kind].format(_shown(self.trait))
+        shared = ", ".join(_counted(count, kind) for kind, count in self.others.items())
+        what = "pods" if any(status.pod for status in self.members) else "containers"
+        return f"{self.pods:,} {what} {sentence}" + (f" ({shared})" if shared else "")
+
+
+def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
+    """What those of ``statuses`` that are likely miners or worse have in common, largest first.
+
+    Each container is in one campaign at most; a campaign has at least two pods. Those that are
+    only suspicious are left out: a deployment that unpacks itself would be a campaign for ever.
+    """
+    left = {
+        place: (status, traits(status))
+        for place, status in enumerate(statuses)
+        if status.level in _LEVELS
+    }
+    found: list[Campaign] = []
+    while (shared := _shared(left)) and len(found) < _MAX_CAMPAIGNS:
+        best = max(shared, key=lambda trait: _rank(trait, shared[trait]))
+        members = [place for place, (_, has) in left.items() if best in has]
+        found.append(_campaign(best, [left.pop(place) for place in members]))
+    return tuple(sorted(found, key=lambda campaign: -campaign.pods))
+
+
+def campaign_of(status: ContainerStatus, among: Iterable[Campaign]) -> Campaign | None:
+    """The campaign that ``status`` is part of."""
+    return next((campaign for campaign in among if status in campaign.members), None)
+
+
+def traits(status: ContainerStatus) -> frozenset[Trait]:
+    """What ``status`` may share with others; wallets and pools as its findings' evidence has them.
+
+    The command lines of processes with findings are searched, too: a finding's evidence is the
+    part around what matched.
+    """
+    texts = [text[:_MAX_SEARCHED] for text in _texts(status)][:_MAX_TEXTS]
+    wallets = dict.fromkeys(wallet for text in texts for wallet in _wallets(text))
+    pools = dict.fromkeys([*_pool_hosts(status), *(pool for t in texts for pool in _pools(t))])
+    values = {
+        Kind.OWNER: [status.owner],
+        Kind.IMAGE: [status.image],
+        Kind.WALLET: list(wallets)[:_MAX_VALUES],
+        Kind.POOL: list(pools)[:_MAX_VALUES],
+    }
+    return frozenset(Trait(kind, value) for kind, each in values.items() for value in each if value)
+
+
+_Traits = tuple[ContainerStatus, frozenset[Trait]]
+
+
+def _shared(left: Mapping[int, _Traits]) -> dict[Trait, int]:
+    """In how many pods each trait is, where that is in several."""
+    pods: dict[Trait, set[tuple[str, ...]]] = defaultdict(set)
+    for status, has in left.values():
+        for trait in has:
+            pods[trait].add(_pod(status))
+    return {trait: len(where) for trait, where in pods.items() if len(where) >= LEAST_PODS}
+
+
+def _rank(trait: Trait, pods: int) -> tuple[float, int, str]:
+    return pods * _WEIGHTS[trait.kind], -list(Kind).index(trait.kind), trait.value
+
+
+def _campaign(trait: Trait, members: Sequence[_Traits]) -> Campaign:
+    others = {}
+    for kind in Kind:
+        values = [{has.value for has in each if has.kind is kind} for _, each in members]
+        if kind is not trait.kind and all(values):
+            others[kind] = 1 if set.intersection(*values) else len(set().union(*values))
+    pods = len({_pod(status) for status, _ in members})
+    return Campaign(trait, tuple(status for status, _ in members), pods, others)
+
+
+def _pod(status: ContainerStatus) -> tuple[str, ...]:
+    """What counts as one: a pod, or a container that is in none."""
+    if status.pod_uid or status.pod:
+        return (status.node, status.namespace, status.pod, status.pod_uid)
+    return (status.node, status.cgroup)
+
+
+# Wallets and pools. RE2 takes time in proportion to the text, whoever wrote it.
+
+_BASE58 = "[1-9A-HJ-NP-Za-km-z]"
+_BECH32 = "[02-9ac-hj-np-z]"
+_WALLET = re2.compile(
+    r"(?:^|[^\w])("
+    rf"4{_BASE58}{{105}}|[48]{_BASE58}{{94}}"  # Monero; the longer one has a payment's id in it
+    rf"|ZEPH{_BASE58}{{90,110}}"
+    rf"|(?:bc1|ltc1)[qp]{_BECH32}{{38,58}}"
+    rf"|(?:kaspa|spectre|karlsen|nexa|pyrin|astrix):[qp]{_BECH32}{{55,64}}"
+    rf"|dero1{_BECH32}{{55,70}}|xel:{_BECH32}{{55,65}}"
+    r"|0x[0-9a-fA-F]{40}"
+    r")(?:[^\w]|$)"
+)
+_LOGIN_WALLET = re2.compile(  # too short to be told from other words anywhere else
+    r"(?:^|\s)(?:-u|-O|-w|-wal|-wallet|-ewal|-user|--user|--userpass|--username|--wallet"
+    r"|--wallet-address|--proxywallet)(?:=|\s+)['\"]?(?:[A-Z][A-Z0-9]{1,6}:)?("
+    rf"[13]{_BASE58}{{25,33}}|t[13]{_BASE58}{{33}}|[RTDLMX]{_BASE58}{{32,33}}|9{_BASE58}{{50}}"
+    r")(?:[^\w]|$)"
+)
+_POOL_URL = re2.compile(
+    r"(?i)\b(?:stratum[12]?|ethproxy|ethstratum|nicehash|daemon)(?:\+[\w+]{1,20})?://"
+    r"(?:[^\s/@]{1,256}@)?([\w.-]{1,253}|\[[0-9a-f:.]{2,45}\])"
+)
+_POOL_OPTION = re2.compile(
+    r"(?:^|\s)(?:-o|--url|--pool|-pool|--pool1|-epool|--server|--daemon-address)(?:=|\s+)['\"]?"
+    r"(?:[a-zA-Z][\w+]{1,30}://)?(?:[^\s/@]{1,256}@)?([\w.-]{1,253}):[0-9]{2,5}\b"
+)
+
+
+def _texts(status: ContainerStatus) -> Iterator[str]:
+    flagged = {finding.pid for finding in status.findings}
+    for finding in status.findings:
+        yield from (value for value in finding.evidence.values() if isinstance(value, str))
+    for process in status.processes:
+        if process.pid in flagged:
+            yield process.command_line
+
+
+def _wallets(text: str) -> Iterator[str]:
+    for pattern in (_WALLET, _LOGIN_WALLET):
+        for match in pattern.finditer(text):
+            yield match[1].lower() if match[1].startswith("0x") else match[1]
+
+
+def _pools(text: str) -> Iterator[str]:
+    for pattern in (_POOL_URL, _POOL_OPTION):
+        for match in pattern.finditer(text):
+            yield from _host(match[1])
+
+
+def _pool_hosts(status: ContainerStatus) -> Iterator[str]:
+    for finding in status.findings:
+        if finding.signal == Signal.NETWORK.value:
+            for field in ("DestinationHostname", "DestinationIp"):
+                if field in finding.evidence:
+                    yield from _host(str(finding.evidence[field]))
+                    break
+
+
+def _host(text: str) -> Iterator[str]:
+    host = text.strip("[].").lower()[:_MAX_VALUE_LENGTH]
+    if host and host not in _NOWHERE:
+        yield host
+
+
+def _shown(trait: Trait) -> str:
+    if trait.kind is Kind.WALLET and len(trait.value) > 2 * _WALLET_ENDS + 1:
+        return f"{trait.value[:_WALLET_ENDS]}…{trait.value[-_WALLET_ENDS:]}"
+    return printable(trait.value, _SHOWN_LENGTH)
+
+
+def _counted(count: int, kind: Kind) -> str:
+    return f"one {kind}" if count == 1 else f"{count:,} {kind}s"

@@ -1,0 +1,226 @@
+"""What culling did, or would do, in words: what ``minerwatch cull`` and ``release`` print. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from minerwatch.api.types import CullAnswer, CullStatus, ReleaseAllAnswer, ReleaseAnswer
+from minerwatch.culling.records import AuditLine, DecisionLine
+from minerwatch.format import age, counted
+from minerwatch.model import Action, Outcome
+from minerwatch.untrusted_text.display import printable
+
+_NAME_CHARS = 253
+_MAX_ROWS = 200
+_MAX_REASONS = 3
+
+_DONE = {
+    Action.LABEL: "labelled",
+    Action.STOP: "stopped",
+    Action.KILL: "killed",
+    Action.EVICT: "evicted",
+    Action.DELETE: "deleted",
+}
+_ENDS = {
+    Outcome.DONE.value: "It was done.",
+    Outcome.DRY_RUN.value: "It would have been done; this was a dry run, and nothing was changed.",
+    Outcome.REFUSED.value: "The API server refused it.",
+    Outcome.FAILED.value: "It failed.",
+    Outcome.UNKNOWN.value: "Whether it was done is not known: look at the pod.",
+    Outcome.WITHDRAWN.value: "It was withdrawn before anything was done.",
+}
+_RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Outcome.DRY_RUN,
+         Outcome.DONE)  # fmt: skip
+
+
+def cull_text(answer: CullAnswer) -> str:
+    """What was decided, every reason if it is nothing, the exact request, and what came of it."""
+    lines = [
+        f"{_place(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
+        f"{printable(answer.level, 16).upper()}, score {answer.score:g} of 100"
+        + (f", owner {_name(answer.owner)}" if answer.owner else ""),
+        "",
+    ]
+    lines += decision_lines(answer)
+    if answer.request:
+        is_sent = answer.outcome not in ("", Outcome.WITHDRAWN.value)
+        lines += ["", "Sent:" if is_sent else "Not sent:", f"  {printable(answer.request)}"]
+    if answer.outcome:
+        said = f" {printable(answer.message)}" if answer.message else ""
+        lines += ["", f"{_ENDS.get(answer.outcome, printable(answer.outcome))}{said}"]
+    return "\n".join(lines) + "\n"
+
+
+def decision_lines(answer: CullAnswer) -> list[str]:
+    """What was decided, and every reason if it is nothing."""
+    how = " in a dry run" if answer.dry_run else ""
+    proposed = printable(answer.proposed, 16)
+    if answer.acts:
+        return [f"The policy permits to {proposed} it{how}."]
+    reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
+    return [f"The policy does not permit to {proposed} it{how}:", *reasons]
+
+
+def release_text(answer: ReleaseAnswer) -> str:
+    """What was undone, and what could not be."""
+    lines = [f"{_place(answer.namespace, answer.pod, answer.container)} is left alone from now on."]
+    if answer.resumed:
+        pids = ", ".join(map(str, answer.resumed))
+        go_on = "goes on" if len(answer.resumed) == 1 else "go on"
+        lines.append(f"{counted(len(answer.resumed), 'process', 'processes')} {go_on}: {pids}")
+    if answer.gone:
+        lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had ended meanwhile.")
+    if answer.label_removed:
+        lines.append("The quarantine label was taken off.")
+    if not (answer.resumed or answer.gone or answer.label_removed or answer.trouble):
+        lines.append("There was nothing to undo.")
+    lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
+    return "\n".join(lines) + "\n"
+
+
+def release_all_text(answer: ReleaseAllAnswer) -> str:
+    """Return what was undone on one node, what could not be, and what follows."""
+    where = f"Node {_name(answer.node)}"
+    lines = [f"{where}: {counted(len(answer.released), 'pod')} released."]
+    lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
+    lines += [f"  Not undone: {printable(each)}" for each in answer.trouble]
+    if answer.forgotten:
+        lines.append("  Audit log, evidence and Lease are removed.")
+    if answer.acts_no_more:
+        lines.append("  The agent acts no more until it is restarted.")
+    return "\n".join(lines) + "\n"
+
+
+def status_lines(
+    status: CullStatus, target: str, now: datetime
+) -> Iterator[tuple[str, int | None]]:
+    """What ``explain`` says of culling: each line, and by how much it is hung when it is broken.
+
+    None: it is left whole, since it may be copied.
+
+    ``target`` is what the container is called in a command; "": nothing that may be pasted.
+    """
+    if status.mode == "off":
+        yield "  Off: nothing is done (culling.mode).", 2
+    else:
+        yield from _decision_lines(status)
+    if status.stopped:
+        pids = ", ".join(map(str, status.stopped))
+        yield f"  Stopped by minerwatch, and stands still: process {pids}", 4
+        if target:
+            yield f"  To let go: minerwatch release {target}", None
+    for each in status.history:
+        tried = " (dry run)" if each.dry_run else ""
+        what = f"{each.action}{tried}: {each.outcome}" if each.action != "release" else "released"
+        yield f"  {age(each.at, now)} ago: {printable(what, 64)}", 2
+
+
+def _decision_lines(status: CullStatus) -> Iterator[tuple[str, int]]:
+    how = " in a dry run" if status.dry_run else ""
+    if not status.reasons:
+        yield f"  It is going to be {_done(status.proposed)}{how}.", 2
+        return
+    if status.proposed != Action.OBSERVE.value:
+        yield f"  It is not {_done(status.proposed)}{how}, because:", 2
+    for reason in status.reasons:
+        yield f"  - {printable(reason)}", 4
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A pod that something was to be done about, and the best that came of it."""
+
+    decision: DecisionLine
+    at: str
+    node: str
+    outcome: Outcome | None = None
+    reasons: tuple[str, ...] = ()
+    message: str = ""
+    times: int = field(default=1)
+
+
+def simulation_text(lines: Sequence[AuditLine], hours: float) -> str:
+    """What was culled, what would have been, and what not and why; one line a pod and action."""
+    candidates = _candidates(lines)
+    span = "In the last hour" if hours == 1 else f"In the last {hours:g} hours"
+    if not candidates:
+        return f"{span} no container was confirmed; nothing was or would have been culled.\n"
+    rows = [_row(each) for each in candidates[-_MAX_ROWS:]]
+    if len(candidates) > _MAX_ROWS:
+        rows.insert(0, f"… {len(candidates) - _MAX_ROWS} earlier ones: -o json has them")
+    return "\n".join([f"{span}: {_sum(candidates)}.", "", *rows]) + "\n"
+
+
+def _candidates(lines: Sequence[AuditLine]) -> list[_Candidate]:
+    found: dict[tuple[str, str], _Candidate] = {}
+    of_record: dict[str, tuple[str, str]] = {}
+    for line in lines:
+        if line.decision is not None:
+            key = (line.decision.pod_uid, line.decision.proposed)
+            each = found.setdefault(key, _Candidate(line.decision, line.at, line.node))
+            each.decision, each.reasons = line.decision, line.decision.reasons
+            if line.record is not None:
+                of_record[line.record.id] = key
+        elif line.kind == "outcome" and line.record is not None:
+            known = found.get(of_record.get(line.record.id, ("", "")))
+            if known is not None and line.record.outcome in _RANK:
+                _take(known, line.record.outcome, line)
+    return sorted(found.values(), key=lambda each: each.at)
+
+
+def _take(candidate: _Candidate, outcome: Outcome, line: AuditLine) -> None:
+    before = -1 if candidate.outcome is None else _RANK.index(candidate.outcome)
+    if _RANK.index(outcome) >= before:
+        candidate.outcome, candidate.message, candidate.at = outcome, line.message, line.at
+
+
+def _row(candidate: _Candidate) -> str:
+    decision = candidate.decision
+    place = _place(decision.namespace, decision.pod, decision.container)
+    owner = f" ({_name(decision.owner)})" if decision.owner else ""
+    return f"{printable(candidate.at[:19], 19)}Z  {place}{owner}  {_result(candidate)}"
+
+
+def _result(candidate: _Candidate) -> str:
+    decision, outcome = candidate.decision, candidate.outcome
+    done = _done(decision.proposed)
+    if outcome is Outcome.DONE:
+        return done
+    if outcome is Outcome.DRY_RUN:
+        return f"would have been {done}"
+    why = [printable(reason, 160) for reason in candidate.reasons[:_MAX_REASONS]]
+    if outcome is not None:
+        why = [f"{outcome.value}: {printable(candidate.message, 160)}"]
+    more = len(candidate.reasons) - _MAX_REASONS
+    more_text = f" and {more} more" if outcome is None and more > 0 else ""
+    return f"not {done}: {' '.join(why) or 'it is decided about just now'}{more_text}"
+
+
+def _sum(candidates: Sequence[_Candidate]) -> str:
+    done: Counter[str] = Counter()
+    for each in candidates:
+        verb = _done(each.decision.proposed)
+        if each.outcome is Outcome.DONE:
+            done[verb] += 1
+        elif each.outcome is Outcome.DRY_RUN:
+            done[f"would have been {verb}"] += 1
+        else:
+            done["left alone"] += 1
+    return ", ".join(f"{number} {what}" for what, number in sorted(done.items()))
+
+
+def _done(action: str) -> str:
+    known = {each.value: word for each, word in _DONE.items()}
+    return known.get(action, "acted upon")
+
+
+def _place(namespace: str, pod: str, container: str) -> str:
+    parts = (namespace, pod, container) if pod else (container,)
+    return "/".join(_name(part) for part in parts if part)
+
+
+def _name(text: str) -> str:
+    return printable(text, _NAME_CHARS)

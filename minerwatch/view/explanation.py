@@ -1,0 +1,435 @@
+"""Why a container has its score, in words: what ``minerwatch explain`` prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from math import prod
+from typing import NamedTuple
+
+from rich.text import Text
+
+from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
+from minerwatch.detection.planted_words import COMMAND_FIELDS
+from minerwatch.format import age, counted, percent
+from minerwatch.model import ContainerKind, FactValue, Level, Maturity, Signal
+from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
+from minerwatch.view.campaigns import Campaign
+from minerwatch.view.columns import LEVEL_STYLES
+from minerwatch.view.culling_text import status_lines
+from minerwatch.view.lines import rendered, wrapped
+from minerwatch.view.selection import limit_share, place
+
+PROCESSES = "Processes (* has findings; then the busiest)"
+"""Title of the section that lists them."""
+
+FACT_INDENT = 11
+"""Columns before a fact about the container."""
+
+_NAME_LENGTH = 256
+_TITLE_LENGTH = 200
+_TEXT_LENGTH = 600
+_COMMAND_LENGTH = 240  # in the list of processes; what rules saw of it stands above
+_EXPECTED_LENGTH = 80
+_MAX_GROUPS = 8
+_MAX_PIDS = 5
+_MAX_FINDINGS = 10  # of one process
+_MAX_PROCESSES = 10
+_BUSY_CORES = 0.3
+_LEAST_WIDTH = 40
+_HEX_ID = re.compile(r"[0-9a-f]{32,64}")
+_SHORT_ID_LENGTH = 12
+_COMMAND_INDENT = 60
+
+_MEANINGS = {
+    Level.CLEAR.label: "Nothing known of miners was found here.",
+    Level.SUSPICIOUS.label: "Worth a look when there is time; no ground to act.",
+    Level.LIKELY.label: "Look now. The evidence is strong, but a second, independent kind may be"
+    " missing.",
+    Level.CONFIRMED.label: "Independent kinds of evidence agree. Look at them, then act.",
+}
+
+_DOUBTS = {
+    Signal.IDENTITY.value: "Names, paths and arguments can be anybody's: a scanner, a course or a"
+    " test shows the same.",
+    Signal.NETWORK.value: "An address tells whom it talks to, not what about.",
+    Signal.COMPUTE.value: "It calculates as miners do; that does not tell for whom, nor who"
+    " started it.",
+    Signal.CONTENT.value: "Wallets, nodes and benchmarks carry a miner's code without mining.",
+    Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
+    " from programs that unpack themselves.",
+    Signal.BEHAVIOUR.value: "Simulations, builds and training burn CPU like a miner: alone, this"
+    " never raises an alarm.",
+}
+
+_NOT_WHO = (
+    "It tells what runs here, not who is to blame: the owner may be the one who was broken into."
+)
+_NOT_ONE = (
+    "Each kind of evidence comes from another process: in a container of many programs they may"
+    " have nothing to do with each other."
+)
+_NOT_HARMLESS = (
+    "That it is harmless: a renamed miner that reads its pool from a file looks like this."
+    " Ask its owner what it calculates."
+)
+_GUIDE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
+_HELD = "The level is held from before: it falls a few ticks later than the score."
+
+_INSPECTORS = {
+    "docker": "docker inspect",
+    "podman": "podman inspect",
+    "containerd": "crictl inspect",
+    "cri-o": "crictl inspect",
+}
+
+
+def explanation(
+    status: ContainerStatus,
+    *,
+    now: datetime,
+    width: int | None = 100,
+    colour: bool = False,
+    campaign: Campaign | None = None,
+) -> str:
+    """The verdict first, then the evidence, what it does not prove, and what to do next.
+
+    Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
+    they are not. ``campaign`` is what the container is part of.
+    """
+    width = None if width is None else max(width, _LEAST_WIDTH)
+    lines = headline(status, now, width)
+    for title, body in sections(status, now, campaign=campaign):
+        broken = [Text(piece) for line in body for piece in _broken(line, width)]
+        if broken:
+            lines += [Text(""), *([Text(title, "bold")] if title else []), *broken]
+    return rendered(lines, colour=colour)
+
+
+def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
+    """What it is called, its verdict, and what that means."""
+    return list(_headline(status, now, width))
+
+
+def sections(
+    status: ContainerStatus, now: datetime, *, campaign: Campaign | None = None
+) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    """What follows the headline: titles ("": none), and the lines below each."""
+    return (
+        ("", tuple(_container(status, now, campaign))),
+        ("Score", tuple(_score(status))),
+        (_findings_title(status), tuple(_findings(status, now))),
+        (PROCESSES, tuple(_processes(status))),
+        ("What this does not prove", tuple(_doubts(status))),
+        ("Culling", tuple(_culling(status, now))),
+        ("Next", tuple(_next_steps(status))),
+    )
+
+
+class Line(NamedTuple):
+    """What may be copied (names, arguments, commands) is left whole, for the terminal to fold."""
+
+    text: str
+    hang: int | None = None  # prose: it is broken, and goes on so far from the left
+
+
+def _broken(line: Line, width: int | None) -> Iterator[str]:
+    if width is None or line.hang is None:
+        yield line.text
+        return
+    start = line.text[: line.hang]
+    for piece in wrapped(line.text[line.hang :], max(1, width - line.hang)):
+        yield start + piece
+        start = " " * line.hang
+
+
+def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iterator[Text]:
+    level = printable(status.level, 16)
+    yield Text(_name(status), "bold")
+    yield Text.assemble(
+        (level.upper(), LEVEL_STYLES.get(status.level, "bold")),
+        f", score {status.score:g} of 100, for {_since(status.since, now)}",
+    )
+    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
+    for piece in _broken(Line(meaning, 0), width):
+        yield Text(piece)
+
+
+def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
+    facts = {
+        "CPU": _cpu(status),
+        "Age": _since(status.started, now) if status.started else "",
+        "Owner": status.owner,
+        "Campaign": f"one of {campaign}" if campaign else "",
+        "Image": status.image,
+        "Processes": f"{status.process_count:,}",
+        "Kind": _kind(status),
+        "Id": status.container_id,
+        "Pod uid": status.pod_uid,
+        "Cgroup": status.cgroup,
+        "Node": status.node,
+    }
+    for name, value in facts.items():
+        if value:
+            text = printable(shortened(value, _TEXT_LENGTH))
+            yield Line(f"{name:{FACT_INDENT}}{text}")
+
+
+def _cpu(status: ContainerStatus) -> str:
+    limit = "no limit"
+    if status.cpu_limit_cores is not None:
+        limit = f"{percent(limit_share(status))} of its limit of {status.cpu_limit_cores:g}"
+    throttled = (
+        f", throttled in {percent(status.throttled_share)} of periods"
+        if status.throttled_share
+        else ""
+    )
+    return (
+        f"{status.cpu_cores:.2f} cores, {limit}{throttled}; {status.cpu_hours:.2f} CPU hours in all"
+    )
+
+
+def _kind(status: ContainerStatus) -> str:
+    runtime = f", {status.runtime}" if status.runtime else ""
+    manager = status.runtime or "systemd"
+    return {
+        ContainerKind.POD.value: f"container of a pod{runtime}",
+        ContainerKind.ENGINE.value: f"container outside Kubernetes{runtime}",
+        ContainerKind.UNIT.value: f"{manager} unit",
+        ContainerKind.HOST.value: "the host: all that is in no container and no unit",
+    }.get(status.kind, status.kind)
+
+
+def _score(status: ContainerStatus) -> Iterator[Line]:
+    """The sum, so that a reader can check it."""
+    if not status.findings:
+        yield Line(f"  {_why_nothing(status)}", 2)
+        return
+    ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
+    for signal, score in ranked:
+        titles = dict.fromkeys(f.title for f in status.findings if f.signal == signal)
+        best = printable(next(iter(titles), ""), _TITLE_LENGTH)
+        more = f" (and {len(titles) - 1} more)" if len(titles) > 1 else ""
+        yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
+    if len(ranked) > 1:
+        rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
+        joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
+        yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
+        if status.score < joined:
+            yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
+    if _is_held(status):
+        yield Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
+
+
+def _why_limited(status: ContainerStatus, joined: float) -> str:
+    """The two limits that the judge sets to a sum of signals."""
+    others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
+    without = round(100 * (1 - prod(1 - score / 100 for score in others)), 2)
+    if Level.of(without) < Level.of(joined):
+        return "behaviour never changes the level"
+    return "words of one argument lift nothing above suspicious"
+
+
+def _why_nothing(status: ContainerStatus) -> str:
+    if status.level != Level.CLEAR.label:
+        return "No rule holds any more."
+    if status.cpu_cores >= _BUSY_CORES:
+        return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
+    return f"No rule holds, and it burns little: {status.cpu_cores:.2f} cores."
+
+
+def _is_held(status: ContainerStatus) -> bool:
+    return status.score < _least_score(status.level)
+
+
+def _least_score(level: str) -> float:
+    return next((float(each.value) for each in Level if each.label == level), 0.0)
+
+
+def _findings_title(status: ContainerStatus) -> str:
+    return f"Why: {counted(len(status.findings), 'finding')}, strongest first"
+
+
+def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
+    """Processes of which the same was found, copies of one program mostly, are told together."""
+    by_pid: dict[int | None, list[FindingStatus]] = {}
+    for finding in status.findings:
+        by_pid.setdefault(finding.pid, []).append(finding)
+    alike: dict[tuple[str, ...], list[int | None]] = {}
+    for pid, findings in by_pid.items():
+        told = tuple(f"{each.rule} {each.evidence}" for each in findings)
+        alike.setdefault(told, []).append(pid)
+    groups = list(alike.values())
+    for pids in groups[:_MAX_GROUPS]:
+        yield Line(f"  {_whose(pids)}")
+        yield from _of_one(by_pid[pids[0]], now)
+    if len(groups) > _MAX_GROUPS:
+        left_out = sum(len(pids) for pids in groups[_MAX_GROUPS:])
+        yield Line(f"  … and {counted(left_out, 'process', 'processes')} more: -o json has them")
+
+
+def _whose(pids: Sequence[int | None]) -> str:
+    listed = [str(pid) for pid in pids[:_MAX_PIDS] if pid is not None]
+    if not listed:
+        return "the container as a whole"
+    more = f" and {len(pids) - len(listed)} more" if len(pids) > len(listed) else ""
+    return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(listed)}{more}"
+
+
+def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
+    """What was seen, each value once; then the rules, and what they asked for."""
+    seen = dict.fromkeys(
+        (name, _value(name, value))
+        for finding in findings
+        for name, value in finding.evidence.items()
+    )
+    for name, text in seen:
+        yield Line(f"    {printable(name, 64)}: {text}")
+    for finding in findings[:_MAX_FINDINGS]:
+        signal, title = printable(finding.signal, 16), printable(finding.title, _TITLE_LENGTH)
+        yield Line(f"    {finding.score:4g}  {signal}: {title}")
+        if finding.words_only:
+            yield Line("          its words stand in one argument or in a script: 60 at most")
+        rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
+        yield Line(f"          {rule}, for {_since(finding.since, now)}")
+        for name, expected in finding.expected.items():
+            asked = printable(shortened(expected, _EXPECTED_LENGTH))
+            yield Line(f"          expected: {printable(name, 64)} {asked}")
+    if len(findings) > _MAX_FINDINGS:
+        yield Line(f"          … and {len(findings) - _MAX_FINDINGS} more: -o json has them")
+
+
+def _value(field: str, observed: FactValue) -> str:
+    if isinstance(observed, bool):
+        return "yes" if observed else "no"
+    if isinstance(observed, float):
+        return f"{observed:.2f}"
+    if field in COMMAND_FIELDS:
+        return shown_command_line(str(observed), _TEXT_LENGTH)
+    return printable(shortened(str(observed), _TEXT_LENGTH))
+
+
+def _processes(status: ContainerStatus) -> Iterator[Line]:
+    listed = status.processes[:_MAX_PROCESSES]
+    if not listed:
+        return
+    found = {finding.pid for finding in status.findings}
+    yield Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
+    for process in listed:
+        yield from _process(process, "*" if process.pid in found else " ")
+    if status.process_count > len(listed):
+        yield Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
+
+
+def _process(process: ProcessStatus, mark: str) -> Iterator[Line]:
+    cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
+    user, name = printable(process.user, 10), printable(process.comm, 15)
+    command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
+    who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
+    yield Line(f"  {mark} {who}  {command}")
+    if process.image and process.command_line.partition(" ")[0] != process.image:
+        image = printable(shortened(process.image, _TEXT_LENGTH))
+        yield Line(f"{'':{_COMMAND_INDENT}}executable {image}")
+
+
+def _doubts(status: ContainerStatus) -> Iterator[Line]:
+    for signal, doubt in _DOUBTS.items():
+        if signal in status.signals:
+            yield Line(f"  - {signal}: {doubt}", 4)
+    on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
+    if on_trial:
+        yield Line(
+            f"  - {counted(len(on_trial), 'finding')} from rules that are still on trial.", 4
+        )
+    if len(status.signals) > 1 and not _is_one_process(status):
+        yield Line(f"  - {_NOT_ONE}", 4)
+    if status.findings:
+        yield Line(f"  - {_NOT_WHO}", 4)
+    elif status.cpu_cores >= _BUSY_CORES:
+        yield Line(f"  - {_NOT_HARMLESS}", 4)
+
+
+def _is_one_process(status: ContainerStatus) -> bool:
+    """Whether one process shows two signals, what was found of the container counted to each."""
+    signals: dict[int | None, set[str]] = {}
+    for finding in status.findings:
+        signals.setdefault(finding.pid, set()).add(finding.signal)
+    shared = signals.get(None, set())
+    return any(len(shown | shared) > 1 for shown in signals.values())
+
+
+def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
+    """What would be done about it by itself, or why not; and what has been done."""
+    if status.culling is None:
+        return
+    for text, hang in status_lines(status.culling, _pod_target(status), now):
+        yield Line(text, hang)
+
+
+def _pod_target(status: ContainerStatus) -> str:
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    return f"{namespace}/{pod}" if namespace and pod else ""
+
+
+def _next_steps(status: ContainerStatus) -> Iterator[Line]:
+    target = _word(_short_id(status)) or _word(status.cgroup)
+    keep = f"keep the evidence: minerwatch explain {target} -o json > evidence.json"
+    steps = [
+        *_looks(status),
+        keep if target and status.findings else "",
+        *_by_hand(status),
+        "compare with its neighbours: minerwatch top --once --sort cpu",
+        f"how to be sure, whom to tell, how to stop it: {_GUIDE}",
+    ]
+    for number, step in enumerate(filter(None, steps), 1):
+        yield Line(f"  {number}. {step}")
+
+
+def _by_hand(status: ContainerStatus) -> Iterator[str]:
+    target, culling = _pod_target(status), status.culling
+    if culling is None or culling.mode == "off" or not target:
+        return
+    newest = culling.history[0] if culling.history else None
+    if culling.stopped or (newest is not None and newest.outcome == "done"):
+        yield f"if this is wrong: minerwatch release {target}"
+    elif culling.reasons and status.level == Level.CONFIRMED.label:
+        yield f"what the policy would say: minerwatch cull {target} --action evict --dry-run"
+
+
+def _looks(status: ContainerStatus) -> Iterator[str]:
+    pid = next((finding.pid for finding in status.findings if finding.pid is not None), None)
+    if pid is not None:
+        yield f"what it runs: ls -l /proc/{pid}/exe /proc/{pid}/cwd"
+        yield f"whom it talks to: nsenter -t {pid} -n ss -tnp"
+    namespace, pod = _word(status.namespace), _word(status.pod)
+    identity, inspector = _word(_short_id(status)), _INSPECTORS.get(status.runtime)
+    if namespace and pod:
+        yield f"its pod: kubectl -n {namespace} describe pod {pod}"
+        if container := _word(status.container):
+            yield f"what it says: kubectl -n {namespace} logs {pod} -c {container} --tail=50"
+    elif status.kind == ContainerKind.UNIT.value and status.runtime == "systemd" and identity:
+        yield f"its unit: systemctl status {identity}"
+    elif inspector and identity:
+        yield f"its container: {inspector} {identity}"
+
+
+def _short_id(status: ContainerStatus) -> str:
+    """As much of the id as every tool takes for it; a unit's name is not to be cut."""
+    is_hex = _HEX_ID.fullmatch(status.container_id)
+    return status.container_id[:_SHORT_ID_LENGTH] if is_hex else status.container_id
+
+
+def _word(text: str) -> str:
+    """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
+    is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
+    return shlex.quote(text) if text and is_harmless else ""
+
+
+def _name(status: ContainerStatus) -> str:
+    return printable(place(status), _NAME_LENGTH)
+
+
+def _since(since: str, now: datetime) -> str:
+    return f"{age(since, now)} (since {printable(since, 32)})"

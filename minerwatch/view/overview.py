@@ -1,0 +1,119 @@
+"""What ``minerwatch top`` prints: what was looked at, who is missing, campaigns, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.text import Text
+
+from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
+from minerwatch.format import counted
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.agent_summary import agents_line, trouble_lines
+from minerwatch.view.campaigns import Campaign
+from minerwatch.view.lines import cut, rendered
+from minerwatch.view.table import banner, table
+
+_MAX_CAMPAIGNS = 5
+_MAX_NODES = 8  # that miss for one reason, by name
+_NAME_LENGTH = 256
+_REASON_LENGTH = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which part of which cluster was looked at."""
+
+    context: str
+    namespace: str  # "": all
+    answered: int  # nodes
+    missing: tuple[Unanswered, ...]
+    blind_spot: str = ""  # what is not known of the rest; "": all is known
+    agents: tuple[AgentStatus, ...] = ()  # of those that say what they are
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every agent answered; nodes may be meant to have none."""
+        return not any(each.pod for each in self.missing)
+
+    @property
+    def limits(self) -> str:
+        """Return what a sentence on all containers has to end with: of which nodes it speaks."""
+        if not self.missing:
+            return ""
+        if not self.answered:
+            return ": no agent has answered, so nothing is known"
+        return (
+            f" on the {counted(self.answered, 'node')} that answered;"
+            f" nothing is known of {counted(len(self.missing), 'other')}"
+        )
+
+
+def overview(
+    shown: Sequence[ContainerStatus],
+    every: Sequence[ContainerStatus],
+    found: Sequence[Campaign],
+    *,
+    coverage: Coverage | None = None,
+    now: datetime,
+    width: int | None,
+    colour: bool,
+) -> str:
+    """``shown`` as a table, below what it was chosen from.
+
+    ``coverage`` is the cluster's; None: this node alone. ``width`` as for a table.
+    """
+    lines = [Text(cut(line, width) if width else line) for line in _scope(coverage)]
+    missing = missing_lines(coverage.missing, names=_MAX_NODES) if coverage else []
+    if coverage and coverage.blind_spot:
+        missing.append(printable(coverage.blind_spot, _REASON_LENGTH))
+    missing += trouble_lines(coverage.agents, names=_MAX_NODES) if coverage else []
+    lines += [Text(cut(line, width) if width else line, "yellow") for line in missing]
+    lines.append(Text(banner(every, shown=len(shown))))
+    lines += [Text(cut(line, width) if width else line, "bold") for line in _named(found)]
+    rows = table(shown, now=now, width=width, colour=colour)
+    if not shown and coverage and coverage.missing:
+        rows = f"no container to show{coverage.limits}\n"
+    return rendered(lines, colour=colour) + rows
+
+
+def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) -> list[str]:
+    """One line for each reason, with the nodes that it is for; at most ``names`` by name."""
+    by_reason: dict[str, list[Unanswered]] = {}
+    for each in missing:
+        by_reason.setdefault(each.reason, []).append(each)
+    return [
+        f"missing {_nodes(nodes, names)}: {printable(reason, _REASON_LENGTH)}"
+        for reason, nodes in by_reason.items()
+    ]
+
+
+def _scope(coverage: Coverage | None) -> Iterator[str]:
+    if coverage is None:
+        return
+    namespace = printable(coverage.namespace, _NAME_LENGTH)
+    expected = coverage.answered + len(coverage.missing)
+    parts = [
+        f"context {printable(coverage.context, _NAME_LENGTH)}",
+        f"namespace {namespace}" if namespace else "all namespaces",
+        f"{coverage.answered:,} of {counted(expected, 'node')} answered",
+    ]
+    yield " · ".join(part for part in (*parts, agents_line(coverage.agents)) if part)
+
+
+def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:
+    if len(missing) == 1:
+        pod = f" ({printable(missing[0].pod, _NAME_LENGTH)})" if missing[0].pod else ""
+        return printable(missing[0].node, _NAME_LENGTH) + pod
+    listed = [printable(each.node, _NAME_LENGTH) for each in missing[:names]]
+    more = len(missing) - len(listed)
+    return ", ".join(listed) + (f" and {counted(more, 'node')} more" if more else "")
+
+
+def _named(found: Sequence[Campaign]) -> Iterator[str]:
+    for campaign in found[:_MAX_CAMPAIGNS]:
+        yield f"campaign: {campaign}"
+    if len(found) > _MAX_CAMPAIGNS:
+        yield f"and {counted(len(found) - _MAX_CAMPAIGNS, 'campaign')} more, of fewer pods"

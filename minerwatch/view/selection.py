@@ -1,0 +1,172 @@
+"""Which containers of a snapshot are shown, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from minerwatch.api.types import ContainerStatus
+from minerwatch.arguments import quoted
+from minerwatch.errors import TargetError
+from minerwatch.untrusted_text.display import printable
+
+_FIGURES: dict[str, Callable[[ContainerStatus], float]] = {
+    "score": lambda status: status.score,
+    "cpu": lambda status: status.cpu_cores,
+    "hours": lambda status: status.cpu_hours,
+    "limit": lambda status: limit_share(status) or 0.0,
+    "throttled": lambda status: status.throttled_share or 0.0,
+}
+_TEXTS: dict[str, Callable[[ContainerStatus], str]] = {
+    "name": lambda status: place(status),
+    "owner": lambda status: status.owner,
+    "image": lambda status: status.image,
+    "node": lambda status: status.node,
+}
+SORT_KEYS = (*_FIGURES, "age", *_TEXTS)
+
+IDLE_CORES = 0.005
+"""Who burns no more than this, and has no finding, is left out unless asked for."""
+
+_MAX_CANDIDATES = 8
+_SHORT_UID = 8
+_MAX_PID_DIGITS = 10
+
+
+def limit_share(status: ContainerStatus) -> float | None:
+    """Share of its CPU limit that the container uses; None where it has no limit."""
+    limit = status.cpu_limit_cores
+    return status.cpu_cores / limit if limit else None
+
+
+def sorted_by(
+    statuses: Iterable[ContainerStatus], key: str, *, is_reversed: bool = False
+) -> Sequence[ContainerStatus]:
+    """Highest first, or by the alphabet; those that have none of it come last either way.
+
+    ``age``: the oldest pods first, then those whose level is the oldest.
+    """
+    if key == "age":
+        ordered = sorted(statuses, key=_by_age, reverse=is_reversed)
+        return sorted(ordered, key=lambda status: not status.started)
+    if key in _FIGURES:
+        figure = _FIGURES[key]
+        return sorted(
+            statuses,
+            key=lambda s: (-figure(s), -s.score, -s.cpu_cores, s.cgroup),
+            reverse=is_reversed,
+        )
+    text = _TEXTS[key]
+    ordered = sorted(
+        statuses,
+        key=lambda s: (text(s).lower(), -s.score, -s.cpu_cores, s.cgroup),
+        reverse=is_reversed,
+    )
+    return sorted(ordered, key=lambda status: not text(status))
+
+
+def _by_age(status: ContainerStatus) -> tuple[str, float, str]:
+    return status.started or status.since, -status.score, status.cgroup
+
+
+def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
+    """Those in which something was found, or that burn CPU."""
+    return [each for each in statuses if each.findings or each.cpu_cores > IDLE_CORES]
+
+
+def filtered(
+    statuses: Iterable[ContainerStatus], text: str = "", namespace: str = ""
+) -> Sequence[ContainerStatus]:
+    """Those in ``namespace`` ("": any) that hold every word of ``text``.
+
+    Looked for in names, ids, image, owner, node, level, reasons and processes, in any case.
+    """
+    wanted = text.lower().split()
+    return [
+        status
+        for status in statuses
+        if (not namespace or status.namespace == namespace) and _holds_all(status, wanted)
+    ]
+
+
+def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
+    """The one container that ``target`` names.
+
+    A target is a pid, a container id (or its first six digits and more), a name, a cgroup path,
+    or in Kubernetes pod or namespace/pod: of a pod's containers, that with the highest score, or
+    that burns most. Raises TargetError if it names none, or several.
+    """
+    is_pid = target.isdecimal() and len(target) <= _MAX_PID_DIGITS
+    running = [s for s in statuses if is_pid and _has_process(s, int(target))]
+    if running:
+        return _one(running, f"process {target}")
+    exact = [status for status in statuses if target in _names(status)]
+    return _one(exact or [s for s in statuses if _id_begins(s, target)], printable(target, 256))
+
+
+def beside(
+    statuses: Iterable[ContainerStatus], chosen: ContainerStatus
+) -> Sequence[ContainerStatus]:
+    """The other containers in the pod of ``chosen``."""
+    if not chosen.pod:
+        return []
+    return [each for each in statuses if _pod(each) == _pod(chosen) and each is not chosen]
+
+
+def place(status: ContainerStatus) -> str:
+    """Where a container runs, as people call it: namespace/pod/container, or its own name."""
+    if status.pod:
+        return "/".join((status.namespace, status.pod, status.container))
+    if status.kind == "engine" and status.runtime:
+        return f"{status.runtime}/{status.container}"
+    if status.kind == "pod":
+        return f"pod:{status.pod_uid[:_SHORT_UID]}/{status.container}"
+    return status.container
+
+
+def _holds_all(status: ContainerStatus, words: Sequence[str]) -> bool:
+    searched = [text.lower() for text in _searched(status)] if words else []
+    return all(any(word in text for text in searched) for word in words)
+
+
+def _searched(status: ContainerStatus) -> Iterable[str]:
+    yield from (place(status), status.container_id, status.image, status.owner, status.level)
+    yield from (status.cgroup, status.node, status.pod_uid)
+    for finding in status.findings:
+        yield from (finding.title, finding.signal, finding.rule)
+    for process in status.processes:
+        yield from (process.comm, quoted(process.command_line), process.user)
+
+
+def _names(status: ContainerStatus) -> tuple[str, ...]:
+    pod = (status.pod, f"{status.namespace}/{status.pod}") if status.pod else ()
+    return (status.container_id, status.container, status.cgroup, place(status), *pod)
+
+
+def _pod(status: ContainerStatus) -> tuple[str, ...]:
+    return (status.node, status.namespace, status.pod, status.pod_uid)
+
+
+def _id_begins(status: ContainerStatus, target: str) -> bool:
+    return len(target) >= 6 and status.container_id.startswith(target)
+
+
+def _has_process(status: ContainerStatus, pid: int) -> bool:
+    return any(process.pid == pid for process in status.processes)
+
+
+def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates and candidates[0].pod and len({_pod(status) for status in candidates}) == 1:
+        return max(candidates, key=lambda status: (status.score, status.cpu_cores))
+    if not candidates:
+        raise TargetError(
+            f"nothing here is named {wanted}; `minerwatch top --once` lists what there is"
+        )
+    is_one_node = len({status.node for status in candidates}) == 1
+    names = ", ".join(
+        printable(status.cgroup if is_one_node else f"{status.node}:{place(status)}", 256)
+        for status in candidates[:_MAX_CANDIDATES]
+    )
+    more = ", …" if len(candidates) > _MAX_CANDIDATES else ""
+    raise TargetError(f"{wanted} is not one container but {len(candidates)}: {names}{more}")

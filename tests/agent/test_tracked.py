@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from minerwatch.agent.tracked import WatchedContainer, newly_watched
+from minerwatch.model import Container, ContainerKind, Level
+
+POD = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+SANDBOX = Container(f"/kubepods/pod{POD}/{'5a' * 32}", 7, ContainerKind.POD, "5a" * 32, "", POD)
+UNNAMED = {"PodName": "jupyter-ada", "PodNamespace": "jupyter"}
+
+
+def watched(
+    container: Container = SANDBOX, cpu_s: float = 0.04, **changes: Any
+) -> WatchedContainer:
+    found = newly_watched(container, 100.0, cpu_s)
+    found.place = UNNAMED
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
+
+
+def test_what_holds_a_pods_namespaces_is_no_container() -> None:
+    assert watched().is_idle_sandbox
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        watched(place={**UNNAMED, "ContainerName": "notebook"}),
+        watched(place={}),  # the pod is not known: it is not known what this is
+        watched(cpu_s=1.0),
+        watched(processes={1: None, 2: None}),
+        watched(verdict=replace(watched().verdict, level=Level.SUSPICIOUS)),
+        watched(replace(SANDBOX, kind=ContainerKind.ENGINE)),
+        watched(replace(SANDBOX, outer_cgroup="/kubepods/x")),
+    ],
+)
+def test_what_does_anything_is_one_whatever_it_is_called(other: WatchedContainer) -> None:
+    assert not other.is_idle_sandbox

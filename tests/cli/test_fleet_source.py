@@ -1,0 +1,323 @@
+"""``top`` and ``explain`` over a whole cluster, as typed on a laptop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from minerwatch.api.snapshot import decode, decode_report, encode, encode_agent
+from minerwatch.api.types import AgentStatus, NodeReport
+from minerwatch.cli.fleet_source import Scope, wants_cluster
+from minerwatch.cli.main import cli
+from minerwatch.config.schema import Config
+from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT
+from minerwatch.report.http_server import Answer, SocketListener
+from tests.kube.api_server import Answering, ApiServer, put_daemon_set
+from tests.kube.conftest import write_kubeconfig
+from tests.kube.exec_endpoint import Printing
+from tests.report.samples import MINER, NODE, SIMULATION, process
+
+Golden = Callable[[str, str], None]
+
+CLUSTER = Path(__file__).parent.parent / "fixtures" / "clusters" / "three-nodes"
+AGENT = AgentStatus("node-7", "1.2.3", rules={"stable": 3, "test": 2}, culling="off")
+ALICE = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    """The recorded cluster: of its three agents the last crashes."""
+    with ApiServer() as server:
+        put_daemon_set(server)
+        for node in json.loads((CLUSTER / "nodes.json").read_text()):
+            server.put(node, resource="nodes")
+        for pod in json.loads((CLUSTER / "pods.json").read_text()):
+            server.put(pod)
+            answer = CLUSTER / f"{pod['spec']['nodeName']}.json"
+            if answer.is_file():
+                name = pod["metadata"]["name"]
+                server.runs("minerwatch", name, Printing(answer.read_bytes()))
+        yield server
+
+
+@pytest.fixture
+def run(api: ApiServer, tmp_path: Path) -> Callable[..., Result]:
+    kubeconfig = write_kubeconfig(tmp_path / "config", api.url, "first")
+    environment = {"KUBECONFIG": str(kubeconfig), "XDG_RUNTIME_DIR": str(tmp_path)}
+
+    def typed(*arguments: str, **more: str) -> Result:
+        return CliRunner().invoke(
+            cli, arguments, env={**environment, **more}, prog_name="kubectl minerwatch"
+        )
+
+    return typed
+
+
+def without_ages(text: str) -> str:
+    """Ages are those of the day that the test runs on, and columns are as wide as they."""
+    text = re.sub(" +", " ", text)
+    return re.sub(r"(?<= )\d+(?:s|m|h\d\dm|d\d+h)(?= )", "AGE", text)
+
+
+def test_top_of_three_nodes_one_of_them_missing(golden: Golden, run: Callable[..., Result]) -> None:
+    result = run("top", "-A", "--once")
+    assert result.exit_code == 1  # an agent did not answer
+    assert result.stderr == ""
+    golden("top-cluster-piped.txt", without_ages(result.stdout))
+
+
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="is a plugin of kubectl: have kubectl on the PATH"
+)
+def test_as_a_plugin_of_kubectl(api: ApiServer, tmp_path: Path) -> None:
+    program = Path(sysconfig.get_path("scripts")) / "kubectl-minerwatch"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program.name).symlink_to(program)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "KUBECONFIG": str(write_kubeconfig(tmp_path / "config", api.url, "first")),
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", "minerwatch", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    shown = typed("top", "--once")
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("context lab · all namespaces · 2 of 3 nodes answered\n")
+    assert f"{ALICE}/notebook" in shown.stdout
+    assert "Campaign   one of 5 pods" in typed("explain", ALICE).stdout
+    assert typed("--help").stdout.startswith("Usage: kubectl minerwatch ")
+
+
+def test_json_is_the_agents_list_and_the_missing_are_on_standard_error(
+    run: Callable[..., Result],
+) -> None:
+    result = run("top", "-A", "--once", "-o", "json")
+    statuses = json.loads(result.stdout)
+    assert len(statuses) == 9
+    assert {status["node"] for status in statuses} == {"node-1", "node-2"}
+    assert statuses[0]["score"] >= statuses[-1]["score"]
+    assert result.stderr == (
+        "minerwatch: missing node-3 (minerwatch/minerwatch-9zlpd): "
+        "its agent does not run: CrashLoopBackOff\n"
+    )
+    assert result.exit_code == 1
+
+
+def test_all_agents_answer(api: ApiServer, run: Callable[..., Result]) -> None:
+    api.remove("minerwatch", "minerwatch-9zlpd")
+    result = run("top", "-A", "--once")
+    assert result.exit_code == 0
+    assert "missing node-3: no agent runs on it" in result.stdout
+    api.remove("", "node-3", resource="nodes")
+    assert "2 of 2 nodes answered" in run("top", "-A", "--once").stdout
+
+
+def test_as_many_at_once_as_asked_for(run: Callable[..., Result]) -> None:
+    assert "2 of 3 nodes answered" in run("top", "-A", "--once", "--at-once", "1").stdout
+    assert run("top", "-A", "--once", "--at-once", "0").exit_code == 2
+
+
+def test_namespace_filter_and_order(run: Callable[..., Result]) -> None:
+    result = run("top", "-n", "ci", "--once", "-o", "json", "--sort", "cpu")
+    assert [status["cpu_cores"] for status in json.loads(result.stdout)] == [3.97, 0.72]
+    filtered = json.loads(run("top", "-A", "--once", "-o", "json", "--filter", "lmp").stdout)
+    assert [status["pod"] for status in filtered] == ["melt-0"]
+    oldest = json.loads(run("top", "-A", "--once", "-o", "json", "--sort", "age").stdout)
+    assert oldest[0]["pod"] == "melt-0"
+    lines = run("top", "-n", "ci", "--once").stdout.splitlines()
+    assert "namespace ci" in lines[0]
+    assert "2 containers" in lines[2]
+
+
+def test_a_context_is_asked_by_name(run: Callable[..., Result]) -> None:
+    assert run("top", "--context", "hub", "--once").stdout.startswith("context hub · all namesp")
+    wrong = run("top", "--context", "moon", "--once")
+    assert wrong.exit_code == 1
+    assert "there is no context 'moon'" in wrong.stderr
+
+
+def test_a_kubeconfig_that_is_not_there(run: Callable[..., Result]) -> None:
+    result = run("top", "--kubeconfig", "/nonexistent", "--once")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("minerwatch: /nonexistent: there is no such file")
+
+
+def test_a_cluster_without_agents(api: ApiServer, run: Callable[..., Result]) -> None:
+    result = run("top", "-A", "--once", "--agent-selector", "app=other", "--agent-namespace", "x")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "no agent is labelled app=other in namespace x" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_refusal_is_one_line(api: ApiServer, run: Callable[..., Result]) -> None:
+    api.misbehave(Answering(403, 'pods is forbidden: User "me" cannot list'))
+    result = run("top", "-A", "--once")
+    assert result.exit_code == 1
+    assert "pods is forbidden" in result.stderr
+    assert "say --agent-namespace" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_explain_of_a_pod_names_its_campaign(api: ApiServer, run: Callable[..., Result]) -> None:
+    result = run("explain", "-A", ALICE)
+    assert result.exit_code == 0
+    assert f"{ALICE}/notebook" in result.stdout
+    assert "Campaign   one of 5 pods of owner" in result.stdout
+    assert "missing node-3" in result.stderr
+    assert "other containers of this pod: 313131313131" in result.stderr
+    asked = [request for request in api.requests if request.command == FULL_SNAPSHOT]
+    assert [request.path.split("/")[-2] for request in asked] == ["minerwatch-bxq4t"]
+
+
+def test_secrets_are_shown_to_those_who_ask_for_them(
+    api: ApiServer, run: Callable[..., Result], agent_socket: Path
+) -> None:
+    run("explain", "-A", ALICE, "--unmasked")
+    assert [each.command for each in api.requests if each.command][-1] == UNMASKED_SNAPSHOT
+    here = ("--socket", str(agent_socket))
+    shown = run("explain", MINER.container_id, "--unmasked", *here).stdout
+    assert "hunter2xyz" in shown
+    assert "hunter2xyz" not in run("explain", MINER.container_id, *here).stdout
+
+
+def test_explain_as_json(run: Callable[..., Result]) -> None:
+    result = run("explain", "-n", "science", "melt-0", "-o", "json")
+    assert json.loads(result.stdout)["node"] == "node-1"
+
+
+def test_explain_of_what_is_on_no_node_that_answered(run: Callable[..., Result]) -> None:
+    result = run("explain", "-A", "binder/nobody")
+    assert result.exit_code == 1
+    assert "missing node-3" in result.stderr
+    assert "nothing here is named binder/nobody" in result.stderr
+
+
+# this node, or the cluster
+
+
+def scope(**changes: object) -> Scope:
+    plain: dict[str, object] = {
+        "namespace": "",
+        "all_namespaces": False,
+        "context": None,
+        "kubeconfig": None,
+        "agent_namespace": "",
+        "agent_selector": "",
+        "timeout_s": 1.0,
+    }
+    return Scope(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+UNMASKED = replace(MINER, processes=(process(command_line="./a --password hunter2xyz"),))
+
+
+@pytest.fixture
+def agent_socket(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "run" / "agent.sock"
+    routes = {
+        "/snapshot": lambda: Answer(encode(NODE), "application/json"),
+        "/snapshot/full": lambda: Answer(encode([MINER, SIMULATION]), "application/json"),
+        "/snapshot/unmasked": lambda: Answer(encode([UNMASKED]), "application/json"),
+        "/status": lambda: Answer(encode_agent(AGENT), "application/json"),
+    }
+    listener = SocketListener(path, routes, on_error=lambda _error: None)
+    yield path
+    listener.close()
+
+
+@pytest.mark.parametrize("has_agent", [True, False])
+@pytest.mark.parametrize("has_kubeconfig", [True, False])
+def test_what_is_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    agent_socket: Path,
+    has_agent: bool,
+    has_kubeconfig: bool,
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    if has_kubeconfig:
+        kubeconfig.touch()
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    config = Config(socket=str(agent_socket if has_agent else tmp_path / "none"))
+
+    def asks_cluster(*, local: bool = False, path: Path | None = None, **given: object) -> bool:
+        return wants_cluster(scope(**given), config, local=local, socket_path=path)
+
+    assert asks_cluster() == (has_kubeconfig and not has_agent)
+    assert asks_cluster(all_namespaces=True) == (has_kubeconfig or not has_agent)
+    assert asks_cluster(namespace="x") == (has_kubeconfig or not has_agent)
+    assert asks_cluster(context="lab")
+    assert asks_cluster(kubeconfig=kubeconfig)
+    assert not asks_cluster(local=True, namespace="x")
+    assert not asks_cluster(path=agent_socket, all_namespaces=True)
+
+
+def test_both_is_wrong_usage(run: Callable[..., Result]) -> None:
+    for named in (("--local",), ("--socket", "/x")):
+        result = run("top", "--once", "--context", "lab", *named)
+        assert result.exit_code == 2
+        assert "give one of them" in result.stderr
+
+
+# the command that runs in agents' pods
+
+
+def snapshot(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "minerwatch", "snapshot", *arguments],
+        capture_output=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+
+
+def test_snapshot_copies_the_sockets_answer(agent_socket: Path) -> None:
+    done = snapshot(MINERWATCH_SOCKET=str(agent_socket))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == encode(NODE)
+    whole = snapshot("--full", "--socket", str(agent_socket))
+    assert decode(whole.stdout) == (MINER, SIMULATION)
+    unmasked = snapshot("--unmasked", "--socket", str(agent_socket))
+    assert decode(unmasked.stdout) == (UNMASKED,)
+    both = snapshot("--with-status", "--socket", str(agent_socket))
+    assert decode_report(both.stdout) == NodeReport(NODE, AGENT)
+    assert decode_report(done.stdout) == NodeReport(NODE, None)
+
+
+def test_snapshot_without_an_agent_says_so_in_one_line(tmp_path: Path) -> None:
+    done = snapshot("--socket", str(tmp_path / "none"))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"minerwatch: no agent is listening on {tmp_path}/none\n"
+
+
+def test_snapshot_is_not_for_people(run: Callable[..., Result]) -> None:
+    assert "snapshot" not in run("--help").stdout
+
+
+def test_snapshot_imports_nothing_heavy(agent_socket: Path) -> None:
+    script = (
+        "import sys; from minerwatch.cli.main import cli\n"
+        f"try: cli(['snapshot', '--socket', {str(agent_socket)!r}])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'msgspec', 'rich', 'yaml', 'kubernetes', 'sigma', 're2'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.stderr == b""
+    assert done.returncode == 0

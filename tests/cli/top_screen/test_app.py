@@ -1,0 +1,655 @@
+"""The screen in its main states, and what each key does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from textual import events
+from textual.geometry import Region
+
+from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
+from minerwatch.cli.top_screen.history import key_of
+from minerwatch.cli.top_screen.look import Look
+from minerwatch.cli.top_screen.proposal import Choice, Proposal
+from minerwatch.cli.top_screen.rows import Tree, View
+from minerwatch.cli.top_screen.widgets import Grid
+from minerwatch.errors import ClusterError, SnapshotError
+from minerwatch.view.explanation import explanation
+from minerwatch.view.overview import Coverage
+from tests.cli.top_screen.driving import (
+    AGENT,
+    ASCII,
+    TALKING,
+    Driven,
+    Recorded,
+    cluster,
+    driven,
+    node,
+    normal,
+)
+from tests.report.samples import HOSTILE, HOSTILE_ONE, MINER, NODE, NOW, SIMULATION, container
+
+Golden = Callable[[str, str], None]
+Scenario = Callable[[Driven], Awaitable[None]]
+
+
+def run(
+    watched: Recorded, scenario: Scenario, size: tuple[int, int] = (120, 40), **how: Any
+) -> None:
+    async def drive() -> None:
+        async with driven(watched, size, **how) as screen:
+            await scenario(screen)
+
+    asyncio.run(drive())
+
+
+def keys(*pressed: str) -> Scenario:
+    async def press(screen: Driven) -> None:
+        await screen.press(*pressed)
+
+    return press
+
+
+STATES: dict[str, tuple[Recorded, tuple[int, int], tuple[str, ...], dict[str, Any]]] = {
+    "node-80": (node(), (80, 24), (), {}),
+    "node-120": (node(), (120, 40), ("down",), {}),
+    "cluster-80": (cluster(), (80, 24), (), {}),
+    "cluster-200": (cluster(), (200, 60), ("down", "down"), {}),
+    "cluster-by-owner": (cluster(), (120, 30), ("t",), {}),
+    "cluster-by-campaign": (cluster(), (120, 30), ("t", "t", "left"), {}),
+    "cluster-stale": (
+        cluster(stale={"node-2": NOW - timedelta(minutes=3)}), (120, 30), ("space",), {}
+    ),
+    "container-120": (node(), (120, 60), ("enter",), {}),
+    "container-80": (node(), (80, 24), ("enter", "pagedown"), {}),
+    "help": (node(), (80, 50), ("question_mark",), {}),
+    "nodes": (cluster(), (80, 24), ("n",), {}),
+    "sort": (node(), (80, 24), ("s",), {}),
+    "filter": (node(), (80, 24), ("slash", *"xmr"), {}),
+    "ascii": (node(), (80, 24), (), {"terminal": ASCII}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_pictures_of_the_main_states(golden: Golden, state: str) -> None:
+    watched, size, pressed, how = STATES[state]
+
+    async def look(screen: Driven) -> None:
+        await screen.press(*pressed)
+        golden(f"screen/{state}.svg", normal(screen.app.export_screenshot(title="minerwatch top")))
+
+    run(watched, look, size, **how)
+
+
+# Keys.
+
+
+def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
+    statuses = tuple(
+        replace(SIMULATION, container=f"c-{n:02}", cgroup=f"/c/{n:02}", cpu_cores=10.0 - n / 10)
+        for n in range(60)
+    )
+    watched = Recorded([Look(statuses, NOW, agents=(AGENT,))])
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("pagedown", *["down"] * 3)
+        chosen = screen.app.grid.selected
+        line = screen.app.grid.position.index - screen.app.grid.position.top
+        assert chosen is not None
+        for reds in (5, 0, 20):
+            worse = tuple(replace(MINER, cgroup=f"/m/{n}") for n in range(reds))
+            look = Look((*worse, *statuses), NOW)
+            watched.rounds = [look]
+            await screen.press("r")
+            await screen.until(lambda: screen.shown.look is look)  # noqa: B023 - run at once
+            assert screen.app.grid.selected is not None
+            assert screen.app.grid.selected.key == chosen.key
+            assert screen.app.grid.position.index - screen.app.grid.position.top == line
+        await screen.press("home")
+        assert screen.app.grid.selected is not None
+        assert screen.app.grid.selected.status.level == "confirmed"
+
+    run(watched, scenario)
+
+
+@pytest.mark.parametrize(
+    ("key", "sort"),
+    [("C", "cpu"), ("H", "hours"), ("L", "limit"), ("A", "age"), ("N", "name"), ("O", "owner")],
+)
+def test_shift_and_a_letter_sort_the_second_time_the_other_way_round(key: str, sort: str) -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press(key)
+        assert (screen.shown.view.sort, screen.shown.view.is_reversed) == (sort, False)
+        first = [row.key for row in screen.shown.arrangement.rows]
+        await screen.press(key)
+        assert screen.shown.view.is_reversed
+        assert [row.key for row in screen.shown.arrangement.rows] != first
+        await screen.press("S")
+        assert (screen.shown.view.sort, screen.shown.view.is_reversed) == ("score", False)
+
+    run(node(), scenario)
+
+
+def test_s_asks_by_what_to_sort_and_takes_no_for_an_answer() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("s")
+        assert "share of the limit" in screen.text
+        await screen.press("escape")
+        assert screen.shown.view.sort == "score"
+        await screen.press("s", "H")
+        assert screen.shown.view.sort == "hours"
+        assert "CPU-H" not in screen.text or "▼" in screen.text
+
+    run(node(), scenario)
+
+
+def test_the_filter_follows_each_letter_and_escape_ends_it() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("slash", *"lmp")
+        assert [row.status for row in screen.shown.arrangement.rows] == [SIMULATION]
+        await screen.press("enter", "q")  # enter keeps it; then q is a key again
+
+    async def cleared(screen: Driven) -> None:
+        await screen.press("slash", *"nowhere")
+        assert "No container here holds “nowhere”." in screen.text
+        await screen.press("escape")
+        assert screen.shown.view.text == ""
+        assert len(screen.shown.arrangement.rows) == 7
+
+    run(node(), scenario)
+    run(node(), cleared)
+
+
+def test_keys_that_follow_the_slash_at_once_are_letters() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.pilot.press("slash", "q", "s", "k")
+        await screen.settle()
+        assert screen.shown.view.text == "qsk"
+
+    run(node(), scenario)
+
+
+def test_the_tree_and_its_groups() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("t")
+        assert screen.shown.view.tree is Tree.OWNER
+        assert "▾ 5 containers of owner" in screen.text
+        await screen.press("left")
+        assert "▸ 5 containers of owner" in screen.text
+        await screen.press("enter")
+        assert "▾ 5 containers of owner" in screen.text
+        await screen.press("k")
+        assert "A group cannot be acted upon" in screen.text
+        await screen.press("t")
+        assert "5 containers in 5 pods of owner" in screen.text
+        await screen.press("t")
+        assert screen.shown.view.tree.value == ""
+
+    run(cluster(), scenario)
+
+
+def test_idle_containers_are_shown_when_asked_for() -> None:
+    async def scenario(screen: Driven) -> None:
+        assert "ssh.service" not in screen.text
+        await screen.press("a")
+        assert "ssh.service" in screen.text
+
+    run(node(), scenario)
+
+
+def test_pause_holds_still_and_says_so() -> None:
+    watched = node()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("space")
+        assert "PAUSED at 02:30:00Z" in screen.text
+        asked = watched.asked
+        watched.rounds = [Look((SIMULATION,), NOW + timedelta(minutes=1))]
+        await screen.press("r")
+        assert "space goes on" in screen.text
+        assert watched.asked == asked
+        await screen.press("down", "C")  # what is there can still be looked at
+        assert screen.shown.look.at == NOW
+        await screen.press("space")
+        await screen.until(lambda: screen.shown.look.at > NOW)
+        assert "PAUSED" not in screen.text
+
+    run(watched, scenario)
+
+
+def test_the_page_has_findings_processes_connections_history_and_policy() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("enter")
+        text = screen.text
+        for told in (
+            "CONFIRMED, score 91.48 of 100",
+            "expected: CommandLine contains '--donate-level'",
+            "├─ ./a --donate-level 1",
+            "4711 a → 203.0.113.7:3333 for 12m",
+            "behaviour: Core busy steadily began to hold",
+            "Off: nothing is done (culling.mode).",
+        ):
+            assert told in text
+        await screen.press("escape")
+        assert "LEVEL" in screen.text
+
+    run(node(), scenario, (120, 100))
+
+
+def test_the_page_follows_what_happens_and_stays_where_it_was_scrolled() -> None:
+    watched = node()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("enter", "pagedown")
+        top = screen.app.page.lines.top
+        assert top > 0
+        burning = replace(TALKING, cpu_cores=1.23)
+        watched.rounds = [Look((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
+        await screen.press("r")
+        await screen.until(lambda: screen.app.page.subject.status == burning)
+        assert screen.app.page.lines.top == top
+        watched.rounds = [Look((SIMULATION,), NOW + timedelta(seconds=20))]
+        await screen.press("r")
+        await screen.until(lambda: screen.app.page.subject.is_gone)
+        await screen.press("home")
+        assert "It is no longer there." in screen.text
+
+    run(watched, scenario, (120, 20))
+
+
+def test_help_and_nodes_are_pages_that_q_leaves() -> None:
+    async def scenario(screen: Driven) -> None:
+        for key, told in (("question_mark", "Keys"), ("n", "2 of 3 nodes answered")):
+            await screen.press(key)
+            assert told in screen.text
+            await screen.press("q")
+            assert "LEVEL" in screen.text
+
+    run(cluster(), scenario)
+
+
+def test_q_quits_and_the_source_is_closed() -> None:
+    watched = node()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.pilot.press("q")
+        await screen.pilot.pause()
+
+    run(watched, scenario)
+    for _ in range(100):
+        if watched.closed:
+            break
+        asyncio.run(asyncio.sleep(0.05))
+    assert watched.closed
+
+
+# Copies.
+
+
+def test_a_copy_goes_to_the_terminal_and_into_files(tmp_path: Path) -> None:
+    written: list[str] = []
+
+    async def scenario(screen: Driven) -> None:
+        screen.app._driver.write = written.append  # type: ignore[union-attr, method-assign]
+        await screen.press("e", "t")
+        assert "copied to the terminal's clipboard (OSC 52)" in screen.text
+        await screen.press("e", "s")
+        assert "saved: " in screen.text
+
+    run(node(), scenario, (200, 40), folder=tmp_path)
+    assert any(sequence.startswith("\x1b]52;c;") for sequence in written)
+    (text,) = (path.read_text() for path in tmp_path.glob("*.txt"))
+    (read,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert text == explanation(TALKING, now=NOW, width=100, campaign=_campaign_of(TALKING))
+    assert read["pod"] == MINER.pod
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def _campaign_of(status: ContainerStatus) -> Any:
+    from minerwatch.view.campaigns import campaigns
+
+    found = campaigns((TALKING, *NODE[1:]))
+    return next(
+        each for each in found if key_of(status) in [key_of(member) for member in each.members]
+    )
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("e", "s")
+        await screen.press("e", "s")
+        assert "File exists" in screen.text
+
+    run(node(), scenario, (200, 40), folder=tmp_path)
+
+
+# Actions.
+
+
+class Policy:
+    """A proposer that permits, or objects."""
+
+    def __init__(self, *, is_permitted: bool = True) -> None:
+        self._is_permitted = is_permitted
+        self.done: list[str] = []
+
+    def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
+        return [("s", "stop", "stop it"), ("e", "evict", "evict it")]
+
+    def propose(self, status: ContainerStatus, action: str) -> Proposal:
+        if not self._is_permitted:
+            reasons = "The policy does not permit to evict it:\n  - The pod is too young."
+            return Proposal(status, action, reasons, "", "dry-run", is_permitted=False)
+        request = "POST /api/v1/namespaces/binder/pods/x/eviction?dryRun=All"
+        decision = f"The policy permits to {action} it in a dry run."
+        return Proposal(status, action, decision, request, "dry-run", is_permitted=True)
+
+    def carry_out(self, proposal: Proposal) -> str:
+        self.done.append(f"{proposal.action} {proposal.confirmation}")
+        return "It would have been done;\nthis was a dry run."
+
+
+def test_an_action_is_done_only_once_the_name_was_typed(golden: Golden) -> None:
+    policy = Policy()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k")
+        assert "nothing is done before you type the name" in screen.text
+        await screen.press("e")
+        golden("screen/action.svg", normal(screen.app.export_screenshot(title="minerwatch top")))
+        await screen.press(*"jupyter", "enter")
+        assert "That is not its name: nothing was done." in screen.text
+        assert not policy.done
+        await screen.pilot.press(*["backspace"] * len("jupyter"))
+        await screen.press(*(_key(letter) for letter in MINER.pod), "enter")
+        assert "this was a dry run" in screen.text
+        assert policy.done == [f"evict {MINER.pod}"]
+        await screen.press("escape")
+        assert "LEVEL" in screen.text
+
+    run(node(), scenario, (100, 24), proposer=policy)
+
+
+def _key(letter: str) -> str:
+    return {"-": "minus"}.get(letter, letter)
+
+
+def test_what_is_not_permitted_cannot_be_typed_for() -> None:
+    policy = Policy(is_permitted=False)
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k", "e")
+        assert "The pod is too young" in screen.text
+        assert "typed" not in screen.text
+        await screen.press("enter")
+        await screen.press("escape")
+        assert "LEVEL" in screen.text
+
+    run(node(), scenario, proposer=policy)
+    assert not policy.done
+
+
+def test_who_decides_for_no_action_does_nothing() -> None:
+    policy = Policy()
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k", "escape")
+        assert "LEVEL" in screen.text
+        await screen.press("enter", "k", "s", "escape")  # from the page, too
+        assert "CONFIRMED" in screen.text
+
+    run(node(), scenario, proposer=policy)
+    assert not policy.done
+
+
+def test_where_culling_is_off_k_says_so() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k")
+        assert "culling is off on this node (culling.mode): it only observes" in screen.text
+
+    run(node(), scenario)
+
+
+def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
+    acting = replace(AGENT, culling="enforce")
+    watched = Recorded([Look((TALKING,), NOW, agents=(acting,))])
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("k", "d")
+        assert "it takes no orders" in screen.text
+
+    run(watched, scenario)
+
+
+# Hostile and broken.
+
+
+def test_hostile_names_are_shown_and_never_obeyed() -> None:
+    hostile = replace(HOSTILE_ONE, node=HOSTILE[7], namespace=HOSTILE[7], pod=HOSTILE[0])
+    watched = Recorded([Look((hostile, replace(MINER, owner=HOSTILE[7])), NOW)])
+
+    async def scenario(screen: Driven) -> None:
+        for pressed in ((), ("enter",), ("pagedown",), ("escape", "t"), ("n",), ("q", "down", "k")):
+            await screen.press(*pressed)
+            svg = screen.app.export_screenshot()
+            assert "\x1b" not in svg
+            assert "\u202e" not in svg
+            assert all(cell_len(line) <= 80 for line in screen.text.splitlines())
+        await screen.press("t", "t", "enter")
+        assert "[bold red]" in screen.text  # markup is text
+        assert "\\e[2J" in screen.text
+
+    run(watched, scenario, (80, 50))
+
+
+def test_what_is_pasted_is_not_obeyed_either() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("slash")
+        screen.app.screen.post_message(events.Paste("x\x1b[2J\x9b31m\u202ey"))
+        await screen.settle()
+        svg = screen.app.export_screenshot()
+        assert not {"\x1b", "\x9b", "\u202e"} & set(svg)
+        assert "x[2J31my" in screen.text
+
+    run(node(), scenario, (80, 24))
+
+
+def test_nothing_is_lost_when_the_agent_goes_away() -> None:
+    watched = node()
+
+    async def scenario(screen: Driven) -> None:
+        watched.rounds = [SnapshotError("the agent on /run/x did not answer: timed out")]
+        await screen.press("r")
+        await screen.until(lambda: screen.shown.look.failure != "")
+        assert "did not answer: timed out" in screen.text
+        assert MINER.container in screen.text
+        assert "02:30:00Z" in screen.text  # it is as old as it says
+
+    run(watched, scenario)
+
+
+def test_an_error_before_the_first_answer_says_what_to_do() -> None:
+    error = ClusterError("context lab: no agent is labelled x in any namespace: install minerwatch")
+
+    async def scenario(screen: Driven) -> None:
+        assert "no agent is labelled x" in screen.text
+        assert "It is tried again" in screen.text
+        await screen.press("down", "enter", "e", "k", "t")
+        assert "There is no container to choose." in screen.text or "no agent" in screen.text
+
+    run(Recorded([error]), scenario, (80, 24))
+
+
+def test_an_error_of_ours_is_one_line_not_a_crash() -> None:
+    class Broken(Recorded):
+        def looks(self) -> Iterator[Look]:
+            raise ZeroDivisionError("division by zero")
+
+    watched = Broken([ClusterError("")])
+
+    async def scenario(screen: Driven) -> None:
+        assert "ZeroDivisionError: division by zero" in screen.text
+
+    run(watched, scenario, (80, 24))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ((), "No container here."),
+        ((container(), container(cgroup="/b")), "2 idle containers are not shown."),
+    ],
+)
+def test_empty_states_say_why_and_what_to_press(
+    statuses: tuple[ContainerStatus, ...], told: str
+) -> None:
+    async def scenario(screen: Driven) -> None:
+        assert told in screen.text
+        await screen.press("enter")
+        assert told in screen.text
+
+    run(Recorded([Look(statuses, NOW)]), scenario, (80, 24))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "answered", "told"),
+    [
+        ((), 0, "No container to show: no agent has answered, so nothing is known."),
+        ((), 1, "No container to show on the 1 node that answered; nothing is known of 1 other."),
+        ((container(),), 1, "Nothing is flagged and nothing is busy on the 1 node that answered"),
+    ],
+)
+def test_no_row_is_no_all_clear_while_nodes_are_missing(
+    statuses: tuple[ContainerStatus, ...], answered: int, told: str
+) -> None:
+    missing = Unanswered("node-1", "minerwatch/agent-1", "no answer within 20 s")
+    coverage = Coverage("lab", "", answered, (missing,))
+
+    async def scenario(screen: Driven) -> None:
+        assert told in " ".join(screen.text.split())
+
+    run(Recorded([Look(statuses, NOW, coverage)]), scenario, (110, 24))
+
+
+def test_before_the_first_answer_it_says_whom_it_asks() -> None:
+    watched = Recorded([Look((), NOW, progress=(0, 1))])
+
+    async def scenario(screen: Driven) -> None:
+        assert "waiting for the first answer" in screen.text
+
+    run(watched, scenario, (80, 24))
+
+
+# Sizes and terminals.
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 10), (20, 5), (10, 3), (300, 100)])
+def test_it_fits_any_terminal(size: tuple[int, int]) -> None:
+    async def scenario(screen: Driven) -> None:
+        for pressed in (
+            (),
+            ("enter",),
+            ("escape", "t"),
+            ("question_mark",),
+            ("q", "s"),
+            ("escape",),
+        ):
+            await screen.press(*pressed)
+            lines = screen.text.splitlines()
+            assert len(lines) <= size[1]
+            assert all(len(line) <= size[0] for line in lines)
+
+    run(cluster(), scenario, size)
+
+
+def test_it_follows_a_resize() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("down", "down")
+        chosen = screen.app.grid.selected
+        for size in ((200, 60), (60, 12), (80, 24)):
+            await screen.pilot.resize_terminal(*size)
+            await screen.settle()
+            assert screen.app.grid.selected == chosen
+            lines = screen.text.splitlines()
+            assert len(lines) <= size[1]
+            assert max(map(len, lines)) <= size[0]
+            assert "CONTAINER" in screen.text
+        await screen.press("enter")
+        await screen.pilot.resize_terminal(60, 20)
+        await screen.settle()
+        assert all(len(line) <= 60 for line in screen.text.splitlines())
+
+    run(cluster(), scenario)
+
+
+def test_a_terminal_without_unicode_gets_ascii() -> None:
+    async def scenario(screen: Driven) -> None:
+        for pressed in ((), ("enter",), ("escape", "t"), ("question_mark",), ("q", "n")):
+            await screen.press(*pressed)
+            svg = screen.app.export_screenshot()
+            texts = "".join(re.findall(r"<text[^>]*>(.*?)</text>", svg))
+            assert texts.replace("&#160;", "").replace("\N{NO-BREAK SPACE}", "").isascii()
+
+    run(cluster(), scenario, terminal=ASCII)
+
+
+def test_no_color_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def scenario(screen: Driven) -> None:
+        for pressed in ((), ("enter",), ("escape",), ("slash", "x")):
+            await screen.press(*pressed)
+            colours = set(re.findall(r"fill: (#[0-9a-f]{6})", screen.app.export_screenshot()))
+            assert colours <= {"#c5c8c6", "#292929", "#868887"}  # front, back, and front dimmed
+
+    run(node(), scenario)
+
+
+def test_levels_are_told_in_words_too() -> None:
+    async def scenario(screen: Driven) -> None:
+        for level in ("confirmed", "likely", "suspicious", "clear"):
+            assert level in screen.text
+
+    run(node(), scenario, (80, 24))
+
+
+def test_lines_that_have_not_changed_are_not_drawn_again() -> None:
+    watched = node()
+
+    async def scenario(screen: Driven) -> None:
+        drawn: list[int] = []
+        grid = screen.app.grid
+        plain = grid.refresh
+
+        def counting(*regions: Region, **options: Any) -> Grid:
+            drawn.append(len(regions))
+            return plain(*regions, **options)
+
+        grid.refresh = counting  # type: ignore[method-assign]
+        last = watched.rounds[-1]
+        assert isinstance(last, Look)
+        same = replace(last, at=last.at + timedelta(microseconds=1))
+        watched.rounds = [same]
+        await screen.press("r")
+        await screen.until(lambda: screen.shown.look is same)
+        assert drawn == []
+        await screen.press("down")
+        assert drawn == [2]  # the row that was selected, and the one that is
+
+    run(watched, scenario)
+
+
+def test_a_view_from_the_command_line() -> None:
+    async def scenario(screen: Driven) -> None:
+        assert [row.status.pod for row in screen.shown.arrangement.rows] == ["melt-0"]
+
+    run(cluster(), scenario, view=View(sort="cpu", text="lmp", namespace="science"))

@@ -1,0 +1,252 @@
+"""Who is asked, how often, and what becomes of those who do not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minerwatch.api.snapshot import encode, encode_agent
+from minerwatch.cli.fleet_source import ClusterSource, Scope
+from minerwatch.cli.local_source import Source
+from minerwatch.cli.top_screen.feed import Feed, in_background, reason_of
+from minerwatch.cli.top_screen.look import Look
+from minerwatch.cli.top_screen.presentation import Presenter
+from minerwatch.cli.top_screen.rows import View
+from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
+from minerwatch.config.schema import Config
+from minerwatch.errors import ClusterError, SnapshotError
+from minerwatch.report.http_server import Answer, SocketListener
+from tests.cli.top_screen.driving import AGENT, Recorded, moving
+from tests.conftest import needs_root
+from tests.kube.api_server import ApiServer
+from tests.kube.conftest import write_kubeconfig
+from tests.kube.exec_endpoint import Printing
+from tests.kube.test_fleet import add_agent
+from tests.report.samples import MINER, NODE, NOW, SIMULATION
+from tests.waiting import PATIENCE_S, until
+
+
+@pytest.fixture
+def looks() -> list[Look]:
+    return []
+
+
+def fed(watched: Recorded, looks: list[Look]) -> Feed:
+    feed = Feed(watched, looks.append)
+    feed.start()
+    return feed
+
+
+def test_a_feed_looks_again_when_it_is_time_or_told_to(looks: list[Look]) -> None:
+    watched = Recorded([Look((MINER,), NOW)])
+    watched.refresh_s = 0.01
+    feed = fed(watched, looks)
+    until(lambda: watched.asked > 3)
+    watched.refresh_s = 3600.0
+    time.sleep(0.05)
+    asked = watched.asked
+    feed.hurry()
+    until(lambda: watched.asked > asked)
+    feed.close()
+    until(lambda: watched.closed)
+
+
+def test_a_feed_that_is_paused_asks_nobody(looks: list[Look]) -> None:
+    watched = Recorded([Look((MINER,), NOW)])
+    watched.refresh_s = 0.01
+    feed = fed(watched, looks)
+    until(lambda: watched.asked > 1)
+    feed.pause(is_paused=True)
+    time.sleep(0.05)
+    asked = watched.asked
+    time.sleep(0.1)
+    assert watched.asked == asked
+    feed.pause(is_paused=False)
+    until(lambda: watched.asked > asked)
+    feed.close()
+    until(lambda: watched.closed)
+
+
+def test_what_was_known_stays_when_asking_fails(looks: list[Look]) -> None:
+    watched = Recorded([Look((MINER,), NOW, progress=(1, 2)), SnapshotError("it is gone")])
+    feed = fed(watched, looks)
+    until(lambda: bool(looks) and looks[-1].failure != "")
+    assert looks[-1] == Look((MINER,), NOW, failure="it is gone")
+    feed.close()
+
+
+def test_reasons_are_for_people() -> None:
+    assert reason_of(ClusterError("no right to list pods")) == "no right to list pods"
+    assert reason_of(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_work_in_the_background_ends_with_a_result_or_an_error() -> None:
+    results: list[object] = []
+    for work in (lambda: 1, lambda: 1 / 0):
+        in_background(work, results.append, "test").join(PATIENCE_S)
+    assert results[0] == 1
+    assert isinstance(results[1], ZeroDivisionError)
+
+
+# This node.
+
+
+def agent(path: Path, *, says_what_it_is: bool = True) -> SocketListener:
+    routes = {
+        "/snapshot": lambda: Answer(encode(NODE), "application/json"),
+        "/snapshot/full": lambda: Answer(encode([MINER, SIMULATION]), "application/json"),
+    }
+    if says_what_it_is:
+        routes["/status"] = lambda: Answer(encode_agent(AGENT), "application/json")
+    return SocketListener(path, routes, on_error=lambda _error: None)
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "agent.sock"
+
+
+def watched_node(socket: Path, *, given: bool = True) -> NodeWatched:
+    config = Config(socket=str(socket)).without_kubernetes()
+    return NodeWatched(Source(socket if given else None, is_local=False, config=config))
+
+
+def test_the_agent_of_this_node(socket: Path) -> None:
+    listener = agent(socket)
+    watched = watched_node(socket)
+    (look,) = watched.looks()
+    assert (look.statuses, look.agents, look.coverage) == (NODE, (AGENT,), None)
+    assert watched.whole(MINER) == MINER
+    assert watched.whole(NODE[1]) == NODE[1]  # no longer there: as it was
+    listener.close()
+    with pytest.raises(SnapshotError, match="no agent is listening"):
+        list(watched.looks())
+    watched.close()
+
+
+def test_an_older_agent_is_shown_all_the_same(socket: Path) -> None:
+    listener = agent(socket, says_what_it_is=False)
+    (look,) = watched_node(socket).looks()
+    assert (look.statuses, look.agents) == (NODE, ())
+    listener.close()
+
+
+@needs_root
+def test_without_an_agent_the_node_itself_is_watched_until_one_comes(socket: Path) -> None:
+    watched = watched_node(socket, given=False)
+    first, second = watched.looks()
+    assert (first.statuses, first.progress) == ((), (0, 1))
+    assert "no agent is listening" in second.notes[0]
+    assert second.statuses
+    assert watched.whole(second.statuses[0]).cgroup == second.statuses[0].cgroup
+    listener = agent(socket)
+    (look,) = watched.looks()
+    assert (look.statuses, look.notes) == (NODE, ())
+    listener.close()
+    watched.close()
+
+
+# A cluster.
+
+
+def scope(kubeconfig: Path) -> Scope:
+    return Scope(
+        namespace="", all_namespaces=True, context=None, kubeconfig=kubeconfig,
+        agent_namespace="", agent_selector="app.kubernetes.io/name=minerwatch", timeout_s=2.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def watched(api: ApiServer, tmp_path: Path) -> Iterator[ClusterWatched]:
+    kubeconfig = write_kubeconfig(tmp_path / "config", api.url, "first")
+    cluster = ClusterWatched(ClusterSource(scope(kubeconfig)))
+    yield cluster
+    cluster.close()
+
+
+def test_rows_come_before_a_node_that_hangs_is_given_up(
+    api: ApiServer, watched: ClusterWatched
+) -> None:
+    add_agent(api, 1)
+    add_agent(api, 2, Printing(encode([SIMULATION]), starts_after_s=3600))
+    parts = watched.looks()
+    assert next(parts).progress == (0, 2)
+    early = next(parts)
+    assert [status.node for status in early.statuses] == ["node-1"]
+    assert early.progress == (1, 2)
+    *_, last = parts
+    assert last.progress is None
+    assert last.coverage is not None
+    assert [(each.node, each.reason) for each in last.coverage.missing] == [
+        ("node-2", "no answer within 2 s")
+    ]
+
+
+def test_one_container_is_asked_for_again_with_all_its_processes(
+    api: ApiServer, watched: ClusterWatched
+) -> None:
+    add_agent(api, 1)
+    *_, look = watched.looks()
+    assert watched.whole(look.statuses[0]) == replace(MINER, node="node-1")
+    asked = [request.command for request in api.requests if request.is_exec]
+    assert asked[-1] == ("minerwatch", "snapshot", "--full")
+    lists = [request for request in api.requests if request.path == "/api/v1/pods"]
+    assert len(lists) == 1  # no list for it
+
+
+def test_a_cluster_that_refuses_says_why(api: ApiServer, watched: ClusterWatched) -> None:
+    with pytest.raises(ClusterError, match="no agent is labelled"):
+        list(watched.looks())
+
+
+# From looks to what is shown.
+
+
+def test_what_has_not_changed_is_not_worked_out_again() -> None:
+    presenter = Presenter(10.0)
+    look = Look(NODE, NOW)
+    first = presenter.present(look, View())
+    again = presenter.present(replace(look, progress=(1, 2)), View())
+    assert again.arrangement is first.arrangement
+    assert again.look.progress == (1, 2)
+    other = presenter.present(look, View(sort="cpu"))
+    assert other.arrangement is not first.arrangement
+    assert other.campaigns is first.campaigns
+    assert presenter.present(Look(tuple(NODE), NOW), View()).campaigns == first.campaigns
+
+
+def test_stale_nodes_and_failures_add_nothing_to_the_history() -> None:
+    presenter = Presenter(10.0)
+    for look in moving([MINER])[:3]:
+        presenter.take(look)
+    key = (MINER.node, MINER.cgroup, MINER.container_id)
+    before = presenter.history.of(key)
+    presenter.take(replace(moving([MINER])[3], stale={MINER.node: NOW}))
+    presenter.take(replace(moving([MINER])[4], failure="no"))
+    assert presenter.history.of(key) == before
+
+
+def test_containers_and_agents_are_found_by_their_names() -> None:
+    shown = Presenter(10.0).present(Look(NODE, NOW, agents=(AGENT,)), View())
+    assert shown.container((MINER.node, MINER.cgroup, MINER.container_id)) == MINER
+    assert shown.container(("x", MINER.cgroup, MINER.container_id)) is None
+    assert shown.agent("node-7") == AGENT
+    assert shown.agent("x") is None
+
+
+def test_threads_of_a_feed_end_with_it(looks: list[Look]) -> None:
+    before = threading.active_count()
+    feed = fed(Recorded([Look((), NOW)]), looks)
+    feed.close()
+    until(lambda: threading.active_count() == before)

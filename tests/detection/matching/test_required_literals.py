@@ -1,0 +1,135 @@
+"""What a pattern requires: never too much, for then a rule would be passed over."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import re2
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.condition import How, Text, predicates
+from minerwatch.detection.matching.required_literals import folded, requirement
+from minerwatch.detection.sigma.rulebook import load
+
+ATOMS = [
+    *("a", "b", "ab", "xmrig", "K", "s", "Σ", "ß", "İ", "é", "4", "-o", "://"),
+    *(".", r"\s", r"\w", r"\.", r"\b", "^", "$", r"\d", r"\x41", r"\|", r"\-"),
+    *("[ab]", "[^a]", "[a-c]", "[=:]", "[Ks]", "[[:alpha:]]", "[[:^digit:]]", "{", "{,2}", "}"),
+]
+PATTERNS = st.recursive(
+    st.sampled_from(ATOMS),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda each: f"(?:{'|'.join(each)})"),
+        st.tuples(inner, st.sampled_from(["?", "*", "+", "{2}", "{1,3}", "{0,1}", "*?"])).map(
+            lambda pair: f"(?:{pair[0]}){pair[1]}"
+        ),
+        inner.map(lambda one: f"({one})"),
+        inner.map(lambda one: f"(?i:{one})"),
+        inner.map(lambda one: f"(?-i:{one})"),
+    ),
+    max_leaves=8,
+)
+FLAGS = st.sampled_from(["", "(?i)", "(?s)", "(?m)", "(?is)"])
+PIECES = ["a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+TEXTS = st.lists(
+    st.sampled_from(
+        [*PIECES, "ß", "İ", "é", "4", "-o", "://", " ", "A", "|", ".", "{,2}", "{", "x"]
+    ),
+    max_size=8,
+).map("".join)
+
+
+def compiled(pattern: str) -> re2._Regexp | None:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error:
+        return None
+
+
+def meets(text: str, pattern: str) -> bool:
+    needs = requirement(pattern)
+    if len(text) < needs.least_length:
+        return False
+    return needs.literals is None or any(one in folded(text) for one in needs.literals)
+
+
+@settings(max_examples=400)
+@given(FLAGS, PATTERNS, st.lists(TEXTS, min_size=5, max_size=20))
+def test_every_text_that_matches_meets_the_requirement(
+    flags: str, pattern: str, texts: list[str]
+) -> None:
+    whole = flags + pattern
+    regex = compiled(whole)
+    assume(regex is not None)
+    assert regex is not None
+    for text in texts:
+        if regex.search(text):
+            assert meets(text, whole)
+
+
+def shipped_patterns() -> list[str]:
+    rules = load([BUILT_IN_RULES]).rules
+    texts = {
+        each for rule in rules for each in predicates(rule.condition) if isinstance(each, Text)
+    }
+    return sorted(text.pattern for text in texts if text.how is How.REGEX)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_texts_made_for_the_shipped_patterns_meet_their_requirements(data: st.DataObject) -> None:
+    pattern = data.draw(st.sampled_from(SHIPPED))
+    text = data.draw(st.from_regex(pattern))
+    regex = compiled(pattern)
+    assert regex is not None
+    if regex.search(text):
+        assert meets(text, pattern)
+
+
+SHIPPED = shipped_patterns()
+
+
+def test_nearly_all_shipped_patterns_are_asked_of_few_texts() -> None:
+    """A parser that this module no longer understands would make every rule slow, unseen."""
+    known = [requirement(pattern) for pattern in SHIPPED]
+    assert sum(each.literals is None for each in known) <= len(SHIPPED) // 20
+
+
+@pytest.mark.parametrize(
+    ("pattern", "literals", "least_length"),
+    [
+        ("xmrig", {"xmrig"}, 5),
+        ("(?i)XMRig|minerd", {"xmrig", "minerd"}, 5),
+        (r"(?:^|\s)--(?:donate|pool)(?:=|\s)", {"--donate", "--pool"}, 7),
+        (r"\s-[ou]\s", {"-o", "-u"}, 4),
+        (r"a\.b(?:c)?d", {"a.bd", "a.bcd"}, 4),
+        (r"x+y", {"xy"}, 2),
+        (r"ab+cd", {"bcd"}, 4),
+        (r"(?:ab)*", None, 0),
+        ("[48][A-Z]{94}", None, 95),
+        (r"\[::1\]:9", {"[::1]:9"}, 7),
+        ("[[:alpha:]]bcd", None, 0),
+        (r"\pLbcd", None, 0),
+        ("éa", None, 2),
+        ("ab(", None, 0),
+    ],
+)
+def test_what_is_required(pattern: str, literals: set[str] | None, least_length: int) -> None:
+    found = requirement(pattern)
+    assert found.literals == (None if literals is None else frozenset(literals))
+    assert found.least_length == least_length
+
+
+def test_a_pattern_that_stands_for_thousands_of_texts_is_no_burden() -> None:
+    wide = requirement("".join(f"(?:{chr(97 + n)}a|{chr(97 + n)}b)" for n in range(20)) + "end")
+    assert wide.literals is not None
+    assert len(wide.literals) <= 64
+    deep = "(" * 400 + "abc" + ")" * 400
+    assert requirement(deep).literals in (None, frozenset(("abc",)))
+    assert requirement("a{1000}").literals is None or re.fullmatch("a{1000}", "a" * 1000)

@@ -1,0 +1,93 @@
+"""Containers of the kernel and pods of the API, put together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minerwatch.kube.identity import Identities, identity_facts
+from minerwatch.kube.owners import sources
+from minerwatch.kube.pod_parsing import PodFields, PodParser
+from minerwatch.model import Container, ContainerKind, Pod, PodContainer
+from tests.kube.api_server import encode, pod_json
+
+UID = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
+ID = "e5" * 32
+HUB = ("annotation:hub.jupyter.org/username", "namespace")
+
+
+class Known:
+    """Pods that are known, without a cluster."""
+
+    def __init__(self, *pods: Pod) -> None:
+        self._pods = pods
+
+    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
+        for pod in self._pods:
+            for container in pod.containers:
+                if container.container_id == container_id:
+                    return pod, container
+        return None
+
+    def by_uid(self, pod_uid: str) -> Pod | None:
+        return next((pod for pod in self._pods if pod_uid in (pod.uid, pod.mirror_uid)), None)
+
+
+def a_pod(uid: str = UID, container_id: str = ID) -> Pod:
+    raw = pod_json(
+        "jupyter-ada", namespace="jupyter", uid=uid, creationTimestamp="2026-11-24T00:00:00Z"
+    )
+    raw["metadata"]["annotations"] = {"hub.jupyter.org/username": "ada@example.org"}
+    raw["spec"]["containers"] = [{"name": "notebook", "image": "lab:1"}]
+    raw["status"]["containerStatuses"] = [
+        {"name": "notebook", "image": "lab:1", "containerID": f"containerd://{container_id}"}
+    ]
+    keep = PodFields(
+        labels=frozenset(),
+        annotations=frozenset({"hub.jupyter.org/username"}),
+        environment=frozenset(),
+    )
+    pod = PodParser(keep).pod(encode(raw))
+    assert pod is not None
+    return pod
+
+
+def a_container(
+    container_id: str = ID, pod_uid: str = UID, kind: ContainerKind = ContainerKind.POD
+) -> Container:
+    return Container(f"/kubepods/pod{pod_uid}/{container_id}", 7, kind, container_id, "", pod_uid)
+
+
+def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
+    identity = Identities(Known(a_pod()), sources("default", HUB)).of(a_container())
+    assert identity is not None
+    assert identity.owner is not None
+    assert (identity.pod.namespace, identity.pod.name) == ("jupyter", "jupyter-ada")
+    assert (identity.container, identity.image) == ("notebook", "lab:1")
+    assert identity.owner.name == "ada@example.org"
+    assert identity_facts(identity) == {
+        "ContainerName": "notebook",
+        "ContainerImage": "lab:1",
+        "PodNamespace": "jupyter",
+        "PodName": "jupyter-ada",
+    }
+
+
+def test_a_nested_container_is_its_pods() -> None:
+    nested = replace(a_container("d0" * 32), outer_cgroup=a_container().cgroup)
+    identity = Identities(Known(a_pod()), ()).of(nested)
+    assert identity is not None
+    assert identity.pod.name == "jupyter-ada"
+    assert (identity.container, identity.image, identity.is_named) == ("d0" * 6, "", True)
+    assert "ContainerImage" not in identity_facts(identity)
+
+
+def test_a_container_is_not_the_pod_of_another_uid() -> None:
+    other = "99999999-7d1e-4b6c-9a55-3b8a2f0d9c11"
+    assert Identities(Known(a_pod()), ()).of(a_container(pod_uid=other)) is None
+
+
+def test_what_is_no_pods_or_not_known_has_no_place() -> None:
+    known = Identities(Known(a_pod()), ())
+    assert known.of(a_container(kind=ContainerKind.ENGINE)) is None
+    assert Identities(Known(), ()).of(a_container()) is None
+    assert identity_facts(None) == {}

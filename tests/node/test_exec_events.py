@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
+from tests.conftest import Programs
+from tests.waiting import PATIENCE_S
+
+
+@pytest.fixture
+def events() -> Iterator[ExecEvents]:
+    try:
+        subscribed = ExecEvents()
+    except ExecsUnavailableError as error:
+        pytest.skip(f"no exec events here: {error}")
+    yield subscribed
+    subscribed.close()
+
+
+def drained(events: ExecEvents) -> dict[int, None]:
+    pids: dict[int, None] = {}
+    while more := events.drain():
+        pids |= more
+    return pids
+
+
+def test_a_program_that_starts_is_told(events: ExecEvents) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert process.pid in drained(events)
+    assert events.lost == 0
+
+
+def test_an_exec_without_fork_is_told_by_the_same_pid(events: ExecEvents) -> None:
+    process = subprocess.Popen(["sh", "-c", "exec sh -c 'exec true'"])
+    process.wait()
+    before = events.received
+    assert process.pid in drained(events)
+    assert events.received - before >= 3
+
+
+def test_threads_that_come_and_go_are_not_told(events: ExecEvents) -> None:
+    script = "import threading\nfor _ in range(500): threading.Thread(target=int).start()"
+    process = subprocess.Popen([sys.executable, "-S", "-c", script])
+    process.wait()
+    drained(events)
+    assert events.received < 100
+
+
+def test_nothing_is_told_where_nothing_starts(events: ExecEvents) -> None:
+    drained(events)
+    assert events.drain(limit=0) == {}
+
+
+def test_a_storm_is_told_or_counted_as_lost(events: ExecEvents) -> None:
+    """20,000 programs, read late: what is told and what is lost add up to what was started."""
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    small = ExecEvents(buffer_bytes=1 << 16)
+    script = (
+        "import os\n"
+        "for _ in range(20_000):\n"
+        "    os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)\n"
+    )
+    storm = subprocess.Popen([sys.executable, "-S", "-c", script])
+    while storm.poll() is None:
+        drained(events)
+        time.sleep(0.01)
+    drained(events)
+    drained(small)
+    assert events.received + events.lost >= 20_000
+    assert small.lost > 0
+    # the same storm was seen by both: nothing is missing from the sum
+    assert small.received + small.lost == pytest.approx(events.received + events.lost, abs=50)
+    small.close()
+    after_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert after_mib - before_mib < 20
+
+
+@pytest.mark.parametrize(
+    ("namespace", "reason"),
+    [(["--net"], "hostNetwork"), (["--pid", "--fork"], "hostPID"), (["--user"], "namespaces")],
+)
+def test_from_inside_a_namespace_it_says_what_to_set(namespace: list[str], reason: str) -> None:
+    script = (
+        "from minerwatch.node.exec_events import *\n"
+        "try: ExecEvents(); print('subscribed')\n"
+        "except ExecsUnavailableError as error: print(error)"
+    )
+    done = subprocess.run(
+        ["unshare", *namespace, sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"unshare is not permitted here, run it as root: {done.stderr.strip()}")
+    assert reason in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_it_says_so_on_a_node_that_never_falls_silent(programs: Programs) -> None:
+    """Events of others arrive while it waits for an answer that never comes."""
+    programs.run(["sh", "-c", "while :; do /bin/true; done"])
+    script = (
+        "from minerwatch.node import execs\n"
+        "execs._LONGEST_ANSWER_S = 1.0\n"
+        "try: execs.ExecEvents(); print('subscribed')\n"
+        "except execs.ExecsUnavailableError as error: print(error)"
+    )
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        timeout=PATIENCE_S,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"unshare is not permitted here, run it as root: {done.stderr.strip()}")
+    assert "hostPID" in done.stdout
+
+
+def test_closing_gives_the_socket_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        ExecEvents().close()
+    except ExecsUnavailableError as error:
+        pytest.skip(f"no exec events here: {error}")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.api.types import ContainerStatus
+from minerwatch.detection.judge import joined_score
+from minerwatch.model import Signal
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.explanation import explanation
+from tests.report.samples import (
+    BUSY,
+    HELD,
+    HOST,
+    HOSTILE_ONE,
+    LIKELY,
+    MINER,
+    NOW,
+    POOL,
+    SIMULATION,
+    SUSPICIOUS,
+    WALLET,
+    container,
+    containers,
+    finding,
+    process,
+)
+
+Golden = Callable[[str, str], None]
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("confirmed", MINER),
+        ("likely", LIKELY),
+        ("suspicious", SUSPICIOUS),
+        ("held", HELD),
+        ("clear-busy", SIMULATION),
+        ("clear-idle", HOST),
+        ("hostile", HOSTILE_ONE),
+    ],
+)
+def test_explanations(golden: Golden, name: str, status: ContainerStatus) -> None:
+    golden(f"explain-{name}.txt", explanation(status, now=NOW, width=100))
+
+
+def test_a_narrow_coloured_terminal(golden: Golden) -> None:
+    golden("explain-colour-60.txt", explanation(MINER, now=NOW, width=60, colour=True))
+
+
+def test_the_sum_is_the_score() -> None:
+    score = joined_score({Signal(name): value for name, value in MINER.signals.items()})
+    shown = explanation(replace(MINER, score=score, level="likely"), now=NOW)
+    assert "100 × (1 − (1 − 0.88) × (1 − 0.29)) = 91.48" in shown
+    assert "limited to 89.99: behaviour never changes the level" in shown
+
+
+def test_words_of_one_argument_are_said_to_be_limited() -> None:
+    words = replace(finding(), score=60.0, words_only=True)
+    port = replace(finding("Connection to a pool's port"), signal="network", score=45.0)
+    status = replace(
+        MINER,
+        score=69.99,
+        level="suspicious",
+        signals={"identity": 60.0, "network": 45.0},
+        findings=(words, port),
+    )
+    shown = explanation(status, now=NOW)
+    assert "its words stand in one argument or in a script: 60 at most" in shown
+    assert "limited to 69.99: words of one argument lift nothing above suspicious" in shown
+
+
+def test_what_may_be_copied_is_whole_and_not_redacted() -> None:
+    shown = explanation(MINER, now=NOW, width=60)
+    assert f"-o {POOL} -u {WALLET}" in shown
+    assert "kubectl -n binder describe pod jupyter-alice-2dnotebooks-2dx7f3k2\n" in shown
+
+
+def test_a_long_command_line_shows_both_ends_and_the_cut() -> None:
+    long = container(processes=(process(command_line="./a" + " x" * 1_000_000 + f" -o {POOL}"),))
+    (line,) = (line for line in explanation(long, now=NOW).splitlines() if POOL in line)
+    assert "./a x x" in line
+    assert "…[cut]…" in line
+    assert len(line) < 400
+
+
+def test_copies_of_one_program_are_told_together() -> None:
+    copies = container(
+        level="likely",
+        score=88.0,
+        signals={"identity": 88.0},
+        findings=tuple(finding(pid=pid) for pid in range(100, 200)),
+    )
+    shown = explanation(copies, now=NOW)
+    assert "processes 100, 101, 102, 103, 104 and 95 more" in shown
+    assert shown.count("XMRig command line") == 2
+
+
+def test_many_different_findings_are_cut_with_a_mark() -> None:
+    many = container(
+        findings=tuple(
+            finding(pid=pid, rule=f"{pid}-{number}") for pid in range(30) for number in range(30)
+        )
+    )
+    shown = explanation(many, now=NOW)
+    assert "and 22 processes more" in shown
+    assert "and 20 more" in shown
+    assert len(shown.splitlines()) < 300
+
+
+def test_evidence_that_different_processes_gave_is_said_to_be_so() -> None:
+    apart = container(
+        signals=MINER.signals, findings=(finding(), finding(signal="execution", pid=1))
+    )
+    together = container(signals=MINER.signals, findings=(finding(), finding(signal="execution")))
+    shared = container(
+        signals=MINER.signals, findings=(finding(), finding(signal="behaviour", pid=None))
+    )
+    said = "another process"
+    assert said in explanation(apart, now=NOW)
+    assert said not in explanation(together, now=NOW)
+    assert said not in explanation(shared, now=NOW)
+
+
+def test_behaviour_alone_is_called_what_it_is() -> None:
+    busy = container(signals={"behaviour": 29.0}, score=29.0, findings=(BUSY,), cpu_cores=1.98)
+    assert "alone, this never raises an alarm" in explanation(busy, now=NOW, width=None)
+
+
+def test_commands_are_safe_to_paste() -> None:
+    trap = container(
+        kind="unit",
+        container_id="$(reboot).service",
+        namespace="-n kube-system",
+        pod="x; reboot",
+        findings=(finding(),),
+    )
+    shown = explanation(trap, now=NOW)
+    assert "systemctl status '$(reboot).service'" in shown
+    assert "minerwatch explain '$(reboot).service' -o json" in shown
+    assert "kubectl" not in shown
+    for bad in ("a\nreboot", "--help", "\u202e"):
+        hidden = container(kind="unit", container_id=bad, cgroup=bad, findings=(finding(),))
+        assert "systemctl" not in explanation(hidden, now=NOW)
+        assert "minerwatch explain" not in explanation(hidden, now=NOW)
+
+
+@given(containers, st.one_of(st.none(), st.integers(1, 200)))
+def test_whatever_a_container_holds_the_text_is_harmless_and_bounded(
+    status: ContainerStatus, width: int | None
+) -> None:
+    shown = explanation(status, now=NOW, width=width)
+    lines = shown.split("\n")
+    assert lines.pop() == ""
+    assert all(printable(line) == line for line in lines)
+    assert all(len(line) < 10_000 for line in lines)
+    assert len(lines) < 400
+    assert status.level.upper() in shown
+    coloured = explanation(status, now=NOW, width=width, colour=True)
+    assert coloured.count("\n") == shown.count("\n")
