@@ -31,6 +31,11 @@ class CpuHistory:
         """The last reading."""
         return self._cpu_s
 
+    @property
+    def is_idle(self) -> bool:
+        """Return True if the counter has stood still at each reading within the window."""
+        return self.cores == 0.0 and not any(rate for _, rate in self._rates)
+
     def add(self, at_s: float, cpu_s: float, *, window_s: float, busy_cores: float) -> None:
         """Takes one more reading; a counter that fell starts anew.
 

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from minerwatch.agent.daemon import now_s
+from minerwatch.agent.monitor import now_s
 from minerwatch.cli.main import cli
 from minerwatch.culling.history import History
 from minerwatch.culling.process_signals import STOPPED, state
@@ -355,8 +355,8 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 import msgspec
-from minerwatch.agent import Agent
-from minerwatch.config import load
+from minerwatch.agent.daemon import Agent
+from minerwatch.config.schema import load
 from minerwatch.report.log import logger
 
 config = load(Path(sys.argv[1]))
