@@ -113,7 +113,7 @@ class DynamicMatching:
         """Stop measuring a process that matches nothing and has not run within the window."""
         if process.cpu is None or process.matches or not process.cpu.is_idle:
             return
-        process.is_idle = True
+        process.is_idle = process.is_lagging = True
         process.facts, process.facts_bytes = None, 0
         process.idle_until_s = process.born_s + self._of_process.next_above("Age", facts)
 

@@ -7,7 +7,7 @@ rate. So a tick's cost grows with the processes that run, not with all that exis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 from minerwatch.agent.limits import Limits
 from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProcess
@@ -101,22 +101,22 @@ class ProcessMeter:
             return read, replaced
         is_accounted_for = self._is_accounted_for(container)
         every, turn = self._limits.ticks_per_idle_check, self._tick_number
-        before_s = [] if is_accounted_for else self._earlier_ticks_s()
+        idle_until_s = None if is_accounted_for else self._node.last_tick_s
         for process in idle:
             pid = process.process.id.pid
             if is_accounted_for and (pid + turn) % every:
                 continue
             read.add(pid)
-            if not self.read_process(process, at_s, before_s):
+            if not self.read_process(process, at_s, idle_until_s):
                 replaced.add(pid)
         return read, replaced
 
     def read_process(
-        self, process: TrackedProcess, at_s: float, before_s: Sequence[float] = ()
+        self, process: TrackedProcess, at_s: float, idle_until_s: float | None = None
     ) -> bool:
         """Take a new reading; return False if it is another process, program or name now.
 
-        ``before_s``: ticks at which an idle process was not read because it did not run.
+        ``idle_until_s``: up to when an idle process has not run; None: since it was last read.
         """
         stat = self._stat(process.process.id.pid)
         if stat is None:
@@ -125,7 +125,7 @@ class ProcessMeter:
             return True
         if stat.id != process.process.id:
             return False
-        self._add_reading(process, stat, at_s, before_s)
+        self._add_reading(process, stat, at_s, idle_until_s)
         return _is_same(process.process, stat)
 
     def replaced(self, read: Collection[int], young: Collection[int]) -> set[int]:
@@ -171,31 +171,29 @@ class ProcessMeter:
         times_s = self._node.tick_times_s
         return max(times_s[-1] - times_s[-2], 0.1) if len(times_s) > 1 else 0.1
 
-    def _earlier_ticks_s(self) -> list[float]:
-        return list(self._node.tick_times_s)[:-1]
-
     def _add_reading(
-        self, process: TrackedProcess, stat: ProcessStat, at_s: float, before_s: Sequence[float]
+        self, process: TrackedProcess, stat: ProcessStat, at_s: float, idle_until_s: float | None
     ) -> None:
+        window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
         cpu = process.cpu
-        if process.is_idle and cpu is not None:
-            if stat.cpu_s == cpu.cpu_s and stat.threads == process.threads:
-                return
-            process.is_idle = False
-            window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
-            cpu.rest(before_s, window_s=window_s, busy_cores=busy_cores)
-        process.threads = stat.threads
         if cpu is None:
+            process.threads = stat.threads
             if not self._node.last_tick_s <= process.born_s <= at_s - _MIN_AGE_S:
                 process.cpu = CpuHistory(at_s, stat.cpu_s)
                 return
             process.cpu = cpu = CpuHistory(process.born_s, 0.0)
-        cpu.add(
-            at_s,
-            stat.cpu_s,
-            window_s=self._examination.window,
-            busy_cores=self._examination.suspect_cpu_cores,
-        )
+        elif process.is_idle:
+            if stat.cpu_s == cpu.cpu_s and stat.threads == process.threads:
+                process.idle_read_s = at_s
+                return
+            process.is_idle = False
+        process.threads = stat.threads
+        if process.is_lagging:
+            process.is_lagging = False
+            last_s = process.idle_read_s if idle_until_s is None else idle_until_s
+            before_s = [each for each in self._node.tick_times_s if each <= last_s]
+            cpu.rest(before_s, window_s=window_s, busy_cores=busy_cores)
+        cpu.add(at_s, stat.cpu_s, window_s=window_s, busy_cores=busy_cores)
 
     def _maybe_replaced(self) -> set[int]:
         if self._tasks is None:

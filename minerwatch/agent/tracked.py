@@ -58,6 +58,8 @@ class TrackedProcess:
     thread_cpu_at_s: float = 0.0
     unmatched: Measured | None = None  # measured values on which no dynamic rule matched
     is_idle: bool = False  # its CPU counter stands still and nothing matches: not measured
+    is_lagging: bool = False  # ``cpu`` lacks the ticks since the process became idle
+    idle_read_s: float = 0.0  # when it was last read while idle
     idle_until_s: float = 0.0  # when its age reaches the next threshold of a rule
     text_bytes: int = 0  # kept of it at the last match, without that of ``facts``
     facts_bytes: int = 0
