@@ -42,6 +42,15 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def byte_size(size_bytes: int) -> str:
+    """Return a size in the largest binary unit that keeps three digits: 812 KiB, 1.5 GiB."""
+    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size_bytes >= one:
+            value = size_bytes / one
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{size_bytes >> 10} KiB"
+
+
 def counted(count: int, word: str, words: str = "") -> str:
     """``1 process``, ``2,345 processes``."""
     return f"{count:,} {word if count == 1 else words or word + 's'}"

@@ -43,6 +43,9 @@ class ProcessStatus:
     user: str
     cpu_cores: float | None  # None: not measured, its container is idle
     connections: tuple[ConnectionStatus, ...] = ()  # of suspects only, oldest first
+    memory_bytes: int | None = None  # resident; None, as below: not read, or not permitted
+    threads: int | None = None
+    open_files: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from minerwatch.cli.top_screen.proposal import ByHand
 from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
+from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
@@ -156,6 +157,7 @@ def _print(
         every,
         campaigns(every),
         coverage=coverage,
+        machine=machine_totals() if coverage is None else None,
         now=datetime.now(UTC),
         width=shutil.get_terminal_size().columns if on_terminal else None,
         colour=on_terminal and not os.environ.get("NO_COLOR"),

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.detection.planted_words import COMMAND_FIELDS
-from minerwatch.format import age, counted, percent
+from minerwatch.format import age, byte_size, counted, percent
 from minerwatch.model import ContainerKind, FactValue, Level, Maturity, Signal
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.campaigns import Campaign
@@ -316,22 +316,36 @@ def _processes(status: ContainerStatus) -> Iterator[Line]:
     if not listed:
         return
     found = {finding.pid for finding in status.findings}
-    yield Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
+    sizes = any(process.memory_bytes is not None for process in listed)
+    memory = "   MEMORY" if sizes else ""
+    yield Line(f"        PID   PARENT    CPU{memory}  USER        NAME             COMMAND LINE")
     for process in listed:
-        yield from _process(process, "*" if process.pid in found else " ")
+        yield from _process(process, "*" if process.pid in found else " ", with_memory=sizes)
     if status.process_count > len(listed):
         yield Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
 
 
-def _process(process: ProcessStatus, mark: str) -> Iterator[Line]:
+def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterator[Line]:
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
     command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
-    who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
-    yield Line(f"  {mark} {who}  {command}")
+    memory = f"  {_memory(process):>7}" if with_memory else ""
+    start = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}{memory}  {user:10}  {name:15}"
+    yield Line(f"  {mark} {start}  {command}")
+    indent = _COMMAND_INDENT + len(memory)
     if process.image and process.command_line.partition(" ")[0] != process.image:
         image = printable(shortened(process.image, _TEXT_LENGTH))
-        yield Line(f"{'':{_COMMAND_INDENT}}executable {image}")
+        yield Line(f"{'':{indent}}executable {image}")
+    if process.threads is not None and process.open_files is not None:
+        threads, files = (
+            counted(process.threads, "thread"),
+            counted(process.open_files, "open file"),
+        )
+        yield Line(f"{'':{indent}}{threads}, {files}")
+
+
+def _memory(process: ProcessStatus) -> str:
+    return "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
 
 
 def _doubts(status: ContainerStatus) -> Iterator[Line]:
