@@ -100,7 +100,7 @@ def test_of_one_namespace_and_by_another_label(api: ApiServer, cluster: Cluster)
     agents = find(cluster, selector="app=watch", namespace="y")
     assert [agent.pod for agent in agents.pods] == ["y/a"]
     assert agents.pods[0].container.name == "main"
-    with pytest.raises(ClusterError, match=r"in 2 namespaces \(x, y\): say --agent-namespace"):
+    with pytest.raises(ClusterError, match=r"in 2 namespaces \(x, y\): use --agent-namespace"):
         find(cluster, selector="app=watch")
 
 
@@ -167,7 +167,7 @@ def test_pods_of_very_many_daemon_sets_are_not_looked_up(api: ApiServer, cluster
     for number in range(20):
         pod = pod_json(f"x-{number}", namespace="binder", node="node-1", labels=LABELS)
         api.put(as_agent(pod, name=f"set-{number}"))
-    with pytest.raises(ClusterError, match="20 DaemonSets: say --agent-namespace"):
+    with pytest.raises(ClusterError, match="20 DaemonSets: use --agent-namespace"):
         find(cluster)
 
 
