@@ -135,7 +135,7 @@ def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[l
     if len(namespaces) > 1:
         raise ClusterError(
             f"agents are in {len(namespaces)} namespaces"
-            f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace"
+            f" ({', '.join(namespaces[:_MAX_NAMED])}): use --agent-namespace"
         )
     agents = [agent for agent in found if agent.sees_node and agent.made_by in real]
     others = sorted({agent.pod for agent in found} - {agent.pod for agent in agents})
