@@ -17,7 +17,7 @@ def rfc3339(unix_s: float, *, milliseconds: bool = False) -> str:
 
 
 def age(since: str, now: datetime) -> str:
-    """How long ago an RFC 3339 time is, in its one or two largest units: 45s, 12m, 3h20m, 2d4h."""
+    """Return the age of an RFC 3339 time in its largest units: 45s, 12m, 3h20m, 2d4h."""
     try:
         seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
     except (ValueError, TypeError):  # TypeError: a time without its zone

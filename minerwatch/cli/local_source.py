@@ -1,4 +1,4 @@
-"""What a command shows: from the agent, or where none runs, sampled by the command itself."""
+"""A node as the source of a command: its agent, or a sample taken by the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where to ask: an agent's socket first, unless told to sample."""
+    """The agent's socket, or a sample of this node where no agent runs."""
 
     socket_path: Path | None  # given by the user: then it must answer
     is_local: bool  # sample, whether an agent runs or not
@@ -82,7 +82,7 @@ class Sampler:
         self._node.watch.tick(now_s())
 
     def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
-        """What the last reading found, worst first."""
+        """Return the containers of the last reading, worst first."""
         from minerwatch.agent.daemon import ALL_PROCESSES
 
         few = self._config.report.processes_per_container

@@ -1,4 +1,4 @@
-"""What ``minerwatch top`` prints: what was looked at, who is missing, campaigns, and the table."""
+"""The output of ``minerwatch top --once``: coverage, missing nodes, campaigns, the table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REASON_LENGTH = 400
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which part of which cluster was looked at."""
+    """The part of a cluster that answered."""
 
     context: str
     namespace: str  # "": all
@@ -36,7 +36,7 @@ class Coverage:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every agent answered; nodes may be meant to have none."""
+        """Return True if every agent answered; nodes may have none on purpose."""
         return not any(each.pod for each in self.missing)
 
     @property

@@ -57,7 +57,7 @@ class _Layout:
 def table(
     statuses: Sequence[ContainerStatus], *, now: datetime, width: int | None, colour: bool
 ) -> str:
-    """One line a container below one of titles, or a sentence if there is none.
+    """Return titles and one line a container, or a sentence if there is none.
 
     ``width`` is the terminal's, in columns: lesser columns give way to names, and on all but wide
     terminals the reasons stand on lines of their own. None: nothing is cut, one line a container.
