@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.crowd import Crowd
+from benchmarks.crowd import TOP, Crowd
 from benchmarks.scan import ATTRIBUTES, task_iterator
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.agent.scheduling import PhaseTimer
@@ -65,7 +65,7 @@ def rows(processes: int, ticks: int, every_s: float) -> Iterator[Row]:
     tasks, tasks_off = task_iterator()
     with (
         tempfile.TemporaryDirectory() as folder,
-        Crowd(Path(folder), 1) as crowd,
+        Crowd(Path(folder), 1, TOP) as crowd,
         _busy(crowd.folders[0]),
         closing(_Ticks(matcher)) as plain,
         closing(_Ticks(matcher, tasks)) as with_tasks,

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from minerwatch.backoff import Backoff
+
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 60.0
 _STEADY_S = 60.0
@@ -54,9 +56,7 @@ class Worker:
         self.failures: dict[str, int] = {}
         self.last_error: Exception | None = None
         self._work = work
-        self._first_pause_s = first_pause_s
-        self._last_pause_s = last_pause_s
-        self._pause_s = first_pause_s
+        self._backoff = Backoff(first_pause_s, last_pause_s)
         self._closing = threading.Event()
         self._began_s: float | None = None  # start of the current run; None during a pause
         self._down_since_s: float | None = None
@@ -129,11 +129,11 @@ class Worker:
                 return
             now_s, self._began_s = time.monotonic(), None
             if now_s - began_s >= _STEADY_S:
-                self._pause_s, self._down_since_s = self._first_pause_s, None
+                self._backoff.reset()
+                self._down_since_s = None
             if self._down_since_s is None:
                 self._down_since_s = now_s
-            self._closing.wait(self._pause_s)
-            self._pause_s = min(2 * self._pause_s, self._last_pause_s)
+            self._closing.wait(self._backoff.next_s())
 
     def _note(self, error: BaseException) -> None:
         reason = type(error).__name__

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minerwatch.backoff import Backoff
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
@@ -98,8 +99,7 @@ class RuleLoader:
         self._on_done = on_done
         self._on_error = on_error
         self._load = load
-        self._first_pause_s = self._pause_s = first_pause_s
-        self._last_pause_s = last_pause_s
+        self._backoff = Backoff(first_pause_s, last_pause_s)
         self._checks_content = False
         self._answers: queue.SimpleQueue[RuleSet | None] = queue.SimpleQueue()
         self._is_busy = False
@@ -151,7 +151,7 @@ class RuleLoader:
         answer = None
         try:
             answer = self._changed_since(before)
-            self._pause_s = self._first_pause_s
+            self._backoff.reset()
         except Exception as error:  # noqa: BLE001 - the earlier rules stay in force
             self._put_off(error)
         finally:
@@ -168,8 +168,7 @@ class RuleLoader:
 
     def _put_off(self, error: Exception) -> None:
         self._fail(error)
-        self._not_before_s = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, self._last_pause_s)
+        self._not_before_s = time.monotonic() + self._backoff.next_s()
 
     def _fail(self, error: Exception) -> None:
         self.failures["child"] += 1
