@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from minerwatch.errors import NodeError
 from minerwatch.model import ContainerKey, ContainerKind
-from minerwatch.node import cgroups as cgroups_module
+from minerwatch.node.cgroup_bounds import CgroupBounds
+from minerwatch.node.cgroup_state import IDLE_POLL_TICKS
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, no_files_left, private_sys
 from tests.waiting import until
@@ -31,8 +32,8 @@ POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
 ID = container_id("a1")
 
 
-def tree_of(node: Path, *, units: bool = True) -> CgroupTree:
-    return CgroupTree(node / "sys", node / "proc", units=units)
+def tree_of(node: Path, *, units: bool = True, bounds: CgroupBounds | None = None) -> CgroupTree:
+    return CgroupTree(node / "sys", node / "proc", units=units, bounds=bounds)
 
 
 def by_cgroup(found: CgroupTick) -> dict[str, ContainerKey]:
@@ -204,15 +205,12 @@ def test_a_long_list_of_members_is_read_to_its_end(tmp_path: Path) -> None:
     tree.close()
 
 
-def test_a_tenant_cannot_make_the_agent_follow_cgroups_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 10)
+def test_a_tenant_cannot_make_the_agent_follow_cgroups_without_end(tmp_path: Path) -> None:
     node = node_with(tmp_path, {"/": 10, f"{POD}/{ID}": 5})
     for number in range(50):
         write_usage(node, f"{POD}/{ID}/made-{number}", 1, f"{1000 + number}\n")
     write_usage(node, f"{POD}/{'b2' * 32}", 1, "77\n")
-    tree = tree_of(node)
+    tree = tree_of(node, bounds=CgroupBounds(below_pod=10))
     found = tree.tick()
     assert tree.failures["too_many"] > 0
     assert len(found.pids[by_cgroup(found)[f"{POD}/{ID}"]]) <= 10
@@ -541,7 +539,7 @@ def test_members_of_folders_below_belong_to_the_container(
     assert found.pids[keys[f"{TOP}{POD}/{ID}/docker/{'b2' * 32}"]] == {processes[2].pid}
     # a process that moves is in its new place, and only there, as soon as it has run
     cgroups.put(processes[0], nested)
-    for _ in range(cgroups_module._TURNS):
+    for _ in range(IDLE_POLL_TICKS):
         found = tree.tick()
     assert found.pids[keys[f"{TOP}{POD}/{ID}"]] == {processes[1].pid}
     assert processes[0].pid in found.pids[keys[f"{TOP}{POD}/{ID}/docker/{'b2' * 32}"]]
@@ -586,12 +584,12 @@ def test_half_of_the_files_are_left_to_others(cgroups: CgroupFolders) -> None:
 
 
 def test_a_counter_that_cannot_be_opened_now_is_not_the_nodes(
-    cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch
+    cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    monkeypatch.setattr(cgroups_module, "_SHARE_OF_FILES", 0.0)
     folder = cgroups.make(f"{POD}/{ID}")
     cgroups.put(programs.start("server", busy=False), folder)
-    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+    bounds = CgroupBounds(open_share=0.0)
+    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False, bounds=bounds)
     tree.tick()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))

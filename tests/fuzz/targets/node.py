@@ -55,7 +55,11 @@ def _cgroup_mounts(version: int) -> Path:
     return mounts
 
 
-@target("node.cgroups", cost=8)
+@target(
+    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files", "node.cgroup_hierarchy"),
+    *("node.cgroup_members", "node.cgroup_walk"),
+    cost=8,
+)
 def cgroup_files(data: bytes) -> None:
     """Counters, members, limits, and where a process is, in either version of cgroups."""
     usage, members, limit, place, stat = parts(data, 5)
@@ -91,7 +95,7 @@ def cgroup_files(data: bytes) -> None:
             tree.close()
 
 
-@target("node.cgroups", cost=8)
+@target("node.cgroups", "node.cgroup_names", cost=8)
 def cgroup_name(data: bytes) -> None:
     """Whoever may make cgroups in a container is in that container, whatever they are called."""
     name = file_name(data)
