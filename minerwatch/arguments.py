@@ -18,12 +18,44 @@ _INSIDE = str.maketrans(dict.fromkeys(" \t\n\v\f\r", NO_BREAK_SPACE))
 _SHELL = re.compile(r"(?:.*/)?-?(?:(?:ba|da|z|k|mk|a|fi|t?c)?sh|busybox|su|runuser|script|flock)")
 _SCRIPT_OPTION = re.compile(r"-[a-z]*c|--command|--session-command")
 _MAX_SHELLS = 4
-"""Shells within the arguments of other programs whose scripts are split into words."""
+"""Shells among the arguments of other programs that are followed."""
+_MAX_NAME = 64
+"""Characters of a program's name; a longer word is a title."""
+_PADDING = "\0\0\0"
+"""Two NUL bytes at the end are one empty argument; more are hardly arguments."""
 
 
 def command_line_of(arguments: Iterable[str]) -> str:
     """Return the arguments joined by one blank each."""
     return " ".join(argument.translate(_INSIDE) for argument in arguments)
+
+
+def parse_cmdline(text: str, image: str) -> tuple[str, bool]:
+    """Return the command line of a cmdline file, and whether the process hides its arguments.
+
+    It hides them if there are none, or if it has written a title over them. The title is returned.
+    """
+    arguments = text.rstrip("\0").split("\0")
+    line = command_line_of(arguments)
+    if not line.strip(f" {NO_BREAK_SPACE}"):
+        return "", True
+    return line, _is_title(text, arguments, image)
+
+
+def _is_title(text: str, arguments: list[str], image: str) -> bool:
+    """Return whether a process wrote this over its arguments, as setproctitle(3bsd) does.
+
+    execve(2) ends each argument with one NUL byte. A shorter title is filled up with more. A longer
+    one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which has blanks in it, or is
+    longer than names are, unless that is the program's name.
+    """
+    if text.endswith(_PADDING) or not text.endswith("\0"):
+        return True
+    first = arguments[0]
+    if len(arguments) > 1 or first == image:
+        return False
+    name, own_name = first.rpartition("/")[2], image.rpartition("/")[2]
+    return len(first.split()) > 1 or (len(name) > _MAX_NAME and name != own_name)
 
 
 def arguments_of(command_line: str) -> tuple[str, ...]:

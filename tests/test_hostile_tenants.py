@@ -599,8 +599,8 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     programs: Programs,
     lockers: Lockers,
 ) -> None:
-    node = Node(matcher, folder, cgroups.root, None, Probes(Config()))
-    node.watch._reader._retry_s = 0.2  # a few times in the test's time
+    retry_s = 0.2  # a few times in the test's time
+    node = Node(matcher, folder, cgroups.root, None, Probes(Config()), retry_s=retry_s)
     threads, before = threading.active_count(), children()
     for process in lockers.processes:
         cgroups.put(process, hostile)

@@ -76,12 +76,13 @@ class Node:
         probes: Probes | None = None,
         sys_folder: Path = Path("/sys"),
         bounds: CgroupBounds | None = None,
+        retry_s: float = 3600.0,
     ) -> None:
         """What gets little of a busy machine's CPU is hot, and suspect, all the same."""
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
             CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
-            ProcessReader(Path("/proc"), retry_s=3600.0),
+            ProcessReader(Path("/proc"), retry_s=retry_s),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
             Judge(),
