@@ -25,8 +25,9 @@ from minerwatch.model import FpSample, ProcessId, ProcessStat
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _RECORD = Struct("=QQQQQQQIIIIIIII16s")
-_TASK = Struct("=8xQ40xIII36x")
-"""Of a record what every task is asked for: CPU ns, tid, pid, flags."""
+_TASK = Struct("=8xQQ32xIII36x")
+"""Fields of a record that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
+"""
 _READ_BYTES = _RECORD.size * 1024
 _MAX_READS = 4096
 _MAX_THREADS = 4096
@@ -93,17 +94,19 @@ class TaskTable:
         self._content = content
         self._leaders: dict[int, int] = {}  # pid -> where its record begins
         self._others: dict[int, int] = {}  # pid -> how many threads it has besides the first
-        self._others_cpu_ns: dict[int, int] = {}
+        self.cpu_ns: dict[int, int] = {}
+        """CPU time of each process, with that of threads that have exited."""
         self._places: dict[int, array[int]] | None = None
         self._programs: dict[int, int] = {}
-        for number, (cpu_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
+        for number, (cpu_ns, ended_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
             if flags & _PF_KTHREAD:
                 continue
             if tid == pid:
                 self._leaders[pid] = number * _RECORD.size
+                cpu_ns += ended_ns
             else:
                 self._others[pid] = self._others.get(pid, 0) + 1
-                self._others_cpu_ns[pid] = self._others_cpu_ns.get(pid, 0) + cpu_ns
+            self.cpu_ns[pid] = self.cpu_ns.get(pid, 0) + cpu_ns
 
     def stat(self, pid: int) -> ProcessStat | None:
         """As /proc/PID/stat would say; None if there is no such process, or it is the kernel's."""
@@ -111,12 +114,12 @@ class TaskTable:
         if at is None:
             return None
         record: _Record = _RECORD.unpack_from(self._content, at)
-        started_ns, cpu_ns, ended_cpu_ns, code, stack, arguments = record[:6]
+        started_ns, _, _, code, stack, arguments = record[:6]
         return ProcessStat(
             id=ProcessId(pid, started_ns // _NS_PER_TICK),
             parent_pid=record[13],
             comm=_text(record[15]),
-            cpu_s=(cpu_ns + ended_cpu_ns + self._others_cpu_ns.get(pid, 0)) / 1e9,
+            cpu_s=self.cpu_ns[pid] / 1e9,
             threads=1 + self._others.get(pid, 0),
             kernel_thread=False,
             program=(code, stack, arguments),
@@ -129,7 +132,7 @@ class TaskTable:
             return {}
         places = (at, *self._thread_places().get(pid, ()))
         threads = (_TASK.unpack_from(self._content, place) for place in places)
-        busiest = nlargest(_MAX_THREADS, ((cpu_ns, tid) for cpu_ns, tid, _, _ in threads))
+        busiest = nlargest(_MAX_THREADS, ((cpu_ns, tid) for cpu_ns, _, tid, _, _ in threads))
         return {tid: cpu_ns / 1e9 for cpu_ns, tid in busiest}
 
     def replaced_since(self, before: TaskTable) -> set[int]:
@@ -142,7 +145,7 @@ class TaskTable:
         """Keeps only what a later table is compared with; no process is known to it any more."""
         self._known_programs()
         self._content = b""
-        self._leaders, self._others, self._others_cpu_ns, self._places = {}, {}, {}, None
+        self._leaders, self._others, self.cpu_ns, self._places = {}, {}, {}, None
 
     def _known_programs(self) -> dict[int, int]:
         """Of each process a number that changes with its start, name and program."""
@@ -160,7 +163,7 @@ class TaskTable:
         """Pid -> where the records of its threads begin, but for the first one's."""
         if self._places is None:
             self._places = {}
-            for number, (_, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
+            for number, (_, _, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
                 if tid != pid:
                     at = number * _RECORD.size
                     self._places.setdefault(pid, array("L")).append(at)
