@@ -159,8 +159,7 @@ class Process:
     program: tuple[int, int, int]  # as in ProcessStat, when this was read
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
+class ProcessStat(NamedTuple):
     """One reading of /proc/PID/stat."""
 
     id: ProcessId

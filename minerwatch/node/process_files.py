@@ -129,22 +129,20 @@ class ProcessFiles:
 def _parse_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
     # The name may hold ") R 1 2" and any other bytes; no field after it holds a bracket.
     name, bracket, rest = line.rpartition(b")")
-    fields = rest.split()
+    fields = rest.split(None, 46)
     if not bracket or b"(" not in name or len(fields) < 46:
         return None
     try:
         flags = int(fields[6])
-        return (
-            ProcessStat(
-                id=ProcessId(pid, int(fields[19])),
-                parent_pid=int(fields[1]),
-                comm=decoded(name.partition(b"(")[2]),
-                cpu_s=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S,
-                threads=int(fields[17]),
-                kernel_thread=bool(flags & _PF_KTHREAD),
-                program=(int(fields[23]), int(fields[25]), int(fields[45])),
-            ),
-            fields[0] in b"ZXx" or bool(flags & _PF_EXITING),
+        stat = ProcessStat(
+            id=ProcessId(pid, int(fields[19])),
+            parent_pid=int(fields[1]),
+            comm=decoded(name.partition(b"(")[2]),
+            cpu_s=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S,
+            threads=int(fields[17]),
+            kernel_thread=bool(flags & _PF_KTHREAD),
+            program=(int(fields[23]), int(fields[25]), int(fields[45])),
         )
     except (ValueError, OverflowError):
         return None
+    return stat, fields[0] in b"ZXx" or bool(flags & _PF_EXITING)
