@@ -1,8 +1,8 @@
 r"""The arguments of a process as one line of text, and back. Pure.
 
 In the line a blank stands only between arguments: white space inside an argument is written as a
-no-break space, which looks alike and which no rule's blank or ``\s`` matches. The file name
-``holiday --donate-level 1.mp4`` is one word there and cannot read as an option.
+no-break space, which looks alike, and which neither a blank in a rule nor ``\s`` matches. The file
+name ``holiday --donate-level 1.mp4`` is one word there and cannot read as an option.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PADDING = "\0\0\0"
 
 
 def command_line_of(arguments: Iterable[str]) -> str:
-    """Return the arguments joined by one blank each."""
+    """Return the arguments, joined by blanks."""
     return " ".join(argument.translate(_INSIDE) for argument in arguments)
 
 
@@ -59,12 +59,12 @@ def _is_title(text: str, arguments: list[str], image: str) -> bool:
 
 
 def arguments_of(command_line: str) -> tuple[str, ...]:
-    """Return the arguments of a line that ``command_line_of`` made; none of an empty line."""
+    """Return the arguments of a line of ``command_line_of``; none if it is empty."""
     return tuple(command_line.split(" ")) if command_line else ()
 
 
 def quoted(command_line: str) -> str:
-    """Return a line of ``command_line_of`` for people: quoted as in a shell where that matters."""
+    """Return a line of ``command_line_of`` for people: quoted as in a shell where needed."""
     return " ".join(map(_quoted, arguments_of(command_line)))
 
 
@@ -81,7 +81,7 @@ def with_script_words(arguments: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the arguments with each shell script among them split into its words.
 
     A script is the argument after ``-c`` of a shell, wherever the shell stands in the arguments.
-    None if there is no script of several words.
+    Return None if there is no script of several words.
     """
     scripts = [place for place in _script_places(arguments) if NO_BREAK_SPACE in arguments[place]]
     if not scripts:
