@@ -1,4 +1,4 @@
-"""Capabilities of the agent, and what it cannot see for want of them."""
+"""Capabilities of the agent, and what it cannot see without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds on how many cgroups are known: tenants make cgroups, too.
+"""Bounds on how many cgroups are known, because tenants can make cgroups without end.
 
 Each outermost container has an account of its own, and Kubernetes' own cgroups count apart from all
 others, so that no tenant's cgroups keep a new pod from being seen.
@@ -19,7 +19,7 @@ _MAX_PATH_BYTES = 2048
 
 @dataclass(frozen=True, slots=True)
 class CgroupBounds:
-    """Cgroups that are known apart at most, by owner."""
+    """The most cgroups that are known apart, by owner."""
 
     below_pod: int = 1000  # below one outermost container of a pod
     below_other: int = 4000  # of an engine, which may hold a whole cluster, or of a unit

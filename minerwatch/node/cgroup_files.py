@@ -32,7 +32,7 @@ class CgroupFiles:
             ("permission", "unreadable", "malformed", "open_files", "too_many"), 0
         )
         self.is_short = False
-        """Set when a file could not be read for want of files or memory."""
+        """Set when a file could not be read because files or memory ran out."""
         self._open_count = 0
         self._max_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * open_share)
 
@@ -68,7 +68,7 @@ class CgroupFiles:
             return None
 
     def count(self, error: OSError) -> None:
-        """Count a failure; a file that is gone is none."""
+        """Count a failure; a file that is gone does not count."""
         self.is_short |= error.errno in _SHORT
         if isinstance(error, PermissionError):
             self.failures["permission"] += 1

@@ -63,7 +63,7 @@ class Workload:
 
 
 def pod_uid_of(name: str) -> str:
-    """Return the uid, with dashes, of the pod that a folder's name claims; "" if it is none."""
+    """Return the uid, with dashes, of the pod that a folder's name claims; "" if none."""
     match = _POD.fullmatch(name.partition(":")[0])
     return match["uid"].replace("_", "-") if match else ""
 
@@ -106,7 +106,7 @@ def is_run_by_a_user(outer: Container) -> bool:
 
 
 def _container_of(folder: FolderName) -> tuple[str, str] | None:
-    """Return the id and runtime of the container that a folder is; None if it is none."""
+    """Return the id and runtime of the container that a folder is; None if it is not one."""
     name, parent = folder.name, folder.parent
     if name.startswith(_SUPERVISORS):
         return None
@@ -125,7 +125,7 @@ def _container_of(folder: FolderName) -> tuple[str, str] | None:
 
 
 def _unit_manager(folder: FolderName) -> str:
-    """Return the manager of the unit that a folder is; "" if it is none.
+    """Return the manager of the unit that a folder is; "" if it is not a unit.
 
     A unit is systemd's, of the host or of a user's own; or a job, guest or task of another manager
     that has a folder below the root: /lxc/101, /mesos/ID, /slurm/uid_1000, /podruntime/kubelet.

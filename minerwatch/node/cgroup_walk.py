@@ -202,7 +202,7 @@ class CgroupWalk:
     def _container(
         self, path: bytes, inode: int, name: str, parent: Cgroup | None, pod_uid: str
     ) -> Container | None:
-        """Return the container that a folder is; None if it is none."""
+        """Return the container that a folder is; None if it is not one."""
         if parent is None:
             if not self._units:
                 return None

@@ -50,8 +50,8 @@ class CgroupTree:
     ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
     open, ``too_many`` for cgroups of which some children were left out.
 
-    ``unplaced`` holds processes that could not be placed since the last tick, for want of files or
-    memory: call ``container_of`` again.
+    ``unplaced`` holds processes that could not be placed since the last tick because files or
+    memory ran out: call ``container_of`` again.
     """
 
     def __init__(

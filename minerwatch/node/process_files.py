@@ -44,7 +44,7 @@ class ProcessFiles:
         self._proc = proc
         self._failures = failures
         self.is_short = False
-        """Set when a file could not be read for want of files or memory."""
+        """Set when a file could not be read because files or memory ran out."""
 
     def stat(self, pid: int, place: str = "") -> tuple[ProcessStat, bool] | None:
         """Read a stat file; the flag says that the task is exiting, or a zombie."""
@@ -109,7 +109,7 @@ class ProcessFiles:
             return ""
 
     def count(self, error: OSError | ValueError) -> None:
-        """Count a failure; a process that is gone is none."""
+        """Count a failure; a process that is gone does not count."""
         if isinstance(error, PermissionError):
             self._failures["permission"] += 1
         elif not isinstance(error, OSError):

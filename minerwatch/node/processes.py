@@ -7,8 +7,8 @@ stood behind them (CVE-2018-1120). A process that holds the lock hangs every ``p
 
 So command lines are read by a thread that can be abandoned, and while it hangs by a process that
 can be killed (``command_lines``). What that costs beyond an ordinary read is bounded for each call
-of ``ProcessReader.read``. A process that hangs a reader once has no command line yet, for on a busy
-node any process may hold its lock that long. One that hangs three in a row, within more than ten
+of ``ProcessReader.read``. A process that hangs a reader once has no command line yet: on a busy
+node any process may hold its lock that long. One that hangs three in a row, over more than ten
 seconds, hides it (``command_line_hidden``).
 """
 
@@ -105,7 +105,7 @@ class ProcessReader:
         reasons = ("permission", "unreadable", "malformed", "mixed", "deadline", "deferred")
         self.failures: dict[str, int] = dict.fromkeys((*reasons, "helper"), 0)
         self.deferred: Set[int] = frozenset()
-        """Pids that the last ``read`` left open, in that order: to be passed to the next one."""
+        """Pids that the last ``read`` left open, in order: pass them to the next one."""
         self._deadline_s = deadline_s
         self._users = user_names(passwd)
         self._files = ProcessFiles(str(proc), self.failures)
@@ -149,10 +149,10 @@ class ProcessReader:
 
         The facts of one result are all of one process and one program: if it was replaced between
         two reads, it is read again. ``deferred``, once all has been read, holds the processes that
-        were not begun with; those with a fact that could not be read for want of files or memory,
-        which may be missing; and those that are returned without their command line, for want of
-        time. After one process has hung a reader, the command lines of all processes with the same
-        ``owner_of`` wait for the next call.
+        were not begun with; those with a fact that could not be read because files or memory ran
+        out, which may be missing; and those that are returned without their command line because
+        time ran out. After one process has hung a reader, the command lines of all processes with
+        the same ``owner_of`` wait for the next call.
         """
         self._open = {}
         self._owner_of = owner_of
@@ -234,9 +234,9 @@ class ProcessReader:
 
     @contextmanager
     def _deferred_if_short(self, pid: int) -> Iterator[None]:
-        """Leave ``pid`` open if a file could not be read for want of files or memory.
+        """Leave ``pid`` open if a file could not be read because files or memory ran out.
 
-        It is not gone then, and a fact that is missing is not hidden.
+        The process is not gone then, and a fact that is missing is not hidden.
         """
         self._files.is_short = False
         yield

@@ -123,7 +123,7 @@ class TaskTable:
         return {tid: cpu_ns / 1e9 for cpu_ns, tid in busiest}
 
     def replaced_since(self, before: TaskTable) -> set[int]:
-        """Return the pids of which name, program or process are others than in ``before``."""
+        """Return the pids with another name, program or process than in ``before``."""
         earlier = before._known_programs()
         programs = self._known_programs()
         return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
