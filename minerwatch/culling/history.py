@@ -72,7 +72,7 @@ class History:
             raise ValueError("there is nothing to be done, or something is being done already")
         return self._added(_record(decision, Outcome.PENDING, now), now)
 
-    def settle(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
+    def finish(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
         """The record with its outcome; None if it is not pending."""
         entry = self._entries.get(record_id)
         if entry is None or entry.record.outcome is not Outcome.PENDING:

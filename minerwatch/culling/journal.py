@@ -6,14 +6,14 @@ The memory answers at once, from any thread; what is written is on the disk befo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from minerwatch.config.schema import Audit, Culling
+from minerwatch.config.schema import Culling
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
+from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide, rechecked
@@ -23,14 +23,12 @@ from minerwatch.culling.records import (
     AuditLine,
     Case,
     DecisionLine,
-    Moment,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import Action, Outcome, ProcessId
-from minerwatch.report.log import Log
+from minerwatch.model import Outcome, ProcessId
 from minerwatch.untrusted_text.display import printable
 
-MAX_TOLD_LINES = 5000
+MAX_LINES = 5000
 """Of the audit log, told at once."""
 
 _NOT_READ = "the audit log has not been read yet"
@@ -39,36 +37,28 @@ _DAMAGED = (
     "{}: this line is damaged, {} in all, so what was done before is not known; move the file away,"
     " and nothing is done for an hour"
 )
-_TOLD_KINDS = ("decision", "action", "outcome", "release")
+_SHOWN_KINDS = ("decision", "action", "outcome", "release")
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
 
 class Journal:
     """The history of one node's actions, and the audit log that it is restored from."""
 
-    def __init__(
-        self,
-        settings: Audit,
-        node: str,
-        log: Log,
-        *,
-        moment: Callable[[], Moment],
-        on_outcome: Callable[[Action, Outcome], None] = lambda _action, _outcome: None,
-    ) -> None:
-        """``on_outcome`` hears of every action that has ended."""
-        self._node = node
-        self._log = log
-        self._moment = moment
-        self._on_outcome = on_outcome
+    def __init__(self, context: Context) -> None:
+        now = context.clock.now()
+        settings = context.live.culling.audit
+        self._context = context
+        self._node = context.agent.node
+        self._log = context.log
         self._path = Path(settings.log)
         self._audit = AuditLog(settings)
-        self._unread = _NOT_READ  # why the log before is not known; "": it is
+        self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self._is_forgotten = False
-        self._unread_stamps: object = None  # of what could not be read
+        self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self._lock = threading.Lock()
-        self._history = History.started(node, moment())
-        self._pods: frozenset[str] = frozenset()  # of which there are records
+        self._history = History.started(self._node, now)
+        self._pods: frozenset[str] = frozenset()  # with records
 
     @property
     def trouble(self) -> str:
@@ -105,17 +95,20 @@ class Journal:
 
     # The policy's questions, with this memory.
 
-    def decide(self, case: Case, settings: Culling) -> Decision:
-        """``cull.decide`` now."""
+    def decide(self, case: Case) -> Decision:
+        """Return the policy's decision now."""
         with self._lock:
-            return decide(case, settings, self._history, self._moment())
+            settings = self._context.live.culling
+            return decide(case, settings, self._history, self._context.clock.now())
 
     def recheck(
         self, decision: Decision, record: ActionRecord, fresh: Case, settings: Culling
     ) -> Decision:
-        """``cull.rechecked`` now."""
+        """Return the policy's decision now, about an action in progress."""
         with self._lock:
-            return rechecked(decision, record, fresh, settings, self._history, self._moment())
+            return rechecked(
+                decision, record, fresh, settings, self._history, self._context.clock.now()
+            )
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
         """What was done about a pod, in the order in which it was begun."""
@@ -127,34 +120,34 @@ class Journal:
     def stopped(self) -> tuple[tuple[str, ProcessId], ...]:
         """Processes that may stand still, with their pods' uids."""
         with self._lock:
-            return self._history.stopped(self._moment().boot_id)
+            return self._history.stopped(self._context.clock.now().boot_id)
 
     def held(self) -> tuple[ActionRecord, ...]:
         """Return the actions whose effect may last."""
         with self._lock:
-            return self._history.held(self._moment().boot_id)
+            return self._history.held(self._context.clock.now().boot_id)
 
     # What is remembered and written.
 
     def begin(self, decision: Decision) -> ActionRecord:
         """The record of an action that is about to be tried; not written yet."""
         with self._lock:
-            record = self._history.begin(decision, self._moment())
+            record = self._history.begin(decision, self._context.clock.now())
             self._pods |= {record.pod_uid}
         return record
 
-    def settle(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
+    def finish(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
         """The record with its outcome, which is remembered, written and told."""
         with self._lock:
-            settled = self._history.settle(record.id, outcome)
-        ended = settled or msgspec.structs.replace(record, outcome=outcome)
+            finished = self._history.finish(record.id, outcome)
+        ended = finished or msgspec.structs.replace(record, outcome=outcome)
         self._end(ended, message)
         return ended
 
     def release(self, decision: Decision) -> ActionRecord:
         """The record of a person's word that the pod of ``decision`` is to be left alone."""
         with self._lock:
-            record = self._history.release(decision, self._moment())
+            record = self._history.release(decision, self._context.clock.now())
             self._pods |= {record.pod_uid}
         self.write("release", record=record)
         return record
@@ -164,7 +157,7 @@ class Journal:
         with self._lock:
             if self._history.is_released(earlier.pod_uid):
                 return earlier
-            record = self._history.release_again(earlier, self._moment())
+            record = self._history.release_again(earlier, self._context.clock.now())
         self.write("release", record=record)
         return record
 
@@ -183,7 +176,7 @@ class Journal:
             return False
         line = AuditLine(
             kind=kind,
-            at=rfc3339(self._moment().unix_s, milliseconds=True),
+            at=rfc3339(self._context.clock.now().unix_s, milliseconds=True),
             node=self._node,
             record=record,
             decision=decision,
@@ -197,19 +190,19 @@ class Journal:
         """Keep ``evidence`` in a file of its own, where that is configured; whether it is there."""
         return self._audit.save(name, evidence)
 
-    def told_since(self, hours: float) -> tuple[AuditLine, ...]:
+    def lines_since(self, hours: float) -> tuple[AuditLine, ...]:
         """What the log says of the last ``hours``, without evidence. Raises AuditError."""
-        since = rfc3339(self._moment().unix_s - hours * 3600, milliseconds=True)
+        since = rfc3339(self._context.clock.now().unix_s - hours * 3600, milliseconds=True)
         written = audit_log.read(
-            self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since
+            self._path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
         )
-        return written.lines[-MAX_TOLD_LINES:]
+        return written.lines[-MAX_LINES:]
 
     # Within.
 
     def _load(self) -> None:
         """What the agent before left pending may have happened."""
-        now = self._moment()
+        now = self._context.clock.now()
         try:
             written = audit_log.read(self._path, lambda line: line.record is not None)
         except AuditError as error:
@@ -244,7 +237,7 @@ class Journal:
 
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
-        self._on_outcome(record.action, record.outcome)
+        self._context.callbacks.on_outcome(record.action, record.outcome)
         say = self._log.info if record.outcome in _EXPECTED else self._log.warning
         say(
             "action ended",
@@ -259,7 +252,7 @@ class Journal:
 
     def _go_on(self) -> list[AuditLine]:
         """What a new file begins with: how far back it reaches, and all that still matters."""
-        now = self._moment()
+        now = self._context.clock.now()
         with self._lock:
             records = (self._history.anchor(self._node, now), *self._history.records())
         at = rfc3339(now.unix_s, milliseconds=True)

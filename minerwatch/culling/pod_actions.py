@@ -133,16 +133,19 @@ def unlabelling(pod: Pod, label: PodLabel, resource_version: str) -> ApiRequest:
 class Actions:
     """Carries out what was planned. For one thread."""
 
-    def __init__(self, cluster: Cluster, keep: PodFields, proc: Path = PROC) -> None:
-        """``keep`` names what is kept of pods; ``proc`` has the pids that decisions speak of."""
+    def __init__(
+        self, cluster: Cluster, keep: PodFields, proc: Path = PROC, answer_s: float = ANSWER_S
+    ) -> None:
+        """Configure the pod's ``keep`` fields, and the ``proc`` with the pids of decisions."""
         self._cluster = cluster
         self._parser = PodParser(keep)
         self._proc = proc
+        self._answer_s = answer_s
 
-    def look(self, namespace: str, name: str) -> SeenPod | None:
+    def fetch(self, namespace: str, name: str) -> SeenPod | None:
         """The pod as the API server knows it now; None if there is none. Raises ApiError."""
         try:
-            body = self._cluster.call("GET", _pod_path(namespace, name), timeout_s=ANSWER_S)
+            body = self._cluster.call("GET", _pod_path(namespace, name), timeout_s=self._answer_s)
         except ApiError as error:
             if error.reason == "missing":
                 return None
@@ -153,15 +156,21 @@ class Actions:
         return SeenPod(pod, version)
 
     def send(self, request: ApiRequest) -> None:
-        """Send ``request``, once. Raises ApiError for everything but success."""
-        answer = self._cluster.call(
-            request.method,
-            request.path,
-            request.query,
-            body=msgspec.json.encode(request.body),
-            content_type=request.content_type,
-            timeout_s=ANSWER_S,
-        )
+        """Send ``request`` once. Raises ApiError; after a 401 the credentials are renewed."""
+        try:
+            answer = self._cluster.call(
+                request.method,
+                request.path,
+                request.query,
+                body=msgspec.json.encode(request.body),
+                content_type=request.content_type,
+                timeout_s=self._answer_s,
+            )
+        except ApiError as error:
+            if error.reason == "unauthorized":
+                with suppress(ApiError):  # then the next request fails for the same reason
+                    self._cluster.renew_credentials()
+            raise
         with suppress(*NOT_JSON):
             status = msgspec.json.decode(answer, type=_Status)
             if status.kind == "Status" and status.status == "Failure":

@@ -10,7 +10,7 @@ others are here::
     rechecked(decision, record,  the same questions again, about a pod that has just been
               fresh case)        fetched; with any objection nothing is done
       → the action, with pod UID, container id, pid and start time as preconditions
-    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN or, if it came to
+    history.finish(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN or, if it came to
                                  nothing before the action, WITHDRAWN
       → the record, with its outcome, is in the audit log
     Budget.give_back(record)     of what was withdrawn
@@ -28,6 +28,7 @@ from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Rungs
 from minerwatch.config.values import ENFORCE, OFF
+from minerwatch.culling.circuit_breaker import counted_as, tripped
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.proof import (
@@ -39,13 +40,12 @@ from minerwatch.culling.proof import (
     matches_any,
     proof_for,
 )
-from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment, Situation
+from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.model import (
     Action,
     Container,
     ContainerKind,
     Level,
-    Owner,
     Pod,
 )
 
@@ -380,39 +380,6 @@ class _Question:
             for rungs in self.settings.ladder
             if matches_any(pod.namespace, rungs.namespaces) and score >= rungs.score
         )
-
-
-def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
-    """Return the rules that flag so many owners at once that they must be wrong, and how many."""
-    breaker = settings.circuit_breaker
-    broken = {}
-    for rule, count in situation.flagged.items():
-        if count >= breaker.at_least and not count <= breaker.share * situation.owners:
-            broken[rule] = f"{count} of {situation.owners} owners on this node"
-    for rule, count in situation.cluster_flagged.items():
-        if count >= breaker.cluster_owners:
-            broken[rule] = f"{count} owners in the cluster"
-    return broken
-
-
-def counted_as(
-    container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
-) -> str:
-    """Return the owner that the circuit breaker counts for a container."""
-    if pod is None:
-        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
-    return pod_counted_as(pod, owner, settings)
-
-
-def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
-    """Return the owner that the circuit breaker counts for a pod.
-
-    It is the namespace where no owner is known, and where tenants could make up owners in order
-    to look like many.
-    """
-    if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
-        return f"namespace {pod.namespace}"
-    return f"{pod.namespace}/{owner.name}"
 
 
 def claims_protection(pod: Pod) -> bool:

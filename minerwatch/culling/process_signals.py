@@ -63,7 +63,7 @@ def send_all(processes: tuple[ProcessId, ...], number: signal.Signals | None) ->
 
 def state(process: ProcessId, proc: Path = PROC) -> str:
     """The state of ``process``, one letter as in proc_pid_stat(5); "" if it is no more."""
-    found = _stat(process.pid, proc)
+    found = read_stat(process.pid, proc)
     return found[0] if found is not None and found[1] == process.start_ticks else ""
 
 
@@ -107,7 +107,7 @@ def _in_words(error: OSError) -> str:
     return error.strerror or repr(error)
 
 
-def _stat(pid: int, proc: Path) -> tuple[str, int] | None:
+def read_stat(pid: int, proc: Path) -> tuple[str, int] | None:
     """State and start time of a process; the name before them may hold anything."""
     try:
         fd = os.open(proc / str(pid) / "stat", os.O_RDONLY | os.O_CLOEXEC)

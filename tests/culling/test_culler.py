@@ -21,10 +21,9 @@ from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Culling,
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, OFF, Duration
 from minerwatch.culling.audit_log import read
-from minerwatch.culling.culler import Round
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
-from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.lease_budget import LeaseBudget, Limits
 from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
 from minerwatch.errors import MinerwatchError, TargetError
@@ -32,6 +31,7 @@ from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
 from minerwatch.worker import states
 from tests.conftest import Programs
 from tests.culling.harness import (
+    QUICK,
     SECRET,
     FakeWatch,
     Harness,
@@ -56,23 +56,11 @@ from tests.kube.api_server import (
     Request,
     encode,
 )
-from tests.kube.conftest import write_kubeconfig
 from tests.waiting import until
 
 EVE = "jupyter-eve"
 LEASES = ("leases", "/apis/coordination.k8s.io/v1")
 QUARANTINE = "minerwatch.io/quarantine"
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
-    return write_kubeconfig(tmp_path / "kubeconfig", api.url, "first")
 
 
 @pytest.fixture
@@ -174,7 +162,7 @@ def test_a_dry_run_then_in_earnest(api: ApiServer, opened: Open, log: Path) -> N
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    harness.culler.use(settings(log), 10.0)
+    harness.use(settings(log))
     harness.tick()
     assert actions_on(api, EVE) == ["evict dry-run", "evict"]
     assert outcomes(log)[2:] == ["evict pending", "evict done"]
@@ -339,7 +327,7 @@ def test_an_audit_log_that_was_removed_stops_the_action_and_is_begun_again(
     harness = opened(settings(log))
     harness.settled()
     observation = eve(api, harness)
-    harness.culler._journal.write("decision")
+    harness.culler.journal.write("decision")
     log.unlink()
     harness.tick()
     assert actions_on(api, EVE) == []
@@ -374,9 +362,9 @@ def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
     harness = opened(settings(log))
     observation = eve(api, harness)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.culler._journal, "make_ready", failing)
+        patch.setattr(harness.culler.journal, "make_ready", failing)
         with pytest.raises(ZeroDivisionError):
-            harness.culler.release(target(observation))
+            harness.release(target(observation))
         (culling,) = (state for state in states() if state.name == "culling")
         assert culling.down_s > 0
         assert culling.failures["ZeroDivisionError"] >= 1
@@ -392,14 +380,14 @@ def test_a_container_that_raises_does_not_keep_the_next_from_being_looked_at(
     bad = harness.watch.add("/kubepods/poduid-2/c", "uid-2", cpu_s=7200.0)
     until_known(harness, bad)
     eve(api, harness)
-    case = harness.culler._case
+    case = harness.culler.cases.checked_case
 
     def failing_case(observation: Observation) -> Case:
         if observation.container.key == bad.container.key:
             failing()
         return case(observation)
 
-    monkeypatch.setattr(harness.culler, "_case", failing_case)
+    monkeypatch.setattr(harness.culler.cases, "checked_case", failing_case)
     harness.tick()
     until(lambda: outcomes(log) == ["evict pending", "evict done"])
     assert actions_on(api, EVE) == ["evict"]
@@ -430,8 +418,7 @@ def test_a_step_of_the_nodes_clock_makes_no_pod_older(
 ) -> None:
     """A pod's age is by the API server's clock, which has dated it."""
     harness = opened(settings(log, minimum_age=Duration(3 * 86400)))
-    read = harness.culler._read_clocks
-    harness.culler._read_clocks = lambda: replace(read(), unix_s=read().unix_s + step_s)
+    harness.step_s = step_s
     observation = eve(api, harness)
     harness.tick()
     assert actions_on(api, EVE) == []
@@ -454,7 +441,7 @@ def test_other_namespaces_are_never_touched(
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
     until(lambda: harness.node.identity(observation.container))
     harness.tick()
-    with_hand = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    with_hand = harness.cull(target(observation), Action.DELETE, dry_run=False)
     assert not with_hand.acts
     assert actions_on(api, EVE) == []
     assert places(api) == 0
@@ -478,12 +465,12 @@ def test_a_rule_that_flags_many_owners_stops_all_on_its_findings(
     observation = eve(api, harness)
     flag_others(api, harness, "a", "b")
     harness.tick()
-    assert harness.culler.is_circuit_open
+    assert harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == []
     assert "the rules must be wrong (rule-compute: 3 of 3 owners" in harness.reasons(observation)
     harness.watch.found = {observation.container.key: observation}
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -502,7 +489,7 @@ def test_one_tenants_many_containers_open_no_circuit(
     eve(api, harness)
     flag_others(api, harness, *namespaces, owner=owner)
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -519,7 +506,7 @@ def test_where_tenants_choose_labels_their_owners_are_one(
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
         until_known(harness, other)
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -532,7 +519,7 @@ def test_what_the_operator_exempts_opens_no_circuit(
     eve(api, harness)
     flag_others(api, harness, "a", "b", "c")
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -540,12 +527,12 @@ def test_agents_count_a_rules_owners_together(api: ApiServer, opened: Open, log:
     """One owner on each of three nodes: no node sees that there are many."""
     breaker = CircuitBreaker(cluster_owners=3)
     harness = opened(settings(log, circuit_breaker=breaker))
-    others = LeaseBudget(harness.node.cluster, "minerwatch", CullBudget(), cluster_owners=3)
+    others = LeaseBudget(harness.node.cluster, "minerwatch", Limits(10, 10, cluster_owners=3))
     others.refresh()
     others.flag({"rule-compute": ["a/b", "a/c"], "rule-identity": ["a/b"]})
     observation = eve(api, harness)
     harness.tick()
-    assert harness.culler.is_circuit_open
+    assert harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == []
     assert "(rule-compute: 3 owners in the cluster)" in harness.reasons(observation)
 
@@ -618,7 +605,7 @@ def test_what_was_not_watched_is_not_held(api: ApiServer, opened: Open, log: Pat
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
     until(lambda: harness.node.identity(observation.container))
     for _ in range(2):
-        harness.culler.consider(Round(harness.watch.observations(0)))
+        harness.culler.consider(harness.watch.observations(0))
         harness.settled()
         harness.watch.ahead_s += 400
     assert Reason.NOT_HELD.value[:-1] in harness.reasons(observation)
@@ -657,7 +644,7 @@ def test_a_budget_that_is_spent_permits_nothing(api: ApiServer, opened: Open, lo
     harness.tick()
     harness.tick()
     assert len(api.items("pods")) == 2
-    assert harness.culler.budget_left == 0
+    assert harness.culler.figures().budget_left == 0
     assert places(api) == 1
 
 
@@ -732,11 +719,10 @@ def test_faults(
 
 
 def test_a_request_that_hangs_ends_and_is_not_repeated(
-    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer, opened: Open, log: Path
 ) -> None:
     """The API server carries it out after the agent has given up."""
-    monkeypatch.setattr("minerwatch.culling.pod_actions.ANSWER_S", 0.3)
-    harness = opened(settings(log))
+    harness = opened(settings(log), retry=replace(QUICK, answer_s=0.3))
     eve(api, harness)
     api.misbehave(Hanging(0.8), when=on_pod)
     harness.tick()
@@ -905,7 +891,7 @@ def test_processes_that_an_agent_stopped_before_it_was_killed_are_known_to_the_n
     status = harness.culler.status(observation)
     assert status is not None
     assert status.stopped == (miner.pid,)
-    released = harness.culler.release(target(observation))
+    released = harness.release(target(observation))
     assert released.resumed == (miner.pid,)
     until(lambda: state(miner) != STOPPED)
 
@@ -921,7 +907,7 @@ def test_what_was_stopped_is_not_forgotten_when_its_verdict_is_clear(
     harness.tick()
     until(lambda: state(miner) == STOPPED)
     harness.tick()
-    assert harness.culler.stopped_count == 1
+    assert harness.culler.figures().stopped == 1
     assert "done already" in harness.reasons(observation)
     clear = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner, level=Level.CLEAR)
     harness.tick()
@@ -958,7 +944,7 @@ def test_a_release_undoes_and_leaves_the_pod_alone_from_then_on(
     if action is Action.STOP:
         until(lambda: state(miner) == STOPPED)
         harness.tick()
-    answer = harness.culler.release(target(observation))
+    answer = harness.release(target(observation))
     assert (answer.resumed, answer.label_removed) == (
         ((miner.pid,), False) if action is Action.STOP else ((), True)
     )
@@ -991,7 +977,7 @@ def test_a_release_continues_processes_while_the_api_server_is_away(
     until(lambda: state(miner) == STOPPED)
     harness.tick()
     api.vanish()
-    answer = harness.culler.release(target(observation))
+    answer = harness.release(target(observation))
     assert answer.resumed == (miner.pid,)
     assert any("label" in each for each in answer.trouble)
     until(lambda: state(miner) != STOPPED)
@@ -1014,16 +1000,16 @@ def test_all_is_released_also_of_pods_that_are_no_longer_watched(
     harness = opened(settings(log, Action.STOP), events=True)
     stopped(api, harness, miner)
     put_pod(api, "jupyter-mallory", "uid-2")
-    harness.culler.use(settings(log, Action.LABEL), 10.0)
+    harness.use(settings(log, Action.LABEL))
     labelled = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
     until(lambda: harness.node.identity(labelled.container))
     harness.tick()
     assert labels_of(api) == {EVE: set(), "jupyter-mallory": {QUARANTINE}}
     harness.watch.found.clear()
 
-    answer = harness.culler.release_all("elsewhere")
+    answer = harness.release_all("elsewhere")
     assert (answer.released, answer.trouble) == ((), ())
-    answer = harness.culler.release_all()
+    answer = harness.release_all()
     by_pod = {each.pod: each for each in answer.released}
     assert by_pod[EVE].resumed == (miner.pid,)
     assert by_pod["jupyter-mallory"].label_removed
@@ -1031,7 +1017,7 @@ def test_all_is_released_also_of_pods_that_are_no_longer_watched(
     assert answer.trouble == ()
     until(lambda: state(miner) != STOPPED)
     assert labels_of(api) == {EVE: set(), "jupyter-mallory": set()}
-    assert harness.culler.release_all().released == ()
+    assert harness.release_all().released == ()
     # Both are left alone from then on, and so by the next agent.
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner)
     harness.watch.ahead_s += 7200
@@ -1057,7 +1043,7 @@ def test_an_agent_that_was_restarted_releases_what_the_one_before_stopped(
     stopped(api, harness, miner)
     harness.close()
     again = opened(settings(log, Action.STOP, mode=DRY_RUN), harness.watch)
-    (released,) = again.culler.release_all().released
+    (released,) = again.release_all().released
     assert released.resumed == (miner.pid,)
     until(lambda: state(miner) != STOPPED)
 
@@ -1066,13 +1052,13 @@ def test_who_retires_acts_no_more_until_settings_are_read_again(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
     harness = opened(settings(log))
-    assert harness.culler.release_all(retire=True).acts_no_more
+    assert harness.release_all(retire=True).acts_no_more
     observation = eve(api, harness)
     harness.tick()
     assert actions_on(api, EVE) == []
     assert harness.reasons(observation) == "Culling is off (culling.mode)."
     assert log.exists()
-    harness.culler.use(settings(log), 10.0)
+    harness.use(settings(log))
     harness.tick()
     assert actions_on(api, EVE) == ["evict"]
 
@@ -1087,14 +1073,14 @@ def test_nothing_is_left_of_what_is_forgotten(
     assert [*evidence.iterdir()]
     assert places(api) == 1
     for _ in range(2):  # as a hook that is tried again
-        answer = harness.culler.release_all(forget=True)
+        answer = harness.release_all(forget=True)
         assert (answer.acts_no_more, answer.forgotten, answer.trouble) == (True, True, ())
     until(lambda: state(miner) != STOPPED)
     assert api.items(*LEASES) == []
     assert not log.parent.exists()
     for _ in range(3):
         harness.tick()
-    harness.culler.use(settings(log, Action.STOP, audit=audit), 10.0)
+    harness.use(settings(log, Action.STOP, audit=audit))
     harness.watch.ahead_s += 7200
     harness.tick()
     assert not log.parent.exists(), "nothing is written again"
@@ -1113,13 +1099,13 @@ def test_nothing_is_forgotten_that_could_not_be_undone(
     harness.tick()
     assert all(labels_of(api).values())
     api.misbehave(Dropping(), when=lambda asked: "/pods/jupyter-" in asked.path, times=1)
-    answer = harness.culler.release_all(forget=True)
+    answer = harness.release_all(forget=True)
     assert (answer.acts_no_more, answer.forgotten) == (True, False)
     assert "audit log and the Lease are kept" in answer.trouble[0]
     assert len(answer.released) == 3, "it is not asked again for each"
     assert all("the label: " in each.trouble[0] for each in answer.released)
     assert log.exists()
-    answer = harness.culler.release_all(forget=True)
+    answer = harness.release_all(forget=True)
     assert answer.forgotten
     assert all(each.label_removed for each in answer.released)
     assert not any(labels_of(api).values())
@@ -1131,7 +1117,7 @@ def test_stopped_processes_go_on_without_the_api_server(
     harness = opened(settings(log, Action.STOP))
     stopped(api, harness, miner)
     api.vanish()
-    answer = harness.culler.release_all(retire=True)
+    answer = harness.release_all(retire=True)
     assert (answer.released[0].resumed, answer.released[0].trouble) == ((miner.pid,), ())
     until(lambda: state(miner) != STOPPED)
 
@@ -1141,7 +1127,7 @@ def test_switched_off_it_lets_go_what_it_holds(
 ) -> None:
     harness = opened(settings(log, Action.STOP))
     stopped(api, harness, miner)
-    harness.culler.use(settings(log, Action.STOP, mode=OFF), 10.0)
+    harness.use(settings(log, Action.STOP, mode=OFF))
     until(lambda: state(miner) != STOPPED)
     harness.settled()
     assert ("stop", "released") in harness.ended
@@ -1157,7 +1143,7 @@ def test_by_hand_the_same_policy_holds(api: ApiServer, opened: Open, log: Path) 
     harness = opened(settings(log, namespaces=("elsewhere",)))
     observation = eve(api, harness)
     harness.settled()
-    answer = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    answer = harness.cull(target(observation), Action.DELETE, dry_run=False)
     assert not answer.acts
     assert answer.outcome == ""
     assert any("namespace" in reason for reason in answer.reasons)
@@ -1172,7 +1158,7 @@ def test_by_hand_a_dry_run_asks_the_api_server(api: ApiServer, opened: Open, log
     harness = opened(settings(log, Action.LABEL))
     observation = eve(api, harness)
     harness.settled()
-    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=True)
+    answer = harness.cull(target(observation), Action.EVICT, dry_run=True)
     assert (answer.acts, answer.outcome, answer.dry_run) == (True, "dry-run", True)
     assert "dryRun=All" in answer.request
     assert actions_on(api, EVE) == ["evict dry-run"]
@@ -1186,13 +1172,13 @@ def test_by_hand_a_preview_decides_and_tries_nothing(
     observation = eve(api, harness)
     harness.settled()
     known = lines(log)
-    answer = harness.culler.preview(target(observation), Action.EVICT, dry_run=dry_run)
+    answer = harness.preview(target(observation), Action.EVICT, dry_run=dry_run)
     assert (answer.acts, answer.outcome, answer.dry_run) == (True, "", dry_run)
     assert ("dryRun=All" in answer.request) == dry_run
     assert actions_on(api, EVE) == []
     assert lines(log) == known
     assert places(api) == 0
-    done = harness.culler.cull(target(observation), Action.EVICT, dry_run=dry_run)
+    done = harness.cull(target(observation), Action.EVICT, dry_run=dry_run)
     assert replace(done, outcome="") == answer
 
 
@@ -1202,7 +1188,7 @@ def test_by_hand_what_is_in_earnest_is_counted_and_told(
     harness = opened(settings(log, Action.LABEL), events=True)
     observation = eve(api, harness)
     harness.settled()
-    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
+    answer = harness.cull(target(observation), Action.EVICT, dry_run=False)
     assert answer.outcome == "done"
     assert places(api) == 1
     until(lambda: api.items("events", "/apis/events.k8s.io/v1"))
@@ -1216,12 +1202,14 @@ def test_by_hand_a_container_that_is_gone_is_not_found(opened: Open, log: Path) 
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
     harness.settled()
     with pytest.raises(TargetError):
-        harness.culler.cull(
-            replace(target(observation), container_id="other"), Action.EVICT, dry_run=False
+        harness.cull(
+            msgspec.structs.replace(target(observation), container_id="other"),
+            Action.EVICT,
+            dry_run=False,
         )
     harness.culler.close()
-    with pytest.raises(MinerwatchError, match="ask again"):
-        harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
+    with pytest.raises(MinerwatchError, match="try again"):
+        harness.cull(target(observation), Action.EVICT, dry_run=False)
 
 
 def test_switched_off_while_it_runs_nothing_is_done_any_more(
@@ -1229,7 +1217,7 @@ def test_switched_off_while_it_runs_nothing_is_done_any_more(
 ) -> None:
     harness = opened(settings(log))
     observation = eve(api, harness)
-    harness.culler.use(settings(log, mode=OFF), 10.0)
+    harness.use(settings(log, mode=OFF))
     harness.tick()
     assert actions_on(api, EVE) == []
     assert Reason.OFF.value[:-1] in harness.reasons(observation)
@@ -1244,7 +1232,7 @@ def test_switched_off_between_the_decision_and_the_action_it_is_heard(
 
     def switch_off(asked: Request) -> bool:
         if takes_a_place(asked) if when == "lease" else on_pod(asked):
-            harness.culler.use(settings(log, mode=OFF), 10.0)
+            harness.use(settings(log, mode=OFF))
         return when == "refusal" and on_pod(asked)
 
     api.misbehave(Answering(429), times=99, when=switch_off)
@@ -1266,7 +1254,7 @@ def test_an_interval_that_is_changed_changes_what_is_stale(
     status = harness.culler.status(old)
     assert status is not None
     assert Reason.STALE_VERDICT.value[:-1] not in " ".join(status.reasons)
-    harness.culler.use(settings(log), 5.0)
+    harness.use(settings(log), 5.0)
     status = harness.culler.status(old)
     assert status is not None
     assert Reason.STALE_VERDICT.value[:-1] in " ".join(status.reasons)
@@ -1286,15 +1274,13 @@ def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
         is_busy.set()
         is_free.wait(20)
 
-    monkeypatch.setattr(harness.culler._journal, "make_ready", hold)
-    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 0.1)
+    monkeypatch.setattr(harness.culler.journal, "make_ready", hold)
     harness.consider()
     is_busy.wait(20)
-    harness.culler.use(settings(log), 10.0)
+    harness.use(settings(log))
     with pytest.raises(MinerwatchError, match=r"nothing was done"):
-        harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+        harness.cull(target(observation), Action.DELETE, dry_run=False, timeout_s=0.1)
     is_free.set()
-    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 20.0)
     harness.settled()
     assert "delete" not in actions_on(api, EVE)
 
@@ -1305,10 +1291,10 @@ def test_what_was_decided_is_told_from_the_audit_log(
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    told = harness.culler.told_since(1.0)
+    told = harness.culler.journal.lines_since(1.0)
     assert [line.kind for line in told] == ["decision", "action", "outcome"]
     assert all(line.evidence == NO_EVIDENCE for line in told)
     assert told[-1].record is not None
     assert told[-1].record.outcome is Outcome.DRY_RUN
     time.sleep(0.01)  # the log tells whole milliseconds
-    assert harness.culler.told_since(1e-9) == ()
+    assert harness.culler.journal.lines_since(1e-9) == ()

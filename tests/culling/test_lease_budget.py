@@ -17,16 +17,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from minerwatch.config.schema import CullBudget
+from minerwatch.culling.budget_lease import DRY_RUNS, FLAGGED, FLAGGED_S, IN_EARNEST, LEASE
 from minerwatch.culling.lease_budget import (
-    DRY_RUNS,
-    FLAGGED,
-    FLAGGED_S,
-    IN_EARNEST,
-    LEASE,
     MARGIN_S,
     BudgetPace,
     LeaseBudget,
+    Limits,
 )
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
@@ -73,8 +69,10 @@ Open = Callable[..., LeaseBudget]
 
 @pytest.fixture
 def opened(cluster: Cluster) -> Open:
-    def one(per_cluster: int = 3, per_node: int = 1000, **options: Any) -> LeaseBudget:
-        limits = CullBudget(per_node=per_node, per_cluster=per_cluster)
+    def one(
+        per_cluster: int = 3, per_node: int = 1000, cluster_owners: int = 10, **options: Any
+    ) -> LeaseBudget:
+        limits = Limits(per_node, per_cluster, cluster_owners)
         return LeaseBudget(cluster, NAMESPACE, limits, **{"pace": QUICK, **options})
 
     return one
@@ -269,11 +267,11 @@ def test_a_place_of_the_future_is_held(opened: Open, dates: list[float]) -> None
 def test_what_was_heard_gets_old(opened: Open) -> None:
     clock = [1000.0]
     budget = opened(monotonic_s=lambda: clock[0])
-    assert budget.heard_s() is None
+    assert budget.last_read_s() is None
     assert budget.refresh()
     assert budget.left(dry_run=False) == 3
     clock[0] += 1000
-    assert (budget.left(dry_run=False), budget.heard_s()) == (3, 1000)
+    assert (budget.left(dry_run=False), budget.last_read_s()) == (3, 1000)
     clock[0] += 1000
     assert budget.left(dry_run=False) is None
 
@@ -495,7 +493,7 @@ def test_flags_that_cannot_be_written_are_not_tried_at_each_tick(
 def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) -> None:
     agents, tries, limit = 8, 6, 10
     clusters = [from_kubeconfig(kubeconfig) for _ in range(agents)]
-    limits = CullBudget(per_node=4, per_cluster=limit)
+    limits = Limits(per_node=4, per_cluster=limit)
     barrier = threading.Barrier(agents)
 
     def agent(number: int) -> int:
@@ -517,13 +515,12 @@ def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) 
 
 _PROCESS = """
 import random, sys
-from minerwatch.config import CullBudget
-from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.lease_budget import LeaseBudget, Limits
 from minerwatch.kube.client import from_kubeconfig
 from tests.culling.test_lease_budget import NAMESPACE, NOW, PATIENT, record
 
 cluster = from_kubeconfig(sys.argv[1])
-budget = LeaseBudget(cluster, NAMESPACE, CullBudget(per_node=1000, per_cluster=int(sys.argv[3])),
+budget = LeaseBudget(cluster, NAMESPACE, Limits(per_node=1000, per_cluster=int(sys.argv[3])),
                      pace=PATIENT)
 print("ready", flush=True)
 sys.stdin.readline()

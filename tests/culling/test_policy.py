@@ -15,15 +15,10 @@ from minerwatch.config.hours import Hours
 from minerwatch.config.schema import CullBudget, Culling, Exemption, Rungs
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, ENFORCE, MODES, OFF, Duration
+from minerwatch.culling.circuit_breaker import counted_as
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.history import KEPT_S, MAX_RECORDS, History
-from minerwatch.culling.policy import (
-    ALWAYS_PROTECTED,
-    counted_as,
-    decide,
-    protected_namespaces,
-    rechecked,
-)
+from minerwatch.culling.policy import ALWAYS_PROTECTED, decide, protected_namespaces, rechecked
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,
@@ -180,7 +175,7 @@ def acted(
     decision = replace(DECISION, action=action, proposed=action, **_names(case))
     decision = replace(decision, dry_run=outcome is Outcome.DRY_RUN)
     record = past.begin(decision, later(-ago_s))
-    return past.settle(record.id, outcome) or record
+    return past.finish(record.id, outcome) or record
 
 
 def _names(case: Case) -> dict[str, Any]:
@@ -835,7 +830,7 @@ def test_the_second_look_sees_what_has_changed(
 
 def test_what_has_ended_is_not_done_again() -> None:
     past, record = begun()
-    past.settle(record.id, Outcome.DONE)
+    past.finish(record.id, Outcome.DONE)
     again = rechecked(DECISION, record, CASE, SETTINGS, past, later(1))
     assert again.reasons == (Reason.DECISION_CHANGED,)
 
@@ -867,11 +862,11 @@ def test_only_what_acts_begins_and_only_once() -> None:
 
 def test_only_what_is_pending_is_settled() -> None:
     past, record = begun()
-    settled = past.settle(record.id, Outcome.REFUSED)
+    settled = past.finish(record.id, Outcome.REFUSED)
     assert settled is not None
     assert settled.outcome is Outcome.REFUSED
-    assert past.settle(record.id, Outcome.DONE) is None
-    assert past.settle("never", Outcome.DONE) is None
+    assert past.finish(record.id, Outcome.DONE) is None
+    assert past.finish("never", Outcome.DONE) is None
     assert past.records()[1:] == (settled,)
 
 
@@ -879,7 +874,7 @@ def test_dry_runs_count_for_dry_runs_only() -> None:
     past = history()
     dry = decide(CASE, with_settings(mode=DRY_RUN), past, NOW)
     for ago_s in (3000, 2000, 1000):
-        past.settle(past.begin(dry, later(-ago_s)).id, Outcome.DRY_RUN)
+        past.finish(past.begin(dry, later(-ago_s)).id, Outcome.DRY_RUN)
     assert decide(CASE, SETTINGS, past, NOW).action is Action.KILL
     again = decide(CASE, with_settings(mode=DRY_RUN), past, NOW)
     assert again.reasons == (Reason.NODE_BUDGET_SPENT,)
@@ -899,7 +894,7 @@ def test_a_restart_remembers_what_the_audit_log_says() -> None:
     pending = past.begin(DECISION, later(-1000))
     other = replace(DECISION, pod_uid="x")
     begun_too = past.begin(other, later(-900))
-    done = past.settle(begun_too.id, Outcome.DONE)
+    done = past.finish(begun_too.id, Outcome.DONE)
     assert done is not None
     again = restored(lines([pending, begun_too, done]), NOW)
     assert [record.outcome for record in again.records()] == [Outcome.UNKNOWN, Outcome.DONE]
