@@ -42,18 +42,21 @@ from minerwatch.model import (
     Action,
     Container,
     ContainerKey,
-    ContainerKind,
     Evidence,
     Finding,
     Level,
-    Maturity,
     Observation,
     Outcome,
-    Process,
     ProcessId,
     ProcessLoad,
     Signal,
-    Verdict,
+)
+from tests.builders import (
+    make_container,
+    make_finding,
+    make_load,
+    make_observation,
+    make_verdict,
 )
 from tests.kube.api_server import ApiServer, Json, pod_json
 from tests.waiting import until
@@ -123,17 +126,15 @@ class FakeWatch:
         level: Level = Level.CONFIRMED,
         cpu_s: float = 3600.0,
     ) -> Observation:
-        container = Container(cgroup, 7, ContainerKind.POD, f"{pod_uid}-c", "containerd", pod_uid)
-        loads = tuple(_load(process) for process in processes)
+        container = make_container(f"{pod_uid}-c", pod_uid, cgroup=cgroup)
         findings = [
             _finding(signal, score, process)
             for process in processes or (ProcessId(2**22 + 7, 7),)
             for signal, score in ((Signal.IDENTITY, 88.0), (Signal.COMPUTE, 60.0))
         ]
-        verdict = Verdict(container.key, 0.0, 95.2, level, 0.0, tuple(findings))
-        observation = Observation(
-            container, 0.0, 1.0, cpu_s, None, None, verdict, len(loads), loads
-        )
+        verdict = make_verdict(container, *findings, level=level)
+        loads = (_load(process) for process in processes)
+        observation = make_observation(container, verdict, *loads, cpu_s=cpu_s)
         self.found[container.key] = observation
         return observation
 
@@ -162,31 +163,19 @@ class FakeWatch:
 
 def _finding(signal: Signal, score: float, process: ProcessId) -> Finding:
     evidence = Evidence("CommandLine", f"./xmrig --password {SECRET} -o pool", "contains 'xmrig'")
-    title = f"Title of {signal}"
-    return Finding(
-        f"rule-{signal}", title, signal, score, Maturity.STABLE, 0.0, process, (evidence,)
+    return make_finding(
+        signal,
+        score,
+        rule=f"rule-{signal}",
+        title=f"Title of {signal}",
+        process=process,
+        evidence=(evidence,),
     )
 
 
 def _load(process: ProcessId) -> ProcessLoad:
-    return ProcessLoad(
-        Process(
-            id=process,
-            parent_pid=1,
-            comm="xmrig",
-            command_line=f"./xmrig --password {SECRET} -o stratum+tcp://pool:3333",
-            image="/tmp/xmrig",
-            current_directory="/",
-            uid=0,
-            user="root",
-            exe_deleted=False,
-            exe_in_memory=False,
-            command_line_hidden=False,
-            kernel_thread=False,
-            program=(0, 0, 0),
-        ),
-        1.0,
-    )
+    command_line = f"./xmrig --password {SECRET} -o stratum+tcp://pool:3333"
+    return make_load(process.pid, start_ticks=process.start_ticks, command_line=command_line)
 
 
 class Said:

@@ -22,7 +22,6 @@ from minerwatch.culling.policy import ALWAYS_PROTECTED, decide, protected_namesp
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,
-    Container,
     ContainerKey,
     ContainerKind,
     Finding,
@@ -32,68 +31,37 @@ from minerwatch.model import (
     Owner,
     OwnerReference,
     Pod,
-    PodContainer,
-    PodContainerKind,
     ProcessId,
     Signal,
-    Verdict,
 )
+from tests.builders import make_container, make_finding, make_pod, make_pod_container, make_verdict
 
 NOW = Moment(unix_s=1_800_000_000.0, monotonic_s=100_000.0, boot_id="boot")  # a Friday, 08:00 UTC
 MINER = ProcessId(4242, 1234)
 OTHER = ProcessId(4243, 1235)
 
 
-def finding(
-    signal: Signal = Signal.IDENTITY,
-    score: float = 88,
-    *,
-    rule: str = "rule-1",
-    maturity: Maturity = Maturity.STABLE,
-    since_s: float = NOW.monotonic_s - 3600,
-    process: ProcessId | None = MINER,
-) -> Finding:
-    return Finding(rule, f"Title of {rule}", signal, score, maturity, since_s, process, ())
+def finding(signal: Signal = Signal.IDENTITY, score: float = 88, **changes: Any) -> Finding:
+    return make_finding(
+        signal, score, **{"since_s": NOW.monotonic_s - 3600, "process": MINER, **changes}
+    )
 
 
 IDENTITY = finding()
 COMPUTE = finding(Signal.COMPUTE, 60, rule="rule-2")
 
-CONTAINER = Container(
-    cgroup="/kubepods/pod1/c1",
-    cgroup_inode=7,
-    kind=ContainerKind.POD,
-    container_id="c1",
-    runtime="containerd",
-    pod_uid="uid-1",
-)
+CONTAINER = make_container(cgroup="/kubepods/pod1/c1")
 NESTED = replace(
     CONTAINER, cgroup="/kubepods/pod1/c1/docker/d1", cgroup_inode=8, container_id="d1",
     runtime="docker", outer_cgroup=CONTAINER.cgroup,
 )  # fmt: skip
-VERDICT = Verdict(
-    CONTAINER.key, NOW.monotonic_s - 1, 95.2, Level.CONFIRMED, NOW.monotonic_s - 3600,
-    (IDENTITY, COMPUTE),
-)  # fmt: skip
-POD = Pod(
-    uid="uid-1",
-    namespace="binder",
-    name="jupyter-eve",
-    node="node-1",
+VERDICT = make_verdict(
+    CONTAINER, IDENTITY, COMPUTE, at_s=NOW.monotonic_s - 1, since_s=NOW.monotonic_s - 3600
+)
+POD = make_pod(
     created_unix_s=NOW.unix_s - 7200,
-    phase="Running",
-    qos="Burstable",
-    priority_class="",
-    service_account="default",
     labels={"component": "singleuser-server"},
-    annotations={},
-    environment={},
-    owners=(),
-    containers=(
-        PodContainer("c1", "notebook", "img/notebook:1", "", PodContainerKind.MAIN, None, None),
-    ),
-    mirror_uid="",
-    is_ending=False,
+    containers=(make_pod_container(image="img/notebook:1"),),
 )
 SITUATION = Situation(
     node="node-1",
