@@ -56,7 +56,7 @@ class Flag(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The Lease as read, or as it is to be written."""
+    """The Lease as read, or before it is written."""
 
     lease: dict[str, Any] | None  # None: it does not exist
     in_earnest: tuple[Place, ...]

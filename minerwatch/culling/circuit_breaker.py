@@ -15,7 +15,7 @@ from minerwatch.model import (
 
 
 def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
-    """Return the rules that flag so many owners at once that they must be wrong, and how many."""
+    """Return the rules that flag too many owners at once, each with its counts."""
     breaker = settings.circuit_breaker
     broken = {}
     for rule, count in situation.flagged.items():
@@ -39,8 +39,8 @@ def counted_as(
 def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
     """Return the owner that the circuit breaker counts for a pod.
 
-    It is the namespace where no owner is known, and where tenants could make up owners in order
-    to look like many.
+    It is the namespace if the owner is unknown, or if tenants could invent owners to look like
+    many.
     """
     if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
         return f"namespace {pod.namespace}"

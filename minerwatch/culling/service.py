@@ -1,7 +1,7 @@
-"""Culling as the agent sees it: off, or on.
+"""Culling as the agent uses it: off or on.
 
-What acts (``minerwatch.culling`` and what it needs) is imported when culling is switched on, not
-before: an agent that only observes has no code in it that could do anything else.
+The code that acts is imported when culling is switched on, not before: an agent that only observes
+has no code that could do anything else.
 """
 
 from __future__ import annotations
@@ -36,19 +36,21 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _IS_OFF = "culling is off on this node (culling.mode): nothing is done"
 _NO_CLUSTER = "culling is configured, but there is no cluster: nothing is culled"
 _KNOWS_NOTHING = (
-    "culling is off on this node (culling.mode), so nothing is known of what it did before: to"
-    " release that, switch it to dry-run with the ladder as it was"
+    "culling is off on this node (culling.mode), so its earlier actions are unknown: to release"
+    " them, set it to dry-run with the same ladder"
 )
-_NO_UNDO = "; a process goes on with kill -CONT PID, a label goes with kubectl label pod NAME KEY-"
+_NO_UNDO = (
+    "; continue a process with kill -CONT PID, remove a label with kubectl label pod NAME KEY-"
+)
 
 
 def moment(now_s: Callable[[], float]) -> Moment:
-    """Now; ``now_s`` is the clock that runs since boot."""
+    """Return the present moment; ``now_s`` reads the clock since boot."""
     return Moment(time.time(), now_s(), boot_id())
 
 
 class CullSwitch:
-    """Hands what ticks find to a culler, and what a culler says to others, where there is one."""
+    """Owns the culler while culling is on, and answers for it while it is off."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class CullSwitch:
         on_outcome: Callable[[Action, Outcome], None],
         on_error: Callable[[str, Exception], None],
     ) -> None:
-        """``on_error`` hears of what goes wrong within, each time."""
+        """``on_error`` is called with every error."""
         self._config = config
         self._node = node
         self._cluster = cluster
@@ -75,7 +77,7 @@ class CullSwitch:
         self._open()
 
     def use(self, config: Config) -> None:
-        """Put other settings in force; switched off, all is released and nothing more is done."""
+        """Apply other settings; switching culling off releases all pods."""
         before, self._config = self._config, config
         if self._culler is None:
             self._open()
@@ -85,7 +87,7 @@ class CullSwitch:
             self._log.warning("a changed setting needs a restart", key="culling.audit")
 
     def close(self) -> None:
-        """Ends what is under way, within some seconds."""
+        """Stop, within some seconds."""
         if self._culler is not None:
             self._culler.close()
 
@@ -119,44 +121,37 @@ class CullSwitch:
     def posts(self) -> Posts:
         """Return the handlers of the socket's orders."""
         return {
-            orders.CULL: self._handler(
-                orders.CullOrder,
-                lambda culler, order: culler.call(lambda: culler.orders.cull(order)),
-                _IS_OFF,
-            ),
-            orders.PREVIEW: self._handler(
-                orders.CullOrder,
-                lambda culler, order: culler.call(lambda: culler.orders.preview(order)),
-                _IS_OFF,
-            ),
+            orders.CULL: self._handler(orders.CullOrder, lambda by: by.orders.cull),
+            orders.PREVIEW: self._handler(orders.CullOrder, lambda by: by.orders.preview),
             orders.RELEASE: self._handler(
-                orders.ReleaseOrder,
-                lambda culler, order: culler.call(lambda: culler.orders.release(order)),
-                _IS_OFF + _NO_UNDO,
+                orders.ReleaseOrder, lambda by: by.orders.release, when_off=_IS_OFF + _NO_UNDO
             ),
             orders.RELEASE_ALL: self._handler(
-                orders.ReleaseAllOrder,
-                lambda culler, order: culler.call(lambda: culler.orders.release_all(order)),
-                _KNOWS_NOTHING,
+                orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
             orders.TOLD: self._handler(
-                orders.ToldOrder,
-                lambda culler, order: culler.journal.lines_since(order.hours),
-                _IS_OFF,
+                orders.ToldOrder, lambda by: by.journal.lines_since, in_culling_thread=False
             ),
         }
 
     def _handler(
-        self, kind: type[_Order], execute: Callable[[Culler, _Order], object], when_off: str
+        self,
+        kind: type[_Order],
+        executor: Callable[[Culler], Callable[[_Order], object]],
+        *,
+        when_off: str = _IS_OFF,
+        in_culling_thread: bool = True,
     ) -> Callable[[bytes], Answer]:
-        """Return a function that decodes an order and executes it."""
+        """Return a function that decodes and executes an order."""
 
         def handle(body: bytes) -> Answer:
             try:
                 order = orders.decode(body, kind)
                 if self._culler is None:
                     raise OrderError(when_off)
-                return Answer(orders.encode(execute(self._culler, order)), _JSON)
+                execute, call = executor(self._culler), self._culler.call
+                done = call(lambda: execute(order)) if in_culling_thread else execute(order)
+                return Answer(orders.encode(done), _JSON)
             except TargetError as error:
                 return _refusal(error, HTTPStatus.NOT_FOUND)
             except MinerwatchError as error:
@@ -198,13 +193,13 @@ class CullSwitch:
 
 
 def _own_namespace(configured: str, cluster: ClusterNode) -> str:
-    """As configured, or as the pod was told, or its service account's; "": it is in no pod."""
-    told = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
-    return told or (cluster.cluster.namespace if cluster.is_in_cluster else "")
+    """Return the namespace of the configuration, the environment or the service account."""
+    known = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
+    return known or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 
 
 def boot_id() -> str:
-    """Return what tells one life of the node from another; "": it is not known."""
+    """Return the id of the node's boot; "": unknown."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from minerwatch.api.orders import ToldOrder
 from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Culling, Exemption
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, OFF, Duration
@@ -408,7 +409,7 @@ def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
     harness = opened(settings(log))
     observation = eve(api, harness)
     harness.tick()
-    assert "no regular file" in harness.reasons(observation)
+    assert "not a regular file" in harness.reasons(observation)
     assert actions_on(api, EVE) == []
 
 
@@ -1291,10 +1292,10 @@ def test_what_was_decided_is_told_from_the_audit_log(
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    told = harness.culler.journal.lines_since(1.0)
+    told = harness.culler.journal.lines_since(ToldOrder(1.0))
     assert [line.kind for line in told] == ["decision", "action", "outcome"]
     assert all(line.evidence == NO_EVIDENCE for line in told)
     assert told[-1].record is not None
     assert told[-1].record.outcome is Outcome.DRY_RUN
     time.sleep(0.01)  # the log tells whole milliseconds
-    assert harness.culler.journal.lines_since(1e-9) == ()
+    assert harness.culler.journal.lines_since(ToldOrder(1e-9)) == ()

@@ -124,7 +124,7 @@ def test_signals_go_to_processes_with_their_start_times() -> None:
     assert stop == SignalRequest(signal.SIGSTOP, (ProcessId(4242, 7),), dry_run=False)
     assert str(kill) == "SIGKILL to 4242 (start time 7)"
     asked = planned(decision(Action.STOP, dry_run=True), LABEL)
-    assert str(asked) == "signal 0, to ask for SIGSTOP to 4242 (start time 7)"
+    assert str(asked) == "signal 0, to check SIGSTOP to 4242 (start time 7)"
 
 
 def test_what_would_be_sent_can_be_shown_where_something_speaks_against_it() -> None:
@@ -270,4 +270,4 @@ def test_pids_of_another_proc_are_never_signalled(
     elsewhere = Actions(cluster, PodFields(), tmp_path)
     hits = elsewhere.signal(SignalRequest(signal.SIGKILL, (process,), dry_run=False))
     assert hits.hit == hits.gone == ()
-    assert "not this kernel's" in json.dumps(hits.failed)
+    assert "has other pids than this process" in json.dumps(hits.failed)
