@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +58,7 @@ from tests.builders import (
     make_observation,
     make_verdict,
 )
-from tests.kube.api_server import ApiServer, Json, pod_json
+from tests.kube.api_server import ApiServer, Json, Request, pod_json
 from tests.waiting import until
 
 NODE = "worker-1"
@@ -66,6 +66,11 @@ BOOT = "boot"
 SECRET = "hunter2"
 QUICK = RetryPolicy(conflict_s=0.01, throttled_s=0.02, give_up_s=5.0)
 QUICK_BUDGET = BudgetPace(tries=4, first_delay_s=0.005, longest_delay_s=0.05, answer_s=0.5)
+
+
+EVE = "jupyter-eve"
+LEASES = ("leases", "/apis/coordination.k8s.io/v1")
+QUARANTINE = "minerwatch.io/quarantine"
 
 
 def moment(ahead_s: float = 0.0) -> Moment:
@@ -345,6 +350,46 @@ def actions_on(api: ApiServer, name: str) -> list[str]:
 def last(path: Path) -> ActionRecord:
     records = [line.record for line in lines(path) if line.record]
     return records[-1]
+
+
+Open = Callable[..., Harness]
+
+
+def places(api: ApiServer) -> int:
+    found = api.items(*LEASES)
+    if not found:
+        return 0
+    text = found[0]["metadata"]["annotations"]["minerwatch.io/actions"]
+    return len(msgspec.json.decode(text))
+
+
+def until_known(harness: Harness, observation: Observation) -> None:
+    until(lambda: harness.node.identity(observation.container))
+
+
+def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
+    put_pod(api, EVE, "uid-1")
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", *processes)
+    until(lambda: harness.node.identity(observation.container))
+    harness.has_watched(harness.watch.observations(0))
+    return observation
+
+
+def on_pod(asked: Request) -> bool:
+    """The request that acts."""
+    return asked.method in ("POST", "PATCH", "DELETE") and f"/pods/{EVE}" in asked.path
+
+
+def takes_a_place(asked: Request) -> bool:
+    if "leases" not in asked.path or asked.method == "GET":
+        return False
+    annotations = asked.body["metadata"]["annotations"]
+    return bool(annotations["minerwatch.io/actions"] != "[]")  # else only what is flagged
+
+
+def looks(asked: Request) -> bool:
+    """The second look."""
+    return asked.method == "GET" and asked.path.endswith(f"/pods/{EVE}")
 
 
 def main() -> None:
