@@ -14,8 +14,8 @@ from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProce
 from minerwatch.config.schema import Examination
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.model import Process, ProcessStat
+from minerwatch.node.process_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import (
-    CLOCK_TICKS_PER_S,
     MemoryUse,
     ProcessReader,
     saturated_threads,

@@ -20,7 +20,8 @@ from minerwatch.detection.facts import container_facts, measured, static_facts
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Container, ContainerKind, Process, ProcessId
-from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader
+from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.processes import ProcessReader
 from tests.detection.sigma.test_rule import parsed
 
 TICK_S = 10.0

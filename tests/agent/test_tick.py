@@ -34,6 +34,7 @@ from minerwatch.model import (
     Process,
     Signal,
 )
+from minerwatch.node.cgroup_bounds import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
@@ -77,12 +78,13 @@ class Node:
         sys_folder: Path = Path("/sys"),
         limits: Limits = DEFAULT_LIMITS,
         reader: ProcessReader | None = None,
+        bounds: CgroupBounds | None = None,
     ) -> None:
         """What gets little of a busy machine's CPU is hot, and suspect, all the same."""
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
             Sources(
-                CgroupTree(sys_folder, Path("/proc")),
+                CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
                 reader or ProcessReader(Path("/proc"), retry_s=3600.0),
                 tasks,
                 probes,
@@ -801,12 +803,10 @@ def test_a_container_with_more_cgroups_than_are_kept_apart_is_suspicious(
     matcher: Matcher,
     cgroups: CgroupFolders,
     programs: Programs,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And a miner in the cgroup beyond the bound is likely."""
-    monkeypatch.setattr("minerwatch.node.cgroups._MAX_FOLDERS_BELOW_POD", 4)
     folder = cgroups.make(f"{TOP}{POD}/{A}")
-    node = Node(matcher, folder, cgroups.root)
+    node = Node(matcher, folder, cgroups.root, bounds=CgroupBounds(below_pod=4))
     node.tick()
     made = [cgroups.make(f"{TOP}{POD}/{A}/{n}") for n in range(6)]
     assert any(node.tick(0.01).over_bound_count for _ in range(8))  # it sleeps: in its turn
