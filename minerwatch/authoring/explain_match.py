@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
-import re2
-
 from minerwatch.detection.condition import (
     All,
     Any,
@@ -22,14 +20,8 @@ from minerwatch.detection.condition import (
     fields_of,
     predicates,
 )
-from minerwatch.detection.predicate import (
-    encodable,
-    holds,
-    predicate_holds,
-    regex_options,
-    texts,
-    tree_holds,
-)
+from minerwatch.detection.matching.evaluation import Evaluations
+from minerwatch.detection.predicate import predicate_holds, regex_span, texts
 from minerwatch.detection.sigma.detection_parser import Outline
 from minerwatch.detection.sigma.dialect import regex_problem
 from minerwatch.model import Facts, FactValue
@@ -49,7 +41,7 @@ def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
     ``+`` holds, ``-`` does not. A selection matters if the rule's outcome hangs on it; where it
     hangs on no single one, all do.
     """
-    held = {name: holds(each, facts) for name, each in outline.selections.items()}
+    held = {name: _holds(each, facts) for name, each in outline.selections.items()}
     decisive = _decisive(outline, held)
     lines = [f"condition: {' '.join(outline.text.split())}"]
     for name, is_held in held.items():
@@ -74,8 +66,12 @@ def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
     return turning or set(used)
 
 
+def _holds(condition: Condition, facts: Facts) -> bool:
+    return Evaluations().holds(condition, facts)
+
+
 def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
-    return tree_holds(logic, lambda selection: held[selection.field])
+    return Evaluations().holds(logic, {name: True for name, is_held in held.items() if is_held})
 
 
 # One selection.
@@ -86,12 +82,12 @@ def _told(condition: Condition, facts: Facts) -> Iterator[str]:
     names = fields_of(condition)
     if isinstance(condition, All | Any) and len(names) > 1:
         link = "all of" if isinstance(condition, All) else "any of"
-        yield f"{_MARKS[holds(condition, facts)]} {link}"
+        yield f"{_MARKS[_holds(condition, facts)]} {link}"
         for inner in condition.conditions:
             yield from ("    " + line for line in _told(inner, facts))
         return
     name = next(iter(sorted(names)))
-    yield f"{_MARKS[holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
+    yield f"{_MARKS[_holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
     yield from ("    " + line for line in _asked(condition, facts))
 
 
@@ -185,5 +181,5 @@ def _how_far(predicate: Text, facts: Facts) -> str:
 
 def _found(pattern: str, text: str) -> str | None:
     """What RE2 finds of ``pattern`` in ``text``; None: nothing."""
-    match = re2.compile(pattern, regex_options()).search(encodable(text))
-    return None if match is None else str(match.group())
+    span = regex_span(pattern, text)
+    return None if span is None else text[slice(*span)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import re2
-
 from minerwatch.detection.condition import (
     All,
     Any,
@@ -17,7 +15,8 @@ from minerwatch.detection.condition import (
     Text,
     predicates,
 )
-from minerwatch.detection.predicate import encodable, holds, predicate_holds, regex_options
+from minerwatch.detection.matching.evaluation import Evaluations
+from minerwatch.detection.predicate import predicate_holds, regex_span
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue
 from minerwatch.untrusted_text.excerpts import matched_words
@@ -36,52 +35,59 @@ MAX_EXPLAINED = 6
 
 def explain(rule: Rule, facts: Facts) -> str:
     """The rule's conditions as an indented tree: which of them hold on ``facts``, and on what."""
-    return "\n".join(_explained(rule.condition, facts, 0))
+    return "\n".join(_Explanation(facts).lines(rule.condition, 0))
 
 
-def _explained(
-    condition: Condition, facts: Facts, depth: int, *, decides: bool = True
-) -> Iterator[str]:
-    """The tree's lines; what is large and does not decide the outcome is folded into one."""
-    is_held = holds(condition, facts)
-    start = "  " * depth + ("+ " if is_held else "- ")
-    if isinstance(condition, All | Any | Not):
-        start += _LINKS[type(condition)]
-        count = sum(1 for _ in predicates(condition))
-        if count > MAX_EXPLAINED and not decides:
-            yield f"{start} … ({count:,} conditions)"
-            return
-    match condition:
-        case All(conditions) | Any(conditions):
-            yield start
-            yield from _explained_group(conditions, facts, depth + 1, is_held=is_held)
-        case Not(inner):
-            yield start
-            yield from _explained(inner, facts, depth + 1, decides=decides)
-        case _:
-            seen = "absent" if condition.field not in facts else repr(_seen(condition, facts))
-            asked = _excerpt(condition.describe(), 0)
-            yield f"{start}{condition.field} {asked}; observed: {seen}"
+class _Explanation:
+    """The conditions of one rule, evaluated on one set of facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._evaluations = Evaluations()
+
+    def lines(self, condition: Condition, depth: int, *, decides: bool = True) -> Iterator[str]:
+        """Yield the tree; a large group that does not decide the outcome is folded into a line."""
+        start = "  " * depth + ("+ " if self._holds(condition) else "- ")
+        if isinstance(condition, All | Any | Not):
+            start += _LINKS[type(condition)]
+            count = sum(1 for _ in predicates(condition))
+            if count > MAX_EXPLAINED and not decides:
+                yield f"{start} … ({count:,} conditions)"
+                return
+        match condition:
+            case All(conditions) | Any(conditions):
+                yield start
+                yield from self._group(conditions, depth + 1, is_held=self._holds(condition))
+            case Not(inner):
+                yield start
+                yield from self.lines(inner, depth + 1, decides=decides)
+            case _:
+                is_absent = condition.field not in self._facts
+                seen = "absent" if is_absent else repr(_seen(condition, self._facts))
+                asked = _excerpt(condition.describe(), 0)
+                yield f"{start}{condition.field} {asked}; observed: {seen}"
+
+    def _group(
+        self, conditions: tuple[Condition, ...], depth: int, *, is_held: bool
+    ) -> Iterator[str]:
+        """Yield the conditions of a group, and the number of those that are not shown.
+
+        The conditions with the group's own outcome decide it, so they are shown first.
+        """
+        held = [self._holds(inner) for inner in conditions]
+        ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
+        for place in sorted(ranked[:MAX_EXPLAINED]):
+            yield from self.lines(conditions[place], depth, decides=held[place] is is_held)
+        left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
+        for mark, outcome in (("+", True), ("-", False)):
+            if outcome in left_out:
+                yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
+
+    def _holds(self, condition: Condition) -> bool:
+        return self._evaluations.holds(condition, self._facts)
 
 
 _LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
-
-
-def _explained_group(
-    conditions: tuple[Condition, ...], facts: Facts, depth: int, *, is_held: bool
-) -> Iterator[str]:
-    """Conditions below "all of" or "any of", and how many of them are not shown.
-
-    Those that hold or fail like the whole group are why it does, so they go first.
-    """
-    held = [holds(inner, facts) for inner in conditions]
-    ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
-    for place in sorted(ranked[:MAX_EXPLAINED]):
-        yield from _explained(conditions[place], facts, depth, decides=held[place] is is_held)
-    left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
-    for mark, outcome in (("+", True), ("-", False)):
-        if outcome in left_out:
-            yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
 
 
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
@@ -148,8 +154,8 @@ def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
         case How.ENDSWITH:
             return [(max(0, len(text) - len(pattern)), len(text))]
         case How.REGEX:
-            found = re2.compile(pattern, regex_options()).search(encodable(text))
-            return [found.span()] if found else []
+            found = regex_span(pattern, text)
+            return [found] if found else []
         case How.CONTAINS:
             return _found(text, [pattern])
         case How.WILDCARD:
