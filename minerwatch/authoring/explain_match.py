@@ -1,7 +1,7 @@
-"""Why a rule does or does not hold on some facts, selection by selection and field by field.
+"""A rule's outcome on some facts, selection by selection and field by field.
 
-For the author of a rule whose test fails. The file is read a second time, since the selections'
-names are not kept where rules are matched.
+For the author of a rule whose test fails. The file is read a second time, because compiled rules
+do not keep the selections' names.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from minerwatch.detection.sigma.dialect import regex_problem
 from minerwatch.model import Facts, FactValue
 
 _SHOWN = 3
-"""Of many patterns for one field: those that matched, or those that came nearest."""
+"""Patterns shown of many for one field: those that matched, or the nearest."""
 _LONGEST_VALUE = 200
 _LONGEST_PATTERN = 120
 _MOST_PREFIXES = 400
-"""Of a regular expression, tried to find how far it gets."""
+"""Prefixes of a regular expression that are tried to find how far it matches."""
 _MARKS = {True: "+", False: "-"}
 
 
 def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
-    """The condition, then each selection: whether it holds, and where that matters on what.
+    """Return the condition, then each selection's outcome, in detail if it is decisive.
 
-    ``+`` holds, ``-`` does not. A selection matters if the rule's outcome hangs on it; where it
-    hangs on no single one, all do.
+    ``+`` holds, ``-`` does not. A selection is decisive if the rule's outcome depends on it; if
+    the outcome depends on no single one, all are.
     """
     held = {name: _holds(each, facts) for name, each in outline.selections.items()}
     decisive = _decisive(outline, held)
@@ -55,7 +55,7 @@ def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
 
 
 def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
-    """The selections any one of which, were it otherwise, would turn the outcome."""
+    """Return the selections whose opposite would change the rule's outcome."""
     used = fields_of(outline.logic)
     outcome = _outcome(outline.logic, held)
     turning = {
@@ -78,7 +78,7 @@ def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
 
 
 def _told(condition: Condition, facts: Facts) -> Iterator[str]:
-    """Each field of a selection: what was observed, and what was asked for."""
+    """Yield each field of a selection: the observed value, then the patterns."""
     names = fields_of(condition)
     if isinstance(condition, All | Any) and len(names) > 1:
         link = "all of" if isinstance(condition, All) else "any of"
@@ -99,7 +99,7 @@ def _observed(value: FactValue | None) -> str:
 
 
 def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
-    """What is asked of one field: of many, those that matched or came nearest."""
+    """Yield the patterns for one field: of many, those that matched or came nearest."""
     asked = tuple(dict.fromkeys(predicates(condition)))
     matched = [each for each in asked if predicate_holds(each, facts)]
     is_any = isinstance(condition, Any)
@@ -137,7 +137,7 @@ def _short(text: str) -> str:
 
 
 def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
-    """Those whose pattern has most in common with what was observed."""
+    """Return the predicates, those most like the observed value first."""
 
     def likeness(predicate: Predicate) -> float:
         if not isinstance(predicate, Text) or predicate.how is How.REGEX:
@@ -154,7 +154,7 @@ def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
 
 
 def _hit(predicate: Text, facts: Facts) -> str:
-    """What the expression found."""
+    """Return the text that the expression matched."""
     for text in texts(facts.get(predicate.field)):
         found = _found(predicate.pattern, text)
         if found is not None:
@@ -163,7 +163,7 @@ def _hit(predicate: Text, facts: Facts) -> str:
 
 
 def _how_far(predicate: Text, facts: Facts) -> str:
-    """Up to where an expression that does not match would."""
+    """Return how far an expression that does not match gets."""
     pattern = predicate.pattern
     ends = range(len(pattern) - 1, 0, -1)
     for end in ends[:_MOST_PREFIXES]:
@@ -180,6 +180,6 @@ def _how_far(predicate: Text, facts: Facts) -> str:
 
 
 def _found(pattern: str, text: str) -> str | None:
-    """What RE2 finds of ``pattern`` in ``text``; None: nothing."""
+    """Return the first match of ``pattern`` in ``text``."""
     span = regex_span(pattern, text)
     return None if span is None else text[slice(*span)]

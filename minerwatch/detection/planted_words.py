@@ -1,10 +1,9 @@
-"""Which matches rest on words that somebody else may have chosen. Pure.
+"""Matches that rest on words an outsider may have chosen. Pure.
 
 An outsider chooses single arguments of innocent programs: the name of a file to convert, a title, a
-prompt, an address to fetch. Such a match is kept, for it may be a miner's, but it counts as words
-only (``judge``). The test needs no knowledge of programs: a match rests on one argument if the
-rule holds on an ordinary program with that argument alone, and does not hold on the process
-without it.
+prompt, an address to fetch. Such a match may still be a miner's, so it is kept, but counts as words
+only (``judge``). The test does not know programs: a match rests on one argument if the rule holds
+on an ordinary program with that argument alone, and does not hold on the process without it.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from minerwatch.model import Facts
 COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))
 
 DELAY_CPU_S = 30.0
-"""CPU time before an argument of a process counts as a finding: readers of words use less."""
+"""CPU time before a match on one argument counts as a finding: readers of words use less."""
 
 FORGOTTEN_CORES = 0.01
-"""Rate at which CPU time that was counted towards the delay is forgotten."""
+"""Rate at which CPU time counted towards the delay is forgotten."""
 
 _PROGRAM = "program"
 _PATH = "/usr/bin/program"
@@ -46,18 +45,18 @@ _Argument = tuple[str, str]
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
     """Return the CPU time counted towards the delay, ``passed_s`` seconds after the last count.
 
-    It is counted by container, so that a process that is replaced again and again is not new each
-    time; and forgotten slowly, so that a month of short commands does not add up.
+    It is counted by container, so that restarting a process does not reset it, and forgotten
+    slowly, so that a month of short commands does not add up.
     """
     left_s = max(0.0, counted_s - FORGOTTEN_CORES * passed_s)
     return min(left_s + used_s, 2 * DELAY_CPU_S)
 
 
 def has_computed(facts: Facts, seconds: float) -> bool:
-    """Return whether a recorded process has used the CPU time that the delay asks for.
+    """Return True if a recorded process has used the CPU time of the delay.
 
-    As ``cpu_s_after`` counts it: what was used before the recording counts in full, and a process
-    that uses less than is forgotten never gets there.
+    CPU time used before the recording counts in full. A process that uses less than is forgotten
+    never reaches the delay.
     """
     cpu_s, cores = facts.get("CpuSeconds"), facts.get("CpuCores")
     if not isinstance(cpu_s, int | float):
@@ -72,8 +71,8 @@ def has_computed(facts: Facts, seconds: float) -> bool:
 def with_arguments(facts: Facts) -> Facts:
     """Return recorded facts as a live process would show them.
 
-    ``CommandLine`` follows from ``Arguments``; where those were not recorded, they are what the
-    line's blanks separate.
+    ``CommandLine`` follows from ``Arguments``; if these were not recorded, the line is split at
+    its blanks.
     """
     arguments, line = facts.get("Arguments"), facts.get("CommandLine")
     if isinstance(arguments, tuple):
@@ -85,9 +84,10 @@ def with_arguments(facts: Facts) -> Facts:
 
 
 def facts_with_script_words(facts: Facts) -> Facts | None:
-    """Return the facts with a script or title among the arguments split into words; None: no such.
+    """Return the facts with the script or title in the arguments split into words; None: none.
 
-    A script is what follows ``-c`` of a shell, a title what the process wrote over its arguments.
+    A script is the argument after ``-c`` of a shell; a title is written over the arguments by the
+    process.
     """
     arguments = facts.get("Arguments")
     if not isinstance(arguments, tuple):
@@ -104,9 +104,9 @@ def facts_with_script_words(facts: Facts) -> Facts | None:
 
 
 def facts_as_others_join_them(facts: Facts) -> Facts | None:
-    """Return the facts with blanks inside arguments like those between; None: there are none.
+    """Return the facts with plain blanks inside arguments; None: there are no blanks inside.
 
-    Rules of other collections are written for such lines, as ``import pty`` in a script of Python.
+    Rules of other collections are written for such lines: ``import pty`` in a Python script.
     """
     joined = {
         field: line.replace(NO_BREAK_SPACE, " ")
@@ -291,7 +291,7 @@ _MAX_STARTING = 8
 
 
 def _launcher(line: object) -> str:
-    """Return how a line begins that starts another program: what starts it, and as what."""
+    """Return the beginning of a line that starts another program: the launcher and its options."""
     if not isinstance(line, str):
         return ""
     first, *others = arguments_of(line) or ("",)
@@ -302,7 +302,7 @@ def _launcher(line: object) -> str:
     )
 
 
-# What an honest program is told: a miner's login has a wallet or a worker, and its password is x.
+# Options of ordinary programs: a miner's login is a wallet or a worker, its password is x.
 _OWN = re.compile(
     r"(?:-[uUl]|--user|--username|--login) (?:[0-9]{1,6}|[A-Za-z][A-Za-z_-]{1,15}(?::\S*)?)"
     r"|(?:--user|--username|--name) \w{1,16}"
@@ -315,7 +315,7 @@ _MAX_OWN = 8
 
 
 def _own_words(line: object) -> tuple[str, ...]:
-    """Return the options of ordinary clients and tools in a line, as far as their values are."""
+    """Return the options in a line that ordinary clients and tools have, with ordinary values."""
     if not isinstance(line, str):
         return ()
     arguments = arguments_of(line)
@@ -327,7 +327,7 @@ def _own_words(line: object) -> tuple[str, ...]:
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield the arguments after a program's own name: field, the argument before, argument.
 
-    A title over the arguments has no name: all of it may be what somebody else asked for.
+    A title over the arguments has no name: an outsider may have chosen all of it.
     """
     title = facts.get("CommandLine")
     if facts.get("CommandLineHidden") is True and isinstance(title, str):
@@ -340,7 +340,7 @@ def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
 
 
 def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:
-    """Return the facts of an ordinary program in place of this one, with these arguments."""
+    """Return the facts with an ordinary program in place of the process, with these arguments."""
     lines = {"CommandLine": _PROGRAM, "ParentCommandLine": _PROGRAM}
     lines[field] = f"{program} {arguments}"
     return {

@@ -131,22 +131,25 @@ class Evaluations:
                 for literal in required.literals:
                     before = by_literal.get(literal)
                     by_literal[literal] = place if before is None else (*_places(before), place)
-                inner_cost = _Cost.REGEX if inner.how in REGEXES else _Cost.LITERAL
+                cost = max(cost, _Cost.REGEX if inner.how in REGEXES else _Cost.LITERAL)
             else:
                 others.append(place)
-                inner_cost = self._evaluation(inner).cost
-            cost = max(cost, inner_cost)
         alternatives = _Alternatives(condition.conditions, listed, others)
         self._alternatives[id(condition)] = alternatives
+        each = sorted((self._evaluation(condition.conditions[one]) for one in others), key=_cost)
+        others_hold = _any_holds(tuple(one.holds for one in each))
+        cost = max([cost, *(one.cost for one in each)])
         function = self.function
 
         def holds(seen: Seen) -> bool:
-            for each in alternatives.possible(seen):  # noqa: SIM110 - any() takes twice as long
+            if others_hold(seen):
+                return True
+            for each in alternatives.listed(seen):  # noqa: SIM110 - any() takes twice as long
                 if function(each)(seen):
                     return True
             return False
 
-        return _Evaluation(holds, cost)
+        return _Evaluation(holds if listed else others_hold, cost)
 
 
 _Listed = dict[str, dict[int, int | tuple[int, ...]]]
@@ -175,18 +178,21 @@ class _Alternatives:
 
     def possible(self, seen: Seen) -> Iterator[Condition]:
         """Yield the conditions that may hold, in their order."""
-        places = {*self._others}
-        for field, by_literal in self._listed:
-            if field not in seen.facts:
-                continue
-            found = seen.found(field)
-            if found is None:
-                yield from self._conditions
-                return
-            for literal in found & by_literal.keys():
-                places.update(_places(by_literal[literal]))
-        for place in sorted(places):
+        for place in sorted({*self._others, *self._found(seen)}):
             yield self._conditions[place]
+
+    def listed(self, seen: Seen) -> Iterator[Condition]:
+        """Yield the conditions that may hold because a required literal was found."""
+        for place in self._found(seen):
+            yield self._conditions[place]
+
+    def _found(self, seen: Seen) -> Iterator[int]:
+        for field, by_literal in self._listed:
+            if field in seen.facts:
+                found = seen.found(field)
+                literals = by_literal.keys() if found is None else by_literal.keys() & found
+                for literal in literals:
+                    yield from _places(by_literal[literal])
 
 
 REGEXES = frozenset((How.WILDCARD, How.REGEX))
@@ -204,6 +210,16 @@ def _all_hold(each: tuple[Evaluate, ...]) -> Evaluate:
             if not one(seen):
                 return False
         return True
+
+    return holds
+
+
+def _any_holds(each: tuple[Evaluate, ...]) -> Evaluate:
+    def holds(seen: Seen) -> bool:
+        for one in each:  # noqa: SIM110 - any() takes twice as long
+            if one(seen):
+                return True
+        return False
 
     return holds
 

@@ -1,4 +1,4 @@
-"""What of a process's facts made a rule hold, and which of its conditions do and do not."""
+"""The facts that made a rule hold, and the rule's conditions as a tree of outcomes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from minerwatch.untrusted_text.excerpts import matched_words
 from minerwatch.untrusted_text.redaction import redacted
 
 OBSERVED_LENGTH = 200
-"""Characters of a text that are kept as evidence, around what matched."""
+"""Characters of a text that are kept as evidence, around the match."""
 
 _LINES = frozenset({"CommandLine", "ParentCommandLine", "Arguments"})
 _WILDCARDS = re.compile(r"[*?]|\\\\.")
@@ -34,7 +34,7 @@ MAX_EXPLAINED = 6
 
 
 def explain(rule: Rule, facts: Facts) -> str:
-    """The rule's conditions as an indented tree: which of them hold on ``facts``, and on what."""
+    """Return the rule's conditions as an indented tree, with their outcome and observed facts."""
     return "\n".join(_Explanation(facts).lines(rule.condition, 0))
 
 
@@ -91,9 +91,9 @@ _LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
 
 
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
-    """Return what the field was, as it may be told; of a list the element that matched.
+    """Return the field's value as it may be published; of a list the element that matched.
 
-    Of a command line the words that matched, not the line around them, which may hold secrets.
+    Of a command line only the words that matched: the line around them may hold secrets.
     """
     value = facts.get(predicate.field, "")
     if predicate.field in _LINES and isinstance(predicate, Text):
@@ -103,7 +103,7 @@ def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
 
 
 def _seen(predicate: Predicate, facts: Facts) -> FactValue:
-    """Return what a rule's author is shown."""
+    """Return the field's value as shown to a rule's author."""
     value = facts[predicate.field]
     if isinstance(value, tuple):
         if not predicate_holds(predicate, facts):
@@ -122,7 +122,7 @@ def _element(predicate: Predicate, facts: Facts) -> str:
 
 
 def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, int]]]:
-    """Return a command line and where the predicate matched in it; a list's as one line."""
+    """Return a command line and the spans that matched; a list is joined to one line."""
     value = facts.get(predicate.field, "")
     if isinstance(value, str):
         return value, _hits(predicate, value)
@@ -137,7 +137,7 @@ def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, 
 
 
 def _hit(predicate: Predicate, text: str) -> int:
-    """Return where in a text the predicate matched, as near as is cheap."""
+    """Return about where in a text the predicate matched."""
     if not isinstance(predicate, Text) or len(text) <= OBSERVED_LENGTH:
         return 0
     if predicate.how is How.ENDSWITH:
@@ -146,7 +146,7 @@ def _hit(predicate: Predicate, text: str) -> int:
 
 
 def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
-    """Return where the predicate matched: of a wildcard pattern, where its literal pieces stand."""
+    """Return the spans that matched; of a wildcard pattern, those of its literal pieces."""
     pattern = predicate.pattern
     match predicate.how:
         case How.STARTSWITH:
@@ -164,7 +164,7 @@ def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
 
 
 def _found(text: str, pieces: list[str]) -> list[tuple[int, int]]:
-    """Return where ``pieces`` stand in ``text``, one after the other."""
+    """Return the spans of ``pieces`` in ``text``, one after the other."""
     low, past, hits = text.lower(), 0, []
     for piece in filter(None, pieces):
         start = low.find(piece.lower(), past)

@@ -46,7 +46,7 @@ from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Evidence, Facts, Level, Signal
 
 MAX_EVIDENCE = 16
-"""Pieces of evidence that one match lists; a list of names may match many times over."""
+"""Pieces of evidence of one match; a list of names may match many times."""
 
 
 MAX_EVIDENCE_OF_LONG_LINE = 4
@@ -57,12 +57,12 @@ _LONG_LINE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule that holds on some facts, and the conditions that made it hold."""
+    """A rule that holds on some facts, and the predicates that make it hold."""
 
     rule: Rule
     evidence: tuple[Evidence, ...]
-    words_only: bool = False  # one argument alone makes it hold, or words in a shell's script
-    is_delayed: bool = False  # it counts once the process has computed: ``words.DELAY_CPU_S``
+    words_only: bool = False  # it rests on one argument, or on words in a shell's script
+    is_delayed: bool = False  # it counts after ``planted_words.DELAY_CPU_S`` of CPU time
 
 
 class Matcher:
@@ -92,30 +92,30 @@ class Matcher:
         self._static = _StaticRules(static, literals, self._indexes)
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
-        """Every rule that holds on ``facts``, of a process in its container."""
+        """Return the matches of all rules on a process in its container."""
         return (
             self.static_matches(facts) + self.dynamic_matches(facts) + self.container_matches(facts)
         )
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """The rules that hold on a process and look only at what never changes for its identity."""
+        """Return the matches of rules on facts that never change while the program runs."""
         return self._with_words(self._static_matches, facts)
 
     def _static_matches(self, facts: Facts) -> tuple[Match, ...]:
         return self._matches(self._static.candidates(facts), facts)
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """The rules that hold on a process and look at what changes from tick to tick."""
+        """Return the matches of rules on facts that change from tick to tick."""
         return self._with_words(lambda each: self._gated_matches(self._gates, each), facts)
 
     def container_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """The rules that hold and look at nothing but what a container's processes share."""
+        """Return the matches of rules on facts that a container's processes share."""
         return self._gated_matches(self._container_gates, facts)
 
     def _with_words(
         self, matches: Callable[[Facts], tuple[Match, ...]], facts: Facts
     ) -> tuple[Match, ...]:
-        """Return the matches, and as words only those on words that stand inside an argument."""
+        """Return the matches; those on words inside an argument are words only."""
         found = matches(facts)
         joined = facts_as_others_join_them(facts) if self._has_foreign else None
         if joined is not None:
@@ -177,9 +177,9 @@ class Matcher:
 
 
 def _waits_for_cpu(rule: Rule) -> bool:
-    """Return whether the rule speaks of a miner's names and arguments, and raises a level.
+    """Return True if the rule is about a miner's names and arguments, and raises a level.
 
-    Rules of other collections speak of programs that do their work in no time.
+    Rules of other collections are about programs that finish quickly.
     """
     is_raising = rule.score >= Level.SUSPICIOUS
     return is_raising and rule.signal is Signal.IDENTITY and not rule.is_foreign
@@ -190,7 +190,7 @@ _MIN_PLANTED = 4
 
 
 def _as_words_unless(matches: Iterable[Match], ids: Collection[str]) -> Iterator[Match]:
-    """Yield the matches, as words only where the rule is not one of ``ids``."""
+    """Yield the matches; those of rules not in ``ids`` are words only."""
     for match in matches:
         yield match if match.rule.id in ids else replace(match, words_only=True)
 
@@ -340,14 +340,14 @@ class _StaticRules:
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """Dynamic rules that need one field, in the order of the number that it must reach."""
+    """Dynamic rules that need one field, sorted by the number that it must reach."""
 
     field: str | None  # None: they need none
     thresholds: tuple[float, ...]
     ordered: tuple[_CompiledRule, ...]
 
     def rules(self, facts: Facts) -> Sequence[_CompiledRule]:
-        """Those that the field's value does not rule out."""
+        """Return the rules that the field's value does not exclude."""
         if self.field is None:
             return self.ordered
         value = facts.get(self.field)
@@ -374,9 +374,9 @@ _EVER_GROWING = frozenset(("Age", "CpuSeconds", "ContainerCpuHours"))
 
 
 def _least(condition: Condition) -> tuple[str | None, float]:
-    """A field that the condition cannot hold without, and the least number that it must reach.
+    """Return a field that the condition needs, and the least number that it must reach.
 
-    The field that most processes lack, or fall short of, is the best: a rate or a probe's result
+    The best field is one that most processes lack or fall short of: a rate or a probe's result
     rather than a total that every process reaches in time.
     """
     reached = _must_reach(condition)
@@ -391,7 +391,7 @@ def _least(condition: Condition) -> tuple[str | None, float]:
 
 
 def _must_reach(condition: Condition) -> dict[str, float]:
-    """Every field that the condition cannot hold without, and the least number that it needs."""
+    """Return every field that the condition needs, with the least number that it must reach."""
     match condition:
         case All(conditions):
             each = [_must_reach(inner) for inner in conditions]
