@@ -17,8 +17,9 @@ from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scor
 from minerwatch.detection.matching.evidence import explain
 from minerwatch.detection.matching.matcher import Match, Matcher
 from minerwatch.detection.planted_words import has_computed, with_arguments
+from minerwatch.detection.sigma.filters import outline_of
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.rule import Rule, RuleTest, outline_of
+from minerwatch.detection.sigma.rule import Rule, RuleTest
 from minerwatch.errors import RuleError
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict
 
@@ -68,8 +69,8 @@ def _is_failed(rule: Rule, test: RuleTest, matcher: Matcher) -> bool:
 
 def _why(rule: Rule, facts: Facts, lists: Lists) -> str:
     try:
-        return "\n".join(why(outline_of(rule.path, lists), facts))
-    except RuleError:  # the file has changed since it was read: what was read is told
+        return "\n".join(why(outline_of(rule, lists), facts))
+    except RuleError:  # a file has changed since it was read
         return explain(rule, facts)
 
 

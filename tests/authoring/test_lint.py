@@ -63,11 +63,11 @@ def test_a_good_rule_has_no_remarks(tmp_path: Path) -> None:
         (("{Comm: minor}", "{ExeDeleted: 1}"), "ExeDeleted as 1: it is true or false"),
         (("{Comm: minor}", "{User: yes}"), "13: warning: the test gives User as True: it is text"),
         (("{Comm: minor}", "{DestinationPort: true}"), "it is a list of texts"),
-        (("status: test", "status: tset"), "4: error: status: 'tset' is none of"),
+        (("status: test", "status: tset"), "4: error: status: invalid 'tset': use"),
         (("Comm: miner}, c", "Comm|re: '(?<=a)b'}, c"), "7: error: Comm|re: regular expression"),
         (
             ("high\nminerwatch:", "high\nminerwatch:\n  signal: behaviour\n  score: 60"),
-            "12: error: minerwatch.score: a behaviour rule may score at most 29",
+            "12: error: minerwatch.score: 60 is above 29",
         ),
         (
             ("test\ndescription", "stable\nlevel: informational\ndescription"),
