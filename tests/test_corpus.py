@@ -21,7 +21,7 @@ from benchmarks.detection import (
     report_lines,
     with_report,
 )
-from minerwatch.authoring.lint import fact_doubts
+from minerwatch.authoring.lint_tests import fact_problems
 from minerwatch.authoring.rule_tests import recording
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
@@ -61,7 +61,7 @@ def test_facts_are_such_as_an_agent_measures(name: str) -> None:
     doubts = {
         case.id: found
         for case in map(recording, text.splitlines())
-        if (found := list(fact_doubts(case.facts, frozenset())))
+        if (found := list(fact_problems(case.facts, frozenset())))
     }
     assert doubts == {}
     assert all(set(case.facts) <= KNOWN_FIELDS.keys() for case in map(recording, text.splitlines()))

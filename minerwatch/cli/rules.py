@@ -15,9 +15,9 @@ from typing import IO, Any
 import click
 
 from minerwatch.authoring import rule_tests
+from minerwatch.authoring.diagnostic import Diagnostic, Severity
 from minerwatch.authoring.index import rule_index
-from minerwatch.authoring.lint import lint as remarks_on
-from minerwatch.authoring.remark import Remark, Severity
+from minerwatch.authoring.lint import lint as diagnostics_of
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import skeleton
 from minerwatch.cli.options import config_option, configuration, rules_option
@@ -203,20 +203,22 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _book(paths, rule_folders, config_path)
-    all_remarks = (
-        *remarks_on(book, _ordinary(), datetime.now(UTC).date()),
-        *_content_remarks(book),
+    all_diagnostics = (
+        *diagnostics_of(book, _ordinary(), datetime.now(UTC).date()),
+        *_content_diagnostics(book),
     )
-    remarks = [remark for remark in all_remarks if _is_asked_for(remark.path, paths)]
+    diagnostics = [
+        diagnostic for diagnostic in all_diagnostics if _is_asked_for(diagnostic.path, paths)
+    ]
     asked = _asked_for(book, paths)
     if output == "json":
-        _print_json([_remark(remark) for remark in remarks])
+        _print_json([_diagnostic(diagnostic) for diagnostic in diagnostics])
     else:
-        for remark in remarks:
-            click.echo(printable(str(remark)))
+        for diagnostic in diagnostics:
+            click.echo(printable(str(diagnostic)))
     empty = _without_rules(book, paths)
     _say_empty(empty)
-    found = Counter(remark.severity for remark in remarks)
+    found = Counter(diagnostic.severity for diagnostic in diagnostics)
     errors, warnings = found[Severity.ERROR], found[Severity.WARNING]
     _say(
         f"{counted(len(asked), 'rule')}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
@@ -372,10 +374,10 @@ def _ordinary() -> list[rule_tests.Recording]:
     return [rule_tests.recording(line) for line in _ORDINARY.read_bytes().splitlines()]
 
 
-def _content_remarks(book: RuleBook) -> list[Remark]:
+def _content_diagnostics(book: RuleBook) -> list[Diagnostic]:
     """What is wrong with YARA files, as the compiler says."""
     return [
-        Remark(error.path, error.line, Severity.ERROR, error.reason)
+        Diagnostic(error.path, error.line, Severity.ERROR, error.reason)
         for error in compile_errors(book.content)
     ]
 
@@ -412,8 +414,8 @@ def _summary(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _remark(remark: Remark) -> dict[str, Any]:
-    return {**asdict(remark), "path": str(remark.path)}
+def _diagnostic(diagnostic: Diagnostic) -> dict[str, Any]:
+    return {**asdict(diagnostic), "path": str(diagnostic.path)}
 
 
 def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class RuleBook:
     files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
     private: tuple[Path, ...] = ()  # folders: only the ids of their rules leave the node
 
+    def as_written(self, rule: Rule) -> Rule:
+        """Return a rule in force without its filters."""
+        outcome = self.files[rule.path].outcome
+        return outcome if isinstance(outcome, Rule) else rule
+
     def public_reason(self, error: RuleError) -> str:
         """Return the error as it may be logged: without its reason if that may be private."""
         file = self.files.get(error.path)

@@ -79,7 +79,7 @@ def _works(rule: Rule) -> None:
             assert match.rule is rule
 
 
-@target("detection.sigma.lists", "authoring.list_lint", cost=4)
+@target("detection.sigma.lists", "authoring.lint_lists", cost=4)
 def list_file(data: bytes) -> None:
     """A list alone: entries, or an error with a line."""
     place = folder("lists")
