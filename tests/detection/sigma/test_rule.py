@@ -476,8 +476,8 @@ def test_lists_of_all_folders_add_up(tmp_path: Path) -> None:
 
 
 def test_empty_file_is_told() -> None:
-    assert error_of("# nothing\n") == "1: no rule in this file: it is empty"
-    assert error_of("- a\n") == "1: a rule is a mapping of keys (title: …), this is none"
+    assert error_of("# nothing\n") == "1: empty file: no rule in it"
+    assert error_of("- a\n") == "1: not a mapping: a rule starts with keys such as title"
 
 
 def test_alias_bomb_is_refused() -> None:
