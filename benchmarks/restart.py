@@ -23,7 +23,8 @@ import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
 from minerwatch.config.schema import Config, CullBudget
-from minerwatch.culling.lease_budget import IN_EARNEST, BudgetPace, LeaseBudget
+from minerwatch.culling.budget_lease import IN_EARNEST
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
@@ -34,7 +35,7 @@ from minerwatch.kube.client import (
     refusal,
 )
 from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.kube.pods import Pace, PodWatch
+from minerwatch.kube.pods import Clocks, Pace, PodWatch
 from minerwatch.model import Action, Outcome
 
 NAMESPACE = "minerwatch"
@@ -521,18 +522,17 @@ class _Agent:
             node,
             keep=PodFields(),
             on_error=lambda _reason, _error: None,
-            chance=chance,
+            rng=chance,
             pace=scenario.watch_pace,
-            now_unix_s=lambda: EPOCH_UNIX_S + time.now_s,
-            monotonic_s=time.monotonic_s,
+            clocks=Clocks(lambda: EPOCH_UNIX_S + time.now_s, time.monotonic_s),
             closing=closing,
         )
         self._budget = LeaseBudget(
             self._cluster,
             NAMESPACE,
-            scenario.limits,
+            Limits(scenario.limits.per_node, scenario.limits.per_cluster),
             on_error=self._budget_failed,
-            chance=chance,
+            rng=chance,
             pace=scenario.budget_pace,
             monotonic_s=time.monotonic_s,
             closing=closing,
