@@ -96,6 +96,17 @@ _OF_CONTAINER = frozenset(
     )
 )
 
+PROBE_FIELDS = {
+    "connections": (
+        *("DestinationIp", "DestinationPort", "DestinationCount", "DestinationHostname"),
+        *("Initiated", "LongestConnection"),
+    ),
+    "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
+    "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
+    "content": ("ContentMatches",),
+}
+"""The fields that each deep probe measures."""
+
 SIGMA_FIELDS = frozenset(
     (
         *("ProcessGuid", "ParentProcessGuid", "ParentProcessId", "ParentUser", "LogonGuid"),
