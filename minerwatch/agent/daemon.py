@@ -42,11 +42,12 @@ from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes, ProbeStatus
-from minerwatch.report.http_server import Answer, Listener, Routes, SocketListener, address_listener
+from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.log_limit import LogLimit
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
 from minerwatch.report.since import FILE_NAME, SinceFile
+from minerwatch.report.socket_listener import SocketListener
 from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states

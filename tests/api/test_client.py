@@ -15,7 +15,8 @@ from minerwatch.api import client
 from minerwatch.api.client import NoAgentError, answer, listens, ordered
 from minerwatch.api.snapshot import decode, encode
 from minerwatch.errors import OrderError, SnapshotError
-from minerwatch.report.http_server import Answer, SocketListener
+from minerwatch.report.http_server import Answer
+from minerwatch.report.socket_listener import SocketListener
 from tests.conftest import needs_root
 from tests.report.samples import NODE
 

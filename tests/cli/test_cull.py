@@ -20,7 +20,8 @@ from minerwatch.culling.records import AuditLine
 from minerwatch.kube import client
 from minerwatch.kube.client import in_cluster
 from minerwatch.model import Action
-from minerwatch.report.http_server import Answer, Posts, SocketListener
+from minerwatch.report.http_server import Answer, Posts
+from minerwatch.report.socket_listener import SocketListener
 from tests.kube.api_server import ApiServer, as_agent, put_daemon_set
 from tests.kube.conftest import (
     certificate,
