@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from minerwatch import __version__
 from minerwatch.agent.memory import keep_heap_small, settle, trim_heap
+from minerwatch.agent.metrics_address import open_metrics_address
 from minerwatch.agent.rule_loader import RuleReading, RuleSet
 from minerwatch.agent.scheduling import CpuBudget, Wake
 from minerwatch.agent.tick import Tick, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
 from minerwatch.api.snapshot import container_status, encode, encode_agent, worst_first
 from minerwatch.api.types import AgentStatus, ContainerStatus, CullStatus
-from minerwatch.config.schema import Config, Tls, default_socket
-from minerwatch.config.values import host_and_port
+from minerwatch.config.schema import Config, default_socket
 from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
@@ -42,7 +42,7 @@ from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes, ProbeStatus
-from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
+from minerwatch.report.http_server import Answer, Listener, Routes
 from minerwatch.report.log import Log, Once, verdict_line
 from minerwatch.report.log_limit import LogLimit
 from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
@@ -54,7 +54,6 @@ from minerwatch.worker import states as worker_states
 
 if TYPE_CHECKING:
     from minerwatch.kube.cluster_view import ClusterNode
-    from minerwatch.report.tls import TlsEndpoint
 
 _STALE_INTERVALS = 3
 """Without a tick for so many intervals, and a grace, the agent calls itself unhealthy."""
@@ -70,6 +69,7 @@ ALL_PROCESSES = 1000
 _NEED_RESTART = (
     "listen",
     "tls",
+    "authorize_metrics",
     "socket",
     "node",
     "examination",
@@ -625,17 +625,14 @@ class Agent:
         posts = self._culling.posts()
         on_socket = SocketListener(self.socket, private, self._answer_failed, posts)
         self._open.callback(on_socket.close)
-        host, port = host_and_port(self._config.listen)
-        on_address, address = address_listener(
-            host,
-            port,
-            self._public_routes(),
-            on_error=self._answer_failed,
-            tls=_tls_endpoint(self._config.tls),
+        cluster = self._cluster.cluster if self._cluster is not None else None
+        on_address = open_metrics_address(
+            self._config, cluster, self._public_routes(), self._answer_failed
         )
-        self._open.callback(on_address.close)
-        self._listeners = (on_socket, on_address)
-        return address
+        self._open.callback(on_address.listener.close)
+        self._listeners = (on_socket, on_address.listener)
+        self._scheme = on_address.scheme
+        return on_address.address
 
     def _public_routes(self) -> Routes:
         return {
@@ -809,7 +806,7 @@ class Agent:
             cgroups=self._node.source,
             rules=len(self._rules.book.rules),
             interval=f"{self._config.interval:g}s",
-            metrics=f"{'https' if self._config.tls.certificate else 'http'}://{self.address}/metrics",
+            metrics=f"{self._scheme}://{self.address}/metrics",
             socket=str(self.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )
@@ -834,15 +831,6 @@ def _since_file(config: Config) -> SinceFile:
     """Return the file beside the socket in which levels are kept."""
     socket_path = Path(config.socket) if config.socket else default_socket()
     return SinceFile(socket_path.with_name(FILE_NAME), boot_id(), now_s())
-
-
-def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:
-    """How the address speaks TLS; None: it does not. Raises ListenError for unusable files."""
-    if not settings.certificate:
-        return None
-    from minerwatch.report.tls import TlsEndpoint  # 4 MiB that not all need
-
-    return TlsEndpoint(settings)
 
 
 def _raise_open_file_limit() -> None:

@@ -36,6 +36,16 @@ _THREAD_FREED_S = 0.5  # a thread whose connection was closed ends within it
 _OUT_OF_FILES_PAUSE_S = 0.1
 BACKLOG = 512
 _MAX_FRESH_PER_S = 5
+_TOKEN_IN_THE_CLEAR = b"""\
+no token is accepted over plain HTTP; replace this one, it was sent in the clear
+"""
+_NO_TOKEN = b"send a bearer token that may get /metrics\n"
+_REFUSALS = {
+    HTTPStatus.UNAUTHORIZED: b"the cluster does not know this token\n",
+    HTTPStatus.FORBIDDEN: b"this token's user may not get the non-resource URL /metrics\n",
+    HTTPStatus.TOO_MANY_REQUESTS: b"too many unknown tokens from this address\n",
+    HTTPStatus.SERVICE_UNAVAILABLE: b"the API server did not review the token\n",
+}
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -64,8 +74,8 @@ Route = Callable[[], Answer]
 Routes = Mapping[str, Route]
 Posts = Mapping[str, Callable[[bytes], Answer]]
 """Routes of POST: from a body to the response."""
-Authorize = Callable[[str], HTTPStatus]
-"""From a bearer token to OK, UNAUTHORIZED, FORBIDDEN or SERVICE_UNAVAILABLE."""
+Authorize = Callable[[str, str], HTTPStatus]
+"""From a bearer token and the client's address to OK, or to the status of the refusal."""
 
 
 class RequestError(Exception):
@@ -129,12 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self._refusal(path, posts) or self._answered(lambda: posts[path](body)))
 
     def _refusal(self, path: str, routes: Mapping[str, object]) -> Answer | None:
+        if "Authorization" in self.headers and not self.server.is_encrypted:
+            self.server.count("token in the clear")
+            return Answer(_TOKEN_IN_THE_CLEAR, status=HTTPStatus.BAD_REQUEST)
         if path not in routes:
             names = " ".join(routes)
             return Answer(f"not found; try {names}\n".encode(), status=HTTPStatus.NOT_FOUND)
-        if not self.server.may_see(self.request, path):
-            return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
-        return None
+        if path in HEALTH_PATHS:
+            return None
+        token = self.headers.get("Authorization", "")
+        return self.server.refusal(self.request, token, self.client_address)
 
     def _answered(self, route: Route) -> Answer:
         try:
@@ -163,6 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.send_header("Connection", "close")
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
@@ -241,8 +257,10 @@ class Server(ThreadingMixIn, TCPServer):
         posts: Posts,
         on_error: Callable[[Exception], None],
         tls: TlsEndpoint | None = None,
+        authorize: Authorize | None = None,
         limits: Limits = Limits(),
     ) -> None:
+        """``authorize`` needs ``tls``: no token is accepted over plain HTTP."""
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.routes = routes
@@ -250,6 +268,7 @@ class Server(ThreadingMixIn, TCPServer):
         self.failures: dict[str, int] = {}
         self._on_error = on_error
         self._tls = tls
+        self._authorize = authorize
         self._limits = limits
         # A thread outlives its connection by as long as it takes to see the end.
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
@@ -257,6 +276,11 @@ class Server(ThreadingMixIn, TCPServer):
         self._lock = threading.Lock()
         self._second = 0
         self._opened: Counter[str] = Counter()  # in this second, by client address
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Return True where the server speaks TLS."""
+        return self._tls is not None
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; pause if the process is out of files."""
@@ -320,9 +344,23 @@ class Server(ThreadingMixIn, TCPServer):
             except OSError as error:  # such as plain HTTP, or a certificate of another authority
                 raise RequestError("tls") from error
 
-    def may_see(self, client: Any, path: str) -> bool:
-        """Return True if ``client`` has shown what ``path`` asks for."""
-        return self._tls is None or path in HEALTH_PATHS or self._tls.knows(client)
+    def refusal(self, client: Any, authorization: str, address: Any) -> Answer | None:
+        """Return the answer to a client that may not see more than the agent's health, or None."""
+        if self._tls is None or self._tls.has_certificate(client):
+            return None
+        if self._authorize is None:
+            if not self._tls.asks_for_certificates:
+                return None
+            return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            return Answer(_NO_TOKEN, status=HTTPStatus.UNAUTHORIZED)
+        status = self._authorize(token.strip(), address[0])
+        if status == HTTPStatus.OK:
+            return None
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.count("not reviewed")
+        return Answer(_REFUSALS[status], status=status)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
@@ -388,12 +426,13 @@ class Listener:
         on_error: Callable[[Exception], None] = ignore_error,
         *,
         tls: TlsEndpoint | None = None,
+        authorize: Authorize | None = None,
         posts: Posts | None = None,
         limits: Limits = Limits(),
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads."""
         self._tls = tls
-        self._server = Server(listening, routes, posts or {}, on_error, tls, limits)
+        self._server = Server(listening, routes, posts or {}, on_error, tls, authorize, limits)
         self._thread = Worker("http", lambda: self._server.serve_forever(_POLL_S)).start()
 
     @property
@@ -417,6 +456,7 @@ def address_listener(
     on_error: Callable[[Exception], None] = ignore_error,
     *,
     tls: TlsEndpoint | None = None,
+    authorize: Authorize | None = None,
     limits: Limits = Limits(),
 ) -> tuple[Listener, str]:
     """A listener on ``host:port`` and the address that it got.
@@ -431,7 +471,8 @@ def address_listener(
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _RateLimited(route) for path, route in routes.items()}
-    return Listener(listening, limited, on_error, tls=tls, limits=limits), shown
+    listener = Listener(listening, limited, on_error, tls=tls, authorize=authorize, limits=limits)
+    return listener, shown
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -41,9 +41,9 @@ class TlsEndpoint:
         self._refresh()
         return self._context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
 
-    def knows(self, client: ssl.SSLSocket) -> bool:
-        """Whether a client may see everything: it showed a certificate, or need not have one."""
-        return not self.asks_for_certificates or bool(client.getpeercert())
+    def has_certificate(self, client: ssl.SSLSocket) -> bool:
+        """Return True if the client has shown a certificate that the configured CA signed."""
+        return self.asks_for_certificates and bool(client.getpeercert())
 
     def _refresh(self) -> None:
         try:
@@ -62,6 +62,7 @@ class TlsEndpoint:
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.load_cert_chain(self._settings.certificate, self._settings.key or None)
         if self._settings.client_ca:
             context.load_verify_locations(self._settings.client_ca)

@@ -224,9 +224,22 @@ hook is a Job like any other, which would be run at once. */}}
 {{- toYaml $config }}
 {{- end }}
 
-{{/* How the metrics' port speaks: as config.tls says. */}}
+{{/* The agent asks the cluster to authorize clients of /metrics. */}}
+{{- define "minerwatch.authorizes" -}}
+{{- if and (include "minerwatch.asksCluster" .) (dig "authorize_metrics" true .Values.config) }}true{{ end }}
+{{- end }}
+
+{{/* The scheme of the metrics port: HTTPS with a certificate, configured or the agent's own. */}}
 {{- define "minerwatch.scheme" -}}
-{{- if dig "tls" "certificate" "" .Values.config }}HTTPS{{ else }}HTTP{{ end }}
+{{- if or (include "minerwatch.authorizes" .) (dig "tls" "certificate" "" .Values.config) }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{/* The service account that may read /metrics, and nothing else. */}}
+{{- define "minerwatch.scraper" -}}
+{{ include "minerwatch.fullname" . }}-scrape
+{{- end }}
+{{- define "minerwatch.hasScraper" -}}
+{{- if and .Values.rbac.create (include "minerwatch.authorizes" .) }}true{{ end }}
 {{- end }}
 
 {{/* What it takes to ask the agents, in their namespace. */}}
