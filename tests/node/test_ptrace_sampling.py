@@ -148,7 +148,7 @@ def test_randomx_is_told_by_how_it_rounds(
 ) -> None:
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     threads, *how = options
-    target = started.run("python3", str(TARGETS / "randomx_hashing.py"), threads, "60", *how)
+    target = started.run("python3", str(TARGETS / "randomx_hashing.py"), threads, "3600", *how)
     until(lambda: target.said == "hashing\n")
     samples = RoundingSamples()
     for sample in samples_of(sampler, [target.process], 40):
