@@ -1,8 +1,8 @@
-"""The address that metrics and health are served on.
+"""The address of metrics and health.
 
-In a cluster every pod can reach an agent's address, and its metrics name all tenants' flagged pods.
-So on any address but the loopback it speaks TLS there, and gives metrics only to clients that the
-cluster authorizes.
+In a cluster every pod can reach an agent's address, and metrics name all tenants' flagged pods. So
+except on loopback the address speaks TLS there, and serves metrics only to clients that the cluster
+authorizes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _MAX_HEAD_BYTES = 8192
 _MAX_HEAD_PIECES = 64
 _MAX_BODY_BYTES = 16 << 10
 _POLL_S = 0.2
-_THREAD_FREED_S = 0.5  # a thread whose connection was closed ends within it
+_THREAD_FREED_S = 0.5  # for a thread whose connection was closed to end
 _OUT_OF_FILES_PAUSE_S = 0.1
 BACKLOG = 512
 _MAX_FRESH_PER_S = 5
@@ -110,7 +110,7 @@ class _BoundedReader(io.RawIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Responds to one request: GET and HEAD of the routes, POST where there are some for it."""
+    """Serves one request: GET and HEAD of ``routes``, POST of ``posts``."""
 
     server: Server
     server_version = "minerwatch"
@@ -237,7 +237,7 @@ class _Connections:
         return len(overdue)
 
     def _close(self, client: socket.socket) -> None:
-        """End the connection: its thread then reads the end, and finishes."""
+        """Shut the connection down; its thread reads the end, and finishes."""
         del self._open[client]
         with contextlib.suppress(OSError):
             # not SSLSocket.shutdown: it takes the TLS state from the thread that uses it
@@ -245,7 +245,7 @@ class _Connections:
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """One thread a connection; ``failures`` counts, by reason, those that got no response."""
+    """Runs a thread per connection; ``failures`` counts requests without a response by reason."""
 
     daemon_threads = True
     block_on_close = False
@@ -270,7 +270,7 @@ class Server(ThreadingMixIn, TCPServer):
         self._tls = tls
         self._authorize = authorize
         self._limits = limits
-        # A thread outlives its connection by as long as it takes to see the end.
+        # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
         self._connections = _Connections(limits.deadline_s)
         self._lock = threading.Lock()
@@ -337,7 +337,7 @@ class Server(ThreadingMixIn, TCPServer):
             self.count("too slow")
 
     def shake_hands(self, client: Any) -> None:
-        """Agree on the encryption, where TLS is on; in the thread of the connection."""
+        """Do the TLS handshake, if TLS is on; called in the connection's thread."""
         if self._tls is not None:
             try:
                 client.do_handshake()
@@ -345,7 +345,7 @@ class Server(ThreadingMixIn, TCPServer):
                 raise RequestError("tls") from error
 
     def refusal(self, client: Any, authorization: str, address: Any) -> Answer | None:
-        """Return the answer to a client that may not see more than the agent's health, or None."""
+        """Return the answer to a client that may see health only; None if it may see everything."""
         if self._tls is None or self._tls.has_certificate(client):
             return None
         if self._authorize is None:
@@ -374,7 +374,7 @@ class Server(ThreadingMixIn, TCPServer):
             pass
 
     def handle_error(self, request: Any, _client_address: Any) -> None:
-        """Count the exception that is being handled; one of a closed connection says nothing."""
+        """Count the current exception, unless it follows from closing the connection."""
         error = sys.exception()
         if isinstance(error, RequestError):
             if request in self._connections:
@@ -394,7 +394,7 @@ class Server(ThreadingMixIn, TCPServer):
 
 
 class _RateLimited:
-    """A route that is computed at most ``_MAX_FRESH_PER_S``; in between its last answer is sent."""
+    """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer is sent."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -413,11 +413,11 @@ class _RateLimited:
 
 
 def ignore_error(_error: Exception) -> None:
-    """Leave an error at being counted."""
+    """Do nothing: the error is counted anyway."""
 
 
 class Listener:
-    """A server in a thread of its own, until it is closed."""
+    """A server in its own thread, until it is closed."""
 
     def __init__(
         self,
@@ -459,10 +459,10 @@ def address_listener(
     authorize: Authorize | None = None,
     limits: Limits = Limits(),
 ) -> tuple[Listener, str]:
-    """A listener on ``host:port`` and the address that it got.
+    """Listen on ``host:port``; return the listener and the address that it got.
 
-    Host "" is every address of the machine, port 0 any free port; without ``tls`` it speaks plain
-    HTTP. Raises ListenError, most of all where another agent has the port.
+    Host "" means every address of the machine, port 0 any free port. Without ``tls`` it speaks
+    plain HTTP. Raises ListenError, for example if another agent has the port.
     """
     try:
         listening = _listening(host, port)

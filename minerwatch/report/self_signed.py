@@ -1,7 +1,7 @@
 """A certificate of the agent's own, for TLS where none is configured.
 
-It is made by a child process, for cryptography takes 12 MiB that the agent then does not keep. The
-private key stays in memory: the file that TLS reads is anonymous.
+A child process makes it, because importing cryptography takes 12 MiB. The private key stays in
+memory: the file that TLS reads is anonymous.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TIMEOUT_S = 60.0
 
 
 def self_signed_tls() -> Tls:
-    """Return settings for a new certificate, valid for this process. Raises ListenError."""
+    """Return settings with a new certificate, usable in this process. Raises ListenError."""
     command = [sys.executable, "-P", "-m", "minerwatch.report.self_signed"]
     try:
         made = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise ListenError(
-            f"tls: no certificate can be made: {error}; set tls.certificate, or"
+            f"tls: cannot make a certificate: {error}; set tls.certificate, or"
             " authorize_metrics: false"
         ) from error
     file = os.memfd_create(_NAME)

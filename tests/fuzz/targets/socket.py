@@ -116,7 +116,7 @@ def order_answer(data: bytes) -> None:
         msgspec.json.encode(lines)
 
 
-class _Heard(client._UnixConnection):
+class _Heard(client.UnixConnection):
     """A connection on which that answer has come."""
 
     def __init__(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class _Heard(client._UnixConnection):
 def http_answer(data: bytes) -> None:
     """What comes back on the agent's socket."""
     try:
-        response, body = client._asked(_Heard(data), Path("/fuzz.sock"), "GET", "/snapshot")
+        response, body = client.exchange(_Heard(data), Path("/fuzz.sock"), "GET", "/snapshot")
     except SnapshotError as error:
         is_told(error)
     else:

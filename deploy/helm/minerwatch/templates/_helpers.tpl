@@ -170,8 +170,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 Before an uninstallation, where the agents cull. Before an upgrade, where those that are installed cull
 and the new ones would not, or could not let stopped processes go on (KILL).
 
-None where no cluster was asked for its kinds, as by `helm template`: to who applies what that prints a
-hook is a Job like any other, which would be run at once. */}}
+None without a cluster, as in `helm template`: applied without helm, a hook is a Job like any other, and
+would run at once. */}}
 {{- define "minerwatch.releaseHooks" -}}
 {{- $hooks := list }}
 {{- if and .Values.rbac.create .Values.releaseHook.enabled (.Capabilities.APIVersions.Has "apps/v1/DaemonSet") }}
@@ -250,7 +250,7 @@ hook is a Job like any other, which would be run at once. */}}
 - apiGroups: [""]
   resources: [pods/exec]
   verbs: [create, get]
-# By which agents are told from pods that are only labelled so.
+# To distinguish agents from other pods with their labels.
 - apiGroups: [apps]
   resources: [daemonsets]
   verbs: [get]
