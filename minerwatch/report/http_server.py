@@ -394,7 +394,7 @@ class Server(ThreadingMixIn, TCPServer):
 
 
 class _RateLimited:
-    """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer is sent."""
+    """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer holds."""
 
     def __init__(self, route: Route) -> None:
         self._route = route

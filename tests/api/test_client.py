@@ -79,7 +79,7 @@ def test_the_socket_of_another_user() -> None:
         listener = SocketListener(path, {})
         os.seteuid(65534)
         try:
-            with pytest.raises(SnapshotError, match="only the agent's user may ask") as error:
+            with pytest.raises(SnapshotError, match="only the agent's user may connect") as error:
                 answer(path, "/snapshot")
             assert not isinstance(error.value, NoAgentError)
         finally:
@@ -105,7 +105,7 @@ def test_an_answer_that_is_none(path: Path) -> None:
         (b"", "did not answer"),
         (b"\x00\xff garbage\r\n\r\n", "did not answer"),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500 + b"\r\n", "did not answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "broke off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "incomplete response"),
     ],
 )
 def test_one_who_is_no_agent_or_breaks_off(path: Path, reply: bytes, said: str) -> None:
