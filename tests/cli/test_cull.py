@@ -160,7 +160,7 @@ def test_wrong_usage_is_status_2(agent: Agent, typed: Typed, arguments: tuple[st
 def test_a_release_is_ordered_and_told(agent: Agent, typed: Typed) -> None:
     result = typed("release", ALICE)
     assert result.exit_code == 0
-    assert "2 processes go on: 7, 8" in result.stdout
+    assert "2 processes continued: 7, 8" in result.stdout
     assert agent.told[0][0] == orders.RELEASE
     agent.release = Answer(orders.encode(replace(RELEASED, trouble=("process 7: no",))))
     result = typed("release", ALICE, "-o", "json")
@@ -172,7 +172,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     result = typed("release", "--all", "-n", "binder")
     assert result.exit_code == 0
     assert "Node node-2: 1 pod released." in result.stdout
-    assert "  2 processes go on: 7, 8" in result.stdout
+    assert "  2 processes continued: 7, 8" in result.stdout
     assert agent.told == [
         (orders.RELEASE_ALL, {"namespace": "binder", "retire": False, "forget": False})
     ]
@@ -181,7 +181,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     result = typed("release", "--all", "--forget")
     assert result.exit_code == 0
     assert "Audit log, evidence and Lease are removed." in result.stdout
-    assert "acts no more" in result.stdout
+    assert "does not act again" in result.stdout
     assert agent.told[1][1] == {"namespace": "", "retire": False, "forget": True}
 
 

@@ -199,6 +199,8 @@ class ApiServer:
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
         self.exec_protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
+        self.clock_ahead_s = 0.0
+        self.date: str | None = None  # sent in place of its clock's
         self.gone_as_event = True  # else as an HTTP status; API servers do either
         self._lock = threading.RLock()
         self._busy_with: set[int] = set()
@@ -571,6 +573,10 @@ class _Handler(QuietHandler):
                 self._send(refused.code, refused.body())
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        api, now_s = self.server.api, time.time() if timestamp is None else timestamp
+        return api.date or super().date_time_string(now_s + api.clock_ahead_s)
 
     def _read_request(self) -> Request:
         url = urlsplit(self.path)

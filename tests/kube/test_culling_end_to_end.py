@@ -271,7 +271,7 @@ def test_stop_then_release(culled: Culled) -> None:
     eventually(lambda: state(culled.miner) == STOPPED)
     agent.until(lambda: "minerwatch_stopped_processes 1.0" in agent.get("/metrics")[1])
     why = culled.run("explain", f"{namespace}/jupyter-eve")
-    assert f"Stopped by minerwatch, and stands still: process {culled.miner.pid}" in why.stdout
+    assert f"Stopped by minerwatch: process {culled.miner.pid}" in why.stdout
     assert f"minerwatch release {namespace}/jupyter-eve" in why.stdout
 
     agent.stop()  # and the next one knows it
@@ -291,7 +291,7 @@ def test_stop_then_release(culled: Culled) -> None:
     again.until(lambda: ticks(again) >= ended + 5)
     assert state(culled.miner) not in ("", STOPPED)
     why = culled.run("explain", f"{namespace}/jupyter-eve")
-    assert "It was released by hand." in why.stdout
+    assert "An operator has released it." in why.stdout
     assert state(culled.spared) not in ("", STOPPED)
     assert culled.pods(namespace) == ["jupyter-eve"]
 
