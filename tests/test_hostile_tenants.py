@@ -19,7 +19,7 @@ mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
                               many_hanging_command_lines_leave_one_thread_and_no_processes
 executables on a dead FUSE    here
-a process that is its own     here; node/test_ptrace.py: whoever_is_traced_by_somebody_else_is_left
+a process that is its own     here
 tracer
 ============================  ======================================================================
 """

@@ -51,6 +51,7 @@ from minerwatch.detection.sigma.yaml_document import (
     read_text,
 )
 from minerwatch.errors import RuleError
+from minerwatch.format import counted
 from minerwatch.model import Facts, FactValue, Level, Maturity, Signal
 
 _TOP_KEYS = frozenset(
@@ -105,6 +106,14 @@ def lint(
     remarks += list_remarks(book)
     remarks.sort(key=lambda remark: (str(remark.path), remark.line, remark.text))
     return tuple(dict.fromkeys(remarks))
+
+
+def unmeasured_note(rules: Iterable[Rule]) -> str | None:
+    """Return one line on the rules that need a field which no source measures yet."""
+    count = sum("DestinationHostname" in rule.fields for rule in rules)
+    if not count:
+        return None
+    return f"note: DestinationHostname is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 # One rule.

@@ -17,6 +17,7 @@ import click
 from minerwatch.authoring import rule_tests
 from minerwatch.authoring.index import rule_index
 from minerwatch.authoring.lint import lint as remarks_on
+from minerwatch.authoring.lint import unmeasured_note
 from minerwatch.authoring.remark import Remark, Severity
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import skeleton
@@ -221,6 +222,8 @@ def lint(
     _say(
         f"{counted(len(asked), 'rule')}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
     )
+    if note := unmeasured_note(asked):
+        _say(note)
     _exit(failed=bool(errors or empty or (strict and warnings)))
 
 

@@ -75,11 +75,9 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     execs: bool = True  # look at programs as they start (NET_ADMIN before Linux 6.6)
     execs_cpu_share: Share = 0.02  # of one core, at most, for programs between two ticks
     connections: bool = True  # whom suspects are connected to (SYS_PTRACE, DAC_READ_SEARCH)
-    resolve_pools: bool = False  # look up lists/pool_servers.txt: others may see that
     mappings: bool = True  # what suspects keep in memory (SYS_PTRACE)
     tasks: bool = True  # all processes in one read (BPF and PERFMON, a kernel with BTF)
-    rounding: bool = True  # how suspects round floating-point numbers (tasks, or ptrace)
-    ptrace: bool = False  # where there is no tasks: stop suspects for 0.1 ms to see (SYS_PTRACE)
+    rounding: bool = True  # how suspects round floating-point numbers (tasks)
     rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
     content: bool = True  # what executables and memory hold (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
@@ -311,6 +309,11 @@ def parse(tree: Any, source: str) -> Config:
     return config
 
 
+_REMOVED = {
+    "probes.ptrace": "removed; minerwatch no longer stops threads. Delete this key",
+    "probes.resolve_pools": "removed; minerwatch no longer resolves names. Delete this key",
+}
+
 _DECODERS: dict[type, Callable[[Any], Any]] = {
     Duration: duration_s,
     Hours: hours,
@@ -335,6 +338,9 @@ def _in_words(error: msgspec.ValidationError) -> str:
     key = path.strip("`").removeprefix("$").removeprefix(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
+        full_key = f"{key}.{unknown[1]}"
+        if full_key in _REMOVED:
+            return f"{full_key}: {_REMOVED[full_key]}"
         where = f"below {key!r}" if key else "at the top"
         return f"there is no key {unknown[1]!r} {where}"
     return f"{key or 'the whole file'}: {text[:1].lower()}{text[1:]}"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.model import Connection, Facts, ProcessId
-from minerwatch.node.pool_dns import PoolNames
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 
@@ -19,12 +18,9 @@ class Connections:
     name = "connections"
     looks_early = False
 
-    def __init__(
-        self, proc: str, pool_servers: Sequence[str] = (), owner_of: OwnerOf = no_owner
-    ) -> None:
+    def __init__(self, proc: str, owner_of: OwnerOf = no_owner) -> None:
         self._reader = ConnectionReader(proc)
         self._owner_of = owner_of
-        self._pools = PoolNames(pool_servers) if pool_servers else None
         self._asked_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
         self._open: dict[ProcessId, tuple[Connection, ...]] = {}
@@ -43,15 +39,14 @@ class Connections:
         for process in suspects:
             if process in answers:
                 self._open[process] = connections = answers[process]
-                names = self._names(connections)
-                self._facts[process] = _connection_facts(connections, names, at_s)
+                self._facts[process] = _connection_facts(connections, at_s)
             is_due = at_s - self._asked_s[process] >= _CONNECTIONS_EVERY_S
             owner = self._owner_of(process)
             if is_due and is_time_left() and self._reader.ask(process, at_s, owner):
                 self._asked_s[process] = at_s
 
     def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, Port, Hostname and Count, LongestConnection, Initiated."""
+        """DestinationIp, Port and Count, LongestConnection, Initiated."""
         return self._facts.get(process, NO_FACTS)
 
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
@@ -59,25 +54,14 @@ class Connections:
         return self._open.get(process, ())
 
     def close(self) -> None:
-        """Ends the reader's thread and the look-ups."""
+        """Ends the reader's thread."""
         self._reader.close()
-        if self._pools is not None:
-            self._pools.close()
-
-    def _names(self, connections: Sequence[Connection]) -> tuple[str, ...]:
-        if self._pools is None:
-            return ()
-        names = (self._pools.names(each.address) for each in connections)
-        return tuple(dict.fromkeys(name for each in names for name in each))
 
 
-def _connection_facts(
-    connections: Sequence[Connection], names: tuple[str, ...], at_s: float
-) -> Facts:
+def _connection_facts(connections: Sequence[Connection], at_s: float) -> Facts:
     if not connections:
         return NO_FACTS
     facts: Facts = {
-        **({"DestinationHostname": names} if names else {}),
         "Initiated": True,  # what others opened is not told
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),

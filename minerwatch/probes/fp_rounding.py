@@ -11,7 +11,7 @@ from typing import Protocol
 from minerwatch.detection.facts import measured
 from minerwatch.fair_queue import Turns
 from minerwatch.model import Facts, FpSample, ProcessId
-from minerwatch.node.fp_rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
+from minerwatch.node.fp_rounding import ENOUGH_ROUNDS, RoundingSamples
 from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
 from minerwatch.text_budget import fattest_over
 
@@ -54,17 +54,9 @@ class Rounding:
     name = "rounding"
     looks_early = True
 
-    def __init__(
-        self,
-        source: FpSource,
-        *,
-        spares_the_innocent: bool = False,
-        owner_of: OwnerOf = no_owner,
-    ) -> None:
-        """``spares_the_innocent``: fewer samples do where all show the same mode."""
+    def __init__(self, source: FpSource, *, owner_of: OwnerOf = no_owner) -> None:
         self._source = source
         self._owner_of = owner_of
-        self._enough_of_one_mode = LEAST_SAMPLES if spares_the_innocent else ENOUGH_ROUNDS
         self._sampled: dict[ProcessId, _Sampling] = {}
         self._due_s: dict[ProcessId, float] = {}
         self._facts: dict[ProcessId, Facts] = {}
@@ -150,8 +142,7 @@ class Rounding:
                 FlushToZeroShare=rounding.flush_to_zero_share,
             )
         is_late = at_s - sampling.began_s >= _SAMPLING_ENDS_AFTER_S
-        enough = self._enough_of_one_mode if modes == 1 else ENOUGH_ROUNDS
-        if is_late or sampling.samples.rounds >= enough:
+        if is_late or sampling.samples.rounds >= ENOUGH_ROUNDS:
             rest_s = _ODD_ROUNDING_EVERY_S if modes > 1 else _ROUNDING_EVERY_S
             self._due_s[process] = at_s + rest_s
             del self._sampled[process]

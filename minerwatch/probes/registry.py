@@ -14,8 +14,6 @@ from pathlib import Path
 from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
-from minerwatch.node.cpu_quota import OwnQuota
-from minerwatch.node.ptrace_sampling import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.base import Probe, Suspect
@@ -43,7 +41,6 @@ class Probes:
         self,
         config: Config,
         *,
-        pool_servers: Sequence[str] = (),
         content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
@@ -56,14 +53,12 @@ class Probes:
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._owners: dict[ProcessId, Hashable] = {}
         self._rounding: Rounding | None = None
-        self._sampler: PtraceSampler | None = None
         self._content: Content | None = None
         self._connections: Connections | None = None
         self._proc = proc = config.node.proc
-        pools = pool_servers if config.probes.resolve_pools else ()
         lacks = _missing_capability()
         switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lacks, lambda: self._opened_sockets(pools)),
+            ("connections", config.probes.connections, lacks, self._opened_sockets),
             (
                 "mappings",
                 config.probes.mappings,
@@ -79,8 +74,8 @@ class Probes:
             self.status.append(ProbeStatus(name, off, is_wanted))
         self._open_rounding(config, tasks, tasks_off)
 
-    def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
-        self._connections = Connections(self._proc, pool_servers, self._owner_of)
+    def _opened_sockets(self) -> Probe:
+        self._connections = Connections(self._proc, self._owner_of)
         return self._connections
 
     def _opened_content(self, rules: Sequence[Path]) -> Probe:
@@ -93,30 +88,16 @@ class Probes:
             self._content.use(rules)
 
     def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
-        """By the task iterator; else by ptrace, where the operator allows it."""
         if tasks is not None and not tasks.has_fp_control:
             tasks, tasks_off = None, _NO_FP_CONTROL
         is_wanted = config.probes.rounding
-        is_ptrace_wanted = is_wanted and config.probes.ptrace and tasks is None
         off = "" if is_wanted else "switched off (probes.rounding)"
-        if is_ptrace_wanted:
-            self._sampler, ptrace_off = _opened_sampler(config)
-        elif not config.probes.ptrace:
-            ptrace_off = "switched off (probes.ptrace)"
-        else:
-            ptrace_off = "not needed: " + (off or "the task iterator tells how suspects round")
         if is_wanted and tasks is not None:
             self._rounding = Rounding(tasks, owner_of=self._owner_of)
-        elif self._sampler is not None:
-            self._rounding = Rounding(
-                self._sampler, spares_the_innocent=True, owner_of=self._owner_of
-            )
-        elif is_wanted:
-            off = f"it needs the task iterator or ptrace; tasks: {tasks_off}; ptrace: {ptrace_off}"
-        if self._rounding is not None:
             self._probes.append(self._rounding)
+        elif is_wanted:
+            off = f"it needs the task iterator; tasks: {tasks_off}"
         self.status.append(ProbeStatus("rounding", off, is_wanted))
-        self.status.append(ProbeStatus("ptrace", ptrace_off, is_ptrace_wanted))
 
     def look(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
         """Looks at ``suspects`` within the budget; the seconds that each probe took."""
@@ -174,8 +155,6 @@ class Probes:
         """Lets go of what the probes hold."""
         for probe in self._probes:
             probe.close()
-        if self._sampler is not None:
-            self._sampler.close()
 
     def _owner_of(self, process: ProcessId) -> Hashable:
         return self._owners.get(process)
@@ -192,19 +171,6 @@ class Probes:
     def _fail(self, name: str, error: Exception) -> None:
         key = (name, type(error).__name__)
         self._own_failures[key] = self._own_failures.get(key, 0) + 1
-
-
-def _opened_sampler(config: Config) -> tuple[PtraceSampler | None, str]:
-    """Samples by short stops, or why there are none."""
-    lacks = _missing_capability()
-    if not lacks and config.node.proc != Config().node.proc:
-        lacks = "node.proc is not this kernel's"
-    if lacks:
-        return None, lacks
-    try:
-        return PtraceSampler(OwnQuota(config.node.sys).reason), ""
-    except PtraceUnavailableError as error:
-        return None, str(error)
 
 
 def _missing_capability() -> str:

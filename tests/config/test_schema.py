@@ -67,6 +67,8 @@ def test_built_in_rules_can_be_left_out() -> None:
         ("node: {prok: /proc}", "prok"),
         ("node: {units: 3}", "node.units"),
         ("probes: {execs_cpu_share: 2}", "probes.execs_cpu_share"),
+        ("probes: {ptrace: true}", "probes.ptrace: removed; minerwatch no longer stops threads."),
+        ("probes: {resolve_pools: false}", "probes.resolve_pools: removed; minerwatch no longer"),
         ("judgement: {ticks_below: 0}", "judgement.ticks_below"),
         ("examination: {window: -1s}", "window"),
         ("rules: /etc/rules", "rules"),

@@ -58,12 +58,12 @@ CAPABILITIES = {
     "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
     "no-exec-events": _DEEP,
     "private-rules": _DEEP | {"NET_ADMIN"},
-    "everything": _DEEP | {"NET_ADMIN", "KILL", "SYS_NICE"},
+    "everything": _DEEP | {"NET_ADMIN", "KILL"},
     "minimal": set(),
     "bottlerocket": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
     "hub": _DEEP | {"NET_ADMIN"},
-    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "SYS_NICE", "NET_ADMIN"},
+    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "NET_ADMIN"},
 }
 
 PERMISSIONS = {

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minerwatch.model import FpSample, ProcessId
-from minerwatch.node.fp_rounding import ENOUGH_ROUNDS, LEAST_SAMPLES
 from minerwatch.probes.fp_rounding import Rounding
 from tests.probes.suspects import always, me
 
@@ -68,15 +67,6 @@ def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     assert probe.facts(me())["RoundingModes"] == 4
     probe.look([me()], at_s + 61.0, always)
     assert probe.wants_samples
-
-
-def test_the_innocent_are_let_be_after_few_samples_where_a_sample_is_a_stop() -> None:
-    innocent = Rounding(_Words(NEAREST), spares_the_innocent=True)
-    innocent.look([me()], 0.0, always)
-    assert sampled_until_it_rests(innocent) == LEAST_SAMPLES + 1
-    odd = Rounding(_Words(ROUNDS_IN_TURN), spares_the_innocent=True)
-    odd.look([me()], 0.0, always)
-    assert sampled_until_it_rests(odd) == ENOUGH_ROUNDS + 1
 
 
 def test_of_many_suspects_each_has_its_turn() -> None:

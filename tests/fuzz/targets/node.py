@@ -17,7 +17,6 @@ from minerwatch.model import Container, ContainerKind, ProcessId
 from minerwatch.node import (
     capabilities,
     cgroups,
-    cpu_quota,
     exec_events,
     memory_maps,
     task_iterator,
@@ -25,7 +24,6 @@ from minerwatch.node import (
 )
 from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.fp_rounding import RoundingSamples
-from minerwatch.node.ptrace_sampling import PtraceSampler
 from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
@@ -247,20 +245,6 @@ def task_records(data: bytes) -> None:
         assert 1 <= found.modes <= 4
 
 
-@target("node.cpu_quota")
-def own_cgroup(data: bytes) -> None:
-    """/proc/self/cgroup, and a quota file: whether the agent may be kept from running."""
-    places, limit = parts(data, 2)
-    root = folder("quota")
-    put(root / "own" / "cgroup.procs", b"%d\n" % os.getpid())
-    put(root / "cgroup.procs", b"")
-    for is_v2 in (False, True):
-        hierarchy = cpu_quota._Hierarchy(root, is_v2=is_v2)
-        found = cpu_quota._own_folder(hierarchy, cpu_quota._lines(places))
-        assert found is None or found.is_relative_to(root)
-    assert isinstance(cpu_quota._has_quota(put(root / "cpu.max", limit)), bool)
-
-
 @target("node.capabilities")
 def privileges(data: bytes) -> None:
     """CapEff in /proc/self/status."""
@@ -284,30 +268,6 @@ def _child_that_said(data: bytes) -> Any:
     return SimpleNamespace(
         stdout=stdout, stdin=None, pid=os.getpid(), kill=lambda: None, wait=lambda _s: 0
     )
-
-
-class _Sampler(PtraceSampler):
-    """One without a child of its own."""
-
-    def _start(self) -> None:
-        pass
-
-    def _wait_for_trial(self) -> None:
-        pass
-
-
-@target("node.ptrace_sampling")
-def ptrace_answers(data: bytes) -> None:
-    """What the sampler's child prints: samples, or the agent goes on without it."""
-    sampler = _Sampler(lambda: "")
-    sampler._child = child = _child_that_said(data)
-    sampler._asked_s = 1.0
-    try:
-        sampler._take_answers(1.0)
-        for sample in sampler._samples:
-            assert 0 <= sample.fp_control < 1 << 32
-    finally:
-        child.stdout.close()
 
 
 class _Scanner(yara_scan._Child):

@@ -25,7 +25,7 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node.children import ptrace_sampler, yara_scanner
+from minerwatch.node.children import yara_scanner
 from minerwatch.node.children.exe_hasher import _start_ticks
 from minerwatch.node.processes import (
     _END_BYTES,
@@ -55,8 +55,6 @@ def proc_stat(data: bytes) -> None:
         is_finite(stat.cpu_s)
         is_unicode(stat.comm)
         assert len(stat.comm) <= 4 * len(data)
-    with suppress(ValueError, IndexError):
-        ptrace_sampler._Thread(data, b"\nTracerPid:\t0\nvoluntary_ctxt_switches:\t1\n")
 
 
 @target("node.processes", "node.children.exe_hasher", "culling.process_signals", cost=8)
@@ -163,15 +161,6 @@ def passwd(data: bytes) -> None:
 def environment(data: bytes) -> None:
     """/proc/self/environ, which says what the terminal knows."""
     terminal_of(environment_at_start(put(folder("environ") / "environ", data)))
-
-
-@target("node.children.ptrace_sampler")
-def thread_status(data: bytes) -> None:
-    """stat and status of a thread, as the sampler reads them before it stops it."""
-    stat, status = parts(data, 2)
-    with suppress(ValueError, IndexError):
-        thread = ptrace_sampler._Thread(stat, status)
-        assert isinstance(thread.is_running, bool)
 
 
 @target("node.processes")
