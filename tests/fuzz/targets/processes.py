@@ -27,14 +27,8 @@ from minerwatch.model import (
 )
 from minerwatch.node.children import yara_scanner
 from minerwatch.node.children.exe_hasher import _start_ticks
-from minerwatch.node.processes import (
-    _END_BYTES,
-    ProcessReader,
-    _BothEnds,
-    _ReadingProcess,
-    parse_stat,
-    user_names,
-)
+from minerwatch.node.command_lines import _END_BYTES, _BothEnds, _ReadingProcess
+from minerwatch.node.processes import ProcessReader, parse_stat, user_names
 from minerwatch.report.log import verdict_line
 from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
@@ -57,7 +51,11 @@ def proc_stat(data: bytes) -> None:
         assert len(stat.comm) <= 4 * len(data)
 
 
-@target("node.processes", "node.children.exe_hasher", "culling.process_signals", cost=8)
+@target(
+    *("node.processes", "node.command_lines", "node.proc_files"),
+    *("node.children.exe_hasher", "culling.process_signals"),
+    cost=8,
+)
 def proc_files(data: bytes) -> None:
     """Stat, status, command line, executable and folder of a process, read as the agent does."""
     stat, status, command_line, exe, cwd = parts(data, 5)
@@ -163,7 +161,7 @@ def environment(data: bytes) -> None:
     terminal_of(environment_at_start(put(folder("environ") / "environ", data)))
 
 
-@target("node.processes")
+@target("node.command_lines")
 def reading_records(data: bytes) -> None:
     """What the reader of command lines answers: pieces, of which both ends are kept."""
     reader = _ReadingProcess.__new__(_ReadingProcess)
