@@ -414,7 +414,7 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
 def test_the_scanner_of_content_fits_beside_the_agent() -> None:
     """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
     limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
-    assert limit_mib >= (yara_scanner._DATA_BYTES >> 20) + _AGENT_MIB
+    assert limit_mib >= (yara_scanner.MAX_DATA_BYTES >> 20) + _AGENT_MIB
 
 
 def test_helm_test_plants_a_canary_without_any_right() -> None:
