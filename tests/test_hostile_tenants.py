@@ -642,7 +642,7 @@ def test_a_process_that_locks_its_memory_does_not_blind_the_reading_of_mappings(
         reader.ask(process, "hostile")
     reader.ask(own, "another")
     until(lambda: own in reader.answers())
-    until(lambda: not (reader.answers() or len(reader._questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert reader.failures["timeout"] == len(locked)
     for process in locked:
         reader.ask(process, "hostile")  # left alone for some time

@@ -67,10 +67,21 @@ class MappingReader:
     open.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        stall_s: float = _STALLED_S,
+        max_left: int = _MAX_LEFT,
+        max_smaps_bytes: int = _MAX_SMAPS_BYTES,
+    ) -> None:
+        """``stall_s``: a read that takes so long hangs; ``max_left``: threads left hanging."""
+        self._stall_s = stall_s
+        self._max_left = max_left
+        self._max_smaps_bytes = max_smaps_bytes
         self.failures = dict.fromkeys(("unreadable", "too_large", "timeout", "crowded"), 0)
         self._proc = proc
-        self._questions = Questions()
+        self.questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]] = queue.SimpleQueue()
         self._avoided: dict[ProcessId, float] = {}
         self._left: list[_Serving] = []
@@ -83,7 +94,7 @@ class MappingReader:
         """
         if self._avoided.get(process, 0.0) > time.monotonic():
             return True
-        is_open = self._questions.put(process, owner)
+        is_open = self.questions.put(process, owner)
         self.failures["crowded"] += not is_open
         return is_open
 
@@ -92,7 +103,7 @@ class MappingReader:
         found: dict[ProcessId, Mappings] = {}
         while not self._answers.empty():
             process, mappings = self._answers.get()
-            self._questions.close(process)
+            self.questions.close(process)
             if mappings is not None:
                 found[process] = mappings
         self._leave_what_hangs()
@@ -101,20 +112,20 @@ class MappingReader:
     def close(self) -> None:
         """Ends the thread, at once or when the read that it hangs in returns."""
         self._serving.close()
-        self._questions.wake()
+        self.questions.wake()
 
     def _started(self) -> _Serving:
-        return _Serving(self._read, self._questions, self._answers)
+        return _Serving(self._read, self.questions, self._answers, self._stall_s)
 
     def _leave_what_hangs(self) -> None:
         self._left = [each for each in self._left if each.is_alive()]
         now_s = time.monotonic()
-        if len(self._left) >= _MAX_LEFT or not (question := self._serving.leave(now_s)):
+        if len(self._left) >= self._max_left or not (question := self._serving.leave(now_s)):
             return
         self.failures["timeout"] += 1
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
         self._avoided[question.process] = now_s + _AVOIDED_S
-        self._questions.close(question.process)
+        self.questions.close(question.process)
         self._left.append(self._serving)
         self._serving = self._started()
 
@@ -147,7 +158,7 @@ class MappingReader:
                 last = rest.rfind(_LAST_LINE) if len(rest) >= _PIECE_BYTES else -1
                 if last >= 0 and (at := rest.find(b"\n", last + 1) + 1):
                     found, rest = found.joined(parse_smaps(rest[:at])), rest[at:]
-                if size > _MAX_SMAPS_BYTES:
+                if size > self._max_smaps_bytes:
                     self.failures["too_large"] += 1
                     break
         finally:
@@ -170,7 +181,9 @@ class _Serving:
         read: Callable[[Question], Mappings | None],
         questions: Questions,
         answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
+        stall_s: float,
     ) -> None:
+        self._stall_s = stall_s
         self._read = read
         self._questions = questions
         self._answers = answers
@@ -189,7 +202,7 @@ class _Serving:
     def leave(self, now_s: float) -> Question | None:
         """The question that it hangs in and will not answer any more; None: it does not hang."""
         with self._lock:
-            if self._reading is None or now_s - self._since_s < _STALLED_S:
+            if self._reading is None or now_s - self._since_s < self._stall_s:
                 return None
             self._is_left = True
             self._thread.close()

@@ -178,9 +178,6 @@ class TaskIterator:
     ``has_fp_control``: whether it knows where this kernel keeps floating-point control words.
     """
 
-    most_at_once = 100_000
-    """Processes whose control words are told in one read: as many as there are."""
-
     def __init__(self) -> None:
         """Loads the program into the kernel. Raises TasksUnavailableError."""
         self.failures = {"unreadable": 0}
@@ -231,9 +228,6 @@ class TaskIterator:
             if pid in wanted
             for record in nlargest(_MOST_THREADS, records, key=itemgetter(1))
         ]
-
-    def rest(self) -> None:
-        """Nothing is held for control words alone."""
 
     def close(self) -> None:
         """Takes the program out of the kernel."""

@@ -76,11 +76,22 @@ class SocketReader:
     ``unreadable`` files, ``too_many`` sockets to read them all.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        max_table_bytes: int = _MAX_TABLE_BYTES,
+        max_table_sockets: int = _MAX_TABLE_SOCKETS,
+        piece_bytes: int = _PIECE_BYTES,
+    ) -> None:
+        """``max_table_sockets``: of a table that is kept for the next processes."""
         self.failures = dict.fromkeys(("permission", "unreadable", "too_many"), 0)
         self._proc = proc
-        self._tables: OrderedDict[str, _Table] = OrderedDict()
-        self._since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
+        self._max_table_bytes = max_table_bytes
+        self._max_table_sockets = max_table_sockets
+        self._piece_bytes = piece_bytes
+        self.tables: OrderedDict[str, _Table] = OrderedDict()
+        self.since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
         """The connections of each of ``pids`` that is there; oldest first."""
@@ -101,7 +112,7 @@ class SocketReader:
             return None
         inodes = set(self._inodes(place))
         table = self._table(place, namespace, inodes)
-        before = self._since_s.pop(pid, {})
+        before = self.since_s.pop(pid, {})
         own = [
             (Connection(*table[inode], since_s=before.get(inode, at_s)), inode)
             for inode in inodes
@@ -110,24 +121,24 @@ class SocketReader:
         own.sort(key=lambda each: (each[0].since_s, each[0].address, each[0].port))
         told = own[:_MAX_CONNECTIONS]
         if told:
-            self._since_s[pid] = {inode: each.since_s for each, inode in told}
-        if len(self._since_s) > _MAX_PROCESSES:
-            self._since_s.popitem(last=False)
+            self.since_s[pid] = {inode: each.since_s for each, inode in told}
+        if len(self.since_s) > _MAX_PROCESSES:
+            self.since_s.popitem(last=False)
         return tuple(each for each, _ in told)
 
     def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
         """Inode and remote end of what was opened from a namespace, of ``inodes`` at least."""
         now_s = time.monotonic()
-        known = self._tables.get(namespace)
+        known = self.tables.get(namespace)
         if known is not None and now_s < known.until_s:
             return known.remote if known.remote is not None else self._own(place, inodes)
-        every = dict(islice(self._remotes(place, None), _MAX_TABLE_SOCKETS + 1))
-        is_large = len(every) > _MAX_TABLE_SOCKETS
+        every = dict(islice(self._remotes(place, None), self._max_table_sockets + 1))
+        is_large = len(every) > self._max_table_sockets
         age_s = _LARGE_TABLE_AGE_S if is_large else _TABLE_AGE_S
-        self._tables.pop(namespace, None)
-        self._tables[namespace] = _Table(now_s + age_s, None if is_large else every)
-        if len(self._tables) > _MAX_TABLES:
-            self._tables.popitem(last=False)
+        self.tables.pop(namespace, None)
+        self.tables[namespace] = _Table(now_s + age_s, None if is_large else every)
+        if len(self.tables) > _MAX_TABLES:
+            self.tables.popitem(last=False)
         return self._own(place, inodes) if is_large else every
 
     def _own(self, place: str, inodes: set[int]) -> dict[int, _Remote]:
@@ -172,8 +183,8 @@ class SocketReader:
             self._count(error)
             return
         try:
-            for _ in range(_MAX_TABLE_BYTES // 4096):
-                piece = os.read(fd, _PIECE_BYTES)
+            for _ in range(self._max_table_bytes // 4096):
+                piece = os.read(fd, self._piece_bytes)
                 if not piece:
                     break
                 lines, newline, rest = (rest + piece).rpartition(b"\n")
@@ -198,25 +209,33 @@ class ConnectionReader:
     ``crowded``: questions that were refused, for their owner has too many open.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        reader: SocketReader | None = None,
+        rest_per_work: float = _REST_PER_WORK,
+    ) -> None:
+        """``rest_per_work``: the thread pauses for so many times its CPU time."""
         self._proc = proc
-        self._reader = SocketReader(proc)
+        self._reader = reader or SocketReader(proc)
+        self._rest_per_work = rest_per_work
         self.failures = self._reader.failures
         self.failures["crowded"] = 0
-        self._at_s = 0.0  # of the last question
+        self.at_s = 0.0
+        """Time of the last question; connections count from it."""
         self._is_closed = threading.Event()
-        self._questions = Questions()
+        self.questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...] | None]]
         self._answers = queue.SimpleQueue()
         self._thread = Worker("connections", self._serve).start()
 
-    def ask(self, process: ProcessId, at_s: float, owner: Hashable = None) -> bool:
-        """Want to know of ``process``, of the pod or container ``owner``; False: ask again later.
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Queue a question on ``process`` of pod or container ``owner``; False: ask again later.
 
-        A question that is still open is not asked again. ``at_s`` is now.
+        A pending question is not queued twice.
         """
-        self._at_s = at_s
-        is_open = self._questions.put(process, owner)
+        is_open = self.questions.put(process, owner)
         self.failures["crowded"] += not is_open
         return is_open
 
@@ -225,7 +244,7 @@ class ConnectionReader:
         found: dict[ProcessId, tuple[Connection, ...]] = {}
         while not self._answers.empty():
             process, connections = self._answers.get()
-            self._questions.close(process)
+            self.questions.close(process)
             if connections is not None:
                 found[process] = connections
         return found
@@ -234,21 +253,21 @@ class ConnectionReader:
         """Ends the thread, as soon as it has read the process under way."""
         self._is_closed.set()
         self._thread.close()
-        self._questions.wake()
+        self.questions.wake()
 
     def _serve(self) -> None:
-        while (question := self._questions.take()) is not None:
+        while (question := self.questions.take()) is not None:
             connections = None
             worked_s = time.thread_time()
             try:
                 connections = self._read(question.process)
             finally:
                 self._answers.put((question.process, connections))
-            if self._is_closed.wait(_REST_PER_WORK * (time.thread_time() - worked_s)):
+            if self._is_closed.wait(self._rest_per_work * (time.thread_time() - worked_s)):
                 return
 
     def _read(self, process: ProcessId) -> tuple[Connection, ...] | None:
-        connections = self._reader.connections_of(process.pid, self._at_s)
+        connections = self._reader.connections_of(process.pid, self.at_s)
         return connections if self._start_ticks(process.pid) == process.start_ticks else None
 
     def _start_ticks(self, pid: int) -> int | None:

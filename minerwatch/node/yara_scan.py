@@ -92,7 +92,6 @@ class ContentReader:
         rule_files: Sequence[Path],
         *,
         program: GuardedProgram | None = None,
-        questions: Questions | None = None,
         idle_s: float = 2.0,
         stall_s: float = 10.0,
     ) -> None:
@@ -100,7 +99,7 @@ class ContentReader:
         self.failures = dict.fromkeys(_FAILURES, 0)
         self._proc = proc
         self._program = program or GuardedProgram(SCANNER, needs_packages=True)
-        self._questions = questions or Questions()
+        self.questions = Questions()
         self._idle_s = idle_s
         self._stall_s = stall_s
         self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[str, ...] | None]]
@@ -115,7 +114,7 @@ class ContentReader:
 
         A pending question is not queued twice.
         """
-        is_pending = self._questions.put(process, owner)
+        is_pending = self.questions.put(process, owner)
         self.failures["crowded"] += not is_pending
         return is_pending
 
@@ -124,7 +123,7 @@ class ContentReader:
         found: dict[ProcessId, tuple[str, ...] | None] = {}
         while not self._answers.empty():
             process, names = self._answers.get()
-            self._questions.close(process)
+            self.questions.close(process)
             found[process] = names
         return found
 
@@ -136,7 +135,7 @@ class ContentReader:
         """End child and thread; do not wait for either if it hangs."""
         self._closing.set()
         self._thread.close()
-        self._questions.wake()
+        self.questions.wake()
         self._program.kill()
         self._thread.join(_JOIN_S)
 
@@ -145,7 +144,7 @@ class ContentReader:
     def _serve(self) -> None:
         rules = self._rules
         while not self._closing.is_set():
-            question = self._questions.take(self._idle_s if self._program.is_running else None)
+            question = self.questions.take(self._idle_s if self._program.is_running else None)
             if question is None:
                 self._program.discard()
                 continue

@@ -22,7 +22,6 @@ from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.model import ProcessId
 from minerwatch.node.children import yara_scanner
 from minerwatch.node.guarded_child import GuardedProgram
-from minerwatch.node.question_queue import Questions
 from minerwatch.node.yara_scan import ContentReader, compile_errors
 from tests.conftest import environment_of_this_python
 from tests.waiting import until
@@ -120,13 +119,8 @@ def rule_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def questions() -> Questions:
-    return Questions()
-
-
-@pytest.fixture
-def reader(rule_file: Path, questions: Questions) -> Iterator[ContentReader]:
-    reader = ContentReader("/proc", [rule_file], questions=questions)
+def reader(rule_file: Path) -> Iterator[ContentReader]:
+    reader = ContentReader("/proc", [rule_file])
     yield reader
     reader.close()
 
@@ -428,26 +422,24 @@ def test_the_agent_does_not_load_the_scanner() -> None:
 
 
 def test_a_process_that_is_gone_or_another_has_no_answer(
-    reader: ContentReader, started: Started, questions: Questions
+    reader: ContentReader, started: Started
 ) -> None:
     process = started.run(["sleep", "60"])
     assert answer(reader, ProcessId(4_194_999, 1)) is None
     assert answer(reader, ProcessId(process.pid, process.start_ticks + 1)) is None
     assert answer(reader, ProcessId(2, identity(2).start_ticks)) is None  # a kernel thread
-    assert not len(questions)
+    assert not len(reader.questions)
     assert failures(reader) == {}
 
 
-def test_targets_that_exit_meanwhile_do_no_harm(
-    reader: ContentReader, started: Started, questions: Questions
-) -> None:
+def test_targets_that_exit_meanwhile_do_no_harm(reader: ContentReader, started: Started) -> None:
     processes = [started.python("held = b'x' * (32 << 20); print(1, flush=True)") for _ in range(4)]
     for process in processes:
         reader.ask(process)
     for at, process in enumerate(processes):
         time.sleep(0.02 * at)
         started.end(process)
-    until(lambda: not (reader.answers() or len(questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert answer(reader, started.run(["sleep", "60"])) == set()
     assert "child" not in failures(reader)
 
@@ -689,14 +681,14 @@ def test_names_are_those_of_rules_and_not_too_many(
 
 
 def test_one_container_holds_up_another_by_one_scan_at_a_time(
-    started: Started, rule_file: Path, tmp_path: Path, questions: Questions
+    started: Started, rule_file: Path, tmp_path: Path
 ) -> None:
     decoys = [started.run(["sleep", "60"]) for _ in range(40)]
     other = started.run(["sleep", "60"])
     log, gate = tmp_path / "scanned", tmp_path / "gate"
     waits = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     program = scanner(tmp_path, waits + SCANNER, "", str(log))
-    reader = ContentReader("/proc", [rule_file], program=program, questions=questions)
+    reader = ContentReader("/proc", [rule_file], program=program)
     is_pending = [reader.ask(decoy, "decoys") for decoy in decoys]
     assert reader.ask(other, "another")
     gate.touch()
@@ -705,7 +697,7 @@ def test_one_container_holds_up_another_by_one_scan_at_a_time(
     accepted = is_pending.count(True)
     assert accepted < len(decoys)
     assert failures(reader) == {"crowded": len(decoys) - accepted}
-    until(lambda: not (reader.answers() or len(questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert reader.ask(decoys[-1], "decoys")
     reader.close()
 

@@ -13,6 +13,7 @@ from minerwatch.config.schema import Probes as Settings
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ProcessId
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.registry import Probes
 from tests.conftest import needs_root
 from tests.probes.suspects import me, suspect
@@ -27,24 +28,38 @@ def test_each_probe_can_be_switched_off_and_says_so() -> None:
     probes.close()
 
 
-class _Broken:
-    name = "broken"
-    looks_early = False
+NO_PROBES = Config(
+    probes=Settings(connections=False, mappings=False, content=False, rounding=False)
+)
+
+
+class _Looker(Probe):
+    """A probe that records the suspects that it gets."""
+
+    name = "looker"
     failures: dict[str, int] = {}  # noqa: RUF012
 
-    def look(self, *_: object) -> None:
-        raise ZeroDivisionError
+    def __init__(self, *, looks_early: bool = False) -> None:
+        super().__init__(no_owner)
+        self.looks_early = looks_early
+        self.seen: list[list[ProcessId]] = []
 
-    def facts(self, _process: ProcessId) -> dict[str, str]:
-        return {}
+    def _examine(self, suspects: Sequence[ProcessId], *_: object) -> None:
+        self.seen.append(list(suspects))
 
     def close(self) -> None:
         pass
 
 
+class _Broken(_Looker):
+    name = "broken"
+
+    def _examine(self, *_: object) -> None:
+        raise ZeroDivisionError
+
+
 def test_a_probe_fails_alone_and_is_counted() -> None:
-    probes = Probes(Config())
-    probes._probes.insert(0, _Broken())
+    probes = Probes(Config(), more=[_Broken()])
     took_s = probes.look([suspect(me())], 100.0)
     assert ("broken", "ZeroDivisionError", 1) in list(probes.failures())
     assert took_s.keys() >= {"broken"}
@@ -60,30 +75,9 @@ def test_a_suspect_that_is_gone_or_another_has_no_facts(pid: int) -> None:
     probes.close()
 
 
-class _Looker:
-    """A probe that only notes whom it was shown."""
-
-    name = "looker"
-    failures: dict[str, int] = {}  # noqa: RUF012
-
-    def __init__(self, *, looks_early: bool) -> None:
-        self.looks_early = looks_early
-        self.seen: list[list[ProcessId]] = []
-
-    def look(self, suspects: Sequence[ProcessId], *_: object) -> None:
-        self.seen.append(list(suspects))
-
-    def facts(self, _process: ProcessId) -> dict[str, str]:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
 def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
     early, late = _Looker(looks_early=True), _Looker(looks_early=False)
-    probes = Probes(Config(probes=Settings(connections=False, mappings=False)))
-    probes._probes = [early, late]
+    probes = Probes(NO_PROBES, more=[early, late])
     probes.look([suspect(me(), is_settled=False)], 100.0)
     probes.look([suspect(me())], 110.0)
     assert early.seen == [[me()], [me()]]
@@ -92,8 +86,7 @@ def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
 
 def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
     looker = _Looker(looks_early=False)
-    probes = Probes(Config(probes=Settings(connections=False, mappings=False)))
-    probes._probes = [looker]
+    probes = Probes(NO_PROBES, more=[looker])
     for at_s, program in enumerate(((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))):
         probes.look([suspect(me(), program)], float(at_s))
     assert looker.seen == [[me()], [me()], [], [me()]]
