@@ -21,9 +21,8 @@ from minerwatch.worker import Worker
 END_BYTES = 16 << 10
 """Kept of each end of a long command line.
 
-Whoever pads a line can pad it past any limit, so a larger one finds nothing more, but lets a few
-hundred processes with long lines take all of the agent's memory. The two ends are what padding
-cannot push out of sight.
+A line can be padded past any limit, so a larger limit finds nothing more, but lets a few hundred
+processes fill the agent's memory. Padding cannot push out both ends.
 """
 _GAP = " … ".encode()
 _PIECE_BYTES = 64 << 10

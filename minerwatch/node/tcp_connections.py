@@ -1,10 +1,10 @@
-"""Whom processes have connected to: established TCP, read once for each network namespace.
+"""Outbound TCP connections of processes, read once for each network namespace.
 
-/proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
-(proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
-process's own. Neither takes a lock that the process could hold. But a process can have very many
-sockets (docs/performance.md). So a thread reads them, one process at a time, and nobody waits for
-it; pods and containers take turns.
+/proc/PID/net/tcp and tcp6 list the sockets of the process's network namespace with their inodes
+(proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd shows which of them the
+process has. Neither takes a lock that the process could hold, but a process can have very many
+sockets (docs/performance.md). A thread therefore reads one process at a time; its callers never
+wait. Pods and containers take turns.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from minerwatch.node.question_queue import Questions
 from minerwatch.worker import Worker
 
 _MAX_TABLE_BYTES = 16 << 20
-"""Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
+"""Of one namespace's table: about 100,000 sockets. A larger table is counted and read in part."""
 _PIECE_BYTES = 256 << 10
 _MAX_DESCRIPTORS = 65_536
 _MAX_CONNECTIONS = 64
-"""Told of one process."""
+"""Reported of one process."""
 _MAX_PROCESSES = 1024
-"""Whose connections' ages are remembered; those that were read last."""
+"""Processes whose connections' ages are kept: those that were read last."""
 _MAX_TABLE_SOCKETS = 4096
-"""Sockets of a namespace's table that is kept for the next processes; others are read again."""
+"""A namespace's table of at most so many sockets is kept for the next processes."""
 _MAX_TABLES = 4
 _TABLE_AGE_S = 5.0
 _LARGE_TABLE_AGE_S = 60.0
 _MAX_ESTABLISHED = 8192
-"""Connections of one process; of more the oldest are reported."""
+"""Connections of a table that are kept."""
 _REST_PER_WORK = 50
-"""The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
+"""The thread pauses for so many times its CPU time, so it uses at most 2 % of a core."""
 
 _ESTABLISHED = re.compile(
     rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
@@ -55,7 +55,7 @@ _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", 
 
 
 _SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
-"""What a socket's descriptor leads to (proc_pid_fd(5))."""
+"""The link of a socket's descriptor (proc_pid_fd(5))."""
 
 
 _Remote = tuple[str, int]
@@ -63,17 +63,17 @@ _Remote = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The connections of a namespace, as they were read a short while ago."""
+    """The connections of a namespace, kept for a short time."""
 
     until_s: float
     remote: dict[int, _Remote] | None  # by inode; None: too many to be kept
 
 
 class SocketReader:
-    """Reads connections below ``proc``; for one thread at a time.
+    """Read connections below ``proc``; for one thread at a time.
 
-    ``failures`` counts what went wrong since the start, by reason: ``permission`` and
-    ``unreadable`` files, ``too_many`` sockets to read them all.
+    ``failures`` counts by reason since the start: ``permission`` and ``unreadable`` files,
+    ``too_many`` sockets to read them all.
     """
 
     def __init__(
@@ -94,15 +94,14 @@ class SocketReader:
         self.since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
-        """The connections of each of ``pids`` that is there; oldest first."""
+        """Return the connections of each of ``pids`` that exists, oldest first."""
         found = ((pid, self.connections_of(pid, at_s)) for pid in pids)
         return {pid: connections for pid, connections in found if connections is not None}
 
     def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
-        """The connections of ``pid``, oldest first; None if it is gone or cannot be read.
+        """Return the connections of ``pid``, oldest first; None if it exited or cannot be read.
 
-        A table of sockets that is younger than five seconds does for other processes of the same
-        namespace.
+        A table of sockets serves all processes of its namespace for five seconds.
         """
         try:
             place = living_place(self._proc, pid)
@@ -119,15 +118,15 @@ class SocketReader:
             if inode in table
         ]
         own.sort(key=lambda each: (each[0].since_s, each[0].address, each[0].port))
-        told = own[:_MAX_CONNECTIONS]
-        if told:
-            self.since_s[pid] = {inode: each.since_s for each, inode in told}
+        oldest = own[:_MAX_CONNECTIONS]
+        if oldest:
+            self.since_s[pid] = {inode: each.since_s for each, inode in oldest}
         if len(self.since_s) > _MAX_PROCESSES:
             self.since_s.popitem(last=False)
-        return tuple(each for each, _ in told)
+        return tuple(each for each, _ in oldest)
 
     def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
-        """Inode and remote end of what was opened from a namespace, of ``inodes`` at least."""
+        """Return inode and remote end of outbound connections, at least those of ``inodes``."""
         now_s = time.monotonic()
         known = self.tables.get(namespace)
         if known is not None and now_s < known.until_s:
@@ -145,9 +144,9 @@ class SocketReader:
         return dict(self._remotes(place, inodes))
 
     def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
-        """Inode and remote end of what was opened from here; ``inodes``: of these only.
+        """Yield inode and remote end of outbound connections; ``inodes``: of these only.
 
-        What came in at a port that somebody listens on is a server's client, whose port is chance.
+        Skip inbound connections: their remote port is ephemeral.
         """
         listening: set[bytes] = set()
         established: list[tuple[int, bytes, bytes, bytes]] = []
@@ -175,7 +174,7 @@ class SocketReader:
             self._count(error)
 
     def _lines(self, path: str) -> Iterator[bytes]:
-        """A file's lines, some hundreds together."""
+        """Yield a file's lines, some hundreds at once."""
         rest = b""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -204,9 +203,9 @@ class SocketReader:
 
 
 class ConnectionReader:
-    """Reads connections in a thread of its own; ``failures`` as SocketReader counts them.
+    """Read connections in a thread; ``failures`` as SocketReader counts them.
 
-    ``crowded``: questions that were refused, for their owner has too many open.
+    ``crowded``: questions refused because their owner has too many pending.
     """
 
     def __init__(
@@ -240,7 +239,7 @@ class ConnectionReader:
         return is_open
 
     def answers(self) -> dict[ProcessId, tuple[Connection, ...]]:
-        """What has been read since the last call; it never waits."""
+        """Return the answers since the last call; never wait."""
         found: dict[ProcessId, tuple[Connection, ...]] = {}
         while not self._answers.empty():
             process, connections = self._answers.get()
@@ -250,7 +249,7 @@ class ConnectionReader:
         return found
 
     def close(self) -> None:
-        """Ends the thread, as soon as it has read the process under way."""
+        """End the thread once it has read its current process."""
         self._is_closed.set()
         self._thread.close()
         self.questions.wake()
@@ -279,7 +278,7 @@ class ConnectionReader:
 
 
 def _address(digits: bytes) -> str:
-    """The kernel prints each 32-bit word of an address as this machine's number."""
+    """Decode an address: the kernel prints each 32-bit word in this machine's byte order."""
     words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
     if len(words) == 1:

@@ -1,7 +1,7 @@
-"""Scans the code of processes with YARA-X, in a process that can be killed.
+"""Scan the code of processes with YARA-X, in a process that can be killed.
 
-The agent runs this file by path and never imports it: YARA-X and whatever a scan takes leave
-memory with the process. It needs nothing of minerwatch. One JSON value a line:
+The agent runs this file by path and never imports it, so that the memory of YARA-X and of scans is
+freed with the process. One JSON value a line:
 
 ==================================================  ==========================================
 standard input                                      standard output
@@ -11,21 +11,21 @@ standard input                                      standard output
 ..                                                  ``{"is_there", "failures": […]}``
 ==================================================  ==========================================
 
-Data in memory is not code: anybody may choose what a server receives, an editor opens, a
-compressor reads. So only these are scanned, where /proc/PID/pagemap shows a page present
-(proc_pid_pagemap(5)), so that no page is made, swapped in or fetched from a file for it:
+Data in memory is not code: outsiders choose what a server receives, an editor opens or a compressor
+reads. Only these are scanned, and only pages that /proc/PID/pagemap shows present
+(proc_pid_pagemap(5)), so that no page is created, swapped in or read from a file:
 
 - executable mappings, generated code included;
-- read-only mappings of a file of which the process has an executable mapping as well: the constants
-  and words of its program and libraries, but no data file, whatever it is called;
+- read-only mappings of a file that is also mapped as executable: the constants and texts of its
+  program and libraries, but no data file, whatever its name;
 - read-only anonymous mappings without a gap to anonymous executable ones: the constants of a
   program that was unpacked in memory.
 
-Nothing that the process can write to is code, except generated code that it can execute at the same
-time. That counts only while it is a small part: Lisp and Forth keep their data in such memory, and
-with an executable stack all threads do.
+Memory that the process can write to is not code, except generated code that it can also execute.
+That counts only while it is a small part: Lisp and Forth keep data in such memory, and with an
+executable stack all threads do.
 
-Rules see pieces of 4 to 5 MiB, not mappings: whatever lies within 512 KiB is seen together.
+Rules match pieces of 4 to 5 MiB, not mappings: texts within 512 KiB of each other match together.
 """
 
 from __future__ import annotations
@@ -51,25 +51,24 @@ _WINDOW_BYTES = 4 * _MIB
 _OVERLAP_BYTES = _MIB // 2
 _PIECE_BYTES = _MIB
 GAP = bytes(64)
-"""Between what is not adjacent: no pattern matches across it."""
+"""Put between parts that are not adjacent: no pattern matches across it."""
 
 MAX_MEMORY_BYTES = 256 * _MIB
 _SMALL_BYTES = 32 * _MIB
 _WALKED_BYTES = 64 << 30
-"""Of address space whose page map is read: a reserved terabyte is not walked to its end."""
+"""Address space whose page map is read: a reserved terabyte is not walked to its end."""
 _USER_SPACE_END = 1 << 63
 _PAGES_AT_ONCE = 32_768
 _MAX_MAPS_BYTES = 32 * _MIB
 _LEAST_DATA_PER_CODE = 3
-"""So many bytes of data for each byte of writable code: else that is not code, but data too."""
+"""Minimum bytes of data for each byte of writable code; with less, that is data, too."""
 
 _SCAN_CPU_S = 10.0
 _WINDOW_S = 60
 _MOST_CPU_S = 20
-"""Where even a scan's own limit is not kept: RLIMIT_CPU then ends the process."""
+"""RLIMIT_CPU, in case a scan exceeds its own limit."""
 MAX_DATA_BYTES = 192 * _MIB
-"""Memory that it can write to (22 are used); address space alone it reserves far more, for each
-scanner."""
+"""Writable memory (22 MiB are used). Each scanner reserves far more address space."""
 _MAX_MATCHES_PER_PATTERN = 4096
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
@@ -92,7 +91,7 @@ _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Answer until the input ends."""
     _bound_itself()
     lines = iter(sys.stdin.buffer)
     scanners = _scanners(json.loads(next(lines))["rules"])
@@ -126,9 +125,10 @@ def _put(answer: object) -> None:
 
 
 def _scanners(rules: list[list[str]]) -> list[yara_x.Scanner]:
-    """One a file that compiles; for a broken file one of what it held before.
+    """Return a scanner for each file; for a broken file one of its last good version.
 
-    Apart, since few patterns are searched ten times faster than many (4 MiB: 1 ms, not 17).
+    Separate scanners are faster: few patterns are searched ten times faster than many (1 ms for
+    4 MiB, not 17).
     """
     broken: list[tuple[int, int, str]] = []
     scanners: list[yara_x.Scanner] = []
@@ -147,7 +147,7 @@ def _scanners(rules: list[list[str]]) -> list[yara_x.Scanner]:
 
 
 def compile_rules(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
-    """The rules, or line and reason of the first error."""
+    """Return the rules, or line and reason of the first error."""
     compiler = yara_x.Compiler(includes_enabled=False)
     try:
         compiler.add_source(text)
@@ -164,7 +164,7 @@ def compile_rules(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | Non
 
 
 class _Scan:
-    """Of one process; what went wrong stands in ``failures``."""
+    """The scan of one process, with its failures by reason."""
 
     def __init__(self, scanners: list[yara_x.Scanner], question: dict[str, Any]) -> None:
         self.failures: set[str] = set()
@@ -177,7 +177,7 @@ class _Scan:
         self._fds: list[int] = []
 
     def run(self) -> bool:
-        """Whether the process was there all the time."""
+        """Scan; return True if the process existed all the time."""
         try:
             return self._scanned()
         except OSError as error:
@@ -191,7 +191,7 @@ class _Scan:
                 os.close(fd)
 
     def _scanned(self) -> bool:
-        # Each stays with the program that it was opened for, whoever bears the pid later.
+        # Open files stay with this process, even if its pid is reused.
         memory = Memory(self._program(), *map(self._open, ("maps", "pagemap", "mem")))
         if not self._is_there():
             return False
@@ -211,9 +211,7 @@ class _Scan:
     def _program(self) -> Program:
         code_start = int(_stat_fields(self._read(f"{self._place}/stat"))[23])
         if code_start == 0:
-            raise ProcessLookupError(
-                errno.ESRCH, "it has no memory: it has ended, or is the kernel's"
-            )
+            raise ProcessLookupError(errno.ESRCH, "no memory: it exited, or is a kernel thread")
         data_kib = sum(map(int, _DATA.findall(self._read(f"{self._place}/status"))))
         return Program(
             code_start=code_start,
@@ -251,7 +249,7 @@ class _Scan:
 
 
 def _stat_fields(stat: bytes) -> list[bytes]:
-    """The fields of /proc/PID/stat from the third on (proc_pid_stat(5))."""
+    """Return the fields of /proc/PID/stat from the third on (proc_pid_stat(5))."""
     return stat.rpartition(b")")[2].split()
 
 
@@ -282,11 +280,11 @@ def windows(
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Facts of a process that decide on which of its mappings are code."""
+    """Facts of a process that decide which of its mappings are code."""
 
     code_start: int  # an address in its executable's code
-    data_bytes: int  # resident, all that it can write to, writable code included
-    read_implies_exec: bool  # a personality: whatever it can read it may execute
+    data_bytes: int  # resident and writable, writable code included
+    read_implies_exec: bool  # a personality: all readable memory is executable
 
 
 FileId = tuple[bytes, bytes, bytes, bytes]
@@ -326,11 +324,11 @@ class Memory:
         self._program = program
 
     def pieces(self) -> Iterator[bytes]:
-        """Return what is resident of its code, most telling first."""
+        """Yield the resident code, the most relevant first."""
         left = self._max_bytes
         walked = 0
         for number, mapping in enumerate(self._code()):
-            if number:  # rules may ask for what a file begins with
+            if number:  # rules may test the start of a file
                 yield GAP
             for start, end in self._resident(mapping, _WALKED_BYTES - walked):
                 stop = min(end, start + left)
@@ -387,7 +385,7 @@ class Memory:
                     yield mapping
 
     def _resident(self, mapping: Mapping, most_bytes: int) -> Iterator[tuple[int, int]]:
-        """Runs of pages that are there."""
+        """Yield runs of present pages."""
         end = min(mapping.end, mapping.start + most_bytes)
         for start in range(mapping.start, end, _PAGES_AT_ONCE * _PAGE_BYTES):
             pages = min(_PAGES_AT_ONCE, (end - start) // _PAGE_BYTES)
@@ -398,12 +396,12 @@ class Memory:
 
 
 def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """Bytes from ``start`` to ``end``, as far as they can be read."""
+    """Yield the bytes from ``start`` to ``end`` that can be read."""
     while start < end:
         try:
             piece = os.pread(fd, min(_PIECE_BYTES, end - start), start)
         except OSError as error:
-            if error.errno == errno.EIO:  # the page went meanwhile, or is nobody's to read
+            if error.errno == errno.EIO:  # the page is gone or cannot be read
                 return
             raise
         if not piece:
@@ -413,7 +411,7 @@ def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
 
 
 def parse_mapping(match: re.Match[bytes]) -> Mapping | None:
-    """The mapping of a line of /proc/PID/maps; None for one that cannot be code."""
+    """Return the mapping of a line of /proc/PID/maps; None if it cannot be code."""
     start, end, rights, major, minor, inode, name = match.groups()
     is_executable, is_writable = b"x" in rights, b"w" in rights
     if name.startswith(_OF_THE_KERNEL):
@@ -435,12 +433,12 @@ def parse_mapping(match: re.Match[bytes]) -> Mapping | None:
 
 
 def mappings_of_file(mappings: Iterable[Mapping], file: FileId | None) -> list[Mapping]:
-    """The read-only mappings of ``file``: where all is executable, nothing else tells code."""
+    """Return the read-only mappings of ``file``, the only sure code if all is executable."""
     return [each for each in mappings if file and each.file == file and not each.is_writable]
 
 
 def code_mappings(mappings: Iterable[Mapping], *, writable_counts: bool) -> list[Mapping]:
-    """Return the ``mappings`` that are code or lie beside it, in the order of addresses."""
+    """Return the mappings that are code or adjacent to it, by address."""
     candidates = [
         each for each in mappings if not each.is_data and (writable_counts or not each.is_writable)
     ]
@@ -464,7 +462,7 @@ def _if_executed(run: list[Mapping]) -> list[Mapping]:
 
 
 def scan_order(mapping: Mapping, own_file: FileId | None) -> tuple[bool, int, int]:
-    """First the program itself from its beginning, then generated code, then libraries."""
+    """Sort the program first, from its start, then generated code, then libraries."""
     size = mapping.end - mapping.start
     is_large = size > _SMALL_BYTES
     if mapping.file is None:
@@ -477,4 +475,4 @@ def scan_order(mapping: Mapping, own_file: FileId | None) -> tuple[bool, int, in
 if __name__ == "__main__":
     with suppress(BrokenPipeError, StopIteration):
         main()
-    os._exit(0)  # the agent is gone; a usual exit would flush, and fail, once more
+    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
