@@ -163,7 +163,7 @@ def _pod_watch(path: str) -> PodWatch:
         NODE,
         keep=pod_fields(sources("binderhub")),
         on_error=print,
-        chance=random.Random(1),
+        rng=random.Random(1),
     )
 
 

@@ -34,7 +34,7 @@ from minerwatch.kube.client import (
     refusal,
 )
 from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.kube.pods import Pace, PodWatch
+from minerwatch.kube.pods import Clocks, Pace, PodWatch
 from minerwatch.model import Action, Outcome
 
 NAMESPACE = "minerwatch"
@@ -521,10 +521,9 @@ class _Agent:
             node,
             keep=PodFields(),
             on_error=lambda _reason, _error: None,
-            chance=chance,
+            rng=chance,
             pace=scenario.watch_pace,
-            now_unix_s=lambda: EPOCH_UNIX_S + time.now_s,
-            monotonic_s=time.monotonic_s,
+            clocks=Clocks(lambda: EPOCH_UNIX_S + time.now_s, time.monotonic_s),
             closing=closing,
         )
         self._budget = LeaseBudget(

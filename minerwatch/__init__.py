@@ -1,4 +1,4 @@
-"""Finds crypto-miners on Kubernetes nodes and says why it thinks so."""
+"""Find crypto-miners on Kubernetes nodes, and explain each finding."""
 
 from __future__ import annotations
 

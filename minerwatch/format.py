@@ -17,7 +17,7 @@ def rfc3339(unix_s: float, *, milliseconds: bool = False) -> str:
 
 
 def age(since: str, now: datetime) -> str:
-    """How long ago an RFC 3339 time is, in its one or two largest units: 45s, 12m, 3h20m, 2d4h."""
+    """Return the age of an RFC 3339 time in its largest units: 45s, 12m, 3h20m, 2d4h."""
     try:
         seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
     except (ValueError, TypeError):  # TypeError: a time without its zone
@@ -40,6 +40,15 @@ def one_decimal(value: float) -> str:
 def percent(share: float | None) -> str:
     """``share`` of 1 in percent; ``-`` where it is not known."""
     return "-" if share is None else f"{share:.0%}"
+
+
+def byte_size(size_bytes: int) -> str:
+    """Return a size in the largest binary unit that keeps three digits: 812 KiB, 1.5 GiB."""
+    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size_bytes >= one:
+            value = size_bytes / one
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{size_bytes >> 10} KiB"
 
 
 def counted(count: int, word: str, words: str = "") -> str:

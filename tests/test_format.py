@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from minerwatch.format import age, counted, one_decimal, percent
+from minerwatch.format import age, byte_size, counted, one_decimal, percent
 from tests.report.samples import NOW
 
 
@@ -30,6 +30,14 @@ def test_age_in_its_one_or_two_largest_units(seconds: int, shown: str) -> None:
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-11-23", "2026-11-23T02:00:00", "\x1b[2J"])
 def test_a_time_that_is_none_has_no_age(since: str) -> None:
     assert age(since, NOW) == "?"
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [(0, "0 KiB"), (812 << 10, "812 KiB"), (57 << 20, "57 MiB"), (1536 << 20, "1.5 GiB")],
+)
+def test_sizes_in_their_largest_unit(size_bytes: int, shown: str) -> None:
+    assert byte_size(size_bytes) == shown
 
 
 def test_shares_and_counts() -> None:

@@ -1,4 +1,4 @@
-"""What an agent is told to do over its socket, and what it answers. Pure."""
+"""Orders to an agent over its socket, and its answers. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind")
 
 
 class ReleaseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which container's pod is to be released; all three must fit."""
+    """A container whose pod is to be released; all three fields must match."""
 
     cgroup: _Name
     container_id: _Name
@@ -29,7 +29,7 @@ class ReleaseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CullOrder(ReleaseOrder, frozen=True, forbid_unknown_fields=True):
-    """What is to be done about which container, under the policy."""
+    """An action on a container, to be taken under the policy."""
 
     action: Action
     dry_run: bool = False
@@ -44,7 +44,7 @@ class ReleaseAllOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many hours of the audit log are asked for."""
+    """A request for the last hours of the audit log."""
 
     hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
 
@@ -65,7 +65,7 @@ def encode(order: object) -> bytes:
 
 
 def decode(body: bytes, kind: type[_Kind]) -> _Kind:
-    """An order of ``kind``. Raises OrderError if it is none."""
+    """Return an order of ``kind``. Raises OrderError if it is invalid."""
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
@@ -73,12 +73,12 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
 
 
 def cull_answer(body: bytes) -> CullAnswer:
-    """What came of an order to cull. Raises OrderError if that cannot be understood."""
+    """Return the answer to a cull order. Raises OrderError if it is invalid."""
     return _answer(body, CullAnswer)
 
 
 def release_answer(body: bytes) -> ReleaseAnswer:
-    """What came of an order to release. Raises OrderError if that cannot be understood."""
+    """Return the answer to a release order. Raises OrderError if it is invalid."""
     return _answer(body, ReleaseAnswer)
 
 

@@ -47,10 +47,10 @@ def container_status(
     identity: Identity | None = None,
     unmasked: bool = False,
 ) -> ContainerStatus:
-    """``observation`` as it is published; ``boot_unix_s`` is when its clock read zero.
+    """Return ``observation`` as it is published; ``boot_unix_s`` is the Unix time of the boot.
 
-    ``identity``: whose the container is, where a cluster says so. ``unmasked``: with the secrets
-    that command lines hold.
+    ``identity`` has pod and owner, where a cluster knows them. With ``unmasked``, secrets in
+    command lines are kept.
     """
     container, verdict = observation.container, observation.verdict
     return ContainerStatus(
@@ -104,15 +104,15 @@ def encode_agent(status: AgentStatus) -> bytes:
 
 
 def decode_agent(status: bytes) -> AgentStatus:
-    """What an agent says of itself; raises SnapshotError if it says something else."""
+    """Return an agent's status; raises SnapshotError if it is invalid."""
     try:
         return _agent_decoder.decode(status)
     except NOT_JSON as error:
-        raise SnapshotError(f"the agent's status is none: {error}") from error
+        raise SnapshotError(f"the agent's status is invalid: {error}") from error
 
 
 def decode_report(printed: bytes) -> NodeReport:
-    """What ``minerwatch snapshot`` printed, with ``--with-status`` or, as older agents do, without.
+    """Return the output of ``minerwatch snapshot``, with or without ``--with-status``.
 
     Raises SnapshotError if it is neither.
     """
@@ -126,7 +126,7 @@ def decode_report(printed: bytes) -> NodeReport:
 
 
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
-    """By score, then by what they burn."""
+    """Sort by score, then by CPU usage."""
     return sorted(statuses, key=lambda status: (-status.score, -status.cpu_cores, status.cgroup))
 
 

@@ -1,4 +1,4 @@
-"""What the agent answers over its socket, as versioned types."""
+"""Answers of the agent over its socket, as types. Times are RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConnectionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """A process as the snapshot shows it: those with findings, then those that burn most."""
+    """A process in the snapshot: those with findings first, then those with most CPU usage."""
 
     pid: int
     parent_pid: int
@@ -43,11 +43,14 @@ class ProcessStatus:
     user: str
     cpu_cores: float | None  # None: not measured, its container is idle
     connections: tuple[ConnectionStatus, ...] = ()  # of suspects only, oldest first
+    memory_bytes: int | None = None  # resident; None, as below: not read, or not permitted
+    threads: int | None = None
+    open_files: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """What an agent says of itself; each agent has one, and older ones lack some of it."""
+    """An agent's version, rules, mode and troubles."""
 
     node: str
     version: str
@@ -74,7 +77,7 @@ class ActionStatus:
 
 @dataclass(frozen=True, slots=True)
 class CullStatus:
-    """What culling would do about a container, or why it does nothing, as the snapshot shows it."""
+    """The action that culling proposes for a container, or the reasons against it."""
 
     mode: str  # off, dry-run, enforce
     action: str  # "observe" where there is a reason not to act
@@ -89,7 +92,7 @@ class CullStatus:
 
 @dataclass(frozen=True, slots=True)
 class CullAnswer:
-    """What came of an action that was asked for by hand."""
+    """Result of an action that was ordered by hand."""
 
     node: str
     namespace: str
@@ -104,12 +107,12 @@ class CullAnswer:
     reasons: tuple[str, ...]  # why not
     request: str  # what is, or would be, sent, word for word
     outcome: str = ""  # done, dry-run, refused, failed, unknown, withdrawn; "": nothing was tried
-    message: str = ""  # what the API server or the kernel said
+    message: str = ""  # from the API server or the kernel
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseAnswer:
-    """What was undone by a release."""
+    """Result of a release."""
 
     node: str
     namespace: str
@@ -173,7 +176,7 @@ class ContainerStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What one agent answered: its containers, and what it says of itself."""
+    """One agent's answer: its containers, and its status."""
 
     statuses: tuple[ContainerStatus, ...]
     agent: AgentStatus | None  # None: it is too old to say
@@ -181,7 +184,7 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What came of asking one node."""
+    """Result of querying one node."""
 
     node: str
     pod: str  # of its agent, as namespace/name; "": it has none, or is no pod

@@ -70,9 +70,9 @@ def agent(
 ) -> None:
     """Watch this node: sample, score, publish; again and again, until it is stopped.
 
-    It observes only. What it finds it says in three places: one line on standard error for each
+    It observes only. It reports in three places: one line on standard error for each
     change of verdict, Prometheus metrics, and a Unix socket that `minerwatch top` and
-    `minerwatch explain` ask.
+    `minerwatch explain` read.
 
     \b
     minerwatch agent                                    in a pod: names pods and their owners
@@ -80,7 +80,7 @@ def agent(
     minerwatch agent --interval 5s --listen :9797       every 5 s, metrics on all addresses
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
 
-    Run it as root to see all processes; otherwise it says what it cannot see. Changed rule files
+    Run it as root to see all processes; otherwise it lists what it cannot see. Changed rule files
     are picked up at the next tick. SIGHUP reads rules and configuration again, SIGTERM stops.
     """
     from minerwatch.agent.daemon import run

@@ -85,8 +85,7 @@ def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
             if time.monotonic() - started_s > timeout_s:
                 raise SnapshotError(
                     f"the canary was not found within {timeout_s:g} s: this node's agent does not"
-                    " see what runs here; docs/sre-guide.md, MinerwatchCanaryNotSeen, says what to"
-                    " look at"
+                    " see what runs here; see docs/sre-guide.md, MinerwatchCanaryNotSeen"
                 )
             time.sleep(_POLL_S)
         return time.monotonic() - started_s
@@ -99,8 +98,9 @@ def _last_seen_unix_s(exposition: str) -> float:
     found = _SEEN.search(exposition)
     if found is None:
         raise SnapshotError(
-            f"this agent tells nothing of {WORD}: probes.canary is off, built_in_rules is false,"
-            " or it runs in no container that it watches (its log says which: probe is off);"
+            f"this agent reports nothing about {WORD}: probes.canary is off,"
+            " built_in_rules is false, or it runs in no container that it watches (its log has the"
+            " reason: probe is off);"
             " or it is older than this command"
         )
     return float(found[1])

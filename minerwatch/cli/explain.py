@@ -59,7 +59,7 @@ def explain(
 
     TARGET is a pid, a container id (six digits of it will do), the name of a systemd unit, `host`,
     a cgroup path, or in Kubernetes a pod, namespace/pod or namespace/pod/container. Of a pod's
-    containers it explains the one with the highest score. Where to ask is as for `minerwatch top`:
+    containers it explains the one with the highest score. The source is that of `minerwatch top`:
     this node, or every agent of a cluster.
 
     \b
@@ -69,7 +69,7 @@ def explain(
     minerwatch explain -A binder/alice    a pod, from a laptop
 
     Secrets that command lines hold are masked as far as they are known as such: read it before you
-    paste it into a public ticket. Whoever may ask the agent may see them with --unmasked.
+    paste it into a public ticket. --unmasked shows them.
 
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
     that did not answer are named on standard error: the target may run there.

@@ -1,4 +1,4 @@
-"""What a command shows of a whole cluster: its options, and the agents' answers."""
+"""A whole cluster as the source of a command: its options, and the agents' answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOST_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which cluster, and which part of it."""
+    """A cluster, and the part of it to show."""
 
     namespace: str
     all_namespaces: bool
@@ -50,7 +50,7 @@ class Scope:
 
     @property
     def names_a_cluster(self) -> bool:
-        """Whether it was said which cluster."""
+        """Return True if an option names a cluster."""
         return self.context is not None or self.kubeconfig is not None
 
 
@@ -119,10 +119,10 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
-    """Whether the cluster is meant, or this node.
+    """Return True if the command is about the cluster, False if about this node.
 
-    What was said counts; else it is this node where an agent runs on it, and the cluster where
-    there is a kubeconfig. Raises UsageError if both were said.
+    Options decide; without them it is this node where an agent runs on it, and the cluster where
+    there is a kubeconfig. Raises UsageError if the options name both.
     """
     if local or socket_path is not None:
         if scope.names_a_cluster:
@@ -181,7 +181,7 @@ class ClusterSource:
         )
 
     def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
-        """What the agents know, and which did not answer. Raises ClusterError."""
+        """Return the agents' containers, and which agents did not answer. Raises ClusterError."""
         agents = self.agents()
         with _progress(len(agents.pods)) as advance:
             survey = self._fleet.survey(agents, on_answer=advance)
@@ -206,7 +206,7 @@ class ClusterSource:
         return self._scope.namespace
 
     def answers(self, agents: Agents) -> Iterator[NodeAnswer]:
-        """What came of asking each of ``agents``, as it comes."""
+        """Yield the result of querying each of ``agents``, as it comes."""
         return self._fleet.answers(agents)
 
     def whole(self, status: ContainerStatus, *, unmasked: bool = False) -> ContainerStatus:
@@ -227,7 +227,7 @@ class ClusterSource:
         return next(same, status)
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """What the agent of ``node`` answers to an order. Raises OrderError, ClusterError."""
+        """Return the answer of ``node`` to an order. Raises OrderError, ClusterError."""
         agent = next((agent for agent in self.agents().pods if agent.node == node), None)
         if agent is None:
             raise OrderError(f"node {node}: it has no agent")

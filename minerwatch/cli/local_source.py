@@ -1,20 +1,21 @@
-"""What a command shows: from the agent, or where none runs, sampled by the command itself."""
+"""A node as the source of a command: its agent, or a sample taken by the command."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from minerwatch.api.client import NoAgentError, answer
 from minerwatch.api.snapshot import decode, decode_agent
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, ProcessStatus
 from minerwatch.config.schema import Config, default_socket
 from minerwatch.errors import SnapshotError
+from minerwatch.node.process_details import process_details
 from minerwatch.view.agent_summary import trouble_lines
 
 SAMPLE_S = 2.0
@@ -23,7 +24,7 @@ SAMPLE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where to ask: an agent's socket first, unless told to sample."""
+    """The agent's socket, or a sample of this node where no agent runs."""
 
     socket_path: Path | None  # given by the user: then it must answer
     is_local: bool  # sample, whether an agent runs or not
@@ -81,7 +82,7 @@ class Sampler:
         self._node.watch.tick(now_s())
 
     def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
-        """What the last reading found, worst first."""
+        """Return the containers of the last reading, worst first."""
         from minerwatch.agent.daemon import ALL_PROCESSES
 
         few = self._config.report.processes_per_container
@@ -100,6 +101,24 @@ def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence
         sampler.tick()
         time.sleep(SAMPLE_S)
         sampler.tick()
-        return sampler.statuses(all_processes=all_processes, unmasked=unmasked)
+        statuses = sampler.statuses(all_processes=all_processes, unmasked=unmasked)
+        return [_with_details(status) for status in statuses]
     finally:
         sampler.close()
+
+
+def _with_details(status: ContainerStatus) -> ContainerStatus:
+    """Return the status with memory, threads and open files of the processes it lists."""
+    return replace(status, processes=tuple(_detailed(each) for each in status.processes))
+
+
+def _detailed(process: ProcessStatus) -> ProcessStatus:
+    found = process_details(process.pid, process.comm)
+    if found is None:
+        return process
+    return replace(
+        process,
+        memory_bytes=found.memory_bytes,
+        threads=found.threads,
+        open_files=found.open_files,
+    )

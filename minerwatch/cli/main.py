@@ -14,7 +14,7 @@ from minerwatch.errors import ConfigError, MinerwatchError
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
-    "top": "show the containers that look like miners, then those that burn CPU",
+    "top": "show the containers that look like miners, then those that use most CPU",
     "explain": "say why a container, pod or process has its score",
     "cull": "act on a container by hand, under the policy; show what would have been culled",
     "release": "undo what culling did to a pod, and leave it alone",
@@ -32,7 +32,7 @@ _MAX_CHARS = 4096
 
 
 class _Failure(click.ClickException):
-    """An error of ours, in one line: it may quote what an agent or a file has said."""
+    """One of our errors, in one line: it may quote an agent or a file."""
 
     exit_code = 1
 
@@ -84,7 +84,7 @@ def cli() -> None:
     """minerwatch finds crypto-miners on Kubernetes nodes, and says why it thinks so.
 
     \b
-    minerwatch top --once       what looks like a miner here, and what burns CPU?
+    minerwatch top --once       what looks like a miner here, and what uses most CPU?
     minerwatch top -A           the same for a whole cluster, from a laptop
     minerwatch explain 12345    why does this process's container have its score?
     minerwatch agent            watch all the time, serve metrics on 127.0.0.1:9797
@@ -96,7 +96,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """What the installed programs ``minerwatch`` and ``kubectl-minerwatch`` run."""
+    """Run the program: entry point of ``minerwatch`` and ``kubectl-minerwatch``."""
     called = Path(sys.argv[0]).name
     name = "kubectl minerwatch" if called.startswith("kubectl") else "minerwatch"
     cli(prog_name=name)

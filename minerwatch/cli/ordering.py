@@ -1,4 +1,4 @@
-"""How ``cull`` and ``release`` reach the agent of a node: its socket, or ``exec`` into its pod."""
+"""The agent of a node as the receiver of orders: by its socket, or by ``exec`` into its pod."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Agents:
         return found_in_cluster(chosen, coverage, target)
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """What the agent of ``node`` answers. Raises OrderError, SnapshotError, ClusterError."""
+        """Return the answer of ``node``. Raises OrderError, SnapshotError, ClusterError."""
         if self._cluster is not None:
             return self._cluster.ordered(node, path, order)
         return ordered(self._socket, path, order)

@@ -14,7 +14,7 @@ import click
 @click.option(
     "--with-status",
     is_flag=True,
-    help="An object: the list as `containers`, and as `agent` what the agent says of itself.",
+    help="An object: the list as `containers`, and as `agent` the agent's status.",
 )
 @click.option(
     "--socket",

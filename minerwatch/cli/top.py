@@ -27,6 +27,7 @@ from minerwatch.cli.top_screen.proposal import ByHand
 from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
+from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
@@ -71,15 +72,15 @@ def top(
     rule_folders: tuple[Path, ...],
     scope: Scope,
 ) -> None:
-    """Show the containers that look like miners, then those that burn CPU.
+    """Show the containers that look like miners, then those that use most CPU.
 
-    On a terminal it is a screen: Enter says why, / filters, ? lists the keys, q quits. With --once,
+    On a terminal it is a screen: Enter explains, / filters, ? lists the keys, q quits. With --once,
     or where its output goes elsewhere, it prints one table.
 
-    On a node it asks the node's agent; where none runs it watches the node by itself. Then --once
-    has but two seconds: enough for names, arguments and CPU rates, too short for rules that want
+    On a node it reads from the agent; where none runs it watches the node by itself. Then --once
+    has only two seconds: enough for names, arguments and CPU rates, too short for rules that want
     minutes of proof. From anywhere else, or with -A, -n, --context or --kubeconfig, it asks every
-    agent of the cluster, by exec into its pod, and says which nodes did not answer.
+    agent of the cluster, by exec into its pod, and lists nodes that did not answer.
 
     \b
     minerwatch top                        the screen
@@ -131,7 +132,7 @@ def top(
 
 
 def _is_screen(terminal: Terminal) -> bool:
-    """Whether there is somebody who looks and types; says so if only the terminal is in the way."""
+    """Return True if input and output are terminals that can draw; warn if only TERM forbids it."""
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         return False
     if terminal.is_dumb:
@@ -156,6 +157,7 @@ def _print(
         every,
         campaigns(every),
         coverage=coverage,
+        machine=machine_totals() if coverage is None else None,
         now=datetime.now(UTC),
         width=shutil.get_terminal_size().columns if on_terminal else None,
         colour=on_terminal and not os.environ.get("NO_COLOR"),

@@ -1,1 +1,1 @@
-"""What the cluster says, and what is asked of it."""
+"""The cluster: pods, owners, Events. Nothing here changes a pod."""

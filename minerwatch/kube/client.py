@@ -1,13 +1,12 @@
-"""How an API server is reached: configuration, credentials, requests and what can go wrong.
+"""Connections to an API server: configuration, credentials, requests, errors.
 
 The official client reads the configuration (service account, kubeconfig, exec plugins, proxies)
-and holds the connections. Requests go through its connection pool as they are, and answers are
-taken as bytes: its typed methods cost 20 MiB of imports, change from release to release, and make
-of a 10 KB pod an object tree of ten times that.
+and holds the connections. Requests go through its connection pool directly and answers are read
+as bytes: its typed methods cost 20 MiB of imports, change from release to release, and turn a
+10 KB pod into an object tree of ten times that size.
 
-The client is imported when a cluster is opened, not before: that takes 0.1 s and 15 MiB. Of its
-parts, which it imports all, some are left unread: ``kubernetes.dynamic`` alone takes another second
-and 20 MiB where kubernetes-validate is installed, for which it looks.
+The client is imported when a cluster is opened: that takes 0.1 s and 15 MiB. Some of its parts
+are never loaded (``lazy_import``).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ Reason = Literal[
     "server",  # any other refusal
     "connection",
     "timeout",
-    "garbage",  # an answer that is not what the API says
+    "garbage",  # an answer that does not follow the API
 ]
 _REASONS: Mapping[int, Reason] = {
     401: "unauthorized",
@@ -114,7 +113,7 @@ class _Status(msgspec.Struct):
 
 
 class Answer:
-    """An answer whose head has come and whose body is still to be read, by one thread."""
+    """An answer whose head has arrived and whose body is still to be read, by one thread."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, server: str) -> None:
         self._response = response
@@ -122,11 +121,11 @@ class Answer:
 
     @property
     def date_unix_s(self) -> float | None:
-        """When the server answered, by its own clock, to the second; None: it does not say."""
+        """Return the server's clock at the answer, in whole seconds, or None if it sent none."""
         return _date_unix_s(self._response)
 
     def piece(self) -> bytes:
-        """What has come of the body; waits for it; ``b""`` at the end. Raises ApiError."""
+        """Return the next piece of the body; ``b""`` at the end. Raises ApiError."""
         try:
             return self._response.read1(_PIECE_BYTES)
         except (HTTPError, OSError, ValueError) as error:
@@ -282,7 +281,7 @@ def refusal(
 
 
 def one_line(error: object) -> str:
-    """What the server or the client says, fit for a log and a terminal."""
+    """Return a message of the server or the client as one printable line."""
     text = " ".join(str(error).split())[:_MAX_REASON_CHARS] or type(error).__name__
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
@@ -290,7 +289,7 @@ def one_line(error: object) -> str:
 def is_in_cluster(
     folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
 ) -> bool:
-    """Whether a service account is mounted: the program runs in a pod that may ask the API."""
+    """Return True if a service account is mounted: the program runs in a pod."""
     return "KUBERNETES_SERVICE_HOST" in environment and (folder / "token").is_file()
 
 
@@ -307,10 +306,10 @@ def in_cluster(
 
 
 def from_kubeconfig(path: str | Path | None = None, context: str | None = None) -> Cluster:
-    """The cluster of ``context``, or of the current one, in a kubeconfig.
+    """Return the cluster of ``context``, or of the current context, in a kubeconfig.
 
-    ``path`` may be several files, joined by colons; without one ``KUBECONFIG`` says which, or it
-    is ~/.kube/config. Raises ClusterError: which file, and what is wrong with it.
+    ``path`` may be several files, joined by colons. Without it ``KUBECONFIG`` is used, or
+    ~/.kube/config. Raises ClusterError with the file and what is wrong with it.
     """
     files = str(path or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
     name, namespace = _context(files, context)
@@ -395,7 +394,7 @@ _MALFORMED = (
 
 
 def _prepared(client: ApiClient) -> ApiClient:
-    """Return the client, whose connections are kept alive and verify as others' do."""
+    """Return the client; its connections are kept alive and verify certificates as kubectl does."""
     manager = client.rest_client.pool_manager
     manager.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
     verify_as_kubectl(manager)
@@ -403,7 +402,7 @@ def _prepared(client: ApiClient) -> ApiClient:
 
 
 def credentials(configuration: Configuration) -> dict[str, str]:
-    """The headers that say who asks; they may come from a plugin that has to run first."""
+    """Return the headers that authenticate; a plugin may have to run first."""
     from kubernetes.config.config_exception import ConfigException
 
     try:
@@ -415,7 +414,7 @@ def credentials(configuration: Configuration) -> dict[str, str]:
 
 
 def _raise_lost(error: Exception, server: str) -> NoReturn:
-    # that nobody listens counts as a kind of timeout with urllib3
+    # urllib3 counts a refused connection as a timeout, too
     is_late = isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError)
     reason: Reason = "timeout" if is_late else "connection"
     raise ApiError(reason, f"{server}: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""One node as its cluster sees it: which cluster, whose pods, how fresh that knowledge is."""
+"""One node in its cluster: its pods, their owners, and how fresh that knowledge is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_SILENCE_S = 180.0
 
 
 def is_wanted(settings: Kubernetes) -> bool:
-    """Whether the agent belongs to a cluster: as configured, or where a service account is."""
+    """Return True if configured so, or if a service account is mounted."""
     return client.is_in_cluster() if settings.enabled is None else settings.enabled
 
 
@@ -37,7 +37,7 @@ def opened_cluster(settings: Kubernetes) -> client.Cluster:
 
 
 class ClusterNode:
-    """Follows the pods of the node that the agent runs on, and tells their owners."""
+    """Follow the pods of the agent's node and send Events about them."""
 
     def __init__(
         self, config: Config, node: str, on_error: Callable[[str, Exception], None]
@@ -53,7 +53,7 @@ class ClusterNode:
             node,
             keep=self.keep(config),
             on_error=on_error,
-            chance=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
+            rng=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
         self._identities = Identities(self._pods, asked)
         self._names = NameWait()
@@ -72,7 +72,7 @@ class ClusterNode:
 
     @property
     def is_synced(self) -> bool:
-        """Whether the pods are known here as they are there: a watch is open, and lately spoke."""
+        """Return True if a watch is open and answered lately."""
         if self._pods.synced_unix_s is None or not self._pods.is_following:
             return False
         return time.monotonic() - self._pods.synced_s <= _MAX_SILENCE_S
@@ -89,7 +89,7 @@ class ClusterNode:
 
     @property
     def public_trouble(self) -> str:
-        """The same without what the API server said."""
+        """Return the trouble without the API server's message."""
         return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
 
     def _trouble(self, why: str) -> str:
@@ -100,7 +100,7 @@ class ClusterNode:
         return f"the pods of this node are not up to date: {why}"
 
     def keep(self, config: Config) -> PodFields:
-        """What must be kept of each pod under ``config``."""
+        """Return which fields of each pod are kept under ``config``."""
         return _kept(config, self._asked)
 
     def pods(self) -> tuple[Pod, ...]:
@@ -108,7 +108,7 @@ class ClusterNode:
         return self._pods.pods()
 
     def owner(self, pod: Pod) -> Owner | None:
-        """Who can be told about ``pod``, or banned."""
+        """Return the owner of ``pod``: the person or account to inform."""
         return owners.owner(pod, self._asked)
 
     @property
@@ -126,7 +126,7 @@ class ClusterNode:
         )
 
     def identity(self, container: Container) -> Identity | None:
-        """Whose ``container`` is; None as long as that is not known."""
+        """Return pod and owner of ``container``; None while they are unknown."""
         return self._identities.of(container)
 
     def may_announce(self, container: Container) -> bool:
@@ -135,13 +135,13 @@ class ClusterNode:
         return self._names.is_over(container, identity, time.monotonic())
 
     def facts(self, container: Container) -> Facts:
-        """What rules may ask of the container's place in the cluster."""
+        """Return the facts about the container's place in the cluster."""
         return identity_facts(self._identities.of(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
-        """Tells the owners of pods what is news to them, the worst first; never waits.
+        """Queue Events on pods whose verdict changed, worst first; never waits.
 
-        To be called with what is flagged and with what has changed, at every tick.
+        To be called at every tick with what is flagged and what has changed.
         """
         if self._events is None:
             return
@@ -153,14 +153,14 @@ class ClusterNode:
     def tell_action(
         self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
     ) -> None:
-        """Tells the owner of ``pod`` what was done to it and why, where that is wanted."""
+        """Queue an Event on ``pod`` about an action and its reason, if configured."""
         if self._events is not None:
             identity = self.identity(container)
             name = identity.container if identity else container.container_id[:_SHORT_ID]
             self._events.tell_action(pod, name, reason, container.key, findings)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """What went wrong since the start: probe, reason, count."""
+        """Return failures since the start: probe, reason, count."""
         yield from (("pods", reason, count) for reason, count in [*self._pods.failures.items()])
         if self._events is not None:
             failed = [*self._events.failures.items()]
@@ -185,7 +185,7 @@ def _event_sender(
         return None
 
     def on_event_error(reason: str, error: Exception) -> None:
-        on_error(f"events {reason}", error)  # said besides what is said of the pods
+        on_error(f"events {reason}", error)  # in addition to failures of the watch
 
     return EventSender(
         cluster,
@@ -197,13 +197,13 @@ def _event_sender(
 
 
 def event_pace(settings: Kubernetes) -> EventPace:
-    """How often events are sent, as configured."""
+    """Return the configured rate limit of Events."""
     most = settings.events_per_minute
     return EventPace(per_minute=most, burst=2 * most)
 
 
 def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
-    """What must be kept of each pod: for owners, and for whom culling selects or spares."""
+    """Return the fields to keep of each pod: for owners, and for selectors of culling."""
     fields = owners.pod_fields(asked)
     selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
     named = {key for selector in selectors for key in selector.keys}

@@ -1,10 +1,9 @@
-"""Kubernetes Events on pods that look like miners, so that their owners learn of it and why.
+"""Kubernetes Events on pods that look like miners, for their owners.
 
-Event v1 events.k8s.io in the API reference, and ``ValidateEventCreate`` of Kubernetes: a note of
-at most 1,024 bytes; once created, nothing of an event may change but its series.
+Event v1 events.k8s.io in the API reference, and ``ValidateEventCreate`` of Kubernetes: a note has
+at most 1,024 bytes; once created, only the series of an event may change.
 
-``EventSender.tell`` never waits: what it is told goes into a bounded queue, from which a thread of
-its own sends it.
+``EventSender.tell`` never waits: it puts events into a bounded queue, which a thread sends.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import score_of
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
@@ -67,7 +67,7 @@ _FIELD_PATHS: Mapping[PodContainerKind, str] = {
 
 
 class EventReason(StrEnum):
-    """What happened, in the one word by which events are searched."""
+    """Reasons of Events, one word each, by which they are searched."""
 
     SUSPECTED = "MinerSuspected"
     CONFIRMED = "MinerConfirmed"
@@ -120,9 +120,9 @@ _ACTIONS: Mapping[EventReason, str] = {
 
 
 def announced_level(verdict: Verdict) -> Level:
-    """The level that may be told outside: that of rules which are not experimental any more.
+    """Return the level that may be published: that of rules that are not experimental.
 
-    It is clear only when the verdict is, which waits some ticks for that.
+    It is clear only when the verdict is, which waits for some ticks.
     """
     if verdict.level is Level.CLEAR:
         return Level.CLEAR
@@ -133,10 +133,10 @@ def announced_level(verdict: Verdict) -> Level:
 def event_note(
     container: str, reason: EventReason, findings: Iterable[Finding], contact: str
 ) -> str:
-    """Why, in one line for the pod's owner, and whom to turn to; at most 1,024 bytes.
+    """Return the reasons and the contact, in one line of at most 1,024 bytes.
 
-    The titles of the foremost rules, but not what they saw: events are read by many, and command
-    lines may hold secrets.
+    It has titles of rules but no evidence: many people read Events, and command lines may hold
+    secrets.
     """
     titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
     if reason in _GOOD_NEWS:
@@ -152,11 +152,11 @@ def event_note(
 
 @dataclass(frozen=True, slots=True)
 class EventPace:
-    """How often events are sent, in seconds and numbers."""
+    """Rate limit of Events, in seconds and numbers."""
 
     per_minute: float = 10.0  # of one agent, in the long run
     burst: int = 20
-    series_s: float = 600.0  # the same again within this time is counted, not told anew
+    series_s: float = 600.0  # the same again within this time is counted in a series
     first_delay_s: float = 1.0  # after a failure; doubled with each one that follows
     longest_delay_s: float = 60.0
     give_up_s: float = 600.0  # older news are none
@@ -164,8 +164,8 @@ class EventPace:
 
 
 _Subject = tuple[str, str, ContainerKey]
-"""A pod's uid, what was done ("": it is a verdict), and which run of the container: one that was
-restarted is told anew, one that only got its name is not."""
+"""A pod's uid, the action ("": a verdict), and the run of the container: a restarted container
+is reported again, one that only got its name is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,12 @@ _Value = TypeVar("_Value")
 
 
 class EventSender:
-    """Sends events about the pods of one node.
+    """Send Events about the pods of one node.
 
-    The same news on the same container within ten minutes, as where a level flaps, become a series
-    of the first event: its count tells the owner that it comes back, which silence would not, and
-    the request costs no more than a new event would, nor any space.
+    The same Event on the same container within ten minutes becomes a series of the first one: its
+    count shows the owner that it comes back, at the cost of one request and no space.
 
-    ``failures`` counts requests that failed by reason, and under ``dropped`` the events that were
-    never sent.
+    ``failures`` counts failed requests by reason, and under ``dropped`` events never sent.
     """
 
     def __init__(
@@ -209,9 +207,9 @@ class EventSender:
         on_error: Callable[[str, Exception], None] = lambda _reason, _error: None,
         pace: EventPace | None = None,
         now_unix_s: Callable[[], float] = time.time,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        """``contact`` ends every note: whom to ask, or where to object."""
+        """``contact`` ends every note: where to ask or object."""
         self.failures: dict[str, int] = dict.fromkeys((*REASONS, "missing", "conflict", DROPPED), 0)
         self.sent = 0
         self._cluster = cluster
@@ -220,22 +218,22 @@ class EventSender:
         self._on_error = on_error
         self._pace = pace or EventPace()
         self._now_unix_s = now_unix_s
-        self._chance = chance or random.Random()  # noqa: S311 - spreads requests
+        self._rng = rng or random.Random()  # noqa: S311 - spreads requests
         self._tokens = float(self._pace.burst)
         self._tokens_s = time.monotonic()
         self._told: OrderedDict[_Subject, Level] = OrderedDict()
         self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
-        self._lock = Lock()  # of what has been told, and of the counts
+        self._lock = Lock()  # guards what was sent, and the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
         self._thread = Worker("events", self._run).start()
 
     def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
-        """Send an event if ``verdict`` is news to the owner of ``pod``; returns at once.
+        """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
-        It is when the level, experimental rules left out, rises to likely or confirmed, and when
-        a container of which that was told is clear again. To be called at every tick for what is
-        flagged: what there is no room for, or was lost with the API server, is told at a later one.
+        It is new when the level without experimental rules rises to likely or confirmed, and when a
+        container that was reported is clear again. Call it at every tick for what is flagged: an
+        event that found no room, or was lost with the API server, is sent at a later tick.
         """
         level = announced_level(verdict)
         subject = (pod.uid, "", verdict.container)
@@ -248,7 +246,7 @@ class EventSender:
             try:
                 self._waiting.put_nowait(news)
             except queue.Full:
-                if reason is EventReason.CLEARED:  # nobody will say so again
+                if reason is EventReason.CLEARED:  # no later tick would send it
                     self.failures[DROPPED] += 1
                 return
             self._tokens -= 1
@@ -291,7 +289,10 @@ class EventSender:
         return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
 
     def _may_send(self, reason: EventReason) -> bool:
-        """Whether the bucket has a token. That a pod is clear is owed to who was told otherwise."""
+        """Return True if the rate limit allows it.
+
+        MinerCleared is always sent for a pod that was reported.
+        """
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
@@ -306,7 +307,7 @@ class EventSender:
 
     def _send(self, news: _News) -> None:
         """Try until it is sent, refused for good, or too old."""
-        delay_s = self._pace.first_delay_s
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         is_first = True
         while not self._closing.is_set():
             try:
@@ -321,16 +322,15 @@ class EventSender:
                     self._take_back(news)
                     break
                 asked_s = getattr(error, "retry_after_s", None) or 0.0
-                wait_s = max(asked_s, delay_s * self._chance.uniform(0.5, 1))
+                wait_s = max(asked_s, backoff.next_s())
                 self._closing.wait(min(wait_s, self._pace.longest_delay_s))
-                delay_s = min(2 * delay_s, self._pace.longest_delay_s)
             else:
                 self.sent += 1
                 return
         self._count(DROPPED)
 
     def _take_back(self, news: _News) -> None:
-        """What was never heard has not been told: the next tick tells it as it is then."""
+        """Forget an event that could not be sent, so that the next tick sends it again."""
         with self._lock:
             self._told.pop(news.subject, None)
 
@@ -349,7 +349,7 @@ class EventSender:
             if error.reason != "conflict":
                 raise
             if is_first and self._has_gone_on(key, begun, news.at_unix_s):
-                return  # an agent told it before this one began
+                return  # sent by an earlier agent
         _remember(self._series, key, begun, _MAX_SERIES)
 
     def _has_gone_on(
@@ -404,7 +404,7 @@ def _cut(text: str, limit_bytes: int) -> str:
 
 
 def _event_name(news: _News, series_s: float) -> str:
-    """The same for the same news within ``series_s``: whoever tells it, it is there once."""
+    """Return the same name for the same event within ``series_s``, so that it exists once."""
     window = int(news.at_unix_s // series_s)
     told = f"{news.pod.uid}\n{news.container}\n{news.reason}\n{window}"
     unique = "." + hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
@@ -448,7 +448,7 @@ def _micro_time(unix_s: float) -> str:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed later; a refusal for good is none of these."""
+    """Return True if the same request may succeed later."""
     if not isinstance(error, ApiError):
         return False
     lost = {"unauthorized", "throttled", "connection", "timeout"}

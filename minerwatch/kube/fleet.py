@@ -1,12 +1,12 @@
-"""The agents of a cluster, asked all at once from a laptop.
+"""All agents of a cluster, queried at once from a laptop.
 
-Each agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
-into that pod: who may do that is decided by the cluster's own authorisation. It takes ``list`` on
-pods, ``get`` on the agents' DaemonSet, ``get`` on pods/exec and since Kubernetes 1.35 ``create``,
-too (a WebSocket is opened by a GET), and ``list`` on nodes to know of nodes without an agent.
+An agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
+into that pod, and the cluster's own authorisation decides. It takes ``list`` on pods, ``get`` on
+the agents' DaemonSet, ``get`` on pods/exec and since Kubernetes 1.35 ``create`` as well (a
+WebSocket is opened by a GET), and ``list`` on nodes to find nodes without an agent.
 
-Anybody who may create pods may label them as agents. So an agent is a pod that sees the node and
-that refers to a DaemonSet which is there under that uid, and all agents are in one namespace.
+Every user that can create pods can label them as agents. So an agent is a pod that sees the node
+and refers to an existing DaemonSet by its uid, and all agents are in one namespace.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _RUNNING = "Running"
 
 @dataclass(frozen=True, slots=True, order=True)
 class DaemonSet:
-    """The object that a pod says has made it."""
+    """The DaemonSet that a pod names as its controller."""
 
     namespace: str
     name: str
@@ -62,7 +62,7 @@ class AgentPod:
 
     node: str
     container: Container
-    trouble: str = ""  # why it cannot be asked
+    trouble: str = ""  # why it cannot be queried
     sees_node: bool = False  # it has the host's processes, without which no agent is of use
     made_by: DaemonSet | None = None
 
@@ -83,20 +83,20 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the agents answered, and which did not."""
+    """The answers of the agents, and the nodes without one."""
 
     statuses: tuple[ContainerStatus, ...]
     answered: tuple[str, ...]  # nodes
     missing: tuple[Unanswered, ...]
     blind_spot: str = ""
-    agents: tuple[AgentStatus, ...] = ()  # of those that are not too old to say
+    agents: tuple[AgentStatus, ...] = ()  # without agents too old to send it
 
 
 def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
-    """The agents' pods in ``namespace`` ("": wherever it is), and the nodes without one.
+    """Return the agents' pods in ``namespace`` ("": search all), and the nodes without one.
 
     Raises ApiError if pods cannot be listed, ClusterError if agents seem to be in several
-    namespaces. If nodes cannot be listed, or pods were left out, ``blind_spot`` says so.
+    namespaces. If nodes cannot be listed, or pods were left out, ``blind_spot`` has the reason.
     """
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
     try:
@@ -104,7 +104,7 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     except ApiError as error:
         if error.reason != "forbidden" or namespace:
             raise
-        hint = "if you may list pods in the agents' namespace only, say --agent-namespace"
+        hint = "if you may list pods in the agents' namespace only, use --agent-namespace"
         raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
     items = [_decoded(item, _Pod) for item in listed]
     found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
@@ -127,7 +127,7 @@ def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[l
     claimed = sorted({agent.made_by for agent in found if agent.made_by and agent.sees_node})
     if len(claimed) > _MAX_DAEMON_SETS:
         raise ClusterError(
-            f"pods labelled as agents belong to {len(claimed)} DaemonSets: say --agent-namespace"
+            f"pods labelled as agents belong to {len(claimed)} DaemonSets: use --agent-namespace"
         )
     refused: list[str] = []
     real = {each for each in claimed if _is_there(cluster, each, refused)}
@@ -135,7 +135,7 @@ def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[l
     if len(namespaces) > 1:
         raise ClusterError(
             f"agents are in {len(namespaces)} namespaces"
-            f" ({', '.join(namespaces[:_MAX_NAMED])}): say --agent-namespace"
+            f" ({', '.join(namespaces[:_MAX_NAMED])}): use --agent-namespace"
         )
     agents = [agent for agent in found if agent.sees_node and agent.made_by in real]
     others = sorted({agent.pod for agent in found} - {agent.pod for agent in agents})
@@ -144,13 +144,13 @@ def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[l
     more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
     why = f" ({refused[0]})" if refused else ""
     return agents, (
-        f"labelled as agents, but not made by a DaemonSet whose pods see the node, so not asked:"
+        f"labelled as agents, but not made by a DaemonSet whose pods see the node, so not queried:"
         f" {', '.join(others[:_MAX_NAMED])}{more}{why}"
     )
 
 
 def _is_there(cluster: Cluster, claimed: DaemonSet, refused: list[str]) -> bool:
-    """Return whether there is that DaemonSet; a refusal to say is added to ``refused``."""
+    """Return True if that DaemonSet exists; a refusal by the API is added to ``refused``."""
     namespace, name = quote(claimed.namespace, safe=""), quote(claimed.name, safe="")
     path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
     try:
@@ -181,7 +181,7 @@ class Fleet:
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
-        self._old: set[str] = set()  # pods whose program knows no SNAPSHOT
+        self._old: set[str] = set()  # pods with a program that lacks the command
 
     def survey(
         self,
@@ -189,9 +189,9 @@ class Fleet:
         command: Sequence[str] = SNAPSHOT,
         on_answer: Callable[[], None] = lambda: None,
     ) -> Survey:
-        """Ask all of ``agents``; ``on_answer`` is called for each that answered, or did not.
+        """Query all of ``agents``; ``on_answer`` is called for each, also for those that fail.
 
-        A node that does not answer within its time is missing, and nobody waits for it any longer.
+        A node that does not answer in time is missing; its late answer is dropped.
         """
         reports: dict[str, NodeReport] = {}
         missing = []
@@ -212,7 +212,7 @@ class Fleet:
         )
 
     def answers(self, agents: Agents, command: Sequence[str] = SNAPSHOT) -> Iterator[NodeAnswer]:
-        """What came of asking each of ``agents``, as it comes; nodes without one come first."""
+        """Yield the result of each of ``agents`` as it comes; nodes without an agent come first."""
         for node in agents.bare_nodes:
             yield NodeAnswer(node, "", None, "no agent runs on it")
         for agent, answer in self._answers(agents.pods, command):
@@ -241,8 +241,8 @@ class Fleet:
             yield from _next(ended, until_s, self._timeout_s)
 
     def _still_busy(self, agent: AgentPod) -> str:
-        """Connections that hang are not heaped up by those who ask again and again."""
-        return "it has not answered when it was asked before" if agent.pod in self._threads else ""
+        """Return a reason if the last query of this agent still hangs: one thread each, no more."""
+        return "the last query has not been answered yet" if agent.pod in self._threads else ""
 
     def _start(
         self,
@@ -276,7 +276,7 @@ class Fleet:
 
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
-    """``report`` under the name by which the cluster knows the node, whatever the agent says."""
+    """Return ``report`` under the name that the cluster has for the node."""
     agent = replace(report.agent, node=node) if report.agent is not None else None
     statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
     return NodeReport(tuple(statuses), agent)
@@ -287,7 +287,7 @@ def _next(
     until_s: dict[AgentPod, float],
     timeout_s: float,
 ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-    """The next answer, or those whose time is over; takes them out of ``until_s``."""
+    """Return the next answer, or those that are out of time, and remove them from ``until_s``."""
     if not until_s:
         return
     try:
@@ -391,11 +391,11 @@ def _decoded(json: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(json, type=kind)
     except NOT_JSON as error:
-        raise ApiError("garbage", f"the API server's answer is none: {one_line(error)}") from error
+        raise ApiError("garbage", f"invalid answer of the API server: {one_line(error)}") from error
 
 
 def _is_meant(pod: _Pod) -> bool:
-    """Whether it should be running: a pod that is over has a successor, or will have."""
+    """Return True if the pod should be running: one that has ended has a successor."""
     return pod.status.phase not in {"Succeeded", "Failed"} and not pod.metadata.deleted
 
 

@@ -22,17 +22,17 @@ class KnownPods(Protocol):
 
 
 class Identities:
-    """Whose the containers of this node are."""
+    """Pods and owners of the containers of this node."""
 
     def __init__(self, pods: KnownPods, sources: Sequence[Source]) -> None:
         self._pods = pods
         self._sources = tuple(sources)
 
     def of(self, container: Container) -> Identity | None:
-        """Whose ``container`` is; None as long as the cluster does not know, or if it is no pod's.
+        """Return the identity of ``container``; None if it is unknown or in no pod.
 
-        What the API knows no name for is told by its pod's uid: a container nested in one (docker
-        in docker), the one that holds the pod's namespaces, or one that has just been made.
+        A container without a name in the API gets its pod by the uid: one that is nested (docker in
+        docker), the pod's pause container, or one that was just created.
         """
         if container.kind is not ContainerKind.POD:
             return None
@@ -49,7 +49,7 @@ class Identities:
 
 
 def identity_facts(identity: Identity | None) -> Facts:
-    """What rules may ask of a container's place in the cluster."""
+    """Return the facts about a container's place in the cluster."""
     if identity is None:
         return {}
     facts = {"PodNamespace": identity.pod.namespace, "PodName": identity.pod.name}
@@ -59,5 +59,5 @@ def identity_facts(identity: Identity | None) -> Facts:
 
 
 def _is_of(container: Container, pod: Pod) -> bool:
-    """Whether the kernel and the API agree on the pod: ids are shown by whoever makes cgroups."""
+    """Return True if kernel and API agree on the pod: tenants choose the names of cgroups."""
     return not container.pod_uid or container.pod_uid in (pod.uid, pod.mirror_uid)

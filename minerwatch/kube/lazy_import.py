@@ -1,4 +1,4 @@
-"""Leaves parts of a package unread until somebody asks for them, which nobody here does."""
+"""Imports of parts of a package, deferred until they are used."""
 
 from __future__ import annotations
 

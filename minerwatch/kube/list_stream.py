@@ -1,8 +1,8 @@
-"""A list of the API, item by item as it comes.
+"""A list of the API, read item by item.
 
-A list is as long as those who create objects make it: 40 pods may have 1.5 MiB each, and as JSON up
-to six times that, where each ``<`` is escaped. Held as a whole it would fill the agent's memory,
-and refused as a whole it would leave the agent blind; so little more than one item is held.
+Its length is the choice of those that create objects: 40 pods may have 1.5 MiB each, and as JSON
+up to six times that, where each ``<`` is escaped. Held as a whole it would fill the agent's memory,
+and refused as a whole it would blind the agent; so little more than one item is held.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEAST_SCANNED_BYTES = 64 << 10
 
 
 class ListError(ValueError):
-    """What comes is no list."""
+    """The answer is not a list."""
 
 
 class ListReader:
@@ -93,7 +93,7 @@ class ListReader:
         return value
 
     def _more(self) -> None:
-        """Hold half as much again: what is held is looked at anew, but not too often."""
+        """Read until half as much again is held, so that parsing is not repeated too often."""
         if self._has_ended:
             raise ListError("it is cut off")
         if len(self._held) > MAX_ITEM_BYTES:

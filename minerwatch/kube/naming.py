@@ -1,7 +1,7 @@
-"""Which containers may be announced: those whose names are known, or were waited for.
+"""Containers that may be announced: their names are known, or were waited for.
 
-The kernel shows a container before the kubelet's status names it, mostly by seconds. What is said
-of it under its id is said again under its name: two Events, two series, two alerts.
+The kernel shows a container before the kubelet's status names it, mostly by seconds. A report
+under its id would be repeated under its name: two Events, two series, two alerts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Who can be told about a pod, or banned. Pure.
+"""The owner of a pod: the person or account to inform. Pure.
 
-The first source that says something counts. What a label, an annotation or a variable says is
-as good as whoever may create the pod: a hub writes its users' names there, and its users cannot.
-Where tenants create pods themselves, they can write anybody's name: there ``namespace`` and
+The first source with a value counts. A label, an annotation or a variable is as trustworthy as
+those that may create the pod: a hub writes its users' names there, and its users cannot. Where
+tenants create pods themselves, they can write any name: there ``namespace`` and
 ``service-account`` are the sources to trust.
 
 Names of JupyterHub and BinderHub as in their sources: ``_build_common_annotations`` and
@@ -30,7 +30,7 @@ _CLOCK_SKEW_S = 300.0
 
 
 class SourceKind(StrEnum):
-    """Where an owner's name can be taken from."""
+    """Kinds of sources for an owner's name."""
 
     LABEL = "label"
     ANNOTATION = "annotation"
@@ -42,7 +42,7 @@ class SourceKind(StrEnum):
 
     @property
     def has_key(self) -> bool:
-        """Whether a name must follow: which label, which variable."""
+        """Return True if the kind needs a key: the name of a label or variable."""
         return self in {SourceKind.LABEL, SourceKind.ANNOTATION, SourceKind.ENVIRONMENT}
 
 
@@ -54,13 +54,13 @@ class Source:
     key: str = ""
 
     def __str__(self) -> str:
-        """The words that people read: ``label hub.jupyter.org/username``."""
+        """Return the source as text: ``label hub.jupyter.org/username``."""
         return f"{self.kind.value} {self.key}" if self.key else self.kind.value.replace("-", " ")
 
 
 _DEFAULT = ("owner-reference", "service-account")
-"""Without the namespace: everybody in it would be one owner, who repeats what others did first.
-Who gives each tenant a namespace of its own says so in ``owners.sources``."""
+"""Without the namespace: all its tenants would be one owner, and each a repeat offender by the
+others' deeds. Operators that give each tenant a namespace add it in ``owners.sources``."""
 
 PROFILES: Mapping[str, tuple[str, ...]] = {
     # a hub's user, by the name they log in with
@@ -69,8 +69,8 @@ PROFILES: Mapping[str, tuple[str, ...]] = {
         "label:hub.jupyter.org/username",
         *_DEFAULT,
     ),
-    # the hub's user is made up anew for each launch: what can be told apart, and banned, is the
-    # repository; pods that build its image have it in an annotation
+    # the hub's user is new for each launch, so the repository identifies the owner; pods that
+    # build its image have it in an annotation
     "binderhub": (
         "environment:BINDER_REPO_URL",
         "environment:BINDER_REF_URL",
@@ -85,9 +85,9 @@ PROFILES: Mapping[str, tuple[str, ...]] = {
 
 
 def sources(profile: str, own: Sequence[str] = ()) -> tuple[Source, ...]:
-    """The sources in the order in which they are asked: ``own``, or else those of ``profile``.
+    """Return the sources in their order: ``own``, or else those of ``profile``.
 
-    Raises ConfigError for a profile or source that there is not.
+    Raises ConfigError for an unknown profile or source.
     """
     if profile not in PROFILES:
         raise ConfigError(
@@ -97,7 +97,7 @@ def sources(profile: str, own: Sequence[str] = ()) -> tuple[Source, ...]:
 
 
 def pod_fields(asked: Iterable[Source]) -> PodFields:
-    """What must be kept of each pod, so that ``owner`` can ask ``asked``."""
+    """Return which fields of each pod the sources need."""
     keys: dict[SourceKind, set[str]] = {kind: set() for kind in SourceKind}
     for source in asked:
         keys[source.kind].add(source.key)
@@ -109,7 +109,7 @@ def pod_fields(asked: Iterable[Source]) -> PodFields:
 
 
 def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
-    """What the first of ``asked`` that says anything says about ``pod``; None if none does."""
+    """Return the owner by the first of ``asked`` that has a value for ``pod``; None if none has."""
     for source in asked:
         name = _NAMES[source.kind](pod, source.key).strip()
         if name:
@@ -118,12 +118,12 @@ def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
 
 
 def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
-    """What made ``pod``, and what made that: the pod's controller first.
+    """Return the pod's controller, then the controller of that.
 
-    The second is told by the first one's name only, and has no uid: a ReplicaSet's is its
-    Deployment's and the template's hash, a Job's its CronJob's and the minute that it was due.
-    Asking the API server for every ReplicaSet and Job would cost each agent two more watches over
-    the whole cluster, as these have no node to select them by, and the right to read them.
+    The second is known by the first one's name only, and has no uid: a ReplicaSet's name is its
+    Deployment's and the template's hash, a Job's its CronJob's and the minute it was due. Watching
+    ReplicaSets and Jobs would cost each agent two more watches over the whole cluster, as they
+    have no node to select them by, and the right to read them.
     """
     controller = _controller(pod)
     if controller is None:
@@ -133,7 +133,7 @@ def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
 
 
 def _controller(pod: Pod) -> OwnerReference | None:
-    """A static pod's mirror belongs to its node: nobody that could be told."""
+    """Return the controller; the mirror of a static pod belongs to its node and has none."""
     owners = [found for found in pod.owners if found.kind != "Node"]
     return next((found for found in owners if found.is_controller), owners[0] if owners else None)
 
@@ -153,7 +153,7 @@ def _above(pod: Pod, controller: OwnerReference) -> OwnerReference | None:
 
 
 def _is_start_of(pod: Pod, due_unix_s: float) -> bool:
-    """Whether a Job due at that time can have made ``pod``: a number may as well be a date."""
+    """Return True if a Job due at that time can have made ``pod``."""
     late_s = pod.created_unix_s - due_unix_s
     return -_CLOCK_SKEW_S <= late_s <= _LATEST_START_S
 
@@ -178,7 +178,7 @@ def _workload(pod: Pod, _key: str) -> str:
 
 
 def _service_account(pod: Pod, _key: str) -> str:
-    """Every pod that names none has ``default``: that says no more than its namespace."""
+    """Return the account; pods that name none have ``default``, which identifies no owner."""
     if pod.service_account in {"", "default"}:
         return ""
     return f"{pod.namespace}/{pod.service_account}"

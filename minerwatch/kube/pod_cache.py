@@ -1,4 +1,4 @@
-"""The pods of one node as they were last heard of. Pure but for its lock; for many threads."""
+"""The pods of one node as last reported. Pure but for its lock; for many threads."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Runs a command in a pod's container and brings back what it prints.
+"""Run a command in a pod's container and return what it prints.
 
-The ``exec`` subresource of a pod, over a WebSocket with the subprotocol ``v5.channel.k8s.io``, that
-API servers speak themselves since 1.30, or ``v4.channel.k8s.io``, that is the container runtime's.
-For what is asked here they are the same: the first byte of each message says which stream the rest
-belongs to (k8s.io/apimachinery, ``remotecommand.constants``); the last message is a Status on the
-stream for errors.
+The ``exec`` subresource of a pod, over a WebSocket with the subprotocol ``v5.channel.k8s.io``
+(API servers since 1.30) or ``v4.channel.k8s.io`` (container runtimes). For this use they are the
+same: the first byte of each message is the stream (k8s.io/apimachinery,
+``remotecommand.constants``); the last message is a Status on the error stream.
 
 Proxies and credentials are the official client's. The connection is opened here, so that it
-verifies certificates as requests do; the messages are read here, since the client's own reader
-appends to what it holds, which for a snapshot of some MiB is slow, and knows no limit.
+verifies certificates as requests do; messages are read here, because the client's reader appends
+to what it holds, which is slow for a snapshot of some MiB, and has no limit.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _STDOUT, _STDERR, _ERROR = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Where a command is run."""
+    """The container in which a command runs."""
 
     namespace: str
     pod: str
@@ -65,11 +64,11 @@ def output(
     timeout_s: float,
     limit_bytes: int = MAX_OUTPUT_BYTES,
 ) -> bytes:
-    """What ``command`` prints to standard output.
+    """Return what ``command`` prints to standard output.
 
     Raises ApiError, without the name of the pod: it was refused, it failed (in its own words), it
-    prints more than ``limit_bytes``, or takes longer than ``timeout_s``. The time to connect is
-    not bounded: the official client has no limit for it, so who cannot wait does this in a thread.
+    printed more than ``limit_bytes``, or took longer than ``timeout_s``. The time to connect is not
+    bounded: the official client has no limit for it, so call this in a thread.
     """
     until_s = time.monotonic() + timeout_s
     socket = _connected(cluster, container, command)
@@ -117,7 +116,7 @@ def _refused(error: Any) -> ApiError:
 
 
 class _Printed:
-    """What a command prints, as it comes."""
+    """Output of a command, as it arrives."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -177,6 +176,6 @@ class _Printed:
             raise LostAnswerError("garbage", "the end of its answer is no status") from error
         if ended.status != "Success":
             said = self._complaint.decode("utf-8", "backslashreplace").strip()
-            if not said:  # it was killed: whatever else fails says why
+            if not said:  # it was killed; other failures carry a message
                 raise LostAnswerError("server", one_line(ended.message))
             raise ApiError("server", one_line(said))

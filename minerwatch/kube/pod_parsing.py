@@ -1,9 +1,9 @@
 """JSON of the Kubernetes API -> Pod. Pure.
 
-Field names as in the Pod v1 reference of the Kubernetes API. Only what is used is ever decoded:
-a pod is 10 KB of JSON on average, most of it ``managedFields``, and the fields kept are 1 KB.
-Names and values are whatever the pod's author chose; they are kept as text and cut where they
-could be long, so that nobody fills the agent's memory with them.
+Field names as in the Pod v1 reference of the Kubernetes API. Only used fields are decoded: a pod
+is 10 KB of JSON on average, most of it ``managedFields``, and the fields kept are 1 KB. Names and
+values are the choice of the pod's author; they are kept as text and cut where they could be long,
+so that they cannot fill the agent's memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from minerwatch.text_budget import both_ends, size_of, water_level
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 """Of a static pod's mirror: the uid that the kubelet gave the pod, and that its cgroup bears.
 
-Nobody but a kubelet can let such a pod run: one that is created by others is deleted by the
-kubelet as the mirror of nothing, and the annotation cannot be added to a pod later
+Only a kubelet can run such a pod: one that is created by others is deleted by the kubelet
+ as the mirror of nothing, and the annotation cannot be added to a pod later
 (ValidatePodUpdate in pkg/apis/core/validation).
 """
 
@@ -33,7 +33,7 @@ MAX_VALUE_CHARS = 1024
 """Kept of an annotation, a variable or an image's name; a quarter of it where it is not ASCII."""
 
 MAX_OTHER_LABELS = 64
-"""Kept of the labels that nobody asked for; those that are asked for are always kept."""
+"""Kept of the labels that no setting names; labels that a setting names are always kept."""
 
 MAX_OWNERS = 16
 
@@ -61,10 +61,10 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 @dataclass(frozen=True, slots=True)
 class PodFields:
-    """Which names of a pod's metadata and environment are used, and therefore kept.
+    """Names in a pod's metadata and environment that are used, and therefore kept.
 
-    ``labels`` are kept however many others there are: whoever may label a pod must not be able
-    to push out of sight the one that a selector asks for.
+    ``labels`` are kept however many others there are: otherwise more labels could push out the one
+    that a selector needs.
     """
 
     labels: frozenset[str] = frozenset()
@@ -73,7 +73,7 @@ class PodFields:
 
 
 class _Object(msgspec.Struct, rename="camel", gc=False):
-    """What all objects of the API share: fields that are not named here are passed over."""
+    """Fields that all objects of the API share; others are ignored."""
 
 
 class _OwnerReference(_Object):
@@ -285,7 +285,7 @@ def bare_container_id(container_id: str) -> str:
 
 
 def quantity(text: str | float) -> float | None:
-    """A Kubernetes quantity such as ``500m``, ``2`` or ``1e3`` as a number; None if it is none."""
+    """Return a Kubernetes quantity such as ``500m``, ``2`` or ``1e3`` as a number, or None."""
     text = str(text)
     match = _QUANTITY.fullmatch(text) if len(text) <= _MAX_QUANTITY_CHARS else None
     if match is None:
@@ -301,10 +301,10 @@ def _cores(amounts: _Amounts | None) -> float | None:
 
 
 def _environment(spec: _Spec, names: frozenset[str]) -> Iterable[tuple[str, str]]:
-    """The plain values of ``names``: the first container that has a variable counts.
+    """Return the plain values of ``names``: the first container that has a variable counts.
 
-    Within a container the last of two of the same name counts, as the kubelet has it. A value
-    that comes from a Secret or ConfigMap is not in the pod, and is not asked for.
+    Within a container the last of two of the same name counts, as in the kubelet. A value from a
+    Secret or ConfigMap is not in the pod, and is not read.
     """
     found: Mapping[str, str] = {}
     for container in spec.containers or ():

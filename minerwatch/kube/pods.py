@@ -5,11 +5,11 @@ then a watch from the list's resource version; the watch is resumed from the ver
 event, and where the server has forgotten that version (410 Gone) there is a new list.
 
 The kubelet's ``/pods`` and the runtime's CRI socket know a container a moment earlier, but the
-first gives every environment variable of every pod to whoever may ask and needs ``nodes/proxy``,
-by which one may run programs in them; the second is root on the node. A watch for the pods of one
-node needs ``list`` and ``watch`` on pods, and costs the API server what a kubelet does.
+first exposes every environment variable of every pod and needs ``nodes/proxy``, which permits
+running programs in them; the second is root on the node. A watch for the pods of one node needs
+``list`` and ``watch`` on pods, and costs the API server what a kubelet does.
 
-Whatever goes wrong, what was known last stays known; ``synced_unix_s`` tells how old it is.
+After a failure the last known pods are kept; ``synced_unix_s`` is their time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event, Lock
+from typing import NamedTuple
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
@@ -45,7 +47,7 @@ REASONS: tuple[str, ...] = (
 )
 
 _CLOSE_S = 1.5
-_ON_TIME_S = 2.0  # so much earlier a watch may end than it was asked to
+_ON_TIME_S = 2.0  # a watch may end so much before its timeout
 _PAGE_ITEMS = 500
 _MAX_PAGES = 100
 _RENEWED_EVERY = 4  # failures in a row
@@ -54,11 +56,11 @@ _FROM_CACHE, _FROM_STORE = "0", ""
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long is waited for what, in seconds."""
+    """Delays and timeouts, in seconds."""
 
     first_delay_s: float = 1.0  # after a failure; doubled with each one that follows
     longest_delay_s: float = 120.0
-    longest_retry_after_s: float = 300.0  # the server may ask for more, but does not get it
+    longest_retry_after_s: float = 300.0  # the most that a server can ask for
     settled_s: float = 30.0  # a watch that held this long is no failure
     shortest_watch_s: float = 300.0  # between these two, by chance, so that the agents of a
     longest_watch_s: float = 600.0  # cluster do not come back at the same moment
@@ -84,18 +86,28 @@ class _EventObject(msgspec.Struct):
     message: str = ""
 
 
+class Clocks(NamedTuple):
+    """The clocks a watch reads, in seconds."""
+
+    unix_s: Callable[[], float] = time.time
+    monotonic_s: Callable[[], float] = time.monotonic
+
+
+_CLOCKS = Clocks()
+
+
 class PodWatch:
-    """Follows the pods of ``node``; for many threads.
+    """Follow the pods of ``node``; for many threads.
 
     ``keep`` names what is kept of each. ``on_error`` is called in the watch's own thread, once
-    for each failure, with its reason and what happened. ``failures`` counts them since the start:
+    for each failure, with its reason and message. ``failures`` counts them since the start:
 
     - ``unauthorized``, ``forbidden``: the credentials or the rights are not enough;
     - ``gone``: the server has forgotten where the watch was: all pods were listed again;
     - ``throttled``: the server asked for patience;
     - ``server``: it refused for another reason;
     - ``connection``, ``timeout``: it was not reached, was lost, or did not answer;
-    - ``garbage``: an answer, or one pod in it, that is not what the API says;
+    - ``garbage``: an answer, or one pod in it, that does not follow the API;
     - ``unexpected``: a fault of minerwatch's own.
     """
 
@@ -106,10 +118,9 @@ class PodWatch:
         *,
         keep: PodFields,
         on_error: Callable[[str, Exception], None],
-        chance: random.Random,
+        rng: random.Random,
         pace: Pace | None = None,
-        now_unix_s: Callable[[], float] = time.time,
-        monotonic_s: Callable[[], float] = time.monotonic,
+        clocks: Clocks = _CLOCKS,
         closing: Event | None = None,
     ) -> None:
         """``closing`` is waited on between requests: a simulation brings its own."""
@@ -123,24 +134,27 @@ class PodWatch:
         """
         self.trouble = "they have not been listed yet"
         """Why the pods are not known as they are now; "": they are."""
-        self.trouble_reason = "not yet"  # the same in a word or two, for anybody to read
+        self.trouble_reason = "not yet"  # the same in a word or two, public
         self._pace = pace or Pace()
         self._cluster = cluster
         # pods that are over are dropped: nothing runs in them, and they are kept for long
         self._selector = f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
         self._parser = PodParser(keep)
-        self._monotonic_s = monotonic_s
-        self._cache = PodCache(monotonic_s, self._pace.remembered_s)
+        self._monotonic_s = clocks.monotonic_s
+        self._cache = PodCache(clocks.monotonic_s, self._pace.remembered_s)
         self._on_error = on_error
-        self._chance = chance
-        self._now_unix_s = now_unix_s
+        self._rng = rng
+        self._now_unix_s = clocks.unix_s
         self._version = ""  # that the cache is at; "": all pods must be listed
         self._list_version = _FROM_CACHE
         self._has_progressed = True  # since the last list
         self._opened_s: float | None = None  # monotonic; the watch that is open, or was last
         self._ends_s = 0.0  # monotonic; when the server is to end it
-        self._failures_in_a_row = 0
-        self._forgotten_in_a_row = 0  # answers of 410 without a watch that held
+        delays = (self._pace.first_delay_s, self._pace.longest_delay_s, rng)
+        self._after_failure = Backoff(*delays)
+        # Apart: a server that was away answers 410, and the list that follows must not wait for as
+        # long as the server was away.
+        self._after_gone = Backoff(*delays)
         self._closing = closing or Event()
         self._answer_lock = Lock()
         self._answer: Answer | None = None  # that the thread may be waiting for
@@ -162,7 +176,7 @@ class PodWatch:
 
     @property
     def is_following(self) -> bool:
-        """Whether a watch is open at this moment."""
+        """Return True while a watch is open."""
         return self._answer is not None and self._opened_s is not None
 
     def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
@@ -173,7 +187,7 @@ class PodWatch:
         return self._cache.by_container_id(container_id)
 
     def by_uid(self, pod_uid: str) -> Pod | None:
-        """The pod with that uid, or the mirror of the static pod whose cgroup bears it."""
+        """Return the pod with that uid, or the mirror of the static pod with it in its cgroup."""
         return self._cache.by_uid(pod_uid)
 
     def pods(self) -> tuple[Pod, ...]:
@@ -229,11 +243,11 @@ class PodWatch:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
                 return msgspec.json.decode(page.metadata, type=_Versioned)
             except NOT_JSON as error:  # a ListError, too
-                raise ApiError("garbage", f"{PATH}: a list that is none: {error}") from error
+                raise ApiError("garbage", f"{PATH}: not a list: {error}") from error
 
     def _follow(self) -> None:
         """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
-        watch_s = self._chance.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
+        watch_s = self._rng.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
         query: dict[str, str | int] = {
             "fieldSelector": self._selector,
             "watch": "true",
@@ -256,7 +270,7 @@ class PodWatch:
             event = msgspec.json.decode(line, type=_WatchEvent)
             head = msgspec.json.decode(event.object, type=_EventObject)
         except NOT_JSON as error:
-            raise ApiError("garbage", f"{PATH}: an event that is none: {error}") from error
+            raise ApiError("garbage", f"{PATH}: not an event: {error}") from error
         if event.type == "ERROR":
             raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message)}")
         if event.type in {"ADDED", "MODIFIED"}:
@@ -273,7 +287,8 @@ class PodWatch:
     def _pod(self, json: bytes | msgspec.Raw) -> Pod | None:
         pod = self._parser.pod(json)
         if pod is None:
-            self._count("garbage", ApiError("garbage", f"{PATH}: a pod that is none was left out"))
+            error = ApiError("garbage", f"{PATH}: a pod that could not be decoded was left out")
+            self._count("garbage", error)
         return pod
 
     def _progress(self) -> None:
@@ -304,14 +319,14 @@ class PodWatch:
                 self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
             self._version = ""
-            # A server whose cache is so far behind that it cannot be followed is asked for what
-            # etcd holds; that costs it more, so it is not the first thing to be tried.
+            # If the server's cache is too far behind to be followed, list from etcd; that costs the
+            # server more, so it is tried second.
             self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
 
     @property
     def _is_lost_for_long(self) -> bool:
-        """Now and then while it is lost: the server may have another address or authority."""
-        return self._failures_in_a_row % _RENEWED_EVERY == _RENEWED_EVERY - 1
+        """Return True at every few failures: the server may have another address or authority."""
+        return self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
@@ -319,38 +334,26 @@ class PodWatch:
             self._on_error(reason, error)
 
     def _delay_s(self, error: Exception | None) -> float:
-        """How long to leave the server alone; nothing after a watch that ended in its time.
+        """Return how long to leave the server alone; 0 after a watch that ended in its time.
 
-        Whatever befalls one agent befalls all of them at the same moment: a server that stops ends
-        its watches, in good order or not, and refuses all who come before it is back.
+        All agents fail at the same moment: a server that stops ends its watches, in good order or
+        not, and refuses every request before it is back.
         """
         now_s = self._monotonic_s()
         held_s = 0.0 if self._opened_s is None else now_s - self._opened_s
         is_cut = self._opened_s is not None and now_s < self._ends_s - _ON_TIME_S
         has_settled = held_s >= self._pace.settled_s
         if has_settled:
-            self._failures_in_a_row = self._forgotten_in_a_row = 0
+            self._after_failure.reset()
+            self._after_gone.reset()
             if error is None and not is_cut:
                 return 0.0
-        delay_s = self._pace.first_delay_s * 2.0 ** min(self._next_number(error) - 1, 30)
-        delay_s = min(delay_s, self._pace.longest_delay_s) * self._chance.uniform(0.5, 1)
+        delay_s = (self._after_gone if _is_gone(error) else self._after_failure).next_s()
         if is_cut or not _is_gone(error):
-            delay_s = max(delay_s, self._chance.uniform(0, self._pace.spread_s))
+            delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
         asked_s = getattr(error, "retry_after_s", None) or 0.0
-        asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._chance.uniform(1, 1.5)
+        asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
         return max(delay_s, asked_s)
-
-    def _next_number(self, error: Exception | None) -> int:
-        """Of a failure among those that followed each other.
-
-        A 410 is counted apart: a server that was away answers again with that, and the list which
-        it asks for is not to wait for as long as the server was away.
-        """
-        if _is_gone(error):
-            self._forgotten_in_a_row += 1
-            return self._forgotten_in_a_row
-        self._failures_in_a_row += 1
-        return self._failures_in_a_row
 
 
 def _is_gone(error: Exception | None) -> bool:
@@ -372,6 +375,6 @@ def _lines(answer: Answer, until_s: float, monotonic_s: Callable[[], float]) -> 
         if len(held) > MAX_ITEM_BYTES:
             raise ApiError("garbage", f"{PATH}: a line of more than {MAX_ITEM_BYTES >> 20} MiB")
         if monotonic_s() > until_s:
-            return  # the server does not keep to the time that it was asked for
+            return  # the server ignores the timeout
     if held.strip():
         raise ApiError("connection", f"{PATH}: the connection was cut in the middle of a line")

@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.node import confined
 from minerwatch.node.proc_files import STAT_BYTES, read_once
 
@@ -176,7 +177,7 @@ class GuardedProgram:
         self._needs_packages = needs_packages
         self._child: GuardedChild | None = None
         self._dying: list[tuple[GuardedChild, Hashable]] = []
-        self._pause_s = _MIN_PAUSE_S
+        self._backoff = Backoff(_MIN_PAUSE_S, _MAX_PAUSE_S)
         self._not_before_s = -math.inf
 
     @property
@@ -216,10 +217,9 @@ class GuardedProgram:
             self._dying.append((child, owner))
             is_steady = time.monotonic() - child.started_s >= _STEADY_S
             if is_steady or not has_failed:
-                self._pause_s = _MIN_PAUSE_S
+                self._backoff.reset()
         if has_failed:
-            self._not_before_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+            self._not_before_s = time.monotonic() + self._backoff.next_s()
         self.dying()
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""What is published: metrics, HTTP, logs. It never acts."""
+"""Publishing: metrics, HTTP, logs. Nothing here acts."""

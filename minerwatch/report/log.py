@@ -22,14 +22,14 @@ from minerwatch.report.light_imports import loaded_when_used
 from minerwatch.untrusted_text.display import printable, redacted
 
 MAX_EVIDENCE_LENGTH = 256
-_MAX_SAID = 200  # of one event; a tenant that has many things said must not silence others
+_MAX_SAID = 200  # of one event; a tenant that causes many must not silence others
 _MAX_FIELD_LENGTH = 4096
 _CUT_START = re.compile(r"…\S*\s+\S+")
 """An excerpt's first two words: what named them as a secret may have been cut off."""
 
 
 class Log(Protocol):
-    """What the rest of minerwatch needs of a logger."""
+    """The logger that the rest of minerwatch uses."""
 
     def info(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
     def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
@@ -70,7 +70,7 @@ _Fields = MutableMapping[str, Any]
 
 
 class _Lines:
-    """Writes lines; a log that cannot be written (full disk, closed pipe) stops nobody."""
+    """Write lines; a full disk or a closed pipe is ignored."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -85,19 +85,19 @@ class _Lines:
 
 
 class Once:
-    """Says a thing the first time only; what comes back every tick belongs in a metric."""
+    """Log an event the first time only; what recurs every tick belongs in a metric."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._said: dict[str, set[str]] = {}
 
     def warning(self, event: str, about: str = "", **fields: Any) -> None:
-        """Logs ``event``, unless the same was said ``about`` the same before."""
+        """Log ``event``, unless it was logged ``about`` the same before."""
         if self._is_news(event, about):
             self._log.warning(event, **fields)
 
     def failure(self, event: str, error: Exception) -> None:
-        """Logs an error that nobody foresaw, with the place that it came from."""
+        """Log an unexpected error, with its place."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         if self._is_news(event, f"{place} {type(error).__name__}"):
@@ -140,7 +140,7 @@ def _with_severity(_log: Any, method: str, line: _Fields) -> _Fields:
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
-    """Of a private rule neither the title nor what it saw, which tells what it looks for."""
+    """Return the fields of a finding; of a private rule neither title nor evidence."""
     evidence = {} if finding.private else finding.evidence
     return {
         "rule": finding.rule,
@@ -157,7 +157,7 @@ def _finding_line(finding: FindingStatus) -> dict[str, Any]:
 
 
 def evidence_text(observed: str) -> str:
-    """What a rule saw, fit for a log: secrets redacted, escaped, cut to 256 characters."""
+    """Return evidence as text for a log: secrets redacted, escaped, cut to 256 characters."""
     whole_words = _CUT_START.sub("…", observed, count=1) if observed[:1] == "…" else observed
     return printable(redacted(whole_words), MAX_EVIDENCE_LENGTH)
 

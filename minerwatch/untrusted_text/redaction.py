@@ -62,7 +62,7 @@ _COIN = re.compile(r"(?:[A-Z][A-Z0-9]{1,6}|kaspa|spectre|karlsen|nexa|pyrin|astr
 
 
 def redacted(text: str) -> str:
-    """Return ``text``, taken for a command line split at blanks, with its secrets masked.
+    """Return ``text``, read as a command line split at blanks, with its secrets masked.
 
     A no-break space is a blank within an argument. Each word stays a word.
     """

@@ -1,4 +1,4 @@
-"""Tells from a name (of an option, a variable, a header, a field) whether its value is secret."""
+"""Names of options, variables, headers and fields whose value is a secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_NAME_CHARS = 80
 
 
 class Secrecy(Enum):
-    """Certainty with which a name says that its value is secret."""
+    """Certainty with which a name marks its value as secret."""
 
     NONE = 0
     DOUBTFUL = 1  # a key, a pin, a session: unless the value is plainly something else

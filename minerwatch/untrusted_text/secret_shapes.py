@@ -9,7 +9,7 @@ from itertools import pairwise
 import re2
 
 _WITH_DIGIT = (
-    r"sk-[\w-]{16,}",  # OpenAI and whoever speaks its language
+    r"sk-[\w-]{16,}",  # OpenAI and services with its API
     r"[sbr]\.[A-Za-z0-9]{24}",  # Vault before 1.10
     r"[a-z0-9]{6}\.[a-z0-9]{16}",  # kubeadm
     r"(?:sk|pk|rk|whsec|secret|pat|tkn|key|api)_[A-Za-z0-9_]{20,}",

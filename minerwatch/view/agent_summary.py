@@ -1,4 +1,4 @@
-"""What agents say of themselves, in a few words: version, rules in force, mode."""
+"""Agents in a few words: version, rules in force, mode."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TROUBLE_LENGTH = 400
 
 
 def mode(agent: AgentStatus) -> str:
-    """How far it goes: ``observe``, ``dry-run`` or ``enforce``."""
+    """Return the agent's mode: ``observe``, ``dry-run`` or ``enforce``."""
     return _MODES.get(agent.culling) or printable(agent.culling, _WORD_LENGTH) or _NOT_SAID
 
 
 def rule_count(agent: AgentStatus) -> int:
-    """How many rules are in force, whatever their status."""
+    """Return the number of rules in force, of every status."""
     return sum(agent.rules.values())
 
 

@@ -26,12 +26,12 @@ _MAX_TEXTS = 64  # of one container
 _MAX_VALUES = 8  # of one kind, of one container
 _MAX_VALUE_LENGTH = 253
 _SHOWN_LENGTH = 64
-_WALLET_ENDS = 8  # characters of a wallet that tell it from others
+_WALLET_ENDS = 8  # characters of a wallet that distinguish it
 _NOWHERE = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104 - compared only
 
 
 class Kind(StrEnum):
-    """What containers can share; who can be told or banned comes first."""
+    """Traits that containers can share; the owner, as a person to inform, comes first."""
 
     OWNER = "owner"
     IMAGE = "image"
@@ -76,10 +76,10 @@ class Campaign:
 
 
 def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
-    """What those of ``statuses`` that are likely miners or worse have in common, largest first.
+    """Return groups of ``statuses`` that are likely or worse and share a trait, largest first.
 
-    Each container is in one campaign at most; a campaign has at least two pods. Those that are
-    only suspicious are left out: a deployment that unpacks itself would be a campaign for ever.
+    Each container is in one campaign at most; a campaign has at least two pods. Suspicious ones
+    are left out: a deployment that unpacks itself would be a campaign for ever.
     """
     left = {
         place: (status, traits(status))
@@ -100,7 +100,7 @@ def campaign_of(status: ContainerStatus, among: Iterable[Campaign]) -> Campaign 
 
 
 def traits(status: ContainerStatus) -> frozenset[Trait]:
-    """What ``status`` may share with others; wallets and pools as its findings' evidence has them.
+    """Return what ``status`` may share with others; wallets and pools from its findings' evidence.
 
     The command lines of processes with findings are searched, too: a finding's evidence is the
     part around what matched.
@@ -144,13 +144,13 @@ def _campaign(trait: Trait, members: Sequence[_Traits]) -> Campaign:
 
 
 def _pod(status: ContainerStatus) -> tuple[str, ...]:
-    """What counts as one: a pod, or a container that is in none."""
+    """Return the pod, or the container itself where it is in none."""
     if status.pod_uid or status.pod:
         return (status.node, status.namespace, status.pod, status.pod_uid)
     return (status.node, status.cgroup)
 
 
-# Wallets and pools. RE2 takes time in proportion to the text, whoever wrote it.
+# Wallets and pools. RE2 takes time in proportion to the text, whatever the text.
 
 _BASE58 = "[1-9A-HJ-NP-Za-km-z]"
 _BECH32 = "[02-9ac-hj-np-z]"

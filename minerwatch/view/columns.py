@@ -1,4 +1,4 @@
-"""What is told of a container in one cell: the columns of the table and of the screen."""
+"""Columns of the table and of the screen: a container as one cell each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Cell = Callable[[ContainerStatus, datetime], str]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What is told of each container, under one title."""
+    """A title, and the cell of a container below it."""
 
     title: str
     cell: Cell

@@ -1,4 +1,4 @@
-"""Why a container has its score, in words: what ``minerwatch explain`` prints."""
+"""The score of a container explained: the text of ``minerwatch explain``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.detection.planted_words import COMMAND_FIELDS
-from minerwatch.format import age, counted, percent
+from minerwatch.format import age, byte_size, counted, percent
 from minerwatch.model import ContainerKind, FactValue, Level, Maturity, Signal
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.campaigns import Campaign
@@ -54,18 +54,18 @@ _MEANINGS = {
 _DOUBTS = {
     Signal.IDENTITY.value: "Names, paths and arguments can be anybody's: a scanner, a course or a"
     " test shows the same.",
-    Signal.NETWORK.value: "An address tells whom it talks to, not what about.",
-    Signal.COMPUTE.value: "It calculates as miners do; that does not tell for whom, nor who"
-    " started it.",
+    Signal.NETWORK.value: "An address is where it connects to, not what it sends there.",
+    Signal.COMPUTE.value: "It computes as miners do; that does not show the purpose, or the"
+    " person behind it.",
     Signal.CONTENT.value: "Wallets, nodes and benchmarks carry a miner's code without mining.",
     Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
     " from programs that unpack themselves.",
-    Signal.BEHAVIOUR.value: "Simulations, builds and training burn CPU like a miner: alone, this"
+    Signal.BEHAVIOUR.value: "Simulations, builds and training use CPU like a miner: alone, this"
     " never raises an alarm.",
 }
 
-_NOT_WHO = (
-    "It tells what runs here, not who is to blame: the owner may be the one who was broken into."
+_NOT_THE_CULPRIT = (
+    "It shows what runs here, not the culprit: the owner may be the victim of a break-in."
 )
 _NOT_ONE = (
     "Each kind of evidence comes from another process: in a container of many programs they may"
@@ -109,14 +109,14 @@ def explanation(
 
 
 def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
-    """What it is called, its verdict, and what that means."""
+    """Return the name, the verdict, and what the verdict means."""
     return list(_headline(status, now, width))
 
 
 def sections(
     status: ContainerStatus, now: datetime, *, campaign: Campaign | None = None
 ) -> tuple[tuple[str, tuple[Line, ...]], ...]:
-    """What follows the headline: titles ("": none), and the lines below each."""
+    """Return what follows the headline: titles ("": none), and the lines below each."""
     return (
         ("", tuple(_container(status, now, campaign))),
         ("Score", tuple(_score(status))),
@@ -129,7 +129,7 @@ def sections(
 
 
 class Line(NamedTuple):
-    """What may be copied (names, arguments, commands) is left whole, for the terminal to fold."""
+    """A line of text. Names, arguments and commands may be copied, so they are never broken."""
 
     text: str
     hang: int | None = None  # prose: it is broken, and goes on so far from the left
@@ -237,7 +237,7 @@ def _why_nothing(status: ContainerStatus) -> str:
         return "No rule holds any more."
     if status.cpu_cores >= _BUSY_CORES:
         return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
-    return f"No rule holds, and it burns little: {status.cpu_cores:.2f} cores."
+    return f"No rule holds, and it uses little CPU: {status.cpu_cores:.2f} cores."
 
 
 def _is_held(status: ContainerStatus) -> bool:
@@ -253,7 +253,7 @@ def _findings_title(status: ContainerStatus) -> str:
 
 
 def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
-    """Processes of which the same was found, copies of one program mostly, are told together."""
+    """Group processes with equal findings, mostly copies of one program."""
     by_pid: dict[int | None, list[FindingStatus]] = {}
     for finding in status.findings:
         by_pid.setdefault(finding.pid, []).append(finding)
@@ -279,7 +279,7 @@ def _whose(pids: Sequence[int | None]) -> str:
 
 
 def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
-    """What was seen, each value once; then the rules, and what they asked for."""
+    """Yield the evidence, each value once; then the rules, and what they expect."""
     seen = dict.fromkeys(
         (name, _value(name, value))
         for finding in findings
@@ -316,22 +316,36 @@ def _processes(status: ContainerStatus) -> Iterator[Line]:
     if not listed:
         return
     found = {finding.pid for finding in status.findings}
-    yield Line("        PID   PARENT    CPU  USER        NAME             COMMAND LINE")
+    sizes = any(process.memory_bytes is not None for process in listed)
+    memory = "   MEMORY" if sizes else ""
+    yield Line(f"        PID   PARENT    CPU{memory}  USER        NAME             COMMAND LINE")
     for process in listed:
-        yield from _process(process, "*" if process.pid in found else " ")
+        yield from _process(process, "*" if process.pid in found else " ", with_memory=sizes)
     if status.process_count > len(listed):
         yield Line(f"  … and {status.process_count - len(listed):,} more: -o json has them")
 
 
-def _process(process: ProcessStatus, mark: str) -> Iterator[Line]:
+def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterator[Line]:
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
     command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
-    who = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}  {user:10}  {name:15}"
-    yield Line(f"  {mark} {who}  {command}")
+    memory = f"  {_memory(process):>7}" if with_memory else ""
+    start = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}{memory}  {user:10}  {name:15}"
+    yield Line(f"  {mark} {start}  {command}")
+    indent = _COMMAND_INDENT + len(memory)
     if process.image and process.command_line.partition(" ")[0] != process.image:
         image = printable(shortened(process.image, _TEXT_LENGTH))
-        yield Line(f"{'':{_COMMAND_INDENT}}executable {image}")
+        yield Line(f"{'':{indent}}executable {image}")
+    if process.threads is not None and process.open_files is not None:
+        threads, files = (
+            counted(process.threads, "thread"),
+            counted(process.open_files, "open file"),
+        )
+        yield Line(f"{'':{indent}}{threads}, {files}")
+
+
+def _memory(process: ProcessStatus) -> str:
+    return "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
 
 
 def _doubts(status: ContainerStatus) -> Iterator[Line]:
@@ -346,13 +360,13 @@ def _doubts(status: ContainerStatus) -> Iterator[Line]:
     if len(status.signals) > 1 and not _is_one_process(status):
         yield Line(f"  - {_NOT_ONE}", 4)
     if status.findings:
-        yield Line(f"  - {_NOT_WHO}", 4)
+        yield Line(f"  - {_NOT_THE_CULPRIT}", 4)
     elif status.cpu_cores >= _BUSY_CORES:
         yield Line(f"  - {_NOT_HARMLESS}", 4)
 
 
 def _is_one_process(status: ContainerStatus) -> bool:
-    """Whether one process shows two signals, what was found of the container counted to each."""
+    """Return True if one process shows two signals; findings of the container count for each."""
     signals: dict[int | None, set[str]] = {}
     for finding in status.findings:
         signals.setdefault(finding.pid, set()).add(finding.signal)
@@ -361,7 +375,7 @@ def _is_one_process(status: ContainerStatus) -> bool:
 
 
 def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
-    """What would be done about it by itself, or why not; and what has been done."""
+    """Yield the proposed action or the reasons against it, and the actions so far."""
     if status.culling is None:
         return
     for text, hang in status_lines(status.culling, _pod_target(status), now):
@@ -381,7 +395,7 @@ def _next_steps(status: ContainerStatus) -> Iterator[Line]:
         keep if target and status.findings else "",
         *_by_hand(status),
         "compare with its neighbours: minerwatch top --once --sort cpu",
-        f"how to be sure, whom to tell, how to stop it: {_GUIDE}",
+        f"how to be sure, inform the owner, stop it: {_GUIDE}",
     ]
     for number, step in enumerate(filter(None, steps), 1):
         yield Line(f"  {number}. {step}")
@@ -402,13 +416,13 @@ def _looks(status: ContainerStatus) -> Iterator[str]:
     pid = next((finding.pid for finding in status.findings if finding.pid is not None), None)
     if pid is not None:
         yield f"what it runs: ls -l /proc/{pid}/exe /proc/{pid}/cwd"
-        yield f"whom it talks to: nsenter -t {pid} -n ss -tnp"
+        yield f"its connections: nsenter -t {pid} -n ss -tnp"
     namespace, pod = _word(status.namespace), _word(status.pod)
     identity, inspector = _word(_short_id(status)), _INSPECTORS.get(status.runtime)
     if namespace and pod:
         yield f"its pod: kubectl -n {namespace} describe pod {pod}"
         if container := _word(status.container):
-            yield f"what it says: kubectl -n {namespace} logs {pod} -c {container} --tail=50"
+            yield f"its output: kubectl -n {namespace} logs {pod} -c {container} --tail=50"
     elif status.kind == ContainerKind.UNIT.value and status.runtime == "systemd" and identity:
         yield f"its unit: systemctl status {identity}"
     elif inspector and identity:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def fitted(text: str, width: int) -> str:
-    """``text`` in at most ``width`` columns; its middle goes, for both ends of a name tell."""
+    """Return ``text`` in at most ``width`` columns; the middle is cut: both ends identify it."""
     if cell_len(text) <= width:
         return text
     if width <= 0:
@@ -55,7 +55,7 @@ def rendered(lines: Iterable[Text], *, colour: bool) -> str:
     drawing = io.StringIO()
     console = Console(
         file=drawing,
-        width=1 << 20,  # whoever made the lines has broken them
+        width=1 << 20,  # lines are broken already
         force_terminal=colour,
         color_system="standard" if colour else None,
         no_color=not colour,

@@ -1,4 +1,4 @@
-"""What ``minerwatch top`` prints: what was looked at, who is missing, campaigns, and the table."""
+"""The output of ``minerwatch top --once``: coverage, missing nodes, campaigns, the table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.format import counted
+from minerwatch.node.process_details import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import agents_line, trouble_lines
 from minerwatch.view.campaigns import Campaign
@@ -24,7 +25,7 @@ _REASON_LENGTH = 400
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which part of which cluster was looked at."""
+    """The part of a cluster that answered."""
 
     context: str
     namespace: str  # "": all
@@ -35,7 +36,7 @@ class Coverage:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every agent answered; nodes may be meant to have none."""
+        """Return True if every agent answered; nodes may have none on purpose."""
         return not any(each.pod for each in self.missing)
 
     @property
@@ -57,13 +58,15 @@ def overview(
     found: Sequence[Campaign],
     *,
     coverage: Coverage | None = None,
+    machine: MachineTotals | None = None,
     now: datetime,
     width: int | None,
     colour: bool,
 ) -> str:
     """``shown`` as a table, below what it was chosen from.
 
-    ``coverage`` is the cluster's; None: this node alone. ``width`` as for a table.
+    ``coverage`` is the cluster's; None: this node alone. ``machine`` has its totals, if it was
+    sampled here. ``width`` as for a table.
     """
     lines = [Text(cut(line, width) if width else line) for line in _scope(coverage)]
     missing = missing_lines(coverage.missing, names=_MAX_NODES) if coverage else []
@@ -71,7 +74,7 @@ def overview(
         missing.append(printable(coverage.blind_spot, _REASON_LENGTH))
     missing += trouble_lines(coverage.agents, names=_MAX_NODES) if coverage else []
     lines += [Text(cut(line, width) if width else line, "yellow") for line in missing]
-    lines.append(Text(banner(every, shown=len(shown))))
+    lines.append(Text(banner(every, shown=len(shown), machine=machine)))
     lines += [Text(cut(line, width) if width else line, "bold") for line in _named(found)]
     rows = table(shown, now=now, width=width, colour=colour)
     if not shown and coverage and coverage.missing:

@@ -1,4 +1,4 @@
-"""Which containers of a snapshot are shown, and in which order."""
+"""Containers of a snapshot: filtered, sorted, found by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TEXTS: dict[str, Callable[[ContainerStatus], str]] = {
 SORT_KEYS = (*_FIGURES, "age", *_TEXTS)
 
 IDLE_CORES = 0.005
-"""Who burns no more than this, and has no finding, is left out unless asked for."""
+"""Containers with no more than this and without findings are hidden by default."""
 
 _MAX_CANDIDATES = 8
 _SHORT_UID = 8
@@ -69,7 +69,7 @@ def _by_age(status: ContainerStatus) -> tuple[str, float, str]:
 
 
 def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
-    """Those in which something was found, or that burn CPU."""
+    """Return containers with findings or CPU usage."""
     return [each for each in statuses if each.findings or each.cpu_cores > IDLE_CORES]
 
 
@@ -89,11 +89,11 @@ def filtered(
 
 
 def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
-    """The one container that ``target`` names.
+    """Return the one container that ``target`` names.
 
     A target is a pid, a container id (or its first six digits and more), a name, a cgroup path,
-    or in Kubernetes pod or namespace/pod: of a pod's containers, that with the highest score, or
-    that burns most. Raises TargetError if it names none, or several.
+    or in Kubernetes pod or namespace/pod: of a pod's containers, that with the highest score, then
+    that with the highest CPU usage. Raises TargetError if it names none, or several.
     """
     is_pid = target.isdecimal() and len(target) <= _MAX_PID_DIGITS
     running = [s for s in statuses if is_pid and _has_process(s, int(target))]
@@ -113,7 +113,7 @@ def beside(
 
 
 def place(status: ContainerStatus) -> str:
-    """Where a container runs, as people call it: namespace/pod/container, or its own name."""
+    """Return the name of a container for people: namespace/pod/container, or its own name."""
     if status.pod:
         return "/".join((status.namespace, status.pod, status.container))
     if status.kind == "engine" and status.runtime:

@@ -11,8 +11,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.format import age, counted
+from minerwatch.format import age, byte_size, counted
 from minerwatch.model import Level
+from minerwatch.node.process_details import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.columns import (
     LEVEL_STYLES,
@@ -56,7 +57,7 @@ class _Layout:
 def table(
     statuses: Sequence[ContainerStatus], *, now: datetime, width: int | None, colour: bool
 ) -> str:
-    """One line a container below one of titles, or a sentence if there is none.
+    """Return titles and one line a container, or a sentence if there is none.
 
     ``width`` is the terminal's, in columns: lesser columns give way to names, and on all but wide
     terminals the reasons stand on lines of their own. None: nothing is cut, one line a container.
@@ -78,25 +79,40 @@ def table(
     return rendered(lines, colour=colour)
 
 
-def banner(statuses: Sequence[ContainerStatus], *, shown: int) -> str:
-    """One line on what was looked at, and what came of it."""
+def banner(
+    statuses: Sequence[ContainerStatus], *, shown: int, machine: MachineTotals | None = None
+) -> str:
+    """Return one line: nodes, containers by level, processes, and what of the machine is busy."""
     nodes = sorted({printable(status.node, NAME_LENGTH) for status in statuses})
     where = (
         ", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node")
     ) or "no node"
-    return " · ".join((where, *counts(statuses, shown=shown)))
+    return " · ".join((where, *counts(statuses, shown=shown, machine=machine)))
 
 
-def counts(statuses: Sequence[ContainerStatus], *, shown: int) -> tuple[str, ...]:
-    """How many containers of which level, and processes; what they burn; how many are shown."""
+def counts(
+    statuses: Sequence[ContainerStatus], *, shown: int, machine: MachineTotals | None = None
+) -> tuple[str, ...]:
+    """Return containers by level, processes, CPU usage and how many are shown, as text each."""
     levels = Counter(status.level for status in statuses)
     ranked = [level.label for level in reversed(Level) if levels[level.label]]
     told = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
     return (
         counted(len(statuses), "container") + (f": {told}" if told else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
-        f"{sum(status.cpu_cores for status in statuses):.1f} cores busy",
+        *_usage(sum(status.cpu_cores for status in statuses), machine),
         *([f"{shown:,} shown"] if shown < len(statuses) else ()),
+    )
+
+
+def _usage(busy_cores: float, machine: MachineTotals | None) -> tuple[str, ...]:
+    if machine is None:
+        return (f"{busy_cores:.1f} cores busy",)
+    used, memory = byte_size(machine.memory_used_bytes), byte_size(machine.memory_bytes)
+    return (
+        f"{busy_cores:.1f} of {counted(machine.cores, 'core')} busy",
+        f"{used} of {memory} memory",
+        f"load {machine.load_1m:.1f}",
     )
 
 

@@ -292,10 +292,12 @@ def test_what_private_folders_say_is_told_by_ids_only(
         (folder / "lists").mkdir(parents=True)
     by_list, own = "0bb5fa29-6c53-4f67-8fc0-a53f9c3f2a6e", "6c1f6f0e-3a4c-4f0f-9d53-3d8f1c3c1f0b"
     (shown / "lists" / "rivals.txt").write_text("somebody-known\n")
-    asked = "CommandLine|contains|expand: '%rivals%'"
+    # By two arguments: what holds by one counts only once its process has computed for long.
+    asked = "CommandLine|contains|expand: '%rivals%', CommandLine|endswith: quagga"
     (shown / "one.yml").write_text(_word_rule(by_list, "A rival", asked))
     (hidden / "lists" / "rivals.txt").write_text("zebrafink\n")
-    (hidden / "own.yml").write_text(_word_rule(own, "Zebrafink", "CommandLine|contains: zebrafink"))
+    asked = "CommandLine|contains: zebrafink, CommandLine|endswith: quagga"
+    (hidden / "own.yml").write_text(_word_rule(own, "Zebrafink", asked))
     (hidden / "broken.yml").write_text("title: Zebrafink\nid: [zebrafink\n")
     (hidden / "wrong.yml").write_text(_word_rule(own, "Zebrafink", "Zebrafink|re: '(?=zebrafink)'"))
     (hidden / "good.yar").write_text('rule Zebra { strings: $a = "zebrafink" condition: $a }')
@@ -305,7 +307,7 @@ def test_what_private_folders_say_is_told_by_ids_only(
     agent = start("--config", str(config))
     agent.line("watching")
     folder = cgroups.make(f"{TOP}/docker/{container_id('a2')}")
-    cgroups.put(programs.start("worker", "--to", "zebrafink", busy=True), folder)
+    cgroups.put(programs.start("worker", "zebrafink", "quagga", busy=True), folder)
     findings = agent.line("verdict", container=container_id("a2")[:12])["findings"]
     assert isinstance(findings, list)
     told = {each["rule"]: each for each in findings}

@@ -170,7 +170,7 @@ def test_a_refusal_is_one_line(api: ApiServer, run: Callable[..., Result]) -> No
     result = run("top", "-A", "--once")
     assert result.exit_code == 1
     assert "pods is forbidden" in result.stderr
-    assert "say --agent-namespace" in result.stderr
+    assert "use --agent-namespace" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

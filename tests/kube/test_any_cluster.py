@@ -65,7 +65,7 @@ def watching(cluster: AnyCluster, folder: Path, pace: Pace = QUICK) -> Iterator[
             cluster.node,
             keep=pod_fields(sources("binderhub")),
             on_error=lambda *_: None,
-            chance=random.Random(1),
+            rng=random.Random(1),
             pace=pace,
         )
         pods.start()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig, refusal
 from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.kube.pods import REASONS, Pace, PodWatch
+from minerwatch.kube.pods import REASONS, Clocks, Pace, PodWatch
 from minerwatch.model import PodContainerKind
 from tests.kube.api_server import (
     Answering,
@@ -67,7 +67,7 @@ def watching(
         "n1",
         keep=keep or PodFields(),
         on_error=note,
-        chance=random.Random(1),
+        rng=random.Random(1),
         pace=pace,
         **more,
     )
@@ -266,7 +266,7 @@ def test_the_age_of_what_is_known(api: ApiServer, cluster: Cluster) -> None:
     clock = [100.0]
     api.misbehave(Answering(503), when=lambda request: request.is_watch)
     with watching(
-        cluster, pace=replace(QUICK, first_delay_s=0.05), now_unix_s=lambda: clock[0]
+        cluster, pace=replace(QUICK, first_delay_s=0.05), clocks=Clocks(unix_s=lambda: clock[0])
     ) as w:
         eventually(lambda: w.failures() == {"server": 1})
         assert w.pods.synced_unix_s == 100
@@ -422,17 +422,20 @@ def test_a_server_in_trouble_is_not_stormed(api: ApiServer, cluster: Cluster, st
         eventually(lambda: api.stream_count)
 
 
-def test_ten_minutes_of_outage_are_few_requests() -> None:
-    """By the delays themselves: nobody waits ten minutes for a test."""
-    pods = PodWatch(
+def idle_watch(seed: int) -> PodWatch:
+    return PodWatch(
         object(),  # type: ignore[arg-type]
         "n1",
         keep=PodFields(),
         on_error=lambda *_: None,
-        chance=random.Random(7),
+        rng=random.Random(seed),
     )
+
+
+def test_ten_minutes_of_outage_are_few_requests() -> None:
+    """By the delays themselves: nobody waits ten minutes for a test."""
     for error in (ApiError("connection", ""), refusal(429, "", 1.0), None):
-        pods._failures_in_a_row = 0
+        pods = idle_watch(seed=7)
         delays = [pods._delay_s(error) for _ in range(200)]
         requests = next(n for n in range(200) if sum(delays[:n]) > 600)
         assert requests <= 18
@@ -441,8 +444,6 @@ def test_ten_minutes_of_outage_are_few_requests() -> None:
     asked = [pods._delay_s(refusal(429, "", 86400.0)) for _ in range(100)]
     assert all(300 <= delay <= 450 for delay in asked)
     assert pods._delay_s(ApiError("connection", "")) <= 120
-    pods._failures_in_a_row = 10**9
-    assert pods._delay_s(None) <= 120
 
 
 def _idle_watch(clock_s: list[float]) -> PodWatch:
@@ -451,8 +452,8 @@ def _idle_watch(clock_s: list[float]) -> PodWatch:
         "n1",
         keep=PodFields(),
         on_error=lambda *_: None,
-        chance=random.Random(7),
-        monotonic_s=lambda: clock_s[0],
+        rng=random.Random(7),
+        clocks=Clocks(monotonic_s=lambda: clock_s[0]),
     )
 
 
@@ -463,7 +464,7 @@ def test_agents_that_were_all_cut_off_come_back_one_by_one(error: ApiError | Non
     delays: list[float] = []
     for _ in range(1000):
         pods = _idle_watch(clock_s)
-        pods._chance = random.Random(len(delays))
+        pods._rng = random.Random(len(delays))
         pods._opened_s, pods._ends_s = -100.0, 300.0
         delays.append(pods._delay_s(error))
     by_second = [sum(n <= delay < n + 1 for delay in delays) for n in range(10)]
@@ -676,7 +677,7 @@ def test_one_who_listens_badly_does_not_end_the_watch(api: ApiServer, cluster: C
         raise RuntimeError(reason)
 
     pods = PodWatch(
-        cluster, "n1", keep=PodFields(), on_error=fail, chance=random.Random(1), pace=QUICK
+        cluster, "n1", keep=PodFields(), on_error=fail, rng=random.Random(1), pace=QUICK
     )
     pods.start()
     eventually(lambda: pods.synced_unix_s)
@@ -690,7 +691,7 @@ def test_a_fault_of_our_own_does_not_end_the_watch(api: ApiServer, cluster: Clus
     def now() -> float:
         return 5.0 / next(divisors)
 
-    with watching(cluster, now_unix_s=now) as watched:
+    with watching(cluster, clocks=Clocks(unix_s=now)) as watched:
         eventually(lambda: api.stream_count)
         assert watched.failures() == {"unexpected": 1}
 
@@ -708,7 +709,7 @@ def test_it_ends_whatever_it_waits_for(api: ApiServer, cluster: Cluster, when: s
         "n1",
         keep=PodFields(),
         on_error=lambda *_: None,
-        chance=random.Random(1),
+        rng=random.Random(1),
         pace=Pace(),
     )
     if when != "before start":

@@ -182,7 +182,7 @@ def test_a_container_is_known_by_the_id_that_its_runtime_gave_it(
         node,
         keep=pod_fields(sources("jupyterhub")),
         on_error=lambda *_: None,
-        chance=random.Random(),
+        rng=random.Random(),
     )
     pods.start()
     try:

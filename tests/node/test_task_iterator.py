@@ -273,7 +273,7 @@ def test_randomx_is_told_by_how_it_rounds(
 ) -> None:
     pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
     threads, *how = options
-    command = ["python3", str(TARGET), threads, "60", *how]
+    command = ["python3", str(TARGET), threads, "3600", *how]
     with subprocess.Popen(
         command,
         executable=sys.executable,

@@ -132,6 +132,16 @@ def test_behaviour_alone_is_called_what_it_is() -> None:
     assert "alone, this never raises an alarm" in explanation(busy, now=NOW, width=None)
 
 
+def test_memory_threads_and_files_are_shown_where_they_are_known() -> None:
+    status = LIKELY
+    assert "MEMORY" not in explanation(status, now=NOW)
+    known = replace(status.processes[0], memory_bytes=57 << 20, threads=3, open_files=12)
+    text = explanation(replace(status, processes=(known, *status.processes[1:])), now=NOW)
+    row = next(line for line in text.splitlines() if f" {known.pid} " in line and "MiB" in line)
+    assert "57 MiB" in row
+    assert "3 threads, 12 open files" in text
+
+
 def test_commands_are_safe_to_paste() -> None:
     trap = container(
         kind="unit",

@@ -158,7 +158,7 @@ def pod_watch(data: bytes) -> None:
     """Lines of a watch, and a list; a broken one ends it in order."""
     watch = pods.PodWatch(
         _api(data), "node-1", keep=_KEEP, on_error=lambda _reason, _error: None,
-        chance=random.Random(1),
+        rng=random.Random(1),
     )  # fmt: skip
     for step in (watch._follow, watch._list):
         try:
