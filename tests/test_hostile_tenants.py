@@ -14,7 +14,7 @@ fork storms                   here; node/test_execs.py: a_storm_is_told_or_count
                               test_watch.py: cpu_of_processes_too_short_to_see_is_hidden
 cgroup trees                  here; node/test_cgroup_bounds.py, as
                               twenty_thousand_cgroups_hide_no_new_pod
-cgroup names                  here; node/test_cgroups.py: no_bytes_in_a_name_stop_it
+cgroup names                  here; node/test_cgroup_names.py: no_bytes_in_a_name_stop_it
 mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
                               many_hanging_command_lines_leave_one_thread_and_no_processes
@@ -600,8 +600,8 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     programs: Programs,
     lockers: Lockers,
 ) -> None:
-    node = Node(matcher, folder, cgroups.root, None, Probes(Config()))
-    node.watch._reader._retry_s = 0.2  # a few times in the test's time
+    retry_s = 0.2  # a few times in the test's time
+    node = Node(matcher, folder, cgroups.root, None, Probes(Config()), retry_s=retry_s)
     threads, before = threading.active_count(), children()
     for process in lockers.processes:
         cgroups.put(process, hostile)

@@ -53,7 +53,8 @@ from minerwatch.model import (
     ProcessStat,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from minerwatch.node.processes import CLOCK_TICKS_PER_S, ProcessReader, saturated_threads
+from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.processes import ProcessReader, saturated_threads
 from minerwatch.node.task_iterator import TaskIterator, TaskTable
 from minerwatch.probes.base import Suspect
 from minerwatch.probes.registry import Probes

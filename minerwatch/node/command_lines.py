@@ -32,7 +32,7 @@ _ANSWER_BYTES = 32 << 10  # of one answer of the child: in Base64 it fits into o
 _MAX_ANSWERS = _MAX_PIECES * _PIECE_BYTES // _ANSWER_BYTES
 _SHORTEST_WAIT_S = 0.001
 PATIENCE = 10
-"""Deadlines for which a call waits for a CPU: under a quota 95 ms of each 100 go without one."""
+"""Deadlines that a call waits for a CPU: under a quota it may have none for 95 of 100 ms."""
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 UNREAD = -1
 STUCK = -2
@@ -40,24 +40,24 @@ STUCK = -2
 
 @dataclass(slots=True)
 class TimeLeft:
-    """For one call: how much later it may be than reads are that nothing holds up."""
+    """The delay that one call may still add to reads that nothing blocks."""
 
     for_hanging_s: float
     for_a_cpu_s: float
     hung_owners: set[Hashable] = field(default_factory=set)
 
     def spend(self, late_s: float, *, is_hanging: bool) -> None:
-        """Waiting for a CPU leaves the time for hanging as it is, while there is patience."""
+        """Charge a delay: waiting for a CPU first uses up the time for that."""
         waited_s = 0.0 if is_hanging else min(late_s, self.for_a_cpu_s)
         self.for_a_cpu_s -= waited_s
         self.for_hanging_s -= late_s - waited_s
 
 
 class CommandLineReader:
-    """Command lines of some processes before a deadline, whatever those processes do.
+    """Read command lines before a deadline, whatever their processes do.
 
-    A thread reads them. While it hangs, a process reads one at a time and is killed when it
-    hangs too. At most one thread and a few killed processes are left hanging.
+    A thread reads them. While it hangs, a child reads one at a time and is killed if it hangs, too.
+    At most one thread and a few killed children are left hanging.
     """
 
     def __init__(self, proc: str, slice_s: float, failures: dict[str, int]) -> None:
@@ -70,7 +70,7 @@ class CommandLineReader:
             CHILDREN / "cmdline_reader.py", proc, str(_ANSWER_BYTES), str(_MAX_ANSWERS)
         )
         self.has_met_hanging = False
-        """Whether the last ``read`` was held up by a process."""
+        """A process blocked the last ``read``."""
 
     def read(
         self,
@@ -80,10 +80,10 @@ class CommandLineReader:
         owner_of: Callable[[int], Hashable],
         hung_owners: set[Hashable],
     ) -> dict[int, bytes | int]:
-        """Answer arguments or errno, ``STUCK`` where it hung; others were not reached.
+        """Return arguments, errno, or ``STUCK`` if the read hung; others were not reached.
 
-        It goes on for ``patience_s`` after ``until_s`` where only a CPU is waited for. A process
-        whose owner is among ``hung_owners`` is left out, and an owner that hangs it becomes one.
+        Waiting for a CPU may last for ``patience_s`` after ``until_s``. Processes of
+        ``hung_owners`` are skipped; the owner of a process that hangs is added to them.
         """
         answers: dict[int, bytes | int] = {}
         places = {pid: at for pid, at in places.items() if owner_of(pid) not in hung_owners}
@@ -112,7 +112,7 @@ class CommandLineReader:
         return answers
 
     def close(self) -> None:
-        """End the thread and the processes."""
+        """End the thread and the children."""
         if self._thread is not None:
             self._thread.close()
         self._helper.close()
@@ -145,7 +145,7 @@ class _Job:
 
 
 class _ReadingThread:
-    """Cheapest, but nothing can end a thread that hangs: it is left, and free when it returns."""
+    """The cheapest reader. A thread that hangs cannot be ended; it is free once its read returns."""
 
     def __init__(self, proc: str) -> None:
         self._proc = proc
@@ -160,7 +160,7 @@ class _ReadingThread:
     def read(
         self, places: Sequence[str], slice_s: float, until_s: float, patience_s: float
     ) -> list[bytes | int]:
-        """Answer in the order of ``places``; fewer if time ran out, or the last one hung."""
+        """Return answers in the order of ``places``; fewer if time ran out or the last one hung."""
         job = self._job = _Job(places)
         self._jobs.put(job)
         timeout_s = min(slice_s, until_s - time.monotonic())
@@ -225,7 +225,7 @@ def join_pieces(receive: Callable[[], Piece]) -> bytes | int:
 
 
 class _BothEnds:
-    """The first and the last of bytes that come piece by piece; whole if they are few."""
+    """The first and last bytes of a stream of pieces; all of them if they are few."""
 
     __slots__ = ("_held",)
 
@@ -235,7 +235,7 @@ class _BothEnds:
     def add(self, piece: bytes) -> None:
         self._held += piece
         if len(self._held) > 2 * END_BYTES + _PIECE_BYTES:
-            # one more than is kept, so that what is left still shows that something is missing
+            # one byte more than is kept, so that joined() sees the gap
             del self._held[END_BYTES : -END_BYTES - 1]
 
     def joined(self) -> bytes:
@@ -245,10 +245,9 @@ class _BothEnds:
 
 
 def _arguments(path: str) -> bytes | int:
-    """Read a cmdline file; its content, or an errno.
+    """Read a cmdline file; return its content, or an errno.
 
-    It is read until it ends: a read is short where it meets a page that cannot be had, as under
-    userfaultfd(2).
+    A short read is not the end: it stops at a page that cannot be read, as under userfaultfd(2).
     """
     kept = _BothEnds()
     size = _SHORT_PIECE_BYTES
@@ -272,10 +271,10 @@ def _arguments(path: str) -> bytes | int:
 
 
 def _is_blocked(task: str) -> bool:
-    """Whether the kernel keeps a task of ours waiting in a system call (proc_pid_syscall(5)).
+    """Return True if a task of this process waits in a system call (proc_pid_syscall(5)).
 
-    A task that runs, or would if it had a CPU, reads "running". One in futex(2) waits for the
-    interpreter's lock. Where the file is not to be had, the state in stat must do.
+    The file of a runnable task reads "running". A task in futex(2) waits for the interpreter's
+    lock. Without that file the state in stat decides.
     """
     try:
         number = read_once(f"{task}/syscall", 256).split(b" ", 1)[0].strip()

@@ -1,84 +1,56 @@
-"""One process: who it is and what it burns, read so that no process can hang the agent.
+"""The identity and the resource use of processes, read so that no process can hang the agent.
 
-Of what is read here only /proc/PID/cmdline can hang. The kernel copies it out of the process's
-own memory: it takes that process's memory lock (``get_mm_cmdline`` -> ``access_remote_vm`` in
+Only the reading of /proc/PID/cmdline can hang. The kernel copies it out of the process's own
+memory: it takes that process's memory lock (``get_mm_cmdline`` -> ``access_remote_vm`` in
 fs/proc/base.c and mm/memory.c) and, before Linux 4.17, faulted pages in from whatever file system
-stood behind them (CVE-2018-1120). Whoever holds the lock hangs every ``ps``. stat, status, comm
-and the exe and cwd links need no such lock: they read counters, and the executable's path under
-RCU (``get_task_exe_file``). No path of the process is ever opened or stat'ed: its file system may
-be a dead network mount.
+stood behind them (CVE-2018-1120). A process that holds the lock hangs every ``ps``.
 
-So command lines are read by a thread that may be left behind, and while it hangs by a process
-that may be killed. What the reading of them costs beyond an ordinary read is bounded for a call
-of ``ProcessReader.read``. A process that hangs a reader once is not measured, for on a busy node
-any process may hold its lock that long; one that hangs three in a row, within more than ten
-seconds, is hidden (``command_line_hidden``).
+So command lines are read by a thread that can be abandoned, and while it hangs by a process that
+can be killed (``command_lines``). What that costs beyond an ordinary read is bounded for each call
+of ``ProcessReader.read``. A process that hangs a reader once has no command line yet: on a busy
+node any process may hold its lock that long. One that hangs three in a row, over more than ten
+seconds, hides it (``command_line_hidden``).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
+from minerwatch.arguments import parse_cmdline
 from minerwatch.model import Process, ProcessId, ProcessStat
 from minerwatch.node.command_lines import PATIENCE, STUCK, UNREAD, CommandLineReader, TimeLeft
-from minerwatch.node.proc_files import STAT_BYTES, decoded, read_once
+from minerwatch.node.proc_files import decoded
+from minerwatch.node.process_files import GONE, MAX_ENDED_THREADS, ProcessFiles
 from minerwatch.text_budget import both_ends, shared
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
-
-CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-"""Unit of the times in /proc/PID/stat: CPU time is known to 10 ms on usual kernels."""
-
-_PF_EXITING = 0x00000004  # include/linux/sched.h
-_PF_KTHREAD = 0x00200000
-_GONE = frozenset({errno.ENOENT, errno.ESRCH})  # ESRCH: it went while the file was open
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-
-_STATUS_BYTES = 4096  # Uid is among the first lines; only Groups, after it, can be long
-_LONG_STATUS_BYTES = 1 << 20  # 65,536 groups of 10 digits fit
 
 _MAX_COMMAND_LINE_BYTES = 64 << 10
 """Memory of one command line as text: bytes that are no text take four to sixteen times more."""
-_MAX_PATH_BYTES = 8 << 10
-
-_BATCH = 32  # asked for at once: some milliseconds, after which a caller's time is looked at
-_ORDINARY_READ_S = 50e-6  # what a command line costs on a slow node
+_BATCH = 32
+"""Processes read at once: some milliseconds, after which the caller's time is checked."""
+_ORDINARY_READ_S = 50e-6  # of a command line on a slow node
 _HIDDEN_AFTER_HANGS = 3
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
-_MAX_ENDED_THREADS = 1024
-"""Threads among which a living one is looked for. What hides it among more is hidden itself."""
 _MAX_KIB_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """What of a process's memory is resident: huge pages are not part of ``rss_mib``."""
+    """Resident memory of a process: huge pages are not part of ``rss_mib``."""
 
     rss_mib: float
     hugetlb_mib: float
 
 
-def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
-    """Parse a line of /proc/PID/stat (proc_pid_stat(5)); None if it is not one."""
-    parsed = _parsed_stat(pid, line)
-    return parsed[0] if parsed else None
-
-
 def saturated_threads(
     before: Mapping[int, float], after: Mapping[int, float], elapsed_s: float, share: float = 0.95
 ) -> int:
-    """Threads that ran for at least ``share`` of the time between two ``thread_cpu`` readings.
+    """Count the threads that ran for ``share`` of the time between two ``thread_cpu`` readings.
 
     A reading is exact to 20 ms (user and system time are each cut to a tick), so the readings
     should be a second or more apart.
@@ -90,9 +62,9 @@ def saturated_threads(
 
 
 def user_names(passwd: Path) -> dict[int, str]:
-    """Parse a passwd(5) file: uid -> name; empty where it cannot be read.
+    """Parse a passwd(5) file: uid -> name; empty if it cannot be read.
 
-    The name service is not asked: it may wait for a directory server.
+    The name service is not used: it may wait for a directory server.
     """
     try:
         lines = passwd.read_bytes().splitlines()
@@ -108,18 +80,18 @@ def user_names(passwd: Path) -> dict[int, str]:
 class ProcessReader:
     """Reads processes below ``proc``; for one thread at a time.
 
-    ``deadline_s`` bounds what hanging processes can add to one call of ``read``, ten times as much
-    what a reader adds that waits for a CPU. A process that hung a reader is left alone for a tenth
-    of ``retry_s``, then for ``retry_s``, doubled each time it does again.
+    ``deadline_s`` bounds what hanging processes can add to one call of ``read``; waiting for a CPU
+    can add ten times as much. A process that hung a reader is retried after a tenth of ``retry_s``,
+    then after ``retry_s``, doubled each time it hangs again.
     ``failures`` counts what went wrong since the start, by reason:
 
     - ``permission``: a fact that the agent may not read;
     - ``unreadable``: a fact that could not be read for another reason;
     - ``malformed``: a file that is not what proc(5) says;
     - ``mixed``: a process that became another program each time it was read;
-    - ``deadline``: command lines that held up a reader for longer than their share of the time;
-    - ``deferred``: processes, or command lines, that there was no time or no reader left for;
-    - ``helper``: reading processes that could not be started or ended by themselves.
+    - ``deadline``: command lines that hung a reader for longer than their share of the time;
+    - ``deferred``: processes, or command lines, for which no time or no reader was left;
+    - ``helper``: reading processes that could not be started, or exited by themselves.
     """
 
     def __init__(
@@ -133,29 +105,27 @@ class ProcessReader:
         reasons = ("permission", "unreadable", "malformed", "mixed", "deadline", "deferred")
         self.failures: dict[str, int] = dict.fromkeys((*reasons, "helper"), 0)
         self.deferred: Set[int] = frozenset()
-        """Pids that the last ``read`` left open, in that order: to be asked for again."""
-        self._proc = str(proc)
+        """Pids that the last ``read`` left open, in order: pass them to the next one."""
         self._deadline_s = deadline_s
-        self._retry_s = retry_s
         self._users = user_names(passwd)
-        self._arguments = CommandLineReader(self._proc, deadline_s / 4, self.failures)
-        self._stuck: dict[tuple[ProcessId, tuple[int, int, int]], _Retry] = {}
+        self._files = ProcessFiles(str(proc), self.failures)
+        self._command_lines = CommandLineReader(str(proc), deadline_s / 4, self.failures)
+        self._hangs = _Hangs(retry_s)
         self._open: dict[int, None] = {}  # in the order in which they were left open
         self._owner_of: Callable[[int], Hashable] = lambda pid: pid
-        self._is_short = False
 
     def close(self) -> None:
         """End the reading thread and processes; those that hang end when their read does."""
-        self._arguments.close()
+        self._command_lines.close()
 
     def stat(self, pid: int) -> ProcessStat | None:
-        """Read what ``pid`` is and has burnt; None if it is gone or cannot be read.
+        """Read the identity and the CPU time of ``pid``; None if it is gone or unreadable.
 
-        ``program`` changes at every execve(2), also where the name stays the same: the addresses
-        of code, stack and arguments are laid at random. They read (1, 0, 0) for callers that may
-        not trace the process, (0, 0, 0) for kernel threads and zombies.
+        ``program`` changes at every execve(2), even if the name stays the same: the addresses of
+        code, stack and arguments are laid at random. They read (1, 0, 0) for callers that may not
+        trace the process, (0, 0, 0) for kernel threads and zombies.
         """
-        parsed = self._stat(pid)
+        parsed = self._files.stat(pid)
         return parsed[0] if parsed else None
 
     def read(self, pids: Iterable[int], cpu_s: float = float("inf")) -> dict[int, Process]:
@@ -174,15 +144,15 @@ class ProcessReader:
     ) -> Iterator[dict[int, Process]]:
         """Read ``pids``, in that order, some at once; those that are gone are missing.
 
-        A batch is all that is held of them here, so that texts of thousands of processes are never
-        in memory together. ``is_time_left`` is asked before each batch but the first.
+        Only one batch is held here, so that texts of thousands of processes are never in memory
+        together. ``is_time_left`` is called before each batch but the first.
 
-        The facts of one result are all of one process and one program: where it was replaced
-        between two reads, it is read again. A process whose command line there was no time for is
-        returned without it, and stands in ``deferred`` once all has been read. So does one of which
-        something could not be read for want of files or memory, or that was not begun with; it
-        may be missing. Once a process has hung a reader, command lines of the same ``owner_of``
-        wait for the next call.
+        The facts of one result are all of one process and one program: if it was replaced between
+        two reads, it is read again. ``deferred``, once all has been read, holds the processes that
+        were not begun with; those with a fact that could not be read because files or memory ran
+        out, which may be missing; and those that are returned without their command line because
+        time ran out. After one process has hung a reader, the command lines of all processes with
+        the same ``owner_of`` wait for the next call.
         """
         self._open = {}
         self._owner_of = owner_of
@@ -201,26 +171,26 @@ class ProcessReader:
             todo = mixed
         self.failures["mixed"] += len(todo)
         self.failures["deferred"] += len(left)
-        self._open.update(dict.fromkeys((*todo, *left, *self._due_for_retry())))
-        # A helper that was started for others is not to hang again before it has served them.
+        self._open.update(dict.fromkeys((*todo, *left, *self._hangs.due(self.stat))))
+        # A helper that was started for others must serve them before it can hang again.
         in_order = sorted(self._open, key=lambda pid: owner_of(pid) in time_left.hung_owners)
         self.deferred = dict.fromkeys(in_order).keys()
 
     def thread_cpu(self, pid: int, limit: int = _MAX_THREADS) -> dict[int, float]:
         """Read the CPU seconds of the first ``limit`` threads of ``pid``; empty if it is gone."""
         cpu_s: dict[int, float] = {}
-        for tid in self._threads(pid, limit):
-            parsed = self._stat(tid, f"{pid}/task/{tid}")
+        for tid in self._files.threads(pid, limit):
+            parsed = self._files.stat(tid, f"{pid}/task/{tid}")
             if parsed:
                 cpu_s[tid] = parsed[0].cpu_s
         return cpu_s
 
     def memory(self, pid: int) -> MemoryUse | None:
-        """Read what ``pid`` keeps in memory (proc_pid_status(5)); None if it is gone."""
-        status = self._whole_status(str(pid))
+        """Read the resident memory of ``pid`` (proc_pid_status(5)); None if it is gone."""
+        status = self._files.status(str(pid))
         if status is not None and b"\nVmRSS:" not in status:
-            place = self._place_of_a_live_thread(pid)
-            status = self._whole_status(place) if place else status
+            place = self._files.living_thread(pid)
+            status = self._files.status(place) if place else status
         if status is None:
             return None
         return MemoryUse(_mib(status, b"\nVmRSS:"), _mib(status, b"\nHugetlbPages:"))
@@ -235,66 +205,66 @@ class ProcessReader:
         """Read ``pids`` into ``found`` and ``mixed``."""
         drafts: dict[int, _Draft] = {}
         for pid in pids:
-            with self._asked_again_if_short(pid):
+            with self._deferred_if_short(pid):
                 draft = self._draft(pid)
             if draft is not None:
                 drafts[pid] = draft
-        places = {pid: draft.place for pid, draft in drafts.items() if self._is_to_be_asked(draft)}
+        places = {
+            pid: draft.place
+            for pid, draft in drafts.items()
+            if draft.place and not self._hangs.is_pausing(draft.program)
+        }
         ordinary_s = len(places) * _ORDINARY_READ_S
         started_s = time.monotonic()
         until_s = started_s + time_left.for_hanging_s + ordinary_s
-        answers = self._arguments.read(
+        answers = self._command_lines.read(
             places, until_s, time_left.for_a_cpu_s, self._owner_of, time_left.hung_owners
         )
         late_s = max(0.0, time.monotonic() - started_s - ordinary_s)
-        time_left.spend(late_s, is_hanging=self._arguments.has_met_hanging)
+        time_left.spend(late_s, is_hanging=self._command_lines.has_met_hanging)
         for pid, draft in drafts.items():
-            with self._asked_again_if_short(pid):
+            with self._deferred_if_short(pid):
                 now = self.stat(pid)
                 if now is None:
                     continue
-                if (now.id, now.program) != (draft.stat.id, draft.stat.program):
+                if (now.id, now.program) != draft.program:
                     mixed.append(pid)
                     continue
                 found[pid] = self._process(draft, now, answers.get(pid, UNREAD))
 
     @contextmanager
-    def _asked_again_if_short(self, pid: int) -> Iterator[None]:
-        """Leave ``pid`` open if meanwhile something could not be read for want of files or memory.
+    def _deferred_if_short(self, pid: int) -> Iterator[None]:
+        """Leave ``pid`` open if a file could not be read because files or memory ran out.
 
-        It is not gone, and what is not known of it is not hidden.
+        The process is not gone then, and a fact that is missing is not hidden.
         """
-        self._is_short = False
+        self._files.is_short = False
         yield
-        if self._is_short:
+        if self._files.is_short:
             self._open[pid] = None
 
     def _draft(self, pid: int) -> _Draft | None:
-        """Read all but the command line."""
-        parsed = self._stat(pid)
+        """Read all facts except the command line."""
+        files = self._files
+        parsed = files.stat(pid)
         if parsed is None:
             return None
         stat, exiting = parsed
         place: str | None = str(pid)
         is_out_of_sight = False
         if exiting:
-            place = self._place_of_a_live_thread(pid) if stat.threads > 1 else None
-            is_out_of_sight = place is None and stat.threads > _MAX_ENDED_THREADS
+            place = files.living_thread(pid) if stat.threads > 1 else None
+            is_out_of_sight = place is None and stat.threads > MAX_ENDED_THREADS
         if stat.kernel_thread:
             place = None
-        status = self._fact(f"{pid}/status", _STATUS_BYTES)
         return _Draft(
-            stat,
+            (stat.id, stat.program),
             place or "",
-            self._uid(status),
-            self._link(f"{place}/exe") if place else "",
-            self._link(f"{place}/cwd") if place else "",
+            files.uid(pid),
+            files.link(f"{place}/exe") if place else "",
+            files.link(f"{place}/cwd") if place else "",
             is_out_of_sight,
         )
-
-    def _is_to_be_asked(self, draft: _Draft) -> bool:
-        retry = self._stuck.get((draft.stat.id, draft.stat.program))
-        return bool(draft.place) and (retry is None or time.monotonic() >= retry.at_s)
 
     def _process(self, draft: _Draft, now: ProcessStat, answer: bytes | int) -> Process:
         command_line, hidden = self._command_line(draft, answer)
@@ -317,210 +287,103 @@ class ProcessReader:
         )
 
     def _command_line(self, draft: _Draft, answer: bytes | int) -> tuple[str, bool]:
-        """Tell the text, and whether the process hides it."""
-        key = (draft.stat.id, draft.stat.program)
+        """Return the text, and whether the process hides it."""
         if not draft.place:
             return "", draft.is_out_of_sight
         if isinstance(answer, bytes):
-            self._stuck.pop(key, None)
-            line, is_hidden = _command_line(answer, draft.exe)
+            self._hangs.forget(draft.program)
+            line, is_hidden = parse_cmdline(decoded(answer), draft.exe)
             return both_ends(line, _MAX_COMMAND_LINE_BYTES), is_hidden
         if answer == STUCK:
             self.failures["deadline"] += 1
-            self._stuck[key] = _Retry.after(self._stuck.get(key), self._retry_s)
-        if key in self._stuck:
-            return "", self._stuck[key].hangs >= _HIDDEN_AFTER_HANGS
-        if answer == UNREAD or answer in _GONE:  # gone: the thread that it was read through
+            self._hangs.add(draft.program)
+        if hangs := self._hangs.count(draft.program):
+            return "", hangs >= _HIDDEN_AFTER_HANGS
+        if answer == UNREAD or answer in GONE:  # the thread that it was read through is gone
             self.failures["deferred"] += 1
-            self._open[draft.stat.id.pid] = None
+            self._open[draft.program[0].pid] = None
         else:
-            self._count(OSError(answer, ""))
+            self._files.count(OSError(answer, ""))
         return "", False
 
-    def _due_for_retry(self) -> tuple[int, ...]:
-        """Name the process to be asked once more, if any: one a call, for it may hang again.
 
-        A process may hold its memory lock for a good reason (fork(2) of a large one takes
-        seconds), so that no hang hides it for ever.
-        """
-        now_s = time.monotonic()
-        for (process, program), retry in list(self._stuck.items()):
-            if retry.at_s > now_s:
-                continue
-            stat = self.stat(process.pid)
-            if stat is not None and (stat.id, stat.program) == (process, program):
-                return (process.pid,)
-            del self._stuck[process, program]
-        return ()
-
-    def _threads(self, pid: int, limit: int) -> Iterator[int]:
-        try:
-            with os.scandir(f"{self._proc}/{pid}/task") as entries:
-                yield from (int(entry.name) for entry in islice(entries, limit))
-        except (OSError, ValueError) as error:
-            self._count(error)
-
-    def _place_of_a_live_thread(self, pid: int) -> str | None:
-        """Find where to read a process whose first thread has ended while others run on.
-
-        The first thread is then a zombie without memory: /proc/PID/cmdline is empty and the exe
-        link leads nowhere, but those of its other threads do (proc_pid_task(5)). Threads that end
-        vanish, but for the first, and for those that a tracer does not wait for (ptrace(2)).
-        """
-        for tid in self._threads(pid, _MAX_ENDED_THREADS):
-            place = f"{pid}/task/{tid}"
-            parsed = self._stat(tid, place) if tid != pid else None
-            if parsed and not parsed[1]:
-                return place
-        return None
-
-    def _stat(self, pid: int, place: str = "") -> tuple[ProcessStat, bool] | None:
-        line = self._fact(f"{place or pid}/stat", STAT_BYTES)
-        if line is None:
-            return None
-        parsed = _parsed_stat(pid, line)
-        if parsed is None:
-            self.failures["malformed"] += 1
-        return parsed
-
-    def _uid(self, status: bytes | None) -> int:
-        """Find the effective uid; -1 if it could not be read.
-
-        The line before, Name, cannot forge it: the kernel escapes newlines there.
-        """
-        if status is None:
-            return -1
-        try:
-            return int(status.partition(b"\nUid:")[2].split(None, 2)[1])
-        except (IndexError, ValueError):
-            self.failures["malformed"] += 1
-            return -1
-
-    def _whole_status(self, place: str) -> bytes | None:
-        status = self._fact(f"{place}/status", _STATUS_BYTES)
-        if status is not None and len(status) == _STATUS_BYTES:
-            return self._fact(f"{place}/status", _LONG_STATUS_BYTES)
-        return status
-
-    def _fact(self, name: str, limit_bytes: int) -> bytes | None:
-        """Read a small file of /proc; the kernel gives it whole in one read (fs/seq_file.c)."""
-        try:
-            return read_once(f"{self._proc}/{name}", limit_bytes)
-        except OSError as error:
-            self._count(error)
-            return None
-
-    def _link(self, name: str) -> str:
-        try:
-            link = os.readlink(os.fsencode(f"{self._proc}/{name}"))  # noqa: PTH115 - hot
-            return both_ends(decoded(link), _MAX_PATH_BYTES)
-        except OSError as error:
-            self._count(error)
-            return ""
-
-    def _count(self, error: OSError | ValueError) -> None:
-        if isinstance(error, PermissionError):
-            self.failures["permission"] += 1
-        elif not isinstance(error, OSError):
-            self.failures["malformed"] += 1
-        elif error.errno not in _GONE:
-            self.failures["unreadable"] += 1
-            self._is_short = self._is_short or error.errno in _SHORT
+_Program = tuple[ProcessId, tuple[int, int, int]]
+"""A process, and the addresses that tell its program from earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    stat: ProcessStat
-    place: str  # where its memory is reached; "" for what has none: kernel threads, zombies
+    """A process without its command line."""
+
+    program: _Program
+    place: str  # where its memory is read; "" if it has none: kernel threads, zombies
     uid: int
     exe: str
     cwd: str
-    is_out_of_sight: bool = False  # it has more threads that have ended than are looked through
+    is_out_of_sight: bool  # more of its threads have exited than are looked through
+
+
+class _Hangs:
+    """Programs that hung a reader, each with a pause before it is retried."""
+
+    def __init__(self, retry_s: float) -> None:
+        self._retry_s = retry_s
+        self._retries: dict[_Program, _Retry] = {}
+
+    def add(self, program: _Program) -> None:
+        """Count a hang; pause for longer than after the last one."""
+        last = self._retries.get(program)
+        if last is None:  # most likely it had its lock for a good reason, or waited for a CPU
+            pause_s, count = self._retry_s / 10, 1
+        else:
+            pause_s = min(max(self._retry_s, last.pause_s * 2), _LAST_RETRY_S)
+            count = last.count + 1
+        self._retries[program] = _Retry(time.monotonic() + pause_s, pause_s, count)
+
+    def forget(self, program: _Program) -> None:
+        """Forget the hangs of a program that was read."""
+        self._retries.pop(program, None)
+
+    def count(self, program: _Program) -> int:
+        """Return how often in a row it hung a reader."""
+        return self._retries[program].count if program in self._retries else 0
+
+    def is_pausing(self, program: _Program) -> bool:
+        """Return whether it is not to be read yet."""
+        retry = self._retries.get(program)
+        return retry is not None and time.monotonic() < retry.at_s
+
+    def due(self, stat_of: Callable[[int], ProcessStat | None]) -> tuple[int, ...]:
+        """Return the process to be retried, if any: one a call, because it may hang again.
+
+        A process may hold its memory lock for a good reason (fork(2) of a large one takes
+        seconds), so no hang hides it for ever.
+        """
+        now_s = time.monotonic()
+        for program, retry in list(self._retries.items()):
+            if retry.at_s > now_s:
+                continue
+            stat = stat_of(program[0].pid)
+            if stat is not None and (stat.id, stat.program) == program:
+                return (program[0].pid,)
+            del self._retries[program]
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
     at_s: float
     pause_s: float
-    hangs: int  # in a row
-
-    @classmethod
-    def after(cls, last: _Retry | None, first_pause_s: float) -> _Retry:
-        if last is None:  # most likely it had its lock for a good reason, or waited for a CPU
-            pause_s = first_pause_s / 10
-        else:
-            pause_s = min(max(first_pause_s, last.pause_s * 2), _LAST_RETRY_S)
-        return cls(time.monotonic() + pause_s, pause_s, last.hangs + 1 if last else 1)
-
-
-def _parsed_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
-    """Parse a stat line, and tell whether the task has ended or is about to (zombie, exiting)."""
-    # The name may hold ") R 1 2" and any other bytes; nothing after it holds a bracket.
-    name, bracket, rest = line.rpartition(b")")
-    fields = rest.split()
-    if not bracket or b"(" not in name or len(fields) < 46:
-        return None
-    try:
-        flags = int(fields[6])
-        return (
-            ProcessStat(
-                id=ProcessId(pid, int(fields[19])),
-                parent_pid=int(fields[1]),
-                comm=decoded(name.partition(b"(")[2]),
-                cpu_s=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S,
-                threads=int(fields[17]),
-                kernel_thread=bool(flags & _PF_KTHREAD),
-                program=(int(fields[23]), int(fields[25]), int(fields[45])),
-            ),
-            fields[0] in b"ZXx" or bool(flags & _PF_EXITING),
-        )
-    except (ValueError, OverflowError):
-        return None
-
-
-def _command_line(raw: bytes, image: str) -> tuple[str, bool]:
-    """Return the command line of a cmdline file, and whether the process hides its arguments.
-
-    The arguments are hidden where there are none, and where the process has written a title over
-    them. The title is returned all the same.
-    """
-    arguments = decoded(raw.rstrip(b"\0")).split("\0")
-    line = command_line_of(arguments)
-    if not line.strip(f" {NO_BREAK_SPACE}"):
-        return "", True
-    return line, _is_title(raw, arguments, image)
-
-
-def _is_title(raw: bytes, arguments: list[str], image: str) -> bool:
-    """Return whether a process wrote this over its arguments, as setproctitle(3bsd) does.
-
-    execve(2) ends each argument with one NUL byte. Over them a shorter title is filled up with
-    more, and a longer one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which
-    has blanks in it, or is longer than names are, unless that is the program's name.
-    """
-    if raw.endswith(_PADDING) or not raw.endswith(b"\0"):
-        return True
-    first = arguments[0]
-    if len(arguments) > 1 or first == image:
-        return False
-    name, own_name = first.rpartition("/")[2], image.rpartition("/")[2]
-    return len(first.split()) > 1 or (len(name) > _LONG_NAME and name != own_name)
-
-
-_LONG_NAME = 64
-"""Characters that a program's name seldom has, so that a longer word is a title."""
-
-_PADDING = b"\0\0\0"
-"""Two NUL bytes at the end are one empty argument; more are hardly arguments."""
+    count: int  # of hangs in a row
 
 
 def _image(exe: str) -> tuple[str, bool, bool]:
-    """Tell path, whether it was deleted, and whether it is in memory only, from the exe link.
+    """Return path, whether it was deleted, and whether it is in memory only, from the exe link.
 
-    The link of a file that has no name any more ends in " (deleted)" (proc_pid_exe(5)). So may a
-    file's own name: it counts as deleted, for whoever calls a file so accuses only themselves,
-    and asking the file system could hang. A memfd never had a name; it is in memory and not
-    deleted, so that one fact is not counted as two.
+    The link of a file that has no name any more ends in " (deleted)" (proc_pid_exe(5)). A file
+    with such a name counts as deleted, too: its owner accuses only itself, and a query of the file
+    system could hang. A memfd never had a name; it is in memory and not deleted, so that one fact
+    is not counted as two.
     """
     path, marked = _without_mark(exe)
     in_memory = marked and path.startswith("/memfd:")

@@ -33,6 +33,7 @@ from minerwatch.model import (
     Process,
     Signal,
 )
+from minerwatch.node.cgroup_bounds import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
@@ -74,12 +75,14 @@ class Node:
         tasks: TaskIterator | None = None,
         probes: Probes | None = None,
         sys_folder: Path = Path("/sys"),
+        bounds: CgroupBounds | None = None,
+        retry_s: float = 3600.0,
     ) -> None:
         """What gets little of a busy machine's CPU is hot, and suspect, all the same."""
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
-            CgroupTree(sys_folder, Path("/proc")),
-            ProcessReader(Path("/proc"), retry_s=3600.0),
+            CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
+            ProcessReader(Path("/proc"), retry_s=retry_s),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
             Judge(),
@@ -780,12 +783,10 @@ def test_a_container_with_more_cgroups_than_are_kept_apart_is_suspicious(
     matcher: Matcher,
     cgroups: CgroupFolders,
     programs: Programs,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And a miner in the cgroup beyond the bound is likely."""
-    monkeypatch.setattr("minerwatch.node.cgroups._MAX_FOLDERS_BELOW_POD", 4)
     folder = cgroups.make(f"{TOP}{POD}/{A}")
-    node = Node(matcher, folder, cgroups.root)
+    node = Node(matcher, folder, cgroups.root, bounds=CgroupBounds(below_pod=4))
     node.tick()
     made = [cgroups.make(f"{TOP}{POD}/{A}/{n}") for n in range(6)]
     assert any(node.tick(0.01).over_bound_count for _ in range(8))  # it sleeps: in its turn

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from minerwatch.model import Process
-from minerwatch.node import command_lines
 from minerwatch.node.processes import ProcessReader
 from tests.node.recorded_proc import RecordedProc, read_one, stat_line
 from tests.waiting import until as eventually
@@ -76,11 +75,12 @@ def test_whoever_hangs_the_reader_three_times_in_a_row_is_hidden(recorded: Recor
     hidden_after: dict[int, int] = {}
     try:
         for pid in (10, 11):  # by the thread, then by a helper
+            before = reader.failures["deadline"]
             found = read_one(reader, pid)
             while not found.command_line_hidden:
                 assert found.command_line == ""
                 found = reader.read([pid]).get(pid, found)
-            hidden_after[pid] = reader._stuck[found.id, found.program].hangs
+            hidden_after[pid] = reader.failures["deadline"] - before
         assert hidden_after == {10: 3, 11: 3}
         recorded.release(11)
         eventually(lambda: not read_one(reader, 11).command_line_hidden)
@@ -177,13 +177,17 @@ def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
     reader.close()
 
 
+def wait_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it look as if a reading task did not wait in the kernel (/proc/PID/syscall)."""
+    monkeypatch.setattr("minerwatch.node.command_lines.read_once", lambda *_: b"running\n")
+
+
 def test_a_reader_that_waits_for_a_cpu_is_no_hidden_process(
     recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded.add(10, None)
-    blocked = "minerwatch.node.command_lines._is_blocked"
     with monkeypatch.context() as patched:
-        patched.setattr(blocked, lambda task: False)
+        wait_for_a_cpu(patched)
         process = read_one(recorded_reader, 10)
     assert not process.command_line_hidden
     assert process.command_line == ""
@@ -196,7 +200,7 @@ def test_a_reader_that_waits_for_a_cpu_is_waited_for(
 ) -> None:
     """Under a CPU quota a deadline may pass without a single instruction."""
     recorded.add(10, None)
-    monkeypatch.setattr("minerwatch.node.command_lines._is_blocked", lambda task: False)
+    wait_for_a_cpu(monkeypatch)
     later = threading.Timer(0.3, recorded.release, [10])  # three times the deadline
     later.start()
     read_one(recorded_reader, 10)
@@ -211,7 +215,7 @@ def test_who_was_left_for_the_next_time_goes_first_if_it_is_asked_for_first(
     recorded.add(10, None)
     recorded.add(11)
     with monkeypatch.context() as patched:
-        patched.setattr("minerwatch.node.command_lines._is_blocked", lambda task: False)
+        wait_for_a_cpu(patched)
         recorded_reader.read([11, 10])
     assert recorded_reader.deferred == {10}
     recorded.release(10)
@@ -224,16 +228,15 @@ def test_waiting_for_a_cpu_is_not_taken_for_hanging(
     """Two batches, each of which waits for longer than a call may wait for those that hang."""
     for pid in range(10, 160):
         recorded.add(pid)
-    really = "minerwatch.node.command_lines._arguments"
-    read = command_lines._arguments
+    really_open = os.open
 
-    def late(path: str) -> bytes | int:
-        if path.endswith(("/10/cmdline", "/150/cmdline")):
+    def late(path: str, *arguments: int) -> int:
+        if str(path).endswith(("/10/cmdline", "/150/cmdline")):
             time.sleep(0.15)
-        return read(path)
+        return really_open(path, *arguments)
 
-    monkeypatch.setattr(really, late)
-    monkeypatch.setattr("minerwatch.node.command_lines._is_blocked", lambda task: False)
+    monkeypatch.setattr(os, "open", late)
+    wait_for_a_cpu(monkeypatch)
     found = recorded_reader.read(range(10, 160))
     assert all(process.command_line == "worker -v" for process in found.values())
     assert recorded_reader.deferred == frozenset()
