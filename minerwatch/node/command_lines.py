@@ -145,7 +145,7 @@ class _Job:
 
 
 class _ReadingThread:
-    """The cheapest reader. A thread that hangs cannot be ended; it is free once its read returns."""
+    """The cheapest reader. A thread that hangs cannot be ended, only left until it returns."""
 
     def __init__(self, proc: str) -> None:
         self._proc = proc
