@@ -632,10 +632,9 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
 
 
 def test_a_process_that_locks_its_memory_does_not_blind_the_reading_of_mappings(
-    lockers: Lockers, monkeypatch: pytest.MonkeyPatch
+    lockers: Lockers,
 ) -> None:
-    monkeypatch.setattr("minerwatch.node.memory_maps._STALLED_S", 0.2)
-    reader = MappingReader()
+    reader = MappingReader(stall_s=0.2)
     locked = [identity(process.pid) for process in lockers.processes[:2]]
     own = identity(os.getpid())
     for process in locked:
