@@ -110,9 +110,9 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """TLS on the address of ``listen``; plain HTTP without a certificate."""
+    """TLS on the address of ``listen``, in addition to ``authorize_metrics``."""
 
-    certificate: str = ""  # PEM file, reloaded when it changes; "" is plain HTTP
+    certificate: str = ""  # PEM file, reloaded when it changes
     key: str = ""  # PEM file; "": the key is in the certificate's file
     client_ca: str = ""  # PEM file: /metrics requires a client certificate signed by it
 
@@ -227,6 +227,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     interval: Duration = Duration(10)  # between ticks
     listen: str = DEFAULT_LISTEN  # /metrics, /healthz, /readyz
     tls: Tls = Tls()
+    authorize_metrics: bool = True  # in a cluster, except on loopback: TLS; /metrics needs a token
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
     built_in_rules: bool = True  # load the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # more folders; a later rule replaces one with the same id

@@ -12,7 +12,7 @@ import yara_x
 from minerwatch.api.snapshot import container_status, decode, encode
 from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of
 from minerwatch.config.schema import BUILT_IN_RULES
-from minerwatch.culling.process_signals import _stat as state_of
+from minerwatch.culling.process_signals import read_stat as state_of
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Judge, Sighting
 from minerwatch.model import (
