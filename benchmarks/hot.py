@@ -32,6 +32,7 @@ from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, s
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.config.schema import BUILT_IN_RULES, Examination
+from minerwatch.config.values import Duration
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -41,7 +42,9 @@ from minerwatch.node.task_iterator import TaskIterator
 
 MEASURE = "One hot container"
 _MINER = ("-o", "stratum+tcp://pool.example.org:3333", "--donate-level", "1", "-u", "x")
-_WARM_TICKS = 6
+_WARM_TICKS = 10
+_EXAMINATION = Examination(window=Duration(5))
+"""A process is idle after a window without CPU time: it need not be waited for for a minute."""
 _MIN_RATIO = Budget(30, is_least=True)
 
 
@@ -100,7 +103,7 @@ class _Ticks:
         cgroups = CgroupTree(sys, Path("/proc"))
         sources = Sources(cgroups, ProcessReader(Path("/proc")), tasks)
         self._watch = Watch(
-            sources, matcher, Examination(), Judge(), timer=PhaseTimer(time.thread_time)
+            sources, matcher, _EXAMINATION, Judge(), timer=PhaseTimer(time.thread_time)
         )
         self._spent_ms: dict[str, list[float]] = {}
 
