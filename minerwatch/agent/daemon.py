@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _NEED_RESTART = (
     "listen",
     "tls",
+    "authorize_metrics",
     "socket",
     "node",
     "examination",
@@ -327,7 +328,6 @@ class Agent:
         self._telemetry.once.failure(message, error)
 
     def _log_start(self) -> None:
-        scheme = "https" if self._state.config.tls.certificate else "http"
         self._log.info(
             "watching",
             version=__version__,
@@ -335,7 +335,7 @@ class Agent:
             cgroups=self._node.source,
             rules=len(self._state.rules.book.rules),
             interval=f"{self._state.config.interval:g}s",
-            metrics=f"{scheme}://{self._endpoints.address}/metrics",
+            metrics=self._endpoints.metrics_url,
             socket=str(self._endpoints.socket),
             **({"cluster": self._cluster.server} if self._cluster is not None else {}),
         )

@@ -7,24 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minerwatch import __version__
+from minerwatch.agent.metrics_address import open_metrics_address
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
-from minerwatch.config.schema import Config, Tls, default_socket
-from minerwatch.config.values import host_and_port
+from minerwatch.config.schema import Config, default_socket
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.probes.registry import ProbeStatus
-from minerwatch.report.http_server import Answer, Listener, Routes, SocketListener, address_listener
+from minerwatch.report.http_server import Answer, Listener, Routes
+from minerwatch.report.socket_listener import SocketListener
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
-
-if TYPE_CHECKING:
-    from minerwatch.report.tls import TlsEndpoint
 
 _MAX_TICKS_MISSED = 3
 _TICK_GRACE_S = 15.0
@@ -60,18 +57,16 @@ class Endpoints:
         on_socket = SocketListener(self.socket, self._private_routes(), self._note_error, posts)
         self._listeners.append(on_socket)
         try:
-            host, port = host_and_port(config.listen)
-            on_address, self.address = address_listener(
-                host,
-                port,
-                self._public_routes(),
-                on_error=self._note_error,
-                tls=_tls_endpoint(config.tls),
+            cluster = parts.cluster.cluster if parts.cluster is not None else None
+            on_address = open_metrics_address(
+                config, cluster, self._public_routes(), self._note_error
             )
         except MinerwatchError:
             self.close()
             raise
-        self._listeners.append(on_address)
+        self._listeners.append(on_address.listener)
+        self.metrics_url = f"{on_address.scheme}://{on_address.address}/metrics"
+        self.address = on_address.address
 
     def close(self) -> None:
         """Close the listeners."""
@@ -174,12 +169,3 @@ def socket_path(config: Config) -> Path:
 
 def _unavailable(reason: str) -> Answer:
     return Answer(f"{reason}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-def _tls_endpoint(settings: Tls) -> TlsEndpoint | None:
-    """Return the address's TLS; None if it is not configured. Raises ListenError."""
-    if not settings.certificate:
-        return None
-    from minerwatch.report.tls import TlsEndpoint  # 4 MiB that few agents need
-
-    return TlsEndpoint(settings)

@@ -30,6 +30,8 @@ RECORD = Struct("=QQQQQQQIIIIIIII16s")
 _TASK = Struct("=8xQQ32xIII36x")
 """Fields of a record that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
 """
+_PROGRAM = Struct("=8s16x24s40x16s")
+"""Fields of a record that change with the process, its program and its name."""
 _READ_BYTES = RECORD.size * 1024
 _MAX_READS = 4096
 _MAX_THREADS = 4096
@@ -137,13 +139,8 @@ class TaskTable:
     def _known_programs(self) -> dict[int, int]:
         """Return a number of each process that changes with its start, name and program."""
         if not self._programs:
-            content = self._content
-            self._programs = {
-                pid: hash(
-                    content[at : at + 8] + content[at + 24 : at + 48] + content[at + 88 : at + 104]
-                )
-                for pid, at in self._leaders.items()
-            }
+            parse, content = _PROGRAM.unpack_from, self._content
+            self._programs = {pid: hash(parse(content, at)) for pid, at in self._leaders.items()}
         return self._programs
 
     def _thread_places(self) -> dict[int, array[int]]:
