@@ -94,7 +94,7 @@ class World:
         """One tick; returns which rule matches on which process."""
         self._at_s += TICK_S
         for pid, (cpu_s, count) in self._counters.items():
-            now = (cpu_s + used_s.get(pid, 0.0), threads.get(pid, count))
+            now = (round(cpu_s + used_s.get(pid, 0.0), 2), threads.get(pid, count))
             self._counters[pid] = now
             self._write(pid, *now)
         self.node.tick_times_s.append(self._at_s)
