@@ -29,11 +29,12 @@ test: check ## lint, types, layers, then every test; says how long that took
 			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
 		exit $$status
 
-check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
+check: $(READY_TO_TEST) ## lint, format, types, layers, sizes and rules, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	-$(BIN)/python -m tests.guards
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test
