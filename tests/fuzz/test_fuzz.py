@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import minerwatch
+from tests.examples import examples
 from tests.fuzz import campaign, corpus, registry, worker
 from tests.fuzz.mutation import mutated
 from tests.fuzz.registry import Target, targets
@@ -85,7 +86,7 @@ def test_more_of_its_kind_breaks_nothing(target: Target) -> None:
     kept = list(corpus.kept(target.name).values())
 
     @settings(
-        max_examples=max(_LEAST_INPUTS, _INPUTS // target.cost),
+        max_examples=examples(max(_LEAST_INPUTS, _INPUTS // target.cost)),
         derandomize=True,
         database=None,
         deadline=None,

@@ -22,6 +22,7 @@ from minerwatch.model import ContainerKey, ContainerKind
 from minerwatch.node import cgroups as cgroups_module
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, no_files_left, private_sys
+from tests.examples import examples
 from tests.waiting import until
 
 NODES = Path(__file__).parent.parent / "fixtures" / "nodes"
@@ -241,7 +242,7 @@ def test_what_is_in_an_engines_container_that_is_a_pods_is_that_pods_too(tmp_pat
     tree.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.binary(min_size=1, max_size=80).filter(
@@ -270,7 +271,7 @@ def test_no_bytes_in_a_name_stop_it(
     tree.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 1_000_000), min_size=4, max_size=4), min_size=2, max_size=5)
 )

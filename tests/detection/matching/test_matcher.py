@@ -22,6 +22,7 @@ from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.rule import Rule, parse_rule
 from minerwatch.model import Evidence, Facts
 from tests.detection.reference import rule_holds
+from tests.examples import examples
 
 LISTS = Lists(
     (Path("lists"),),
@@ -168,7 +169,7 @@ FACTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def reasons_of(condition: Condition, facts: Facts) -> Iterator[Predicate]:
     """Of a condition that holds, all that is true and not under a ``not``, asked one by one."""
     match condition:
