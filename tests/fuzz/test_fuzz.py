@@ -204,8 +204,8 @@ def test_what_hangs_is_given_up_even_where_errors_are_suppressed() -> None:
 
 def test_a_worker_fuzzes_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     target = registry.named("cpu_quantity")
-    worker._with_mutation(target, 0.1, worker.Finds(corpus.BUILD / "crashes" / target.name))
-    runs, coverage, added = campaign._figures(capsys.readouterr().out)
+    worker.fuzz_with_mutation(target, 0.1, worker.Finds(corpus.BUILD / "crashes" / target.name))
+    runs, coverage, added = campaign.figures(capsys.readouterr().out)
     assert runs > 0
     assert coverage[1] >= coverage[0] > 0
     assert len(corpus.found(target.name)) == added
@@ -217,4 +217,4 @@ def test_what_libfuzzer_says_is_understood() -> None:
         "#9\tNEW    cov: 41 ft: 44 corp: 3/9b\n#20\tDONE   cov: 42 ft: 45\n"
         "stat::number_of_executed_units: 20\nstat::new_units_added:          5\n"
     )
-    assert campaign._figures(said) == (20, (37, 42), 5)
+    assert campaign.figures(said) == (20, (37, 42), 5)
