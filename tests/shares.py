@@ -8,6 +8,7 @@ are its own (``tests.conftest.TOP``, ``container_id``).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import chain
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -43,6 +44,9 @@ _START_PROGRAMS = (
 _PROGRAM_NAMES = frozenset(("subprocess", "multiprocessing", "venv", "Programs", "RunningAgent"))
 _PROGRAM_FIXTURES = frozenset(("cgroups", "programs", "certificate"))
 _ROOT_FIXTURES = frozenset(("cgroups",))
+
+
+PLACES = (*chain.from_iterable(_TOGETHER.values()), *_START_PROGRAMS)
 
 
 def share(test: str) -> str:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import no_programs
-from tests.shares import MACHINE, marks, share
+from tests.shares import MACHINE, PLACES, marks, share
 
 
 def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> None:
@@ -37,6 +38,14 @@ def test_marks(
     expected: list[str],
 ) -> None:
     assert list(marks(test, fixtures, names, own)) == expected
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places_are_there(place: str) -> None:
+    path, _, test = place.partition("::")
+    file = Path(__file__).parent.parent / path
+    assert file.exists()
+    assert not test or f"def {test}" in file.read_text()
 
 
 def test_a_unit_test_that_starts_a_program_fails() -> None:

@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import score_of
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
@@ -306,7 +307,7 @@ class EventSender:
 
     def _send(self, news: _News) -> None:
         """Try until it is sent, refused for good, or too old."""
-        delay_s = self._pace.first_delay_s
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         is_first = True
         while not self._closing.is_set():
             try:
@@ -321,9 +322,8 @@ class EventSender:
                     self._take_back(news)
                     break
                 asked_s = getattr(error, "retry_after_s", None) or 0.0
-                wait_s = max(asked_s, delay_s * self._rng.uniform(0.5, 1))
+                wait_s = max(asked_s, backoff.next_s())
                 self._closing.wait(min(wait_s, self._pace.longest_delay_s))
-                delay_s = min(2 * delay_s, self._pace.longest_delay_s)
             else:
                 self.sent += 1
                 return

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
@@ -149,8 +150,11 @@ class PodWatch:
         self._has_progressed = True  # since the last list
         self._opened_s: float | None = None  # monotonic; the watch that is open, or was last
         self._ends_s = 0.0  # monotonic; when the server is to end it
-        self._failures_in_a_row = 0
-        self._forgotten_in_a_row = 0  # answers of 410 without a watch that held
+        delays = (self._pace.first_delay_s, self._pace.longest_delay_s, rng)
+        self._after_failure = Backoff(*delays)
+        # Apart: a server that was away answers 410, and the list that follows must not wait for as
+        # long as the server was away.
+        self._after_gone = Backoff(*delays)
         self._closing = closing or Event()
         self._answer_lock = Lock()
         self._answer: Answer | None = None  # that the thread may be waiting for
@@ -322,7 +326,7 @@ class PodWatch:
     @property
     def _is_lost_for_long(self) -> bool:
         """Return True at every few failures: the server may have another address or authority."""
-        return self._failures_in_a_row % _RENEWED_EVERY == _RENEWED_EVERY - 1
+        return self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
@@ -340,28 +344,16 @@ class PodWatch:
         is_cut = self._opened_s is not None and now_s < self._ends_s - _ON_TIME_S
         has_settled = held_s >= self._pace.settled_s
         if has_settled:
-            self._failures_in_a_row = self._forgotten_in_a_row = 0
+            self._after_failure.reset()
+            self._after_gone.reset()
             if error is None and not is_cut:
                 return 0.0
-        delay_s = self._pace.first_delay_s * 2.0 ** min(self._next_number(error) - 1, 30)
-        delay_s = min(delay_s, self._pace.longest_delay_s) * self._rng.uniform(0.5, 1)
+        delay_s = (self._after_gone if _is_gone(error) else self._after_failure).next_s()
         if is_cut or not _is_gone(error):
             delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
         asked_s = getattr(error, "retry_after_s", None) or 0.0
         asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
         return max(delay_s, asked_s)
-
-    def _next_number(self, error: Exception | None) -> int:
-        """Return the number of a failure among consecutive ones.
-
-        A 410 is counted apart: a server that was away answers with it, and the list that follows
-        must not wait for as long as the server was away.
-        """
-        if _is_gone(error):
-            self._forgotten_in_a_row += 1
-            return self._forgotten_in_a_row
-        self._failures_in_a_row += 1
-        return self._failures_in_a_row
 
 
 def _is_gone(error: Exception | None) -> bool:

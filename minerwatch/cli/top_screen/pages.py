@@ -6,7 +6,7 @@ They show what has been worked out elsewhere, and say what keys were pressed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol, cast
 
 from rich.text import Text
 from textual import events, on
@@ -16,6 +16,7 @@ from textual.containers import Horizontal
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
+from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.top_screen import words
 from minerwatch.cli.top_screen.banner import Heading, banner_lines
 from minerwatch.cli.top_screen.cells import Scene
@@ -27,9 +28,6 @@ from minerwatch.cli.top_screen.proposal import Proposal
 from minerwatch.cli.top_screen.rows import Row
 from minerwatch.cli.top_screen.widgets import Grid, Lines
 from minerwatch.untrusted_text.display import printable
-
-if TYPE_CHECKING:
-    from minerwatch.cli.top_screen.app import TopApp
 
 _TALL = 36  # rows of a terminal, from which on there is room for more than the table
 _BANNER_HEIGHTS = (5, 7)
@@ -47,11 +45,34 @@ _SCROLLING: list[BindingType] = [
 ]
 
 
+class Actions(Protocol):
+    """Actions of the app that its screens start."""
+
+    def fold(self, row: Row, *, is_open: bool) -> None:
+        """Open or close a group."""
+
+    def open_page(self, row: Row) -> None:
+        """Show the page of a container."""
+
+    def copy(self, row: Row) -> None:
+        """Copy the command that explains a row."""
+
+    def act(self, status: ContainerStatus) -> None:
+        """Propose an action on a container."""
+
+    def filter(self, text: str) -> None:
+        """Show only rows with each word of ``text``."""
+
+
 class _Base(Screen[None]):
     """What all full screens have: a line of keys at the bottom, in which answers are told."""
 
-    app: TopApp
     keys: ClassVar[Sequence[tuple[str, str]]] = ()
+
+    @property
+    def actions(self) -> Actions:
+        """Return the app, as far as screens use it."""
+        return cast("Actions", self.app)
 
     def say(self, text: str) -> None:
         """Tell something in the last line, for some seconds."""
@@ -185,19 +206,19 @@ class TableScreen(_Base):
         """Show the container's page, or the group's members."""
         row = self.grid.selected
         if row is not None and row.group is not None:
-            self.app.fold(row, is_open=not row.group.is_open)
+            self.actions.fold(row, is_open=not row.group.is_open)
         elif row is not None:
-            self.app.open_page(row)
+            self.actions.open_page(row)
 
     def action_fold(self, is_open: bool) -> None:
         """Open or close the group under the cursor."""
         row = self.grid.selected
         if row is not None and row.group is not None:
-            self.app.fold(row, is_open=is_open)
+            self.actions.fold(row, is_open=is_open)
 
     def action_copy(self) -> None:
         """Copy what explains the row."""
-        self._with_row(self.app.copy)
+        self._with_row(self.actions.copy)
 
     def action_act(self) -> None:
         """Ask what the policy would do about the container."""
@@ -205,7 +226,7 @@ class TableScreen(_Base):
         if row is not None and row.group is not None:
             self.say("A group cannot be acted upon: choose one container.")
         else:
-            self._with_row(lambda row: self.app.act(row.status))
+            self._with_row(lambda row: self.actions.act(row.status))
 
     def _with_row(self, work: Callable[[Row], None]) -> None:
         row = self.grid.selected
@@ -234,7 +255,7 @@ class TableScreen(_Base):
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
-        self.app.filter(event.value)
+        self.actions.filter(event.value)
 
     @on(Input.Submitted, "#filter")
     def _filter_submitted(self) -> None:
@@ -339,11 +360,11 @@ class PageScreen(_Reading):
 
     def action_copy(self) -> None:
         """Copy what explains the container."""
-        self.app.copy(self.row)
+        self.actions.copy(self.row)
 
     def action_act(self) -> None:
         """Ask what the policy would do about it."""
-        self.app.act(self.subject.status)
+        self.actions.act(self.subject.status)
 
 
 class ChoiceScreen(ModalScreen[str | None]):
