@@ -13,7 +13,7 @@ ARGS ?=
 MINUTES ?= 5
 STARTED := $(shell date +%s)
 
-.PHONY: run test check format generate rules helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -48,8 +48,10 @@ format: $(READY_TO_TEST) ## put the code into its form
 soak: $(READY_TO_TEST) ## the real agent for minutes, while all around it goes wrong (root; ARGS="--minutes 30")
 	$(BIN)/python -m tests.soak $(ARGS)
 
-rules: $(READY_TO_TEST) ## write what is generated from the rules: index, schema, figures
+rules: $(READY_TO_TEST) ## write docs/rule-index.md: the only generated file that a rule changes
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
+
+figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures in docs/, the schema of rule files
 	$(BIN)/minerwatch rules schema >rules/rule.schema.json
 	$(BIN)/python -m benchmarks.detection --write >/dev/null
 	$(BIN)/python -m benchmarks.scale --write >/dev/null

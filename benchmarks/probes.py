@@ -109,7 +109,7 @@ def _task_rows(target: ProcessId) -> Iterator[Row]:
     except TasksUnavailableError as error:
         yield missing(COST, "tasks", str(error), Budget(2.0))
         return
-    count = len(tasks.samples())
+    count = len(list(tasks.records()))
     table_ms = _median(tasks.table)
     note = f"{count:,} tasks"
     yield Row(COST, "", "tasks", table_ms, "ms", note=note)

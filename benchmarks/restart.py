@@ -23,7 +23,8 @@ import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
 from minerwatch.config.schema import Config, CullBudget
-from minerwatch.culling.lease_budget import IN_EARNEST, BudgetPace, LeaseBudget
+from minerwatch.culling.budget_lease import IN_EARNEST
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
@@ -529,9 +530,9 @@ class _Agent:
         self._budget = LeaseBudget(
             self._cluster,
             NAMESPACE,
-            scenario.limits,
+            Limits(scenario.limits.per_node, scenario.limits.per_cluster),
             on_error=self._budget_failed,
-            chance=chance,
+            rng=chance,
             pace=scenario.budget_pace,
             monotonic_s=time.monotonic_s,
             closing=closing,

@@ -1,8 +1,8 @@
-"""The vocabulary as frozen dataclasses; imports nothing of ours.
+"""Immutable types of what the agent knows. Imports no other module of minerwatch.
 
-Text in these types is valid Unicode without surrogates, but otherwise as hostile as whoever chose
-it: it may hold newlines and terminal escapes. Whoever prints it escapes it (``report.text``).
-Times named ``…_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic clock.
+Text in these types is valid Unicode without surrogates, but otherwise as a tenant chose it: it may
+hold newlines and terminal escapes, and is escaped where it is printed (``untrusted_text``).
+Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ FactValue = str | bool | int | float | tuple[str, ...]
 Facts = Mapping[str, FactValue]
 """The flat record that rules are matched against: Sigma field name -> value.
 
-A field that was not measured is absent. A tuple is a list of which any one may match.
+A field that was not measured is absent. A tuple matches if any of its elements does.
 """
 
 
 class Signal(StrEnum):
-    """The family of evidence that a rule speaks for; signals are independent of each other."""
+    """The kind of evidence that a rule stands for. Signals are independent of each other."""
 
     IDENTITY = "identity"
     NETWORK = "network"
@@ -32,7 +32,7 @@ class Signal(StrEnum):
 
 
 class Level(IntEnum):
-    """How sure a verdict is; the value is the lowest score that reaches it."""
+    """The certainty of a verdict; the value is the lowest score that reaches it."""
 
     CLEAR = 0
     SUSPICIOUS = 30
@@ -41,36 +41,36 @@ class Level(IntEnum):
 
     @classmethod
     def of(cls, score: float) -> Level:
-        """The level that ``score`` (0 to 100) reaches."""
+        """Return the level that ``score`` (0 to 100) reaches."""
         return next(level for level in reversed(cls) if score >= level.value)
 
     @property
     def label(self) -> str:
-        """The level's word, as metrics, logs and tables spell it."""
+        """Return the word for it in metrics, logs and tables."""
         return self.name.lower()
 
     @property
     def highest_score(self) -> float:
-        """The highest score, to two decimals, that is still of this level."""
+        """Return the highest score, to two decimals, of this level."""
         above = [level.value for level in Level if level > self]
         return min(above) - 0.01 if above else 100.0
 
 
 class Maturity(StrEnum):
-    """A rule's ``status``: what its findings may be used for."""
+    """A rule's ``status``: it bounds the use of its findings."""
 
-    EXPERIMENTAL = "experimental"  # metrics and log only
-    TEST = "test"  # and Kubernetes Events
-    STABLE = "stable"  # and may count towards culling
+    EXPERIMENTAL = "experimental"  # only metrics and log
+    TEST = "test"  # also Kubernetes Events
+    STABLE = "stable"  # also culling
 
 
 class ContainerKind(StrEnum):
-    """What holds the workload."""
+    """The kind of thing that holds a workload."""
 
     POD = "pod"  # a container of a Kubernetes pod, or one nested below it
     ENGINE = "engine"  # a container of docker, podman or containerd, outside Kubernetes
     UNIT = "unit"  # a systemd service or scope
-    HOST = "host"  # everything that is in none of the others
+    HOST = "host"  # all processes in none of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +81,22 @@ class Container:
     """
 
     cgroup: str  # path below the hierarchy's root, "/" for the host
-    cgroup_inode: int  # of the cgroup's folder: tells a path that is used again from the old one
+    cgroup_inode: int  # of its folder: differs if a path is used again
     kind: ContainerKind
     container_id: str  # the runtime's id; a unit's name; "host"
-    runtime: str  # containerd, cri-o, docker, podman, systemd, kernel; "" if not to be told
+    runtime: str  # containerd, cri-o, docker, podman, systemd, kernel; "" if unknown
     pod_uid: str = ""  # with dashes where it is a UUID; 32 hex digits for a static pod
     outer_cgroup: str = ""  # of the container that this one is nested in
-    outermost_cgroup: str = ""  # of the one that all of these are nested in; "": in none
+    outermost_cgroup: str = ""  # of the outermost of these
 
     @property
     def owner(self) -> str:
-        """Return what takes turns and shares bounds: the pod, or else the outermost container."""
+        """Return the unit of fairness and of bounds: the pod, or else the outermost container."""
         return self.pod_uid or self.outermost_cgroup or self.cgroup
 
     @property
     def key(self) -> ContainerKey:
-        """What tells this container from all others, also from later ones at the same path."""
+        """Return its identity, which a later container at the same path does not share."""
         return ContainerKey(self.cgroup, self.cgroup_inode)
 
 
@@ -109,16 +109,16 @@ class ContainerKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CpuLimit:
-    """A container's CPU bandwidth settings and what they cost it (counted since it started)."""
+    """A container's CPU limit, and its throttling since it started."""
 
     cores: float | None  # None: no limit
     periods: int  # enforcement periods that have passed
-    throttled_periods: int  # those in which the container was stopped
+    throttled_periods: int
     throttled_s: float
 
 
 class ProcessId(NamedTuple):
-    """A process for as long as the node is up: pids are used again, this pair is not.
+    """A process's identity for as long as the node is up: pids are reused, this pair is not.
 
     ``start_ticks`` is field 22 of /proc/PID/stat (proc_pid_stat(5)): clock ticks since boot.
     """
@@ -130,37 +130,36 @@ class ProcessId(NamedTuple):
 class FpSample(NamedTuple):
     """A thread's floating-point control word (MXCSR on x86-64, FPCR on arm64).
 
-    With ``switches`` it is that of the thread's last switch-out, without that of the moment at
-    which it was read.
+    With ``switches`` it is the word at the thread's last context switch, otherwise the word when it
+    was read.
     """
 
     process: ProcessId
     tid: int
-    switches: int | None  # so far, modulo 2^32; without a new one the word is the old one, too
+    switches: int | None  # so far, modulo 2^32; if it is unchanged, so is the word
     fp_control: int
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What is read once of a process: who it is, not what it does."""
+    """The identity of a process, read once for each program that it runs."""
 
     id: ProcessId
-    parent_pid: int  # 0: none that the agent's pid namespace shows
+    parent_pid: int  # 0: none in the agent's pid namespace
     comm: str  # the kernel's name, 15 bytes at most
-    command_line: str  # as ``arguments`` writes it; "" where hidden
+    command_line: str  # as ``arguments`` writes it; "" if hidden
     image: str  # path of the executable in its own mount namespace, without " (deleted)"
     current_directory: str
     uid: int
     user: str  # name of the uid on the node, or its number
     exe_deleted: bool
     exe_in_memory: bool  # memfd_create(2)
-    command_line_hidden: bool  # empty, or not to be read within the deadline
-    kernel_thread: bool  # a real one (PF_KTHREAD), not one that calls itself so
-    program: tuple[int, int, int]  # as in ProcessStat, when this was read
+    command_line_hidden: bool  # empty, a title, or not readable within the deadline
+    kernel_thread: bool  # by PF_KTHREAD, not by its name
+    program: tuple[int, int, int]  # as in ProcessStat
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
+class ProcessStat(NamedTuple):
     """One reading of /proc/PID/stat."""
 
     id: ProcessId
@@ -169,12 +168,12 @@ class ProcessStat:
     cpu_s: float  # user and system time of all its threads since it started
     threads: int
     kernel_thread: bool
-    program: tuple[int, int, int]  # addresses of code, stack, arguments: each execve(2) lays anew
+    program: tuple[int, int, int]  # addresses of code, stack, arguments: new at each execve(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a rule held: one field, what it was, and what the rule asked for."""
+    """One field that made a rule match: the value found, and the value that the rule names."""
 
     field: str
     observed: str | bool | int | float
@@ -183,33 +182,33 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that holds on a container or on one of its processes."""
+    """A rule that matches a container or one of its processes."""
 
     rule: str  # the rule's id
     title: str
     signal: Signal
     score: float
     maturity: Maturity
-    since_s: float  # when it began to hold (its ``for:`` included)
-    process: ProcessId | None  # None: it speaks of the container
+    since_s: float  # when it began to match (its ``for:`` included)
+    process: ProcessId | None  # None: the container itself
     evidence: tuple[Evidence, ...]
-    private: bool = False  # a private rule's: outside the socket only its id is told
-    words_only: bool = False  # held by one argument alone, or by words in a shell's script
+    private: bool = False  # by a private rule: outside the socket only its id is shown
+    words_only: bool = False  # by one argument alone, or by words in a shell's script
 
     @property
     def public_title(self) -> str:
-        """What may be told to anybody."""
+        """Return the title that every reader may see."""
         return f"private rule {self.rule}" if self.private else self.title
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is thought of a container at one moment, and why."""
+    """The judgement of a container at one moment, with its reasons."""
 
     container: ContainerKey
     at_s: float
     score: float
-    level: Level  # held up for some ticks when the score falls
+    level: Level  # kept for some ticks when the score falls
     since_s: float  # when this level was reached
     findings: tuple[Finding, ...]  # highest score first
 
@@ -225,7 +224,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLoad:
-    """A process, what it burns, and whom it is connected to."""
+    """A process with its CPU usage and its connections."""
 
     process: Process
     cpu_cores: float | None  # None: not measured, its container is idle
@@ -234,32 +233,32 @@ class ProcessLoad:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A container as it was found at the last tick."""
+    """A container as of the last tick."""
 
     container: Container
     at_s: float
     cpu_cores: float | None  # None before the second reading
     cpu_s: float  # CPU time in all, without that of containers nested in it
     limit: CpuLimit | None  # None: not measured
-    throttled_share: float | None  # of the periods since the tick before
+    throttled_share: float | None  # of periods since the tick before
     verdict: Verdict
     process_count: int
-    processes: tuple[ProcessLoad, ...]  # those with findings, then those that burn most
+    processes: tuple[ProcessLoad, ...]  # with findings first, then by CPU usage
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A verdict whose level is another than at the tick before."""
+    """A verdict with another level than at the tick before."""
 
     observation: Observation
     previous: Level
 
 
-# What the cluster says.
+# Facts from the cluster.
 
 
 class PodContainerKind(StrEnum):
-    """How a container belongs to its pod."""
+    """A container's role in its pod."""
 
     MAIN = "main"
     INIT = "init"
@@ -271,10 +270,10 @@ class PodContainerKind(StrEnum):
 class PodContainer:
     """One container of a pod, as the API server knows it."""
 
-    container_id: str  # without the runtime's prefix, "" while it has none
+    container_id: str  # without the runtime's prefix; "" if it has none yet
     name: str
     image: str
-    image_digest: str  # "sha256:…", "" where it is not told
+    image_digest: str  # "sha256:…"; "" if unknown
     kind: PodContainerKind
     cpu_request_cores: float | None
     cpu_limit_cores: float | None
@@ -282,7 +281,7 @@ class PodContainer:
 
 @dataclass(frozen=True, slots=True)
 class OwnerReference:
-    """What made a pod, and would make it again."""
+    """The object that created a pod, and would create it again."""
 
     kind: str
     name: str
@@ -309,55 +308,52 @@ class Pod:
     owners: tuple[OwnerReference, ...]
     containers: tuple[PodContainer, ...]
     mirror_uid: str  # of a static pod: the uid that its cgroup bears; "" for all others
-    is_ending: bool  # its deletion has been asked for
+    is_ending: bool  # its deletion was requested
     ends_unix_s: float | None = None  # when its grace period is over; None: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who can be told, or banned."""
+    """The tenant behind a pod: the one to notify, or to ban."""
 
     name: str
-    source: str  # what it was taken from: "label hub.jupyter.org/username"
+    source: str  # where it was found: "label hub.jupyter.org/username"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose a container is, as the cluster says."""
+    """The pod and the tenant that a container belongs to, according to the cluster."""
 
     pod: Pod
-    container: str  # its name in the pod; of one that the API does not know, its short id
-    image: str  # "" where the API does not know the container
+    container: str  # its name in the pod; its short id if the API does not know it
+    image: str  # "" if the API does not know it
     owner: Owner | None
-    is_named: bool = True  # by the API, or it never will be: it is nested in one that is
+    is_named: bool = True  # by the API; or never will be, being nested in one that is
 
 
-# What may be done, and why not.
+# Actions.
 
 
 class Action(StrEnum):
-    """What is done about a container or its pod, the mildest first."""
+    """An action on a container or its pod, the mildest first."""
 
     OBSERVE = "observe"
     LABEL = "label"  # the pod, for a NetworkPolicy to quarantine it
-    STOP = "stop"  # the processes that are sure to be miners: SIGSTOP, reversible
-    KILL = "kill"  # only these processes
+    STOP = "stop"  # SIGSTOP to the processes that are proven miners: reversible
+    KILL = "kill"  # SIGKILL to these processes
     EVICT = "evict"  # the pod, through the Eviction API: PodDisruptionBudgets are honoured
     DELETE = "delete"  # the pod
 
 
-# What is published: the snapshot, one ContainerStatus a container. Field names are the JSON's.
-
-
 class Outcome(StrEnum):
-    """How an action ended."""
+    """The result of an action."""
 
     PENDING = "pending"
     DONE = "done"
-    DRY_RUN = "dry-run"  # it would have been done
+    DRY_RUN = "dry-run"  # would have been done
     REFUSED = "refused"  # by the API server: a PodDisruptionBudget, a precondition, RBAC
     FAILED = "failed"
-    UNKNOWN = "unknown"  # the agent ended before it knew
-    WITHDRAWN = "withdrawn"  # nothing was tried: no budget, or the second look objected
-    RELEASED = "released"  # a person undid what had been done
-    STARTED = "started"  # no action: the log begins here, and tells nothing of what was before
+    UNKNOWN = "unknown"  # the agent exited first
+    WITHDRAWN = "withdrawn"  # not tried: no budget, or the final check objected
+    RELEASED = "released"  # an operator undid it
+    STARTED = "started"  # no action: the log begins here

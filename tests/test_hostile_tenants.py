@@ -14,7 +14,7 @@ fork storms                   here; node/test_execs.py: a_storm_is_told_or_count
                               test_watch.py: cpu_of_processes_too_short_to_see_is_hidden
 cgroup trees                  here; node/test_cgroup_bounds.py, as
                               twenty_thousand_cgroups_hide_no_new_pod
-cgroup names                  here; node/test_cgroups.py: no_bytes_in_a_name_stop_it
+cgroup names                  here; node/test_cgroup_names.py: no_bytes_in_a_name_stop_it
 mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
                               many_hanging_command_lines_leave_one_thread_and_no_processes
@@ -107,7 +107,7 @@ def ticks_until_told(node: Node) -> int:
     for tick in range(1, 10):
         node.tick(0.1)
         if node.watch.wants_reading:  # as the agent does between two ticks
-            node.watch.examine((), node.now_s())
+            node.watch.handle_execs((), node.now_s())
         if node.container().verdict.level >= Level.LIKELY:
             return tick
     raise AssertionError(f"not told: {node.container()}")
@@ -138,27 +138,28 @@ FLOOD_ARGUMENT = ("\udcff" * 7 + "\U0001f600") * 8_000
 WATCH_AND_TELL = """
 import sys, time
 from pathlib import Path
-from minerwatch.footprint import keep_heap_small
+from minerwatch.agent.memory import keep_heap_small
 keep_heap_small()
-from minerwatch.config import BUILT_IN_RULES, Examination
-from minerwatch.detection import rulebook
+from minerwatch.config.schema import BUILT_IN_RULES, Examination
+from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
-from minerwatch.watch import Watch
+from minerwatch.agent.tick import Sources, Watch
 
 def kib(what):
     return int(Path("/proc/self/status").read_text().partition(what + ":")[2].split()[0])
 
 matcher = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 reader = ProcessReader(Path("/proc"))
-watch = Watch(CgroupTree(Path("/sys"), Path("/proc")), reader, matcher, Examination(), Judge())
+sources = Sources(CgroupTree(Path("/sys"), Path("/proc")), reader)
+watch = Watch(sources, matcher, Examination(), Judge())
 before = kib("VmRSS")
 for _ in range(3):
     tick = watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
     while watch.wants_reading:
-        watch.examine((), time.clock_gettime(time.CLOCK_BOOTTIME))
+        watch.handle_execs((), time.clock_gettime(time.CLOCK_BOOTTIME))
 levels = {each.container.cgroup[-64:]: each.verdict.level.label for each in watch.observations(0)}
 print(kib("VmHWM") - before, tick.text_bytes, *(levels[each] for each in sys.argv[1:]))
 """
@@ -599,8 +600,8 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     programs: Programs,
     lockers: Lockers,
 ) -> None:
-    node = Node(matcher, folder, cgroups.root, None, Probes(Config()))
-    node.watch._reader._retry_s = 0.2  # a few times in the test's time
+    reader = ProcessReader(Path("/proc"), retry_s=0.2)  # a few times in the test's time
+    node = Node(matcher, folder, cgroups.root, None, Probes(Config()), reader=reader)
     threads, before = threading.active_count(), children()
     for process in lockers.processes:
         cgroups.put(process, hostile)
@@ -608,7 +609,6 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
     # Each of them may take the time for command lines of one tick, once.
     assert ticks_until_told(node) <= TOLD_WITHIN_TICKS + len(lockers.processes)
-    reader = node.watch._reader
 
     def are_hidden() -> bool:
         node.tick(0.1)

@@ -406,7 +406,7 @@ PLAIN = foreign("sel:\n    Comm: a\ncondition: sel")
         (SOURCE, "    product: linux\n    category: file_event", "category 'file_event'"),
         (SOURCE, "    product: windows\n    category: process_creation", "product 'windows'"),
         ("    Comm: a", "    Comm|contains_any: [a]", "modifier 'contains_any'"),
-        ("    Comm: a", "    Comm|re: '(?!a)b'", "it has no look-ahead"),
+        ("    Comm: a", "    Comm|re: '(?!a)b'", "look-ahead"),
         ("condition: sel", "condition: sel | count() > 3", "aggregations"),
         ("    condition: sel", "    timeframe: 5m\n    condition: sel", "timeframe"),
         ("condition: sel", "condition: selection", "no selection is named 'selection'"),

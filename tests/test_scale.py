@@ -26,7 +26,7 @@ WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)
 
 
 def test_the_page_has_the_figures_as_they_are() -> None:
-    assert on_paper() in PAGE.read_text(encoding="utf-8"), "run: make rules"
+    assert on_paper() in PAGE.read_text(encoding="utf-8"), "run: make figures"
 
 
 def test_only_the_table_is_written() -> None:

@@ -1,39 +1,34 @@
-"""The rules in force as a Markdown page, so that people can read what is looked for."""
+"""The rules in force as a Markdown page: one line a rule, so that rules do not conflict in git."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from minerwatch.detection.sigma.rule import Rule
-from minerwatch.format import counted
-from minerwatch.model import Maturity, Signal
+from minerwatch.model import Signal
 from minerwatch.untrusted_text.display import printable
 
 _MEANINGS = {
     Signal.IDENTITY: "names, paths and arguments",
-    Signal.NETWORK: "pools that it is connected to",
-    Signal.COMPUTE: "what it calculates",
-    Signal.CONTENT: "what is in its executable and memory",
-    Signal.EXECUTION: "how the program came to run, and what it hides",
-    Signal.BEHAVIOUR: "how it burns CPU",
+    Signal.NETWORK: "connections to pools",
+    Signal.COMPUTE: "kind of computation",
+    Signal.CONTENT: "content of executable and memory",
+    Signal.EXECUTION: "start and disguise of the program",
+    Signal.BEHAVIOUR: "CPU usage",
 }
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def rule_index(rules: Sequence[Rule], shipped: Path) -> str:
-    """One table a signal, highest score first; rules below ``shipped`` are links to their files."""
+    """Return a table for each signal, highest score first; rules below ``shipped`` are links."""
     return "\n".join(_lines(rules, shipped)) + "\n"
 
 
 def _lines(rules: Sequence[Rule], shipped: Path) -> Iterator[str]:
-    by_maturity = Counter(rule.maturity for rule in rules)
-    counts = ", ".join(f"{by_maturity[maturity]} {maturity.value}" for maturity in Maturity)
     yield "# Rules"
     yield ""
-    yield f"{counted(len(rules), 'rule')}: {counts}."
     yield "Written by `minerwatch rules list -o markdown`; how to add one: [rules.md](rules.md)."
     for signal in Signal:
         own = [rule for rule in rules if rule.signal is signal]
@@ -46,7 +41,7 @@ def _lines(rules: Sequence[Rule], shipped: Path) -> Iterator[str]:
 
 
 def _table(rules: Iterable[Rule], shipped: Path) -> Iterator[str]:
-    yield "| score | rule | status | what it says | who else looks like it |"
+    yield "| score | rule | status | meaning | false positives |"
     yield "| ---: | --- | --- | --- | --- |"
     for rule in rules:
         cells = (

@@ -1,7 +1,4 @@
-"""Whether rules do what their authors say: their embedded tests, and replay of recorded facts.
-
-What is wrong with the files themselves is ``lint``'s to say.
-"""
+"""Run the tests that rules carry, and replay recorded facts."""
 
 from __future__ import annotations
 
@@ -17,8 +14,9 @@ from minerwatch.detection.judge import Judge, Sighting, is_cullable, signal_scor
 from minerwatch.detection.matching.evidence import explain
 from minerwatch.detection.matching.matcher import Match, Matcher
 from minerwatch.detection.planted_words import has_computed, with_arguments
+from minerwatch.detection.sigma.filters import outline_of
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.rule import Rule, RuleTest, outline_of
+from minerwatch.detection.sigma.rule import Rule, RuleTest
 from minerwatch.errors import RuleError
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId, Verdict
 
@@ -30,26 +28,23 @@ _MAX_SECONDS = 1e12
 
 @dataclass(frozen=True, slots=True)
 class FailedTest:
-    """A rule that did not do what its own test says."""
+    """A test that its rule does not pass."""
 
     rule: Rule
     test: RuleTest
-    explanation: str  # selection by selection and field by field: what held, and on what
+    explanation: str  # each selection and field: expected, observed
 
     def __str__(self) -> str:
-        """``path:line: title: what was expected``, then why it was not so."""
-        what = "must hold here, but does not" if self.test.holds else "must not hold here, but does"
-        head = f"{self.rule.path}:{self.test.line}: {self.rule.title}: {what}"
+        """Return ``path:line: title: problem``, then the explanation."""
+        problem = "must match, but does not" if self.test.holds else "must not match, but does"
+        head = f"{self.rule.path}:{self.test.line}: {self.rule.title}: {problem}"
         return "\n".join((head, *("    " + line for line in self.explanation.splitlines())))
 
 
 def failed_tests(
     rules: Iterable[Rule], matcher: Matcher, lists: Lists | None = None
 ) -> tuple[FailedTest, ...]:
-    """The embedded tests of ``rules`` that fail, judged by ``matcher``, which holds them all.
-
-    ``lists``: those that the rules were read with.
-    """
+    """Return the tests of ``rules`` that fail. ``matcher`` has the rules, ``lists`` their lists."""
     return tuple(
         FailedTest(rule, test, _why(rule, test.facts, lists or Lists()))
         for rule in rules
@@ -59,7 +54,7 @@ def failed_tests(
 
 
 def _is_failed(rule: Rule, test: RuleTest, matcher: Matcher) -> bool:
-    """Return whether the rule misses a case, or is a finding at once where it must not match."""
+    """Return True if the rule misses a case, or finds at once what it must not match."""
     found = [match for match in matcher.matches(test.facts) if match.rule.id == rule.id]
     if test.holds:
         return not found
@@ -68,8 +63,8 @@ def _is_failed(rule: Rule, test: RuleTest, matcher: Matcher) -> bool:
 
 def _why(rule: Rule, facts: Facts, lists: Lists) -> str:
     try:
-        return "\n".join(why(outline_of(rule.path, lists), facts))
-    except RuleError:  # the file has changed since it was read: what was read is told
+        return "\n".join(why(outline_of(rule, lists), facts))
+    except RuleError:  # a file has changed since it was read
         return explain(rule, facts)
 
 
@@ -81,14 +76,14 @@ class Recording:
     """Facts of one process that held for some time."""
 
     id: str | int
-    label: str  # what it really was, as far as whoever recorded it knows; ""
+    label: str  # the kind of program as known to the recorder, or ""
     seconds: float
     facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What would be thought of a container with that process, after that time."""
+    """The verdict on a container with that process, after that time."""
 
     id: str | int
     score: float
@@ -99,17 +94,16 @@ class Outcome:
 
 
 def recording(line: bytes | str) -> Recording:
-    """One line of a recording: ``{"id", "label"?, "seconds", "facts": {…}}``.
+    """Parse a line of a recording: ``{"id", "label"?, "seconds", "facts": {…}}``.
 
-    Further keys are left alone. A fact that is null was not measured. Raises ValueError, its text
-    fit for a person, for anything else.
+    Other keys are ignored. A null fact was not measured. Raises ValueError with a text for people.
     """
     tree = _parsed(line)
     if not isinstance(tree, dict):
         raise ValueError("not an object with id, seconds and facts")
     identifier, label, facts = tree.get("id"), tree.get("label"), tree.get("facts")
     if not isinstance(identifier, str | int) or isinstance(identifier, bool):
-        raise ValueError("id: missing, or neither text nor whole number")
+        raise ValueError("id: missing, or not a text or whole number")
     if not isinstance(facts, dict):
         raise ValueError("facts: missing, or not an object")
     return Recording(
@@ -121,7 +115,7 @@ def recording(line: bytes | str) -> Recording:
 
 
 def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
-    """The verdict once the facts have held for the recorded time; ``for:`` is kept."""
+    """Return the verdict after the facts have held for the recorded time."""
     judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
     sightings = [_sighting(match) for match in _counted(recorded, matcher)]
     judge.verdict(container, sightings, 0.0)
@@ -138,9 +132,9 @@ def replayed(recorded: Recording, matcher: Matcher) -> Outcome:
 
 
 def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdict:
-    """The verdict on one container with all of these processes, when the oldest is as old as told.
+    """Return the verdict on one container with all of these processes.
 
-    Each process is there for its own recorded time, up to that moment.
+    Each process is there for its recorded time, and all until the same moment.
     """
     judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
     matches = [_counted(each, matcher) for each in recordings]
@@ -161,7 +155,7 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
 
 
 def _counted(recorded: Recording, matcher: Matcher) -> list[Match]:
-    """The matches, without the delayed ones of a process that has hardly computed."""
+    """Return the matches, without delayed ones while the process has used little CPU time."""
     computed = has_computed(recorded.facts, recorded.seconds)
     return [match for match in matcher.matches(recorded.facts) if computed or not match.is_delayed]
 
@@ -185,7 +179,7 @@ def _parsed(line: bytes | str) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _seconds(value: Any) -> float:
@@ -205,13 +199,13 @@ def _fact(name: str, value: Any) -> FactValue:
         return tuple(_element(name, each) for each in value)
     if isinstance(value, str | bool | int | float):
         return value
-    raise ValueError(f"facts: {name} is neither text, number, truth value nor a list of those")
+    raise ValueError(f"facts: {name} is not a text, number, boolean or list of those")
 
 
 def _element(name: str, value: Any) -> str:
-    """Lists hold texts: a port is compared as a number all the same."""
+    """Return an element as text: a text of digits still compares as a number."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise ValueError(f"facts: {name} is a list of something else than texts and numbers")
+    raise ValueError(f"facts: {name} has an element that is not a text or number")

@@ -1,201 +1,154 @@
-"""The JSON schema that editors complete and check rule files with.
+"""The JSON schema of rule files, for editors: msgspec generates it from the types below.
 
-It is generated, so that it knows the fields, signals and levels that the loader knows. Lint knows
-more: what a schema cannot say is left to it.
+`minerwatch rules lint` checks more than a schema can express.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, Field
 from minerwatch.detection.sigma.dialect import MODIFIERS
-from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES
+from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, CATEGORY_SIGNALS, LEVEL_SCORES
 from minerwatch.model import Maturity, Signal
 
-Schema = dict[str, Any]
+_Scalar = str | float | bool | None
+_Value = _Scalar | Annotated[list[_Scalar], Meta(min_length=1)]
+_Uuid = Annotated[str, Meta(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+_Day = Annotated[str, Meta(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+_Tag = Annotated[str, Meta(pattern="^[a-z0-9_-]+(\\.[a-z0-9_.-]+)+$")]
+_Duration = Annotated[str, Meta(pattern="^[0-9]+(\\.[0-9]+)?\\s*(ms|s|m|h|d)?$")]
+_FACT_TYPES = {"": str, "bool": bool, "count": int, "list": list[str | int] | str | int}
 
-_TEXT: Schema = {"type": "string"}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
-_DAY: Schema = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
-_FACT_TYPES: dict[str, Schema] = {
-    "": _TEXT,
-    "bool": {"type": "boolean"},
-    "list": {"type": ["array", "string", "integer"], "items": {"type": ["string", "integer"]}},
-    "count": {"type": "integer"},
-}
-_SCALAR = ["string", "number", "boolean", "null"]
+_Key = tuple[str, Any, str]
+"""Name, type and description of a key."""
 
 
-def rule_schema() -> Schema:
-    """The schema as JSON's values, in an order that reads well."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "minerwatch rule",
-        "description": (
-            "A Sigma 2 rule with what Sigma has no word for under the key minerwatch."
-            " `minerwatch rules lint` knows more than this."
-        ),
-        "type": "object",
-        "required": ["title", "id", "logsource", "detection"],
-        "properties": {**_header(), "detection": _detection(), "minerwatch": _own()},
-        "$defs": {
-            "selection": _selection(),
-            "conditions": _conditions(),
-            "value": {
-                "anyOf": [
-                    {"type": _SCALAR},
-                    {"type": "array", "minItems": 1, "items": {"type": _SCALAR}},
-                ]
-            },
-            "facts": _facts(),
-        },
-    }
-
-
-def _header() -> Schema:
-    return {
-        "title": _told(_TEXT | {"minLength": 1}, "what an on-call understands at night"),
-        "id": _told(
-            _TEXT
-            | {
-                "format": "uuid",
-                "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
-            },
-            "a random one, of this rule alone: uuidgen makes it",
-        ),
-        "name": _TEXT,
-        "related": {"type": "array"},
-        "taxonomy": _TEXT,
-        "license": _TEXT,
-        "status": {
-            "enum": [*(each.value for each in Maturity), "deprecated", "unsupported"],
-            "description": (
-                "experimental: metrics and log; test: events, too; stable: may count towards"
-                " culling"
-            ),
-        },
-        "description": _told(_TEXT, "what miners do, and why others do not"),
-        "author": _TEXT,
-        "references": _told(_TEXTS, "what it rests on: documentation, reports, manual pages"),
-        "date": _DAY,
-        "modified": _DAY,
-        "tags": {
-            "type": "array",
-            "items": {"type": "string", "pattern": "^[a-z0-9_-]+(\\.[a-z0-9_.-]+)+$"},
-        },
-        "logsource": {
-            "type": "object",
-            "properties": {
-                "product": {"const": "linux"},
-                "category": {"enum": ["process_creation", "network_connection"]},
-            },
-        },
-        "fields": _TEXTS,
-        "falsepositives": _told(_TEXTS, "who does the same without mining, however seldom"),
-        "scope": _TEXTS,
-        "level": {
-            "enum": list(LEVEL_SCORES),
-            "description": ", ".join(f"{level} {score}" for level, score in LEVEL_SCORES.items()),
-        },
-    }
-
-
-def _told(schema: Schema, description: str) -> Schema:
-    return {**schema, "description": description}
-
-
-def _detection() -> Schema:
-    return {
-        "type": "object",
-        "required": ["condition"],
-        "properties": {"condition": {"anyOf": [_TEXT | {"minLength": 1}, _TEXTS]}},
-        "additionalProperties": {"$ref": "#/$defs/selection"},
-    }
-
-
-def _own() -> Schema:
-    """What stands under the key ``minerwatch``."""
-    cases = {"type": "array", "items": {"$ref": "#/$defs/facts"}}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "signal": {
-                "enum": [each.value for each in Signal],
-                "description": "the family of evidence that it speaks for",
-            },
-            "score": {
-                "type": "number",
-                "minimum": 0,
-                "maximum": 100,
-                "description": f"overrides the level's; behaviour at most {BEHAVIOUR_LIMIT}",
-            },
-            "for": {
-                "type": ["string", "number"],
-                "pattern": "^[0-9]+(\\.[0-9]+)?\\s*(ms|s|m|h|d)?$",
-                "description": "how long it must hold before it counts",
-            },
-            "tests": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "match": _told(cases, "facts on which it must hold"),
-                    "no_match": _told(
-                        cases, "facts on which it must not; the hardest look-alikes first"
-                    ),
-                },
-            },
-        },
-    }
-
-
-def _selection() -> Schema:
-    conditions = {"$ref": "#/$defs/conditions"}
-    keyword = {"type": ["string", "number"]}
-    return {
-        "anyOf": [
-            conditions,
-            {"type": "array", "minItems": 1, "items": {"anyOf": [conditions, keyword]}},
-            _TEXT,
-        ]
-    }
-
-
-def _conditions() -> Schema:
-    value = {"$ref": "#/$defs/value"}
+def rule_schema() -> dict[str, Any]:
+    """Return the schema as JSON values."""
+    _, parts = msgspec.json.schema_components([_rule_file()], ref_template="#/$defs/{name}")
+    (value,), _ = msgspec.json.schema_components([_Value])
     names = "|".join(sorted({*KNOWN_FIELDS, *SIGMA_FIELDS}))
     modifiers = "|".join(sorted(MODIFIERS))
-    return {
-        "type": "object",
+    parts["Conditions"] |= {
         "minProperties": 1,
-        "properties": {
-            field.name: {"description": field.meaning, **value} for field in KNOWN_FIELDS.values()
-        },
         "patternProperties": {f"^({names})?(\\|({modifiers}))*$": value},
-        "additionalProperties": False,
     }
-
-
-def _facts() -> Schema:
     return {
-        "type": "object",
-        "minProperties": 1,
-        "properties": {
-            field.name: {
-                "description": _with_unit(field.meaning, field.unit),
-                **_fact_type(field),
-            }
-            for field in KNOWN_FIELDS.values()
-        },
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **parts.pop("Rule"),
+        "title": "minerwatch rule",
+        "description": "A Sigma 2 rule or filter. `minerwatch rules lint` checks more than this.",
+        "anyOf": [{"required": ["detection"]}, {"required": ["filter"]}],
+        "$defs": parts,
     }
 
 
-def _fact_type(field: Field) -> Schema:
-    if field.name == "ProcessId":
-        return {"type": "integer"}
-    return _FACT_TYPES.get(field.unit, {"type": "number"})
+def _struct(
+    name: str, keys: Iterable[_Key], required: Iterable[str] = (), *, open_: bool = False
+) -> Any:
+    """Define a mapping with these keys; ``open_`` permits others."""
+    fields = []
+    for key, type_, description in keys:
+        annotated = Annotated[type_, Meta(description=description)] if description else type_
+        if key in required:
+            fields.append((f"key_{key}", annotated, msgspec.field(name=key)))
+        else:
+            optional = annotated | UnsetType
+            fields.append((f"key_{key}", optional, msgspec.field(name=key, default=UNSET)))
+    return msgspec.defstruct(name, fields, forbid_unknown_fields=not open_, kw_only=True)
 
 
-def _with_unit(meaning: str, unit: str) -> str:
-    return meaning if unit in ("", "bool", "list", "count") else f"{meaning} ({unit})"
+def _one_of(words: Iterable[str]) -> Any:
+    """Define a text with these values; unlike ``Literal`` the schema keeps their order."""
+    return Annotated[str, Meta(extra_json_schema={"enum": [str(word) for word in words]})]
+
+
+def _rule_file() -> Any:
+    levels = ", ".join(f"{level} {score}" for level, score in LEVEL_SCORES.items())
+    categories = (("product", _one_of(("linux",)), ""), ("category", _one_of(CATEGORY_SIGNALS), ""))
+    texts = list[str]
+    conditions = _struct(
+        "Conditions", ((field.name, Any, _meaning(field)) for field in KNOWN_FIELDS.values())
+    )
+    keys: tuple[_Key, ...] = (
+        ("title", Annotated[str, Meta(min_length=1)], "what the on-call reads first"),
+        ("id", _Uuid, "random, of this rule alone: create it with uuidgen"),
+        ("name", str, ""),
+        ("related", list[Any], ""),
+        ("taxonomy", str, ""),
+        ("license", str, ""),
+        (
+            "status",
+            _one_of((*Maturity, "deprecated", "unsupported")),
+            "experimental: metrics and log; test: also Events; stable: may count towards culling",
+        ),
+        ("description", str, "what miners do, and why other programs do not"),
+        ("author", str, ""),
+        ("references", texts, "addresses of documentation, reports or manual pages"),
+        ("date", _Day, ""),
+        ("modified", _Day, ""),
+        ("tags", list[_Tag], ""),
+        ("logsource", _struct("LogSource", categories, open_=True), ""),
+        (
+            "detection",
+            _selections(conditions),
+            "selections, and a condition over their names",
+        ),
+        (
+            "filter",
+            _selections(conditions, rules=Annotated[list[_Uuid], Meta(min_length=1)]),
+            "of a Sigma filter: the rules that it lists hold only where its condition does",
+        ),
+        ("fields", texts, ""),
+        ("falsepositives", texts, "programs that match without mining, however rare"),
+        ("scope", texts, ""),
+        ("level", _one_of(LEVEL_SCORES), levels),
+        ("minerwatch", _own_keys(), "what Sigma has no key for"),
+    )
+    return _struct("Rule", keys, ("title", "id", "logsource"), open_=True)
+
+
+def _own_keys() -> Any:
+    facts = _struct(
+        "Facts",
+        ((field.name, _fact_type(field), _meaning(field)) for field in KNOWN_FIELDS.values()),
+        open_=True,
+    )
+    cases = list[facts]  # type: ignore[valid-type]
+    tests = (
+        ("match", cases, "facts that the rule must match"),
+        ("no_match", cases, "facts that it must not match, the most similar first"),
+    )
+    score = Annotated[float, Meta(ge=0, le=100)]
+    keys = (
+        ("signal", _one_of(Signal), "the family of evidence"),
+        ("score", score, f"overrides the level's score; behaviour: at most {BEHAVIOUR_LIMIT}"),
+        ("for", _Duration | float, "time that the rule must hold before it counts, such as 2m"),
+        ("tests", _struct("Tests", tests), "run by `minerwatch rules test`"),
+    )
+    return _struct("OwnKeys", keys)
+
+
+def _selections(conditions: Any, **more_keys: Any) -> Any:
+    """Define named selections with their condition, and more keys beside it."""
+    alternatives = Annotated[list[conditions | str | float], Meta(min_length=1)]
+    condition = Annotated[str, Meta(min_length=1)] | list[str]
+    schemas, _ = msgspec.json.schema_components([condition, *more_keys.values()])
+    properties = dict(zip(("condition", *more_keys), schemas, strict=True))
+    extra = {"required": list(properties), "properties": properties}
+    selection: Any = conditions | alternatives | str
+    return Annotated[dict[str, selection], Meta(extra_json_schema=extra)]
+
+
+def _fact_type(field: Field) -> Any:
+    return int if field.name == "ProcessId" else _FACT_TYPES.get(field.unit, float)
+
+
+def _meaning(field: Field) -> str:
+    has_unit = field.unit not in ("", "bool", "list", "count")
+    return f"{field.meaning} ({field.unit})" if has_unit else field.meaning

@@ -1,4 +1,4 @@
-"""The text that a new rule begins as: everything that lint asks for, the rest marked TODO."""
+"""The text of a new rule: it has all keys that lint demands, and TODO where the author writes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from datetime import date
 from minerwatch.model import FactValue, Signal
 
 TO_DO = "TODO"
-"""What marks a place that its author has yet to fill in; lint warns of each."""
+"""Marks a place for the author to fill in; lint warns of each."""
 
 _Examples = tuple[Mapping[str, FactValue], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """A condition that is usual for a signal, and facts on both sides of it."""
+    """A typical condition for a signal, with facts that match it and facts that do not."""
 
     category: str
     selection: str
@@ -102,8 +102,8 @@ _EXAMPLES: Mapping[Signal, _Example] = {
 }
 
 
-def skeleton(title: str, identifier: str, day: date, signal: Signal, level: str) -> str:
-    """A rule that loads and whose tests hold, but that nobody should use as it is."""
+def new_rule(title: str, identifier: str, day: date, signal: Signal, level: str) -> str:
+    """Return a rule that loads and passes its tests, with an example for a condition."""
     example = _EXAMPLES[signal]
     hold = f"  for: {example.hold}\n" if example.hold else ""
     return f"""\
@@ -111,7 +111,7 @@ title: {_quoted(title)}
 id: {identifier}
 status: experimental
 description: |
-  {TO_DO} what it is that miners do, and why others do not.
+  {TO_DO} what miners do, and why other programs do not.
 references:
   - https://example.org/{TO_DO}
 author: {TO_DO}
@@ -119,17 +119,17 @@ date: {day.isoformat()}
 tags: [attack.impact, attack.t1496.001]
 logsource: {{product: linux, category: {example.category}}}
 detection:
-  # {TO_DO} your condition, as tight as the tests permit. The field names are those of "rules lint".
+  # {TO_DO} your condition, as narrow as possible. `minerwatch rules fields` lists the fields.
   selection:
     {example.selection}
   condition: selection
 falsepositives:
-  - {TO_DO} who does the same and is no miner?
+  - {TO_DO} programs that match without mining
 level: {level}
 minerwatch:
   signal: {signal.value}
 {hold}  tests:
-    # {TO_DO} what it is for, and those that look most like it first.
+    # {TO_DO} what the rule is for, and the most similar ordinary programs first.
     match:
 {_facts(example.match)}
     no_match:
@@ -138,7 +138,7 @@ minerwatch:
 
 
 def _quoted(text: str) -> str:
-    """As a YAML scalar: JSON's strings are such."""
+    """Return a YAML scalar: JSON strings are valid YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 

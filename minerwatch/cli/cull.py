@@ -27,13 +27,15 @@ _GOOD = ("done", "dry-run")
 @click.option(
     "--action", type=click.Choice(_ACTIONS), help="What to do: label, stop, kill, evict or delete."
 )
-@click.option("--dry-run", is_flag=True, help="Ask the API server or the kernel; change nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check with the API server or the kernel; change nothing."
+)
 @click.option(
     "--simulate",
     "hours",
     type=click.FloatRange(0, orders.MAX_HOURS, min_open=True),
     metavar="HOURS",
-    help="Do nothing; show what the last hours' decisions were, from the audit log.",
+    help="Do nothing; show the decisions of the last hours, from the audit log.",
 )
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -53,25 +55,25 @@ def cull(
 ) -> None:
     """Act on TARGET by hand, under the same policy, budgets and audit log as the agent itself.
 
-    The agent of TARGET's node decides and acts. What is printed is its decision, every reason if it
-    does not permit the action, and the exact request. Where culling is configured as dry-run it
-    stays one. TARGET is as for `minerwatch explain`.
+    The agent of TARGET's node decides and acts. The output is its decision, every reason against
+    the action, and the exact request. If culling is configured as dry-run, so is this. TARGET is as
+    for `minerwatch explain`.
 
     \b
     minerwatch cull binder/alice --action evict --dry-run     what would happen?
-    minerwatch cull binder/alice --action stop                hold its miners; `release` lets go
-    minerwatch cull --simulate 24                             what was, or would have been, culled
+    minerwatch cull binder/alice --action stop                stop its miners; undo with `release`
+    minerwatch cull --simulate 24                             past decisions and actions
 
-    Exit status: 0 it was done, or in a dry run would have been; 1 it was not.
+    Exit status: 0 done, or a dry run succeeded; 1 not done.
     """
     agents = Agents(scope, configuration(config_path, ()), socket_path)
     if hours is not None:
         if target is not None or action is not None:
-            raise click.UsageError("--simulate does nothing: it takes no TARGET and no --action")
+            raise click.UsageError("--simulate takes no TARGET and no --action")
         _show_past(agents, hours, output)
         return
     if target is None or action is None:
-        raise click.UsageError("name a TARGET and an --action, or --simulate HOURS")
+        raise click.UsageError("give a TARGET and an --action, or --simulate HOURS")
     status = agents.found(target)
     order = orders.cull_order(status, Action(action), dry_run=dry_run)
     body = agents.ordered(status.node, orders.CULL, orders.encode(order))
@@ -106,4 +108,4 @@ def _decoded(node: str, answer: bytes) -> list[AuditLine]:
         return msgspec.json.decode(answer, type=list[AuditLine])
     except NOT_JSON as error:
         where = f"node {node}: " if node else ""
-        raise OrderError(f"{where}the agent's answer cannot be understood: {error}") from error
+        raise OrderError(f"{where}the agent's answer cannot be parsed: {error}") from error

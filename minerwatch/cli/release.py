@@ -19,9 +19,9 @@ from minerwatch.view.culling_text import release_all_text, release_text
 
 @click.command()
 @click.argument("target", required=False)
-@click.option("--all", "everything", is_flag=True, help="All pods, on every node that is asked.")
+@click.option("--all", "everything", is_flag=True, help="Release all pods on every node in scope.")
 @click.option(
-    "--retire", is_flag=True, help="With --all: act no more, until the agents are restarted."
+    "--retire", is_flag=True, help="With --all: stop acting until the agents are restarted."
 )
 @click.option(
     "--forget",
@@ -44,10 +44,10 @@ def release(
     config_path: Path | None,
     scope: Scope,
 ) -> None:
-    """Undo what culling did to the pod of TARGET, and leave that pod alone from then on.
+    """Undo culling's actions on the pod of TARGET, and never act on that pod again.
 
-    Processes that were stopped go on, the quarantine label is taken off. What was killed, evicted
-    or deleted is gone. A pod that is made anew under the same name is another pod.
+    Stopped processes continue, the quarantine label is removed. Killed processes and evicted or
+    deleted pods stay gone. A new pod with the same name is another pod.
 
     \b
     minerwatch release binder/alice
@@ -55,12 +55,12 @@ def release(
     minerwatch release --all --retire        before culling is switched off
     minerwatch release --all --forget        before minerwatch is uninstalled
 
-    Exit status: 0 all was undone, or there was nothing to undo; 1 something was not.
+    Exit status: 0 everything was undone, or nothing had to be; 1 something was not.
     """
     if everything is (target is not None):
-        raise click.UsageError("name a TARGET, or say --all")
+        raise click.UsageError("give a TARGET or --all")
     if (retire or forget) and not everything:
-        raise click.UsageError("--retire and --forget go with --all")
+        raise click.UsageError("--retire and --forget require --all")
     agents = Agents(scope, configuration(config_path, ()), socket_path)
     if target is None:
         order = orders.ReleaseAllOrder(scope.namespace, retire, forget)

@@ -112,9 +112,9 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the address of ``listen`` speaks TLS; without a certificate it speaks plain HTTP."""
+    """TLS on the address of ``listen``, besides what ``authorize_metrics`` does."""
 
-    certificate: str = ""  # a PEM file, read again when it changes; "" is plain HTTP
+    certificate: str = ""  # a PEM file, read again when it changes
     key: str = ""  # its key; "": it stands in the same file
     client_ca: str = ""  # a PEM file: /metrics only for clients whose certificate it signed
 
@@ -229,6 +229,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     interval: Duration = Duration(10)  # from one tick to the next
     listen: str = DEFAULT_LISTEN  # /metrics, /healthz, /readyz
     tls: Tls = Tls()
+    authorize_metrics: bool = True  # in a cluster, except on loopback: TLS; /metrics needs a token
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
     built_in_rules: bool = True  # the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id

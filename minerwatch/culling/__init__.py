@@ -1,4 +1,4 @@
-"""Culling, carried out: what ``minerwatch.cull`` decides is done here, with evidence and a record.
+"""Culling: decide about confirmed containers and act on them. No other package can act.
 
-``switch`` is what the agent knows of it; the rest is imported only once culling is switched on.
+The agent imports ``service``, which imports the rest only once culling is switched on.
 """

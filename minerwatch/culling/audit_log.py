@@ -1,16 +1,16 @@
-"""The audit log: what was decided, why, on which evidence, and how it ended.
+"""The audit log: decisions, their reasons and evidence, and the outcome of each action.
 
-One JSON object a line, appended and flushed to the disk before anything is done. It is also the
-agent's memory: a new agent reads from it what the one before has done. It has at most two files,
-the present one and the one before; the records that still matter go on into each new file.
+One JSON object a line, appended and flushed to the disk before an action. It also restores the
+culling history after a restart. It has at most two files, the current and the previous one; each
+new file begins with the records that are still needed.
 
-A line that cannot be written (disk full, folder gone) is kept and written as soon as that is
-possible again. Until then ``trouble`` says why, and nothing may be done.
+A line that cannot be written (disk full, folder gone) is queued and written as soon as possible.
+Until then ``trouble`` has the reason, and nothing may be done.
 
-A file that was removed, replaced or cut short while the agent wrote to it is no log: what was
-just written counts as not written, and a new file is begun with all that still matters. A line
-that breaks off at the end was never acted on, since the action follows the whole line: it is cut
-off. Any other line that cannot be read is lost memory, which ``read`` reports.
+If the file is removed, replaced or truncated while the agent writes to it, the last line counts as
+not written, and a new file is started with the records that are still needed. An incomplete last
+line was never acted on, since the action follows the complete line: it is cut off. Any other line
+that cannot be read is lost history, which ``read`` reports.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from minerwatch.errors import NOT_JSON, MinerwatchError
 
 MAX_LINE_BYTES = 1 << 20
 GOES_ON = "record"
-"""Kind of the lines that a new file begins with: what still matters of the one before."""
+"""Kind of the lines that a new file begins with: records of the previous file."""
 
 _MAX_WAITING = 1000
 _MODE, _FOLDER_MODE = 0o600, 0o700
 
 
 class AuditError(MinerwatchError):
-    """An audit log that cannot be used: where, and why."""
+    """The audit log cannot be used; the message has the path and the reason."""
 
 
 _decoder = msgspec.json.Decoder(AuditLine)
@@ -49,18 +49,18 @@ _decoder = msgspec.json.Decoder(AuditLine)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a log holds: its lines that can be read, and how many cannot."""
+    """Content of a log: the lines that can be read, and how many cannot."""
 
     lines: tuple[AuditLine, ...]
-    torn: int = 0  # at a file's end: written when the agent was killed, or the disk was full
-    damaged: tuple[str, ...] = ()  # "FILE:LINE" of the others, of which nobody knows what they said
+    torn: int = 0  # incomplete last lines
+    damaged: tuple[str, ...] = ()  # "FILE:LINE" of the others
 
 
 def read(path: Path, wanted: Callable[[AuditLine], bool] = lambda _line: True) -> Written:
     """Return the lines of the log at ``path`` without their evidence, the oldest first.
 
-    The file before counts as damaged only where the present one does not begin with what goes on
-    from it. Raises AuditError if there is a log that cannot be read.
+    Damage in the previous file counts only if the current one does not begin with its records.
+    Raises AuditError if a file cannot be read.
     """
     lines: list[AuditLine] = []
     damaged: list[str] = []
@@ -82,7 +82,7 @@ def read(path: Path, wanted: Callable[[AuditLine], bool] = lambda _line: True) -
 
 
 def stamps(path: Path) -> tuple[object, ...]:
-    """Return what changes when the log at ``path`` does."""
+    """Return a value that changes when the log at ``path`` does."""
     found = []
     for each in (_before(path), path):
         with suppress(OSError):
@@ -92,10 +92,10 @@ def stamps(path: Path) -> tuple[object, ...]:
 
 
 class AuditLog:
-    """Writes the log; one agent at a time, for many threads."""
+    """Writes the log; for one agent at a time and any number of threads."""
 
     def __init__(self, settings: Audit) -> None:
-        """Touches nothing yet: the first ``retry`` or ``write`` opens it."""
+        """Open nothing yet: the first ``retry`` or ``write`` does."""
         self.path = Path(settings.log)
         self._most_bytes = (settings.max_mib << 20) // 2  # of each of the two files
         self._folder = _EvidenceFolder(settings) if settings.folder else None
@@ -103,34 +103,31 @@ class AuditLog:
         self._trouble = ""
         self._waiting: deque[bytes] = deque()
         self._file: int | None = None
-        self._whole_bytes = 0  # of the file, up to where its lines are whole
-        self._is_lost = False  # the file that was written to is not at its place any more
+        self._whole_bytes = 0  # size of the file's complete lines
+        self._is_lost = False  # the file is no longer at its path
         self._holds: int | None = None  # the lock
 
     @property
     def trouble(self) -> str:
-        """Why lines cannot be written; "": they can."""
+        """Return the reason why lines cannot be written; "": they can."""
         return self._trouble
 
     def write(self, line: AuditLine, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
-        """Append ``line`` and flush; whether it, and all before it, are on the disk now.
+        """Append ``line`` and flush; return True if all lines are on the disk now.
 
-        ``go_on`` gives the lines that a new file begins with, where one is begun.
+        ``go_on`` returns the first lines of a new file.
         """
         with self._lock:
             self._waiting.append(msgspec.json.encode(line) + b"\n")
             return self._flush(go_on)
 
     def retry(self, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
-        """Write what is waiting; whether the log can be written."""
+        """Write the queued lines; return True if the log can be written."""
         with self._lock:
             return self._flush(go_on)
 
     def save(self, name: str, evidence: bytes) -> bool:
-        """Put ``evidence`` into a file of its own, where that is configured; whether it is there.
-
-        The file is new, private, and flushed to the disk.
-        """
+        """Write ``evidence`` to a new private file, if configured; return False if that fails."""
         if self._folder is None:
             return True
         try:
@@ -141,7 +138,7 @@ class AuditLog:
         return True
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         with self._lock:
             self._close_file()
             if self._holds is not None:
@@ -149,9 +146,9 @@ class AuditLog:
                 self._holds = None
 
     def remove(self) -> None:
-        """Remove the log with all that belongs to it; raises AuditError. Not to be used any more.
+        """Remove the log and its evidence for good; raises AuditError.
 
-        A folder stays where it is a mount point or holds something else.
+        A folder stays if it is a mount point or has other files.
         """
         self.close()
         lock = _lock_path(self.path)
@@ -193,7 +190,7 @@ class AuditLog:
         return True
 
     def _append(self, line: bytes) -> None:
-        """All of it and flushed, or an error; what was torn before is cut off first."""
+        """Write and flush the line; an incomplete line before it is cut off first."""
         file = self._file if self._file is not None else self._open()
         if os.fstat(file).st_size > self._whole_bytes:
             os.ftruncate(file, self._whole_bytes)
@@ -208,12 +205,12 @@ class AuditLog:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         self._file = file = _opened_regular(self.path, flags)
-        os.fchmod(file, _MODE)  # of one that somebody else has put there
+        os.fchmod(file, _MODE)  # an existing file may have another mode
         self._whole_bytes = _whole_bytes(file)
         return file
 
     def _check_place(self) -> None:
-        """Raise AuditError if what is written goes into nothing, or has been taken away."""
+        """Raise AuditError if the file or its lock is no longer at its path."""
         for path, file, least_bytes in (
             (self.path, self._file, self._whole_bytes),
             (_lock_path(self.path), self._holds, 0),
@@ -226,12 +223,12 @@ class AuditLog:
                 os.close(self._holds)
                 self._holds = None
             raise AuditError(
-                f"{path} was removed, replaced or cut short while the agent used it; nothing is"
-                " done until a new one is begun"
+                f"{path} was removed, replaced or truncated while the agent used it; nothing is"
+                " done until a new one is started"
             )
 
     def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
-        """Begins a new file where the present one is full."""
+        """Start a new file if the current one is full."""
         file = self._file if self._file is not None else self._open()
         waiting = sum(len(line) for line in self._waiting)
         if os.fstat(file).st_size + waiting <= self._most_bytes or not os.fstat(file).st_size:
@@ -251,7 +248,7 @@ class AuditLog:
 
 
 class _EvidenceFolder:
-    """One file for each action, at most so many and so large together; the oldest go."""
+    """One file an action, bounded in number and total size; the oldest are removed."""
 
     def __init__(self, settings: Audit) -> None:
         self.path = Path(settings.folder)
@@ -272,13 +269,13 @@ class _EvidenceFolder:
             os.close(file)
 
     def check(self) -> None:
-        """Raises OSError if files cannot be made there."""
+        """Raise OSError if files cannot be created there."""
         self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         if not os.access(self.path, os.W_OK):
             raise PermissionError(errno.EACCES, "cannot be written", str(self.path))
 
     def remove(self) -> None:
-        """Remove every file of evidence, and the folder if it is empty then."""
+        """Remove all evidence, and the folder if it is empty."""
         with suppress(FileNotFoundError):
             for entry in os.scandir(self.path):
                 if entry.is_file(follow_symlinks=False) and entry.name.endswith(".json"):
@@ -313,15 +310,15 @@ def _lock_path(path: Path) -> Path:
 
 
 def _held(path: Path) -> int:
-    """A file descriptor that holds the lock of ``path`` for as long as it is open."""
+    """Lock ``path``; return the descriptor that holds the lock while it is open."""
     lock_path = _lock_path(path)
     try:
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         lock = _opened_regular(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise AuditError(
-            f"culling.audit.log: {lock_path}: {error.strerror}; name a folder that the agent may"
-            " write and that outlives it"
+            f"culling.audit.log: {lock_path}: {error.strerror}; use a persistent folder that the"
+            " agent may write"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -332,18 +329,18 @@ def _held(path: Path) -> int:
 
 
 def _opened_regular(path: Path, flags: int) -> int:
-    """Open a regular file. A pipe would hang its reader, a device have no end."""
+    """Open a regular file. Reading a pipe could block for ever, a device has no end."""
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
     mode = os.fstat(file).st_mode
     if stat.S_ISREG(mode):
         return file
     os.close(file)
-    what = "Is a directory" if stat.S_ISDIR(mode) else "it is no regular file: remove it"
+    what = "Is a directory" if stat.S_ISDIR(mode) else "it is not a regular file: remove it"
     raise AuditError(f"{path}: {what}")
 
 
 def _is_at(path: Path, file: int, least_bytes: int) -> bool:
-    """Return True if ``path`` still names the open ``file``, and nothing was cut off it."""
+    """Return True if ``path`` is still the open ``file``, and not truncated."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -354,10 +351,7 @@ def _is_at(path: Path, file: int, least_bytes: int) -> bool:
 
 
 def _whole_bytes(file: int) -> int:
-    """Return the size of a log up to the end of its last whole line; one may break off there.
-
-    One that is whole but for its line feed is given that.
-    """
+    """Return the size of the complete lines; add a line feed that alone is missing."""
     size = os.fstat(file).st_size
     start = max(0, size - MAX_LINE_BYTES)
     tail = os.pread(file, size - start, start)
@@ -369,7 +363,7 @@ def _whole_bytes(file: int) -> int:
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file that are not empty, a long one in pieces. Raises AuditError."""
+    """Yield the non-empty lines of a file, a long one in pieces. Raises AuditError."""
     try:
         descriptor = _opened_regular(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

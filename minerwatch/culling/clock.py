@@ -1,36 +1,63 @@
-"""The time of day that decisions go by: a step of the node's clock moves no exemption's end."""
+"""Time of day for decisions: a step of the node's clock does not move the end of an exemption."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
 
-_SLEW_S = 5.0
-_SETTLED_AFTER_S = 3600.0
+from minerwatch.culling.records import Moment
+
+_MAX_SLEW_S = 5.0
+_TRUSTED_AFTER_S = 3600.0
+_MAX_SERVER_OFFSET_S = 5.0
 
 
 class SteadyClock:
-    """Time of day counted on from a first reading by the monotonic clock.
+    """Time of day that advances with the monotonic clock.
 
-    A clock that is slewed is followed. One that steps is believed when it has kept to the new time
-    for an hour: by then somebody has meant it.
+    A slewed clock is followed. A clock that steps is followed once it has kept the new time for an
+    hour: by then the step was intended.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._offset_s: float | None = None
-        self._other_s = 0.0  # where the clock has stepped to
+        self._other_s = 0.0  # offset after the clock has stepped
         self._since_s: float | None = None
 
     def unix_s(self, wall_unix_s: float, monotonic_s: float) -> float:
-        """Return the time of day at ``monotonic_s``, while the node's clock shows the other."""
+        """Return the time of day at ``monotonic_s``; the node's clock shows ``wall_unix_s``."""
         with self._lock:
             return monotonic_s + self._offset(wall_unix_s - monotonic_s, monotonic_s)
 
     def _offset(self, offset_s: float, monotonic_s: float) -> float:
-        if self._offset_s is None or abs(offset_s - self._offset_s) <= _SLEW_S:
+        if self._offset_s is None or abs(offset_s - self._offset_s) <= _MAX_SLEW_S:
             self._offset_s, self._since_s = offset_s, None
-        elif self._since_s is None or abs(offset_s - self._other_s) > _SLEW_S:
+        elif self._since_s is None or abs(offset_s - self._other_s) > _MAX_SLEW_S:
             self._other_s, self._since_s = offset_s, monotonic_s
-        elif monotonic_s - self._since_s >= _SETTLED_AFTER_S:
+        elif monotonic_s - self._since_s >= _TRUSTED_AFTER_S:
             self._offset_s, self._since_s = offset_s, None
         return self._offset_s
+
+
+class AgentClock:
+    """The present moment; where the node's time of day is off, the API server's time.
+
+    The API server's clock dates the pods. Its answers carry whole seconds.
+    """
+
+    def __init__(
+        self, read_clocks: Callable[[], Moment], server_unix_s: Callable[[], float | None]
+    ) -> None:
+        self._read_clocks = read_clocks
+        self._server_unix_s = server_unix_s
+        self._steady = SteadyClock()
+
+    def now(self) -> Moment:
+        """Return the present moment."""
+        now = self._read_clocks()
+        unix_s, server_s = self._steady.unix_s(now.unix_s, now.monotonic_s), self._server_unix_s()
+        if server_s is not None and abs(server_s - unix_s) > _MAX_SERVER_OFFSET_S:
+            unix_s = server_s
+        return replace(now, unix_s=unix_s)

@@ -1,8 +1,8 @@
-"""What is kept of a container before anything is done about it: enough to judge the judgement.
+"""Evidence of an action, written before it: enough to review the decision.
 
-Log and audit log have the words that rules matched, and no command lines: these stand, secrets
-masked, only in the files of the evidence folder. Of a private rule only the id is told. Everything
-is bounded: whoever is watched chooses names, arguments and numbers.
+Log and audit log have the text that rules matched, but no command lines. Those are only in the
+files of the evidence folder, with secrets masked. A private rule appears by its id only. Everything
+is bounded, since the tenant chooses names, arguments and numbers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def bundle(
     most: int = MAX_PROCESSES,
     command_lines: bool = False,
 ) -> dict[str, object]:
-    """The evidence as one JSON object, with ``most`` processes, findings and connections at most.
+    """Return the evidence as a JSON object, with at most ``most`` processes and connections.
 
-    ``culprits`` are those that stop and kill would be for, ``digests`` what executables hash to,
-    ``connections`` whom processes are connected to, by pid. ``command_lines``: with them, masked.
+    ``culprits``: targets of stop and kill; ``digests``: hashes of executables; ``connections``:
+    remote ends by pid; ``command_lines``: include them, masked.
     """
     verdict, boot_unix_s = observation.verdict, now.unix_s - now.monotonic_s
     signals = sorted(signal_scores(verdict.findings).items())
@@ -80,7 +80,7 @@ def bundle(
 
 
 def file_name(record_id: str, pod: str, unix_s: float) -> str:
-    """A name for the evidence of one action, by which a folder sorts by time."""
+    """Return the file name of an action's evidence; names sort by time."""
     stamp = rfc3339(unix_s, milliseconds=True).replace("-", "").replace(":", "").replace(".", "")
     safe = "".join(char if char.isalnum() and char.isascii() else "-" for char in pod)[:100]
     unique = "".join(char for char in record_id if char.isalnum() and char.isascii())[-24:]
@@ -88,7 +88,7 @@ def file_name(record_id: str, pod: str, unix_s: float) -> str:
 
 
 def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
-    """Of a private rule neither the title nor what it saw, which tells what it looks for."""
+    """Encode a finding; of a private rule neither title nor evidence, which reveal it."""
     evidence = () if finding.private else finding.evidence
     return {
         "rule": _name(finding.rule),
@@ -135,7 +135,7 @@ def _processes(
     culprits: set[ProcessId],
     digests: Mapping[ProcessId, str],
 ) -> Iterator[tuple[dict[str, object], ProcessLoad]]:
-    """Parents before their children, each with its depth in the tree."""
+    """Yield parents before their children, each with its depth in the tree."""
     for depth, load in _tree(loads):
         process = load.process
         digest = digests.get(process.id, "")
@@ -164,18 +164,18 @@ def _tree(loads: Sequence[ProcessLoad]) -> Iterator[tuple[int, ProcessLoad]]:
     for load in loads:
         parent = load.process.parent_pid
         children.setdefault(parent if parent in by_pid else 0, []).append(load)
-    told: set[int] = set()
+    seen: set[int] = set()
     waiting = [(0, load) for load in reversed(children.get(0, []))]
     while waiting:
         depth, load = waiting.pop()
         pid = load.process.id.pid
-        if pid in told:
+        if pid in seen:
             continue
-        told.add(pid)
+        seen.add(pid)
         yield depth, load
         below = reversed(children.get(pid, []))
         waiting += [(min(depth + 1, _MAX_DEPTH), child) for child in below]
-    yield from ((0, load) for load in loads if load.process.id.pid not in told)  # a circle
+    yield from ((0, load) for load in loads if load.process.id.pid not in seen)  # a cycle
 
 
 def _connections(

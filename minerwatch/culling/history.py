@@ -1,4 +1,4 @@
-"""Actions that were taken, kept as long as the policy needs them. Pure."""
+"""Past actions, kept as long as the policy needs them. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minerwatch.model import (
 MAX_RECORDS = 4096
 
 KEPT_S = 30 * 86400.0
-"""Longer than this no action is remembered."""
+"""Older actions are forgotten."""
 
 _NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
 
@@ -27,23 +27,22 @@ _OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
 
 
 class History:
-    """The actions of this node, as far as they matter to the next; bounded in number and age.
+    """Past actions of this node; bounded in number and age.
 
-    Ages are taken on the monotonic clock: a wall clock that jumps frees no budget. Of what was
-    done before the node was last booted only that is certain: it is older than the boot.
+    Ages are measured on the monotonic clock, so that a wall clock that jumps frees no budget. An
+    action from before the last boot is known to be older than the boot, no more.
     """
 
     def __init__(self, known_since_s: float) -> None:
-        """An empty history; before ``known_since_s`` (monotonic) there may have been actions."""
+        """Start empty; actions before ``known_since_s`` (monotonic) are unknown."""
         self._entries: dict[str, _Entry] = {}
         self._known_since_s = known_since_s
 
     @classmethod
     def started(cls, node: str, now: Moment) -> History:
-        """The history of an agent that has no audit log, or has lost it.
+        """Return the history of an agent without an audit log.
 
-        Its only record is the first line of the new log: it tells the next agent how far back the
-        log reaches.
+        Its only record is the first line of the new log, which says how far back the log reaches.
         """
         history = cls(now.monotonic_s)
         history._added(_start(node, now), now)
@@ -51,7 +50,7 @@ class History:
 
     @classmethod
     def restored(cls, records: Iterable[ActionRecord], now: Moment) -> History:
-        """The history of this node that an audit log holds, in the order of its lines."""
+        """Return the history in an audit log, in the order of its lines."""
         history = cls(now.monotonic_s)
         for record in records:
             entry = _restored(_no_longer_pending(record), now)
@@ -63,17 +62,17 @@ class History:
         return history
 
     def records(self) -> tuple[ActionRecord, ...]:
-        """All that is remembered."""
+        """Return all records."""
         return tuple(entry.record for entry in self._entries.values())
 
     def begin(self, decision: Decision, now: Moment) -> ActionRecord:
-        """The record of an action that is about to be tried; raises ValueError if it may not be."""
+        """Add a pending record and return it; raises ValueError if the action must not start."""
         if not decision.acts or self.is_pending(decision.pod_uid):
-            raise ValueError("there is nothing to be done, or something is being done already")
+            raise ValueError("there is nothing to do, or an action is pending already")
         return self._added(_record(decision, Outcome.PENDING, now), now)
 
-    def settle(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
-        """The record with its outcome; None if it is not pending."""
+    def finish(self, record_id: str, outcome: Outcome) -> ActionRecord | None:
+        """Return the pending record with its outcome; None if it is not pending."""
         entry = self._entries.get(record_id)
         if entry is None or entry.record.outcome is not Outcome.PENDING:
             return None
@@ -82,11 +81,11 @@ class History:
         return record
 
     def release(self, decision: Decision, now: Moment) -> ActionRecord:
-        """The record of a person's word that the pod of ``decision`` is to be left alone."""
+        """Add and return the record that the pod of ``decision`` is released."""
         return self._added(_record(decision, Outcome.RELEASED, now), now)
 
     def release_again(self, record: ActionRecord, now: Moment) -> ActionRecord:
-        """Record that the pod of an earlier ``record`` is to be left alone."""
+        """Add and return the record that the pod of an earlier ``record`` is released."""
         released = msgspec.structs.replace(
             record,
             id=f"{record.pod_uid}/release/{now.boot_id}/{now.monotonic_s:.6f}",
@@ -99,20 +98,20 @@ class History:
         return self._added(released, now)
 
     def anchor(self, node: str, now: Moment) -> ActionRecord:
-        """What the first line of a log says that goes on where another one ended."""
+        """Return the first record of a log that continues another one."""
         ago_s = now.monotonic_s - self._known_since_s
-        begun = Moment(now.unix_s - ago_s, self._known_since_s, now.boot_id)
-        return _start(node, begun)
+        start = Moment(now.unix_s - ago_s, self._known_since_s, now.boot_id)
+        return _start(node, start)
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
-        """What was done about a pod, in the order in which it was begun."""
+        """Return the actions on a pod, the oldest first."""
         records = (entry.record for entry in self._entries.values())
         return tuple(record for record in records if record.pod_uid == pod_uid)
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
-        """Processes that may stand still since minerwatch stopped them, with their pods' uids.
+        """Return the processes that minerwatch may have stopped, with their pods' uids.
 
-        Also those of pods that were released: whether that let them go is to be looked at.
+        Includes those of released pods: the release may have failed.
         """
         return tuple(
             (record.pod_uid, process)
@@ -122,7 +121,7 @@ class History:
         )
 
     def held(self, boot_id: str) -> tuple[ActionRecord, ...]:
-        """Return the actions whose effect may last: labels, processes stopped since the boot."""
+        """Return the actions that may still be in effect: labels, processes stopped since boot."""
         return tuple(
             record
             for record in self.records()
@@ -131,7 +130,7 @@ class History:
         )
 
     def has_labelled(self, pod_uid: str) -> bool:
-        """Whether the pod was given the quarantine label."""
+        """Return True if minerwatch has labelled the pod."""
         return any(
             record.action is Action.LABEL and record.outcome is Outcome.DONE
             for record in self.of_pod(pod_uid)
@@ -140,7 +139,7 @@ class History:
     def has_dry_run(
         self, pod_uid: str, action: Action, processes: Iterable[ProcessId], *, without: str = ""
     ) -> bool:
-        """Whether a dry run has shown just that action on the pod already."""
+        """Return True if a dry run of exactly this action on the pod was done already."""
         shown = [
             entry.record
             for entry in self._others(without)
@@ -153,23 +152,23 @@ class History:
         return bool(shown) and seen.issuperset(processes)
 
     def knows_last_hour(self, now: Moment) -> bool:
-        """Whether no action of the last hour can have been forgotten."""
+        """Return True if all actions of the last hour are known."""
         return now.monotonic_s - self._known_since_s >= HOUR_S
 
     def has_pending(self, record_id: str) -> bool:
-        """Whether the action of that record may still be done."""
+        """Return True if the record's action is pending."""
         entry = self._entries.get(record_id)
         return entry is not None and entry.record.outcome is Outcome.PENDING
 
     def is_pending(self, pod_uid: str, *, without: str = "") -> bool:
-        """Whether any action on the pod, but ``without``, has not ended yet."""
+        """Return True if an action on the pod is pending, except the record ``without``."""
         return any(
             entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.PENDING
             for entry in self._others(without)
         )
 
     def is_released(self, pod_uid: str) -> bool:
-        """Whether a person has said that the pod is to be left alone."""
+        """Return True if an operator has released the pod."""
         return any(
             entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.RELEASED
             for entry in self._entries.values()
@@ -178,7 +177,7 @@ class History:
     def last_try_s(
         self, pod_uid: str, now: Moment, *, dry_run: bool, without: str = ""
     ) -> float | None:
-        """Seconds since the pod's last action, but ``without``; None if there was none."""
+        """Return the seconds since the pod's last action, except ``without``; None without one."""
         ages_s = [
             now.monotonic_s - entry.latest_s
             for entry in self._others(without)
@@ -187,7 +186,7 @@ class History:
         return min(ages_s, default=None)
 
     def spent(self, now: Moment, *, dry_run: bool, without: str = "") -> int:
-        """Actions of the last hour, but ``without``: all that were tried, whatever their end."""
+        """Return the number of actions tried within the last hour, except ``without``."""
         return sum(
             _matters(entry.record, dry_run=dry_run)
             and entry.record.outcome is not Outcome.WITHDRAWN
@@ -196,7 +195,7 @@ class History:
         )
 
     def has_touched(self, pod: Pod, *, dry_run: bool) -> bool:
-        """Return whether anything has been done about this pod, or one of its name."""
+        """Return True if there was an action on this pod, or on one of its name."""
         return any(
             _matters(entry.record, dry_run=dry_run)
             and entry.record.outcome in _OFFENCES
@@ -208,7 +207,7 @@ class History:
         )
 
     def offences(self, pod: Pod, owner: str, window_s: float, now: Moment, *, dry_run: bool) -> int:
-        """Actions that were done within the window on pods of that name or owner."""
+        """Return the number of actions within the window on pods of that name or owner."""
         return sum(
             _matters(entry.record, dry_run=dry_run)
             and entry.record.outcome in _OFFENCES
@@ -227,7 +226,7 @@ class History:
         return record
 
     def _forget(self, now: Moment) -> None:
-        """Drops the old, then those that no budget counts, then the oldest."""
+        """Drop expired records; of too many, those that no budget counts, then the oldest."""
         self._entries = {
             name: entry
             for name, entry in self._entries.items()
@@ -247,15 +246,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A record, and when it was made by this boot's monotonic clock; less than 0: before it."""
+    """A record with its time on this boot's monotonic clock; negative: before the boot."""
 
     record: ActionRecord
     probable_s: float
-    latest_s: float  # it was made then or before
+    latest_s: float  # the latest possible time
 
 
 def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
-    """Dry runs see what was done in earnest, but not the other way round."""
+    """Return True if it counts: dry runs count enforced actions, but not the other way round."""
     return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
 
 
@@ -271,7 +270,7 @@ def _may_have_happened(record: ActionRecord) -> bool:
 
 
 def _no_longer_pending(record: ActionRecord) -> ActionRecord:
-    """Whoever tried it is gone; it may have happened."""
+    """Return an action of an earlier agent as one that may have happened."""
     if record.outcome is not Outcome.PENDING:
         return record
     return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)

@@ -1,8 +1,8 @@
-"""Time for which findings were watched to hold on a container, without a gap. Thread-safe.
+"""Time for which findings have held on a container, without a gap. Thread-safe.
 
-Time comes with the verdicts. What the agent did not watch does not count: after a gap in the
-watching the time starts again. A pause of the finding takes as much off the time as it lasts: else
-a miner that rests for a minute in each five would never have been watched for long enough.
+Time comes with the verdicts. Unobserved time does not count: after a gap in the observation the
+time starts again. A pause of the finding is subtracted from the time. If it reset the time, a miner
+that pauses one minute in five would never have held for long enough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
 
 _MAX_PAUSE_S = 3600.0
-"""What has not been seen for so long is forgotten, however long it held."""
+"""A finding that has paused for so long is forgotten, however long it held."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Spans:
 
 
 class Holds:
-    """Spans of time, kept for containers that are confirmed, and while a pause is forgiven."""
+    """Spans of time of confirmed containers, also during a short pause."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -50,7 +50,7 @@ class Holds:
         self._noted_s = 0.0
 
     def note(self, verdicts: Iterable[Verdict], now_s: float, interval_s: float) -> None:
-        """Add what one tick found: the verdicts of all containers that are confirmed."""
+        """Add the verdicts of all containers that are confirmed at a tick."""
         gap_s = MAX_GAP_TICKS * interval_s
         with self._lock:
             if now_s - self._noted_s > gap_s:
@@ -64,7 +64,7 @@ class Holds:
                     del self._containers[key]
 
     def of(self, container: ContainerKey) -> Held:
-        """Return for how long each rule has held on ``container``, up to its last verdict."""
+        """Return how long each rule has held on ``container``, up to its last verdict."""
         with self._lock:
             spans = self._containers.get(container)
             if spans is None:

@@ -1,78 +1,70 @@
-"""What has been decided and done: the policy's memory, kept in step with the audit log.
+"""The culling history in memory, in step with the audit log on the disk.
 
-The memory answers at once, from any thread; what is written is on the disk before the call returns.
+The memory answers at once, from any thread; a written line is on the disk before the call returns.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from minerwatch.config.schema import Audit, Culling
+from minerwatch.api.orders import ToldOrder
+from minerwatch.config.schema import Culling
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
+from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide, rechecked
 from minerwatch.culling.records import (
+    HOUR_S,
     NO_EVIDENCE,
     ActionRecord,
     AuditLine,
     Case,
     DecisionLine,
-    Moment,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import Action, Outcome, ProcessId
-from minerwatch.report.log import Log
+from minerwatch.model import Outcome, ProcessId
 from minerwatch.untrusted_text.display import printable
 
-MAX_TOLD_LINES = 5000
-"""Of the audit log, told at once."""
+MAX_LINES = 5000
+"""Returned at once, the newest."""
 
 _NOT_READ = "the audit log has not been read yet"
 _FORGOTTEN = "the audit log was removed by `release --all --forget`: restart the agent"
 _DAMAGED = (
-    "{}: this line is damaged, {} in all, so what was done before is not known; move the file away,"
-    " and nothing is done for an hour"
+    "{}: this line is damaged, {} in all, so earlier actions are unknown; move the file away: then"
+    " nothing is done for an hour"
 )
-_TOLD_KINDS = ("decision", "action", "outcome", "release")
+_SHOWN_KINDS = ("decision", "action", "outcome", "release")
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
 
 class Journal:
-    """The history of one node's actions, and the audit log that it is restored from."""
+    """The history of the node's actions, and the audit log that it is restored from."""
 
-    def __init__(
-        self,
-        settings: Audit,
-        node: str,
-        log: Log,
-        *,
-        moment: Callable[[], Moment],
-        on_outcome: Callable[[Action, Outcome], None] = lambda _action, _outcome: None,
-    ) -> None:
-        """``on_outcome`` hears of every action that has ended."""
-        self._node = node
-        self._log = log
-        self._moment = moment
-        self._on_outcome = on_outcome
+    def __init__(self, context: Context) -> None:
+        now = context.clock.now()
+        settings = context.live.culling.audit
+        self._context = context
+        self._node = context.agent.node
+        self._log = context.log
         self._path = Path(settings.log)
         self._audit = AuditLog(settings)
-        self._unread = _NOT_READ  # why the log before is not known; "": it is
+        self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self._is_forgotten = False
-        self._unread_stamps: object = None  # of what could not be read
+        self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self._lock = threading.Lock()
-        self._history = History.started(node, moment())
-        self._pods: frozenset[str] = frozenset()  # of which there are records
+        self._history = History.started(self._node, now)
+        self._pods: frozenset[str] = frozenset()  # with records
 
     @property
     def trouble(self) -> str:
-        """Why nothing may be done: the log cannot be read or written; "": it can."""
+        """Return the reason why the log cannot be read or written; "": it can."""
         return self._unread or self._audit.trouble
 
     @property
@@ -81,12 +73,12 @@ class Journal:
         return self._is_forgotten
 
     def make_ready(self) -> None:
-        """Reads what the agent before did, where that has not been; writes what is waiting."""
+        """Read the log if that has not succeeded yet; else write the queued lines."""
         if self._is_forgotten:
             return
         if self._unread:
             stamps = audit_log.stamps(self._path)
-            if stamps != self._unread_stamps:  # else it would be refused for the same reason
+            if stamps != self._unread_stamps:  # else it would fail for the same reason
                 self._unread_stamps = stamps
                 self._load()
         elif not self._audit.retry(self._go_on) and self._audit.trouble != self._logged:
@@ -94,77 +86,80 @@ class Journal:
             self._log.error("the audit log cannot be written", reason=self._logged)
 
     def forget(self) -> None:
-        """Remove the log and its evidence; nothing is written from then on. Raises AuditError."""
+        """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
         self._is_forgotten = True
         self._unread = _FORGOTTEN
         self._audit.remove()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._audit.close()
 
-    # The policy's questions, with this memory.
+    # Reads.
 
-    def decide(self, case: Case, settings: Culling) -> Decision:
-        """``cull.decide`` now."""
+    def decide(self, case: Case) -> Decision:
+        """Return the policy's decision now."""
         with self._lock:
-            return decide(case, settings, self._history, self._moment())
+            settings = self._context.live.culling
+            return decide(case, settings, self._history, self._context.clock.now())
 
     def recheck(
         self, decision: Decision, record: ActionRecord, fresh: Case, settings: Culling
     ) -> Decision:
-        """``cull.rechecked`` now."""
+        """Return the policy's decision now, about an action in progress."""
         with self._lock:
-            return rechecked(decision, record, fresh, settings, self._history, self._moment())
+            return rechecked(
+                decision, record, fresh, settings, self._history, self._context.clock.now()
+            )
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
-        """What was done about a pod, in the order in which it was begun."""
+        """Return the actions on a pod, the oldest first."""
         if pod_uid not in self._pods:
             return ()
         with self._lock:
             return self._history.of_pod(pod_uid)
 
     def stopped(self) -> tuple[tuple[str, ProcessId], ...]:
-        """Processes that may stand still, with their pods' uids."""
+        """Return the processes that minerwatch may have stopped, with their pods' uids."""
         with self._lock:
-            return self._history.stopped(self._moment().boot_id)
+            return self._history.stopped(self._context.clock.now().boot_id)
 
     def held(self) -> tuple[ActionRecord, ...]:
-        """Return the actions whose effect may last."""
+        """Return the actions that may still be in effect."""
         with self._lock:
-            return self._history.held(self._moment().boot_id)
+            return self._history.held(self._context.clock.now().boot_id)
 
-    # What is remembered and written.
+    # Writes.
 
     def begin(self, decision: Decision) -> ActionRecord:
-        """The record of an action that is about to be tried; not written yet."""
+        """Add and return the pending record of an action; it is not written yet."""
         with self._lock:
-            record = self._history.begin(decision, self._moment())
+            record = self._history.begin(decision, self._context.clock.now())
             self._pods |= {record.pod_uid}
         return record
 
-    def settle(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
-        """The record with its outcome, which is remembered, written and told."""
+    def finish(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
+        """Add, write and log the outcome; return the record with it."""
         with self._lock:
-            settled = self._history.settle(record.id, outcome)
-        ended = settled or msgspec.structs.replace(record, outcome=outcome)
+            finished = self._history.finish(record.id, outcome)
+        ended = finished or msgspec.structs.replace(record, outcome=outcome)
         self._end(ended, message)
         return ended
 
     def release(self, decision: Decision) -> ActionRecord:
-        """The record of a person's word that the pod of ``decision`` is to be left alone."""
+        """Record that the pod of ``decision`` is released."""
         with self._lock:
-            record = self._history.release(decision, self._moment())
+            record = self._history.release(decision, self._context.clock.now())
             self._pods |= {record.pod_uid}
         self.write("release", record=record)
         return record
 
     def release_again(self, earlier: ActionRecord) -> ActionRecord:
-        """Record that the pod of an ``earlier`` action is to be left alone."""
+        """Record that the pod of an ``earlier`` action is released."""
         with self._lock:
             if self._history.is_released(earlier.pod_uid):
                 return earlier
-            record = self._history.release_again(earlier, self._moment())
+            record = self._history.release_again(earlier, self._context.clock.now())
         self.write("release", record=record)
         return record
 
@@ -178,12 +173,12 @@ class Journal:
         message: str = "",
         evidence: msgspec.Raw = NO_EVIDENCE,
     ) -> bool:
-        """Append a line; whether it is on the disk now."""
+        """Append a line; return True if it is on the disk now."""
         if self._is_forgotten:
             return False
         line = AuditLine(
             kind=kind,
-            at=rfc3339(self._moment().unix_s, milliseconds=True),
+            at=rfc3339(self._context.clock.now().unix_s, milliseconds=True),
             node=self._node,
             record=record,
             decision=decision,
@@ -194,22 +189,20 @@ class Journal:
         return self._audit.write(line, self._go_on)
 
     def save(self, name: str, evidence: bytes) -> bool:
-        """Keep ``evidence`` in a file of its own, where that is configured; whether it is there."""
+        """Write ``evidence`` to a file, if configured; return False if that fails."""
         return self._audit.save(name, evidence)
 
-    def told_since(self, hours: float) -> tuple[AuditLine, ...]:
-        """What the log says of the last ``hours``, without evidence. Raises AuditError."""
-        since = rfc3339(self._moment().unix_s - hours * 3600, milliseconds=True)
+    def lines_since(self, order: ToldOrder) -> tuple[AuditLine, ...]:
+        """Return the log's lines of the last hours, without evidence. Raises AuditError."""
+        since = rfc3339(self._context.clock.now().unix_s - order.hours * HOUR_S, milliseconds=True)
         written = audit_log.read(
-            self._path, lambda line: line.kind in _TOLD_KINDS and line.at >= since
+            self._path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
         )
-        return written.lines[-MAX_TOLD_LINES:]
-
-    # Within.
+        return written.lines[-MAX_LINES:]
 
     def _load(self) -> None:
-        """What the agent before left pending may have happened."""
-        now = self._moment()
+        """Restore the history; a pending action of an earlier agent may have happened."""
+        now = self._context.clock.now()
         try:
             written = audit_log.read(self._path, lambda line: line.record is not None)
         except AuditError as error:
@@ -231,11 +224,11 @@ class Journal:
         elif not self._audit.retry(self._go_on):
             self._log.error("the audit log cannot be written", reason=self._audit.trouble)
         if written.torn:
-            self._log.warning("the audit log ended within a line, which is cut off")
+            self._log.warning("the audit log's last line was incomplete and is cut off")
         last = {record.id: record for record in records}
         for record in last.values():
             if record.outcome is Outcome.PENDING and record.id in remembered:
-                self._end(remembered[record.id], "the agent ended before it knew")
+                self._end(remembered[record.id], "the agent stopped before the outcome was known")
 
     def _refuse(self, reason: str) -> None:
         if self._unread != reason:
@@ -244,7 +237,7 @@ class Journal:
 
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
-        self._on_outcome(record.action, record.outcome)
+        self._context.callbacks.on_outcome(record.action, record.outcome)
         say = self._log.info if record.outcome in _EXPECTED else self._log.warning
         say(
             "action ended",
@@ -258,8 +251,8 @@ class Journal:
         )
 
     def _go_on(self) -> list[AuditLine]:
-        """What a new file begins with: how far back it reaches, and all that still matters."""
-        now = self._moment()
+        """Return the first lines of a new file: how far back it reaches, and all records."""
+        now = self._context.clock.now()
         with self._lock:
             records = (self._history.anchor(self._node, now), *self._history.records())
         at = rfc3339(now.unix_s, milliseconds=True)

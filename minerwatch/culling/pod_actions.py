@@ -1,21 +1,21 @@
-"""What is done about a pod and its processes, and how it is undone.
+"""Actions on a pod and its processes, and their undo.
 
-An action is planned first: a request or a signal that can be shown, word for word, before anything
-happens. Each names whom it means (the pod's uid, its resource version, pid and start time), so
-that it hits that one or none. In a dry run the same request is sent with ``dryRun=All``: the API
-server asks authentication, RBAC, admission and PodDisruptionBudgets, and stores nothing ("Dry-run"
-in the API concepts of the Kubernetes documentation); signals are asked for with kill(2)'s zero.
+An action is planned first: a request or a signal that can be shown before it is sent. It has the
+pod's uid and resource version, or pid and start time, as preconditions, so it cannot hit another
+target. A dry run sends the same request with ``dryRun=All``: the API server checks authentication,
+RBAC, admission and PodDisruptionBudgets, and stores nothing ("Dry-run" in the API concepts of the
+Kubernetes documentation). For signals, a dry run sends signal 0 (kill(2)).
 
-What API servers do beyond their documentation, from Kubernetes' own source:
+Behaviour of API servers beyond their documentation, from Kubernetes' own source:
 
-- A DELETE with a body takes ``dryRun`` from the body only; in the query it is passed over
-  (DeleteResource in apiserver/pkg/endpoints/handlers/delete.go). So it is always in both.
-- An eviction is answered with HTTP 201 and a Status that says ``Failure`` where a pod has more than
-  one PodDisruptionBudget (EvictionREST.Create in pkg/registry/core/pod/storage/eviction.go).
-- A grace period of 0 seconds does not wait for the kubelet to end anything: 0 is never sent.
+- A DELETE with a body reads ``dryRun`` from the body and ignores the query (DeleteResource in
+  apiserver/pkg/endpoints/handlers/delete.go). So it is always in both.
+- An eviction of a pod with more than one PodDisruptionBudget returns HTTP 201 and a Status
+  ``Failure`` (EvictionREST.Create in pkg/registry/core/pod/storage/eviction.go).
+- A grace period of 0 seconds does not wait for the kubelet: 0 is never sent.
 - A patch with another ``metadata.uid`` or ``resourceVersion`` than the object's is refused.
 
-Nothing of this is imported by an agent whose culling is off.
+An agent with culling disabled does not import this module.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SIGNALS = {Action.STOP: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """A request as it is sent."""
+    """A request to the API server."""
 
     method: str
     path: str
@@ -58,24 +58,24 @@ class ApiRequest:
     content_type: str = _JSON
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Return it in one line, as shown to people."""
         query = f"?{urlencode(self.query)}" if self.query else ""
         return f"{self.method} {self.path}{query} {msgspec.json.encode(self.body).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
 class SignalRequest:
-    """A signal as it is sent."""
+    """A signal to processes."""
 
     number: signal.Signals
     processes: tuple[ProcessId, ...]
     dry_run: bool
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Return it in one line, as shown to people."""
         to = ", ".join(f"{pid} (start time {ticks})" for pid, ticks in self.processes)
         sent = f"{self.number.name} to {to or 'no process'}"
-        return f"signal 0, to ask for {sent}" if self.dry_run else sent
+        return f"signal 0, to check {sent}" if self.dry_run else sent
 
 
 Request = ApiRequest | SignalRequest
@@ -83,7 +83,7 @@ Request = ApiRequest | SignalRequest
 
 @dataclass(frozen=True, slots=True)
 class SeenPod:
-    """A pod as the API server has just shown it."""
+    """A pod as just fetched from the API server."""
 
     pod: Pod
     resource_version: str
@@ -105,9 +105,9 @@ class _Status(msgspec.Struct):
 
 
 def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
-    """What is sent for ``decision``, also where something speaks against it; None: nothing.
+    """Return the request of ``decision``, even if it is not to act; None: nothing to send.
 
-    ``resource_version`` is that of the pod as it was last seen.
+    ``resource_version`` is that of the pod as last seen.
     """
     action = decision.action if decision.acts else decision.proposed
     if action in _SIGNALS:
@@ -123,7 +123,7 @@ def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> 
 
 
 def unlabelling(pod: Pod, label: PodLabel, resource_version: str) -> ApiRequest:
-    """What takes the quarantine label off ``pod``."""
+    """Return the request that removes the quarantine label from ``pod``."""
     metadata = {"uid": pod.uid, "resourceVersion": resource_version, "labels": {label.key: None}}
     query = {"fieldManager": FIELD_MANAGER}
     path = _pod_path(pod.namespace, pod.name)
@@ -131,37 +131,46 @@ def unlabelling(pod: Pod, label: PodLabel, resource_version: str) -> ApiRequest:
 
 
 class Actions:
-    """Carries out what was planned. For one thread."""
+    """Sends planned requests and signals. For one thread."""
 
-    def __init__(self, cluster: Cluster, keep: PodFields, proc: Path = PROC) -> None:
-        """``keep`` names what is kept of pods; ``proc`` has the pids that decisions speak of."""
+    def __init__(
+        self, cluster: Cluster, keep: PodFields, proc: Path = PROC, answer_s: float = ANSWER_S
+    ) -> None:
+        """``keep``: fields of pods to parse; ``proc``: has the pids of decisions."""
         self._cluster = cluster
         self._parser = PodParser(keep)
         self._proc = proc
+        self._answer_s = answer_s
 
-    def look(self, namespace: str, name: str) -> SeenPod | None:
-        """The pod as the API server knows it now; None if there is none. Raises ApiError."""
+    def fetch(self, namespace: str, name: str) -> SeenPod | None:
+        """Return the pod, None if it does not exist. Raises ApiError."""
         try:
-            body = self._cluster.call("GET", _pod_path(namespace, name), timeout_s=ANSWER_S)
+            body = self._cluster.call("GET", _pod_path(namespace, name), timeout_s=self._answer_s)
         except ApiError as error:
             if error.reason == "missing":
                 return None
             raise
         pod, version = self._parser.pod(body), _resource_version(body)
         if pod is None or version is None:
-            raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is no pod")
+            raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is not a pod")
         return SeenPod(pod, version)
 
     def send(self, request: ApiRequest) -> None:
-        """Send ``request``, once. Raises ApiError for everything but success."""
-        answer = self._cluster.call(
-            request.method,
-            request.path,
-            request.query,
-            body=msgspec.json.encode(request.body),
-            content_type=request.content_type,
-            timeout_s=ANSWER_S,
-        )
+        """Send ``request`` once. Raises ApiError; after a 401 the credentials are renewed."""
+        try:
+            answer = self._cluster.call(
+                request.method,
+                request.path,
+                request.query,
+                body=msgspec.json.encode(request.body),
+                content_type=request.content_type,
+                timeout_s=self._answer_s,
+            )
+        except ApiError as error:
+            if error.reason == "unauthorized":
+                with suppress(ApiError):  # then the next request fails for the same reason
+                    self._cluster.renew_credentials()
+            raise
         with suppress(*NOT_JSON):
             status = msgspec.json.decode(answer, type=_Status)
             if status.kind == "Status" and status.status == "Failure":
@@ -169,23 +178,23 @@ class Actions:
                 raise refusal(status.code or 500, text)
 
     def signal(self, request: SignalRequest) -> Hits:
-        """Signal the processes; in a dry run ask whether that may be done."""
+        """Signal the processes; in a dry run check the permission."""
         if not is_own_proc(self._proc):
-            why = f"{self._proc} is not this kernel's: its pids cannot be signalled"
+            why = f"{self._proc} has other pids than this process: they cannot be signalled"
             return Hits(failed=tuple((process, why) for process in request.processes))
         return send_all(request.processes, None if request.dry_run else request.number)
 
     def resume(self, processes: tuple[ProcessId, ...]) -> Hits:
-        """Let stopped processes go on: the undo of ``stop``."""
+        """Continue stopped processes: the undo of ``stop``."""
         return self.signal(SignalRequest(signal.SIGCONT, processes, dry_run=False))
 
     def is_stopped(self, process: ProcessId) -> bool:
-        """Whether ``process`` is there and stands still."""
+        """Return True if ``process`` is stopped."""
         return state(process, self._proc) == STOPPED
 
 
 def _resource_version(json: bytes) -> str | None:
-    """That of an object, "" where it does not say; None where it is none."""
+    """Return an object's resource version, "" without one; None if it is not an object."""
     try:
         return msgspec.json.decode(json, type=_Head).metadata.resource_version
     except NOT_JSON:

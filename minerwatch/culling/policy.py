@@ -1,23 +1,23 @@
-"""What may be done about a verdict, or every reason why not. Pure: clock and history are passed in.
+"""Decide about a verdict: an action, or every reason not to act. Pure.
 
-An action goes through these steps, of which only the first, the fourth and the records of the
-others are here::
+The clock and the history are parameters. An action goes through these steps; ``decide`` and
+``rechecked`` are here::
 
-    decide(case)                 a Decision; with any objection it ends here
-    history.begin(decision)      an ActionRecord that is pending: counted from now on
-      → the evidence, with the record, is in the audit log and flushed
-    Budget.reserve(record, now)  one place of the hour, or nothing is done
-    rechecked(decision, record,  the same questions again, about a pod that has just been
-              fresh case)        fetched; with any objection nothing is done
+    decide(case)                 a Decision; any objection ends it here
+    history.begin(decision)      a pending ActionRecord, which counts from now on
+      → the record with the evidence is in the audit log and flushed
+    Budget.reserve(record, now)  a place of the hour, or nothing is done
+    rechecked(decision, record,  the same checks on a pod that has just been fetched; on any
+              fresh case)        objection nothing is done
       → the action, with pod UID, container id, pid and start time as preconditions
-    history.settle(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN or, if it came to
-                                 nothing before the action, WITHDRAWN
-      → the record, with its outcome, is in the audit log
-    Budget.give_back(record)     of what was withdrawn
+    history.finish(record.id)    DONE, DRY_RUN, REFUSED, FAILED, UNKNOWN; WITHDRAWN if it
+                                 ended before the action
+      → the record with its outcome is in the audit log
+    Budget.give_back(record)     if it was withdrawn
 
-Whoever is killed in between finds a pending record in the audit log: ``History.restored`` takes
-it for an action that may have happened. It counts in the budget, it is not done twice. A log that
-does not reach back for an hour, or is not there, permits nothing until it does.
+If the agent is killed in between, the next one finds a pending record in the audit log:
+``History.restored`` treats it as an action that may have happened. It counts in the budget and is
+not done twice. A missing log, or one that does not reach back for an hour, permits nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Rungs
 from minerwatch.config.values import ENFORCE, OFF
+from minerwatch.culling.circuit_breaker import counted_as, tripped
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.proof import (
@@ -39,41 +40,31 @@ from minerwatch.culling.proof import (
     matches_any,
     proof_for,
 )
-from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment, Situation
+from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.model import (
     Action,
     Container,
     ContainerKind,
     Level,
-    Owner,
     Pod,
 )
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
-"""Namespaces that no configuration opens; the agent's own is another."""
+"""Namespaces that no configuration opens; the agent's own is added."""
 
 _MAX_TICKS = 2
 
 _LATE_END_S = 300.0
-"""A pod whose deletion was asked for, but that may run for longer than this, is not treated as
-ending: its tenant chooses the grace period, and could run for a year in it."""
+"""A terminating pod with more grace time than this is not treated as ending: its tenant chooses the
+grace period, and could run for a year in it."""
 
 _SHORTENED_GRACE_S = 30.0
-"""Grace period sent for such a pod, where none is configured."""
-
-
-# What a decision is made of.
-
-
-# What has been done.
-
-
-# The decision.
+"""Grace period sent for a pod like that if none is configured."""
 
 
 def decide(case: Case, settings: Culling, history: History, now: Moment) -> Decision:
-    """What may be done about ``case`` at ``now``; every objection is listed, not only the first."""
-    return _question(case, settings, history, now).decision()
+    """Return the decision about ``case`` at ``now``, with all objections."""
+    return _evaluation(case, settings, history, now).decision()
 
 
 def rechecked(
@@ -84,11 +75,11 @@ def rechecked(
     history: History,
     now: Moment,
 ) -> Decision:
-    """``decision`` by what is known now, once its place in the budget has been reserved.
+    """Return ``decision`` as of now, once its place in the budget is reserved.
 
-    It still acts only if nothing speaks against it and it would be decided the same way again.
+    It still acts only without objections, and if the decision would be the same again.
     """
-    current = _question(fresh, settings, history, now, reserved=record.id).decision()
+    current = _evaluation(fresh, settings, history, now, reserved=record.id).decision()
     is_same = (
         decision.acts
         and history.has_pending(record.id)
@@ -116,15 +107,15 @@ def _target(decision: Decision) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """All that a decision is made of, and what follows from it."""
+class _Evaluation:
+    """Evaluation of one case: proof, objections, action."""
 
     case: Case
     settings: Culling
     history: History
     now: Moment
     proof: Proof
-    reserved: str  # id of the record that has its place in the budgets already; ""
+    reserved: str  # id of the record with a reserved place in the budget, or ""
 
     @property
     def dry_run(self) -> bool:
@@ -136,14 +127,14 @@ class _Question:
         objections = tuple(
             sorted(
                 (
-                    *self._of_settings(),
-                    *self._of_verdict(),
-                    *self._of_identity(),
-                    *self._of_choice(),
-                    *self._of_pod(),
-                    *self._of_history(),
-                    *self._of_ladder(proposed),
-                    *self._of_budgets(),
+                    *self._settings_objections(),
+                    *self._verdict_objections(),
+                    *self._identity_objections(),
+                    *self._selection_objections(),
+                    *self._pod_objections(),
+                    *self._history_objections(),
+                    *self._ladder_objections(proposed),
+                    *self._budget_objections(),
                 ),
                 key=lambda objection: list(Reason).index(objection.reason),
             )
@@ -175,7 +166,7 @@ class _Question:
 
     @property
     def _ends_late(self) -> bool:
-        """Return whether the pod is to end, but may run on for long."""
+        """Return True if the pod is terminating, but may run on for long."""
         pod = self.case.pod
         return (
             pod is not None
@@ -186,7 +177,7 @@ class _Question:
 
     @property
     def _is_tenants_own(self) -> bool:
-        """Return whether the pod's tenant chooses its labels, priority and owner references."""
+        """Return True if the tenant chooses the pod's labels, priority and owner references."""
         pod = self.case.pod
         return pod is not None and matches_any(pod.namespace, self.settings.tenant_namespaces)
 
@@ -194,9 +185,9 @@ class _Question:
     def _carrier(self) -> Container:
         return self.case.carrier or self.case.container
 
-    # What speaks against it.
+    # Objections.
 
-    def _of_settings(self) -> Iterator[Objection]:
+    def _settings_objections(self) -> Iterator[Objection]:
         situation = self.case.situation
         if self.settings.mode == OFF:
             yield Objection(Reason.OFF, "culling.mode")
@@ -216,7 +207,7 @@ class _Question:
         if situation.audit_trouble:
             yield Objection(Reason.NO_AUDIT_LOG, situation.audit_trouble)
 
-    def _of_verdict(self) -> Iterator[Objection]:
+    def _verdict_objections(self) -> Iterator[Objection]:
         verdict, proof = self.case.verdict, self.proof
         age_s = self.now.monotonic_s - verdict.at_s
         if not 0 <= age_s <= _MAX_TICKS * self.case.situation.interval_s:
@@ -232,7 +223,7 @@ class _Question:
         elif not proof.is_held:
             yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
 
-    def _of_identity(self) -> Iterator[Objection]:
+    def _identity_objections(self) -> Iterator[Objection]:
         container, carrier, pod = self.case.container, self._carrier, self.case.pod
         if container.kind is not ContainerKind.POD:
             yield Objection(Reason.NOT_A_POD, container.kind.value)
@@ -250,8 +241,8 @@ class _Question:
         if not image_names(pod, carrier):
             yield Objection(Reason.CONTAINER_MISMATCH, "not among the pod's containers")
 
-    def _of_choice(self) -> Iterator[Objection]:
-        """Whom the operator means."""
+    def _selection_objections(self) -> Iterator[Objection]:
+        """Yield objections by the operator's selection of pods."""
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return
@@ -267,24 +258,24 @@ class _Question:
         if self.proof.exemption is not None:
             yield Objection(Reason.EXEMPT, exemption_text(self.proof.exemption))
 
-    def _of_pod(self) -> Iterator[Objection]:
+    def _pod_objections(self) -> Iterator[Objection]:
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return
         if pod.mirror_uid and pod.mirror_uid == self.case.container.pod_uid:
-            # By the kernel: the kubelet names a static pod's cgroup after the file's uid, any
-            # other pod's after the uid that the API server gave it.
+            # The kubelet names a static pod's cgroup after the uid of its file, any other pod's
+            # after the uid that the API server gave it.
             yield Objection(Reason.STATIC_POD, "")
         if not self._is_tenants_own:
-            yield from self._of_controller(pod)
+            yield from self._controller_objections(pod)
         age_s = self.now.unix_s - pod.created_unix_s
         if not age_s >= settings.minimum_age:
             yield Objection(Reason.TOO_YOUNG, f"{age_s:.0f} s, {settings.minimum_age:g} s at least")
         if pod.phase in ("Succeeded", "Failed") or (pod.is_ending and not self._ends_late):
             yield Objection(Reason.POD_ENDING, pod.phase)
 
-    def _of_controller(self, pod: Pod) -> Iterator[Objection]:
-        """References and priorities that anybody may set count only if the API confirms them."""
+    def _controller_objections(self, pod: Pod) -> Iterator[Objection]:
+        """Yield objections by owner references and priorities, if the API server confirms them."""
         if not claims_protection(pod):
             return
         if self.case.is_controlled is None:
@@ -295,7 +286,7 @@ class _Question:
             if _has_critical_priority(pod):
                 yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
 
-    def _of_history(self) -> Iterator[Objection]:
+    def _history_objections(self) -> Iterator[Objection]:
         pod = self.case.pod
         if pod is None:
             return
@@ -310,7 +301,7 @@ class _Question:
             pause = f"{last_s:.0f} s ago, {self.settings.pause:g} s at least"
             yield Objection(Reason.TOO_SOON, pause)
 
-    def _of_ladder(self, proposed: Action | None) -> Iterator[Objection]:
+    def _ladder_objections(self, proposed: Action | None) -> Iterator[Objection]:
         if proposed is None:
             if self.case.pod is not None:
                 yield Objection(Reason.NO_LADDER, "")
@@ -320,11 +311,11 @@ class _Question:
             yield Objection(Reason.NO_PROCESS, proposed.value)
         elif self._is_in_effect(proposed):
             yield Objection(Reason.ALREADY_DONE, proposed.value)
-        elif self._is_shown(proposed):
+        elif self._is_dry_run_done(proposed):
             yield Objection(Reason.ALREADY_DONE, f"{proposed.value}, in a dry run")
 
-    def _is_shown(self, proposed: Action) -> bool:
-        """Whether this dry run has been made; in earnest the pod would be gone, or held."""
+    def _is_dry_run_done(self, proposed: Action) -> bool:
+        """Return True if this dry run was done; enforced, the pod would be gone or stopped."""
         pod, processes = self.case.pod, self.proof.processes
         return (
             self.dry_run
@@ -333,7 +324,7 @@ class _Question:
         )
 
     def _is_in_effect(self, proposed: Action) -> bool:
-        """Whether doing it again would change nothing; a tenant's own doing never counts."""
+        """Return True if a repetition would change nothing; a tenant's own changes never count."""
         pod, processes = self.case.pod, self.proof.processes
         if pod is None:
             return False
@@ -342,7 +333,7 @@ class _Question:
             return self.history.has_labelled(pod.uid) and pod.labels.get(label.key) == label.value
         return proposed is Action.STOP and self.case.stopped.issuperset(processes)
 
-    def _of_budgets(self) -> Iterator[Objection]:
+    def _budget_objections(self) -> Iterator[Objection]:
         budget, left = self.settings.budget, self.case.situation.cluster_budget_left
         spent = self.history.spent(self.now, dry_run=self.dry_run, without=self.reserved)
         if spent >= budget.per_node:
@@ -354,7 +345,7 @@ class _Question:
         elif left <= 0 or budget.per_cluster <= 0:
             yield Objection(Reason.CLUSTER_BUDGET_SPENT, f"{budget.per_cluster} an hour")
 
-    # What follows.
+    # Action.
 
     def _rung_and_action(self) -> tuple[int, Action | None]:
         pod, settings = self.case.pod, self.settings
@@ -369,11 +360,11 @@ class _Question:
         rung = min(offences // repeat.actions, len(rungs.actions) - 1)
         is_first = rungs.actions[rung] is Action.DELETE and rung > 0
         if is_first and not self.history.has_touched(pod, dry_run=self.dry_run):
-            rung -= 1  # others of the owner were warned, this pod was not; delete comes last
+            rung -= 1  # only other pods of the owner had an action; delete comes last
         return rung, self.case.asked or rungs.actions[rung]
 
     def _ladders(self, pod: Pod) -> Iterator[Rungs]:
-        # Exempted findings count here: an exemption must never lead to another action.
+        # Exempted findings count: an exemption must never lead to another action.
         score = max(self.proof.full_score, Level.CONFIRMED.value)
         return (
             rungs
@@ -382,41 +373,8 @@ class _Question:
         )
 
 
-def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
-    """Return the rules that flag so many owners at once that they must be wrong, and how many."""
-    breaker = settings.circuit_breaker
-    broken = {}
-    for rule, count in situation.flagged.items():
-        if count >= breaker.at_least and not count <= breaker.share * situation.owners:
-            broken[rule] = f"{count} of {situation.owners} owners on this node"
-    for rule, count in situation.cluster_flagged.items():
-        if count >= breaker.cluster_owners:
-            broken[rule] = f"{count} owners in the cluster"
-    return broken
-
-
-def counted_as(
-    container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
-) -> str:
-    """Return the owner that the circuit breaker counts for a container."""
-    if pod is None:
-        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
-    return pod_counted_as(pod, owner, settings)
-
-
-def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
-    """Return the owner that the circuit breaker counts for a pod.
-
-    It is the namespace where no owner is known, and where tenants could make up owners in order
-    to look like many.
-    """
-    if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
-        return f"namespace {pod.namespace}"
-    return f"{pod.namespace}/{owner.name}"
-
-
 def claims_protection(pod: Pod) -> bool:
-    """Return whether the pod says of itself that it must not be touched."""
+    """Return True if the pod claims a protected controller or priority."""
     return _controller_kind(pod) == "DaemonSet" or _has_critical_priority(pod)
 
 
@@ -428,22 +386,16 @@ def _has_critical_priority(pod: Pod) -> bool:
     return fnmatchcase(pod.priority_class, "system-*-critical")
 
 
-def _question(
+def _evaluation(
     case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
-) -> _Question:
+) -> _Evaluation:
     carrier = case.carrier or case.container
     exemptions = tuple(exemptions_of(case.pod, case.owner, carrier, settings, now))
     proof = proof_for(case, exemptions, frozenset(tripped(case.situation, settings)), settings.hold)
-    return _Question(case, settings, history, now, proof, reserved)
-
-
-# What counts as proof.
-
-
-# What is what.
+    return _Evaluation(case, settings, history, now, proof, reserved)
 
 
 def protected_namespaces(settings: Culling, own_namespace: str) -> tuple[str, ...]:
-    """Patterns of the namespaces in which nothing is ever done."""
+    """Return patterns of the namespaces in which nothing is ever done."""
     own = (own_namespace,) if own_namespace else ()
     return (*ALWAYS_PROTECTED, *own, *settings.protected_namespaces)

@@ -1,4 +1,4 @@
-"""Findings that justify an action, and the exemptions that take them away. Pure."""
+"""Findings that justify an action, and exemptions from them. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WILDCARDS = frozenset("*?[")
 
 
 def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
-    """Return the findings that may count towards culling: of stable rules, but not behaviour."""
+    """Return the findings that may count towards culling: stable rules, without behaviour."""
     return tuple(
         finding
         for finding in verdict.findings
@@ -48,7 +48,7 @@ def rules_that_flag(
 ) -> frozenset[str]:
     """Return the rules that the circuit breaker counts for a container.
 
-    What the operator has exempted is no sign that a rule is wrong.
+    An exempted finding is no sign that a rule is wrong.
     """
     exemptions = tuple(exemptions_of(pod, owner, container, settings, now))
     if any(not exemption.rules for exemption in exemptions):
@@ -56,7 +56,7 @@ def rules_that_flag(
     return frozenset(
         finding.rule
         for finding in counting_findings(verdict)
-        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+        if not any(_covers(exemption, finding) for exemption in exemptions)
     )
 
 
@@ -65,14 +65,14 @@ class Proof:
     """Findings of stable rules, without those of exempted rules and of rules that tripped."""
 
     score: float
-    full_score: float  # those of exempted rules counted
+    full_score: float  # including exempted rules
     signals: str
     is_cullable: bool
-    is_held: bool  # by findings that have all held for the time that is asked for
-    is_cut_off: bool  # it would be proof enough without the circuit breaker
-    processes: tuple[ProcessId, ...]  # that are cullable each by itself, and have been as long
-    exemption: Exemption | None  # but for which there would be proof enough, or a pod to act on
-    rules: tuple[str, ...]  # whose findings count
+    is_held: bool  # by findings that have all held for the required time
+    is_cut_off: bool  # it would be sufficient without the circuit breaker
+    processes: tuple[ProcessId, ...]  # each cullable by itself, for the required time
+    exemption: Exemption | None  # that forbids the action
+    rules: tuple[str, ...]  # with findings that count
 
 
 def proof_for(
@@ -86,14 +86,14 @@ def proof_for(
     meant = [
         finding
         for finding in stable
-        if not any(_speaks_of(exemption, finding) for exemption in exemptions)
+        if not any(_covers(exemption, finding) for exemption in exemptions)
     ]
     counted = [finding for finding in meant if finding.rule not in broken]
     scores = signal_scores(counted)
     exemption = next((each for each in exemptions if not each.rules), None)
     if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, meant):
         exemption = next(
-            each for each in exemptions if any(_speaks_of(each, finding) for finding in stable)
+            each for each in exemptions if any(_covers(each, finding) for finding in stable)
         )
     is_cullable = _is_cullable(verdict, counted)
     return Proof(
@@ -110,7 +110,7 @@ def proof_for(
 
 
 def _culprits(verdict: Verdict, findings: list[Finding]) -> Iterator[ProcessId]:
-    """Processes that would be cullable were they alone in their container, by pid."""
+    """Yield the processes that are cullable by their own findings, by pid."""
     processes = {finding.process for finding in findings if finding.process is not None}
     for process in sorted(processes):
         own = [finding for finding in findings if finding.process in (process, None)]
@@ -123,35 +123,35 @@ def _is_cullable(verdict: Verdict, findings: list[Finding]) -> bool:
 
 
 def _order(finding: Finding) -> tuple[object, ...]:
-    """The order in which scores are joined: rounding must not depend on that of the findings."""
+    """Return a sort key: rounding must not depend on the order of the findings."""
     return (finding.signal, -finding.score, finding.rule, finding.process or (-1, 0))
 
 
 def exemptions_of(
     pod: Pod | None, owner: Owner | None, carrier: Container, settings: Culling, now: Moment
 ) -> Iterator[Exemption]:
-    """Those that are in force today and mean this pod."""
+    """Yield the exemptions that are in force today and match this pod."""
     today = now.unix_s // _DAY_S + _EPOCH_ORDINAL
     for exemption in settings.exemptions:
         is_over = exemption.until is not None and today > exemption.until.toordinal()
-        if pod is not None and not is_over and _is_meant(exemption, pod, owner, carrier, settings):
+        if pod is not None and not is_over and _matches(exemption, pod, owner, carrier, settings):
             yield exemption
 
 
-def _is_meant(
+def _matches(
     exemption: Exemption, pod: Pod, owner: Owner | None, carrier: Container, settings: Culling
 ) -> bool:
-    """By all that the exemption says of pods; what it says of rules is for ``proof_for``."""
+    """Return True if the exemption matches the pod; ``proof_for`` matches its rules."""
     pods = exemption.pods
     if matches_any(pod.namespace, settings.tenant_namespaces):
-        # What a tenant can give to any number of pods exempts none: labels, owners, images, and
-        # names by pattern. A whole name is one pod at a time.
+        # Labels, owners, images and name patterns exempt none of a tenant's pods, since a tenant
+        # can give them to any number of pods. A full name is one pod at a time.
         if exemption.selector.strip() or exemption.owners or exemption.images:
             return False
         pods = tuple(name for name in pods if not _WILDCARDS & set(name))
         if exemption.pods and not pods:
             return False
-    asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    conditions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         (exemption.namespaces, (pod.namespace,)),
         (pods, (pod.name,)),
         (exemption.owners, (owner.name,) if owner else ()),
@@ -159,11 +159,11 @@ def _is_meant(
     )
     return exemption.selector.matches(pod.labels) and all(
         not patterns or any(matches_any(name, patterns) for name in names)
-        for patterns, names in asked
+        for patterns, names in conditions
     )
 
 
-def _speaks_of(exemption: Exemption, finding: Finding) -> bool:
+def _covers(exemption: Exemption, finding: Finding) -> bool:
     return any(matches_any(name, exemption.rules) for name in (finding.rule, finding.title))
 
 
@@ -183,7 +183,7 @@ def carries(carrier: Container, container: Container) -> bool:
 
 
 def image_names(pod: Pod, carrier: Container) -> tuple[str, ...]:
-    """What the pod's container may be called by; empty if the pod has no such container."""
+    """Return the image and digest of the pod's container; empty if the pod does not have it."""
     for container in pod.containers:
         if container.container_id and container.container_id == carrier.container_id:
             return container.image, container.image_digest

@@ -1,4 +1,4 @@
-"""The lines of the audit log, as they are written and read."""
+"""Input of the policy, records of actions, and lines of the audit log. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minerwatch.model import (
 
 
 class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the policy said about a container; written when it says something else than before."""
+    """Decision about a container; written when it differs from the one before."""
 
     namespace: str
     pod: str
@@ -42,15 +42,15 @@ NO_EVIDENCE = msgspec.Raw(b"null")
 
 
 class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line. ``kind`` is start, record, decision, action (before it), outcome, or release."""
+    """One line. ``kind``: start, record, decision, action (before it), outcome or release."""
 
     kind: str
     at: str  # RFC 3339 in UTC
     node: str = ""
     record: ActionRecord | None = None
     decision: DecisionLine | None = None
-    request: str = ""  # what is sent, word for word
-    message: str = ""  # what came of it
+    request: str = ""  # as sent
+    message: str = ""  # explanation of the outcome
     evidence: msgspec.Raw = NO_EVIDENCE
 
 
@@ -61,10 +61,9 @@ HOUR_S = 3600.0
 class Moment:
     """One moment on both clocks.
 
-    ``unix_s`` is the API server's time where it is known, else a wall clock whose steps are not
-    followed (``culling.clock``): the node's own may jump. The monotonic one counts the seconds
-    since the node has been up (clock_gettime(2)), and ``boot_id`` (random(4)) tells one such life
-    from another.
+    ``unix_s`` is the API server's time if known, else the node's time of day without its steps
+    (``culling.clock``). ``monotonic_s`` counts from the boot (clock_gettime(2)) with the id
+    ``boot_id`` (random(4)).
     """
 
     unix_s: float
@@ -74,59 +73,61 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What holds for all containers of the node at one tick."""
+    """State of the node at one tick, the same for all containers."""
 
     node: str
     interval_s: float
-    own_namespace: str  # "": not known, and nothing is done
+    own_namespace: str  # "": unknown, and nothing is done
     own_pod_uid: str
     pods_synced: bool
-    cluster_budget_left: int | None  # as last heard; None: not known, and nothing is done
-    audit_trouble: str = ""  # why evidence cannot be kept; then nothing is done
-    owners: int = 0  # that have pods on the node
-    flagged: Mapping[str, int] = field(default_factory=dict)  # rule -> owners that it flags here
-    cluster_flagged: Mapping[str, int] = field(default_factory=dict)  # the same, by the Lease
+    cluster_budget_left: int | None  # as last read; None: unknown, and nothing is done
+    audit_trouble: str = ""  # why evidence cannot be kept; "": it can
+    owners: int = 0  # with pods on the node
+    flagged: Mapping[str, int] = field(default_factory=dict)  # rule -> number of owners on the node
+    cluster_flagged: Mapping[str, int] = field(
+        default_factory=dict
+    )  # the same for the cluster, by the Lease
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Seconds for which rules have been seen to hold on a container, without a gap.
+    """Seconds for which rules have held on a container, without a gap.
 
-    ``by_container``: on whichever of its processes, so that a program that is started again and
-    again is one offence; ``by_process``: on one process (None: the container as a whole).
+    ``by_container``: on any of its processes, so that a program that restarts again and again is
+    one offence; ``by_process``: on one process (None: the container as a whole).
     """
 
     by_container: Mapping[str, float] = field(default_factory=dict)
     by_process: Mapping[tuple[str, ProcessId | None], float] = field(default_factory=dict)
 
     def of_container(self, finding: Finding) -> float:
-        """Return for how long the finding's rule has held on any process."""
+        """Return the seconds for which the finding's rule has held on any process."""
         return self.by_container.get(finding.rule, 0.0)
 
     def of_process(self, finding: Finding) -> float:
-        """Return for how long the finding's rule has held on the finding's own process."""
+        """Return the seconds for which the finding's rule has held on the finding's process."""
         return self.by_process.get((finding.rule, finding.process), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One container, everything that is known of it, and what is asked for."""
+    """One container with its verdict, its pod and the node's state; the policy's input."""
 
     container: Container
     verdict: Verdict
     pod: Pod | None
     owner: Owner | None
     situation: Situation
-    carrier: Container | None = None  # the pod's container that this one is nested in
-    asked: Action | None = None  # by hand, in place of the ladder's
-    asked_dry_run: bool = False  # by hand; the mode may ask for it as well
-    stopped: frozenset[ProcessId] = frozenset()  # that minerwatch has stopped, and that stand still
+    carrier: Container | None = None  # the pod's container that it is nested in
+    asked: Action | None = None  # by an operator, instead of the ladder's
+    asked_dry_run: bool = False  # by an operator; the mode may require it as well
+    stopped: frozenset[ProcessId] = frozenset()  # stopped by minerwatch, and still stopped
     held: Held = field(default_factory=Held)
-    is_controlled: bool | None = None  # by a real controller, says the API; None: not known
+    is_controlled: bool | None = None  # by a real controller, by the API; None: unknown
 
 
 class ActionRecord(msgspec.Struct, frozen=True):
-    """One action, as the audit log keeps it; the last record with an id is the one that holds."""
+    """One action, as the audit log keeps it; the last record with an id is valid."""
 
     id: str
     unix_s: float
@@ -141,8 +142,8 @@ class ActionRecord(msgspec.Struct, frozen=True):
     rung: int
     dry_run: bool
     outcome: Outcome
-    processes: tuple[ProcessId, ...] = ()  # that stop and kill were for
-    rules: tuple[str, ...] = ()  # ids of those whose findings are the proof
+    processes: tuple[ProcessId, ...] = ()  # targets of stop and kill
+    rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
 
 
@@ -150,14 +151,14 @@ class Budget(Protocol):
     """The budget that all agents of a cluster share."""
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:
-        """Whether the action may be done: one place of the hour is now taken by ``record.id``.
+        """Take a place of the hour for ``record.id``; return True if it has one now.
 
-        The cluster's limit and, since an agent's memory can be lost, the node's are kept here.
-        The same id takes one place however often it is asked for. Whatever goes wrong: False.
+        Checks the cluster's limit and, since an agent's memory can be lost, the node's. The same
+        id takes one place, however often it is reserved. Returns False on any failure.
         """
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was withdrawn; what goes wrong is passed over."""
+        """Free the place of an action that was withdrawn; failures are ignored."""
 
 
 PROCESS_ACTIONS = (Action.STOP, Action.KILL)

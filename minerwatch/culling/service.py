@@ -1,7 +1,7 @@
-"""Culling as the agent sees it: off, or on.
+"""Culling as the agent uses it: off or on.
 
-What acts (``minerwatch.culling`` and what it needs) is imported when culling is switched on, not
-before: an agent that only observes has no code in it that could do anything else.
+The code that acts is imported when culling is switched on, not before: an agent that only observes
+has no code that could do anything else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from minerwatch.api import orders
 from minerwatch.api.types import CullStatus
@@ -26,45 +26,49 @@ from minerwatch.report.log import Log
 from minerwatch.report.metrics import CullFigures
 
 if TYPE_CHECKING:
-    from minerwatch.culling.culler import Culler, Target, Watching
+    from minerwatch.culling.context import Monitor
+    from minerwatch.culling.culler import Culler
     from minerwatch.kube.cluster_view import ClusterNode
 
+_Order = TypeVar("_Order")
 _JSON = "application/json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _IS_OFF = "culling is off on this node (culling.mode): nothing is done"
 _NO_CLUSTER = "culling is configured, but there is no cluster: nothing is culled"
 _KNOWS_NOTHING = (
-    "culling is off on this node (culling.mode), so nothing is known of what it did before: to"
-    " release that, switch it to dry-run with the ladder as it was"
+    "culling is off on this node (culling.mode), so its earlier actions are unknown: to release"
+    " them, set it to dry-run with the same ladder"
 )
-_NO_UNDO = "; a process goes on with kill -CONT PID, a label goes with kubectl label pod NAME KEY-"
+_NO_UNDO = (
+    "; continue a process with kill -CONT PID, remove a label with kubectl label pod NAME KEY-"
+)
 
 
 def moment(now_s: Callable[[], float]) -> Moment:
-    """Now; ``now_s`` is the clock that runs since boot."""
+    """Return the present moment; ``now_s`` reads the clock since boot."""
     return Moment(time.time(), now_s(), boot_id())
 
 
 class CullSwitch:
-    """Hands what ticks find to a culler, and what a culler says to others, where there is one."""
+    """Owns the culler while culling is on, and answers for it while it is off."""
 
     def __init__(
         self,
         config: Config,
         node: str,
         cluster: ClusterNode | None,
-        watch: Watching,
+        monitor: Monitor,
         log: Log,
         *,
         now_s: Callable[[], float],
         on_outcome: Callable[[Action, Outcome], None],
         on_error: Callable[[str, Exception], None],
     ) -> None:
-        """``on_error`` hears of what goes wrong within, each time."""
+        """``on_error`` is called with every error."""
         self._config = config
         self._node = node
         self._cluster = cluster
-        self._watch = watch
+        self._monitor = monitor
         self._log = log
         self._now_s = now_s
         self._on_outcome = on_outcome
@@ -73,30 +77,27 @@ class CullSwitch:
         self._open()
 
     def use(self, config: Config) -> None:
-        """Put other settings in force; switched off, all is released and nothing more is done."""
+        """Apply other settings; switching culling off releases all pods."""
         before, self._config = self._config, config
         if self._culler is None:
             self._open()
             return
-        self._culler.use(config.culling, float(config.interval))
+        self._culler.use(config)
         if config.culling.audit != before.culling.audit:
             self._log.warning("a changed setting needs a restart", key="culling.audit")
 
     def close(self) -> None:
-        """Ends what is under way, within some seconds."""
+        """Stop, within some seconds."""
         if self._culler is not None:
             self._culler.close()
 
     def consider(self, flagged: tuple[Observation, ...]) -> None:
-        """Takes what a tick found; returns at once."""
-        if self._culler is None:
-            return
-        from minerwatch.culling.culler import Round
-
-        self._culler.consider(Round(flagged))
+        """Take the containers that a tick found at suspicious or above; return at once."""
+        if self._culler is not None:
+            self._culler.consider(flagged)
 
     def status(self, observation: Observation) -> CullStatus | None:
-        """What would be done about a container, or why not; None where there is nothing to say."""
+        """Return the decision about a container; None if there is nothing to report."""
         if self._culler is not None:
             return self._culler.status(observation)
         if observation.verdict.level is Level.CLEAR:
@@ -105,63 +106,58 @@ class CullSwitch:
         return CullStatus(str(OFF), observe, observe, True, 0, (Reason.OFF.value,))  # noqa: FBT003
 
     def figures(self) -> CullFigures:
-        """What metrics say of it."""
-        culler = self._culler
-        if culler is None:
-            return CullFigures(mode=str(OFF))
-        return CullFigures(
-            mode=culler.mode,
-            budget_left=culler.budget_left,
-            is_circuit_open=culler.is_circuit_open,
-            stopped=culler.stopped_count,
-        )
+        """Return the values of the metrics."""
+        return CullFigures(mode=str(OFF)) if self._culler is None else self._culler.figures()
 
     @property
     def is_forgotten(self) -> bool:
         """Return True once the audit log was removed, before an uninstallation."""
-        return self._culler is not None and self._culler.is_forgotten
+        return self._culler is not None and self._culler.journal.is_forgotten
 
     def failures(self) -> Iterable[tuple[str, str, int]]:
-        """What went wrong since the start: probe, reason, count."""
+        """Return the failures since the start: source, reason, count."""
         return self._culler.failures() if self._culler is not None else ()
 
     def posts(self) -> Posts:
-        """What the agent's socket takes orders by."""
+        """Return the handlers of the socket's orders."""
         return {
-            orders.CULL: lambda body: _answered(lambda: self._cull(body)),
-            orders.PREVIEW: lambda body: _answered(lambda: self._preview(body)),
-            orders.RELEASE: lambda body: _answered(lambda: self._release(body)),
-            orders.RELEASE_ALL: lambda body: _answered(lambda: self._release_all(body)),
-            orders.TOLD: lambda body: _answered(lambda: self._told(body)),
+            orders.CULL: self._handler(orders.CullOrder, lambda by: by.orders.cull),
+            orders.PREVIEW: self._handler(orders.CullOrder, lambda by: by.orders.preview),
+            orders.RELEASE: self._handler(
+                orders.ReleaseOrder, lambda by: by.orders.release, when_off=_IS_OFF + _NO_UNDO
+            ),
+            orders.RELEASE_ALL: self._handler(
+                orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
+            ),
+            orders.TOLD: self._handler(
+                orders.ToldOrder, lambda by: by.journal.lines_since, in_culling_thread=False
+            ),
         }
 
-    def _cull(self, body: bytes) -> object:
-        order = orders.decode(body, orders.CullOrder)
-        culler = self._required(_IS_OFF)
-        return culler.cull(_target(order), order.action, dry_run=order.dry_run)
+    def _handler(
+        self,
+        kind: type[_Order],
+        executor: Callable[[Culler], Callable[[_Order], object]],
+        *,
+        when_off: str = _IS_OFF,
+        in_culling_thread: bool = True,
+    ) -> Callable[[bytes], Answer]:
+        """Return a function that decodes and executes an order."""
 
-    def _preview(self, body: bytes) -> object:
-        order = orders.decode(body, orders.CullOrder)
-        culler = self._required(_IS_OFF)
-        return culler.preview(_target(order), order.action, dry_run=order.dry_run)
+        def handle(body: bytes) -> Answer:
+            try:
+                order = orders.decode(body, kind)
+                if self._culler is None:
+                    raise OrderError(when_off)
+                execute, call = executor(self._culler), self._culler.call
+                done = call(lambda: execute(order)) if in_culling_thread else execute(order)
+                return Answer(orders.encode(done), _JSON)
+            except TargetError as error:
+                return _refusal(error, HTTPStatus.NOT_FOUND)
+            except MinerwatchError as error:
+                return _refusal(error, HTTPStatus.CONFLICT)
 
-    def _release(self, body: bytes) -> object:
-        order = orders.decode(body, orders.ReleaseOrder)
-        return self._required(_IS_OFF + _NO_UNDO).release(_target(order))
-
-    def _release_all(self, body: bytes) -> object:
-        order = orders.decode(body, orders.ReleaseAllOrder)
-        culler = self._required(_KNOWS_NOTHING)
-        return culler.release_all(order.namespace, retire=order.retire, forget=order.forget)
-
-    def _told(self, body: bytes) -> object:
-        order = orders.decode(body, orders.ToldOrder)
-        return self._required(_IS_OFF).told_since(order.hours)
-
-    def _required(self, otherwise: str) -> Culler:
-        if self._culler is None:
-            raise OrderError(otherwise)
-        return self._culler
+        return handle
 
     def _open(self) -> None:
         if self._config.culling.mode == OFF:
@@ -169,65 +165,45 @@ class CullSwitch:
         if self._cluster is None:
             self._log.warning(_NO_CLUSTER)
             return
-        from minerwatch.culling.culler import Culler, Own
+        from minerwatch.culling.context import AgentIdentity, Callbacks
+        from minerwatch.culling.culler import Culler
 
-        settings = self._config.kubernetes
-        own = Own(
+        agent = AgentIdentity(
             node=self._node,
-            namespace=_own_namespace(settings.namespace, self._cluster),
+            namespace=_own_namespace(self._config.kubernetes.namespace, self._cluster),
             pod_uid=os.environ.get("MINERWATCH_POD_UID", ""),
-            interval_s=float(self._config.interval),
         )
         self._culler = Culler(
-            self._config.culling,
-            own,
+            self._config,
+            agent,
             self._cluster,
-            self._cluster.keep(self._config),
-            self._watch,
+            self._monitor,
             self._log,
-            moment=lambda: moment(self._now_s),
-            on_outcome=self._on_outcome,
-            on_error=self._on_error,
-            proc=Path(self._config.node.proc),
+            read_clocks=lambda: moment(self._now_s),
+            callbacks=Callbacks(self._on_outcome, self._on_error),
         )
         self._culler.start()
         self._log.info(
             "culling is on",
             mode=str(self._config.culling.mode),
             namespaces=list(self._config.culling.namespaces),
-            own_namespace=own.namespace,
+            own_namespace=agent.namespace,
             audit_log=self._config.culling.audit.log,
         )
 
 
 def _own_namespace(configured: str, cluster: ClusterNode) -> str:
-    """As configured, or as the pod was told, or its service account's; "": it is in no pod."""
-    told = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
-    return told or (cluster.cluster.namespace if cluster.is_in_cluster else "")
+    """Return the namespace of the configuration, the environment or the service account."""
+    known = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
+    return known or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 
 
 def boot_id() -> str:
-    """Return what tells one life of the node from another; "": it is not known."""
+    """Return the id of the node's boot; "": unknown."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _target(order: orders.ReleaseOrder) -> Target:
-    from minerwatch.culling.culler import Target
-
-    return Target(order.cgroup, order.container_id, order.pod_uid)
-
-
-def _answered(work: Callable[[], object]) -> Answer:
-    """What ``work`` returns as JSON, or its error in one line of text."""
-    try:
-        return Answer(orders.encode(work()), _JSON)
-    except TargetError as error:
-        return _refusal(error, HTTPStatus.NOT_FOUND)
-    except MinerwatchError as error:
-        return _refusal(error, HTTPStatus.CONFLICT)
 
 
 def _refusal(error: MinerwatchError, status: HTTPStatus) -> Answer:

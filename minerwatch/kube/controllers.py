@@ -1,8 +1,8 @@
-"""Check, by the API server, that a pod's controller is what the pod says it is.
+"""Check with the API server that a pod's controller is the one that the pod claims.
 
-Whoever may create pods may write any owner reference and, where no quota forbids it, any priority
-class into them. A reference counts if the object is there under its uid, its selector selects the
-pod, and the container runs what the object's template says.
+A tenant that creates a pod may give it any owner reference and, unless a quota forbids it, any
+priority class. A reference counts if the object exists with its uid, its selector selects the pod,
+and the container runs what the object's template says.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Selector(msgspec.Struct, rename="camel"):
     match_expressions: list[_Requirement] | None = None
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Return whether it selects ``labels``; an empty one selects nothing here."""
+        """Return True if it selects ``labels``; an empty selector selects nothing."""
         required = self.match_labels or {}
         expressions = self.match_expressions or ()
         return (
@@ -122,7 +122,7 @@ class _Controller(msgspec.Struct):
 
 
 class ControllerCheck:
-    """Asks the API server, and remembers the answer for a minute. For one thread but ``known``."""
+    """Asks the API server and caches the answer for a minute. For one thread, except ``known``."""
 
     def __init__(
         self,
@@ -139,14 +139,14 @@ class ControllerCheck:
         self._known: OrderedDict[tuple[str, str], tuple[bool | None, float]] = OrderedDict()
 
     def known(self, pod: Pod, container_id: str) -> bool | None:
-        """Return what was found last, without a request; None: nothing, or it is too old."""
+        """Return the cached answer; None: there is none, or it has expired."""
         found = self._known.get((pod.uid, container_id))
         if found is None or self._monotonic_s() - found[1] > KNOWN_S:
             return None
         return found[0]
 
     def checked(self, pod: Pod, container_id: str) -> bool | None:
-        """Return whether the pod's controller is real; None if the API server does not say."""
+        """Return True if the pod's controller is real; None if the API server does not answer."""
         now_s, key = self._monotonic_s(), (pod.uid, container_id)
         found = self._known.get(key)
         if found is not None and now_s - found[1] < (RETRY_S if found[0] is None else KNOWN_S):
@@ -185,15 +185,17 @@ def controls(
     owner: OwnerReference,
     container_id: str,
 ) -> bool:
-    """Return whether the controller made the pod, and the container is one of its template's.
+    """Return True if the controller created the pod and the container is from its template.
 
-    Raises ApiError if one of the two cannot be read.
+    Raises ApiError if one of the two cannot be parsed.
     """
     try:
         controller = msgspec.json.decode(controller_json, type=_Controller)
         pod = msgspec.json.decode(pod_json, type=_Pod)
     except NOT_JSON as error:
-        raise ApiError("garbage", f"{owner.kind} {owner.name}: an answer that is none") from error
+        raise ApiError(
+            "garbage", f"{owner.kind} {owner.name}: the API server's answer cannot be parsed"
+        ) from error
     template = controller.spec.template.spec
     is_referred_to = any(
         (each.uid, each.kind, each.api_version, each.controller)
@@ -221,7 +223,7 @@ def _container_name(pod: _Pod, container_id: str) -> str:
 
 
 def _is_alike(found: _Container | None, specified: _Container | None) -> bool:
-    """Return whether a container runs what the template says."""
+    """Return True if a container runs what the template says."""
     if found is None or specified is None:
         return False
     return (found.image, found.command or [], found.args or []) == (

@@ -1,7 +1,7 @@
-"""A harmless process that a shipped rule finds, so that the agent can prove that it would see one.
+"""A harmless process that a shipped rule finds, to prove that the agent would find a miner.
 
-It waits for the end of its standard input and does nothing else. Its pipe ends with whoever planted
-it, so none is ever left behind. rules/identity/canary.yml finds its last argument.
+It only waits for the end of its standard input. That pipe closes when the process that planted it
+exits, so none is left behind. rules/identity/canary.yml finds its last argument.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import sys
 from contextlib import suppress
 
 WORD = "minerwatch-canary"
-"""What the rule looks for in a command line; anybody may plant it."""
+"""The word that the rule finds in a command line; any user may plant it."""
 
 RULE = "2f6d4b0e-8f7b-4c27-9d0a-c0a4d1e5b0a7"
 """The rule's id."""
 
-EVERY_S = 600.0
-"""An agent plants one this often."""
-
-STAYS_S = 60.0
-"""It is taken away after so long at the latest: what is not seen by then is not seen."""
+_EVERY_S = 600.0
+_MAX_AGE_S = 60.0
+"""A canary that has not been found by then is removed."""
 
 _COMMAND = (sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()", WORD)
 
 
 class Canary:
-    """At most one such process, in the cgroup of whoever plants it."""
+    """At most one process, in the cgroup of the process that plants it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -34,26 +32,26 @@ class Canary:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that is there now."""
+        """Return the pid of the process, if there is one."""
         return self._process.pid if self._process is not None else None
 
     def tend(self, at_s: float) -> None:
-        """Plants one when it is time, and takes away one that nobody saw. Raises OSError."""
-        if self._process is not None and at_s - self._planted_s >= STAYS_S:
+        """Plant one when it is time, and remove one that was not found. Raises OSError."""
+        if self._process is not None and at_s - self._planted_s >= _MAX_AGE_S:
             self.remove()
-        if at_s - self._planted_s >= EVERY_S:
+        if at_s - self._planted_s >= _EVERY_S:
             self._planted_s = at_s
             self.plant()
 
     def plant(self) -> None:
-        """Starts the process. Raises OSError."""
+        """Start the process. Raises OSError."""
         self.remove()
         self._process = subprocess.Popen(
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def remove(self) -> None:
-        """Ends the process, if there is one."""
+        """End the process, if there is one."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -1,4 +1,4 @@
-"""What the agent may see of the node, and what it lacks to see the rest."""
+"""Capabilities of the agent, and what it cannot see without them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/pr
 
 
 def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
-    """What this process may do (capabilities(7)): names such as ``SYS_PTRACE``."""
+    """Return this process's effective capabilities (capabilities(7)): names as ``SYS_PTRACE``."""
     try:
         status = (proc / "self/status").read_bytes()
         bits = int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
@@ -34,9 +34,9 @@ def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
 
 
 def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
-    """One line for each thing about processes that stays unseen: what, why, how to mend.
+    """Return one line for each fact about processes that the agent cannot read, and its remedy.
 
-    ``opens_files``: whether probes are on that open descriptors, executables and memory.
+    ``opens_files``: a probe that opens descriptors, executables or memory is enabled.
     """
     spots = []
     capabilities = effective_capabilities()
@@ -64,7 +64,7 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
 def hides_others(proc: Path) -> bool:
     """Return whether PID 1 cannot be read: with hidepid only the agent's own can (proc(5))."""
     if not (proc / "self").is_symlink():
-        return False  # a recording
+        return False  # a recorded /proc
     try:
         return not (proc / "1/stat").read_bytes()
     except OSError:

@@ -1,10 +1,10 @@
-"""Which processes have just become another program: exec events of the kernel's proc connector.
+"""Exec events from the kernel's proc connector: processes that have become another program.
 
 The connector (Documentation/driver-api/connector.rst, drivers/connector/cn_proc.c) multicasts one
-netlink message an event to whoever holds CAP_NET_ADMIN in the first network, user and pid
-namespaces. A socket filter leaves exec events only: threads that start and end by the thousand
-cost the agent nothing. What does not fit into the socket's buffer is lost, and the kernel counts it
-(``sk_drops``), so that the agent knows exactly how much it has missed.
+netlink message an event to listeners with CAP_NET_ADMIN in the first network, user and pid
+namespaces. A socket filter drops all other events, so that threads that start and exit by the
+thousand cost the agent nothing. Events that do not fit into the socket's buffer are lost; the
+kernel counts them (``sk_drops``).
 """
 
 from __future__ import annotations
@@ -42,41 +42,43 @@ _BUFFER_BYTES = 16 << 20
 """About 20,000 events, half a minute of a storm; the kernel's memory, used only when needed."""
 _MESSAGE_BYTES = 512
 _ANSWER_S = 0.5
-_LONGEST_ANSWER_S = 10.0
-"""However many events of others come meanwhile: a busy node never falls silent."""
+_MAX_WAIT_S = 10.0
+"""Bounds the wait for an answer: on a busy node other events arrive all the time."""
 
 
 class ExecsUnavailableError(Exception):
-    """Exec events cannot be had; ``str()`` says in one line why, and what would grant them."""
+    """Exec events are unavailable; ``str()`` is one line: the reason, and how to grant them."""
 
 
 class ExecEvents:
     """A subscription to exec events; for one thread at a time."""
 
-    def __init__(self, buffer_bytes: int = _BUFFER_BYTES) -> None:
+    def __init__(
+        self, buffer_bytes: int = _BUFFER_BYTES, *, max_wait_s: float = _MAX_WAIT_S
+    ) -> None:
         """Raises ExecsUnavailableError."""
         self.received = 0
         """Exec events since the start."""
-        self._socket = _subscribed(buffer_bytes)
+        self._socket = _subscribed(buffer_bytes, max_wait_s)
         self._message = bytearray(_MESSAGE_BYTES)
 
     def fileno(self) -> int:
-        """Readable as soon as there is an event (poll(2))."""
+        """Return a descriptor that is readable while there are events (poll(2))."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Ends the subscription."""
+        """End the subscription."""
         self._socket.close()
 
     @property
     def lost(self) -> int:
-        """Exec events that the kernel had no room for, since the start."""
+        """Return the number of events that the kernel had no room for, since the start."""
         memory = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size)
         drops: int = _MEMORY.unpack(memory)[_SK_MEMINFO_DROPS]
         return drops
 
     def drain(self, limit: int = 4096) -> dict[int, None]:
-        """Pids that have exec'ed since the last call, at most ``limit`` events, oldest first."""
+        """Return the pids that have exec'ed since the last call, from ``limit`` events at most."""
         pids: dict[int, None] = {}
         for _ in range(limit):
             try:
@@ -84,20 +86,43 @@ class ExecEvents:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno == errno.ENOBUFS:  # said once a loss; ``lost`` has the number
+                if error.errno == errno.ENOBUFS:  # reported once a loss; ``lost`` counts
                     continue
                 raise
-            if sender[0] != 0 or length < _EVENT_AT + _EVENT.size:
-                continue  # not from the kernel
-            what, _cpu, _at_ns, _tid, pid = _EVENT.unpack_from(self._message, _EVENT_AT)
-            if what == _PROC_EVENT_EXEC:
+            pid = exec_pid(self._message, length) if sender[0] == 0 else None  # the kernel's
+            if pid is not None:
                 self.received += 1
                 pids.pop(pid, None)
                 pids[pid] = None
         return pids
 
 
-def _subscribed(buffer_bytes: int) -> socket.socket:
+def exec_pid(message: bytes | bytearray, length: int) -> int | None:
+    """Return the pid of an exec event; None if the message is not one."""
+    if length < _EVENT_AT + _EVENT.size:
+        return None
+    what, _cpu, _at_ns, _tid, pid = _EVENT.unpack_from(message, _EVENT_AT)
+    return pid if what == _PROC_EVENT_EXEC else None
+
+
+def is_answer(message: bytes, token: int) -> bool:
+    """Return whether a message answers the request with ``token``. Raises OSError if refused.
+
+    All listeners receive the answers to all: the own one has the request's ack, and one more.
+    """
+    if len(message) < _EVENT_AT + _EVENT.size:
+        return False
+    what, _cpu, _at_ns, problem, _ = _EVENT.unpack_from(message, _EVENT_AT)
+    answered = _CONNECTOR.unpack_from(message, _HEADER.size)[3]
+    if what != _PROC_EVENT_NONE or answered != token + 1:
+        return False
+    if problem:
+        is_known = problem in errno.errorcode
+        raise OSError(problem, os.strerror(problem) if is_known else f"error {problem}")
+    return True
+
+
+def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
     try:
         listening = socket.socket(
             socket.AF_NETLINK,
@@ -113,7 +138,7 @@ def _subscribed(buffer_bytes: int) -> socket.socket:
         listening.bind((0, _CN_IDX_PROC))
         token = int.from_bytes(os.urandom(3), sys.byteorder)
         listening.send(_request(token))
-        _wait_for_answer(listening, token)
+        _wait_for_answer(listening, token, max_wait_s)
         _leave_execs_only(listening)
     except OSError as error:
         listening.close()
@@ -125,8 +150,8 @@ def _subscribed(buffer_bytes: int) -> socket.socket:
 
 
 def _grow(listening: socket.socket, buffer_bytes: int) -> None:
-    with suppress(OSError):  # without the capability the usual buffer has to do
-        # the kernel doubles what it is given, for its own bookkeeping (socket(7))
+    with suppress(OSError):  # without the capability the default buffer stays
+        # The kernel doubles the value, for its own bookkeeping (socket(7)).
         listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
 
 
@@ -137,42 +162,26 @@ def _request(token: int) -> bytes:
     return _HEADER.pack(length, _NLMSG_DONE, 0, 0, os.getpid()) + connector + operation
 
 
-def _wait_for_answer(listening: socket.socket, token: int) -> None:
-    """Whoever asks from another user or pid namespace gets no answer at all (cn_proc.c).
-
-    Everybody hears the answers to all: one's own has the request's ack, and one more.
-    """
+def _wait_for_answer(listening: socket.socket, token: int, max_wait_s: float) -> None:
+    """Wait for the kernel's answer: a request from another namespace gets none (cn_proc.c)."""
     poll = select.poll()
     poll.register(listening, select.POLLIN)
-    end_s = time.monotonic() + _LONGEST_ANSWER_S
+    end_s = time.monotonic() + max_wait_s
     while time.monotonic() < end_s and poll.poll(_ANSWER_S * 1000):
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:
             continue
-        if sender[0] != 0 or len(message) < _EVENT_AT + _EVENT.size:
-            continue
-        what, _cpu, _at_ns, problem, _ = _EVENT.unpack_from(message, _EVENT_AT)
-        answered = _CONNECTOR.unpack_from(message, _HEADER.size)[3]
-        if what != _PROC_EVENT_NONE or answered != token + 1:
-            continue
-        if problem:
-            raise _refused(problem)
-        return
+        if sender[0] == 0 and is_answer(message, token):
+            return
     raise ExecsUnavailableError(
         "the kernel did not answer: the agent must be in the host's user and pid namespaces"
         " (hostPID on the agent's pod)"
     )
 
 
-def _refused(problem: int) -> OSError:
-    """The error that the kernel answered; what is none has no words."""
-    known = problem in errno.errorcode
-    return OSError(problem, os.strerror(problem) if known else f"error {problem}")
-
-
 def _leave_execs_only(listening: socket.socket) -> None:
-    """Classic BPF: keep a message whose event is an exec, drop all others."""
+    """Attach a classic BPF filter that keeps exec events and drops all others."""
     wanted = socket.htonl(_PROC_EVENT_EXEC)  # words are loaded in network order
     steps = (
         (0x20, 0, 0, _EVENT_AT),  # BPF_LD | BPF_W | BPF_ABS

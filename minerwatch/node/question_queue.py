@@ -1,4 +1,4 @@
-"""Questions about processes, on their way to the thread that answers them."""
+"""A queue of processes to examine, between the tick and the thread that reads them."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from minerwatch.fair_queue import Turns
+from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
 
-_MAX_OPEN_OF_ONE = 32
+MAX_OPEN_PER_OWNER = 32
 
 
 class Question(NamedTuple):
-    """A process to look at, and the container or pod that it belongs to."""
+    """A process to examine, and the container or pod that it belongs to."""
 
     process: ProcessId
     owner: Hashable
 
 
 class Questions:
-    """Open questions, answered in turns by owner; safe to use from several threads.
+    """Open questions, taken by round robin over their owners; safe to use from several threads.
 
-    Each owner has a few open at most, so that one with thousands of processes holds up the others
-    by one question at a time. A question beyond that is refused and not kept: ask again later.
+    Each owner has a few open at most, so that one with thousands of processes delays the others by
+    one question at a time. A question beyond that is refused and not kept: put it again later.
     """
 
     def __init__(self) -> None:
         self._open: dict[ProcessId, Hashable] = {}
         self._count_of: Counter[Hashable] = Counter()
-        self._turns: Turns[Question] = Turns()
+        self._waiting: FairQueue[Question] = FairQueue()
         self._changed = threading.Condition()
         self._is_woken = False
 
@@ -41,29 +41,29 @@ class Questions:
         return process in self._open
 
     def put(self, process: ProcessId, owner: Hashable) -> bool:
-        """Return True if the question is open now, or was; False if it is refused."""
+        """Open a question, unless it is open; return False if it is refused."""
         with self._changed:
             if process in self._open:
                 return True
-            if self._count_of[owner] >= _MAX_OPEN_OF_ONE:
+            if self._count_of[owner] >= MAX_OPEN_PER_OWNER:
                 return False
             self._open[process] = owner
             self._count_of[owner] += 1
-            self._turns.put(owner, Question(process, owner))
+            self._waiting.push(owner, Question(process, owner))
             self._changed.notify()
             return True
 
     def take(self, timeout_s: float | None = None) -> Question | None:
-        """Wait for the next question; None once time is up or ``wake`` was called."""
+        """Wait for the next question; return None on timeout, or after ``wake``."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_woken or len(self._turns) > 0, timeout_s)
+            self._changed.wait_for(lambda: self._is_woken or len(self._waiting) > 0, timeout_s)
             if self._is_woken:
                 self._is_woken = False
                 return None
-            return self._turns.take()
+            return self._waiting.pop()
 
     def close(self, process: ProcessId) -> None:
-        """Note that a question has been answered, or never will be."""
+        """Close a question that has been answered, or never will be."""
         with self._changed:
             if process not in self._open:
                 return
@@ -73,7 +73,7 @@ class Questions:
                 del self._count_of[owner]
 
     def wake(self) -> None:
-        """Have one ``take`` return None, now or when it is next called."""
+        """Make one ``take`` return None, now or at its next call."""
         with self._changed:
             self._is_woken = True
             self._changed.notify()

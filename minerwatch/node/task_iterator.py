@@ -1,6 +1,6 @@
 """All tasks of the node in one read: a BPF task iterator, loaded with libbpf through ctypes.
 
-bpf/tasks.bpf.c says what a record holds. It needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF, Linux
+bpf/tasks.bpf.c defines a record. The iterator needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF, Linux
 5.8 or later) and the capabilities BPF and PERFMON. Nothing is attached to the kernel and no task
 is disturbed: reading the iterator walks the task list (Documentation/bpf/bpf_iterators.rst).
 """
@@ -19,27 +19,32 @@ from heapq import nlargest
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
 
 from minerwatch.model import FpSample, ProcessId, ProcessStat
+from minerwatch.node.capabilities import effective_capabilities
+from minerwatch.node.proc_files import decoded
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_RECORD = Struct("=QQQQQQQIIIIIIII16s")
-_TASK = Struct("=8xQ40xIII36x")
-"""Of a record what every task is asked for: CPU ns, tid, pid, flags."""
-_READ_BYTES = _RECORD.size * 1024
+RECORD = Struct("=QQQQQQQIIIIIIII16s")
+"""As struct record in bpf/tasks.bpf.c."""
+_TASK = Struct("=8xQQ32xIII36x")
+"""Fields of a record that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
+"""
+_PROGRAM = Struct("=8s16x24s40x16s")
+"""Fields of a record that change with the process, its program and its name."""
+_READ_BYTES = RECORD.size * 1024
 _MAX_READS = 4096
 _MAX_THREADS = 4096
-"""Of one process that are told: as many as are read where there is no iterator."""
-_MOST_THREADS = 256
-"""Of one process whose control words are told: those that have burnt most CPU."""
+"""Threads of one process that are returned, as many as without the iterator."""
+_MAX_FP_THREADS = 256
+"""Threads of one process with their control words: those that have used most CPU."""
 _TASKS_PER_PROCESS = 15
-"""So many tasks, read with all others, cost what the tasks of one process cost that are read alone
+"""So many tasks, read with all others, cost as much as reading the tasks of one process alone
 (`python -m benchmarks.probes`)."""
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _MIN_KERNEL = "Linux 5.8"
-_CAPABILITIES = {"BPF": 39, "PERFMON": 38}  # include/uapi/linux/capability.h
+_CAPABILITIES = ("BPF", "PERFMON")
 
 
 class _OneProcess(ctypes.Structure):
@@ -63,129 +68,111 @@ class _AttachOptions(ctypes.Structure):
     )
 
 
-_Record = tuple[
-    int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
-]  # as struct record in bpf/tasks.bpf.c
-
-
-class TaskSample(NamedTuple):
-    """What the kernel says of one thread."""
-
-    tid: int
-    pid: int  # of its process
-    start_ticks: int  # of the thread, as in field 22 of /proc/PID/stat
-    cpu_s: float
-    cgroup_inode: int  # in the v2 tree; 1 is its root
-    kernel_thread: bool
-    fp_control: int | None  # MXCSR or FPCR when it was last switched out; None: not measured
-    switches: int  # how often it was switched out, modulo 2^32
-    comm: bytes
+_Record = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes]
+"""Start and CPU time in ns, CPU ns of exited threads, addresses of code, stack and arguments, inode
+of the cgroup, tid, pid, flags, fp_control, has_fp_control, switches, parent pid, unused, comm."""
 
 
 class TaskTable:
     """Every process of the node, as one read of the iterator found it.
 
-    It keeps what was read as it is: a node has tens of thousands of threads, of which hardly any
-    is asked for.
+    Records are parsed on demand: a node has tens of thousands of threads, and few are looked up.
     """
 
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._leaders: dict[int, int] = {}  # pid -> where its record begins
         self._others: dict[int, int] = {}  # pid -> how many threads it has besides the first
-        self._others_cpu_ns: dict[int, int] = {}
+        self.cpu_ns: dict[int, int] = {}
+        """CPU time of each process, with that of threads that have exited."""
         self._places: dict[int, array[int]] | None = None
         self._programs: dict[int, int] = {}
-        for number, (cpu_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
+        for number, (cpu_ns, ended_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
             if flags & _PF_KTHREAD:
                 continue
             if tid == pid:
-                self._leaders[pid] = number * _RECORD.size
+                self._leaders[pid] = number * RECORD.size
+                cpu_ns += ended_ns
             else:
                 self._others[pid] = self._others.get(pid, 0) + 1
-                self._others_cpu_ns[pid] = self._others_cpu_ns.get(pid, 0) + cpu_ns
+            self.cpu_ns[pid] = self.cpu_ns.get(pid, 0) + cpu_ns
 
     def stat(self, pid: int) -> ProcessStat | None:
-        """As /proc/PID/stat would say; None if there is no such process, or it is the kernel's."""
+        """Return the fields of /proc/PID/stat; None if there is no such process of user space."""
         at = self._leaders.get(pid)
         if at is None:
             return None
-        record: _Record = _RECORD.unpack_from(self._content, at)
-        started_ns, cpu_ns, ended_cpu_ns, code, stack, arguments = record[:6]
+        record: _Record = RECORD.unpack_from(self._content, at)
+        started_ns, _, _, code, stack, arguments = record[:6]
         return ProcessStat(
             id=ProcessId(pid, started_ns // _NS_PER_TICK),
             parent_pid=record[13],
-            comm=_text(record[15]),
-            cpu_s=(cpu_ns + ended_cpu_ns + self._others_cpu_ns.get(pid, 0)) / 1e9,
+            comm=decoded(record[15].partition(b"\0")[0]),
+            cpu_s=self.cpu_ns[pid] / 1e9,
             threads=1 + self._others.get(pid, 0),
             kernel_thread=False,
             program=(code, stack, arguments),
         )
 
     def thread_cpu(self, pid: int) -> dict[int, float]:
-        """CPU seconds of the threads of ``pid`` that have burnt most; empty if it is gone."""
+        """Return the CPU seconds of the threads of ``pid`` that used most; empty if it is gone."""
         at = self._leaders.get(pid)
         if at is None:
             return {}
         places = (at, *self._thread_places().get(pid, ()))
         threads = (_TASK.unpack_from(self._content, place) for place in places)
-        busiest = nlargest(_MAX_THREADS, ((cpu_ns, tid) for cpu_ns, tid, _, _ in threads))
+        busiest = nlargest(_MAX_THREADS, ((cpu_ns, tid) for cpu_ns, _, tid, _, _ in threads))
         return {tid: cpu_ns / 1e9 for cpu_ns, tid in busiest}
 
     def replaced_since(self, before: TaskTable) -> set[int]:
-        """Pids that are there in both, but have another name, program or process behind them."""
+        """Return the pids with another name, program or process than in ``before``."""
         earlier = before._known_programs()
         programs = self._known_programs()
         return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
 
     def forget_tasks(self) -> None:
-        """Keeps only what a later table is compared with; no process is known to it any more."""
+        """Keep only what a later table is compared with; all lookups then find nothing."""
         self._known_programs()
         self._content = b""
-        self._leaders, self._others, self._others_cpu_ns, self._places = {}, {}, {}, None
+        self._leaders, self._others, self.cpu_ns, self._places = {}, {}, {}, None
 
     def _known_programs(self) -> dict[int, int]:
-        """Of each process a number that changes with its start, name and program."""
+        """Return a number of each process that changes with its start, name and program."""
         if not self._programs:
-            content = self._content
-            self._programs = {
-                pid: hash(
-                    content[at : at + 8] + content[at + 24 : at + 48] + content[at + 88 : at + 104]
-                )
-                for pid, at in self._leaders.items()
-            }
+            parse, content = _PROGRAM.unpack_from, self._content
+            self._programs = {pid: hash(parse(content, at)) for pid, at in self._leaders.items()}
         return self._programs
 
     def _thread_places(self) -> dict[int, array[int]]:
-        """Pid -> where the records of its threads begin, but for the first one's."""
+        """Return the offsets of records by pid, except those of first threads."""
         if self._places is None:
             self._places = {}
-            for number, (_, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
+            for number, (_, _, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
                 if tid != pid:
-                    at = number * _RECORD.size
+                    at = number * RECORD.size
                     self._places.setdefault(pid, array("L")).append(at)
         return self._places
 
 
 class TasksUnavailableError(Exception):
-    """The iterator cannot be had; ``str()`` says in one line why, and what would grant it."""
+    """The iterator is unavailable; ``str()`` is one line: the reason, and how to grant it."""
 
 
 class TaskIterator:
-    """Reads all tasks, again and again; for one thread at a time.
+    """Reads all tasks repeatedly; for one thread at a time.
 
     ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
-    ``has_fp_control``: whether it knows where this kernel keeps floating-point control words.
+    ``has_fp_control``: it knows where this kernel keeps floating-point control words.
     """
 
     most_at_once = 100_000
-    """Processes whose control words are told in one read: as many as there are."""
+    """Processes whose control words one read returns: as many as there are."""
 
-    def __init__(self) -> None:
-        """Loads the program into the kernel. Raises TasksUnavailableError."""
+    def __init__(self, library: ctypes.CDLL | None = None) -> None:
+        """Load the program into the kernel. Raises TasksUnavailableError."""
         self.failures = {"unreadable": 0}
         self.has_fp_control = False
-        self._library = _libbpf()
+        self._library = library or load_libbpf()
         self._object: int | None = None
         self._program: int | None = None
         self._link: int | None = None
@@ -198,22 +185,18 @@ class TaskIterator:
             raise
 
     def table(self) -> TaskTable | None:
-        """Every process of the node; None if it cannot be read now."""
+        """Read every process of the node; return None if that fails."""
         failed = self.failures["unreadable"]
         content = b"".join(self._pieces(self._link))
         table = TaskTable(content)
-        self._task_count = len(content) // _RECORD.size
+        self._task_count = len(content) // RECORD.size
         return table if self.failures["unreadable"] == failed else None
 
-    def samples(self) -> list[TaskSample]:
-        """Every thread of the node, the kernel's own included."""
-        return [_task_sample(record) for record in self._records()]
-
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
-        """The control words of the threads of ``processes``, where the kernel tells them.
+        """Return the control words of the threads of ``processes``, if the kernel shows them.
 
-        Of a process with hundreds of threads, those that have burnt most CPU: threads that sleep
-        do not hide the ones that hash.
+        Of a process with hundreds of threads, those that have used most CPU: idle threads do not
+        hide the ones that hash.
         """
         wanted = {process.pid: process for process in processes}
         found: dict[int, list[_Record]] = {}
@@ -229,14 +212,14 @@ class TaskIterator:
             FpSample(wanted[pid], record[7], record[12], record[10])
             for pid, records in found.items()
             if pid in wanted
-            for record in nlargest(_MOST_THREADS, records, key=itemgetter(1))
+            for record in nlargest(_MAX_FP_THREADS, records, key=itemgetter(1))
         ]
 
     def rest(self) -> None:
-        """Nothing is held for control words alone."""
+        """Do nothing: no resource is held for control words alone."""
 
     def close(self) -> None:
-        """Takes the program out of the kernel."""
+        """Remove the program from the kernel."""
         if self._link is not None:
             self._library.bpf_link__destroy(self._link)
         if self._object is not None:
@@ -256,33 +239,34 @@ class TaskIterator:
         if not self._link:
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
         own_pid = os.getpid()
-        own = [each for each in self._records() if each[7:9] == (own_pid, own_pid)]
+        own = [each for each in self.records() if each[7:9] == (own_pid, own_pid)]
         if not own:
             raise TasksUnavailableError(
                 "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
             )
         self.has_fp_control = bool(own[0][11])
-        # Kernels before 6.1 refuse, or tell of all processes as if nothing had been asked.
+        # Kernels before 6.1 refuse, or return all processes.
         pids = {
-            record[8] for piece in self._pieces_of(own_pid) for record in _RECORD.iter_unpack(piece)
+            record[8] for piece in self._pieces_of(own_pid) for record in RECORD.iter_unpack(piece)
         }
         self._reads_one_process = pids == {own_pid}
 
-    def _records(self) -> Iterator[_Record]:
+    def records(self) -> Iterator[_Record]:
+        """Read every thread of the node, the kernel's own included."""
         count = 0
         for piece in self._pieces(self._link):
-            count += len(piece) // _RECORD.size
-            yield from _RECORD.iter_unpack(piece)
+            count += len(piece) // RECORD.size
+            yield from RECORD.iter_unpack(piece)
         self._task_count = count
 
     def _records_of(self, pids: Collection[int]) -> Iterator[_Record]:
-        """The records of some processes, and maybe of others, as it costs least."""
+        """Read the records of some processes, and maybe of others, in the cheaper way."""
         if not self._reads_one_process or len(pids) * _TASKS_PER_PROCESS > self._task_count:
-            yield from self._records()
+            yield from self.records()
             return
         for pid in pids:
             for piece in self._pieces_of(pid):
-                yield from _RECORD.iter_unpack(piece)
+                yield from RECORD.iter_unpack(piece)
 
     def _pieces_of(self, pid: int) -> Iterator[bytes]:
         process = _OneProcess(pid=pid)
@@ -298,7 +282,7 @@ class TaskIterator:
             self._library.bpf_link__destroy(link)
 
     def _pieces(self, link: int | None) -> Iterator[bytes]:
-        """Whole records, as many as one read(2) brings."""
+        """Yield whole records, as many at once as one read(2) returns."""
         fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
         if fd < 0:
             self.failures["unreadable"] += 1
@@ -308,32 +292,12 @@ class TaskIterator:
                 content = os.read(fd, _READ_BYTES)
                 if not content:
                     break
-                whole = len(content) - len(content) % _RECORD.size
+                whole = len(content) - len(content) % RECORD.size
                 yield content[:whole]
         except OSError:
             self.failures["unreadable"] += 1
         finally:
             os.close(fd)
-
-
-def _task_sample(record: _Record) -> TaskSample:
-    started_ns, cpu_ns = record[:2]
-    cgroup, tid, pid, flags, fp_control, has_fp_control, switches = record[6:13]
-    return TaskSample(
-        tid=tid,
-        pid=pid,
-        start_ticks=started_ns // _NS_PER_TICK,
-        cpu_s=cpu_ns / 1e9,
-        cgroup_inode=cgroup,
-        kernel_thread=bool(flags & _PF_KTHREAD),
-        fp_control=fp_control if has_fp_control else None,
-        switches=switches,
-        comm=record[15].partition(b"\0")[0],
-    )
-
-
-def _text(comm: bytes) -> str:
-    return comm.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
 def _object_path() -> Path:
@@ -348,7 +312,8 @@ def _object_path() -> Path:
     return path
 
 
-def _libbpf() -> ctypes.CDLL:
+def load_libbpf() -> ctypes.CDLL:
+    """Load the library. Raises TasksUnavailableError."""
     for name in _LIBRARIES:
         with suppress(OSError):
             library = ctypes.CDLL(name, use_errno=True)
@@ -379,8 +344,8 @@ def _libbpf() -> ctypes.CDLL:
 
 def _refusal(number: int) -> str:
     if number in (errno.EPERM, errno.EACCES):
-        own = _own_capabilities()
-        missing = [name for name, bit in _CAPABILITIES.items() if not own >> bit & 1]
+        own = effective_capabilities()
+        missing = [name for name in _CAPABILITIES if name not in own]
         if len(missing) > 1:
             return (
                 f"the capabilities {' and '.join(missing)} are missing: grant them to the agent,"
@@ -396,14 +361,6 @@ def _refusal(number: int) -> str:
             " kernel lockdown"
         )
     return f"this kernel refused the task iterator: {os.strerror(number) if number else 'unknown'}"
-
-
-def _own_capabilities() -> int:
-    """The effective ones as bits (capabilities(7)); 0 where that cannot be told."""
-    with suppress(OSError, ValueError, IndexError):
-        status = Path("/proc/self/status").read_bytes()
-        return int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
-    return 0
 
 
 def _errno_text() -> str:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Protocol
 
 from minerwatch.detection.facts import measured
-from minerwatch.fair_queue import Turns
+from minerwatch.fair_queue import interleaved
 from minerwatch.model import Facts, FpSample, ProcessId
 from minerwatch.node.fp_rounding import ENOUGH_ROUNDS, LEAST_SAMPLES, RoundingSamples
 from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
@@ -134,11 +134,9 @@ class Rounding:
     def _in_turn(self, due: Iterable[ProcessId]) -> Iterator[ProcessId]:
         """Return those not being sampled, owners with the fewest samples under way first."""
         under_way = Counter(self._owner_of(each) for each in self._sampled)
-        turns: Turns[ProcessId] = Turns()
         waiting = [each for each in due if each not in self._sampled]
-        for each in sorted(waiting, key=lambda each: under_way[self._owner_of(each)]):
-            turns.put(self._owner_of(each), each)
-        return iter(turns.take, None)
+        waiting.sort(key=lambda each: under_way[self._owner_of(each)])
+        return interleaved(waiting, self._owner_of)
 
     def _take_note(self, process: ProcessId, sampling: _Sampling, at_s: float) -> None:
         rounding = sampling.samples.rounding()

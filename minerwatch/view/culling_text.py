@@ -1,4 +1,4 @@
-"""What culling did, or would do, in words: what ``minerwatch cull`` and ``release`` print. Pure."""
+"""Culling as text: output of ``minerwatch cull`` and ``release``, section of ``explain``. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _DONE = {
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
-_ENDS = {
+_OUTCOMES = {
     Outcome.DONE.value: "It was done.",
     Outcome.DRY_RUN.value: "It would have been done; this was a dry run, and nothing was changed.",
     Outcome.REFUSED.value: "The API server refused it.",
     Outcome.FAILED.value: "It failed.",
-    Outcome.UNKNOWN.value: "Whether it was done is not known: look at the pod.",
+    Outcome.UNKNOWN.value: "It is unknown whether it was done: check the pod.",
     Outcome.WITHDRAWN.value: "It was withdrawn before anything was done.",
 }
 _RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Outcome.DRY_RUN,
@@ -37,7 +37,7 @@ _RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Ou
 
 
 def cull_text(answer: CullAnswer) -> str:
-    """What was decided, every reason if it is nothing, the exact request, and what came of it."""
+    """Return the decision with all reasons, the exact request and its outcome."""
     lines = [
         f"{_place(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
         f"{printable(answer.level, 16).upper()}, score {answer.score:g} of 100"
@@ -50,12 +50,12 @@ def cull_text(answer: CullAnswer) -> str:
         lines += ["", "Sent:" if is_sent else "Not sent:", f"  {printable(answer.request)}"]
     if answer.outcome:
         said = f" {printable(answer.message)}" if answer.message else ""
-        lines += ["", f"{_ENDS.get(answer.outcome, printable(answer.outcome))}{said}"]
+        lines += ["", f"{_OUTCOMES.get(answer.outcome, printable(answer.outcome))}{said}"]
     return "\n".join(lines) + "\n"
 
 
 def decision_lines(answer: CullAnswer) -> list[str]:
-    """What was decided, and every reason if it is nothing."""
+    """Return the decision and all reasons."""
     how = " in a dry run" if answer.dry_run else ""
     proposed = printable(answer.proposed, 16)
     if answer.acts:
@@ -65,16 +65,17 @@ def decision_lines(answer: CullAnswer) -> list[str]:
 
 
 def release_text(answer: ReleaseAnswer) -> str:
-    """What was undone, and what could not be."""
-    lines = [f"{_place(answer.namespace, answer.pod, answer.container)} is left alone from now on."]
+    """Return what was undone and what could not be."""
+    lines = [
+        f"{_place(answer.namespace, answer.pod, answer.container)} is released: no further actions."
+    ]
     if answer.resumed:
         pids = ", ".join(map(str, answer.resumed))
-        go_on = "goes on" if len(answer.resumed) == 1 else "go on"
-        lines.append(f"{counted(len(answer.resumed), 'process', 'processes')} {go_on}: {pids}")
+        lines.append(f"{counted(len(answer.resumed), 'process', 'processes')} continued: {pids}")
     if answer.gone:
-        lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had ended meanwhile.")
+        lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had exited already.")
     if answer.label_removed:
-        lines.append("The quarantine label was taken off.")
+        lines.append("The quarantine label was removed.")
     if not (answer.resumed or answer.gone or answer.label_removed or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
@@ -82,7 +83,7 @@ def release_text(answer: ReleaseAnswer) -> str:
 
 
 def release_all_text(answer: ReleaseAllAnswer) -> str:
-    """Return what was undone on one node, what could not be, and what follows."""
+    """Return what was undone on one node and what could not be."""
     where = f"Node {_name(answer.node)}"
     lines = [f"{where}: {counted(len(answer.released), 'pod')} released."]
     lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
@@ -90,18 +91,16 @@ def release_all_text(answer: ReleaseAllAnswer) -> str:
     if answer.forgotten:
         lines.append("  Audit log, evidence and Lease are removed.")
     if answer.acts_no_more:
-        lines.append("  The agent acts no more until it is restarted.")
+        lines.append("  The agent does not act again until it is restarted.")
     return "\n".join(lines) + "\n"
 
 
 def status_lines(
     status: CullStatus, target: str, now: datetime
 ) -> Iterator[tuple[str, int | None]]:
-    """What ``explain`` says of culling: each line, and by how much it is hung when it is broken.
+    """Yield the lines of ``explain``, each with its hanging indent; None: never wrap it.
 
-    None: it is left whole, since it may be copied.
-
-    ``target`` is what the container is called in a command; "": nothing that may be pasted.
+    ``target``: the container's name in a command; "": there is none that is safe to paste.
     """
     if status.mode == "off":
         yield "  Off: nothing is done (culling.mode).", 2
@@ -109,9 +108,9 @@ def status_lines(
         yield from _decision_lines(status)
     if status.stopped:
         pids = ", ".join(map(str, status.stopped))
-        yield f"  Stopped by minerwatch, and stands still: process {pids}", 4
+        yield f"  Stopped by minerwatch: process {pids}", 4
         if target:
-            yield f"  To let go: minerwatch release {target}", None
+            yield f"  To release it: minerwatch release {target}", None
     for each in status.history:
         tried = " (dry run)" if each.dry_run else ""
         what = f"{each.action}{tried}: {each.outcome}" if each.action != "release" else "released"
@@ -121,7 +120,7 @@ def status_lines(
 def _decision_lines(status: CullStatus) -> Iterator[tuple[str, int]]:
     how = " in a dry run" if status.dry_run else ""
     if not status.reasons:
-        yield f"  It is going to be {_done(status.proposed)}{how}.", 2
+        yield f"  It will be {_done(status.proposed)}{how}.", 2
         return
     if status.proposed != Action.OBSERVE.value:
         yield f"  It is not {_done(status.proposed)}{how}, because:", 2
@@ -131,7 +130,7 @@ def _decision_lines(status: CullStatus) -> Iterator[tuple[str, int]]:
 
 @dataclass(slots=True)
 class _Candidate:
-    """A pod that something was to be done about, and the best that came of it."""
+    """A pod with a proposed action, and the action's best outcome."""
 
     decision: DecisionLine
     at: str
@@ -143,15 +142,15 @@ class _Candidate:
 
 
 def simulation_text(lines: Sequence[AuditLine], hours: float) -> str:
-    """What was culled, what would have been, and what not and why; one line a pod and action."""
+    """Return past decisions and their outcomes; one line a pod and action."""
     candidates = _candidates(lines)
     span = "In the last hour" if hours == 1 else f"In the last {hours:g} hours"
     if not candidates:
         return f"{span} no container was confirmed; nothing was or would have been culled.\n"
     rows = [_row(each) for each in candidates[-_MAX_ROWS:]]
     if len(candidates) > _MAX_ROWS:
-        rows.insert(0, f"… {len(candidates) - _MAX_ROWS} earlier ones: -o json has them")
-    return "\n".join([f"{span}: {_sum(candidates)}.", "", *rows]) + "\n"
+        rows.insert(0, f"… {len(candidates) - _MAX_ROWS} earlier ones: use -o json")
+    return "\n".join([f"{span}: {_totals(candidates)}.", "", *rows]) + "\n"
 
 
 def _candidates(lines: Sequence[AuditLine]) -> list[_Candidate]:
@@ -167,11 +166,11 @@ def _candidates(lines: Sequence[AuditLine]) -> list[_Candidate]:
         elif line.kind == "outcome" and line.record is not None:
             known = found.get(of_record.get(line.record.id, ("", "")))
             if known is not None and line.record.outcome in _RANK:
-                _take(known, line.record.outcome, line)
+                _keep_best(known, line.record.outcome, line)
     return sorted(found.values(), key=lambda each: each.at)
 
 
-def _take(candidate: _Candidate, outcome: Outcome, line: AuditLine) -> None:
+def _keep_best(candidate: _Candidate, outcome: Outcome, line: AuditLine) -> None:
     before = -1 if candidate.outcome is None else _RANK.index(candidate.outcome)
     if _RANK.index(outcome) >= before:
         candidate.outcome, candidate.message, candidate.at = outcome, line.message, line.at
@@ -196,10 +195,10 @@ def _result(candidate: _Candidate) -> str:
         why = [f"{outcome.value}: {printable(candidate.message, 160)}"]
     more = len(candidate.reasons) - _MAX_REASONS
     more_text = f" and {more} more" if outcome is None and more > 0 else ""
-    return f"not {done}: {' '.join(why) or 'it is decided about just now'}{more_text}"
+    return f"not {done}: {' '.join(why) or 'the decision is in progress'}{more_text}"
 
 
-def _sum(candidates: Sequence[_Candidate]) -> str:
+def _totals(candidates: Sequence[_Candidate]) -> str:
     done: Counter[str] = Counter()
     for each in candidates:
         verb = _done(each.decision.proposed)
@@ -214,7 +213,7 @@ def _sum(candidates: Sequence[_Candidate]) -> str:
 
 def _done(action: str) -> str:
     known = {each.value: word for each, word in _DONE.items()}
-    return known.get(action, "acted upon")
+    return known.get(action, "acted on")
 
 
 def _place(namespace: str, pod: str, container: str) -> str:

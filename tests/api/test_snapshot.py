@@ -30,30 +30,24 @@ from minerwatch.model import (
     Evidence,
     Finding,
     Level,
-    Maturity,
     Observation,
-    Process,
     ProcessId,
     ProcessLoad,
     Signal,
     Verdict,
 )
+from tests.builders import make_finding, make_process
 from tests.report.samples import NODE, POOL, containers
 
 BOOT_UNIX_S = 1_763_850_000.0
-PROCESS = Process(
-    id=ProcessId(4711, 99),
-    parent_pid=1,
+PROCESS = make_process(
+    4711,
+    99,
     comm="a",
     command_line="./a" + " x" * 1_000_000 + f" -o {POOL}",
     image="/tmp/a",
-    current_directory="/",
     uid=1000,
     user="jovyan",
-    exe_deleted=False,
-    exe_in_memory=False,
-    command_line_hidden=False,
-    kernel_thread=False,
     program=(1, 2, 3),
 )
 
@@ -64,7 +58,9 @@ def finding(signal: Signal, score: float, process: ProcessId | None = PROCESS.id
         Evidence("CommandLine", "./a x", "ends with 'x'"),
         Evidence("CpuCores", 0.99, ">= 0.9"),
     )
-    return Finding("id", "title", signal, score, Maturity.STABLE, 60.0, process, evidence)
+    return make_finding(
+        signal, score, rule="id", title="title", since_s=60.0, process=process, evidence=evidence
+    )
 
 
 def observation(

@@ -13,7 +13,8 @@ from minerwatch.authoring.explain_match import why
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
-from minerwatch.detection.sigma.rule import Rule, outline_of
+from minerwatch.detection.sigma.filters import outline_of
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts
 from tests.authoring.test_rule_tests import RULE
 
@@ -28,7 +29,7 @@ def told(folder: Path, detection: str, facts: Facts) -> list[str]:
     path.write_text(f"{HEAD}detection:\n{detection}\n{TAIL}")
     book = rulebook.load((folder,))
     assert book.errors == ()
-    return list(why(outline_of(path, book.lists), facts))
+    return list(why(outline_of(book.rules[0], book.lists), facts))
 
 
 def test_selections_that_decide_are_told_field_by_field(tmp_path: Path) -> None:
@@ -141,10 +142,10 @@ def test_lists_of_maps_and_several_conditions_are_told(tmp_path: Path) -> None:
 )
 def test_it_agrees_with_the_matcher_whatever_the_facts(rule: Rule, facts: Facts) -> None:
     """A selection is told to hold where it does, so the rule's outcome follows from the marks."""
-    lines = why(outline_of(rule.path, BOOK.lists), facts)
+    lines = why(outline_of(rule, BOOK.lists), facts)
     assert lines[0].startswith("condition: ")
     holds = any(match.rule.id == rule.id for match in MATCHER.matches(facts))
-    outline = outline_of(rule.path, BOOK.lists)
+    outline = outline_of(rule, BOOK.lists)
     marks = {
         line[2:].split(",")[0]: line.startswith("+") for line in lines[1:] if not line[0].isspace()
     }

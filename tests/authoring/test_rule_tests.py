@@ -59,7 +59,7 @@ def test_a_failed_test_shows_which_condition_did_not_hold(tmp_path: Path) -> Non
     rules = book(tmp_path, RULE.replace("[{Comm: miner}]", "[{Comm: digger}]")).rules
     (failure,) = failed_tests(rules, Matcher(rules))
     head, *tree = str(failure).splitlines()
-    assert head == f"{tmp_path}/rule.yml:12: A rule: must hold here, but does not"
+    assert head == f"{tmp_path}/rule.yml:12: A rule: must match, but does not"
     assert tree == [
         "    condition: sel",
         "    - sel, line 7: does not hold",
@@ -127,7 +127,7 @@ def test_a_line_is_taken_apart() -> None:
         ('{"id": 1, "facts": {}, "seconds": true}', "seconds: missing, or not a number"),
         ('{"id": 1, "facts": {}, "seconds": "5m"}', "seconds: missing, or not a number"),
         ('{"id": 1, "facts": {}, "seconds": 1e999}', "seconds: missing, or not a number"),
-        ('{"id": 1, "facts": {}, "seconds": NaN}', "not JSON: NaN is no number"),
+        ('{"id": 1, "facts": {}, "seconds": NaN}', "not JSON: NaN is not a number"),
         ('{"id": 1, "seconds": 1, "facts": {"Comm": {}}}', "Comm is neither"),
         ('{"id": 1, "seconds": 1, "facts": {"Comm": [[]]}}', "Comm is a list of something else"),
         (f'{{"id": {"9" * 5000}}}', "not JSON: Exceeds the limit"),

@@ -42,7 +42,7 @@ def test_rules_that_load_are_valid(text: str) -> None:
 def test_the_shipped_one_is_that_which_the_command_prints() -> None:
     printed = CliRunner().invoke(cli, ["rules", "schema"]).stdout
     written = (BUILT_IN_RULES / "rule.schema.json").read_text(encoding="utf-8")
-    assert written == printed, "run: minerwatch rules schema >rules/rule.schema.json"
+    assert written == printed, "run: make figures"
 
 
 def test_it_is_a_schema() -> None:
@@ -51,10 +51,10 @@ def test_it_is_a_schema() -> None:
 
 def test_it_knows_what_the_rules_may_say() -> None:
     properties, definitions = SCHEMA["properties"], SCHEMA["$defs"]
-    assert list(definitions["facts"]["properties"]) == list(KNOWN_FIELDS)
-    assert list(definitions["conditions"]["properties"]) == list(KNOWN_FIELDS)
+    assert list(definitions["Facts"]["properties"]) == list(KNOWN_FIELDS)
+    assert list(definitions["Conditions"]["properties"]) == list(KNOWN_FIELDS)
     assert properties["level"]["enum"] == list(LEVEL_SCORES)
-    assert properties["minerwatch"]["properties"]["signal"]["enum"] == list(Signal)
+    assert definitions["OwnKeys"]["properties"]["signal"]["enum"] == list(Signal)
     assert set(Maturity) < set(properties["status"]["enum"])
 
 
@@ -70,6 +70,12 @@ def test_it_knows_what_the_rules_may_say() -> None:
         ("id: 5b7d4b3a-", "id: ", "$.id"),
         ("{Comm: miner}, c", "{Comm|contain: miner}, c", "$.detection.sel"),
         ("[{Comm: miner}]", "[{Threads: 1.5}]", "$.minerwatch.tests.match[0].Threads"),
+        ("{Comm: miner}, c", "{}, c", "$.detection.sel"),
+        ("{Comm: miner}, c", "{Comm: []}, c", "$.detection.sel"),
+        (", condition: sel", "", "$.detection"),
+        ("level: high\nminerwatch:", "minerwatch:\n  score: 101", "$.minerwatch.score"),
+        ("level: high\nminerwatch:", "minerwatch:\n  for: soon", "$.minerwatch.for"),
+        ("detection: {", "detections: {", "$"),
     ],
 )
 def test_what_is_wrong_is_marked(before: str, after: str, place: str) -> None:

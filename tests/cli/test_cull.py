@@ -20,7 +20,8 @@ from minerwatch.culling.records import AuditLine
 from minerwatch.kube import client
 from minerwatch.kube.client import in_cluster
 from minerwatch.model import Action
-from minerwatch.report.http_server import Answer, Posts, SocketListener
+from minerwatch.report.http_server import Answer, Posts
+from minerwatch.report.socket_listener import SocketListener
 from tests.kube.api_server import ApiServer, as_agent, put_daemon_set
 from tests.kube.conftest import (
     certificate,
@@ -159,7 +160,7 @@ def test_wrong_usage_is_status_2(agent: Agent, typed: Typed, arguments: tuple[st
 def test_a_release_is_ordered_and_told(agent: Agent, typed: Typed) -> None:
     result = typed("release", ALICE)
     assert result.exit_code == 0
-    assert "2 processes go on: 7, 8" in result.stdout
+    assert "2 processes continued: 7, 8" in result.stdout
     assert agent.told[0][0] == orders.RELEASE
     agent.release = Answer(orders.encode(replace(RELEASED, trouble=("process 7: no",))))
     result = typed("release", ALICE, "-o", "json")
@@ -171,7 +172,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     result = typed("release", "--all", "-n", "binder")
     assert result.exit_code == 0
     assert "Node node-2: 1 pod released." in result.stdout
-    assert "  2 processes go on: 7, 8" in result.stdout
+    assert "  2 processes continued: 7, 8" in result.stdout
     assert agent.told == [
         (orders.RELEASE_ALL, {"namespace": "binder", "retire": False, "forget": False})
     ]
@@ -180,7 +181,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     result = typed("release", "--all", "--forget")
     assert result.exit_code == 0
     assert "Audit log, evidence and Lease are removed." in result.stdout
-    assert "acts no more" in result.stdout
+    assert "does not act again" in result.stdout
     assert agent.told[1][1] == {"namespace": "", "retire": False, "forget": True}
 
 
@@ -280,7 +281,7 @@ def test_an_answer_that_was_lost_may_have_happened(api: ApiServer, far: Typed) -
         api.runs("minerwatch", "minerwatch-node-2", lost, *command)
         result = far("cull", "-A", ALICE, "--action", "stop")
         assert result.exit_code == 1
-        assert "it may have been done all the same" in result.stderr
+        assert "the action may have been carried out" in result.stderr
     refused = Printing(stderr=b"minerwatch: culling is off\n", exit_status=1)
     api.runs("minerwatch", "minerwatch-node-2", refused, *command)
     assert "may have" not in far("cull", "-A", ALICE, "--action", "stop").stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from minerwatch.api.orders import CullOrder, ReleaseAllOrder, ReleaseOrder
+from minerwatch.api.types import CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.config.schema import (
     Audit,
     CircuitBreaker,
@@ -27,8 +29,9 @@ from minerwatch.config.schema import (
     Rungs,
 )
 from minerwatch.config.values import ENFORCE, Duration
-from minerwatch.culling.culler import Culler, Own, Round, Target
-from minerwatch.culling.enforcer import Pace
+from minerwatch.culling.context import AgentIdentity, Callbacks
+from minerwatch.culling.culler import Culler, Timing
+from minerwatch.culling.enforcer import RetryPolicy
 from minerwatch.culling.history import History
 from minerwatch.culling.lease_budget import BudgetPace
 from minerwatch.culling.records import HOUR_S, ActionRecord, AuditLine, Moment
@@ -39,27 +42,35 @@ from minerwatch.model import (
     Action,
     Container,
     ContainerKey,
-    ContainerKind,
     Evidence,
     Finding,
     Level,
-    Maturity,
     Observation,
     Outcome,
-    Process,
     ProcessId,
     ProcessLoad,
     Signal,
-    Verdict,
 )
-from tests.kube.api_server import ApiServer, Json, pod_json
+from tests.builders import (
+    make_container,
+    make_finding,
+    make_load,
+    make_observation,
+    make_verdict,
+)
+from tests.kube.api_server import ApiServer, Json, Request, pod_json
 from tests.waiting import until
 
 NODE = "worker-1"
 BOOT = "boot"
 SECRET = "hunter2"
-QUICK = Pace(conflict_s=0.01, patience_s=0.02, give_up_s=5.0)
+QUICK = RetryPolicy(conflict_s=0.01, throttled_s=0.02, give_up_s=5.0)
 QUICK_BUDGET = BudgetPace(tries=4, first_delay_s=0.005, longest_delay_s=0.05, answer_s=0.5)
+
+
+EVE = "jupyter-eve"
+LEASES = ("leases", "/apis/coordination.k8s.io/v1")
+QUARANTINE = "minerwatch.io/quarantine"
 
 
 def moment(ahead_s: float = 0.0) -> Moment:
@@ -120,17 +131,15 @@ class FakeWatch:
         level: Level = Level.CONFIRMED,
         cpu_s: float = 3600.0,
     ) -> Observation:
-        container = Container(cgroup, 7, ContainerKind.POD, f"{pod_uid}-c", "containerd", pod_uid)
-        loads = tuple(_load(process) for process in processes)
+        container = make_container(f"{pod_uid}-c", pod_uid, cgroup=cgroup)
         findings = [
             _finding(signal, score, process)
             for process in processes or (ProcessId(2**22 + 7, 7),)
             for signal, score in ((Signal.IDENTITY, 88.0), (Signal.COMPUTE, 60.0))
         ]
-        verdict = Verdict(container.key, 0.0, 95.2, level, 0.0, tuple(findings))
-        observation = Observation(
-            container, 0.0, 1.0, cpu_s, None, None, verdict, len(loads), loads
-        )
+        verdict = make_verdict(container, *findings, level=level)
+        loads = (_load(process) for process in processes)
+        observation = make_observation(container, verdict, *loads, cpu_s=cpu_s)
         self.found[container.key] = observation
         return observation
 
@@ -159,31 +168,19 @@ class FakeWatch:
 
 def _finding(signal: Signal, score: float, process: ProcessId) -> Finding:
     evidence = Evidence("CommandLine", f"./xmrig --password {SECRET} -o pool", "contains 'xmrig'")
-    title = f"Title of {signal}"
-    return Finding(
-        f"rule-{signal}", title, signal, score, Maturity.STABLE, 0.0, process, (evidence,)
+    return make_finding(
+        signal,
+        score,
+        rule=f"rule-{signal}",
+        title=f"Title of {signal}",
+        process=process,
+        evidence=(evidence,),
     )
 
 
 def _load(process: ProcessId) -> ProcessLoad:
-    return ProcessLoad(
-        Process(
-            id=process,
-            parent_pid=1,
-            comm="xmrig",
-            command_line=f"./xmrig --password {SECRET} -o stratum+tcp://pool:3333",
-            image="/tmp/xmrig",
-            current_directory="/",
-            uid=0,
-            user="root",
-            exe_deleted=False,
-            exe_in_memory=False,
-            command_line_hidden=False,
-            kernel_thread=False,
-            program=(0, 0, 0),
-        ),
-        1.0,
-    )
+    command_line = f"./xmrig --password {SECRET} -o stratum+tcp://pool:3333"
+    return make_load(process.pid, start_ticks=process.start_ticks, command_line=command_line)
 
 
 class Said:
@@ -209,11 +206,13 @@ class Harness:
         *,
         namespace: str = "minerwatch",
         events: bool = False,
-        pace: Pace = QUICK,
+        retry: RetryPolicy = QUICK,
         budget_pace: BudgetPace = QUICK_BUDGET,
     ) -> None:
         self.audit_log = Path(culling.audit.log)
         self.watch = watch or FakeWatch()
+        self.step_s = 0.0
+        """By which the node's clock is wrong."""
         self.said = Said()
         self.ended: list[tuple[str, str]] = []
         self.errors: list[str] = []
@@ -223,17 +222,17 @@ class Harness:
         )
         self.node = ClusterNode(self.config, NODE, lambda *_: None)
         self.culler = Culler(
-            culling,
-            Own(NODE, namespace, "uid-own", 10.0),
+            self.config,
+            AgentIdentity(NODE, namespace, "uid-own"),
             self.node,
-            self.node.keep(self.config),
             self.watch,
             self.said,
-            moment=lambda: moment(self.watch.ahead_s),
-            on_outcome=lambda action, outcome: self.ended.append((str(action), str(outcome))),
-            on_error=lambda what, error: self.errors.append(f"{what}: {error!r}"),
-            pace=pace,
-            budget_pace=budget_pace,
+            read_clocks=self._read_clocks,
+            callbacks=Callbacks(
+                on_outcome=lambda action, outcome: self.ended.append((str(action), str(outcome))),
+                on_error=lambda what, error: self.errors.append(f"{what}: {error!r}"),
+            ),
+            timing=Timing(retry, budget_pace),
         )
         self.culler.start()
 
@@ -248,7 +247,7 @@ class Harness:
         """As at the end of a tick, after minutes of such ticks; the thread does the rest."""
         found = self.watch.observations(0)
         self.has_watched(found)
-        self.culler.consider(Round(found))
+        self.culler.consider(found)
 
     def has_watched(self, found: tuple[Observation, ...], seconds: float = 600.0) -> None:
         """What was found has been found at every tick since."""
@@ -258,17 +257,50 @@ class Harness:
                 for each in found
                 if each.verdict.level is Level.CONFIRMED
             ]
-            self.culler._holds.note(verdicts, moment(self.watch.ahead_s - ago_s).monotonic_s, 10.0)
+            self.culler.cases.holds.note(
+                verdicts, moment(self.watch.ahead_s - ago_s).monotonic_s, 10.0
+            )
 
     def settled(self) -> None:
         """Wait until the thread has done all that it was given."""
-        until(lambda: self.culler._news is None)
+        until(lambda: not self.culler.mailbox.has_tick)
         with suppress(TargetError):
-            self.culler.release(Target("none", "none", "none"))
+            self.release(ReleaseOrder("none", "none", "none"))
 
     def tick(self) -> None:
         self.consider()
         self.settled()
+
+    def use(self, culling: Culling, interval_s: float = 10.0) -> None:
+        """As when the configuration is read again."""
+        changes = {"culling": culling, "interval": Duration(interval_s)}
+        self.culler.use(msgspec.structs.replace(self.config, **changes))
+
+    def cull(
+        self, order: ReleaseOrder, action: Action, *, dry_run: bool, timeout_s: float = 90.0
+    ) -> CullAnswer:
+        orders, wanted = (
+            self.culler.orders,
+            CullOrder(**_fields(order), action=action, dry_run=dry_run),
+        )
+        return self.culler.call(lambda: orders.cull(wanted), timeout_s)
+
+    def preview(self, order: ReleaseOrder, action: Action, *, dry_run: bool) -> CullAnswer:
+        wanted = CullOrder(**_fields(order), action=action, dry_run=dry_run)
+        return self.culler.call(lambda: self.culler.orders.preview(wanted))
+
+    def release(self, order: ReleaseOrder) -> ReleaseAnswer:
+        return self.culler.call(lambda: self.culler.orders.release(order))
+
+    def release_all(
+        self, namespace: str = "", *, retire: bool = False, forget: bool = False
+    ) -> ReleaseAllAnswer:
+        order = ReleaseAllOrder(namespace, retire, forget)
+        return self.culler.call(lambda: self.culler.orders.release_all(order))
+
+    def _read_clocks(self) -> Moment:
+        now = moment(self.watch.ahead_s)
+        return replace(now, unix_s=now.unix_s + self.step_s)
 
     def reasons(self, observation: Observation) -> str:
         now = self.watch.observation(observation.container.key, 0)
@@ -278,9 +310,13 @@ class Harness:
         return " ".join(status.reasons)
 
 
-def target(observation: Observation) -> Target:
+def _fields(order: ReleaseOrder) -> dict[str, str]:
+    return msgspec.structs.asdict(order)
+
+
+def target(observation: Observation) -> ReleaseOrder:
     container = observation.container
-    return Target(container.cgroup, container.container_id, container.pod_uid)
+    return ReleaseOrder(container.cgroup, container.container_id, container.pod_uid)
 
 
 def put_pod(
@@ -314,6 +350,46 @@ def actions_on(api: ApiServer, name: str) -> list[str]:
 def last(path: Path) -> ActionRecord:
     records = [line.record for line in lines(path) if line.record]
     return records[-1]
+
+
+Open = Callable[..., Harness]
+
+
+def places(api: ApiServer) -> int:
+    found = api.items(*LEASES)
+    if not found:
+        return 0
+    text = found[0]["metadata"]["annotations"]["minerwatch.io/actions"]
+    return len(msgspec.json.decode(text))
+
+
+def until_known(harness: Harness, observation: Observation) -> None:
+    until(lambda: harness.node.identity(observation.container))
+
+
+def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
+    put_pod(api, EVE, "uid-1")
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", *processes)
+    until(lambda: harness.node.identity(observation.container))
+    harness.has_watched(harness.watch.observations(0))
+    return observation
+
+
+def on_pod(asked: Request) -> bool:
+    """The request that acts."""
+    return asked.method in ("POST", "PATCH", "DELETE") and f"/pods/{EVE}" in asked.path
+
+
+def takes_a_place(asked: Request) -> bool:
+    if "leases" not in asked.path or asked.method == "GET":
+        return False
+    annotations = asked.body["metadata"]["annotations"]
+    return bool(annotations["minerwatch.io/actions"] != "[]")  # else only what is flagged
+
+
+def looks(asked: Request) -> bool:
+    """The second look."""
+    return asked.method == "GET" and asked.path.endswith(f"/pods/{EVE}")
 
 
 def main() -> None:

@@ -206,7 +206,7 @@ def test_a_pipe_at_its_place_hangs_nobody(opened: Open, path: Path, name: str) -
     path.parent.mkdir(parents=True)
     os.mkfifo(path.with_name(name))
     if not name.endswith("lock"):
-        with pytest.raises(AuditError, match="no regular file"):
+        with pytest.raises(AuditError, match="not a regular file"):
             read(path)
     if not name.endswith(".1"):
         assert not opened().write(line(1))

@@ -1,143 +1,59 @@
-"""From a confirmed verdict to what becomes of the pod, and of all that may go wrong between."""
+"""From a confirmed verdict to the action on the pod."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Culling, Exemption
+from minerwatch.api.orders import ToldOrder
+from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Exemption
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, OFF, Duration
 from minerwatch.culling.audit_log import read
-from minerwatch.culling.culler import Round
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
-from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.lease_budget import LeaseBudget, Limits
 from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
-from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.errors import MinerwatchError
 from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
 from minerwatch.worker import states
 from tests.conftest import Programs
 from tests.culling.harness import (
+    EVE,
+    QUARANTINE,
     SECRET,
-    FakeWatch,
     Harness,
+    Open,
     actions_on,
+    eve,
     last,
     lines,
     moment,
+    on_pod,
     outcomes,
+    places,
     put_pod,
     remembers,
     settings,
+    takes_a_place,
     target,
+    until_known,
 )
 from tests.culling.test_process_signals import identity
 from tests.kube.api_server import (
     Answering,
     ApiServer,
-    Dripping,
-    Dropping,
-    Hanging,
-    LosingTheAnswer,
     Request,
-    encode,
 )
-from tests.kube.conftest import write_kubeconfig
 from tests.waiting import until
-
-EVE = "jupyter-eve"
-LEASES = ("leases", "/apis/coordination.k8s.io/v1")
-QUARANTINE = "minerwatch.io/quarantine"
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
-    return write_kubeconfig(tmp_path / "kubeconfig", api.url, "first")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return remembers(tmp_path / "audit" / "audit.jsonl")
-
-
-Open = Callable[..., Harness]
-
-
-@pytest.fixture
-def opened(kubeconfig: Path) -> Iterator[Open]:
-    harnesses: list[Harness] = []
-
-    def one(culling: Culling, watch: FakeWatch | None = None, **options: Any) -> Harness:
-        harnesses.append(Harness(kubeconfig, culling, watch, **options))
-        harnesses[-1].until_synced()
-        return harnesses[-1]
-
-    yield one
-    for harness in harnesses:
-        harness.close()
-
-
-@pytest.fixture
-def miner(programs: Programs) -> ProcessId:
-    return identity(programs.start("xmrig", busy=True).pid)
-
-
-def places(api: ApiServer) -> int:
-    found = api.items(*LEASES)
-    if not found:
-        return 0
-    text = found[0]["metadata"]["annotations"]["minerwatch.io/actions"]
-    return len(msgspec.json.decode(text))
-
-
-def until_known(harness: Harness, observation: Observation) -> None:
-    until(lambda: harness.node.identity(observation.container))
-
-
-def eve(api: ApiServer, harness: Harness, *processes: ProcessId) -> Observation:
-    put_pod(api, EVE, "uid-1")
-    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", *processes)
-    until(lambda: harness.node.identity(observation.container))
-    harness.has_watched(harness.watch.observations(0))
-    return observation
-
-
-def on_pod(asked: Request) -> bool:
-    """The request that acts."""
-    return asked.method in ("POST", "PATCH", "DELETE") and f"/pods/{EVE}" in asked.path
-
-
-def takes_a_place(asked: Request) -> bool:
-    if "leases" not in asked.path or asked.method == "GET":
-        return False
-    annotations = asked.body["metadata"]["annotations"]
-    return bool(annotations["minerwatch.io/actions"] != "[]")  # else only what is flagged
-
-
-def looks(asked: Request) -> bool:
-    """The second look."""
-    return asked.method == "GET" and asked.path.endswith(f"/pods/{EVE}")
-
 
 # What is done.
 
@@ -174,7 +90,7 @@ def test_a_dry_run_then_in_earnest(api: ApiServer, opened: Open, log: Path) -> N
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    harness.culler.use(settings(log), 10.0)
+    harness.use(settings(log))
     harness.tick()
     assert actions_on(api, EVE) == ["evict dry-run", "evict"]
     assert outcomes(log)[2:] == ["evict pending", "evict done"]
@@ -339,7 +255,7 @@ def test_an_audit_log_that_was_removed_stops_the_action_and_is_begun_again(
     harness = opened(settings(log))
     harness.settled()
     observation = eve(api, harness)
-    harness.culler._journal.write("decision")
+    harness.culler.journal.write("decision")
     log.unlink()
     harness.tick()
     assert actions_on(api, EVE) == []
@@ -374,9 +290,9 @@ def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
     harness = opened(settings(log))
     observation = eve(api, harness)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.culler._journal, "make_ready", failing)
+        patch.setattr(harness.culler.journal, "make_ready", failing)
         with pytest.raises(ZeroDivisionError):
-            harness.culler.release(target(observation))
+            harness.release(target(observation))
         (culling,) = (state for state in states() if state.name == "culling")
         assert culling.down_s > 0
         assert culling.failures["ZeroDivisionError"] >= 1
@@ -392,14 +308,14 @@ def test_a_container_that_raises_does_not_keep_the_next_from_being_looked_at(
     bad = harness.watch.add("/kubepods/poduid-2/c", "uid-2", cpu_s=7200.0)
     until_known(harness, bad)
     eve(api, harness)
-    case = harness.culler._case
+    case = harness.culler.cases.checked_case
 
     def failing_case(observation: Observation) -> Case:
         if observation.container.key == bad.container.key:
             failing()
         return case(observation)
 
-    monkeypatch.setattr(harness.culler, "_case", failing_case)
+    monkeypatch.setattr(harness.culler.cases, "checked_case", failing_case)
     harness.tick()
     until(lambda: outcomes(log) == ["evict pending", "evict done"])
     assert actions_on(api, EVE) == ["evict"]
@@ -420,7 +336,7 @@ def test_a_pipe_in_place_of_the_audit_log_hangs_nobody(
     harness = opened(settings(log))
     observation = eve(api, harness)
     harness.tick()
-    assert "no regular file" in harness.reasons(observation)
+    assert "not a regular file" in harness.reasons(observation)
     assert actions_on(api, EVE) == []
 
 
@@ -430,8 +346,7 @@ def test_a_step_of_the_nodes_clock_makes_no_pod_older(
 ) -> None:
     """A pod's age is by the API server's clock, which has dated it."""
     harness = opened(settings(log, minimum_age=Duration(3 * 86400)))
-    read = harness.culler._read_clocks
-    harness.culler._read_clocks = lambda: replace(read(), unix_s=read().unix_s + step_s)
+    harness.step_s = step_s
     observation = eve(api, harness)
     harness.tick()
     assert actions_on(api, EVE) == []
@@ -454,7 +369,7 @@ def test_other_namespaces_are_never_touched(
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
     until(lambda: harness.node.identity(observation.container))
     harness.tick()
-    with_hand = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+    with_hand = harness.cull(target(observation), Action.DELETE, dry_run=False)
     assert not with_hand.acts
     assert actions_on(api, EVE) == []
     assert places(api) == 0
@@ -478,12 +393,12 @@ def test_a_rule_that_flags_many_owners_stops_all_on_its_findings(
     observation = eve(api, harness)
     flag_others(api, harness, "a", "b")
     harness.tick()
-    assert harness.culler.is_circuit_open
+    assert harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == []
     assert "the rules must be wrong (rule-compute: 3 of 3 owners" in harness.reasons(observation)
     harness.watch.found = {observation.container.key: observation}
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -502,7 +417,7 @@ def test_one_tenants_many_containers_open_no_circuit(
     eve(api, harness)
     flag_others(api, harness, *namespaces, owner=owner)
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -519,7 +434,7 @@ def test_where_tenants_choose_labels_their_owners_are_one(
         other = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
         until_known(harness, other)
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -532,7 +447,7 @@ def test_what_the_operator_exempts_opens_no_circuit(
     eve(api, harness)
     flag_others(api, harness, "a", "b", "c")
     harness.tick()
-    assert not harness.culler.is_circuit_open
+    assert not harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == ["evict"]
 
 
@@ -540,12 +455,12 @@ def test_agents_count_a_rules_owners_together(api: ApiServer, opened: Open, log:
     """One owner on each of three nodes: no node sees that there are many."""
     breaker = CircuitBreaker(cluster_owners=3)
     harness = opened(settings(log, circuit_breaker=breaker))
-    others = LeaseBudget(harness.node.cluster, "minerwatch", CullBudget(), cluster_owners=3)
+    others = LeaseBudget(harness.node.cluster, "minerwatch", Limits(10, 10, cluster_owners=3))
     others.refresh()
     others.flag({"rule-compute": ["a/b", "a/c"], "rule-identity": ["a/b"]})
     observation = eve(api, harness)
     harness.tick()
-    assert harness.culler.is_circuit_open
+    assert harness.culler.figures().is_circuit_open
     assert actions_on(api, EVE) == []
     assert "(rule-compute: 3 owners in the cluster)" in harness.reasons(observation)
 
@@ -618,7 +533,7 @@ def test_what_was_not_watched_is_not_held(api: ApiServer, opened: Open, log: Pat
     observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
     until(lambda: harness.node.identity(observation.container))
     for _ in range(2):
-        harness.culler.consider(Round(harness.watch.observations(0)))
+        harness.culler.consider(harness.watch.observations(0))
         harness.settled()
         harness.watch.ahead_s += 400
     assert Reason.NOT_HELD.value[:-1] in harness.reasons(observation)
@@ -657,257 +572,8 @@ def test_a_budget_that_is_spent_permits_nothing(api: ApiServer, opened: Open, lo
     harness.tick()
     harness.tick()
     assert len(api.items("pods")) == 2
-    assert harness.culler.budget_left == 0
+    assert harness.culler.figures().budget_left == 0
     assert places(api) == 1
-
-
-# What goes wrong between the decision and the action.
-
-
-@pytest.mark.parametrize(
-    ("how", "times", "when", "expected", "requests", "held"),
-    [
-        # before anything is asked for
-        (Answering(500), 99, "lease", "withdrawn", 0, 0),
-        (Hanging(9.0), 99, "lease", "withdrawn", 0, 0),
-        (Dropping(), 99, "look", "withdrawn", 0, 0),
-        (Answering(500), 99, "look", "withdrawn", 0, 0),
-        (Answering(404), 99, "look", "withdrawn", 0, 0),
-        (Answering(200, body=b"{}"), 99, "look", "withdrawn", 0, 0),
-        # refused, and nothing has happened
-        (Answering(403), 1, "act", "refused", 1, 1),
-        (Answering(422), 1, "act", "refused", 1, 1),
-        (Answering(409), 99, "act", "refused", 5, 1),
-        (Answering(429), 99, "act", "refused", 5, 1),
-        (Answering(401), 99, "act", "refused", 5, 1),
-        (Answering(404), 99, "act", "refused", 5, 1),
-        # refused at first
-        (Answering(409), 1, "act", "done", 2, 1),
-        (Answering(429, headers={"Retry-After": "1"}), 1, "act", "done", 2, 1),
-        (Answering(401), 1, "act", "done", 2, 1),
-        # nobody can know, until the pod is looked at
-        (LosingTheAnswer(), 1, "act", "done", 1, 1),
-        (Dropping(), 1, "act", "unknown", 1, 1),
-        (Answering(504), 1, "act", "unknown", 1, 1),
-        (Answering(500), 1, "act", "failed", 1, 1),
-        (Answering(201, body=encode({"kind": "Status", "status": "Failure", "code": 500})),
-            1, "act", "failed", 1, 1),
-    ],
-)  # fmt: skip
-def test_faults(
-    api: ApiServer,
-    opened: Open,
-    log: Path,
-    how: Any,
-    times: int,
-    when: str,
-    expected: str,
-    requests: int,
-    held: int,
-) -> None:
-    harness = opened(settings(log))
-    harness.tick()
-    eve(api, harness)
-    matches = {
-        "lease": takes_a_place,
-        "look": looks,
-        "act": on_pod,
-    }[when]
-    api.misbehave(how, times=times, when=matches)
-    harness.tick()
-    assert outcomes(log) == ["evict pending", f"evict {expected}"]
-    assert harness.ended == [("evict", expected)]
-    assert len(actions_on(api, EVE)) == requests
-    assert places(api) == held
-    assert harness.errors == [] or when == "lease"
-    assert (api.items("pods") == []) is (expected == "done")
-    # and nothing is stuck: another pod is served as before
-    api.behave()
-    put_pod(api, "jupyter-mallory", "uid-2")
-    observation = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
-    until(lambda: harness.node.identity(observation.container))
-    harness.tick()
-    assert actions_on(api, "jupyter-mallory") == ["evict"]
-    assert len(actions_on(api, EVE)) == requests, "nothing is done twice within the pause"
-
-
-def test_a_request_that_hangs_ends_and_is_not_repeated(
-    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The API server carries it out after the agent has given up."""
-    monkeypatch.setattr("minerwatch.culling.pod_actions.ANSWER_S", 0.3)
-    harness = opened(settings(log))
-    eve(api, harness)
-    api.misbehave(Hanging(0.8), when=on_pod)
-    harness.tick()
-    assert outcomes(log) == ["evict pending", "evict unknown"]
-    until(lambda: api.items("pods") == [])
-    harness.tick()
-    assert actions_on(api, EVE) == ["evict"]
-
-
-def test_a_pod_that_is_made_anew_between_the_look_and_the_action_lives(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log))
-    eve(api, harness)
-
-    def recreate(asked: Request) -> bool:
-        if on_pod(asked):
-            api.remove("binder", EVE)
-            put_pod(api, EVE, "uid-9")
-        return False
-
-    api.misbehave(Answering(500), when=recreate)
-    harness.tick()
-    assert outcomes(log) == ["evict pending", "evict withdrawn"]
-    assert [pod["metadata"]["uid"] for pod in api.items("pods")] == ["uid-9"]
-
-
-def test_a_verdict_that_falls_while_the_budget_is_asked_for_is_heard(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log))
-    observation = eve(api, harness)
-
-    def clear(asked: Request) -> bool:
-        if "leases" in asked.path and asked.method == "POST":
-            verdict = replace(observation.verdict, findings=())
-            harness.watch.found[observation.container.key] = replace(observation, verdict=verdict)
-        return False
-
-    api.misbehave(Answering(500), when=clear)
-    harness.tick()
-    assert actions_on(api, EVE) == []
-    assert outcomes(log) == ["evict pending", "evict withdrawn"]
-    assert places(api) == 0, "the place was given back"
-
-
-def test_an_api_server_that_is_away_permits_nothing(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log))
-    observation = eve(api, harness)
-    api.vanish()
-    until(lambda: not harness.node.is_synced)
-    harness.tick()
-    assert Reason.PODS_NOT_SYNCED.value in harness.reasons(observation)
-    assert outcomes(log) == []
-    api.listen()
-    harness.until_synced()
-    harness.watch.ahead_s += 700  # or the budget would not be asked for so soon again
-    harness.tick()
-    assert actions_on(api, EVE) == ["evict"]
-
-
-# The agent is killed.
-
-
-def _killed_at(
-    api: ApiServer, kubeconfig: Path, log: Path, action: Action, when: Callable[[Request], bool],
-    how: Any, process: ProcessId | None = None,
-) -> None:  # fmt: skip
-    """Runs an agent that is killed by SIGKILL when a request comes for which ``when`` holds."""
-    came: list[float] = []
-
-    def matches(asked: Request) -> bool:
-        if not when(asked):
-            return False
-        came.append(time.monotonic())
-        return True
-
-    api.misbehave(how, when=matches)
-    pid, ticks = process or (0, 0)
-    agent = subprocess.Popen(
-        [sys.executable, "-m", "tests.culling.harness", str(kubeconfig), str(log), action.value,
-         "/kubepods/poduid-1/c", "uid-1", str(pid), str(ticks)],
-        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until(lambda: came)
-        time.sleep(0.1)
-    finally:
-        agent.send_signal(signal.SIGKILL)
-        agent.wait()
-    api.behave()
-
-
-@pytest.mark.parametrize(
-    ("when", "how", "has_acted", "held"),
-    [
-        (takes_a_place, Hanging(2.0), 0, 1),
-        (takes_a_place, Dripping(1, 0.05), 0, 1),
-        (looks, Hanging(2.0), 0, 1),
-        (on_pod, Hanging(2.0), 1, 1),
-        (on_pod, Dripping(1, 0.05), 1, 1),
-    ],
-    ids=["budget asked", "budget had", "second look", "action asked", "action done"],
-)
-def test_an_agent_that_is_killed_leaves_nothing_done_twice_and_nothing_stuck(
-    api: ApiServer,
-    opened: Open,
-    kubeconfig: Path,
-    log: Path,
-    when: Callable[[Request], bool],
-    how: Any,
-    has_acted: int,
-    held: int,
-) -> None:
-    put_pod(api, EVE, "uid-1")
-    _killed_at(api, kubeconfig, log, Action.EVICT, when, how)
-    assert outcomes(log) == ["evict pending"]
-    until(lambda: places(api) == held)
-    if has_acted:
-        until(lambda: api.items("pods") == [])
-    harness = opened(settings(log))
-    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
-    put_pod(api, "jupyter-mallory", "uid-2")
-    other = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
-    until(lambda: harness.node.identity(other.container))
-    harness.tick()
-    assert outcomes(log)[:2] == ["evict pending", "evict unknown"]
-    assert len(actions_on(api, EVE)) == has_acted, "it is not done again"
-    assert actions_on(api, "jupyter-mallory") == ["evict"], "and nothing else is held up"
-    assert harness.ended == [("evict", "unknown"), ("evict", "done")]
-    assert places(api) == held + 1
-    if not has_acted:  # the pod is still there: once the pause is over it is tried again
-        until(lambda: harness.node.identity(observation.container))
-        assert Reason.TOO_SOON.value[:-1] in harness.reasons(observation)
-        harness.watch.ahead_s += 700
-        harness.tick()
-        assert actions_on(api, EVE) == ["evict"]
-    assert [line.kind for line in lines(log)].count("start") == 1
-
-
-def test_processes_that_an_agent_stopped_before_it_was_killed_are_known_to_the_next(
-    api: ApiServer, opened: Open, kubeconfig: Path, log: Path, miner: ProcessId
-) -> None:
-    """It is killed between the signal and the record of it."""
-    put_pod(api, EVE, "uid-1")
-    agent = subprocess.Popen(
-        [sys.executable, "-m", "tests.culling.harness", str(kubeconfig), str(log), "stop",
-         "/kubepods/poduid-1/c", "uid-1", str(miner.pid), str(miner.start_ticks)],
-        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until(lambda: state(miner) == STOPPED)
-    finally:
-        agent.kill()
-        agent.wait()
-    text = b"".join(
-        line + b"\n" for line in log.read_bytes().splitlines() if b'"outcome":"done"' not in line
-    )
-    log.write_bytes(text)
-    harness = opened(settings(log, Action.STOP))
-    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner)
-    harness.settled()
-    assert outcomes(log) == ["stop pending", "stop unknown"]
-    status = harness.culler.status(observation)
-    assert status is not None
-    assert status.stopped == (miner.pid,)
-    released = harness.culler.release(target(observation))
-    assert released.resumed == (miner.pid,)
-    until(lambda: state(miner) != STOPPED)
 
 
 # Stopped, and released.
@@ -921,7 +587,7 @@ def test_what_was_stopped_is_not_forgotten_when_its_verdict_is_clear(
     harness.tick()
     until(lambda: state(miner) == STOPPED)
     harness.tick()
-    assert harness.culler.stopped_count == 1
+    assert harness.culler.figures().stopped == 1
     assert "done already" in harness.reasons(observation)
     clear = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner, level=Level.CLEAR)
     harness.tick()
@@ -948,288 +614,12 @@ def test_a_process_that_its_tenant_continues_is_stopped_again(
     os.kill(miner.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("action", [Action.STOP, Action.LABEL])
-def test_a_release_undoes_and_leaves_the_pod_alone_from_then_on(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId, action: Action
-) -> None:
-    harness = opened(settings(log, action), events=True)
-    observation = eve(api, harness, miner)
-    harness.tick()
-    if action is Action.STOP:
-        until(lambda: state(miner) == STOPPED)
-        harness.tick()
-    answer = harness.culler.release(target(observation))
-    assert (answer.resumed, answer.label_removed) == (
-        ((miner.pid,), False) if action is Action.STOP else ((), True)
-    )
-    assert answer.trouble == ()
-    until(lambda: state(miner) != STOPPED)
-    assert QUARANTINE not in api.items("pods")[0]["metadata"].get("labels", {})
-    harness.watch.ahead_s += 7200
-    harness.tick()
-    assert Reason.RELEASED.value in harness.reasons(observation)
-    assert outcomes(log) == [f"{action} pending", f"{action} done"]
-    assert harness.ended == [(action.value, "done"), (action.value, "released")]
-    until(lambda: len(api.items("events", "/apis/events.k8s.io/v1")) == 2)
-    reasons = {event["reason"] for event in api.items("events", "/apis/events.k8s.io/v1")}
-    assert "MinerReleased" in reasons
-    # and the next agent knows it, too
-    harness.close()
-    again = opened(settings(log, action), harness.watch)
-    until(lambda: again.node.identity(observation.container))
-    again.tick()
-    assert Reason.RELEASED.value in again.reasons(observation)
-    assert harness.ended[2:] == []
-
-
-def test_a_release_continues_processes_while_the_api_server_is_away(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    harness = opened(settings(log, Action.STOP))
-    observation = eve(api, harness, miner)
-    harness.tick()
-    until(lambda: state(miner) == STOPPED)
-    harness.tick()
-    api.vanish()
-    answer = harness.culler.release(target(observation))
-    assert answer.resumed == (miner.pid,)
-    assert any("label" in each for each in answer.trouble)
-    until(lambda: state(miner) != STOPPED)
-
-
-# Everything released.
-
-
-def stopped(api: ApiServer, harness: Harness, miner: ProcessId) -> Observation:
-    """One pod whose process was stopped."""
-    observation = eve(api, harness, miner)
-    harness.tick()
-    until(lambda: state(miner) == STOPPED)
-    return observation
-
-
-def test_all_is_released_also_of_pods_that_are_no_longer_watched(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    harness = opened(settings(log, Action.STOP), events=True)
-    stopped(api, harness, miner)
-    put_pod(api, "jupyter-mallory", "uid-2")
-    harness.culler.use(settings(log, Action.LABEL), 10.0)
-    labelled = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
-    until(lambda: harness.node.identity(labelled.container))
-    harness.tick()
-    assert labels_of(api) == {EVE: set(), "jupyter-mallory": {QUARANTINE}}
-    harness.watch.found.clear()
-
-    answer = harness.culler.release_all("elsewhere")
-    assert (answer.released, answer.trouble) == ((), ())
-    answer = harness.culler.release_all()
-    by_pod = {each.pod: each for each in answer.released}
-    assert by_pod[EVE].resumed == (miner.pid,)
-    assert by_pod["jupyter-mallory"].label_removed
-    assert not answer.acts_no_more
-    assert answer.trouble == ()
-    until(lambda: state(miner) != STOPPED)
-    assert labels_of(api) == {EVE: set(), "jupyter-mallory": set()}
-    assert harness.culler.release_all().released == ()
-    # Both are left alone from then on, and so by the next agent.
-    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", miner)
-    harness.watch.ahead_s += 7200
-    harness.tick()
-    assert Reason.RELEASED.value in harness.reasons(observation)
-    harness.close()
-    again = opened(settings(log, Action.STOP), harness.watch)
-    again.tick()
-    assert Reason.RELEASED.value in again.reasons(observation)
-
-
-def labels_of(api: ApiServer) -> dict[str, set[str]]:
-    return {
-        pod["metadata"]["name"]: set(pod["metadata"].get("labels", {})) & {QUARANTINE}
-        for pod in api.items("pods")
-    }
-
-
-def test_an_agent_that_was_restarted_releases_what_the_one_before_stopped(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    harness = opened(settings(log, Action.STOP))
-    stopped(api, harness, miner)
-    harness.close()
-    again = opened(settings(log, Action.STOP, mode=DRY_RUN), harness.watch)
-    (released,) = again.culler.release_all().released
-    assert released.resumed == (miner.pid,)
-    until(lambda: state(miner) != STOPPED)
-
-
-def test_who_retires_acts_no_more_until_settings_are_read_again(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log))
-    assert harness.culler.release_all(retire=True).acts_no_more
-    observation = eve(api, harness)
-    harness.tick()
-    assert actions_on(api, EVE) == []
-    assert harness.reasons(observation) == "Culling is off (culling.mode)."
-    assert log.exists()
-    harness.culler.use(settings(log), 10.0)
-    harness.tick()
-    assert actions_on(api, EVE) == ["evict"]
-
-
-def test_nothing_is_left_of_what_is_forgotten(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    evidence = log.parent / "evidence"
-    audit = Audit(log=str(log), folder=str(evidence))
-    harness = opened(settings(log, Action.STOP, audit=audit))
-    stopped(api, harness, miner)
-    assert [*evidence.iterdir()]
-    assert places(api) == 1
-    for _ in range(2):  # as a hook that is tried again
-        answer = harness.culler.release_all(forget=True)
-        assert (answer.acts_no_more, answer.forgotten, answer.trouble) == (True, True, ())
-    until(lambda: state(miner) != STOPPED)
-    assert api.items(*LEASES) == []
-    assert not log.parent.exists()
-    for _ in range(3):
-        harness.tick()
-    harness.culler.use(settings(log, Action.STOP, audit=audit), 10.0)
-    harness.watch.ahead_s += 7200
-    harness.tick()
-    assert not log.parent.exists(), "nothing is written again"
-    assert state(miner) != STOPPED
-    assert places(api) == 0
-
-
-def test_nothing_is_forgotten_that_could_not_be_undone(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log, Action.LABEL))
-    for number in range(3):
-        put_pod(api, f"jupyter-{number}", f"uid-{number}")
-        observation = harness.watch.add(f"/kubepods/poduid-{number}/c", f"uid-{number}")
-        until(lambda: harness.node.identity(observation.container))  # noqa: B023 - called at once
-    harness.tick()
-    assert all(labels_of(api).values())
-    api.misbehave(Dropping(), when=lambda asked: "/pods/jupyter-" in asked.path, times=1)
-    answer = harness.culler.release_all(forget=True)
-    assert (answer.acts_no_more, answer.forgotten) == (True, False)
-    assert "audit log and the Lease are kept" in answer.trouble[0]
-    assert len(answer.released) == 3, "it is not asked again for each"
-    assert all("the label: " in each.trouble[0] for each in answer.released)
-    assert log.exists()
-    answer = harness.culler.release_all(forget=True)
-    assert answer.forgotten
-    assert all(each.label_removed for each in answer.released)
-    assert not any(labels_of(api).values())
-
-
-def test_stopped_processes_go_on_without_the_api_server(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    harness = opened(settings(log, Action.STOP))
-    stopped(api, harness, miner)
-    api.vanish()
-    answer = harness.culler.release_all(retire=True)
-    assert (answer.released[0].resumed, answer.released[0].trouble) == ((miner.pid,), ())
-    until(lambda: state(miner) != STOPPED)
-
-
-def test_switched_off_it_lets_go_what_it_holds(
-    api: ApiServer, opened: Open, log: Path, miner: ProcessId
-) -> None:
-    harness = opened(settings(log, Action.STOP))
-    stopped(api, harness, miner)
-    harness.culler.use(settings(log, Action.STOP, mode=OFF), 10.0)
-    until(lambda: state(miner) != STOPPED)
-    harness.settled()
-    assert ("stop", "released") in harness.ended
-    harness.watch.ahead_s += 7200
-    harness.tick()
-    assert state(miner) != STOPPED
-
-
-# By hand.
-
-
-def test_by_hand_the_same_policy_holds(api: ApiServer, opened: Open, log: Path) -> None:
-    harness = opened(settings(log, namespaces=("elsewhere",)))
-    observation = eve(api, harness)
-    harness.settled()
-    answer = harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
-    assert not answer.acts
-    assert answer.outcome == ""
-    assert any("namespace" in reason for reason in answer.reasons)
-    assert answer.request.startswith(f"DELETE /api/v1/namespaces/binder/pods/{EVE} ")
-    assert actions_on(api, EVE) == []
-    (line,) = [line for line in lines(log) if line.kind == "decision"]
-    assert line.decision is not None
-    assert line.decision.by_hand
-
-
-def test_by_hand_a_dry_run_asks_the_api_server(api: ApiServer, opened: Open, log: Path) -> None:
-    harness = opened(settings(log, Action.LABEL))
-    observation = eve(api, harness)
-    harness.settled()
-    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=True)
-    assert (answer.acts, answer.outcome, answer.dry_run) == (True, "dry-run", True)
-    assert "dryRun=All" in answer.request
-    assert actions_on(api, EVE) == ["evict dry-run"]
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_by_hand_a_preview_decides_and_tries_nothing(
-    api: ApiServer, opened: Open, log: Path, dry_run: bool
-) -> None:
-    harness = opened(settings(log, Action.LABEL))
-    observation = eve(api, harness)
-    harness.settled()
-    known = lines(log)
-    answer = harness.culler.preview(target(observation), Action.EVICT, dry_run=dry_run)
-    assert (answer.acts, answer.outcome, answer.dry_run) == (True, "", dry_run)
-    assert ("dryRun=All" in answer.request) == dry_run
-    assert actions_on(api, EVE) == []
-    assert lines(log) == known
-    assert places(api) == 0
-    done = harness.culler.cull(target(observation), Action.EVICT, dry_run=dry_run)
-    assert replace(done, outcome="") == answer
-
-
-def test_by_hand_what_is_in_earnest_is_counted_and_told(
-    api: ApiServer, opened: Open, log: Path
-) -> None:
-    harness = opened(settings(log, Action.LABEL), events=True)
-    observation = eve(api, harness)
-    harness.settled()
-    answer = harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
-    assert answer.outcome == "done"
-    assert places(api) == 1
-    until(lambda: api.items("events", "/apis/events.k8s.io/v1"))
-    (event,) = api.items("events", "/apis/events.k8s.io/v1")
-    assert (event["reason"], event["action"]) == ("MinerEvicted", "Evicting")
-    assert "Title of identity" in event["note"]
-
-
-def test_by_hand_a_container_that_is_gone_is_not_found(opened: Open, log: Path) -> None:
-    harness = opened(settings(log))
-    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
-    harness.settled()
-    with pytest.raises(TargetError):
-        harness.culler.cull(
-            replace(target(observation), container_id="other"), Action.EVICT, dry_run=False
-        )
-    harness.culler.close()
-    with pytest.raises(MinerwatchError, match="ask again"):
-        harness.culler.cull(target(observation), Action.EVICT, dry_run=False)
-
-
 def test_switched_off_while_it_runs_nothing_is_done_any_more(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
     harness = opened(settings(log))
     observation = eve(api, harness)
-    harness.culler.use(settings(log, mode=OFF), 10.0)
+    harness.use(settings(log, mode=OFF))
     harness.tick()
     assert actions_on(api, EVE) == []
     assert Reason.OFF.value[:-1] in harness.reasons(observation)
@@ -1244,7 +634,7 @@ def test_switched_off_between_the_decision_and_the_action_it_is_heard(
 
     def switch_off(asked: Request) -> bool:
         if takes_a_place(asked) if when == "lease" else on_pod(asked):
-            harness.culler.use(settings(log, mode=OFF), 10.0)
+            harness.use(settings(log, mode=OFF))
         return when == "refusal" and on_pod(asked)
 
     api.misbehave(Answering(429), times=99, when=switch_off)
@@ -1266,7 +656,7 @@ def test_an_interval_that_is_changed_changes_what_is_stale(
     status = harness.culler.status(old)
     assert status is not None
     assert Reason.STALE_VERDICT.value[:-1] not in " ".join(status.reasons)
-    harness.culler.use(settings(log), 5.0)
+    harness.use(settings(log), 5.0)
     status = harness.culler.status(old)
     assert status is not None
     assert Reason.STALE_VERDICT.value[:-1] in " ".join(status.reasons)
@@ -1286,15 +676,13 @@ def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
         is_busy.set()
         is_free.wait(20)
 
-    monkeypatch.setattr(harness.culler._journal, "make_ready", hold)
-    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 0.1)
+    monkeypatch.setattr(harness.culler.journal, "make_ready", hold)
     harness.consider()
     is_busy.wait(20)
-    harness.culler.use(settings(log), 10.0)
+    harness.use(settings(log))
     with pytest.raises(MinerwatchError, match=r"nothing was done"):
-        harness.culler.cull(target(observation), Action.DELETE, dry_run=False)
+        harness.cull(target(observation), Action.DELETE, dry_run=False, timeout_s=0.1)
     is_free.set()
-    monkeypatch.setattr("minerwatch.culling.culler._ASK_S", 20.0)
     harness.settled()
     assert "delete" not in actions_on(api, EVE)
 
@@ -1305,10 +693,10 @@ def test_what_was_decided_is_told_from_the_audit_log(
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    told = harness.culler.told_since(1.0)
+    told = harness.culler.journal.lines_since(ToldOrder(1.0))
     assert [line.kind for line in told] == ["decision", "action", "outcome"]
     assert all(line.evidence == NO_EVIDENCE for line in told)
     assert told[-1].record is not None
     assert told[-1].record.outcome is Outcome.DRY_RUN
     time.sleep(0.01)  # the log tells whole milliseconds
-    assert harness.culler.told_since(1e-9) == ()
+    assert harness.culler.journal.lines_since(ToldOrder(1e-9)) == ()

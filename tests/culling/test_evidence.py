@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,48 +10,36 @@ from minerwatch.culling.evidence import MAX_FINDINGS, MAX_PROCESSES, bundle, fil
 from minerwatch.culling.records import Case, Moment
 from minerwatch.model import (
     Connection,
-    Container,
-    ContainerKind,
     Evidence,
     Finding,
     Level,
-    Maturity,
-    Observation,
-    Process,
     ProcessId,
     ProcessLoad,
-    Signal,
-    Verdict,
 )
+from tests.builders import make_container, make_finding, make_load, make_observation, make_verdict
 from tests.culling.test_policy import POD, SITUATION
 
 NOW = Moment(1_800_000_000.0, 1000.0, "boot")
-CONTAINER = Container("/kubepods/x", 1, ContainerKind.POD, "c1", "containerd", "uid-1")
+CONTAINER = make_container()
 
 
 def load(pid: int, parent: int = 0, **changes: Any) -> ProcessLoad:
-    plain = Process(
-        ProcessId(pid, pid * 10), parent, "xmrig", "./xmrig -o pool", "/tmp/xmrig", "/", 0, "root",
-        False, False, False, False, (0, 0, 0),
-    )  # fmt: skip
-    return ProcessLoad(replace(plain, **changes), 1.0)
+    return make_load(pid, start_ticks=pid * 10, parent_pid=parent, **changes)
 
 
 def finding(**changes: Any) -> Finding:
-    plain = Finding(
-        "rule-1", "A title", Signal.IDENTITY, 88.0, Maturity.STABLE, 900.0, ProcessId(7, 70),
-        (Evidence("CommandLine", "./xmrig -o pool", "contains 'xmrig'"),),
-    )  # fmt: skip
-    return replace(plain, **changes)
+    seen = Evidence("CommandLine", "./xmrig -o pool", "contains 'xmrig'")
+    plain = {"title": "A title", "since_s": 900.0, "process": ProcessId(7, 70), "evidence": (seen,)}
+    return make_finding(**{**plain, **changes})
 
 
 def made(
     *loads: ProcessLoad, findings: tuple[Finding, ...] = (finding(),), **options: Any
 ) -> dict[str, Any]:
-    verdict = Verdict(CONTAINER.key, 990.0, 91.0, Level.CONFIRMED, 900.0, findings)
-    observation = Observation(
-        CONTAINER, 990.0, 1.5, 7200.0, None, None, verdict, len(loads), tuple(loads)
+    verdict = make_verdict(
+        CONTAINER, *findings, at_s=990.0, score=91.0, level=Level.CONFIRMED, since_s=900.0
     )
+    observation = make_observation(CONTAINER, verdict, *loads, cpu_cores=1.5, cpu_s=7200.0)
     case = Case(CONTAINER, verdict, POD, None, SITUATION)
     given_options = {"culprits": (), "digests": {}, "connections": {}, **options}
     evidence = bundle(case, observation, NOW, **given_options)

@@ -9,25 +9,25 @@ from minerwatch.culling.holds import Holds
 from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import (
     ContainerKey,
-    Finding,
     Level,
     Maturity,
     ProcessId,
     Signal,
     Verdict,
 )
+from tests.builders import make_container, make_finding, make_verdict
 
-KEY = ContainerKey("/kubepods/pod1/c1", 7)
+CONTAINER = make_container()
+KEY = CONTAINER.key
 INTERVAL_S = 10.0
 GAP_S = MAX_GAP_TICKS * INTERVAL_S
 
 
 def verdict(at_s: float, pid: int = 7, *, rules: tuple[str, ...] = ("name", "code")) -> Verdict:
-    findings = tuple(
-        Finding(rule, rule, Signal.COMPUTE, 60, Maturity.STABLE, 0.0, ProcessId(pid, pid), ())
-        for rule in rules
+    findings = (
+        make_finding(Signal.COMPUTE, 60, rule=rule, process=ProcessId(pid, pid)) for rule in rules
     )
-    return Verdict(KEY, at_s, 95.2, Level.CONFIRMED, 0.0, findings)
+    return make_verdict(CONTAINER, *findings, at_s=at_s, level=Level.CONFIRMED)
 
 
 def seen(*verdicts: Verdict) -> Holds:

@@ -9,27 +9,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from minerwatch.config.schema import CullBudget
+from minerwatch.culling.budget_lease import DRY_RUNS, FLAGGED, FLAGGED_S, IN_EARNEST, LEASE
 from minerwatch.culling.lease_budget import (
-    DRY_RUNS,
-    FLAGGED,
-    FLAGGED_S,
-    IN_EARNEST,
-    LEASE,
     MARGIN_S,
     BudgetPace,
     LeaseBudget,
+    Limits,
 )
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
-from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
+from minerwatch.kube.client import Cluster, from_kubeconfig
 from minerwatch.model import Action, Outcome
 from tests.kube.api_server import (
     Answering,
@@ -73,31 +67,13 @@ Open = Callable[..., LeaseBudget]
 
 @pytest.fixture
 def opened(cluster: Cluster) -> Open:
-    def one(per_cluster: int = 3, per_node: int = 1000, **options: Any) -> LeaseBudget:
-        limits = CullBudget(per_node=per_node, per_cluster=per_cluster)
+    def one(
+        per_cluster: int = 3, per_node: int = 1000, cluster_owners: int = 10, **options: Any
+    ) -> LeaseBudget:
+        limits = Limits(per_node, per_cluster, cluster_owners)
         return LeaseBudget(cluster, NAMESPACE, limits, **{"pace": QUICK, **options})
 
     return one
-
-
-@pytest.fixture
-def dates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the API server's clock is wrong by; in seconds, to be changed by a test."""
-    wrong_s = [0.0]
-    told = Cluster.open
-
-    def with_date(self: Cluster, *arguments: Any, **options: Any) -> Any:
-        date = format_datetime(datetime.fromtimestamp(time.time() + wrong_s[0], UTC), usegmt=True)
-        try:
-            answer = told(self, *arguments, **options)
-        except ApiError as error:
-            error.date_unix_s = time.time() + wrong_s[0]
-            raise
-        answer._response.headers["Date"] = date
-        return answer
-
-    monkeypatch.setattr(Cluster, "open", with_date)
-    return wrong_s
 
 
 # One agent.
@@ -182,9 +158,7 @@ def test_what_others_put_there_stays(api: ApiServer, opened: Open) -> None:
 # How often it is asked.
 
 
-def test_what_is_known_is_as_fresh_as_it_has_to_be(
-    api: ApiServer, opened: Open, dates: list[float]
-) -> None:
+def test_what_is_known_is_as_fresh_as_it_has_to_be(api: ApiServer, opened: Open) -> None:
     clock_s = [0.0]
     budget = opened(per_cluster=1, monotonic_s=lambda: clock_s[0])
 
@@ -192,7 +166,7 @@ def test_what_is_known_is_as_fresh_as_it_has_to_be(
         before = len(api.requests)
         for _ in range(seconds // 10):
             clock_s[0] += 10.0
-            dates[0] = clock_s[0]
+            api.clock_ahead_s = clock_s[0]
             budget.keep_known(clock_s[0], is_needed=is_needed, dry_run=False)
         return len(api.requests) - before
 
@@ -219,61 +193,59 @@ def test_a_lease_that_cannot_be_read_is_left_alone_for_a_while(
 # Time.
 
 
-def test_a_place_is_free_again_after_an_hour_and_two_minutes(
-    opened: Open, dates: list[float]
-) -> None:
+def test_a_place_is_free_again_after_an_hour_and_two_minutes(api: ApiServer, opened: Open) -> None:
     assert opened(per_cluster=1).reserve(record("a"), NOW)
-    dates[0] = HOUR_S + MARGIN_S - 5
+    api.clock_ahead_s = HOUR_S + MARGIN_S - 5
     assert not opened(per_cluster=1).reserve(record("b"), NOW)
-    dates[0] = HOUR_S + MARGIN_S + 5
+    api.clock_ahead_s = HOUR_S + MARGIN_S + 5
     assert opened(per_cluster=1).reserve(record("b"), NOW)
 
 
-def test_what_is_over_is_not_kept(api: ApiServer, opened: Open, dates: list[float]) -> None:
+def test_what_is_over_is_not_kept(api: ApiServer, opened: Open) -> None:
     assert opened().reserve(record("a"), NOW)
     assert opened().reserve(record("b", dry_run=True), NOW)
-    dates[0] = 2 * HOUR_S
+    api.clock_ahead_s = 2 * HOUR_S
     assert opened().reserve(record("c"), NOW)
     assert (len(places(api)), places(api, DRY_RUNS)) == (1, [])
 
 
-def test_an_api_servers_clock_that_jumps_frees_no_place(opened: Open, dates: list[float]) -> None:
+def test_an_api_servers_clock_that_jumps_frees_no_place(api: ApiServer, opened: Open) -> None:
     budget = opened(per_cluster=1)
     assert budget.reserve(record("a"), NOW)
     for jump_s in (1e6, -1e6, 1e9):
-        dates[0] = jump_s
+        api.clock_ahead_s = jump_s
         assert not budget.reserve(record("b"), NOW)
 
 
 def test_an_agent_that_saw_a_place_holds_it_for_an_hour_by_its_own_clock(
-    opened: Open, dates: list[float]
+    api: ApiServer, opened: Open
 ) -> None:
     clock = [1000.0]
     budget = opened(per_cluster=1, monotonic_s=lambda: clock[0])
     assert opened().reserve(record("a", node="n2"), NOW)
     assert not budget.reserve(record("b"), NOW)
-    dates[0] = 1e6
+    api.clock_ahead_s = 1e6
     clock[0] += HOUR_S
     assert not budget.reserve(record("b"), NOW)
     clock[0] += MARGIN_S
     assert budget.reserve(record("b"), NOW)
 
 
-def test_a_place_of_the_future_is_held(opened: Open, dates: list[float]) -> None:
-    dates[0] = 7200
+def test_a_place_of_the_future_is_held(api: ApiServer, opened: Open) -> None:
+    api.clock_ahead_s = 7200
     assert opened(per_cluster=1).reserve(record("a"), NOW)
-    dates[0] = 0
+    api.clock_ahead_s = 0
     assert not opened(per_cluster=1).reserve(record("b"), NOW)
 
 
 def test_what_was_heard_gets_old(opened: Open) -> None:
     clock = [1000.0]
     budget = opened(monotonic_s=lambda: clock[0])
-    assert budget.heard_s() is None
+    assert budget.last_read_s() is None
     assert budget.refresh()
     assert budget.left(dry_run=False) == 3
     clock[0] += 1000
-    assert (budget.left(dry_run=False), budget.heard_s()) == (3, 1000)
+    assert (budget.left(dry_run=False), budget.last_read_s()) == (3, 1000)
     clock[0] += 1000
     assert budget.left(dry_run=False) is None
 
@@ -394,12 +366,8 @@ def test_a_lease_that_is_deleted_while_it_is_written_is_made_anew(
     assert len(places(api)) == 1
 
 
-def test_without_a_date_nothing_is_permitted(
-    api: ApiServer, opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests.kube.api_server import _Handler
-
-    monkeypatch.setattr(_Handler, "date_time_string", lambda *_: "yesterday")
+def test_without_a_date_nothing_is_permitted(api: ApiServer, opened: Open) -> None:
+    api.date = "yesterday"
     budget = opened()
     assert not budget.reserve(record("a"), NOW)
     assert budget.failures == {"garbage": 1}
@@ -434,9 +402,7 @@ def test_owners_are_counted_at_the_reservation_too(opened: Open) -> None:
     assert all(one_owner.reserve(flagging(f"x{n}", "eve", "other"), NOW) for n in range(5))
 
 
-def test_flags_are_written_once_and_renewed_and_forgotten(
-    api: ApiServer, opened: Open, dates: list[float]
-) -> None:
+def test_flags_are_written_once_and_renewed_and_forgotten(api: ApiServer, opened: Open) -> None:
     budget = opened(cluster_owners=3)
     budget.flag({"bad": ["eve"]})
     assert leases(api) == [], "nothing is written before the Lease was read"
@@ -449,9 +415,9 @@ def test_flags_are_written_once_and_renewed_and_forgotten(
 
     assert flag() > 0
     assert flag() == 0
-    dates[0] += FLAGGED_S / 2 + 1
+    api.clock_ahead_s += FLAGGED_S / 2 + 1
     assert flag() > 0
-    dates[0] += FLAGGED_S + 1
+    api.clock_ahead_s += FLAGGED_S + 1
     budget.refresh()
     assert budget.flagged(["bad"]) == {}
 
@@ -495,7 +461,7 @@ def test_flags_that_cannot_be_written_are_not_tried_at_each_tick(
 def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) -> None:
     agents, tries, limit = 8, 6, 10
     clusters = [from_kubeconfig(kubeconfig) for _ in range(agents)]
-    limits = CullBudget(per_node=4, per_cluster=limit)
+    limits = Limits(per_node=4, per_cluster=limit)
     barrier = threading.Barrier(agents)
 
     def agent(number: int) -> int:
@@ -517,13 +483,12 @@ def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) 
 
 _PROCESS = """
 import random, sys
-from minerwatch.config import CullBudget
-from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.lease_budget import LeaseBudget, Limits
 from minerwatch.kube.client import from_kubeconfig
 from tests.culling.test_lease_budget import NAMESPACE, NOW, PATIENT, record
 
 cluster = from_kubeconfig(sys.argv[1])
-budget = LeaseBudget(cluster, NAMESPACE, CullBudget(per_node=1000, per_cluster=int(sys.argv[3])),
+budget = LeaseBudget(cluster, NAMESPACE, Limits(per_node=1000, per_cluster=int(sys.argv[3])),
                      pace=PATIENT)
 print("ready", flush=True)
 sys.stdin.readline()

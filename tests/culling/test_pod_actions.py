@@ -124,7 +124,7 @@ def test_signals_go_to_processes_with_their_start_times() -> None:
     assert stop == SignalRequest(signal.SIGSTOP, (ProcessId(4242, 7),), dry_run=False)
     assert str(kill) == "SIGKILL to 4242 (start time 7)"
     asked = planned(decision(Action.STOP, dry_run=True), LABEL)
-    assert str(asked) == "signal 0, to ask for SIGSTOP to 4242 (start time 7)"
+    assert str(asked) == "signal 0, to check SIGSTOP to 4242 (start time 7)"
 
 
 def test_what_would_be_sent_can_be_shown_where_something_speaks_against_it() -> None:
@@ -156,7 +156,7 @@ def test_a_bare_pod_is_evicted_and_is_gone(api: ApiServer, actions: Actions, pod
     assert "ownerReferences" not in pod["metadata"]
     actions.send(request(planned(decision(Action.EVICT), LABEL)))
     assert api.items("pods") == []
-    assert actions.look("binder", "jupyter-eve") is None
+    assert actions.fetch("binder", "jupyter-eve") is None
 
 
 def test_a_pod_is_deleted(api: ApiServer, actions: Actions, pod: Json) -> None:
@@ -168,11 +168,11 @@ def test_a_pod_is_deleted(api: ApiServer, actions: Actions, pod: Json) -> None:
 def test_a_pod_is_labelled_and_the_label_taken_off_again(
     api: ApiServer, actions: Actions, pod: Json
 ) -> None:
-    found = seen(actions.look("binder", "jupyter-eve"))
+    found = seen(actions.fetch("binder", "jupyter-eve"))
     actions.send(request(planned(decision(Action.LABEL), LABEL, found.resource_version)))
     labels = {"app": "hub", "example.org/quarantine": "yes"}
     assert api.items("pods")[0]["metadata"]["labels"] == labels
-    found = seen(actions.look("binder", "jupyter-eve"))
+    found = seen(actions.fetch("binder", "jupyter-eve"))
     assert found.pod.labels == labels
     actions.send(unlabelling(found.pod, LABEL, found.resource_version))
     assert api.items("pods")[0]["metadata"]["labels"] == {"app": "hub"}
@@ -182,7 +182,7 @@ def test_a_pod_is_labelled_and_the_label_taken_off_again(
 def test_a_dry_run_changes_nothing(
     api: ApiServer, actions: Actions, pod: Json, action: Action
 ) -> None:
-    found = seen(actions.look("binder", "jupyter-eve"))
+    found = seen(actions.fetch("binder", "jupyter-eve"))
     asked = planned(decision(action, dry_run=True), LABEL, found.resource_version)
     actions.send(request(asked))
     assert api.items("pods") == [pod]
@@ -193,7 +193,7 @@ def test_a_dry_run_changes_nothing(
 def test_a_pod_that_was_made_anew_under_the_same_name_is_left_alone(
     api: ApiServer, actions: Actions, pod: Json, action: Action, dry_run: bool
 ) -> None:
-    found = seen(actions.look("binder", "jupyter-eve"))
+    found = seen(actions.fetch("binder", "jupyter-eve"))
     api.remove("binder", "jupyter-eve")
     again = api.put(pod_json("jupyter-eve", namespace="binder", uid="uid-2"))
     asked = planned(decision(action, dry_run=dry_run), LABEL, found.resource_version)
@@ -206,7 +206,7 @@ def test_a_pod_that_was_made_anew_under_the_same_name_is_left_alone(
 def test_a_pod_that_changed_since_it_was_seen_is_not_labelled(
     api: ApiServer, actions: Actions, pod: Json
 ) -> None:
-    found = seen(actions.look("binder", "jupyter-eve"))
+    found = seen(actions.fetch("binder", "jupyter-eve"))
     api.put(pod)
     with pytest.raises(ApiError) as refused:
         actions.send(request(planned(decision(Action.LABEL), LABEL, found.resource_version)))
@@ -240,7 +240,7 @@ def test_a_failure_that_comes_as_a_success_is_a_failure(
 def test_an_answer_that_is_no_pod_is_none(api: ApiServer, actions: Actions, body: bytes) -> None:
     api.misbehave(Answering(200, body=body))
     with pytest.raises(ApiError) as refused:
-        actions.look("binder", "jupyter-eve")
+        actions.fetch("binder", "jupyter-eve")
     assert refused.value.reason == "garbage"
 
 
@@ -270,4 +270,4 @@ def test_pids_of_another_proc_are_never_signalled(
     elsewhere = Actions(cluster, PodFields(), tmp_path)
     hits = elsewhere.signal(SignalRequest(signal.SIGKILL, (process,), dry_run=False))
     assert hits.hit == hits.gone == ()
-    assert "not this kernel's" in json.dumps(hits.failed)
+    assert "has other pids than this process" in json.dumps(hits.failed)

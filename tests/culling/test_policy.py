@@ -15,19 +15,13 @@ from minerwatch.config.hours import Hours
 from minerwatch.config.schema import CullBudget, Culling, Exemption, Rungs
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, ENFORCE, MODES, OFF, Duration
+from minerwatch.culling.circuit_breaker import counted_as
 from minerwatch.culling.decision import Decision, Reason
-from minerwatch.culling.history import KEPT_S, MAX_RECORDS, History
-from minerwatch.culling.policy import (
-    ALWAYS_PROTECTED,
-    counted_as,
-    decide,
-    protected_namespaces,
-    rechecked,
-)
+from minerwatch.culling.history import History
+from minerwatch.culling.policy import ALWAYS_PROTECTED, decide, protected_namespaces, rechecked
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,
-    Container,
     ContainerKey,
     ContainerKind,
     Finding,
@@ -37,68 +31,37 @@ from minerwatch.model import (
     Owner,
     OwnerReference,
     Pod,
-    PodContainer,
-    PodContainerKind,
     ProcessId,
     Signal,
-    Verdict,
 )
+from tests.builders import make_container, make_finding, make_pod, make_pod_container, make_verdict
 
 NOW = Moment(unix_s=1_800_000_000.0, monotonic_s=100_000.0, boot_id="boot")  # a Friday, 08:00 UTC
 MINER = ProcessId(4242, 1234)
 OTHER = ProcessId(4243, 1235)
 
 
-def finding(
-    signal: Signal = Signal.IDENTITY,
-    score: float = 88,
-    *,
-    rule: str = "rule-1",
-    maturity: Maturity = Maturity.STABLE,
-    since_s: float = NOW.monotonic_s - 3600,
-    process: ProcessId | None = MINER,
-) -> Finding:
-    return Finding(rule, f"Title of {rule}", signal, score, maturity, since_s, process, ())
+def finding(signal: Signal = Signal.IDENTITY, score: float = 88, **changes: Any) -> Finding:
+    return make_finding(
+        signal, score, **{"since_s": NOW.monotonic_s - 3600, "process": MINER, **changes}
+    )
 
 
 IDENTITY = finding()
 COMPUTE = finding(Signal.COMPUTE, 60, rule="rule-2")
 
-CONTAINER = Container(
-    cgroup="/kubepods/pod1/c1",
-    cgroup_inode=7,
-    kind=ContainerKind.POD,
-    container_id="c1",
-    runtime="containerd",
-    pod_uid="uid-1",
-)
+CONTAINER = make_container(cgroup="/kubepods/pod1/c1")
 NESTED = replace(
     CONTAINER, cgroup="/kubepods/pod1/c1/docker/d1", cgroup_inode=8, container_id="d1",
     runtime="docker", outer_cgroup=CONTAINER.cgroup,
 )  # fmt: skip
-VERDICT = Verdict(
-    CONTAINER.key, NOW.monotonic_s - 1, 95.2, Level.CONFIRMED, NOW.monotonic_s - 3600,
-    (IDENTITY, COMPUTE),
-)  # fmt: skip
-POD = Pod(
-    uid="uid-1",
-    namespace="binder",
-    name="jupyter-eve",
-    node="node-1",
+VERDICT = make_verdict(
+    CONTAINER, IDENTITY, COMPUTE, at_s=NOW.monotonic_s - 1, since_s=NOW.monotonic_s - 3600
+)
+POD = make_pod(
     created_unix_s=NOW.unix_s - 7200,
-    phase="Running",
-    qos="Burstable",
-    priority_class="",
-    service_account="default",
     labels={"component": "singleuser-server"},
-    annotations={},
-    environment={},
-    owners=(),
-    containers=(
-        PodContainer("c1", "notebook", "img/notebook:1", "", PodContainerKind.MAIN, None, None),
-    ),
-    mirror_uid="",
-    is_ending=False,
+    containers=(make_pod_container(image="img/notebook:1"),),
 )
 SITUATION = Situation(
     node="node-1",
@@ -180,7 +143,7 @@ def acted(
     decision = replace(DECISION, action=action, proposed=action, **_names(case))
     decision = replace(decision, dry_run=outcome is Outcome.DRY_RUN)
     record = past.begin(decision, later(-ago_s))
-    return past.settle(record.id, outcome) or record
+    return past.finish(record.id, outcome) or record
 
 
 def _names(case: Case) -> dict[str, Any]:
@@ -221,7 +184,7 @@ def test_a_miner_that_nothing_speaks_for_is_acted_upon() -> None:
         == DECISION
     )
     assert DECISION.acts
-    assert DECISION.is_enforced
+    assert DECISION.acts and not DECISION.dry_run  # noqa: PT018
 
 
 def test_nothing_is_done_by_default() -> None:
@@ -235,7 +198,7 @@ def test_a_dry_run_is_not_enforced() -> None:
     decision = decide(CASE, with_settings(mode=DRY_RUN), history(), NOW)
     assert (decision.action, decision.dry_run) == (Action.KILL, True)
     assert decision.acts
-    assert not decision.is_enforced
+    assert not decision.acts or decision.dry_run
 
 
 def test_a_bare_pod_is_a_pod_like_any_other() -> None:
@@ -404,9 +367,9 @@ def test_all_reasons_are_given_with_a_sentence_each() -> None:
     decision = decide(case, SETTINGS, history(), NOW)
     assert [str(objection) for objection in decision.objections] == [
         "The namespace is protected (kube-system).",
-        "The namespace is not among those that culling is configured for (kube-system).",
-        "Its priority class says that the cluster cannot do without it (system-node-critical).",
-        "The pod is over, or ending already (Running).",
+        "Culling is not configured for the namespace (kube-system).",
+        "Its priority class marks it as critical to the cluster (system-node-critical).",
+        "The pod has ended or is terminating (Running).",
     ]
     assert all(reason.value.endswith(".") for reason in Reason)
 
@@ -756,33 +719,6 @@ def test_what_is_no_longer_or_was_never_in_effect_is_done(
     assert decide(case, settings, remembered, NOW).acts
 
 
-def test_what_may_stand_still_is_known_after_a_restart() -> None:
-    past = history()
-    pods = [replace(POD, uid=f"uid-{number}") for number in range(6)]
-    outcomes = (
-        Outcome.DONE, Outcome.UNKNOWN, Outcome.FAILED, Outcome.WITHDRAWN, Outcome.DRY_RUN,
-        Outcome.DONE,
-    )  # fmt: skip
-    for pod, outcome in zip(pods, outcomes, strict=True):
-        acted(past, 7200, outcome, pod, action=Action.STOP)
-    acted(past, 7200, pod=replace(POD, uid="killed"))
-    past.release(replace(DECISION, pod_uid="uid-5"), NOW)
-    known = {("uid-0", MINER), ("uid-1", MINER), ("uid-2", MINER), ("uid-5", MINER)}
-    assert set(past.stopped("boot")) == known
-    assert set(restored(lines(past.records()), NOW).stopped("boot")) == known
-    assert past.stopped("another") == ()  # pids and start times are another boot's
-
-
-def test_a_log_that_goes_on_tells_how_far_the_one_before_reached() -> None:
-    past = history()
-    anchor = past.anchor("node-1", NOW)
-    assert (anchor.outcome, anchor.monotonic_s) == (Outcome.STARTED, NOW.monotonic_s - 2 * HOUR_S)
-    assert anchor.unix_s == NOW.unix_s - 2 * HOUR_S
-    assert restored(lines([anchor]), NOW).knows_last_hour(NOW)
-    young = History.started("node-1", later(-10)).anchor("node-1", NOW)
-    assert not restored(lines([young]), NOW).knows_last_hour(NOW)
-
-
 # The second look.
 
 
@@ -835,7 +771,7 @@ def test_the_second_look_sees_what_has_changed(
 
 def test_what_has_ended_is_not_done_again() -> None:
     past, record = begun()
-    past.settle(record.id, Outcome.DONE)
+    past.finish(record.id, Outcome.DONE)
     again = rechecked(DECISION, record, CASE, SETTINGS, past, later(1))
     assert again.reasons == (Reason.DECISION_CHANGED,)
 
@@ -851,110 +787,6 @@ def test_what_was_objected_to_is_not_done_by_a_second_look() -> None:
     past, record = begun()
     objected = decide(CASE, with_settings(mode=OFF), history(), NOW)
     assert not rechecked(objected, record, CASE, SETTINGS, past, NOW).acts
-
-
-# What is remembered.
-
-
-def test_only_what_acts_begins_and_only_once() -> None:
-    past = history()
-    with pytest.raises(ValueError, match="nothing"):
-        past.begin(decide(CASE, with_settings(mode=OFF), past, NOW), NOW)
-    past.begin(DECISION, NOW)
-    with pytest.raises(ValueError, match="already"):
-        past.begin(DECISION, NOW)
-
-
-def test_only_what_is_pending_is_settled() -> None:
-    past, record = begun()
-    settled = past.settle(record.id, Outcome.REFUSED)
-    assert settled is not None
-    assert settled.outcome is Outcome.REFUSED
-    assert past.settle(record.id, Outcome.DONE) is None
-    assert past.settle("never", Outcome.DONE) is None
-    assert past.records()[1:] == (settled,)
-
-
-def test_dry_runs_count_for_dry_runs_only() -> None:
-    past = history()
-    dry = decide(CASE, with_settings(mode=DRY_RUN), past, NOW)
-    for ago_s in (3000, 2000, 1000):
-        past.settle(past.begin(dry, later(-ago_s)).id, Outcome.DRY_RUN)
-    assert decide(CASE, SETTINGS, past, NOW).action is Action.KILL
-    again = decide(CASE, with_settings(mode=DRY_RUN), past, NOW)
-    assert again.reasons == (Reason.NODE_BUDGET_SPENT,)
-    assert again.proposed is Action.EVICT
-
-
-def lines(records: Iterable[ActionRecord]) -> list[bytes]:
-    return [msgspec.json.encode(record) for record in records]
-
-
-def restored(written: Iterable[bytes], now: Moment) -> History:
-    return History.restored((msgspec.json.decode(line, type=ActionRecord) for line in written), now)
-
-
-def test_a_restart_remembers_what_the_audit_log_says() -> None:
-    past = history()
-    pending = past.begin(DECISION, later(-1000))
-    other = replace(DECISION, pod_uid="x")
-    begun_too = past.begin(other, later(-900))
-    done = past.settle(begun_too.id, Outcome.DONE)
-    assert done is not None
-    again = restored(lines([pending, begun_too, done]), NOW)
-    assert [record.outcome for record in again.records()] == [Outcome.UNKNOWN, Outcome.DONE]
-    assert again.spent(NOW, dry_run=False) == 2
-    assert again.last_try_s("uid-1", NOW, dry_run=False) == 1000
-    assert not again.has_pending(pending.id)
-
-
-def test_a_log_that_does_not_reach_back_for_an_hour_permits_nothing() -> None:
-    assert decide(CASE, SETTINGS, restored([], NOW), NOW).reasons == (Reason.MEMORY_LOST,)
-    new = lines(History.started("node-1", later(-3599)).records())
-    assert decide(CASE, SETTINGS, restored(new, NOW), NOW).reasons == (Reason.MEMORY_LOST,)
-    assert decide(CASE, SETTINGS, restored(new, later(1)), later(1)).acts
-    booted = Moment(NOW.unix_s, 3599.0, "another")
-    assert not restored(new, booted).knows_last_hour(booted)
-    assert restored(new, later(1, booted)).knows_last_hour(later(1, booted))
-
-
-def test_a_wall_clock_that_jumps_frees_no_budget() -> None:
-    past = history()
-    record = acted(past, 1000)
-    jumped = replace(NOW, unix_s=NOW.unix_s + 1e6)
-    assert past.spent(jumped, dry_run=False) == 1
-    assert restored(lines([record]), jumped).spent(jumped, dry_run=False) == 1
-    back = replace(NOW, unix_s=NOW.unix_s - 1e6)
-    assert restored(lines([record]), back).spent(later(2600, back), dry_run=False) == 0
-
-
-def test_after_a_boot_only_the_time_since_then_is_certain() -> None:
-    record = acted(history(), 1000)
-    for unix_s in (NOW.unix_s - 1e6, NOW.unix_s, NOW.unix_s + 1e6):
-        booted = Moment(unix_s, 60.0, "another")
-        again = restored(lines([record]), booted)
-        assert again.spent(booted, dry_run=False) == 1
-        assert again.last_try_s("uid-1", booted, dry_run=False) == 60
-        assert again.spent(later(HOUR_S - 61, booted), dry_run=False) == 1
-        assert again.spent(later(HOUR_S - 60, booted), dry_run=False) == 0
-
-
-def test_the_old_is_forgotten() -> None:
-    past = History.started("node-1", later(-2 * KEPT_S))
-    acted(past, KEPT_S)
-    kept = acted(past, 0, pod=replace(POD, uid="x"))
-    assert past.records() == (kept,)
-
-
-def test_what_no_budget_counts_is_forgotten_first() -> None:
-    past = history()
-    kept = [acted(past, 7000), past.release(DECISION, later(-6999))]
-    for number in range(MAX_RECORDS):
-        acted(past, 6000 - number, Outcome.WITHDRAWN)
-    assert len(past.records()) == MAX_RECORDS
-    assert set(kept) <= set(past.records())
-    many = (msgspec.structs.replace(kept[0], id=str(number)) for number in range(3 * MAX_RECORDS))
-    assert len(History.restored(many, NOW).records()) == MAX_RECORDS
 
 
 # Properties.
@@ -1067,29 +899,7 @@ def test_nothing_is_enforced_unless_it_is_configured(
     case = replace(with_verdict(findings=findings), asked=asked)
     decision = decide(case, settings, history(), now)
     assert decision.dry_run is (settings.mode != ENFORCE)
-    assert not (decision.is_enforced and settings.mode != ENFORCE)
+    assert not decision.acts or decision.dry_run or settings.mode == ENFORCE
     assert not (decision.acts and settings.mode == OFF)
     assert decision.acts is (decision.action is not Action.OBSERVE)
     assert decision.acts is (decision.reasons == ())
-
-
-@given(st.lists(st.tuples(moments, st.sampled_from(Outcome)), max_size=20), moments)
-def test_any_history_is_restored_whole(written: list[tuple[Moment, Outcome]], now: Moment) -> None:
-    records = [
-        ActionRecord(
-            str(number), moment.unix_s, moment.monotonic_s, moment.boot_id, "n", "ns", "p",
-            f"uid-{number}", "", Action.KILL, 0, False, outcome,
-        )
-        for number, (moment, outcome) in enumerate(written)
-    ]  # fmt: skip
-    again = restored(lines(records), now)
-    assert set(again.records()) <= {
-        msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
-        if record.outcome is Outcome.PENDING
-        else record
-        for record in records
-    }
-    assert again.spent(now, dry_run=True) <= len(records)
-    for record in again.records():
-        last_s = again.last_try_s(record.pod_uid, now, dry_run=False)
-        assert last_s is None or last_s >= 0

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from minerwatch.agent.daemon import now_s
+from minerwatch.agent.monitor import now_s
 from minerwatch.agent.tick import Watch
 from minerwatch.api import orders
 from minerwatch.config.schema import Config, Culling
@@ -63,7 +63,7 @@ def test_switched_off_it_says_so_to_who_orders(tmp_path: Path) -> None:
         answer = posts[path](body)
         assert answer.status == 409
         assert b"culling is off on this node" in answer.body
-    assert b"switch it to dry-run" in posts[orders.RELEASE_ALL](b"{}").body
+    assert b"set it to dry-run" in posts[orders.RELEASE_ALL](b"{}").body
     assert b"kill -CONT" in posts[orders.RELEASE](msgspec.json.encode(TARGET)).body
     assert b"no order" in posts[orders.CULL](b"nonsense").body
 

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from minerwatch.config.schema import CullBudget
 from minerwatch.config.values import PodLabel
+from minerwatch.culling.budget_lease import IN_EARNEST, LEASE
 from minerwatch.culling.decision import Decision
-from minerwatch.culling.lease_budget import IN_EARNEST, LEASE, LeaseBudget
+from minerwatch.culling.lease_budget import LeaseBudget, Limits
 from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields
@@ -62,7 +62,7 @@ def request(asked: Decision, version: str = "") -> ApiRequest:
 
 
 def is_there(cluster: AnyCluster, actions: Actions, name: str) -> bool:
-    seen = actions.look(cluster.namespace, name)
+    seen = actions.fetch(cluster.namespace, name)
     return seen is not None and not seen.pod.is_ending
 
 
@@ -85,12 +85,12 @@ def test_another_pod_of_the_same_name_is_left_alone(
 ) -> None:
     before = any_cluster.create_pod("jupyter-eve")
     any_cluster.delete_pod("jupyter-eve")
-    eventually(lambda: actions.look(any_cluster.namespace, "jupyter-eve") is None, "", PATIENCE_S)
+    eventually(lambda: actions.fetch(any_cluster.namespace, "jupyter-eve") is None, "", PATIENCE_S)
     any_cluster.create_pod("jupyter-eve")
     with pytest.raises(ApiError) as refused:
         actions.send(request(about(any_cluster, before, action, dry_run=dry_run)))
     assert refused.value.status in (409, 422)
-    seen = actions.look(any_cluster.namespace, "jupyter-eve")
+    seen = actions.fetch(any_cluster.namespace, "jupyter-eve")
     assert seen is not None
     assert not seen.pod.is_ending
     assert LABEL.key not in seen.pod.labels
@@ -102,21 +102,21 @@ def test_a_pod_is_labelled_by_its_version_and_released(
     pod = any_cluster.create_pod("jupyter-eve", labels={"app": "hub"})
     asked = about(any_cluster, pod, Action.LABEL)
     actions.send(request(replace(asked, dry_run=True), pod["metadata"]["resourceVersion"]))
-    seen = actions.look(any_cluster.namespace, "jupyter-eve")
+    seen = actions.fetch(any_cluster.namespace, "jupyter-eve")
     assert seen is not None
     assert seen.pod.labels == {"app": "hub"}
     any_cluster.set_metadata("jupyter-eve", annotations={"x": "y"})  # somebody changes it
     with pytest.raises(ApiError) as refused:
         actions.send(request(asked, seen.resource_version))
     assert refused.value.reason == "conflict"
-    seen = actions.look(any_cluster.namespace, "jupyter-eve")
+    seen = actions.fetch(any_cluster.namespace, "jupyter-eve")
     assert seen is not None
     actions.send(request(asked, seen.resource_version))
-    seen = actions.look(any_cluster.namespace, "jupyter-eve")
+    seen = actions.fetch(any_cluster.namespace, "jupyter-eve")
     assert seen is not None
     assert seen.pod.labels == {"app": "hub", LABEL.key: LABEL.value}
     actions.send(unlabelling(seen.pod, LABEL, seen.resource_version))
-    seen = actions.look(any_cluster.namespace, "jupyter-eve")
+    seen = actions.fetch(any_cluster.namespace, "jupyter-eve")
     assert seen is not None
     assert seen.pod.labels == {"app": "hub"}
 
@@ -154,7 +154,7 @@ def test_many_agents_never_take_one_place_too_many(
 ) -> None:
     """Through a proxy that loses some answers and refuses some requests."""
     agents, limit = 6, 7
-    limits = CullBudget(per_node=3, per_cluster=limit)
+    limits = Limits(per_node=3, per_cluster=limit)
     with FaultyProxy(account) as proxy:
         for how in (Dropping(), Answering(409), Answering(500), Answering(429)):
             proxy.misbehave(how, times=2, when=lambda asked: asked.method in ("PUT", "POST"))
@@ -173,7 +173,7 @@ def test_many_agents_never_take_one_place_too_many(
 
 
 def test_a_place_is_given_back(any_cluster: AnyCluster, account: Cluster) -> None:
-    limits = CullBudget(per_node=1, per_cluster=1)
+    limits = Limits(per_node=1, per_cluster=1)
     budget = LeaseBudget(account, any_cluster.namespace, limits, pace=PATIENT)
     assert budget.reserve(record("a"), NOW)
     assert not budget.reserve(record("b"), NOW)

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from minerwatch.agent.daemon import now_s
+from minerwatch.agent.monitor import now_s
 from minerwatch.cli.main import cli
 from minerwatch.culling.history import History
 from minerwatch.culling.process_signals import STOPPED, state
@@ -271,7 +271,7 @@ def test_stop_then_release(culled: Culled) -> None:
     eventually(lambda: state(culled.miner) == STOPPED)
     agent.until(lambda: "minerwatch_stopped_processes 1.0" in agent.get("/metrics")[1])
     why = culled.run("explain", f"{namespace}/jupyter-eve")
-    assert f"Stopped by minerwatch, and stands still: process {culled.miner.pid}" in why.stdout
+    assert f"Stopped by minerwatch: process {culled.miner.pid}" in why.stdout
     assert f"minerwatch release {namespace}/jupyter-eve" in why.stdout
 
     agent.stop()  # and the next one knows it
@@ -291,7 +291,7 @@ def test_stop_then_release(culled: Culled) -> None:
     again.until(lambda: ticks(again) >= ended + 5)
     assert state(culled.miner) not in ("", STOPPED)
     why = culled.run("explain", f"{namespace}/jupyter-eve")
-    assert "It was released by hand." in why.stdout
+    assert "An operator has released it." in why.stdout
     assert state(culled.spared) not in ("", STOPPED)
     assert culled.pods(namespace) == ["jupyter-eve"]
 
@@ -355,8 +355,8 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 import msgspec
-from minerwatch.agent import Agent
-from minerwatch.config import load
+from minerwatch.agent.daemon import Agent
+from minerwatch.config.schema import load
 from minerwatch.report.log import logger
 
 config = load(Path(sys.argv[1]))

@@ -33,12 +33,11 @@ from minerwatch.model import (
     Level,
     Maturity,
     Pod,
-    PodContainer,
     PodContainerKind,
-    ProcessId,
     Signal,
     Verdict,
 )
+from tests.builders import make_finding, make_pod, make_pod_container
 from tests.kube.api_server import (
     Answering,
     ApiServer,
@@ -63,7 +62,9 @@ def finding(
     maturity: Maturity = Maturity.STABLE,
 ) -> Finding:
     evidence = Evidence("CommandLine", f"./a -o {POOL} -u {WALLET}", f"contains '{WALLET}'")
-    return Finding("id", title, signal, score, maturity, 60.0, ProcessId(7, 9), (evidence,))
+    return make_finding(
+        signal, score, rule="id", title=title, maturity=maturity, since_s=60.0, evidence=(evidence,)
+    )
 
 
 BUSY = finding("Core busy steadily", 29.0, Signal.BEHAVIOUR, Maturity.TEST)
@@ -84,27 +85,8 @@ CLEAR = verdict()
 
 def pod(name: str = "miner", uid: str = "u-1", **changes: Any) -> Pod:
     kinds = (PodContainerKind.MAIN, PodContainerKind.INIT, PodContainerKind.EPHEMERAL)
-    plain = Pod(
-        uid=uid,
-        namespace="binder",
-        name=name,
-        node="n1",
-        created_unix_s=0.0,
-        phase="Running",
-        qos="Burstable",
-        priority_class="",
-        service_account="default",
-        labels={},
-        annotations={},
-        environment={},
-        owners=(),
-        containers=tuple(
-            PodContainer(f"{kind}-id", str(kind), "image:1", "", kind, None, None) for kind in kinds
-        ),
-        mirror_uid="",
-        is_ending=False,
-    )
-    return replace(plain, **changes)
+    containers = tuple(make_pod_container(f"{kind}-id", str(kind), kind=kind) for kind in kinds)
+    return make_pod(name, uid, **{"containers": containers, **changes})
 
 
 class Clock:

@@ -8,6 +8,7 @@ from minerwatch.kube.identity import Identities, identity_facts
 from minerwatch.kube.owners import sources
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Container, ContainerKind, Pod, PodContainer
+from tests.builders import make_container
 from tests.kube.api_server import encode, pod_json
 
 UID = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -54,7 +55,7 @@ def a_pod(uid: str = UID, container_id: str = ID) -> Pod:
 def a_container(
     container_id: str = ID, pod_uid: str = UID, kind: ContainerKind = ContainerKind.POD
 ) -> Container:
-    return Container(f"/kubepods/pod{pod_uid}/{container_id}", 7, kind, container_id, "", pod_uid)
+    return make_container(container_id, pod_uid, kind=kind, runtime="")
 
 
 def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,36 +18,16 @@ from minerwatch.kube.owners import (
 )
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.model import Owner, OwnerReference, Pod, PodContainer, PodContainerKind
+from tests.builders import make_pod, make_pod_container
 
 CREATED_UNIX_S = 1_795_428_030.0
 DIGEST = "sha256:" + "ab" * 32
 
 
-def pod(
-    *owners: OwnerReference,
-    labels: Mapping[str, str] | None = None,
-    annotations: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None,
-    service_account: str = "default",
-    containers: tuple[PodContainer, ...] = (),
-) -> Pod:
-    return Pod(
-        uid="u",
-        namespace="hub",
-        name="jupyter-ada",
-        node="n1",
-        created_unix_s=CREATED_UNIX_S,
-        phase="Running",
-        qos="Burstable",
-        priority_class="",
-        service_account=service_account,
-        labels=labels or {},
-        annotations=annotations or {},
-        environment=environment or {},
-        owners=owners,
-        containers=containers,
-        mirror_uid="",
-        is_ending=False,
+def pod(*owners: OwnerReference, **changes: Any) -> Pod:
+    return make_pod(
+        "jupyter-ada",
+        **{"namespace": "hub", "created_unix_s": CREATED_UNIX_S, "owners": owners, **changes},
     )
 
 
@@ -56,7 +36,7 @@ def controller(kind: str, name: str) -> OwnerReference:
 
 
 def container(digest: str, kind: PodContainerKind) -> PodContainer:
-    return PodContainer("id", "c", "image", digest, kind, None, None)
+    return make_pod_container(image_digest=digest, kind=kind)
 
 
 def test_a_hubs_user_by_the_name_they_log_in_with() -> None:

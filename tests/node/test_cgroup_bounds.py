@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.model import ContainerKey
-from minerwatch.node import cgroups as cgroups_module
+from minerwatch.node.cgroup_bounds import CgroupBounds
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
+from minerwatch.node.proc_files import read_once
 from tests.conftest import TOP, CgroupFolders, Programs
 
 POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -60,8 +61,13 @@ class PlainNode:
         for number in range(count):
             (above / f"{number:064x}").mkdir()
 
-    def tree(self, *, units: bool = True) -> CgroupTree:
-        return CgroupTree(self.folder / "sys", self.folder / "proc", units=units)
+    def tree(self, *, units: bool = True, **bounds: int) -> CgroupTree:
+        return CgroupTree(
+            self.folder / "sys",
+            self.folder / "proc",
+            units=units,
+            bounds=CgroupBounds(**bounds),
+        )
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def test_twenty_thousand_cgroups_hide_no_new_pod(
         expected = USER if hostile.startswith(USER) else hostile
         assert over_bound(found) == {expected}
     assert tree.over_bound_count == 1
-    assert len(tree._folders) < 6000
+    assert len(found.containers) < 6000
     tree.close()
 
 
@@ -148,13 +154,10 @@ def test_of_a_user_without_bound_the_pods_of_the_whole_node_can_still_come(node:
     tree.close()
 
 
-def test_kubernetes_own_cgroups_count_apart_wherever_they_are(
-    node: PlainNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW", 10)
+def test_kubernetes_own_cgroups_count_apart_wherever_they_are(node: PlainNode) -> None:
     service = "/system.slice/containerd.service"
     node.add_many(f"{service}/made", 50)
-    tree = node.tree()
+    tree = node.tree(below_other=10)
     uid = "0f3c1a52_7d1e_4b6c_9a55_3b8a2f0d9c11"
     name = f"{service}/kubepods-burstable-pod{uid}.slice:cri-containerd:{ID}"
     node.add(name, 77)
@@ -165,18 +168,15 @@ def test_kubernetes_own_cgroups_count_apart_wherever_they_are(
 
 
 def test_what_all_tenants_share_leaves_some_for_each_and_accuses_only_those_over_their_own_bound(
-    node: PlainNode, monkeypatch: pytest.MonkeyPatch
+    node: PlainNode,
 ) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 60)
-    monkeypatch.setattr(cgroups_module, "_MAX_TENANT_FOLDERS", 100)
-    monkeypatch.setattr(cgroups_module, "_MIN_FOLDERS", 20)
     pods = [f"{POD[:-1]}{number}/{ID}" for number in range(4)]
     for pod in pods[:3]:
         node.add(pod)
         node.add_many(pod, 200)
     node.add(pods[3])
     node.add_many(f"{pods[3]}/docker", 15)
-    found = node.tree().tick()
+    found = node.tree(below_pod=60, tenants=100, guaranteed=20).tick()
     nested = [sum(key.cgroup.startswith(pod) for key in found.containers) - 1 for pod in pods]
     assert nested[3] == 15
     assert min(nested[:3]) == 20
@@ -184,15 +184,12 @@ def test_what_all_tenants_share_leaves_some_for_each_and_accuses_only_those_over
     assert len(over_bound(found)) == 1
 
 
-def test_what_there_is_room_for_again_is_seen(
-    node: PlainNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 5)
+def test_what_there_is_room_for_again_is_seen(node: PlainNode) -> None:
     node.add(f"{POD}/{ID}")
     node.add_many(f"{POD}/{ID}", 8)
     for number in range(8):
         node.add(f"{POD}/{ID}/{number:064x}", 100 + number)
-    tree = node.tree()
+    tree = node.tree(below_pod=5)
     found = tree.tick()
     pids = found.pids[key_of(found, f"{POD}/{ID}")]
     assert len(pids) == 3
@@ -234,13 +231,13 @@ def sleeper(folder: Path, cgroups: CgroupFolders, programs: Programs) -> int:
 
 
 def test_a_process_in_a_cgroup_beyond_the_bound_is_the_containers(
-    cgroups: CgroupFolders, programs: Programs, monkeypatch: pytest.MonkeyPatch
+    cgroups: CgroupFolders, programs: Programs
 ) -> None:
-    monkeypatch.setattr(cgroups_module, "_MAX_FOLDERS_BELOW_POD", 20)
     above = f"{TOP}{POD}"
     cgroups.make(f"{above}/{ID}")
     folders = [cgroups.make(f"{above}/{ID}/{number:064x}") for number in range(22)]
-    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False)
+    bounds = CgroupBounds(below_pod=20)
+    tree = CgroupTree(Path("/sys"), Path("/proc"), units=False, bounds=bounds)
     found = tree.tick()
     known = {key.cgroup for key in found.containers}
     hidden = [each for each in folders if f"{above}/{ID}/{each.name}" not in known]
@@ -337,14 +334,13 @@ def test_where_the_kernel_refuses_to_show_a_cgroup_the_parents_counts(
     for pid, parent in ((8, 7), (9, 8)):
         (node.folder / f"proc/{pid}").mkdir()
         (node.folder / f"proc/{pid}/stat").write_text(f"{pid} (a) S 1) S {parent} 1 1 0\n")
-    read = cgroups_module._read
 
-    def refusing(path: bytes, most: int) -> bytes:
+    def refusing(path: bytes, limit_bytes: int) -> bytes:
         if path.endswith((b"/8/cgroup", b"/9/cgroup")):
             raise OSError(errno.ENAMETOOLONG, "File name too long")
-        return read(path, most)
+        return read_once(path, limit_bytes)
 
-    monkeypatch.setattr(cgroups_module, "_read", refusing)
+    monkeypatch.setattr("minerwatch.node.cgroup_hierarchy.read_once", refusing)
     found = node.tree().container_of(9)
     assert found is not None
     assert found.container_id == ID
@@ -378,31 +374,31 @@ def test_each_process_belongs_to_one_container_at_or_above_its_cgroup(
 ) -> None:
     node = PlainNode(tmp_path_factory.mktemp("node"))
     placed: dict[int, str] = {}
-    with pytest.MonkeyPatch.context() as patched:
-        for bound in ("BELOW_POD", "BELOW"):
-            patched.setattr(cgroups_module, f"_MAX_FOLDERS_{bound}", most)
-        for bound in ("NODE", "TENANT"):
-            patched.setattr(cgroups_module, f"_MAX_{bound}_FOLDERS", 2 * most)
-        patched.setattr(cgroups_module, "_MIN_FOLDERS", 1)
-        patched.setattr(cgroups_module, "_MAX_DEPTH", deepest)
-        tree = node.tree()
-        for number, names in enumerate(places):
-            pid = 100 + number
-            placed[pid] = "/" + "/".join(names)
-            above = [f"/{'/'.join(names[:depth])}" for depth in range(1, len(names))]
-            for cgroup in above:
-                if not (node.root / cgroup.lstrip("/") / "cgroup.procs").exists():
-                    node.add(cgroup)
-            node.add(placed[pid])
-            folder = node.root / placed[pid].lstrip("/")
-            members = [each for each, cgroup in placed.items() if cgroup == placed[pid]]
-            (folder / "cgroup.procs").write_text("".join(f"{each}\n" for each in members))
-            (node.folder / f"proc/{pid}").mkdir()
-            (node.folder / f"proc/{pid}/cgroup").write_text(f"0::{placed[pid]}\n")
-            if number % 7 == 0:
-                tree.tick()
-        for _ in range(20):
-            found = tree.tick()
+    tree = node.tree(
+        below_pod=most,
+        below_other=most,
+        node=2 * most,
+        tenants=2 * most,
+        guaranteed=1,
+        depth=deepest,
+    )
+    for number, names in enumerate(places):
+        pid = 100 + number
+        placed[pid] = "/" + "/".join(names)
+        above = [f"/{'/'.join(names[:depth])}" for depth in range(1, len(names))]
+        for cgroup in above:
+            if not (node.root / cgroup.lstrip("/") / "cgroup.procs").exists():
+                node.add(cgroup)
+        node.add(placed[pid])
+        folder = node.root / placed[pid].lstrip("/")
+        members = [each for each, cgroup in placed.items() if cgroup == placed[pid]]
+        (folder / "cgroup.procs").write_text("".join(f"{each}\n" for each in members))
+        (node.folder / f"proc/{pid}").mkdir()
+        (node.folder / f"proc/{pid}/cgroup").write_text(f"0::{placed[pid]}\n")
+        if number % 7 == 0:
+            tree.tick()
+    for _ in range(20):
+        found = tree.tick()
     assert sorted(pid for pids in found.pids.values() for pid in pids) == sorted(placed)
     for key, pids in found.pids.items():
         for pid in pids:

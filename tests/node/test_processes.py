@@ -4,11 +4,9 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,16 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.arguments import NO_BREAK_SPACE
-from minerwatch.model import Process, ProcessId, ProcessStat
-from minerwatch.node import processes as processes_module
-from minerwatch.node.processes import (
-    CLOCK_TICKS_PER_S,
-    ProcessReader,
-    parse_stat,
-    saturated_threads,
-    user_names,
-)
+from minerwatch.model import Process
+from minerwatch.node.processes import ProcessReader, saturated_threads, user_names
 from tests.conftest import no_files_left
+from tests.node.recorded_proc import RecordedProc, read_one, stat_line
 from tests.waiting import until as eventually
 
 PROC = Path("/proc")
@@ -82,10 +74,6 @@ def shows(reader: ProcessReader, pid: int, holds: Callable[[Process], object]) -
     """Whether ``pid`` was read, and ``holds``; while it execs it may not be."""
     process = reader.read([pid]).get(pid)
     return process is not None and bool(holds(process))
-
-
-def read_one(reader: ProcessReader, pid: int) -> Process:
-    return reader.read([pid])[pid]
 
 
 # Real processes
@@ -519,66 +507,7 @@ def test_hidden_processes_of_others_are_missing(spawn: Spawn, hidepid: int) -> N
     assert seen.returncode == 0, seen.stderr
 
 
-# A recorded /proc whose command lines hang for real: opening a FIFO that nobody writes to
-
-
-def stat_line(pid: int, comm: bytes = b"worker", start_ticks: int = 100, code: int = 4096) -> bytes:
-    fields = ["S", *["0"] * 49]
-    fields[1], fields[17], fields[19], fields[23] = "1", "1", str(start_ticks), str(code)
-    return b"%d (%s) %s\n" % (pid, comm, " ".join(fields).encode())
-
-
-class RecordedProc:
-    """A folder like /proc."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, pid: int, command_line: bytes | None = b"worker\0-v\0") -> Path:
-        folder = self.root / str(pid)
-        (folder / "task").mkdir(parents=True, exist_ok=True)
-        (folder / "stat").write_bytes(stat_line(pid))
-        (folder / "status").write_text("Name:\tworker\nUid:\t1\t7\t1\t1\nVmRSS:\t  2048 kB\n")
-        (folder / "exe").symlink_to("/opt/worker")
-        (folder / "cwd").symlink_to("(unreachable)/srv")
-        if command_line is None:
-            os.mkfifo(folder / "cmdline")
-        else:
-            (folder / "cmdline").write_bytes(command_line)
-        return folder
-
-    def release(self, pid: int, command_line: bytes = b"worker\0released\0") -> None:
-        """Let the read that hangs on ``pid``, if any, and all later ones return."""
-        fifo = self.root / str(pid) / "cmdline"
-        answer = fifo.with_name("cmdline.new")
-        answer.write_bytes(command_line)
-        old = fifo.with_name("cmdline.old")
-        fifo.rename(old)
-        answer.rename(fifo)
-        descriptor = os.open(old, os.O_RDWR | os.O_NONBLOCK)
-        time.sleep(0.05)  # whoever was opening it has it open now, and reads its end
-        os.close(descriptor)
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> RecordedProc:
-    return RecordedProc(tmp_path / "proc")
-
-
-@pytest.fixture
-def recorded_reader(recorded: RecordedProc, tmp_path: Path) -> Iterator[ProcessReader]:
-    passwd = tmp_path / "passwd"
-    passwd.write_text("root:x:0:0::/:/bin/sh\nalice:x:7:7::/:/bin/sh\n")
-    reader = ProcessReader(recorded.root, retry_s=3600, passwd=passwd)
-    yield reader
-    for fifo in recorded.root.glob("*/cmdline"):
-        if fifo.is_fifo():
-            recorded.release(int(fifo.parent.name))
-    reader.close()
-
-
-def children() -> set[int]:
-    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+# A recorded /proc.
 
 
 def test_recorded_process(recorded: RecordedProc, recorded_reader: ProcessReader) -> None:
@@ -587,225 +516,6 @@ def test_recorded_process(recorded: RecordedProc, recorded_reader: ProcessReader
     assert process.command_line == "worker -v"
     assert (process.uid, process.user) == (7, "alice")
     assert (process.image, process.current_directory) == ("/opt/worker", "/srv")
-
-
-def test_a_command_line_that_hangs_once_is_not_measured_and_the_others_are_read(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    for pid in (10, 12, 13):
-        recorded.add(pid)
-    recorded.add(11, None)
-    found = recorded_reader.read([10, 11, 12, 13])
-    assert found.keys() == {10, 11, 12, 13}
-    assert (found[11].command_line, found[11].command_line_hidden) == ("", False)
-    assert found[11].image == "/opt/worker"
-    assert found[10].command_line == "worker -v"
-    assert recorded_reader.failures["deadline"] == 1
-    while recorded_reader.deferred:  # a slow node may not start a helper within the deadline
-        found |= recorded_reader.read(recorded_reader.deferred)
-    assert [found[pid].command_line for pid in (12, 13)] == ["worker -v"] * 2
-    assert not found[12].command_line_hidden
-
-
-def test_many_hanging_command_lines_leave_one_thread_and_no_processes(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    recorded.add(1)
-    recorded_reader.read([1])
-    threads = threading.active_count()
-    before = children()
-    victims = range(100, 120)
-    for pid in victims:
-        recorded.add(pid, None)
-    for pid in range(200, 205):
-        recorded.add(pid)
-    todo = {*victims, *range(200, 205)}
-    found: dict[int, Process] = {}
-    calls = 0
-    while todo:
-        found |= recorded_reader.read(todo)
-        todo = set(recorded_reader.deferred)
-        assert threading.active_count() == threads
-        assert len(children() - before) <= 2  # one reads, one may not be reaped yet
-        calls += 1
-        assert calls < 200
-    assert not any(found[pid].command_line_hidden for pid in victims)  # once may be by chance
-    assert all(found[pid].command_line == "worker -v" for pid in range(200, 205))
-    assert recorded_reader.failures["deadline"] == 20
-    assert recorded_reader.failures["helper"] == 0
-    recorded_reader.read(victims)
-    assert recorded_reader.failures["deadline"] == 20  # left alone for some time
-
-
-def test_whoever_hangs_the_reader_three_times_in_a_row_is_hidden(recorded: RecordedProc) -> None:
-    reader = ProcessReader(recorded.root, retry_s=0.01)
-    recorded.add(10, None)
-    recorded.add(11, None)
-    hidden_after: dict[int, int] = {}
-    try:
-        for pid in (10, 11):  # by the thread, then by a helper
-            found = read_one(reader, pid)
-            while not found.command_line_hidden:
-                assert found.command_line == ""
-                found = reader.read([pid]).get(pid, found)
-            hidden_after[pid] = reader._stuck[found.id, found.program].hangs
-        assert hidden_after == {10: 3, 11: 3}
-        recorded.release(11)
-        eventually(lambda: not read_one(reader, 11).command_line_hidden)
-    finally:
-        recorded.release(10)
-        reader.close()
-
-
-def test_whoever_hangs_the_reader_holds_up_its_own_only(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    """Fifty decoys of one pod before one process of another."""
-    decoys = range(100, 150)
-    for pid in decoys:
-        recorded.add(pid, None)
-    recorded.add(200)
-    recorded_reader.read([decoys[0]])  # the thread hangs
-    found: dict[int, Process] = {}
-    asked = (*decoys[1:], 200)
-    while not found.get(200) or not found[200].command_line:  # a helper may be slow to start
-        for batch in recorded_reader.batches(asked, lambda: True, lambda pid: pid // 100):
-            found |= batch
-        asked = tuple(recorded_reader.deferred)
-    calls_that_hung = recorded_reader.failures["deadline"] - 1
-    assert calls_that_hung <= 5  # one decoy a call, not all of them
-
-
-def test_the_thread_serves_again_when_its_read_returns(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    recorded.add(10, None)
-    recorded.add(11)
-    before = children()
-    recorded_reader.read([10])
-    recorded_reader.read([11])
-    assert len(children() - before) == 1
-    recorded.release(10)
-    eventually(
-        lambda: recorded_reader.read([11])[11].command_line == "worker -v" and children() == before
-    )
-
-
-def test_a_process_that_hung_once_is_asked_again(recorded: RecordedProc) -> None:
-    reader = ProcessReader(recorded.root, retry_s=0.05)
-    recorded.add(10, None)
-    try:
-        assert not read_one(reader, 10).command_line
-        recorded.release(10)
-        eventually(lambda: reader.read(()) == {} and reader.deferred == {10})
-        eventually(lambda: reader.read(reader.deferred or [10])[10].command_line)
-        assert read_one(reader, 10).command_line == "worker released"
-        reader.read(())
-        assert reader.deferred == frozenset()
-    finally:
-        reader.close()
-
-
-def test_a_new_program_is_asked_although_the_old_one_hung(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    folder = recorded.add(10, None)
-    assert not read_one(recorded_reader, 10).command_line
-    recorded.release(10)
-    assert not read_one(recorded_reader, 10).command_line
-    (folder / "stat").write_bytes(stat_line(10, code=8192))
-    eventually(lambda: read_one(recorded_reader, 10).command_line == "worker released")
-
-
-def test_a_reader_that_is_killed_is_replaced(
-    recorded: RecordedProc, recorded_reader: ProcessReader
-) -> None:
-    recorded.add(10, None)
-    recorded.add(11, b"x\0" * 200_000)
-    before = children()
-    recorded_reader.read([10])
-    eventually(lambda: "…" in recorded_reader.read([11])[11].command_line)
-    (helper,) = children() - before
-    os.kill(helper, signal.SIGKILL)
-    eventually(lambda: "…" in recorded_reader.read([11])[11].command_line)
-    assert recorded_reader.failures["helper"] >= 1
-
-
-def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
-    reader = ProcessReader(recorded.root)
-    recorded.add(10, None)
-    recorded.add(11)
-    before = children()
-    reader.read([10])
-    reader.read([11])
-    reader.close()
-    eventually(lambda: not any((PROC / str(pid) / "exe").exists() for pid in children() - before))
-    recorded.release(10)
-    eventually(lambda: all(thread.name != "arguments" for thread in threading.enumerate()))
-    reader.close()
-
-
-def test_a_reader_that_waits_for_a_cpu_is_no_hidden_process(
-    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded.add(10, None)
-    blocked = "minerwatch.node.processes._is_blocked"
-    with monkeypatch.context() as patched:
-        patched.setattr(blocked, lambda task: False)
-        process = read_one(recorded_reader, 10)
-    assert not process.command_line_hidden
-    assert process.command_line == ""
-    assert recorded_reader.deferred == {10}
-    assert recorded_reader.failures["deferred"] == 1
-
-
-def test_a_reader_that_waits_for_a_cpu_is_waited_for(
-    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under a CPU quota a deadline may pass without a single instruction."""
-    recorded.add(10, None)
-    monkeypatch.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
-    later = threading.Timer(0.3, recorded.release, [10])  # three times the deadline
-    later.start()
-    read_one(recorded_reader, 10)
-    later.join()
-    assert not recorded_reader.deferred
-    assert recorded_reader.failures["deferred"] == 0
-
-
-def test_who_was_left_for_the_next_time_goes_first_if_it_is_asked_for_first(
-    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded.add(10, None)
-    recorded.add(11)
-    with monkeypatch.context() as patched:
-        patched.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
-        recorded_reader.read([11, 10])
-    assert recorded_reader.deferred == {10}
-    recorded.release(10)
-    assert list(recorded_reader.read((*recorded_reader.deferred, 11, 10))) == [10, 11]
-
-
-def test_waiting_for_a_cpu_is_not_taken_for_hanging(
-    recorded: RecordedProc, recorded_reader: ProcessReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two batches, each of which waits for longer than a call may wait for those that hang."""
-    for pid in range(10, 160):
-        recorded.add(pid)
-    really = "minerwatch.node.processes._arguments"
-    read = processes_module._arguments
-
-    def late(path: str) -> bytes | int:
-        if path.endswith(("/10/cmdline", "/150/cmdline")):
-            time.sleep(0.15)
-        return read(path)
-
-    monkeypatch.setattr(really, late)
-    monkeypatch.setattr("minerwatch.node.processes._is_blocked", lambda task: False)
-    found = recorded_reader.read(range(10, 160))
-    assert all(process.command_line == "worker -v" for process in found.values())
-    assert recorded_reader.deferred == frozenset()
-    assert not any(recorded_reader.failures.values())
 
 
 def test_a_pid_that_is_used_again_is_another_process(
@@ -901,63 +611,6 @@ def test_user_names(tmp_path: Path) -> None:
     passwd.write_bytes(b"root:x:0:0\n\nbad\nx:y:z\ntoor:x:0:0\nl\xff:x:10:1\nbig:x:" + b"9" * 5000)
     assert user_names(passwd) == {0: "root", 10: "l\\xff"}
     assert user_names(tmp_path / "none") == {}
-
-
-@given(st.binary(max_size=400))
-def test_no_stat_line_crashes(line: bytes) -> None:
-    reading = parse_stat(1, line)
-    assert reading is None or reading.comm.encode() is not None
-
-
-@given(
-    st.binary(max_size=64),
-    st.lists(st.one_of(st.integers(), st.binary(max_size=5)), min_size=44, max_size=52),
-)
-def test_no_stat_fields_crash(comm: bytes, fields: list[int | bytes]) -> None:
-    shown = [str(field).encode() if isinstance(field, int) else field for field in fields]
-    reading = parse_stat(1, b"1 (" + comm + b") " + b" ".join(shown))
-    assert reading is None or reading.comm.encode() is not None
-
-
-def test_numbers_too_large_to_be_true_are_malformed() -> None:
-    line = stat_line(1).replace(b" 0 ", b" " + b"9" * 400 + b" ")
-    assert parse_stat(1, line) is None
-
-
-@given(
-    comm=st.binary(max_size=64),
-    start=st.integers(0, 2**64),
-    ticks=st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
-    program=st.tuples(*[st.integers(0, 2**64)] * 3),
-    threads=st.integers(0, 2**22),
-    kernel_thread=st.booleans(),
-)
-def test_stat_round_trip(
-    comm: bytes,
-    start: int,
-    ticks: tuple[int, int],
-    program: tuple[int, int, int],
-    threads: int,
-    kernel_thread: bool,
-) -> None:
-    fields = ["S", *["0"] * 49]
-    fields[1] = "42"
-    fields[6] = str(0x00200000 * kernel_thread | 0x400000)
-    fields[11:13] = map(str, ticks)
-    fields[17], fields[19] = str(threads), str(start)
-    fields[23], fields[25], fields[45] = map(str, program)
-    line = b"7 (" + comm + b") " + " ".join(fields).encode() + b"\n"
-    shown = comm.decode("utf-8", "backslashreplace")
-    cpu_s = sum(ticks) / CLOCK_TICKS_PER_S
-    assert parse_stat(7, line) == ProcessStat(
-        ProcessId(7, start),
-        42,
-        shown,
-        cpu_s,
-        threads,
-        kernel_thread,
-        program,
-    )
 
 
 @pytest.fixture(scope="module")

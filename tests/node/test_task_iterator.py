@@ -20,8 +20,15 @@ from minerwatch.model import ProcessId, ProcessStat
 from minerwatch.node import task_iterator
 from minerwatch.node.fp_rounding import RoundingSamples
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError, TaskTable
+from minerwatch.node.task_iterator import (
+    RECORD,
+    TaskIterator,
+    TasksUnavailableError,
+    TaskTable,
+    load_libbpf,
+)
 from tests.conftest import Programs, environment_of_this_python, needs_root
+from tests.node.task_records import tasks_of
 from tests.waiting import until
 
 BPF = Path(task_iterator.__file__).parent / "bpf"
@@ -90,10 +97,11 @@ def test_threads_are_counted_with_those_that_have_ended(
 
 def test_every_task_is_there_once(iterator: TaskIterator, programs: Programs) -> None:
     pids = {programs.start(f"sleeper{number}", busy=False).pid for number in range(20)}
-    samples = iterator.samples()
+    samples = tasks_of(iterator)
     assert pids <= {sample.pid for sample in samples}
     assert len({sample.tid for sample in samples}) == len(samples)
-    assert any(sample.kernel_thread and sample.comm == b"kthreadd" for sample in samples)
+    threads = [sample for sample in samples if sample.flags & 0x00200000]  # PF_KTHREAD
+    assert any(sample.comm.rstrip(b"\0") == b"kthreadd" for sample in threads)
     assert all(sample.cgroup_inode for sample in samples)
 
 
@@ -104,8 +112,8 @@ def test_control_words_are_the_same_read_alone_or_with_all_others(
     until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().split()[13] != b"0")
     process.send_signal(signal.SIGSTOP)
     until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
-    leaders = [each for each in iterator.samples() if each.tid == each.pid]
-    everybody = [ProcessId(each.pid, each.start_ticks) for each in leaders]
+    leaders = [each for each in tasks_of(iterator) if each.tid == each.pid]
+    everybody = [each.process for each in leaders]
     asked = next(each for each in everybody if each.pid == process.pid)
     alone = iterator.fp_samples([asked])
     assert [sample.process for sample in alone] == [asked]
@@ -116,7 +124,7 @@ class BeforeLinux61:
     """libbpf on a kernel that cannot iterate over one process: it refuses, or does not know."""
 
     def __init__(self, *, refuses: bool) -> None:
-        self._library = task_iterator._libbpf()
+        self._library = load_libbpf()
         self._refuses = refuses
         self.asked_for_one = 0
 
@@ -134,17 +142,16 @@ class BeforeLinux61:
 
 @pytest.mark.parametrize("refuses", [True, False])
 def test_on_an_older_kernel_all_are_read_for_one(
-    iterator: TaskIterator, monkeypatch: pytest.MonkeyPatch, programs: Programs, refuses: bool
+    iterator: TaskIterator, programs: Programs, refuses: bool
 ) -> None:
     process = programs.start("stopped", busy=True)
     until(lambda: Path(f"/proc/{process.pid}/stat").read_bytes().split()[13] != b"0")
     process.send_signal(signal.SIGSTOP)
     until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
-    leader = next(each for each in iterator.samples() if each.tid == process.pid)
-    asked = ProcessId(leader.pid, leader.start_ticks)
+    leader = next(each for each in tasks_of(iterator) if each.tid == process.pid)
+    asked = leader.process
     older = BeforeLinux61(refuses=refuses)
-    monkeypatch.setattr(task_iterator, "_libbpf", lambda: older)
-    on_older = TaskIterator()
+    on_older = TaskIterator(older)  # type: ignore[arg-type]
     found = on_older.fp_samples([asked])
     assert found
     assert found == iterator.fp_samples([asked])
@@ -156,9 +163,9 @@ def test_on_an_older_kernel_all_are_read_for_one(
 def test_of_who_is_gone_there_are_no_control_words(iterator: TaskIterator) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    own = next(each for each in iterator.samples() if each.tid == os.getpid())
+    own = next(each for each in tasks_of(iterator) if each.tid == os.getpid())
     assert iterator.fp_samples([ProcessId(ended.pid, 1)]) == []
-    assert iterator.fp_samples([ProcessId(own.pid, own.start_ticks + 1)]) == []
+    assert iterator.fp_samples([ProcessId(own.pid, own.process.start_ticks + 1)]) == []
     assert iterator.failures == {"unreadable": 0}
 
 
@@ -205,11 +212,11 @@ def test_it_can_be_closed_and_opened_again() -> None:
         pytest.skip(str(error))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        first.samples()
+        list(first.records())
     assert len(os.listdir("/proc/self/fd")) == before
     first.close()
     second = TaskIterator()
-    assert second.samples()
+    assert list(second.records())
     second.close()
 
 
@@ -304,7 +311,7 @@ def test_randomx_is_told_by_how_it_rounds(
 
 
 def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
-    record = task_iterator._RECORD
+    record = RECORD
 
     def table(name: bytes) -> TaskTable:
         same = record.pack(10**9, 5, 7, 1, 2, 3, 1, 700, 700, 0, 0, 0, 0, 1, 0, b"same")
@@ -320,7 +327,7 @@ def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
 def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
     """A record of each takes 104 bytes; what is told of one process is bounded."""
     count, pid = 30_000, 700
-    record = task_iterator._RECORD
+    record = RECORD
     leader = record.pack(10**9, 5, 7, 1, 2, 3, 1, pid, pid, 0, 0, 0, 0, 1, 0, b"many")
     others = (
         record.pack(10**9, tid, 0, 1, 2, 3, 1, pid + tid, pid, 0, 0, 0, 0, 1, 0, b"many")
@@ -341,7 +348,7 @@ def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
 
 
 def test_of_tens_of_thousands_of_threads_a_forgotten_table_keeps_next_to_nothing() -> None:
-    record = task_iterator._RECORD
+    record = RECORD
     tracemalloc.start()
     table = TaskTable(
         b"".join(

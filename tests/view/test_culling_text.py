@@ -163,7 +163,7 @@ def test_very_many_are_cut_with_a_mark() -> None:
     ]
     text = simulation_text(lines, 24)
     assert "1000 left alone" in text
-    assert "… 800 earlier ones: -o json has them" in text
+    assert "… 800 earlier ones: use -o json" in text
     assert len(text.splitlines()) == 203
 
 

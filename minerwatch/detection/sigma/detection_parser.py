@@ -1,8 +1,8 @@
-"""The ``detection`` of a Sigma rule -> Condition.
+"""Convert the detection of a Sigma rule, or the condition of a Sigma filter, to a Condition.
 
-pySigma parses it and applies the modifiers; what comes out is a condition tree of our own, so that
-nothing of pySigma stays in memory. pySigma costs 200 ms and 13 MiB, so it is imported when the
-first rule is read and not before.
+pySigma parses the selections and applies the modifiers. The result is minerwatch's own condition
+tree, so that no pySigma object stays in memory. Importing pySigma costs 200 ms and 13 MiB, so it is
+imported when the first rule is read.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from minerwatch.detection.condition import (
     predicates,
     regex_literal,
 )
-from minerwatch.detection.sigma.dialect import regex_problem
+from minerwatch.detection.sigma.dialect import regex_problem, selections_of
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.errors import RuleError
 
 if TYPE_CHECKING:
-    from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaRule
+    from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaDetections
     from sigma.types import SigmaRegularExpression, SigmaString, SigmaType
 
 KEYWORD_FIELD = "CommandLine"
-"""Where searches that name no field look."""
+"""The field that searches without a field name look at."""
 
 _PLACEHOLDER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MAX_PREDICATES = 50_000
@@ -51,43 +51,47 @@ _MAX_PREDICATES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A rule as its author wrote it: named selections, and a condition over their names."""
+    """A rule as written: named selections, and a condition over their names."""
 
-    text: str  # the condition's
-    logic: Condition  # each selection stands as ``Present(its name)``
+    text: str  # of the condition
+    logic: Condition  # ``Present(name)`` stands for the selection of that name
     selections: Mapping[str, Condition]
     lines: Mapping[str, int]
 
 
-def parsed_by_sigma(document: Document) -> SigmaRule:
-    """Return pySigma's own rule; its complaints point at the key that they are about."""
+def parse_by_sigma(document: Document, key: str = "detection") -> SigmaDetections:
+    """Return what pySigma reads below ``key``; its errors get the line of the key they name."""
     from sigma.exceptions import SigmaError
     from sigma.rule import SigmaRule
 
-    content = {key: value for key, value in document.content.items() if key != "minerwatch"}
-    with _sigma_errors(document, "detection"):
+    content = {name: value for name, value in document.content.items() if name != "minerwatch"}
+    with _sigma_errors(document, key):
         try:
-            return SigmaRule.from_dict(content)
+            if key == "filter":
+                from sigma.filters import SigmaFilter
+
+                return SigmaFilter.from_dict(content).filter
+            return SigmaRule.from_dict(content).detection
         except SigmaError as error:
             at = _header_key(error)
             if at is None or at not in document.content:
-                _try_each_item(document)
-                at = "detection"
+                _try_each_selection(document, key)
+                at = key
             raise document.error(_first_line(error), at) from error
     raise AssertionError  # pragma: no cover
 
 
 @contextmanager
 def _sigma_errors(document: Document, *at: str | int) -> Iterator[None]:
-    """Whatever pySigma stumbles over becomes an error of the file, at this key."""
+    """Convert any exception of pySigma to an error of the file at this key."""
     try:
         yield
     except RuleError:
         raise
     except RecursionError as error:
         raise document.error("nested too deeply", *at) from error
-    # pySigma raises what it happens to trip on (AttributeError, KeyError, …) when a value has a
-    # type that it did not expect, and a rule file must never stop the agent.
+    # pySigma raises AttributeError, KeyError and others on values of an unexpected type, and a
+    # rule file must never stop the agent.
     except Exception as error:
         raise document.error(_first_line(error), *at) from error
 
@@ -97,7 +101,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _header_key(error: Exception) -> str | None:
-    """The top-level key that a pySigma exception is named after (SigmaTagError: tags)."""
+    """Return the top-level key that a pySigma exception is named after (SigmaTagError: tags)."""
     name = type(error).__name__.removeprefix("Sigma").removesuffix("Error").lower()
     names = {
         "tag": "tags",
@@ -110,13 +114,10 @@ def _header_key(error: Exception) -> str | None:
     return names.get(name)
 
 
-def _try_each_item(document: Document) -> None:
-    """Raise the error of the first selection that pySigma does not take."""
-    detection = document.content["detection"]
-    assert isinstance(detection, dict)  # noqa: S101  # checked before pySigma was asked
-    for name, definition in detection.items():
-        if name != "condition":
-            _try_definition(document, definition, ("detection", name))
+def _try_each_selection(document: Document, key: str) -> None:
+    """Raise the error of the first selection that pySigma refuses."""
+    for name, definition in selections_of(document, key).items():
+        _try_definition(document, definition, (key, name))
 
 
 def _try_definition(document: Document, definition: Value, at: KeyPath) -> None:
@@ -135,54 +136,51 @@ def _try_definition(document: Document, definition: Value, at: KeyPath) -> None:
 
 
 class DetectionReader:
-    """Turns pySigma's parsed condition and selections into a condition of our own."""
+    """Converts what pySigma parsed below one key of a document to a condition."""
 
-    def __init__(self, document: Document, lists: Lists) -> None:
+    def __init__(self, document: Document, lists: Lists, key: str = "detection") -> None:
         self._document = document
         self._lists = lists
+        self._key = key
         self._selections: dict[str, Condition] = {}
-        self._names: tuple[str, ...] = ()
+        self._used: set[str] = set()
         self._predicates = 0
         self.lists_used: set[str] = set()
         self.field_lines: dict[str, int] = {}
 
-    def condition(self, rule: SigmaRule) -> Condition:
-        """The rule's condition; of several, any one."""
-        detections = rule.detection
-        self._names = tuple(detections.detections)
+    def condition(self, detections: SigmaDetections) -> Condition:
+        """Return the condition; where the file has several, any of them suffices."""
         for name, detection in detections.detections.items():
-            self._selections[name] = self._selection(detection, ("detection", name))
-        used: set[str] = set()
-        with _sigma_errors(self._document, "detection", "condition"):
-            parsed = tuple(
-                self._logic(condition.parse(postprocess=False), rule, used)
-                for condition in detections.parsed_condition
-            )
-        self._names = tuple(name for name in self._names if name not in used)
-        whole = any_of(parsed)
+            self._selections[name] = self._selection(detection, (self._key, name))
+        with _sigma_errors(self._document, self._key, "condition"):
+            whole = self._conditions_of(detections)
         if sum(1 for _ in predicates(whole)) > _MAX_PREDICATES:
-            reason = "condition: the selections expand to more than any rule needs"
-            raise self._document.error(reason, "detection", "condition")
+            reason = f"condition: expands to more than {_MAX_PREDICATES:,} patterns"
+            raise self._document.error(reason, self._key, "condition")
         return whole
 
-    def outline(self, rule: SigmaRule) -> Outline:
-        """Selections and condition apart from each other."""
-        self.condition(rule)
+    def outline(self, detections: SigmaDetections, suffix: str = "") -> Outline:
+        """Return the selections, and the condition over their names, each with ``suffix``."""
+        self.condition(detections)
         selections = self._selections
-        self._selections = {name: Present(name) for name in selections}
-        texts = [condition.condition for condition in rule.detection.parsed_condition]
-        logic = tuple(
-            self._logic(condition.parse(postprocess=False), rule, set())
-            for condition in rule.detection.parsed_condition
+        self._selections = {name: Present(name + suffix) for name in selections}
+        texts = [condition.condition for condition in detections.parsed_condition]
+        return Outline(
+            text=" or ".join(texts),
+            logic=self._conditions_of(detections),
+            selections={name + suffix: each for name, each in selections.items()},
+            lines={name + suffix: self._document.line(self._key, name) for name in selections},
         )
-        lines = {name: self._document.line("detection", name) for name in selections}
-        return Outline(" or ".join(texts), any_of(logic), selections, lines)
 
     def unused_selections(self) -> tuple[str, ...]:
-        """The selections that no condition names."""
-        return self._names
+        """Return the selections that no condition names."""
+        return tuple(name for name in self._selections if name not in self._used)
 
-    def _logic(self, parsed: object, rule: SigmaRule, used: set[str]) -> Condition:
+    def _conditions_of(self, detections: SigmaDetections) -> Condition:
+        parsed = (each.parse(postprocess=False) for each in detections.parsed_condition)
+        return any_of(tuple(map(self._logic, parsed)))
+
+    def _logic(self, parsed: object) -> Condition:
         from sigma.conditions import (
             ConditionAND,
             ConditionIdentifier,
@@ -193,27 +191,27 @@ class DetectionReader:
         )
 
         if isinstance(parsed, ConditionIdentifier):
-            return self._named(parsed.identifier, used)
+            return self._named(parsed.identifier)
         if isinstance(parsed, ConditionSelector):
-            return self._selector(parsed.args[0], parsed.args[1], used)
+            return self._selector(parsed.args[0], parsed.args[1])
         assert isinstance(parsed, ConditionItem)  # noqa: S101  # pySigma has no other kind
-        inner = tuple(self._logic(arg, rule, used) for arg in parsed.args)
+        inner = tuple(self._logic(arg) for arg in parsed.args)
         if isinstance(parsed, ConditionNOT):
             return Not(inner[0])
         assert isinstance(parsed, ConditionAND | ConditionOR)  # noqa: S101
         return all_of(inner) if isinstance(parsed, ConditionAND) else any_of(inner)
 
-    def _named(self, name: str, used: set[str]) -> Condition:
+    def _named(self, name: str) -> Condition:
         if name not in self._selections:
             near = get_close_matches(name, self._selections, n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             reason = f"condition: no selection is named {name!r}{hint}"
-            raise self._document.error(reason, "detection", "condition")
-        used.add(name)
+            raise self._document.error(reason, self._key, "condition")
+        self._used.add(name)
         return self._selections[name]
 
-    def _selector(self, quantifier: str, pattern: str, used: set[str]) -> Condition:
-        """``1 of x*``, ``all of them``: selections that begin with ``_`` must be asked for so."""
+    def _selector(self, quantifier: str, pattern: str) -> Condition:
+        """Resolve ``1 of x*`` or ``all of them``; names with a leading ``_`` need it in x, too."""
         wanted = re.compile(
             ".*" if pattern == "them" else re.escape(pattern).replace(r"\*", ".*"), re.DOTALL
         )
@@ -223,9 +221,9 @@ class DetectionReader:
             if wanted.fullmatch(name) and (pattern.startswith("_") or not name.startswith("_"))
         ]
         if not names:
-            reason = f"condition: '{quantifier} of {pattern}' finds no selection"
-            raise self._document.error(reason, "detection", "condition")
-        chosen = tuple(self._named(name, used) for name in names)
+            reason = f"condition: '{quantifier} of {pattern}' matches no selection"
+            raise self._document.error(reason, self._key, "condition")
+        chosen = tuple(map(self._named, names))
         return all_of(chosen) if quantifier == "all" else any_of(chosen)
 
     def _selection(self, detection: SigmaDetection, at: KeyPath) -> Condition:
@@ -242,7 +240,7 @@ class DetectionReader:
         return linked(tuple(inner))
 
     def _item_path(self, at: KeyPath, index: int) -> KeyPath:
-        """Where the file has the item: pySigma keeps their order, but not their keys."""
+        """Return the item's place in the file: pySigma keeps the order, but not the keys."""
         node: Value = self._document.content
         for key in at:
             node = node[key] if isinstance(node, dict | list) else None  # type: ignore[index]
@@ -271,7 +269,7 @@ class DetectionReader:
         *,
         keyword: bool,
     ) -> Iterator[Condition]:
-        """What one value asks for: several conditions where a placeholder stands in it."""
+        """Convert one value: to several conditions if it has a placeholder."""
         from sigma.types import SigmaExpansion, SigmaRegularExpression, SigmaString
 
         if isinstance(value, SigmaExpansion):
@@ -361,7 +359,7 @@ class DetectionReader:
     def _expanded(
         self, value: SigmaString, at: KeyPath, literal: _Quote = str
     ) -> Iterator[tuple[_Part, ...]]:
-        """The value's parts, once for every choice of entries for its placeholders."""
+        """Return the value's parts, once for each combination of its placeholders' entries."""
         from sigma.types import Placeholder, SpecialChars
 
         choices: list[tuple[_Part, ...]] = []
@@ -388,7 +386,7 @@ class DetectionReader:
         entries = self._lists.entries.get(name)
         if entries is None:
             looked = ", ".join(str(folder / f"{name}.txt") for folder in self._lists.folders)
-            raise self._document.error(f"no list for %{name}%: looked for {looked}", *at)
+            raise self._document.error(f"no list for %{name}%: not found at {looked}", *at)
         if not entries:
             raise self._document.error(f"the list for %{name}% has no entries", *at)
         self.lists_used.add(name)
@@ -396,7 +394,7 @@ class DetectionReader:
 
 
 class _One:
-    """Stands for the wildcard ``?`` among a text's parts; ``None`` stands for ``*``."""
+    """The wildcard ``?`` among the parts of a text; ``None`` is ``*``."""
 
 
 _ONE = _One()
@@ -412,7 +410,7 @@ _COMPARISONS = {
 
 
 def _how(*, starts_with: bool, ends_with: bool) -> How:
-    """What pySigma's two marks of a field reference say."""
+    """Return the comparison that the two flags of a field reference mean."""
     if starts_with and ends_with:
         return How.CONTAINS
     if starts_with:
@@ -421,7 +419,7 @@ def _how(*, starts_with: bool, ends_with: bool) -> How:
 
 
 def _text_condition(name: str, parts: Iterable[_Part], *, cased: bool) -> Condition:
-    """The simplest predicate that says what literal text and wildcards say."""
+    """Return the simplest predicate for a text with wildcards."""
     merged: list[_Part] = []
     for part in parts:
         if isinstance(part, str) and merged and isinstance(merged[-1], str):

@@ -1,4 +1,4 @@
-"""What of Sigma's language is understood: all else is refused, with the place and the reason."""
+"""The subset of Sigma that is supported; anything else is refused with its place and reason."""
 
 from __future__ import annotations
 
@@ -28,28 +28,35 @@ _RE2_REASONS = {
 }
 
 
-def check_detection(document: Document) -> None:
-    """Refuses a rule whose ``detection`` asks for what is not supported; raises ``RuleError``."""
-    detection = document.content.get("detection")
-    if not isinstance(detection, dict):
-        raise document.error("detection: missing", "detection")
-    if "timeframe" in detection:
-        reason = "detection: timeframe is not supported; `minerwatch: {for: …}` holds a rule back"
-        raise document.error(reason, "detection", "timeframe")
-    if "condition" not in detection:
-        raise document.error("detection: condition is missing", "detection")
-    conditions = detection["condition"]
+def selections_of(document: Document, key: str) -> dict[str, Value]:
+    """Return the selections below ``key``: ``detection`` of a rule, ``filter`` of a filter."""
+    block = document.content[key]
+    assert isinstance(block, dict)  # noqa: S101  # by check_detection
+    others = ("condition", "rules") if key == "filter" else ("condition",)
+    return {name: definition for name, definition in block.items() if name not in others}
+
+
+def check_detection(document: Document, key: str = "detection") -> None:
+    """Raise ``RuleError`` if the block below ``key`` uses something that is not supported."""
+    block = document.content.get(key)
+    if not isinstance(block, dict):
+        raise document.error(f"{key}: missing", key)
+    if "timeframe" in block:
+        reason = f"{key}: timeframe is not supported; write `minerwatch: {{for: …}}`"
+        raise document.error(reason, key, "timeframe")
+    if "condition" not in block:
+        raise document.error(f"{key}: condition is missing", key)
+    conditions = block["condition"]
     for condition in conditions if isinstance(conditions, list) else [conditions]:
         if not isinstance(condition, str) or not condition.strip():
-            raise document.error("condition: must be text", "detection", "condition")
+            raise document.error("condition: must be text", key, "condition")
         if "|" in condition:
             reason = "condition: aggregations (| count() …) are not supported"
-            raise document.error(reason, "detection", "condition")
+            raise document.error(reason, key, "condition")
         if len(condition) > 10_000 or condition.count("(") > 100:
-            raise document.error("condition: too long", "detection", "condition")
-    for name, definition in detection.items():
-        if name != "condition":
-            _check_definition(document, definition, ("detection", name))
+            raise document.error("condition: too long", key, "condition")
+    for name, definition in selections_of(document, key).items():
+        _check_definition(document, definition, (key, name))
 
 
 def _check_definition(document: Document, definition: Value, at: KeyPath) -> None:
@@ -66,7 +73,7 @@ def _check_definition(document: Document, definition: Value, at: KeyPath) -> Non
     elif definition is None:
         raise document.error(f"{at[1]}: empty", *at)
     elif not isinstance(definition, str | bool | int | float):
-        raise document.error(f"{definition} is neither text nor number: quote it", *at)
+        raise document.error(f"{definition} is not text or a number: quote it", *at)
 
 
 def _check_item(document: Document, key: str, value: Value, at: KeyPath) -> None:
@@ -106,17 +113,17 @@ def _check_modifiers(document: Document, name: str, modifiers: list[str], at: Ke
         reason = "re searches anywhere in the text; anchor it with ^ and $ instead"
         raise document.error(f"{at[-1]}: {reason}", *at)
     if given & _WIDE and not given & _ENCODINGS:
-        reason = "UTF-16 text appears on no command line; it goes with base64 only"
+        reason = "UTF-16 is supported together with base64 only"
         raise document.error(f"{at[-1]}: {reason}", *at)
     if "expand" in given and given & (_ENCODINGS | {"cidr", "fieldref", "exists"}):
-        reason = "expand goes with contains, startswith, endswith, cased, windash and re only"
+        reason = "expand combines with contains, startswith, endswith, cased, windash and re only"
         raise document.error(f"{at[-1]}: {reason}", *at)
     if not name and given & {"cidr", "fieldref", "exists", "gt", "gte", "lt", "lte"}:
-        raise document.error(f"{at[-1]}: names no field to compare", *at)
+        raise document.error(f"{at[-1]}: has no field to compare", *at)
 
 
 def _check_regex(document: Document, key: str, pattern: Value, at: KeyPath) -> None:
-    """Refuse what RE2 does not take, before pySigma asks RE2, which would write to stderr."""
+    """Refuse what RE2 cannot compile; where pySigma compiles it first, RE2 writes to stderr."""
     if not isinstance(pattern, str):
         raise document.error(f"{key}: a regular expression must be text: quote it", *at)
     reason = regex_problem(pattern)
@@ -125,13 +132,13 @@ def _check_regex(document: Document, key: str, pattern: Value, at: KeyPath) -> N
 
 
 def regex_problem(pattern: str) -> str | None:
-    """Why RE2 does not take the pattern; None if it does."""
+    """Return the reason why RE2 cannot compile the pattern, or None if it can."""
     try:
         re2.compile(pattern, regex_options())
     except re2.error as error:
         said = error.args[0]
         words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        return f"regular expression {pattern[:200]!r} is not RE2's: {_re2_reason(words)}"
+        return f"regular expression {pattern[:200]!r} is not valid for RE2: {_re2_reason(words)}"
     return None
 
 
@@ -140,7 +147,7 @@ def _re2_reason(words: str) -> str:
     if problem.startswith("invalid perl operator"):
         for start, name in _RE2_REASONS.items():
             if operator.startswith(start):
-                return f"it has no {name} ({operator}), so that matching takes linear time"
+                return f"{name} ({operator}) is not supported: matching must take linear time"
     if re.fullmatch(r"\\[1-9]", operator):
-        return f"it has no back-references ({operator}), so that matching takes linear time"
+        return f"back-references ({operator}) are not supported: matching must take linear time"
     return words

@@ -1,4 +1,4 @@
-"""Lists of names that rules share: one entry a line, in the ``lists`` folder of a rule folder."""
+"""Lists that rules share: ``lists/NAME.txt`` in a rule folder, one entry a line."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from minerwatch.errors import RuleError
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The entries that ``|expand`` placeholders stand for, by list name."""
+    """The entries of each list, for ``|expand`` placeholders."""
 
-    folders: tuple[Path, ...] = ()  # where they were looked for
+    folders: tuple[Path, ...] = ()  # searched for lists
     entries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     broken: Mapping[str, RuleError] = field(default_factory=dict, hash=False)
     shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Of the lists that a private folder has: the entries that others have, too."""
+    """Of lists that a private folder extends: the entries from public folders."""
 
     def in_public(self) -> Lists:
-        """The same without what only private folders say."""
+        """Return the lists without the entries of private folders."""
         return replace(self, entries={**self.entries, **self.shown}, shown={})
 
 
 def read_lists(folders: Iterable[Path], private: Collection[Path] = ()) -> Lists:
-    """The lists of all rule folders: ``<folder>/lists/<name>.txt``.
+    """Read the lists of all rule folders.
 
-    One entry a line; blank lines and lines that begin with ``#`` are left out. Entries are
-    literal text. Where several folders have a list of the same name, the entries add up, so that
-    a private folder extends a list that is shipped.
+    Entries are literal text; blank lines and lines with a leading ``#`` are skipped. Lists of the
+    same name in several folders are merged, so that a private folder extends a shipped list.
     """
     entries: dict[str, dict[str, None]] = {}
     shown: dict[str, dict[str, None]] = {}

@@ -1,10 +1,10 @@
-"""Sigma files -> Rule: the header, minerwatch's own keys, and the detection as a condition."""
+"""Read a Sigma rule: its header, its detection, and the keys under ``minerwatch``."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,7 @@ from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.fields import is_dynamic, is_of_container
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma.detection_parser import DetectionReader, Outline, parsed_by_sigma
+from minerwatch.detection.sigma.detection_parser import DetectionReader, parse_by_sigma
 from minerwatch.detection.sigma.dialect import check_detection
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.yaml_document import (
@@ -27,9 +27,9 @@ from minerwatch.model import Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
 BEHAVIOUR_LIMIT = 29
-"""How a program burns CPU never raises an alarm alone: the highest score of such a rule."""
+"""Highest score of a behaviour rule: CPU usage alone never raises an alarm."""
 
-_CATEGORY_SIGNALS = {
+CATEGORY_SIGNALS = {
     "process_creation": Signal.IDENTITY,
     "network_connection": Signal.NETWORK,
 }
@@ -40,7 +40,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """What the rule's author expected it to be matched against."""
+    """The kind of events that a rule is written for."""
 
     product: str
     category: str
@@ -48,7 +48,7 @@ class LogSource:
 
 @dataclass(frozen=True, slots=True)
 class RuleTest:
-    """Facts that the rule's own author says it holds on, or does not."""
+    """Facts that the rule must match (``holds``), or must not."""
 
     facts: Facts = field(hash=False)
     holds: bool
@@ -56,19 +56,39 @@ class RuleTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """One Sigma filter: the rules that it names hold only where its condition holds, too."""
+
+    id: str
+    title: str
+    path: Path
+    rules: tuple[str, ...]  # ids
+    logsource: LogSource
+    condition: Condition
+    fields: frozenset[str]
+    description: str = ""
+    lists: tuple[str, ...] = ()
+    unused_selections: tuple[str, ...] = ()
+    id_line: int = 1
+    field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)
+    private: bool = False
+    secrets: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """One Sigma rule; ``signal`` says which family of evidence it speaks for."""
+    """One Sigma rule; ``signal`` is the family of evidence that its findings belong to."""
 
     id: str
     title: str
     path: Path
     signal: Signal
     score: float
-    hold_s: float  # ``for:``: how long it must hold before it counts
+    hold_s: float  # ``for:``, the time that it must hold before it counts
     level: str  # Sigma's word, "" where only a score is given
     maturity: Maturity
     logsource: LogSource
-    condition: Condition
+    condition: Condition  # with those of its filters
     fields: frozenset[str]
     tests: tuple[RuleTest, ...] = ()
     description: str = ""
@@ -78,29 +98,30 @@ class Rule:
     references: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     falsepositives: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()  # names of the lists that its placeholders took entries from
-    unused_selections: tuple[str, ...] = ()  # named in ``detection`` but not in a condition
+    lists: tuple[str, ...] = ()  # named by its placeholders
+    unused_selections: tuple[str, ...] = ()  # defined, but in no condition
+    filters: tuple[Filter, ...] = ()
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
-    is_foreign: bool = False  # written for another product: it has no key ``minerwatch``
-    private: bool = False  # only its id is told outside the node
+    is_foreign: bool = False  # written for another product: no key ``minerwatch``
+    private: bool = False  # only its id leaves the node
     secrets: frozenset[tuple[str, str]] = frozenset()
-    """Fields and what they are asked for, as evidence tells them, that private lists alone ask."""
+    """Pairs of field and description, as in evidence, that come from private files only."""
 
     @property
     def dynamic(self) -> bool:
-        """Whether it looks at anything that changes while a process lives."""
+        """Return True if a field of it may change while a process runs."""
         return any(is_dynamic(name) for name in self.fields)
 
     @property
     def of_container(self) -> bool:
-        """Whether it looks at nothing but the container as a whole: it speaks of no process."""
+        """Return True if all its fields describe the container, so that it fits no one process."""
         return bool(self.fields) and all(is_of_container(name) for name in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedRule:
-    """A rule that its own author has withdrawn: read, and left out."""
+    """A rule or filter that its author has withdrawn."""
 
     id: str
     title: str
@@ -110,75 +131,62 @@ class SkippedRule:
 
 
 def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
-    """The rule in a file; raises ``RuleError`` for whatever is wrong with it."""
-    text, _ = read_text(path)
-    return parse_rule(path, text, lists)
+    """Read the rule in a file; raise ``RuleError`` if it has an error."""
+    return parse_rule(path, read_text(path)[0], lists)
 
 
 def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
-    """The rule in a file's text; raises ``RuleError`` for whatever is wrong with it."""
-    document = read_document(path, text)
+    """Read the rule in a text; raise ``RuleError`` if it has an error."""
+    return rule_of(read_document(path, text), lists)
+
+
+def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
+    """Read the rule in a document; raise ``RuleError`` if it has an error."""
     _refuse_other_kinds(document)
-    if document.content.get("status") in ("deprecated", "unsupported"):
-        return _skipped(document)
+    if is_withdrawn(document):
+        return skipped(document)
     _refuse_misspelt_keys(document)
-    _check_header(document)
-    logsource = _logsource(document)
+    check_header(document)
+    source = logsource(document)
     check_detection(document)
-    detections = DetectionReader(document, lists)
-    condition = detections.condition(parsed_by_sigma(document))
-    return _rule(document, logsource, condition, detections)
-
-
-def outline_of(path: Path, lists: Lists) -> Outline:
-    """The outline of a rule file that loads; raises ``RuleError`` if it no longer does."""
-    document = read_document(path, read_text(path)[0])
-    check_detection(document)
-    return DetectionReader(document, lists).outline(parsed_by_sigma(document))
-
-
-def _rule(
-    document: Document,
-    logsource: LogSource,
-    condition: Condition,
-    detections: DetectionReader,
-) -> Rule:
+    reader = DetectionReader(document, lists)
+    condition = reader.condition(parse_by_sigma(document))
     own = _own_settings(document)
-    signal = _signal(document, own, logsource)
+    signal = _signal(document, own, source)
     level = str(document.content.get("level") or "").lower()
     return Rule(
-        id=str(uuid.UUID(str(document.content["id"]))),
-        title=str(document.content["title"]).strip(),
+        id=uuid_of(document),
+        title=text_of(document, "title"),
         path=document.path,
         signal=signal,
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
         maturity=_maturity(document),
-        logsource=logsource,
+        logsource=source,
         condition=condition,
         fields=fields_of(condition),
         tests=tuple(_tests(document, own)),
-        description=_text(document, "description"),
-        author=_text(document, "author"),
-        date=_text(document, "date"),
-        modified=_text(document, "modified"),
+        description=text_of(document, "description"),
+        author=text_of(document, "author"),
+        date=text_of(document, "date"),
+        modified=text_of(document, "modified"),
         references=_texts(document, "references"),
         tags=_texts(document, "tags"),
         falsepositives=_texts(document, "falsepositives"),
-        lists=tuple(sorted(detections.lists_used)),
-        unused_selections=detections.unused_selections(),
+        lists=tuple(sorted(reader.lists_used)),
+        unused_selections=reader.unused_selections(),
         id_line=document.line("id"),
         is_foreign=_is_foreign(document),
-        field_lines=detections.field_lines,
+        field_lines=reader.field_lines,
     )
 
 
 def _maturity(document: Document) -> Maturity:
-    """Its status; a rule that was not written for minerwatch is never ``stable``.
+    """Return the status; a rule that was not written for minerwatch is never ``stable``.
 
-    Sigma's word says that a rule raises few false alarms. Here it permits an action, which the
-    author of a rule of another collection did not have in mind.
+    In Sigma the word means few false alarms. Here it also permits an action, which the author of a
+    rule from another collection did not intend.
     """
     maturity = Maturity(str(document.content.get("status") or "experimental").lower())
     is_unfit = _is_foreign(document) and maturity is Maturity.STABLE
@@ -189,7 +197,7 @@ def _is_foreign(document: Document) -> bool:
     return "minerwatch" not in document.content
 
 
-# The header: what kind of document it is, and the keys that are not the detection.
+# The header.
 
 
 def _refuse_other_kinds(document: Document) -> None:
@@ -198,30 +206,34 @@ def _refuse_other_kinds(document: Document) -> None:
     if "action" in document.content:
         reason = "rule collections (action: …) are not supported: one file holds one rule"
         raise document.error(reason, "action")
-    if "filter" in document.content and "detection" not in document.content:
-        raise document.error("Sigma filters are not supported: write the filter here", "filter")
 
 
-def _skipped(document: Document) -> SkippedRule:
-    status = document.content["status"]
+def is_withdrawn(document: Document) -> bool:
+    """Return True if the author has withdrawn the rule or filter."""
+    return document.content.get("status") in ("deprecated", "unsupported")
+
+
+def skipped(document: Document) -> SkippedRule:
+    """Return a withdrawn rule or filter."""
     identifier, title = document.content.get("id"), document.content.get("title")
     return SkippedRule(
         id=identifier.lower() if isinstance(identifier, str) else "",
         title=title if isinstance(title, str) else "",
         path=document.path,
         line=document.line("status"),
-        reason=f"status is {status}",
+        reason=f"status is {document.content['status']}",
     )
 
 
 def _refuse_misspelt_keys(document: Document) -> None:
-    """Sigma allows any top-level key, so a slip in ours would switch off its settings unseen."""
+    """Refuse a misspelt ``minerwatch``: Sigma permits any key, so its settings would be lost."""
     for key in document.content:
         if key != "minerwatch" and get_close_matches(key.lower(), ("minerwatch",), cutoff=0.75):
             raise document.error(f"unknown key {key!r}: did you mean 'minerwatch'?", key)
 
 
-def _check_header(document: Document) -> None:
+def check_header(document: Document) -> None:
+    """Raise ``RuleError`` for an invalid title, id, status or level."""
     content = document.content
     title = content.get("title")
     if not isinstance(title, str) or not title.strip():
@@ -229,9 +241,9 @@ def _check_header(document: Document) -> None:
         raise document.error(reason, "title")
     identifier = content.get("id")
     if identifier is None:
-        hint = "make one with `uuidgen` or `python3 -c 'import uuid; print(uuid.uuid4())'`"
+        hint = "create one with `uuidgen` or `python3 -c 'import uuid; print(uuid.uuid4())'`"
         raise document.error(f"id: missing; {hint}", "id")
-    if not isinstance(identifier, str) or not _is_uuid(identifier):
+    if not isinstance(identifier, str) or not is_uuid(identifier):
         raise document.error(f"id: {str(identifier)[:80]!r} is not a UUID", "id")
     for key in ("status", "level", "author", "description"):
         if not isinstance(content.get(key), str | None):
@@ -240,7 +252,13 @@ def _check_header(document: Document) -> None:
     _check_word(document, "level", tuple(LEVEL_SCORES))
 
 
-def _is_uuid(text: str) -> bool:
+def uuid_of(document: Document) -> str:
+    """Return the id of a document with a valid header, in the canonical form."""
+    return str(uuid.UUID(str(document.content["id"])))
+
+
+def is_uuid(text: str) -> bool:
+    """Return True if the text is a UUID with hyphens."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
@@ -250,10 +268,15 @@ def _is_uuid(text: str) -> bool:
 def _check_word(document: Document, key: str, words: tuple[str, ...]) -> None:
     word = document.content.get(key)
     if word is not None and str(word).lower() not in words:
-        raise document.error(f"{key}: {word!r} is none of {', '.join(words)}", key)
+        raise document.error(f"{key}: invalid {word!r}: use {_one_of(words)}", key)
 
 
-def _text(document: Document, key: str) -> str:
+def _one_of(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def text_of(document: Document, key: str) -> str:
+    """Return the text of a top-level key, "" where it is missing."""
     value = document.content.get(key)
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
@@ -266,21 +289,22 @@ def _texts(document: Document, key: str) -> tuple[str, ...]:
     return tuple(str(item) for item in items if item is not None)
 
 
-def _logsource(document: Document) -> LogSource:
+def logsource(document: Document) -> LogSource:
+    """Return the log source; raise ``RuleError`` for one that minerwatch does not read."""
     source = document.content.get("logsource")
     if not isinstance(source, dict):
         reason = "logsource: missing; write {product: linux, category: process_creation}"
         raise document.error(reason, "logsource")
     product, category = source.get("product"), source.get("category")
     if product not in (None, "linux"):
-        reason = f"logsource: product {product!r} is not what runs here: only 'linux' is"
+        reason = f"logsource: product {product!r} is not supported: use linux"
         raise document.error(reason, "logsource", "product")
-    if category is not None and category not in _CATEGORY_SIGNALS:
-        known = ", ".join(_CATEGORY_SIGNALS)
-        reason = f"logsource: category {category!r} is not supported: only {known} are"
+    if category is not None and category not in CATEGORY_SIGNALS:
+        known = " or ".join(CATEGORY_SIGNALS)
+        reason = f"logsource: category {category!r} is not supported: use {known}"
         raise document.error(reason, "logsource", "category")
     if source.get("service") is not None:
-        reason = f"logsource: service {source['service']!r} is not something minerwatch reads"
+        reason = f"logsource: service {source['service']!r} is not supported: remove it"
         raise document.error(reason, "logsource", "service")
     return LogSource(str(product or ""), str(category or ""))
 
@@ -312,15 +336,14 @@ def _refuse_unknown_keys(
 def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) -> Signal:
     word = own.get("signal")
     if word is None:
-        if logsource.category in _CATEGORY_SIGNALS:
-            return _CATEGORY_SIGNALS[logsource.category]
-        reason = "minerwatch.signal: missing; without a logsource category it has no default"
+        if logsource.category in CATEGORY_SIGNALS:
+            return CATEGORY_SIGNALS[logsource.category]
+        reason = "minerwatch.signal: missing; only a logsource category gives it a default"
         raise document.error(reason, "minerwatch")
     try:
         return Signal(str(word))
     except ValueError as error:
-        known = ", ".join(Signal)
-        reason = f"minerwatch.signal: {word!r} is none of {known}"
+        reason = f"minerwatch.signal: invalid {word!r}: use {_one_of(tuple(Signal))}"
         raise document.error(reason, "minerwatch", "signal") from error
 
 
@@ -329,14 +352,16 @@ def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: 
     limit = BEHAVIOUR_LIMIT if signal is Signal.BEHAVIOUR else 100
     if score is None:
         if not level:
-            reason = "level: missing; write one of " + ", ".join(LEVEL_SCORES)
+            reason = f"level: missing; use {_one_of(tuple(LEVEL_SCORES))}"
             raise document.error(reason, "level")
         return float(min(LEVEL_SCORES[level], limit))
     at = ("minerwatch", "score")
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
-        raise document.error(f"minerwatch.score: {score!r} is not a number from 0 to 100", *at)
+        raise document.error(
+            f"minerwatch.score: invalid {score!r}: use a number from 0 to 100", *at
+        )
     if score > limit:
-        reason = f"minerwatch.score: a behaviour rule may score at most {limit}, not {score}"
+        reason = f"minerwatch.score: {score} is above {limit}, the limit of behaviour rules"
         raise document.error(reason, *at)
     return float(score)
 
@@ -348,7 +373,7 @@ def _hold_s(document: Document, own: Mapping[str, Value]) -> float:
     written = "" if isinstance(duration, bool) else str(duration).strip()
     parsed = _DURATION.fullmatch(written)
     if parsed is None:
-        reason = f"minerwatch.for: {duration!r} is not a duration such as 30s, 1m or 2h"
+        reason = f"minerwatch.for: invalid {duration!r}: use a duration such as 30s, 1m or 2h"
         raise document.error(reason, "minerwatch", "for")
     return float(parsed[1]) * _SECONDS[parsed[2] or ""]
 
@@ -371,7 +396,7 @@ def _tests(document: Document, own: Mapping[str, Value]) -> Iterator[RuleTest]:
 
 def _test_facts(document: Document, case: Value, at: KeyPath) -> Facts:
     if not isinstance(case, dict):
-        raise document.error("minerwatch.tests: a case is a mapping of fields to values", *at)
+        raise document.error("minerwatch.tests: a case must be a mapping of fields to values", *at)
     facts = {name: _test_value(document, value, (*at, name)) for name, value in case.items()}
     return with_destination_count(with_arguments(facts))
 
@@ -382,6 +407,6 @@ def _test_value(document: Document, value: Value, at: KeyPath) -> FactValue:
     if isinstance(value, list):
         if all(isinstance(item, str | int) and not isinstance(item, bool) for item in value):
             return tuple(str(item) for item in value)
-        raise document.error("minerwatch.tests: a list holds texts or whole numbers", *at)
-    what = "nothing: leave the field out" if value is None else "neither text nor number: quote it"
-    raise document.error(f"minerwatch.tests: {at[-1]} is {what}", *at)
+        raise document.error("minerwatch.tests: a list must hold texts or whole numbers", *at)
+    how = "is null: remove the field" if value is None else "is not text or a number: quote it"
+    raise document.error(f"minerwatch.tests: {at[-1]} {how}", *at)

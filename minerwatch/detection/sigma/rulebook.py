@@ -1,31 +1,36 @@
-"""Stacked rule folders -> the rules in force, and again whenever a file changes.
+"""The rules in force, read from stacked rule folders, and read again when a file changes.
 
-A folder holds rule files (``*.yml``, ``*.yaml``, at any depth) and ``lists/*.txt``. Names that
-begin with a dot are left out: a ConfigMap's files are links into a hidden folder whose name changes
-with every update, and are read through the links only. The folders ``lists`` and ``tests`` hold no
-rules. YARA files (``*.yar``) say what to look for in executables and memory; the rule files beside
-them say what it means. A later folder's YARA file stands beside an earlier one's.
+A folder holds rules and Sigma filters (``*.yml``, ``*.yaml``, at any depth), lists
+(``lists/*.txt``) and YARA files (``*.yar``). Names with a leading dot are skipped: the files of a
+ConfigMap are links into a hidden folder that is replaced with every update, and are read through
+the links only. The folders ``lists`` and ``tests`` hold no rules.
 
-A later folder overrides: its rule replaces an earlier folder's rule of the same id, and its
-deprecated rule switches that off. Its list extends an earlier folder's list of the same name.
+A later folder overrides an earlier one: its rule or filter replaces that of the same id, a
+deprecated one switches it off. Its list extends that of the same name; its YARA files are added.
 
-Nothing here raises because of what a file holds. A file or folder that cannot be used is reported,
-and the rules that it gave before stay in force.
+The content of a file never raises here. A file or folder that cannot be used is reported, and the
+rules that it gave before stay in force.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from minerwatch.detection.condition import Known, predicates, shared
+from minerwatch.detection.condition import Known, shared
+from minerwatch.detection.sigma.filters import (
+    describe_predicates,
+    filter_of,
+    is_filter,
+    with_filters,
+)
 from minerwatch.detection.sigma.lists import Lists, read_lists
-from minerwatch.detection.sigma.rule import Rule, SkippedRule, parse_rule
-from minerwatch.detection.sigma.yaml_document import Stamp, read_text, stamp_of
+from minerwatch.detection.sigma.rule import Filter, Rule, SkippedRule, rule_of
+from minerwatch.detection.sigma.yaml_document import Stamp, read_document, read_text, stamp_of
 from minerwatch.errors import RuleError
 
 _NO_RULES_BELOW = frozenset(("lists", "tests"))
@@ -33,39 +38,45 @@ _RULE_SUFFIXES = frozenset((".yml", ".yaml"))
 _CONTENT_SUFFIXES = frozenset((".yar", ".yara"))
 _MAX_DEPTH = 16
 
-Outcome = Rule | SkippedRule
+Outcome = Rule | Filter | SkippedRule
 Fingerprint = frozenset[tuple[str, Stamp | int]]
-"""Of every file that matters its stamp, or the error number with which it could not be seen."""
+"""The stamp of each file that matters, or the errno of the attempt to stat it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ReadFile:
-    """What one rule file gave: when it is broken now, what it gave before."""
+    """Result of one file; while the file is broken, the result of the last good version."""
 
-    folder: Path  # the one of the stack that it belongs to
-    stamp: Stamp | None  # None: read it again next time
+    folder: Path  # of the stack
+    stamp: Stamp | None  # None: read the file again next time
     outcome: Outcome | None
     error: RuleError | None
-    names_secrets: bool = False  # the error may quote an entry of a private folder's list
+    names_secrets: bool = False  # the error may quote an entry of a private list
 
 
 @dataclass(frozen=True, slots=True)
 class RuleBook:
-    """The rules in force, and what is wrong with the files that they come from."""
+    """The rules in force, and the errors of their files."""
 
     folders: tuple[Path, ...]
     rules: tuple[Rule, ...]
     errors: tuple[RuleError, ...]
     skipped: tuple[SkippedRule, ...]
     fingerprint: Fingerprint
+    filters: tuple[Filter, ...] = ()
     content: tuple[Path, ...] = ()  # YARA files
-    content_stamps: Fingerprint = frozenset()  # what changes whenever one of them does
+    content_stamps: Fingerprint = frozenset()  # of the YARA files
     lists: Lists = field(default_factory=Lists, repr=False)
     files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
-    private: tuple[Path, ...] = ()  # folders whose rules are told by their ids only
+    private: tuple[Path, ...] = ()  # folders: only the ids of their rules leave the node
+
+    def as_written(self, rule: Rule) -> Rule:
+        """Return a rule in force without its filters."""
+        outcome = self.files[rule.path].outcome
+        return outcome if isinstance(outcome, Rule) else rule
 
     def public_reason(self, error: RuleError) -> str:
-        """What may be logged of an error: of a private folder's file only where it is."""
+        """Return the error as it may be logged: without its reason if that may be private."""
         file = self.files.get(error.path)
         names_secrets = file is not None and file.names_secrets
         if not names_secrets and not any(
@@ -76,21 +87,21 @@ class RuleBook:
 
 
 def load(folders: Sequence[Path], private: Sequence[Path] = ()) -> RuleBook:
-    """Read all rules; later folders override earlier ones. A single file may stand for a folder.
+    """Read all rules; later folders override earlier ones. A folder may be a single file.
 
-    ``private``: those of the folders whose rules are told by their ids only.
+    Of rules in the folders ``private`` only the ids leave the node.
     """
     empty = RuleBook((), (), (), (), frozenset(), private=tuple(private))
     return _read(tuple(folders), empty)
 
 
 def reload(previous: RuleBook) -> RuleBook:
-    """Read what has changed since ``previous``; what is broken now keeps what it gave before."""
+    """Read the files that changed since ``previous``; a broken file keeps its last result."""
     return _read(previous.folders, previous)
 
 
 def bare(book: RuleBook) -> RuleBook:
-    """The same for matching alone: without what lint, tests and people read of a rule."""
+    """Return the book without the parts of its rules that only lint, tests and people read."""
     rules = {id(rule): _bare_rule(rule) for rule in book.rules}
 
     def bared(outcome: Outcome | None) -> Outcome | None:
@@ -117,17 +128,18 @@ def _bare_rule(rule: Rule) -> Rule:
         tags=(),
         falsepositives=(),
         unused_selections=(),
+        filters=(),
         field_lines={},
     )
 
 
 def has_changed(book: RuleBook) -> bool:
-    """Whether any file has changed since the book was read; cheap enough for every tick."""
+    """Return True if a file has changed since the book was read; cheap enough for every tick."""
     return fingerprint(book.folders) != book.fingerprint
 
 
 def fingerprint(folders: Sequence[Path]) -> Fingerprint:
-    """What changes whenever a rule or list file is written, replaced, added or removed."""
+    """Return a value that changes when a file is written, replaced, added or removed."""
     marks: set[tuple[str, Stamp | int]] = set()
     for folder in folders:
         for seen in _walk(folder):
@@ -135,13 +147,13 @@ def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     return frozenset(marks)
 
 
-# The folders as they are on disk.
+# Listing files.
 
 
 class _Seen(NamedTuple):
-    """A file that matters, or a folder that cannot be listed (then ``errno`` says why)."""
+    """A file that matters, or with ``errno`` a file or folder that cannot be read."""
 
-    place: str  # a path; hundreds of these are looked at each tick
+    place: str  # a path; hundreds of these are listed each tick
     stamp: Stamp | None = None
     errno: int = 0
     is_rule: bool = False
@@ -152,7 +164,7 @@ class _Seen(NamedTuple):
 
 
 def _walk(folder: Path) -> Iterator[_Seen]:
-    """Every rule and list file of one folder of the stack, in the order of their names."""
+    """List the files of one folder of the stack in the order of their names."""
     try:
         status = folder.stat()
     except OSError as error:
@@ -215,15 +227,15 @@ def _list_marks(folder: str) -> Iterator[_Seen]:
             yield _Seen(entry.path, errno=error.errno or -1)
 
 
-# Reading.
+# Reading files.
 
 
 def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
-    # Taken before anything is read: a file that changes meanwhile differs from it next time.
+    # Taken before any file is read, so that a change meanwhile is found next time.
     marks = fingerprint(folders)
     lists = read_lists(map(_list_place, folders), frozenset(map(_list_place, previous.private)))
     changed = _changed_lists(lists, previous.lists)
-    known = _conditions_of(previous)
+    known = _known_conditions(previous)
     files: dict[Path, _ReadFile] = {}
     folder_errors: list[RuleError] = []
     content: dict[Path, Stamp | int] = {}
@@ -231,23 +243,26 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
         for seen in _walk(folder):
             if seen.is_rule:
                 file = _read_file(folder, seen, lists, changed, previous)
-                files[seen.path] = replace(file, outcome=_sharing(file.outcome, known))
+                files[seen.path] = replace(file, outcome=_share(file.outcome, known))
             elif seen.path.suffix in _CONTENT_SUFFIXES:
                 content[seen.path] = seen.stamp or seen.errno
             elif seen.errno and seen.path.suffix != ".txt":
                 reason = f"cannot be read: {os.strerror(max(seen.errno, 0))}"
                 folder_errors.append(RuleError(seen.path, 1, reason))
                 files.update(_kept_below(seen.path, folder, previous))
-    rules, skipped, clashes = _in_force(folders, files)
+    in_force, skipped, clashes = _in_force(folders, files)
+    filters = tuple(each for each in in_force if isinstance(each, Filter))
+    rules = (with_filters(each, filters) for each in in_force if isinstance(each, Rule))
     file_errors = [file.error for file in files.values() if file.error is not None]
     errors = (*folder_errors, *lists.broken.values(), *file_errors, *clashes)
     by_text = {str(error): error for error in errors}
     return RuleBook(
         folders=folders,
-        rules=rules,
+        rules=tuple(_share(rule, known) for rule in rules),
         errors=tuple(by_text.values()),
         skipped=skipped,
         fingerprint=marks,
+        filters=filters,
         content=tuple(content),
         content_stamps=frozenset((str(path), stamp) for path, stamp in content.items()),
         lists=lists,
@@ -257,7 +272,7 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
 
 
 def _list_place(folder: Path) -> Path:
-    """The folder that has the lists of one; of a single file the one that it is in."""
+    """Return the folder with the lists: for a single file, the folder that it is in."""
     return folder if folder.is_dir() else folder.parent
 
 
@@ -274,7 +289,7 @@ def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:
 
 
 def _kept_below(path: Path, folder: Path, previous: RuleBook) -> dict[Path, _ReadFile]:
-    """What the files below a folder gave before it could no longer be read."""
+    """Return the last results of the files below a folder that can no longer be read."""
     return {
         at: _ReadFile(folder, None, file.outcome, file.error)
         for at, file in previous.files.items()
@@ -292,57 +307,56 @@ def _read_file(
     kept, text = None if before is None else before.outcome, ""
     try:
         text, stamp = read_text(seen.path)
-        outcome = parse_rule(seen.path, text, lists)
+        outcome = _parse(seen.path, text, lists)
     except RuleError as error:
         kept = _marked(kept, private=private)
-        return _ReadFile(folder, None, kept, error, names_secrets=_asks_for(lists.shown, text))
-    if (
-        not private
-        and isinstance(outcome, Rule)
-        and not lists.shown.keys().isdisjoint(outcome.lists)
+        quotes_list = any(f"%{name}%" in text for name in lists.shown)
+        return _ReadFile(folder, None, kept, error, names_secrets=quotes_list)
+    if not (
+        private or isinstance(outcome, SkippedRule) or lists.shown.keys().isdisjoint(outcome.lists)
     ):
         outcome = _with_secrets(outcome, text, lists)
     return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
 
 
-def _asks_for(names: Iterable[str], text: str) -> bool:
-    return any(f"%{name}%" in text for name in names)
+def _parse(path: Path, text: str, lists: Lists) -> Outcome:
+    document = read_document(path, text)
+    return filter_of(document, lists) if is_filter(document) else rule_of(document, lists)
 
 
-def _with_secrets(rule: Rule, text: str, lists: Lists) -> Rule:
-    """The same; it knows which of its conditions it has from the lists of private folders only."""
+def _with_secrets(outcome: Rule | Filter, text: str, lists: Lists) -> Rule | Filter:
+    """Mark the predicates that come from the lists of private folders only."""
+    secrets = describe_predicates(outcome.condition)
     try:
-        public = parse_rule(rule.path, text, lists.in_public())
-    except RuleError:  # it has nothing without them
-        return replace(rule, secrets=_asked_for(rule))
-    return replace(rule, secrets=_asked_for(rule) - _asked_for(public))
+        public = _parse(outcome.path, text, lists.in_public())
+    except RuleError:  # all its entries are private
+        return replace(outcome, secrets=secrets)
+    if isinstance(public, SkippedRule):
+        return outcome
+    return replace(outcome, secrets=secrets - describe_predicates(public.condition))
 
 
-def _asked_for(rule: Outcome) -> frozenset[tuple[str, str]]:
-    """What evidence of the rule may say: each field, and what it was asked for."""
-    if isinstance(rule, SkippedRule):
-        return frozenset()
-    return frozenset((each.field, each.describe()) for each in predicates(rule.condition))
-
-
-def _conditions_of(book: RuleBook) -> Known:
-    """The conditions that rules to be read may share."""
+def _known_conditions(book: RuleBook) -> Known:
+    """Return the conditions in memory, for files to be read to share."""
     known: Known = {}
-    for file in book.files.values():
-        _sharing(file.outcome, known)
+    for outcome in (*book.rules, *(file.outcome for file in book.files.values())):
+        _share(outcome, known)
     return known
 
 
-def _sharing(outcome: Outcome | None, known: Known) -> Outcome | None:
-    """The same, made of what is ``known`` already."""
-    if not isinstance(outcome, Rule):
+_AnyOutcome = TypeVar("_AnyOutcome", bound=Outcome | None)
+
+
+def _share(outcome: _AnyOutcome, known: Known) -> _AnyOutcome:
+    """Replace conditions of the outcome by equal ones in ``known``."""
+    if not isinstance(outcome, Rule | Filter):
         return outcome
     condition = shared(outcome.condition, known)
     return outcome if condition is outcome.condition else replace(outcome, condition=condition)
 
 
 def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:
-    if not isinstance(outcome, Rule) or outcome.private is private:
+    if isinstance(outcome, SkippedRule | None) or outcome.private is private:
         return outcome
     return replace(outcome, private=private)
 
@@ -350,14 +364,15 @@ def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:
 def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool:
     if before.error is not None or before.stamp is None or before.stamp != seen.stamp:
         return False
-    return not (isinstance(before.outcome, Rule) and changed.intersection(before.outcome.lists))
+    outcome = before.outcome
+    return isinstance(outcome, SkippedRule | None) or changed.isdisjoint(outcome.lists)
 
 
 def _in_force(
     folders: Sequence[Path], files: Mapping[Path, _ReadFile]
-) -> tuple[tuple[Rule, ...], tuple[SkippedRule, ...], list[RuleError]]:
-    """One rule an id: the last folder's; within a folder the same id twice is an error."""
-    rules: dict[str, Rule] = {}
+) -> tuple[tuple[Rule | Filter, ...], tuple[SkippedRule, ...], list[RuleError]]:
+    """Keep one outcome an id: that of the last folder. Two in one folder are an error."""
+    in_force: dict[str, Rule | Filter] = {}
     skipped: list[SkippedRule] = []
     clashes: list[RuleError] = []
     for folder in folders:
@@ -373,10 +388,10 @@ def _in_force(
                 if isinstance(outcome, SkippedRule):
                     skipped.append(outcome)
         for identifier, outcome in here.items():
-            rules.pop(identifier, None)
-            if isinstance(outcome, Rule):
-                rules[identifier] = outcome
-    return tuple(rules.values()), tuple(skipped), clashes
+            in_force.pop(identifier, None)
+            if not isinstance(outcome, SkippedRule):
+                in_force[identifier] = outcome
+    return tuple(in_force.values()), tuple(skipped), clashes
 
 
 def _clash(outcome: Outcome, first: Outcome) -> RuleError:

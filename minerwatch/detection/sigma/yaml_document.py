@@ -1,7 +1,6 @@
-"""A YAML file as plain values that still know their lines, and nothing that could hurt.
+"""Read a YAML file as plain values with the line of each key.
 
-PyYAML takes the last of two equal keys without a word, expands aliases without a limit and
-follows any depth of nesting; each is an error here.
+Duplicate keys, unlimited aliases and deep nesting, which PyYAML accepts, are errors.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ Stamp = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML document, its top a mapping."""
+    """A YAML document that is a mapping."""
 
     path: Path
     content: dict[str, Value]
     lines: dict[KeyPath, int]
 
     def line(self, *key_path: str | int) -> int:
-        """The line of a key, or that of the nearest key above it that the file has."""
+        """Return the line of a key, or of the nearest key above it that exists."""
         while key_path:
             if key_path in self.lines:
                 return self.lines[key_path]
@@ -44,12 +43,12 @@ class Document:
         return 1
 
     def error(self, reason: str, *key_path: str | int) -> RuleError:
-        """An error that points at a key."""
+        """Return an error at the line of a key."""
         return RuleError(self.path, self.line(*key_path), reason)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """What changes whenever a file is written, replaced or swapped."""
+    """Return a value that changes when the file is written or replaced."""
     return (
         status.st_dev,
         status.st_ino,
@@ -60,9 +59,9 @@ def stamp_of(status: os.stat_result) -> Stamp:
 
 
 def read_text(path: Path) -> tuple[str, Stamp]:
-    """The text of a rule or list file, and the stamp that it had before it was read."""
+    """Read a rule or list file: its text, and its stamp before it was read."""
     try:
-        # O_NONBLOCK: a FIFO that somebody left in the folder must not stop the agent.
+        # O_NONBLOCK: a FIFO in the folder must not stop the agent.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:  # noqa: PTH123  # an open descriptor, not a path
             status = os.fstat(descriptor)
@@ -72,7 +71,7 @@ def read_text(path: Path) -> tuple[str, Stamp]:
     except OSError as error:
         raise RuleError(path, 1, f"cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise RuleError(path, 1, "larger than 1 MiB, which no rule or list needs")
+        raise RuleError(path, 1, "larger than 1 MiB, the limit of rules and lists")
     try:
         return data.decode("utf-8-sig"), stamp_of(status)
     except UnicodeDecodeError as error:
@@ -82,7 +81,7 @@ def read_text(path: Path) -> tuple[str, Stamp]:
 
 
 def read_document(path: Path, text: str) -> Document:
-    """The one YAML document in ``text``."""
+    """Parse the only YAML document in ``text``."""
     try:
         _check_shape(path, text)
         reader = _Reader(path, _LOADER(text))
@@ -90,7 +89,7 @@ def read_document(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        if "nesting depth" in str(error.problem):  # libyaml's own limit, which it may reach first
+        if "nesting depth" in str(error.problem):  # the limit of libyaml
             raise RuleError(path, line, _TOO_DEEP) from error
         reason = f"not YAML: {_in_words(error, text.splitlines()[line - 1 : line])}"
         raise RuleError(path, line, reason) from error
@@ -103,15 +102,20 @@ def read_document(path: Path, text: str) -> Document:
 
 
 def _in_words(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
-    """What the parser stumbled over; a tab it only calls a character that starts no token."""
-    said = error.problem or error.context or "cannot be read"
-    if "cannot start any token" in said and lines and lines[0][:1].isspace() and "\t" in lines[0]:
-        return "indented by a tab: YAML takes spaces only"
-    return said
+    """Return the parser's message; for a tab it is unclear, so explain it."""
+    message = error.problem or error.context or "cannot be read"
+    if (
+        "cannot start any token" in message
+        and lines
+        and lines[0][:1].isspace()
+        and "\t" in lines[0]
+    ):
+        return "indented by a tab: use spaces"
+    return message
 
 
 def _check_shape(path: Path, text: str) -> None:
-    """Refuse what must not reach the recursive composer: depth, and more than one document."""
+    """Refuse deep nesting, which the recursive composer would follow, and a second document."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -123,7 +127,7 @@ def _check_shape(path: Path, text: str) -> None:
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                reason = "a second document begins here: one file holds one rule"
+                reason = "a second document begins here: write one rule a file"
                 raise RuleError(path, _line(event), reason)
 
 
@@ -132,7 +136,7 @@ def _line(event: yaml.Event) -> int:
 
 
 class _Reader:
-    """Turns composed nodes into plain values, with the line of every key."""
+    """Converts nodes to plain values, and records the line of each key."""
 
     def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
         self._path = path
@@ -144,9 +148,9 @@ class _Reader:
         try:
             top = self._loader.get_single_node()
             if top is None:
-                raise RuleError(self._path, 1, "no rule in this file: it is empty")
+                raise RuleError(self._path, 1, "empty file: no rule in it")
             if not isinstance(top, yaml.MappingNode):
-                raise self._error(top, "a rule is a mapping of keys (title: …), this is none")
+                raise self._error(top, "not a mapping: a rule starts with keys such as title")
             return Document(self._path, self._mapping(top, ()), self._lines)
         finally:
             self._loader.dispose()
@@ -157,7 +161,7 @@ class _Reader:
     def _value(self, node: yaml.Node, at: KeyPath) -> Value:
         self._nodes += 1
         if self._nodes > _MAX_NODES or len(at) > _MAX_DEPTH:
-            raise self._error(node, "aliases or lists expand to more than any rule needs")
+            raise self._error(node, f"aliases or lists expand to more than {_MAX_NODES:,} values")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
@@ -168,7 +172,7 @@ class _Reader:
         content: dict[str, Value] = {}
         for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise self._error(key_node, "merge keys (<<) are not supported: write it out")
+                raise self._error(key_node, "merge keys (<<) are not supported: write the keys out")
             key = self._value(key_node, at)
             if not isinstance(key, str):
                 raise self._error(key_node, f"key {str(key)[:40]} is not text: quote it")

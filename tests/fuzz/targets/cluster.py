@@ -12,8 +12,9 @@ import pytest
 from websocket import ABNF
 
 from minerwatch.api.snapshot import decode_report
-from minerwatch.config.schema import CullBudget
-from minerwatch.culling import lease_budget
+from minerwatch.config.schema import Culling
+from minerwatch.culling.budget_lease import decoded_lease, lease_state
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
@@ -170,14 +171,14 @@ def pod_watch(data: bytes) -> None:
         _is_bounded(each)
 
 
-@target("culling.lease_budget", cost=2)
+@target("culling.budget_lease", cost=2)
 def lease(data: bytes) -> None:
     """The Lease that holds the budget: whatever it says, a place is taken or it is not."""
     body, date = parts(data, 2)
     api = _Api(body, date.decode("latin-1") if date else _DATE)
-    held = lease_budget.LeaseBudget(
-        cast("Cluster", api), "minerwatch", CullBudget(),
-        pace=lease_budget.BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
+    held = LeaseBudget(
+        cast("Cluster", api), "minerwatch", Limits.of(Culling()),
+        pace=BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
     )  # fmt: skip
     record = _record()
     held.refresh()
@@ -185,17 +186,11 @@ def lease(data: bytes) -> None:
     assert all(count >= 0 for count in held.flagged(["rule", "other"]).values())
     for dry_run in (False, True):
         left = held.left(dry_run=dry_run)
-        assert left is None or 0 <= left <= CullBudget().per_cluster
+        assert left is None or 0 <= left <= Culling().budget.per_cluster
     assert isinstance(held.reserve(record, Moment(1.8e9, 5e5, "boot")), bool)
     held.give_back(record)
     for sent in api.sent:
-        again = lease_budget._decoded(sent)
-        lease_budget._entries(
-            again, lease_budget.IN_EARNEST, lease_budget._Place, lease_budget._MAX_PLACES
-        )
-        lease_budget._entries(
-            again, lease_budget.FLAGGED, lease_budget._Flag, lease_budget._MAX_FLAGS
-        )
+        lease_state(decoded_lease(sent), 1.8e9, 0.0)
 
 
 @target("kube.controllers")
@@ -290,7 +285,7 @@ def action_answer(data: bytes) -> None:
     """What is answered to an action, and the pod as it is seen before one."""
     actions = Actions(_api(data), _KEEP)
     with suppress(ApiError):
-        seen = actions.look("hub", "jupyter-ada")
+        seen = actions.fetch("hub", "jupyter-ada")
         if seen is not None:
             _is_bounded(seen.pod)
             assert isinstance(seen.resource_version, str)

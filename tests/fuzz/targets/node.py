@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
@@ -30,6 +29,7 @@ from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
 from tests.fuzz.registry import SEPARATOR, parts, target
+from tests.node.task_records import tasks_of
 
 _UID = "0b1c2d3e-0000-4000-8000-000000000001"
 _OWN = f"/kubepods/pod{_UID}/" + "ab" * 32
@@ -55,7 +55,11 @@ def _cgroup_mounts(version: int) -> Path:
     return mounts
 
 
-@target("node.cgroups", cost=8)
+@target(
+    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files", "node.cgroup_hierarchy"),
+    *("node.cgroup_members", "node.cgroup_walk"),
+    cost=8,
+)
 def cgroup_files(data: bytes) -> None:
     """Counters, members, limits, and where a process is, in either version of cgroups."""
     usage, members, limit, place, stat = parts(data, 5)
@@ -91,7 +95,7 @@ def cgroup_files(data: bytes) -> None:
             tree.close()
 
 
-@target("node.cgroups", cost=8)
+@target("node.cgroups", "node.cgroup_names", cost=8)
 def cgroup_name(data: bytes) -> None:
     """Whoever may make cgroups in a container is in that container, whatever they are called."""
     name = file_name(data)
@@ -157,58 +161,14 @@ def smaps(data: bytes) -> None:
         assert figure >= 0
 
 
-class _Messages:
-    """A netlink socket that has heard some messages."""
-
-    def __init__(self, messages: list[bytes], sender: int = 0) -> None:
-        self._messages = messages
-        self._sender = sender
-        self._heard, self._say = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for message in messages:
-            with suppress(OSError):
-                self._say.send(message or b"\0", socket.MSG_DONTWAIT)
-        self._heard.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._heard.fileno()
-
-    def recv(self, size: int) -> bytes:
-        return self._heard.recv(size)
-
-    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
-        return self.recv(size), (self._sender, 0)
-
-    def recvfrom_into(self, buffer: bytearray) -> tuple[int, tuple[int, int]]:
-        return self._heard.recv_into(buffer), (self._sender, 0)
-
-    def close(self) -> None:
-        self._heard.close()
-        self._say.close()
-
-
 @target("node.exec_events")
 def proc_connector(data: bytes) -> None:
     """Messages of the proc connector; and the answer to the subscription."""
-    messages = data.split(SEPARATOR)[:16]
-    heard = _Messages(messages)
-    events = exec_events.ExecEvents.__new__(exec_events.ExecEvents)
-    events.received = 0
-    events._socket = heard  # type: ignore[assignment]
-    events._message = bytearray(exec_events._MESSAGE_BYTES)
-    try:
-        pids = events.drain(limit=100)
-        assert len(pids) <= len(messages)
-        assert all(0 <= pid < 1 << 32 for pid in pids)
-    finally:
-        heard.close()
-    answered, wait_s, exec_events._ANSWER_S = _Messages(messages), exec_events._ANSWER_S, 0.0
-    try:
-        exec_events._wait_for_answer(answered, token=1)  # type: ignore[arg-type]
-    except (OSError, exec_events.ExecsUnavailableError):
-        pass  # as documented
-    finally:
-        exec_events._ANSWER_S = wait_s
-        answered.close()
+    for message in data.split(SEPARATOR)[:16]:
+        pid = exec_events.exec_pid(message, len(message))
+        assert pid is None or 0 <= pid < 1 << 32
+        with suppress(OSError):  # the kernel's refusal
+            exec_events.is_answer(message, token=1)
 
 
 class _Iterator(task_iterator.TaskIterator):
@@ -226,9 +186,10 @@ class _Iterator(task_iterator.TaskIterator):
 @target("node.task_iterator", "node.fp_rounding")
 def task_records(data: bytes) -> None:
     """Whole records of the BPF task iterator, and what their control words say."""
-    whole = data[: len(data) - len(data) % task_iterator._RECORD.size]
+    whole = data[: len(data) - len(data) % task_iterator.RECORD.size]
     table = task_iterator.TaskTable(whole)
-    for sample in _Iterator(whole).samples():
+    tasks = tasks_of(_Iterator(whole))
+    for sample in tasks:
         stat = table.stat(sample.pid)
         if stat is not None:
             is_finite(stat.cpu_s)
@@ -236,7 +197,7 @@ def task_records(data: bytes) -> None:
         for cpu_s in table.thread_cpu(sample.pid).values():
             is_finite(cpu_s)
     assert table.replaced_since(task_iterator.TaskTable(whole)) == set()
-    wanted = [ProcessId(each.pid, each.start_ticks) for each in _Iterator(whole).samples()]
+    wanted = [each.process for each in tasks]
     rounding = RoundingSamples("x86_64")
     for number, fp in enumerate(_Iterator(whole).fp_samples(wanted)):
         rounding.add(float(number), fp.tid, fp.fp_control, fp.switches)

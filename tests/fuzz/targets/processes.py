@@ -12,7 +12,7 @@ import yara_x
 from minerwatch.api.snapshot import container_status, decode, encode
 from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of
 from minerwatch.config.schema import BUILT_IN_RULES
-from minerwatch.culling.process_signals import _stat as state_of
+from minerwatch.culling.process_signals import read_stat as state_of
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Judge, Sighting
 from minerwatch.model import (
@@ -27,14 +27,9 @@ from minerwatch.model import (
 )
 from minerwatch.node.children import ptrace_sampler, yara_scanner
 from minerwatch.node.children.exe_hasher import _start_ticks
-from minerwatch.node.processes import (
-    _END_BYTES,
-    ProcessReader,
-    _BothEnds,
-    _ReadingProcess,
-    parse_stat,
-    user_names,
-)
+from minerwatch.node.command_lines import _END_BYTES, _BothEnds, _ReadingProcess
+from minerwatch.node.process_files import parse_stat
+from minerwatch.node.processes import ProcessReader, user_names
 from minerwatch.report.log import verdict_line
 from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
@@ -47,7 +42,7 @@ _PID = 7
 _STAT = b"7 (a) R 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 99 0 0 0 1 2 3 " + b"0 " * 24
 
 
-@target("node.processes")
+@target("node.process_files")
 def proc_stat(data: bytes) -> None:
     """/proc/PID/stat: the name may hold brackets, newlines and half characters."""
     stat = parse_stat(_PID, data)
@@ -59,7 +54,11 @@ def proc_stat(data: bytes) -> None:
         ptrace_sampler._Thread(data, b"\nTracerPid:\t0\nvoluntary_ctxt_switches:\t1\n")
 
 
-@target("node.processes", "node.children.exe_hasher", "culling.process_signals", cost=8)
+@target(
+    *("node.processes", "node.process_files", "node.command_lines", "node.proc_files"),
+    *("node.children.exe_hasher", "culling.process_signals"),
+    cost=8,
+)
 def proc_files(data: bytes) -> None:
     """Stat, status, command line, executable and folder of a process, read as the agent does."""
     stat, status, command_line, exe, cwd = parts(data, 5)
@@ -174,7 +173,7 @@ def thread_status(data: bytes) -> None:
         assert isinstance(thread.is_running, bool)
 
 
-@target("node.processes")
+@target("node.command_lines")
 def reading_records(data: bytes) -> None:
     """What the reader of command lines answers: pieces, of which both ends are kept."""
     reader = _ReadingProcess.__new__(_ReadingProcess)

@@ -23,7 +23,7 @@ from minerwatch.cli.top_screen.page import Subject, page_lines
 from minerwatch.cli.top_screen.process_tree import process_lines
 from minerwatch.cli.top_screen.rows import Tree, View, arranged
 from minerwatch.cli.top_screen.terminal import to_ascii
-from minerwatch.culling import audit_log, file_budget
+from minerwatch.culling import audit_log
 from minerwatch.culling.history import History
 from minerwatch.culling.records import Moment
 from minerwatch.errors import SnapshotError, TargetError
@@ -42,7 +42,6 @@ from tests.fuzz.contract import (
     are_lines,
     is_finite,
     is_line,
-    is_one_line,
     is_publishable,
     is_told,
     is_unicode,
@@ -53,17 +52,6 @@ from tests.report.samples import NOW
 
 _WIDTH = 100
 _BOOT = "3f0e0000-0000-4000-8000-000000000001"
-
-
-@target("culling.file_budget")
-def budget_file(data: bytes) -> None:
-    """The budget of a machine without a cluster: it is read, or nothing is permitted."""
-    try:
-        state = file_budget.decoded(data)
-    except file_budget.BudgetFileError as error:
-        is_one_line(str(error))
-        return
-    assert state.begun.id is not None
 
 
 @target("report.since")
@@ -200,14 +188,14 @@ def metric_labels(data: bytes) -> None:
     name = data.decode("utf-8", "backslashreplace")
     flagged = metrics.FlaggedContainer(name, name, name, 91.0, 1.0, {name: 88.0})
     told = metrics.Metrics(probe_failures=lambda: [(name, name, 1)])
-    told._flagged.flagged = (flagged,)
-    text = metrics.exposition(told.registry).decode()
+    told.tick_done(duration_s=0.1, at_s=1.0, containers={}, flagged=(flagged,), processes=1)
+    text = told.exposition().decode()
     are_lines(text)
     wanted = metrics.label(name)
     families = {family.name: family for family in text_string_to_metric_families(text)}
     (sample,) = families["minerwatch_container_score"].samples
     assert set(sample.labels.values()) == {wanted}
-    assert len(wanted) <= 10 * metrics._MAX_LABEL_LENGTH
+    assert len(wanted) <= 10 * metrics.MAX_LABEL_LENGTH
 
 
 @target("untrusted_text.display", "report.log", "view.lines")

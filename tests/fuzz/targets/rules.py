@@ -12,7 +12,7 @@ import msgspec
 
 from minerwatch.authoring import rule_tests
 from minerwatch.authoring.lint import lint
-from minerwatch.cli.rules import _json_line, _numbered_lines, _text_line
+from minerwatch.authoring.replay_text import json_line, numbered_lines, text_line
 from minerwatch.config.hours import hours
 from minerwatch.config.schema import Config, load
 from minerwatch.config.selectors import selector
@@ -79,7 +79,7 @@ def _works(rule: Rule) -> None:
             assert match.rule is rule
 
 
-@target("detection.sigma.lists", "authoring.list_lint", cost=4)
+@target("detection.sigma.lists", "authoring.lint_lists", cost=4)
 def list_file(data: bytes) -> None:
     """A list alone: entries, or an error with a line."""
     place = folder("lists")
@@ -163,11 +163,11 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@target("authoring.rule_tests", "detection.matching.matcher", "cli.rules", cost=8)
+@target("authoring.rule_tests", "detection.matching.matcher", "authoring.replay_text", cost=8)
 def recording(data: bytes) -> None:
     """Lines of recorded facts, and what the shipped rules say of them."""
     titles = {rule.id: rule.title for rule in matcher().rules}
-    for _, line in _numbered_lines(io.BytesIO(data)):
+    for _, line in numbered_lines(io.BytesIO(data)):
         try:
             recorded = rule_tests.recording(line)
         except ValueError as error:
@@ -176,8 +176,8 @@ def recording(data: bytes) -> None:
         outcome = rule_tests.replayed(recorded, matcher())
         assert 0 <= outcome.score <= 100
         assert math.isfinite(recorded.seconds)
-        are_lines(_text_line(recorded, outcome, titles))
-        _json_line(outcome)
+        are_lines(text_line(recorded, outcome, titles))
+        json_line(outcome)
 
 
 @target("kube.client", max_bytes=1024, cost=24)

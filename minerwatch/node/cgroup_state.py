@@ -1,0 +1,194 @@
+"""State kept of the cgroup tree between ticks: cgroups, containers, pods, and their members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from minerwatch.model import Container, ContainerKey, ContainerKind
+
+IDLE_POLL_TICKS = 8
+"""Ticks after which an idle container is read again."""
+
+UNKNOWN_LINKS = -1
+_LONG_PATH_BYTES = 512
+"""Runtimes make no longer paths. A longer one counts as another cgroup for each so many bytes."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Cgroups that become idle together. Those that are in no pod are read at every tick."""
+
+    cgroups: dict[bytes, Cgroup] = field(default_factory=dict)
+    containers: dict[ContainerKey, ContainerState] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PodCgroup(Group):
+    """A pod's own cgroup, above those of its containers."""
+
+    inode: int
+    usage_fd: int
+    usage: bytes | None = None  # content of its counter, when last read
+    moved_tick: int = 0  # at which that last changed
+    is_active: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class ContainerState:
+    """A container, and what was read of it."""
+
+    container: Container
+    key: ContainerKey
+    path: bytes
+    outer: ContainerState | None
+    pod: PodCgroup | None
+    claim: int | None = None  # engines' containers around it if it claims to be a pod's
+    usage_fd: int = -1
+    inclusive_s: float = 0.0  # CPU time, with that of nested containers
+    used_s: float = 0.0  # since the tick before, without nested containers
+    is_active: bool = True
+    is_unread: bool = False  # a file of it could not be read at the last tick
+    listed: dict[bytes, frozenset[int]] = field(default_factory=dict)  # path -> pids
+    limited_by: bytes | None = None  # the folder, its own or above, with the tightest limit
+    limit_cores: float | None = None
+    limit_tick: int | None = None  # at which these were last looked up
+
+    @property
+    def engines(self) -> int:
+        """Return how many engines' containers it is, and is nested in."""
+        count = 0
+        state: ContainerState | None = self
+        while state is not None:
+            count += state.container.kind is ContainerKind.ENGINE
+            state = state.outer
+        return count
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """Cgroups of one owner: how many are known apart, and where some are left out."""
+
+    max_cgroups: int
+    owner: ContainerState | None = None  # the outermost container; None: the node itself
+    is_tenants: bool = False  # the tenant's processes decide how many there are
+    count: int = 0
+    cut: dict[Cgroup, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Cgroup:
+    """One folder of the tree."""
+
+    path: bytes
+    inode: int
+    links: int  # of its folder: one for each folder in it
+    depth: int
+    pod_uid: str
+    is_pod: bool
+    owner: ContainerState | None
+    parent: Cgroup | None
+    pod: PodCgroup | None  # the one that it is, or is below
+    charged: Account  # it counts towards this
+    account: Account  # its children count towards this
+    children: dict[bytes, Cgroup] = field(default_factory=dict)
+    members_fd: int = -1
+    members: bytes = b""  # content of cgroup.procs at the last tick
+    foreign: int = 0  # of these, in a pid namespace that the agent cannot see into
+
+    @property
+    def name(self) -> str:
+        """Return the last part of its path."""
+        return self.path.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+
+    @property
+    def weight(self) -> int:
+        """Return how many cgroups it counts as: tenants choose the length of the paths kept."""
+        return 1 + len(self.path) // _LONG_PATH_BYTES
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether something may have changed in it, given that its pod is active."""
+        return self.owner is None or self.owner.is_active
+
+    def read_again(self, tick: int) -> None:
+        """Have it listed and read at the next tick, even if it is idle until then."""
+        self.links = UNKNOWN_LINKS
+        if self.owner is not None:
+            self.owner.is_unread = True
+        if self.pod is not None:
+            self.pod.moved_tick = tick
+
+
+class PodClaims:
+    """Claims of containers, by their names, to be a pod's.
+
+    Tenants choose names inside their containers, so the claim inside the fewest engines' containers
+    holds, and those nested deeper are refuted.
+    """
+
+    def __init__(self) -> None:
+        self._claims: dict[str, Counter[int]] = {}  # pod's uid -> claims by depth
+        self._contested: set[str] = set()
+
+    def add(self, state: ContainerState, depth: int) -> None:
+        """Record that a container claims its pod, ``depth`` engines' containers deep."""
+        uid = state.container.pod_uid
+        state.claim = depth
+        claims = self._claims.setdefault(uid, Counter())
+        claims[depth] += 1
+        if max(claims) > depth:
+            self._contested.add(uid)
+
+    def withdraw(self, state: ContainerState) -> None:
+        """Remove a container's claim, if it has one."""
+        uid = state.container.pod_uid
+        if state.claim is None or uid not in self._claims:
+            return
+        self._claims[uid] -= Counter([state.claim])
+        state.claim = None
+        if not self._claims[uid]:
+            del self._claims[uid]
+
+    def is_refuted(self, pod_uid: str, depth: int) -> bool:
+        """Return whether the pod is claimed inside fewer engines' containers elsewhere."""
+        return any(claim < depth for claim in self._claims.get(pod_uid, ()))
+
+    def take_contested(self) -> set[str]:
+        """Return, once, the pods that were claimed at several depths."""
+        contested, self._contested = self._contested, set()
+        return contested
+
+
+@dataclass(slots=True)
+class KnownTree:
+    """All cgroups and containers that are known."""
+
+    tick: int = 0
+    cgroups: dict[bytes, Cgroup] = field(default_factory=dict)
+    outside: Group = field(default_factory=Group)
+    pods: dict[PodCgroup, None] = field(default_factory=dict)
+    states: dict[ContainerKey, ContainerState] = field(default_factory=dict)
+    containers: dict[ContainerKey, Container] = field(default_factory=dict)
+    cpu_s: dict[ContainerKey, float] = field(default_factory=dict)
+    pids: dict[ContainerKey, frozenset[int]] = field(default_factory=dict)
+    changed: set[ContainerState] = field(default_factory=set)  # their members
+    gone: set[ContainerKey] = field(default_factory=set)
+    foreign_count: int = 0
+
+    def active_groups(self) -> list[Group]:
+        """Return the groups that may have changed since the tick before."""
+        return [self.outside, *(pod for pod in self.pods if pod.is_active)]
+
+    def nearest(self, path: bytes, root: bytes) -> Cgroup | None:
+        """Return the known cgroup at ``path``, or the closest one above it."""
+        while path not in self.cgroups:
+            if len(path) <= len(root):
+                return None
+            path = path.rpartition(b"/")[0]
+        return self.cgroups[path]
+
+    def count_foreign(self, cgroup: Cgroup, count: int) -> None:
+        """Record how many members of a cgroup are in a pid namespace that cannot be seen."""
+        self.foreign_count += count - cgroup.foreign
+        cgroup.foreign = count

@@ -1,0 +1,148 @@
+"""The files of one process in /proc that cannot hang: stat, status, threads, links.
+
+They need no lock that the process can hold: stat and status read counters, the exe and cwd links
+read paths under RCU (``get_task_exe_file``). No path of the process is opened or stat'ed: its file
+system may be a dead network mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from minerwatch.model import ProcessId, ProcessStat
+from minerwatch.node.proc_files import STAT_BYTES, decoded, read_once
+from minerwatch.text_budget import both_ends
+
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+"""Unit of the times in /proc/PID/stat: CPU time is exact to 10 ms on usual kernels."""
+
+_PF_EXITING = 0x00000004  # include/linux/sched.h
+_PF_KTHREAD = 0x00200000
+GONE = frozenset({errno.ENOENT, errno.ESRCH})  # ESRCH: it exited while the file was open
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+_STATUS_BYTES = 4096  # Uid is among the first lines; only Groups, after it, can be long
+_LONG_STATUS_BYTES = 1 << 20  # 65,536 groups of 10 digits fit
+_MAX_PATH_BYTES = 8 << 10
+MAX_ENDED_THREADS = 1024
+"""Threads among which a living one is looked for."""
+
+
+def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
+    """Parse a line of /proc/PID/stat (proc_pid_stat(5)); return None if it is not one."""
+    parsed = _parse_stat(pid, line)
+    return parsed[0] if parsed else None
+
+
+class ProcessFiles:
+    """Reads files below ``proc``, and counts failures by reason."""
+
+    def __init__(self, proc: str, failures: dict[str, int]) -> None:
+        self._proc = proc
+        self._failures = failures
+        self.is_short = False
+        """Set when a file could not be read because files or memory ran out."""
+
+    def stat(self, pid: int, place: str = "") -> tuple[ProcessStat, bool] | None:
+        """Read a stat file; the flag says that the task is exiting, or a zombie."""
+        line = self._content(f"{place or pid}/stat", STAT_BYTES)
+        if line is None:
+            return None
+        parsed = _parse_stat(pid, line)
+        if parsed is None:
+            self._failures["malformed"] += 1
+        return parsed
+
+    def threads(self, pid: int, limit: int) -> Iterator[int]:
+        """Yield the first ``limit`` thread ids of a process."""
+        try:
+            with os.scandir(f"{self._proc}/{pid}/task") as entries:
+                yield from (int(entry.name) for entry in islice(entries, limit))
+        except (OSError, ValueError) as error:
+            self.count(error)
+
+    def living_thread(self, pid: int) -> str | None:
+        """Return the folder of a living thread, after the first thread has exited.
+
+        The first thread is then a zombie without memory: /proc/PID/cmdline is empty and the exe
+        link leads nowhere, but those of its other threads do (proc_pid_task(5)). Threads that exit
+        vanish, except the first, and those that a tracer does not wait for (ptrace(2)).
+        """
+        for tid in self.threads(pid, MAX_ENDED_THREADS):
+            place = f"{pid}/task/{tid}"
+            parsed = self.stat(tid, place) if tid != pid else None
+            if parsed and not parsed[1]:
+                return place
+        return None
+
+    def uid(self, pid: int) -> int:
+        """Read the effective uid; return -1 if it cannot be read.
+
+        The line before it, Name, cannot forge it: the kernel escapes newlines there.
+        """
+        status = self._content(f"{pid}/status", _STATUS_BYTES)
+        if status is None:
+            return -1
+        try:
+            return int(status.partition(b"\nUid:")[2].split(None, 2)[1])
+        except (IndexError, ValueError):
+            self._failures["malformed"] += 1
+            return -1
+
+    def status(self, place: str) -> bytes | None:
+        """Read all of a status file (proc_pid_status(5))."""
+        status = self._content(f"{place}/status", _STATUS_BYTES)
+        if status is not None and len(status) == _STATUS_BYTES:
+            return self._content(f"{place}/status", _LONG_STATUS_BYTES)
+        return status
+
+    def link(self, name: str) -> str:
+        """Read a link; return "" if it cannot be read."""
+        try:
+            link = os.readlink(os.fsencode(f"{self._proc}/{name}"))  # noqa: PTH115 - hot
+            return both_ends(decoded(link), _MAX_PATH_BYTES)
+        except OSError as error:
+            self.count(error)
+            return ""
+
+    def count(self, error: OSError | ValueError) -> None:
+        """Count a failure; a process that is gone does not count."""
+        if isinstance(error, PermissionError):
+            self._failures["permission"] += 1
+        elif not isinstance(error, OSError):
+            self._failures["malformed"] += 1
+        elif error.errno not in GONE:
+            self._failures["unreadable"] += 1
+            self.is_short = self.is_short or error.errno in _SHORT
+
+    def _content(self, name: str, limit_bytes: int) -> bytes | None:
+        try:
+            return read_once(f"{self._proc}/{name}", limit_bytes)
+        except OSError as error:
+            self.count(error)
+            return None
+
+
+def _parse_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
+    # The name may hold ") R 1 2" and any other bytes; no field after it holds a bracket.
+    name, bracket, rest = line.rpartition(b")")
+    fields = rest.split(None, 46)
+    if not bracket or b"(" not in name or len(fields) < 46:
+        return None
+    try:
+        flags = int(fields[6])
+        stat = ProcessStat(
+            id=ProcessId(pid, int(fields[19])),
+            parent_pid=int(fields[1]),
+            comm=decoded(name.partition(b"(")[2]),
+            cpu_s=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S,
+            threads=int(fields[17]),
+            kernel_thread=bool(flags & _PF_KTHREAD),
+            program=(int(fields[23]), int(fields[25]), int(fields[45])),
+        )
+    except (ValueError, OverflowError):
+        return None
+    return stat, fields[0] in b"ZXx" or bool(flags & _PF_EXITING)

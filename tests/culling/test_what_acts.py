@@ -1,0 +1,31 @@
+"""Only what is named here sends a request that changes the cluster, or a signal to a process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import minerwatch
+
+_WRITES = re.compile(r'"(?:DELETE|PATCH|PUT)"|/eviction')
+_SIGNALS = re.compile(r"\bpidfd_send_signal\(|\bos\.kill(?:pg)?\(")
+_EVENTS = "kube/events.py"  # counts a repeated Event
+_CHILDREN = "node/"  # ends the agent's own children
+
+
+def _modules(pattern: re.Pattern[str]) -> set[str]:
+    package = Path(minerwatch.__file__).parent
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+
+
+def test_only_culling_changes_pods() -> None:
+    assert _modules(_WRITES) == {"culling/pod_actions.py", "culling/lease_budget.py", _EVENTS}
+
+
+def test_only_culling_signals_processes() -> None:
+    found = {name for name in _modules(_SIGNALS) if not name.startswith(_CHILDREN)}
+    assert found == {"culling/process_signals.py"}

@@ -1,0 +1,28 @@
+"""Fixtures of the node's sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minerwatch.node.processes import ProcessReader
+from tests.node.recorded_proc import RecordedProc
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> RecordedProc:
+    return RecordedProc(tmp_path / "proc")
+
+
+@pytest.fixture
+def recorded_reader(recorded: RecordedProc, tmp_path: Path) -> Iterator[ProcessReader]:
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0::/:/bin/sh\nalice:x:7:7::/:/bin/sh\n")
+    reader = ProcessReader(recorded.root, retry_s=3600, passwd=passwd)
+    yield reader
+    for fifo in recorded.root.glob("*/cmdline"):
+        if fifo.is_fifo():
+            recorded.release(int(fifo.parent.name))
+    reader.close()
