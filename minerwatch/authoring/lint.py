@@ -7,7 +7,7 @@ something in it. Lint uses neither the network nor a clock, and only the offline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 
 from minerwatch.authoring.diagnostic import Diagnostic, Problems, Severity, warning
@@ -37,6 +37,7 @@ from minerwatch.detection.sigma.rule import Filter, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.detection.sigma.yaml_document import Document, read_document, read_text
 from minerwatch.errors import RuleError
+from minerwatch.format import counted
 
 _MAX_SHOWN = 80
 
@@ -79,6 +80,14 @@ def lint(
     found += list_diagnostics(book)
     found.sort(key=lambda each: (str(each.path), each.line, each.text))
     return tuple(dict.fromkeys(found))
+
+
+def unmeasured_note(rules: Iterable[Rule]) -> str | None:
+    """Return one line on the rules that need a field which no source measures yet."""
+    count = sum("DestinationHostname" in rule.fields for rule in rules)
+    if not count:
+        return None
+    return f"note: DestinationHostname is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(

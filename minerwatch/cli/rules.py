@@ -20,6 +20,7 @@ from minerwatch.authoring.field_table import field_records, field_rows
 from minerwatch.authoring.filter_file import with_rule
 from minerwatch.authoring.index import rule_index
 from minerwatch.authoring.lint import lint as lint_book
+from minerwatch.authoring.lint import unmeasured_note
 from minerwatch.authoring.replay_text import Tally, json_line, numbered_lines, text_line
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import new_rule
@@ -277,8 +278,11 @@ def lint(
     _print_empty(empty)
     counts = Counter(each.severity for each in found)
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    checked = counted(len(_selected(book, paths)), "rule")
+    selected = _selected(book, paths)
+    checked = counted(len(selected), "rule")
     _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    if line := unmeasured_note(selected):
+        _note(line)
     _exit(failed=bool(errors or empty or (strict and warnings)))
 
 
