@@ -29,6 +29,7 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
+from minerwatch.detection.sigma.yaml_document import read_text
 from minerwatch.errors import RuleError
 from minerwatch.format import counted
 from minerwatch.model import Maturity, Signal
@@ -205,8 +206,7 @@ def new(path: Path, title: str, signal: str, level: str, filter_paths: tuple[Pat
     name = f"{file.absolute().parent.name}/{file.stem}"
     try:
         filters = {
-            each: with_rule(each, each.read_text(encoding="utf-8"), identifier, name)
-            for each in filter_paths
+            each: with_rule(each, read_text(each)[0], identifier, name) for each in filter_paths
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as opened:
