@@ -168,7 +168,6 @@ def settings_words(data: bytes) -> None:
     "authoring.rule_tests",
     "detection.matching.matcher",
     "authoring.replay_text",
-    "cli.rules",
     cost=8,
 )
 def recording(data: bytes) -> None:
