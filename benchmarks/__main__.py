@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, Run, as_json, as_markdown, machine, missing, rows_from_json
 
-MEASURES = ("matching", "probes", "pods", "whole", "scan")
+MEASURES = ("matching", "probes", "pods", "whole", "hot", "scan")
 
 
 def main() -> None:

@@ -93,9 +93,9 @@ def compiled(folder: Path, name: str, source: str, options: tuple[str, ...] = ()
 class Crowd:
     """Containers named as the kubelet names them, two a pod, and sleeping processes in them."""
 
-    def __init__(self, folder: Path, containers: int) -> None:
-        """``folder`` is for the program that sleeps. Raises NotHereError."""
-        self._top = writable_root() / "kubepods"
+    def __init__(self, folder: Path, containers: int, below: str = "") -> None:
+        """``folder`` is for the program that sleeps, ``below`` a cgroup. Raises NotHereError."""
+        self._top = writable_root() / below / "kubepods"
         if self._top.exists():
             raise NotHereError(f"{self._top} is in use")
         self._program = compiled(folder, "sleep", _FORKER, ("-static",))
@@ -171,7 +171,8 @@ class Crowd:
         for pid, _ in self._sleepers:
             _kill(pid)
         pods = dict.fromkeys(folder.parent for folder in self.folders)
-        _remove([*self.folders, *pods, self._top / "burstable", self._top])
+        own = [self._top.parent] if self._top.parent.name == TOP else []
+        _remove([*self.folders, *pods, self._top / "burstable", self._top, *own])
 
     def _new_folder(self) -> Path:
         pod, name = pod_uid(self._made // CONTAINERS_A_POD), container_id(self._made)

@@ -1,16 +1,25 @@
-"""CPU time that matching costs: 100, 500 and 1,000 rules over 10,000 different command lines.
+"""CPU time of matching: the shipped rules and made ones, over command lines they never saw.
 
-python -m benchmarks.matching [--rules 100 500 1000] [--lines 10000]
+    python -m benchmarks.matching [--rules 100 500 1000] [--lines 10000]
+
+Each line is matched once; the figure is the median of several runs, each with a new matcher.
+Hostile lines have 32 KiB; lines on which rules hold cost more, for evidence and planted words.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import string
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.table import Budget, Row, cpu_ms, parser, show
+from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import (
     All,
     Any,
@@ -21,8 +30,11 @@ from minerwatch.detection.condition import (
     Number,
     Text,
     fields_of,
+    predicates,
 )
 from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.planted_words import with_arguments
+from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import LogSource, Rule
 from minerwatch.model import Facts, Maturity, Signal
 
@@ -108,8 +120,145 @@ def main() -> None:
 
 
 def rows(counts: Sequence[int], lines: int) -> list[Row]:
-    """What a command line costs that was never seen before; and what an idle process costs."""
-    return [row for count in counts for row in _static_rows(count, lines)] + [_dynamic_row()]
+    """Measure unseen lines, hostile lines, and an idle process."""
+    return [
+        *_shipped_rows(lines),
+        *_hostile_rows(),
+        *(row for count in counts for row in _static_rows(count, lines)),
+        _dynamic_row(),
+    ]
+
+
+# The shipped rules.
+
+
+def _shipped_rows(lines: int) -> Iterator[Row]:
+    measure = "Matching, the shipped rules"
+    rules = rulebook.load((BUILT_IN_RULES,)).rules
+    chance = random.Random(20261129)
+    cases = {
+        "generated words": [
+            _without_parent(_facts(chance, line)) for line in command_lines(chance, lines)
+        ],
+        "words of the benign corpus": corpus_lines(chance, lines),
+    }
+    for case, unseen in cases.items():
+        matcher = Matcher(rules)
+        held = [each for each in unseen if matcher.static_matches(each)]
+        unheld = [each for each in unseen if not matcher.static_matches(each)]
+        yield Row(measure, case, "no rule holds", _median_us(rules, unheld), "µs", Budget(5.0))
+        if held:
+            note = f"{len(held) / len(unseen):.1%} of the lines"
+            yield Row(measure, case, "a rule holds", _median_us(rules, held), "µs", note=note)
+
+
+def _without_parent(facts: Facts) -> Facts:
+    return {name: facts[name] for name in ("CommandLine", "Image", "Comm")}
+
+
+def _median_us(rules: Sequence[Rule], facts: Sequence[Facts]) -> float:
+    """Return the cost of a line to a matcher that has compiled its expressions."""
+    chance = random.Random(1)
+    warm = corpus_lines(chance, 1000)
+    costs = []
+    for _ in range(_RUNS):
+        matcher = Matcher(rules)
+        _microseconds(matcher.static_matches, warm)
+        costs.append(_microseconds(matcher.static_matches, facts))
+    return statistics.median(costs)
+
+
+_RUNS = 5
+
+
+def corpus_lines(chance: random.Random, count: int) -> list[Facts]:
+    """Lines of the benign corpus's programs, most arguments replaced; each with a word of its own.
+
+    The corpus has what resembles miners on purpose: ordinary nodes have fewer near misses.
+    """
+    programs: list[tuple[str, str, list[str]]] = []
+    with BENIGN_CORPUS.open(encoding="utf-8") as recordings:
+        for recording in recordings:
+            facts = msgspec.json.decode(recording)["facts"]
+            line = command_line_of(facts.get("Arguments") or facts.get("CommandLine", "").split())
+            arguments = line.split(" ")
+            if sum(map(len, arguments)) < _LONGEST_LINE:
+                programs.append((str(facts["Image"]), str(facts["Comm"]), arguments))
+    words = [word for _, _, arguments in programs for word in arguments[1:]]
+    lines: list[Facts] = []
+    for number in range(count):
+        image, comm, (name, *arguments) = chance.choice(programs)
+        kept = [_argument(chance, argument, words) for argument in arguments]
+        line = " ".join((name, *kept, f"{word(chance)}-{number}"))
+        lines.append({"CommandLine": line, "Image": image, "Comm": comm})
+    return lines
+
+
+def _argument(chance: random.Random, argument: str, words: Sequence[str]) -> str:
+    """Keep an argument (40 %), or replace it by another one's (20 %) or a made one."""
+    share = chance.random()
+    if share < 0.4:
+        return argument
+    if share < 0.6:
+        return chance.choice(words)
+    return chance.choice(
+        (
+            f"--{word(chance)}={word(chance)}",
+            f"/{word(chance)}/{word(chance)}.{chance.choice(('py', 'json', 'so', 'log'))}",
+            f"{chance.randint(0, 99_999)}",
+            f"-{chance.choice(string.ascii_lowercase)}",
+            word(chance),
+        )
+    )
+
+
+def _hostile_rows() -> Iterator[Row]:
+    measure = "Matching, hostile lines of 32 KiB"
+    rules = rulebook.load((BUILT_IN_RULES,)).rules
+    matcher = Matcher(rules)
+    for case, line in hostile_lines(rules).items():
+        costs = []
+        for number in range(_RUNS):
+            unseen = with_arguments({"CommandLine": f"{line} {number}", "Image": "/usr/bin/x"})
+            costs.append(cpu_ms(partial(matcher.static_matches, unseen)))
+        held = len(matcher.static_matches(unseen))
+        budget = None if held else Budget(2.0)
+        note = f"{held} rules hold" if held else ""
+        yield Row(measure, case, "a line", statistics.median(costs), "ms", budget, note)
+
+
+def hostile_lines(rules: Sequence[Rule]) -> dict[str, str]:
+    """Lines made to cost much, by their shape."""
+    chance = random.Random(20261129)
+    texts = {each for rule in rules for each in predicates(rule.condition)}
+    literals = sorted(
+        each.pattern for each in texts if isinstance(each, Text) and each.how is How.CONTAINS
+    )
+    chance.shuffle(literals)
+    made = [word(chance) for _ in range(8000)]
+    base64 = "".join(chance.choices(string.ascii_letters + string.digits + "+/", k=_HOSTILE_CHARS))
+    lines = {
+        "blanks": "x" + " " * _HOSTILE_CHARS,
+        "no-break spaces after sh -c": "sh -c " + NO_BREAK_SPACE * _HOSTILE_CHARS,
+        "3,000 options": "x " + " ".join(f"--{each}={each}" for each in made),
+        "-o again and again": "x " + "-o " * _HOSTILE_CHARS,
+        "base64": f"x {base64}",
+        "2,000 arguments": "x " + " ".join(made[:2000]),
+        "a pool's option, 3,000 decoys": "./a " + " ".join(f"-o=stratum-{each}" for each in made),
+        "near misses of literals": "x " + " ".join(each[:-1].strip() for each in literals),
+        "all literals": "x " + " ".join(each.strip() for each in literals),
+        "an option of a miner's 3,000 times": "x "
+        + " ".join(f"--donate-level={each}" for each in made),
+    }
+    return {shape: line[:_HOSTILE_CHARS] for shape, line in lines.items()}
+
+
+_HOSTILE_CHARS = 32 << 10
+_LONGEST_LINE = 400
+BENIGN_CORPUS = Path(__file__).parents[1] / "tests/corpus/benign.jsonl"
+
+
+# Made rules.
 
 
 def _static_rows(count: int, lines: int) -> Iterator[Row]:

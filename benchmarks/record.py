@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minerwatch.agent.daemon import Node, now_s, open_node
+from minerwatch.agent.monitor import Node, now_s, open_node
 from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination, Probes
 from minerwatch.config.values import Duration
 from minerwatch.detection.matching.matcher import Match, Matcher

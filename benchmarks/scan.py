@@ -29,7 +29,7 @@ import psutil
 
 from benchmarks.crowd import Crowd, compiled
 from benchmarks.table import Budget, Row, cpu_ms, needs_root, parser, show
-from minerwatch.agent.tick import Watch
+from minerwatch.agent.tick import Sources, Watch
 from minerwatch.config.schema import BUILT_IN_RULES, Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
@@ -39,7 +39,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 
 MEASURE = "One tick"
-_ATTRIBUTES = (
+ATTRIBUTES = (
     *("cmdline", "cpu_percent", "cpu_times", "exe", "memory_info"),
     *("name", "pid", "ppid", "status", "uids"),
 )
@@ -130,12 +130,10 @@ class _Ticks:
 
     def __init__(self, matcher: Matcher, tasks: TaskIterator | None = None) -> None:
         self._watch = Watch(
-            CgroupTree(Path("/sys"), Path("/proc")),
-            ProcessReader(Path("/proc")),
+            Sources(CgroupTree(Path("/sys"), Path("/proc")), ProcessReader(Path("/proc")), tasks),
             matcher,
             Examination(),
             Judge(),
-            tasks=tasks,
         )
         self.parts_ms: dict[str, float] = {}
 
@@ -154,7 +152,7 @@ class _Ticks:
 
 
 def _costs(matcher: Matcher, cgroups: int, processes: Sequence[int], ticks: int) -> Iterator[_Cost]:
-    tasks, tasks_off = _task_iterator()
+    tasks, tasks_off = task_iterator()
     with (
         tempfile.TemporaryDirectory() as folder,
         Crowd(Path(folder), cgroups) as crowd,
@@ -208,7 +206,7 @@ def _growth(costs: Sequence[_Cost]) -> list[Row]:
     return found
 
 
-def _task_iterator() -> tuple[TaskIterator | None, str]:
+def task_iterator() -> tuple[TaskIterator | None, str]:
     try:
         return TaskIterator(), ""
     except TasksUnavailableError as error:
@@ -216,7 +214,7 @@ def _task_iterator() -> tuple[TaskIterator | None, str]:
 
 
 def _psutil_scan() -> None:
-    for _ in psutil.process_iter(_ATTRIBUTES):
+    for _ in psutil.process_iter(ATTRIBUTES):
         pass
 
 

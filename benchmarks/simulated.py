@@ -4,7 +4,7 @@
 
 Its own loop runs, only that it does not wait: where it would, the clock is put on. Between two
 ticks it prints how many milliseconds the garbage collector took, all in all and at most at once,
-and goes on when it is given a line. ``--untuned``: without what ``footprint`` does.
+and goes on when it is given a line. ``--untuned``: without what ``agent.memory`` does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minerwatch.agent import daemon as agent_module
-from minerwatch.agent.daemon import Agent
-from minerwatch.agent.memory import keep_heap_small
+from minerwatch.agent.daemon import Agent, Runtime
+from minerwatch.agent.memory import HeapKeeper, keep_heap_small
+from minerwatch.agent.monitor import now_s
 from minerwatch.agent.scheduling import Readable, Wake
 from minerwatch.config.schema import load
 from minerwatch.report.log import logger
@@ -31,7 +31,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._put_on_s = 0.0
-        self._began_s = agent_module.now_s()
+        self._began_s = now_s()
 
     def now_s(self) -> float:
         return self._began_s + self._put_on_s
@@ -85,10 +85,18 @@ class _Waiting(Wake):
 class _AskingAgent(Agent):
     """Asks whether it may go on once between two ticks."""
 
+    waiting: _Waiting
+
     def tick(self) -> None:
-        if isinstance(self._wake, _Waiting):
-            self._wake.has_asked = False
+        self.waiting.has_asked = False
         super().tick()
+
+
+class _UntunedHeap(HeapKeeper):
+    """Leaves heap and garbage collector as they are."""
+
+    def tend(self, at_s: float) -> None:
+        pass
 
 
 def _forget_pods_by(clock: _Clock) -> None:
@@ -104,16 +112,17 @@ def _forget_pods_by(clock: _Clock) -> None:
 
 def main() -> None:
     config = load(Path(sys.argv[1]))
-    if "--untuned" in sys.argv:
-        agent_module.settle = lambda: None  # type: ignore[attr-defined]
-    else:
+    heap: HeapKeeper = _UntunedHeap()
+    if "--untuned" not in sys.argv:
+        heap = HeapKeeper()
         keep_heap_small()
     clock = _Clock()
-    agent_module.now_s = clock.now_s
+    waiting = _Waiting(clock)
     if config.kubernetes.enabled:
         _forget_pods_by(clock)
-    agent = _AskingAgent(config, logger(as_json=True))
-    agent._wake = _Waiting(clock)  # noqa: SLF001 - nothing else of the loop is replaced
+    runtime = Runtime(now_s=clock.now_s, wake=waiting, heap=heap)
+    agent = _AskingAgent(config, logger(as_json=True), runtime=runtime)
+    agent.waiting = waiting
     try:
         agent.run()
     finally:

@@ -1,1 +1,1 @@
-"""What is written from something else: a page, a schema, manifests. ``make generate`` does it."""
+"""Generated files: the configuration page, the values schema, manifests. See ``make generate``."""

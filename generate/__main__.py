@@ -1,4 +1,4 @@
-"""``python -m generate [--check]``: write what is generated, or say what is out of date."""
+"""``python -m generate [--check]``: write generated files, or list those that are out of date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from generate.values_schema import SCHEMA, schema
 
 
 def main() -> int:
-    """0; 1 if ``--check`` finds a file that is not as it would be written."""
+    """Return 0, or 1 if ``--check`` finds a file that is out of date."""
     is_check = "--check" in sys.argv[1:]
     stale = _stale({PAGE: page(), SCHEMA: schema()})
     if not is_check:
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def found_helm() -> str | None:
-    """The helm of `make helm`, else that of the machine."""
+    """Return the helm of `make helm`, else the machine's; None if there is none."""
     return shutil.which("helm", path=str(Path(sys.executable).parent)) or shutil.which("helm")
 
 

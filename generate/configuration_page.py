@@ -1,4 +1,4 @@
-"""The settings in docs/configuration.md; what stands around them there is written by hand."""
+"""The settings in docs/configuration.md; the text around them is written by hand."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _BEGIN = "<!-- The settings: written by `make generate` from minerwatch/config/schema.py -->\n"
 _END = "<!-- the end of the settings -->\n"
 _WIDTH = 30
-"""Where comments begin, unless a line is longer."""
+"""The column of comments."""
 
 
 def page() -> str:
-    """The page with the settings as they are now."""
+    """Return the page with the current settings."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
     after = rest.partition(_END)[2]
     block = "\n".join(_block())

@@ -1,4 +1,4 @@
-"""Plain manifests, for those who do not use helm: the chart as rendered with its own values."""
+"""Plain manifests, for use without helm: the chart rendered with its default values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MONITORING = ("podMonitor", "prometheusRule", "dashboard")
 
 
 def manifests(helm: str) -> dict[Path, str]:
-    """Each file and what it holds. Raises CalledProcessError if helm refuses the chart."""
+    """Return each file's content. Raises CalledProcessError if helm refuses the chart."""
     found = {
         MANIFESTS / name: _NAMESPACE + rendered(helm, *(f"--set={value}" for value in values))
         for name, (_, values) in _SETS.items()
@@ -45,7 +45,7 @@ def manifests(helm: str) -> dict[Path, str]:
 
 
 def rendered(helm: str, *options: str) -> str:
-    """What ``helm template`` makes of the chart; without its tests."""
+    """Return the chart as ``helm template`` renders it, without tests and hooks."""
     done = subprocess.run(
         [
             *(helm, "template", "minerwatch", str(CHART), "--namespace=minerwatch"),

@@ -1,4 +1,4 @@
-"""The settings of minerwatch/config/schema.py with the comments that stand beside them there."""
+"""The settings of minerwatch/config/schema.py with the comments beside them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Setting:
 
     key: str
     default: Any
-    comment: str  # "" where the settings below it say it all
+    comment: str  # "" if it has none
 
     @property
     def inner(self) -> tuple[Setting, ...]:
-        """The settings below it."""
+        """Return the settings below it."""
         return settings(self.default) if isinstance(self.default, msgspec.Struct) else ()
 
 
 def settings(values: msgspec.Struct) -> tuple[Setting, ...]:
-    """The settings of one part of the configuration, with ``values`` as their defaults."""
+    """Return the settings of one section, with ``values`` as their defaults."""
     comments = _comments()[type(values).__name__]
     return tuple(
         Setting(name, getattr(values, name), comments.get(name, ""))
@@ -43,12 +43,12 @@ def settings(values: msgspec.Struct) -> tuple[Setting, ...]:
 
 
 def comments(struct: str) -> Mapping[str, str]:
-    """What stands beside each field of a class of minerwatch/config/schema.py."""
+    """Return the comment of each field of a class of minerwatch/config/schema.py."""
     return _comments().get(struct, {})
 
 
 def written(value: Any) -> str:
-    """``value`` as one would write it into the file."""
+    """Return ``value`` in YAML."""
     if isinstance(value, Duration):
         return _duration(value)
     if isinstance(value, tuple):
@@ -67,7 +67,7 @@ def _duration(seconds: float) -> str:
 
 @cache
 def _comments() -> Mapping[str, Mapping[str, str]]:
-    """Class -> field -> comment."""
+    """Return comments by class and field."""
     source = Path(schema.__file__).read_text(encoding="utf-8")
     by_line = dict(_comment_lines(source))
     return {

@@ -1,6 +1,6 @@
-"""The schema of the chart's values: its own by hand, ``config`` from minerwatch/config/schema.py.
+"""The schema of the chart's values: ``config`` from minerwatch/config/schema.py, the rest by hand.
 
-So that helm refuses what the agent would refuse, before anything is installed.
+With it helm refuses a configuration that the agent would refuse, before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCHEMA = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "valu
 _OWN = Path(__file__).with_name("values.schema.json")
 
 _CHARTS_OWN = ("listen", "socket", "node.name", "node.proc", "node.sys")
-"""Settings of the agent that the chart makes itself."""
+"""Settings that the chart sets itself."""
 
 _LIMITS = {
     "ge": "minimum",
@@ -34,7 +34,7 @@ Schema = dict[str, Any]
 
 
 def schema() -> str:
-    """The whole schema as it is written to the chart."""
+    """Return the schema as JSON."""
     whole: Schema = json.loads(_OWN.read_text(encoding="utf-8"))
     of_config = _schema(inspect.type_info(Config))
     for setting in _CHARTS_OWN:

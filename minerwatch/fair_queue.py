@@ -1,19 +1,16 @@
-"""Who is served next, where some bring much and others little."""
+"""Round robin between owners, so that one with many items cannot starve the others."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
-    """What is to be done for several owners: one thing of each in turn, the oldest first.
-
-    Whoever brings a thousand things holds up the others by one at a time.
-    """
+class FairQueue(Generic[T]):
+    """A queue that pops one item of each owner in turn, each owner's oldest first."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[T]] = {}
@@ -22,19 +19,28 @@ class Turns(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def put(self, owner: Hashable, thing: T) -> None:
-        """Adds a thing of ``owner``."""
-        self._waiting.setdefault(owner, deque()).append(thing)
+    def push(self, owner: Hashable, item: T) -> None:
+        """Append an item of ``owner``."""
+        self._waiting.setdefault(owner, deque()).append(item)
         self._count += 1
 
-    def take(self) -> T | None:
-        """The next thing; None if nothing waits."""
+    def pop(self) -> T | None:
+        """Remove and return the next item; None if the queue is empty."""
         if not self._waiting:
             return None
         owner = next(iter(self._waiting))
         own = self._waiting.pop(owner)
-        thing = own.popleft()
+        item = own.popleft()
         if own:
             self._waiting[owner] = own
         self._count -= 1
-        return thing
+        return item
+
+
+def interleaved(items: Iterable[T], owner_of: Callable[[T], Hashable]) -> Iterator[T]:
+    """Yield one item of each owner in turn, each owner's in the order given."""
+    fair: FairQueue[T] = FairQueue()
+    for item in items:
+        fair.push(owner_of(item), item)
+    while (item_or_none := fair.pop()) is not None:
+        yield item_or_none

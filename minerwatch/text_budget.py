@@ -1,8 +1,8 @@
-"""Text that tenants choose and the agent keeps: its size in memory, and which of it gives way.
+"""Bounds on the memory of text that tenants choose.
 
-A tenant's bytes take up to 16 times their length in memory: a byte that is no UTF-8 is shown as
-four characters, and one character beyond U+FFFF makes all others of its text four bytes wide. So
-sizes are counted as kept (``sys.getsizeof``), never in characters.
+A tenant's bytes take up to 16 times their length in memory: an invalid UTF-8 byte is shown as four
+characters, and one character beyond U+FFFF makes its whole text four bytes wide. So sizes are
+those in memory (``sys.getsizeof``), never numbers of characters.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Owner = TypeVar("Owner", bound=Hashable)
 Text = TypeVar("Text", str, tuple[str, ...])
 
 GAP = "…"
-"""Stands where something was cut out. It has no blanks: what follows begins no argument."""
+"""Marks a cut. It has no blanks, so that the text after it does not look like an argument."""
 
 MAX_OWNER_BYTES = 2 << 20
-"""Kept of one owner's processes: those of a pod, or of a container outside of Kubernetes."""
+"""Kept of the processes of one owner: a pod, or a container outside of Kubernetes."""
 
 MAX_NODE_BYTES = 12 << 20
-"""Kept of all processes of the node; the owner that has most gives way first."""
+"""Kept of all processes of the node; texts of the owner with most are shortened first."""
 
 _MAX_SHARED_BYTES = 256
 _STR_HEADER_BYTES = 80  # of the widest kind of str, and some to spare
@@ -30,16 +30,16 @@ _POINTER_BYTES = 8
 
 
 def size_of(value: str | tuple[str, ...]) -> int:
-    """Return the bytes that a text, or a tuple of texts with all that it holds, takes."""
+    """Return the memory that a text, or a tuple of texts, takes in bytes."""
     if isinstance(value, str):
         return sys.getsizeof(value)
     return sys.getsizeof(value) + sum(map(sys.getsizeof, value))
 
 
 def both_ends(value: Text, max_bytes: int) -> Text:
-    """Return ``value``, or where it takes more than ``max_bytes``, what fits of its two ends.
+    """Return ``value``, cut in the middle where it takes more than ``max_bytes``.
 
-    Of a tuple whole elements are kept while they fit, and an element GAP stands between them.
+    A tuple keeps whole elements while they fit, with an element GAP between them.
     """
     if size_of(value) <= max_bytes:
         return value
@@ -59,7 +59,7 @@ def _text_ends(text: str, max_bytes: int) -> str:
 
 
 def _tuple_ends(texts: tuple[str, ...], max_bytes: int) -> tuple[str, ...]:
-    """Take elements from the front and from the back in turn, each side up to half of the room."""
+    """Return elements from the front and from the back, each up to half of ``max_bytes``."""
     half_bytes = max(0, max_bytes - sys.getsizeof((GAP,)) - sys.getsizeof(GAP)) // 2
     front = _fitting(texts, half_bytes)
     back = _fitting(texts[len(front) :][::-1], half_bytes)[::-1]
@@ -80,16 +80,16 @@ def _fitting(texts: Iterable[str], max_bytes: int) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _held(text: str) -> str:
+def _cached(text: str) -> str:
     return text
 
 
 def shared(text: str) -> str:
-    """Return the object that is held already for a short text; names and paths repeat.
+    """Return the cached object that equals a short text; names and paths repeat.
 
-    ``sys.intern`` would hold each text for ever on Python 3.12.
+    ``sys.intern`` would keep each text forever on Python 3.12.
     """
-    return _held(text) if sys.getsizeof(text) <= _MAX_SHARED_BYTES else text
+    return _cached(text) if sys.getsizeof(text) <= _MAX_SHARED_BYTES else text
 
 
 def fattest_over(
@@ -98,9 +98,9 @@ def fattest_over(
     max_owner: int = MAX_OWNER_BYTES,
     max_node: int = MAX_NODE_BYTES,
 ) -> tuple[Owner, int] | None:
-    """Return the owner that has to give way and how much it may keep; None: all fits.
+    """Return the owner whose text must be shortened, and to how much; None if all fits.
 
-    That is the one that has most, so an owner below the mean is never touched by what others keep.
+    It is the owner that keeps most, so an owner below the mean is never affected by others.
     """
     if not kept_by_owner:
         return None
@@ -114,7 +114,7 @@ def fattest_over(
 def water_level(sizes: Iterable[int], max_bytes: int) -> int:
     """Return the largest size such that all ``sizes`` cut to it take at most ``max_bytes``.
 
-    So the longest give way first, and a neighbour's short ones stay whole.
+    The longest are cut first; short ones stay whole.
     """
     left_bytes = max_bytes
     ordered = sorted(sizes)

@@ -1,8 +1,8 @@
-"""A thread of the agent: it goes on after an error that nobody foresaw, and its life is seen.
+"""Threads that restart after unforeseen errors, and report their state.
 
-A thread that ends by an exception takes its queue with it, and all that ask it wait for ever while
-everything looks well. So each of the agent's threads is a Worker: what it raises is counted, and
-it begins again after a pause that doubles. ``states`` has all of this process.
+A thread that ends by an exception takes its queue with it, and its callers wait forever while all
+looks well. So each of the agent's threads is a Worker: its exceptions are counted, and it starts
+again after a pause that doubles. ``states`` returns all workers of the process.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from minerwatch.backoff import Backoff
+
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 60.0
 _STEADY_S = 60.0
-"""A worker that has gone on for so long has got over what made it fail before."""
+"""Time without a failure after which a worker counts as recovered."""
 
 _MAX_REASONS = 64
 
@@ -26,21 +28,20 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The life of the workers of one name."""
+    """State of the workers of one name."""
 
     name: str
-    down_s: float  # since it failed, if it has not gone on for a minute after that; 0.0: it works
+    down_s: float  # since it failed; 0.0: it works, or has worked for a minute since
     is_dead: bool  # it has no thread, and none can be started
-    failures: Mapping[str, int]  # the name of the exception -> how often, since the start
+    failures: Mapping[str, int]  # exception name -> count since the start
     last_error: Exception | None  # for the log
 
 
 class Worker:
-    """Runs ``work`` in a thread until it returns after ``close``, whatever it raises meanwhile.
+    """Runs ``work`` in a thread until it returns after ``close``.
 
-    ``work`` waits for what it has to do, and returns once it is told to end. It is called again
-    where it raises, or returns though nobody closed it: what it took and did not finish must not
-    be waited for by others then.
+    ``work`` waits for its tasks and returns when it is told to end. It is called again if it
+    raises, or returns before ``close``; callers must not wait for tasks that it left unfinished.
     """
 
     def __init__(
@@ -55,44 +56,42 @@ class Worker:
         self.failures: dict[str, int] = {}
         self.last_error: Exception | None = None
         self._work = work
-        self._first_pause_s = first_pause_s
-        self._last_pause_s = last_pause_s
-        self._pause_s = first_pause_s
+        self._backoff = Backoff(first_pause_s, last_pause_s)
         self._closing = threading.Event()
-        self._began_s: float | None = None  # what runs now; None: it pauses
+        self._began_s: float | None = None  # start of the current run; None during a pause
         self._down_since_s: float | None = None
         self._is_dead = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> Worker:
-        """Begin; raises RuntimeError where no thread can be had."""
+        """Start the thread. Raises RuntimeError if none can be started."""
         with _lock:
             _workers.add(self)
         self._start()
         return self
 
     def close(self) -> None:
-        """Let it end: once ``work`` returns, or raises, it is not called again."""
+        """Do not call ``work`` again once it returns or raises."""
         self._closing.set()
         with _lock:
             _workers.discard(self)
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the end, at most for ``timeout_s``."""
+        """Wait for the thread to end, at most for ``timeout_s``."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def is_alive(self) -> bool:
-        """Return whether its thread is there, be it in a pause."""
+        """Return True if the thread exists, also during a pause."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def native_id(self) -> int | None:
-        """Return the kernel's number of the thread."""
+        """Return the kernel's thread ID."""
         return self._thread.native_id if self._thread is not None else None
 
     def revive(self) -> None:
-        """Start a thread again that has ended though nobody closed it."""
+        """Start the thread again if it has ended before ``close``."""
         if self._closing.is_set() or self._thread is None or self.is_alive():
             return
         if self._down_since_s is None:
@@ -104,7 +103,7 @@ class Worker:
             self._is_dead = True
 
     def state(self, now_s: float) -> WorkerState:
-        """Return how it is at ``now_s``, on the monotonic clock."""
+        """Return the state at ``now_s``, on the monotonic clock."""
         since_s, began_s = self._down_since_s, self._began_s
         if self._thread is not None and not self.is_alive():
             since_s = since_s if since_s is not None else now_s
@@ -124,17 +123,17 @@ class Worker:
             self._began_s = began_s = time.monotonic()
             try:
                 self._work()
-            except BaseException as error:  # noqa: BLE001 - nothing may end this thread
+            except BaseException as error:  # noqa: BLE001 - the thread must survive
                 self._note(error)
             if self._closing.is_set():
                 return
             now_s, self._began_s = time.monotonic(), None
             if now_s - began_s >= _STEADY_S:
-                self._pause_s, self._down_since_s = self._first_pause_s, None
+                self._backoff.reset()
+                self._down_since_s = None
             if self._down_since_s is None:
                 self._down_since_s = now_s
-            self._closing.wait(self._pause_s)
-            self._pause_s = min(2 * self._pause_s, self._last_pause_s)
+            self._closing.wait(self._backoff.next_s())
 
     def _note(self, error: BaseException) -> None:
         reason = type(error).__name__
@@ -144,7 +143,7 @@ class Worker:
 
 
 def states() -> list[WorkerState]:
-    """Return how all workers of this process are, by name; dead ones are started again first."""
+    """Restart dead workers, then return the states of all workers of this process by name."""
     with _lock:
         workers = [*_workers]
     now_s = time.monotonic()

@@ -6,7 +6,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.agent.tracked import WatchedProcess, note_text, shorten_texts
+from minerwatch.agent.kept_text import bound_text, shorten_texts
+from minerwatch.agent.tracked import TrackedProcess
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
@@ -61,8 +62,8 @@ def test_whoever_keeps_less_than_the_mean_never_gives_way(kept: dict[str, int]) 
         assert keeps < kept[owner]
 
 
-def process(command_line: str) -> WatchedProcess:
-    found = WatchedProcess(
+def process(command_line: str) -> TrackedProcess:
+    found = TrackedProcess(
         Process(
             id=ProcessId(1, 1),
             parent_pid=0,
@@ -79,7 +80,7 @@ def process(command_line: str) -> WatchedProcess:
             program=(1, 1, 1),
         )
     )
-    note_text(found, None)
+    bound_text(found, None)
     return found
 
 
@@ -97,12 +98,12 @@ def test_the_longest_texts_of_a_container_give_way_and_its_short_ones_stay() -> 
 def test_a_parent_is_kept_in_brief() -> None:
     child = process("worker")
     parent = process("😀" + "x" * 10_000).process
-    note_text(child, parent)
+    bound_text(child, parent)
     assert child.parent is not None
     assert child.parent.command_line.startswith("😀")
     assert child.text_bytes < 8 << 10
     short = replace(parent, command_line="bash")
-    note_text(child, short)
+    bound_text(child, short)
     assert child.parent is short
 
 
@@ -132,7 +133,7 @@ def test_of_very_many_matches_those_that_decide_are_kept() -> None:
     for each in flood:
         each.matches = found.static_matches(static_facts(each.process, None))
         assert len(each.matches) == len(rules)
-        note_text(each, None)
+        bound_text(each, None)
     shorten_texts(flood, 50 * 2000)
     for each in flood:
         kept = {match.rule.id[-3:] for match in each.matches}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,15 +62,14 @@ def test_it_goes_on_whatever_is_raised(squares: Squares, error: BaseException) -
 
 
 def test_a_fault_is_seen_until_it_has_gone_on_for_some_time(
-    squares: Squares, monkeypatch: pytest.MonkeyPatch
+    squares: Squares,
 ) -> None:
     assert state().down_s == 0.0
     squares.asked.put(ValueError())
     squares.asked.put(5)
     squares.answers.get(timeout=PATIENCE_S)
     assert state().down_s > 0.0
-    monkeypatch.setattr(worker, "_STEADY_S", 0.0)
-    assert state().down_s == 0.0
+    assert squares.worker.state(time.monotonic() + 61.0).down_s == 0.0
 
 
 def test_what_returns_though_nobody_closed_it_is_called_again(squares: Squares) -> None:
@@ -85,13 +85,12 @@ def test_a_thread_that_is_gone_is_started_again(
 ) -> None:
     """Not even counting the error worked: out of memory, say."""
 
-    def fails(_error: BaseException) -> None:
-        raise SystemExit  # which threading takes for a wanted end
+    class Unspeakable(BaseException):
+        def __repr__(self) -> str:
+            raise SystemExit  # which threading takes for a wanted end
 
-    monkeypatch.setattr(squares.worker, "_note", fails)
-    squares.asked.put(ValueError())
+    squares.asked.put(Unspeakable())
     until(lambda: not squares.worker.is_alive())
-    monkeypatch.undo()
 
     def none_left(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -119,7 +118,6 @@ def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
 _WITHOUT = {
     "cli/top_screen/feed.py": "of the screen, not of the agent",
     "kube/fleet.py": "of a command that asks all agents",
-    "node/children/ptrace_sampler.py": "of the helper's own process; it ends with its samples",
     "worker.py": "the one",
 }
 """Modules that start a thread by themselves, and why they may."""

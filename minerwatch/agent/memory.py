@@ -1,4 +1,4 @@
-"""Keeping a long-lived process small: what the allocator and the garbage collector are told."""
+"""Keeps the heap of a long-lived process small, by settings of malloc and the garbage collector."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import gc
 from contextlib import suppress
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h of glibc
-_MAPPED_FROM_BYTES = 128 * 1024  # where it begins by itself, only that it lets this grow
+_MIN_MMAP_BYTES = 128 * 1024  # glibc's own first threshold, but it lets this grow
+
+_TRIM_EVERY_S = 60.0
 
 
 def keep_heap_small() -> None:
-    """Has freed memory given back to the kernel (mallopt(3)); before there are any threads.
+    """Tell malloc to return freed memory to the kernel (mallopt(3)); call it before any thread.
 
-    All share one heap: the interpreter's lock lets one thread allocate at a time, and an arena for
-    each keeps what its thread has freed. Large tables lie outside of it for good: once one is
-    freed glibc takes the next ones from the heap, where they leave gaps as they are made anew (3
-    of 48 MiB with 5,000 processes). Where the C library is another one, nothing happens.
+    All threads share one heap: the interpreter's lock lets one allocate at a time, and with an
+    arena each, a thread keeps what it has freed. Large tables are mapped outside of the heap:
+    otherwise glibc puts them into it after the first is freed, and each new one leaves a gap (3 of
+    48 MiB with 5,000 processes). Another C library is left as it is.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MIN_MMAP_BYTES)
 
 
-def settle() -> None:
-    """After much has been made that is to stay: what is left over goes, what stays is set aside.
+def freeze_and_trim() -> None:
+    """Collect garbage, exempt what is left from later collections, and trim the heap.
 
-    The collector looks for cycles among all objects that it knows, which takes 20 ms with five
-    thousand processes. Those set aside (``gc.freeze``) it leaves alone; they are freed as soon as
-    nothing refers to them, all the same. Free pages are given back.
+    A full collection takes 20 ms with five thousand processes. It skips frozen objects
+    (``gc.freeze``), which are still freed as soon as nothing refers to them.
     """
     gc.unfreeze()
     gc.collect()
@@ -38,10 +39,33 @@ def settle() -> None:
 
 
 def trim_heap() -> None:
-    """Give the heap's free pages back to the kernel (malloc_trim(3)).
+    """Return the heap's free pages to the kernel (malloc_trim(3)).
 
-    By itself glibc gives back the end of the heap only, so that a burst of processes would keep it
-    at its peak for ever. 0.1 ms where there is nothing to give back, 6 ms after such a burst.
+    By itself glibc returns the end of the heap only, so that the heap would stay at the peak of a
+    burst of processes. Takes 0.1 ms when there is nothing to return, 6 ms after such a burst.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class HeapKeeper:
+    """Freezes the heap after the first tick and after each change of rules; trims it by minute."""
+
+    def __init__(self) -> None:
+        self._is_frozen = False
+        self._trimmed_s = 0.0
+
+    def unfreeze(self) -> None:
+        """Freeze again at the next call of ``tend``: other objects are long-lived now."""
+        self._is_frozen = False
+
+    def tend(self, at_s: float) -> None:
+        """Do what is due."""
+        if not self._is_frozen:
+            self._is_frozen = True
+            freeze_and_trim()
+        elif at_s - self._trimmed_s >= _TRIM_EVERY_S:
+            trim_heap()
+        else:
+            return
+        self._trimmed_s = at_s

@@ -1,4 +1,4 @@
-"""What a loop needs that waits for several things and must not take more than its share."""
+"""Waiting, CPU budgets and phase times of the agent's loop."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-_BURST_S = 0.1
-"""CPU time that a burst of work may take before a budget holds it back."""
+_MAX_BURST_S = 0.1
+"""CPU time that a burst of work may use before a budget makes it wait."""
 _SLICE_S = 0.01
-"""CPU time that work may take at once where the burst is used up. The pause after it is as long as
-this makes it, so that small work of one owner does not wait for large work of another."""
+"""CPU time to use at once after a burst. The pause that follows is in proportion, so that small
+work of one owner does not wait long for large work of another."""
 
 
 class Readable(Protocol):
-    """Something that poll(2) can wait for."""
+    """A source that poll(2) can wait for."""
 
     def fileno(self) -> int:
-        """Its file descriptor."""
+        """Return its file descriptor."""
 
 
 class Wake:
-    """Wakes a waiting loop, from a signal handler or another thread."""
+    """Wakes a waiting loop from a signal handler or another thread."""
 
     def __init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def up(self) -> None:
-        """Ends the wait under way, or else the next one."""
+        """End the current wait, or the next one if none is under way."""
         with suppress(OSError):
             os.eventfd_write(self._event, 1)
 
     def wait(self, timeout_s: float, source: Readable | None) -> bool:
-        """Waits for ``up``, for ``source`` or for the time to pass; whether it was the source."""
+        """Wait for ``up``, for ``source`` or the timeout; return True if the source is readable."""
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
         if source is not None:
@@ -47,12 +47,12 @@ class Wake:
         return source is not None and source.fileno() in ready
 
     def close(self) -> None:
-        """Lets go of the file descriptor."""
+        """Close the file descriptor."""
         os.close(self._event)
 
 
 class CpuBudget:
-    """Lets some work take at most a share of one core, but for a burst."""
+    """Limits work to a share of one core, after a burst."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -61,9 +61,9 @@ class CpuBudget:
 
     @contextmanager
     def spending(self, now_s: Callable[[], float]) -> Iterator[None]:
-        """Takes note of the CPU time of what is done in it, by this process.
+        """Count the CPU time that this process uses inside the block.
 
-        Not of the time on the wall: under a quota the agent waits far longer than it works.
+        Wall time would not do: under a quota the agent waits far longer than it works.
         """
         started_cpu_s = time.process_time()
         try:
@@ -72,23 +72,48 @@ class CpuBudget:
             self.spend(now_s(), time.process_time() - started_cpu_s)
 
     def spend(self, at_s: float, cpu_s: float) -> None:
-        """Takes note of work that has just been done."""
-        self._settle(at_s)
+        """Count work that has just been done."""
+        self._repay(at_s)
         self._debt_s += cpu_s
 
     def pause_s(self, at_s: float) -> float:
-        """How long the work has to wait before there is more; 0.0: it need not."""
-        self._settle(at_s)
-        over_s = self._debt_s - _BURST_S
+        """Return how long the work has to wait; 0.0 if it may go on."""
+        self._repay(at_s)
+        over_s = self._debt_s - _MAX_BURST_S
         if over_s <= 0:
             return 0.0
         return over_s / self._share if self._share else float("inf")
 
     def slice_s(self, at_s: float) -> float:
-        """CPU time to spend at once: the rest of the burst, or one slice."""
-        self._settle(at_s)
-        return max(_SLICE_S, _BURST_S - self._debt_s)
+        """Return the CPU time to use at once: the rest of the burst, at least one slice."""
+        self._repay(at_s)
+        return max(_SLICE_S, _MAX_BURST_S - self._debt_s)
 
-    def _settle(self, at_s: float) -> None:
+    def _repay(self, at_s: float) -> None:
         self._debt_s = max(0.0, self._debt_s - (at_s - self._at_s) * self._share)
         self._at_s = at_s
+
+
+class PhaseTimer:
+    """Time spent in each phase, without that of phases nested in it."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.perf_counter) -> None:
+        self.spent_s: dict[str, float] = {}
+        self._clock_s = clock_s
+        self._nested_s = 0.0
+
+    def restart(self, *phases: str) -> None:
+        """Set the phases to zero and forget all others."""
+        self.spent_s = dict.fromkeys(phases, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent in the block to a phase."""
+        started_s = self._clock_s()
+        outer_s, self._nested_s = self._nested_s, 0.0
+        try:
+            yield
+        finally:
+            took_s = self._clock_s() - started_s
+            self.spent_s[name] += took_s - self._nested_s
+            self._nested_s = outer_s + took_s

@@ -1,4 +1,4 @@
-"""Asks a running agent, over its Unix socket."""
+"""Requests to a running agent over its Unix socket."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from minerwatch.errors import OrderError, SnapshotError
 ORDER_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0
 _TRIAL_S = 1.0
-_MAX_WORDS_BYTES = 4096
+_MAX_REFUSAL_BYTES = 4096
 _MAX_REASON_CHARS = 300
 _MAX_ANSWER_BYTES = 256 << 20
 _ACTING = ("/cull", "/release")
 
 
-class _UnixConnection(HTTPConnection):
+class UnixConnection(HTTPConnection):
+    """HTTP over the Unix socket at ``path``."""
+
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class BrokenAnswerError(SnapshotError):
-    """The agent was reached, and did not answer to the end."""
+    """The agent was reached, but gave no complete response."""
 
 
 class NoAgentError(SnapshotError):
-    """Nobody listens on the socket."""
+    """No agent listens on the socket."""
 
 
 def listens(path: Path) -> bool:
-    """Whether an agent listens on the socket ``path``: one that was killed leaves its file behind.
+    """Return True if an agent listens on the socket ``path``, or this user may not open it.
 
-    A socket that this user may see and not open counts as one that is listened on.
+    The file alone proves nothing: an agent that was killed leaves it behind.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
         trial.settimeout(_TRIAL_S)
@@ -58,53 +61,54 @@ def listens(path: Path) -> bool:
 def _is_socket(path: Path) -> bool:
     try:
         return path.is_socket()
-    except OSError:  # a folder that is closed to this user
+    except OSError:  # this user may not enter the folder
         return False
 
 
 def answer(path: Path, route: str) -> bytes:
-    """What the agent that listens on the socket ``path`` answers to GET ``route``.
+    """Send GET ``route`` to the agent on the socket ``path``; return the response's body.
 
-    Raises NoAgentError if nobody listens there, SnapshotError for everything else.
+    Raises NoAgentError if no agent listens there, SnapshotError for every other failure.
     """
-    response, body = _asked(_UnixConnection(path, _TIMEOUT_S), path, "GET", route)
+    response, body = exchange(UnixConnection(path, _TIMEOUT_S), path, "GET", route)
     if response.status != HTTPStatus.OK:
         raise SnapshotError(f"the agent on {path} answered {route} with status {response.status}")
     return body
 
 
 def ordered(path: Path, route: str, order: bytes) -> bytes:
-    """What the agent that listens on the socket ``path`` answers to POST ``order``.
+    """Send POST ``order`` to the agent on the socket ``path``; return the response's body.
 
-    An action may take a minute. Raises NoAgentError if nobody listens there, OrderError with the
-    agent's own words if it does not do what it is told, SnapshotError for everything else.
+    An action may take a minute. Raises NoAgentError if no agent listens there, OrderError with the
+    agent's reason if it refuses, SnapshotError for every other failure.
     """
-    connection = _UnixConnection(path, ORDER_TIMEOUT_S)
+    connection = UnixConnection(path, ORDER_TIMEOUT_S)
     try:
-        response, body = _asked(connection, path, "POST", route, order)
+        response, body = exchange(connection, path, "POST", route, order)
     except BrokenAnswerError as error:
         raise OrderError(f"{error}{may_have_happened(route)}") from error
     if response.status != HTTPStatus.OK:
-        from minerwatch.untrusted_text.display import printable  # not for those that only ask
+        from minerwatch.untrusted_text.display import printable  # costs a GET nothing
 
-        words = body[:_MAX_WORDS_BYTES].decode("utf-8", "replace").strip()
-        raise OrderError(printable(words) or f"the agent answered with status {response.status}")
+        reason = body[:_MAX_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+        raise OrderError(printable(reason) or f"the agent answered with status {response.status}")
     return body
 
 
 def may_have_happened(route: str) -> str:
-    """Return what to add to the error where the answer to an order was lost."""
+    """Return an addition to the error of an order whose response was lost."""
     if route not in _ACTING:
         return ""
     return (
-        "; it may have been done all the same: look at the pod, and at `minerwatch cull"
+        "; the action may have been carried out: look at the pod, and at `minerwatch cull"
         " --simulate 1` once the agent is back"
     )
 
 
-def _asked(
-    connection: _UnixConnection, path: Path, method: str, route: str, sent: bytes | None = None
+def exchange(
+    connection: UnixConnection, path: Path, method: str, route: str, sent: bytes | None = None
 ) -> tuple[HTTPResponse, bytes]:
+    """Send one request; return the response and its body. Raises SnapshotError."""
     try:
         connection.request(method, route, sent)
         response = connection.getresponse()
@@ -113,14 +117,14 @@ def _asked(
         raise NoAgentError(f"no agent is listening on {path}") from error
     except PermissionError as error:
         raise SnapshotError(
-            f"{path}: {error.strerror}; only the agent's user may ask it"
+            f"{path}: {error.strerror}; only the agent's user may connect to it"
         ) from error
     except (OSError, HTTPException, ValueError, OverflowError) as error:
-        # the last two: http.client takes any number for the length of a piece
+        # http.client raises the last two for a malformed chunk length
         reason = repr(error)[:_MAX_REASON_CHARS]
         raise BrokenAnswerError(f"the agent on {path} did not answer: {reason}") from error
     finally:
         connection.close()
     if response.length:
-        raise BrokenAnswerError(f"the agent on {path} broke off in the middle of its answer")
+        raise BrokenAnswerError(f"the agent on {path} sent an incomplete response")
     return response, body

@@ -1,15 +1,13 @@
-"""Why a rule does or does not hold on some facts, selection by selection and field by field.
+"""A rule's outcome on some facts, selection by selection and field by field.
 
-For the author of a rule whose test fails. The file is read a second time, since the selections'
-names are not kept where rules are matched.
+For the author of a rule whose test fails. The file is read a second time, because compiled rules
+do not keep the selections' names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-
-import re2
 
 from minerwatch.detection.condition import (
     All,
@@ -22,34 +20,28 @@ from minerwatch.detection.condition import (
     fields_of,
     predicates,
 )
-from minerwatch.detection.predicate import (
-    encodable,
-    holds,
-    predicate_holds,
-    regex_options,
-    texts,
-    tree_holds,
-)
+from minerwatch.detection.matching.evaluation import Evaluations
+from minerwatch.detection.predicate import predicate_holds, regex_span, texts
 from minerwatch.detection.sigma.detection_parser import Outline
 from minerwatch.detection.sigma.dialect import regex_problem
 from minerwatch.model import Facts, FactValue
 
 _SHOWN = 3
-"""Of many patterns for one field: those that matched, or those that came nearest."""
+"""Patterns shown of many for one field: those that matched, or the nearest."""
 _LONGEST_VALUE = 200
 _LONGEST_PATTERN = 120
 _MOST_PREFIXES = 400
-"""Of a regular expression, tried to find how far it gets."""
+"""Prefixes of a regular expression that are tried to find how far it matches."""
 _MARKS = {True: "+", False: "-"}
 
 
 def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
-    """The condition, then each selection: whether it holds, and where that matters on what.
+    """Return the condition, then each selection's outcome, in detail if it is decisive.
 
-    ``+`` holds, ``-`` does not. A selection matters if the rule's outcome hangs on it; where it
-    hangs on no single one, all do.
+    ``+`` holds, ``-`` does not. A selection is decisive if the rule's outcome depends on it; if
+    the outcome depends on no single one, all are.
     """
-    held = {name: holds(each, facts) for name, each in outline.selections.items()}
+    held = {name: _holds(each, facts) for name, each in outline.selections.items()}
     decisive = _decisive(outline, held)
     lines = [f"condition: {' '.join(outline.text.split())}"]
     for name, is_held in held.items():
@@ -63,7 +55,7 @@ def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
 
 
 def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
-    """The selections any one of which, were it otherwise, would turn the outcome."""
+    """Return the selections whose opposite would change the rule's outcome."""
     used = fields_of(outline.logic)
     outcome = _outcome(outline.logic, held)
     turning = {
@@ -74,24 +66,28 @@ def _decisive(outline: Outline, held: Mapping[str, bool]) -> set[str]:
     return turning or set(used)
 
 
+def _holds(condition: Condition, facts: Facts) -> bool:
+    return Evaluations().holds(condition, facts)
+
+
 def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
-    return tree_holds(logic, lambda selection: held[selection.field])
+    return Evaluations().holds(logic, {name: True for name, is_held in held.items() if is_held})
 
 
 # One selection.
 
 
 def _told(condition: Condition, facts: Facts) -> Iterator[str]:
-    """Each field of a selection: what was observed, and what was asked for."""
+    """Yield each field of a selection: the observed value, then the patterns."""
     names = fields_of(condition)
     if isinstance(condition, All | Any) and len(names) > 1:
         link = "all of" if isinstance(condition, All) else "any of"
-        yield f"{_MARKS[holds(condition, facts)]} {link}"
+        yield f"{_MARKS[_holds(condition, facts)]} {link}"
         for inner in condition.conditions:
             yield from ("    " + line for line in _told(inner, facts))
         return
     name = next(iter(sorted(names)))
-    yield f"{_MARKS[holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
+    yield f"{_MARKS[_holds(condition, facts)]} {name}: {_observed(facts.get(name))}"
     yield from ("    " + line for line in _asked(condition, facts))
 
 
@@ -103,7 +99,7 @@ def _observed(value: FactValue | None) -> str:
 
 
 def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
-    """What is asked of one field: of many, those that matched or came nearest."""
+    """Yield the patterns for one field: of many, those that matched or came nearest."""
     asked = tuple(dict.fromkeys(predicates(condition)))
     matched = [each for each in asked if predicate_holds(each, facts)]
     is_any = isinstance(condition, Any)
@@ -141,7 +137,7 @@ def _short(text: str) -> str:
 
 
 def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
-    """Those whose pattern has most in common with what was observed."""
+    """Return the predicates, those most like the observed value first."""
 
     def likeness(predicate: Predicate) -> float:
         if not isinstance(predicate, Text) or predicate.how is How.REGEX:
@@ -158,7 +154,7 @@ def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:
 
 
 def _hit(predicate: Text, facts: Facts) -> str:
-    """What the expression found."""
+    """Return the text that the expression matched."""
     for text in texts(facts.get(predicate.field)):
         found = _found(predicate.pattern, text)
         if found is not None:
@@ -167,7 +163,7 @@ def _hit(predicate: Text, facts: Facts) -> str:
 
 
 def _how_far(predicate: Text, facts: Facts) -> str:
-    """Up to where an expression that does not match would."""
+    """Return how far an expression that does not match gets."""
     pattern = predicate.pattern
     ends = range(len(pattern) - 1, 0, -1)
     for end in ends[:_MOST_PREFIXES]:
@@ -184,6 +180,6 @@ def _how_far(predicate: Text, facts: Facts) -> str:
 
 
 def _found(pattern: str, text: str) -> str | None:
-    """What RE2 finds of ``pattern`` in ``text``; None: nothing."""
-    match = re2.compile(pattern, regex_options()).search(encodable(text))
-    return None if match is None else str(match.group())
+    """Return the first match of ``pattern`` in ``text``."""
+    span = regex_span(pattern, text)
+    return None if span is None else text[slice(*span)]

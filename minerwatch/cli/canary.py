@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 import urllib.request
 from collections.abc import Callable
@@ -43,13 +44,29 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     " without it its socket is asked.",
 )
 @click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="A file with a bearer token that may read the metrics; for https:// only.",
+)
+@click.option(
+    "--insecure-skip-tls-verify",
+    "skip_verify",
+    is_flag=True,
+    help="Accept any certificate, such as one that the agent has made itself.",
+)
+@click.option(
     "--timeout", "timeout_s", default="60s", callback=_seconds, metavar="DURATION",
     show_default=True, help="How long the agent may take.",
 )  # fmt: skip
 @socket_option
 @config_option
 def canary(
-    metrics: str | None, timeout_s: float, socket_path: Path | None, config_path: Path | None
+    metrics: str | None,
+    token_file: Path | None,
+    skip_verify: bool,
+    timeout_s: float,
+    socket_path: Path | None,
+    config_path: Path | None,
 ) -> None:
     """Plant a harmless process here, and wait until this node's agent has found it.
 
@@ -65,12 +82,15 @@ def canary(
     """
     if metrics is not None and not metrics.startswith(("http://", "https://")):
         raise click.UsageError("--metrics: give an address that begins with http:// or https://")
+    if token_file is not None and not (metrics or "").startswith("https://"):
+        raise click.UsageError("--token-file: a token is sent over https:// only")
     config = load(config_path)
     path = socket_path or (Path(config.socket) if config.socket else default_socket())
 
     def exposition() -> str:
-        raw = answer(path, "/metrics") if metrics is None else _fetched(metrics)
-        return raw.decode(errors="replace")
+        if metrics is None:
+            return answer(path, "/metrics").decode(errors="replace")
+        return _fetched(metrics, token_file, skip_verify=skip_verify).decode(errors="replace")
 
     click.echo(f"found after {_found_after_s(exposition, timeout_s):.1f} s")
 
@@ -106,9 +126,17 @@ def _last_seen_unix_s(exposition: str) -> float:
     return float(found[1])
 
 
-def _fetched(url: str) -> bytes:
+def _fetched(url: str, token_file: Path | None, *, skip_verify: bool) -> bytes:
+    context = ssl.create_default_context()
+    if skip_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    request = urllib.request.Request(url)  # noqa: S310 - its scheme was checked
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_S) as response:  # noqa: S310 - checked
+        if token_file is not None:
+            token = token_file.read_text(encoding="utf-8").strip()
+            # not sent on to where a redirect leads
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=_ANSWER_S, context=context) as response:  # noqa: S310 - the same
             body: bytes = response.read(_MAX_ANSWER_BYTES)
             return body
     except (OSError, HTTPException, ValueError) as error:

@@ -66,7 +66,7 @@ class Sampler:
 
     def __init__(self, config: Config) -> None:
         """Raises NodeError."""
-        from minerwatch.agent.daemon import open_node
+        from minerwatch.agent.monitor import open_node
         from minerwatch.detection.sigma import rulebook
 
         book = rulebook.load(config.rule_folders())
@@ -77,16 +77,16 @@ class Sampler:
 
     def tick(self) -> None:
         """Takes a reading; rates come with the second."""
-        from minerwatch.agent.daemon import now_s
+        from minerwatch.agent.monitor import now_s
 
         self._node.watch.tick(now_s())
 
     def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
         """Return the containers of the last reading, worst first."""
-        from minerwatch.agent.daemon import ALL_PROCESSES
+        from minerwatch.agent.monitor import MAX_PROCESSES
 
         few = self._config.report.processes_per_container
-        return self._node.statuses(ALL_PROCESSES if all_processes else few, unmasked=unmasked)
+        return self._node.statuses(MAX_PROCESSES if all_processes else few, unmasked=unmasked)
 
     def close(self) -> None:
         """Lets go of the kernel's files."""

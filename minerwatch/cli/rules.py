@@ -20,6 +20,7 @@ from minerwatch.authoring.field_table import field_records, field_rows
 from minerwatch.authoring.filter_file import with_rule
 from minerwatch.authoring.index import rule_index, rule_record, rule_rows
 from minerwatch.authoring.lint import lint as lint_book
+from minerwatch.authoring.lint import unmeasured_note
 from minerwatch.authoring.replay_text import (
     Tally,
     json_line,
@@ -142,6 +143,7 @@ def fields(output: str) -> None:
               tick           at each tick
               tick, if busy  at each tick, in containers that are busy or suspected
               probe NAME     by a deep probe, for suspected processes
+              not yet        by nothing: conditions on it never hold
 
     A fact that was not measured is absent, and a condition on it does not hold.
 
@@ -279,8 +281,11 @@ def lint(
     _print_empty(empty)
     counts = Counter(each.severity for each in found)
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    checked = counted(len(_selected(book, paths)), "rule")
+    selected = _selected(book, paths)
+    checked = counted(len(selected), "rule")
     _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    if line := unmeasured_note(selected):
+        _note(line)
     _exit(failed=bool(errors or empty or (strict and warnings)))
 
 

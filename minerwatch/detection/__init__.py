@@ -1,1 +1,1 @@
-"""What a miner looks like: rules, matching, judging. Pure: no clock, no I/O but rule files."""
+"""Detection of miners: rules, matching, judging. Pure: no clock, no I/O except rule files."""

@@ -1,12 +1,12 @@
-"""A rule's condition as a tree of our own: frozen, small, comparable, free of pySigma.
+"""A rule's condition as a tree: frozen, small, comparable, without pySigma.
 
-What every predicate means, once and for all:
+Semantics of predicates:
 
-- It speaks of one field. Where the field is absent it does not hold; only ``Absent`` does.
-- Of a list any one element may match.
-- Text compares ``str.lower()`` of both sides unless it is cased. A number or a bool in the facts
-  has a text as well (``"3333"``, ``"true"``); a fraction has none.
-- A text that is a plain decimal number compares as that number.
+- A predicate reads one field. If the field is absent, only ``Absent`` holds.
+- A predicate holds on a list if it holds on any element.
+- Texts are compared by ``str.lower()`` unless the predicate is cased. Integers and booleans have a
+  text as well (``"3333"``, ``"true"``); fractions have none.
+- A text that is a plain decimal number is compared as that number.
 - Regular expressions are RE2's, searched anywhere in the text, case-sensitive unless ``(?i)``.
 """
 
@@ -21,7 +21,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 
 class How(StrEnum):
-    """How a text is compared with a pattern."""
+    """Comparison of a text with a pattern."""
 
     EQUALS = "is"
     CONTAINS = "contains"
@@ -32,7 +32,7 @@ class How(StrEnum):
 
 
 class Comparison(StrEnum):
-    """How a number is compared with a threshold."""
+    """Comparison of a number with a threshold."""
 
     EQUAL = "="
     LESS = "<"
@@ -43,11 +43,10 @@ class Comparison(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    r"""The field's text compares so with a pattern.
+    r"""Comparison of the field's text with a pattern.
 
-    A wildcard pattern keeps ``*`` and ``?``; where those or ``\`` stand for themselves they are
-    escaped by ``\``. All other patterns are literal text, or a regular expression with its flags
-    in front.
+    A wildcard pattern keeps ``*`` and ``?``; literal ones and literal ``\`` are escaped by ``\``.
+    Other patterns are literal text, or a regular expression that starts with its flags.
     """
 
     field: str
@@ -56,7 +55,7 @@ class Text:
     cased: bool = False
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         if self.how is How.REGEX:
             return f"matches /{self.pattern}/"
         return f"{self.how} {self.pattern!r}" + (" (in this case)" if self.cased else "")
@@ -64,14 +63,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """The field's number compares so with a threshold."""
+    """Comparison of the field's number with a threshold."""
 
     field: str
     comparison: Comparison
     threshold: int | float
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return f"{self.comparison} {self.threshold}"
 
 
@@ -83,54 +82,54 @@ class Flag:
     expected: bool
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return "is true" if self.expected else "is false"
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """The field has been measured and is not empty."""
+    """The field is present and not empty."""
 
     field: str
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return "is present"
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The field has not been measured, or is empty."""
+    """The field is absent or empty."""
 
     field: str
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return "is absent"
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The field's address lies in a network."""
+    """The field's address is in a network."""
 
     field: str
     network: IPv4Network | IPv6Network
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return f"is in {self.network}"
 
 
 @dataclass(frozen=True, slots=True)
 class SameAs:
-    """The field's text compares so with another field's text (equals, contains, starts, ends)."""
+    """Comparison of the field's text with another field's (equals, contains, starts, ends)."""
 
     field: str
     how: How
     other: str
 
     def describe(self) -> str:
-        """What is asked for, in a few words."""
+        """Return the predicate in a few words."""
         return f"{self.how} the field {self.other}"
 
 
@@ -139,7 +138,7 @@ Predicate = Text | Number | Flag | Present | Absent | Network | SameAs
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Every one of the conditions holds."""
+    """All of the conditions hold."""
 
     conditions: tuple[Condition, ...]
 
@@ -162,24 +161,24 @@ Condition = All | Any | Not | Predicate
 
 
 def all_of(conditions: tuple[Condition, ...]) -> Condition:
-    """Every one of ``conditions``, without a needless level."""
+    """Return the conjunction; a single condition is returned as it is."""
     return conditions[0] if len(conditions) == 1 else All(conditions)
 
 
 def any_of(conditions: tuple[Condition, ...]) -> Condition:
-    """At least one of ``conditions``, without a needless level."""
+    """Return the disjunction; a single condition is returned as it is."""
     return conditions[0] if len(conditions) == 1 else Any(conditions)
 
 
 Known = dict[object, Condition]
-"""Every condition that ``shared`` has met, by what makes it equal to another."""
+"""The conditions that ``shared`` has returned, by a key that equal conditions have in common."""
 
 
 def shared(condition: Condition, known: Known) -> Condition:
-    """An equal condition, made of the very objects in ``known`` wherever equal ones are there.
+    """Return an equal condition that reuses the equal objects in ``known``.
 
-    Rules have much in common: the same lists of names stand in dozens of them, so that only one
-    predicate in fifteen of the shipped rules is not a copy of another.
+    Dozens of rules use the same lists of names: of the shipped rules' predicates, one in fifteen is
+    not a copy of another.
     """
     if known.get(id(condition)) is condition:
         return condition
@@ -200,7 +199,7 @@ def shared(condition: Condition, known: Known) -> Condition:
 
 
 def predicates(condition: Condition) -> Iterator[Predicate]:
-    """Every predicate of the tree, in the order of the rule's text."""
+    """Yield the predicates of the tree in the order of the rule's text."""
     match condition:
         case All(conditions) | Any(conditions):
             for inner in conditions:
@@ -212,7 +211,7 @@ def predicates(condition: Condition) -> Iterator[Predicate]:
 
 
 def fields_of(condition: Condition) -> frozenset[str]:
-    """Every field that the condition looks at."""
+    """Return the fields that the condition reads."""
     names = set()
     for predicate in predicates(condition):
         names.add(predicate.field)
@@ -225,7 +224,7 @@ _WILDCARD_TOKEN = re.compile(r"\\(.)|([*?])", re.DOTALL)
 
 
 def wildcard_regex(predicate: Text) -> str:
-    """The regular expression of a wildcard pattern; lower case where it is not cased."""
+    """Return the regular expression of a wildcard pattern, in lower case unless it is cased."""
     out, literal_from = [], 0
     literal = ""
     for token in _WILDCARD_TOKEN.finditer(predicate.pattern):
@@ -241,12 +240,12 @@ def wildcard_regex(predicate: Text) -> str:
 
 
 def escaped_wildcards(literal: str) -> str:
-    """Text that stands for itself in a wildcard pattern."""
+    """Escape literal text for a wildcard pattern."""
     return re.sub(r"([*?\\])", r"\\\1", literal)
 
 
 def regex_literal(literal: str) -> str:
-    """Text that stands for itself in a regular expression."""
+    """Escape literal text for a regular expression."""
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", literal)
 
 

@@ -1,4 +1,4 @@
-"""Readings of a CPU counter over time -> rates. Pure: the clock is passed in."""
+"""CPU rates from readings of a counter. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Reversible
 from itertools import takewhile
 from math import fsum, sqrt
 
-_FLATNESS_NEEDS = 4  # rates; fewer say nothing about evenness
+_FLATNESS_NEEDS = 4  # rates
 
 
 class CpuHistory:
-    """The last readings of one CPU counter, of a process or of a container."""
+    """The latest readings of one CPU counter, of a process or a container."""
 
     __slots__ = ("_at_s", "_busy_since_s", "_cpu_s", "_rates", "cores")
 
@@ -24,18 +24,23 @@ class CpuHistory:
         self._rates.clear()
         self._busy_since_s: float | None = None
         self.cores: float | None = None
-        """The rate between the last two readings, in cores; None before the second."""
+        """CPU rate between the last two readings, in cores; None before the second."""
 
     @property
     def cpu_s(self) -> float:
         """The last reading."""
         return self._cpu_s
 
-    def add(self, at_s: float, cpu_s: float, *, window_s: float, busy_cores: float) -> None:
-        """Takes one more reading; a counter that fell starts anew.
+    @property
+    def is_idle(self) -> bool:
+        """Return True if the counter has stood still at each reading within the window."""
+        return self.cores == 0.0 and not any(rate for _, rate in self._rates)
 
-        ``window_s`` bounds what ``flatness`` looks at; ``busy_cores`` is what ``busy_for_s``
-        counts as busy.
+    def add(self, at_s: float, cpu_s: float, *, window_s: float, busy_cores: float) -> None:
+        """Add a reading; a counter that fell restarts the history.
+
+        ``window_s`` is the window of ``flatness``; ``busy_cores`` is the rate from which
+        ``busy_for_s`` counts.
         """
         elapsed_s = at_s - self._at_s
         if elapsed_s <= 0:
@@ -54,14 +59,14 @@ class CpuHistory:
         self._at_s, self._cpu_s = at_s, cpu_s
 
     def rest(self, times_s: Reversible[float], *, window_s: float, busy_cores: float) -> None:
-        """Takes the last reading again at each of ``times_s``, in order, that is later than it."""
+        """Repeat the last reading at each of ``times_s``, which is in order, that is later."""
         last_s = self._at_s
         missed_s = list(takewhile(lambda at_s: at_s > last_s, reversed(times_s)))
         for at_s in reversed(missed_s):
             self.add(at_s, self._cpu_s, window_s=window_s, busy_cores=busy_cores)
 
     def flatness(self) -> float | None:
-        """1 − coefficient of variation of the rates in the window, in 0..1; None if too few."""
+        """Return 1 − the rates' coefficient of variation in the window, 0..1; None if too few."""
         rates = [rate for _, rate in self._rates]
         if len(rates) < _FLATNESS_NEEDS or not any(rates):
             return None
@@ -70,5 +75,5 @@ class CpuHistory:
         return max(0.0, 1 - sqrt(variance) / mean)
 
     def busy_for_s(self) -> float:
-        """For how long every rate has been at least ``busy_cores``."""
+        """Return how long every rate has been at least ``busy_cores``."""
         return 0.0 if self._busy_since_s is None else self._at_s - self._busy_since_s

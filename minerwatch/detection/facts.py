@@ -1,6 +1,6 @@
-"""What was read of a process and its container -> the flat record that rules are matched against.
+"""The facts: the flat record of a process in its container that rules are matched against.
 
-Field names are Sigma's where it has one. A field that was not measured is left out.
+Field names are Sigma's if it has one. A field that was not measured is absent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KERNEL_THREAD_NAME = re.compile(
     r"|(?:kworker|ksoftirqd|kswapd|kthreadd|khugepaged|kdevtmpfs|kauditd|khungtaskd|oom_reaper)$",
     re.DOTALL,
 )
-"""Names of Linux 4.19 to 6.x that nothing else bears."""
+"""Names of kernel threads in Linux 4.19 to 6.x that no program has."""
 
 _IN_BRACKETS = re.compile(
     r"\[(?:k[a-z0-9_]*d[a-z]{0,2}\d*"  # kauditd, kswapd0, and their imitations: kthreaddk
@@ -27,16 +27,16 @@ _IN_BRACKETS = re.compile(
     r"|blkcg_punt_bio|acpi_thermal_pm|mld|ipv6_addrconf|kstrp|zswap-shrink|khugepaged|rpciod"
     r"|xprtiod|nfsiod|nfsd|lockd|psimon|kworker|pdflush|sync_supers|scan)\]$"
 )
-"""Brackets are how ps shows what has no arguments. Programs that choose such a title for themselves
-([celeryd: …], [trainer]) are not meant, so the word has to be a kernel thread's, or nearly so."""
+"""ps shows processes without arguments in brackets. Programs may choose such a title ([trainer],
+[celeryd: …]), so the word must be a kernel thread's or close to one."""
 
 _COMM_BYTES = 15
 _MAX_WORDS = 16
-"""Of a command line, among which a script's name is looked for."""
+"""Words of a command line that may be a script's name."""
 
 
 def static_facts(process: Process, parent: Process | None) -> Facts:
-    """What never changes while the process runs this program; matched once."""
+    """Return the facts that never change while the process runs this program."""
     facts: dict[str, FactValue] = {
         "ProcessId": process.id.pid,
         "User": process.user,
@@ -68,7 +68,7 @@ def container_facts(
     hidden_cpu_share: float | None = None,
     cgroups_over_bound: bool | None = None,
 ) -> Facts:
-    """What every process of ``container`` shares; ``cpu_s`` is the container's CPU time in all."""
+    """Return the facts that all processes of a container share; ``cpu_s``: its total CPU time."""
     return {
         "ContainerName": container.container_id,
         "ContainerCpuHours": cpu_s / 3600,
@@ -82,14 +82,14 @@ def container_facts(
 
 
 def measured(**values: FactValue | None) -> dict[str, FactValue]:
-    """``values`` without those that could not be measured."""
+    """Return the values that were measured."""
     return {field: value for field, value in values.items() if value is not None}
 
 
 def with_destination_count(facts: Facts) -> Facts:
-    """Return facts on connections with the number of their remote ends, where that is missing.
+    """Return facts on connections with the number of remote ends, if it is missing.
 
-    Any one value of a list may match in a rule, so rules cannot count by themselves.
+    Rules cannot count: they hold on a list if they hold on any element.
     """
     ends = [facts.get(name) for name in ("DestinationIp", "DestinationPort")]
     counts = [len(each) for each in ends if isinstance(each, tuple) and each]
@@ -99,7 +99,7 @@ def with_destination_count(facts: Facts) -> Facts:
 
 
 def is_kernel_thread_name(process: Process) -> bool:
-    """Whether a user process calls itself like a kernel thread, by comm or by first argument."""
+    """Return True if a user process is named like a kernel thread, by comm or first argument."""
     if process.kernel_thread:
         return False
     names = (process.comm, process.command_line.partition(" ")[0])
@@ -107,7 +107,7 @@ def is_kernel_thread_name(process: Process) -> bool:
 
 
 def _comm_differs(process: Process) -> bool:
-    """Whether the kernel's name is neither the executable's nor that of an argument.
+    """Return True if comm is the name of neither the executable nor an argument.
 
     execve(2) names a process after its file, which for a script is an argument of its interpreter.
     """

@@ -1,4 +1,4 @@
-"""The fields that conditions may name: what each means, and which change while a process lives."""
+"""The fields that conditions may name, with unit and meaning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of the facts, as it is documented for rule authors."""
+    """One field of the facts, as documented for rule authors."""
 
     name: str
     unit: str
@@ -98,14 +98,17 @@ _OF_CONTAINER = frozenset(
 
 PROBE_FIELDS = {
     "connections": (
-        *("DestinationIp", "DestinationPort", "DestinationCount", "DestinationHostname"),
-        *("Initiated", "LongestConnection"),
+        *("DestinationIp", "DestinationPort", "DestinationCount", "Initiated"),
+        "LongestConnection",
     ),
     "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
 }
 """The fields that each deep probe measures."""
+
+UNMEASURED_FIELDS = frozenset(("DestinationHostname",))
+"""Fields that no source measures yet."""
 
 SIGMA_FIELDS = frozenset(
     (
@@ -116,23 +119,23 @@ SIGMA_FIELDS = frozenset(
         *("SourcePortName", "DestinationIsIpv6", "DestinationPortName", "UtcTime", "RuleName"),
     )
 )
-"""Sigma's names for what minerwatch does not measure: such rules load, the fields are absent."""
+"""Sigma's fields that minerwatch does not measure: rules with them load, the fields are absent."""
 
 
 def is_dynamic(name: str) -> bool:
-    """Whether the field may change while the process lives; fields unknown to us never appear."""
+    """Return True if the field may change while the process runs; unknown fields never appear."""
     field = KNOWN_FIELDS.get(name)
     return field is not None and field.dynamic
 
 
 def is_of_container(name: str) -> bool:
-    """Whether the field says the same of every process in a container."""
+    """Return True if all processes of a container share the field."""
     return name in _OF_CONTAINER
 
 
 def nearest_field(name: str) -> str | None:
-    """The known field that ``name`` is most likely a slip of, if it is close to any."""
-    for names in (KNOWN_FIELDS, SIGMA_FIELDS):  # what is measured here is likelier meant
+    """Return the known field that ``name`` is probably a misspelling of."""
+    for names in (KNOWN_FIELDS, SIGMA_FIELDS):  # a measured field is more likely
         by_lower = {known.lower(): known for known in names}
         close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
         if close:

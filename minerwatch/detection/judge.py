@@ -20,19 +20,18 @@ from minerwatch.model import (
 )
 
 MAX_PROCESSES_PER_RULE = 256
-"""Of one container, remembered for one rule: the two hundredth copy of a miner adds nothing."""
+"""Processes of one container that are remembered for one rule."""
 
 MAX_FINDINGS = 100
-"""Listed in one verdict; the score counts all."""
+"""Findings listed in one verdict; the score counts all."""
 
 WORDS_ONLY_SCORE = 60.0
-"""The highest score of what one argument or a script's words say: ``suspicious``, no more."""
+"""Highest score of a match on one argument or a script's words: ``suspicious``."""
 
 DEFAULT_MAX_GAP_S = 60.0
 MAX_GAP_TICKS = 3
-"""A time that was not watched is no time in which a rule held: longer gaps start it from zero.
-Ticks of a starved node are at most two intervals apart, and a program that is started again needs
-one to be measured."""
+"""Longer gaps between verdicts restart the time that a rule has held. Ticks of a starved node are
+at most two intervals apart, and a restarted program needs one to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +41,21 @@ class Sighting:
     rule: Rule
     process: ProcessId | None
     evidence: tuple[Evidence, ...]
-    words_only: bool = False  # one argument alone makes it hold, or words in a shell's script
+    words_only: bool = False  # it rests on one argument, or on words in a shell's script
 
     @property
     def signal(self) -> Signal:
-        """The rule's signal; words alone are ``identity``, whatever the rule infers from them."""
+        """The rule's signal; for words alone ``identity``, whatever the rule infers from them."""
         return Signal.IDENTITY if self.words_only else self.rule.signal
 
     @property
     def score(self) -> float:
-        """The rule's score, limited where only words hold."""
+        """The rule's score, limited for words alone."""
         return min(self.rule.score, WORDS_ONLY_SCORE) if self.words_only else self.rule.score
 
     @property
     def private(self) -> bool:
-        """Whether only the rule's id may be told: what holds is what a private folder says."""
+        """True if only the rule's id may be published: a private folder defines what holds."""
         secrets = self.rule.secrets
         return self.rule.private or (
             bool(secrets) and any((each.field, each.expected) in secrets for each in self.evidence)
@@ -65,13 +64,13 @@ class Sighting:
 
 @dataclass(slots=True)
 class _Held:
-    """Since when a container has had a rule, by whichever of its processes."""
+    """Time since when a rule has held on any process of a container."""
 
     since_s: float
     ticks_missed: int = 0
 
     def forget(self, at_s: float, passed_s: float, hold_s: float) -> None:
-        """Take off as much of the time that counts as has passed without the rule."""
+        """Subtract from the time that counts the time passed without the rule."""
         self.since_s = max(self.since_s, at_s - passed_s - hold_s) + 2 * passed_s
 
 
@@ -97,7 +96,7 @@ class _History:
 
 
 def signal_scores(findings: Iterable[Finding]) -> dict[Signal, float]:
-    """The highest score that each signal's findings reach."""
+    """Return the highest score of each signal's findings."""
     scores: dict[Signal, float] = {}
     for finding in findings:
         scores[finding.signal] = max(finding.score, scores.get(finding.signal, 0.0))
@@ -105,7 +104,7 @@ def signal_scores(findings: Iterable[Finding]) -> dict[Signal, float]:
 
 
 def joined_score(scores: Mapping[Signal, float]) -> float:
-    """Return the score, 0 to 100, that the signals' scores make together: noisy-or over signals.
+    """Return the joint score of the signals, 0 to 100: noisy-or over signals.
 
     Two signals support each other, and neither can lower the score. Behaviour never changes the
     level: its share ends at the highest score of the level that the other signals reach.
@@ -116,10 +115,10 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
 
 
 def score_of(findings: Iterable[Finding]) -> float:
-    """Return the score that the findings make together.
+    """Return the joint score of the findings.
 
-    Words of one argument lift nothing above ``suspicious``, and nothing to a higher level from
-    there: an outsider may have chosen them for a program that other findings hold on.
+    Words of one argument raise the level to ``suspicious`` at most, and never above the level of
+    the other findings: an outsider may have chosen them for a program with findings of its own.
     """
     found = list(findings)
     score = joined_score(signal_scores(found))
@@ -134,16 +133,16 @@ def _noisy_or(scores: Iterable[float]) -> float:
 
 
 def of_foremost_process(findings: Iterable[Finding]) -> list[Finding]:
-    """Those of the process that is worst, with those of the container as a whole.
+    """Return the findings of the worst process, with those on the container as a whole.
 
-    The host itself holds what has nothing to do with each other: there two signals support each
-    other only if they speak of the same process.
+    Processes of the host are unrelated: there two signals support each other only on the same
+    process.
     """
     return max(_by_process(findings), key=score_of)
 
 
 def _by_process(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Return the findings of each process, each with those of the container as a whole."""
+    """Return the findings of each process, each with those on the container as a whole."""
     of_container: list[Finding] = []
     by_process: dict[ProcessId, list[Finding]] = {}
     for finding in findings:
@@ -155,13 +154,12 @@ def _by_process(findings: Iterable[Finding]) -> list[list[Finding]]:
 
 
 def is_cullable(verdict: Verdict) -> bool:
-    """Whether the findings alone would permit an action: DESIGN's second culling invariant.
+    """Return True if the findings alone permit an action: DESIGN's second culling invariant.
 
-    That is: ``confirmed`` by what holds now, also when only rules of status ``stable`` are
-    counted, by at least two signals besides behaviour, and all of that of one process (with what
-    holds on the container as a whole). A word in one process and a simulation in another are no
-    proof. One of the signals must be ``compute``: an outsider can choose names, arguments,
-    addresses and data of an innocent process, but not what its CPU executes.
+    One process, with the findings on the container as a whole, must be ``confirmed`` by rules of
+    status ``stable``, by at least two signals besides behaviour. A word in one process and a
+    simulation in another are no proof. One signal must be ``compute``: an outsider can choose
+    names, arguments, addresses and data of an innocent process, but not what its CPU executes.
     """
     stable = [
         finding
@@ -181,19 +179,19 @@ def _is_proof(findings: list[Finding]) -> bool:
 
 
 class Judge:
-    """Keeps, for each container, since when each rule has held and which level it has.
+    """State per container: since when each rule has held, and the level.
 
     A container is kept while it has sightings or a level, and until it is forgotten.
     """
 
     def __init__(self, ticks_below: int = 3, max_gap_s: float = DEFAULT_MAX_GAP_S) -> None:
-        """``max_gap_s``: after a longer time without a verdict each rule starts from zero."""
+        """``max_gap_s``: a longer time without a verdict restarts all rules."""
         self._ticks_below = ticks_below
         self._max_gap_s = max_gap_s
         self._histories: dict[ContainerKey, _History] = {}
 
     def __contains__(self, container: ContainerKey) -> bool:
-        """Return whether anything is kept of ``container``: it must be judged at the next tick."""
+        """Return True if the container has state: it must be judged at the next tick."""
         return container in self._histories
 
     def forget(self, container: ContainerKey) -> None:
@@ -209,9 +207,9 @@ class Judge:
         apart: bool = False,
         is_tick: bool = True,
     ) -> Verdict:
-        """Return the verdict on ``container`` at ``at_s``, given everything that matches now.
+        """Return the verdict on ``container`` at ``at_s``, given all matches of now.
 
-        ``apart``: its processes have nothing to do with each other, and the worst one counts.
+        ``apart``: its processes are unrelated, and the worst one counts.
         ``is_tick``: False between two ticks, when a level may rise but not fall.
         """
         history = self._histories.setdefault(container, _History(since_s=at_s, latest_s=at_s))
@@ -236,7 +234,7 @@ class Judge:
     def _update_level(
         self, history: _History, reached: Level, at_s: float, *, is_tick: bool
     ) -> None:
-        """Set the level to the highest of the last ticks': it rises at once and falls late."""
+        """Set the level to the highest of the last ticks: it rises at once and falls late."""
         if is_tick or not history.reached:
             history.reached.append(reached)
         else:
@@ -259,10 +257,10 @@ class Judge:
         """Return the findings, timed over all processes of the container.
 
         A miner that exits and restarts every few minutes is one miner: its findings keep the time
-        of the first. What is computed holds for a container even where each worker lives too
-        short for the rule's ``for:``; words and names do not, for they may be those of a build's
-        many short programs. A pause takes as much off the time that counts as it lasts: else a
-        miner that rests for a minute in each half hour would never have computed for long.
+        of the first. Rules on computation are timed by container, even if each worker lives too
+        short for the rule's ``for:``. Words and names are not: they may be those of a build's many
+        short programs. A pause is subtracted from the time that counts; if it reset that time, a
+        miner that pauses for a minute in each half hour would never have computed for long.
         """
         computing = {each.rule.id: at_s for each in sightings if each.signal is Signal.COMPUTE}
         history.hold_s.update(
@@ -301,7 +299,7 @@ class Judge:
     def _update_held(
         self, held: dict[str, _Held], since_s: Mapping[str, float], *, is_tick: bool
     ) -> None:
-        """Enter the rules that hold now; drop those missed for as long as a level takes to fall."""
+        """Add the rules that hold now; drop those missed for as long as a level takes to fall."""
         for rule, each in list(held.items()):
             each.ticks_missed = 0 if rule in since_s else each.ticks_missed + is_tick
             if each.ticks_missed >= self._ticks_below:
@@ -312,7 +310,7 @@ class Judge:
 
 
 def _findings(history: _History, sightings: Iterable[Sighting], at_s: float) -> list[Finding]:
-    """Return those of ``sightings`` that have held for as long as their rule requires."""
+    """Return the sightings that have held for as long as their rule requires."""
     before, now = history.first_seen_s, {}
     processes: Counter[str] = Counter()
     findings = []
@@ -348,10 +346,9 @@ def _finding(sighting: Sighting, since_s: float) -> Finding:
 
 
 def _by_weight(sightings: tuple[Sighting, ...]) -> Sequence[Sighting]:
-    """Return the sightings, those on processes that may be culled first where some are left out.
+    """Return the sightings; if some are left out, those on processes that may be culled are first.
 
-    So idle processes with the words of a miner, by the hundred, do not push out what is found on
-    the one that computes.
+    So hundreds of idle processes with a miner's words do not displace the process that computes.
     """
     if len(sightings) <= MAX_PROCESSES_PER_RULE:
         return sightings
@@ -364,7 +361,7 @@ def _by_weight(sightings: tuple[Sighting, ...]) -> Sequence[Sighting]:
 def _lightness(
     found: Iterable[tuple[ProcessId | None, Signal, float, Maturity]],
 ) -> Callable[[ProcessId | None], tuple[bool, float]]:
-    """Return a sort key for processes: those first that stable rules say most of."""
+    """Return a sort key for processes: those with most weight by stable rules come first."""
     scores: dict[ProcessId | None, dict[Signal, float]] = {}
     for process, signal, score, maturity in found:
         own = scores.setdefault(process, {})
@@ -378,20 +375,20 @@ def _lightness(
 
 
 def _foremost(findings: list[Finding]) -> list[Finding]:
-    """At most MAX_FINDINGS, highest score first; every rule is heard before any is repeated.
+    """Return at most MAX_FINDINGS, highest score first; each rule is listed before any repeats.
 
-    It is heard first on the processes that may be culled.
+    It is listed first on the processes that may be culled.
     """
     findings.sort(key=lambda finding: (-finding.score, finding.since_s, finding.rule))
     if len(findings) > MAX_FINDINGS:
         lightness = _lightness(
             (each.process, each.signal, each.score, each.maturity) for each in findings
         )
-        heard: Counter[str] = Counter()
+        listed: Counter[str] = Counter()
         rounds: dict[int, int] = {}
         for place in sorted(range(len(findings)), key=lambda at: lightness(findings[at].process)):
-            rounds[place] = heard[findings[place].rule]
-            heard[findings[place].rule] += 1
+            rounds[place] = listed[findings[place].rule]
+            listed[findings[place].rule] += 1
         chosen = sorted(rounds, key=rounds.__getitem__)[:MAX_FINDINGS]
         findings = [findings[place] for place in sorted(chosen)]
     return findings

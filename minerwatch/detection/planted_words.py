@@ -1,18 +1,18 @@
-"""Which matches rest on words that somebody else may have chosen. Pure.
+"""Matches that rest on words an outsider may have chosen. Pure.
 
 An outsider chooses single arguments of innocent programs: the name of a file to convert, a title, a
-prompt, an address to fetch. Such a match is kept, for it may be a miner's, but it counts as words
-only (``judge``). The test needs no knowledge of programs: a match rests on one argument if the
-rule holds on an ordinary program with that argument alone, and does not hold on the process
-without it.
+prompt, an address to fetch. Such a match may still be a miner's, so it is kept, but counts as words
+only (``judge``). The test does not know programs: a match rests on one argument if the rule holds
+on an ordinary program with that argument alone, and does not hold on the process without it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 from minerwatch.arguments import (
     NO_BREAK_SPACE,
@@ -25,35 +25,38 @@ from minerwatch.model import Facts
 COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))
 
 DELAY_CPU_S = 30.0
-"""CPU time before an argument of a process counts as a finding: readers of words use less."""
+"""CPU time before a match on one argument counts as a finding: readers of words use less."""
 
 FORGOTTEN_CORES = 0.01
-"""Rate at which CPU time that was counted towards the delay is forgotten."""
+"""Rate at which CPU time counted towards the delay is forgotten."""
 
 _PROGRAM = "program"
 _PATH = "/usr/bin/program"
 
-Holds = Callable[[Facts], bool]
+T = TypeVar("T")
 
 _Pair = tuple[str, str]
 """An argument, after the one before it."""
+
+_Argument = tuple[str, str]
+"""Field and argument."""
 
 
 def cpu_s_after(counted_s: float, used_s: float, passed_s: float) -> float:
     """Return the CPU time counted towards the delay, ``passed_s`` seconds after the last count.
 
-    It is counted by container, so that a process that is replaced again and again is not new each
-    time; and forgotten slowly, so that a month of short commands does not add up.
+    It is counted by container, so that restarting a process does not reset it, and forgotten
+    slowly, so that a month of short commands does not add up.
     """
     left_s = max(0.0, counted_s - FORGOTTEN_CORES * passed_s)
     return min(left_s + used_s, 2 * DELAY_CPU_S)
 
 
 def has_computed(facts: Facts, seconds: float) -> bool:
-    """Return whether a recorded process has used the CPU time that the delay asks for.
+    """Return True if a recorded process has used the CPU time of the delay.
 
-    As ``cpu_s_after`` counts it: what was used before the recording counts in full, and a process
-    that uses less than is forgotten never gets there.
+    CPU time used before the recording counts in full. A process that uses less than is forgotten
+    never reaches the delay.
     """
     cpu_s, cores = facts.get("CpuSeconds"), facts.get("CpuCores")
     if not isinstance(cpu_s, int | float):
@@ -68,8 +71,8 @@ def has_computed(facts: Facts, seconds: float) -> bool:
 def with_arguments(facts: Facts) -> Facts:
     """Return recorded facts as a live process would show them.
 
-    ``CommandLine`` follows from ``Arguments``; where those were not recorded, they are what the
-    line's blanks separate.
+    ``CommandLine`` follows from ``Arguments``; if these were not recorded, the line is split at
+    its blanks.
     """
     arguments, line = facts.get("Arguments"), facts.get("CommandLine")
     if isinstance(arguments, tuple):
@@ -81,15 +84,18 @@ def with_arguments(facts: Facts) -> Facts:
 
 
 def facts_with_script_words(facts: Facts) -> Facts | None:
-    """Return the facts with a script or title among the arguments split into words; None: no such.
+    """Return the facts with the script or title in the arguments split into words; None: none.
 
-    A script is what follows ``-c`` of a shell, a title what the process wrote over its arguments.
+    A script is the argument after ``-c`` of a shell; a title is written over the arguments by the
+    process.
     """
     arguments = facts.get("Arguments")
     if not isinstance(arguments, tuple):
         return None
     if facts.get("CommandLineHidden") is True:
         words: tuple[str, ...] | None = tuple(" ".join(arguments).split())
+    elif NO_BREAK_SPACE not in "".join(arguments):  # quicker than one by one
+        return None
     else:
         words = with_script_words(arguments)
     if words is None or words == arguments:
@@ -98,9 +104,9 @@ def facts_with_script_words(facts: Facts) -> Facts | None:
 
 
 def facts_as_others_join_them(facts: Facts) -> Facts | None:
-    """Return the facts with blanks inside arguments like those between; None: there are none.
+    """Return the facts with plain blanks inside arguments; None: there are no blanks inside.
 
-    Rules of other collections are written for such lines, as ``import pty`` in a script of Python.
+    Rules of other collections are written for such lines: ``import pty`` in a Python script.
     """
     joined = {
         field: line.replace(NO_BREAK_SPACE, " ")
@@ -110,90 +116,146 @@ def facts_as_others_join_them(facts: Facts) -> Facts | None:
     return {**facts, **joined} if joined else None
 
 
-def rests_on_one_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
-    """Return whether a rule that holds on ``facts`` does so by one argument alone.
+class PlantedArguments(Generic[T]):
+    """Trials of the arguments in one process's facts, shared by all rules that hold on them.
 
-    ``holds`` evaluates the rule; shorter arguments than ``min_length`` cannot make it hold.
+    Each trial replaces the process by an ordinary program with some of its arguments. ``prepare``
+    makes of such facts what the rules' ``holds`` takes, once for each trial.
     """
-    own = {field: _own_words(facts.get(field)) for field in _LINES}
-    return _rests_on(
-        facts,
-        holds,
-        min_length,
-        lambda field, option, argument: _holds_by(
-            facts, holds, field, own[field], option, argument
-        ),
-        lambda field, words: holds(_ordinary(facts, field, " ".join((_LOGIN, *own[field], words)))),
-    )
 
+    def __init__(self, facts: Facts, prepare: Callable[[Facts], T], min_length: int) -> None:
+        """``min_length``: shorter arguments cannot make a rule hold."""
+        self._facts = facts
+        self._prepare = prepare
+        self._min_length = min_length
+        self._trials: dict[tuple[str, str, str], T] = {}
+        self._blocks: dict[tuple[str, str, range], T] = {}
+        self._rests: dict[frozenset[_Argument], T] = {}
 
-def rests_on_launched_argument(facts: Facts, holds: Holds, min_length: int) -> bool:
-    """Return whether it does so in a line that starts another program, as ``docker run`` does."""
-    starts = {field: _launcher(facts.get(field)) for field in _LINES}
-    if not any(starts.values()):
-        return False
-    return _rests_on(
-        facts,
-        holds,
-        min_length,
-        lambda field, _option, argument: (
-            starts[field] != "" and holds(_ordinary(facts, field, argument, starts[field]))
-        ),
-        lambda field, words: (
-            starts[field] != "" and holds(_ordinary(facts, field, words, starts[field]))
-        ),
-    )
+    def rests_on_one(self, holds: Callable[[T], bool]) -> bool:
+        """Return True if a rule that holds does so by one argument of any program."""
+        return self._rests_on(
+            holds, partial(self._is_enough, holds), partial(self._may_be_enough, holds)
+        )
 
+    def rests_on_launched(self, holds: Callable[[T], bool]) -> bool:
+        """Return True if it does so in a line that starts another program, like ``docker run``."""
+        starts = self._launchers
 
-def _rests_on(
-    facts: Facts,
-    holds: Holds,
-    min_length: int,
-    is_enough: Callable[[str, str, str], bool],
-    may_be_enough: Callable[[str, str], bool],
-) -> bool:
-    by_field: dict[str, list[_Pair]] = {}
-    for field, option, argument in _foreign_arguments(facts):
-        if len(argument) >= min_length:
-            by_field.setdefault(field, []).append((option, argument))
-    planted = {
-        (field, argument)
-        for field, pairs in by_field.items()
-        for _, argument in _planted(pairs, partial(is_enough, field), partial(may_be_enough, field))
-    }
-    return bool(planted) and not holds(_without(facts, planted))
+        def is_enough(field: str, pair: _Pair) -> bool:
+            return starts[field] != "" and holds(self._trial(field, pair[1], starts[field]))
 
+        def may_be_enough(field: str, block: range) -> bool:
+            return starts[field] != "" and holds(self._block(field, block, starts[field]))
 
-def _planted(
-    pairs: list[_Pair], is_enough: Callable[[str, str], bool], may_be_enough: Callable[[str], bool]
-) -> Iterator[_Pair]:
-    """Yield the arguments that are enough alone; at most those that _MAX_TRIALS finds.
+        return any(starts.values()) and self._rests_on(holds, is_enough, may_be_enough)
 
-    A long line is halved, and halved again where the rule holds on a half: on none of the arguments
-    of the other half does it hold alone. Else a line of thousands takes a second.
-    """
-    first, others = pairs[:_FEW_PAIRS], pairs[_FEW_PAIRS:]
-    yield from (pair for pair in first if is_enough(*pair))
-    todo = [others] if others else []
-    trials = 0
-    while todo and trials < _MAX_TRIALS:
-        block = todo.pop()
-        trials += 1
-        if not may_be_enough(_words_of(block)):
-            continue
-        if len(block) > _FEW_PAIRS:
-            half = len(block) // 2
-            todo += [block[half:], block[:half]]
-            continue
-        trials += len(block)
-        yield from (pair for pair in block if is_enough(*pair))
+    @cached_property
+    def _own(self) -> dict[str, tuple[str, ...]]:
+        return {field: _own_words(self._facts.get(field)) for field in _LINES}
 
+    @cached_property
+    def _launchers(self) -> dict[str, str]:
+        return {field: _launcher(self._facts.get(field)) for field in _LINES}
 
-def _words_of(pairs: Iterable[_Pair]) -> str:
-    return " ".join(
-        f"{option} {argument}" if _COMMON_OPTION.fullmatch(option) else argument
-        for option, argument in pairs
-    )
+    @cached_property
+    def _pairs(self) -> dict[str, list[_Pair]]:
+        pairs: dict[str, list[_Pair]] = {}
+        for field, option, argument in _foreign_arguments(self._facts):
+            if len(argument) >= self._min_length:
+                pairs.setdefault(field, []).append((option, argument))
+        return pairs
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        """Each pair's words: the argument, and the option before it if that is a common one."""
+        return {
+            field: [
+                f"{option} {argument}" if _COMMON_OPTION.fullmatch(option) else argument
+                for option, argument in pairs
+            ]
+            for field, pairs in self._pairs.items()
+        }
+
+    def _rests_on(
+        self,
+        holds: Callable[[T], bool],
+        is_enough: Callable[[str, _Pair], bool],
+        may_be_enough: Callable[[str, range], bool],
+    ) -> bool:
+        planted = frozenset(
+            (field, argument)
+            for field in self._pairs
+            for _, argument in self._planted(
+                field, partial(is_enough, field), partial(may_be_enough, field)
+            )
+        )
+        if not planted:
+            return False
+        if planted not in self._rests:
+            self._rests[planted] = self._prepare(_without(self._facts, planted))
+        return not holds(self._rests[planted])
+
+    def _is_enough(self, holds: Callable[[T], bool], field: str, pair: _Pair) -> bool:
+        """Return True if the rule holds by the argument, or with a common option before it.
+
+        Tried alone, beside a login, and beside what the program has of its own.
+        """
+        option, argument = pair
+        words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
+        own = self._own[field]
+        beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
+        tried = [*words, f"{_LOGIN} {argument}"]
+        if beside:
+            tried += [f"{beside} {each}" for each in words]
+        return any(holds(self._trial(field, each)) for each in tried)
+
+    def _may_be_enough(self, holds: Callable[[T], bool], field: str, block: range) -> bool:
+        return holds(self._block(field, block, " ".join((_PROGRAM, _LOGIN, *self._own[field]))))
+
+    def _trial(self, field: str, arguments: str, program: str = _PROGRAM) -> T:
+        key = (field, program, arguments)
+        trial = self._trials.get(key)
+        if trial is None:
+            facts = _ordinary(self._facts, field, arguments, program)
+            trial = self._trials[key] = self._prepare(facts)
+        return trial
+
+    def _block(self, field: str, block: range, program: str) -> T:
+        key = (field, program, block)
+        trial = self._blocks.get(key)
+        if trial is None:
+            words = " ".join(self._words[field][block.start : block.stop])
+            trial = self._blocks[key] = self._prepare(_ordinary(self._facts, field, words, program))
+        return trial
+
+    def _planted(
+        self,
+        field: str,
+        is_enough: Callable[[_Pair], bool],
+        may_be_enough: Callable[[range], bool],
+    ) -> Iterator[_Pair]:
+        """Yield the arguments that are enough alone, as far as the trials last.
+
+        A long line is halved as long as the rule holds on the half: if it does not, it holds on no
+        single argument there. One by one, a line of thousands takes a second.
+        """
+        pairs = self._pairs[field]
+        yield from filter(is_enough, pairs[:_FEW_PAIRS])
+        todo = [range(_FEW_PAIRS, len(pairs))] if len(pairs) > _FEW_PAIRS else []
+        trials = _MAX_TRIALS
+        while todo and trials > 0:
+            block = todo.pop()
+            is_small = len(block) <= _FEW_PAIRS
+            trials -= 1
+            if not may_be_enough(block):
+                continue
+            if is_small:
+                trials -= len(block)
+                yield from filter(is_enough, pairs[block.start : block.stop])
+            else:
+                half = len(block) // 2
+                todo += [block[half:], block[:half]]
 
 
 _FEW_PAIRS = 8
@@ -204,25 +266,6 @@ _MAX_TRIALS = 128
 the program's own: an outsider would have to choose dozens of one line."""
 
 _LINES = ("CommandLine", "ParentCommandLine")
-
-
-def _holds_by(
-    facts: Facts, holds: Holds, field: str, own: tuple[str, ...], option: str, argument: str
-) -> bool:
-    """Return whether the rule holds by an argument alone, or with a common option before it.
-
-    Alone: also beside a login, and beside what the program has of its own.
-    """
-    words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
-    beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
-    return (
-        any(holds(_ordinary(facts, field, each)) for each in words)
-        or holds(_ordinary(facts, field, f"{_LOGIN} {argument}"))
-        or (
-            beside != ""
-            and any(holds(_ordinary(facts, field, f"{beside} {each}")) for each in words)
-        )
-    )
 
 
 _COMMON_OPTION = re.compile(
@@ -248,7 +291,7 @@ _MAX_STARTING = 8
 
 
 def _launcher(line: object) -> str:
-    """Return how a line begins that starts another program: what starts it, and as what."""
+    """Return the beginning of a line that starts another program: the launcher and its options."""
     if not isinstance(line, str):
         return ""
     first, *others = arguments_of(line) or ("",)
@@ -259,7 +302,7 @@ def _launcher(line: object) -> str:
     )
 
 
-# What an honest program is told: a miner's login has a wallet or a worker, and its password is x.
+# Options of ordinary programs: a miner's login is a wallet or a worker, its password is x.
 _OWN = re.compile(
     r"(?:-[uUl]|--user|--username|--login) (?:[0-9]{1,6}|[A-Za-z][A-Za-z_-]{1,15}(?::\S*)?)"
     r"|(?:--user|--username|--name) \w{1,16}"
@@ -272,7 +315,7 @@ _MAX_OWN = 8
 
 
 def _own_words(line: object) -> tuple[str, ...]:
-    """Return the options of ordinary clients and tools in a line, as far as their values are."""
+    """Return the options in a line that ordinary clients and tools have, with ordinary values."""
     if not isinstance(line, str):
         return ()
     arguments = arguments_of(line)
@@ -284,7 +327,7 @@ def _own_words(line: object) -> tuple[str, ...]:
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield the arguments after a program's own name: field, the argument before, argument.
 
-    A title over the arguments has no name: all of it may be what somebody else asked for.
+    A title over the arguments has no name: an outsider may have chosen all of it.
     """
     title = facts.get("CommandLine")
     if facts.get("CommandLineHidden") is True and isinstance(title, str):
@@ -297,7 +340,7 @@ def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
 
 
 def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:
-    """Return the facts of an ordinary program in place of this one, with these arguments."""
+    """Return the facts with an ordinary program in place of the process, with these arguments."""
     lines = {"CommandLine": _PROGRAM, "ParentCommandLine": _PROGRAM}
     lines[field] = f"{program} {arguments}"
     return {
@@ -311,7 +354,7 @@ def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM)
     }
 
 
-def _without(facts: Facts, planted: set[tuple[str, str]]) -> Facts:
+def _without(facts: Facts, planted: frozenset[_Argument]) -> Facts:
     left = dict(facts)
     for field in ("CommandLine", "ParentCommandLine"):
         line = facts.get(field)

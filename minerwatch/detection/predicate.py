@@ -1,27 +1,21 @@
-"""Whether a predicate, or a tree of them, holds on some facts: asked one by one, as it is defined.
-
-The compiled matcher (``match``) decides texts for all rules at once, and must agree with this.
-"""
+"""The truth of a single predicate on facts. Every evaluation of a rule rests on this module."""
 
 from __future__ import annotations
 
 import operator
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 import re2
 
 from minerwatch.detection.condition import (
     Absent,
-    All,
-    Any,
     Comparison,
-    Condition,
     Flag,
     How,
     Network,
-    Not,
     Number,
     Predicate,
     Present,
@@ -31,36 +25,22 @@ from minerwatch.detection.condition import (
 )
 from minerwatch.model import Facts, FactValue
 
-Judge = Callable[[Predicate], bool]
+TextTest = Callable[[str], bool]
 
-
-def holds(condition: Condition, facts: Facts) -> bool:
-    """Whether a condition holds."""
-    return tree_holds(condition, lambda predicate: predicate_holds(predicate, facts))
-
-
-def tree_holds(condition: Condition, judge: Judge) -> bool:
-    """Whether a tree holds whose single predicates are decided by ``judge``."""
-    match condition:
-        case All(conditions):
-            return all(tree_holds(inner, judge) for inner in conditions)
-        case Any(conditions):
-            return any(tree_holds(inner, judge) for inner in conditions)
-        case Not(inner):
-            return not tree_holds(inner, judge)
-        case _:
-            return judge(condition)
+_REGEX_MEMORY = 512 << 10
+_MAX_REGEX_MEMORY = 64 << 20
 
 
 def predicate_holds(predicate: Predicate, facts: Facts) -> bool:
-    """Whether one predicate holds, found on its own."""
-    if not isinstance(predicate, Text):
-        return SIMPLE[type(predicate)](predicate, facts)
-    return any(_text_holds(predicate, text) for text in texts(facts.get(predicate.field)))
+    """Return True if the predicate holds on the facts."""
+    if isinstance(predicate, Text):
+        test = text_test(predicate)
+        return any(test(text) for text in texts(facts.get(predicate.field)))
+    return SIMPLE[type(predicate)](predicate, facts)
 
 
 def texts(value: FactValue | None) -> tuple[str, ...]:
-    """What a text predicate compares of a fact: of a list its elements, of a number its digits."""
+    """Return the texts of a fact: the elements of a list, the digits of an integer."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value, tuple):
@@ -70,30 +50,79 @@ def texts(value: FactValue | None) -> tuple[str, ...]:
     return (str(value),) if isinstance(value, int) else ()
 
 
-def _text_holds(predicate: Text, text: str) -> bool:
+def text_test(predicate: Text) -> TextTest:
+    """Return the function that compares one text with the predicate's pattern."""
+    pattern, is_cased = predicate.pattern, predicate.cased
     if predicate.how is How.REGEX:
-        return _search(predicate.pattern, text)
-    if not predicate.cased:
-        text = text.lower()
+        return _RegexTest(pattern)
     if predicate.how is How.WILDCARD:
-        return _search(wildcard_regex(predicate), text)
-    pattern = predicate.pattern if predicate.cased else predicate.pattern.lower()
-    return _compares(predicate.how, text, pattern)
+        test = _RegexTest(wildcard_regex(predicate))
+        return test if is_cased else lambda text: test(_lower(text))
+    compare = _COMPARE[predicate.how]
+    if is_cased:
+        return lambda text: compare(text, pattern)
+    lower = pattern.lower()
+    return lambda text: compare(_lower(text), lower)
 
 
-def _search(pattern: str, text: str) -> bool:
-    return re2.compile(pattern, regex_options()).search(encodable(text)) is not None
+_COMPARE: dict[How, Callable[[str, str], bool]] = {
+    How.EQUALS: operator.eq,
+    How.CONTAINS: operator.contains,
+    How.STARTSWITH: str.startswith,
+    How.ENDSWITH: str.endswith,
+}
 
 
-def _compares(how: How, text: str, pattern: str) -> bool:
-    match how:
-        case How.CONTAINS:
-            return pattern in text
-        case How.STARTSWITH:
-            return text.startswith(pattern)
-        case How.ENDSWITH:
-            return text.endswith(pattern)
-    return text == pattern
+class _RegexTest:
+    """A regular expression, searched anywhere in a text; compiled when it is first used."""
+
+    __slots__ = ("_pattern", "_regex")
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._regex: re2._Regexp | None = None
+
+    def __call__(self, text: str) -> bool:
+        if self._regex is None:
+            self._regex = compiled_regex(self._pattern)
+        return self._regex.search(encoded(text)) is not None
+
+
+def compiled_regex(pattern: str, memory: int = _REGEX_MEMORY) -> re2._Regexp:
+    """Return the expression, compiled within ``memory`` bytes, or more if it needs more.
+
+    While RE2 matches, it uses the memory up to this limit. If that is too little, matching becomes
+    slower and stays linear.
+    """
+    while True:
+        options = regex_options()
+        options.max_mem = memory
+        try:
+            return re2.compile(pattern, options)
+        except re2.error:
+            memory *= 4
+            if memory > _MAX_REGEX_MEMORY:
+                raise
+
+
+def regex_span(pattern: str, text: str) -> tuple[int, int] | None:
+    """Return where an expression matches in a text."""
+    found = compiled_regex(pattern).search(text.encode("utf-8", "replace").decode("utf-8"))
+    return None if found is None else found.span()
+
+
+# A rule evaluates many predicates on the same text, so the latest texts are converted once.
+
+
+@lru_cache(maxsize=4)
+def _lower(text: str) -> str:
+    return text.lower()
+
+
+@lru_cache(maxsize=4)
+def encoded(text: str) -> bytes:
+    """Return the bytes that RE2 reads; a surrogate is replaced, though no fact should have one."""
+    return text.encode("utf-8", "replace")
 
 
 OPERATORS: dict[Comparison, Callable[[float, float], bool]] = {
@@ -108,7 +137,7 @@ _PLAIN_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,9})?", re.ASCII)
 
 
 def number_of(value: FactValue) -> int | float | None:
-    """What a numeric predicate compares of a fact; None if it is no number."""
+    """Return the number that a fact is or spells; None if there is none."""
     if isinstance(value, bool | tuple):
         return None
     if not isinstance(value, str):
@@ -119,20 +148,17 @@ def number_of(value: FactValue) -> int | float | None:
 
 
 def number_holds(predicate: Number, facts: Facts) -> bool:
-    """Whether a fact, or any of a list, is a number that the predicate asks for."""
+    """Return True if the fact, or any element of a list, passes the comparison."""
     value = facts.get(predicate.field)
     if value is None:
         return False
     if isinstance(value, tuple):
-        return any(passes(predicate, number_of(element)) for element in value)
-    return passes(predicate, number_of(value))
+        return any(_passes(predicate, number_of(element)) for element in value)
+    return _passes(predicate, number_of(value))
 
 
-def passes(predicate: Number, number: int | float | None) -> bool:
-    """Whether a number is what the predicate asks for; none never is."""
-    if number is None:
-        return False
-    return OPERATORS[predicate.comparison](number, predicate.threshold)
+def _passes(predicate: Number, number: int | float | None) -> bool:
+    return number is not None and OPERATORS[predicate.comparison](number, predicate.threshold)
 
 
 def _flag_holds(predicate: Flag, facts: Facts) -> bool:
@@ -152,7 +178,7 @@ def _absent_holds(predicate: Absent, facts: Facts) -> bool:
 
 
 def is_empty(value: FactValue | None) -> bool:
-    """Whether a fact is absent, or says nothing."""
+    """Return True if a fact is absent or holds no text."""
     if value is None or value == "":
         return True
     return isinstance(value, tuple) and not any(value)
@@ -180,7 +206,8 @@ def _in_network(text: str, predicate: Network) -> bool:
 def _same_holds(predicate: SameAs, facts: Facts) -> bool:
     ours = [text.lower() for text in texts(facts.get(predicate.field))]
     theirs = [text.lower() for text in texts(facts.get(predicate.other))]
-    return any(_compares(predicate.how, text, other) for text in ours for other in theirs)
+    compare = _COMPARE[predicate.how]
+    return any(compare(text, other) for text in ours for other in theirs)
 
 
 SIMPLE: dict[type, Callable[..., bool]] = {
@@ -194,13 +221,8 @@ SIMPLE: dict[type, Callable[..., bool]] = {
 
 
 def regex_options() -> re2.Options:
-    """How rules' expressions are compiled: quietly, and without groups."""
+    """Return RE2's options for the expressions of rules: no log, no groups."""
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
     return options
-
-
-def encodable(text: str) -> str:
-    """The text without surrogates: facts have none, but one that had must not stop the agent."""
-    return text.encode("utf-8", "replace").decode("utf-8")

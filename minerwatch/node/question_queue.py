@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from minerwatch.fair_queue import Turns
+from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
 
 MAX_OPEN_PER_OWNER = 32
@@ -30,7 +30,7 @@ class Questions:
     def __init__(self) -> None:
         self._open: dict[ProcessId, Hashable] = {}
         self._count_of: Counter[Hashable] = Counter()
-        self._turns: Turns[Question] = Turns()
+        self._waiting: FairQueue[Question] = FairQueue()
         self._changed = threading.Condition()
         self._is_woken = False
 
@@ -49,18 +49,18 @@ class Questions:
                 return False
             self._open[process] = owner
             self._count_of[owner] += 1
-            self._turns.put(owner, Question(process, owner))
+            self._waiting.push(owner, Question(process, owner))
             self._changed.notify()
             return True
 
     def take(self, timeout_s: float | None = None) -> Question | None:
         """Wait for the next question; return None on timeout, or after ``wake``."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_woken or len(self._turns) > 0, timeout_s)
+            self._changed.wait_for(lambda: self._is_woken or len(self._waiting) > 0, timeout_s)
             if self._is_woken:
                 self._is_woken = False
                 return None
-            return self._turns.take()
+            return self._waiting.pop()
 
     def close(self, process: ProcessId) -> None:
         """Close a question that has been answered, or never will be."""

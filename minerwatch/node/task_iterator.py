@@ -30,6 +30,8 @@ RECORD = Struct("=QQQQQQQIIIIIIII16s")
 _TASK = Struct("=8xQQ32xIII36x")
 """Fields of a record that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
 """
+_PROGRAM = Struct("=8s16x24s40x16s")
+"""Fields of a record that change with the process, its program and its name."""
 _READ_BYTES = RECORD.size * 1024
 _MAX_READS = 4096
 _MAX_THREADS = 4096
@@ -137,13 +139,8 @@ class TaskTable:
     def _known_programs(self) -> dict[int, int]:
         """Return a number of each process that changes with its start, name and program."""
         if not self._programs:
-            content = self._content
-            self._programs = {
-                pid: hash(
-                    content[at : at + 8] + content[at + 24 : at + 48] + content[at + 88 : at + 104]
-                )
-                for pid, at in self._leaders.items()
-            }
+            parse, content = _PROGRAM.unpack_from, self._content
+            self._programs = {pid: hash(parse(content, at)) for pid, at in self._leaders.items()}
         return self._programs
 
     def _thread_places(self) -> dict[int, array[int]]:
@@ -167,9 +164,6 @@ class TaskIterator:
     ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
     ``has_fp_control``: it knows where this kernel keeps floating-point control words.
     """
-
-    most_at_once = 100_000
-    """Processes whose control words one read returns: as many as there are."""
 
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
         """Load the program into the kernel. Raises TasksUnavailableError."""
@@ -217,9 +211,6 @@ class TaskIterator:
             if pid in wanted
             for record in nlargest(_MAX_FP_THREADS, records, key=itemgetter(1))
         ]
-
-    def rest(self) -> None:
-        """Do nothing: no resource is held for control words alone."""
 
     def close(self) -> None:
         """Remove the program from the kernel."""

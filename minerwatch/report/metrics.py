@@ -1,4 +1,4 @@
-"""What the agent knows, as Prometheus metrics.
+"""The agent's state and counters as Prometheus metrics.
 
 Labels never hold a pid, a command line or a user's name. Per-container series exist only while
 the container is at ``suspicious`` or above, and at most ``max_container_series`` of them.
@@ -10,40 +10,39 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from minerwatch import __version__
 from minerwatch.config.values import MODES
 from minerwatch.model import Action, Level, Maturity, Outcome, Signal
-from minerwatch.report.light_imports import parts_only
 from minerwatch.untrusted_text.display import printable
-
-with parts_only("prometheus_client"):  # the whole brings HTTP servers and clients, TLS and mail
-    from prometheus_client.metrics import (
-        Counter,
-        Gauge,
-        Histogram,
-        Summary,
-        disable_created_metrics,
-    )
-    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-    from prometheus_client.registry import Collector, CollectorRegistry
-    from prometheus_client.samples import Sample
-    from prometheus_client.utils import floatToGoString
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_MAX_LABEL_LENGTH = 256
+MAX_LABEL_LENGTH = 256
 _MAX_NAMESPACES = 500
-_FORGOTTEN_AFTER_S = 86400.0
-"""As long as the longest range that alerts and recording rules look back over."""
+_EXPIRY_S = 86400.0
+"""The longest range in alerts and recording rules."""
 
 OTHER_NAMESPACES = "_others"
-"""In place of a namespace that has no series of its own; none can be called so (RFC 1123)."""
+"""Label of the namespaces without series of their own; no namespace can have this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlaggedContainer:
-    """A container at ``suspicious`` or above, as its series show it."""
+    """The series of a container at ``suspicious`` or above."""
 
     namespace: str
     pod: str
@@ -55,22 +54,22 @@ class FlaggedContainer:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRule:
-    """A rule in force, as far as whoever scrapes may know it."""
+    """The public part of a rule in force."""
 
     id: str
     signal: Signal
     maturity: Maturity
-    title: str  # "" of a private one
+    title: str  # "" for a private rule
 
 
 @dataclass(frozen=True, slots=True)
 class CullFigures:
-    """What is measured of culling."""
+    """State of culling."""
 
     mode: str  # off, dry-run, enforce
-    budget_left: int | None = None  # of the cluster's hour; None: not known
+    budget_left: int | None = None  # actions of the cluster in this hour; None: unknown
     is_circuit_open: bool = False
-    stopped: int = 0  # processes that minerwatch stopped, and that stand still
+    stopped: int = 0  # processes stopped and not yet released
 
 
 _NO_CULLING = CullFigures("off")
@@ -81,7 +80,7 @@ _OUTCOMES = tuple(
 
 
 class _Culling(Collector):
-    """What culling may still do, read when scraped."""
+    """State of culling, read at each scrape."""
 
     def __init__(self, figures: Callable[[], CullFigures]) -> None:
         self._figures = figures
@@ -89,31 +88,33 @@ class _Culling(Collector):
     def collect(self) -> Iterator[Metric]:
         figures = self._figures()
         mode = GaugeMetricFamily(
-            "minerwatch_cull_mode", "1 for the mode of culling that is in force.", labels=["mode"]
+            "minerwatch_cull_mode",
+            "1 for the culling mode in force, 0 for the others.",
+            labels=["mode"],
         )
         for each in MODES:
             mode.add_metric([str(each)], float(str(each) == figures.mode))
         yield mode
         yield GaugeMetricFamily(
             "minerwatch_circuit_breaker_open",
-            "1 while a rule flags so many owners that nothing is culled on its findings.",
+            "1 while a rule flags so many owners that its findings cause no action.",
             value=float(figures.is_circuit_open),
         )
         yield GaugeMetricFamily(
             "minerwatch_stopped_processes",
-            "Processes that minerwatch has stopped and that stand still, until they are released.",
+            "Processes stopped by minerwatch and not yet released.",
             value=figures.stopped,
         )
         left = GaugeMetricFamily(
             "minerwatch_cull_budget_remaining",
-            "Actions that the cluster may still do in this hour; NaN while that is not known.",
+            "Actions left in the cluster's budget for this hour; NaN while unknown.",
         )
         left.add_metric([], float("nan") if figures.budget_left is None else figures.budget_left)
         yield left
 
 
 class _FlaggedContainers(Collector):
-    """Series that exist only while their container is flagged."""
+    """Series of containers, which exist only while the container is flagged."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -125,11 +126,13 @@ class _FlaggedContainers(Collector):
             "minerwatch_container_score", "Score of a flagged container, 0 to 100.", labels=labels
         )
         cores = GaugeMetricFamily(
-            "minerwatch_container_cpu_cores", "CPU rate of a flagged container.", labels=labels
+            "minerwatch_container_cpu_cores",
+            "CPU usage of a flagged container in cores.",
+            labels=labels,
         )
         by_signal = GaugeMetricFamily(
             "minerwatch_container_signal_score",
-            "Score of a flagged container by kind of evidence, 0 to 100.",
+            "Score of a flagged container by signal, 0 to 100.",
             labels=[*labels, "signal"],
         )
         unique = {
@@ -148,13 +151,13 @@ class _FlaggedContainers(Collector):
         yield cores
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
-            "Flagged containers that have no series of their own: too many, or named alike.",
+            "Flagged containers without series: over the limit, or with the labels of another one.",
             value=len(self.flagged) - len(listed),
         )
 
 
 class _CountedElsewhere(Collector):
-    """Counters that live in the sources of what the kernel says, read when scraped."""
+    """Counters kept by the parts that count, read at each scrape."""
 
     def __init__(
         self,
@@ -169,7 +172,7 @@ class _CountedElsewhere(Collector):
     def collect(self) -> Iterator[Metric]:
         failed = CounterMetricFamily(
             "minerwatch_probe_failures",
-            "Readings that failed, by probe and reason.",
+            "Failed reads, by probe and reason.",
             labels=["probe", "reason"],
         )
         counts: dict[tuple[str, str], int] = {}
@@ -181,24 +184,24 @@ class _CountedElsewhere(Collector):
         yield failed
         received, lost = self._exec_events()
         yield CounterMetricFamily(
-            "minerwatch_exec_events", "Programs started, as the kernel told.", value=received
+            "minerwatch_exec_events", "Exec events received from the kernel.", value=received
         )
         yield CounterMetricFamily(
             "minerwatch_exec_events_lost",
-            "Programs started that the kernel had no room to tell of; a rescan answers them.",
+            "Exec events dropped by the kernel; a rescan makes up for them.",
             value=lost,
         )
         yield CounterMetricFamily(
             "minerwatch_verdict_lines_left_out",
-            "Changes of verdict that were not logged: too many of one container or namespace.",
+            "Changes of verdict not logged: over the limit of the container or the namespace.",
             value=self._verdicts_left_out(),
         )
 
 
 class _FlaggedCpu(Collector):
-    """CPU time of flagged containers by namespace; one that is quiet for a day is forgotten.
+    """CPU time of flagged containers by namespace, for at most ``limit`` namespaces.
 
-    At most so many namespaces have series of their own; others are counted together.
+    Further namespaces are counted together. A namespace without any for a day is removed.
     """
 
     def __init__(self, limit: int, now_s: Callable[[], float]) -> None:
@@ -208,59 +211,38 @@ class _FlaggedCpu(Collector):
         self._added_s: dict[str, float] = {}
 
     def add(self, namespace: str, level: Level, cpu_s: float) -> None:
-        self._forget()
+        self._expire()
         if namespace not in self._cpu_s and len(self._cpu_s) >= self._limit:
             namespace = OTHER_NAMESPACES
         by_level = self._cpu_s.setdefault(namespace, {})
         by_level[level] = by_level.get(level, 0.0) + cpu_s
         self._added_s[namespace] = self._now_s()
 
-    def _forget(self) -> None:
-        past_s = self._now_s() - _FORGOTTEN_AFTER_S
+    def _expire(self) -> None:
+        past_s = self._now_s() - _EXPIRY_S
         for namespace in [name for name, added_s in self._added_s.items() if added_s < past_s]:
             del self._cpu_s[namespace], self._added_s[namespace]
 
     def collect(self) -> Iterator[Metric]:
-        self._forget()
-        burnt = CounterMetricFamily(
+        self._expire()
+        used = CounterMetricFamily(
             "minerwatch_flagged_cpu_seconds",
-            "CPU time burnt by containers while they were flagged.",
+            "CPU time used by containers while they were flagged.",
             labels=["namespace", "level"],
         )
         for namespace, by_level in [*self._cpu_s.items()]:
             for level, cpu_s in [*by_level.items()]:
-                burnt.add_metric([namespace, level.label], cpu_s)
-        yield burnt
-
-
-def exposition(registry: CollectorRegistry) -> bytes:
-    """All metrics of a registry in Prometheus' text format, as prometheus_client writes it."""
-    lines = []
-    for metric in registry.collect():
-        name = metric.name + ("_total" if metric.type == "counter" else "")
-        told = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
-        lines.append(f"# HELP {name} {told}\n# TYPE {name} {metric.type}\n")
-        lines += map(_sample_line, metric.samples)
-    return "".join(lines).encode()
-
-
-def _sample_line(sample: Sample) -> str:
-    labels = ",".join(f'{name}="{_quoted(text)}"' for name, text in sorted(sample.labels.items()))
-    value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
-    return f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}\n"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+                used.add_metric([namespace, level.label], cpu_s)
+        yield used
 
 
 def label(text: str) -> str:
-    """``text`` as a label's value: printable and of bounded length."""
-    return printable(text, _MAX_LABEL_LENGTH)
+    """Return ``text`` as a label value: printable and of limited length."""
+    return printable(text, MAX_LABEL_LENGTH)
 
 
 class Metrics:
-    """All metrics of one agent, in a registry of their own."""
+    """All metrics of one agent, in its own registry."""
 
     def __init__(
         self,
@@ -277,128 +259,102 @@ class Metrics:
         self.registry.register(self._flagged)
         self.registry.register(_CountedElsewhere(probe_failures, exec_events, verdicts_left_out))
         self.registry.register(_Culling(culling))
-        self._actions = Counter(
-            "minerwatch_actions",
-            "Actions that have ended, by action and outcome.",
-            ["action", "outcome"],
-            registry=self.registry,
+        self._actions = self._counter(
+            "actions", "Finished actions, by action and outcome.", "action", "outcome"
         )
         for action in _ACTIONS:
             for outcome in _OUTCOMES:
                 self._actions.labels(action.value, outcome.value)
-        self._containers = Gauge(
-            "minerwatch_containers", "Containers by level.", ["level"], registry=self.registry
+        self._containers = self._gauge("containers", "Containers by level.", "level")
+        self._verdicts = self._counter(
+            "verdicts", "Changes of a container's verdict, by new level.", "level"
         )
-        self._verdicts = Counter(
-            "minerwatch_verdicts",
-            "Changes of a container's verdict, by the level that it changed to.",
-            ["level"],
-            registry=self.registry,
-        )
-        self._findings = Counter(
-            "minerwatch_findings",
-            "Findings that began to hold, by rule and signal.",
-            ["rule", "signal"],
-            registry=self.registry,
-        )
+        for level in Level:
+            self._containers.labels(level.label)
+            self._verdicts.labels(level.label)
         self._flagged_cpu = _FlaggedCpu(_MAX_NAMESPACES, now_s)
         self.registry.register(self._flagged_cpu)
+        self._canary: Gauge | None = None
+        self._gauge("build_info", "Version of this agent.", "version").labels(__version__).set(1)
+        self._add_tick()
+        self._add_rules()
+        self._add_probes()
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"minerwatch_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"minerwatch_{name}", text, labels, registry=self.registry)
+
+    def _add_tick(self) -> None:
         self._tick = Histogram(
             "minerwatch_tick_duration_seconds",
-            "How long a tick took: sample, examine, judge, report.",
+            "Duration of a tick: sample, examine, judge, report.",
             buckets=_TICK_BUCKETS_S,
             registry=self.registry,
         )
-        self._last_tick = Gauge(
-            "minerwatch_last_tick_timestamp_seconds",
-            "When the last tick ended.",
-            registry=self.registry,
+        self._last_tick = self._gauge(
+            "last_tick_timestamp_seconds", "Unix time at which the last tick ended."
         )
-        self._processes = Gauge(
-            "minerwatch_processes", "Processes that the agent watches.", registry=self.registry
+        self._processes = self._gauge("processes", "Processes watched by the agent.")
+        self._unmapped = self._gauge(
+            "unmapped_containers", "Containers of pods that are not known from the API server."
         )
-        self._unmapped = Gauge(
-            "minerwatch_unmapped_containers",
-            "Containers of pods that the API server has not told of.",
-            registry=self.registry,
+        self._over_bound = self._gauge(
+            "cgroups_over_bound",
+            "Owners (containers, units, Kubernetes, the node) over their limit of cgroups.",
         )
-        self._over_bound = Gauge(
-            "minerwatch_cgroups_over_bound",
-            "Containers and units, Kubernetes and the node with too many cgroups to keep apart.",
-            registry=self.registry,
+        self._pods_synced = self._gauge(
+            "pods_synced_timestamp_seconds",
+            "Unix time of the last sync of the node's pods; 0: never, or no cluster.",
         )
-        self._pods_synced = Gauge(
-            "minerwatch_pods_synced_timestamp_seconds",
-            "When what is known of the node's pods was last up to date; 0: never, or no cluster.",
-            registry=self.registry,
+        self._worker_up = self._gauge(
+            "worker_up", "1 for a working thread of the agent, 0 for one that fails.", "worker"
         )
+        self._kept_text = self._gauge(
+            "kept_text_bytes", "Memory used by text of processes: arguments, paths, evidence."
+        )
+        self._shortened_texts = self._counter(
+            "shortened_texts",
+            "Processes whose text was shortened because the pod or the node was over its limit.",
+        )
+
+    def _add_rules(self) -> None:
+        self._findings = self._counter(
+            "findings", "Findings that started to hold, by rule and signal.", "rule", "signal"
+        )
+        self._rules = self._gauge("rules_loaded", "Rules in force, by status.", "status")
+        for maturity in Maturity:
+            self._rules.labels(maturity.value)
+        self._rule_info = self._gauge(
+            "rule_info", "Titles of the rules in force, except private ones.", "rule", "title"
+        )
+        self._rules_broken = self._gauge("rules_broken", "Rule files that cannot be used.")
+        self._reload_failures = self._counter(
+            "rules_reload_failures", "Rule files that could not be used, summed over all loads."
+        )
+        self._last_reload = self._gauge(
+            "rules_last_reload_timestamp_seconds",
+            "Unix time at which rules were last loaded, with or without broken files.",
+        )
+
+    def _add_probes(self) -> None:
         self._probe_duration = Summary(
             "minerwatch_probe_duration_seconds",
             "Time spent in each probe.",
             ["probe"],
             registry=self.registry,
         )
-        self._worker_up = Gauge(
-            "minerwatch_worker_up",
-            "1 for a thread of the agent that works, 0 for one that failed within the last minute.",
-            ["worker"],
-            registry=self.registry,
+        self._probe_up = self._gauge(
+            "probe_up", "1 for a probe that is on, 0 for one configured but unavailable.", "probe"
         )
-        self._kept_text = Gauge(
-            "minerwatch_kept_text_bytes",
-            "Memory taken by arguments and paths of processes, and by what rules saw in them.",
-            registry=self.registry,
-        )
-        self._shortened_texts = Counter(
-            "minerwatch_shortened_texts",
-            "Processes whose text was shortened, for their pod or the node kept too much of it.",
-            registry=self.registry,
-        )
-        self._probe_up = Gauge(
-            "minerwatch_probe_up",
-            "1 for a probe that is on, 0 for one that is asked for and cannot be had.",
-            ["probe"],
-            registry=self.registry,
-        )
-        self._rules = Gauge(
-            "minerwatch_rules_loaded", "Rules in force, by status.", ["status"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._rule_info = Gauge(
-            "minerwatch_rule_info", "The title of each rule in force, but of private ones.",
-            ["rule", "title"], registry=self.registry,
-        )  # fmt: skip
-        self._rules_broken = Gauge(
-            "minerwatch_rules_broken", "Rule files that cannot be used now.",
-            registry=self.registry,
-        )  # fmt: skip
-        self._reload_failures = Counter(
-            "minerwatch_rules_reload_failures",
-            "Rule files that could not be used when rules were loaded.",
-            registry=self.registry,
-        )
-        self._last_reload = Gauge(
-            "minerwatch_rules_last_reload_timestamp_seconds",
-            "When rules were last loaded, broken files or not.",
-            registry=self.registry,
-        )
-        self._canary: Gauge | None = None
-        Gauge(
-            "minerwatch_build_info", "The version of this agent.", ["version"],
-            registry=self.registry,
-        ).labels(__version__).set(1)  # fmt: skip
-        for level in Level:
-            self._containers.labels(level.label)
-            self._verdicts.labels(level.label)
-        for maturity in Maturity:
-            self._rules.labels(maturity.value)
 
     def exposition(self) -> bytes:
-        """The text format that Prometheus scrapes."""
-        return exposition(self.registry)
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
 
     def rules_loaded(self, rules: Iterable[LoadedRule], failures: int, at_s: float) -> None:
-        """Takes note of the rules in force and the files that give none; ``at_s`` is Unix time."""
+        """Record the rules in force and the number of broken files; ``at_s`` is Unix time."""
         by_maturity = dict.fromkeys(Maturity, 0)
         self._rule_info.clear()
         for rule in rules:
@@ -413,52 +369,51 @@ class Metrics:
         self._last_reload.set(at_s)
 
     def level_changed(self, level: Level) -> None:
-        """Counts a container's change of verdict to ``level``."""
+        """Count a container's change of verdict to ``level``."""
         self._verdicts.labels(level.label).inc()
 
     def action_ended(self, action: Action, outcome: Outcome) -> None:
-        """Counts an action that has ended, or that was undone."""
+        """Count an action that finished, or was undone."""
         self._actions.labels(action.value, outcome.value).inc()
 
     def finding_began(self, rule: str, signal: Signal) -> None:
-        """Counts a finding that began to hold."""
+        """Count a finding that started to hold."""
         self._findings.labels(label(rule), signal.value).inc()
 
     def flagged_cpu(self, namespace: str, level: Level, cpu_s: float) -> None:
-        """Adds the CPU time that a flagged container burnt since the last tick."""
+        """Add the CPU time that a flagged container used since the last tick."""
         self._flagged_cpu.add(label(namespace), level, cpu_s)
 
     def probe_opened(self, probe: str, *, is_on: bool) -> None:
-        """Takes note of whether a probe that is asked for can be had."""
+        """Record whether a configured probe is available."""
         self._probe_up.labels(probe).set(is_on)
 
     def worker_is(self, worker: str, *, is_up: bool) -> None:
-        """Takes note of whether a thread of the agent works."""
+        """Record whether a thread of the agent works."""
         self._worker_up.labels(worker).set(is_up)
 
     def text_kept(self, kept_bytes: int, shortened: int) -> None:
-        """Takes note of the text that is kept, and of how many more texts were shortened."""
+        """Record the size of the kept text, and count further shortened texts."""
         self._kept_text.set(kept_bytes)
         self._shortened_texts.inc(shortened)
 
     def expect_canaries(self) -> None:
-        """From now on tells when a canary was last seen; 0: never."""
-        self._canary = Gauge(
-            "minerwatch_canary_last_seen_timestamp_seconds",
-            "When the harmless process with the canary's word was last found; 0: never.",
-            ["planted"],
-            registry=self.registry,
+        """Publish from now on when a canary was last found; 0: never."""
+        self._canary = self._gauge(
+            "canary_last_seen_timestamp_seconds",
+            "Unix time at which the canary process was last found; 0: never.",
+            "planted",
         )
         for planted in ("agent", "elsewhere"):
             self._canary.labels(planted)
 
     def canary_seen(self, at_s: float, *, is_own: bool) -> None:
-        """Takes note of a canary, the agent's own or another, found at ``at_s`` (Unix time)."""
+        """Record a canary, the agent's own or another, found at ``at_s`` (Unix time)."""
         if self._canary is not None:
             self._canary.labels("agent" if is_own else "elsewhere").set(at_s)
 
     def probe_took(self, probe: str, duration_s: float) -> None:
-        """Adds the time that one probe took in this tick."""
+        """Add the time that a probe took in this tick."""
         self._probe_duration.labels(probe).observe(duration_s)
 
     def tick_done(
@@ -472,10 +427,9 @@ class Metrics:
         unmapped: int = 0,
         over_bound: int = 0,
     ) -> None:
-        """Takes note of a tick that has ended at ``at_s`` (Unix time).
+        """Record a tick that ended at ``at_s`` (Unix time).
 
-        ``unmapped`` are containers of pods that the cluster has not told of, ``over_bound`` owners
-        of more cgroups than are kept apart.
+        ``unmapped`` containers have no known pod, ``over_bound`` owners have too many cgroups.
         """
         self._tick.observe(duration_s)
         self._last_tick.set(at_s)
@@ -487,5 +441,5 @@ class Metrics:
         self._over_bound.set(over_bound)
 
     def pods_synced(self, at_s: float) -> None:
-        """Takes note of when (Unix time) the cluster's pods were last known to be as they are."""
+        """Record the Unix time of the last sync of the node's pods."""
         self._pods_synced.set(at_s)

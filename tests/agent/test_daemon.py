@@ -372,12 +372,13 @@ def test_a_tick_that_fails_is_counted_and_the_next_one_comes(start: Start, tmp_p
 
 WITH_A_FAULT = """
 import sys
-from minerwatch import agent
+from functools import partial
+from minerwatch.agent import daemon
 from minerwatch.node.tcp_connections import ConnectionReader
 def fails(_reader):
     raise ZeroDivisionError("a fault of its own")
 ConnectionReader._serve = fails
-agent._WORKER_DOWN_S = 1.0
+daemon.run = partial(daemon.run, runtime=daemon.Runtime(max_worker_down_s=1.0))
 sys.argv = ["minerwatch", *sys.argv[3:]]
 from minerwatch.cli.main import main
 main()

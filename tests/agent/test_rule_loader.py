@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.agent import rule_loader
-from minerwatch.agent.rule_loader import RuleReading, RuleSet
+from minerwatch.agent.rule_loader import Load, RuleLoader, RuleSet, load_in_child
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.sigma import rulebook
 from tests.detection.sigma.test_rulebook import titles, write
@@ -20,10 +19,10 @@ from tests.detection.sigma.test_rulebook import titles, write
 class Listener:
     """What a reading tells its agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Load = load_in_child) -> None:
         self.done = threading.Event()
         self.errors: list[Exception] = []
-        self.reading = RuleReading(self.done.set, self.errors.append)
+        self.reading = RuleLoader(self.done.set, self.errors.append, load=load, first_pause_s=0.0)
 
     def answer(self) -> RuleSet | None:
         assert self.done.wait(30)
@@ -85,7 +84,7 @@ def test_ticks_go_before_a_child_that_reads_again(
     previous = rulebook.bare(rulebook.load([tmp_path])) if is_again else None
     asked = pickle.dumps(([tmp_path], [], previous))
     child = (
-        "import os, sys; from minerwatch import rule_reader; rule_reader.main();"
+        "import os, sys; from minerwatch.agent import rule_loader_child; rule_loader_child.main();"
         "print(os.getpriority(os.PRIO_PROCESS, 0), file=sys.stderr)"
     )
     command = [sys.executable, "-c", child, str(os.getpid())]
@@ -109,32 +108,38 @@ def test_yara_files_are_checked_when_they_change(tmp_path: Path) -> None:
 
 
 def test_where_no_child_can_be_had_the_rules_are_read_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     write(tmp_path / "one.yml", "one")
-    listener = Listener()
-    monkeypatch.setattr(rule_loader, "_read_by_child", unanswered)
+    listener = Listener(unanswered)
     assert titles(listener.reading.read([tmp_path]).book) == ["one"]
     assert listener.reading.failures == {"child": 1}
     assert len(listener.errors) == 1
 
 
 def test_a_child_that_gives_no_answer_is_counted_and_asked_again_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     write(tmp_path / "one.yml", "one")
-    listener = Listener()
-    before = listener.reading.read([tmp_path])
-    monkeypatch.setattr(rule_loader, "_FIRST_PAUSE_S", 0.0)
-    reading = Listener()
-    monkeypatch.setattr(rule_loader, "_read_by_child", unanswered)
-    assert reading.reading.begin(before)
+    before = Listener().reading.read([tmp_path])
+    loads: list[Load] = [unanswered, load_in_child]
+    listener = Listener(lambda *asked: loads.pop(0)(*asked))
+    assert listener.reading.begin(before)
+    assert listener.answer() is None
+    assert listener.reading.failures == {"child": 1}
+    assert listener.reading.begin(before)
+    assert listener.answer() is not None
+
+
+def test_after_a_failure_nothing_is_loaded_for_some_time(tmp_path: Path) -> None:
+    write(tmp_path / "one.yml", "one")
+    before = Listener().reading.read([tmp_path])
+    done = threading.Event()
+    reading = RuleLoader(done.set, print, load=unanswered)
+    assert reading.begin(before)
+    assert done.wait(30)
     assert reading.answer() is None
-    assert reading.reading.failures == {"child": 1}
-    monkeypatch.undo()
-    assert reading.reading.begin(before)
-    assert reading.answer() is not None
-    assert listener.reading.begin(before)  # nothing has failed for this one
+    assert not reading.begin(before)
 
 
 @pytest.mark.parametrize(
@@ -156,16 +161,16 @@ def test_whatever_a_child_answers_it_is_an_error_or_a_rule_book(
         lambda _command, **options: run([sys.executable, "-c", child], **options),
     )
     with pytest.raises((OSError, ValueError)):
-        rule_loader._read_by_child((tmp_path,), (), None)
+        load_in_child((tmp_path,), (), None)
 
 
 def test_the_agent_itself_never_loads_what_only_reading_needs() -> None:
     script = (
         "import sys, threading; from minerwatch.agent.daemon import Agent\n"
-        "from minerwatch.agent.rule_loader import RuleReading\n"
+        "from minerwatch.agent.rule_loader import RuleLoader\n"
         "from minerwatch.config.schema import Config\n"
         "from minerwatch.report.log import logger; logger(as_json=True)\n"
-        "read = RuleReading(print, print).read(Config().rule_folders())\n"
+        "read = RuleLoader(print, print).read(Config().rule_folders())\n"
         "assert len(read.book.rules) > 50\n"
         "heavy = {'sigma', 'rich', 'kubernetes', 'yara_x', 'urllib3', 'statistics', 'psutil',"
         " 'textual', 'ssl', 'asyncio', 'http.client', 'concurrent.futures'}\n"

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from minerwatch.agent import tracked
-from minerwatch.agent.tick import Tick, Watch
+from minerwatch.agent.limits import DEFAULT_LIMITS, Limits
+from minerwatch.agent.tick import Sources, TickSummary, Watch
 from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination
 from minerwatch.config.schema import Probes as Settings
 from minerwatch.detection.judge import Judge
@@ -75,22 +76,26 @@ class Node:
         tasks: TaskIterator | None = None,
         probes: Probes | None = None,
         sys_folder: Path = Path("/sys"),
+        limits: Limits = DEFAULT_LIMITS,
+        reader: ProcessReader | None = None,
         bounds: CgroupBounds | None = None,
-        retry_s: float = 3600.0,
     ) -> None:
         """What gets little of a busy machine's CPU is hot, and suspect, all the same."""
         self._cgroup = "/" + str(folder.relative_to(root))
         self.watch = Watch(
-            CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
-            ProcessReader(Path("/proc"), retry_s=retry_s),
+            Sources(
+                CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
+                reader or ProcessReader(Path("/proc"), retry_s=3600.0),
+                tasks,
+                probes,
+            ),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
             Judge(),
-            probes,
-            tasks,
+            limits=limits,
         )
 
-    def tick(self, after_s: float = 0.3) -> Tick:
+    def tick(self, after_s: float = 0.3) -> TickSummary:
         time.sleep(after_s)
         return self.watch.tick(self.now_s())
 
@@ -126,15 +131,13 @@ def task_iterator() -> TaskIterator:
 @pytest.fixture(params=["proc", "tasks"])
 def node(
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     matcher: Matcher,
     folder: Path,
     cgroups: CgroupFolders,
 ) -> Iterator[Node]:
     """With each source of what processes burn: file after file, or all tasks in one read."""
-    monkeypatch.setattr("minerwatch.agent.tick._TABLE_EVERY", 1)
     tasks = task_iterator() if request.param == "tasks" else None
-    node = Node(matcher, folder, cgroups.root, tasks)
+    node = Node(matcher, folder, cgroups.root, tasks, limits=Limits(ticks_per_table=1))
     yield node
     node.watch.close()
 
@@ -187,29 +190,45 @@ def test_a_miner_that_joins_a_container_that_idled_is_told_at_the_next_tick(
     assert node.container().verdict.level >= Level.LIKELY
 
 
+def catch_up(node: Node) -> None:
+    """Read and match all that a tick had no time for, as the agent does between two ticks."""
+    while node.watch.wants_reading or is_deferring(node):
+        node.watch.handle_execs((), node.now_s())
+
+
+def is_deferring(node: Node) -> bool:
+    """Return True if processes still wait for matching after some more time for it."""
+    before = deferred_matches(node)
+    node.watch.handle_execs((), node.now_s())
+    return deferred_matches(node) > before
+
+
+def deferred_matches(node: Node) -> int:
+    failures = {(probe, reason): n for probe, reason, n in node.watch.failures()}
+    return failures["rules", "deferred"]
+
+
 def test_whoever_brings_many_processes_holds_up_others_by_one_each(
-    monkeypatch: pytest.MonkeyPatch,
     matcher: Matcher,
     folder: Path,
     cgroups: CgroupFolders,
     programs: Programs,
 ) -> None:
     crowded = cgroups.make(f"{TOP}/docker/{container_id('b2')}")
-    node = Node(matcher, folder, cgroups.root)
-    for _ in range(2):
-        node.tick()  # all others have been matched
+    node = Node(matcher, folder, cgroups.root, limits=Limits(match_s=0.0))  # one process a tick
+    node.tick()
+    catch_up(node)
+    deferred_before = deferred_matches(node)
     for number in range(30):
         cgroups.put(programs.start(f"p{number}", "x" * 20_000, busy=False), crowded)
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
-    monkeypatch.setattr("minerwatch.agent.tick._MATCH_S", 0.0)  # one process a tick
     other_containers = len(node.watch.observations(0))
     ticks = 0
     while node.container().verdict.level is Level.CLEAR:
         node.tick(0.02)
         ticks += 1
         assert ticks <= other_containers + 3
-    deferred = {(probe, reason): n for probe, reason, n in node.watch.failures()}
-    assert deferred["rules", "deferred"] > 0
+    assert deferred_matches(node) > deferred_before
     node.watch.close()
 
 
@@ -218,12 +237,13 @@ def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
     folder: Path,
     cgroups: CgroupFolders,
     programs: Programs,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where there is no time to read all of them, each container has its turn."""
     crowded = cgroups.make(f"{TOP}/docker/{container_id('c3')}")
-    node = Node(matcher, folder, cgroups.root)
+    one_batch = Limits(read_s=0.0, read_between_ticks_s=0.0)
+    node = Node(matcher, folder, cgroups.root, limits=one_batch)
     node.tick()
+    catch_up(node)
     crowd = programs.run([sys.executable, "-c", CROWD, "400"])
     cgroups.put(crowd, crowded)
     assert crowd.stdin
@@ -231,13 +251,10 @@ def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
     crowd.stdin.flush()
     until(lambda: len((crowded / "cgroup.procs").read_text().split()) >= 401)
     cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
-    monkeypatch.setattr("minerwatch.agent.tick._READ_S", 0.0)
-    monkeypatch.setattr("minerwatch.agent.tick._READ_BETWEEN_TICKS_S", 0.0)
     node.tick()
     assert node.container().verdict.level > Level.CLEAR
     assert node.process_count(container_id("c3")) < 401
-    while node.watch.wants_reading:  # what the agent does between two ticks
-        node.watch.examine((), node.now_s())
+    catch_up(node)
     assert node.process_count(container_id("c3")) == 401
     node.watch.close()
 
@@ -259,19 +276,19 @@ def test_who_starts_hundreds_of_processes_between_two_ticks_takes_little_time_at
     crowd.stdin.flush()
     members = crowded / "cgroup.procs"
     until(lambda: len(members.read_text().split()) >= 401)
-    node.watch.examine(map(int, members.read_text().split()), node.now_s(), cpu_s=0.0)
+    node.watch.handle_execs(map(int, members.read_text().split()), node.now_s(), max_cpu_s=0.0)
     read = [node.process_count(container_id("c3"))]
     assert 0 < read[0] < 100
     miner = programs.start("xmrig", *POOL, busy=False)
     cgroups.put(miner, folder)
-    node.watch.examine([miner.pid], node.now_s(), cpu_s=0.0)
+    node.watch.handle_execs([miner.pid], node.now_s(), max_cpu_s=0.0)
     for _ in node.watch.observations(0):  # one process of each container, at most, goes first
         if node.container().verdict.level >= Level.LIKELY:
             break
-        node.watch.examine((), node.now_s(), cpu_s=0.0)
+        node.watch.handle_execs((), node.now_s(), max_cpu_s=0.0)
     assert node.container().verdict.level >= Level.LIKELY
     while node.watch.wants_reading:
-        node.watch.examine((), node.now_s(), cpu_s=0.0)
+        node.watch.handle_execs((), node.now_s(), max_cpu_s=0.0)
         read.append(node.process_count(container_id("c3")))
     assert all(after - before < 100 for before, after in pairwise(read))
     assert read[-1] == 401
@@ -322,12 +339,12 @@ def test_a_process_that_joins_a_container_before_it_becomes_the_program_is_the_c
     arguments = " ".join(POOL)
     runtime = programs.run(["bash", "-c", f"read go; exec {program} -c 'read x' {arguments}"])
     assert runtime.stdin
-    node.watch.examine([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
+    node.watch.handle_execs([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
     cgroups.put(runtime, folder)
     runtime.stdin.write(b"go\n")
     runtime.stdin.flush()
     until(lambda: comm(runtime.pid) == "xmrig")
-    examined = node.watch.examine([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
+    examined = node.watch.handle_execs([runtime.pid], time.clock_gettime(time.CLOCK_BOOTTIME))
     assert [change.observation.container.cgroup for change in examined.changes] == [
         node.container().container.cgroup
     ]
@@ -512,7 +529,11 @@ def test_who_ends_before_it_is_read_is_not_counted(
     monkeypatch.setattr(ProcessReader, "batches", read_late)
     cgroups.put(brief, folder)
     node.tick()
-    assert brief.pid not in node.watch._container_of
+
+    def counted() -> int:
+        return sum(each.process_count for each in node.watch.observations(0))
+
+    until(lambda: node.tick().process_count == counted())
     node.watch.close()
 
 
@@ -623,8 +644,7 @@ def test_a_recorded_node(matcher: Matcher) -> None:
     """A renamed miner in one container of a pod; its neighbours and the services are clear."""
     node = Path(__file__).parents[1] / "fixtures" / "nodes" / "kubernetes-containerd-systemd-v2"
     watch = Watch(
-        CgroupTree(node / "sys", node / "proc"),
-        ProcessReader(node / "proc"),
+        Sources(CgroupTree(node / "sys", node / "proc"), ProcessReader(node / "proc")),
         matcher,
         Examination(),
         Judge(),
@@ -658,9 +678,9 @@ def test_a_program_that_started_while_no_file_was_left_is_not_left_to_the_next_t
     miner = programs.start("xmrig", *POOL, busy=False)
     cgroups.put(miner, cgroups.make(f"{TOP}/docker/{container_id('b2')}"))
     with no_files_left():
-        assert node.watch.examine([miner.pid], node.now_s()).changes == ()
+        assert node.watch.handle_execs([miner.pid], node.now_s()).changes == ()
     assert node.watch.wants_reading
-    (change,) = node.watch.examine((), node.now_s()).changes
+    (change,) = node.watch.handle_execs((), node.now_s()).changes
     assert change.observation.container.cgroup.endswith(container_id("b2"))
     assert not node.watch.wants_reading
     node.watch.close()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minerwatch.agent.tracked import WatchedContainer, newly_watched
+from minerwatch.agent.tracked import TrackedContainer, newly_tracked
 from minerwatch.model import Container, ContainerKind, Level
 
 POD = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -15,8 +15,8 @@ UNNAMED = {"PodName": "jupyter-ada", "PodNamespace": "jupyter"}
 
 def watched(
     container: Container = SANDBOX, cpu_s: float = 0.04, **changes: Any
-) -> WatchedContainer:
-    found = newly_watched(container, 100.0, cpu_s)
+) -> TrackedContainer:
+    found = newly_tracked(container, 100.0, cpu_s)
     found.place = UNNAMED
     for name, value in changes.items():
         setattr(found, name, value)
@@ -39,5 +39,5 @@ def test_what_holds_a_pods_namespaces_is_no_container() -> None:
         watched(replace(SANDBOX, outer_cgroup="/kubepods/x")),
     ],
 )
-def test_what_does_anything_is_one_whatever_it_is_called(other: WatchedContainer) -> None:
+def test_what_does_anything_is_one_whatever_it_is_called(other: TrackedContainer) -> None:
     assert not other.is_idle_sandbox

@@ -22,7 +22,8 @@ from minerwatch.cli.fleet_source import Scope, wants_cluster
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config
 from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT
-from minerwatch.report.http_server import Answer, SocketListener
+from minerwatch.report.http_server import Answer
+from minerwatch.report.socket_listener import SocketListener
 from tests.kube.api_server import Answering, ApiServer, put_daemon_set
 from tests.kube.conftest import write_kubeconfig
 from tests.kube.exec_endpoint import Printing

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from minerwatch.agent.daemon import now_s
+from minerwatch.agent.monitor import now_s
 from minerwatch.agent.tick import Watch
 from minerwatch.api import orders
 from minerwatch.config.schema import Config, Culling

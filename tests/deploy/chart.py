@@ -115,7 +115,10 @@ class Release:
 
 
 def _granted(rule: Mapping[str, list[str]]) -> Iterator[str]:
-    for group in rule["apiGroups"]:
+    for path in rule.get("nonResourceURLs", ()):
+        for verb in rule["verbs"]:
+            yield f"{verb} {path}"
+    for group in rule.get("apiGroups", ()):
         for resource in rule["resources"]:
             full = f"{resource}.{group}" if group else resource
             for name in rule.get("resourceNames", [""]):

@@ -71,7 +71,7 @@ class Service:
 class Prometheus(Service):
     """Scrapes ``agent`` each second as the docs say, and evaluates the shipped rules as often."""
 
-    def __init__(self, folder: Path, agent: str, alertmanager: str | None) -> None:
+    def __init__(self, folder: Path, agent: str, alertmanager: str | None, **scrape: Any) -> None:
         config: dict[str, Any] = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],
@@ -80,6 +80,7 @@ class Prometheus(Service):
                     "job_name": "minerwatch",
                     "honor_labels": True,
                     "static_configs": [{"targets": [agent], "labels": AGENT_POD}],
+                    **scrape,
                 }
             ],
         }

@@ -37,7 +37,11 @@ _SETS = {path.stem: path for path in VALUES}
 _each_set = pytest.mark.parametrize("name", _SETS)
 _OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
 _OBSERVE = {"list pods", "watch pods"}
-_EVENTS = {"create events.events.k8s.io", "patch events.events.k8s.io"}
+_AUTHORIZE = {
+    "create tokenreviews.authentication.k8s.io",
+    "create subjectaccessreviews.authorization.k8s.io",
+}
+_EVENTS = _AUTHORIZE | {"create events.events.k8s.io", "patch events.events.k8s.io"}
 _BUDGET = {
     f"{verb} leases.coordination.k8s.io{name} in minerwatch"
     for verb, name in (
@@ -48,7 +52,7 @@ _BUDGET = {
     )
 }
 _AGENT_MIB = 80 + 32  # resident, and of hostile text that is kept
-_NAMES = ("minerwatch", "minerwatch-test", "minerwatch-release")
+_NAMES = ("minerwatch", "minerwatch-test", "minerwatch-release", "minerwatch-scrape")
 _CONTROLLERS = {f"get {kind}.apps" for kind in ("daemonsets", "replicasets", "statefulsets")}
 _DEEP = {"SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"}
 
@@ -58,12 +62,12 @@ CAPABILITIES = {
     "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
     "no-exec-events": _DEEP,
     "private-rules": _DEEP | {"NET_ADMIN"},
-    "everything": _DEEP | {"NET_ADMIN", "KILL", "SYS_NICE"},
+    "everything": _DEEP | {"NET_ADMIN", "KILL"},
     "minimal": set(),
     "bottlerocket": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
     "hub": _DEEP | {"NET_ADMIN"},
-    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "SYS_NICE", "NET_ADMIN"},
+    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "NET_ADMIN"},
 }
 
 PERMISSIONS = {
@@ -414,21 +418,21 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
 def test_the_scanner_of_content_fits_beside_the_agent() -> None:
     """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
     limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
-    assert limit_mib >= (yara_scanner._DATA_BYTES >> 20) + _AGENT_MIB
+    assert limit_mib >= (yara_scanner.MAX_DATA_BYTES >> 20) + _AGENT_MIB
 
 
-def test_helm_test_plants_a_canary_without_any_right() -> None:
+def test_helm_test_plants_a_canary_that_may_read_metrics_and_nothing_else() -> None:
     (pod,) = of("default").of_kind("Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     (container,) = pod["spec"]["containers"]
     assert container["args"][0] == "canary"
     assert container["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert of("default").permissions(pod["spec"]["serviceAccountName"]) == {"get /metrics"}
     service = of("default").named("Service")
     assert service["spec"]["internalTrafficPolicy"] == "Local"  # the agent of its own node
     port = service["spec"]["ports"][0]["port"]
-    url = f"http://{service['metadata']['name']}.minerwatch.svc:{port}/metrics"
+    url = f"https://{service['metadata']['name']}.minerwatch.svc:{port}/metrics"
     assert f"--metrics={url}" in container["args"]
 
 
@@ -502,19 +506,74 @@ def test_before_culling_is_switched_off_the_agents_let_go_what_they_hold(
         assert ("--retire" in container["args"]) is not is_uninstall
 
 
-def test_whoever_asks_the_port_speaks_as_it_does() -> None:
-    options = ("--set", "config.tls.certificate=/etc/minerwatch/tls/tls.pem")
-    monitored = ("--set", "podMonitor.enabled=true,podMonitor.tlsConfig.insecureSkipVerify=true")
-    for given, scheme in (((), "HTTP"), (options, "HTTPS")):
-        objects = rendered(*given, *monitored)
-        (agent,) = (each for each in objects if each["kind"] == "DaemonSet")
-        (container,) = agent["spec"]["template"]["spec"]["containers"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert container[probe]["httpGet"]["scheme"] == scheme
-        (monitor,) = (each for each in objects if each["kind"] == "PodMonitor")
-        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-        assert endpoint.get("scheme", "http").upper() == scheme
-        assert ("tlsConfig" in endpoint) is (scheme == "HTTPS")
+_OPEN = "config.authorize_metrics=false"
+
+
+@pytest.mark.parametrize(
+    ("values", "scheme"),
+    [
+        (("config.interval=10s",), "HTTPS"),
+        ((_OPEN,), "HTTP"),
+        ((_OPEN, "config.tls.certificate=/etc/minerwatch/tls/tls.pem"), "HTTPS"),
+        (("config.kubernetes.enabled=false",), "HTTP"),
+    ],
+)
+def test_whoever_asks_the_port_speaks_as_it_does(values: tuple[str, ...], scheme: str) -> None:
+    objects = Release(rendered(f"--set={','.join((*values, 'podMonitor.enabled=true'))}"))
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert objects.agent[probe]["httpGet"]["scheme"] == scheme
+    (endpoint,) = objects.named("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint.get("scheme", "http").upper() == scheme
+    assert endpoint.get("tlsConfig") == (
+        {"insecureSkipVerify": True} if scheme == "HTTPS" else None
+    )
+    (test,) = objects.of_kind("Pod") or (None,)
+    if test is not None:
+        (metrics,) = (each for each in _arguments(test) if each.startswith("--metrics="))
+        assert metrics.startswith(f"--metrics={scheme.lower()}://")
+
+
+def _arguments(pod: Manifest) -> list[str]:
+    (container,) = pod["spec"]["containers"]
+    found: list[str] = container["args"]
+    return found
+
+
+def test_prometheus_has_a_token_that_may_read_metrics_and_nothing_else() -> None:
+    found = of("everything")
+    (endpoint,) = found.named("PodMonitor")["spec"]["podMetricsEndpoints"]
+    credentials = endpoint["authorization"]["credentials"]
+    secret = found.named("Secret", credentials["name"])
+    assert (secret["type"], credentials["key"]) == ("kubernetes.io/service-account-token", "token")
+    account = secret["metadata"]["annotations"]["kubernetes.io/service-account.name"]
+    assert found.permissions(account) == {"get /metrics"}
+    assert secret["metadata"]["namespace"] == found.named("PodMonitor")["metadata"]["namespace"]
+
+
+def test_other_subjects_may_read_metrics_and_other_tokens_be_sent() -> None:
+    prometheus = {"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"}
+    own = {"credentials": {"name": "ours", "key": "token"}}
+    found = Release(
+        rendered(
+            *("--set=podMonitor.enabled=true", f"--set-json=scrapers={json.dumps([prometheus])}"),
+            f"--set-json=podMonitor.authorization={json.dumps(own)}",
+        )
+    )
+    assert found.permissions("prometheus") == {"get /metrics"}
+    (endpoint,) = found.named("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"] == own
+    assert not found.of_kind("Secret")
+
+
+def test_who_switches_authorization_off_grants_nothing_for_it() -> None:
+    found = Release(rendered(f"--set={_OPEN},podMonitor.enabled=true"))
+    assert not _AUTHORIZE & found.permissions()
+    assert not found.of_kind("Secret")
+    (endpoint,) = found.named("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert "authorization" not in endpoint  # no token in the clear
+    (pod,) = found.of_kind("Pod")
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert not any(each.startswith("--token-file") for each in _arguments(pod))
 
 
 def test_prometheus_keeps_the_names_of_what_is_flagged() -> None:

@@ -14,9 +14,9 @@ from minerwatch.detection.matching.matcher import Match, Matcher
 from minerwatch.detection.planted_words import (
     DELAY_CPU_S,
     FORGOTTEN_CORES,
+    PlantedArguments,
     cpu_s_after,
     has_computed,
-    rests_on_one_argument,
     with_arguments,
 )
 from minerwatch.detection.sigma.rule import Rule
@@ -253,5 +253,5 @@ def test_a_line_of_thousands_is_tried_a_few_hundred_times(arguments: list[str]) 
         line = str(facts["CommandLine"])
         return "--donate-level" in line or ("-o stratum" in line and "-u worker" in line)
 
-    rests_on_one_argument(with_arguments(live("./a", *arguments)), holds, 4)
+    PlantedArguments(with_arguments(live("./a", *arguments)), dict, 4).rests_on_one(holds)
     assert tried < 600

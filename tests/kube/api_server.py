@@ -42,6 +42,8 @@ Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
 
+_REVIEWS = frozenset({"tokenreviews", "subjectaccessreviews"})
+
 _Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
 _REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
 
@@ -191,6 +193,8 @@ class ApiServer:
 
     def __init__(self, certificate: Path | None = None, *, bookmark_s: float = 3600.0) -> None:
         self.tokens: set[str] | None = None
+        self.users: dict[str, str] = {}  # by token, for TokenReviews
+        self.permitted: set[tuple[str, str, str]] = set()  # user, verb, path without a resource
         self.requests: list[Request] = []
         self.most_at_once = 0
         self.bookmark_s = bookmark_s
@@ -359,6 +363,8 @@ class ApiServer:
         self._authorise(request)
         collection, name, subresource = _target(request)
         with self._lock:
+            if collection.resource in _REVIEWS and request.method == "POST":
+                return 201, encode({**request.body, "status": self._reviewed(request)})
             if not name:
                 if request.method == "GET":
                     return 200, self._list(request, collection)
@@ -426,6 +432,18 @@ class ApiServer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in self.tokens:
             raise StatusError(401, "Unauthorized", "Unauthorized")
+
+    def _reviewed(self, request: Request) -> Json:
+        """The status of a TokenReview or a SubjectAccessReview."""
+        spec = request.body["spec"]
+        if request.body["kind"] == "TokenReview":
+            user = self.users.get(spec["token"])
+            if user is None:
+                return {"user": {}, "error": "invalid bearer token"}
+            groups = ["system:serviceaccounts", "system:authenticated"]
+            return {"authenticated": True, "user": {"username": user, "groups": groups}}
+        wanted = spec["nonResourceAttributes"]
+        return {"allowed": (spec["user"], wanted["verb"], wanted["path"]) in self.permitted}
 
     def _list(self, request: Request, collection: _Collection) -> bytes:
         token = request.query.get("continue")

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from minerwatch.agent.daemon import now_s
+from minerwatch.agent.monitor import now_s
 from minerwatch.cli.main import cli
 from minerwatch.culling.history import History
 from minerwatch.culling.process_signals import STOPPED, state
@@ -283,7 +283,7 @@ def test_stop_then_release(culled: Culled) -> None:
 
     released = culled.run("release", f"{namespace}/jupyter-eve")
     assert released.exit_code == 0, released.output
-    assert f"1 process goes on: {culled.miner.pid}" in released.stdout
+    assert f"1 process continued: {culled.miner.pid}" in released.stdout
     eventually(lambda: state(culled.miner) != STOPPED)
     again.until(lambda: "minerwatch_stopped_processes 0.0" in again.get("/metrics")[1])
     ended = ticks(again)
@@ -308,7 +308,7 @@ def test_nothing_is_left_before_an_uninstallation(culled: Culled) -> None:
 
     released = culled.run("release", "--all", "--forget")
     assert released.exit_code == 0, released.output
-    assert f"1 process goes on: {culled.miner.pid}" in released.stdout
+    assert f"1 process continued: {culled.miner.pid}" in released.stdout
     eventually(lambda: state(culled.miner) != STOPPED)
     folder = culled.audit_log.parent
     eventually(lambda: not folder.exists(), f"{folder} is still there")
@@ -355,8 +355,8 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 import msgspec
-from minerwatch.agent import Agent
-from minerwatch.config import load
+from minerwatch.agent.daemon import Agent
+from minerwatch.config.schema import load
 from minerwatch.report.log import logger
 
 config = load(Path(sys.argv[1]))

@@ -2,35 +2,18 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
-import signal
 import socket
-import stat
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 
 import pytest
 
-from minerwatch.api import client as report_client
-from minerwatch.errors import ListenError, OrderError
-from minerwatch.report import http_server
-from minerwatch.report.http_server import (
-    Answer,
-    Listener,
-    Posts,
-    Routes,
-    SocketListener,
-    address_listener,
-)
-from tests.conftest import needs_root
+from minerwatch.errors import ListenError
+from minerwatch.report.http_server import Answer, Limits, Listener, Routes, address_listener
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as wait_for
 
@@ -70,6 +53,16 @@ def on_tcp(errors: list[Exception]) -> Iterator[tuple[Listener, int]]:
     listener, shown = address_listener("127.0.0.1", 0, ROUTES, errors.append)
     yield listener, int(shown.rpartition(":")[2])
     listener.close()
+
+
+@contextmanager
+def limited(**limits: float) -> Iterator[tuple[Listener, int]]:
+    """A listener with other limits than the agent's."""
+    listener, shown = address_listener("127.0.0.1", 0, ROUTES, limits=Limits(**limits))  # type: ignore[arg-type]
+    try:
+        yield listener, int(shown.rpartition(":")[2])
+    finally:
+        listener.close()
 
 
 @contextmanager
@@ -187,16 +180,28 @@ def test_ipv6_is_shown_in_brackets() -> None:
 # Who cannot wear it out.
 
 
-def test_a_client_that_says_nothing_is_left(
-    on_tcp: tuple[Listener, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_server, "_ASK_S", 0.2)
-    listener, port = on_tcp
-    with connected(port) as silent, connected(port) as slow:
+def test_a_client_that_says_nothing_is_left() -> None:
+    with (
+        limited(deadline_s=1.0) as (listener, port),
+        connected(port) as silent,
+        connected(port) as slow,
+    ):
         slow.sendall(b"GET /healthz HT")
         assert asked(port, "/healthz")[0].status == 200
         assert rest(silent) == rest(slow) == b""
-    wait_for(lambda: listener.failures == {"too slow": 2})
+        wait_for(lambda: listener.failures == {"too slow": 2})
+
+
+def test_one_deadline_holds_for_the_whole_request() -> None:
+    with limited(deadline_s=1.0) as (listener, port), connected(port) as client:
+        began_s = time.monotonic()
+        with suppress(ConnectionError):
+            client.sendall(b"GET /healthz HTTP/1.1\r\n")
+            while listener.failures == {} and time.monotonic() - began_s < PATIENCE_S:
+                client.sendall(b"X: y\r\n")
+                time.sleep(0.1)
+        assert rest(client) == b""
+        assert listener.failures == {"too slow": 1}
 
 
 def test_a_client_that_sends_drop_by_drop_is_left(on_tcp: tuple[Listener, int]) -> None:
@@ -222,23 +227,19 @@ def test_a_flood_of_headers_is_not_read(on_tcp: tuple[Listener, int]) -> None:
     assert asked(port, "/healthz")[0].status == 200
 
 
-def test_a_client_that_does_not_take_the_answer_is_left(
-    on_tcp: tuple[Listener, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_server, "_ANSWER_S", 0.2)
-    listener, port = on_tcp
-    before = threading.active_count()
-    with connected(port) as client:
-        client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
-        wait_for(lambda: threading.active_count() > before)
-        wait_for(lambda: threading.active_count() == before)
-        assert len(rest(client)) < 32 << 20
-    assert listener.failures == {}
+def test_a_client_that_does_not_take_the_answer_is_left() -> None:
+    with limited(deadline_s=1.0) as (listener, port):
+        before = threading.active_count()
+        with connected(port) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+            wait_for(lambda: threading.active_count() > before)
+            wait_for(lambda: threading.active_count() == before)
+            assert len(rest(client)) < 32 << 20
+        assert listener.failures == {"too slow": 1}
 
 
-def test_clients_that_hold_all_places_keep_nobody_out(on_tcp: tuple[Listener, int]) -> None:
-    listener, port = on_tcp
-    with ExitStack() as stack:
+def test_clients_that_hold_all_places_keep_nobody_out() -> None:
+    with limited(connections=16) as (listener, port), ExitStack() as stack:
         idle = [stack.enter_context(connected(port)) for _ in range(16)]
         for _ in range(20):
             assert asked(port, "/healthz")[0].status == 200
@@ -246,27 +247,35 @@ def test_clients_that_hold_all_places_keep_nobody_out(on_tcp: tuple[Listener, in
         assert listener.failures["made room"] >= 1
 
 
-def test_there_are_never_more_threads_than_places(on_tcp: tuple[Listener, int]) -> None:
-    _, port = on_tcp
-    before = threading.active_count()
-    with ExitStack() as stack:
-        for _ in range(45):
-            stack.enter_context(connected(port))
-        asked(port, "/healthz")
-        assert threading.active_count() - before <= 16
+def test_there_are_never_more_threads_than_twice_the_connections() -> None:
+    with limited(connections=8) as (_, port):
+        before = threading.active_count()
+        with ExitStack() as stack:
+            for _ in range(45):
+                stack.enter_context(connected(port))
+            asked(port, "/healthz")
+            assert threading.active_count() - before <= 16
 
 
-def test_one_address_has_only_so_many_connections_a_second(
-    on_tcp: tuple[Listener, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS_PER_S", 1)
-    listener, port = on_tcp
-    with ExitStack() as stack:
-        for _ in range(60):
+def test_an_address_with_one_connection_keeps_it_while_another_opens_many() -> None:
+    with limited(connections=4) as (listener, port), ExitStack() as stack:
+        honest = stack.enter_context(
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S, ("127.0.0.2", 0))
+        )
+        for _ in range(20):
             stack.enter_context(connected(port))
-        wait_for(lambda: listener.failures.get("too often", 0) > 0)
-    monkeypatch.undo()
-    wait_for(lambda: _is_answered(port))
+        wait_for(lambda: listener.failures.get("made room", 0) >= 16)
+        honest.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert b"200 OK" in rest(honest)
+
+
+def test_one_address_has_only_so_many_connections_a_second() -> None:
+    with limited(connections_per_s=5) as (listener, port):
+        with ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(connected(port))
+            wait_for(lambda: listener.failures.get("too often", 0) > 0)
+        wait_for(lambda: _is_answered(port))
 
 
 def _is_answered(port: int) -> bool:
@@ -277,9 +286,16 @@ def _is_answered(port: int) -> bool:
 
 def test_an_answer_that_is_dear_is_not_worked_out_for_each_who_asks() -> None:
     route = Counted()
-    sparing = http_server._Sparing(route)
-    assert {sparing().body for _ in range(1000)} == {b"ok\n"}
-    assert route.calls < 1000
+    listener, shown = address_listener("127.0.0.1", 0, {"/metrics": route})
+    try:
+        port = int(shown.rpartition(":")[2])
+        began_s = time.monotonic()
+        bodies = {asked(port, "/metrics")[1] for _ in range(40)}
+        seconds = int(time.monotonic() - began_s) + 1
+    finally:
+        listener.close()
+    assert bodies == {b"ok\n"}
+    assert route.calls <= 5 * seconds
 
 
 def test_few_who_ask_always_hear_the_latest() -> None:
@@ -337,247 +353,6 @@ def test_an_address_that_is_not_ours_is_told_in_one_line(host: str) -> None:
     with pytest.raises(ListenError, match="cannot listen on") as error:
         address_listener(host, 0, ROUTES)
     assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "agent.sock"
-
-
-def asked_on_socket(path: Path, request_line: bytes = b"GET /healthz HTTP/1.1") -> bytes:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
-        client.connect(str(path))
-        client.sendall(request_line + b"\r\n\r\n")
-        return rest(client)
-
-
-def test_the_socket_answers_its_owner_alone(path: Path) -> None:
-    umask = os.umask(0)
-    try:
-        listener = SocketListener(path, ROUTES)
-    finally:
-        os.umask(umask)
-    try:
-        mode = path.lstat().st_mode
-        assert stat.S_ISSOCK(mode)
-        assert stat.S_IMODE(mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert b"200 OK" in asked_on_socket(path)
-        assert asked_on_socket(path, b"HEAD /healthz HTTP/1.1").endswith(b"\r\n\r\n")
-        assert b"404" in asked_on_socket(path, b"GET / HTTP/1.1")
-    finally:
-        listener.close()
-    assert not path.exists()
-
-
-@needs_root
-def test_another_user_cannot_connect() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        path = Path(folder) / "agent.sock"
-        listener = SocketListener(path, ROUTES)
-        os.seteuid(65534)
-        try:
-            with pytest.raises(PermissionError):
-                asked_on_socket(path)
-        finally:
-            os.seteuid(0)
-            listener.close()
-
-
-def test_a_second_agent_on_the_socket_is_told_in_one_line(path: Path) -> None:
-    listener = SocketListener(path, ROUTES)
-    try:
-        with pytest.raises(ListenError, match="another agent is listening on") as error:
-            SocketListener(path, ROUTES)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-        assert b"200 OK" in asked_on_socket(path)
-    finally:
-        listener.close()
-    SocketListener(path, ROUTES).close()
-
-
-def test_the_socket_of_an_agent_that_was_killed_is_replaced(path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path;"
-        " from minerwatch.report.http_server import SocketListener;"
-        " SocketListener(Path(sys.argv[1]), {}); print('ready', flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    ) as agent:
-        assert agent.stdout
-        assert agent.stdout.readline() == b"ready\n"
-        with pytest.raises(ListenError, match="another agent"):
-            SocketListener(path, ROUTES)
-        agent.send_signal(signal.SIGKILL)
-    assert path.exists()
-    listener = SocketListener(path, ROUTES)
-    try:
-        assert b"200 OK" in asked_on_socket(path)
-    finally:
-        listener.close()
-
-
-def gone(path: Path) -> None:
-    path.unlink()
-
-
-def taken(path: Path) -> None:
-    path.unlink()
-    with socket.socket(socket.AF_UNIX) as another:
-        another.bind(str(path))
-
-
-def without_its_folder(path: Path) -> None:
-    shutil.rmtree(path.parent)
-
-
-@pytest.mark.parametrize("harm", [gone, taken, without_its_folder])
-def test_a_socket_that_was_removed_is_made_again(path: Path, harm: Callable[[Path], None]) -> None:
-    listener = SocketListener(path, ROUTES)
-    try:
-        assert not listener.renew()
-        harm(path)
-        assert listener.renew()
-        assert not listener.renew()
-        assert b"200 OK" in asked_on_socket(path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with pytest.raises(ListenError, match="another agent"):
-            SocketListener(path, ROUTES)
-    finally:
-        listener.close()
-    assert not path.exists()
-
-
-def test_the_socket_of_another_agent_is_left_to_it(path: Path) -> None:
-    first = SocketListener(path, ROUTES)
-    shutil.rmtree(path.parent)
-    second = SocketListener(path, ROUTES)
-    try:
-        with pytest.raises(ListenError, match="another agent"):
-            first.renew()
-        first.close()
-        assert b"200 OK" in asked_on_socket(path)
-    finally:
-        second.close()
-
-
-@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("x")])
-def test_what_is_in_the_way_and_no_socket_is_left_alone(
-    path: Path, make: Callable[[Path], None]
-) -> None:
-    path.parent.mkdir()
-    make(path)
-    with pytest.raises(ListenError, match="is in the way and not a socket"):
-        SocketListener(path, ROUTES)
-    assert os.path.lexists(path)
-    if path.is_dir():
-        path.rmdir()
-    else:
-        path.unlink()
-    SocketListener(path, ROUTES).close()
-
-
-def test_a_link_in_place_of_the_lock_is_not_followed(path: Path, tmp_path: Path) -> None:
-    path.parent.mkdir()
-    (path.parent / "agent.sock.lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(ListenError, match="cannot make"):
-        SocketListener(path, ROUTES)
-    assert not (tmp_path / "precious").exists()
-
-
-@pytest.mark.parametrize("folder", ["x" * 200, "file/below"])
-def test_a_path_that_cannot_be_listened_on_is_told_in_one_line(tmp_path: Path, folder: str) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ListenError, match="cannot") as error:
-        SocketListener(tmp_path / folder / "agent.sock", ROUTES)
-    assert "\n" not in str(error.value)
-
-
-def test_nothing_is_left_open_where_listening_fails(path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
-    before = set(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        with pytest.raises(ListenError):
-            SocketListener(path, ROUTES)
-    assert len(set(os.listdir("/proc/self/fd"))) == len(before)
-
-
-# Orders.
-
-
-@pytest.fixture
-def ordered(tmp_path: Path, errors: list[Exception]) -> Iterator[Path]:
-    def refuse(_body: bytes) -> Answer:
-        return Answer(b"not that\n", status=HTTPStatus.CONFLICT)
-
-    posts: Posts = {"/echo": Answer, "/refuse": refuse, "/broken": lambda _body: broken()}
-    listener = SocketListener(tmp_path / "agent.sock", ROUTES, errors.append, posts)
-    yield tmp_path / "agent.sock"
-    listener.close()
-
-
-def posted(path: Path, *pieces: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(20)
-        client.connect(str(path))
-        for piece in pieces:
-            with suppress(BrokenPipeError):
-                client.sendall(piece)
-            time.sleep(0.02)
-        return rest(client)
-
-
-@pytest.mark.parametrize("size", [0, 1, 5000, 16 << 10])
-def test_an_order_comes_whole_however_it_is_cut(ordered: Path, size: int) -> None:
-    body = bytes(index % 251 for index in range(size))
-    head = b"POST /echo HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
-    assert report_client.ordered(ordered, "/echo", body) == body
-    for at in (10, len(head), len(head) + size // 2):
-        whole = head + body
-        assert posted(ordered, whole[:at], whole[at:]).endswith(body)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"POST /echo HTTP/1.1\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nContent-Length: 16385\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: ٣\r\n\r\nabc".encode(),
-    ],
-)
-def test_an_order_without_a_fit_length_is_not_taken(ordered: Path, head: bytes) -> None:
-    assert posted(ordered, head) == b""
-    assert report_client.ordered(ordered, "/echo", b"still there") == b"still there"
-
-
-def test_an_order_that_never_comes_holds_nobody(
-    ordered: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_server, "_ASK_S", 0.2)
-    assert posted(ordered, b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nab") == b""
-
-
-def test_a_refused_order_is_in_the_agents_own_words(ordered: Path) -> None:
-    with pytest.raises(OrderError, match=r"^not that$"):
-        report_client.ordered(ordered, "/refuse", b"")
-    with pytest.raises(OrderError, match="not found; try /echo"):
-        report_client.ordered(ordered, "/elsewhere", b"")
-    with pytest.raises(OrderError, match="could not answer"):
-        report_client.ordered(ordered, "/broken", b"")
-    with pytest.raises(OrderError, match="not found"):
-        report_client.ordered(ordered, "/healthz", b"")
-    with pytest.raises(report_client.NoAgentError):
-        report_client.ordered(ordered.with_name("none"), "/echo", b"")
 
 
 def test_nothing_is_ordered_over_the_network(on_tcp: tuple[Listener, int]) -> None:

@@ -9,16 +9,17 @@ import sys
 
 from minerwatch.agent.daemon import Agent
 from minerwatch.cli.main import main
+from minerwatch.report.log import logger
 
 TICK_ENDED = "tick ended"
 
 
 def _count_ticks() -> None:
-    tick = Agent.tick
+    tick, log = Agent.tick, logger(as_json=True)
 
     def counted(agent: Agent) -> None:
         tick(agent)
-        agent._log.info(TICK_ENDED)
+        log.info(TICK_ENDED)
 
     Agent.tick = counted  # type: ignore[assignment, method-assign]
 

@@ -1,11 +1,9 @@
-"""What of a process's facts made a rule hold, and which of its conditions do and do not."""
+"""The facts that made a rule hold, and the rule's conditions as a tree of outcomes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-
-import re2
 
 from minerwatch.detection.condition import (
     All,
@@ -17,14 +15,15 @@ from minerwatch.detection.condition import (
     Text,
     predicates,
 )
-from minerwatch.detection.predicate import encodable, holds, predicate_holds, regex_options
+from minerwatch.detection.matching.evaluation import Evaluations
+from minerwatch.detection.predicate import predicate_holds, regex_span
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue
 from minerwatch.untrusted_text.excerpts import matched_words
 from minerwatch.untrusted_text.redaction import redacted
 
 OBSERVED_LENGTH = 200
-"""Characters of a text that are kept as evidence, around what matched."""
+"""Characters of a text that are kept as evidence, around the match."""
 
 _LINES = frozenset({"CommandLine", "ParentCommandLine", "Arguments"})
 _WILDCARDS = re.compile(r"[*?]|\\\\.")
@@ -35,59 +34,66 @@ MAX_EXPLAINED = 6
 
 
 def explain(rule: Rule, facts: Facts) -> str:
-    """The rule's conditions as an indented tree: which of them hold on ``facts``, and on what."""
-    return "\n".join(_explained(rule.condition, facts, 0))
+    """Return the rule's conditions as an indented tree, with their outcome and observed facts."""
+    return "\n".join(_Explanation(facts).lines(rule.condition, 0))
 
 
-def _explained(
-    condition: Condition, facts: Facts, depth: int, *, decides: bool = True
-) -> Iterator[str]:
-    """The tree's lines; what is large and does not decide the outcome is folded into one."""
-    is_held = holds(condition, facts)
-    start = "  " * depth + ("+ " if is_held else "- ")
-    if isinstance(condition, All | Any | Not):
-        start += _LINKS[type(condition)]
-        count = sum(1 for _ in predicates(condition))
-        if count > MAX_EXPLAINED and not decides:
-            yield f"{start} … ({count:,} conditions)"
-            return
-    match condition:
-        case All(conditions) | Any(conditions):
-            yield start
-            yield from _explained_group(conditions, facts, depth + 1, is_held=is_held)
-        case Not(inner):
-            yield start
-            yield from _explained(inner, facts, depth + 1, decides=decides)
-        case _:
-            seen = "absent" if condition.field not in facts else repr(_seen(condition, facts))
-            asked = _excerpt(condition.describe(), 0)
-            yield f"{start}{condition.field} {asked}; observed: {seen}"
+class _Explanation:
+    """The conditions of one rule, evaluated on one set of facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._evaluations = Evaluations()
+
+    def lines(self, condition: Condition, depth: int, *, decides: bool = True) -> Iterator[str]:
+        """Yield the tree; a large group that does not decide the outcome is folded into a line."""
+        start = "  " * depth + ("+ " if self._holds(condition) else "- ")
+        if isinstance(condition, All | Any | Not):
+            start += _LINKS[type(condition)]
+            count = sum(1 for _ in predicates(condition))
+            if count > MAX_EXPLAINED and not decides:
+                yield f"{start} … ({count:,} conditions)"
+                return
+        match condition:
+            case All(conditions) | Any(conditions):
+                yield start
+                yield from self._group(conditions, depth + 1, is_held=self._holds(condition))
+            case Not(inner):
+                yield start
+                yield from self.lines(inner, depth + 1, decides=decides)
+            case _:
+                is_absent = condition.field not in self._facts
+                seen = "absent" if is_absent else repr(_seen(condition, self._facts))
+                asked = _excerpt(condition.describe(), 0)
+                yield f"{start}{condition.field} {asked}; observed: {seen}"
+
+    def _group(
+        self, conditions: tuple[Condition, ...], depth: int, *, is_held: bool
+    ) -> Iterator[str]:
+        """Yield the conditions of a group, and the number of those that are not shown.
+
+        The conditions with the group's own outcome decide it, so they are shown first.
+        """
+        held = [self._holds(inner) for inner in conditions]
+        ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
+        for place in sorted(ranked[:MAX_EXPLAINED]):
+            yield from self.lines(conditions[place], depth, decides=held[place] is is_held)
+        left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
+        for mark, outcome in (("+", True), ("-", False)):
+            if outcome in left_out:
+                yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
+
+    def _holds(self, condition: Condition) -> bool:
+        return self._evaluations.holds(condition, self._facts)
 
 
 _LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
 
 
-def _explained_group(
-    conditions: tuple[Condition, ...], facts: Facts, depth: int, *, is_held: bool
-) -> Iterator[str]:
-    """Conditions below "all of" or "any of", and how many of them are not shown.
-
-    Those that hold or fail like the whole group are why it does, so they go first.
-    """
-    held = [holds(inner, facts) for inner in conditions]
-    ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
-    for place in sorted(ranked[:MAX_EXPLAINED]):
-        yield from _explained(conditions[place], facts, depth, decides=held[place] is is_held)
-    left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
-    for mark, outcome in (("+", True), ("-", False)):
-        if outcome in left_out:
-            yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
-
-
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
-    """Return what the field was, as it may be told; of a list the element that matched.
+    """Return the field's value as it may be published; of a list the element that matched.
 
-    Of a command line the words that matched, not the line around them, which may hold secrets.
+    Of a command line only the words that matched: the line around them may hold secrets.
     """
     value = facts.get(predicate.field, "")
     if predicate.field in _LINES and isinstance(predicate, Text):
@@ -97,7 +103,7 @@ def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
 
 
 def _seen(predicate: Predicate, facts: Facts) -> FactValue:
-    """Return what a rule's author is shown."""
+    """Return the field's value as shown to a rule's author."""
     value = facts[predicate.field]
     if isinstance(value, tuple):
         if not predicate_holds(predicate, facts):
@@ -116,7 +122,7 @@ def _element(predicate: Predicate, facts: Facts) -> str:
 
 
 def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, int]]]:
-    """Return a command line and where the predicate matched in it; a list's as one line."""
+    """Return a command line and the spans that matched; a list is joined to one line."""
     value = facts.get(predicate.field, "")
     if isinstance(value, str):
         return value, _hits(predicate, value)
@@ -131,7 +137,7 @@ def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, 
 
 
 def _hit(predicate: Predicate, text: str) -> int:
-    """Return where in a text the predicate matched, as near as is cheap."""
+    """Return about where in a text the predicate matched."""
     if not isinstance(predicate, Text) or len(text) <= OBSERVED_LENGTH:
         return 0
     if predicate.how is How.ENDSWITH:
@@ -140,7 +146,7 @@ def _hit(predicate: Predicate, text: str) -> int:
 
 
 def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
-    """Return where the predicate matched: of a wildcard pattern, where its literal pieces stand."""
+    """Return the spans that matched; of a wildcard pattern, those of its literal pieces."""
     pattern = predicate.pattern
     match predicate.how:
         case How.STARTSWITH:
@@ -148,8 +154,8 @@ def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
         case How.ENDSWITH:
             return [(max(0, len(text) - len(pattern)), len(text))]
         case How.REGEX:
-            found = re2.compile(pattern, regex_options()).search(encodable(text))
-            return [found.span()] if found else []
+            found = regex_span(pattern, text)
+            return [found] if found else []
         case How.CONTAINS:
             return _found(text, [pattern])
         case How.WILDCARD:
@@ -158,7 +164,7 @@ def _hits(predicate: Text, text: str) -> list[tuple[int, int]]:
 
 
 def _found(text: str, pieces: list[str]) -> list[tuple[int, int]]:
-    """Return where ``pieces`` stand in ``text``, one after the other."""
+    """Return the spans of ``pieces`` in ``text``, one after the other."""
     low, past, hits = text.lower(), 0, []
     for piece in filter(None, pieces):
         start = low.find(piece.lower(), past)

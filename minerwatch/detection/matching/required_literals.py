@@ -1,11 +1,14 @@
-"""Literals of which a text must hold one for a regular expression to match it at all.
+r"""Literals of which a text must contain one for a predicate to hold.
 
-Looking for thousands of literals costs one pass over a text, whatever they are; a regular
-expression is a pass of its own. So those whose literals are not there are never asked.
+One pass over a text finds thousands of literals, whereas each regular expression is a pass of its
+own. A predicate is evaluated only where one of its literals is found.
 
-The standard library's parser reads the pattern: where RE2 and it agree, the tree is the same, and
-where they might not, there is no answer. Only ASCII counts: what folds to it is known
-(CaseFolding.txt of Unicode: the Kelvin sign is a k, the long s is an s).
+Literals are searched in the normal form of a text: lower case, each run of blanks as one blank, a
+blank at both ends. So ``(?:^|\s)-u\s+\S`` requires `` -u ``, which is rarer than ``-u``.
+
+The standard library's parser reads the expression. Where RE2 and the parser may disagree, no
+literal is required. Only ASCII literals are used: the characters that fold to ASCII are known from
+Unicode's CaseFolding.txt (the Kelvin sign to k, the long s to s).
 """
 
 from __future__ import annotations
@@ -14,154 +17,246 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-_MOST_EXACT = 64
-"""Texts that a piece of a pattern may stand for before it is no longer written out."""
-_MOST_LITERALS = 512
-_LONGEST = 48
-_LONGEST_LEAST = 1 << 16
+from minerwatch.detection.condition import Flag, How, Text, wildcard_regex
 
-_SHORTEST = 2
-"""Nearly every text has any one character in it."""
+_MAX_EXACT = 64
+"""Texts that a part of an expression is expanded to; beyond that it is not expanded."""
+_MAX_LITERALS = 512
+_MAX_LITERAL_LENGTH = 48
+_MAX_LEAST_LENGTH = 1 << 16
+_MIN_LITERAL_LENGTH = 2
+_MAX_COPIES = 4
+"""Copies of a repeated part that are expanded."""
 
-_NOT_THE_SAME = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")
-"""What RE2 reads otherwise than the standard library: classes by name, quoting."""
+_READ_DIFFERENTLY = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")
+"""Syntax that RE2 has and the standard library has not: named classes, quoting."""
+
+_ORDINARY = (
+    " /usr/bin/python3 -m app --port 8080 -u user -p 80 -o out.json -c 4 -n 1 -t 30 -s x -d y -v"
+    " -i in.txt -f file -r -a -w -e -l -k -b -x -g -h /usr/bin/node server.js /usr/local/bin/run.py"
+    " /usr/lib/jvm/bin/java -jar /opt/app/lib/app.jar /bin/sh -c exec /bin/bash -l /usr/sbin/nginx"
+    " /home/user/.local/share/conda/bin/pip --config=/etc/app/a.yml --name=worker --host 10.0.0.1"
+    " --log-level info --user root /var/lib/data /tmp/x.log /proc/self gcc -o2 cargo build"
+    " https://example.org:443/ 8 4096 git run start test local "
+)
+"""Common words of command lines: a literal in them is common, and a poor choice."""
 
 
-def folded(text: str) -> str:
-    """The form of a text in which a ``Requirement``'s literals are to be looked for."""
+def normal_form(text: str) -> str:
+    """Return the form of a text in which required literals are searched."""
     lower = text.lower()
-    return lower.replace("ſ", "s") if "ſ" in lower else lower
+    if lower.isascii():
+        if lower.isprintable() and "  " not in lower and lower[:1] != " " and lower[-1:] != " ":
+            return f" {lower} " if lower else " "
+    elif "ſ" in lower:
+        lower = lower.replace("ſ", "s")
+    words = " ".join(lower.split())
+    return f" {words} " if words else " "
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What every text that a pattern matches has."""
+    """Necessary conditions for a predicate to hold on a text."""
 
-    literals: frozenset[str] | None  # one of these in its folded form; None: none are known
-    least_length: int  # characters
+    literals: frozenset[str] | None  # its normal form contains one of these; None: none are known
+    least_length: int = 0  # characters
 
 
-_NO_REQUIREMENT = Requirement(None, 0)
+_NO_REQUIREMENT = Requirement(None)
+
+
+def requirement_of(text: Text | Flag) -> Requirement:
+    """Return the requirement of a predicate on the texts of its fact."""
+    if isinstance(text, Flag):
+        return Requirement(frozenset((" true " if text.expected else " false ",)))
+    match text.how:
+        case How.REGEX:
+            return requirement(text.pattern)
+        case How.WILDCARD:
+            return Requirement(requirement(wildcard_regex(text)).literals)
+    literal = text.pattern
+    if text.cased and not literal.isascii():
+        return _NO_REQUIREMENT  # str.lower() may depend on the letters around
+    starts = text.how in (How.EQUALS, How.STARTSWITH)
+    ends = text.how in (How.EQUALS, How.ENDSWITH)
+    inner = literal.lower().replace("ſ", "s")
+    before = " " if starts or inner[:1].isspace() else ""
+    after = " " if ends or inner[-1:].isspace() else ""
+    normal = f"{before}{' '.join(inner.split())}{after}"
+    is_long = len(normal.strip()) > 0 and len(normal) >= _MIN_LITERAL_LENGTH
+    return Requirement(frozenset((normal,))) if is_long else _NO_REQUIREMENT
 
 
 def requirement(pattern: str) -> Requirement:
-    """What a text must have for RE2's ``pattern`` to match somewhere in it."""
-    if _NOT_THE_SAME.search(pattern):
+    """Return the requirement of RE2's ``pattern``, searched anywhere in a text."""
+    if _READ_DIFFERENTLY.search(pattern):
         return _NO_REQUIREMENT
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of signs that may mean something else some day
+            warnings.simplefilter("ignore")  # FutureWarning on "[[" and the like
             tree = _parser.parse(pattern.replace(r"\z", r"\Z"))
-        found = _piece(tree)
-        least_length = min(int(tree.getwidth()[0]), _LONGEST_LEAST)
+        part = _sequence(tree)
+        least_length = min(int(tree.getwidth()[0]), _MAX_LEAST_LENGTH)
     except (re.error, RecursionError, OverflowError, AttributeError, ValueError, TypeError):
         return _NO_REQUIREMENT
-    best = _better(found.needed, _as_needed(found.exact))
-    if best is not None and min(map(len, best)) < _SHORTEST:
+    best = _rarer(part.needed, part.exact)
+    if best is not None and min(map(len, best)) < _MIN_LITERAL_LENGTH:
         best = None
     return Requirement(best, least_length)
 
 
+def commonness(literals: frozenset[str]) -> tuple[int, int, int]:
+    """Return a sort key: the higher, the more texts are expected to contain one of them."""
+    occurrences = sum(map(_occurrences, literals))
+    return occurrences, -min(map(len, literals), default=0), len(literals)
+
+
+@lru_cache(maxsize=4096)
+def _occurrences(literal: str) -> int:
+    return _ORDINARY.count(literal)
+
+
+# Parts of an expression. ``^`` and ``$`` stand for the blanks at the ends of a normal form.
+
+
+_Texts = frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """What is known of a part of a pattern."""
+class _Part:
+    """Normal forms, without the blanks at the ends, of the texts that a part matches."""
 
-    exact: frozenset[str] | None  # all texts that it matches, folded
-    needed: frozenset[str] | None  # each text that it matches holds one of these
-    ends: frozenset[str] | None = None  # each begins with one of these, and ends with one
+    exact: _Texts | None = None  # all of them
+    needed: _Texts | None = None  # each contains one of these
+    first: _Texts | None = None  # each begins with one of these
+    last: _Texts | None = None  # each ends with one of these
+
+    @property
+    def heads(self) -> _Texts | None:
+        return self.first if self.exact is None else self.exact
+
+    @property
+    def tails(self) -> _Texts | None:
+        return self.last if self.exact is None else self.exact
 
 
-_EMPTY = _Piece(frozenset(("",)), None)
-_ANYTHING = _Piece(None, None)
+_NOTHING = frozenset(("",))
+_BLANK = frozenset((" ",))
+_ANYTHING = _Part()
 
 
-def _piece(sequence: Iterable[tuple[Any, Any]]) -> _Piece:
-    """What is known of a sequence, one piece after the other."""
-    run: frozenset[str] = frozenset(("",))
+def _sequence(operators: Iterable[tuple[Any, Any]]) -> _Part:
+    run: _Texts = _NOTHING
+    first: _Texts | None = None
+    needed: _Texts | None = None
     is_exact = True
-    needed: frozenset[str] | None = None
-    for operator, argument in sequence:
-        piece = _of_operator(operator, argument)
-        joined = _joined(run, piece.exact) if piece.exact is not None else None
+    for operator, argument in operators:
+        part = _part(operator, argument)
+        joined = _joined(run, part.exact) if part.exact is not None else None
         if joined is not None:
             run = joined
             continue
+        if part.heads is not None:
+            run = _joined(run, part.heads) or run
+        first = run if is_exact else first
         is_exact = False
-        ends = piece.exact if piece.exact is not None else piece.ends
-        if piece.ends is not None:
-            run = _joined(run, piece.ends) or run
-        needed = _better(_better(needed, _as_needed(run)), piece.needed)
-        run = ends if ends is not None else frozenset(("",))
-    return _Piece(run, None) if is_exact else _Piece(None, _better(needed, _as_needed(run)))
+        needed = _rarer(_rarer(needed, run), part.needed)
+        run = part.tails or _NOTHING
+    if is_exact:
+        return _Part(exact=run)
+    return _Part(needed=_rarer(needed, run), first=first, last=run)
 
 
-def _joined(left: frozenset[str], right: frozenset[str]) -> frozenset[str] | None:
-    if len(left) * len(right) > _MOST_EXACT:
+def _joined(left: _Texts, right: _Texts) -> _Texts | None:
+    if len(left) * len(right) > _MAX_EXACT:
         return None
-    joined = frozenset(one + other for one in left for other in right)
-    return joined if all(len(text) <= _LONGEST for text in joined) else None
+    joined = frozenset(
+        one + (other[1:] if one[-1:] == " " == other[:1] else other)
+        for one in left
+        for other in right
+    )
+    return joined if all(len(text) <= _MAX_LITERAL_LENGTH for text in joined) else None
 
 
-def _of_operator(operator: Any, argument: Any) -> _Piece:
+def _part(operator: Any, argument: Any) -> _Part:
     match str(operator):
         case "LITERAL":
-            char = folded(chr(argument))
-            return _Piece(frozenset((char,)), None) if char.isascii() else _ANYTHING
-        case "AT":
-            return _EMPTY
+            return _of_characters([(operator, argument)])
         case "IN":
-            return _of_set(argument)
+            return _of_characters(argument)
+        case "AT":
+            return _Part(exact=_BLANK if str(argument) in _ENDS else _NOTHING)
         case "SUBPATTERN":
-            return _piece(argument[-1])
+            return _sequence(argument[-1])
         case "BRANCH":
-            return _of_branch([_piece(one) for one in argument[1]])
+            return _of_branch([_sequence(one) for one in argument[1]])
         case "MAX_REPEAT" | "MIN_REPEAT":
             least, most, repeated = argument
-            return _of_repeat(least, most, _piece(repeated))
+            return _of_repeat(int(least), int(most), _sequence(repeated))
     return _ANYTHING
 
 
-def _of_set(members: list[tuple[Any, Any]]) -> _Piece:
-    chars = {folded(chr(argument)) for operator, argument in members if str(operator) == "LITERAL"}
-    is_all = all(str(operator) == "LITERAL" for operator, _ in members)
-    if not is_all or not all(char.isascii() for char in chars):
-        return _ANYTHING
-    return _Piece(frozenset(chars), None)
+_ENDS = frozenset(("AT_BEGINNING", "AT_BEGINNING_STRING", "AT_END", "AT_END_STRING"))
 
 
-def _of_branch(pieces: list[_Piece]) -> _Piece:
-    if all(piece.exact is not None for piece in pieces):
-        exact = frozenset(text for piece in pieces for text in piece.exact or ())
-        if len(exact) <= _MOST_EXACT:
-            return _Piece(exact, None)
-    each = [_better(piece.needed, _as_needed(piece.exact)) for piece in pieces]
-    if any(literals is None for literals in each):
-        return _ANYTHING
-    needed = frozenset(literal for literals in each for literal in literals or ())
-    return _Piece(None, needed if len(needed) <= _MOST_LITERALS else None)
+def _of_characters(members: Iterable[tuple[Any, Any]]) -> _Part:
+    found = set()
+    for operator, argument in members:
+        if str(operator) == "LITERAL":
+            char = chr(argument).lower().replace("ſ", "s")
+            found.add(" " if char.isspace() else char)
+        elif str(argument) == "CATEGORY_SPACE":
+            found.add(" ")
+        else:
+            return _ANYTHING
+    return _Part(exact=frozenset(found)) if all(map(str.isascii, found)) else _ANYTHING
 
 
-def _of_repeat(least: int, most: int, piece: _Piece) -> _Piece:
-    if (least, most) == (1, 1):
-        return piece
+def _of_branch(parts: list[_Part]) -> _Part:
+    exact = _union([part.exact for part in parts], _MAX_EXACT)
+    if exact is not None:
+        return _Part(exact=exact)
+    return _Part(
+        needed=_union([_rarer(part.needed, part.exact) for part in parts], _MAX_LITERALS),
+        first=_union([part.heads for part in parts], _MAX_EXACT),
+        last=_union([part.tails for part in parts], _MAX_EXACT),
+    )
+
+
+def _union(each: list[_Texts | None], most: int) -> _Texts | None:
+    known = [texts for texts in each if texts is not None]
+    union = frozenset().union(*known)
+    return union if len(known) == len(each) and len(union) <= most else None
+
+
+def _of_repeat(least: int, most: int, part: _Part) -> _Part:
+    if part.exact == _BLANK:  # several blanks are one
+        return _Part(exact=_BLANK if least else _BLANK | _NOTHING)
+    copies: list[_Texts] = [_NOTHING]
+    while part.exact is not None and len(copies) <= min(most, _MAX_COPIES):
+        more = _joined(copies[-1], part.exact)
+        if more is None:
+            break
+        copies.append(more)
+    if most < len(copies):
+        exact = frozenset().union(*copies[least:])
+        if len(exact) <= _MAX_EXACT:
+            return _Part(exact=exact)
     if least == 0:
-        if most == 1 and piece.exact is not None and len(piece.exact) < _MOST_EXACT:
-            return _Piece(piece.exact | {""}, None)
         return _ANYTHING
-    return _Piece(None, _better(piece.needed, _as_needed(piece.exact)), piece.exact)
+    if part.exact is None:
+        return _Part(needed=part.needed, first=part.first, last=part.last)
+    known = copies[min(least, len(copies) - 1)]
+    return _Part(needed=_rarer(known, None), first=known, last=known)
 
 
-def _as_needed(exact: frozenset[str] | None) -> frozenset[str] | None:
-    return None if exact is None or "" in exact or not exact else exact
-
-
-def _better(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
-    """The literals that fewer texts will hold: the longer ones, then the fewer."""
-    if one is None or other is None:
-        return one or other
-    return max(one, other, key=lambda each: (min(map(len, each)), -len(each)))
+def _rarer(one: _Texts | None, other: _Texts | None) -> _Texts | None:
+    """Return the literals that fewer texts are expected to contain."""
+    known = [each for each in (one, other) if each and "" not in each]
+    return min(known, key=commonness, default=None)
 
 
 _parser: Any = getattr(re, "_parser")  # noqa: B009 - it has no public name

@@ -20,7 +20,8 @@ from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.config.schema import Config
 from minerwatch.errors import ClusterError, SnapshotError
-from minerwatch.report.http_server import Answer, SocketListener
+from minerwatch.report.http_server import Answer
+from minerwatch.report.socket_listener import SocketListener
 from tests.cli.top_screen.driving import AGENT, Recorded, moving
 from tests.conftest import needs_root
 from tests.kube.api_server import ApiServer

@@ -11,12 +11,28 @@ from hypothesis import strategies as st
 
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import How, Text, predicates
-from minerwatch.detection.matching.required_literals import folded, requirement
+from minerwatch.detection.matching.required_literals import normal_form, requirement, requirement_of
+from minerwatch.detection.predicate import predicate_holds
 from minerwatch.detection.sigma.rulebook import load
 
 ATOMS = [
     *("a", "b", "ab", "xmrig", "K", "s", "Σ", "ß", "İ", "é", "4", "-o", "://"),
-    *(".", r"\s", r"\w", r"\.", r"\b", "^", "$", r"\d", r"\x41", r"\|", r"\-"),
+    *(
+        ".",
+        r"\s",
+        r"\s+",
+        " ",
+        r"(?:^|\s)",
+        r"\w",
+        r"\.",
+        r"\b",
+        "^",
+        "$",
+        r"\d",
+        r"\x41",
+        r"\|",
+        r"\-",
+    ),
     *("[ab]", "[^a]", "[a-c]", "[=:]", "[Ks]", "[[:alpha:]]", "[[:^digit:]]", "{", "{,2}", "}"),
 ]
 PATTERNS = st.recursive(
@@ -35,9 +51,10 @@ PATTERNS = st.recursive(
 )
 FLAGS = st.sampled_from(["", "(?i)", "(?s)", "(?m)", "(?is)"])
 PIECES = ["a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+BLANKS = [" ", "  ", "\t", "\n", "\v", "\u00a0"]
 TEXTS = st.lists(
     st.sampled_from(
-        [*PIECES, "ß", "İ", "é", "4", "-o", "://", " ", "A", "|", ".", "{,2}", "{", "x"]
+        [*PIECES, *BLANKS, "ß", "İ", "é", "4", "-o", "://", " ", "A", "|", ".", "{,2}", "{", "x"]
     ),
     max_size=8,
 ).map("".join)
@@ -56,7 +73,7 @@ def meets(text: str, pattern: str) -> bool:
     needs = requirement(pattern)
     if len(text) < needs.least_length:
         return False
-    return needs.literals is None or any(one in folded(text) for one in needs.literals)
+    return needs.literals is None or any(one in normal_form(text) for one in needs.literals)
 
 
 @settings(max_examples=400)
@@ -71,6 +88,22 @@ def test_every_text_that_matches_meets_the_requirement(
     for text in texts:
         if regex.search(text):
             assert meets(text, whole)
+
+
+@given(
+    st.sampled_from(How),
+    st.booleans(),
+    st.lists(st.sampled_from([*PIECES, *BLANKS, "ΑΣ", "İ"]), max_size=4).map("".join),
+    st.lists(TEXTS, min_size=5, max_size=20),
+)
+def test_every_text_on_which_a_predicate_holds_meets_its_requirement(
+    how: How, cased: bool, pattern: str, texts: list[str]
+) -> None:
+    predicate = Text("Image", how, pattern, cased=cased)
+    literals = requirement_of(predicate).literals
+    for text in (*texts, *(one + pattern + other for one in texts[:2] for other in texts[:2])):
+        if predicate_holds(predicate, {"Image": text}):
+            assert literals is None or any(one in normal_form(text) for one in literals)
 
 
 def shipped_patterns() -> list[str]:
@@ -106,8 +139,15 @@ def test_nearly_all_shipped_patterns_are_asked_of_few_texts() -> None:
     [
         ("xmrig", {"xmrig"}, 5),
         ("(?i)XMRig|minerd", {"xmrig", "minerd"}, 5),
-        (r"(?:^|\s)--(?:donate|pool)(?:=|\s)", {"--donate", "--pool"}, 7),
-        (r"\s-[ou]\s", {"-o", "-u"}, 4),
+        (
+            r"(?:^|\s)--(?:donate|pool)(?:=|\s)",
+            {" --donate ", " --donate=", " --pool ", " --pool="},
+            7,
+        ),
+        (r"\s-[ou]\s+", {" -o ", " -u "}, 4),
+        (r"a{2}b{0,2}c", {"aac", "aabc", "aabbc"}, 3),
+        (r"/(?:\.{3,}|\.{0,2} +)/", {"/...", "/ ", "/. ", "/.. "}, 3),
+        ("^^ab$", {" ab "}, 2),
         (r"a\.b(?:c)?d", {"a.bd", "a.bcd"}, 4),
         (r"x+y", {"xy"}, 2),
         (r"ab+cd", {"bcd"}, 4),

@@ -188,14 +188,14 @@ def metric_labels(data: bytes) -> None:
     name = data.decode("utf-8", "backslashreplace")
     flagged = metrics.FlaggedContainer(name, name, name, 91.0, 1.0, {name: 88.0})
     told = metrics.Metrics(probe_failures=lambda: [(name, name, 1)])
-    told._flagged.flagged = (flagged,)
-    text = metrics.exposition(told.registry).decode()
+    told.tick_done(duration_s=0.1, at_s=1.0, containers={}, flagged=(flagged,), processes=1)
+    text = told.exposition().decode()
     are_lines(text)
     wanted = metrics.label(name)
     families = {family.name: family for family in text_string_to_metric_families(text)}
     (sample,) = families["minerwatch_container_score"].samples
     assert set(sample.labels.values()) == {wanted}
-    assert len(wanted) <= 10 * metrics._MAX_LABEL_LENGTH
+    assert len(wanted) <= 10 * metrics.MAX_LABEL_LENGTH
 
 
 @target("untrusted_text.display", "report.log", "view.lines")

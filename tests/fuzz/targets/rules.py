@@ -25,7 +25,7 @@ from minerwatch.kube.client import _context
 from minerwatch.kube.owners import sources
 from minerwatch.model import Facts
 from minerwatch.node.children import yara_scanner
-from minerwatch.node.yara_scan import _text as yara_text
+from minerwatch.node.yara_scan import read_rules as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
@@ -104,7 +104,7 @@ def yara_file(data: bytes) -> None:
     except RuleError as error:
         is_told(error)
         return
-    compiled, trouble = yara_scanner._compiled(text)
+    compiled, trouble = yara_scanner.compile_rules(text)
     assert (compiled is None) is (trouble is not None)
     if trouble is not None:
         assert isinstance(trouble[0], int)

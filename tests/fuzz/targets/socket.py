@@ -3,83 +3,62 @@
 from __future__ import annotations
 
 import io
+import socket
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from minerwatch.api import client, orders
 from minerwatch.cli.cull import _decoded
 from minerwatch.errors import OrderError, SnapshotError
-from minerwatch.report import http_server
+from minerwatch.report.http_server import Answer, Posts, RequestError, Routes, Server
 from minerwatch.view.culling_text import cull_text, release_text, simulation_text
 from tests.fuzz.contract import are_lines, is_publishable, is_told
 from tests.fuzz.registry import target
+from tests.waiting import PATIENCE_S
 
 _Kind = TypeVar("_Kind")
 _BODY = b"minerwatch_build_info 1\n"
 
 
-class _Client:
-    """A connection on which ``data`` comes in pieces of some bytes, and then nothing."""
-
-    def __init__(self, data: bytes, piece: int) -> None:
-        self._left = data
-        self._piece = piece
-        self.sent = b""
-
-    def settimeout(self, _seconds: float) -> None:
-        pass
-
-    def recv(self, most: int) -> bytes:
-        assert most > 0
-        piece, self._left = self._left[: min(most, self._piece)], self._left[self._piece :]
-        return piece
-
-    def sendall(self, data: bytes) -> None:
-        self.sent += data
-
-
-class _Server:
-    """As much of a server as a handler asks of it."""
-
-    def shake_hands(self, _client: Any) -> None:
-        pass
-
-    def may_see(self, _client: Any, path: str) -> bool:
-        return path != "/metrics"
-
-    def failed(self, error: Exception) -> None:
-        raise AssertionError(repr(error))
+def _fail(error: Exception) -> None:
+    raise AssertionError(repr(error))
 
 
 @cache
-def _handler(*, takes_orders: bool) -> type[http_server._Handler]:
-    routes = dict.fromkeys(("/healthz", "/metrics"), lambda: http_server.Answer(_BODY))
-    posts = (
-        {"/cull": lambda body: http_server.Answer(str(len(body)).encode())} if takes_orders else {}
-    )
-    return type("Handler", (http_server._Handler,), {"routes": routes, "posts": posts})
+def _server(*, takes_orders: bool) -> Server:
+    routes: Routes = dict.fromkeys(("/healthz", "/metrics"), lambda: Answer(_BODY))
+    posts: Posts = {"/cull": lambda body: Answer(str(len(body)).encode())} if takes_orders else {}
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Server(listening, routes, posts, _fail)
 
 
 @target("report.http_server", max_bytes=20_000)
 def http_request(data: bytes) -> None:
     """Whatever is sent is answered by one whole answer that repeats nothing of it, or by none."""
     for takes_orders in (False, True):
-        for piece in (7, 4096):
-            talking = _Client(data, piece)
-            kind = _handler(takes_orders=takes_orders)
-            handler = kind.__new__(kind)
-            handler.request = talking  # type: ignore[assignment]
-            handler.server = _Server()  # type: ignore[assignment]
-            with suppress(http_server._RequestError):
-                handler.handle()
-            if talking.sent:
-                _is_answer(talking.sent)
+        client, served = socket.socketpair()
+        with client, served:
+            client.settimeout(PATIENCE_S)
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            with suppress(RequestError):
+                _server(takes_orders=takes_orders).finish_request(served, "")
+            served.close()
+            sent = b"".join(iter(partial(_received, client), b""))
+        if sent:
+            _is_answer(sent)
+
+
+def _received(client: socket.socket) -> bytes:
+    with suppress(ConnectionResetError):
+        return client.recv(65536)
+    return b""
 
 
 def _is_answer(sent: bytes) -> None:
@@ -137,7 +116,7 @@ def order_answer(data: bytes) -> None:
         msgspec.json.encode(lines)
 
 
-class _Heard(client._UnixConnection):
+class _Heard(client.UnixConnection):
     """A connection on which that answer has come."""
 
     def __init__(self, data: bytes) -> None:
@@ -156,7 +135,7 @@ class _Heard(client._UnixConnection):
 def http_answer(data: bytes) -> None:
     """What comes back on the agent's socket."""
     try:
-        response, body = client._asked(_Heard(data), Path("/fuzz.sock"), "GET", "/snapshot")
+        response, body = client.exchange(_Heard(data), Path("/fuzz.sock"), "GET", "/snapshot")
     except SnapshotError as error:
         is_told(error)
     else:

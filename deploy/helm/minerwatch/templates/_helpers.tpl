@@ -84,7 +84,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if or (dig "probes" "connections" true .Values.config) (dig "probes" "content" true .Values.config) }}true{{ end }}
 {{- end }}
 {{- define "minerwatch.readsMemory" -}}
-{{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) (dig "probes" "ptrace" false .Values.config) }}true{{ end }}
+{{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) }}true{{ end }}
 {{- end }}
 
 {{- define "minerwatch.asksCluster" -}}
@@ -116,13 +116,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.readProcesses }}
 {{- $capabilities = append $capabilities "SYS_PTRACE" }}
 {{- else if include "minerwatch.readsMemory" . }}
-{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings, .content and .ptrace, too" }}
+{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings and .content, too" }}
 {{- end }}
 {{- if include "minerwatch.opensFiles" . }}
 {{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
-{{- end }}
-{{- if dig "probes" "ptrace" false .Values.config }}
-{{- $capabilities = append $capabilities "SYS_NICE" }}
 {{- end }}
 {{- if include "minerwatch.tasks" . }}
 {{- $capabilities = concat $capabilities (list "BPF" "PERFMON") }}
@@ -170,8 +167,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 Before an uninstallation, where the agents cull. Before an upgrade, where those that are installed cull
 and the new ones would not, or could not let stopped processes go on (KILL).
 
-None where no cluster was asked for its kinds, as by `helm template`: to who applies what that prints a
-hook is a Job like any other, which would be run at once. */}}
+None without a cluster, as in `helm template`: applied without helm, a hook is a Job like any other, and
+would run at once. */}}
 {{- define "minerwatch.releaseHooks" -}}
 {{- $hooks := list }}
 {{- if and .Values.rbac.create .Values.releaseHook.enabled (.Capabilities.APIVersions.Has "apps/v1/DaemonSet") }}
@@ -224,9 +221,22 @@ hook is a Job like any other, which would be run at once. */}}
 {{- toYaml $config }}
 {{- end }}
 
-{{/* How the metrics' port speaks: as config.tls says. */}}
+{{/* The agent asks the cluster to authorize clients of /metrics. */}}
+{{- define "minerwatch.authorizes" -}}
+{{- if and (include "minerwatch.asksCluster" .) (dig "authorize_metrics" true .Values.config) }}true{{ end }}
+{{- end }}
+
+{{/* The scheme of the metrics port: HTTPS with a certificate, configured or the agent's own. */}}
 {{- define "minerwatch.scheme" -}}
-{{- if dig "tls" "certificate" "" .Values.config }}HTTPS{{ else }}HTTP{{ end }}
+{{- if or (include "minerwatch.authorizes" .) (dig "tls" "certificate" "" .Values.config) }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{/* The service account that may read /metrics, and nothing else. */}}
+{{- define "minerwatch.scraper" -}}
+{{ include "minerwatch.fullname" . }}-scrape
+{{- end }}
+{{- define "minerwatch.hasScraper" -}}
+{{- if and .Values.rbac.create (include "minerwatch.authorizes" .) }}true{{ end }}
 {{- end }}
 
 {{/* What it takes to ask the agents, in their namespace. */}}
@@ -237,7 +247,7 @@ hook is a Job like any other, which would be run at once. */}}
 - apiGroups: [""]
   resources: [pods/exec]
   verbs: [create, get]
-# By which agents are told from pods that are only labelled so.
+# To distinguish agents from other pods with their labels.
 - apiGroups: [apps]
   resources: [daemonsets]
   verbs: [get]

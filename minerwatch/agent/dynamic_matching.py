@@ -1,0 +1,226 @@
+"""Matches rules on measured facts: at each tick, for the processes whose facts changed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Set
+
+from minerwatch.agent.process_meter import ProcessMeter
+from minerwatch.agent.tracked import (
+    Measured,
+    TrackedContainer,
+    TrackedNode,
+    TrackedProcess,
+    counts,
+    sighting_of,
+    static_facts_of,
+)
+from minerwatch.config.schema import Examination
+from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
+from minerwatch.detection.facts import container_facts, measured
+from minerwatch.detection.judge import Sighting
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma.rule import Rule
+from minerwatch.model import Facts, FactValue, ProcessId
+from minerwatch.probes.registry import Probes
+
+_SATURATED_CORES = 0.9
+"""At a lower CPU rate no thread of the process can use 95 % of a core for long."""
+
+_PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
+_CONTAINER_FIELDS = (
+    *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
+    *("HiddenCpuShare", "CgroupsOverBound"),
+)
+_MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
+
+
+class DynamicMatching:
+    """Returns what matches at this tick, of a container and of each of its processes."""
+
+    def __init__(
+        self,
+        node: TrackedNode,
+        meter: ProcessMeter,
+        probes: Probes | None,
+        examination: Examination,
+        matcher: Matcher,
+    ) -> None:
+        self._node = node
+        self._meter = meter
+        self._probes = probes
+        self._examination = examination
+        self.use(matcher)
+
+    def use(self, matcher: Matcher) -> None:
+        """Put other rules in force."""
+        self._matcher = matcher
+        self._of_process = Thresholds(matcher.rules, _PROCESS_FIELDS)
+        self._of_container = Thresholds(matcher.rules, _CONTAINER_FIELDS)
+        self._fields = frozenset().union(*(rule.fields for rule in matcher.rules))
+
+    def sightings(
+        self, container: TrackedContainer, suspects: Set[ProcessId], at_s: float
+    ) -> Iterator[Sighting]:
+        """Yield what matches of the container, then of its processes.
+
+        ``suspects``: the only processes that probes may know something about.
+        """
+        shared = self._shared_facts(container, at_s)
+        for match in self._matcher.container_matches(shared):
+            yield Sighting(match.rule, None, match.evidence)
+        seen = self._of_container.intervals(shared)
+        if seen != container.shared_measured:
+            container.shared_measured = seen
+            for process in container.processes.values():
+                process.forget_measured()
+        for process in container.processes.values():
+            if process.cpu is not None and not (process.is_idle and at_s < process.idle_until_s):
+                is_suspect = process.process.id in suspects
+                yield from self._process_sightings(
+                    container, process, shared, at_s, is_suspect=is_suspect
+                )
+
+    def _process_sightings(
+        self,
+        container: TrackedContainer,
+        process: TrackedProcess,
+        shared: Facts,
+        at_s: float,
+        *,
+        is_suspect: bool,
+    ) -> Iterator[Sighting]:
+        facts = self._measured_facts(process, at_s)
+        cores = process.cpu_cores or 0.0
+        if not is_suspect and cores < self._extra_facts_cores:
+            seen = self._of_process.intervals(facts)
+            if seen == process.unmatched:
+                self._note_if_idle(process, facts)
+                return
+        else:
+            seen = None
+            facts |= self._extra_facts(process, cores, at_s)
+        matches = self._matcher.dynamic_matches(
+            {**static_facts_of(container, process), **shared, **facts}
+        )
+        process.unmatched = seen if not matches else None
+        process.is_idle = False
+        for match in matches:
+            if counts(match, process, container):
+                yield sighting_of(match, process)
+
+    def _note_if_idle(self, process: TrackedProcess, facts: Facts) -> None:
+        """Stop measuring a process that matches nothing and has not run within the window."""
+        if process.cpu is None or process.matches or not process.cpu.is_idle:
+            return
+        process.is_idle = process.is_lagging = True
+        process.facts, process.facts_bytes = None, 0
+        process.idle_until_s = process.born_s + self._of_process.next_above("Age", facts)
+
+    @property
+    def _extra_facts_cores(self) -> float:
+        return min(_SATURATED_CORES, self._examination.suspect_cpu_cores)
+
+    def _shared_facts(self, container: TrackedContainer, at_s: float) -> Facts:
+        return {
+            **container_facts(
+                container.container,
+                cpu_cores=container.cpu.cores,
+                cpu_s=container.cpu.cpu_s,
+                cpu_limit_cores=container.limit.cores if container.limit else None,
+                hidden_cpu_share=self._hidden_cpu_share(container, at_s),
+                cgroups_over_bound=container.is_over_bound,
+            ),
+            **container.place,
+        }
+
+    def _hidden_cpu_share(self, container: TrackedContainer, at_s: float) -> float | None:
+        """Return the share of the container's CPU rate that no visible process accounts for."""
+        cores = container.cpu.cores
+        if not cores or cores < self._examination.hot_cpu_cores:
+            return None
+        seen_cores = 0.0
+        for process in container.measured_processes():
+            if process.cpu is None:
+                continue
+            if process.cpu.cores is not None:
+                seen_cores += process.cpu.cores
+            elif process.born_s >= self._node.last_tick_s:
+                seen_cores += process.cpu.cpu_s / (at_s - self._node.last_tick_s)
+            else:
+                return None
+        return max(0.0, 1 - seen_cores / cores)
+
+    def _measured_facts(self, process: TrackedProcess, at_s: float) -> dict[str, FactValue]:
+        if process.cpu is None:
+            return {}
+        return measured(
+            Age=at_s - process.born_s,
+            Threads=process.threads,
+            CpuSeconds=process.cpu.cpu_s,
+            CpuCores=process.cpu.cores,
+            CpuFlatness=process.cpu.flatness(),
+        )
+
+    def _extra_facts(
+        self, process: TrackedProcess, cores: float, at_s: float
+    ) -> dict[str, FactValue]:
+        """Return facts that are read of busy processes only, and those that probes know."""
+        facts: dict[str, FactValue] = {}
+        if cores >= _SATURATED_CORES and "SaturatedThreads" in self._fields:
+            facts |= measured(SaturatedThreads=self._meter.saturated_threads(process, at_s))
+        if cores >= self._examination.suspect_cpu_cores and self._fields & _MEMORY_FIELDS:
+            memory = self._meter.memory(process)
+            if memory is not None:
+                facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
+        if self._probes is not None:
+            facts.update(self._probes.facts(process.process.id))
+        return facts
+
+
+class Thresholds:
+    """The numbers that rules on processes compare some measured facts with.
+
+    While each value stays between the same two thresholds, the same rules match.
+    """
+
+    def __init__(self, rules: Iterable[Rule], names: Iterable[str]) -> None:
+        numbers: dict[str, set[float]] = {}
+        exact: set[str] = set()
+        for rule in rules:
+            if not rule.dynamic or rule.of_container:
+                continue
+            for predicate in predicates(rule.condition):
+                if isinstance(predicate, Number):
+                    numbers.setdefault(predicate.field, set()).add(predicate.threshold)
+                elif isinstance(predicate, Present | Absent):
+                    numbers.setdefault(predicate.field, set())
+                else:
+                    exact.add(predicate.field)
+                if isinstance(predicate, SameAs):
+                    exact.add(predicate.other)
+        self._exact = tuple(name for name in names if name in exact)
+        self._bounds = {
+            name: tuple(sorted(numbers[name]))
+            for name in names
+            if name in numbers and name not in exact
+        }
+
+    def intervals(self, facts: Facts) -> Measured:
+        """Return the interval that each value lies in, or the value where rules need it exactly."""
+        found = [facts.get(name) for name in self._exact]
+        for name, bounds in self._bounds.items():
+            value = facts.get(name)
+            if isinstance(value, int | float):
+                value = bisect_left(bounds, value) + bisect_right(bounds, value)
+            found.append(value)
+        return tuple(found)
+
+    def next_above(self, name: str, facts: Facts) -> float:
+        """Return the number at which the interval of a growing value changes next."""
+        value = facts.get(name)
+        if name in self._exact or not isinstance(value, int | float):
+            return 0.0
+        bounds = self._bounds.get(name, ())
+        place = bisect_right(bounds, value)
+        return bounds[place] if place < len(bounds) else float("inf")

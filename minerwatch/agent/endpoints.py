@@ -1,0 +1,171 @@
+"""Answers of the agent: /metrics and health on the address, snapshots and orders on the socket."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+from minerwatch import __version__
+from minerwatch.agent.metrics_address import open_metrics_address
+from minerwatch.agent.monitor import MAX_PROCESSES
+from minerwatch.agent.parts import Parts
+from minerwatch.api.snapshot import encode, encode_agent
+from minerwatch.api.types import AgentStatus
+from minerwatch.config.schema import Config, default_socket
+from minerwatch.errors import MinerwatchError
+from minerwatch.format import rfc3339
+from minerwatch.probes.registry import ProbeStatus
+from minerwatch.report.http_server import Answer, Listener, Routes
+from minerwatch.report.socket_listener import SocketListener
+from minerwatch.worker import WorkerState
+from minerwatch.worker import states as worker_states
+
+_MAX_TICKS_MISSED = 3
+_TICK_GRACE_S = 15.0
+"""An agent without a tick for so many intervals and this grace is unhealthy."""
+
+DEFAULT_MAX_DOWN_S = 120.0
+"""A thread that fails for longer makes the agent not ready; one that is gone and cannot be started
+makes it unhealthy."""
+
+_JSON = "application/json"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Endpoints:
+    """Listens on the address and on the socket, and answers from the agent's state."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        probes: Sequence[ProbeStatus],
+        max_down_s: float = DEFAULT_MAX_DOWN_S,
+    ) -> None:
+        """Raises ListenError."""
+        self._parts = parts
+        self._state = parts.state
+        self._telemetry = parts.telemetry
+        self._probes = probes
+        self._max_down_s = max_down_s
+        self._listeners: list[SocketListener | Listener] = []
+        config = parts.state.config
+        self.socket = socket_path(config)
+        posts = parts.culling.posts()
+        on_socket = SocketListener(self.socket, self._private_routes(), self._note_error, posts)
+        self._listeners.append(on_socket)
+        try:
+            cluster = parts.cluster.cluster if parts.cluster is not None else None
+            on_address = open_metrics_address(
+                config, cluster, self._public_routes(), self._note_error
+            )
+        except MinerwatchError:
+            self.close()
+            raise
+        self._listeners.append(on_address.listener)
+        self.metrics_url = f"{on_address.scheme}://{on_address.address}/metrics"
+        self.address = on_address.address
+
+    def close(self) -> None:
+        """Close the listeners."""
+        for listener in reversed(self._listeners):
+            listener.close()
+
+    def renew_socket(self) -> None:
+        """Listen again if the socket was removed, for example by a cleaner of temporary files."""
+        try:
+            for listener in self._listeners:
+                if isinstance(listener, SocketListener) and listener.renew():
+                    message = "socket removed: listening again"
+                    self._telemetry.log.warning(message, socket=str(self.socket))
+        except MinerwatchError as error:
+            self._telemetry.fail("socket", error)
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Yield refused requests since the start: place, reason, count."""
+        for listener in self._listeners:
+            yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
+
+    def status(self) -> AgentStatus:
+        """Return the agent's own state."""
+        state, node, cluster = self._state, self._parts.node, self._parts.cluster
+        trouble = cluster.trouble if cluster is not None else ""
+        return AgentStatus(
+            node=node.name,
+            version=__version__,
+            started=rfc3339(time.time() - self._parts.now_s() + state.started_s),
+            interval_s=float(state.config.interval),
+            rules=dict(Counter(rule.maturity.value for rule in state.rules.book.rules)),
+            broken_rules=len(state.rules.errors),
+            culling=str(state.config.culling.mode),
+            probes_off={probe.name: probe.off for probe in self._probes if probe.off},
+            blind_spots=node.blind_spots,
+            troubles=(trouble,) if trouble else (),
+        )
+
+    def _public_routes(self) -> Routes:
+        return {
+            "/metrics": lambda: Answer(self._telemetry.metrics.exposition(), _EXPOSITION),
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+        }
+
+    def _private_routes(self) -> Routes:
+        return {
+            **self._public_routes(),
+            "/snapshot": lambda: self._snapshot(self._state.config.report.processes_per_container),
+            "/snapshot/full": lambda: self._snapshot(MAX_PROCESSES),
+            "/snapshot/unmasked": lambda: self._snapshot(MAX_PROCESSES, unmasked=True),
+            "/status": lambda: Answer(encode_agent(self.status()), _JSON),
+        }
+
+    def _snapshot(self, max_processes: int, *, unmasked: bool = False) -> Answer:
+        culling = self._parts.culling.status
+        statuses = self._parts.node.statuses(max_processes, culling, unmasked=unmasked)
+        return Answer(encode(statuses), _JSON)
+
+    def _health(self) -> Answer:
+        """Answer 200 while ticks come: the last one, or the agent's start, is not long ago."""
+        state = self._state
+        since_s = state.last_tick_s if state.last_tick_s is not None else state.started_s
+        age_s = self._parts.now_s() - since_s
+        if age_s > _MAX_TICKS_MISSED * state.config.interval + _TICK_GRACE_S:
+            return _unavailable(f"the last tick ended {age_s:.0f} s ago")
+        dead = [each.name for each in worker_states() if each.is_dead and self._is_down(each)]
+        if dead:
+            return _unavailable(f"no thread can be started for: {', '.join(dead)}")
+        return Answer(b"ok\n")
+
+    def _readiness(self) -> Answer:
+        """Answer 200 once containers are judged by rules, and pods and processes are seen."""
+        state, cluster = self._state, self._parts.cluster
+        if state.last_tick_s is None:
+            return _unavailable("no tick yet")
+        if not state.rules.book.rules:
+            return _unavailable("no rules are loaded")
+        if state.blindness:
+            return _unavailable(state.blindness)
+        down = [each.name for each in worker_states() if self._is_down(each)]
+        if down:
+            return _unavailable(f"threads that keep failing (see the log): {', '.join(down)}")
+        if cluster is not None and not cluster.has_listed:
+            return _unavailable(cluster.public_trouble)
+        trouble = cluster.public_trouble if cluster is not None else ""
+        return Answer(f"ok\n{trouble}\n".encode() if trouble else b"ok\n")
+
+    def _is_down(self, state: WorkerState) -> bool:
+        return state.down_s > self._max_down_s
+
+    def _note_error(self, error: Exception) -> None:
+        self._telemetry.once.failure("answer failed", error)
+
+
+def socket_path(config: Config) -> Path:
+    """Return the path of the agent's socket."""
+    return Path(config.socket) if config.socket else default_socket()
+
+
+def _unavailable(reason: str) -> Answer:
+    return Answer(f"{reason}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)

@@ -1,0 +1,60 @@
+"""State, log, metrics and sources that the parts of an agent share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from minerwatch.agent.monitor import Node
+from minerwatch.agent.rule_loader import RuleSet
+from minerwatch.config.schema import Config
+from minerwatch.culling.service import CullSwitch
+from minerwatch.report.log import Log, Once
+from minerwatch.report.metrics import Metrics
+
+if TYPE_CHECKING:
+    from minerwatch.kube.cluster_view import ClusterNode
+
+
+@dataclass(slots=True)
+class AgentState:
+    """Settings and rules in force, and how the last tick went."""
+
+    config: Config
+    rules: RuleSet
+    started_s: float
+    last_tick_s: float | None = None
+    blindness: str = ""  # why most processes cannot be seen
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """The log and the metrics of one agent, and counts of its own failures."""
+
+    log: Log
+    once: Once
+    metrics: Metrics
+    _failures: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def fail(self, where: str, error: Exception) -> None:
+        """Count an unforeseen error; log it the first time."""
+        key = (where, type(error).__name__)
+        self._failures[key] = self._failures.get(key, 0) + 1
+        self.once.failure(f"{where} failed", error)
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Yield the errors since the start: place, reason, count."""
+        yield from ((where, reason, n) for (where, reason), n in [*self._failures.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of an agent that the others use."""
+
+    state: AgentState
+    telemetry: Telemetry
+    node: Node
+    cluster: ClusterNode | None
+    culling: CullSwitch
+    now_s: Callable[[], float]

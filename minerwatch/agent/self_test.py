@@ -1,0 +1,60 @@
+"""Plants the canary and notes when its finding arrives: proof that a miner would be found."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from minerwatch.agent.parts import Parts
+from minerwatch.agent.tick import Watch
+from minerwatch.config.schema import Config
+from minerwatch.detection.sigma.rulebook import RuleBook
+from minerwatch.model import Finding
+from minerwatch.node import canary
+from minerwatch.node.canary import Canary
+
+
+class SelfTest:
+    """The agent's own canary, where the node allows one."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._telemetry = parts.telemetry
+        self.off = _reason_against(parts.state.config, parts.state.rules.book, parts.node.watch)
+        """Why there is no canary; empty if there is one."""
+        self._canary = None if self.off else Canary()
+        if self._canary is not None:
+            self._telemetry.metrics.expect_canaries()
+
+    def tend(self, at_s: float) -> None:
+        """Plant the canary when it is due; remove it when it is late."""
+        if self._canary is None:
+            return
+        try:
+            self._canary.tend(at_s)
+        except OSError as error:
+            self._telemetry.fail("canary", error)
+
+    def note(self, finding: Finding) -> None:
+        """Note a finding of the canary's rule; remove the agent's own canary."""
+        if finding.rule != canary.RULE:
+            return
+        pid = finding.process.pid if finding.process is not None else None
+        is_own = self._canary is not None and pid is not None and pid == self._canary.pid
+        self._telemetry.metrics.canary_seen(time.time(), is_own=is_own)
+        if is_own:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the canary, if it is planted."""
+        if self._canary is not None:
+            self._canary.remove()
+
+
+def _reason_against(config: Config, book: RuleBook, watch: Watch) -> str:
+    if not config.probes.canary:
+        return "switched off (probes.canary)"
+    if all(rule.id != canary.RULE for rule in book.rules):
+        return "its rule is not in force (built_in_rules)"
+    if not watch.is_watched(os.getpid()):
+        return "the agent itself runs in no container that it watches"
+    return ""

@@ -1,0 +1,160 @@
+"""Authorization of scrapes by Kubernetes: TokenReview, then SubjectAccessReview.
+
+A token is accepted if its user may ``get`` the non-resource URL /metrics. Decisions are cached by
+the token's hash. A client address may have few unknown tokens reviewed a second, so that
+no client makes the agent flood the API server. Without an answer of the API server nothing is
+permitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+
+from minerwatch.errors import NOT_JSON
+from minerwatch.kube.client import ApiError, Cluster
+
+METRICS_PATH = "/metrics"
+PERMITTED_S = 120.0
+"""As long as the kubelet caches a token that it has had reviewed."""
+REFUSED_S = 30.0
+
+_MAX_DECISIONS = 512
+_MAX_REVIEWS_PER_S = 2
+_KNOWN_S = 3600.0
+"""A token that was permitted within it is reviewed again without a limit."""
+_TIMEOUT_S = 3.0
+_Kind = TypeVar("_Kind")
+_AUTHENTICATION = "authentication.k8s.io/v1"
+_AUTHORIZATION = "authorization.k8s.io/v1"
+
+
+class _User(msgspec.Struct):
+    username: str = ""
+    uid: str = ""
+    groups: list[str] | None = None
+    extra: dict[str, list[str]] | None = None
+
+
+class _TokenStatus(msgspec.Struct):
+    authenticated: bool = False
+    user: _User | None = None
+
+
+class _TokenReview(msgspec.Struct):
+    status: _TokenStatus
+
+
+class _AccessStatus(msgspec.Struct):
+    allowed: bool = False
+    denied: bool = False
+
+
+class _AccessReview(msgspec.Struct):
+    status: _AccessStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    status: HTTPStatus
+    made_s: float
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Return True while no new review is needed."""
+        limit_s = PERMITTED_S if self.status == HTTPStatus.OK else REFUSED_S
+        return now_s - self.made_s < limit_s
+
+    def is_known(self, now_s: float) -> bool:
+        """Return True for a token that was lately permitted."""
+        return self.status == HTTPStatus.OK and now_s - self.made_s < _KNOWN_S
+
+
+class TokenReviewer:
+    """Decides by tokens about GET /metrics; for many threads."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        on_error: Callable[[Exception], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_error`` gets the errors of the API server."""
+        self._cluster = cluster
+        self._on_error = on_error
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._permitted: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._second = 0
+        self._reviews: Counter[str] = Counter()  # in this second, by client address
+
+    def __call__(self, token: str, address: str) -> HTTPStatus:
+        """Return OK, UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS or SERVICE_UNAVAILABLE."""
+        key = hashlib.sha256(token.encode()).digest()
+        now_s = self._now_s()
+        with self._lock:
+            decision = self._permitted.get(key) or self._refused.get(key)
+            if decision is not None and decision.is_fresh(now_s):
+                return decision.status
+            is_known = decision is not None and decision.is_known(now_s)
+            if not is_known and not self._may_review(address, now_s):
+                return HTTPStatus.TOO_MANY_REQUESTS
+        try:
+            status = self._review(token)
+        except ApiError as error:
+            self._on_error(error)
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        with self._lock:
+            self._keep(key, _Decision(status, now_s))
+        return status
+
+    def _may_review(self, address: str, now_s: float) -> bool:
+        if int(now_s) != self._second:
+            self._second, self._reviews = int(now_s), Counter()
+        self._reviews[address] += 1
+        return self._reviews[address] <= _MAX_REVIEWS_PER_S
+
+    def _keep(self, key: bytes, decision: _Decision) -> None:
+        """Keep a decision; refused tokens never push out permitted ones."""
+        self._permitted.pop(key, None)
+        self._refused.pop(key, None)
+        kept = self._permitted if decision.status == HTTPStatus.OK else self._refused
+        kept[key] = decision
+        if len(kept) > _MAX_DECISIONS:
+            kept.popitem(last=False)
+
+    def _review(self, token: str) -> HTTPStatus:
+        """Ask the API server. Raises ApiError."""
+        spec: dict[str, Any] = {"token": token}
+        status = self._created(_AUTHENTICATION, "TokenReview", spec, _TokenReview).status
+        if not status.authenticated or status.user is None:
+            return HTTPStatus.UNAUTHORIZED
+        user = status.user
+        attributes = {"path": METRICS_PATH, "verb": "get"}
+        spec = {
+            "user": user.username,
+            "uid": user.uid,
+            "groups": user.groups,
+            "extra": user.extra,
+            "nonResourceAttributes": attributes,
+        }
+        access = self._created(_AUTHORIZATION, "SubjectAccessReview", spec, _AccessReview).status
+        is_allowed = access.allowed and not access.denied
+        return HTTPStatus.OK if is_allowed else HTTPStatus.FORBIDDEN
+
+    def _created(self, version: str, kind: str, spec: dict[str, Any], answer: type[_Kind]) -> _Kind:
+        body = msgspec.json.encode({"apiVersion": version, "kind": kind, "spec": spec})
+        path = f"/apis/{version}/{kind.lower()}s"
+        content = self._cluster.call("POST", path, body=body, timeout_s=_TIMEOUT_S)
+        try:
+            return msgspec.json.decode(content, type=answer)
+        except NOT_JSON as error:
+            raise ApiError("garbage", f"{self._cluster.server}: {kind}: {error}") from error

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
+from minerwatch.kube.token_review import PERMITTED_S, REFUSED_S, TokenReviewer
+from tests.kube.api_server import Answering, ApiServer, Dropping
+from tests.kube.conftest import write_kubeconfig
+
+SCRAPER = "system:serviceaccount:monitoring:prometheus"
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def errors() -> list[Exception]:
+    return []
+
+
+@pytest.fixture
+def reviewer(
+    api: ApiServer, cluster: Cluster, clock: Clock, errors: list[Exception]
+) -> TokenReviewer:
+    api.users = {"good": SCRAPER, "idle": "system:serviceaccount:tenant:default"}
+    api.permitted = {(SCRAPER, "get", "/metrics")}
+    return TokenReviewer(cluster, errors.append, clock)
+
+
+def reviews(api: ApiServer) -> list[str]:
+    return [request.body["kind"] for request in api.requests]
+
+
+def test_who_may_get_metrics_is_permitted_and_others_are_not(
+    api: ApiServer, reviewer: TokenReviewer
+) -> None:
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.OK
+    assert reviewer("idle", "10.0.0.2") == HTTPStatus.FORBIDDEN
+    assert reviewer("unknown", "10.0.0.3") == HTTPStatus.UNAUTHORIZED
+    review, access = (request.body["spec"] for request in api.requests[:2])
+    assert review == {"token": "good"}
+    assert access["user"] == SCRAPER
+    assert "system:serviceaccounts" in access["groups"]
+    assert access["nonResourceAttributes"] == {"path": "/metrics", "verb": "get"}
+
+
+def test_decisions_are_cached_for_a_while(
+    api: ApiServer, reviewer: TokenReviewer, clock: Clock
+) -> None:
+    for _ in range(5):
+        reviewer("good", "10.0.0.1")
+        reviewer("unknown", "10.0.0.1")
+    assert reviews(api) == ["TokenReview", "SubjectAccessReview", "TokenReview"]
+    clock.now_s += REFUSED_S + 1
+    reviewer("good", "10.0.0.1")
+    reviewer("unknown", "10.0.0.1")
+    assert len(reviews(api)) == 4
+    api.permitted.clear()
+    clock.now_s += PERMITTED_S
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "failure", [Answering(500), Answering(403), Answering(200, body=b"{"), Dropping()]
+)
+def test_without_an_answer_nothing_is_permitted_and_nothing_is_kept(
+    api: ApiServer,
+    reviewer: TokenReviewer,
+    errors: list[Exception],
+    failure: Answering | Dropping,
+) -> None:
+    api.misbehave(failure)
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.SERVICE_UNAVAILABLE
+    assert isinstance(errors[0], ApiError)
+    assert "good" not in str(errors[0])
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.OK
+
+
+def test_a_permitted_token_is_refused_too_where_it_cannot_be_reviewed_again(
+    api: ApiServer, reviewer: TokenReviewer, clock: Clock
+) -> None:
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.OK
+    clock.now_s += PERMITTED_S
+    api.misbehave(Answering(503))
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def test_unknown_tokens_of_one_address_keep_no_other_out(
+    api: ApiServer, reviewer: TokenReviewer, clock: Clock
+) -> None:
+    assert reviewer("good", "10.0.0.9") == HTTPStatus.OK
+    clock.now_s += PERMITTED_S
+    before = len(api.requests)
+    refused = [reviewer(f"random-{number}", "10.0.0.9") for number in range(1000)]
+    assert refused.count(HTTPStatus.TOO_MANY_REQUESTS) == 998
+    assert len(api.requests) - before == 2
+    assert reviewer("good", "10.0.0.9") == HTTPStatus.OK  # it was permitted before
+    assert reviewer("idle", "10.0.0.1") == HTTPStatus.FORBIDDEN
+
+
+def test_refused_tokens_push_out_no_permitted_one(api: ApiServer, reviewer: TokenReviewer) -> None:
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.OK
+    for number in range(600):
+        reviewer(f"random-{number}", f"10.0.{number // 250}.{number % 250}")
+    before = len(api.requests)
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.OK
+    assert len(api.requests) == before
+
+
+@pytest.fixture
+def unreachable(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = from_kubeconfig(write_kubeconfig(tmp_path / "none", "http://127.0.0.1:1", "x"))
+    yield cluster
+    cluster.close()
+
+
+def test_without_an_api_server_nothing_is_permitted(
+    unreachable: Cluster, errors: list[Exception]
+) -> None:
+    reviewer = TokenReviewer(unreachable, errors.append)
+    assert reviewer("good", "10.0.0.1") == HTTPStatus.SERVICE_UNAVAILABLE
+    assert len(errors) == 1
