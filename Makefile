@@ -42,7 +42,7 @@ check: $(READY_TO_TEST) ## lint, format, types, layers, sizes and rules, without
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	-$(BIN)/python -m tests.guards
+	$(BIN)/python -m tests.guards
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test

@@ -100,19 +100,30 @@ class ProcessMeter:
                 read.add(pid)
                 if not self.read_process(process, at_s):
                     replaced.add(pid)
-        if not idle:
-            return read, replaced
-        is_accounted_for = self._is_accounted_for(container)
-        every, turn = self._limits.ticks_per_idle_check, self._tick_number
-        idle_until_s = None if is_accounted_for else self._node.last_tick_s
-        for process in idle:
+        for process in self._idle_to_read(container, idle):
             pid = process.process.id.pid
-            if is_accounted_for and (pid + turn) % every:
-                continue
             read.add(pid)
-            if not self.read_process(process, at_s, idle_until_s):
+            if not self.read_process(process, at_s, container.idle_until_s):
                 replaced.add(pid)
         return read, replaced
+
+    def _idle_to_read(
+        self, container: TrackedContainer, idle: list[TrackedProcess]
+    ) -> list[TrackedProcess]:
+        """Return the idle processes to read: in turn, or all if one of them may have run.
+
+        Where the CPU time is still not accounted for after all were read, processes that exited
+        used it, as in a build; then all are read again after one turn only.
+        """
+        every, turn = self._limits.ticks_per_idle_check, self._tick_number
+        was_in_turn = container.all_idle_read_tick + every > turn
+        container.idle_until_s = None
+        if was_in_turn or not idle or self._is_accounted_for(container):
+            return [each for each in idle if not (each.process.id.pid + turn) % every]
+        if container.all_idle_read_tick + every < turn:
+            container.idle_until_s = self._node.last_tick_s
+        container.all_idle_read_tick = turn
+        return idle
 
     def read_process(
         self, process: TrackedProcess, at_s: float, idle_until_s: float | None = None

@@ -103,6 +103,8 @@ class TrackedContainer:
     words_cpu_s: float = 0.0  # CPU time of its processes with such matches
     words_at_s: float = 0.0  # when that was last counted
     is_measured: bool = False  # process by process, at the last tick
+    all_idle_read_tick: int = -1000  # when all its idle processes were last read at once
+    idle_until_s: float | None = None  # none of them has run until then; None: not known
     is_over_bound: bool = False  # it has more cgroups than are kept apart
     limit: CpuLimit | None = None
     throttled_share: float | None = None
