@@ -624,7 +624,7 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     until(are_hidden)
     assert reader.failures["deadline"] <= 10 * len(lockers.processes)
     assert threading.active_count() <= threads + 1  # one is left behind
-    miners = {process.pid for process in programs._running}
+    miners = {process.pid for process in programs.running}
     until(
         lambda: len(children() - before - miners) <= 2
     )  # a reader and a scanner, killed ones gone

@@ -33,6 +33,7 @@ from minerwatch.authoring.lint_sigma import check_by_sigma
 from minerwatch.authoring.lint_tests import check_tests
 from minerwatch.authoring.rule_tests import Recording
 from minerwatch.authoring.template import TO_DO
+from minerwatch.detection.fields import UNMEASURED_FIELDS
 from minerwatch.detection.sigma.rule import Filter, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.detection.sigma.yaml_document import Document, read_document, read_text
@@ -84,10 +85,11 @@ def lint(
 
 def unmeasured_note(rules: Iterable[Rule]) -> str | None:
     """Return one line on the rules that need a field which no source measures yet."""
-    count = sum("DestinationHostname" in rule.fields for rule in rules)
+    count = sum(not UNMEASURED_FIELDS.isdisjoint(rule.fields) for rule in rules)
     if not count:
         return None
-    return f"note: DestinationHostname is not measured yet: {counted(count, 'rule')} cannot use it"
+    names = ", ".join(sorted(UNMEASURED_FIELDS))
+    return f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(

@@ -41,6 +41,7 @@ _FACTS: tuple[Facts, ...] = (
 @target(
     *(
         "detection.sigma.rule",
+        "detection.sigma.filters",
         "detection.sigma.dialect",
         "detection.sigma.detection_parser",
         "detection.sigma.yaml_document",
@@ -163,7 +164,12 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@target("authoring.rule_tests", "detection.matching.matcher", "authoring.replay_text", cost=8)
+@target(
+    "authoring.rule_tests",
+    "detection.matching.matcher",
+    "authoring.replay_text",
+    cost=8,
+)
 def recording(data: bytes) -> None:
     """Lines of recorded facts, and what the shipped rules say of them."""
     titles = {rule.id: rule.title for rule in matcher().rules}
