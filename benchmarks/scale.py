@@ -103,7 +103,7 @@ def _quiet(pace: Pace, budget: BudgetPace) -> Sequence[Row]:
     mean_watch_s = (pace.shortest_watch_s + pace.longest_watch_s) / 2
     return (
         Row("watches open", lambda nodes: nodes),
-        Row("watches begun anew, a second", lambda nodes: nodes / mean_watch_s),
+        Row("watches renewed, a second", lambda nodes: nodes / mean_watch_s),
         Row("reads of the Lease, a second, culling on", lambda nodes: nodes / budget.idle_s),
     )
 
