@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from minerwatch.model import Signal
 from tests.authoring.test_rule_tests import GOOD, OTHER_ID, RULE, RULE_ID
 
 Golden = Callable[[str, str], None]
+Run = Callable[..., Result]
 
 BROKEN = {
     "bad_yaml.yml": "title: [unfinished\n",
@@ -41,8 +43,17 @@ BROKEN = {
 }
 
 
-def run(*arguments: str, given: str = "") -> Result:
-    return CliRunner().invoke(cli, ["rules", *arguments], input=given, prog_name="minerwatch")
+def run(*arguments: str, given: str = "", env: dict[str, str] | None = None) -> Result:
+    command = ["rules", *arguments]
+    return CliRunner().invoke(cli, command, input=given, prog_name="minerwatch", env=env)
+
+
+@pytest.fixture
+def run_alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a command without the shipped rules, which take seconds to read."""
+    config = tmp_path_factory.mktemp("config") / "config.yml"
+    config.write_text("built_in_rules: false\n")
+    return partial(run, env={"MINERWATCH_CONFIG": str(config)})
 
 
 @pytest.fixture
@@ -64,9 +75,9 @@ def test_lint_says_each_error_in_a_line(broken: Path, golden: Golden) -> None:
     golden("rules-lint.txt", shown)
 
 
-def test_lint_of_what_is_good_is_silent(tmp_path: Path) -> None:
+def test_lint_of_what_is_good_is_silent(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(GOOD)
-    result = run("lint", str(tmp_path / "rule.yml"))
+    result = run_alone("lint", str(tmp_path / "rule.yml"))
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "1 rule, 0 errors, 0 warnings\n"
 
@@ -79,42 +90,44 @@ def test_lint_notes_in_one_line_that_a_field_is_not_measured(tmp_path: Path) -> 
     assert notes == ["note: DestinationHostname is not measured yet: 1 rule cannot use it"]
 
 
-def test_warnings_fail_only_if_strict(tmp_path: Path) -> None:
+def test_warnings_fail_only_if_strict(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(RULE.replace("falsepositives: [Miners in mines]\n", ""))
-    assert run("lint", str(tmp_path)).exit_code == 0
-    assert run("lint", "--strict", str(tmp_path)).exit_code == 1
+    assert run_alone("lint", str(tmp_path)).exit_code == 0
+    assert run_alone("lint", "--strict", str(tmp_path)).exit_code == 1
 
 
-def test_lint_as_json(broken: Path) -> None:
-    remarks = json.loads(run("lint", "-o", "json", str(broken)).stdout)
+def test_lint_as_json(broken: Path, run_alone: Run) -> None:
+    remarks = json.loads(run_alone("lint", "-o", "json", str(broken)).stdout)
     assert {"path", "line", "severity", "text"} == remarks[0].keys()
     assert {remark["severity"] for remark in remarks} == {"error", "warning"}
 
 
-def test_lint_of_one_file_says_only_what_is_wrong_with_it(broken: Path) -> None:
-    result = run("lint", str(broken / "first.yml"), str(broken / "bad_yaml.yml"))
+def test_lint_of_one_file_says_only_what_is_wrong_with_it(broken: Path, run_alone: Run) -> None:
+    result = run_alone("lint", str(broken / "first.yml"), str(broken / "bad_yaml.yml"))
     assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
         f"{broken}/bad_yaml.yml"
     ]
     assert result.stderr == "1 rule, 1 error, 0 warnings\n"
 
 
-def test_a_copy_that_kept_its_id_is_said_also_if_only_the_copy_is_named(tmp_path: Path) -> None:
+def test_a_copy_that_kept_its_id_is_said_also_if_only_the_copy_is_named(
+    tmp_path: Path, run_alone: Run
+) -> None:
     (tmp_path / "a.yml").write_text(RULE)
     (tmp_path / "copy.yml").write_text(RULE.replace("A rule", "Another"))
-    result = run("lint", str(tmp_path / "copy.yml"), "--rules", str(tmp_path))
+    result = run_alone("lint", str(tmp_path / "copy.yml"), "--rules", str(tmp_path))
     assert result.exit_code == 1
     assert f"copy.yml:3: error: id {RULE_ID} is also that of {tmp_path}/a.yml" in result.stdout
 
 
-def test_one_file_may_use_the_lists_of_its_rule_folder(tmp_path: Path) -> None:
+def test_one_file_may_use_the_lists_of_its_rule_folder(tmp_path: Path, run_alone: Run) -> None:
     for name in ("lists", "deep"):
         (tmp_path / name).mkdir()
     (tmp_path / "lists" / "names.txt").write_text("miner\n")
     rule = tmp_path / "deep" / "rule.yml"
     rule.write_text(RULE.replace("{Comm: miner}, c", "{Comm|expand: '%names%'}, c"))
-    assert run("test", str(rule)).exit_code == 1
-    assert run("test", str(rule), "--rules", str(tmp_path)).exit_code == 0
+    assert run_alone("test", str(rule)).exit_code == 1
+    assert run_alone("test", str(rule), "--rules", str(tmp_path)).exit_code == 0
 
 
 def test_lists_are_linted_on_their_own() -> None:
@@ -125,32 +138,32 @@ def test_lists_are_linted_on_their_own() -> None:
 
 
 @pytest.mark.parametrize("command", ["lint", "test"])
-def test_a_folder_without_rules_is_no_success(tmp_path: Path, command: str) -> None:
-    result = run(command, str(tmp_path))
+def test_a_folder_without_rules_is_no_success(tmp_path: Path, command: str, run_alone: Run) -> None:
+    result = run_alone(command, str(tmp_path))
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith(f"{tmp_path}: no rule files (*.yml, *.yaml) here\n")
 
 
-def test_a_failing_test_is_explained(tmp_path: Path, golden: Golden) -> None:
+def test_a_failing_test_is_explained(tmp_path: Path, golden: Golden, run_alone: Run) -> None:
     text = RULE.replace(
         "detection: {sel: {Comm: miner}, condition: sel}",
         "detection:\n  sel: {Comm: miner, CpuCores|gte: 0.5}\n"
         "  filter: {Image|endswith: /grep}\n  condition: sel and not filter",
     ).replace("[{Comm: miner}]", "[{Comm: miner, CpuCores: 0.2, Image: /bin/grep}]")
     (tmp_path / "rule.yml").write_text(text)
-    result = run("test", str(tmp_path))
+    result = run_alone("test", str(tmp_path))
     assert result.exit_code == 1
     golden("rules-test.txt", result.stdout.replace(str(tmp_path), ""))
-    (failure,) = json.loads(run("test", "-o", "json", str(tmp_path)).stdout)
+    (failure,) = json.loads(run_alone("test", "-o", "json", str(tmp_path)).stdout)
     assert failure["expected"] == "match"
     assert {"rule", "title", "path", "line", "expected", "explanation"} == failure.keys()
 
 
-def test_a_broken_file_fails_the_tests(tmp_path: Path) -> None:
+def test_a_broken_file_fails_the_tests(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
     (tmp_path / "bad\x1b[2J.yml").write_text("title: [")
-    result = run("test", str(tmp_path))
+    result = run_alone("test", str(tmp_path))
     assert result.exit_code == 1
     assert result.stdout == ""
     bad, counts = result.stderr.splitlines()
@@ -158,9 +171,9 @@ def test_a_broken_file_fails_the_tests(tmp_path: Path) -> None:
     assert counts == "1 rule, 2 tests, 0 failed"
 
 
-def test_only_what_is_named_is_tested(tmp_path: Path) -> None:
+def test_only_what_is_named_is_tested(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
-    result = run("test", str(tmp_path / "rule.yml"))
+    result = run_alone("test", str(tmp_path / "rule.yml"))
     assert result.exit_code == 0
     assert result.stderr == "1 rule, 2 tests, 0 failed\n"
 
@@ -217,11 +230,11 @@ def test_rule_folders_may_come_from_the_environment(tmp_path: Path) -> None:
     assert OTHER_ID in result.stdout
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    result = run("list", "--rules", str(tmp_path / "none"))
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path, run_alone: Run) -> None:
+    result = run_alone("list", "--rules", str(tmp_path / "none"))
     assert result.exit_code == 1
     assert f"{tmp_path}/none:1: cannot be read: No such file or directory" in result.stderr
-    assert run("lint", str(tmp_path / "none")).exit_code == 2
+    assert run_alone("lint", str(tmp_path / "none")).exit_code == 2
 
 
 RECORDED = """\
@@ -249,9 +262,9 @@ def test_replay_in_json(golden: Golden) -> None:
     golden("rules-replay.jsonl", result.stdout)
 
 
-def test_a_folder_may_be_named_twice(tmp_path: Path) -> None:
+def test_a_folder_may_be_named_twice(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
-    assert run("test", str(tmp_path), "--rules", str(tmp_path)).exit_code == 0
+    assert run_alone("test", str(tmp_path), "--rules", str(tmp_path)).exit_code == 0
 
 
 def test_replay_reads_a_file_whose_last_line_has_no_end(tmp_path: Path) -> None:
@@ -263,23 +276,23 @@ def test_replay_reads_a_file_whose_last_line_has_no_end(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"{path}:2: facts: missing, or not an object\n")
 
 
-def test_replay_of_nothing_says_nothing(tmp_path: Path) -> None:
-    result = run("replay", "-", "-o", "json", given="\n")
+def test_replay_of_nothing_says_nothing(tmp_path: Path, run_alone: Run) -> None:
+    result = run_alone("replay", "-", "-o", "json", given="\n")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_replay_with_a_broken_rule_file_still_answers(tmp_path: Path) -> None:
+def test_replay_with_a_broken_rule_file_still_answers(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "bad.yml").write_text("title: [")
     given = '{"id": 1, "seconds": 0, "facts": {}}\n'
-    result = run("replay", "-", "--rules", str(tmp_path), "-o", "json", given=given)
+    result = run_alone("replay", "-", "--rules", str(tmp_path), "-o", "json", given=given)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["level"] == "clear"
     assert f"{tmp_path}/bad.yml:2: not YAML" in result.stderr
 
 
-def test_lint_compiles_yara_files_too(tmp_path: Path) -> None:
+def test_lint_compiles_yara_files_too(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "broken.yar").write_text("rule a {\n  condition:\n    $nothing\n}\n")
-    result = run("lint", str(tmp_path))
+    result = run_alone("lint", str(tmp_path))
     assert result.exit_code == 1
     assert f"{tmp_path}/broken.yar:3: error: " in result.stdout
 
@@ -288,20 +301,22 @@ def test_lint_compiles_yara_files_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signal", Signal)
-def test_a_new_rule_lints_but_for_what_is_to_do(tmp_path: Path, signal: Signal) -> None:
+def test_a_new_rule_lints_but_for_what_is_to_do(
+    tmp_path: Path, signal: Signal, run_alone: Run
+) -> None:
     path = tmp_path / "identity" / "a_rule.yml"
-    made = run(
+    made = run_alone(
         "new", str(path.with_suffix("")), "--title", 'It "mines": #1', "--signal", signal.value
     )
     assert (made.exit_code, made.stdout) == (0, f"{path}\n")
     assert f"minerwatch rules lint --strict {path}" in made.stderr
-    result = run("lint", str(tmp_path))
+    result = run_alone("lint", str(tmp_path))
     assert result.exit_code == 0
     said = result.stdout.splitlines()
     assert len(said) >= 5
     assert [line for line in said if ": warning: to do: " not in line] == []
-    assert run("lint", "--strict", str(tmp_path)).exit_code == 1
-    assert run("test", str(tmp_path)).stderr == "1 rule, 6 tests, 0 failed\n"
+    assert run_alone("lint", "--strict", str(tmp_path)).exit_code == 1
+    assert run_alone("test", str(tmp_path)).stderr == "1 rule, 6 tests, 0 failed\n"
     (rule,) = rulebook.load((tmp_path,)).rules
     assert (rule.title, rule.signal, rule.maturity) == ('It "mines": #1', signal, "experimental")
     assert date.fromisoformat(rule.date) <= datetime.now(UTC).date()
@@ -354,18 +369,18 @@ def test_no_rule_is_made_if_its_filter_cannot_be_written(tmp_path: Path) -> None
     assert not (tmp_path / "new.yml").exists()
 
 
-def test_one_filter_may_be_linted_with_its_folder(tmp_path: Path) -> None:
+def test_one_filter_may_be_linted_with_its_folder(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(GOOD)
     filter_ = a_filter(tmp_path, f"[{RULE_ID}]")
-    result = run("lint", "--strict", str(filter_), "--rules", str(tmp_path))
+    result = run_alone("lint", "--strict", str(filter_), "--rules", str(tmp_path))
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-def test_a_failed_test_names_the_selection_of_the_filter(tmp_path: Path) -> None:
+def test_a_failed_test_names_the_selection_of_the_filter(tmp_path: Path, run_alone: Run) -> None:
     text = RULE.replace("match: [{Comm: miner}]", "match: [{Comm: miner, RssMiB: 2048}]")
     (tmp_path / "rule.yml").write_text(text)
     a_filter(tmp_path, f"[{RULE_ID}]")
-    result = run("test", str(tmp_path))
+    result = run_alone("test", str(tmp_path))
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1:] == [
         "    condition: sel; filter filters/node.yml: not node",
@@ -420,8 +435,8 @@ def test_the_index_in_the_docs_is_that_of_the_shipped_rules() -> None:
     assert sorted(written.splitlines()) == sorted(result.stdout.splitlines()), renew
 
 
-def test_the_index_of_other_rules_is_harmless(tmp_path: Path) -> None:
+def test_the_index_of_other_rules_is_harmless(tmp_path: Path, run_alone: Run) -> None:
     text = RULE.replace("A rule", '"Hostile | [x](y) <b> \\e[2J"')
     (tmp_path / "a.yml").write_text(text)
-    result = run("list", "-o", "markdown", "--rules", str(tmp_path))
+    result = run_alone("list", "-o", "markdown", "--rules", str(tmp_path))
     assert r"| 60 | Hostile \| \[x\](y) \<b\> \\e\[2J | test | Something. |" in result.stdout
