@@ -179,7 +179,7 @@ class NodeReport:
     """One agent's answer: its containers, and its status."""
 
     statuses: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None  # None: it is too old to say
+    agent: AgentStatus | None  # None: only containers were asked for
 
 
 @dataclass(frozen=True, slots=True)
