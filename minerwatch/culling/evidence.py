@@ -21,7 +21,9 @@ from minerwatch.model import (
     Pod,
     ProcessId,
     ProcessLoad,
+    public_finding,
 )
+from minerwatch.process_order import tree_order
 from minerwatch.report.log import evidence_text
 from minerwatch.untrusted_text.display import masked_command_line, printable, redacted, shortened
 
@@ -60,7 +62,8 @@ def bundle(
             "signals": {signal.value: score for signal, score in signals},
         },
         "findings": [
-            _finding(each, boot_unix_s) for each in verdict.findings[: min(most, MAX_FINDINGS)]
+            _finding(public_finding(each), boot_unix_s)
+            for each in verdict.findings[: min(most, MAX_FINDINGS)]
         ],
         "container": {
             "cgroup": _name(observation.container.cgroup),
@@ -88,11 +91,9 @@ def file_name(record_id: str, pod: str, unix_s: float) -> str:
 
 
 def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
-    """Encode a finding; of a private rule neither title nor evidence, which reveal it."""
-    evidence = () if finding.private else finding.evidence
     return {
         "rule": _name(finding.rule),
-        "title": _name(finding.public_title),
+        "title": _name(finding.title),
         "signal": finding.signal.value,
         "score": finding.score,
         "status": finding.maturity.value,
@@ -104,7 +105,7 @@ def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
                 "observed": _value(each.observed),
                 "expected": _value(each.expected),
             }
-            for each in evidence
+            for each in finding.evidence
         ],
     }
 
@@ -136,14 +137,16 @@ def _processes(
     digests: Mapping[ProcessId, str],
 ) -> Iterator[tuple[dict[str, object], ProcessLoad]]:
     """Yield parents before their children, each with its depth in the tree."""
-    for depth, load in _tree(loads):
+    for load, path in tree_order(
+        loads, lambda each: (each.process.id.pid, each.process.parent_pid), _MAX_DEPTH
+    ):
         process = load.process
         digest = digests.get(process.id, "")
         facts: dict[str, object] = {
             "pid": process.id.pid,
             "start_ticks": process.id.start_ticks,
             "parent_pid": process.parent_pid,
-            "depth": depth,
+            "depth": len(path),
             "culprit": process.id in culprits,
             "comm": _name(process.comm),
             "image": _name(process.image),
@@ -156,26 +159,6 @@ def _processes(
             "cpu_cores": load.cpu_cores,
         }
         yield facts, load
-
-
-def _tree(loads: Sequence[ProcessLoad]) -> Iterator[tuple[int, ProcessLoad]]:
-    by_pid = {load.process.id.pid: load for load in loads}
-    children: dict[int, list[ProcessLoad]] = {}
-    for load in loads:
-        parent = load.process.parent_pid
-        children.setdefault(parent if parent in by_pid else 0, []).append(load)
-    seen: set[int] = set()
-    waiting = [(0, load) for load in reversed(children.get(0, []))]
-    while waiting:
-        depth, load = waiting.pop()
-        pid = load.process.id.pid
-        if pid in seen:
-            continue
-        seen.add(pid)
-        yield depth, load
-        below = reversed(children.get(pid, []))
-        waiting += [(min(depth + 1, _MAX_DEPTH), child) for child in below]
-    yield from ((0, load) for load in loads if load.process.id.pid not in seen)  # a cycle
 
 
 def _connections(

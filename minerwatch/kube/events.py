@@ -37,6 +37,7 @@ from minerwatch.model import (
     Pod,
     PodContainerKind,
     Verdict,
+    public_finding,
 )
 from minerwatch.worker import Worker
 
@@ -138,7 +139,7 @@ def event_note(
     It has titles of rules but no evidence: many people read Events, and command lines may hold
     secrets.
     """
-    titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
+    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in _told(findings))]
     if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
