@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
 from minerwatch.culling.records import HOUR_S
 from minerwatch.errors import NOT_JSON
+from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError
 
 LEASE = "minerwatch-cull-budget"
@@ -181,7 +181,7 @@ def lease_body(state: LeaseState, namespace: str, node: str) -> dict[str, Any]:
         **before,
         "holderIdentity": node or before.get("holderIdentity") or "unknown",
         "leaseDurationSeconds": int(HOUR_S),
-        "renewTime": _micro_time(state.server_unix_s),
+        "renewTime": micro_time(state.server_unix_s),
     }
     return {
         **lease,
@@ -197,8 +197,3 @@ def _encoded(listed: tuple[Place, ...] | tuple[Flag, ...]) -> str:
     if len(text) > _MAX_ANNOTATION_BYTES:
         raise ApiError("garbage", f"Lease {LEASE}: it has no room for another action")
     return text
-
-
-def _micro_time(unix_s: float) -> str:
-    """Format a ``MicroTime`` of meta/v1, which has exactly six digits after the second."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

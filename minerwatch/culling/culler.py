@@ -16,7 +16,6 @@ from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
-from minerwatch.culling.circuit_breaker import tripped
 from minerwatch.culling.clock import AgentClock
 from minerwatch.culling.context import AgentIdentity, Callbacks, Context, LiveConfig, Monitor
 from minerwatch.culling.decision_log import DecisionLog, decision_line, sentences
@@ -27,6 +26,7 @@ from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
+from minerwatch.culling.proof import tripped
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
@@ -194,7 +194,7 @@ class Culler:
             self.cases.refresh_stopped()
         except Exception as error:
             if isinstance(work, PendingRequest):
-                work.answer.put(error)
+                work.answer.set_exception(error)
             raise
         if isinstance(work, PendingRequest):
             work.run()

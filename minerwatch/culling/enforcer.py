@@ -19,6 +19,7 @@ import random
 import time
 from dataclasses import dataclass
 
+from minerwatch.backoff import Backoff
 from minerwatch.config.schema import Culling
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
@@ -118,20 +119,20 @@ class Enforcer:
     def unlabel(self, record: ActionRecord) -> bool:
         """Remove the quarantine label; return False if the pod had none. Raises ApiError."""
         label = self._live.culling.quarantine_label
-        for number in range(self._retry.tries):
+        backoff = self._backoff()
+        while True:
             seen = self._actions.fetch(record.namespace, record.pod)
             if seen is None or seen.pod.uid != record.pod_uid or label.key not in seen.pod.labels:
                 return False
             try:
                 self._actions.send(unlabelling(seen.pod, label, seen.resource_version))
             except ApiError as error:
-                is_last = number == self._retry.tries - 1
-                if error.reason not in _RETRIABLE or is_last:
+                wait_s = self._wait_s(error, backoff)
+                if error.reason not in _RETRIABLE or backoff.failures == self._retry.tries:
                     raise
-                self._context.closing.wait(self._wait_s(error, number))
+                self._context.closing.wait(wait_s)
             else:
                 return True
-        return False
 
     # The steps.
 
@@ -150,7 +151,8 @@ class Enforcer:
         """Fetch the pod, recheck and act; again while nothing has happened and a retry may help."""
         until_s = time.monotonic() + self._retry.give_up_s
         refused: ApiError | None = None
-        for number in range(self._retry.tries):
+        backoff = self._backoff()
+        for _ in range(self._retry.tries):
             try:
                 seen = self._actions.fetch(decision.namespace, decision.pod)
             except ApiError as error:
@@ -165,7 +167,7 @@ class Enforcer:
             if isinstance(result, End):
                 return result
             refused = result
-            wait_s = self._wait_s(refused, number)
+            wait_s = self._wait_s(refused, backoff)
             if time.monotonic() + wait_s > until_s or self._context.closing.wait(wait_s):
                 break
         return End(Outcome.REFUSED, str(refused))
@@ -217,11 +219,14 @@ class Enforcer:
             return End(Outcome.FAILED, str(error))
         return End(Outcome.UNKNOWN, f"{error}; the pod does not show it yet")
 
-    def _wait_s(self, refused: ApiError, number: int) -> float:
+    def _backoff(self) -> Backoff:
+        return Backoff(self._retry.throttled_s, self._retry.give_up_s)
+
+    def _wait_s(self, refused: ApiError, backoff: Backoff) -> float:
+        delay_s = max(refused.retry_after_s or 0.0, backoff.next_s())
         if refused.reason != "throttled":
             return self._retry.conflict_s * self._rng.uniform(0.5, 1.5)
-        asked_s = refused.retry_after_s or 0.0
-        return max(asked_s, self._retry.throttled_s * 2.0**number) * self._rng.uniform(1, 1.5)
+        return delay_s * self._rng.uniform(1, 1.5)
 
 
 def _end_after_objections(decision: Decision, refused: ApiError | None) -> End:

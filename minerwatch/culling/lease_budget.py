@@ -32,6 +32,7 @@ from typing import Any
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.config.schema import CircuitBreaker, Culling
 from minerwatch.culling.budget_lease import (
     LEASE,
@@ -240,7 +241,7 @@ class LeaseBudget:
         Returns False if it fails.
         """
         until_s = self._monotonic_s() + self._pace.give_up_s
-        delay_s = self._pace.first_delay_s
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         for _ in range(self._pace.tries):
             try:
                 wanted = change(self._read())
@@ -248,27 +249,23 @@ class LeaseBudget:
                     return wanted
                 self._write(wanted)
             except ApiError as error:
-                if error.reason == "unauthorized":
-                    with suppress(ApiError):
-                        self._cluster.renew_credentials()
-                if not _is_retriable(error):
-                    self._note(error)
-                    return False
                 last = error
+                if error.reason == "unauthorized":
+                    self._cluster.renew_credentials()
+                if not _is_retriable(error):
+                    break
             else:
                 return True
-            asked_s = last.retry_after_s or 0.0
-            wait_s = max(asked_s, delay_s * self._rng.uniform(0.5, 1.5))
+            wait_s = max(last.retry_after_s or 0.0, backoff.next_s())
             if self._monotonic_s() + wait_s > until_s or self._closing.wait(wait_s):
                 break
-            delay_s = min(2 * delay_s, self._pace.longest_delay_s)
         self._note(last)
         return False
 
     def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
-        with self._lock:
-            held = self._held(state, state.places(dry_run=record.dry_run), state.at_s)
+        state = self._without_expired(state)
+        held = state.places(dry_run=record.dry_run)
         if any(place.id == id_ for place in held):
             return True
         limits, own = self._limits, sum(place.node == node for place in held)
@@ -278,7 +275,7 @@ class LeaseBudget:
         if any(owner_count(flags, rule) >= limits.cluster_owners for rule in record.rules):
             return False
         places = (*held, Place(id_, node, state.server_unix_s))
-        return self._with_places(replace(state, flags=flags), record, places)
+        return self._with_body(replace(state, flags=flags), record, places)
 
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
@@ -286,36 +283,31 @@ class LeaseBudget:
         missing = state.missing_flags(wanted, self._limits.cluster_owners)
         if not missing:
             return True
-        with self._lock:
-            in_earnest = self._held(state, state.in_earnest, state.at_s)
-            dry_runs = self._held(state, state.dry_runs, state.at_s)
-        flags = state.flags_with(missing)
-        return self._with_body(
-            replace(state, flags=flags, in_earnest=in_earnest, dry_runs=dry_runs), ""
-        )
+        state = replace(self._without_expired(state), flags=state.flags_with(missing))
+        return replace(state, lease=lease_body(state, self._namespace, ""))
 
     def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
-        places = state.places(dry_run=record.dry_run)
         with self._lock:
             self._seen.pop(id_, None)
-        if not any(place.id == id_ for place in places):
-            return True
-        return self._with_places(state, record, tuple(place for place in places if place.id != id_))
+        state = self._without_expired(state)
+        places = state.places(dry_run=record.dry_run)
+        others = tuple(place for place in places if place.id != id_)
+        return others == places or self._with_body(state, record, others)
 
-    def _with_places(
+    def _with_body(
         self, state: LeaseState, record: ActionRecord, places: tuple[Place, ...]
     ) -> LeaseState:
-        """Return the state to write: ``places``, and the other list without what has expired."""
-        with self._lock:
-            others = self._held(state, state.places(dry_run=not record.dry_run), state.at_s)
-        in_earnest, dry_runs = (others, places) if record.dry_run else (places, others)
-        return self._with_body(
-            replace(state, in_earnest=in_earnest, dry_runs=dry_runs), record.node
-        )
+        """Return the state to write, with ``places`` in the record's list."""
+        dry_run = record.dry_run
+        state = replace(state, dry_runs=places) if dry_run else replace(state, in_earnest=places)
+        return replace(state, lease=lease_body(state, self._namespace, record.node))
 
-    def _with_body(self, state: LeaseState, node: str) -> LeaseState:
-        return replace(state, lease=lease_body(state, self._namespace, node))
+    def _without_expired(self, state: LeaseState) -> LeaseState:
+        with self._lock:
+            in_earnest = self._held(state, state.in_earnest, state.at_s)
+            dry_runs = self._held(state, state.dry_runs, state.at_s)
+        return replace(state, in_earnest=in_earnest, dry_runs=dry_runs)
 
     def _held(
         self, state: LeaseState, places: tuple[Place, ...], now_s: float

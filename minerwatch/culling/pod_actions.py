@@ -168,8 +168,7 @@ class Actions:
             )
         except ApiError as error:
             if error.reason == "unauthorized":
-                with suppress(ApiError):  # then the next request fails for the same reason
-                    self._cluster.renew_credentials()
+                self._cluster.renew_credentials()
             raise
         with suppress(*NOT_JSON):
             status = msgspec.json.decode(answer, type=_Status)

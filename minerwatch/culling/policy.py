@@ -28,17 +28,18 @@ from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Rungs
 from minerwatch.config.values import ENFORCE, OFF
-from minerwatch.culling.circuit_breaker import counted_as, tripped
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.proof import (
     Proof,
     carries,
+    counted_as,
     exemption_text,
     exemptions_of,
     image_names,
     matches_any,
     proof_for,
+    tripped,
 )
 from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.model import (

@@ -6,18 +6,23 @@ as bytes: its typed methods cost 20 MiB of imports, change from release to relea
 10 KB pod into an object tree of ten times that size.
 
 The client is imported when a cluster is opened: that takes 0.1 s and 15 MiB. Some of its parts
-are never loaded (``lazy_import``).
+are never loaded.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import urlencode
 
@@ -29,13 +34,29 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
-from minerwatch.kube.lazy_import import import_lazily
 from minerwatch.kube.tls_verification import verify_as_kubectl
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
 
-import_lazily(f"kubernetes.{part}" for part in ("dynamic", "informer", "leaderelection", "watch"))
+_DEFERRED = {f"kubernetes.{part}" for part in ("dynamic", "informer", "leaderelection", "watch")}
+
+
+class _LazyFinder(MetaPathFinder):
+    """Defers unused imports of the client's own (importlib, "Implementing lazy imports")."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _DEFERRED:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _LazyFinder())
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 USER_AGENT = f"minerwatch/{__version__}"
@@ -191,12 +212,9 @@ class Cluster:
         return str(self._client.configuration.host)
 
     def renew_credentials(self) -> None:
-        """Read the configuration again: for after a 401. Raises ApiError if it cannot be."""
-        try:
-            client = self._open_client()
-        except ClusterError as error:
-            raise ApiError("unauthorized", str(error)) from error
-        self._client = client
+        """Read the configuration again after a 401; if that fails, the next request fails, too."""
+        with suppress(ClusterError):
+            self._client = self._open_client()
 
     def close(self) -> None:
         """Close the connections that are not in use."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from minerwatch.config.schema import Config, Kubernetes
 from minerwatch.kube import client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
-from minerwatch.kube.identity import Identities, identity_facts
-from minerwatch.kube.naming import NameWait
+from minerwatch.kube.identity import Identities, NameWait, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
 from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod

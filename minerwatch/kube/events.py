@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Event, Lock
 from typing import TypeVar
@@ -26,6 +25,7 @@ import msgspec
 
 from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import score_of
+from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
@@ -358,7 +358,7 @@ class EventSender:
     ) -> bool:
         """Count the series on; False if its event is no more: servers keep them for an hour."""
         count = series.count + 1
-        told = {"series": {"count": count, "lastObservedTime": _micro_time(at_unix_s)}}
+        told = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
         try:
             self._call("PATCH", series.path, told, content_type=_MERGE_PATCH)
         except ApiError as error:
@@ -385,8 +385,7 @@ class EventSender:
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(reason, error)
         if reason == "unauthorized":
-            with suppress(ApiError):  # the next request fails for the same reason, and is counted
-                self._cluster.renew_credentials()
+            self._cluster.renew_credentials()
 
     def _count(self, reason: str) -> None:
         with self._lock:
@@ -418,7 +417,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": news.pod.namespace},
-        "eventTime": _micro_time(news.at_unix_s),
+        "eventTime": micro_time(news.at_unix_s),
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
         "action": _ACTIONS.get(news.reason, _JUDGING),
@@ -441,11 +440,6 @@ def _regarding(pod: Pod, container: str) -> dict[str, str]:
     kinds = (each.kind for each in pod.containers if each.name == container)
     fields = [f"{_FIELD_PATHS[kind]}{{{container}}}" for kind in kinds]
     return {**told, "fieldPath": fields[0]} if fields else told
-
-
-def _micro_time(unix_s: float) -> str:
-    """``MicroTime`` of meta/v1: RFC 3339 with six digits."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _may_pass(error: Exception) -> bool:

@@ -315,8 +315,7 @@ class PodWatch:
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
-            with suppress(ApiError):  # the next request fails for the same reason, and is counted
-                self._cluster.renew_credentials()
+            self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
             self._version = ""
             # If the server's cache is too far behind to be followed, list from etcd; that costs the
