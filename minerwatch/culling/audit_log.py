@@ -228,7 +228,6 @@ class AuditLog:
             )
 
     def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
-        """Start a new file if the current one is full."""
         file = self._file if self._file is not None else self._open()
         waiting = sum(len(line) for line in self._waiting)
         if os.fstat(file).st_size + waiting <= self._most_bytes or not os.fstat(file).st_size:

@@ -77,10 +77,7 @@ class LeaseState:
     def missing_flags(
         self, wanted: Iterable[tuple[str, str]], most_owners: int
     ) -> list[tuple[str, str]]:
-        """Return the (rule, owner) pairs to write: those that are missing or due for renewal.
-
-        A rule with ``most_owners`` gets no more.
-        """
+        """Return the (rule, owner) pairs to write; none for a rule with ``most_owners``."""
         fresh = {
             (flag.rule, flag.owner)
             for flag in self.flags

@@ -52,10 +52,7 @@ class Timing:
 
 
 class Culler:
-    """Runs the culling thread.
-
-    ``orders`` is for the culling thread: use ``call``. ``journal`` is for any thread.
-    """
+    """The culling thread; ``orders`` belongs to it (use ``call``), ``journal`` to any thread."""
 
     def __init__(
         self,
@@ -105,10 +102,7 @@ class Culler:
         self._thread.start()
 
     def use(self, config: Config) -> None:
-        """Apply other settings at once, also to actions in progress; except for the audit log's.
-
-        Switching culling off releases all pods, since nothing would release them later.
-        """
+        """Apply settings, except the audit log's; switching off releases all pods."""
         is_switched_off = config.culling.mode == OFF != self._live.culling.mode
         self._live.config = config
         self._budget.use(Limits.of(config.culling))
@@ -136,10 +130,7 @@ class Culler:
         self.mailbox.put_tick(flagged)
 
     def call(self, work: Callable[[], Answer], timeout_s: float = _REQUEST_TIMEOUT_S) -> Answer:
-        """Run ``work`` in the culling thread and return its result.
-
-        Raises the exception of ``work``, or MinerwatchError if there is no result in time.
-        """
+        """Return ``work()`` from the culling thread; MinerwatchError if there is none in time."""
         if not self._thread.is_alive():
             raise MinerwatchError(NOT_RUNNING)
         return self.mailbox.call(work, timeout_s)
@@ -222,7 +213,6 @@ class Culler:
             raise failure
 
     def _decide(self, observation: Observation) -> None:
-        """Decide about one container, and act if the decision is to act."""
         case = self.cases.checked_case(observation)
         decision = self.journal.decide(case)
         line = decision_line(observation, case, decision)
@@ -232,10 +222,7 @@ class Culler:
 
 
 def confirmed(flagged: Flagged) -> Flagged:
-    """Return the confirmed containers, the highest CPU usage first.
-
-    So the budget is not spent on decoys that were merely found earlier.
-    """
+    """Return the confirmed containers, by CPU usage: decoys must not spend the budget."""
     found = (each for each in flagged if each.verdict.level is Level.CONFIRMED)
     return tuple(sorted(found, key=lambda each: -each.cpu_s))
 

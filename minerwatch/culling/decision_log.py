@@ -21,8 +21,6 @@ _MAX_LINES_PER_HOUR = 240
 
 @dataclass(frozen=True, slots=True)
 class _LastLogged:
-    """The decision about a container that was logged last."""
-
     content: tuple[object, ...]
     at_s: float
 

@@ -132,11 +132,8 @@ def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
 
 
 def _processes(
-    loads: Sequence[ProcessLoad],
-    culprits: set[ProcessId],
-    digests: Mapping[ProcessId, str],
+    loads: Sequence[ProcessLoad], culprits: set[ProcessId], digests: Mapping[ProcessId, str]
 ) -> Iterator[tuple[dict[str, object], ProcessLoad]]:
-    """Yield parents before their children, each with its depth in the tree."""
     for load, path in tree_order(
         loads, lambda each: (each.process.id.pid, each.process.parent_pid), _MAX_DEPTH
     ):

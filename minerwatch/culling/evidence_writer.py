@@ -68,7 +68,6 @@ class EvidenceWriter:
     def _encoder(
         self, case: Case, observation: Observation, decision: Decision
     ) -> Callable[..., bytes]:
-        """Return a function that encodes the evidence in a limited number of bytes."""
         found = [load.process.id for load in observation.processes]
         now = self._context.clock.now()
         digests = self._hasher.digests(_to_be_hashed(observation, found, decision))

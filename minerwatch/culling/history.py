@@ -9,12 +9,7 @@ import msgspec
 
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.records import HOUR_S, PROCESS_ACTIONS, ActionRecord, Moment
-from minerwatch.model import (
-    Action,
-    Outcome,
-    Pod,
-    ProcessId,
-)
+from minerwatch.model import Action, Outcome, Pod, ProcessId
 
 MAX_RECORDS = 4096
 
@@ -40,10 +35,7 @@ class History:
 
     @classmethod
     def started(cls, node: str, now: Moment) -> History:
-        """Return the history of an agent without an audit log.
-
-        Its only record is the first line of the new log, which says how far back the log reaches.
-        """
+        """Return an empty history whose only record says how far back it reaches."""
         history = cls(now.monotonic_s)
         history._added(_start(node, now), now)
         return history
@@ -109,10 +101,7 @@ class History:
         return tuple(record for record in records if record.pod_uid == pod_uid)
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
-        """Return the processes that minerwatch may have stopped, with their pods' uids.
-
-        Includes those of released pods: the release may have failed.
-        """
+        """Return pod uid and id of processes that may be stopped, of released pods too."""
         return tuple(
             (record.pod_uid, process)
             for record in self.records()
@@ -270,7 +259,6 @@ def _may_have_happened(record: ActionRecord) -> bool:
 
 
 def _no_longer_pending(record: ActionRecord) -> ActionRecord:
-    """Return an action of an earlier agent as one that may have happened."""
     if record.outcome is not Outcome.PENDING:
         return record
     return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)

@@ -87,8 +87,6 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class _FirstSeen:
-    """When a place was first seen, and its age then."""
-
     at_s: float  # monotonic
     age_s: float
 
@@ -236,10 +234,7 @@ class LeaseBudget:
     # One update: read, decide, write; again if another agent was faster.
 
     def _update(self, change: Callable[[LeaseState], LeaseState | bool]) -> bool:
-        """Write the state that ``change`` maps the Lease to, or return its decision.
-
-        Returns False if it fails.
-        """
+        """Write the Lease that ``change`` returns, or return its decision; False if that fails."""
         until_s = self._monotonic_s() + self._pace.give_up_s
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         for _ in range(self._pace.tries):

@@ -105,10 +105,7 @@ class _Status(msgspec.Struct):
 
 
 def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
-    """Return the request of ``decision``, even if it is not to act; None: nothing to send.
-
-    ``resource_version`` is that of the pod as last seen.
-    """
+    """Return the request of ``decision``, even if it is not to act; None: nothing to send."""
     action = decision.action if decision.acts else decision.proposed
     if action in _SIGNALS:
         return SignalRequest(_SIGNALS[action], decision.processes, decision.dry_run)

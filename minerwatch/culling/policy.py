@@ -42,13 +42,7 @@ from minerwatch.culling.proof import (
     tripped,
 )
 from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
-from minerwatch.model import (
-    Action,
-    Container,
-    ContainerKind,
-    Level,
-    Pod,
-)
+from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
 """Namespaces that no configuration opens; the agent's own is added."""
@@ -76,10 +70,7 @@ def rechecked(
     history: History,
     now: Moment,
 ) -> Decision:
-    """Return ``decision`` as of now, once its place in the budget is reserved.
-
-    It still acts only without objections, and if the decision would be the same again.
-    """
+    """Return ``decision``, if the fresh case leads to the same one; else with objections."""
     current = _evaluation(fresh, settings, history, now, reserved=record.id).decision()
     is_same = (
         decision.acts
@@ -109,8 +100,6 @@ def _target(decision: Decision) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """Evaluation of one case: proof, objections, action."""
-
     case: Case
     settings: Culling
     history: History
@@ -243,7 +232,6 @@ class _Evaluation:
             yield Objection(Reason.CONTAINER_MISMATCH, "not among the pod's containers")
 
     def _selection_objections(self) -> Iterator[Objection]:
-        """Yield objections by the operator's selection of pods."""
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return

@@ -46,10 +46,7 @@ class Hits:
 
 
 def send_all(processes: tuple[ProcessId, ...], number: signal.Signals | None) -> Hits:
-    """Signal each of ``processes`` that still exists; None only checks the permission.
-
-    A failure does not prevent the other signals.
-    """
+    """Signal each process that still exists; None only checks the permission."""
     hit: list[ProcessId] = []
     gone: list[ProcessId] = []
     failed: list[tuple[ProcessId, str]] = []

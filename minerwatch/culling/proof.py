@@ -46,10 +46,7 @@ def rules_that_flag(
     settings: Culling,
     now: Moment,
 ) -> frozenset[str]:
-    """Return the rules that the circuit breaker counts for a container.
-
-    An exempted finding is no sign that a rule is wrong.
-    """
+    """Return the rules that the circuit breaker counts: without exempted findings."""
     exemptions = tuple(exemptions_of(pod, owner, container, settings, now))
     if any(not exemption.rules for exemption in exemptions):
         return frozenset()
@@ -218,11 +215,7 @@ def counted_as(
 
 
 def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
-    """Return the owner that the circuit breaker counts for a pod.
-
-    It is the namespace if the owner is unknown, or if tenants could invent owners to look like
-    many.
-    """
+    """Return the counted owner: the namespace if it is unknown, or if tenants could invent some."""
     if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
         return f"namespace {pod.namespace}"
     return f"{pod.namespace}/{owner.name}"

@@ -190,10 +190,7 @@ class Answer:
 
 
 class Cluster:
-    """One API server, as one user. For many threads.
-
-    ``context`` names it for people, ``namespace`` is where the agent runs or the context points.
-    """
+    """One API server, as one user; for many threads. ``context`` is its name for people."""
 
     def __init__(self, open_client: Callable[[], ApiClient], context: str, namespace: str) -> None:
         self.context = context
@@ -231,10 +228,7 @@ class Cluster:
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:
-        """Send a request, once, and answer as soon as the answer's head has come.
-
-        Raises ApiError for every status but 2xx, and if there is no answer.
-        """
+        """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept, "User-Agent": USER_AGENT}
@@ -283,10 +277,7 @@ class Cluster:
 
 
 def refusal(
-    code: int,
-    text: str,
-    retry_after_s: float | None = None,
-    date_unix_s: float | None = None,
+    code: int, text: str, retry_after_s: float | None = None, date_unix_s: float | None = None
 ) -> ApiError:
     """The error for an HTTP status, also one that comes as an event of a watch."""
     return ApiError(
@@ -383,7 +374,6 @@ def _kubeconfig_client(files: str, context: str) -> ApiClient:
 
 
 def _context(files: str, wanted: str | None) -> tuple[str, str]:
-    """Name and namespace of the context ``wanted``, or of the current one."""
     from kubernetes.config import list_kube_config_contexts
     from kubernetes.config.config_exception import ConfigException
 

@@ -44,11 +44,11 @@ class ClusterNode:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
         self._node = node
-        self._cluster = opened_cluster(config.kubernetes)
+        self.cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
         """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
         self._pods = PodWatch(
-            self._cluster,
+            self.cluster,
             node,
             keep=self.keep(config),
             on_error=on_error,
@@ -56,18 +56,19 @@ class ClusterNode:
         )
         self._identities = Identities(self._pods, asked)
         self._names = NameWait()
-        self._events = _event_sender(config.kubernetes, self._cluster, node, on_error)
+        settings = config.kubernetes
+        self._events = (
+            None
+            if not settings.events
+            else EventSender(
+                self.cluster,
+                node=node,
+                contact=settings.contact,
+                on_error=lambda reason, error: on_error(f"events {reason}", error),
+                pace=event_pace(settings),
+            )
+        )
         self._pods.start()
-
-    @property
-    def server(self) -> str:
-        """The API server's address."""
-        return self._cluster.server
-
-    @property
-    def cluster(self) -> client.Cluster:
-        """The API server that the node belongs to."""
-        return self._cluster
 
     @property
     def is_synced(self) -> bool:
@@ -92,11 +93,10 @@ class ClusterNode:
         return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
 
     def _trouble(self, why: str) -> str:
-        if not self.has_listed:
-            return f"the pods of this node cannot be listed: {why}"
-        if self.is_synced or not why:
+        if self.has_listed and (self.is_synced or not why):
             return ""
-        return f"the pods of this node are not up to date: {why}"
+        is_old = "are not up to date" if self.has_listed else "cannot be listed"
+        return f"the pods of this node {is_old}: {why}"
 
     def keep(self, config: Config) -> PodFields:
         """Return which fields of each pod are kept under ``config``."""
@@ -138,10 +138,7 @@ class ClusterNode:
         return identity_facts(self._identities.of(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
-        """Queue Events on pods whose verdict changed, worst first; never waits.
-
-        To be called at every tick with what is flagged and what has changed.
-        """
+        """Queue Events on pods whose verdict changed, worst first; called at every tick."""
         if self._events is None:
             return
         for observation in sorted(observations, key=lambda each: -each.verdict.score):
@@ -171,28 +168,7 @@ class ClusterNode:
             self._events.close()
         self._pods.close()
         with suppress(OSError):
-            self._cluster.close()
-
-
-def _event_sender(
-    settings: Kubernetes,
-    cluster: client.Cluster,
-    node: str,
-    on_error: Callable[[str, Exception], None],
-) -> EventSender | None:
-    if not settings.events:
-        return None
-
-    def on_event_error(reason: str, error: Exception) -> None:
-        on_error(f"events {reason}", error)  # in addition to failures of the watch
-
-    return EventSender(
-        cluster,
-        node=node,
-        contact=settings.contact,
-        on_error=on_event_error,
-        pace=event_pace(settings),
-    )
+            self.cluster.close()
 
 
 def event_pace(settings: Kubernetes) -> EventPace:
@@ -202,13 +178,10 @@ def event_pace(settings: Kubernetes) -> EventPace:
 
 
 def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
-    """Return the fields to keep of each pod: for owners, and for selectors of culling."""
     fields = owners.pod_fields(asked)
     selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
     named = {key for selector in selectors for key in selector.keys}
     named.add(config.culling.quarantine_label.key)
     return PodFields(
-        labels=fields.labels | named,
-        annotations=fields.annotations,
-        environment=fields.environment,
+        labels=fields.labels | named, annotations=fields.annotations, environment=fields.environment
     )

@@ -121,10 +121,7 @@ _ACTIONS: Mapping[EventReason, str] = {
 
 
 def announced_level(verdict: Verdict) -> Level:
-    """Return the level that may be published: that of rules that are not experimental.
-
-    It is clear only when the verdict is, which waits for some ticks.
-    """
+    """Return the level without experimental rules; clear only when the verdict is."""
     if verdict.level is Level.CLEAR:
         return Level.CLEAR
     found = Level.of(score_of(_told(verdict.findings)))
@@ -134,11 +131,7 @@ def announced_level(verdict: Verdict) -> Level:
 def event_note(
     container: str, reason: EventReason, findings: Iterable[Finding], contact: str
 ) -> str:
-    """Return the reasons and the contact, in one line of at most 1,024 bytes.
-
-    It has titles of rules but no evidence: many people read Events, and command lines may hold
-    secrets.
-    """
+    """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
     titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in _told(findings))]
     if reason in _GOOD_NEWS:
         titles = []
@@ -290,10 +283,7 @@ class EventSender:
         return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
 
     def _may_send(self, reason: EventReason) -> bool:
-        """Return True if the rate limit allows it.
-
-        MinerCleared is always sent for a pod that was reported.
-        """
+        """Return True if the rate limit allows it; a reported pod's MinerCleared is always sent."""
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
@@ -307,7 +297,6 @@ class EventSender:
                 self._send(news)
 
     def _send(self, news: _News) -> None:
-        """Try until it is sent, refused for good, or too old."""
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         is_first = True
         while not self._closing.is_set():
@@ -443,7 +432,6 @@ def _regarding(pod: Pod, container: str) -> dict[str, str]:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Return True if the same request may succeed later."""
     if not isinstance(error, ApiError):
         return False
     lost = {"unauthorized", "throttled", "connection", "timeout"}
@@ -451,7 +439,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _remember(held: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    """The oldest give way."""
+    """Keep ``value``; the oldest are dropped."""
     held[key] = value
     held.move_to_end(key)
     while len(held) > most:

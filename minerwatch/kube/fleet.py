@@ -184,10 +184,7 @@ class Fleet:
         command: Sequence[str] = SNAPSHOT,
         on_answer: Callable[[], None] = lambda: None,
     ) -> Survey:
-        """Query all of ``agents``; ``on_answer`` is called for each, also for those that fail.
-
-        A node that does not answer in time is missing; its late answer is dropped.
-        """
+        """Query all agents; ``on_answer`` is called for each. Late answers are dropped."""
         reports: dict[str, NodeReport] = {}
         missing = []
         for answer in self.answers(agents, command):
@@ -219,7 +216,6 @@ class Fleet:
     def _answers(
         self, pods: Sequence[AgentPod], command: Sequence[str]
     ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-        """Each pod's answer, as they come: statuses, or the reason why not."""
         self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
         ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
         waiting = list(reversed(pods))
@@ -255,7 +251,6 @@ class Fleet:
 
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
-    """Return ``report`` under the name that the cluster has for the node."""
     agent = replace(report.agent, node=node) if report.agent is not None else None
     statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
     return NodeReport(tuple(statuses), agent)
@@ -383,7 +378,6 @@ def _agent_pod(pod: _Pod) -> AgentPod:
 
 
 def _maker(metadata: _Metadata) -> DaemonSet | None:
-    """Return the DaemonSet that a pod names as its controller."""
     for owner in metadata.owners or ():
         if (owner.kind, owner.api_version, owner.controller) == ("DaemonSet", "apps/v1", True):
             return DaemonSet(metadata.namespace, owner.name, owner.uid)

@@ -85,10 +85,7 @@ PROFILES: Mapping[str, tuple[str, ...]] = {
 
 
 def sources(profile: str, own: Sequence[str] = ()) -> tuple[Source, ...]:
-    """Return the sources in their order: ``own``, or else those of ``profile``.
-
-    Raises ConfigError for an unknown profile or source.
-    """
+    """Return ``own``, or the sources of ``profile``. Raises ConfigError if unknown."""
     if profile not in PROFILES:
         raise ConfigError(
             f"owners.profile: there is no {profile!r}: it is one of {', '.join(PROFILES)}"

@@ -116,8 +116,6 @@ def _refused(error: Any) -> ApiError:
 
 
 class _Printed:
-    """Output of a command, as it arrives."""
-
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._output = bytearray()

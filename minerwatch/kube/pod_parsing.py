@@ -260,10 +260,7 @@ def _cut(text: str) -> str:
 
 
 def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer, ...]:
-    """Cut the longest names of images where those of one pod take too much together.
-
-    The API server takes any text for an image: 256 of them are a megabyte in each pod.
-    """
+    """Cut the longest image names: the API server takes any text, a megabyte a pod."""
     found = tuple(containers)
     level = water_level((size_of(each.image) for each in found), _MAX_IMAGES_BYTES)
     return tuple(

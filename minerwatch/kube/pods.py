@@ -26,14 +26,7 @@ import msgspec
 
 from minerwatch.backoff import Backoff
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import (
-    ANSWER_TIMEOUT_S,
-    Answer,
-    ApiError,
-    Cluster,
-    one_line,
-    refusal,
-)
+from minerwatch.kube.client import ANSWER_TIMEOUT_S, Answer, ApiError, Cluster, one_line, refusal
 from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
@@ -235,7 +228,7 @@ class PodWatch:
         self._has_progressed = False
 
     def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
-        """Adds the pods of a page to ``pods``, one by one as they come; the page's metadata."""
+        """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
             page = ListReader(answer.pieces())

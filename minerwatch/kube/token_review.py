@@ -132,7 +132,6 @@ class TokenReviewer:
             kept.popitem(last=False)
 
     def _review(self, token: str) -> HTTPStatus:
-        """Ask the API server. Raises ApiError."""
         spec: dict[str, Any] = {"token": token}
         status = self._created(_AUTHENTICATION, "TokenReview", spec, _TokenReview).status
         if not status.authenticated or status.user is None:
