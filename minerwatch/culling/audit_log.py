@@ -33,9 +33,7 @@ from minerwatch.culling.records import NO_EVIDENCE, AuditLine
 from minerwatch.errors import NOT_JSON, MinerwatchError
 
 MAX_LINE_BYTES = 1 << 20
-GOES_ON = "record"
-"""Kind of the lines that a new file begins with: records of the previous file."""
-
+GOES_ON = "record"  # kind of the lines that a new file begins with: records of the previous file
 _MAX_WAITING = 1000
 _MODE, _FOLDER_MODE = 0o600, 0o700
 

@@ -23,13 +23,9 @@ LEASE = "minerwatch-cull-budget"
 IN_EARNEST = "minerwatch.io/actions"
 DRY_RUNS = "minerwatch.io/dry-runs"
 FLAGGED = "minerwatch.io/flagged"
-
-FLAGGED_S = 900.0
-"""An owner counts as flagged for so long after the last agent that wrote it."""
-
+FLAGGED_S = 900.0  # an owner counts as flagged for so long after the last agent that wrote it
 MAX_PLACES = 1100  # no budget permits more than 1,000 an hour
 MAX_FLAGS = 400
-
 _ID_DIGITS = 24
 _FLAG_DIGITS = 12
 _MAX_ANNOTATION_BYTES = 120 << 10  # all annotations of an object may have 256 KiB together

@@ -37,8 +37,7 @@ from minerwatch.report.metrics import CullFigures
 from minerwatch.worker import Worker
 
 _CLOSE_S = 5.0
-_MAX_PAUSE_S = 5.0
-"""The longest pause after an error, so the longest that an order waits for it."""
+_MAX_PAUSE_S = 5.0  # the longest pause after an error, so the longest that an order waits for it
 _REQUEST_TIMEOUT_S = 90.0
 _MAX_STATUS_RECORDS = 10
 

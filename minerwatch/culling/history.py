@@ -12,9 +12,7 @@ from minerwatch.culling.records import HOUR_S, PROCESS_ACTIONS, ActionRecord, Mo
 from minerwatch.model import Action, Outcome, Pod, ProcessId
 
 MAX_RECORDS = 4096
-
-KEPT_S = 30 * 86400.0
-"""Older actions are forgotten."""
+KEPT_S = 30 * 86400.0  # older actions are forgotten
 
 _NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
 

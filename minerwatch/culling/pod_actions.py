@@ -40,7 +40,6 @@ from minerwatch.model import Action, Pod, ProcessId
 
 ANSWER_S = 15.0
 FIELD_MANAGER = "minerwatch"
-
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _ALL = "All"

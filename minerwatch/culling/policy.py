@@ -48,13 +48,11 @@ ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
 """Namespaces that no configuration opens; the agent's own is added."""
 
 _MAX_TICKS = 2
-
 _LATE_END_S = 300.0
 """A terminating pod with more grace time than this is not treated as ending: its tenant chooses the
 grace period, and could run for a year in it."""
 
-_SHORTENED_GRACE_S = 30.0
-"""Grace period sent for a pod like that if none is configured."""
+_SHORTENED_GRACE_S = 30.0  # grace period sent for a pod like that if none is configured
 
 
 def decide(case: Case, settings: Culling, history: History, now: Moment) -> Decision:

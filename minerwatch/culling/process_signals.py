@@ -23,8 +23,7 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.model import ProcessId
 
 PROC = Path("/proc")
-STOPPED = "T"
-"""State of a process stopped by SIGSTOP (proc_pid_stat(5))."""
+STOPPED = "T"  # state of a process stopped by SIGSTOP (proc_pid_stat(5))
 
 _EXITED = ("", "Z", "X")  # gone, zombie or dead
 _STAT_BYTES = 4096

@@ -23,9 +23,7 @@ from minerwatch.model import (
 )
 
 _DAY_S = 86400
-
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
-
 _WILDCARDS = frozenset("*?[")
 
 

@@ -66,12 +66,8 @@ METADATA_ONLY = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 """To be accepted where only names are asked for: a node is 30 KB, its metadata three."""
 
 CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 30.0
-"""For the head of an answer, and between two pieces of it."""
-
-ANSWER_DEADLINE_S = 120.0
-"""For an answer that is read as a whole."""
-
+ANSWER_TIMEOUT_S = 30.0  # for the head of an answer, and between two pieces of it
+ANSWER_DEADLINE_S = 120.0  # for an answer that is read as a whole
 MAX_ANSWER_BYTES = 64 << 20
 _MAX_REFUSAL_BYTES = 64 << 10
 _MAX_REASON_CHARS = 300

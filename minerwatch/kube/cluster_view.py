@@ -17,7 +17,6 @@ from minerwatch.kube.pods import PodWatch
 from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
 
 _SHORT_ID = 12
-
 _MAX_SILENCE_S = 180.0
 """Of a watch: servers speak up about once a minute, also where nothing happens."""
 
@@ -54,7 +53,7 @@ class ClusterNode:
             on_error=on_error,
             rng=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
-        self._identities = Identities(self._pods, asked)
+        self._identities = Identities(self._pods.cache, asked)
         self._names = NameWait()
         settings = config.kubernetes
         self._events = (
@@ -104,7 +103,7 @@ class ClusterNode:
 
     def pods(self) -> tuple[Pod, ...]:
         """Return the pods of the node, as they are known."""
-        return self._pods.pods()
+        return self._pods.cache.pods()
 
     def owner(self, pod: Pod) -> Owner | None:
         """Return the owner of ``pod``: the person or account to inform."""
@@ -117,7 +116,7 @@ class ClusterNode:
 
     def blind_spot(self, unmapped: int) -> str:
         """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
-        if not unmapped or self._pods.synced_unix_s is None or self._pods.pods():
+        if not unmapped or self._pods.synced_unix_s is None or self._pods.cache.pods():
             return ""
         return (
             f"no pod of node {self._node!r} is known, though pods run here: if the cluster calls"

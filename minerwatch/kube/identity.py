@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 from minerwatch.kube.owners import Source, owner
+from minerwatch.kube.pod_cache import PodCache
 from minerwatch.model import (
     Container,
     ContainerKey,
@@ -14,31 +14,19 @@ from minerwatch.model import (
     Facts,
     Identity,
     Pod,
-    PodContainer,
 )
 
 _SHORT_ID = 12
-
 MAX_WAIT_S = 30.0
 """A kubelet writes its status within seconds; without an API server there are no names at all."""
 
 _MAX_WAITING = 4096
 
 
-class KnownPods(Protocol):
-    """The pods of this node, as far as they are known."""
-
-    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        """The container with that bare id, and its pod."""
-
-    def by_uid(self, pod_uid: str) -> Pod | None:
-        """The pod whose cgroup bears that uid."""
-
-
 class Identities:
     """Pods and owners of the containers of this node."""
 
-    def __init__(self, pods: KnownPods, sources: Sequence[Source]) -> None:
+    def __init__(self, pods: PodCache, sources: Sequence[Source]) -> None:
         self._pods = pods
         self._sources = tuple(sources)
 

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 MAX_OUTPUT_BYTES = 64 << 20
 _MAX_COMPLAINT_BYTES = 16 << 10
-_LAST_WORDS_S = 1.0
-"""After the status, for output that it has overtaken, until the server closes."""
-
+_LAST_WORDS_S = 1.0  # after the status, for output that it has overtaken, until the server closes
 _SUBPROTOCOLS = "v5.channel.k8s.io,v4.channel.k8s.io"
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 

@@ -36,7 +36,6 @@ MAX_OTHER_LABELS = 64
 """Kept of the labels that no setting names; labels that a setting names are always kept."""
 
 MAX_OWNERS = 16
-
 MAX_CONTAINERS = 256
 """Of one pod: Kubernetes has no limit but the size of the object, which has room for thousands."""
 

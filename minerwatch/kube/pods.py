@@ -30,7 +30,7 @@ from minerwatch.kube.client import ANSWER_TIMEOUT_S, Answer, ApiError, Cluster, 
 from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
-from minerwatch.model import Pod, PodContainer
+from minerwatch.model import Pod
 from minerwatch.worker import Worker
 
 PATH = "/api/v1/pods"
@@ -134,7 +134,7 @@ class PodWatch:
         self._selector = f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
         self._parser = PodParser(keep)
         self._monotonic_s = clocks.monotonic_s
-        self._cache = PodCache(clocks.monotonic_s, self._pace.remembered_s)
+        self.cache = PodCache(clocks.monotonic_s, self._pace.remembered_s)
         self._on_error = on_error
         self._rng = rng
         self._now_unix_s = clocks.unix_s
@@ -172,21 +172,6 @@ class PodWatch:
         """Return True while a watch is open."""
         return self._answer is not None and self._opened_s is not None
 
-    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        """The container with that bare id, and its pod; None while the API knows nothing of it.
-
-        A pod that is gone is remembered for a minute.
-        """
-        return self._cache.by_container_id(container_id)
-
-    def by_uid(self, pod_uid: str) -> Pod | None:
-        """Return the pod with that uid, or the mirror of the static pod with it in its cgroup."""
-        return self._cache.by_uid(pod_uid)
-
-    def pods(self) -> tuple[Pod, ...]:
-        """All pods of the node that there are."""
-        return self._cache.pods()
-
     def run(self) -> None:
         """Follow in this thread, until closed from another one."""
         while not self._closing.is_set():
@@ -221,7 +206,7 @@ class PodWatch:
             raise ApiError("garbage", f"{PATH}: a list without a resource version")
         if self._closing.is_set():
             return
-        self._cache.replace(pods)
+        self.cache.replace(pods)
         self._version = metadata.resource_version
         self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
         self.trouble = ""
@@ -269,9 +254,9 @@ class PodWatch:
         if event.type in {"ADDED", "MODIFIED"}:
             pod = self._pod(event.object)
             if pod is not None:
-                self._cache.put(pod)
+                self.cache.put(pod)
         elif event.type == "DELETED":
-            self._cache.remove(head.metadata.uid)
+            self.cache.remove(head.metadata.uid)
         elif event.type != "BOOKMARK":
             raise ApiError("garbage", f"{PATH}: an event of unknown type {event.type[:40]!r}")
         self._version = head.metadata.resource_version or self._version
