@@ -138,10 +138,13 @@ class AuditLog:
     def close(self) -> None:
         """Close the files."""
         with self._lock:
-            self._close_file()
-            if self._holds is not None:
-                os.close(self._holds)
-                self._holds = None
+            self._close_files()
+
+    def _close_files(self) -> None:
+        self._close_file()
+        if self._holds is not None:
+            os.close(self._holds)
+            self._holds = None
 
     def remove(self) -> None:
         """Remove the log and its evidence for good; raises AuditError.
@@ -192,10 +195,7 @@ class AuditLog:
         file = self._file if self._file is not None else self._open()
         if os.fstat(file).st_size > self._whole_bytes:
             os.ftruncate(file, self._whole_bytes)
-        left = memoryview(line)
-        while left:
-            left = left[os.write(file, left) :]
-        os.fsync(file)
+        _write_all(file, line)
         self._whole_bytes += len(line)
         self._check_place()
 
@@ -216,10 +216,7 @@ class AuditLog:
             if file is None or _is_at(path, file, least_bytes):
                 continue
             self._is_lost = True
-            self._close_file()
-            if self._holds is not None:
-                os.close(self._holds)
-                self._holds = None
+            self._close_files()
             raise AuditError(
                 f"{path} was removed, replaced or truncated while the agent used it; nothing is"
                 " done until a new one is started"
@@ -258,10 +255,7 @@ class _EvidenceFolder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(self.path / name, flags, _MODE)
         try:
-            left = memoryview(evidence)
-            while left:
-                left = left[os.write(file, left) :]
-            os.fsync(file)
+            _write_all(file, evidence)
         finally:
             os.close(file)
 
@@ -292,6 +286,13 @@ class _EvidenceFolder:
                 return
             (self.path / name).unlink(missing_ok=True)
             used -= size
+
+
+def _write_all(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+    os.fsync(file)
 
 
 def _reason(error: Exception) -> str:

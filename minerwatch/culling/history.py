@@ -43,7 +43,7 @@ class History:
         """Return the history in an audit log, in the order of its lines."""
         history = cls(now.monotonic_s)
         for record in records:
-            entry = _restored(_no_longer_pending(record), now)
+            entry = _restored(record, now)
             history._entries[record.id] = entry
             history._known_since_s = min(history._known_since_s, entry.latest_s)
             if len(history._entries) > 2 * MAX_RECORDS:
@@ -256,13 +256,9 @@ def _may_have_happened(record: ActionRecord) -> bool:
     return not record.dry_run and record.outcome not in _NEVER_HAPPENED
 
 
-def _no_longer_pending(record: ActionRecord) -> ActionRecord:
-    if record.outcome is not Outcome.PENDING:
-        return record
-    return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
-
-
 def _restored(record: ActionRecord, now: Moment) -> _Entry:
+    if record.outcome is Outcome.PENDING:  # the earlier agent may have done it
+        record = msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
     if record.boot_id == now.boot_id:
         made_s = min(record.monotonic_s, now.monotonic_s)
         return _Entry(record, made_s, made_s)

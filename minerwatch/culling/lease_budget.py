@@ -148,9 +148,8 @@ class LeaseBudget:
     def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
         """Read the Lease if the last read is too old; called at every tick.
 
-        ``now_s`` is the monotonic time of the tick; ``is_needed``: an action may follow. A spent
-        budget is read less often: all agents that wait for a place would read at every tick, and
-        the time at which a place expires is known.
+        ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
+        often: all agents would wait for a place.
         """
         most_s = self._pace.needed_s if is_needed else self._pace.idle_s
         if is_needed and self.left(dry_run=dry_run) == 0:
@@ -186,11 +185,7 @@ class LeaseBudget:
             return state.server_unix_s + self._monotonic_s() - state.at_s
 
     def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
-        """Write the owners that each rule confirms on this node, unless the Lease has them.
-
-        ``flagged``: rule -> owners. A failed write is retried at a later tick; until then
-        ``reserve`` checks the owners.
-        """
+        """Write each rule's confirmed owners on this node; a failure is retried at a later tick."""
         wanted = [(rule, owner) for rule, owners in sorted(flagged.items()) for owner in owners]
         now_s = self._monotonic_s()
         with self._lock:
@@ -212,11 +207,7 @@ class LeaseBudget:
         return {rule: len(those) for rule, those in found if those}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
-        """Take a place of the hour for ``record.id``; return True if it has one now.
-
-        There is none while one of the record's rules flags too many owners in the cluster.
-        ``now`` is unused: the time is the API server's.
-        """
+        """Take a place, unless one of the record's rules flags too many owners; idempotent."""
         return self._update(lambda state: self._with_place(state, record))
 
     def give_back(self, record: ActionRecord) -> None:

@@ -146,7 +146,9 @@ class Actions:
             if error.reason == "missing":
                 return None
             raise
-        pod, version = self._parser.pod(body), _resource_version(body)
+        pod, version = self._parser.pod(body), None
+        with suppress(*NOT_JSON):
+            version = msgspec.json.decode(body, type=_Head).metadata.resource_version
         if pod is None or version is None:
             raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is not a pod")
         return SeenPod(pod, version)
@@ -186,14 +188,6 @@ class Actions:
     def is_stopped(self, process: ProcessId) -> bool:
         """Return True if ``process`` is stopped."""
         return state(process, self._proc) == STOPPED
-
-
-def _resource_version(json: bytes) -> str | None:
-    """Return an object's resource version, "" without one; None if it is not an object."""
-    try:
-        return msgspec.json.decode(json, type=_Head).metadata.resource_version
-    except NOT_JSON:
-        return None
 
 
 def _pod_path(namespace: str, name: str) -> str:

@@ -15,9 +15,8 @@ The clock and the history are parameters. An action goes through these steps; ``
       → the record with its outcome is in the audit log
     Budget.give_back(record)     if it was withdrawn
 
-If the agent is killed in between, the next one finds a pending record in the audit log:
-``History.restored`` treats it as an action that may have happened. It counts in the budget and is
-not done twice. A missing log, or one that does not reach back for an hour, permits nothing.
+If the agent is killed in between, ``History.restored`` treats the pending record as an action that
+may have happened. A log that does not reach back for an hour permits nothing.
 """
 
 from __future__ import annotations

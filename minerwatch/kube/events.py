@@ -98,16 +98,16 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
 """What is told of an action that was carried out."""
 
 
+_MINES = "container {} almost certainly mines cryptocurrency"
 _SENTENCES: Mapping[EventReason, str] = {
     EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
-    EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
+    EventReason.CONFIRMED: _MINES.replace("c", "C", 1),
     EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
-    EventReason.QUARANTINED: "Labelled for quarantine: container {} almost certainly mines"
-    " cryptocurrency",
-    EventReason.STOPPED: "Processes stopped: container {} almost certainly mines cryptocurrency",
-    EventReason.KILLED: "Processes killed: container {} almost certainly mines cryptocurrency",
-    EventReason.EVICTED: "Evicted: container {} almost certainly mines cryptocurrency",
-    EventReason.DELETED: "Deleted: container {} almost certainly mines cryptocurrency",
+    EventReason.QUARANTINED: f"Labelled for quarantine: {_MINES}",
+    EventReason.STOPPED: f"Processes stopped: {_MINES}",
+    EventReason.KILLED: f"Processes killed: {_MINES}",
+    EventReason.EVICTED: f"Evicted: {_MINES}",
+    EventReason.DELETED: f"Deleted: {_MINES}",
     EventReason.RELEASED: "Released by an operator: container {} is left alone",
 }
 _ACTIONS: Mapping[EventReason, str] = {
@@ -186,9 +186,7 @@ _Value = TypeVar("_Value")
 class EventSender:
     """Send Events about the pods of one node.
 
-    The same Event on the same container within ten minutes becomes a series of the first one: its
-    count shows the owner that it comes back, at the cost of one request and no space.
-
+    The same Event on the same container within ten minutes becomes a series of the first one.
     ``failures`` counts failed requests by reason, and under ``dropped`` events never sent.
     """
 
@@ -226,8 +224,7 @@ class EventSender:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
         It is new when the level without experimental rules rises to likely or confirmed, and when a
-        container that was reported is clear again. Call it at every tick for what is flagged: an
-        event that found no room, or was lost with the API server, is sent at a later tick.
+        reported container is clear again. An event that was lost is sent at a later tick.
         """
         level = announced_level(verdict)
         subject = (pod.uid, "", verdict.container)

@@ -92,16 +92,8 @@ _CLOCKS = Clocks()
 class PodWatch:
     """Follow the pods of ``node``; for many threads.
 
-    ``keep`` names what is kept of each. ``on_error`` is called in the watch's own thread, once
-    for each failure, with its reason and message. ``failures`` counts them since the start:
-
-    - ``unauthorized``, ``forbidden``: the credentials or the rights are not enough;
-    - ``gone``: the server has forgotten where the watch was: all pods were listed again;
-    - ``throttled``: the server asked for patience;
-    - ``server``: it refused for another reason;
-    - ``connection``, ``timeout``: it was not reached, was lost, or did not answer;
-    - ``garbage``: an answer, or one pod in it, that does not follow the API;
-    - ``unexpected``: a fault of minerwatch's own.
+    ``on_error`` is called in the watch's thread, once for each failure. ``failures`` counts them by
+    ``client.Reason``; ``unexpected`` is a fault of minerwatch's own.
     """
 
     def __init__(
