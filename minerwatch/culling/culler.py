@@ -20,7 +20,7 @@ from minerwatch.culling.clock import AgentClock
 from minerwatch.culling.context import AgentIdentity, Callbacks, Context, LiveConfig, Monitor
 from minerwatch.culling.decision_log import DecisionLog, decision_line, sentences
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
-from minerwatch.culling.evidence_writer import EvidenceWriter
+from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest

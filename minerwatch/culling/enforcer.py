@@ -24,7 +24,7 @@ from minerwatch.config.schema import Culling
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
-from minerwatch.culling.evidence_writer import EvidenceWriter
+from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import (
     Actions,

@@ -34,7 +34,7 @@ from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster, one_line, refusal
+from minerwatch.kube.client import ApiError, Cluster, Status, one_line, refusal
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Action, Pod, ProcessId
 
@@ -94,13 +94,6 @@ class _Versioned(msgspec.Struct, rename="camel"):
 
 class _Head(msgspec.Struct):
     metadata: _Versioned
-
-
-class _Status(msgspec.Struct):
-    kind: str = ""
-    status: str = ""
-    message: str = ""
-    code: int = 0
 
 
 def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
@@ -169,9 +162,10 @@ class Actions:
                 self._cluster.renew_credentials()
             raise
         with suppress(*NOT_JSON):
-            status = msgspec.json.decode(answer, type=_Status)
+            status = msgspec.json.decode(answer, type=Status)
             if status.kind == "Status" and status.status == "Failure":
-                text = f"{request.method} {request.path}: {status.code} {one_line(status.message)}"
+                why = one_line(status.message or "")
+                text = f"{request.method} {request.path}: {status.code} {why}"
                 raise refusal(status.code or 500, text)
 
     def signal(self, request: SignalRequest) -> Hits:

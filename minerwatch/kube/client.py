@@ -123,10 +123,13 @@ class ApiError(ClusterError):
         self.retry_after_s = retry_after_s  # what the server asks for
 
 
-class _Status(msgspec.Struct):
-    """``meta/v1 Status``, the body of a refusal."""
+class Status(msgspec.Struct):
+    """``meta/v1 Status``: the result of a request, or of a command."""
 
+    kind: str = ""
+    status: str = ""
     message: str | None = None
+    code: int = 0
 
 
 class Answer:
@@ -431,7 +434,7 @@ def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn
     response.close()
     message = ""
     with suppress(*NOT_JSON):
-        message = msgspec.json.decode(body, type=_Status).message or ""
+        message = msgspec.json.decode(body, type=Status).message or ""
     raise refusal(
         response.status,
         f"{request}: {response.status} {one_line(message or response.reason or '')}",

@@ -101,7 +101,7 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
 _MINES = "container {} almost certainly mines cryptocurrency"
 _SENTENCES: Mapping[EventReason, str] = {
     EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
-    EventReason.CONFIRMED: _MINES.replace("c", "C", 1),
+    EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
     EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
     EventReason.QUARANTINED: f"Labelled for quarantine: {_MINES}",
     EventReason.STOPPED: f"Processes stopped: {_MINES}",

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 
 from minerwatch.kube.owners import Source, owner
 from minerwatch.kube.pod_cache import PodCache
-from minerwatch.model import (
-    Container,
-    ContainerKey,
-    ContainerKind,
-    Facts,
-    Identity,
-    Pod,
-)
+from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Identity, Pod
 
 _SHORT_ID = 12
 MAX_WAIT_S = 30.0
