@@ -13,7 +13,7 @@ ARGS ?=
 MINUTES ?= 5
 STARTED := $(shell date +%s)
 
-.PHONY: run test check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -29,11 +29,20 @@ test: check ## lint, types, layers, then every test; says how long that took
 			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
 		exit $$status
 
-check: $(READY_TO_TEST) ## lint, format, types and layers, without the tests
+unit: $(READY_TO_TEST) ## the tests that start no program and need no root: at most 2 minutes
+	$(BIN)/pytest -m unit --numprocesses auto --maxprocesses 4 $(ARGS)
+
+nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): about an hour
+	$(BIN)/pytest -m "hypothesis or slow" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
+	$(BIN)/python -m tests.soak
+
+check: $(READY_TO_TEST) ## lint, format, types, layers, sizes and rules, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	-$(BIN)/python -m tests.guards
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test

@@ -7,7 +7,7 @@ arguments, so that the container stays hot. Measures CPU of
 
 - reading: counters, threads and programs of its processes;
 - matching: rules on what was measured, and the verdict;
-- the whole tick, of all of this machine;
+- the whole tick;
 - psutil, asked for the same processes and the attributes that minesweeper asks for.
 
 Each watch has its turn, then psutil, so that a busy neighbour hits all of them.
@@ -26,12 +26,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.crowd import TOP, Crowd
+from benchmarks.crowd import TOP, Crowd, writable_root
 from benchmarks.scan import ATTRIBUTES, task_iterator
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.config.schema import BUILT_IN_RULES, Examination
+from minerwatch.config.values import Duration
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -41,7 +42,9 @@ from minerwatch.node.task_iterator import TaskIterator
 
 MEASURE = "One hot container"
 _MINER = ("-o", "stratum+tcp://pool.example.org:3333", "--donate-level", "1", "-u", "x")
-_WARM_TICKS = 6
+_WARM_TICKS = 10
+_EXAMINATION = Examination(window=Duration(5))
+"""A process is idle after a window without CPU time: it need not be waited for for a minute."""
 _MIN_RATIO = Budget(30, is_least=True)
 
 
@@ -67,8 +70,8 @@ def rows(processes: int, ticks: int, every_s: float) -> Iterator[Row]:
         tempfile.TemporaryDirectory() as folder,
         Crowd(Path(folder), 1, TOP) as crowd,
         _busy(crowd.folders[0]),
-        closing(_Ticks(matcher)) as plain,
-        closing(_Ticks(matcher, tasks)) as with_tasks,
+        closing(_Ticks(matcher, _own_sys(Path(folder)))) as plain,
+        closing(_Ticks(matcher, Path(folder) / "sys", tasks)) as with_tasks,
     ):
         crowd.grow(processes)
         sides = {"/proc": plain} | ({"task iterator": with_tasks} if tasks is not None else {})
@@ -96,12 +99,11 @@ def rows(processes: int, ticks: int, every_s: float) -> Iterator[Row]:
 class _Ticks:
     """A watch of its own, and what its ticks took."""
 
-    def __init__(self, matcher: Matcher, tasks: TaskIterator | None = None) -> None:
-        sources = Sources(
-            CgroupTree(Path("/sys"), Path("/proc")), ProcessReader(Path("/proc")), tasks
-        )
+    def __init__(self, matcher: Matcher, sys: Path, tasks: TaskIterator | None = None) -> None:
+        cgroups = CgroupTree(sys, Path("/proc"))
+        sources = Sources(cgroups, ProcessReader(Path("/proc")), tasks)
         self._watch = Watch(
-            sources, matcher, Examination(), Judge(), timer=PhaseTimer(time.thread_time)
+            sources, matcher, _EXAMINATION, Judge(), timer=PhaseTimer(time.thread_time)
         )
         self._spent_ms: dict[str, list[float]] = {}
 
@@ -125,6 +127,19 @@ class _Ticks:
 
     def close(self) -> None:
         self._watch.close()
+
+
+def _own_sys(folder: Path) -> Path:
+    """A /sys with the cgroups of this run only: other hot containers would be measured, too."""
+    root = writable_root()
+    mounts = folder / "sys" / "fs" / "cgroup"
+    mounts.parent.mkdir(parents=True)
+    if root == Path("/sys/fs/cgroup"):
+        mounts.symlink_to(root / TOP)
+    else:
+        mounts.mkdir()
+        (mounts / root.name).symlink_to(root / TOP)
+    return folder / "sys"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What the deep probes say of ordinary programs, and of RandomX; all at once, in one run.
 
-    python -m benchmarks.innocents [--seconds 90] [--ptrace]
+    python -m benchmarks.innocents [--seconds 90]
 
 Runs each program that is there for the whole time, with everything it forks a suspect, and prints
 what was seen of it: samples, rounding modes, shares, YARA rules, and the rules that held.
@@ -29,7 +29,6 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Facts, ProcessId, Signal
-from minerwatch.node.ptrace_sampling import PtraceUnavailableError
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.base import Suspect
 from minerwatch.probes.registry import Probes
@@ -144,13 +143,11 @@ def main() -> None:
     """Runs all that is there and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=90.0)
-    parser.add_argument("--ptrace", action="store_true", help="instead of the task iterator")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         here, missing = workloads(Path(folder))
-        seen = observe(here, arguments.seconds, ptrace=arguments.ptrace)
-    source = "ptrace" if arguments.ptrace else "the task iterator"
-    print(f"{arguments.seconds:g} s each, all at once, by {source}\n")
+        seen = observe(here, arguments.seconds)
+    print(f"{arguments.seconds:g} s each, all at once\n")
     print(f"{'program':26} {'CPU s':>6} modes  other than nearest  flush  highest scores")
     for each in seen:
         cpu_s = sum(each.cpu_s.values())
@@ -204,15 +201,14 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
     return found, missing
 
 
-def observe(here: Sequence[Workload], seconds: float, *, ptrace: bool = False) -> list[Seen]:
-    """Runs ``here`` for so long, all at once, and says what the probes saw.
+def observe(here: Sequence[Workload], seconds: float) -> list[Seen]:
+    """Run ``here`` for ``seconds``, all at once; return what the probes saw.
 
-    Raises TasksUnavailableError where there is no task iterator and ``ptrace`` is not asked for,
-    PtraceUnavailableError where it is and cannot be had.
+    Raises TasksUnavailableError where there is no task iterator.
     """
     book = rulebook.load((BUILT_IN_RULES,))
     with ExitStack() as stack:
-        probes = stack.enter_context(_opened(book, ptrace=ptrace))
+        probes = stack.enter_context(_opened(book))
         running = [
             (Seen(each), psutil.Process(stack.enter_context(Orphan(each.command)).pid))
             for each in here
@@ -234,7 +230,7 @@ def observe(here: Sequence[Workload], seconds: float, *, ptrace: bool = False) -
 class _Opened:
     """Probes, opened as the agent opens them."""
 
-    def __init__(self, probes: Probes, tasks: TaskIterator | None) -> None:
+    def __init__(self, probes: Probes, tasks: TaskIterator) -> None:
         self._probes, self._tasks = probes, tasks
 
     def __enter__(self) -> Probes:
@@ -242,19 +238,13 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         self._probes.close()
-        if self._tasks is not None:
-            self._tasks.close()
+        self._tasks.close()
 
 
-def _opened(book: RuleBook, *, ptrace: bool) -> _Opened:
-    tasks = None if ptrace else TaskIterator()
-    settings = Settings(connections=False, ptrace=ptrace)
-    probes = Probes(Config(probes=settings), content_rules=book.content, tasks=tasks)
-    off = next(status.off for status in probes.status if status.name == "ptrace")
-    if ptrace and off:
-        probes.close()
-        raise PtraceUnavailableError(off)
-    return _Opened(probes, tasks)
+def _opened(book: RuleBook) -> _Opened:
+    tasks = TaskIterator()
+    settings = Settings(connections=False)
+    return _Opened(Probes(Config(probes=settings), content_rules=book.content, tasks=tasks), tasks)
 
 
 def _look(
@@ -309,5 +299,5 @@ def _number(facts: Facts, name: str) -> float:
 if __name__ == "__main__":
     try:
         main()
-    except (TasksUnavailableError, PtraceUnavailableError) as error:
+    except TasksUnavailableError as error:
         sys.exit(str(error))

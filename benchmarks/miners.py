@@ -3,7 +3,7 @@
     python -m benchmarks.miners [--limit 180]
 
 Needs root and a RandomX binding (pip install cyrx). Each miner runs alone, in a container of its
-own, with 1 and 2 threads, with and without its compiler; by the task iterator, then by ptrace. The
+own, with 1 and 2 threads, with and without its compiler. The
 agent has its usual settings. Seconds from the start of the program to the log lines that say
 ``likely`` and ``confirmed``, and the signals that had spoken by then.
 """
@@ -29,7 +29,6 @@ from benchmarks.orphan import Orphan
 from benchmarks.table import machine
 
 _WAYS = (("1", ""), ("2", ""), ("1", "nojit"), ("2", "nojit"))
-_SOURCES = {"task iterator": "tasks: true", "ptrace": "tasks: false, ptrace: true"}
 
 
 def main() -> None:
@@ -40,15 +39,14 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("this benchmark makes cgroups and reads others' processes: run it as root")
     print(f"{machine()}\n")
-    print(f"{'miner':24} {'by':14} {'likely':>7} {'confirmed':>10}  signals")
-    for source, probes in _SOURCES.items():
-        with tempfile.TemporaryDirectory() as folder, _agent(Path(folder), probes) as log:
-            for number, way in enumerate(_WAYS):
-                container = own_container_id(number)
-                told = _told(log, Path(folder), way, container, arguments.limit)
-                threads, how = way
-                name = f"{threads} thread{'s' * (threads != '1')}{', no JIT' * bool(how)}"
-                print(f"{name:24} {source:14} {told}", flush=True)
+    print(f"{'miner':24} {'likely':>7} {'confirmed':>10}  signals")
+    with tempfile.TemporaryDirectory() as folder, _agent(Path(folder)) as log:
+        for number, way in enumerate(_WAYS):
+            container = own_container_id(number)
+            told = _told(log, Path(folder), way, container, arguments.limit)
+            threads, how = way
+            name = f"{threads} thread{'s' * (threads != '1')}{', no JIT' * bool(how)}"
+            print(f"{name:24} {told}", flush=True)
 
 
 def _told(log: int, folder: Path, way: tuple[str, str], container: str, limit_s: float) -> str:
@@ -88,24 +86,22 @@ def _lines(log: int, until_s: float) -> Iterator[dict[str, object]]:
 
 
 @contextmanager
-def _agent(folder: Path, probes: str) -> Iterator[int]:
+def _agent(folder: Path) -> Iterator[int]:
     # So that a hybrid host's agent reads the hierarchy that is written to.
     parent = writable_root() / TOP
     (parent / "docker").mkdir(parents=True, exist_ok=True)
-    config = folder / "minerwatch.yml"
-    config.write_text(f"probes: {{{probes}}}\n")
     command = [
         *(sys.executable, "-m", "minerwatch", "agent", "--no-kubernetes"),
         *("--listen", "127.0.0.1:0", "--socket", str(folder / "agent.sock")),
-        *("--config", str(config), "--log-format", "json"),
+        *("--log-format", "json"),
     ]
     agent = subprocess.Popen(command, stderr=subprocess.PIPE)
     assert agent.stderr
     try:
         for line in _lines(agent.stderr.fileno(), time.monotonic() + 20):
-            if line.get("probe") == "rounding" and line["event"] == "probe is off":
-                print(f"not here: {line['reason']}")
-            if line.get("probe") == "ptrace":
+            if line.get("probe") == "rounding":
+                if line["event"] == "probe is off":
+                    print(f"not here: {line['reason']}")
                 break
         yield agent.stderr.fileno()
     finally:

@@ -34,11 +34,8 @@ from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, s
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ProcessId
-from minerwatch.node import ptrace_sampling
-from minerwatch.node.cpu_quota import OwnQuota
 from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
 from minerwatch.node.memory_maps import MappingReader
-from minerwatch.node.ptrace_sampling import PtraceSampler, PtraceUnavailableError
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.node.yara_scan import ContentReader
@@ -78,7 +75,6 @@ def cost_rows() -> Iterator[Row]:
     with ExitStack() as stack:
         target = stack.enter_context(_busy())
         yield from _task_rows(target)
-        yield from _ptrace_rows()
         stack.enter_context(_connections(_SOCKETS))
         me = identity(os.getpid())
         spent = _median(lambda: SocketReader("/proc").connections([me.pid], time.monotonic()))
@@ -119,29 +115,6 @@ def _task_rows(target: ProcessId) -> Iterator[Row]:
     tasks.close()
 
 
-def _ptrace_rows() -> Iterator[Row]:
-    """The agent's part, and the child's, of one question a second about one busy process."""
-    ptrace_sampling._ASK_EVERY_S = 0.0  # noqa: SLF001
-    try:
-        sampler = PtraceSampler(OwnQuota().reason)
-    except PtraceUnavailableError as error:
-        yield missing(COST, "ptrace", str(error))
-        return
-    with Orphan([sys.executable, "-c", "while True: pass"]) as target:
-        process, samples, began_s = target.process, 0, time.process_time()
-        until_s = time.monotonic() + 20
-        while samples < 50 and time.monotonic() < until_s:
-            samples += len(sampler.fp_samples([process]))
-            time.sleep(0.01)
-        own_ms = (time.process_time() - began_s) * 1000
-    before_ms = _children_ms()
-    sampler.close()
-    child_ms = _children_ms() - before_ms
-    if samples:
-        note = f"and {child_ms / samples:.2f} ms in the child"
-        yield Row(COST, "", "ptrace, a sample", own_ms / samples, "ms", note=note)
-
-
 def _answer(ask: Callable[[], object], answers: Callable[[], object]) -> None:
     ask()
     while not answers():
@@ -175,14 +148,6 @@ def pause_rows(seconds: float, load: int) -> Iterator[Row]:
         tasks.close()
     except TasksUnavailableError as error:
         yield missing(PAUSE, f"{case}by the task iterator", str(error))
-    try:
-        sampler = PtraceSampler(OwnQuota().reason)
-    except PtraceUnavailableError as error:
-        yield missing(PAUSE, f"{case}by ptrace", str(error))
-        return
-    ptrace_sampling._ASK_EVERY_S = 0.1  # noqa: SLF001 - ten times as often as the agent
-    yield _still(f"{case}by ptrace", sampler, seconds, load)
-    sampler.close()
 
 
 def _still(name: str, source: FpSource | None, seconds: float, load: int) -> Row:

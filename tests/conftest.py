@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import Scheduling
 
-from tests.shares import SharesScheduling
+from tests.shares import SharesScheduling, marks
 from tests.waiting import why_not_quiet
 
 # Machines are shared and noisy: how long an example takes says nothing.
@@ -27,6 +27,7 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("nightly", settings.get_profile("minerwatch"), max_examples=1000)
 settings.load_profile("minerwatch")
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,14 +36,41 @@ _TOP = "minerwatch-test-"
 TOP = f"/{_TOP}{os.getpid()}"
 """The cgroup that this run of the tests makes its own in; others may run at the same time."""
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="makes cgroups and reads others' processes: run it as root"
-)
+needs_root = pytest.mark.root
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return SharesScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        names = vars(item.module) if isinstance(item, pytest.Function) else ()
+        own = {mark.name for mark in item.iter_markers()}
+        for mark in marks(item.nodeid, getattr(item, "fixturenames", ()), names, own):
+            item.add_marker(mark)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with no_programs(item.nodeid) if item.get_closest_marker("unit") else nullcontext():
+        return (yield)
+
+
+@contextmanager
+def no_programs(test: str) -> Iterator[None]:
+    """A test that starts a program meanwhile fails: it is none of those marked ``unit``."""
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        pytest.fail(f"{test} starts a program: add it to _START_PROGRAMS in tests/shares.py")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", fail)
+        patch.setattr(os, "fork", fail)
+        patch.setattr(os, "posix_spawn", fail)
+        yield
 
 
 _QUIET_WITHIN_S = 30.0
@@ -59,7 +87,10 @@ def pod_uid(first: str) -> str:
     return f"{first}-7d1e-4b6c-9a55-{os.getpid():012x}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("makes cgroups or reads others' processes: run it as root")
     if item.get_closest_marker("quiet"):
         end_s = time.monotonic() + _QUIET_WITHIN_S
         while why := why_not_quiet():
@@ -211,8 +242,6 @@ def remove_parent_cgroups(path: str) -> None:
 
 @pytest.fixture
 def cgroups() -> Iterator[CgroupFolders]:
-    if os.geteuid() != 0:
-        pytest.skip("makes cgroups: run it as root")
     try:
         root = cgroup_root()
     except StopIteration:
@@ -230,10 +259,10 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
+        self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, *arguments: str, busy: bool) -> subprocess.Popen[bytes]:
-        """A shell called ``name`` that burns a core or waits, with ``arguments`` to be seen."""
+        """A shell called ``name`` that computes or waits, with ``arguments`` to be seen."""
         program = self._folder / name
         if not program.exists():
             shutil.copy(shutil.which("dash") or "/bin/sh", program)
@@ -248,11 +277,11 @@ class Programs:
             stderr=subprocess.DEVNULL,
             **options,
         )
-        self._running.append(process)
+        self.running.append(process)
         return process  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        for process in self._running:
+        for process in self.running:
             process.kill()
             process.wait()
             if process.stdin:

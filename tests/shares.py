@@ -1,74 +1,79 @@
-"""How tests are shared out among workers (pytest-xdist): what looks at the machine stays together.
+"""How tests are marked and shared out among workers, by where they are and what they use.
 
-Agents see every process, cgroup and program start of the machine. So tests that start such things,
-or look for them, run one after the other, in two workers: those that measure in one, those that
-wait for agents and clusters in the other. Beside them others run the rest, a module in one piece.
-Each worker's cgroups and container ids are its own (``tests.conftest.TOP``, ``container_id``).
+Tests that count what is on the whole machine, or flood it, run one after the other in one worker.
+All others run beside them, a module in one piece: each worker's cgroups, container ids and pod uids
+are its own (``tests.conftest.TOP``, ``container_id``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
+from itertools import chain
 
 from xdist.scheduler import LoadScopeScheduling
 
 MACHINE = "the machine"
-AGENTS = "agents on the machine"
+WATCHED_NODE = "the watched node"
 
-_ON_THE_MACHINE = {
+_TOGETHER = {
     MACHINE: (
-        "tests/node/",
-        "tests/probes/",
-        "tests/test_hostile_tenants.py",
-        "tests/test_innocents.py",
+        "tests/agent/test_daemon.py::test_cgroups_by_the_thousand",  # every agent reads them
+        "tests/agent/test_tick.py",  # reads all tasks, and compares CPU times
+        "tests/node/test_exec_events.py",  # hears of every program that starts
+        "tests/node/test_task_iterator.py",  # reads all tasks
+        "tests/test_hostile_tenants.py",  # fork storms, tens of thousands of threads
+        "tests/test_innocents.py",  # keeps all CPUs busy
         "tests/test_randomx.py",
-        "tests/test_waiting.py",
-        "tests/agent/test_tick.py",
     ),
-    AGENTS: (
-        "tests/cli/top_screen/test_feed.py",
-        "tests/cli/top_screen/test_top.py",
-        "tests/cli/test_commands.py",
-        "tests/culling/test_culler.py",
-        "tests/deploy/test_built_image.py",
-        "tests/deploy/test_container.py",
+    WATCHED_NODE: (  # share one node, its Prometheus and its Alertmanager
         "tests/deploy/test_dashboard.py",
         "tests/deploy/test_end_to_end.py",
-        "tests/culling/test_pod_actions.py",
-        "tests/kube/test_agent_faults.py",
-        "tests/kube/test_agent_in_cluster.py",
-        "tests/kube/test_culling_end_to_end.py",
-        "tests/kube/test_end_to_end.py",
-        "tests/kube/test_in_a_pod.py",
-        "tests/culling/test_process_signals.py",
-        "tests/kube/test_real_pods.py",
-        "tests/agent/test_daemon.py",
-        "tests/test_least_privilege.py",
-        "tests/test_outgoing.py",
-        "tests/test_soak.py",
     ),
 }
 
-_FIXTURES = frozenset(("cgroups", "programs"))
+_START_PROGRAMS = (
+    "tests/agent/",
+    "tests/benchmarks/",
+    "tests/cli/test_rules.py",
+    "tests/deploy/",
+    "tests/node/",
+    "tests/probes/",
+)
+"""Beside the modules that import what starts programs."""
+
+_PROGRAM_NAMES = frozenset(("subprocess", "multiprocessing", "venv", "Programs", "RunningAgent"))
+_PROGRAM_FIXTURES = frozenset(("cgroups", "programs", "certificate"))
+_ROOT_FIXTURES = frozenset(("cgroups",))
+
+
+PLACES = (*chain.from_iterable(_TOGETHER.values()), *_START_PROGRAMS)
 
 
 def share(test: str) -> str:
     """The share that a test, by its node id, belongs to: all tests of one run in one worker."""
-    for name, places in _ON_THE_MACHINE.items():
+    for name, places in _TOGETHER.items():
         if test.startswith(places):
             return name
     return test.partition("::")[0]
 
 
-def misplaced(tests: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
-    """Modules whose tests make cgroups or start programs, but that are not listed here."""
-    return sorted(
-        {
-            share(test)
-            for test, fixtures in tests
-            if share(test) not in _ON_THE_MACHINE and not _FIXTURES.isdisjoint(fixtures)
-        }
+def marks(
+    test: str, fixtures: Collection[str], names: Collection[str], own: Collection[str]
+) -> Iterator[str]:
+    """Marks of a test by its node id, fixtures, the names in its module and the marks it has."""
+    counts_machine = share(test) == MACHINE
+    needs_root = "root" in own or not _ROOT_FIXTURES.isdisjoint(fixtures)
+    starts_programs = (
+        test.startswith(_START_PROGRAMS)
+        or not _PROGRAM_NAMES.isdisjoint(names)
+        or not _PROGRAM_FIXTURES.isdisjoint(fixtures)
     )
+    if counts_machine:
+        yield "machine"
+    if needs_root:
+        yield "root"
+    if not (counts_machine or needs_root or starts_programs or "slow" in own):
+        yield "unit"
 
 
 class SharesScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

@@ -21,6 +21,7 @@ from minerwatch.detection.judge import is_cullable, joined_score
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Signal, Verdict
+from tests.examples import examples
 
 MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
@@ -36,13 +37,13 @@ def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
 
 
 @given(containers(LINES))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
     assert not is_cullable(together(lines))
 
 
 @given(containers(LINES))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
     verdict = together(lines)
     assert verdict.level < Level.CONFIRMED, [finding.title for finding in verdict.findings]

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any, ClassVar
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -47,9 +48,10 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+from tests.examples import examples
 
 STEPS = 50
-EXAMPLES = 500
+EXAMPLES = examples(250)
 INTERVAL_S = 10.0
 START_UNIX_S = datetime(2027, 1, 14, 20, tzinfo=UTC).timestamp()
 LAST_DAY = date(2027, 1, 14)  # of the exemption: four hours after the start it is over
@@ -708,6 +710,7 @@ def _owners(kind: str) -> tuple[OwnerReference, ...]:
     return (OwnerReference(owner, "x", "u", is_controller=True),) if owner else ()
 
 
+@pytest.mark.slow
 def test_no_invariant_is_ever_broken() -> None:
     Cluster.seen.clear()
     run_state_machine_as_test(

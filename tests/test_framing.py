@@ -24,6 +24,9 @@ from minerwatch.detection.planted_words import with_arguments
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue, Level, Signal
+from tests.examples import examples
+
+pytestmark = pytest.mark.slow  # together
 
 BOOK = rulebook.load((BUILT_IN_RULES,))
 MATCHER = Matcher(BOOK.rules)
@@ -207,7 +210,7 @@ def with_argument(case: Recording, place: int, words: str) -> Recording:
     return replace(case, facts=with_arguments(facts))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.sampled_from(BENIGN_ARGUMENTS),
     st.integers(0, 9),

@@ -19,7 +19,7 @@ mounts over /proc             here
 arguments that block reads    here; node/test_processes.py: arguments_under_userfaultfd_are_hidden,
                               many_hanging_command_lines_leave_one_thread_and_no_processes
 executables on a dead FUSE    here
-a process that is its own     here; node/test_ptrace.py: whoever_is_traced_by_somebody_else_is_left
+a process that is its own     here
 tracer
 ============================  ======================================================================
 """
@@ -43,12 +43,12 @@ from minerwatch.config.schema import BUILT_IN_RULES, Config
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Observation, ProcessId
-from minerwatch.node import yara_scan
 from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
-from minerwatch.node.yara_scan import ContentReader
+from minerwatch.node.yara_scan import SCANNER, ContentReader
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import MAX_NODE_BYTES
 from tests.agent.test_tick import POOL, Node
@@ -469,17 +469,17 @@ def test_a_miner_on_a_dead_file_system_is_told(
 
 
 def test_an_executable_on_a_dead_file_system_holds_up_no_scan(
-    programs: Programs, fuse: DeadFuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Programs, fuse: DeadFuse, tmp_path: Path
 ) -> None:
-    """For its pages are read in memory; those that hash the file itself give up."""
-    monkeypatch.setattr(yara_scan, "_STALLED_S", 0.5)
+    """Its pages are read in memory; a child that hashes the file itself is left behind."""
     rule = tmp_path / "elf.yar"
     rule.write_text("rule Elf { condition: uint32(0) == 0x464C457F }")
     on_fuse = identity(programs.run([str(fuse.program), "-c", "read nothing"]).pid)
     until(lambda: os.readlink(f"/proc/{on_fuse.pid}/exe") == str(fuse.program))
     other = identity(programs.start("other", busy=False).pid)
     fuse.die()
-    reader = ContentReader("/proc", [rule])
+    scanner = GuardedProgram(SCANNER, needs_packages=True)
+    reader = ContentReader("/proc", [rule], program=scanner, stall_s=0.5)
     before = children()
     answers: dict[ProcessId, tuple[str, ...] | None] = {}
 
@@ -493,13 +493,14 @@ def test_an_executable_on_a_dead_file_system_holds_up_no_scan(
     assert reader.failures["timeout"] == 0
     assert answers == {on_fuse: ("Elf",), other: ("Elf",)}
     assert len(children() - before) <= 2  # one that works; one that dies as soon as it can
-    hasher = ExecutableHasher(deadline_s=0.5)
+    hashing = GuardedProgram(CHILDREN / "exe_hasher.py", "/proc", "1000000000")
+    hasher = ExecutableHasher(deadline_s=3.0, program=hashing)
     assert on_fuse not in hasher.digests([on_fuse])
     assert len(hasher.digests([other])[other]) == 64
     fuse.close()
-    until(lambda: not (hasher.digests([]) or hasher._dying))
+    until(lambda: not hashing.dying())
     reader.close()
-    until(lambda: all(child.has_ended() for child in reader._dying))
+    until(lambda: not scanner.dying())
 
 
 ARGUMENTS_ON_FUSE = """
@@ -623,7 +624,7 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     until(are_hidden)
     assert reader.failures["deadline"] <= 10 * len(lockers.processes)
     assert threading.active_count() <= threads + 1  # one is left behind
-    miners = {process.pid for process in programs._running}
+    miners = {process.pid for process in programs.running}
     until(
         lambda: len(children() - before - miners) <= 2
     )  # a reader and a scanner, killed ones gone
@@ -631,17 +632,16 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
 
 
 def test_a_process_that_locks_its_memory_does_not_blind_the_reading_of_mappings(
-    lockers: Lockers, monkeypatch: pytest.MonkeyPatch
+    lockers: Lockers,
 ) -> None:
-    monkeypatch.setattr("minerwatch.node.memory_maps._STALLED_S", 0.2)
-    reader = MappingReader()
+    reader = MappingReader(stall_s=0.2)
     locked = [identity(process.pid) for process in lockers.processes[:2]]
     own = identity(os.getpid())
     for process in locked:
         reader.ask(process, "hostile")
     reader.ask(own, "another")
     until(lambda: own in reader.answers())
-    until(lambda: not (reader.answers() or len(reader._questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert reader.failures["timeout"] == len(locked)
     for process in locked:
         reader.ask(process, "hostile")  # left alone for some time

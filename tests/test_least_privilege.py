@@ -39,7 +39,7 @@ def children(pid: int) -> dict[str, int]:
             except OSError:  # it has ended
                 continue
             scripts = [Path(word.decode()).name for word in arguments if word.endswith(b".py")]
-            found.update({script: int(child) for script in scripts[:1]})  # confined.py at first
+            found.update({script: int(child) for script in scripts[1:2]})  # after confined.py
     return found
 
 

@@ -17,7 +17,6 @@ from tests.waiting import PATIENCE_S, cpu_s
 TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
 WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
 """Others, and how long it takes: ``python -m benchmarks.miners``."""
-SOURCES = {"the task iterator": "tasks: true", "ptrace": "tasks: false, ptrace: true"}
 LIMIT_CPU_S = 120.0
 """Of each miner, however little of a CPU it gets."""
 
@@ -25,24 +24,18 @@ pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
 
 
 @pytest.fixture(scope="module")
-def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningAgent]]:
-    """One of each source. A suspect may burn less than usual, for the threads share few cores.
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """A suspect may use less CPU than usual, because the threads share few cores.
 
-    Content is looked for only where something was found already, so that it is not the first.
+    Content is scanned only where something was found already, so that it is not the first.
     """
-    running = {}
-    for source, probes in SOURCES.items():
-        folder = tmp_path_factory.mktemp("agent")
-        config = folder / "minerwatch.yml"
-        config.write_text(
-            f"probes: {{{probes}}}\nexamination: {{suspect_cpu_cores: 0.02, suspect_after: 1h}}\n"
-        )
-        running[source] = RunningAgent(folder, "--interval", "2s", "--config", str(config))
-    for agent in running.values():
-        agent.line("watching")
+    folder = tmp_path_factory.mktemp("agent")
+    config = folder / "minerwatch.yml"
+    config.write_text("examination: {suspect_cpu_cores: 0.02, suspect_after: 1h}\n")
+    running = RunningAgent(folder, "--interval", "2s", "--config", str(config))
+    running.line("watching")
     yield running
-    for agent in running.values():
-        agent.close()
+    running.close()
 
 
 def verdicts(agent: RunningAgent, container: str) -> list[dict[str, object]]:
@@ -55,13 +48,12 @@ def verdicts(agent: RunningAgent, container: str) -> list[dict[str, object]]:
 
 @pytest.mark.quiet  # content is scanned at the lowest priority
 def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
-    agents: dict[str, RunningAgent],
+    agent: RunningAgent,
     cgroups: CgroupFolders,
     programs: Programs,
     tmp_path: Path,
 ) -> None:
-    on = {source: agent for source, agent in agents.items() if is_on(agent)}
-    if not on:
+    if not is_on(agent):
         pytest.skip("how threads round cannot be told here: run it as root on a kernel with BTF")
     shutil.copy(TARGET, tmp_path / "train.py")
     miners = {}
@@ -76,20 +68,19 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
         )
         cgroups.put(miner, folder)
         miners[way] = container[:12], miner.pid
-    for source, agent in on.items():
-        for way, (container, pid) in miners.items():
-            levels = wait_until_confirmed(agent, container, pid)
-            assert levels, f"{way} by {source}: {agent.log_path.read_text()[-3000:]}"
-            likely = levels["likely"]
-            assert likely["signals"] == {"compute": 88.0}, (way, source)
-            signals = levels["confirmed"]["signals"]
-            assert isinstance(signals, dict)
-            assert signals.keys() >= {"compute", "content"}, (way, source)
-            assert signals.keys() <= {"compute", "content", "behaviour"}, (way, source)
+    for way, (container, pid) in miners.items():
+        levels = wait_until_confirmed(agent, container, pid)
+        assert levels, f"{way}: {agent.log_path.read_text()[-3000:]}"
+        likely = levels["likely"]
+        assert likely["signals"] == {"compute": 88.0}, way
+        signals = levels["confirmed"]["signals"]
+        assert isinstance(signals, dict)
+        assert signals.keys() >= {"compute", "content"}, way
+        assert signals.keys() <= {"compute", "content", "behaviour"}, way
 
 
 def is_on(agent: RunningAgent) -> bool:
-    agent.until(lambda: any(line.get("probe") == "ptrace" for line in agent.lines()))
+    agent.until(lambda: any(line.get("probe") == "rounding" for line in agent.lines()))
     return any(
         line["event"] == "probe is on" and line["probe"] == "rounding" for line in agent.lines()
     )

@@ -1,25 +1,55 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.shares import AGENTS, MACHINE, misplaced, share
+from tests.conftest import no_programs
+from tests.shares import MACHINE, PLACES, marks, share
 
 
-def test_what_looks_at_the_machine_is_two_shares() -> None:
-    assert share("tests/agent/test_daemon.py::test_a[x::y]") == AGENTS
+def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> None:
+    assert share("tests/agent/test_tick.py::test_a[x::y]") == MACHINE
     assert share("tests/node/test_task_iterator.py::test_b") == MACHINE
-    assert share("tests/test_fair_queue.py::test_c[1]") == "tests/test_fair_queue.py"
+    assert share("tests/agent/test_daemon.py::test_c") == "tests/agent/test_daemon.py"
+    assert share("tests/test_fair_queue.py::test_d[1]") == "tests/test_fair_queue.py"
 
 
-def test_whoever_starts_programs_without_being_listed_is_named() -> None:
-    tests = (
-        ("tests/agent/test_daemon.py::a", ("programs",)),
-        ("tests/test_fair_queue.py::b", ("tmp_path",)),
-        ("tests/test_fair_queue.py::c", ("tmp_path", "cgroups")),
-    )
-    assert misplaced(tests) == ["tests/test_fair_queue.py"]
+@pytest.mark.parametrize(
+    ("test", "fixtures", "names", "own", "expected"),
+    [
+        ("tests/view/test_table.py::a", (), (), (), ["unit"]),
+        ("tests/view/test_table.py::a", (), (), ("slow",), []),
+        ("tests/view/test_table.py::a", (), (), ("root",), ["root"]),
+        ("tests/view/test_table.py::a", ("cgroups",), (), (), ["root"]),
+        ("tests/view/test_table.py::a", ("programs",), (), (), []),
+        ("tests/view/test_table.py::a", (), ("subprocess",), (), []),
+        ("tests/node/test_cgroups.py::a", (), (), (), []),
+        ("tests/agent/test_tick.py::a", ("cgroups",), (), (), ["machine", "root"]),
+    ],
+)
+def test_marks(
+    test: str,
+    fixtures: tuple[str, ...],
+    names: tuple[str, ...],
+    own: tuple[str, ...],
+    expected: list[str],
+) -> None:
+    assert list(marks(test, fixtures, names, own)) == expected
 
 
-def test_all_that_start_programs_are_listed(request: pytest.FixtureRequest) -> None:
-    tests = ((item.nodeid, getattr(item, "fixturenames", ())) for item in request.session.items)
-    assert misplaced(tests) == [], "add them to _ON_THE_MACHINE in tests/shares.py"
+@pytest.mark.parametrize("place", PLACES)
+def test_places_are_there(place: str) -> None:
+    path, _, test = place.partition("::")
+    file = Path(__file__).parent.parent / path
+    assert file.exists()
+    assert not test or f"def {test}" in file.read_text()
+
+
+def test_a_unit_test_that_starts_a_program_fails() -> None:
+    with no_programs("a"), pytest.raises(pytest.fail.Exception, match="a starts a program"):
+        subprocess.run(["true"], check=True)
+    with no_programs("a"), pytest.raises(pytest.fail.Exception, match="_START_PROGRAMS"):
+        subprocess.Popen([sys.executable, "-c", ""])

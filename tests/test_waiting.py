@@ -7,7 +7,6 @@ import subprocess
 
 import pytest
 
-from tests import waiting
 from tests.conftest import CgroupFolders, Programs, remove_what_is_left
 from tests.waiting import cpu_s, until, until_burnt, why_not_quiet
 
@@ -35,8 +34,7 @@ def test_one_moment_alone_makes_no_machine_busy(
     monkeypatch: pytest.MonkeyPatch, running: list[int], is_quiet: bool
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    monkeypatch.setattr(waiting, "_running_tasks", lambda: iter(running))
-    assert why_not_quiet() == ("" if is_quiet else "9 tasks want to run on 2 CPUs")
+    assert why_not_quiet(running) == ("" if is_quiet else "9 tasks want to run on 2 CPUs")
 
 
 def test_only_cgroups_of_runs_that_are_over_are_removed(

@@ -118,7 +118,6 @@ def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
 _WITHOUT = {
     "cli/top_screen/feed.py": "of the screen, not of the agent",
     "kube/fleet.py": "of a command that asks all agents",
-    "node/children/ptrace_sampler.py": "of the helper's own process; it ends with its samples",
     "worker.py": "the one",
 }
 """Modules that start a thread by themselves, and why they may."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 PATIENCE_S = 240.0
-"""Wall time after which it is taken that something will never happen."""
+"""Seconds of waiting after which a test fails."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _BUSY_TASKS_PER_CPU = 2.0
@@ -54,11 +54,14 @@ def until_burnt(pid: int, seconds: float) -> None:
     until(lambda: cpu_s(pid) >= goal_s, f"{pid} did not use {seconds:g} s of CPU time")
 
 
-def why_not_quiet() -> str:
-    """Return why this machine is too busy for what needs a quiet one; "" if it is not."""
+def why_not_quiet(running: Iterable[int] | None = None) -> str:
+    """Return why this machine is too busy for what needs a quiet one; "" if it is not.
+
+    ``running`` are counts of tasks that want to run, instead of this machine's.
+    """
     cpus = len(os.sched_getaffinity(0))
-    running = sorted(_running_tasks())
-    usual = running[len(running) // 2]
+    counts = sorted(_running_tasks() if running is None else running)
+    usual = counts[len(counts) // 2]
     if usual <= _BUSY_TASKS_PER_CPU * cpus:
         return ""
     return f"{usual} tasks want to run on {cpus} CPUs"

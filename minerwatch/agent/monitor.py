@@ -129,7 +129,6 @@ def open_node(
     tasks, tasks_off = _task_iterator(config)
     probes = Probes(
         config,
-        pool_servers=book.lists.entries.get("pool_servers", ()),
         content_rules=book.content,
         tasks=tasks,
         tasks_off=tasks_off,

@@ -28,6 +28,9 @@ _STATS_PER_TASK = 6
 _MIN_AGE_S = 0.2
 """A younger process gets no rate since its birth: CPU time is exact to 10 ms only."""
 
+_CLOCK_TICK_S = 1 / CLOCK_TICKS_PER_S
+"""/proc/PID/stat cuts user and system time to ticks; the task iterator returns nanoseconds."""
+
 _MAX_UNSEEN_SHARE = 0.1
 """Of a container's CPU rate: what idle processes may use together before all are read."""
 
@@ -165,7 +168,7 @@ class ProcessMeter:
             return False
         unseen = cores - sum(each.cpu_cores or 0.0 for each in container.measured_processes())
         most = min(self._examination.hot_cpu_cores, _MAX_UNSEEN_SHARE * cores)
-        return unseen <= max(most, 1 / CLOCK_TICKS_PER_S / self._tick_length_s())
+        return unseen <= max(most, _CLOCK_TICK_S / self._tick_length_s())
 
     def _tick_length_s(self) -> float:
         times_s = self._node.tick_times_s
@@ -183,7 +186,8 @@ class ProcessMeter:
                 return
             process.cpu = cpu = CpuHistory(process.born_s, 0.0)
         elif process.is_idle:
-            if stat.cpu_s == cpu.cpu_s and stat.threads == process.threads:
+            has_run = not -2 * _CLOCK_TICK_S < stat.cpu_s - cpu.cpu_s < _CLOCK_TICK_S
+            if not has_run and stat.threads == process.threads:
                 process.idle_read_s = at_s
                 return
             process.is_idle = False
@@ -193,7 +197,9 @@ class ProcessMeter:
             last_s = process.idle_read_s if idle_until_s is None else idle_until_s
             before_s = [each for each in self._node.tick_times_s if each <= last_s]
             cpu.rest(before_s, window_s=window_s, busy_cores=busy_cores)
-        cpu.add(at_s, stat.cpu_s, window_s=window_s, busy_cores=busy_cores)
+        is_cut = 0 < cpu.cpu_s - stat.cpu_s < 2 * _CLOCK_TICK_S
+        cpu_s = cpu.cpu_s if is_cut else stat.cpu_s
+        cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
 
     def _maybe_replaced(self) -> set[int]:
         if self._tasks is None:

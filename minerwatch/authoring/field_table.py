@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, Field, is_of_container
+from minerwatch.detection.fields import (
+    KNOWN_FIELDS,
+    PROBE_FIELDS,
+    UNMEASURED_FIELDS,
+    Field,
+    is_of_container,
+)
 
 _TYPES = {"count": "integer", "bool": "boolean", "list": "list", "": "text"}
 _UNITS = {"bool": "", "list": ""}
@@ -26,6 +32,8 @@ def field_records() -> list[dict[str, str]]:
 
 
 def _measured(field: Field) -> str:
+    if field.name in UNMEASURED_FIELDS:
+        return "not yet"
     for probe, names in PROBE_FIELDS.items():
         if field.name in names:
             return f"probe {probe}"

@@ -1,4 +1,4 @@
-"""The rules in force as a Markdown page: one line a rule, so that rules do not conflict in git."""
+"""The rules in force as text, JSON and Markdown, one line a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,47 @@ _MEANINGS = {
     Signal.EXECUTION: "start and disguise of the program",
     Signal.BEHAVIOUR: "CPU usage",
 }
+_TEXT_HEAD = "SCORE  SIGNAL     STATUS        FOR    TITLE  (ID)"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+
+def rule_record(rule: Rule) -> dict[str, object]:
+    """Return the JSON object of ``rules list``."""
+    return {
+        "id": rule.id,
+        "title": rule.title,
+        "signal": rule.signal.value,
+        "score": rule.score,
+        "level": rule.level,
+        "status": rule.maturity.value,
+        "for_s": rule.hold_s,
+        "path": str(rule.path),
+        "fields": sorted(rule.fields),
+        "lists": list(rule.lists),
+        "filters": [each.id for each in rule.filters],
+        "tests": len(rule.tests),
+        "falsepositives": list(rule.falsepositives),
+    }
+
+
+def rule_rows(rules: Iterable[Rule]) -> Iterator[str]:
+    """Yield the rules as lines of a table, the filters of each below it."""
+    yield _TEXT_HEAD
+    for rule in rules:
+        yield (
+            f"{rule.score:5g}  {rule.signal:9}  {rule.maturity:12}  {_duration(rule):5}"
+            f"  {printable(rule.title)}  ({rule.id})"
+        )
+        for each in rule.filters:
+            yield f"{'':39}filter: {printable(each.title)}  ({each.id})"
+
+
+def _duration(rule: Rule) -> str:
+    """Return ``for:`` in the largest unit without a fraction."""
+    for unit, seconds in (("h", 3600), ("m", 60)):
+        if rule.hold_s and rule.hold_s % seconds == 0:
+            return f"{rule.hold_s / seconds:g}{unit}"
+    return f"{rule.hold_s:g}s" if rule.hold_s else "-"
 
 
 def rule_index(rules: Sequence[Rule], shipped: Path) -> str:

@@ -7,7 +7,7 @@ something in it. Lint uses neither the network nor a clock, and only the offline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 
 from minerwatch.authoring.diagnostic import Diagnostic, Problems, Severity, warning
@@ -33,10 +33,12 @@ from minerwatch.authoring.lint_sigma import check_by_sigma
 from minerwatch.authoring.lint_tests import check_tests
 from minerwatch.authoring.rule_tests import Recording
 from minerwatch.authoring.template import TO_DO
+from minerwatch.detection.fields import UNMEASURED_FIELDS
 from minerwatch.detection.sigma.rule import Filter, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.detection.sigma.yaml_document import Document, read_document, read_text
 from minerwatch.errors import RuleError
+from minerwatch.format import counted
 
 _MAX_SHOWN = 80
 
@@ -79,6 +81,15 @@ def lint(
     found += list_diagnostics(book)
     found.sort(key=lambda each: (str(each.path), each.line, each.text))
     return tuple(dict.fromkeys(found))
+
+
+def unmeasured_note(rules: Iterable[Rule]) -> str | None:
+    """Return one line on the rules that need a field which no source measures yet."""
+    count = sum(not UNMEASURED_FIELDS.isdisjoint(rule.fields) for rule in rules)
+    if not count:
+        return None
+    names = ", ".join(sorted(UNMEASURED_FIELDS))
+    return f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(

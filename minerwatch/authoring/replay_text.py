@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO
 
-from minerwatch.authoring.rule_tests import Outcome, Recording
+from minerwatch.authoring.rule_tests import Outcome, Recording, recording
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, nearest_field
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.format import counted, one_decimal
@@ -18,6 +19,11 @@ from minerwatch.untrusted_text.display import printable
 MAX_LINE_BYTES = 16 << 20
 _MAX_NAME = 40  # characters of an id or label
 _COLUMNS = (*(level.label for level in Level), "cullable")
+
+
+def recordings(path: Path) -> list[Recording]:
+    """Read a file of recordings; raise ValueError for the first line that is not one."""
+    return [recording(line) for line in path.read_bytes().splitlines()]
 
 
 def numbered_lines(file: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:

@@ -18,9 +18,16 @@ from minerwatch.authoring import rule_tests
 from minerwatch.authoring.diagnostic import Diagnostic, Severity
 from minerwatch.authoring.field_table import field_records, field_rows
 from minerwatch.authoring.filter_file import with_rule
-from minerwatch.authoring.index import rule_index
+from minerwatch.authoring.index import rule_index, rule_record, rule_rows
 from minerwatch.authoring.lint import lint as lint_book
-from minerwatch.authoring.replay_text import Tally, json_line, numbered_lines, text_line
+from minerwatch.authoring.lint import unmeasured_note
+from minerwatch.authoring.replay_text import (
+    Tally,
+    json_line,
+    numbered_lines,
+    recordings,
+    text_line,
+)
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import new_rule
 from minerwatch.cli.options import config_option, configuration, rules_option
@@ -29,6 +36,7 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import LEVEL_SCORES, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
+from minerwatch.detection.sigma.yaml_document import read_text
 from minerwatch.errors import RuleError
 from minerwatch.format import counted
 from minerwatch.model import Maturity, Signal
@@ -107,18 +115,12 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     book = _load((), rule_folders, config_path)
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
     if output == "json":
-        _print_json([_summary(rule) for rule in in_order])
+        _print_json([rule_record(rule) for rule in in_order])
     elif output == "markdown":
         click.echo(rule_index(book.rules, BUILT_IN_RULES), nl=False)
     else:
-        click.echo("SCORE  SIGNAL     STATUS        FOR    TITLE  (ID)")
-        for rule in in_order:
-            click.echo(
-                f"{rule.score:5g}  {rule.signal:9}  {rule.maturity:12}  {_duration(rule):5}"
-                f"  {printable(rule.title)}  ({rule.id})"
-            )
-            for each in rule.filters:
-                click.echo(f"{'':39}filter: {printable(each.title)}  ({each.id})")
+        for row in rule_rows(in_order):
+            click.echo(row)
     _print_errors(book.errors)
     counts = Counter(rule.maturity for rule in book.rules)
     parts = ", ".join(f"{counts[maturity]} {maturity}" for maturity in Maturity)
@@ -141,6 +143,7 @@ def fields(output: str) -> None:
               tick           at each tick
               tick, if busy  at each tick, in containers that are busy or suspected
               probe NAME     by a deep probe, for suspected processes
+              not yet        by nothing: conditions on it never hold
 
     A fact that was not measured is absent, and a condition on it does not hold.
 
@@ -205,8 +208,7 @@ def new(path: Path, title: str, signal: str, level: str, filter_paths: tuple[Pat
     name = f"{file.absolute().parent.name}/{file.stem}"
     try:
         filters = {
-            each: with_rule(each, each.read_text(encoding="utf-8"), identifier, name)
-            for each in filter_paths
+            each: with_rule(each, read_text(each)[0], identifier, name) for each in filter_paths
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as opened:
@@ -258,14 +260,16 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _load(paths, rule_folders, config_path)
-    ordinary = [rule_tests.recording(line) for line in _ORDINARY.read_bytes().splitlines()]
     yara_errors = (
         Diagnostic(error.path, error.line, Severity.ERROR, error.reason)
         for error in compile_errors(book.content)
     )
     found = [
         each
-        for each in (*lint_book(book, ordinary, datetime.now(UTC).date()), *yara_errors)
+        for each in (
+            *lint_book(book, recordings(_ORDINARY), datetime.now(UTC).date()),
+            *yara_errors,
+        )
         if _is_selected(each.path, paths)
     ]
     if output == "json":
@@ -277,8 +281,11 @@ def lint(
     _print_empty(empty)
     counts = Counter(each.severity for each in found)
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    checked = counted(len(_selected(book, paths)), "rule")
+    selected = _selected(book, paths)
+    checked = counted(len(selected), "rule")
     _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    if line := unmeasured_note(selected):
+        _note(line)
     _exit(failed=bool(errors or empty or (strict and warnings)))
 
 
@@ -439,24 +446,6 @@ def _empty_paths(book: RuleBook, paths: Sequence[Path]) -> list[Path]:
 # Output.
 
 
-def _summary(rule: Rule) -> dict[str, Any]:
-    return {
-        "id": rule.id,
-        "title": rule.title,
-        "signal": rule.signal.value,
-        "score": rule.score,
-        "level": rule.level,
-        "status": rule.maturity.value,
-        "for_s": rule.hold_s,
-        "path": str(rule.path),
-        "fields": sorted(rule.fields),
-        "lists": list(rule.lists),
-        "filters": [each.id for each in rule.filters],
-        "tests": len(rule.tests),
-        "falsepositives": list(rule.falsepositives),
-    }
-
-
 def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:
     return {
         "rule": failure.rule.id,
@@ -466,14 +455,6 @@ def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:
         "expected": "match" if failure.test.holds else "no_match",
         "explanation": failure.explanation.splitlines(),
     }
-
-
-def _duration(rule: Rule) -> str:
-    """Return ``for:`` in the largest unit without a fraction."""
-    for unit, seconds in (("h", 3600), ("m", 60)):
-        if rule.hold_s and rule.hold_s % seconds == 0:
-            return f"{rule.hold_s / seconds:g}{unit}"
-    return f"{rule.hold_s:g}s" if rule.hold_s else "-"
 
 
 def _print_empty(paths: Iterable[Path]) -> None:

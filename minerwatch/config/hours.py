@@ -16,15 +16,15 @@ _EPOCH_WEEKDAY = DAYS.index("thu")  # 1970-01-01
 
 
 class Hours(str):
-    """Some hours on some days of each week, in UTC.
+    """A span of hours on some days of each week, in UTC.
 
-    The start belongs to them, the end does not. An end before the start is on the next day.
+    The start is included, the end is not. An end before the start is on the next day.
     """
 
     __slots__ = ()
 
     def include(self, unix_s: float) -> bool:
-        """Whether the moment ``unix_s`` is within these hours."""
+        """Return True if ``unix_s`` is within these hours."""
         minute_since_epoch = int(unix_s // 60)
         day, minute = divmod(minute_since_epoch, _DAY_MIN)
         weekday = (day + _EPOCH_WEEKDAY) % 7
@@ -37,12 +37,12 @@ class Hours(str):
 
 
 def hours(text: str) -> Hours:
-    """``text`` such as ``mon-fri 09:00-17:00``, ``sat,sun 22:00-04:00`` or ``00:00-24:00``.
+    """Parse ``mon-fri 09:00-17:00``, ``sat,sun 22:00-04:00`` or ``00:00-24:00``.
 
     Raises ConfigError for anything else.
     """
     if not isinstance(text, str):
-        raise ConfigError(f"{text!r} is not a span of hours: write it like mon-fri 09:00-17:00")
+        raise ConfigError(f"invalid hours {text!r}: use a form like mon-fri 09:00-17:00")
     _week(text)
     return Hours(text)
 
@@ -58,11 +58,11 @@ class _Week:
 def _week(text: str) -> _Week:
     match = _FORM.fullmatch(text.strip().lower())
     if match is None:
-        raise ConfigError(f"{text!r} is not a span of hours: write it like mon-fri 09:00-17:00")
+        raise ConfigError(f"invalid hours {text!r}: use a form like mon-fri 09:00-17:00")
     days = _days(match["days"], text) if match["days"] else frozenset(range(7))
     start_min, end_min = _minute(match["start"], text), _minute(match["end"], text)
     if start_min in (end_min, _DAY_MIN):
-        raise ConfigError(f"{text!r} is no time at all: a whole day is 00:00-24:00")
+        raise ConfigError(f"invalid hours {text!r}: use 00:00-24:00 for a whole day")
     return _Week(days, start_min, end_min)
 
 
@@ -71,7 +71,7 @@ def _days(text: str, whole: str) -> frozenset[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if first not in DAYS or (dash and last not in DAYS):
-            raise ConfigError(f"{part!r} in {whole!r} is no day: they are {', '.join(DAYS)}")
+            raise ConfigError(f"invalid day {part!r} in {whole!r}: use {', '.join(DAYS)}")
         start = DAYS.index(first)
         length = (DAYS.index(last) - start) % 7 if dash else 0
         days.update((start + step) % 7 for step in range(length + 1))
@@ -81,5 +81,5 @@ def _days(text: str, whole: str) -> frozenset[int]:
 def _minute(text: str, whole: str) -> int:
     hour, minute = int(text[:2]), int(text[3:])
     if minute > 59 or hour * 60 + minute > _DAY_MIN:
-        raise ConfigError(f"{text!r} in {whole!r} is no time of day")
+        raise ConfigError(f"invalid time {text!r} in {whole!r}: use 00:00 to 24:00")
     return hour * 60 + minute

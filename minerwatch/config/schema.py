@@ -1,6 +1,6 @@
-"""One YAML file -> one typed tree; every key has a safe default, every error names its key.
+"""One YAML file -> one typed tree. Every key has a safe default; every error names its key.
 
-Durations are numbers of seconds or texts such as ``10s``, ``2m``, ``1h``; they are held in seconds.
+Durations are seconds, or texts such as ``10s``, ``2m``, ``1h``.
 """
 
 from __future__ import annotations
@@ -50,110 +50,108 @@ CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the kernel's files are, and what counts as a container."""
+    """The kernel's files, and which cgroups count as containers."""
 
-    name: str = ""  # "" is the host's name
+    name: str = ""  # "" is the host name
     proc: str = "/proc"
     sys: str = "/sys"
-    units: bool = True  # systemd units, other managers' jobs and the host count, too
+    units: bool = True  # also watch systemd units, other managers' jobs and the host
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whom the agent looks at more closely."""
+    """Thresholds for a closer look at containers and processes."""
 
-    hot_cpu_cores: Positive = 0.1  # above this a container's processes are measured one by one
-    suspect_cpu_cores: Positive = 0.3  # a process that burns this much ...
+    hot_cpu_cores: Positive = 0.1  # above this, read the CPU time of a container's processes
+    suspect_cpu_cores: Positive = 0.3  # a process that uses this much CPU ...
     suspect_after: Duration = Duration(30)  # ... for this long is a suspect
-    window: Duration = Duration(60)  # over which CpuFlatness is taken
-    recheck_processes: Count = 64  # idle ones asked each tick: still the same program?
-    read_deadline: Duration = Duration(0.1)  # for all reads of a tick that a process can hold up
+    window: Duration = Duration(60)  # for CpuFlatness
+    recheck_processes: Count = 64  # idle processes checked each tick for a new program
+    read_deadline: Duration = Duration(0.1)  # for all reads in one tick that a process can block
 
 
 class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Further sources of evidence; each is off where the kernel or a capability is missing."""
 
-    execs: bool = True  # look at programs as they start (NET_ADMIN before Linux 6.6)
-    execs_cpu_share: Share = 0.02  # of one core, at most, for programs between two ticks
-    connections: bool = True  # whom suspects are connected to (SYS_PTRACE, DAC_READ_SEARCH)
-    resolve_pools: bool = False  # look up lists/pool_servers.txt: others may see that
-    mappings: bool = True  # what suspects keep in memory (SYS_PTRACE)
-    tasks: bool = True  # all processes in one read (BPF and PERFMON, a kernel with BTF)
-    rounding: bool = True  # how suspects round floating-point numbers (tasks, or ptrace)
-    ptrace: bool = False  # where there is no tasks: stop suspects for 0.1 ms to see (SYS_PTRACE)
-    rounding_cpu_share: Share = 0.005  # of one core, at most, for samples between two ticks
-    content: bool = True  # what executables and memory hold (SYS_PTRACE, DAC_READ_SEARCH)
-    budget: Duration = Duration(0.05)  # for all looks at suspects in one tick
-    canary: bool = True  # plant a harmless process every 10 minutes: is it found?
+    execs: bool = True  # examine programs as they start (NET_ADMIN before Linux 6.6)
+    execs_cpu_share: Share = 0.02  # most of one core, for programs that start between ticks
+    connections: bool = True  # connections of suspects (SYS_PTRACE, DAC_READ_SEARCH)
+    mappings: bool = True  # memory mappings of suspects (SYS_PTRACE)
+    tasks: bool = True  # read all processes at once (BPF, PERFMON, a kernel with BTF)
+    rounding: bool = True  # rounding modes of suspects (needs tasks)
+    rounding_cpu_share: Share = 0.005  # most of one core, for samples between ticks
+    content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
+    budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
+    canary: bool = True  # test detection with a harmless process every 10 minutes
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How findings become a level."""
+    """Rules for a container's level."""
 
-    ticks_below: Count = 3  # a container leaves a level after so many ticks below it
+    ticks_below: Count = 3  # ticks below a level before a container leaves it
 
 
 class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the names of pods come from, and what is told to the cluster."""
+    """The source of pods' names, and the Events that are sent."""
 
-    enabled: bool | None = None  # null: where a service account is mounted
-    kubeconfig: str = ""  # "" is the service account, or where there is none ~/.kube/config
-    context: str = ""  # of the kubeconfig; "" is its current one
-    namespace: str = ""  # the agent's own; "" is that of its service account
-    events: bool = True  # on pods whose verdict rises to likely or confirmed, or clears
-    events_per_minute: Limit = 10  # of one agent, in the long run; twice as many at once
-    contact: str = ""  # the last sentence of every event: whom to ask, how to appeal
+    enabled: bool | None = None  # null: if a service account is mounted
+    kubeconfig: str = ""  # "" is the service account, else ~/.kube/config
+    context: str = ""  # of the kubeconfig; "" is the current one
+    namespace: str = ""  # of the agent; "" is that of its service account
+    events: bool = True  # on pods that become likely or confirmed, or clear again
+    events_per_minute: Limit = 10  # average rate of one agent; bursts may be twice as large
+    contact: str = ""  # last sentence of every Event: contact and appeal
 
 
 class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who is told or banned: the first source that says something counts."""
+    """Owners of pods: the first source that names one applies."""
 
     profile: str = "jupyterhub"  # jupyterhub, binderhub, default
-    sources: tuple[str, ...] = ()  # in place of the profile's; see below
+    sources: tuple[str, ...] = ()  # replaces the profile's; see below
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """TLS on the address of ``listen``, besides what ``authorize_metrics`` does."""
+    """TLS on the address of ``listen``, in addition to ``authorize_metrics``."""
 
-    certificate: str = ""  # a PEM file, read again when it changes
-    key: str = ""  # its key; "": it stands in the same file
-    client_ca: str = ""  # a PEM file: /metrics only for clients whose certificate it signed
+    certificate: str = ""  # PEM file, reloaded when it changes
+    key: str = ""  # PEM file; "": the key is in the certificate's file
+    client_ca: str = ""  # PEM file: /metrics requires a client certificate signed by it
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that would have no effect."""
         if not self.certificate and (self.key or self.client_ca):
-            raise ValueError("certificate is missing: key and client_ca do nothing without it")
+            raise ValueError("certificate is missing: key and client_ca have no effect without it")
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is published, and how much of it."""
+    """Bounds on what is published."""
 
-    max_container_series: Count = 500  # flagged containers with metrics of their own
+    max_container_series: Count = 500  # flagged containers with their own metrics
     processes_per_container: Count = 20  # in the snapshot
 
 
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is done in some namespaces: the first action, then the next for repeat offenders."""
+    """Actions in some namespaces: the first one, then the next ones for repeat offenders."""
 
-    actions: Actions  # label, stop, kill, evict, delete: the mildest first; or observe
+    actions: Actions  # mildest first: label, stop, kill, evict, delete; or observe
     namespaces: tuple[Line, ...] = ("*",)  # patterns
-    score: CullScore = 90  # from this score of stable findings on
+    score: CullScore = 90  # minimum score of stable findings
 
     def __post_init__(self) -> None:
         """Raises ValueError unless each action is harsher than the one before it."""
         order = [list(Action).index(action) for action in self.actions]
         if order != sorted(set(order)):
-            raise ValueError(f"actions: milder ones come first: {', '.join(Action)}")
+            raise ValueError(f"actions: list milder ones first: {', '.join(Action)}")
 
 
 class Exemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whom the operator exempts, why and until when.
+    """Pods that the operator exempts from culling, with a reason and an end date.
 
-    All that is given must hold; of several patterns, one must. With ``rules`` the findings of
-    these rules are not counted; without, the pod is left alone altogether.
+    All given keys must match; of several patterns, one. With ``rules`` only the findings of these
+    rules do not count; without, the pod is never acted on.
     """
 
     reason: Line
-    until: date | None = None  # the last day, in UTC
+    until: date | None = None  # last day, UTC
     namespaces: tuple[Line, ...] = ()
     pods: tuple[Line, ...] = ()
     selector: Selector = Selector()
@@ -166,57 +164,57 @@ class Exemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         lists = (self.namespaces, self.pods, self.owners, self.images, self.rules)
         if not any(lists) and not self.selector.strip():
             raise ValueError(
-                "an exemption names namespaces, pods, a selector, owners, images or rules"
+                "an exemption needs namespaces, pods, a selector, owners, images or rules"
             )
 
 
 class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many actions there may be in any hour."""
+    """Most actions in any hour."""
 
-    per_node: ActionsPerHour = 2  # actions in any hour
-    per_cluster: ActionsPerHour = 10  # the same, of all agents together
+    per_node: ActionsPerHour = 2  # actions in any hour, by one agent
+    per_cluster: ActionsPerHour = 10  # the same, by all agents together
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From how many owners that one rule flags at once on the rule is thought wrong, not they."""
+    """When one rule flags this many owners at once, the rule is considered wrong."""
 
-    share: Share = 0.2  # of the owners on a node: more, and nothing is done on its findings
-    at_least: Count = 3  # owners on a node; fewer are no reason to stop
-    cluster_owners: Count = 10  # confirmed in the whole cluster at once: so many are too many
+    share: Share = 0.2  # of the owners on a node; above this, its findings are not acted on
+    at_least: Count = 3  # owners on a node; fewer never stop actions
+    cluster_owners: Count = 10  # owners confirmed in the cluster at once; stops actions
 
 
 class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When the next rung of the ladder is taken."""
+    """When the next action of the ladder is taken."""
 
-    actions: Count = 3  # on the same owner or the same pod's name, in one namespace ...
+    actions: Count = 3  # on one owner or one pod's name, in a namespace ...
     window: Duration = Duration(86400)  # ... within this time
 
 
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the evidence of every action is kept; what cannot be written there is not done."""
+    """Evidence of every action; if it cannot be written, the action is not taken."""
 
-    log: Line = "/var/lib/minerwatch/audit.jsonl"  # also the agent's memory: it must outlive it
-    folder: str = ""  # each action's evidence as a file of its own; "" is nowhere
+    log: Line = "/var/lib/minerwatch/audit.jsonl"  # restores the history: keep it
+    folder: str = ""  # one evidence file an action; "" is none
     max_files: Limit = 200  # in that folder
-    max_mib: Limit = 64  # of the log, and of the folder
+    max_mib: Limit = 64  # of the log and of the folder, each
 
 
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be done about pods that are surely miners; nothing, unless switched on."""
+    """Actions on confirmed miners; none unless switched on."""
 
-    mode: Mode = OFF  # off, dry-run (requests are made with dryRun=All), enforce
-    namespaces: tuple[Line, ...] = ()  # patterns; none: no pod is ever touched; "*": all
-    selector: Selector = Selector()  # labels, as for kubectl: component=singleuser-server,!keep
-    protected_namespaces: tuple[Line, ...] = ()  # patterns, besides kube-system and the like
-    tenant_namespaces: tuple[Line, ...] = ()  # patterns: where tenants create pods; see below
-    ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first that fits holds
-    minimum_age: Duration = Duration(300)  # of a pod
-    hold: Duration = Duration(300)  # watched to be confirmed, without a gap, for this long
-    pause: Duration = Duration(600)  # between two actions on the same pod
-    grace_period: Duration | None = None  # for evict and delete; null is the pod's own
-    active_hours: tuple[Hours, ...] = ()  # UTC, such as "mon-fri 09:00-17:00"; none is always
+    mode: Mode = OFF  # off, dry-run (requests with dryRun=All), enforce
+    namespaces: tuple[Line, ...] = ()  # patterns of namespaces to act in; "*" is all
+    selector: Selector = Selector()  # as in kubectl: component=singleuser-server,!keep
+    protected_namespaces: tuple[Line, ...] = ()  # patterns, in addition to kube-system and others
+    tenant_namespaces: tuple[Line, ...] = ()  # where tenants create pods; see below
+    ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first match applies
+    minimum_age: Duration = Duration(300)  # of a pod before any action
+    hold: Duration = Duration(300)  # confirmed without a gap for this long
+    pause: Duration = Duration(600)  # between actions on one pod
+    grace_period: Duration | None = None  # for evict and delete; null: as the pod says
+    active_hours: tuple[Hours, ...] = ()  # UTC, such as "mon-fri 09:00-17:00"; empty: always
     exemptions: tuple[Exemption, ...] = ()  # see below
-    quarantine_label: PodLabel = PodLabel("minerwatch.io/quarantine=true")  # what label sets
+    quarantine_label: PodLabel = PodLabel("minerwatch.io/quarantine=true")  # set by label
     budget: CullBudget = CullBudget()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     repeat_offenders: RepeatOffenders = RepeatOffenders()
@@ -224,16 +222,16 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that an operator can set."""
+    """The whole configuration."""
 
-    interval: Duration = Duration(10)  # from one tick to the next
+    interval: Duration = Duration(10)  # between ticks
     listen: str = DEFAULT_LISTEN  # /metrics, /healthz, /readyz
     tls: Tls = Tls()
     authorize_metrics: bool = True  # in a cluster, except on loopback: TLS; /metrics needs a token
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
-    built_in_rules: bool = True  # the rules that come with minerwatch
-    rules: tuple[str, ...] = ()  # further folders; a later rule replaces one with the same id
-    private_rules: tuple[str, ...] = ()  # the same; logs, events and metrics tell their ids only
+    built_in_rules: bool = True  # load the rules that come with minerwatch
+    rules: tuple[str, ...] = ()  # more folders; a later rule replaces one with the same id
+    private_rules: tuple[str, ...] = ()  # the same; logs, Events and metrics show their ids only
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()
@@ -244,23 +242,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     culling: Culling = Culling()
 
     def without_kubernetes(self) -> Config:
-        """The same for this machine alone."""
+        """Return the same configuration without a cluster."""
         alone = msgspec.structs.replace(self.kubernetes, enabled=False)
         return msgspec.structs.replace(self, kubernetes=alone)
 
     def rule_folders(self) -> tuple[Path, ...]:
-        """The rule folders in the order in which they stack."""
+        """Return the rule folders; later ones override earlier ones."""
         built_in = (BUILT_IN_RULES,) if self.built_in_rules else ()
         shown = (Path(folder) for folder in self.rules)
         return (*built_in, *shown, *self.private_rule_folders())
 
     def private_rule_folders(self) -> tuple[Path, ...]:
-        """Those whose rules nobody but the node's operator is to read."""
+        """Return the folders of private rules."""
         return tuple(Path(folder) for folder in self.private_rules)
 
 
 def default_socket() -> Path:
-    """The Unix socket that agent and commands meet at, unless told otherwise."""
+    """Return the Unix socket of agent and commands if none is configured."""
     if os.geteuid() == 0:
         return Path("/run/minerwatch/agent.sock")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -269,10 +267,10 @@ def default_socket() -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own, whose every error says in which line."""
+    """PyYAML's loader, with a line number in every error."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
-        """A node's value; for a date that there is not, PyYAML raises a bare ValueError."""
+        """Construct a value; PyYAML raises a bare ValueError for an impossible date."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -281,9 +279,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path: Path | None) -> Config:
-    """The configuration of ``path``, or all defaults where there is none.
+    """Read the configuration from ``path``; None: all defaults.
 
-    Raises ConfigError: file, line or key, and what is wrong with it.
+    Raises ConfigError with file, line or key, and the reason.
     """
     if path is None:
         return Config()
@@ -301,7 +299,7 @@ def load(path: Path | None) -> Config:
 
 
 def parse(tree: Any, source: str) -> Config:
-    """The typed form of a parsed YAML ``tree``; raises ConfigError, its text led by ``source``."""
+    """Convert a parsed YAML ``tree``; raises ConfigError, prefixed by ``source``."""
     try:
         config = msgspec.convert(tree, Config, dec_hook=_decode)
         host_and_port(config.listen)
@@ -311,6 +309,11 @@ def parse(tree: Any, source: str) -> Config:
         raise ConfigError(f"{source}: {error}") from error
     return config
 
+
+_REMOVED = {
+    "probes.ptrace": "removed; minerwatch no longer stops threads. Delete this key",
+    "probes.resolve_pools": "removed; minerwatch no longer resolves names. Delete this key",
+}
 
 _DECODERS: dict[type, Callable[[Any], Any]] = {
     Duration: duration_s,
@@ -327,17 +330,20 @@ def _decode(kind: type, value: Any) -> Any:
     try:
         return _DECODERS[kind](value)
     except ConfigError as error:
-        raise ValueError(str(error)) from error  # msgspec adds the key to these only
+        raise ValueError(str(error)) from error  # msgspec adds the key to a ValueError only
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    """msgspec's ``… - at `$.node.proc``` turned round: the key comes first."""
+    """Put the key of msgspec's ``… - at `$.node.proc``` first."""
     text, _, path = str(error).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
-        where = f"below {key!r}" if key else "at the top"
-        return f"there is no key {unknown[1]!r} {where}"
+        full_key = f"{key}.{unknown[1]}"
+        if full_key in _REMOVED:
+            return f"{full_key}: {_REMOVED[full_key]}"
+        where = f"in {key!r}" if key else "at the top level"
+        return f"unknown key {unknown[1]!r} {where}"
     return f"{key or 'the whole file'}: {text[:1].lower()}{text[1:]}"
 
 

@@ -21,24 +21,24 @@ _BETWEEN_REQUIREMENTS = re.compile(r",(?![^(]*\))")
 
 
 class Selector(str):
-    """Which pods are meant, by their labels; an empty one means all."""
+    """A selection of pods by their labels; an empty one selects all."""
 
     __slots__ = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether every requirement holds on ``labels``."""
+        """Return True if every requirement holds on ``labels``."""
         return all(requirement.holds(labels) for requirement in _requirements(str(self)))
 
     @property
     def keys(self) -> frozenset[str]:
-        """The labels that it asks about."""
+        """Return the labels that it depends on."""
         return frozenset(requirement.key for requirement in _requirements(str(self)))
 
 
 def selector(text: str) -> Selector:
-    """``text`` as a selector; raises ConfigError where Kubernetes would refuse it."""
+    """Parse a selector; raises ConfigError where Kubernetes would refuse it."""
     if not isinstance(text, str):
-        raise ConfigError(f"{text!r} is not a label selector: write it like 'app=web,!keep'")
+        raise ConfigError(f"invalid label selector {text!r}: use a form like 'app=web,!keep'")
     _requirements(text)
     return Selector(text)
 
@@ -46,8 +46,8 @@ def selector(text: str) -> Selector:
 @dataclass(frozen=True, slots=True)
 class _Requirement:
     key: str
-    values: frozenset[str] | None  # None: that the key is there is enough
-    is_negated: bool  # holds also where the key is missing
+    values: frozenset[str] | None  # None: the key is enough
+    is_negated: bool  # also holds if the key is missing
 
     def holds(self, labels: Mapping[str, str]) -> bool:
         value = labels.get(self.key)
@@ -69,8 +69,8 @@ def _requirement(part: str, text: str) -> _Requirement:
             break
     else:
         raise ConfigError(
-            f"{part!r} in {text!r} is not a requirement on labels: write it like a=b, a!=b, "
-            "a in (b, c), a notin (b, c), a or !a"
+            f"invalid label requirement {part!r} in {text!r}: use a=b, a!=b, a in (b, c), "
+            "a notin (b, c), a or !a"
         )
     values = None
     if form is not _PRESENT:

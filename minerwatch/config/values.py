@@ -1,4 +1,4 @@
-"""Values of settings: durations, labels, modes, addresses."""
+"""Types of settings: durations, labels, modes, addresses."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class PodLabel(str):
 
     @property
     def key(self) -> str:
-        """What stands before the equals sign."""
+        """Return the part before the equals sign."""
         return self.partition("=")[0]
 
     @property
     def value(self) -> str:
-        """What stands after it."""
+        """Return the part after the equals sign."""
         return self.partition("=")[2]
 
 
 class Mode(str):
-    """How far culling goes: ``off``, ``dry-run`` or ``enforce``."""
+    """A mode of culling: ``off``, ``dry-run`` or ``enforce``."""
 
     __slots__ = ()
 
@@ -52,42 +52,39 @@ OFF, DRY_RUN, ENFORCE = MODES = (Mode("off"), Mode("dry-run"), Mode("enforce"))
 
 
 def duration_s(text: str | float) -> Duration:
-    """``text`` such as ``10s``, ``1.5m`` or ``2h`` (a bare number is seconds) in seconds.
+    """Parse ``10s``, ``1.5m``, ``2h`` or a number of seconds.
 
-    Raises ConfigError for anything else, and for nothing or less.
+    Raises ConfigError for anything else, and for zero.
     """
     match = _DURATION.fullmatch(str(text).strip())
     if match is None or float(match[1]) == 0:
-        raise ConfigError(f"{text!r} is not a duration: write it like 30s, 5m or 1h")
+        raise ConfigError(f"invalid duration {text!r}: use 30s, 5m or 1h")
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2] or "s"]
     if seconds > _MAX_DURATION_S:
-        raise ConfigError(f"{text!r} is longer than ten years")
+        raise ConfigError(f"invalid duration {text!r}: use at most ten years")
     return Duration(seconds)
 
 
 def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false
-    """``off``, ``dry-run`` or ``enforce``; raises ConfigError for anything else."""
+    """Parse a mode; raises ConfigError."""
     if text is False:
         return OFF
     if text not in MODES:
-        raise ConfigError(f"{text!r} is no mode: it is {', '.join(MODES)}")
+        raise ConfigError(f"invalid mode {text!r}: use off, dry-run or enforce")
     return Mode(text)
 
 
 def pod_label(text: str) -> PodLabel:
-    """``text`` such as ``example.org/quarantine=true``; raises ConfigError for anything else."""
+    """Parse a label such as ``example.org/quarantine=true``; raises ConfigError."""
     match = _LABEL.fullmatch(text) if isinstance(text, str) else None
     if match is None or len(match["value"]) > _MAX_LABEL_CHARS:
-        raise ConfigError(f"{text!r} is no label: write it like example.org/quarantine=true")
+        raise ConfigError(f"invalid label {text!r}: use a form like example.org/quarantine=true")
     return PodLabel(text)
 
 
 def host_and_port(listen: str) -> tuple[str, int]:
-    """``127.0.0.1:9797``, ``:9797`` or ``[::1]:9797`` taken apart.
-
-    Raises ConfigError if it is none of these.
-    """
+    """Split ``127.0.0.1:9797``, ``:9797`` or ``[::1]:9797``; raises ConfigError."""
     host, colon, port = listen.rpartition(":")
     if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ConfigError(f"listen: {listen!r} is not ADDRESS:PORT, such as {DEFAULT_LISTEN}")
+        raise ConfigError(f"listen: invalid address {listen!r}: use ADDRESS:PORT")
     return host.strip("[]"), int(port)

@@ -98,14 +98,17 @@ _OF_CONTAINER = frozenset(
 
 PROBE_FIELDS = {
     "connections": (
-        *("DestinationIp", "DestinationPort", "DestinationCount", "DestinationHostname"),
-        *("Initiated", "LongestConnection"),
+        *("DestinationIp", "DestinationPort", "DestinationCount", "Initiated"),
+        "LongestConnection",
     ),
     "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
 }
 """The fields that each deep probe measures."""
+
+UNMEASURED_FIELDS = frozenset(("DestinationHostname",))
+"""Fields that no source measures yet."""
 
 SIGMA_FIELDS = frozenset(
     (

@@ -1,1 +1,1 @@
-"""What the kernel says: one file a source, each usable alone."""
+"""Sources: one file for each interface of the kernel."""

@@ -6,35 +6,33 @@ import errno
 import os
 import platform
 import queue
-import select
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import msgspec
+
+from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram, StalledError
 from minerwatch.node.proc_files import STAT_BYTES, read_once
 from minerwatch.worker import Worker
 
-_END_BYTES = 16 << 10
+END_BYTES = 16 << 10
 """Kept of each end of a long command line.
 
-Whoever pads a line can pad it past any limit, so a larger one finds nothing more, but lets a few
-hundred processes with long lines take all of the agent's memory. The two ends are what padding
-cannot push out of sight.
+A line can be padded past any limit, so a larger limit finds nothing more, but lets a few hundred
+processes fill the agent's memory. Padding cannot push out both ends.
 """
 _GAP = " … ".encode()
 _PIECE_BYTES = 64 << 10
 _SHORT_PIECE_BYTES = 4 << 10  # large buffers cost more than the reads that they save
 _MAX_PIECES = 128  # 8 MiB; execve(2) takes at most 6 MiB, prctl(2) can lay more
-_MAX_DYING_HELPERS = 4  # before Linux 5.3 a process that waits for a memory lock cannot be killed
+_ANSWER_BYTES = 32 << 10  # of one answer of the child: in Base64 it fits into one line
+_MAX_ANSWERS = _MAX_PIECES * _PIECE_BYTES // _ANSWER_BYTES
 _SHORTEST_WAIT_S = 0.001
 PATIENCE = 10
-"""Deadlines for which a call waits for a CPU: under a quota 95 ms of each 100 go without one."""
+"""Deadlines that a call waits for a CPU: under a quota it may have none for 95 of 100 ms."""
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 UNREAD = -1
 STUCK = -2
@@ -42,24 +40,24 @@ STUCK = -2
 
 @dataclass(slots=True)
 class TimeLeft:
-    """For one call: how much later it may be than reads are that nothing holds up."""
+    """The delay that one call may still add to reads that nothing blocks."""
 
     for_hanging_s: float
     for_a_cpu_s: float
     hung_owners: set[Hashable] = field(default_factory=set)
 
     def spend(self, late_s: float, *, is_hanging: bool) -> None:
-        """Waiting for a CPU leaves the time for hanging as it is, while there is patience."""
+        """Charge a delay: waiting for a CPU first uses up the time for that."""
         waited_s = 0.0 if is_hanging else min(late_s, self.for_a_cpu_s)
         self.for_a_cpu_s -= waited_s
         self.for_hanging_s -= late_s - waited_s
 
 
 class CommandLineReader:
-    """Command lines of some processes before a deadline, whatever those processes do.
+    """Read command lines before a deadline, whatever their processes do.
 
-    A thread reads them. While it hangs, a process reads one at a time and is killed when it
-    hangs too. At most one thread and ``_MAX_DYING_HELPERS`` killed processes are left hanging.
+    A thread reads them. While it hangs, a child reads one at a time and is killed if it hangs, too.
+    At most one thread and a few killed children are left hanging.
     """
 
     def __init__(self, proc: str, slice_s: float, failures: dict[str, int]) -> None:
@@ -67,10 +65,12 @@ class CommandLineReader:
         self._slice_s = slice_s
         self._failures = failures
         self._thread: _ReadingThread | None = None
-        self._helper: _ReadingProcess | None = None
-        self._dying: list[_ReadingProcess] = []
+        # SIGKILL ends its wait for a memory lock since Linux 5.3.
+        self._helper = GuardedProgram(
+            CHILDREN / "cmdline_reader.py", proc, str(_ANSWER_BYTES), str(_MAX_ANSWERS)
+        )
         self.has_met_hanging = False
-        """Whether the last ``read`` was held up by a process."""
+        """A process blocked the last ``read``."""
 
     def read(
         self,
@@ -80,10 +80,10 @@ class CommandLineReader:
         owner_of: Callable[[int], Hashable],
         hung_owners: set[Hashable],
     ) -> dict[int, bytes | int]:
-        """Answer arguments or errno, ``STUCK`` where it hung; others were not reached.
+        """Return arguments, errno, or ``STUCK`` if the read hung; others were not reached.
 
-        It goes on for ``patience_s`` after ``until_s`` where only a CPU is waited for. A process
-        whose owner is among ``hung_owners`` is left out, and an owner that hangs it becomes one.
+        Waiting for a CPU may last for ``patience_s`` after ``until_s``. Processes of
+        ``hung_owners`` are skipped; the owner of a process that hangs is added to them.
         """
         answers: dict[int, bytes | int] = {}
         places = {pid: at for pid, at in places.items() if owner_of(pid) not in hung_owners}
@@ -93,8 +93,7 @@ class CommandLineReader:
         if self._thread is None:
             self._thread = _ReadingThread(self._proc)
         if self._thread.is_free():
-            self._kill_helper()
-            self._reap()
+            self._helper.discard()
             got = self._thread.read(list(places.values()), self._slice_s, until_s, patience_s)
             answers.update(zip(places, got, strict=False))
             self.has_met_hanging = bool(got) and got[-1] == STUCK
@@ -113,37 +112,25 @@ class CommandLineReader:
         return answers
 
     def close(self) -> None:
-        """End the thread and the processes."""
+        """End the thread and the children."""
         if self._thread is not None:
             self._thread.close()
-        self._kill_helper()
-        for helper in self._dying:
-            helper.wait(self._slice_s)
+        self._helper.close()
 
     def _helper_answer(self, place: str, until_s: float) -> bytes | int:
         if time.monotonic() >= until_s:
             return UNREAD
         try:
-            self._reap()
-            if self._helper is None and len(self._dying) < _MAX_DYING_HELPERS:
-                self._helper = _ReadingProcess(self._proc)
-            answer = self._helper.read(place, self._slice_s, until_s) if self._helper else UNREAD
-        except OSError:
+            if (child := self._helper.child()) is None or not child.has_started(until_s):
+                return UNREAD
+            return _receive_arguments(child, place, self._slice_s, until_s)
+        except TimeoutError as error:
+            self._helper.discard()
+            return STUCK if isinstance(error, StalledError) else UNREAD
+        except (OSError, ValueError):
             self._failures["helper"] += 1
-            self._kill_helper()
+            self._helper.discard(has_failed=True)
             return UNREAD
-        if self._helper is not None and self._helper.is_busy:
-            self._kill_helper()
-        return answer
-
-    def _reap(self) -> None:
-        self._dying = [helper for helper in self._dying if not helper.is_reaped()]
-
-    def _kill_helper(self) -> None:
-        if self._helper is not None:
-            self._helper.kill()
-            self._dying.append(self._helper)
-            self._helper = None
 
 
 class _Job:
@@ -158,7 +145,7 @@ class _Job:
 
 
 class _ReadingThread:
-    """Cheapest, but nothing can end a thread that hangs: it is left, and free when it returns."""
+    """The cheapest reader. A thread that hangs cannot be ended, only left until it returns."""
 
     def __init__(self, proc: str) -> None:
         self._proc = proc
@@ -173,7 +160,7 @@ class _ReadingThread:
     def read(
         self, places: Sequence[str], slice_s: float, until_s: float, patience_s: float
     ) -> list[bytes | int]:
-        """Answer in the order of ``places``; fewer if time ran out, or the last one hung."""
+        """Return answers in the order of ``places``; fewer if time ran out or the last one hung."""
         job = self._job = _Job(places)
         self._jobs.put(job)
         timeout_s = min(slice_s, until_s - time.monotonic())
@@ -212,106 +199,33 @@ class _ReadingThread:
                 job.done.set()
 
 
-class _ReadingProcess:
-    """Runs children/cmdline_reader.py: SIGKILL ends its wait for a memory lock since Linux 5.3."""
+class Piece(msgspec.Struct):
+    """One line of children/cmdline_reader.py, not trusted."""
 
-    _RECORD = struct.Struct("=iI")
+    piece: bytes = b""
+    errno: int | None = None  # the last line of a command line has it
 
-    def __init__(self, proc: str) -> None:
-        script = Path(__file__).parent / "children" / "cmdline_reader.py"
-        self._child = subprocess.Popen(
-            [sys.executable, "-I", "-S", script, proc, str(_PIECE_BYTES), str(_MAX_PIECES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # so that Ctrl-C ends the agent, which then ends it
-        )
-        self._replies = select.poll()
-        self._replies.register(self._stdout, select.POLLIN)
-        self._received = bytearray()
-        self._is_ready = False
-        self.is_busy = False
-        """Whether an answer is still to come: it cannot be asked again."""
 
-    def read(self, place: str, slice_s: float, until_s: float) -> bytes | int:
-        """Answer arguments, errno, ``STUCK``, or ``UNREAD``: no time; OSError if it ended."""
-        if not self._is_ready:
-            # its start is not held against the process that it is to read
-            if isinstance(self._record(float("inf"), until_s), int):
-                return UNREAD
-            self._is_ready = True
-        os.write(self._stdin, f"{place}\n".encode())
-        self.is_busy = True
-        kept = _BothEnds()
-        while True:
-            record = self._record(slice_s, until_s)
-            if isinstance(record, int):
-                return record
-            errno, piece = record
-            if not piece:
-                self.is_busy = False
-                return errno or kept.joined()
-            kept.add(piece)
+def _receive_arguments(
+    child: GuardedChild, place: str, slice_s: float, until_s: float
+) -> bytes | int:
+    child.send(place, until_s)
+    return join_pieces(lambda: child.receive(Piece, until_s, slice_s))
 
-    def kill(self) -> None:
-        self._child.kill()
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                pipe.close()
 
-    def wait(self, timeout_s: float) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout_s)
-
-    def is_reaped(self) -> bool:
-        return self._child.poll() is not None
-
-    @property
-    def _stdin(self) -> int:
-        assert self._child.stdin is not None  # noqa: S101 - it was asked for
-        return self._child.stdin.fileno()
-
-    @property
-    def _stdout(self) -> int:
-        assert self._child.stdout is not None  # noqa: S101 - it was asked for
-        return self._child.stdout.fileno()
-
-    def _record(self, slice_s: float, until_s: float) -> tuple[int, bytes] | int:
-        since_s = time.monotonic()
-        timeout_s = min(slice_s, until_s - since_s)
-        while (record := self._received_record()) is None:
-            if self._replies.poll(max(_SHORTEST_WAIT_S, timeout_s) * 1000):
-                self._receive()
-                continue
-            now_s = time.monotonic()
-            if now_s - since_s >= slice_s and _is_blocked(f"/proc/{self._child.pid}"):
-                return STUCK
-            if now_s >= until_s:
-                return UNREAD
-            timeout_s = min(since_s + slice_s, until_s) - now_s
-        return record
-
-    def _receive(self) -> None:
-        received = os.read(self._stdout, _PIECE_BYTES)
-        if not received:
-            raise OSError("the reading process ended")
-        self._received += received
-
-    def _received_record(self) -> tuple[int, bytes] | None:
-        if len(self._received) < self._RECORD.size:
-            return None
-        errno, length = self._RECORD.unpack_from(self._received)
-        end = self._RECORD.size + length
-        if len(self._received) < end:
-            return None
-        piece = bytes(self._received[self._RECORD.size : end])
-        del self._received[:end]
-        return errno, piece
+def join_pieces(receive: Callable[[], Piece]) -> bytes | int:
+    """Return arguments or errno; raises ValueError if the pieces do not come to an end."""
+    kept = _BothEnds()
+    for _ in range(_MAX_ANSWERS + 1):
+        answer = receive()
+        if answer.errno is not None:
+            return answer.errno if answer.errno > 0 else kept.joined()
+        kept.add(answer.piece)
+    raise ValueError("the child does not come to an end")
 
 
 class _BothEnds:
-    """The first and the last of bytes that come piece by piece; whole if they are few."""
+    """The first and last bytes of a stream of pieces; all of them if they are few."""
 
     __slots__ = ("_held",)
 
@@ -320,21 +234,20 @@ class _BothEnds:
 
     def add(self, piece: bytes) -> None:
         self._held += piece
-        if len(self._held) > 2 * _END_BYTES + _PIECE_BYTES:
-            # one more than is kept, so that what is left still shows that something is missing
-            del self._held[_END_BYTES : -_END_BYTES - 1]
+        if len(self._held) > 2 * END_BYTES + _PIECE_BYTES:
+            # one byte more than is kept, so that joined() sees the gap
+            del self._held[END_BYTES : -END_BYTES - 1]
 
     def joined(self) -> bytes:
-        if len(self._held) <= 2 * _END_BYTES:
+        if len(self._held) <= 2 * END_BYTES:
             return bytes(self._held)
-        return bytes(self._held[:_END_BYTES]) + _GAP + bytes(self._held[-_END_BYTES:])
+        return bytes(self._held[:END_BYTES]) + _GAP + bytes(self._held[-END_BYTES:])
 
 
 def _arguments(path: str) -> bytes | int:
-    """Read a cmdline file; its content, or an errno.
+    """Read a cmdline file; return its content, or an errno.
 
-    It is read until it ends: a read is short where it meets a page that cannot be had, as under
-    userfaultfd(2).
+    A short read is not the end: it stops at a page that cannot be read, as under userfaultfd(2).
     """
     kept = _BothEnds()
     size = _SHORT_PIECE_BYTES
@@ -358,10 +271,10 @@ def _arguments(path: str) -> bytes | int:
 
 
 def _is_blocked(task: str) -> bool:
-    """Whether the kernel keeps a task of ours waiting in a system call (proc_pid_syscall(5)).
+    """Return True if a task of this process waits in a system call (proc_pid_syscall(5)).
 
-    A task that runs, or would if it had a CPU, reads "running". One in futex(2) waits for the
-    interpreter's lock. Where the file is not to be had, the state in stat must do.
+    The file of a runnable task reads "running". A task in futex(2) waits for the interpreter's
+    lock. Without that file the state in stat decides.
     """
     try:
         number = read_once(f"{task}/syscall", 256).split(b" ", 1)[0].strip()

@@ -1,10 +1,10 @@
-"""Takes capabilities away from this process and from what it starts (capabilities(7)).
+"""Take capabilities away from this process and from what it starts (capabilities(7)).
 
-Run as a script it becomes another Python that has no more than it names::
+Run as a script, it confines itself and then becomes another script, in the same interpreter::
 
-    python -I confined.py SYS_PTRACE,DAC_READ_SEARCH -I scanner.py ARGUMENT…
+    python -I confined.py PARENT_PID SCRIPT ARGUMENT…
 
-With ``no_new_privs`` root gains nothing by execve(2) either, so nothing can be taken back.
+With ``no_new_privs`` root gains nothing by execve(2), so nothing can be taken back.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import struct
 import sys
 
 _CAPABILITY_VERSION = 0x20080522  # include/uapi/linux/capability.h
-_BITS = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "SYS_PTRACE": 19}
-_PR_SET_NO_NEW_PRIVS = 38  # include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_PR_SET_NO_NEW_PRIVS = 38
+_SIGKILL = 9
 
-CONFINED = (sys.executable, "-I", __file__, "SYS_PTRACE,DAC_READ_SEARCH")
-"""Begins the command of a Python that may read other processes, and nothing else."""
+CAPABILITY_BITS = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "SYS_PTRACE": 19}
+READS_PROCESSES = ("SYS_PTRACE", "DAC_READ_SEARCH")
+"""Capabilities of a child: read other users' processes, and nothing else."""
 
 
 def give_up(*names: str) -> None:
-    """Take these from this thread and from all threads and processes that it starts later."""
-    _restrict(~sum(1 << _BITS[name] for name in names))
+    """Drop these in this thread and in all threads and processes that it starts later."""
+    _restrict(~sum(1 << CAPABILITY_BITS[name] for name in names))
 
 
 def keep(*names: str) -> None:
-    """Take all but these from this thread and from all that it starts later."""
-    _restrict(sum(1 << _BITS[name] for name in names))
+    """Drop all but these in this thread and in all that it starts later."""
+    _restrict(sum(1 << CAPABILITY_BITS[name] for name in names))
 
 
 def _restrict(kept: int) -> None:
@@ -44,6 +46,18 @@ def _restrict(kept: int) -> None:
         raise OSError(ctypes.get_errno(), "capabilities cannot be given up")
 
 
+def _become(parent_pid: int, script: str) -> None:
+    """Run ``script`` as a child that is killed with its parent; report first that it started."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(1)  # the parent exited before the signal was requested
+    keep(*READS_PROCESSES)
+    sys.argv = sys.argv[2:]
+    with open(script, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+        code = compile(file.read(), script, "exec", dont_inherit=True)
+    os.write(1, b"{}\n")
+    exec(code, {**globals(), "__file__": script})  # noqa: S102 - ours
+
+
 if __name__ == "__main__":
-    keep(*sys.argv[1].split(","))
-    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])  # noqa: S606 - ours
+    _become(int(sys.argv[1]), sys.argv[2])

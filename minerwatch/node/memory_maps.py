@@ -1,10 +1,10 @@
-"""What a process keeps in memory, mapping by mapping; for suspects only.
+"""Memory mappings of suspects.
 
-/proc/PID/smaps (proc_pid_smaps(5)) takes up to 8 ms and the memory lock of the process that is
-read, which that process can hold. So a thread reads it, one process at a time, and nobody waits for
-it: an answer comes when it comes. Containers take turns. A thread that hangs is left behind until
-its read returns, and another one reads on. With two left behind in one container, no more of that
-one is read; with many, nothing is read until one returns.
+Reading /proc/PID/smaps (proc_pid_smaps(5)) takes up to 8 ms and the memory lock of the process,
+which that process can hold. A thread reads one process at a time; its callers never wait.
+Containers take turns. A thread that hangs is left behind until its read returns, and another one
+continues. With two left behind in one container, no process of that container is read; with many,
+none at all until one returns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_LEFT_OF_ONE = 2
 _STALLED_S = 10.0
 """A read that takes so long hangs."""
 _AVOIDED_S = 1800.0
-"""How long a process that hung a read is left alone: otherwise it would hang one after another."""
+"""A process that hung a read is skipped for so long; it would hang one thread after another."""
 
 _MAPPING = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) \S+ (\S+) (\d+) *([^\n]*)\n"
@@ -43,7 +43,7 @@ _RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d{1,18}) k
 
 @dataclass(frozen=True, slots=True)
 class Mappings:
-    """Sums over a process's memory mappings, MiB."""
+    """Sums over the memory mappings of a process, in MiB."""
 
     jit_mib: float  # anonymous and executable
     largest_anonymous_mib: float  # resident, huge pages counted
@@ -59,62 +59,72 @@ class Mappings:
 
 
 class MappingReader:
-    """Reads mappings below ``proc`` in a thread of its own.
+    """Read mappings below ``proc`` in a thread.
 
-    ``failures`` counts what went wrong since the start, by reason: ``unreadable`` files,
-    ``too_large`` ones, ``timeout`` for reads that hang, or were left out since too many hang in the
-    same container, ``crowded`` for questions that were refused since their container has too many
-    open.
+    ``failures`` counts by reason since the start: ``unreadable`` and ``too_large`` files;
+    ``timeout``, reads that hang, or were skipped because too many hang in their container;
+    ``crowded``, questions refused because their container has too many pending.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        stall_s: float = _STALLED_S,
+        max_left: int = _MAX_LEFT,
+        max_smaps_bytes: int = _MAX_SMAPS_BYTES,
+    ) -> None:
+        """``stall_s``: a read that takes so long hangs; ``max_left``: threads left hanging."""
+        self._stall_s = stall_s
+        self._max_left = max_left
+        self._max_smaps_bytes = max_smaps_bytes
         self.failures = dict.fromkeys(("unreadable", "too_large", "timeout", "crowded"), 0)
         self._proc = proc
-        self._questions = Questions()
+        self.questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]] = queue.SimpleQueue()
         self._avoided: dict[ProcessId, float] = {}
         self._left: list[_Serving] = []
         self._serving = self._started()
 
     def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
-        """Want to know of ``process`` of the container ``owner``; False: ask again later.
+        """Queue a question on ``process`` of container ``owner``; False: ask again later.
 
-        A question that is still open is not asked again.
+        A pending question is not queued twice.
         """
         if self._avoided.get(process, 0.0) > time.monotonic():
             return True
-        is_open = self._questions.put(process, owner)
+        is_open = self.questions.put(process, owner)
         self.failures["crowded"] += not is_open
         return is_open
 
     def answers(self) -> dict[ProcessId, Mappings]:
-        """What has been read since the last call; it never waits."""
+        """Return the answers since the last call; never wait."""
         found: dict[ProcessId, Mappings] = {}
         while not self._answers.empty():
             process, mappings = self._answers.get()
-            self._questions.close(process)
+            self.questions.close(process)
             if mappings is not None:
                 found[process] = mappings
         self._leave_what_hangs()
         return found
 
     def close(self) -> None:
-        """Ends the thread, at once or when the read that it hangs in returns."""
+        """End the thread, or let it end when its read returns."""
         self._serving.close()
-        self._questions.wake()
+        self.questions.wake()
 
     def _started(self) -> _Serving:
-        return _Serving(self._read, self._questions, self._answers)
+        return _Serving(self._read, self.questions, self._answers, self._stall_s)
 
     def _leave_what_hangs(self) -> None:
         self._left = [each for each in self._left if each.is_alive()]
         now_s = time.monotonic()
-        if len(self._left) >= _MAX_LEFT or not (question := self._serving.leave(now_s)):
+        if len(self._left) >= self._max_left or not (question := self._serving.leave(now_s)):
             return
         self.failures["timeout"] += 1
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
         self._avoided[question.process] = now_s + _AVOIDED_S
-        self._questions.close(question.process)
+        self.questions.close(question.process)
         self._left.append(self._serving)
         self._serving = self._started()
 
@@ -133,10 +143,9 @@ class MappingReader:
             return None
 
     def _sums(self, place: str) -> Mappings:
-        """Sum up piece by piece, so that a process with many mappings costs no memory here.
+        """Sum up piece by piece, to bound the agent's memory.
 
-        Of one with more than is read, what was read counts: tens of thousands of small mappings
-        are made in no time.
+        If a process has more mappings than are read, those that were read count.
         """
         found, rest, size = Mappings(0.0, 0.0), b"", 0
         fd = os.open(f"{self._proc}/{place}/smaps", os.O_RDONLY | os.O_CLOEXEC)
@@ -147,7 +156,7 @@ class MappingReader:
                 last = rest.rfind(_LAST_LINE) if len(rest) >= _PIECE_BYTES else -1
                 if last >= 0 and (at := rest.find(b"\n", last + 1) + 1):
                     found, rest = found.joined(parse_smaps(rest[:at])), rest[at:]
-                if size > _MAX_SMAPS_BYTES:
+                if size > self._max_smaps_bytes:
                     self.failures["too_large"] += 1
                     break
         finally:
@@ -163,14 +172,16 @@ class MappingReader:
 
 
 class _Serving:
-    """Answers one question after another, until it is left behind or there are no more."""
+    """A thread that answers questions until it is left behind or closed."""
 
     def __init__(
         self,
         read: Callable[[Question], Mappings | None],
         questions: Questions,
         answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
+        stall_s: float,
     ) -> None:
+        self._stall_s = stall_s
         self._read = read
         self._questions = questions
         self._answers = answers
@@ -182,25 +193,25 @@ class _Serving:
 
     @property
     def owner(self) -> Hashable:
-        """The container that it reads a process of; None if it reads none."""
+        """Return the container of the process that it reads, or None."""
         reading = self._reading
         return reading.owner if reading is not None else None
 
     def leave(self, now_s: float) -> Question | None:
-        """The question that it hangs in and will not answer any more; None: it does not hang."""
+        """Leave it behind if it hangs; return the question that it will not answer, else None."""
         with self._lock:
-            if self._reading is None or now_s - self._since_s < _STALLED_S:
+            if self._reading is None or now_s - self._since_s < self._stall_s:
                 return None
             self._is_left = True
             self._thread.close()
             return self._reading
 
     def is_alive(self) -> bool:
-        """Return whether its thread is there: that of one that was left hangs on."""
+        """Return True while its thread exists."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Let it end once ``questions`` wakes it."""
+        """Let it end when ``questions`` wakes it."""
         self._thread.close()
 
     def _run(self) -> None:
@@ -220,7 +231,7 @@ class _Serving:
 
 
 def parse_smaps(content: bytes) -> Mappings:
-    """Sums over the text of /proc/PID/smaps."""
+    """Sum up the text of /proc/PID/smaps."""
     jit_bytes = 0
     largest_kib = 0
     file_bytes = 0
@@ -238,7 +249,7 @@ def parse_smaps(content: bytes) -> Mappings:
 
 
 def _is_anonymous(inode: bytes, name: bytes) -> bool:
-    """Memory without a file; also huge pages, memfds and shared memory, whose file has no disk."""
+    """Return True for memory without a file on a disk: huge pages, memfds, shared memory, too."""
     if name.startswith((b"[v", b"[stack")):  # vdso, vvar, vsyscall: the kernel's
         return False
     return inode == b"0" or name.startswith(

@@ -165,9 +165,6 @@ class TaskIterator:
     ``has_fp_control``: it knows where this kernel keeps floating-point control words.
     """
 
-    most_at_once = 100_000
-    """Processes whose control words one read returns: as many as there are."""
-
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
         """Load the program into the kernel. Raises TasksUnavailableError."""
         self.failures = {"unreadable": 0}
@@ -214,9 +211,6 @@ class TaskIterator:
             if pid in wanted
             for record in nlargest(_MAX_FP_THREADS, records, key=itemgetter(1))
         ]
-
-    def rest(self) -> None:
-        """Do nothing: no resource is held for control words alone."""
 
     def close(self) -> None:
         """Remove the program from the kernel."""

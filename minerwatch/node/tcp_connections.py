@@ -1,10 +1,10 @@
-"""Whom processes have connected to: established TCP, read once for each network namespace.
+"""Outbound TCP connections of processes, read once for each network namespace.
 
-/proc/PID/net/tcp and tcp6 list all sockets of the process's network namespace with their inodes
-(proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd tells which of them are the
-process's own. Neither takes a lock that the process could hold. But a process can have very many
-sockets (docs/performance.md). So a thread reads them, one process at a time, and nobody waits for
-it; pods and containers take turns.
+/proc/PID/net/tcp and tcp6 list the sockets of the process's network namespace with their inodes
+(proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd shows which of them the
+process has. Neither takes a lock that the process could hold, but a process can have very many
+sockets (docs/performance.md). A thread therefore reads one process at a time; its callers never
+wait. Pods and containers take turns.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from minerwatch.node.question_queue import Questions
 from minerwatch.worker import Worker
 
 _MAX_TABLE_BYTES = 16 << 20
-"""Of one namespace's table: about 100,000 sockets. Whoever opens more is counted, not followed."""
+"""Of one namespace's table: about 100,000 sockets. A larger table is counted and read in part."""
 _PIECE_BYTES = 256 << 10
 _MAX_DESCRIPTORS = 65_536
 _MAX_CONNECTIONS = 64
-"""Told of one process."""
+"""Reported of one process."""
 _MAX_PROCESSES = 1024
-"""Whose connections' ages are remembered; those that were read last."""
+"""Processes whose connections' ages are kept: those that were read last."""
 _MAX_TABLE_SOCKETS = 4096
-"""Sockets of a namespace's table that is kept for the next processes; others are read again."""
+"""A namespace's table of at most so many sockets is kept for the next processes."""
 _MAX_TABLES = 4
 _TABLE_AGE_S = 5.0
 _LARGE_TABLE_AGE_S = 60.0
 _MAX_ESTABLISHED = 8192
-"""Connections of one process; of more the oldest are reported."""
+"""Connections of a table that are kept."""
 _REST_PER_WORK = 50
-"""The thread rests so many times as long as it has worked: it takes 2 % of a core at most."""
+"""The thread pauses for so many times its CPU time, so it uses at most 2 % of a core."""
 
 _ESTABLISHED = re.compile(
     rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
@@ -55,7 +55,7 @@ _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", 
 
 
 _SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
-"""What a socket's descriptor leads to (proc_pid_fd(5))."""
+"""The link of a socket's descriptor (proc_pid_fd(5))."""
 
 
 _Remote = tuple[str, int]
@@ -63,35 +63,45 @@ _Remote = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The connections of a namespace, as they were read a short while ago."""
+    """The connections of a namespace, kept for a short time."""
 
     until_s: float
     remote: dict[int, _Remote] | None  # by inode; None: too many to be kept
 
 
 class SocketReader:
-    """Reads connections below ``proc``; for one thread at a time.
+    """Read connections below ``proc``; for one thread at a time.
 
-    ``failures`` counts what went wrong since the start, by reason: ``permission`` and
-    ``unreadable`` files, ``too_many`` sockets to read them all.
+    ``failures`` counts by reason since the start: ``permission`` and ``unreadable`` files,
+    ``too_many`` sockets to read them all.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        max_table_bytes: int = _MAX_TABLE_BYTES,
+        max_table_sockets: int = _MAX_TABLE_SOCKETS,
+        piece_bytes: int = _PIECE_BYTES,
+    ) -> None:
+        """``max_table_sockets``: of a table that is kept for the next processes."""
         self.failures = dict.fromkeys(("permission", "unreadable", "too_many"), 0)
         self._proc = proc
-        self._tables: OrderedDict[str, _Table] = OrderedDict()
-        self._since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
+        self._max_table_bytes = max_table_bytes
+        self._max_table_sockets = max_table_sockets
+        self._piece_bytes = piece_bytes
+        self.tables: OrderedDict[str, _Table] = OrderedDict()
+        self.since_s: OrderedDict[int, dict[int, float]] = OrderedDict()  # by pid, by inode
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
-        """The connections of each of ``pids`` that is there; oldest first."""
+        """Return the connections of each of ``pids`` that exists, oldest first."""
         found = ((pid, self.connections_of(pid, at_s)) for pid in pids)
         return {pid: connections for pid, connections in found if connections is not None}
 
     def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
-        """The connections of ``pid``, oldest first; None if it is gone or cannot be read.
+        """Return the connections of ``pid``, oldest first; None if it exited or cannot be read.
 
-        A table of sockets that is younger than five seconds does for other processes of the same
-        namespace.
+        A table of sockets serves all processes of its namespace for five seconds.
         """
         try:
             place = living_place(self._proc, pid)
@@ -101,42 +111,42 @@ class SocketReader:
             return None
         inodes = set(self._inodes(place))
         table = self._table(place, namespace, inodes)
-        before = self._since_s.pop(pid, {})
+        before = self.since_s.pop(pid, {})
         own = [
             (Connection(*table[inode], since_s=before.get(inode, at_s)), inode)
             for inode in inodes
             if inode in table
         ]
         own.sort(key=lambda each: (each[0].since_s, each[0].address, each[0].port))
-        told = own[:_MAX_CONNECTIONS]
-        if told:
-            self._since_s[pid] = {inode: each.since_s for each, inode in told}
-        if len(self._since_s) > _MAX_PROCESSES:
-            self._since_s.popitem(last=False)
-        return tuple(each for each, _ in told)
+        oldest = own[:_MAX_CONNECTIONS]
+        if oldest:
+            self.since_s[pid] = {inode: each.since_s for each, inode in oldest}
+        if len(self.since_s) > _MAX_PROCESSES:
+            self.since_s.popitem(last=False)
+        return tuple(each for each, _ in oldest)
 
     def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
-        """Inode and remote end of what was opened from a namespace, of ``inodes`` at least."""
+        """Return inode and remote end of outbound connections, at least those of ``inodes``."""
         now_s = time.monotonic()
-        known = self._tables.get(namespace)
+        known = self.tables.get(namespace)
         if known is not None and now_s < known.until_s:
             return known.remote if known.remote is not None else self._own(place, inodes)
-        every = dict(islice(self._remotes(place, None), _MAX_TABLE_SOCKETS + 1))
-        is_large = len(every) > _MAX_TABLE_SOCKETS
+        every = dict(islice(self._remotes(place, None), self._max_table_sockets + 1))
+        is_large = len(every) > self._max_table_sockets
         age_s = _LARGE_TABLE_AGE_S if is_large else _TABLE_AGE_S
-        self._tables.pop(namespace, None)
-        self._tables[namespace] = _Table(now_s + age_s, None if is_large else every)
-        if len(self._tables) > _MAX_TABLES:
-            self._tables.popitem(last=False)
+        self.tables.pop(namespace, None)
+        self.tables[namespace] = _Table(now_s + age_s, None if is_large else every)
+        if len(self.tables) > _MAX_TABLES:
+            self.tables.popitem(last=False)
         return self._own(place, inodes) if is_large else every
 
     def _own(self, place: str, inodes: set[int]) -> dict[int, _Remote]:
         return dict(self._remotes(place, inodes))
 
     def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
-        """Inode and remote end of what was opened from here; ``inodes``: of these only.
+        """Yield inode and remote end of outbound connections; ``inodes``: of these only.
 
-        What came in at a port that somebody listens on is a server's client, whose port is chance.
+        Skip inbound connections: their remote port is ephemeral.
         """
         listening: set[bytes] = set()
         established: list[tuple[int, bytes, bytes, bytes]] = []
@@ -164,7 +174,7 @@ class SocketReader:
             self._count(error)
 
     def _lines(self, path: str) -> Iterator[bytes]:
-        """A file's lines, some hundreds together."""
+        """Yield a file's lines, some hundreds at once."""
         rest = b""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -172,8 +182,8 @@ class SocketReader:
             self._count(error)
             return
         try:
-            for _ in range(_MAX_TABLE_BYTES // 4096):
-                piece = os.read(fd, _PIECE_BYTES)
+            for _ in range(self._max_table_bytes // 4096):
+                piece = os.read(fd, self._piece_bytes)
                 if not piece:
                     break
                 lines, newline, rest = (rest + piece).rpartition(b"\n")
@@ -193,62 +203,70 @@ class SocketReader:
 
 
 class ConnectionReader:
-    """Reads connections in a thread of its own; ``failures`` as SocketReader counts them.
+    """Read connections in a thread; ``failures`` as SocketReader counts them.
 
-    ``crowded``: questions that were refused, for their owner has too many open.
+    ``crowded``: questions refused because their owner has too many pending.
     """
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        reader: SocketReader | None = None,
+        rest_per_work: float = _REST_PER_WORK,
+    ) -> None:
+        """``rest_per_work``: the thread pauses for so many times its CPU time."""
         self._proc = proc
-        self._reader = SocketReader(proc)
+        self._reader = reader or SocketReader(proc)
+        self._rest_per_work = rest_per_work
         self.failures = self._reader.failures
         self.failures["crowded"] = 0
-        self._at_s = 0.0  # of the last question
+        self.at_s = 0.0
+        """Time of the last question; connections count from it."""
         self._is_closed = threading.Event()
-        self._questions = Questions()
+        self.questions = Questions()
         self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...] | None]]
         self._answers = queue.SimpleQueue()
         self._thread = Worker("connections", self._serve).start()
 
-    def ask(self, process: ProcessId, at_s: float, owner: Hashable = None) -> bool:
-        """Want to know of ``process``, of the pod or container ``owner``; False: ask again later.
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Queue a question on ``process`` of pod or container ``owner``; False: ask again later.
 
-        A question that is still open is not asked again. ``at_s`` is now.
+        A pending question is not queued twice.
         """
-        self._at_s = at_s
-        is_open = self._questions.put(process, owner)
+        is_open = self.questions.put(process, owner)
         self.failures["crowded"] += not is_open
         return is_open
 
     def answers(self) -> dict[ProcessId, tuple[Connection, ...]]:
-        """What has been read since the last call; it never waits."""
+        """Return the answers since the last call; never wait."""
         found: dict[ProcessId, tuple[Connection, ...]] = {}
         while not self._answers.empty():
             process, connections = self._answers.get()
-            self._questions.close(process)
+            self.questions.close(process)
             if connections is not None:
                 found[process] = connections
         return found
 
     def close(self) -> None:
-        """Ends the thread, as soon as it has read the process under way."""
+        """End the thread once it has read its current process."""
         self._is_closed.set()
         self._thread.close()
-        self._questions.wake()
+        self.questions.wake()
 
     def _serve(self) -> None:
-        while (question := self._questions.take()) is not None:
+        while (question := self.questions.take()) is not None:
             connections = None
             worked_s = time.thread_time()
             try:
                 connections = self._read(question.process)
             finally:
                 self._answers.put((question.process, connections))
-            if self._is_closed.wait(_REST_PER_WORK * (time.thread_time() - worked_s)):
+            if self._is_closed.wait(self._rest_per_work * (time.thread_time() - worked_s)):
                 return
 
     def _read(self, process: ProcessId) -> tuple[Connection, ...] | None:
-        connections = self._reader.connections_of(process.pid, self._at_s)
+        connections = self._reader.connections_of(process.pid, self.at_s)
         return connections if self._start_ticks(process.pid) == process.start_ticks else None
 
     def _start_ticks(self, pid: int) -> int | None:
@@ -260,7 +278,7 @@ class ConnectionReader:
 
 
 def _address(digits: bytes) -> str:
-    """The kernel prints each 32-bit word of an address as this machine's number."""
+    """Decode an address: the kernel prints each 32-bit word in this machine's byte order."""
     words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
     if len(words) == 1:

@@ -1,14 +1,17 @@
-"""What a deep look is, and at whom."""
+"""The base of all probes: expire what is known, take answers, ask again."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from minerwatch.model import Facts, ProcessId
 
 T = TypeVar("T")
+Answer = TypeVar("Answer")
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 NO_FACTS: Facts = {}
 
@@ -18,32 +21,100 @@ OwnerOf = Callable[[ProcessId], Hashable]
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A process that is worth a closer look."""
+    """A process that the probes examine."""
 
     process: ProcessId
     program: tuple[int, int, int]  # as in ProcessStat
-    is_settled: bool  # something was found in it, or it has burnt CPU for long enough
+    is_settled: bool  # it has a finding, or used CPU for long enough
     owner: Hashable = None  # its pod or container: owners take turns
 
 
-class Probe(Protocol):
-    """One way to look at suspects."""
+class Reader(Protocol[Answer_co]):
+    """A source that reads processes in a thread of its own."""
 
-    name: str
-    looks_early: bool  # so cheap that it looks at all that burn CPU now, not the settled only
+    failures: dict[str, int]
 
-    @property
-    def failures(self) -> Mapping[str, int]:
-        """What went wrong since the start, by reason."""
+    def ask(self, process: ProcessId, owner: Hashable) -> bool:
+        """Queue a question; False: refused, ask again later."""
 
-    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
-        """Learns what it can of ``suspects`` and forgets all others."""
-
-    def facts(self, process: ProcessId) -> Facts:
-        """What is known of ``process``."""
+    def answers(self) -> Mapping[ProcessId, Answer_co]:
+        """Return the answers since the last call; never wait."""
 
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """End the thread."""
+
+
+class Probe(ABC):
+    """One source of evidence on suspects; it keeps facts for as long as they are suspects."""
+
+    name: str
+    looks_early = False
+    """Also examine suspects that are not settled: this probe is cheap enough."""
+    failures: Mapping[str, int]
+    """Failures since the start, by reason."""
+
+    def __init__(self, owner_of: OwnerOf) -> None:
+        self._owner_of = owner_of
+        self._due_s: dict[ProcessId, float] = {}  # of each suspect
+        self._facts: dict[ProcessId, Facts] = {}
+
+    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
+        """Forget all but ``suspects`` and examine them."""
+        self._due_s = kept(self._due_s, suspects, at_s)
+        self._facts = {each: self._facts[each] for each in suspects if each in self._facts}
+        self._examine(suspects, at_s, is_time_left)
+
+    @property
+    def wants_samples(self) -> bool:
+        """Return True if ``sample`` should be called between two ticks."""
+        return False
+
+    def sample(self, at_s: float) -> None:
+        """Take one sample of each suspect that is being sampled."""
+        del at_s  # most probes take none
+
+    def facts(self, process: ProcessId) -> Facts:
+        """Return the facts about ``process``."""
+        return self._facts.get(process, NO_FACTS)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the probe holds."""
+
+    @abstractmethod
+    def _examine(
+        self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
+    ) -> None: ...
+
+
+class ReaderProbe(Probe, Generic[Answer]):
+    """A probe that asks a reader about each suspect every ``every_s``."""
+
+    every_s: float
+
+    def __init__(self, reader: Reader[Answer], owner_of: OwnerOf) -> None:
+        super().__init__(owner_of)
+        self._reader = reader
+        self.failures = reader.failures
+
+    def close(self) -> None:
+        """End the reader's thread."""
+        self._reader.close()
+
+    def _examine(
+        self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
+    ) -> None:
+        answers = self._reader.answers()
+        for process in suspects:
+            if process in answers:
+                self._take(process, answers[process], at_s)
+            is_due = at_s >= self._due_s[process]
+            if is_due and is_time_left() and self._reader.ask(process, self._owner_of(process)):
+                self._due_s[process] = at_s + self.every_s
+
+    @abstractmethod
+    def _take(self, process: ProcessId, answer: Answer, at_s: float) -> None:
+        """Turn an answer into facts."""
 
 
 def no_owner(process: ProcessId) -> Hashable:
@@ -53,5 +124,5 @@ def no_owner(process: ProcessId) -> Hashable:
 
 
 def kept(known: Mapping[ProcessId, T], suspects: Iterable[ProcessId], new: T) -> dict[ProcessId, T]:
-    """What is known of ``suspects``, or ``new``; of all others it is forgotten."""
+    """Return the values of ``suspects``, ``new`` where there is none."""
     return {each: known.get(each, new) for each in suspects}

@@ -1,84 +1,47 @@
-"""Whom suspects talk to."""
+"""Connections of suspects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.model import Connection, Facts, ProcessId
-from minerwatch.node.pool_dns import PoolNames
 from minerwatch.node.tcp_connections import ConnectionReader
-from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, kept, no_owner
-
-_CONNECTIONS_EVERY_S = 30.0
+from minerwatch.probes.base import NO_FACTS, IsTimeLeft, OwnerOf, ReaderProbe, no_owner
 
 
-class Connections:
-    """Whom suspects are connected to."""
+class Connections(ReaderProbe[tuple[Connection, ...]]):
+    """Facts: DestinationIp, DestinationPort, DestinationCount, LongestConnection, Initiated."""
 
     name = "connections"
-    looks_early = False
+    every_s = 30.0
 
-    def __init__(
-        self, proc: str, pool_servers: Sequence[str] = (), owner_of: OwnerOf = no_owner
-    ) -> None:
-        self._reader = ConnectionReader(proc)
-        self._owner_of = owner_of
-        self._pools = PoolNames(pool_servers) if pool_servers else None
-        self._asked_s: dict[ProcessId, float] = {}
-        self._facts: dict[ProcessId, Facts] = {}
+    def __init__(self, reader: ConnectionReader, owner_of: OwnerOf = no_owner) -> None:
+        super().__init__(reader, owner_of)
+        self._reader: ConnectionReader
         self._open: dict[ProcessId, tuple[Connection, ...]] = {}
 
-    @property
-    def failures(self) -> Mapping[str, int]:
-        """As ConnectionReader counts them."""
-        return self._reader.failures
-
-    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
-        """Takes the answers that have come, and asks for those whose last one is old."""
-        answers = self._reader.answers()
-        self._asked_s = kept(self._asked_s, suspects, float("-inf"))
-        self._facts = kept(self._facts, suspects, NO_FACTS)
-        self._open = {each: self._open[each] for each in suspects if each in self._open}
-        for process in suspects:
-            if process in answers:
-                self._open[process] = connections = answers[process]
-                names = self._names(connections)
-                self._facts[process] = _connection_facts(connections, names, at_s)
-            is_due = at_s - self._asked_s[process] >= _CONNECTIONS_EVERY_S
-            owner = self._owner_of(process)
-            if is_due and is_time_left() and self._reader.ask(process, at_s, owner):
-                self._asked_s[process] = at_s
-
-    def facts(self, process: ProcessId) -> Facts:
-        """DestinationIp, Port, Hostname and Count, LongestConnection, Initiated."""
-        return self._facts.get(process, NO_FACTS)
-
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        """Those that ``process`` had at the last look, oldest first."""
+        """Return the connections that ``process`` had at the last look, oldest first."""
         return self._open.get(process, ())
 
-    def close(self) -> None:
-        """Ends the reader's thread and the look-ups."""
-        self._reader.close()
-        if self._pools is not None:
-            self._pools.close()
+    def _examine(
+        self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
+    ) -> None:
+        self._open = {each: self._open[each] for each in suspects if each in self._open}
+        self._reader.at_s = at_s
+        super()._examine(suspects, at_s, is_time_left)
 
-    def _names(self, connections: Sequence[Connection]) -> tuple[str, ...]:
-        if self._pools is None:
-            return ()
-        names = (self._pools.names(each.address) for each in connections)
-        return tuple(dict.fromkeys(name for each in names for name in each))
+    def _take(self, process: ProcessId, answer: tuple[Connection, ...], at_s: float) -> None:
+        self._open[process] = answer
+        self._facts[process] = _connection_facts(answer, at_s)
 
 
-def _connection_facts(
-    connections: Sequence[Connection], names: tuple[str, ...], at_s: float
-) -> Facts:
+def _connection_facts(connections: Sequence[Connection], at_s: float) -> Facts:
     if not connections:
         return NO_FACTS
     facts: Facts = {
-        **({"DestinationHostname": names} if names else {}),
-        "Initiated": True,  # what others opened is not told
+        "Initiated": True,  # inbound connections are not reported
         "DestinationIp": tuple(dict.fromkeys(each.address for each in connections)),
         "DestinationPort": tuple(dict.fromkeys(str(each.port) for each in connections)),
         "LongestConnection": at_s - min(each.since_s for each in connections),

@@ -1,7 +1,6 @@
-"""Every probe that is on, and why the others are off.
+"""All probes that are on, and why the others are off.
 
-Each probe is isolated: it fails alone, is counted and timed. It keeps what it has learnt of a
-process as facts, for as long as the process is a suspect. Nothing here waits for a process.
+Probes are isolated: each fails alone, and is counted and timed. None of them waits for a process.
 """
 
 from __future__ import annotations
@@ -14,112 +13,119 @@ from pathlib import Path
 from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
-from minerwatch.node.cpu_quota import OwnQuota
-from minerwatch.node.ptrace_sampling import PtraceSampler, PtraceUnavailableError
+from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.task_iterator import TaskIterator
+from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
-from minerwatch.probes.base import Probe, Suspect
+from minerwatch.probes.base import OwnerOf, Probe, Suspect
 from minerwatch.probes.connections import Connections
 from minerwatch.probes.fp_rounding import Rounding
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.yara import Content
 
-_NO_FP_CONTROL = "it does not know where this kernel keeps the floating-point control word"
+_LACKS_PTRACE = "the capability SYS_PTRACE is missing: grant it to the agent, or run it as root"
+_LACKS_FP_CONTROL = "it does not know where this kernel keeps the floating-point control word"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeStatus:
-    """Whether a probe is on, and if not, what would switch it on."""
+    """State of one probe, for the log and the metrics."""
 
     name: str
-    off: str  # "" if it is on
+    off: str  # the reason and the remedy; "" if it is on
     is_asked_for: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Everything that a probe may be opened with."""
+
+    proc: str
+    content_rules: Sequence[Path]
+    tasks: TaskIterator | None
+    tasks_off: str
+    can_read_processes: bool
+    owner_of: OwnerOf
+
+
+def _open_connections(sources: _Sources) -> Probe | str:
+    if not sources.can_read_processes:
+        return _LACKS_PTRACE
+    return Connections(ConnectionReader(sources.proc), sources.owner_of)
+
+
+def _open_mappings(sources: _Sources) -> Probe | str:
+    if not sources.can_read_processes:
+        return _LACKS_PTRACE
+    return MemoryMappings(MappingReader(sources.proc), sources.owner_of)
+
+
+def _open_content(sources: _Sources) -> Probe | str:
+    if not sources.can_read_processes:
+        return _LACKS_PTRACE
+    return Content(ContentReader(sources.proc, sources.content_rules), sources.owner_of)
+
+
+def _open_rounding(sources: _Sources) -> Probe | str:
+    if sources.tasks is None:
+        return f"it needs the task iterator; tasks: {sources.tasks_off}"
+    if not sources.tasks.has_fp_control:
+        return f"it needs the task iterator; tasks: {_LACKS_FP_CONTROL}"
+    return Rounding(sources.tasks, sources.owner_of)
+
+
+_PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
+    "connections": _open_connections,
+    "mappings": _open_mappings,
+    "content": _open_content,
+    "rounding": _open_rounding,
+}
+"""Name, which is also its setting below ``probes`` -> the probe, or why it is off."""
+
+
 class Probes:
-    """All probes that are on, and why the others are off."""
+    """All probes that are on; ``status`` has the others, too."""
 
     def __init__(
         self,
         config: Config,
         *,
-        pool_servers: Sequence[str] = (),
         content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
+        more: Sequence[Probe] = (),
     ) -> None:
-        """``tasks``: the node's task iterator; without one ``tasks_off`` says why there is none."""
+        """``tasks``: the node's task iterator; ``tasks_off``: why there is none."""
         self.status: list[ProbeStatus] = []
+        self._probes: list[Probe] = [*more]
         self._budget_s = config.probes.budget
-        self._own_failures: dict[tuple[str, str], int] = {}
-        self._probes: list[Probe] = []
+        self._exceptions: dict[tuple[str, str], int] = {}
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._owners: dict[ProcessId, Hashable] = {}
-        self._rounding: Rounding | None = None
-        self._sampler: PtraceSampler | None = None
-        self._content: Content | None = None
-        self._connections: Connections | None = None
-        self._proc = proc = config.node.proc
-        pools = pool_servers if config.probes.resolve_pools else ()
-        lacks = _missing_capability()
-        switches: tuple[tuple[str, bool, str, Callable[[], Probe]], ...] = (
-            ("connections", config.probes.connections, lacks, lambda: self._opened_sockets(pools)),
-            (
-                "mappings",
-                config.probes.mappings,
-                lacks,
-                lambda: MemoryMappings(proc, self._owner_of),
-            ),
-            ("content", config.probes.content, lacks, lambda: self._opened_content(content_rules)),
+        sources = _Sources(
+            config.node.proc,
+            content_rules,
+            tasks,
+            tasks_off,
+            "SYS_PTRACE" in effective_capabilities(),
+            self._owner_of,
         )
-        for name, is_wanted, lack, opened in switches:
-            off = lack if is_wanted else f"switched off (probes.{name})"
-            if not off:
-                self._probes.append(opened())
+        for name, open_probe in _PROBES.items():
+            is_wanted = getattr(config.probes, name)
+            probe = open_probe(sources) if is_wanted else f"switched off (probes.{name})"
+            off = probe if isinstance(probe, str) else ""
+            if not isinstance(probe, str):
+                self._probes.append(probe)
             self.status.append(ProbeStatus(name, off, is_wanted))
-        self._open_rounding(config, tasks, tasks_off)
-
-    def _opened_sockets(self, pool_servers: Sequence[str]) -> Probe:
-        self._connections = Connections(self._proc, pool_servers, self._owner_of)
-        return self._connections
-
-    def _opened_content(self, rules: Sequence[Path]) -> Probe:
-        self._content = Content(ContentReader(self._proc, rules), self._owner_of)
-        return self._content
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
-        """Puts other YARA rules in force."""
-        if self._content is not None:
-            self._content.use(rules)
-
-    def _open_rounding(self, config: Config, tasks: TaskIterator | None, tasks_off: str) -> None:
-        """By the task iterator; else by ptrace, where the operator allows it."""
-        if tasks is not None and not tasks.has_fp_control:
-            tasks, tasks_off = None, _NO_FP_CONTROL
-        is_wanted = config.probes.rounding
-        is_ptrace_wanted = is_wanted and config.probes.ptrace and tasks is None
-        off = "" if is_wanted else "switched off (probes.rounding)"
-        if is_ptrace_wanted:
-            self._sampler, ptrace_off = _opened_sampler(config)
-        elif not config.probes.ptrace:
-            ptrace_off = "switched off (probes.ptrace)"
-        else:
-            ptrace_off = "not needed: " + (off or "the task iterator tells how suspects round")
-        if is_wanted and tasks is not None:
-            self._rounding = Rounding(tasks, owner_of=self._owner_of)
-        elif self._sampler is not None:
-            self._rounding = Rounding(
-                self._sampler, spares_the_innocent=True, owner_of=self._owner_of
-            )
-        elif is_wanted:
-            off = f"it needs the task iterator or ptrace; tasks: {tasks_off}; ptrace: {ptrace_off}"
-        if self._rounding is not None:
-            self._probes.append(self._rounding)
-        self.status.append(ProbeStatus("rounding", off, is_wanted))
-        self.status.append(ProbeStatus("ptrace", ptrace_off, is_ptrace_wanted))
+        """Put other YARA rules in force."""
+        for probe in self._probes:
+            if isinstance(probe, Content):
+                probe.use(rules)
 
     def look(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
-        """Looks at ``suspects`` within the budget; the seconds that each probe took."""
+        """Examine ``suspects`` within the budget; return the seconds that each probe took."""
         ends_s = time.perf_counter() + self._budget_s
         took_s = {}
         self._owners = {each.process: each.owner for each in suspects}
@@ -135,79 +141,61 @@ class Probes:
                     lambda: time.perf_counter() < ends_s,
                 )
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                self._fail(probe.name, error)
+                self._count(probe.name, error)
             took_s[probe.name] = time.perf_counter() - started_s
         return took_s
 
     @property
     def wants_samples(self) -> bool:
-        """Whether ``sample`` has something to do."""
-        return self._rounding is not None and self._rounding.wants_samples
+        """Return True if ``sample`` has something to do."""
+        return any(probe.wants_samples for probe in self._probes)
 
     def sample(self, at_s: float) -> None:
-        """What has to be looked at again and again between two looks."""
-        if self._rounding is None:
-            return
-        try:
-            self._rounding.sample(at_s)
-        except Exception as error:  # noqa: BLE001 - a probe fails alone
-            self._fail(self._rounding.name, error)
+        """Take the samples that are due between two looks."""
+        for probe in self._probes:
+            try:
+                if probe.wants_samples:
+                    probe.sample(at_s)
+            except Exception as error:  # noqa: BLE001 - a probe fails alone
+                self._count(probe.name, error)
 
     def facts(self, process: ProcessId) -> Facts:
-        """Everything that the probes know of ``process``."""
+        """Return the facts of all probes about ``process``."""
         known: dict[str, FactValue] = {}
         for probe in self._probes:
             known.update(probe.facts(process))
         return known
 
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        """Whom ``process`` was connected to at the last look; of suspects only, oldest first."""
-        return self._connections.connections(process) if self._connections is not None else ()
+        """Return the connections of a suspect at the last look, oldest first."""
+        for probe in self._probes:
+            if isinstance(probe, Connections):
+                return probe.connections(process)
+        return ()
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """What went wrong since the start: probe, reason, count."""
+        """Yield the failures since the start: probe, reason, count."""
         for probe in self._probes:
             yield from ((probe.name, reason, n) for reason, n in [*probe.failures.items()])
-        yield from ((name, reason, n) for (name, reason), n in [*self._own_failures.items()])
+        yield from ((name, reason, n) for (name, reason), n in [*self._exceptions.items()])
 
     def close(self) -> None:
-        """Lets go of what the probes hold."""
+        """Release what the probes hold."""
         for probe in self._probes:
             probe.close()
-        if self._sampler is not None:
-            self._sampler.close()
 
     def _owner_of(self, process: ProcessId) -> Hashable:
         return self._owners.get(process)
 
     def _unchanged(self, suspects: Sequence[Suspect]) -> list[Suspect]:
-        """Without those that run another program than at the last look.
+        """Leave out suspects that run another program than at the last look.
 
-        Leaving them out once makes every probe forget what it knew of the program before.
+        Every probe then forgets the facts about the earlier program.
         """
         before = self._programs
         self._programs = {each.process: each.program for each in suspects}
         return [each for each in suspects if before.get(each.process, each.program) == each.program]
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _count(self, name: str, error: Exception) -> None:
         key = (name, type(error).__name__)
-        self._own_failures[key] = self._own_failures.get(key, 0) + 1
-
-
-def _opened_sampler(config: Config) -> tuple[PtraceSampler | None, str]:
-    """Samples by short stops, or why there are none."""
-    lacks = _missing_capability()
-    if not lacks and config.node.proc != Config().node.proc:
-        lacks = "node.proc is not this kernel's"
-    if lacks:
-        return None, lacks
-    try:
-        return PtraceSampler(OwnQuota(config.node.sys).reason), ""
-    except PtraceUnavailableError as error:
-        return None, str(error)
-
-
-def _missing_capability() -> str:
-    if "SYS_PTRACE" in effective_capabilities():
-        return ""
-    return "the capability SYS_PTRACE is missing: grant it to the agent, or run it as root"
+        self._exceptions[key] = self._exceptions.get(key, 0) + 1

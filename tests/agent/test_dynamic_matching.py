@@ -23,6 +23,7 @@ from minerwatch.model import Container, ContainerKind, Process, ProcessId
 from minerwatch.node.process_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import ProcessReader
 from tests.detection.sigma.test_rule import parsed
+from tests.examples import examples
 
 TICK_S = 10.0
 WINDOW_S = 50.0
@@ -94,7 +95,7 @@ class World:
         """One tick; returns which rule matches on which process."""
         self._at_s += TICK_S
         for pid, (cpu_s, count) in self._counters.items():
-            now = (cpu_s + used_s.get(pid, 0.0), threads.get(pid, count))
+            now = (round(cpu_s + used_s.get(pid, 0.0), 2), threads.get(pid, count))
             self._counters[pid] = now
             self._write(pid, *now)
         self.node.tick_times_s.append(self._at_s)
@@ -151,7 +152,7 @@ a_tick = st.tuples(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(a_tick | st.just(({}, {})), max_size=30))
 def test_skipped_processes_match_what_they_would_match(
     ticks: list[tuple[dict[int, float], dict[int, int]]],

@@ -62,12 +62,12 @@ CAPABILITIES = {
     "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
     "no-exec-events": _DEEP,
     "private-rules": _DEEP | {"NET_ADMIN"},
-    "everything": _DEEP | {"NET_ADMIN", "KILL", "SYS_NICE"},
+    "everything": _DEEP | {"NET_ADMIN", "KILL"},
     "minimal": set(),
     "bottlerocket": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
     "hub": _DEEP | {"NET_ADMIN"},
-    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "SYS_NICE", "NET_ADMIN"},
+    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "NET_ADMIN"},
 }
 
 PERMISSIONS = {
@@ -418,7 +418,7 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
 def test_the_scanner_of_content_fits_beside_the_agent() -> None:
     """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
     limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
-    assert limit_mib >= (yara_scanner._DATA_BYTES >> 20) + _AGENT_MIB
+    assert limit_mib >= (yara_scanner.MAX_DATA_BYTES >> 20) + _AGENT_MIB
 
 
 def test_helm_test_plants_a_canary_that_may_read_metrics_and_nothing_else() -> None:

@@ -112,7 +112,7 @@ def _fuzzed(target: Target, seconds: float, engine: str, folder: str) -> Result:
         crashes.mkdir(parents=True, exist_ok=True)
         (crashes / "log.txt").write_text(said)
         finds = (crashes / "log.txt",)
-    runs, coverage, added = _figures(said)
+    runs, coverage, added = figures(said)
     return Result(runs, time.monotonic() - began_s, coverage, added, finds)
 
 
@@ -121,7 +121,7 @@ def _finds(folder: Path) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if path.suffix != ".txt")
 
 
-def _figures(said: str) -> tuple[int, tuple[int, int], int]:
+def figures(said: str) -> tuple[int, tuple[int, int], int]:
     """Inputs tried, coverage at first and at last, inputs added."""
     with suppress(ValueError, IndexError, KeyError):
         told = json.loads(said.strip().splitlines()[-1])

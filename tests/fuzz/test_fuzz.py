@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import minerwatch
+from tests.examples import examples
 from tests.fuzz import campaign, corpus, registry, worker
 from tests.fuzz.mutation import mutated
 from tests.fuzz.registry import Target, targets
@@ -29,11 +30,11 @@ _PACKAGE = Path(minerwatch.__file__).parent
 
 NOT_FUZZED = {
     "minerwatch.cli.top_screen.opening": "opens the terminal to write to it",
+    "minerwatch.culling.evidence": "reads what it has just written",
     "minerwatch.culling.service": "reads the kernel's boot id, whose characters do not matter",
     "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
     "minerwatch.node.live_thread": "looks for one letter after the last parenthesis",
-    "minerwatch.node.pool_dns": "asks libc's resolver, which gives texts",
     "minerwatch.agent.rule_loader_child": "pickles between the agent and its own child",
     "minerwatch.agent.rule_loader": "pickles between the agent and its own child",
 }
@@ -84,7 +85,7 @@ def test_more_of_its_kind_breaks_nothing(target: Target) -> None:
     kept = list(corpus.kept(target.name).values())
 
     @settings(
-        max_examples=max(_LEAST_INPUTS, _INPUTS // target.cost),
+        max_examples=examples(max(_LEAST_INPUTS, _INPUTS // target.cost)),
         derandomize=True,
         database=None,
         deadline=None,
@@ -202,8 +203,8 @@ def test_what_hangs_is_given_up_even_where_errors_are_suppressed() -> None:
 
 def test_a_worker_fuzzes_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     target = registry.named("cpu_quantity")
-    worker._with_mutation(target, 0.1, worker.Finds(corpus.BUILD / "crashes" / target.name))
-    runs, coverage, added = campaign._figures(capsys.readouterr().out)
+    worker.fuzz_with_mutation(target, 0.1, worker.Finds(corpus.BUILD / "crashes" / target.name))
+    runs, coverage, added = campaign.figures(capsys.readouterr().out)
     assert runs > 0
     assert coverage[1] >= coverage[0] > 0
     assert len(corpus.found(target.name)) == added
@@ -215,4 +216,4 @@ def test_what_libfuzzer_says_is_understood() -> None:
         "#9\tNEW    cov: 41 ft: 44 corp: 3/9b\n#20\tDONE   cov: 42 ft: 45\n"
         "stat::number_of_executed_units: 20\nstat::new_units_added:          5\n"
     )
-    assert campaign._figures(said) == (20, (37, 42), 5)
+    assert campaign.figures(said) == (20, (37, 42), 5)

@@ -46,7 +46,7 @@ def main(name: str, seconds: float, engine: str) -> None:
     if engine == ATHERIS:
         _with_atheris(name, seconds, finds)
     found = _target(name)
-    _with_mutation(found, seconds, finds)
+    fuzz_with_mutation(found, seconds, finds)
 
 
 def _target(name: str) -> Target:
@@ -141,7 +141,7 @@ def _dictionary(path: Path) -> Path:
     return path
 
 
-def _with_mutation(target: Target, seconds: float, finds: Finds) -> None:
+def fuzz_with_mutation(target: Target, seconds: float, finds: Finds) -> None:
     """Without atheris: inputs that reach new lines are kept, but only some are asked for that."""
     from tests.fuzz.corpus import BUILD, digest, found, kept
     from tests.fuzz.mutation import mutated

@@ -21,6 +21,7 @@ from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig, refusal
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import REASONS, Clocks, Pace, PodWatch
 from minerwatch.model import PodContainerKind
+from tests.examples import examples
 from tests.kube.api_server import (
     Answering,
     ApiServer,
@@ -781,7 +782,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(steps=st.lists(STEPS, max_size=25))
 def test_whatever_happens_it_comes_to_know_what_the_server_knows(
     tmp_path: Path, steps: list[tuple[str, int]]

@@ -19,6 +19,7 @@ from minerwatch.node.cgroup_bounds import CgroupBounds
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.proc_files import read_once
 from tests.conftest import TOP, CgroupFolders, Programs
+from tests.examples import examples
 
 POD = "/kubepods/burstable/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
 POD2 = "/kubepods/burstable/pod77b0a4de-51c2-4f7e-8e0a-6a1b9d3c5e22"
@@ -363,7 +364,7 @@ _NAMES = (
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.lists(st.sampled_from(_NAMES), min_size=0, max_size=7), min_size=1, max_size=30),
     st.integers(1, 40),

@@ -13,6 +13,7 @@ from minerwatch.model import ContainerKey
 from minerwatch.node.cgroup_bounds import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from tests.conftest import CgroupFolders, Programs
+from tests.examples import examples
 from tests.node.cgroup_nodes import (
     ID,
     NODES,
@@ -78,7 +79,7 @@ def test_a_counter_that_falls_is_no_negative_time(tmp_path: Path) -> None:
     tree.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 1_000_000), min_size=4, max_size=4), min_size=2, max_size=5)
 )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.model import ContainerKey, ContainerKind
+from tests.examples import examples
 from tests.node.cgroup_nodes import (
     ID,
     POD,
@@ -51,7 +52,7 @@ def test_what_is_in_an_engines_container_that_is_a_pods_is_that_pods_too(tmp_pat
     tree.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.binary(min_size=1, max_size=80).filter(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from minerwatch.node import confined
 from minerwatch.node.capabilities import effective_capabilities
-from minerwatch.node.confined import CONFINED
 from tests.conftest import needs_root
 
 pytestmark = needs_root
@@ -22,17 +22,19 @@ def held(status: str) -> dict[str, int]:
 
 
 def bits(*names: str) -> int:
-    return sum(1 << confined._BITS[name] for name in names)
+    return sum(1 << confined.CAPABILITY_BITS[name] for name in names)
 
 
-def test_a_confined_python_and_what_it_starts_have_what_is_named_and_no_more() -> None:
-    script = (
-        f"import subprocess, sys; {_SHOWS}; sys.stdout.flush();"
+def test_a_confined_python_and_what_it_starts_have_what_is_named_and_no_more(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import subprocess, sys; {_SHOWS}; sys.stdout.flush()\n"
         f"subprocess.run([sys.executable, '-I', '-c', {_SHOWS!r}])"
     )
-    done = subprocess.run(
-        [*CONFINED, "-I", "-c", script, "argument"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-I", confined.__file__, str(os.getpid()), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     own = effective_capabilities() & {"SYS_PTRACE", "DAC_READ_SEARCH"}
     first, _, second = done.stdout.rpartition("Name:")
     for status in (first, second):

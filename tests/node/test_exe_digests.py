@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from minerwatch.model import ProcessId
-from minerwatch.node import exe_digests
 from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from tests.conftest import Programs
 from tests.culling.test_process_signals import identity
 
@@ -39,40 +40,42 @@ def test_a_pid_that_was_used_again_has_no_digest(programs: Programs) -> None:
     }
 
 
-def test_what_is_too_large_is_not_read(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exe_digests, "MAX_FILE_BYTES", 1000)
+def test_what_is_too_large_is_not_read(programs: Programs) -> None:
     here = identity(programs.start("a", busy=False).pid)
-    assert ExecutableHasher().digests([here]) == {here: "- too large"}
+    assert ExecutableHasher(max_file_bytes=1000).digests([here]) == {here: "- too large"}
 
 
 def test_nothing_is_asked_for_nothing() -> None:
     assert ExecutableHasher().digests([]) == {}
 
 
-def test_a_child_that_hangs_is_left_behind(
-    programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def hasher(folder: Path, script: str) -> GuardedProgram:
+    """A hasher of the tests."""
+    path = folder / "hasher.py"
+    path.write_text(script)
+    return GuardedProgram(path)
+
+
+def test_a_child_that_hangs_is_killed(programs: Programs, tmp_path: Path) -> None:
     here = identity(programs.start("a", busy=False).pid)
-    hangs = tmp_path / "hangs.py"
-    hangs.write_text("import time; print('1 -', flush=True); time.sleep(60)")
-    monkeypatch.setattr(exe_digests, "_HASHER", hangs)
-    hasher = ExecutableHasher(deadline_s=0.3)
-    assert hasher.digests([here]) == {}
-    assert hasher.digests([]) == {}
-    assert hasher._dying == []  # it could be killed
+    program = hasher(tmp_path, "import time; time.sleep(60)")
+    assert ExecutableHasher(deadline_s=0.3, program=program).digests([here]) == {}
+    assert program.dying() == 0
 
 
 def test_a_program_that_hangs_its_reader_does_not_hide_the_next(
-    programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    programs: Programs, tmp_path: Path
 ) -> None:
     first, second = (identity(programs.start(name, busy=False).pid) for name in ("a", "b"))
-    hangs = tmp_path / "hangs.py"
-    hangs.write_text(
-        f"import sys, time\nif sys.argv[3].startswith('{first.pid}:'): time.sleep(600)\n"
-        f"print({second.pid}, 'a' * 64, flush=True)\n"
+    program = hasher(
+        tmp_path,
+        "import json, sys, time\n"
+        "for line in sys.stdin:\n"
+        f"    if json.loads(line)['pid'] == {first.pid}: time.sleep(600)\n"
+        "    print('{\"digest\": \"' + 'a' * 64 + '\"}', flush=True)\n",
     )
-    monkeypatch.setattr(exe_digests, "_HASHER", hangs)
-    assert ExecutableHasher(deadline_s=6.0).digests([first, second]) == {second: "a" * 64}
+    found = ExecutableHasher(deadline_s=6.0, program=program).digests([first, second])
+    assert found == {second: "a" * 64}
 
 
 def test_a_program_whose_first_thread_has_ended_is_read_through_another() -> None:
@@ -97,23 +100,28 @@ ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)  # ex
 
 
 @pytest.mark.parametrize(
-    "printed", ["", "x", "7 zz", "{pid} " + "a" * 63, "{pid}", "{pid} -", "9" * 5000 + " - x"]
+    "printed",
+    [
+        "",
+        "x",
+        '{"digest": "zz"}',
+        '{"digest": "%s"}' % ("a" * 63),
+        '{"digest": 7}',
+        "{}",
+        "9" * 5000,
+    ],
 )
-def test_nonsense_is_no_digest(
-    programs: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, printed: str
-) -> None:
+def test_nonsense_is_no_digest(programs: Programs, tmp_path: Path, printed: str) -> None:
     here = identity(programs.start("a", busy=False).pid)
-    talks = tmp_path / "talks.py"
-    talks.write_text(f"print({printed.format(pid=here.pid)!r})")
-    monkeypatch.setattr(exe_digests, "_HASHER", talks)
-    assert ExecutableHasher().digests([here]) == {}
+    program = hasher(tmp_path, f"print({printed!r}, flush=True)")
+    assert ExecutableHasher(program=program).digests([here]) == {}
 
 
 def test_it_starts_without_the_agents_modules() -> None:
-    hasher = Path(exe_digests.__file__).parent / "children" / "exe_hasher.py"
     own = identity(os.getpid())
     answer = subprocess.run(
-        [sys.executable, "-I", hasher, "/proc", "1000000000", f"{own.pid}:{own.start_ticks}"],
+        [sys.executable, "-I", CHILDREN / "exe_hasher.py", "/proc", "1000000000"],
+        input=json.dumps({"pid": own.pid, "start_ticks": own.start_ticks}) + "\n",
         capture_output=True, check=True, text=True, cwd="/",
     )  # fmt: skip
-    assert answer.stdout.split() == [str(os.getpid()), sha256(os.readlink("/proc/self/exe"))]
+    assert json.loads(answer.stdout) == {"digest": sha256(os.readlink("/proc/self/exe"))}

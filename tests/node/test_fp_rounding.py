@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minerwatch.node.fp_rounding import (
     ENOUGH_ROUNDS,
-    LEAST_SAMPLES,
+    MIN_SAMPLES,
     RoundingSamples,
     flushes_to_zero,
     rounding_mode,
@@ -46,8 +46,8 @@ def test_flushing_is_both_of_results_and_of_operands() -> None:
 
 
 def test_few_samples_say_nothing() -> None:
-    assert samples_of([MXCSR] * (LEAST_SAMPLES - 1)).rounding() is None
-    assert samples_of([MXCSR] * LEAST_SAMPLES).rounding() is not None
+    assert samples_of([MXCSR] * (MIN_SAMPLES - 1)).rounding() is None
+    assert samples_of([MXCSR] * MIN_SAMPLES).rounding() is not None
 
 
 def test_randomx_shows_four_modes_and_flushes() -> None:

@@ -5,6 +5,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import ProcessId
-from minerwatch.node import memory_maps as mappings_module
 from minerwatch.node.memory_maps import MappingReader, Mappings, parse_smaps
 from tests.waiting import until
 
@@ -40,8 +40,9 @@ def me() -> ProcessId:
 
 def answer(reader: MappingReader, process: ProcessId) -> Mappings | None:
     reader.ask(process)
-    until(lambda: not reader._answers.empty())
-    return reader.answers().get(process)
+    found: dict[ProcessId, Mappings] = {}
+    until(lambda: found.update(reader.answers()) or process not in reader.questions)
+    return found.get(process)
 
 
 def test_the_largest_anonymous_mapping_counts_as_far_as_it_is_resident(
@@ -79,7 +80,7 @@ def test_anonymous_executable_memory_is_jit(reader: MappingReader) -> None:
 def test_a_process_that_is_gone_or_another_has_no_answer(reader: MappingReader) -> None:
     assert answer(reader, ProcessId(4_194_999, 1)) is None
     assert answer(reader, ProcessId(os.getpid(), 1)) is None
-    assert not len(reader._questions)
+    assert not len(reader.questions)
 
 
 STAT = b"7 (x) S" + b" 5" * 40
@@ -110,7 +111,7 @@ def test_a_question_is_asked_once_and_no_container_has_too_many_open(tmp_path: P
     is_open = [stuck.ask(ProcessId(pid, 1), "one") for pid in range(100, 200)]
     assert stuck.ask(ProcessId(200, 1), "another")
     assert stuck.answers() == {}
-    assert len(stuck._questions) == is_open.count(True) + 2
+    assert len(stuck.questions) == is_open.count(True) + 2
     assert stuck.failures["crowded"] == is_open.count(False) > 0
     stuck.close()
     let_go(tmp_path, hanging)
@@ -137,24 +138,27 @@ def let_go_when_read(proc: Path, process: ProcessId) -> None:
         pass
 
 
-def test_a_container_that_hangs_reads_blinds_only_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mappings_module, "_STALLED_S", 0.05)
+def threads() -> int:
+    """Reading threads of this process."""
+    return sum(each.name == "mappings" for each in threading.enumerate())
+
+
+def test_a_container_that_hangs_reads_blinds_only_itself(tmp_path: Path) -> None:
+    until(lambda: threads() == 0)
     hanging = [recorded_process(tmp_path, pid, hangs=True) for pid in range(10, 40)]
     other = recorded_process(tmp_path, 40)
-    reader = MappingReader(str(tmp_path))
+    reader = MappingReader(str(tmp_path), stall_s=0.05)
     for process in hanging:
         reader.ask(process, "hostile")
     reader.ask(other, "another")
     answers: dict[ProcessId, Mappings] = {}
     until(lambda: answers.update(reader.answers()) or other in answers)
-    until(lambda: not (reader.answers() or len(reader._questions)))
-    assert len(reader._left) == 2
+    until(lambda: not (reader.answers() or len(reader.questions)))
+    assert threads() == 3  # one reads, two are left behind
     assert reader.failures["timeout"] == len(hanging)  # those that were left out are counted, too
     for process in hanging:
         let_go(tmp_path, process)
-    until(lambda: not (reader.answers() or reader._left))
+    until(lambda: not reader.answers() and threads() == 1)
     reader.close()
 
 
@@ -180,14 +184,10 @@ ctypes.CDLL(None).pthread_exit(None)
     assert found.largest_anonymous_mib >= 32
 
 
-def test_reads_that_hang_are_left_behind_a_few_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mappings_module, "_STALLED_S", 0.05)
-    monkeypatch.setattr(mappings_module, "_MAX_LEFT", 3)
+def test_reads_that_hang_are_left_behind_a_few_at_most(tmp_path: Path) -> None:
     hanging = [recorded_process(tmp_path, pid, hangs=True) for pid in range(7, 12)]
     good = recorded_process(tmp_path, 20)
-    stuck = MappingReader(str(tmp_path))
+    stuck = MappingReader(str(tmp_path), stall_s=0.05, max_left=3)
     for process in (hanging[0], good):
         stuck.ask(process, process)
     until(lambda: good in stuck.answers())
@@ -271,12 +271,11 @@ def test_tens_of_thousands_of_mappings_hide_none(reader: MappingReader) -> None:
     assert not any(reader.failures.values())
 
 
-def test_of_more_mappings_than_are_read_the_first_count(
-    reader: MappingReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mappings_module, "_MAX_SMAPS_BYTES", 1000)
+def test_of_more_mappings_than_are_read_the_first_count() -> None:
+    reader = MappingReader(max_smaps_bytes=1000)
     assert answer(reader, me()) is not None
     assert reader.failures["too_large"] == 1
+    reader.close()
 
 
 @given(st.binary(max_size=400))

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import Connection, ProcessId
-from minerwatch.node import tcp_connections as sockets_module
 from minerwatch.node.tcp_connections import ConnectionReader, SocketReader
+from minerwatch.worker import states
 from tests.conftest import Programs, needs_root
+from tests.waiting import until
 
 ME = os.getpid()
 LOCAL = "0" * 24 + "01000000:1F90"
@@ -80,7 +81,7 @@ def test_a_connection_keeps_its_age_until_it_is_closed(opened: ExitStack) -> Non
         assert found.since_s == 5.0
     opened.close()
     reader.connections([ME], 70.0)
-    assert reader._since_s == {}
+    assert reader.since_s == {}
 
 
 def test_only_a_process_s_own_connections_are_its(opened: ExitStack, programs: Programs) -> None:
@@ -163,13 +164,9 @@ def test_no_bytes_in_a_table_stop_it(
     assert SocketReader(str(folder)).connections([7], at_s=0).keys() == {7}
 
 
-def test_a_table_without_end_is_read_up_to_a_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sockets_module, "_MAX_TABLE_BYTES", 1 << 16)
-    monkeypatch.setattr(sockets_module, "_PIECE_BYTES", 4096)
+def test_a_table_without_end_is_read_up_to_a_limit(tmp_path: Path) -> None:
     write_process(tmp_path, b"x\n" * (1 << 16))
-    reader = SocketReader(str(tmp_path))
+    reader = SocketReader(str(tmp_path), max_table_bytes=1 << 16, piece_bytes=4096)
     reader.connections([7], at_s=0)
     assert reader.failures["too_many"] == 1
 
@@ -181,7 +178,7 @@ def identity(pid: int) -> ProcessId:
 
 def answers_of(reader: ConnectionReader) -> dict[ProcessId, tuple[Connection, ...]]:
     found: dict[ProcessId, tuple[Connection, ...]] = {}
-    while len(reader._questions):
+    while len(reader.questions):
         found |= reader.answers()
         time.sleep(0.01)
     return found
@@ -192,8 +189,9 @@ def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> N
     me, other = identity(ME), identity(programs.start("other", busy=False).pid)
     reader = ConnectionReader()
     opened.callback(reader.close)
-    assert reader.ask(me, 5.0)
-    assert reader.ask(other, 5.0)
+    reader.at_s = 5.0
+    assert reader.ask(me)
+    assert reader.ask(other)
     found = answers_of(reader)
     assert Connection(*end, since_s=5.0) in found[me]
     assert found[other] == ()
@@ -201,53 +199,47 @@ def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> N
 
 def test_a_process_that_is_gone_or_another_has_no_answer() -> None:
     reader = ConnectionReader()
-    assert reader.ask(ProcessId(ME, 1), 5.0)
-    assert reader.ask(ProcessId(1 << 22, 1), 5.0)
+    assert reader.ask(ProcessId(ME, 1))
+    assert reader.ask(ProcessId(1 << 22, 1))
     assert answers_of(reader) == {}
     reader.close()
 
 
-def test_whoever_asks_much_holds_up_others_by_one_each(
-    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
-) -> None:
+def test_whoever_asks_much_holds_up_others_by_one_each(opened: ExitStack) -> None:
     read: list[int] = []
     may_go_on = threading.Event()
 
-    def noted(_reader: SocketReader, pid: int, _at_s: float) -> tuple[Connection, ...]:
-        may_go_on.wait(30)
-        read.append(pid)
-        return ()
+    class Recorded(SocketReader):
+        def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...]:
+            may_go_on.wait(30)
+            read.append(pid)
+            return ()
 
-    monkeypatch.setattr(SocketReader, "connections_of", noted)
-    monkeypatch.setattr(sockets_module, "_REST_PER_WORK", 0)
-    reader = ConnectionReader()
+    reader = ConnectionReader(reader=Recorded(), rest_per_work=0)
     opened.callback(reader.close)
-    asked = [reader.ask(ProcessId(pid, 1), 5.0, "decoys") for pid in range(1000, 1500)]
+    asked = [reader.ask(ProcessId(pid, 1), "decoys") for pid in range(1000, 1500)]
     assert 0 < sum(asked) < len(asked)  # what is refused is asked again
-    assert reader.ask(ProcessId(7, 1), 5.0, "miner")
+    assert reader.ask(ProcessId(7, 1), "miner")
     may_go_on.set()
     answers_of(reader)
     assert read.index(7) <= 2
     assert reader.failures["crowded"] == asked.count(False)
 
 
-def test_a_fault_loses_one_answer_and_not_the_thread(
-    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
-) -> None:
-    really = SocketReader.connections_of
+def test_a_fault_loses_one_answer_and_not_the_thread(opened: ExitStack) -> None:
+    class FailsOnInit(SocketReader):
+        def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
+            if pid == 1:
+                raise ZeroDivisionError
+            return super().connections_of(pid, at_s)
 
-    def fails_on_init(reader: SocketReader, pid: int, at_s: float) -> tuple[Connection, ...] | None:
-        if pid == 1:
-            raise ZeroDivisionError
-        return really(reader, pid, at_s)
-
-    monkeypatch.setattr(SocketReader, "connections_of", fails_on_init)
-    reader = ConnectionReader()
+    reader = ConnectionReader(reader=FailsOnInit())
     opened.callback(reader.close)
-    reader.ask(ProcessId(1, 1), 5.0)
-    reader.ask(identity(ME), 5.0)
+    reader.ask(ProcessId(1, 1))
+    reader.ask(identity(ME))
     assert answers_of(reader).keys() == {identity(ME)}
-    assert reader._thread.failures == {"ZeroDivisionError": 1}
+    (state,) = (each for each in states() if each.name == "connections")
+    assert state.failures == {"ZeroDivisionError": 1}
 
 
 THREAD_WITH_A_CONNECTION = """
@@ -279,37 +271,29 @@ def test_a_process_whose_first_thread_has_ended_is_read_through_another(
     assert port in {each.port for each in found[process.pid]}
 
 
-def test_a_table_of_very_many_sockets_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch, opened: ExitStack
-) -> None:
-    monkeypatch.setattr(sockets_module, "_MAX_TABLE_SOCKETS", 1)
+def test_a_table_of_very_many_sockets_is_not_kept(opened: ExitStack) -> None:
     ends = [connected(opened, socket.AF_INET, "127.0.0.1") for _ in range(3)]
-    reader = SocketReader()
+    reader = SocketReader(max_table_sockets=1)
     for _ in range(2):
         found = {(each.address, each.port) for each in reader.connections([ME], 5.0)[ME]}
         assert set(ends) <= found
-    assert [table.remote for table in reader._tables.values()] == [None]
+    assert [table.remote for table in reader.tables.values()] == [None]
 
 
-def test_closing_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets_module, "_REST_PER_WORK", 1e9)
-    reader = ConnectionReader()
-    assert reader.ask(identity(ME), 5.0)
+def test_closing_ends_the_thread() -> None:
+    reader = ConnectionReader(rest_per_work=1e9)
+    assert reader.ask(identity(ME))
     while not reader.answers():
         time.sleep(0.01)
     reader.close()
-    reader._thread.join(10)
-    assert not reader._thread.is_alive()
+    until(lambda: all(each.name != "connections" for each in threading.enumerate()))
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7, 64, 4096])
-def test_lines_are_told_whole_however_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
-) -> None:
-    monkeypatch.setattr(sockets_module, "_PIECE_BYTES", piece_bytes)
+def test_lines_are_told_whole_however_they_are_read(tmp_path: Path, piece_bytes: int) -> None:
     line = b"   0: 0100007F:1F90 0A00000A:0D05 01 00000000:00000000 00:00000000 00000000 0 0 77 1\n"
     write_process(tmp_path, b"  sl  local_address\n" + line)
-    found = SocketReader(str(tmp_path)).connections([7], at_s=0)[7]
+    found = SocketReader(str(tmp_path), piece_bytes=piece_bytes).connections([7], at_s=0)[7]
     assert found == (Connection("10.0.0.10", 3333, 0),)
 
 

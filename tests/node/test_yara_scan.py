@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.model import ProcessId
-from minerwatch.node import yara_scan as content_module
 from minerwatch.node.children import yara_scanner
-from minerwatch.node.question_queue import Question
-from minerwatch.node.yara_scan import ContentReader, _Child, compile_errors
+from minerwatch.node.guarded_child import GuardedProgram
+from minerwatch.node.yara_scan import ContentReader, compile_errors
 from tests.conftest import environment_of_this_python
 from tests.waiting import until
 
@@ -135,9 +134,19 @@ def shipped() -> Iterator[ContentReader]:
 
 def answer(reader: ContentReader, process: ProcessId) -> set[str] | None:
     reader.ask(process)
-    until(lambda: not reader._answers.empty())
-    names = reader.answers().get(process)
+    found: dict[ProcessId, tuple[str, ...] | None] = {}
+    until(lambda: found.update(reader.answers()) or process in found)
+    names = found[process]
     return None if names is None else set(names)
+
+
+def scanner_pid() -> int | None:
+    """The running child of this process that scans."""
+    for pid in children(os.getpid()):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if is_running(pid) and b"yara_scanner.py" in arguments:
+            return pid
+    return None
 
 
 def failures(reader: ContentReader) -> dict[str, int]:
@@ -419,7 +428,7 @@ def test_a_process_that_is_gone_or_another_has_no_answer(
     assert answer(reader, ProcessId(4_194_999, 1)) is None
     assert answer(reader, ProcessId(process.pid, process.start_ticks + 1)) is None
     assert answer(reader, ProcessId(2, identity(2).start_ticks)) is None  # a kernel thread
-    assert not len(reader._questions)
+    assert not len(reader.questions)
     assert failures(reader) == {}
 
 
@@ -430,18 +439,17 @@ def test_targets_that_exit_meanwhile_do_no_harm(reader: ContentReader, started: 
     for at, process in enumerate(processes):
         time.sleep(0.02 * at)
         started.end(process)
-    until(lambda: not (reader.answers() or len(reader._questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert answer(reader, started.run(["sleep", "60"])) == set()
     assert "child" not in failures(reader)
 
 
-def test_what_is_not_read_of_much_code_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yara_scanner, "_MEMORY_BYTES", MIB)
-    program = yara_scanner._Program(1, 1 << 40, read_implies_exec=False)
+def test_what_is_not_read_of_much_code_is_counted() -> None:
+    program = yara_scanner.Program(1, 1 << 40, read_implies_exec=False)
     files = [os.open(f"/proc/self/{name}", os.O_RDONLY) for name in ("maps", "pagemap", "mem")]
     try:
-        memory = yara_scanner._Memory(program, *files)
-        pieces = [piece for piece in memory.pieces() if piece != yara_scanner._GAP]
+        memory = yara_scanner.Memory(program, *files, max_bytes=MIB)
+        pieces = [piece for piece in memory.pieces() if piece != yara_scanner.GAP]
     finally:
         for fd in files:
             os.close(fd)
@@ -523,13 +531,12 @@ def test_the_shipped_rules_compile() -> None:
 # The child.
 
 
-def test_the_child_ends_when_nothing_is_asked(
-    reader: ContentReader, started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(content_module, "_IDLE_S", 0.1)
+def test_the_child_ends_when_nothing_is_asked(started: Started, rule_file: Path) -> None:
+    reader = ContentReader("/proc", [rule_file], idle_s=0.1)
     assert answer(reader, started.run(["sleep", "60"])) == set()
-    until(lambda: reader._child is None)
+    until(lambda: scanner_pid() is None)
     assert answer(reader, started.run(["sleep", "61"])) == set()
+    reader.close()
 
 
 def test_the_child_goes_with_the_agent(started: Started, rule_file: Path) -> None:
@@ -542,9 +549,9 @@ def test_the_child_goes_with_the_agent(started: Started, rule_file: Path) -> Non
         from minerwatch.node.yara_scan import ContentReader
         reader = ContentReader("/proc", [Path(sys.argv[1])])
         reader.ask(ProcessId(int(sys.argv[2]), int(sys.argv[3])))
-        while reader._child is None or reader._answers.empty():
+        while not reader.answers():
             time.sleep(0.01)
-        print(reader._child.pid, flush=True)
+        print("answered", flush=True)
         """,
         str(rule_file),
         str(target.pid),
@@ -559,8 +566,7 @@ def test_the_child_goes_with_the_agent(started: Started, rule_file: Path) -> Non
 
 def test_the_child_is_bounded_and_keeps_behind(reader: ContentReader, started: Started) -> None:
     assert answer(reader, started.run(["sleep", "60"])) == set()
-    assert reader._child is not None
-    child = Path(f"/proc/{reader._child.pid}")
+    child = Path(f"/proc/{scanner_pid()}")
     assert (child / "stat").read_text().rpartition(")")[2].split()[16] == "19"
     assert (child / "oom_score_adj").read_text() == "1000\n"
     limits = (child / "limits").read_text()
@@ -569,45 +575,61 @@ def test_the_child_is_bounded_and_keeps_behind(reader: ContentReader, started: S
     assert len(list((child / "fd").iterdir())) == 3
 
 
-def test_one_that_hangs_is_killed_and_another_goes_on(
-    reader: ContentReader, started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(content_module, "_STALLED_S", 0.3)
+def test_one_that_hangs_is_killed_and_another_goes_on(started: Started, rule_file: Path) -> None:
+    reader = ContentReader("/proc", [rule_file], stall_s=0.3, idle_s=60.0)
     hanging, other = started.run(["sleep", "60"]), started.run(["sleep", "61"])
     assert answer(reader, other) == set()
-    assert reader._child is not None
-    stuck = reader._child.pid
+    stuck = scanner_pid()
+    assert stuck is not None
     os.kill(stuck, signal.SIGSTOP)  # as if a read did not return
     assert answer(reader, hanging) is None
     assert failures(reader) == {"timeout": 1}
-    assert not is_running(stuck)
+    until(lambda: not is_running(stuck))
     assert answer(reader, hanging) is None  # left alone for some time
     assert answer(reader, other) == set()
     assert failures(reader) == {"timeout": 1}
+    reader.close()
+
+
+SCANNER = """
+import json, sys, time
+hostile = sys.argv[1].split()
+log = open(sys.argv[2], "a", buffering=1)
+print('{"broken": []}', flush=True)
+sys.stdin.readline()
+for line in sys.stdin:
+    pid = str(json.loads(line)["pid"])
+    print(pid, file=log)
+    while pid in hostile:
+        time.sleep(60)  # as if a read did not return
+    print('{"is_there": true}', flush=True)
+"""
+
+
+def scanner(folder: Path, script: str = SCANNER, *arguments: str) -> GuardedProgram:
+    """A scanner of the tests."""
+    program = folder / "scanner.py"
+    program.write_text(script)
+    return GuardedProgram(program, *arguments)
 
 
 def test_a_container_that_hangs_scans_costs_others_one_of_them(
-    reader: ContentReader, started: Started, monkeypatch: pytest.MonkeyPatch
+    started: Started, rule_file: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(content_module, "_STALLED_S", 0.3)
     hostile = [started.run(["sleep", "60"]) for _ in range(5)]
     other = started.run(["sleep", "61"])
-    scan, hung = reader._scan, []
-
-    def that_hangs(child: _Child, process: ProcessId, names: dict[str, None]) -> bool:
-        if process in hostile:
-            hung.append(process)
-            os.kill(child.pid, signal.SIGSTOP)  # as if a read did not return
-        return scan(child, process, names)
-
-    monkeypatch.setattr(reader, "_scan", that_hangs)
+    log = tmp_path / "scanned"
+    program = scanner(tmp_path, SCANNER, " ".join(str(each.pid) for each in hostile), str(log))
+    reader = ContentReader("/proc", [rule_file], program=program, stall_s=0.3)
     for process in hostile:
         reader.ask(process, "hostile")
     reader.ask(other, "another")
     answers: dict[ProcessId, tuple[str, ...] | None] = {}
     until(lambda: answers.update(reader.answers()) or len(answers) == 6)
+    reader.close()
     assert answers == {**dict.fromkeys(hostile), other: ()}
-    assert len(hung) == 1
+    scanned = log.read_text().split()
+    assert len(scanned) == 2
     assert failures(reader) == {"timeout": 1}
 
 
@@ -630,16 +652,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("script", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_child_is_not_believed(
-    rule_file: Path,
-    started: Started,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    script: str,
+    rule_file: Path, started: Started, tmp_path: Path, script: str
 ) -> None:
-    program = tmp_path / "hostile.py"
-    program.write_text(TALK + script)
-    monkeypatch.setattr(content_module, "_SCANNER", program)
-    reader = ContentReader("/proc", [rule_file])
+    reader = ContentReader("/proc", [rule_file], program=scanner(tmp_path, TALK + script))
     found = answer(reader, started.run(["sleep", "60"]))
     reader.close()
     assert not found or found == {"A"}
@@ -647,19 +662,18 @@ def test_a_hostile_child_is_not_believed(
 
 
 def test_names_are_those_of_rules_and_not_too_many(
-    rule_file: Path, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rule_file: Path, started: Started, tmp_path: Path
 ) -> None:
-    program = tmp_path / "hostile.py"
-    program.write_text(
+    program = scanner(
+        tmp_path,
         "print('{\"broken\": []}')\n"
         'for at in range(500): print(\'{"name": "A%d"}\' % at)\n'
         "for bad in ('', '1', 'a b', 'x' * 129, '\\\\u001b[2J', 'ä'):\n"
         '    print(\'{"name": "%s"}\' % bad)\n'
         'print(\'{"is_there": true, "failures": ["timeout", "rules", ""]}\', flush=True)\n'
-        "input()\n"
+        "input()\n",
     )
-    monkeypatch.setattr(content_module, "_SCANNER", program)
-    reader = ContentReader("/proc", [rule_file])
+    reader = ContentReader("/proc", [rule_file], program=program)
     found = answer(reader, started.run(["sleep", "60"]))
     reader.close()
     assert found == {f"A{at}" for at in range(64)}
@@ -667,41 +681,36 @@ def test_names_are_those_of_rules_and_not_too_many(
 
 
 def test_one_container_holds_up_another_by_one_scan_at_a_time(
-    reader: ContentReader, started: Started
+    started: Started, rule_file: Path, tmp_path: Path
 ) -> None:
     decoys = [started.run(["sleep", "60"]) for _ in range(40)]
     other = started.run(["sleep", "60"])
-    hangs = threading.Event()
-    scanned = []
-    scan = reader._scanned
-
-    def after_all_were_asked(question: Question, rules: object) -> tuple[str, ...] | None:
-        hangs.wait()
-        scanned.append(question.process)
-        return scan(question, rules)  # type: ignore[arg-type]
-
-    reader._scanned = after_all_were_asked  # type: ignore[method-assign]
-    is_open = [reader.ask(decoy, "decoys") for decoy in decoys]
+    log, gate = tmp_path / "scanned", tmp_path / "gate"
+    waits = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    program = scanner(tmp_path, waits + SCANNER, "", str(log))
+    reader = ContentReader("/proc", [rule_file], program=program)
+    is_pending = [reader.ask(decoy, "decoys") for decoy in decoys]
     assert reader.ask(other, "another")
-    hangs.set()
+    gate.touch()
     until(lambda: other in reader.answers())
-    assert scanned.index(other) <= 2
-    accepted = is_open.count(True)
+    assert log.read_text().split().index(str(other.pid)) <= 2
+    accepted = is_pending.count(True)
     assert accepted < len(decoys)
     assert failures(reader) == {"crowded": len(decoys) - accepted}
-    until(lambda: not (reader.answers() or len(reader._questions)))
+    until(lambda: not (reader.answers() or len(reader.questions)))
     assert reader.ask(decoys[-1], "decoys")
+    reader.close()
 
 
 def test_closing_ends_even_a_child_that_hangs(rule_file: Path, started: Started) -> None:
     reader = ContentReader("/proc", [rule_file])
     assert answer(reader, started.run(["sleep", "60"])) == set()
-    assert reader._child is not None
-    pid = reader._child.pid
+    pid = scanner_pid()
+    assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     reader.ask(started.run(["sleep", "61"]))
     reader.close()
-    until(lambda: not is_running(pid) and not reader._thread.is_alive())
+    until(lambda: not is_running(pid) and all(t.name != "content" for t in threading.enumerate()))
     gc.collect()  # a pipe that was left open would be warned of
 
 
@@ -712,10 +721,7 @@ def test_closing_ends_even_a_child_that_hangs(rule_file: Path, started: Started)
 def test_what_is_near_is_seen_together(pieces: list[bytes], start: int) -> None:
     whole = b"".join(pieces)
     wanted = whole[start : start + 8]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yara_scanner, "_WINDOW_BYTES", 16)
-        patch.setattr(yara_scanner, "_OVERLAP_BYTES", 8)
-        windows = list(yara_scanner._windows(pieces))
+    windows = list(yara_scanner.windows(pieces, size_bytes=16, overlap_bytes=8))
     assert any(wanted in window for window in windows) or not whole
     assert all(len(window) < 16 + 7 for window in windows)
 
@@ -725,8 +731,8 @@ RECORDED = b"7f00-7f01 r--p 00000000 08:01 17    /usr/lib/x.so\n"
 
 @given(st.binary(max_size=200) | st.just(RECORDED))
 def test_no_line_of_maps_stops_it(line: bytes) -> None:
-    match = yara_scanner._MAPPING.match(line)
-    mapping = match and yara_scanner._mapping(match)
+    match = yara_scanner.MAPS_LINE.match(line)
+    mapping = match and yara_scanner.parse_mapping(match)
     assert not mapping or mapping.end > mapping.start
 
 
@@ -757,16 +763,16 @@ OF_THE_PROGRAM = [0x400000, 0x401000, 0x402000]
 SEALED = [0x20000000, 0x20001000, 0x20002000, 0x40000000]
 
 
-def recorded() -> list[yara_scanner._Mapping]:
-    matches = map(yara_scanner._MAPPING.match, RECORDED_MAPS.encode().splitlines())
-    mappings = [yara_scanner._mapping(match) for match in matches if match]
+def recorded() -> list[yara_scanner.Mapping]:
+    matches = map(yara_scanner.MAPS_LINE.match, RECORDED_MAPS.encode().splitlines())
+    mappings = [yara_scanner.parse_mapping(match) for match in matches if match]
     assert len(mappings) == len(RECORDED_MAPS.splitlines())
     return [mapping for mapping in mappings if mapping]
 
 
 @pytest.mark.parametrize("writable_counts", [True, False])
 def test_which_mappings_are_code(writable_counts: bool) -> None:
-    found = yara_scanner._code(recorded(), writable_counts=writable_counts)
+    found = yara_scanner.code_mappings(recorded(), writable_counts=writable_counts)
     writable = [0x10000000] if writable_counts else []
     assert [mapping.start for mapping in found if mapping.file] == [*OF_THE_PROGRAM, 0x50001000]
     assert [mapping.start for mapping in found if not mapping.file] == [*writable, *SEALED]
@@ -774,14 +780,14 @@ def test_which_mappings_are_code(writable_counts: bool) -> None:
 
 def test_where_all_is_executable_only_the_program_is_code() -> None:
     mappings = recorded()
-    found = yara_scanner._of_file(mappings, (b"08", b"01", b"17", b"/usr/bin/x"))
+    found = yara_scanner.mappings_of_file(mappings, (b"08", b"01", b"17", b"/usr/bin/x"))
     assert [mapping.start for mapping in found] == OF_THE_PROGRAM
-    assert yara_scanner._of_file(mappings, None) == []
+    assert yara_scanner.mappings_of_file(mappings, None) == []
 
 
 def test_the_program_is_scanned_from_its_beginning() -> None:
     program = (b"08", b"01", b"17", b"/usr/bin/x")
-    code = yara_scanner._code(recorded(), writable_counts=True)
-    code.sort(key=lambda each: yara_scanner._order(each, program))
+    code = yara_scanner.code_mappings(recorded(), writable_counts=True)
+    code.sort(key=lambda each: yara_scanner.scan_order(each, program))
     assert [mapping.start for mapping in code[:3]] == OF_THE_PROGRAM
     assert code[-1].start == 0x50001000

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Hashable
 
+from minerwatch.model import ProcessId
+from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.probes.connections import Connections
 from tests.probes.suspects import always, me
 from tests.waiting import until
@@ -13,7 +16,7 @@ def has_looked(probe: Connections, at_s: float) -> bool:
 
 
 def test_connections_become_facts_and_age() -> None:
-    probe = Connections("/proc")
+    probe = Connections(ConnectionReader())
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -34,19 +37,25 @@ def longest(probe: Connections) -> object:
 
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
-    probe = Connections("/proc")
+    probe = Connections(ConnectionReader())
     probe.look([me()], 100.0, always)
     probe.look([], 110.0, always)
     assert probe.facts(me()) == {}
     assert probe.connections(me()) == ()
-    assert not probe._facts
-    assert not probe._asked_s
-    assert not probe._open
     probe.close()
 
 
 def test_nobody_is_looked_at_when_the_time_is_up() -> None:
-    probe = Connections("/proc")
+    asked: list[ProcessId] = []
+
+    class Recorded(ConnectionReader):
+        def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+            asked.append(process)
+            return super().ask(process, owner)
+
+    probe = Connections(Recorded())
     probe.look([me()], 100.0, lambda: False)
-    assert probe._asked_s[me()] == float("-inf")
+    assert not asked
+    probe.look([me()], 100.0, always)
+    assert asked == [me()]
     probe.close()

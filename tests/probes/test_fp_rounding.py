@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minerwatch.model import FpSample, ProcessId
-from minerwatch.node.fp_rounding import ENOUGH_ROUNDS, LEAST_SAMPLES
 from minerwatch.probes.fp_rounding import Rounding
 from tests.probes.suspects import always, me
 
@@ -11,19 +10,13 @@ from tests.probes.suspects import always, me
 class _Words:
     """A source of control words: each time the next, of one thread of each process."""
 
-    def __init__(self, words: Iterable[int], most_at_once: int = 1000) -> None:
+    def __init__(self, words: Iterable[int]) -> None:
         self.failures: dict[str, int] = {}
-        self.most_at_once = most_at_once
-        self.is_resting = False
         self._words = enumerate(words)
 
     def fp_samples(self, processes: Iterable[ProcessId]) -> list[FpSample]:
-        self.is_resting = False
         switches, word = next(self._words)
         return [FpSample(process, process.pid, switches, word) for process in processes]
-
-    def rest(self) -> None:
-        self.is_resting = True
 
 
 class _NoWords(_Words):
@@ -50,7 +43,6 @@ def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
     probe.look([me()], 0.0, always)
     at_s = sampled_until_it_rests(probe)
     assert at_s == 49.0  # the first time says only how often each thread has been switched out
-    assert source.is_resting
     assert probe.facts(me()) == {
         "RoundingShare": 0.0, "RoundingModes": 1, "FlushToZeroShare": 0.0
     }  # fmt: skip
@@ -70,31 +62,6 @@ def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     assert probe.wants_samples
 
 
-def test_the_innocent_are_let_be_after_few_samples_where_a_sample_is_a_stop() -> None:
-    innocent = Rounding(_Words(NEAREST), spares_the_innocent=True)
-    innocent.look([me()], 0.0, always)
-    assert sampled_until_it_rests(innocent) == LEAST_SAMPLES + 1
-    odd = Rounding(_Words(ROUNDS_IN_TURN), spares_the_innocent=True)
-    odd.look([me()], 0.0, always)
-    assert sampled_until_it_rests(odd) == ENOUGH_ROUNDS + 1
-
-
-def test_of_many_suspects_each_has_its_turn() -> None:
-    suspects = [ProcessId(1000 + number, 1) for number in range(20)]
-    probe = Rounding(_Words(NEAREST * 3, most_at_once=8))
-    turns: list[set[ProcessId]] = []
-    for at_s in range(300):
-        if at_s % 10 == 0:
-            probe.look(suspects, float(at_s), always)
-        probe.sample(float(at_s))
-        now = set(probe._sampled)
-        assert len(now) <= 8
-        if now and (not turns or turns[-1] != now):
-            turns.append(now)
-    assert [len(turn) for turn in turns] == [8, 8, 4]
-    assert set().union(*turns) == set(suspects)
-
-
 def test_who_does_not_run_is_not_sampled_for_ever() -> None:
     probe = Rounding(_NoWords(()))
     probe.look([me()], 0.0, always)
@@ -111,24 +78,11 @@ def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
     probe.look([me()], 0.0, always)
     probe.look([], 1.0, always)
     assert not probe.wants_samples
-    assert source.is_resting
-    assert not probe._facts
-    assert not probe._due_s
+    assert not probe.sampled
 
 
 def owner_of(process: ProcessId) -> int:
     return process.pid // 1000
-
-
-def test_many_suspects_of_one_owner_hold_up_others_by_one_turn() -> None:
-    decoys = [ProcessId(1000 + number, 1) for number in range(500)]
-    miner = ProcessId(2000, 1)
-    probe = Rounding(_Words(NEAREST * 3, most_at_once=8), owner_of=owner_of)
-    probe.look(decoys, 0.0, always)
-    for at_s in range(1, 110):  # eight of them to their end, then the miner
-        probe.look([*decoys, miner], float(at_s), always)
-        probe.sample(float(at_s))
-    assert probe.facts(miner)
 
 
 class _NewThreads(_NoWords):
@@ -157,5 +111,5 @@ def test_threads_that_come_and_go_take_no_memory_without_end() -> None:
     probe.look([*decoys, neighbour], 0.0, always)
     for at_s in range(1, 40):
         probe.sample(float(at_s))
-        assert sum(probe._threads_by_owner().values()) <= 20_000
-        assert neighbour in probe._sampled
+        assert probe.threads_by_owner().total() <= 20_000
+        assert neighbour in probe.sampled

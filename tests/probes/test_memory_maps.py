@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-import pytest
-
 from minerwatch.model import ProcessId
+from minerwatch.node.memory_maps import MappingReader
+from minerwatch.probes.base import no_owner
 from minerwatch.probes.memory_maps import MemoryMappings
 from tests.probes.suspects import always, me
 from tests.waiting import until
 
 
 def test_mappings_come_when_they_come() -> None:
-    probe = MemoryMappings("/proc")
+    probe = MemoryMappings(MappingReader(), no_owner)
     at_s = 100.0
     probe.look([me()], at_s, always)
 
@@ -24,17 +24,22 @@ def test_mappings_come_when_they_come() -> None:
     probe.close()
 
 
-def test_what_was_refused_is_asked_again_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = MemoryMappings("/proc", lambda process: f"pod {process.pid}")
-    asked: list[tuple[ProcessId, Hashable]] = []
-    answers = iter([False, True, True])
+class _Refusing(MappingReader):
+    """Refuse the first question, then accept."""
 
-    def ask(process: ProcessId, owner: Hashable) -> bool:
-        asked.append((process, owner))
-        return next(answers)
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[ProcessId, Hashable]] = []
 
-    monkeypatch.setattr(probe._reader, "ask", ask)
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        self.asked.append((process, owner))
+        return len(self.asked) > 1
+
+
+def test_what_was_refused_is_asked_again_at_the_next_look() -> None:
+    reader = _Refusing()
+    probe = MemoryMappings(reader, lambda process: f"pod {process.pid}")
     for at_s in (100.0, 110.0, 120.0, 169.0, 170.0):
         probe.look([me()], at_s, always)
-    assert asked == [(me(), f"pod {me().pid}")] * 3
+    assert reader.asked == [(me(), f"pod {me().pid}")] * 3
     probe.close()

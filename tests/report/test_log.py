@@ -140,7 +140,7 @@ def test_once_says_a_thing_once() -> None:
         once = Once(logger(as_json=True))
         for _ in range(3):
             once.warning("no capability", about="netlink", reason="x")
-            once.warning("no capability", about="ptrace", reason="x")
+            once.warning("no capability", about="content", reason="x")
             _fail(once)
     events = [json.loads(line) for line in written.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["no capability", "no capability", "tick failed"]

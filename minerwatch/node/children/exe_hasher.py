@@ -1,13 +1,18 @@
-"""The child of executables.py: SHA-256 of what processes execute; may be killed at any moment.
+"""Hash the executables of processes in a process that can be killed when a read hangs.
 
-It is run as a script and imports nothing of ours. Arguments: the root of proc, the most bytes of a
-file, then ``PID:START_TICKS`` of each process. It prints a line for each: the pid, then the digest
-or ``-`` and the reason why there is none.
+The agent runs this file by path. One JSON value a line:
+
+============================  =======================================
+standard input                standard output
+============================  =======================================
+``{"pid", "start_ticks"}``    ``{"digest": HEX}`` or ``{"reason": …}``
+============================  =======================================
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 
@@ -15,68 +20,68 @@ _PIECE_BYTES = 1 << 20
 _MAX_THREADS = 256
 _START = 19  # field 22 of proc_pid_stat(5), counted behind the name
 
+_Known = dict[tuple[int, int, int, int], str]
 
-def main(proc: str, most_bytes: int, asked: list[str]) -> None:
-    """Print what is asked for, each line as soon as it is known."""
-    known: dict[tuple[int, int, int, int], str] = {}
-    for word in asked:
-        pid, _, start_ticks = word.partition(":")
+
+def _main(proc: str, max_bytes: int) -> None:
+    known: _Known = {}
+    for line in sys.stdin.buffer:
+        question = json.loads(line)
         try:
-            answer = _digest(proc, pid, start_ticks, most_bytes, known)
+            answer = _digest(proc, question["pid"], question["start_ticks"], max_bytes, known)
         except (OSError, ValueError, IndexError) as error:
-            answer = f"- {getattr(error, 'strerror', None) or type(error).__name__}"
-        print(pid, answer, flush=True)  # noqa: T201 - the answer
+            answer = {"reason": getattr(error, "strerror", None) or type(error).__name__}
+        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
 
 
-def _digest(
-    proc: str,
-    pid: str,
-    start_ticks: str,
-    most_bytes: int,
-    known: dict[tuple[int, int, int, int], str],
-) -> str:
-    file = _opened(proc, pid)
+def _digest(proc: str, pid: int, start_ticks: int, max_bytes: int, known: _Known) -> dict[str, str]:
+    file = _open_executable(f"{proc}/{pid}")
     try:
-        if _start_ticks(proc, pid) != start_ticks:
-            return "- gone"
+        if parse_start_ticks(_read_stat(f"{proc}/{pid}")) != start_ticks:
+            return {"reason": "gone"}
         seen = os.fstat(file)
-        if seen.st_size > most_bytes:
-            return "- too large"
+        if seen.st_size > max_bytes:
+            return {"reason": "too large"}
         key = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
         if key not in known:
-            known[key] = _hashed(file, most_bytes)
-        return known[key]
+            known[key] = _hash(file, max_bytes)
+        return {"digest": known[key]}
     finally:
         os.close(file)
 
 
-def _opened(proc: str, pid: str) -> int:
-    """Open the program of a process; if its first thread has ended, by another one's link."""
+def _open_executable(place: str) -> int:
+    """Open the executable; if the first thread has exited, through another thread's link."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(f"{proc}/{pid}/exe", flags)
+        return os.open(f"{place}/exe", flags)
     except FileNotFoundError:
-        for tid in os.listdir(f"{proc}/{pid}/task")[:_MAX_THREADS]:  # noqa: PTH208
+        for tid in os.listdir(f"{place}/task")[:_MAX_THREADS]:  # noqa: PTH208
             try:
-                return os.open(f"{proc}/{pid}/task/{tid}/exe", flags)
+                return os.open(f"{place}/task/{tid}/exe", flags)
             except OSError:
                 continue
         raise
 
 
-def _hashed(file: int, most_bytes: int) -> str:
-    """The digest; of a file that grows while it is read, no more than it may have."""
-    digest, left = hashlib.sha256(), most_bytes
+def _hash(file: int, max_bytes: int) -> str:
+    """Return the digest of at most ``max_bytes``: the file may grow while it is read."""
+    digest, left = hashlib.sha256(), max_bytes
     while left > 0 and (piece := os.read(file, min(_PIECE_BYTES, left))):
         digest.update(piece)
         left -= len(piece)
     return digest.hexdigest()
 
 
-def _start_ticks(proc: str, pid: str) -> str:
-    with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123 - no import that is not needed
-        return file.read(4096).rpartition(b") ")[2].split()[_START].decode("ascii")
+def _read_stat(place: str) -> bytes:
+    with open(f"{place}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+        return file.read(4096)
+
+
+def parse_start_ticks(stat: bytes) -> int:
+    """Return the start time; raises ValueError or IndexError for anything else."""
+    return int(stat.rpartition(b") ")[2].split()[_START])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    _main(sys.argv[1], int(sys.argv[2]))

@@ -1,7 +1,7 @@
-"""Scans the code of processes with YARA-X, in a process that can be killed.
+"""Scan the code of processes with YARA-X, in a process that can be killed.
 
-The agent runs this file by path and never imports it: YARA-X and whatever a scan takes leave
-memory with the process. It needs nothing of minerwatch. One JSON value a line:
+The agent runs this file by path and never imports it, so that the memory of YARA-X and of scans is
+freed with the process. One JSON value a line:
 
 ==================================================  ==========================================
 standard input                                      standard output
@@ -11,35 +11,33 @@ standard input                                      standard output
 ..                                                  ``{"is_there", "failures": […]}``
 ==================================================  ==========================================
 
-Data in memory is not code: anybody may choose what a server receives, an editor opens, a
-compressor reads. So only these are scanned, where /proc/PID/pagemap shows a page present
-(proc_pid_pagemap(5)), so that no page is made, swapped in or fetched from a file for it:
+Data in memory is not code: outsiders choose what a server receives, an editor opens or a compressor
+reads. Only these are scanned, and only pages that /proc/PID/pagemap shows present
+(proc_pid_pagemap(5)), so that no page is created, swapped in or read from a file:
 
 - executable mappings, generated code included;
-- read-only mappings of a file of which the process has an executable mapping as well: the constants
-  and words of its program and libraries, but no data file, whatever it is called;
+- read-only mappings of a file that is also mapped as executable: the constants and texts of its
+  program and libraries, but no data file, whatever its name;
 - read-only anonymous mappings without a gap to anonymous executable ones: the constants of a
   program that was unpacked in memory.
 
-Nothing that the process can write to is code, except generated code that it can execute at the same
-time. That counts only while it is a small part: Lisp and Forth keep their data in such memory, and
-with an executable stack all threads do.
+Memory that the process can write to is not code, except generated code that it can also execute.
+That counts only while it is a small part: Lisp and Forth keep data in such memory, and with an
+executable stack all threads do.
 
-Rules see pieces of 4 to 5 MiB, not mappings: whatever lies within 512 KiB is seen together.
+Rules match pieces of 4 to 5 MiB, not mappings: texts within 512 KiB of each other match together.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 import re
 import resource
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,34 +50,30 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _WINDOW_BYTES = 4 * _MIB
 _OVERLAP_BYTES = _MIB // 2
 _PIECE_BYTES = _MIB
-_GAP = bytes(64)
-"""Between what is not adjacent: no pattern matches across it."""
+GAP = bytes(64)
+"""Put between parts that are not adjacent: no pattern matches across it."""
 
-_MEMORY_BYTES = 256 * _MIB
+MAX_MEMORY_BYTES = 256 * _MIB
 _SMALL_BYTES = 32 * _MIB
 _WALKED_BYTES = 64 << 30
-"""Of address space whose page map is read: a reserved terabyte is not walked to its end."""
+"""Address space whose page map is read: a reserved terabyte is not walked to its end."""
 _USER_SPACE_END = 1 << 63
 _PAGES_AT_ONCE = 32_768
 _MAX_MAPS_BYTES = 32 * _MIB
 _LEAST_DATA_PER_CODE = 3
-"""So many bytes of data for each byte of writable code: else that is not code, but data too."""
+"""Minimum bytes of data for each byte of writable code; with less, that is data, too."""
 
 _SCAN_CPU_S = 10.0
 _WINDOW_S = 60
 _MOST_CPU_S = 20
-"""Where even a scan's own limit is not kept: RLIMIT_CPU then ends the process."""
-_DATA_BYTES = 192 * _MIB
-"""Memory that it can write to (22 are used); address space alone it reserves far more, for each
-scanner."""
+"""RLIMIT_CPU, in case a scan exceeds its own limit."""
+MAX_DATA_BYTES = 192 * _MIB
+"""Writable memory (22 MiB are used). Each scanner reserves far more address space."""
 _MAX_MATCHES_PER_PATTERN = 4096
-
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-_PR_SET_NO_NEW_PRIVS = 38
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
 _READ_IMPLIES_EXEC = 0x0400000  # include/uapi/linux/personality.h
-_MAPPING = re.compile(
+MAPS_LINE = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) [0-9a-f]+ ([0-9a-f]{2,4}):([0-9a-f]{2,5})"
     rb" (\d{1,20}) *([^\n]*)"
 )
@@ -97,7 +91,7 @@ _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Answer until the input ends."""
     _bound_itself()
     lines = iter(sys.stdin.buffer)
     scanners = _scanners(json.loads(next(lines))["rules"])
@@ -111,19 +105,13 @@ def main() -> None:
 
 
 def _bound_itself() -> None:
-    """It goes when the agent does, gets the CPU last, and cannot grow."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = int(sys.argv[1])
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)  # it went before this was asked for
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    """Run at the lowest priority, be killed first where memory is short, and do not grow."""
     # Not SCHED_IDLE: where a miner takes all cores, that would get one part in 300 of them.
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 19)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (_DATA_BYTES, _DATA_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
@@ -137,17 +125,18 @@ def _put(answer: object) -> None:
 
 
 def _scanners(rules: list[list[str]]) -> list[yara_x.Scanner]:
-    """One a file that compiles; for a broken file one of what it held before.
+    """Return a scanner for each file; for a broken file one of its last good version.
 
-    Apart, since few patterns are searched ten times faster than many (4 MiB: 1 ms, not 17).
+    Separate scanners are faster: few patterns are searched ten times faster than many (1 ms for
+    4 MiB, not 17).
     """
     broken: list[tuple[int, int, str]] = []
     scanners: list[yara_x.Scanner] = []
     for number, (text, earlier) in enumerate(rules):
-        compiled, error = _compiled(text)
+        compiled, error = compile_rules(text)
         if error is not None:
             broken.append((number, *error))
-            compiled, _ = _compiled(earlier)
+            compiled, _ = compile_rules(earlier)
         if compiled is not None:
             scanner = yara_x.Scanner(compiled)
             scanner.max_matches_per_pattern(_MAX_MATCHES_PER_PATTERN)
@@ -157,8 +146,8 @@ def _scanners(rules: list[list[str]]) -> list[yara_x.Scanner]:
     return scanners
 
 
-def _compiled(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
-    """The rules, or line and reason of the first error."""
+def compile_rules(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
+    """Return the rules, or line and reason of the first error."""
     compiler = yara_x.Compiler(includes_enabled=False)
     try:
         compiler.add_source(text)
@@ -175,9 +164,9 @@ def _compiled(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
 
 
 class _Scan:
-    """Of one process; what went wrong stands in ``failures``."""
+    """The scan of one process, with its failures by reason."""
 
-    def __init__(self, scanners: list[yara_x.Scanner], question: Mapping[str, Any]) -> None:
+    def __init__(self, scanners: list[yara_x.Scanner], question: dict[str, Any]) -> None:
         self.failures: set[str] = set()
         self._scanners = scanners
         self._proc: str = question["proc"]
@@ -188,7 +177,7 @@ class _Scan:
         self._fds: list[int] = []
 
     def run(self) -> bool:
-        """Whether the process was there all the time."""
+        """Scan; return True if the process existed all the time."""
         try:
             return self._scanned()
         except OSError as error:
@@ -202,8 +191,8 @@ class _Scan:
                 os.close(fd)
 
     def _scanned(self) -> bool:
-        # Each stays with the program that it was opened for, whoever bears the pid later.
-        memory = _Memory(self._program(), *map(self._open, ("maps", "pagemap", "mem")))
+        # Open files stay with this process, even if its pid is reused.
+        memory = Memory(self._program(), *map(self._open, ("maps", "pagemap", "mem")))
         if not self._is_there():
             return False
         self._match(memory.pieces())
@@ -219,14 +208,12 @@ class _Scan:
         with open(f"{self._proc}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
             return file.read(65536)
 
-    def _program(self) -> _Program:
+    def _program(self) -> Program:
         code_start = int(_stat_fields(self._read(f"{self._place}/stat"))[23])
         if code_start == 0:
-            raise ProcessLookupError(
-                errno.ESRCH, "it has no memory: it has ended, or is the kernel's"
-            )
+            raise ProcessLookupError(errno.ESRCH, "no memory: it exited, or is a kernel thread")
         data_kib = sum(map(int, _DATA.findall(self._read(f"{self._place}/status"))))
-        return _Program(
+        return Program(
             code_start=code_start,
             data_bytes=data_kib << 10,
             read_implies_exec=bool(
@@ -243,7 +230,7 @@ class _Scan:
 
     def _match(self, pieces: Iterable[bytes]) -> None:
         found: set[str] = set()
-        for window in _windows(pieces):
+        for window in windows(pieces):
             if time.process_time() > self._until_cpu_s:
                 self.failures.add("timeout")
                 return
@@ -262,12 +249,14 @@ class _Scan:
 
 
 def _stat_fields(stat: bytes) -> list[bytes]:
-    """The fields of /proc/PID/stat from the third on (proc_pid_stat(5))."""
+    """Return the fields of /proc/PID/stat from the third on (proc_pid_stat(5))."""
     return stat.rpartition(b")")[2].split()
 
 
-def _windows(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces joined, each window with the end of the one before it."""
+def windows(
+    pieces: Iterable[bytes], *, size_bytes: int = _WINDOW_BYTES, overlap_bytes: int = _OVERLAP_BYTES
+) -> Iterator[bytes]:
+    """Join ``pieces``; each window begins with the end of the one before it."""
     held: list[bytes] = []
     size = 0
     is_new = False
@@ -275,12 +264,12 @@ def _windows(pieces: Iterable[bytes]) -> Iterator[bytes]:
         held.append(piece)
         size += len(piece)
         is_new = True
-        if size >= _WINDOW_BYTES:
+        if size >= size_bytes:
             window = b"".join(held)
             held.clear()  # before the scan: it would be held twice
             yield window
-            held.append(window[-_OVERLAP_BYTES:])
-            size = _OVERLAP_BYTES
+            held.append(window[-overlap_bytes:])
+            size = overlap_bytes
             is_new = False
     if is_new:
         yield b"".join(held)
@@ -290,35 +279,44 @@ def _windows(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Program:
-    """Facts of a process that decide on which of its mappings are code."""
+class Program:
+    """Facts of a process that decide which of its mappings are code."""
 
     code_start: int  # an address in its executable's code
-    data_bytes: int  # resident, all that it can write to, writable code included
-    read_implies_exec: bool  # a personality: whatever it can read it may execute
+    data_bytes: int  # resident and writable, writable code included
+    read_implies_exec: bool  # a personality: all readable memory is executable
 
 
-_File = tuple[bytes, bytes, bytes, bytes]
+FileId = tuple[bytes, bytes, bytes, bytes]
 """Device, inode and path as maps shows them: Btrfs gives files of two subvolumes the same inode."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Mapping:
+class Mapping:
     """A mapping that may be code: executable, or at least not writable."""
 
     start: int
     end: int
     is_executable: bool
     is_writable: bool
-    file: _File | None  # None: anonymous
+    file: FileId | None  # None: anonymous
     is_data: bool  # the first stack, or the heap
     pages: re.Pattern[bytes]
 
 
-class _Memory:
+class Memory:
     """A process's memory, by its open files maps, pagemap and mem."""
 
-    def __init__(self, program: _Program, maps: int, pagemap: int, mem: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        maps: int,
+        pagemap: int,
+        mem: int,
+        *,
+        max_bytes: int = MAX_MEMORY_BYTES,
+    ) -> None:
+        self._max_bytes = max_bytes
         self.failures: set[str] = set()
         self._maps = maps
         self._pagemap = pagemap
@@ -326,12 +324,12 @@ class _Memory:
         self._program = program
 
     def pieces(self) -> Iterator[bytes]:
-        """Return what is resident of its code, most telling first."""
-        left = _MEMORY_BYTES
+        """Yield the resident code, the most relevant first."""
+        left = self._max_bytes
         walked = 0
         for number, mapping in enumerate(self._code()):
-            if number:  # rules may ask for what a file begins with
-                yield _GAP
+            if number:  # rules may test the start of a file
+                yield GAP
             for start, end in self._resident(mapping, _WALKED_BYTES - walked):
                 stop = min(end, start + left)
                 yield from _read_pieces(self._mem, start, stop)
@@ -344,17 +342,17 @@ class _Memory:
                 self.failures.add("too_large")
                 return
 
-    def _code(self) -> list[_Mapping]:
-        mappings = list(self._mappings())
+    def _code(self) -> list[Mapping]:
+        mappings = list(self.mappings())
         start = self._program.code_start
         own_file = next((each.file for each in mappings if each.start <= start < each.end), None)
         if self._program.read_implies_exec:
-            return _of_file(mappings, own_file)
-        code = _code(mappings, writable_counts=self._writable_code_counts(mappings))
-        code.sort(key=lambda each: _order(each, own_file))
+            return mappings_of_file(mappings, own_file)
+        code = code_mappings(mappings, writable_counts=self._writable_code_counts(mappings))
+        code.sort(key=lambda each: scan_order(each, own_file))
         return code
 
-    def _writable_code_counts(self, mappings: Iterable[_Mapping]) -> bool:
+    def _writable_code_counts(self, mappings: Iterable[Mapping]) -> bool:
         most_bytes = self._program.data_bytes // (_LEAST_DATA_PER_CODE + 1)
         walked = 0
         size = 0
@@ -372,7 +370,8 @@ class _Memory:
                 return False
         return True
 
-    def _mappings(self) -> Iterator[_Mapping]:
+    def mappings(self) -> Iterator[Mapping]:
+        """Yield the mappings that may be code, from the file's current offset on."""
         size = 0
         with open(self._maps, "rb", closefd=False) as lines:
             for line in lines:
@@ -380,13 +379,13 @@ class _Memory:
                 if size > _MAX_MAPS_BYTES:
                     self.failures.add("too_large")
                     return
-                match = _MAPPING.match(line)
-                mapping = match and _mapping(match)
+                match = MAPS_LINE.match(line)
+                mapping = match and parse_mapping(match)
                 if mapping:
                     yield mapping
 
-    def _resident(self, mapping: _Mapping, most_bytes: int) -> Iterator[tuple[int, int]]:
-        """Runs of pages that are there."""
+    def _resident(self, mapping: Mapping, most_bytes: int) -> Iterator[tuple[int, int]]:
+        """Yield runs of present pages."""
         end = min(mapping.end, mapping.start + most_bytes)
         for start in range(mapping.start, end, _PAGES_AT_ONCE * _PAGE_BYTES):
             pages = min(_PAGES_AT_ONCE, (end - start) // _PAGE_BYTES)
@@ -397,12 +396,12 @@ class _Memory:
 
 
 def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """Bytes from ``start`` to ``end``, as far as they can be read."""
+    """Yield the bytes from ``start`` to ``end`` that can be read."""
     while start < end:
         try:
             piece = os.pread(fd, min(_PIECE_BYTES, end - start), start)
         except OSError as error:
-            if error.errno == errno.EIO:  # the page went meanwhile, or is nobody's to read
+            if error.errno == errno.EIO:  # the page is gone or cannot be read
                 return
             raise
         if not piece:
@@ -411,8 +410,8 @@ def _read_pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
         start += len(piece)
 
 
-def _mapping(match: re.Match[bytes]) -> _Mapping | None:
-    """The mapping of a line of /proc/PID/maps; None for one that cannot be code."""
+def parse_mapping(match: re.Match[bytes]) -> Mapping | None:
+    """Return the mapping of a line of /proc/PID/maps; None if it cannot be code."""
     start, end, rights, major, minor, inode, name = match.groups()
     is_executable, is_writable = b"x" in rights, b"w" in rights
     if name.startswith(_OF_THE_KERNEL):
@@ -422,7 +421,7 @@ def _mapping(match: re.Match[bytes]) -> _Mapping | None:
     if not int(start, 16) < int(end, 16) <= _USER_SPACE_END:
         return None
     only_ordinary = rights.endswith(b"s") or name.startswith(_OF_DEVICES)
-    return _Mapping(
+    return Mapping(
         int(start, 16),
         int(end, 16),
         is_executable,
@@ -433,19 +432,19 @@ def _mapping(match: re.Match[bytes]) -> _Mapping | None:
     )
 
 
-def _of_file(mappings: Iterable[_Mapping], file: _File | None) -> list[_Mapping]:
-    """The read-only mappings of ``file``: where all is executable, nothing else tells code."""
+def mappings_of_file(mappings: Iterable[Mapping], file: FileId | None) -> list[Mapping]:
+    """Return the read-only mappings of ``file``, the only sure code if all is executable."""
     return [each for each in mappings if file and each.file == file and not each.is_writable]
 
 
-def _code(mappings: Iterable[_Mapping], *, writable_counts: bool) -> list[_Mapping]:
-    """Return the ``mappings`` that are code or lie beside it, in the order of addresses."""
+def code_mappings(mappings: Iterable[Mapping], *, writable_counts: bool) -> list[Mapping]:
+    """Return the mappings that are code or adjacent to it, by address."""
     candidates = [
         each for each in mappings if not each.is_data and (writable_counts or not each.is_writable)
     ]
     files = {each.file for each in candidates if each.is_executable}
-    found: list[_Mapping] = []
-    beside: list[_Mapping] = []  # anonymous, each without a gap to the one before it
+    found: list[Mapping] = []
+    beside: list[Mapping] = []  # anonymous, each without a gap to the one before it
     for mapping in candidates:
         if mapping.file is not None:
             if mapping.file in files:
@@ -458,12 +457,12 @@ def _code(mappings: Iterable[_Mapping], *, writable_counts: bool) -> list[_Mappi
     return found + _if_executed(beside)
 
 
-def _if_executed(run: list[_Mapping]) -> list[_Mapping]:
+def _if_executed(run: list[Mapping]) -> list[Mapping]:
     return run if any(each.is_executable for each in run) else []
 
 
-def _order(mapping: _Mapping, own_file: _File | None) -> tuple[bool, int, int]:
-    """First the program itself from its beginning, then generated code, then libraries."""
+def scan_order(mapping: Mapping, own_file: FileId | None) -> tuple[bool, int, int]:
+    """Sort the program first, from its start, then generated code, then libraries."""
     size = mapping.end - mapping.start
     is_large = size > _SMALL_BYTES
     if mapping.file is None:
@@ -476,4 +475,4 @@ def _order(mapping: _Mapping, own_file: _File | None) -> tuple[bool, int, int]:
 if __name__ == "__main__":
     with suppress(BrokenPipeError, StopIteration):
         main()
-    os._exit(0)  # the agent is gone; a usual exit would flush, and fail, once more
+    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more

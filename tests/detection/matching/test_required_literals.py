@@ -14,6 +14,7 @@ from minerwatch.detection.condition import How, Text, predicates
 from minerwatch.detection.matching.required_literals import normal_form, requirement, requirement_of
 from minerwatch.detection.predicate import predicate_holds
 from minerwatch.detection.sigma.rulebook import load
+from tests.examples import examples
 
 ATOMS = [
     *("a", "b", "ab", "xmrig", "K", "s", "Σ", "ß", "İ", "é", "4", "-o", "://"),
@@ -76,7 +77,7 @@ def meets(text: str, pattern: str) -> bool:
     return needs.literals is None or any(one in normal_form(text) for one in needs.literals)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(FLAGS, PATTERNS, st.lists(TEXTS, min_size=5, max_size=20))
 def test_every_text_that_matches_meets_the_requirement(
     flags: str, pattern: str, texts: list[str]
@@ -114,7 +115,7 @@ def shipped_patterns() -> list[str]:
     return sorted(text.pattern for text in texts if text.how is How.REGEX)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_texts_made_for_the_shipped_patterns_meet_their_requirements(data: st.DataObject) -> None:
     pattern = data.draw(st.sampled_from(SHIPPED))

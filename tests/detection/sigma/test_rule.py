@@ -29,6 +29,7 @@ from minerwatch.detection.sigma.lists import Lists, read_lists
 from minerwatch.detection.sigma.rule import Rule, SkippedRule, load_rule, parse_rule
 from minerwatch.errors import RuleError
 from minerwatch.model import Maturity, Signal
+from tests.examples import examples
 
 PATH = Path("rules/rule.yml")
 RULE = """\
@@ -525,7 +526,7 @@ def test_fifo_does_not_block(tmp_path: Path) -> None:
 LINES = RULE.splitlines(keepends=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_no_bytes_stop_the_loader(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["text", "cut", "value", "line"]))
@@ -579,7 +580,7 @@ def outcome_of(text: str) -> Rule | SkippedRule | RuleError:
         return error
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=200))
 def test_no_file_stops_the_loader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("rules") / "rule.yml"

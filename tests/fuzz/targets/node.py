@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
-from minerwatch.errors import NOT_JSON
-from minerwatch.model import Container, ContainerKind, ProcessId
+from minerwatch.model import Container, ContainerKind
 from minerwatch.node import (
     capabilities,
     cgroups,
-    cpu_quota,
     exec_events,
     memory_maps,
     task_iterator,
     yara_scan,
 )
-from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
+from minerwatch.node.exe_digests import HasherAnswer
 from minerwatch.node.fp_rounding import RoundingSamples
-from minerwatch.node.ptrace_sampling import PtraceSampler
+from minerwatch.node.guarded_child import AnswerLines
 from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
@@ -208,20 +207,6 @@ def task_records(data: bytes) -> None:
         assert 1 <= found.modes <= 4
 
 
-@target("node.cpu_quota")
-def own_cgroup(data: bytes) -> None:
-    """/proc/self/cgroup, and a quota file: whether the agent may be kept from running."""
-    places, limit = parts(data, 2)
-    root = folder("quota")
-    put(root / "own" / "cgroup.procs", b"%d\n" % os.getpid())
-    put(root / "cgroup.procs", b"")
-    for is_v2 in (False, True):
-        hierarchy = cpu_quota._Hierarchy(root, is_v2=is_v2)
-        found = cpu_quota._own_folder(hierarchy, cpu_quota._lines(places))
-        assert found is None or found.is_relative_to(root)
-    assert isinstance(cpu_quota._has_quota(put(root / "cpu.max", limit)), bool)
-
-
 @target("node.capabilities")
 def privileges(data: bytes) -> None:
     """CapEff in /proc/self/status."""
@@ -234,106 +219,57 @@ def privileges(data: bytes) -> None:
 # What children say: they handle what attackers wrote, so they are not trusted.
 
 
-def _child_that_said(data: bytes) -> Any:
-    """A child whose standard output held ``data`` and ended."""
+def _lines_of(data: bytes) -> AnswerLines:
+    """Answers of a child that wrote ``data`` and exited."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
         os.write(writing, data)
     os.close(writing)
-    stdout = os.fdopen(reading, "rb", buffering=0)
-    return SimpleNamespace(
-        stdout=stdout, stdin=None, pid=os.getpid(), kill=lambda: None, wait=lambda _s: 0
-    )
+    _open_pipes.append(os.fdopen(reading, "rb", buffering=0))
+    while len(_open_pipes) > 1:
+        _open_pipes.pop(0).close()
+    return AnswerLines(reading, os.getpid())
 
 
-class _Sampler(PtraceSampler):
-    """One without a child of its own."""
-
-    def _start(self) -> None:
-        pass
-
-    def _wait_for_trial(self) -> None:
-        pass
+_open_pipes: list[IO[bytes]] = []
 
 
-@target("node.ptrace_sampling")
-def ptrace_answers(data: bytes) -> None:
-    """What the sampler's child prints: samples, or the agent goes on without it."""
-    sampler = _Sampler(lambda: "")
-    sampler._child = child = _child_that_said(data)
-    sampler._asked_s = 1.0
-    try:
-        sampler._take_answers(1.0)
-        for sample in sampler._samples:
-            assert 0 <= sample.fp_control < 1 << 32
-    finally:
-        child.stdout.close()
-
-
-class _Scanner(yara_scan._Child):
-    """One that said what it said, whatever it is asked."""
-
-    def __init__(self, data: bytes) -> None:
-        self._process = _child_that_said(data)
-        self._received = bytearray()
-
-    def put(self, message: object) -> None:
-        pass
-
-    def end(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
-        stdout.close()
-
-
-@cache
-def _content_reader() -> yara_scan.ContentReader:
-    reader = yara_scan.ContentReader("/proc", ())
-    reader.close()
-    return reader
-
-
-@target("node.yara_scan")
+@target("node.yara_scan", "node.guarded_child")
 def scanner_answers(data: bytes) -> None:
     """What the scanner's child prints: names of rules, or the agent starts another."""
-    reader = _content_reader()
-    scanner = _Scanner(data)
-    names: dict[str, None] = {}
-    try:
-        reader._scan(scanner, ProcessId(_PID, 1), names)
-    except (OSError, *NOT_JSON):
-        pass  # as _scanned expects
-    finally:
-        scanner.end()
-    assert len(names) <= yara_scan._MAX_NAMES
-    assert all(yara_scan._RULE_NAME.fullmatch(name) for name in names)
-    scanner = _Scanner(data)
-    try:
-        yara_scan._Rules((), None).given_to(scanner)
-    except (OSError, *NOT_JSON):
-        pass  # as _scanned expects
-    finally:
-        scanner.end()
+    lines = _lines_of(data)
+    result = yara_scan.ScanResult()
+    with suppress(OSError, ValueError):  # as the reader expects
+        result.collect(lambda: lines.next(yara_scan.ScannerAnswer, _soon()))
+    assert len(result.names) <= yara_scan.MAX_NAMES
+    assert all(yara_scan.RULE_NAME.fullmatch(name) for name in result.names)
+    with suppress(OSError, ValueError):
+        yara_scan.RuleTexts(()).note_broken(_lines_of(data).next(yara_scan.ScannerAnswer, _soon()))
 
 
-class _Hasher(ExecutableHasher):
-    """One whose child printed that."""
-
-    def __init__(self, printed: bytes) -> None:
-        super().__init__()
-        self._said = printed
-
-    def _printed(self, words: list[str], until_s: float) -> tuple[bytes, bool]:
-        return self._said, False
+def _soon() -> float:
+    return time.monotonic() + 5.0
 
 
-@target("node.exe_digests")
+@target("node.exe_digests", "node.guarded_child")
 def digests(data: bytes) -> None:
     """What the hasher's child prints: a digest, or the reason why there is none."""
-    asked = [ProcessId(pid, 1) for pid in range(1, 5)]
-    found = _Hasher(data).digests(asked)
-    assert found.keys() <= set(asked)
-    for answer in found.values():
-        assert re.fullmatch("[0-9a-f]{64}|- .{0,98}", answer, re.DOTALL)
-        is_unicode(answer)
+    try:
+        text = _lines_of(data).next(HasherAnswer, _soon()).text()
+    except (OSError, ValueError):
+        return  # as the hasher expects
+    if text is not None:
+        assert re.fullmatch("[0-9a-f]{64}|- .{0,98}", text, re.DOTALL)
+        is_unicode(text)
+
+
+@target("node.command_lines", "node.guarded_child")
+def reading_records(data: bytes) -> None:
+    """What the reader of command lines answers: pieces, of which both ends are kept."""
+    lines = _lines_of(data)
+    try:
+        found = join_pieces(lambda: lines.next(Piece, _soon()))
+    except (OSError, ValueError):
+        return  # as the reader expects
+    assert isinstance(found, int) or len(found) <= 2 * END_BYTES + 8

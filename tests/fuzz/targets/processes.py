@@ -25,9 +25,9 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node.children import ptrace_sampler, yara_scanner
-from minerwatch.node.children.exe_hasher import _start_ticks
-from minerwatch.node.command_lines import _END_BYTES, _BothEnds, _ReadingProcess
+from minerwatch.node.children import yara_scanner
+from minerwatch.node.children.exe_hasher import parse_start_ticks
+from minerwatch.node.command_lines import END_BYTES
 from minerwatch.node.process_files import parse_stat
 from minerwatch.node.processes import ProcessReader, user_names
 from minerwatch.report.log import verdict_line
@@ -50,8 +50,6 @@ def proc_stat(data: bytes) -> None:
         is_finite(stat.cpu_s)
         is_unicode(stat.comm)
         assert len(stat.comm) <= 4 * len(data)
-    with suppress(ValueError, IndexError):
-        ptrace_sampler._Thread(data, b"\nTracerPid:\t0\nvoluntary_ctxt_switches:\t1\n")
 
 
 @target(
@@ -77,10 +75,10 @@ def proc_files(data: bytes) -> None:
         is_finite(memory.hugetlb_mib)
     state_of(_PID, proc)
     with suppress(ValueError, IndexError):
-        assert isinstance(_start_ticks(str(proc), str(_PID)), str)
+        assert isinstance(parse_start_ticks(stat), int)
     if process is None:
         return
-    assert len(process.command_line) <= 4 * (2 * _END_BYTES + 16)
+    assert len(process.command_line) <= 4 * (2 * END_BYTES + 16)
     for text in (process.comm, process.command_line, process.image, process.current_directory):
         is_unicode(text)
     assert process.command_line.strip() or process.command_line == ""
@@ -164,27 +162,6 @@ def environment(data: bytes) -> None:
     terminal_of(environment_at_start(put(folder("environ") / "environ", data)))
 
 
-@target("node.children.ptrace_sampler")
-def thread_status(data: bytes) -> None:
-    """stat and status of a thread, as the sampler reads them before it stops it."""
-    stat, status = parts(data, 2)
-    with suppress(ValueError, IndexError):
-        thread = ptrace_sampler._Thread(stat, status)
-        assert isinstance(thread.is_running, bool)
-
-
-@target("node.command_lines")
-def reading_records(data: bytes) -> None:
-    """What the reader of command lines answers: pieces, of which both ends are kept."""
-    reader = _ReadingProcess.__new__(_ReadingProcess)
-    reader._received = bytearray(data)
-    kept = _BothEnds()
-    while (record := reader._received_record()) is not None:
-        assert len(record[1]) <= len(data)
-        kept.add(record[1])
-    assert len(kept.joined()) <= 2 * _END_BYTES + 8
-
-
 # What the scanner's child reads.
 
 
@@ -192,7 +169,7 @@ def reading_records(data: bytes) -> None:
 def _scanners() -> list[yara_x.Scanner]:
     found = []
     for path in sorted(BUILT_IN_RULES.rglob("*.yar")):
-        compiled, error = yara_scanner._compiled(path.read_text())
+        compiled, error = yara_scanner.compile_rules(path.read_text())
         assert error is None, error
         assert compiled is not None
         found.append(yara_x.Scanner(compiled))
@@ -202,7 +179,7 @@ def _scanners() -> list[yara_x.Scanner]:
 @target("node.children.yara_scanner", max_bytes=16384, cost=4)
 def executable(data: bytes) -> None:
     """Anything may lie in what a process executes."""
-    for window in yara_scanner._windows([data]):
+    for window in yara_scanner.windows([data]):
         for scanner in _scanners():
             for rule in scanner.scan(window).matching_rules:
                 assert rule.identifier.isidentifier()
@@ -216,13 +193,13 @@ def memory_map(data: bytes) -> None:
     named = (("maps", maps), ("pagemap", pagemap), ("mem", memory))
     files = [os.open(put(place / name, content), os.O_RDONLY) for name, content in named]
     try:
-        program = yara_scanner._Program(4096, 1 << 40, read_implies_exec=len(data) % 2 > 0)
-        held = yara_scanner._Memory(program, *files)
-        for mapping in held._mappings():  # else what has been walked would grow less
+        program = yara_scanner.Program(4096, 1 << 40, read_implies_exec=len(data) % 2 > 0)
+        held = yara_scanner.Memory(program, *files)
+        for mapping in held.mappings():  # else what has been walked would grow less
             assert mapping.start < mapping.end
         os.lseek(files[0], 0, os.SEEK_SET)
         size = sum(len(piece) for piece in held.pieces())
-        assert size <= yara_scanner._MEMORY_BYTES + len(maps) * len(yara_scanner._GAP)
+        assert size <= yara_scanner.MAX_MEMORY_BYTES + len(maps) * len(yara_scanner.GAP)
     finally:
         for file in files:
             os.close(file)

@@ -25,7 +25,7 @@ from minerwatch.kube.client import _context
 from minerwatch.kube.owners import sources
 from minerwatch.model import Facts
 from minerwatch.node.children import yara_scanner
-from minerwatch.node.yara_scan import _text as yara_text
+from minerwatch.node.yara_scan import read_rules as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
@@ -41,6 +41,7 @@ _FACTS: tuple[Facts, ...] = (
 @target(
     *(
         "detection.sigma.rule",
+        "detection.sigma.filters",
         "detection.sigma.dialect",
         "detection.sigma.detection_parser",
         "detection.sigma.yaml_document",
@@ -103,7 +104,7 @@ def yara_file(data: bytes) -> None:
     except RuleError as error:
         is_told(error)
         return
-    compiled, trouble = yara_scanner._compiled(text)
+    compiled, trouble = yara_scanner.compile_rules(text)
     assert (compiled is None) is (trouble is not None)
     if trouble is not None:
         assert isinstance(trouble[0], int)
@@ -163,7 +164,12 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@target("authoring.rule_tests", "detection.matching.matcher", "authoring.replay_text", cost=8)
+@target(
+    "authoring.rule_tests",
+    "detection.matching.matcher",
+    "authoring.replay_text",
+    cost=8,
+)
 def recording(data: bytes) -> None:
     """Lines of recorded facts, and what the shipped rules say of them."""
     titles = {rule.id: rule.title for rule in matcher().rules}

@@ -84,7 +84,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if or (dig "probes" "connections" true .Values.config) (dig "probes" "content" true .Values.config) }}true{{ end }}
 {{- end }}
 {{- define "minerwatch.readsMemory" -}}
-{{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) (dig "probes" "ptrace" false .Values.config) }}true{{ end }}
+{{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) }}true{{ end }}
 {{- end }}
 
 {{- define "minerwatch.asksCluster" -}}
@@ -116,13 +116,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.readProcesses }}
 {{- $capabilities = append $capabilities "SYS_PTRACE" }}
 {{- else if include "minerwatch.readsMemory" . }}
-{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings, .content and .ptrace, too" }}
+{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings and .content, too" }}
 {{- end }}
 {{- if include "minerwatch.opensFiles" . }}
 {{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
-{{- end }}
-{{- if dig "probes" "ptrace" false .Values.config }}
-{{- $capabilities = append $capabilities "SYS_NICE" }}
 {{- end }}
 {{- if include "minerwatch.tasks" . }}
 {{- $capabilities = concat $capabilities (list "BPF" "PERFMON") }}

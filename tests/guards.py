@@ -1,0 +1,199 @@
+"""Guard sizes, words and private names: ``python -m tests.guards [FILE…]``; `make check` runs it.
+
+Without files it prints totals, and exits with 1 if a limit is exceeded. For files of the package it
+lists the violations, for files of the tests the private names that they use.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minerwatch"
+TESTS = ROOT / "tests"
+
+MAX_MODULE_LINES = 500
+MAX_CLASS_LINES = 300
+MAX_FUNCTION_LINES = 60
+"""Without the docstring: that of a command is its help page."""
+MAX_CONSTRUCTOR_PARAMETERS = 8
+MAX_PRIVATE_REACHES = 43
+"""A ratchet: lower it when a test no longer needs a private name; never raise it."""
+
+EXCEPTIONS = {"minerwatch/cli/top_screen": "it is rebuilt on Textual's widgets later"}
+"""Folders without guards, with the reason."""
+
+_WORDS = re.compile(r"\b(who|whom|whoever|nobody|anew)\b", re.IGNORECASE)
+_OPENINGS = re.compile(r"(What|Whether|Who|Of|How)\b")
+_PATCHING = frozenset(("setattr", "getattr", "delattr", "hasattr"))
+_PUBLIC = frozenset(("_replace", "_asdict", "_fields", "_make", "_exit"))
+"""Of named tuples and of ``os``: public in spite of their names."""
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, order=True)
+class Violation:
+    line: int
+    text: str
+
+
+def size_violations(source: str) -> Iterator[Violation]:
+    """Modules, classes, functions and constructors that are too large."""
+    lines = source.count("\n")
+    if lines > MAX_MODULE_LINES:
+        yield Violation(1, f"module of {lines} lines (at most {MAX_MODULE_LINES}): split it")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and (lines := _lines(node)) > MAX_CLASS_LINES:
+            yield Violation(
+                node.lineno, f"class {node.name} of {lines} lines (at most {MAX_CLASS_LINES})"
+            )
+        if isinstance(node, _Function):
+            yield from _function_violations(node)
+
+
+def _function_violations(function: _Function) -> Iterator[Violation]:
+    lines = _lines(function) - _docstring_lines(function)
+    if lines > MAX_FUNCTION_LINES:
+        yield Violation(
+            function.lineno,
+            f"function {function.name} of {lines} lines (at most {MAX_FUNCTION_LINES})",
+        )
+    arguments = function.args
+    count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) - 1
+    if function.name == "__init__" and count > MAX_CONSTRUCTOR_PARAMETERS:
+        yield Violation(
+            function.lineno,
+            f"constructor with {count} parameters (at most {MAX_CONSTRUCTOR_PARAMETERS})",
+        )
+
+
+def _lines(node: ast.ClassDef | _Function) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def _docstring_lines(function: _Function) -> int:
+    if ast.get_docstring(function) is None:
+        return 0
+    docstring = function.body[0]
+    return (docstring.end_lineno or docstring.lineno) - docstring.lineno + 1
+
+
+def vocabulary_violations(source: str) -> Iterator[Violation]:
+    """Words that stand for a person where a role is meant, and docstrings that open as a clause."""
+    tree = ast.parse(source)
+    for line, text in _texts(source, tree):
+        for match in _WORDS.finditer(text):
+            yield Violation(
+                line + text[: match.start()].count("\n"),
+                f"the word {match[0]!r}: name the role (operator, tenant, process), or rephrase",
+            )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | _Function):
+            opening = _OPENINGS.match(ast.get_docstring(node) or "")
+            if opening:
+                yield Violation(
+                    getattr(node, "lineno", 1),
+                    f"docstring opens with {opening[0]!r}: open with a verb or a noun",
+                )
+
+
+def _texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Comments and strings, with their first lines."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def private_reaches(source: str) -> Iterator[Violation]:
+    """Private names that are not the class's own: used, imported, or patched by a string."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            names: Iterable[str] = (
+                () if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                else (node.attr,)
+            )  # fmt: skip
+        elif isinstance(node, ast.ImportFrom):
+            names = (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call):
+            names = _patched_names(node)
+        else:
+            continue
+        for name in names:
+            if name.startswith("_") and not name.startswith("__") and name not in _PUBLIC:
+                yield Violation(node.lineno, name)
+
+
+def _patched_names(call: ast.Call) -> Iterator[str]:
+    called = call.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    if name in _PATCHING:
+        for argument in call.args[:2]:
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                yield argument.value.rpartition(".")[2]
+
+
+def main(files: Sequence[str]) -> int:
+    """Print what is found; 1 if a limit is exceeded."""
+    if files:
+        return 1 if sum(_print_violations(Path(file).resolve()) for file in files) else 0
+    _print_line_counts()
+    violations = sum(_print_violations(path) for path in sorted(PACKAGE.rglob("*.py")))
+    print(f"{violations} violations of size and vocabulary")
+    for folder, reason in EXCEPTIONS.items():
+        print(f"{folder} is not guarded: {reason}")
+    reaches = _print_reach_counts()
+    return 1 if violations or reaches > MAX_PRIVATE_REACHES else 0
+
+
+def _print_violations(path: Path) -> int:
+    name = str(path.relative_to(ROOT))
+    source = path.read_text(encoding="utf-8")
+    if TESTS in path.parents:
+        found = sorted(private_reaches(source))
+    elif name.startswith(tuple(f"{folder}/" for folder in EXCEPTIONS)):
+        return 0
+    else:
+        found = sorted({*size_violations(source), *vocabulary_violations(source)})
+    for violation in found:
+        print(f"{name}:{violation.line}: {violation.text}")
+    return len(found)
+
+
+def _print_line_counts() -> None:
+    counts: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        inner = path.relative_to(PACKAGE).parts
+        counts[inner[0] if len(inner) > 1 else "."] += path.read_text("utf-8").count("\n")
+    folders = ", ".join(f"{folder} {count:,}" for folder, count in sorted(counts.items()))
+    print(f"minerwatch/ has {counts.total():,} lines: {folders}")
+
+
+def _print_reach_counts() -> int:
+    counts: Counter[str] = Counter()
+    for path in TESTS.rglob("*.py"):
+        folder = str(path.relative_to(ROOT).parent)
+        counts[folder] += sum(1 for _ in private_reaches(path.read_text(encoding="utf-8")))
+    total = counts.total()
+    folders = ", ".join(f"{folder} {count}" for folder, count in sorted(counts.items()) if count)
+    print(f"tests use {total} private names (at most {MAX_PRIVATE_REACHES}): {folders}")
+    if total > MAX_PRIVATE_REACHES:
+        print("make what a test sets a parameter; `python -m tests.guards FILE…` lists them")
+    elif total < MAX_PRIVATE_REACHES:
+        print(f"lower MAX_PRIVATE_REACHES in tests/guards.py to {total}")
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
