@@ -111,10 +111,7 @@ class AuditLog:
         return self._trouble
 
     def write(self, line: AuditLine, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
-        """Append ``line`` and flush; return True if all lines are on the disk now.
-
-        ``go_on`` returns the first lines of a new file.
-        """
+        """Append ``line`` and flush; ``go_on`` begins a new file. True if all is on the disk."""
         with self._lock:
             self._waiting.append(msgspec.json.encode(line) + b"\n")
             return self._flush(go_on)

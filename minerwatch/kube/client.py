@@ -304,11 +304,7 @@ def is_in_cluster(
 def in_cluster(
     folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
 ) -> Cluster:
-    """The cluster that this pod runs in; raises ClusterError where no account is mounted.
-
-    The token is read again for every request: the kubelet renews it each hour, and the requests
-    are few.
-    """
+    """The cluster that this pod runs in; tokens are read for each request. Raises ClusterError."""
     namespace = _first_line(folder / "namespace")
     return Cluster(lambda: _in_cluster_client(folder, environment), "in-cluster", namespace)
 

@@ -60,11 +60,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 @dataclass(frozen=True, slots=True)
 class PodFields:
-    """Names in a pod's metadata and environment that are used, and therefore kept.
-
-    ``labels`` are kept however many others there are: otherwise more labels could push out the one
-    that a selector needs.
-    """
+    """Names in a pod's metadata and environment to keep, however many others there are."""
 
     labels: frozenset[str] = frozenset()
     annotations: frozenset[str] = frozenset()
