@@ -105,7 +105,7 @@ def _watch_large(path: str, pipe: Connection) -> None:
     while not pods.is_following:
         time.sleep(0.001)
     pipe.send({
-        "pods": len(pods.pods()),
+        "pods": len(pods.cache.pods()),
         "cpu_s": time.process_time() - before_s,
         "peak_mib": _status_mib("self", "VmHWM"),  # getrusage has that of before the exec, too
     })  # fmt: skip
@@ -148,9 +148,9 @@ def _watch(path: str, pipe: Connection) -> None:
     pods.start()
     while not pods.is_following:
         time.sleep(0.001)
-    pipe.send({**_measured(), "pods": len(pods.pods()), "kept_bytes": _kept_bytes(pods)})
+    pipe.send({**_measured(), "pods": len(pods.cache.pods()), "kept_bytes": _kept_bytes(pods)})
     last = pipe.recv() - 1
-    while not any(pod.labels["revision"] == str(last) for pod in pods.pods()):
+    while not any(pod.labels["revision"] == str(last) for pod in pods.cache.pods()):
         time.sleep(0.001)
     pipe.send({**_measured(), "lookup_us": _lookup_us(pods)})
     pipe.recv()
@@ -178,7 +178,7 @@ def _measured() -> dict[str, Any]:
 def _kept_bytes(pods: PodWatch) -> int:
     """The size of all that hangs on the pods, each object once."""
     seen: dict[int, object] = {}
-    todo: list[object] = [*pods.pods()]
+    todo: list[object] = [*pods.cache.pods()]
     while todo:
         value = todo.pop()
         if id(value) not in seen and not isinstance(value, type):
@@ -188,10 +188,10 @@ def _kept_bytes(pods: PodWatch) -> int:
 
 
 def _lookup_us(pods: PodWatch) -> float:
-    ids = [container.container_id for pod in pods.pods() for container in pod.containers] * 20
+    ids = [container.container_id for pod in pods.cache.pods() for container in pod.containers] * 20
     began_s = time.perf_counter()
     for each in ids:
-        pods.by_container_id(each)
+        pods.cache.by_container_id(each)
     return (time.perf_counter() - began_s) / len(ids) * 1e6
 
 

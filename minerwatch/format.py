@@ -16,6 +16,11 @@ def rfc3339(unix_s: float, *, milliseconds: bool = False) -> str:
     return text.replace("+00:00", "Z")
 
 
+def micro_time(unix_s: float) -> str:
+    """Return a ``MicroTime`` of Kubernetes' meta/v1: exactly six digits after the second."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
 def age(since: str, now: datetime) -> str:
     """Return the age of an RFC 3339 time in its largest units: 45s, 12m, 3h20m, 2d4h."""
     try:

@@ -8,7 +8,7 @@ Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monoto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -195,10 +195,12 @@ class Finding:
     private: bool = False  # by a private rule: outside the socket only its id is shown
     words_only: bool = False  # by one argument alone, or by words in a shell's script
 
-    @property
-    def public_title(self) -> str:
-        """Return the title that every reader may see."""
-        return f"private rule {self.rule}" if self.private else self.title
+
+def public_finding(finding: Finding) -> Finding:
+    """Return the finding as outsiders may see it: of a private rule only the id."""
+    if not finding.private:
+        return finding
+    return replace(finding, title=f"private rule {finding.rule}", evidence=())
 
 
 @dataclass(frozen=True, slots=True)

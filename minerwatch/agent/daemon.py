@@ -337,7 +337,7 @@ class Agent:
             interval=f"{self._state.config.interval:g}s",
             metrics=self._endpoints.metrics_url,
             socket=str(self._endpoints.socket),
-            **({"cluster": self._cluster.server} if self._cluster is not None else {}),
+            **({"cluster": self._cluster.cluster.server} if self._cluster is not None else {}),
         )
         for status in self._probes:
             if status.off:

@@ -74,7 +74,9 @@ class Node:
             )
         )
 
-    def status(self, observation: Observation, *, unmasked: bool = False) -> ContainerStatus:
+    def status(
+        self, observation: Observation, *, unmasked: bool = False, public: bool = False
+    ) -> ContainerStatus:
         """Return one observation as it is published."""
         if self.since is not None:
             verdict = observation.verdict
@@ -86,6 +88,7 @@ class Node:
             boot_unix_s=time.time() - now_s(),
             identity=self.identity(observation.container),
             unmasked=unmasked,
+            public=public,
         )
 
     def _is_sandbox(self, observation: Observation) -> bool:

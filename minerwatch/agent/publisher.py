@@ -124,7 +124,10 @@ class Publisher:
         left_out = self._log_limit.lines_before(key, namespace, level, self._now_s())
         if left_out is None:
             return
-        line = {**verdict_line(self._node.status(observation), previous), "level": level}
+        line = {
+            **verdict_line(self._node.status(observation, public=True), previous),
+            "level": level,
+        }
         self._telemetry.log.info("verdict", **line, **({"left_out": left_out} if left_out else {}))
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:

@@ -21,7 +21,14 @@ from minerwatch.api.types import (
 from minerwatch.detection.judge import of_foremost_process, signal_scores
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
-from minerwatch.model import ContainerKind, Finding, Identity, Observation, ProcessLoad
+from minerwatch.model import (
+    ContainerKind,
+    Finding,
+    Identity,
+    Observation,
+    ProcessLoad,
+    public_finding,
+)
 from minerwatch.untrusted_text.display import masked_command_line, shortened
 
 MAX_COMMAND_LINE_LENGTH = 4096
@@ -46,13 +53,15 @@ def container_status(
     boot_unix_s: float,
     identity: Identity | None = None,
     unmasked: bool = False,
+    public: bool = False,
 ) -> ContainerStatus:
     """Return ``observation`` as it is published; ``boot_unix_s`` is the Unix time of the boot.
 
     ``identity`` has pod and owner, where a cluster knows them. With ``unmasked``, secrets in
-    command lines are kept.
+    command lines are kept; with ``public``, private rules are hidden.
     """
     container, verdict = observation.container, observation.verdict
+    findings = map(public_finding, verdict.findings) if public else verdict.findings
     return ContainerStatus(
         node=node,
         namespace=identity.pod.namespace if identity else "",
@@ -74,7 +83,7 @@ def container_status(
         signals=_signals(observation),
         owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
-        findings=tuple(_finding_status(f, boot_unix_s) for f in verdict.findings),
+        findings=tuple(_finding_status(f, boot_unix_s) for f in findings),
         processes=tuple(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),

@@ -18,7 +18,7 @@ class FindingStatus:
     pid: int | None
     evidence: dict[str, str | bool | int | float]  # field -> observed
     expected: dict[str, str]  # field -> pattern or threshold
-    private: bool = False  # a private rule's: logs have neither title nor evidence
+    private: bool = False  # a private rule's
     words_only: bool = False  # its words stand in one argument or in a shell's script
 
 
@@ -179,7 +179,7 @@ class NodeReport:
     """One agent's answer: its containers, and its status."""
 
     statuses: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None  # None: it is too old to say
+    agent: AgentStatus | None  # None: only containers were asked for
 
 
 @dataclass(frozen=True, slots=True)

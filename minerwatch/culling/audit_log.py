@@ -33,9 +33,7 @@ from minerwatch.culling.records import NO_EVIDENCE, AuditLine
 from minerwatch.errors import NOT_JSON, MinerwatchError
 
 MAX_LINE_BYTES = 1 << 20
-GOES_ON = "record"
-"""Kind of the lines that a new file begins with: records of the previous file."""
-
+GOES_ON = "record"  # kind of the lines that a new file begins with: records of the previous file
 _MAX_WAITING = 1000
 _MODE, _FOLDER_MODE = 0o600, 0o700
 
@@ -113,10 +111,7 @@ class AuditLog:
         return self._trouble
 
     def write(self, line: AuditLine, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
-        """Append ``line`` and flush; return True if all lines are on the disk now.
-
-        ``go_on`` returns the first lines of a new file.
-        """
+        """Append ``line`` and flush; ``go_on`` begins a new file. True if all is on the disk."""
         with self._lock:
             self._waiting.append(msgspec.json.encode(line) + b"\n")
             return self._flush(go_on)
@@ -140,10 +135,13 @@ class AuditLog:
     def close(self) -> None:
         """Close the files."""
         with self._lock:
-            self._close_file()
-            if self._holds is not None:
-                os.close(self._holds)
-                self._holds = None
+            self._close_files()
+
+    def _close_files(self) -> None:
+        self._close_file()
+        if self._holds is not None:
+            os.close(self._holds)
+            self._holds = None
 
     def remove(self) -> None:
         """Remove the log and its evidence for good; raises AuditError.
@@ -194,10 +192,7 @@ class AuditLog:
         file = self._file if self._file is not None else self._open()
         if os.fstat(file).st_size > self._whole_bytes:
             os.ftruncate(file, self._whole_bytes)
-        left = memoryview(line)
-        while left:
-            left = left[os.write(file, left) :]
-        os.fsync(file)
+        _write_all(file, line)
         self._whole_bytes += len(line)
         self._check_place()
 
@@ -218,17 +213,13 @@ class AuditLog:
             if file is None or _is_at(path, file, least_bytes):
                 continue
             self._is_lost = True
-            self._close_file()
-            if self._holds is not None:
-                os.close(self._holds)
-                self._holds = None
+            self._close_files()
             raise AuditError(
                 f"{path} was removed, replaced or truncated while the agent used it; nothing is"
                 " done until a new one is started"
             )
 
     def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
-        """Start a new file if the current one is full."""
         file = self._file if self._file is not None else self._open()
         waiting = sum(len(line) for line in self._waiting)
         if os.fstat(file).st_size + waiting <= self._most_bytes or not os.fstat(file).st_size:
@@ -261,10 +252,7 @@ class _EvidenceFolder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(self.path / name, flags, _MODE)
         try:
-            left = memoryview(evidence)
-            while left:
-                left = left[os.write(file, left) :]
-            os.fsync(file)
+            _write_all(file, evidence)
         finally:
             os.close(file)
 
@@ -295,6 +283,13 @@ class _EvidenceFolder:
                 return
             (self.path / name).unlink(missing_ok=True)
             used -= size
+
+
+def _write_all(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+    os.fsync(file)
 
 
 def _reason(error: Exception) -> str:

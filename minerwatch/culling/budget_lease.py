@@ -10,26 +10,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
 from minerwatch.culling.records import HOUR_S
 from minerwatch.errors import NOT_JSON
+from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError
 
 LEASE = "minerwatch-cull-budget"
 IN_EARNEST = "minerwatch.io/actions"
 DRY_RUNS = "minerwatch.io/dry-runs"
 FLAGGED = "minerwatch.io/flagged"
-
-FLAGGED_S = 900.0
-"""An owner counts as flagged for so long after the last agent that wrote it."""
-
+FLAGGED_S = 900.0  # an owner counts as flagged for so long after the last agent that wrote it
 MAX_PLACES = 1100  # no budget permits more than 1,000 an hour
 MAX_FLAGS = 400
-
 _ID_DIGITS = 24
 _FLAG_DIGITS = 12
 _MAX_ANNOTATION_BYTES = 120 << 10  # all annotations of an object may have 256 KiB together
@@ -77,10 +73,7 @@ class LeaseState:
     def missing_flags(
         self, wanted: Iterable[tuple[str, str]], most_owners: int
     ) -> list[tuple[str, str]]:
-        """Return the (rule, owner) pairs to write: those that are missing or due for renewal.
-
-        A rule with ``most_owners`` gets no more.
-        """
+        """Return the (rule, owner) pairs to write; none for a rule with ``most_owners``."""
         fresh = {
             (flag.rule, flag.owner)
             for flag in self.flags
@@ -181,7 +174,7 @@ def lease_body(state: LeaseState, namespace: str, node: str) -> dict[str, Any]:
         **before,
         "holderIdentity": node or before.get("holderIdentity") or "unknown",
         "leaseDurationSeconds": int(HOUR_S),
-        "renewTime": _micro_time(state.server_unix_s),
+        "renewTime": micro_time(state.server_unix_s),
     }
     return {
         **lease,
@@ -197,8 +190,3 @@ def _encoded(listed: tuple[Place, ...] | tuple[Flag, ...]) -> str:
     if len(text) > _MAX_ANNOTATION_BYTES:
         raise ApiError("garbage", f"Lease {LEASE}: it has no room for another action")
     return text
-
-
-def _micro_time(unix_s: float) -> str:
-    """Format a ``MicroTime`` of meta/v1, which has exactly six digits after the second."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from minerwatch.culling.circuit_breaker import counted_as, pod_counted_as
 from minerwatch.culling.context import Context
 from minerwatch.culling.holds import Holds
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, SeenPod
 from minerwatch.culling.policy import claims_protection
-from minerwatch.culling.proof import rules_that_flag
+from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
 from minerwatch.culling.records import Case, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Level, Observation, ProcessId

@@ -42,10 +42,7 @@ class SteadyClock:
 
 
 class AgentClock:
-    """The present moment; where the node's time of day is off, the API server's time.
-
-    The API server's clock dates the pods. Its answers carry whole seconds.
-    """
+    """The present moment: the API server's time, which dates the pods, if the node's is off."""
 
     def __init__(
         self, read_clocks: Callable[[], Moment], server_unix_s: Callable[[], float | None]

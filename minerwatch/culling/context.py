@@ -39,10 +39,7 @@ class Monitor(Protocol):
 
 @dataclass(slots=True)
 class LiveConfig:
-    """The configuration in force.
-
-    It is re-read before every step, so that disabling culling takes effect at once.
-    """
+    """The configuration in force, re-read before every step: switching off works at once."""
 
     config: Config
 

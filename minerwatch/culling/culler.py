@@ -16,17 +16,17 @@ from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
-from minerwatch.culling.circuit_breaker import tripped
 from minerwatch.culling.clock import AgentClock
 from minerwatch.culling.context import AgentIdentity, Callbacks, Context, LiveConfig, Monitor
 from minerwatch.culling.decision_log import DecisionLog, decision_line, sentences
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
-from minerwatch.culling.evidence_writer import EvidenceWriter
+from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
 from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
+from minerwatch.culling.proof import tripped
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
@@ -37,8 +37,7 @@ from minerwatch.report.metrics import CullFigures
 from minerwatch.worker import Worker
 
 _CLOSE_S = 5.0
-_MAX_PAUSE_S = 5.0
-"""The longest pause after an error, so the longest that an order waits for it."""
+_MAX_PAUSE_S = 5.0  # the longest pause after an error, so the longest that an order waits for it
 _REQUEST_TIMEOUT_S = 90.0
 _MAX_STATUS_RECORDS = 10
 
@@ -52,10 +51,7 @@ class Timing:
 
 
 class Culler:
-    """Runs the culling thread.
-
-    ``orders`` is for the culling thread: use ``call``. ``journal`` is for any thread.
-    """
+    """The culling thread; ``orders`` belongs to it (use ``call``), ``journal`` to any thread."""
 
     def __init__(
         self,
@@ -105,10 +101,7 @@ class Culler:
         self._thread.start()
 
     def use(self, config: Config) -> None:
-        """Apply other settings at once, also to actions in progress; except for the audit log's.
-
-        Switching culling off releases all pods, since nothing would release them later.
-        """
+        """Apply settings, except the audit log's; switching off releases all pods."""
         is_switched_off = config.culling.mode == OFF != self._live.culling.mode
         self._live.config = config
         self._budget.use(Limits.of(config.culling))
@@ -136,10 +129,7 @@ class Culler:
         self.mailbox.put_tick(flagged)
 
     def call(self, work: Callable[[], Answer], timeout_s: float = _REQUEST_TIMEOUT_S) -> Answer:
-        """Run ``work`` in the culling thread and return its result.
-
-        Raises the exception of ``work``, or MinerwatchError if there is no result in time.
-        """
+        """Return ``work()`` from the culling thread; MinerwatchError if there is none in time."""
         if not self._thread.is_alive():
             raise MinerwatchError(NOT_RUNNING)
         return self.mailbox.call(work, timeout_s)
@@ -194,7 +184,7 @@ class Culler:
             self.cases.refresh_stopped()
         except Exception as error:
             if isinstance(work, PendingRequest):
-                work.answer.put(error)
+                work.answer.set_exception(error)
             raise
         if isinstance(work, PendingRequest):
             work.run()
@@ -222,7 +212,6 @@ class Culler:
             raise failure
 
     def _decide(self, observation: Observation) -> None:
-        """Decide about one container, and act if the decision is to act."""
         case = self.cases.checked_case(observation)
         decision = self.journal.decide(case)
         line = decision_line(observation, case, decision)
@@ -232,10 +221,7 @@ class Culler:
 
 
 def confirmed(flagged: Flagged) -> Flagged:
-    """Return the confirmed containers, the highest CPU usage first.
-
-    So the budget is not spent on decoys that were merely found earlier.
-    """
+    """Return the confirmed containers, by CPU usage: decoys must not spend the budget."""
     found = (each for each in flagged if each.verdict.level is Level.CONFIRMED)
     return tuple(sorted(found, key=lambda each: -each.cpu_s))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import msgspec
 
@@ -19,21 +18,13 @@ _MIN_BETWEEN_LINES_S = 60.0
 _MAX_LINES_PER_HOUR = 240
 
 
-@dataclass(frozen=True, slots=True)
-class _LastLogged:
-    """The decision about a container that was logged last."""
-
-    content: tuple[object, ...]
-    at_s: float
-
-
 class DecisionLog:
     """Writes decisions that differ from the one before. For one thread."""
 
     def __init__(self, context: Context, journal: Journal) -> None:
         self._context = context
         self._journal = journal
-        self._last: dict[ContainerKey, _LastLogged] = {}
+        self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_LINES_PER_HOUR)
 
     def note(self, key: ContainerKey, decision: Decision, line: DecisionLine) -> None:
@@ -41,14 +32,12 @@ class DecisionLog:
         content = (decision.proposed, decision.dry_run, decision.reasons)
         lines, last = self._lines_at_s, self._last.get(key)
         now_s = self._context.clock.now().monotonic_s
-        if last is not None and (
-            last.content == content or now_s - last.at_s < _MIN_BETWEEN_LINES_S
-        ):
+        if last is not None and (last[0] == content or now_s - last[1] < _MIN_BETWEEN_LINES_S):
             return
         if len(lines) == lines.maxlen and now_s - lines[0] < HOUR_S:
             return
         lines.append(now_s)
-        self._last[key] = _LastLogged(content, now_s)
+        self._last[key] = (content, now_s)
         self.write(line)
 
     def write(self, line: DecisionLine) -> None:

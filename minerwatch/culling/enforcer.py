@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from minerwatch.backoff import Backoff
 from minerwatch.config.schema import Culling
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
-from minerwatch.culling.evidence_writer import EvidenceWriter
+from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import (
     Actions,
@@ -64,99 +65,88 @@ class End:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One action in progress."""
-
     record: ActionRecord
     may_have_happened: bool = False
     has_reserved: bool = False
 
 
+@dataclass(slots=True)
 class Enforcer:
     """Carries out decisions. For one thread."""
 
-    def __init__(
-        self,
-        context: Context,
-        cases: Cases,
-        journal: Journal,
-        budget: Budget,
-        actions: Actions,
-        evidence: EvidenceWriter,
-        retry: RetryPolicy,
-    ) -> None:
-        self._context = context
-        self._live = context.live
-        self._cases = cases
-        self._journal = journal
-        self._budget = budget
-        self._actions = actions
-        self._evidence = evidence
-        self._retry = retry
-        self._rng = random.Random()  # noqa: S311 - it spreads requests
+    context: Context
+    cases: Cases
+    journal: Journal
+    budget: Budget
+    actions: Actions
+    evidence: EvidenceWriter
+    retry: RetryPolicy
+    rng: random.Random = field(default_factory=random.Random)
 
     def carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
         """Act once, as decided; ``line`` is the decision as logged."""
-        attempt = _Attempt(self._journal.begin(decision))
+        attempt = _Attempt(self.journal.begin(decision))
         end = End(Outcome.WITHDRAWN, "the agent met an internal error")
         try:
             end = self._run_steps(attempt, case, decision, line)
         except Exception as error:  # noqa: BLE001 - the record must be finished in any case
-            self._context.callbacks.on_error("culling", error)
+            self.context.callbacks.on_error("culling", error)
             outcome = Outcome.UNKNOWN if attempt.may_have_happened else Outcome.WITHDRAWN
             end = End(outcome, one_line(error))
         finally:
-            record = self._journal.finish(attempt.record, end.outcome, end.message)
+            record = self.journal.finish(attempt.record, end.outcome, end.message)
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
-                self._budget.give_back(record)
+                self.budget.give_back(record)
         if end.outcome is Outcome.DONE and case.pod is not None:
             reason = ACTION_REASONS[decision.action]
-            self._context.cluster.tell_action(
+            self.context.cluster.tell_action(
                 case.pod, case.container, reason, case.verdict.findings
             )
         return end
 
     def unlabel(self, record: ActionRecord) -> bool:
         """Remove the quarantine label; return False if the pod had none. Raises ApiError."""
-        label = self._live.culling.quarantine_label
-        for number in range(self._retry.tries):
-            seen = self._actions.fetch(record.namespace, record.pod)
+        label = self.context.live.culling.quarantine_label
+        backoff = self._backoff()
+        while True:
+            seen = self.actions.fetch(record.namespace, record.pod)
             if seen is None or seen.pod.uid != record.pod_uid or label.key not in seen.pod.labels:
                 return False
             try:
-                self._actions.send(unlabelling(seen.pod, label, seen.resource_version))
+                self.actions.send(unlabelling(seen.pod, label, seen.resource_version))
             except ApiError as error:
-                is_last = number == self._retry.tries - 1
-                if error.reason not in _RETRIABLE or is_last:
+                wait_s = self._wait_s(error, backoff)
+                if error.reason not in _RETRIABLE or backoff.failures == self.retry.tries:
                     raise
-                self._context.closing.wait(self._wait_s(error, number))
+                self.context.closing.wait(wait_s)
             else:
                 return True
-        return False
 
     # The steps.
 
     def _run_steps(
         self, attempt: _Attempt, case: Case, decision: Decision, line: DecisionLine
     ) -> End:
-        if not self._evidence.write(attempt.record, case, decision, line):
-            why = self._journal.trouble or "the container is gone"
+        if not self.evidence.write(attempt.record, case, decision, line):
+            why = self.journal.trouble or "the container is gone"
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True
-        if not self._budget.reserve(attempt.record, self._context.clock.now()):
+        if not self.budget.reserve(attempt.record, self.context.clock.now()):
             return End(Outcome.WITHDRAWN, "the cluster's budget has no place left")
         return self._recheck_and_act(attempt, case, decision)
 
     def _recheck_and_act(self, attempt: _Attempt, case: Case, decision: Decision) -> End:
         """Fetch the pod, recheck and act; again while nothing has happened and a retry may help."""
-        until_s = time.monotonic() + self._retry.give_up_s
+        until_s = time.monotonic() + self.retry.give_up_s
         refused: ApiError | None = None
-        for number in range(self._retry.tries):
+        backoff = self._backoff()
+        for _ in range(self.retry.tries):
             try:
-                seen = self._actions.fetch(decision.namespace, decision.pod)
+                seen = self.actions.fetch(decision.namespace, decision.pod)
             except ApiError as error:
                 return _end_without_pod(error, refused)
-            fresh, settings = self._cases.refreshed(case, seen), self._live.culling
-            again = self._journal.recheck(decision, attempt.record, fresh, settings)
+            fresh, settings = self.cases.refreshed(case, seen), self.context.live.culling
+            again = self.journal.recheck(decision, attempt.record, fresh, settings)
             if not again.acts:
                 return _end_after_objections(again, refused)
             version = seen.resource_version if seen else ""
@@ -165,8 +155,8 @@ class Enforcer:
             if isinstance(result, End):
                 return result
             refused = result
-            wait_s = self._wait_s(refused, number)
-            if time.monotonic() + wait_s > until_s or self._context.closing.wait(wait_s):
+            wait_s = self._wait_s(refused, backoff)
+            if time.monotonic() + wait_s > until_s or self.context.closing.wait(wait_s):
                 break
         return End(Outcome.REFUSED, str(refused))
 
@@ -180,7 +170,7 @@ class Enforcer:
         if isinstance(request, SignalRequest):
             return self._signal(attempt, request)
         try:
-            self._actions.send(request)
+            self.actions.send(request)
         except ApiError as error:
             if error.reason in _RETRIABLE:
                 attempt.may_have_happened = False
@@ -192,7 +182,7 @@ class Enforcer:
         return End(Outcome.DRY_RUN if decision.dry_run else Outcome.DONE)
 
     def _signal(self, attempt: _Attempt, request: SignalRequest) -> End:
-        hits = self._actions.signal(request)
+        hits = self.actions.signal(request)
         attempt.may_have_happened = bool(hits.hit) and not request.dry_run
         if hits.failed:
             failures = "; ".join(f"{process.pid}: {why}" for process, why in hits.failed)
@@ -208,24 +198,26 @@ class Enforcer:
         if decision.dry_run:
             return End(Outcome.FAILED, str(error))
         try:
-            seen = self._actions.fetch(decision.namespace, decision.pod)
+            seen = self.actions.fetch(decision.namespace, decision.pod)
         except ApiError as second:
             return End(Outcome.UNKNOWN, f"{error}; the pod could not be fetched either: {second}")
-        if _has_happened(decision, seen, self._live.culling):
+        if _has_happened(decision, seen, self.context.live.culling):
             return End(Outcome.DONE, f"the pod shows it; the answer itself was lost: {error}")
         if error.status >= 500 and error.status != _GATEWAY_TIMEOUT:
             return End(Outcome.FAILED, str(error))
         return End(Outcome.UNKNOWN, f"{error}; the pod does not show it yet")
 
-    def _wait_s(self, refused: ApiError, number: int) -> float:
+    def _backoff(self) -> Backoff:
+        return Backoff(self.retry.throttled_s, self.retry.give_up_s)
+
+    def _wait_s(self, refused: ApiError, backoff: Backoff) -> float:
+        delay_s = max(refused.retry_after_s or 0.0, backoff.next_s())
         if refused.reason != "throttled":
-            return self._retry.conflict_s * self._rng.uniform(0.5, 1.5)
-        asked_s = refused.retry_after_s or 0.0
-        return max(asked_s, self._retry.throttled_s * 2.0**number) * self._rng.uniform(1, 1.5)
+            return self.retry.conflict_s * self.rng.uniform(0.5, 1.5)
+        return delay_s * self.rng.uniform(1, 1.5)
 
 
 def _end_after_objections(decision: Decision, refused: ApiError | None) -> End:
-    """Return the end of an action that the recheck objected to."""
     objections = " ".join(str(objection) for objection in decision.objections)
     is_gone = {Reason.POD_UNKNOWN, Reason.POD_MISMATCH, Reason.POD_ENDING} & set(decision.reasons)
     if refused is None or is_gone:
@@ -234,7 +226,6 @@ def _end_after_objections(decision: Decision, refused: ApiError | None) -> End:
 
 
 def _end_without_pod(error: ApiError, refused: ApiError | None) -> End:
-    """Return the end of an action before which the pod could not be fetched."""
     if refused is None:
         return End(Outcome.WITHDRAWN, f"the pod could not be fetched: {error}")
     return End(Outcome.REFUSED, f"{refused}; then the pod could not be fetched: {error}")

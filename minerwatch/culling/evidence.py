@@ -7,9 +7,16 @@ is bounded, since the tenant chooses names, arguments and numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from minerwatch.culling.records import Case, Moment
+import msgspec
+
+from minerwatch.culling.context import Context
+from minerwatch.culling.decision import Decision
+from minerwatch.culling.journal import Journal
+from minerwatch.culling.pod_actions import planned
+from minerwatch.culling.records import ActionRecord, Case, DecisionLine, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.format import rfc3339
 from minerwatch.model import (
@@ -21,7 +28,11 @@ from minerwatch.model import (
     Pod,
     ProcessId,
     ProcessLoad,
+    public_finding,
 )
+from minerwatch.node.exe_digests import ExecutableHasher
+from minerwatch.node.tcp_connections import SocketReader
+from minerwatch.process_order import tree_order
 from minerwatch.report.log import evidence_text
 from minerwatch.untrusted_text.display import masked_command_line, printable, redacted, shortened
 
@@ -31,6 +42,82 @@ _COMMAND_CHARS = 1024
 _NAME_CHARS = 256
 _MAX_DEPTH = 40
 _MAX_LABELS = 32
+_MAX_HASHED = 16
+_MAX_EVIDENCE_BYTES = 512 << 10
+_MAX_LOGGED_EVIDENCE_BYTES = 32 << 10
+_SIZES = (MAX_PROCESSES, 50, 20, 5, 1)
+
+
+class EvidenceWriter:
+    """Keeps the evidence of each action before it is tried."""
+
+    def __init__(self, context: Context, journal: Journal, proc: Path) -> None:
+        self._context = context
+        self._journal = journal
+        self._hasher = ExecutableHasher(str(proc))
+        self._sockets = SocketReader(str(proc))
+
+    def write(
+        self, record: ActionRecord, case: Case, decision: Decision, line: DecisionLine
+    ) -> bool:
+        """Return True once the evidence is everywhere it has to be."""
+        observation = self._context.monitor.observation(case.container.key, MAX_PROCESSES)
+        if observation is None:
+            return False
+        encoded = self._encoder(case, observation, decision)
+        evidence = encoded(_MAX_EVIDENCE_BYTES)
+        logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
+        request = str(planned(decision, self._context.live.culling.quarantine_label))
+        raw = msgspec.Raw(evidence)
+        if not self._journal.write(
+            "action", record=record, decision=line, request=request, evidence=raw
+        ):
+            return False
+        self._context.log.info(
+            "action",
+            node=record.node,
+            namespace=printable(record.namespace, 256),
+            pod=printable(record.pod, 256),
+            owner=printable(record.owner, 256),
+            action=record.action.value,
+            dry_run=record.dry_run,
+            record=record.id,
+            request=printable(request, 1024),
+            evidence=msgspec.json.decode(logged),
+        )
+        name = file_name(record.id, record.pod, record.unix_s)
+        kept = encoded(_MAX_EVIDENCE_BYTES, command_lines=True)
+        return self._journal.save(name, msgspec.json.format(kept))
+
+    def _encoder(
+        self, case: Case, observation: Observation, decision: Decision
+    ) -> Callable[..., bytes]:
+        found = [load.process.id for load in observation.processes]
+        now = self._context.clock.now()
+        digests = self._hasher.digests(_to_be_hashed(observation, found, decision))
+        pids = [process.pid for process in found[:_MAX_HASHED]]
+        connections = self._sockets.connections(pids, now.monotonic_s)
+
+        def encoded(limit_bytes: int, *, command_lines: bool = False) -> bytes:
+            evidence = b"{}"
+            for most in _SIZES:
+                evidence = msgspec.json.encode(
+                    bundle(
+                        case,
+                        observation,
+                        now,
+                        culprits=decision.processes,
+                        digests=digests,
+                        connections=connections,
+                        most=most,
+                        command_lines=command_lines,
+                    )
+                )
+                if len(evidence) <= limit_bytes:
+                    break
+            return evidence
+
+        return encoded
 
 
 def bundle(
@@ -60,7 +147,8 @@ def bundle(
             "signals": {signal.value: score for signal, score in signals},
         },
         "findings": [
-            _finding(each, boot_unix_s) for each in verdict.findings[: min(most, MAX_FINDINGS)]
+            _finding(public_finding(each), boot_unix_s)
+            for each in verdict.findings[: min(most, MAX_FINDINGS)]
         ],
         "container": {
             "cgroup": _name(observation.container.cgroup),
@@ -88,11 +176,9 @@ def file_name(record_id: str, pod: str, unix_s: float) -> str:
 
 
 def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
-    """Encode a finding; of a private rule neither title nor evidence, which reveal it."""
-    evidence = () if finding.private else finding.evidence
     return {
         "rule": _name(finding.rule),
-        "title": _name(finding.public_title),
+        "title": _name(finding.title),
         "signal": finding.signal.value,
         "score": finding.score,
         "status": finding.maturity.value,
@@ -104,7 +190,7 @@ def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
                 "observed": _value(each.observed),
                 "expected": _value(each.expected),
             }
-            for each in evidence
+            for each in finding.evidence
         ],
     }
 
@@ -131,19 +217,18 @@ def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
 
 
 def _processes(
-    loads: Sequence[ProcessLoad],
-    culprits: set[ProcessId],
-    digests: Mapping[ProcessId, str],
+    loads: Sequence[ProcessLoad], culprits: set[ProcessId], digests: Mapping[ProcessId, str]
 ) -> Iterator[tuple[dict[str, object], ProcessLoad]]:
-    """Yield parents before their children, each with its depth in the tree."""
-    for depth, load in _tree(loads):
+    for load, path in tree_order(
+        loads, lambda each: (each.process.id.pid, each.process.parent_pid), _MAX_DEPTH
+    ):
         process = load.process
         digest = digests.get(process.id, "")
         facts: dict[str, object] = {
             "pid": process.id.pid,
             "start_ticks": process.id.start_ticks,
             "parent_pid": process.parent_pid,
-            "depth": depth,
+            "depth": len(path),
             "culprit": process.id in culprits,
             "comm": _name(process.comm),
             "image": _name(process.image),
@@ -156,26 +241,6 @@ def _processes(
             "cpu_cores": load.cpu_cores,
         }
         yield facts, load
-
-
-def _tree(loads: Sequence[ProcessLoad]) -> Iterator[tuple[int, ProcessLoad]]:
-    by_pid = {load.process.id.pid: load for load in loads}
-    children: dict[int, list[ProcessLoad]] = {}
-    for load in loads:
-        parent = load.process.parent_pid
-        children.setdefault(parent if parent in by_pid else 0, []).append(load)
-    seen: set[int] = set()
-    waiting = [(0, load) for load in reversed(children.get(0, []))]
-    while waiting:
-        depth, load = waiting.pop()
-        pid = load.process.id.pid
-        if pid in seen:
-            continue
-        seen.add(pid)
-        yield depth, load
-        below = reversed(children.get(pid, []))
-        waiting += [(min(depth + 1, _MAX_DEPTH), child) for child in below]
-    yield from ((0, load) for load in loads if load.process.id.pid not in seen)  # a cycle
 
 
 def _connections(
@@ -202,3 +267,12 @@ def _name(text: str) -> str:
 
 def _value(value: FactValue) -> FactValue:
     return evidence_text(value) if isinstance(value, str) else value
+
+
+def _to_be_hashed(
+    observation: Observation, found: list[ProcessId], decision: Decision
+) -> list[ProcessId]:
+    """Return the processes to act on, then those with findings."""
+    suspects = {finding.process for finding in observation.verdict.findings}
+    ranked = (*decision.processes, *(process for process in found if process in suspects))
+    return [*dict.fromkeys(ranked)][:_MAX_HASHED]

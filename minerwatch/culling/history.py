@@ -9,17 +9,10 @@ import msgspec
 
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.records import HOUR_S, PROCESS_ACTIONS, ActionRecord, Moment
-from minerwatch.model import (
-    Action,
-    Outcome,
-    Pod,
-    ProcessId,
-)
+from minerwatch.model import Action, Outcome, Pod, ProcessId
 
 MAX_RECORDS = 4096
-
-KEPT_S = 30 * 86400.0
-"""Older actions are forgotten."""
+KEPT_S = 30 * 86400.0  # older actions are forgotten
 
 _NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
 
@@ -40,10 +33,7 @@ class History:
 
     @classmethod
     def started(cls, node: str, now: Moment) -> History:
-        """Return the history of an agent without an audit log.
-
-        Its only record is the first line of the new log, which says how far back the log reaches.
-        """
+        """Return an empty history whose only record says how far back it reaches."""
         history = cls(now.monotonic_s)
         history._added(_start(node, now), now)
         return history
@@ -53,7 +43,7 @@ class History:
         """Return the history in an audit log, in the order of its lines."""
         history = cls(now.monotonic_s)
         for record in records:
-            entry = _restored(_no_longer_pending(record), now)
+            entry = _restored(record, now)
             history._entries[record.id] = entry
             history._known_since_s = min(history._known_since_s, entry.latest_s)
             if len(history._entries) > 2 * MAX_RECORDS:
@@ -109,10 +99,7 @@ class History:
         return tuple(record for record in records if record.pod_uid == pod_uid)
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
-        """Return the processes that minerwatch may have stopped, with their pods' uids.
-
-        Includes those of released pods: the release may have failed.
-        """
+        """Return pod uid and id of processes that may be stopped, of released pods too."""
         return tuple(
             (record.pod_uid, process)
             for record in self.records()
@@ -269,14 +256,9 @@ def _may_have_happened(record: ActionRecord) -> bool:
     return not record.dry_run and record.outcome not in _NEVER_HAPPENED
 
 
-def _no_longer_pending(record: ActionRecord) -> ActionRecord:
-    """Return an action of an earlier agent as one that may have happened."""
-    if record.outcome is not Outcome.PENDING:
-        return record
-    return msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
-
-
 def _restored(record: ActionRecord, now: Moment) -> _Entry:
+    if record.outcome is Outcome.PENDING:  # the earlier agent may have done it
+        record = msgspec.structs.replace(record, outcome=Outcome.UNKNOWN)
     if record.boot_id == now.boot_id:
         made_s = min(record.monotonic_s, now.monotonic_s)
         return _Entry(record, made_s, made_s)

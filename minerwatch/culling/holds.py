@@ -16,8 +16,7 @@ from minerwatch.culling.records import Held
 from minerwatch.detection.judge import MAX_GAP_TICKS
 from minerwatch.model import ContainerKey, ProcessId, Verdict
 
-_MAX_PAUSE_S = 3600.0
-"""A finding that has paused for so long is forgotten, however long it held."""
+_MAX_PAUSE_S = 3600.0  # a finding that has paused for so long is forgotten, however long it held
 
 
 @dataclass(slots=True)

@@ -30,9 +30,7 @@ from minerwatch.format import rfc3339
 from minerwatch.model import Outcome, ProcessId
 from minerwatch.untrusted_text.display import printable
 
-MAX_LINES = 5000
-"""Returned at once, the newest."""
-
+MAX_LINES = 5000  # returned at once, the newest
 _NOT_READ = "the audit log has not been read yet"
 _FORGOTTEN = "the audit log was removed by `release --all --forget`: restart the agent"
 _DAMAGED = (

@@ -32,6 +32,7 @@ from typing import Any
 
 import msgspec
 
+from minerwatch.backoff import Backoff
 from minerwatch.config.schema import CircuitBreaker, Culling
 from minerwatch.culling.budget_lease import (
     LEASE,
@@ -86,8 +87,6 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class _FirstSeen:
-    """When a place was first seen, and its age then."""
-
     at_s: float  # monotonic
     age_s: float
 
@@ -149,9 +148,8 @@ class LeaseBudget:
     def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
         """Read the Lease if the last read is too old; called at every tick.
 
-        ``now_s`` is the monotonic time of the tick; ``is_needed``: an action may follow. A spent
-        budget is read less often: all agents that wait for a place would read at every tick, and
-        the time at which a place expires is known.
+        ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
+        often: all agents would wait for a place.
         """
         most_s = self._pace.needed_s if is_needed else self._pace.idle_s
         if is_needed and self.left(dry_run=dry_run) == 0:
@@ -187,11 +185,7 @@ class LeaseBudget:
             return state.server_unix_s + self._monotonic_s() - state.at_s
 
     def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
-        """Write the owners that each rule confirms on this node, unless the Lease has them.
-
-        ``flagged``: rule -> owners. A failed write is retried at a later tick; until then
-        ``reserve`` checks the owners.
-        """
+        """Write each rule's confirmed owners on this node; a failure is retried at a later tick."""
         wanted = [(rule, owner) for rule, owners in sorted(flagged.items()) for owner in owners]
         now_s = self._monotonic_s()
         with self._lock:
@@ -213,11 +207,7 @@ class LeaseBudget:
         return {rule: len(those) for rule, those in found if those}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
-        """Take a place of the hour for ``record.id``; return True if it has one now.
-
-        There is none while one of the record's rules flags too many owners in the cluster.
-        ``now`` is unused: the time is the API server's.
-        """
+        """Take a place, unless one of the record's rules flags too many owners; idempotent."""
         return self._update(lambda state: self._with_place(state, record))
 
     def give_back(self, record: ActionRecord) -> None:
@@ -235,12 +225,9 @@ class LeaseBudget:
     # One update: read, decide, write; again if another agent was faster.
 
     def _update(self, change: Callable[[LeaseState], LeaseState | bool]) -> bool:
-        """Write the state that ``change`` maps the Lease to, or return its decision.
-
-        Returns False if it fails.
-        """
+        """Write the Lease that ``change`` returns, or return its decision; False if that fails."""
         until_s = self._monotonic_s() + self._pace.give_up_s
-        delay_s = self._pace.first_delay_s
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         for _ in range(self._pace.tries):
             try:
                 wanted = change(self._read())
@@ -248,27 +235,23 @@ class LeaseBudget:
                     return wanted
                 self._write(wanted)
             except ApiError as error:
-                if error.reason == "unauthorized":
-                    with suppress(ApiError):
-                        self._cluster.renew_credentials()
-                if not _is_retriable(error):
-                    self._note(error)
-                    return False
                 last = error
+                if error.reason == "unauthorized":
+                    self._cluster.renew_credentials()
+                if not _is_retriable(error):
+                    break
             else:
                 return True
-            asked_s = last.retry_after_s or 0.0
-            wait_s = max(asked_s, delay_s * self._rng.uniform(0.5, 1.5))
+            wait_s = max(last.retry_after_s or 0.0, backoff.next_s())
             if self._monotonic_s() + wait_s > until_s or self._closing.wait(wait_s):
                 break
-            delay_s = min(2 * delay_s, self._pace.longest_delay_s)
         self._note(last)
         return False
 
     def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
-        with self._lock:
-            held = self._held(state, state.places(dry_run=record.dry_run), state.at_s)
+        state = self._without_expired(state)
+        held = state.places(dry_run=record.dry_run)
         if any(place.id == id_ for place in held):
             return True
         limits, own = self._limits, sum(place.node == node for place in held)
@@ -278,7 +261,7 @@ class LeaseBudget:
         if any(owner_count(flags, rule) >= limits.cluster_owners for rule in record.rules):
             return False
         places = (*held, Place(id_, node, state.server_unix_s))
-        return self._with_places(replace(state, flags=flags), record, places)
+        return self._with_body(replace(state, flags=flags), record, places)
 
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
@@ -286,36 +269,31 @@ class LeaseBudget:
         missing = state.missing_flags(wanted, self._limits.cluster_owners)
         if not missing:
             return True
-        with self._lock:
-            in_earnest = self._held(state, state.in_earnest, state.at_s)
-            dry_runs = self._held(state, state.dry_runs, state.at_s)
-        flags = state.flags_with(missing)
-        return self._with_body(
-            replace(state, flags=flags, in_earnest=in_earnest, dry_runs=dry_runs), ""
-        )
+        state = replace(self._without_expired(state), flags=state.flags_with(missing))
+        return replace(state, lease=lease_body(state, self._namespace, ""))
 
     def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
-        places = state.places(dry_run=record.dry_run)
         with self._lock:
             self._seen.pop(id_, None)
-        if not any(place.id == id_ for place in places):
-            return True
-        return self._with_places(state, record, tuple(place for place in places if place.id != id_))
+        state = self._without_expired(state)
+        places = state.places(dry_run=record.dry_run)
+        others = tuple(place for place in places if place.id != id_)
+        return others == places or self._with_body(state, record, others)
 
-    def _with_places(
+    def _with_body(
         self, state: LeaseState, record: ActionRecord, places: tuple[Place, ...]
     ) -> LeaseState:
-        """Return the state to write: ``places``, and the other list without what has expired."""
-        with self._lock:
-            others = self._held(state, state.places(dry_run=not record.dry_run), state.at_s)
-        in_earnest, dry_runs = (others, places) if record.dry_run else (places, others)
-        return self._with_body(
-            replace(state, in_earnest=in_earnest, dry_runs=dry_runs), record.node
-        )
+        """Return the state to write, with ``places`` in the record's list."""
+        dry_run = record.dry_run
+        state = replace(state, dry_runs=places) if dry_run else replace(state, in_earnest=places)
+        return replace(state, lease=lease_body(state, self._namespace, record.node))
 
-    def _with_body(self, state: LeaseState, node: str) -> LeaseState:
-        return replace(state, lease=lease_body(state, self._namespace, node))
+    def _without_expired(self, state: LeaseState) -> LeaseState:
+        with self._lock:
+            in_earnest = self._held(state, state.in_earnest, state.at_s)
+            dry_runs = self._held(state, state.dry_runs, state.at_s)
+        return replace(state, in_earnest=in_earnest, dry_runs=dry_runs)
 
     def _held(
         self, state: LeaseState, places: tuple[Place, ...], now_s: float

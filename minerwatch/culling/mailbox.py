@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from minerwatch.errors import MinerwatchError
 from minerwatch.model import Observation
@@ -24,15 +24,15 @@ Flagged = tuple[Observation, ...]
 class PendingRequest:
     """A function to call in the culling thread, and its result."""
 
-    work: Callable[[], object]
-    answer: queue.SimpleQueue[object] = field(default_factory=queue.SimpleQueue)
+    work: Callable[[], Any]
+    answer: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:
         """Call it; its result or its exception is the answer."""
         try:
-            self.answer.put(self.work())
+            self.answer.set_result(self.work())
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            self.answer.put(error)
+            self.answer.set_exception(error)
 
 
 class Mailbox:
@@ -71,18 +71,15 @@ class Mailbox:
                 raise MinerwatchError("too many requests are waiting: try again later")
             self._requests.append(request)
             self._changed.notify_all()
-        try:
-            answer = request.answer.get(timeout=timeout_s)
-        except queue.Empty as error:
+        wait((request.answer,), timeout_s)
+        if not request.answer.done():
             with self._changed:
                 if request in self._requests:
                     self._requests.remove(request)
-                    raise MinerwatchError("the agent was too busy; nothing was done") from error
-            late = "it is still in progress; the audit log will have its outcome"
-            raise MinerwatchError(late) from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[return-value]  # the result of ``work``
+                    raise MinerwatchError("the agent was too busy; nothing was done")
+            raise MinerwatchError("it is still in progress; the audit log will have its outcome")
+        answer: Answer = request.answer.result()
+        return answer
 
     def take(self) -> PendingRequest | Flagged | None:
         """Wait for a request or a tick and return it; None once the mailbox is closed."""
@@ -100,5 +97,5 @@ class Mailbox:
         with self._changed:
             self._is_closed = True
             while self._requests:
-                self._requests.popleft().answer.put(MinerwatchError(NOT_RUNNING))
+                self._requests.popleft().answer.set_exception(MinerwatchError(NOT_RUNNING))
             self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -25,35 +25,25 @@ from minerwatch.model import Action, Observation, Outcome
 from minerwatch.untrusted_text.display import printable
 
 
+@dataclass(slots=True)
 class OperatorOrders:
     """Executes orders, under the same policy as the agent's own decisions."""
 
-    def __init__(
-        self,
-        context: Context,
-        cases: Cases,
-        journal: Journal,
-        budget: LeaseBudget,
-        actions: Actions,
-        enforcer: Enforcer,
-        decisions: DecisionLog,
-    ) -> None:
-        self._context = context
-        self._live = context.live
-        self._cases = cases
-        self._journal = journal
-        self._budget = budget
-        self._actions = actions
-        self._enforcer = enforcer
-        self._decisions = decisions
+    context: Context
+    cases: Cases
+    journal: Journal
+    budget: LeaseBudget
+    actions: Actions
+    enforcer: Enforcer
+    decisions: DecisionLog
 
     def cull(self, order: CullOrder) -> CullAnswer:
         """Act on a container. Raises TargetError if it is gone."""
         answer, case, decision, line = self._decided(order)
-        self._decisions.write(line)
+        self.decisions.write(line)
         if not decision.acts:
             return answer
-        end = self._enforcer.carry_out(case, decision, line)
+        end = self.enforcer.carry_out(case, decision, line)
         return replace(answer, outcome=end.outcome.value, message=printable(end.message, 1024))
 
     def preview(self, order: CullOrder) -> CullAnswer:
@@ -61,45 +51,41 @@ class OperatorOrders:
         return self._decided(order)[0]
 
     def release(self, order: ReleaseOrder) -> ReleaseAnswer:
-        """Undo the actions on a container's pod, and never act on the pod again.
-
-        The release is recorded first, so that nothing is done again in between. Raises TargetError
-        if the container is gone.
-        """
+        """Record the release, then undo the actions on the pod. Raises TargetError."""
         observation = self._target(order)
-        record = self._journal.release(self._journal.decide(self._cases.case(observation)))
+        record = self.journal.release(self.journal.decide(self.cases.case(observation)))
         answer, _ = self._undo(record, observation)
-        self._cases.refresh_stopped()
+        self.cases.refresh_stopped()
         return answer
 
     def release_all(self, order: ReleaseAllOrder) -> ReleaseAllAnswer:
         """Undo all actions on this node that can be undone."""
         if order.retire or order.forget:
-            config = self._live.config
+            config = self.context.live.config
             culling = msgspec.structs.replace(config.culling, mode=OFF)
-            self._live.config = msgspec.structs.replace(config, culling=culling)
-        was_forgotten = self._journal.is_forgotten
-        trouble = [self._journal.trouble] if self._journal.trouble and not was_forgotten else []
+            self.context.live.config = msgspec.structs.replace(config, culling=culling)
+        was_forgotten = self.journal.is_forgotten
+        trouble = [self.journal.trouble] if self.journal.trouble and not was_forgotten else []
         released = self._release_pods(order.namespace)
-        self._cases.refresh_stopped()
+        self.cases.refresh_stopped()
         is_undone = not trouble and not any(each.trouble for each in released)
         if order.forget and is_undone:
             try:
                 if not was_forgotten:
-                    self._journal.forget()
-                self._budget.forget()
+                    self.journal.forget()
+                self.budget.forget()
             except MinerwatchError as error:
                 trouble.append(str(error))
         elif order.forget:
             trouble.append("not everything was undone, so the audit log and the Lease are kept")
         answer = ReleaseAllAnswer(
-            node=self._context.agent.node,
+            node=self.context.agent.node,
             released=tuple(each for each in released if _has_content(each)),
             acts_no_more=order.retire or order.forget,
             forgotten=order.forget and not trouble,
             trouble=tuple(trouble),
         )
-        self._context.log.info(
+        self.context.log.info(
             "released all",
             node=answer.node,
             pods=len(answer.released),
@@ -111,7 +97,7 @@ class OperatorOrders:
 
     def _target(self, order: ReleaseOrder) -> Observation:
         """Return the container with all three names of the order, so that no other is meant."""
-        for observation in self._context.monitor.observations(0):
+        for observation in self.context.monitor.observations(0):
             container = observation.container
             if (container.cgroup, container.container_id, container.pod_uid) == (
                 order.cgroup,
@@ -123,13 +109,13 @@ class OperatorOrders:
 
     def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision, DecisionLine]:
         observation = self._target(order)
-        if self._context.agent.namespace:
-            self._budget.refresh()
-        case = self._cases.checked_case(observation, order.action, dry_run=order.dry_run)
-        decision = self._journal.decide(case)
+        if self.context.agent.namespace:
+            self.budget.refresh()
+        case = self.cases.checked_case(observation, order.action, dry_run=order.dry_run)
+        decision = self.journal.decide(case)
         line = decision_line(observation, case, decision, by_hand=True)
         answer = CullAnswer(
-            node=self._context.agent.node,
+            node=self.context.agent.node,
             namespace=decision.namespace,
             pod=decision.pod,
             container=line.container,
@@ -140,21 +126,21 @@ class OperatorOrders:
             dry_run=decision.dry_run,
             acts=decision.acts,
             reasons=sentences(decision),
-            request=str(planned(decision, self._live.culling.quarantine_label) or ""),
+            request=str(planned(decision, self.context.live.culling.quarantine_label) or ""),
         )
         return answer, case, decision, line
 
     def _release_pods(self, namespace: str) -> list[ReleaseAnswer]:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
-        observed = {each.container.pod_uid: each for each in self._context.monitor.observations(0)}
+        observed = {each.container.pod_uid: each for each in self.context.monitor.observations(0)}
         held: dict[str, list[ActionRecord]] = {}
-        for record in self._journal.held():
+        for record in self.journal.held():
             if namespace in ("", record.namespace):
                 held.setdefault(record.pod_uid, []).append(record)
         released: list[ReleaseAnswer] = []
         lost = ""
         for pod_uid, records in held.items():
-            record = self._journal.release_again(records[-1])
+            record = self.journal.release_again(records[-1])
             is_labelled = any(each.action is Action.LABEL for each in records)
             answer, lost = self._undo(
                 record, observed.get(pod_uid), lost=lost, may_be_labelled=is_labelled
@@ -175,14 +161,14 @@ class OperatorOrders:
         ``lost``: why the API server does not answer. Then it is not called, since a timeout for
         each of hundreds of pods would take hours. The second value is the new ``lost``.
         """
-        case = self._cases.case(observation) if observation is not None else None
-        hits = self._actions.resume(tuple(sorted(self._cases.stopped(record.pod_uid))))
+        case = self.cases.case(observation) if observation is not None else None
+        hits = self.actions.resume(tuple(sorted(self.cases.stopped(record.pod_uid))))
         trouble = [f"process {process.pid}: {why}" for process, why in hits.failed]
         is_unlabelled = False
         if record.pod and may_be_labelled:
             try:
                 if not lost:
-                    is_unlabelled = self._enforcer.unlabel(record)
+                    is_unlabelled = self.enforcer.unlabel(record)
             except ApiError as error:
                 if error.reason in ("connection", "timeout"):
                     lost = str(error)
@@ -192,7 +178,7 @@ class OperatorOrders:
                 trouble.append(f"the label: {lost}")
         self._report_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)
         answer = ReleaseAnswer(
-            node=self._context.agent.node,
+            node=self.context.agent.node,
             namespace=record.namespace,
             pod=record.pod,
             container=container_name(observation, case) if observation and case else "",
@@ -208,8 +194,8 @@ class OperatorOrders:
     ) -> None:
         for was_undone, action in ((resumed, Action.STOP), (is_unlabelled, Action.LABEL)):
             if was_undone:
-                self._context.callbacks.on_outcome(action, Outcome.RELEASED)
-        self._context.log.info(
+                self.context.callbacks.on_outcome(action, Outcome.RELEASED)
+        self.context.log.info(
             "released",
             node=record.node,
             namespace=printable(record.namespace, 256),
@@ -217,7 +203,7 @@ class OperatorOrders:
             record=record.id,
         )
         if case is not None and case.pod is not None and (resumed or is_unlabelled):
-            self._context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
+            self.context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
 
 
 def _has_content(answer: ReleaseAnswer) -> bool:

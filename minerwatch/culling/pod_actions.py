@@ -34,13 +34,12 @@ from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster, one_line, refusal
+from minerwatch.kube.client import ApiError, Cluster, Status, one_line, refusal
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Action, Pod, ProcessId
 
 ANSWER_S = 15.0
 FIELD_MANAGER = "minerwatch"
-
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _ALL = "All"
@@ -97,18 +96,8 @@ class _Head(msgspec.Struct):
     metadata: _Versioned
 
 
-class _Status(msgspec.Struct):
-    kind: str = ""
-    status: str = ""
-    message: str = ""
-    code: int = 0
-
-
 def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
-    """Return the request of ``decision``, even if it is not to act; None: nothing to send.
-
-    ``resource_version`` is that of the pod as last seen.
-    """
+    """Return the request of ``decision``, even if it is not to act; None: nothing to send."""
     action = decision.action if decision.acts else decision.proposed
     if action in _SIGNALS:
         return SignalRequest(_SIGNALS[action], decision.processes, decision.dry_run)
@@ -150,7 +139,9 @@ class Actions:
             if error.reason == "missing":
                 return None
             raise
-        pod, version = self._parser.pod(body), _resource_version(body)
+        pod, version = self._parser.pod(body), None
+        with suppress(*NOT_JSON):
+            version = msgspec.json.decode(body, type=_Head).metadata.resource_version
         if pod is None or version is None:
             raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is not a pod")
         return SeenPod(pod, version)
@@ -168,13 +159,13 @@ class Actions:
             )
         except ApiError as error:
             if error.reason == "unauthorized":
-                with suppress(ApiError):  # then the next request fails for the same reason
-                    self._cluster.renew_credentials()
+                self._cluster.renew_credentials()
             raise
         with suppress(*NOT_JSON):
-            status = msgspec.json.decode(answer, type=_Status)
+            status = msgspec.json.decode(answer, type=Status)
             if status.kind == "Status" and status.status == "Failure":
-                text = f"{request.method} {request.path}: {status.code} {one_line(status.message)}"
+                why = one_line(status.message or "")
+                text = f"{request.method} {request.path}: {status.code} {why}"
                 raise refusal(status.code or 500, text)
 
     def signal(self, request: SignalRequest) -> Hits:
@@ -191,14 +182,6 @@ class Actions:
     def is_stopped(self, process: ProcessId) -> bool:
         """Return True if ``process`` is stopped."""
         return state(process, self._proc) == STOPPED
-
-
-def _resource_version(json: bytes) -> str | None:
-    """Return an object's resource version, "" without one; None if it is not an object."""
-    try:
-        return msgspec.json.decode(json, type=_Head).metadata.resource_version
-    except NOT_JSON:
-        return None
 
 
 def _pod_path(namespace: str, name: str) -> str:

@@ -15,9 +15,8 @@ The clock and the history are parameters. An action goes through these steps; ``
       → the record with its outcome is in the audit log
     Budget.give_back(record)     if it was withdrawn
 
-If the agent is killed in between, the next one finds a pending record in the audit log:
-``History.restored`` treats it as an action that may have happened. It counts in the budget and is
-not done twice. A missing log, or one that does not reach back for an hour, permits nothing.
+If the agent is killed in between, ``History.restored`` treats the pending record as an action that
+may have happened. A log that does not reach back for an hour permits nothing.
 """
 
 from __future__ import annotations
@@ -28,38 +27,31 @@ from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Rungs
 from minerwatch.config.values import ENFORCE, OFF
-from minerwatch.culling.circuit_breaker import counted_as, tripped
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.proof import (
     Proof,
     carries,
+    counted_as,
     exemption_text,
     exemptions_of,
     image_names,
     matches_any,
     proof_for,
+    tripped,
 )
 from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
-from minerwatch.model import (
-    Action,
-    Container,
-    ContainerKind,
-    Level,
-    Pod,
-)
+from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
 """Namespaces that no configuration opens; the agent's own is added."""
 
 _MAX_TICKS = 2
-
 _LATE_END_S = 300.0
 """A terminating pod with more grace time than this is not treated as ending: its tenant chooses the
 grace period, and could run for a year in it."""
 
-_SHORTENED_GRACE_S = 30.0
-"""Grace period sent for a pod like that if none is configured."""
+_SHORTENED_GRACE_S = 30.0  # grace period sent for a pod like that if none is configured
 
 
 def decide(case: Case, settings: Culling, history: History, now: Moment) -> Decision:
@@ -75,10 +67,7 @@ def rechecked(
     history: History,
     now: Moment,
 ) -> Decision:
-    """Return ``decision`` as of now, once its place in the budget is reserved.
-
-    It still acts only without objections, and if the decision would be the same again.
-    """
+    """Return ``decision``, if the fresh case leads to the same one; else with objections."""
     current = _evaluation(fresh, settings, history, now, reserved=record.id).decision()
     is_same = (
         decision.acts
@@ -108,8 +97,6 @@ def _target(decision: Decision) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """Evaluation of one case: proof, objections, action."""
-
     case: Case
     settings: Culling
     history: History
@@ -242,7 +229,6 @@ class _Evaluation:
             yield Objection(Reason.CONTAINER_MISMATCH, "not among the pod's containers")
 
     def _selection_objections(self) -> Iterator[Objection]:
-        """Yield objections by the operator's selection of pods."""
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return

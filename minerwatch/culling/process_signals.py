@@ -23,11 +23,9 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.model import ProcessId
 
 PROC = Path("/proc")
-STOPPED = "T"
-"""State of a process stopped by SIGSTOP (proc_pid_stat(5))."""
+STOPPED = "T"  # state of a process stopped by SIGSTOP (proc_pid_stat(5))
 
 _EXITED = ("", "Z", "X")  # gone, zombie or dead
-_STAT_BYTES = 4096
 _GONE = frozenset({errno.ESRCH, errno.ENOENT})
 _STATE, _START = 0, 19  # indices after the name: fields 3 and 22 of proc_pid_stat(5)
 
@@ -46,10 +44,7 @@ class Hits:
 
 
 def send_all(processes: tuple[ProcessId, ...], number: signal.Signals | None) -> Hits:
-    """Signal each of ``processes`` that still exists; None only checks the permission.
-
-    A failure does not prevent the other signals.
-    """
+    """Signal each process that still exists; None only checks the permission."""
     hit: list[ProcessId] = []
     gone: list[ProcessId] = []
     failed: list[tuple[ProcessId, str]] = []
@@ -110,13 +105,7 @@ def _explanation(error: OSError) -> str:
 def read_stat(pid: int, proc: Path) -> tuple[str, int] | None:
     """Return state and start time of a process; the name before them may contain anything."""
     try:
-        fd = os.open(proc / str(pid) / "stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fields = os.read(fd, _STAT_BYTES).rpartition(b") ")[2].split()
+        fields = (proc / str(pid) / "stat").read_bytes().rpartition(b") ")[2].split()
         return fields[_STATE].decode("ascii"), int(fields[_START])
     except (OSError, ValueError, IndexError):
         return None
-    finally:
-        os.close(fd)

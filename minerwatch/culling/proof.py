@@ -1,4 +1,4 @@
-"""Findings that justify an action, and exemptions from them. Pure."""
+"""Findings that justify an action; exemptions and the circuit breaker, which exclude some. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import date
 from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Exemption
-from minerwatch.culling.records import Case, Moment
+from minerwatch.culling.records import Case, Moment, Situation
 from minerwatch.detection.judge import is_cullable, score_of, signal_scores
 from minerwatch.model import (
     Container,
@@ -23,9 +23,7 @@ from minerwatch.model import (
 )
 
 _DAY_S = 86400
-
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
-
 _WILDCARDS = frozenset("*?[")
 
 
@@ -46,10 +44,7 @@ def rules_that_flag(
     settings: Culling,
     now: Moment,
 ) -> frozenset[str]:
-    """Return the rules that the circuit breaker counts for a container.
-
-    An exempted finding is no sign that a rule is wrong.
-    """
+    """Return the rules that the circuit breaker counts: without exempted findings."""
     exemptions = tuple(exemptions_of(pod, owner, container, settings, now))
     if any(not exemption.rules for exemption in exemptions):
         return frozenset()
@@ -193,3 +188,32 @@ def image_names(pod: Pod, carrier: Container) -> tuple[str, ...]:
 def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
     """Return True if one of the shell patterns matches."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def tripped(situation: Situation, settings: Culling) -> dict[str, str]:
+    """Return the rules that flag too many owners at once, each with its counts."""
+    breaker = settings.circuit_breaker
+    broken = {}
+    for rule, count in situation.flagged.items():
+        if count >= breaker.at_least and not count <= breaker.share * situation.owners:
+            broken[rule] = f"{count} of {situation.owners} owners on this node"
+    for rule, count in situation.cluster_flagged.items():
+        if count >= breaker.cluster_owners:
+            broken[rule] = f"{count} owners in the cluster"
+    return broken
+
+
+def counted_as(
+    container: Container, pod: Pod | None, owner: Owner | None, settings: Culling
+) -> str:
+    """Return the owner that the circuit breaker counts for a container."""
+    if pod is None:
+        return f"pod {container.pod_uid}" if container.pod_uid else container.cgroup
+    return pod_counted_as(pod, owner, settings)
+
+
+def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
+    """Return the counted owner: the namespace if it is unknown, or if tenants could invent some."""
+    if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
+        return f"namespace {pod.namespace}"
+    return f"{pod.namespace}/{owner.name}"

@@ -8,16 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from minerwatch.model import (
-    Action,
-    Container,
-    Finding,
-    Outcome,
-    Owner,
-    Pod,
-    ProcessId,
-    Verdict,
-)
+from minerwatch.model import Action, Container, Finding, Outcome, Owner, Pod, ProcessId, Verdict
 
 
 class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):

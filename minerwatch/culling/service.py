@@ -142,8 +142,6 @@ class CullSwitch:
         when_off: str = _IS_OFF,
         in_culling_thread: bool = True,
     ) -> Callable[[bytes], Answer]:
-        """Return a function that decodes and executes an order."""
-
         def handle(body: bytes) -> Answer:
             try:
                 order = orders.decode(body, kind)
@@ -193,7 +191,6 @@ class CullSwitch:
 
 
 def _own_namespace(configured: str, cluster: ClusterNode) -> str:
-    """Return the namespace of the configuration, the environment or the service account."""
     known = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
     return known or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 

@@ -6,18 +6,23 @@ as bytes: its typed methods cost 20 MiB of imports, change from release to relea
 10 KB pod into an object tree of ten times that size.
 
 The client is imported when a cluster is opened: that takes 0.1 s and 15 MiB. Some of its parts
-are never loaded (``lazy_import``).
+are never loaded.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import urlencode
 
@@ -29,13 +34,29 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
-from minerwatch.kube.lazy_import import import_lazily
 from minerwatch.kube.tls_verification import verify_as_kubectl
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
 
-import_lazily(f"kubernetes.{part}" for part in ("dynamic", "informer", "leaderelection", "watch"))
+_DEFERRED = {f"kubernetes.{part}" for part in ("dynamic", "informer", "leaderelection", "watch")}
+
+
+class _LazyFinder(MetaPathFinder):
+    """Defers unused imports of the client's own (importlib, "Implementing lazy imports")."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _DEFERRED:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _LazyFinder())
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 USER_AGENT = f"minerwatch/{__version__}"
@@ -45,12 +66,8 @@ METADATA_ONLY = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 """To be accepted where only names are asked for: a node is 30 KB, its metadata three."""
 
 CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 30.0
-"""For the head of an answer, and between two pieces of it."""
-
-ANSWER_DEADLINE_S = 120.0
-"""For an answer that is read as a whole."""
-
+ANSWER_TIMEOUT_S = 30.0  # for the head of an answer, and between two pieces of it
+ANSWER_DEADLINE_S = 120.0  # for an answer that is read as a whole
 MAX_ANSWER_BYTES = 64 << 20
 _MAX_REFUSAL_BYTES = 64 << 10
 _MAX_REASON_CHARS = 300
@@ -106,10 +123,13 @@ class ApiError(ClusterError):
         self.retry_after_s = retry_after_s  # what the server asks for
 
 
-class _Status(msgspec.Struct):
-    """``meta/v1 Status``, the body of a refusal."""
+class Status(msgspec.Struct):
+    """``meta/v1 Status``: the result of a request, or of a command."""
 
+    kind: str = ""
+    status: str = ""
     message: str | None = None
+    code: int = 0
 
 
 class Answer:
@@ -169,10 +189,7 @@ class Answer:
 
 
 class Cluster:
-    """One API server, as one user. For many threads.
-
-    ``context`` names it for people, ``namespace`` is where the agent runs or the context points.
-    """
+    """One API server, as one user; for many threads. ``context`` is its name for people."""
 
     def __init__(self, open_client: Callable[[], ApiClient], context: str, namespace: str) -> None:
         self.context = context
@@ -191,12 +208,9 @@ class Cluster:
         return str(self._client.configuration.host)
 
     def renew_credentials(self) -> None:
-        """Read the configuration again: for after a 401. Raises ApiError if it cannot be."""
-        try:
-            client = self._open_client()
-        except ClusterError as error:
-            raise ApiError("unauthorized", str(error)) from error
-        self._client = client
+        """Read the configuration again after a 401; if that fails, the next request fails, too."""
+        with suppress(ClusterError):
+            self._client = self._open_client()
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -213,10 +227,7 @@ class Cluster:
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:
-        """Send a request, once, and answer as soon as the answer's head has come.
-
-        Raises ApiError for every status but 2xx, and if there is no answer.
-        """
+        """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept, "User-Agent": USER_AGENT}
@@ -265,10 +276,7 @@ class Cluster:
 
 
 def refusal(
-    code: int,
-    text: str,
-    retry_after_s: float | None = None,
-    date_unix_s: float | None = None,
+    code: int, text: str, retry_after_s: float | None = None, date_unix_s: float | None = None
 ) -> ApiError:
     """The error for an HTTP status, also one that comes as an event of a watch."""
     return ApiError(
@@ -296,11 +304,7 @@ def is_in_cluster(
 def in_cluster(
     folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
 ) -> Cluster:
-    """The cluster that this pod runs in; raises ClusterError where no account is mounted.
-
-    The token is read again for every request: the kubelet renews it each hour, and the requests
-    are few.
-    """
+    """The cluster that this pod runs in; tokens are read for each request. Raises ClusterError."""
     namespace = _first_line(folder / "namespace")
     return Cluster(lambda: _in_cluster_client(folder, environment), "in-cluster", namespace)
 
@@ -365,7 +369,6 @@ def _kubeconfig_client(files: str, context: str) -> ApiClient:
 
 
 def _context(files: str, wanted: str | None) -> tuple[str, str]:
-    """Name and namespace of the context ``wanted``, or of the current one."""
     from kubernetes.config import list_kube_config_contexts
     from kubernetes.config.config_exception import ConfigException
 
@@ -427,7 +430,7 @@ def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn
     response.close()
     message = ""
     with suppress(*NOT_JSON):
-        message = msgspec.json.decode(body, type=_Status).message or ""
+        message = msgspec.json.decode(body, type=Status).message or ""
     raise refusal(
         response.status,
         f"{request}: {response.status} {one_line(message or response.reason or '')}",

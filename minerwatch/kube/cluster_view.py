@@ -11,14 +11,12 @@ from pathlib import Path
 from minerwatch.config.schema import Config, Kubernetes
 from minerwatch.kube import client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
-from minerwatch.kube.identity import Identities, identity_facts
-from minerwatch.kube.naming import NameWait
+from minerwatch.kube.identity import Identities, NameWait, identity_facts
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
 from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
 
 _SHORT_ID = 12
-
 _MAX_SILENCE_S = 180.0
 """Of a watch: servers speak up about once a minute, also where nothing happens."""
 
@@ -45,30 +43,31 @@ class ClusterNode:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
         self._node = node
-        self._cluster = opened_cluster(config.kubernetes)
+        self.cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
         """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
         self._pods = PodWatch(
-            self._cluster,
+            self.cluster,
             node,
             keep=self.keep(config),
             on_error=on_error,
             rng=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
-        self._identities = Identities(self._pods, asked)
+        self._identities = Identities(self._pods.cache, asked)
         self._names = NameWait()
-        self._events = _event_sender(config.kubernetes, self._cluster, node, on_error)
+        settings = config.kubernetes
+        self._events = (
+            None
+            if not settings.events
+            else EventSender(
+                self.cluster,
+                node=node,
+                contact=settings.contact,
+                on_error=lambda reason, error: on_error(f"events {reason}", error),
+                pace=event_pace(settings),
+            )
+        )
         self._pods.start()
-
-    @property
-    def server(self) -> str:
-        """The API server's address."""
-        return self._cluster.server
-
-    @property
-    def cluster(self) -> client.Cluster:
-        """The API server that the node belongs to."""
-        return self._cluster
 
     @property
     def is_synced(self) -> bool:
@@ -93,11 +92,10 @@ class ClusterNode:
         return self._trouble(self._pods.trouble_reason if self._pods.trouble else "")
 
     def _trouble(self, why: str) -> str:
-        if not self.has_listed:
-            return f"the pods of this node cannot be listed: {why}"
-        if self.is_synced or not why:
+        if self.has_listed and (self.is_synced or not why):
             return ""
-        return f"the pods of this node are not up to date: {why}"
+        is_old = "are not up to date" if self.has_listed else "cannot be listed"
+        return f"the pods of this node {is_old}: {why}"
 
     def keep(self, config: Config) -> PodFields:
         """Return which fields of each pod are kept under ``config``."""
@@ -105,7 +103,7 @@ class ClusterNode:
 
     def pods(self) -> tuple[Pod, ...]:
         """Return the pods of the node, as they are known."""
-        return self._pods.pods()
+        return self._pods.cache.pods()
 
     def owner(self, pod: Pod) -> Owner | None:
         """Return the owner of ``pod``: the person or account to inform."""
@@ -118,7 +116,7 @@ class ClusterNode:
 
     def blind_spot(self, unmapped: int) -> str:
         """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
-        if not unmapped or self._pods.synced_unix_s is None or self._pods.pods():
+        if not unmapped or self._pods.synced_unix_s is None or self._pods.cache.pods():
             return ""
         return (
             f"no pod of node {self._node!r} is known, though pods run here: if the cluster calls"
@@ -139,10 +137,7 @@ class ClusterNode:
         return identity_facts(self._identities.of(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
-        """Queue Events on pods whose verdict changed, worst first; never waits.
-
-        To be called at every tick with what is flagged and what has changed.
-        """
+        """Queue Events on pods whose verdict changed, worst first; called at every tick."""
         if self._events is None:
             return
         for observation in sorted(observations, key=lambda each: -each.verdict.score):
@@ -172,28 +167,7 @@ class ClusterNode:
             self._events.close()
         self._pods.close()
         with suppress(OSError):
-            self._cluster.close()
-
-
-def _event_sender(
-    settings: Kubernetes,
-    cluster: client.Cluster,
-    node: str,
-    on_error: Callable[[str, Exception], None],
-) -> EventSender | None:
-    if not settings.events:
-        return None
-
-    def on_event_error(reason: str, error: Exception) -> None:
-        on_error(f"events {reason}", error)  # in addition to failures of the watch
-
-    return EventSender(
-        cluster,
-        node=node,
-        contact=settings.contact,
-        on_error=on_event_error,
-        pace=event_pace(settings),
-    )
+            self.cluster.close()
 
 
 def event_pace(settings: Kubernetes) -> EventPace:
@@ -203,13 +177,10 @@ def event_pace(settings: Kubernetes) -> EventPace:
 
 
 def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
-    """Return the fields to keep of each pod: for owners, and for selectors of culling."""
     fields = owners.pod_fields(asked)
     selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
     named = {key for selector in selectors for key in selector.keys}
     named.add(config.culling.quarantine_label.key)
     return PodFields(
-        labels=fields.labels | named,
-        annotations=fields.annotations,
-        environment=fields.environment,
+        labels=fields.labels | named, annotations=fields.annotations, environment=fields.environment
     )

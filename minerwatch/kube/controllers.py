@@ -179,16 +179,9 @@ class ControllerCheck:
 
 
 def controls(
-    controller_json: bytes,
-    pod_json: bytes,
-    pod_uid: str,
-    owner: OwnerReference,
-    container_id: str,
+    controller_json: bytes, pod_json: bytes, pod_uid: str, owner: OwnerReference, container_id: str
 ) -> bool:
-    """Return True if the controller created the pod and the container is from its template.
-
-    Raises ApiError if one of the two cannot be parsed.
-    """
+    """Return True if the controller's template made the container. Raises ApiError."""
     try:
         controller = msgspec.json.decode(controller_json, type=_Controller)
         pod = msgspec.json.decode(pod_json, type=_Pod)
@@ -223,7 +216,6 @@ def _container_name(pod: _Pod, container_id: str) -> str:
 
 
 def _is_alike(found: _Container | None, specified: _Container | None) -> bool:
-    """Return True if a container runs what the template says."""
     if found is None or specified is None:
         return False
     return (found.image, found.command or [], found.args or []) == (

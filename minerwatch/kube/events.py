@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Event, Lock
 from typing import TypeVar
@@ -26,6 +25,7 @@ import msgspec
 
 from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import score_of
+from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError, Cluster, one_line
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
@@ -37,6 +37,7 @@ from minerwatch.model import (
     Pod,
     PodContainerKind,
     Verdict,
+    public_finding,
 )
 from minerwatch.worker import Worker
 
@@ -97,16 +98,16 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
 """What is told of an action that was carried out."""
 
 
+_MINES = "container {} almost certainly mines cryptocurrency"
 _SENTENCES: Mapping[EventReason, str] = {
     EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
     EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
     EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
-    EventReason.QUARANTINED: "Labelled for quarantine: container {} almost certainly mines"
-    " cryptocurrency",
-    EventReason.STOPPED: "Processes stopped: container {} almost certainly mines cryptocurrency",
-    EventReason.KILLED: "Processes killed: container {} almost certainly mines cryptocurrency",
-    EventReason.EVICTED: "Evicted: container {} almost certainly mines cryptocurrency",
-    EventReason.DELETED: "Deleted: container {} almost certainly mines cryptocurrency",
+    EventReason.QUARANTINED: f"Labelled for quarantine: {_MINES}",
+    EventReason.STOPPED: f"Processes stopped: {_MINES}",
+    EventReason.KILLED: f"Processes killed: {_MINES}",
+    EventReason.EVICTED: f"Evicted: {_MINES}",
+    EventReason.DELETED: f"Deleted: {_MINES}",
     EventReason.RELEASED: "Released by an operator: container {} is left alone",
 }
 _ACTIONS: Mapping[EventReason, str] = {
@@ -120,10 +121,7 @@ _ACTIONS: Mapping[EventReason, str] = {
 
 
 def announced_level(verdict: Verdict) -> Level:
-    """Return the level that may be published: that of rules that are not experimental.
-
-    It is clear only when the verdict is, which waits for some ticks.
-    """
+    """Return the level without experimental rules; clear only when the verdict is."""
     if verdict.level is Level.CLEAR:
         return Level.CLEAR
     found = Level.of(score_of(_told(verdict.findings)))
@@ -133,12 +131,8 @@ def announced_level(verdict: Verdict) -> Level:
 def event_note(
     container: str, reason: EventReason, findings: Iterable[Finding], contact: str
 ) -> str:
-    """Return the reasons and the contact, in one line of at most 1,024 bytes.
-
-    It has titles of rules but no evidence: many people read Events, and command lines may hold
-    secrets.
-    """
-    titles = [*dict.fromkeys(one_line(finding.public_title) for finding in _told(findings))]
+    """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
+    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in _told(findings))]
     if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
@@ -192,9 +186,7 @@ _Value = TypeVar("_Value")
 class EventSender:
     """Send Events about the pods of one node.
 
-    The same Event on the same container within ten minutes becomes a series of the first one: its
-    count shows the owner that it comes back, at the cost of one request and no space.
-
+    The same Event on the same container within ten minutes becomes a series of the first one.
     ``failures`` counts failed requests by reason, and under ``dropped`` events never sent.
     """
 
@@ -232,8 +224,7 @@ class EventSender:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
         It is new when the level without experimental rules rises to likely or confirmed, and when a
-        container that was reported is clear again. Call it at every tick for what is flagged: an
-        event that found no room, or was lost with the API server, is sent at a later tick.
+        reported container is clear again. An event that was lost is sent at a later tick.
         """
         level = announced_level(verdict)
         subject = (pod.uid, "", verdict.container)
@@ -289,10 +280,7 @@ class EventSender:
         return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
 
     def _may_send(self, reason: EventReason) -> bool:
-        """Return True if the rate limit allows it.
-
-        MinerCleared is always sent for a pod that was reported.
-        """
+        """Return True if the rate limit allows it; a reported pod's MinerCleared is always sent."""
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
@@ -306,7 +294,6 @@ class EventSender:
                 self._send(news)
 
     def _send(self, news: _News) -> None:
-        """Try until it is sent, refused for good, or too old."""
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
         is_first = True
         while not self._closing.is_set():
@@ -357,7 +344,7 @@ class EventSender:
     ) -> bool:
         """Count the series on; False if its event is no more: servers keep them for an hour."""
         count = series.count + 1
-        told = {"series": {"count": count, "lastObservedTime": _micro_time(at_unix_s)}}
+        told = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
         try:
             self._call("PATCH", series.path, told, content_type=_MERGE_PATCH)
         except ApiError as error:
@@ -384,8 +371,7 @@ class EventSender:
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(reason, error)
         if reason == "unauthorized":
-            with suppress(ApiError):  # the next request fails for the same reason, and is counted
-                self._cluster.renew_credentials()
+            self._cluster.renew_credentials()
 
     def _count(self, reason: str) -> None:
         with self._lock:
@@ -417,7 +403,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": news.pod.namespace},
-        "eventTime": _micro_time(news.at_unix_s),
+        "eventTime": micro_time(news.at_unix_s),
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
         "action": _ACTIONS.get(news.reason, _JUDGING),
@@ -442,13 +428,7 @@ def _regarding(pod: Pod, container: str) -> dict[str, str]:
     return {**told, "fieldPath": fields[0]} if fields else told
 
 
-def _micro_time(unix_s: float) -> str:
-    """``MicroTime`` of meta/v1: RFC 3339 with six digits."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
 def _may_pass(error: Exception) -> bool:
-    """Return True if the same request may succeed later."""
     if not isinstance(error, ApiError):
         return False
     lost = {"unauthorized", "throttled", "connection", "timeout"}
@@ -456,7 +436,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _remember(held: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    """The oldest give way."""
+    """Keep ``value``; the oldest are dropped."""
     held[key] = value
     held.move_to_end(key)
     while len(held) > most:

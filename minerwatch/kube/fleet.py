@@ -31,13 +31,9 @@ DEFAULT_TIMEOUT_S = 20.0
 AT_ONCE = 16
 
 SNAPSHOT: Final = ("minerwatch", "snapshot", "--with-status")
-OLD_SNAPSHOT: Final = ("minerwatch", "snapshot")
 FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
 UNMASKED_SNAPSHOT: Final = ("minerwatch", "snapshot", "--unmasked")
-"""What is run in an agent's pod; prints the answer of the agent's socket."""
-
-_UNKNOWN_OPTION = "no such option"
-"""What an agent's program says to an option that it is too old for."""
+"""Run in an agent's pod; they print the answer of the agent's socket."""
 
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
@@ -89,7 +85,7 @@ class Survey:
     answered: tuple[str, ...]  # nodes
     missing: tuple[Unanswered, ...]
     blind_spot: str = ""
-    agents: tuple[AgentStatus, ...] = ()  # without agents too old to send it
+    agents: tuple[AgentStatus, ...] = ()
 
 
 def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str = "") -> Agents:
@@ -113,7 +109,7 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     doubts = [doubt]
     try:
         described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
-        nodes = [_decoded(item, _Node).metadata.name for item in described]
+        nodes = [_decoded(item, _Object).metadata.name for item in described]
     except ApiError as error:
         nodes = []
         doubts.append(f"only nodes with an agent are known: {error}")
@@ -161,7 +157,7 @@ def _is_there(cluster: Cluster, claimed: DaemonSet, refused: list[str]) -> bool:
         elif error.reason != "missing":
             raise
         return False
-    return _decoded(body, _DaemonSet).metadata.uid == claimed.uid
+    return _decoded(body, _Object).metadata.uid == claimed.uid
 
 
 class Fleet:
@@ -175,13 +171,12 @@ class Fleet:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         at_once: int = AT_ONCE,
     ) -> None:
-        """``decode`` reads what SNAPSHOT or OLD_SNAPSHOT prints, or raises a MinerwatchError."""
+        """``decode`` parses the output of SNAPSHOT, or raises a MinerwatchError."""
         self._cluster = cluster
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
-        self._old: set[str] = set()  # pods with a program that lacks the command
 
     def survey(
         self,
@@ -189,10 +184,7 @@ class Fleet:
         command: Sequence[str] = SNAPSHOT,
         on_answer: Callable[[], None] = lambda: None,
     ) -> Survey:
-        """Query all of ``agents``; ``on_answer`` is called for each, also for those that fail.
-
-        A node that does not answer in time is missing; its late answer is dropped.
-        """
+        """Query all agents; ``on_answer`` is called for each. Late answers are dropped."""
         reports: dict[str, NodeReport] = {}
         missing = []
         for answer in self.answers(agents, command):
@@ -224,7 +216,6 @@ class Fleet:
     def _answers(
         self, pods: Sequence[AgentPod], command: Sequence[str]
     ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-        """Each pod's answer, as they come: statuses, or the reason why not."""
         self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
         ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
         waiting = list(reversed(pods))
@@ -232,17 +223,14 @@ class Fleet:
         while waiting or until_s:
             while waiting and len(until_s) < self._at_once:
                 agent = waiting.pop()
-                trouble = agent.trouble or self._still_busy(agent)
-                if trouble:
+                is_busy = agent.pod in self._threads
+                busy = "the last query has not been answered yet" if is_busy else ""
+                if trouble := agent.trouble or busy:
                     yield agent, MinerwatchError(trouble)
                 else:
                     until_s[agent] = time.monotonic() + self._timeout_s
                     self._start(agent, command, ended)
             yield from _next(ended, until_s, self._timeout_s)
-
-    def _still_busy(self, agent: AgentPod) -> str:
-        """Return a reason if the last query of this agent still hangs: one thread each, no more."""
-        return "the last query has not been answered yet" if agent.pod in self._threads else ""
 
     def _start(
         self,
@@ -251,32 +239,18 @@ class Fleet:
         ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
     ) -> None:
         def ask() -> None:
-            ended.put((agent, self._answer(agent, command)))
+            try:
+                printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
+                ended.put((agent, self._decode(printed)))
+            except Exception as error:  # noqa: BLE001 - it is why this node is missing
+                ended.put((agent, error))
 
         thread = Thread(target=ask, name=f"ask {agent.pod}", daemon=True)
         self._threads[agent.pod] = thread
         thread.start()
 
-    def _answer(self, agent: AgentPod, command: Sequence[str]) -> NodeReport | Exception:
-        try:
-            return self._decode(self._printed(agent, command))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is why this node is missing
-            return error
-
-    def _printed(self, agent: AgentPod, command: Sequence[str]) -> bytes:
-        if command == SNAPSHOT and agent.pod in self._old:
-            command = OLD_SNAPSHOT
-        try:
-            return output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-        except ApiError as error:
-            if command != SNAPSHOT or _UNKNOWN_OPTION not in str(error).lower():
-                raise
-        self._old.add(agent.pod)
-        return output(self._cluster, agent.container, OLD_SNAPSHOT, timeout_s=self._timeout_s)
-
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
-    """Return ``report`` under the name that the cluster has for the node."""
     agent = replace(report.agent, node=node) if report.agent is not None else None
     statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
     return NodeReport(tuple(statuses), agent)
@@ -326,13 +300,9 @@ class _Waiting(msgspec.Struct):
     reason: str = ""
 
 
-class _State(msgspec.Struct):
-    waiting: _Waiting | None = None
-
-
 class _ContainerStatus(msgspec.Struct):
     name: str = ""
-    state: _State | None = None
+    state: dict[str, _Waiting | None] | None = None
 
 
 class _Named(msgspec.Struct):
@@ -358,11 +328,7 @@ class _Pod(msgspec.Struct):
     status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
-class _Node(msgspec.Struct):
-    metadata: _Metadata
-
-
-class _DaemonSet(msgspec.Struct):
+class _Object(msgspec.Struct):
     metadata: _Metadata
 
 
@@ -412,7 +378,6 @@ def _agent_pod(pod: _Pod) -> AgentPod:
 
 
 def _maker(metadata: _Metadata) -> DaemonSet | None:
-    """Return the DaemonSet that a pod names as its controller."""
     for owner in metadata.owners or ():
         if (owner.kind, owner.api_version, owner.controller) == ("DaemonSet", "apps/v1", True):
             return DaemonSet(metadata.namespace, owner.name, owner.uid)
@@ -421,12 +386,11 @@ def _maker(metadata: _Metadata) -> DaemonSet | None:
 
 def _trouble(pod: _Pod, container: str) -> str:
     states = (each.state for each in pod.status.containers if each.name == container)
-    waiting = next((state.waiting for state in states if state and state.waiting), None)
-    if waiting is not None:
-        return f"its agent does not run: {one_line(waiting.reason)}"
-    if pod.status.phase != _RUNNING:
-        return f"its agent does not run: {one_line(pod.status.phase or 'unknown')}"
-    return ""
+    waiting = next((state["waiting"] for state in states if state and state.get("waiting")), None)
+    if waiting is None and pod.status.phase == _RUNNING:
+        return ""
+    why = pod.status.phase or "unknown" if waiting is None else waiting.reason
+    return f"its agent does not run: {one_line(why)}"
 
 
 def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 from minerwatch.kube.owners import Source, owner
-from minerwatch.model import Container, ContainerKind, Facts, Identity, Pod, PodContainer
+from minerwatch.kube.pod_cache import PodCache
+from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Identity, Pod
 
 _SHORT_ID = 12
+MAX_WAIT_S = 30.0
+"""A kubelet writes its status within seconds; without an API server there are no names at all."""
 
-
-class KnownPods(Protocol):
-    """The pods of this node, as far as they are known."""
-
-    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        """The container with that bare id, and its pod."""
-
-    def by_uid(self, pod_uid: str) -> Pod | None:
-        """The pod whose cgroup bears that uid."""
+_MAX_WAITING = 4096
 
 
 class Identities:
     """Pods and owners of the containers of this node."""
 
-    def __init__(self, pods: KnownPods, sources: Sequence[Source]) -> None:
+    def __init__(self, pods: PodCache, sources: Sequence[Source]) -> None:
         self._pods = pods
         self._sources = tuple(sources)
 
@@ -61,3 +56,25 @@ def identity_facts(identity: Identity | None) -> Facts:
 def _is_of(container: Container, pod: Pod) -> bool:
     """Return True if kernel and API agree on the pod: tenants choose the names of cgroups."""
     return not container.pod_uid or container.pod_uid in (pod.uid, pod.mirror_uid)
+
+
+class NameWait:
+    """Time since when containers wait for a name, after which they are announced without it.
+
+    The kernel shows a container before the kubelet's status names it, mostly by seconds. A report
+    under its id would be repeated under its name. For one thread.
+    """
+
+    def __init__(self, max_wait_s: float = MAX_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._since_s: OrderedDict[ContainerKey, float] = OrderedDict()
+
+    def is_over(self, container: Container, identity: Identity | None, now_s: float) -> bool:
+        """Return whether ``container`` may be announced under the name that it has now."""
+        if container.kind is not ContainerKind.POD or (identity and identity.is_named):
+            self._since_s.pop(container.key, None)
+            return True
+        since_s = self._since_s.setdefault(container.key, now_s)
+        while len(self._since_s) > _MAX_WAITING:
+            self._since_s.popitem(last=False)
+        return now_s - since_s >= self._max_wait_s

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-MAX_ITEM_BYTES = 16 << 20
-"""Of one object as JSON: etcd takes 1.5 MiB of it in a denser form."""
+MAX_ITEM_BYTES = 16 << 20  # of one object as JSON: etcd takes 1.5 MiB of it in a denser form
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN = re.compile(rb"(?s)" + _STRING + rb"|[{}\[\]]")

@@ -85,10 +85,7 @@ PROFILES: Mapping[str, tuple[str, ...]] = {
 
 
 def sources(profile: str, own: Sequence[str] = ()) -> tuple[Source, ...]:
-    """Return the sources in their order: ``own``, or else those of ``profile``.
-
-    Raises ConfigError for an unknown profile or source.
-    """
+    """Return ``own``, or the sources of ``profile``. Raises ConfigError if unknown."""
     if profile not in PROFILES:
         raise ConfigError(
             f"owners.profile: there is no {profile!r}: it is one of {', '.join(PROFILES)}"
@@ -120,10 +117,8 @@ def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
 def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
     """Return the pod's controller, then the controller of that.
 
-    The second is known by the first one's name only, and has no uid: a ReplicaSet's name is its
-    Deployment's and the template's hash, a Job's its CronJob's and the minute it was due. Watching
-    ReplicaSets and Jobs would cost each agent two more watches over the whole cluster, as they
-    have no node to select them by, and the right to read them.
+    The second is known by the first one's name only: watching ReplicaSets and Jobs would cost each
+    agent two watches over the whole cluster, and the right to read them.
     """
     controller = _controller(pod)
     if controller is None:

@@ -13,10 +13,7 @@ REMEMBERED_S = 60.0
 
 
 class PodCache:
-    """Pods by uid and by the ids of their containers.
-
-    ``now_s`` is a clock that does not jump.
-    """
+    """Pods by uid and by the ids of their containers; ``now_s`` must not jump."""
 
     def __init__(self, now_s: Callable[[], float], remembered_s: float = REMEMBERED_S) -> None:
         self._now_s = now_s
@@ -28,7 +25,7 @@ class PodCache:
         self._forget_at_s: dict[str, float] = {}  # of those that are gone, the first to go first
 
     def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        """The container with that bare id, and its pod; None if nothing is known of it."""
+        """Return the container with that bare id, and its pod; None if unknown."""
         with self._lock:
             self._forget()
             return self._containers.get(container_id)

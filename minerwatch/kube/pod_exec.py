@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
+from minerwatch.kube.client import ApiError, Cluster, Status, credentials, one_line, refusal
 from minerwatch.kube.tls_verification import tls_context
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 MAX_OUTPUT_BYTES = 64 << 20
 _MAX_COMPLAINT_BYTES = 16 << 10
-_LAST_WORDS_S = 1.0
-"""After the status, for output that it has overtaken, until the server closes."""
-
+_LAST_WORDS_S = 1.0  # after the status, for output that it has overtaken, until the server closes
 _SUBPROTOCOLS = "v5.channel.k8s.io,v4.channel.k8s.io"
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 
@@ -47,13 +45,6 @@ class Container:
 
 class LostAnswerError(ApiError):
     """The command was begun, and what came of it is not known."""
-
-
-class _Status(msgspec.Struct):
-    """``meta/v1 Status``: how the command ended, or why it was not begun."""
-
-    status: str = ""
-    message: str = ""
 
 
 def output(
@@ -107,17 +98,13 @@ def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -
 def _refused(error: Any) -> ApiError:
     status = int(error.status_code)
     try:
-        message = msgspec.json.decode(
-            getattr(error, "resp_body", None) or b"", type=_Status
-        ).message
+        message = msgspec.json.decode(getattr(error, "resp_body", None) or b"", type=Status).message
     except NOT_JSON:
         message = ""
     return refusal(status, one_line(message) if message else f"the API server answers {status}")
 
 
 class _Printed:
-    """Output of a command, as it arrives."""
-
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._output = bytearray()
@@ -171,11 +158,11 @@ class _Printed:
 
     def _require_success(self, status: bytes) -> None:
         try:
-            ended = msgspec.json.decode(status, type=_Status)
+            ended = msgspec.json.decode(status, type=Status)
         except NOT_JSON as error:
             raise LostAnswerError("garbage", "the end of its answer is no status") from error
         if ended.status != "Success":
             said = self._complaint.decode("utf-8", "backslashreplace").strip()
             if not said:  # it was killed; other failures carry a message
-                raise LostAnswerError("server", one_line(ended.message))
+                raise LostAnswerError("server", one_line(ended.message or ""))
             raise ApiError("server", one_line(said))

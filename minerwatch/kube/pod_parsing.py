@@ -36,7 +36,6 @@ MAX_OTHER_LABELS = 64
 """Kept of the labels that no setting names; labels that a setting names are always kept."""
 
 MAX_OWNERS = 16
-
 MAX_CONTAINERS = 256
 """Of one pod: Kubernetes has no limit but the size of the object, which has room for thousands."""
 
@@ -61,11 +60,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 @dataclass(frozen=True, slots=True)
 class PodFields:
-    """Names in a pod's metadata and environment that are used, and therefore kept.
-
-    ``labels`` are kept however many others there are: otherwise more labels could push out the one
-    that a selector needs.
-    """
+    """Names in a pod's metadata and environment to keep, however many others there are."""
 
     labels: frozenset[str] = frozenset()
     annotations: frozenset[str] = frozenset()
@@ -260,10 +255,7 @@ def _cut(text: str) -> str:
 
 
 def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer, ...]:
-    """Cut the longest names of images where those of one pod take too much together.
-
-    The API server takes any text for an image: 256 of them are a megabyte in each pod.
-    """
+    """Cut the longest image names: the API server takes any text, a megabyte a pod."""
     found = tuple(containers)
     level = water_level((size_of(each.image) for each in found), _MAX_IMAGES_BYTES)
     return tuple(

@@ -26,18 +26,11 @@ import msgspec
 
 from minerwatch.backoff import Backoff
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import (
-    ANSWER_TIMEOUT_S,
-    Answer,
-    ApiError,
-    Cluster,
-    one_line,
-    refusal,
-)
+from minerwatch.kube.client import ANSWER_TIMEOUT_S, Answer, ApiError, Cluster, one_line, refusal
 from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
-from minerwatch.model import Pod, PodContainer
+from minerwatch.model import Pod
 from minerwatch.worker import Worker
 
 PATH = "/api/v1/pods"
@@ -99,16 +92,8 @@ _CLOCKS = Clocks()
 class PodWatch:
     """Follow the pods of ``node``; for many threads.
 
-    ``keep`` names what is kept of each. ``on_error`` is called in the watch's own thread, once
-    for each failure, with its reason and message. ``failures`` counts them since the start:
-
-    - ``unauthorized``, ``forbidden``: the credentials or the rights are not enough;
-    - ``gone``: the server has forgotten where the watch was: all pods were listed again;
-    - ``throttled``: the server asked for patience;
-    - ``server``: it refused for another reason;
-    - ``connection``, ``timeout``: it was not reached, was lost, or did not answer;
-    - ``garbage``: an answer, or one pod in it, that does not follow the API;
-    - ``unexpected``: a fault of minerwatch's own.
+    ``on_error`` is called in the watch's thread, once for each failure. ``failures`` counts them by
+    ``client.Reason``; ``unexpected`` is a fault of minerwatch's own.
     """
 
     def __init__(
@@ -141,7 +126,7 @@ class PodWatch:
         self._selector = f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
         self._parser = PodParser(keep)
         self._monotonic_s = clocks.monotonic_s
-        self._cache = PodCache(clocks.monotonic_s, self._pace.remembered_s)
+        self.cache = PodCache(clocks.monotonic_s, self._pace.remembered_s)
         self._on_error = on_error
         self._rng = rng
         self._now_unix_s = clocks.unix_s
@@ -179,21 +164,6 @@ class PodWatch:
         """Return True while a watch is open."""
         return self._answer is not None and self._opened_s is not None
 
-    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        """The container with that bare id, and its pod; None while the API knows nothing of it.
-
-        A pod that is gone is remembered for a minute.
-        """
-        return self._cache.by_container_id(container_id)
-
-    def by_uid(self, pod_uid: str) -> Pod | None:
-        """Return the pod with that uid, or the mirror of the static pod with it in its cgroup."""
-        return self._cache.by_uid(pod_uid)
-
-    def pods(self) -> tuple[Pod, ...]:
-        """All pods of the node that there are."""
-        return self._cache.pods()
-
     def run(self) -> None:
         """Follow in this thread, until closed from another one."""
         while not self._closing.is_set():
@@ -228,14 +198,14 @@ class PodWatch:
             raise ApiError("garbage", f"{PATH}: a list without a resource version")
         if self._closing.is_set():
             return
-        self._cache.replace(pods)
+        self.cache.replace(pods)
         self._version = metadata.resource_version
         self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
         self.trouble = ""
         self._has_progressed = False
 
     def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
-        """Adds the pods of a page to ``pods``, one by one as they come; the page's metadata."""
+        """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
             page = ListReader(answer.pieces())
@@ -276,9 +246,9 @@ class PodWatch:
         if event.type in {"ADDED", "MODIFIED"}:
             pod = self._pod(event.object)
             if pod is not None:
-                self._cache.put(pod)
+                self.cache.put(pod)
         elif event.type == "DELETED":
-            self._cache.remove(head.metadata.uid)
+            self.cache.remove(head.metadata.uid)
         elif event.type != "BOOKMARK":
             raise ApiError("garbage", f"{PATH}: an event of unknown type {event.type[:40]!r}")
         self._version = head.metadata.resource_version or self._version
@@ -315,8 +285,7 @@ class PodWatch:
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
-            with suppress(ApiError):  # the next request fails for the same reason, and is counted
-                self._cluster.renew_credentials()
+            self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
             self._version = ""
             # If the server's cache is too far behind to be followed, list from etcd; that costs the

@@ -23,14 +23,11 @@ from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster
 
 METRICS_PATH = "/metrics"
-PERMITTED_S = 120.0
-"""As long as the kubelet caches a token that it has had reviewed."""
+PERMITTED_S = 120.0  # as long as the kubelet caches a token that it has had reviewed
 REFUSED_S = 30.0
-
 _MAX_DECISIONS = 512
 _MAX_REVIEWS_PER_S = 2
-_KNOWN_S = 3600.0
-"""A token that was permitted within it is reviewed again without a limit."""
+_KNOWN_S = 3600.0  # a token that was permitted within it is reviewed again without a limit
 _TIMEOUT_S = 3.0
 _Kind = TypeVar("_Kind")
 _AUTHENTICATION = "authentication.k8s.io/v1"
@@ -132,7 +129,6 @@ class TokenReviewer:
             kept.popitem(last=False)
 
     def _review(self, token: str) -> HTTPStatus:
-        """Ask the API server. Raises ApiError."""
         spec: dict[str, Any] = {"token": token}
         status = self._created(_AUTHENTICATION, "TokenReview", spec, _TokenReview).status
         if not status.authenticated or status.user is None:

@@ -113,7 +113,10 @@ class Once:
 
 
 def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]:
-    """The fields of one log line for a change of verdict; secrets redacted, names escaped."""
+    """Return the fields of a verdict's log line: secrets redacted, names escaped.
+
+    ``status`` must be public (``api.snapshot``): logs are read by outsiders.
+    """
     return {
         "node": status.node,
         "namespace": printable(status.namespace, 256),
@@ -138,18 +141,16 @@ def _with_severity(_log: Any, method: str, line: _Fields) -> _Fields:
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
-    """Return the fields of a finding; of a private rule neither title nor evidence."""
-    evidence = {} if finding.private else finding.evidence
     return {
         "rule": finding.rule,
-        "title": f"private rule {finding.rule}" if finding.private else finding.title,
+        "title": finding.title,
         "signal": finding.signal,
         "score": finding.score,
         "since": finding.since,
         "pid": finding.pid,
         "evidence": {
             field: evidence_text(value) if isinstance(value, str) else value
-            for field, value in evidence.items()
+            for field, value in finding.evidence.items()
         },
     }
 

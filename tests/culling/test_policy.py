@@ -15,10 +15,10 @@ from minerwatch.config.hours import Hours
 from minerwatch.config.schema import CullBudget, Culling, Exemption, Rungs
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, ENFORCE, MODES, OFF, Duration
-from minerwatch.culling.circuit_breaker import counted_as
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import ALWAYS_PROTECTED, decide, protected_namespaces, rechecked
+from minerwatch.culling.proof import counted_as
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,

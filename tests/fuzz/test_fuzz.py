@@ -30,7 +30,7 @@ _PACKAGE = Path(minerwatch.__file__).parent
 
 NOT_FUZZED = {
     "minerwatch.cli.top_screen.opening": "opens the terminal to write to it",
-    "minerwatch.culling.evidence_writer": "reads what it has just written",
+    "minerwatch.culling.evidence": "reads what it has just written",
     "minerwatch.culling.service": "reads the kernel's boot id, whose characters do not matter",
     "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",

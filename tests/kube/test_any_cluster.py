@@ -46,10 +46,10 @@ class Watched:
     kubeconfig: Path
 
     def names(self) -> set[str]:
-        return {pod.name for pod in self.pods.pods()}
+        return {pod.name for pod in self.pods.cache.pods()}
 
     def labels(self) -> list[Any]:
-        return [pod.labels.get("x") for pod in self.pods.pods()]
+        return [pod.labels.get("x") for pod in self.pods.cache.pods()]
 
     def comes_to(self, *names: str) -> None:
         eventually(lambda: self.names() == set(names), f"not {names}", timeout_s=PATIENCE_S)
@@ -95,7 +95,7 @@ def test_pods_come_change_and_go(any_cluster: AnyCluster, watched: Watched) -> N
     any_cluster.create_pod("elsewhere", node=f"{any_cluster.node}-2")
     watched.comes_to("a")
     uid = created["metadata"]["uid"]
-    pod = watched.pods.by_uid(uid)
+    pod = watched.pods.cache.by_uid(uid)
     assert pod is not None
     assert (pod.namespace, pod.name, pod.node) == (any_cluster.namespace, "a", any_cluster.node)
     assert pod.labels["x"] == "y"
@@ -103,13 +103,13 @@ def test_pods_come_change_and_go(any_cluster: AnyCluster, watched: Watched) -> N
     assert told is not None
     assert (told.name, told.source) == ("https://example.org/a/b", "environment BINDER_REPO_URL")
     any_cluster.start_container("a", "0123456789ab", "notebook")
-    eventually(lambda: watched.pods.by_container_id("0123456789ab"), timeout_s=PATIENCE_S)
-    found = watched.pods.by_container_id("0123456789ab")
+    eventually(lambda: watched.pods.cache.by_container_id("0123456789ab"), timeout_s=PATIENCE_S)
+    found = watched.pods.cache.by_container_id("0123456789ab")
     assert found is not None
     assert (found[0].uid, found[1].name, found[1].kind) == (uid, "notebook", PodContainerKind.MAIN)
     any_cluster.delete_pod("a")
     watched.comes_to()
-    remembered = watched.pods.by_uid(uid)
+    remembered = watched.pods.cache.by_uid(uid)
     assert remembered is not None
     assert remembered.is_ending
     assert not any(watched.pods.failures.values())
@@ -123,14 +123,14 @@ def test_a_name_that_is_used_again_is_another_pod(
         uids.append(any_cluster.create_pod("again")["metadata"]["uid"])
         any_cluster.start_container("again", f"run-{number}")
         eventually(
-            lambda number=number: watched.pods.by_container_id(f"run-{number}"),  # type: ignore[misc]
+            lambda number=number: watched.pods.cache.by_container_id(f"run-{number}"),  # type: ignore[misc]
             timeout_s=PATIENCE_S,
         )
         any_cluster.delete_pod("again")
         watched.comes_to()
     assert uids[0] != uids[1]
     for number, uid in enumerate(uids):
-        found = watched.pods.by_container_id(f"run-{number}")
+        found = watched.pods.cache.by_container_id(f"run-{number}")
         assert found is not None
         assert found[0].uid == uid
 
@@ -302,7 +302,7 @@ def test_events_are_taken_counted_and_seen(any_cluster: AnyCluster, watched: Wat
     """A real server validates them; the tests' own does as it does."""
     any_cluster.create_pod("miner.with.dots", container="notebook")
     watched.comes_to("miner.with.dots")
-    (pod,) = watched.pods.pods()
+    (pod,) = watched.pods.cache.pods()
     errors: list[Exception] = []
     events = EventSender(
         any_cluster.api,

@@ -143,9 +143,7 @@ def test_a_renewed_kubeconfig_is_read_after_a_401(
     cluster.renew_credentials()
     cluster.call("GET", "/api/v1/pods")
     kubeconfig.write_text("a: [")
-    with pytest.raises(ApiError, match="config") as caught:
-        cluster.renew_credentials()
-    assert caught.value.reason == "unauthorized"
+    cluster.renew_credentials()
     cluster.call("GET", "/api/v1/pods")  # by what it had
 
 

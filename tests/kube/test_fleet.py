@@ -14,7 +14,6 @@ from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.fleet import (
     DEFAULT_SELECTOR,
     FULL_SNAPSHOT,
-    OLD_SNAPSHOT,
     SNAPSHOT,
     Fleet,
     Survey,
@@ -254,18 +253,6 @@ def test_what_agents_say_of_themselves(api: ApiServer, cluster: Cluster) -> None
     found = survey(cluster)
     assert found.agents == (replace(said, node="node-1"),)
     assert {status.node for status in found.statuses} == {"node-1", "node-2"}
-
-
-def test_an_agent_that_is_too_old_is_asked_as_before(api: ApiServer, cluster: Cluster) -> None:
-    refusal = b"Usage: minerwatch snapshot [OPTIONS]\n\nError: No such option: --with-status\n"
-    add_agent(api, 1)
-    api.runs("minerwatch", "agent-1", Printing(stderr=refusal, exit_status=2), *SNAPSHOT)
-    fleet = Fleet(cluster, decode_report)
-    for _ in range(2):
-        found = fleet.survey(find(cluster))
-        assert (found.answered, found.agents) == (("node-1",), ())
-    asked = [request.command for request in api.requests if request.is_exec]
-    assert asked == [SNAPSHOT, OLD_SNAPSHOT, OLD_SNAPSHOT]
 
 
 def test_another_question(api: ApiServer, cluster: Cluster) -> None:

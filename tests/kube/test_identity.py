@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minerwatch.kube.identity import Identities, identity_facts
+from minerwatch.kube.identity import MAX_WAIT_S, Identities, NameWait, identity_facts
 from minerwatch.kube.owners import sources
+from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
-from minerwatch.model import Container, ContainerKind, Pod, PodContainer
+from minerwatch.model import Container, ContainerKind, Pod
 from tests.builders import make_container
 from tests.kube.api_server import encode, pod_json
 
@@ -16,21 +17,11 @@ ID = "e5" * 32
 HUB = ("annotation:hub.jupyter.org/username", "namespace")
 
 
-class Known:
+def known(*pods: Pod) -> PodCache:
     """Pods that are known, without a cluster."""
-
-    def __init__(self, *pods: Pod) -> None:
-        self._pods = pods
-
-    def by_container_id(self, container_id: str) -> tuple[Pod, PodContainer] | None:
-        for pod in self._pods:
-            for container in pod.containers:
-                if container.container_id == container_id:
-                    return pod, container
-        return None
-
-    def by_uid(self, pod_uid: str) -> Pod | None:
-        return next((pod for pod in self._pods if pod_uid in (pod.uid, pod.mirror_uid)), None)
+    cache = PodCache(lambda: 0.0)
+    cache.replace(pods)
+    return cache
 
 
 def a_pod(uid: str = UID, container_id: str = ID) -> Pod:
@@ -59,7 +50,7 @@ def a_container(
 
 
 def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
-    identity = Identities(Known(a_pod()), sources("default", HUB)).of(a_container())
+    identity = Identities(known(a_pod()), sources("default", HUB)).of(a_container())
     assert identity is not None
     assert identity.owner is not None
     assert (identity.pod.namespace, identity.pod.name) == ("jupyter", "jupyter-ada")
@@ -75,7 +66,7 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
 
 def test_a_nested_container_is_its_pods() -> None:
     nested = replace(a_container("d0" * 32), outer_cgroup=a_container().cgroup)
-    identity = Identities(Known(a_pod()), ()).of(nested)
+    identity = Identities(known(a_pod()), ()).of(nested)
     assert identity is not None
     assert identity.pod.name == "jupyter-ada"
     assert (identity.container, identity.image, identity.is_named) == ("d0" * 6, "", True)
@@ -84,11 +75,49 @@ def test_a_nested_container_is_its_pods() -> None:
 
 def test_a_container_is_not_the_pod_of_another_uid() -> None:
     other = "99999999-7d1e-4b6c-9a55-3b8a2f0d9c11"
-    assert Identities(Known(a_pod()), ()).of(a_container(pod_uid=other)) is None
+    assert Identities(known(a_pod()), ()).of(a_container(pod_uid=other)) is None
 
 
 def test_what_is_no_pods_or_not_known_has_no_place() -> None:
-    known = Identities(Known(a_pod()), ())
-    assert known.of(a_container(kind=ContainerKind.ENGINE)) is None
-    assert Identities(Known(), ()).of(a_container()) is None
+    identities = Identities(known(a_pod()), ())
+    assert identities.of(a_container(kind=ContainerKind.ENGINE)) is None
+    assert Identities(known(), ()).of(a_container()) is None
     assert identity_facts(None) == {}
+
+
+NAMED = Identities(known(a_pod()), ())
+UNNAMED = Identities(known(a_pod(container_id="")), ())
+UNKNOWN = Identities(known(), ())
+
+
+def test_what_has_a_name_does_not_wait() -> None:
+    container = a_container()
+    assert NameWait().is_over(container, NAMED.of(container), 0.0)
+    engine = a_container(kind=ContainerKind.ENGINE)
+    assert NameWait().is_over(engine, None, 0.0), "it never gets one"
+    nested = replace(container, outer_cgroup="/kubepods/x")
+    assert NameWait().is_over(nested, UNNAMED.of(nested), 0.0), "neither does this"
+
+
+def test_what_has_none_waits_but_not_for_ever() -> None:
+    container, names = a_container(), NameWait()
+    for identities in (UNNAMED, UNKNOWN):
+        identity = identities.of(container)
+        assert not names.is_over(container, identity, 100.0)
+        assert not names.is_over(container, identity, 99.0 + MAX_WAIT_S)
+    assert names.is_over(container, UNNAMED.of(container), 100.0 + MAX_WAIT_S)
+
+
+def test_a_name_that_comes_ends_the_wait() -> None:
+    container, names = a_container(), NameWait()
+    assert not names.is_over(container, UNNAMED.of(container), 100.0)
+    assert names.is_over(container, NAMED.of(container), 101.0)
+    assert not names.is_over(container, UNKNOWN.of(container), 200.0), "it is another wait"
+
+
+def test_few_are_remembered() -> None:
+    names = NameWait()
+    for number in range(10_000):
+        container = replace(a_container(), cgroup_inode=number)
+        assert not names.is_over(container, None, 0.0)
+    assert len(names._since_s) <= 4096

@@ -45,7 +45,7 @@ class Watched:
     errors: list[tuple[str, Exception]] = field(default_factory=list)
 
     def names(self) -> set[str]:
-        return {pod.name for pod in self.pods.pods()}
+        return {pod.name for pod in self.pods.cache.pods()}
 
     def failures(self) -> dict[str, int]:
         return {reason: count for reason, count in self.pods.failures.items() if count}
@@ -136,8 +136,8 @@ def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
     api.put(pod_json("far", node="n2"))
     eventually(lambda: watched.names() == {"a", "b", "c"})
     api.put(pod_json("c", containers={"main": "c2-id"}))
-    eventually(lambda: watched.pods.by_container_id("c2-id"))
-    assert watched.pods.by_container_id("c-id") is None
+    eventually(lambda: watched.pods.cache.by_container_id("c2-id"))
+    assert watched.pods.cache.by_container_id("c-id") is None
     api.remove("default", "c")
     eventually(lambda: watched.names() == {"a", "b"})
     assert lists(api) == 1
@@ -145,13 +145,13 @@ def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
 
 
 def test_a_container_says_whose_it_is(api: ApiServer, watched: Watched) -> None:
-    found = watched.pods.by_container_id("a-id")
+    found = watched.pods.cache.by_container_id("a-id")
     assert found is not None
     pod, container = found
     assert (pod.namespace, pod.name, container.name) == ("default", "a", "main")
-    assert watched.pods.by_uid(pod.uid) is pod
-    assert watched.pods.by_container_id("") is None
-    assert watched.pods.by_uid("") is None
+    assert watched.pods.cache.by_uid(pod.uid) is pod
+    assert watched.pods.cache.by_container_id("") is None
+    assert watched.pods.cache.by_uid("") is None
 
 
 def test_containers_of_every_kind(api: ApiServer, watched: Watched) -> None:
@@ -164,11 +164,11 @@ def test_containers_of_every_kind(api: ApiServer, watched: Watched) -> None:
     ]
     pod["status"]["ephemeralContainerStatuses"] = [{"name": "e", "containerID": "e-id"}]
     api.put(pod)
-    eventually(lambda: watched.pods.by_container_id("e-id"))
+    eventually(lambda: watched.pods.cache.by_container_id("e-id"))
     kinds = {
         found[1].container_id: found[1].kind
         for bare in ("m-id", "i-id", "s-id", "e-id")
-        if (found := watched.pods.by_container_id(bare))
+        if (found := watched.pods.cache.by_container_id(bare))
     }
     assert kinds == {
         "m-id": PodContainerKind.MAIN,
@@ -179,12 +179,12 @@ def test_containers_of_every_kind(api: ApiServer, watched: Watched) -> None:
 
 
 def test_a_container_that_the_kernel_shows_first(api: ApiServer, watched: Watched) -> None:
-    assert watched.pods.by_container_id("new-id") is None
+    assert watched.pods.cache.by_container_id("new-id") is None
     uid = api.put(pod_json("new", containers={"main": ""}))["metadata"]["uid"]
-    eventually(lambda: watched.pods.by_uid(uid))
-    assert watched.pods.by_container_id("new-id") is None
+    eventually(lambda: watched.pods.cache.by_uid(uid))
+    assert watched.pods.cache.by_container_id("new-id") is None
     api.put(pod_json("new", uid=uid))
-    eventually(lambda: watched.pods.by_container_id("new-id"))
+    eventually(lambda: watched.pods.cache.by_container_id("new-id"))
 
 
 def test_a_static_pod_is_found_by_what_its_cgroup_bears(api: ApiServer, watched: Watched) -> None:
@@ -194,18 +194,18 @@ def test_a_static_pod_is_found_by_what_its_cgroup_bears(api: ApiServer, watched:
     # somebody claims the same, later: the kubelet will not run it
     api.put(pod_json("thief", annotations=mirror, uid="00000000"))
     eventually(lambda: "thief" in watched.names())
-    found = watched.pods.by_uid("0123456789abcdef0123456789abcdef")
+    found = watched.pods.cache.by_uid("0123456789abcdef0123456789abcdef")
     assert found is not None
     assert found.name == "etcd-n1"
 
 
 def test_a_name_that_is_used_again_is_another_pod(api: ApiServer, watched: Watched) -> None:
-    (old,) = (pod for pod in watched.pods.pods() if pod.name == "a")
+    (old,) = (pod for pod in watched.pods.cache.pods() if pod.name == "a")
     api.remove("default", "a")
     new_uid = api.put(pod_json("a", containers={"main": "a2-id"}))["metadata"]["uid"]
-    eventually(lambda: watched.pods.by_uid(new_uid))
+    eventually(lambda: watched.pods.cache.by_uid(new_uid))
     assert watched.names() == {"a", "b"}
-    remembered = watched.pods.by_container_id("a-id")
+    remembered = watched.pods.cache.by_container_id("a-id")
     assert remembered is not None
     assert remembered[0].uid == old.uid
 
@@ -216,20 +216,20 @@ def test_a_pod_that_is_gone_is_remembered_for_a_while(api: ApiServer, cluster: C
         eventually(lambda: api.stream_count)
         api.remove("default", "a")
         eventually(lambda: not watched.names())
-        eventually(lambda: watched.pods.by_uid(uid) is None)
-        assert watched.pods.by_container_id("a-id") is None
+        eventually(lambda: watched.pods.cache.by_uid(uid) is None)
+        assert watched.pods.cache.by_container_id("a-id") is None
 
 
 def test_a_pod_that_is_over_is_gone(api: ApiServer, watched: Watched) -> None:
     over = pod_json("b")
     over["status"]["phase"] = "Succeeded"
-    uid = next(pod.uid for pod in watched.pods.pods() if pod.name == "b")
+    uid = next(pod.uid for pod in watched.pods.cache.pods() if pod.name == "b")
     api.put(pod_json("b", uid=uid) | {"status": over["status"]})
     eventually(lambda: watched.names() == {"a"})
-    remembered = watched.pods.by_container_id("b-id")
+    remembered = watched.pods.cache.by_container_id("b-id")
     assert remembered is not None
     assert remembered[0].is_ending
-    assert watched.pods.by_uid(uid) == remembered[0]
+    assert watched.pods.cache.by_uid(uid) == remembered[0]
 
 
 def test_a_list_of_many_pages(api: ApiServer, cluster: Cluster) -> None:
@@ -237,7 +237,7 @@ def test_a_list_of_many_pages(api: ApiServer, cluster: Cluster) -> None:
         api.put(pod_json(f"p{number}"))
     with watching(cluster) as watched:
         eventually(lambda: api.stream_count)
-        assert len(watched.pods.pods()) == 1234
+        assert len(watched.pods.cache.pods()) == 1234
         pages = [request.query for request in api.requests if request.is_list]
         assert len(pages) == 3
         assert ["resourceVersion" in page for page in pages] == [True, False, False]
@@ -249,7 +249,7 @@ def test_a_page_that_has_expired_is_listed_anew(api: ApiServer, cluster: Cluster
     api.misbehave(Answering(410), when=lambda request: "continue" in request.query)
     with watching(cluster) as watched:
         eventually(lambda: api.stream_count)
-        assert len(watched.pods.pods()) == 501
+        assert len(watched.pods.cache.pods()) == 501
         assert watched.failures() == {"gone": 1}
 
 
@@ -307,7 +307,7 @@ def test_a_forgotten_version_means_a_new_list(
     api: ApiServer, watched: Watched, as_event: bool
 ) -> None:
     api.gone_as_event = as_event
-    gone_uid = next(pod.uid for pod in watched.pods.pods() if pod.name == "a")
+    gone_uid = next(pod.uid for pod in watched.pods.cache.pods() if pod.name == "a")
     api.put(pod_json("c"))
     eventually(lambda: "c" in watched.names())
     # the connection is lost, and history with it, before it is back
@@ -320,7 +320,7 @@ def test_a_forgotten_version_means_a_new_list(
     api.behave()
     eventually(lambda: watched.names() == {"b", "c", "d"})
     assert watched.failures()["gone"] == 1
-    assert watched.pods.by_uid(gone_uid) is not None
+    assert watched.pods.cache.by_uid(gone_uid) is not None
     again = [request.query for request in api.requests if request.is_list][1]
     assert again["resourceVersion"] == "0"
 
@@ -603,7 +603,7 @@ def test_one_garbage_pod_is_left_out(api: ApiServer, cluster: Cluster) -> None:
         api.put(broken)
         api.put(pod_json("b"))
         eventually(lambda: watched.names() == {"a", "b"})
-        assert watched.pods.by_container_id("a-id")
+        assert watched.pods.cache.by_container_id("a-id")
         assert watched.failures() == {"garbage": 2}
         assert lists(api) == 1
         api.remove("default", "a")
@@ -618,10 +618,10 @@ def test_pods_as_large_as_they_can_be(api: ApiServer, cluster: Cluster) -> None:
         api.put(large)
     with watching(cluster) as watched:
         eventually(lambda: api.stream_count)
-        assert len(watched.pods.pods()) == 8
+        assert len(watched.pods.cache.pods()) == 8
         large["metadata"]["labels"] = {"changed": "yes"}
         api.put(large)
-        eventually(lambda: {"changed": "yes"} in [pod.labels for pod in watched.pods.pods()])
+        eventually(lambda: {"changed": "yes"} in [pod.labels for pod in watched.pods.cache.pods()])
         assert watched.failures() == {}
         assert lists(api) == 1
 
@@ -748,11 +748,11 @@ def keep_reading(pods: PodWatch, stop: threading.Event) -> int:
     """How often a reader looked, and always found what fits together."""
     looks = 0
     while not stop.is_set() or not looks:
-        for pod in pods.pods():
+        for pod in pods.cache.pods():
             for container in pod.containers:
-                found = pods.by_container_id(container.container_id)
+                found = pods.cache.by_container_id(container.container_id)
                 assert found is None or found[1].container_id == container.container_id
-            pods.by_uid(pod.uid)
+            pods.cache.by_uid(pod.uid)
         looks += 1
     return looks
 
@@ -797,7 +797,9 @@ def test_whatever_happens_it_comes_to_know_what_the_server_knows(
                 for item in api.items("pods")
                 if item["spec"]["nodeName"] == "n1"
             }
-            eventually(lambda: {(pod.name, pod.uid) for pod in watched.pods.pods()} == expected)
+            eventually(
+                lambda: {(pod.name, pod.uid) for pod in watched.pods.cache.pods()} == expected
+            )
             assert watched.failures().get("unexpected") is None
         cluster.close()
 

@@ -186,8 +186,8 @@ def test_a_container_is_known_by_the_id_that_its_runtime_gave_it(
     )
     pods.start()
     try:
-        eventually(lambda: pods.by_container_id(bare_id(agent_pod)), timeout_s=PATIENCE_S)
-        found = pods.by_container_id(bare_id(agent_pod))
+        eventually(lambda: pods.cache.by_container_id(bare_id(agent_pod)), timeout_s=PATIENCE_S)
+        found = pods.cache.by_container_id(bare_id(agent_pod))
         assert found is not None
         pod, container = found
         assert (pod.uid, pod.node) == (agent_pod["metadata"]["uid"], node)

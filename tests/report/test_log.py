@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.api.snapshot import container_status
 from minerwatch.api.types import ContainerStatus
+from minerwatch.model import Evidence
 from minerwatch.report.log import Log, Once, logger, verdict_line
 from minerwatch.untrusted_text.display import printable
+from tests.builders import make_container, make_finding, make_observation, make_verdict
 from tests.report.samples import (
     HELD,
     HOSTILE,
@@ -181,8 +184,11 @@ def test_a_held_level_has_no_reasons_to_tell() -> None:
 
 
 def test_a_private_rule_is_told_by_its_id_only() -> None:
-    secret = finding("Our rivals' pool", private=True)
-    (told,) = verdict_line(replace(MINER, findings=(secret,)), "clear")["findings"]
+    evidence = (Evidence("CommandLine", "./a --donate-level 1", "contains '--donate-level'"),)
+    secret = make_finding(title="Our rivals' pool", evidence=evidence, private=True)
+    seen = make_observation(make_container(), make_verdict(make_container(), secret))
+    status = container_status(seen, node="n", boot_unix_s=0.0, public=True)
+    (told,) = verdict_line(status, "clear")["findings"]
     assert (told["rule"], told["title"]) == (secret.rule, f"private rule {secret.rule}")
     assert told["evidence"] == {}
     assert "rivals" not in json.dumps(told)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from minerwatch.api.types import ContainerStatus, ProcessStatus
+from minerwatch.process_order import tree_order
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.lines import cut, padded
 
@@ -18,18 +19,19 @@ TITLES = f"        PID    CPU  {padded('USER', _USER_WIDTH)}  COMMAND LINE"
 
 
 def process_lines(status: ContainerStatus) -> Iterator[tuple[str, str]]:
-    """For each process that is known, parents first: what stands before its command line, and that.
+    """Yield the start of each process's line and its command line, parents first.
 
-    Those in which something was found are marked. Whoever says that it is its own grandparent
-    is shown once, like everybody else.
+    Processes with findings are marked.
     """
     found = {finding.pid for finding in status.findings}
-    for process, stem in _in_order(status.processes):
+    for process, path in tree_order(
+        status.processes, lambda each: (each.pid, each.parent_pid), _MAX_DEPTH
+    ):
         mark = "*" if process.pid in found else " "
         cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
         user = cut(printable(process.user, _USER_WIDTH), _USER_WIDTH)
         head = f"  {mark} {process.pid:7d}  {cores:>5}  {padded(user, _USER_WIDTH)}  "
-        yield head + stem, _told(process)
+        yield head + _stem(path), _told(process)
 
 
 def _told(process: ProcessStatus) -> str:
@@ -43,27 +45,9 @@ def _told(process: ProcessStatus) -> str:
     return command + (f"  ({', '.join(notes)})" if notes else "")
 
 
-def _in_order(processes: Sequence[ProcessStatus]) -> Iterator[tuple[ProcessStatus, str]]:
-    """Depth first, in the order given among those of one parent; and the branches before each."""
-    listed = {process.pid for process in processes}
-    children: dict[int, list[ProcessStatus]] = {}
-    for process in processes:
-        is_root = process.parent_pid not in listed or process.parent_pid == process.pid
-        children.setdefault(0 if is_root else process.parent_pid, []).append(process)
-    told: set[int] = set()
-    todo = [(process, "", "") for process in reversed(children.get(0, []))]
-    rest = iter(processes)
-    while len(told) < len(listed):
-        if not todo:  # those that are left are each other's parents
-            todo = [(next(each for each in rest if each.pid not in told), "", "")]
-        process, stem, below = todo.pop()
-        if process.pid in told:
-            continue
-        told.add(process.pid)
-        yield process, stem
-        under = [each for each in children.get(process.pid, []) if each.pid not in told]
-        if len(below) >= _MAX_DEPTH * len(_BELOW):  # as deep as it is drawn
-            below = below[: -len(_BELOW)]
-        for place, child in enumerate(reversed(under)):
-            branch, beside = (_LAST, _BELOW) if place == 0 else (_BRANCH, _BESIDE)
-            todo.append((child, below + branch, below + beside))
+def _stem(path: tuple[bool, ...]) -> str:
+    """Return the branches before a process."""
+    if not path:
+        return ""
+    above = "".join(_BELOW if is_last else _BESIDE for is_last in path[:-1])
+    return above + (_LAST if path[-1] else _BRANCH)

@@ -167,7 +167,7 @@ def pod_watch(data: bytes) -> None:
         except ApiError as error:
             is_told(error)
             is_one_line(str(error))
-    for each in watch.pods():
+    for each in watch.cache.pods():
         _is_bounded(each)
 
 
