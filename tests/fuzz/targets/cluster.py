@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from websocket import ABNF
 
@@ -32,6 +34,7 @@ from minerwatch.kube.pod_parsing import (
     PodParser,
     quantity,
 )
+from minerwatch.kube.token_review import TokenReviewer
 from minerwatch.model import Action, Container, ContainerKind, Outcome, OwnerReference, Pod
 from tests.fuzz.contract import is_finite, is_one_line, is_told, is_unicode
 from tests.fuzz.registry import SEPARATOR, parts, target
@@ -169,6 +172,20 @@ def pod_watch(data: bytes) -> None:
             is_one_line(str(error))
     for each in watch.cache.pods():
         _is_bounded(each)
+
+
+@target("kube.token_review")
+def token_review(data: bytes) -> None:
+    """Answers of both reviews: nothing but a permission opens the metrics."""
+    errors: list[Exception] = []
+    status = TokenReviewer(_api(data), errors.append)("token", "192.0.2.1")
+    if status == HTTPStatus.OK:
+        answered = msgspec.json.decode(data)["status"]
+        assert answered["authenticated"] is True
+        assert answered["allowed"] is True
+    for error in errors:
+        is_told(cast("ApiError", error))
+        is_one_line(str(error))
 
 
 @target("culling.budget_lease", cost=2)
