@@ -27,12 +27,14 @@ from minerwatch.probes.registry import Probes
 _SATURATED_CORES = 0.9
 """At a lower CPU rate no thread of the process can use 95 % of a core for long."""
 
-_PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
-_CONTAINER_FIELDS = (
+PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
+CONTAINER_FIELDS = (
     *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
     *("HiddenCpuShare", "CgroupsOverBound"),
 )
-_MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
+MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
+"""Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
+threads and probes are measured for busy processes and suspects, which are matched at each tick."""
 
 
 class DynamicMatching:
@@ -55,8 +57,8 @@ class DynamicMatching:
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force."""
         self._matcher = matcher
-        self._of_process = Thresholds(matcher.rules, _PROCESS_FIELDS)
-        self._of_container = Thresholds(matcher.rules, _CONTAINER_FIELDS)
+        self._of_process = Thresholds(matcher.rules, PROCESS_FIELDS)
+        self._of_container = Thresholds(matcher.rules, CONTAINER_FIELDS)
         self._fields = frozenset().union(*(rule.fields for rule in matcher.rules))
 
     def sightings(
@@ -169,7 +171,7 @@ class DynamicMatching:
         facts: dict[str, FactValue] = {}
         if cores >= _SATURATED_CORES and "SaturatedThreads" in self._fields:
             facts |= measured(SaturatedThreads=self._meter.saturated_threads(process, at_s))
-        if cores >= self._examination.suspect_cpu_cores and self._fields & _MEMORY_FIELDS:
+        if cores >= self._examination.suspect_cpu_cores and self._fields & MEMORY_FIELDS:
             memory = self._meter.memory(process)
             if memory is not None:
                 facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
