@@ -23,8 +23,8 @@ import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
 from minerwatch.config.schema import Config, CullBudget
-from minerwatch.culling.budget_lease import IN_EARNEST
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.culling.lease_codec import IN_EARNEST
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,

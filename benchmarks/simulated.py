@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minerwatch.agent.daemon import Agent, Runtime
-from minerwatch.agent.memory import HeapKeeper, keep_heap_small
+from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import now_s
 from minerwatch.agent.scheduling import Readable, Wake
 from minerwatch.config.schema import load

@@ -138,7 +138,7 @@ FLOOD_ARGUMENT = ("\udcff" * 7 + "\U0001f600") * 8_000
 WATCH_AND_TELL = """
 import sys, time
 from pathlib import Path
-from minerwatch.agent.memory import keep_heap_small
+from minerwatch.agent.heap import keep_heap_small
 keep_heap_small()
 from minerwatch.config.schema import BUILT_IN_RULES, Examination
 from minerwatch.detection.sigma import rulebook

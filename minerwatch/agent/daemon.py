@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from minerwatch import __version__
 from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints, socket_path
 from minerwatch.agent.exec_watcher import ExecWatcher, subscribe
-from minerwatch.agent.memory import HeapKeeper, keep_heap_small
+from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import Node, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
 from minerwatch.agent.publisher import Publisher

@@ -2,7 +2,7 @@
 
 Each step has a module: ``tracker`` reads processes, ``process_meter`` their counters,
 ``static_matching`` and ``dynamic_matching`` match rules, ``suspects`` chooses for the probes, and
-``verdicts`` judges containers. A tick returns what it found; ``publisher`` publishes it.
+``judging`` judges containers. A tick returns what it found; ``publisher`` publishes it.
 Processes are measured one by one only in hot containers: new ones, those that use CPU, and those
 with a finding.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minerwatch.agent.dynamic_matching import DynamicMatching
+from minerwatch.agent.judging import judge_containers, newly_matched
 from minerwatch.agent.limits import DEFAULT_LIMITS, Limits
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
@@ -30,7 +31,6 @@ from minerwatch.agent.tracked import (
     observation_of,
 )
 from minerwatch.agent.tracker import MAX_ANCESTORS, Tracker
-from minerwatch.agent.verdicts import judge_containers, newly_matched
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher

@@ -34,7 +34,7 @@ import msgspec
 
 from minerwatch.backoff import Backoff
 from minerwatch.config.schema import CircuitBreaker, Culling
-from minerwatch.culling.budget_lease import (
+from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
     Place,

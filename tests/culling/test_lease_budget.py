@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from minerwatch.culling.budget_lease import DRY_RUNS, FLAGGED, FLAGGED_S, IN_EARNEST, LEASE
 from minerwatch.culling.lease_budget import (
     MARGIN_S,
     BudgetPace,
     LeaseBudget,
     Limits,
 )
+from minerwatch.culling.lease_codec import DRY_RUNS, FLAGGED, FLAGGED_S, IN_EARNEST, LEASE
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import Cluster, from_kubeconfig
 from minerwatch.model import Action, Outcome

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from minerwatch.config.values import PodLabel
-from minerwatch.culling.budget_lease import IN_EARNEST, LEASE
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.lease_budget import LeaseBudget, Limits
+from minerwatch.culling.lease_codec import IN_EARNEST, LEASE
 from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields

@@ -15,8 +15,8 @@ from websocket import ABNF
 
 from minerwatch.api.snapshot import decode_report
 from minerwatch.config.schema import Culling
-from minerwatch.culling.budget_lease import decoded_lease, lease_state
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.culling.lease_codec import decoded_lease, lease_state
 from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
@@ -188,7 +188,7 @@ def token_review(data: bytes) -> None:
         is_one_line(str(error))
 
 
-@target("culling.budget_lease", cost=2)
+@target("culling.lease_codec", cost=2)
 def lease(data: bytes) -> None:
     """The Lease that holds the budget: whatever it says, a place is taken or it is not."""
     body, date = parts(data, 2)

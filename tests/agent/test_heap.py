@@ -5,7 +5,7 @@ import subprocess
 import sys
 import weakref
 
-from minerwatch.agent.memory import freeze_and_trim
+from minerwatch.agent.heap import freeze_and_trim
 
 
 class Node:
@@ -31,7 +31,7 @@ def test_threads_share_one_heap() -> None:
     """glibc names each further arena "heap N" in malloc_info(3)."""
     script = """
 import ctypes, os, sys, threading
-from minerwatch.agent.memory import keep_heap_small
+from minerwatch.agent.heap import keep_heap_small
 keep_heap_small()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -51,7 +51,7 @@ def test_a_large_table_is_given_back_whatever_lies_behind_it() -> None:
     script = """
 import re
 from pathlib import Path
-from minerwatch.agent.memory import keep_heap_small
+from minerwatch.agent.heap import keep_heap_small
 keep_heap_small()
 def heap_kib():
     mapped = Path("/proc/self/smaps").read_text()
@@ -71,7 +71,7 @@ print(heap_kib() - before)
 def test_the_heap_is_given_back_after_a_burst() -> None:
     script = """
 from pathlib import Path
-from minerwatch.agent.memory import keep_heap_small, trim_heap
+from minerwatch.agent.heap import keep_heap_small, trim_heap
 keep_heap_small()
 def resident_kib():
     status = Path("/proc/self/status").read_text()
