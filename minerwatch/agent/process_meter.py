@@ -105,6 +105,8 @@ class ProcessMeter:
             read.add(pid)
             if not self.read_process(process, at_s, container.idle_until_s):
                 replaced.add(pid)
+        if container.all_idle_read_tick == self._tick_number:
+            container.unseen_cores = max(0.0, self._unseen_cores(container) or 0.0)
         return read, replaced
 
     def _idle_to_read(
@@ -112,16 +114,17 @@ class ProcessMeter:
     ) -> list[TrackedProcess]:
         """Return the idle processes to read: in turn, or all if one of them may have run.
 
-        Where the CPU time is still not accounted for after all were read, processes that exited
-        used it, as in a build; then all are read again after one turn only.
+        One may have run if more CPU time is unaccounted for than the last time that all were read:
+        the rest of that time was used by processes that exited, as in a build.
         """
         every, turn = self._limits.ticks_per_idle_check, self._tick_number
-        was_in_turn = container.all_idle_read_tick + every > turn
-        container.idle_until_s = None
-        if was_in_turn or not idle or self._is_accounted_for(container):
+        unseen, allowed = self._unseen_cores(container), self._allowed_unseen_cores(container)
+        is_recent = container.all_idle_read_tick + every > turn
+        known = container.unseen_cores if is_recent else 0.0
+        if not idle or (unseen is not None and unseen <= known + allowed):
+            container.idle_until_s = None
             return [each for each in idle if not (each.process.id.pid + turn) % every]
-        if container.all_idle_read_tick + every < turn:
-            container.idle_until_s = self._node.last_tick_s
+        container.idle_until_s = self._node.last_tick_s if known <= allowed else None
         container.all_idle_read_tick = turn
         return idle
 
@@ -172,14 +175,16 @@ class ProcessMeter:
         known = self._table.stat(pid) if self._table is not None else None
         return known or self._reader.stat(pid)
 
-    def _is_accounted_for(self, container: TrackedContainer) -> bool:
-        """Return True if the processes just read used nearly all CPU time of the container."""
+    def _unseen_cores(self, container: TrackedContainer) -> float | None:
+        """Return the CPU rate that the processes just read do not account for; None: not known."""
         cores = container.cpu.cores
         if cores is None:
-            return False
-        unseen = cores - sum(each.cpu_cores or 0.0 for each in container.measured_processes())
-        most = min(self._examination.hot_cpu_cores, _MAX_UNSEEN_SHARE * cores)
-        return unseen <= max(most, _CLOCK_TICK_S / self._tick_length_s())
+            return None
+        return cores - sum(each.cpu_cores or 0.0 for each in container.measured_processes())
+
+    def _allowed_unseen_cores(self, container: TrackedContainer) -> float:
+        most = min(self._examination.hot_cpu_cores, _MAX_UNSEEN_SHARE * (container.cpu.cores or 0))
+        return max(most, _CLOCK_TICK_S / self._tick_length_s())
 
     def _tick_length_s(self) -> float:
         times_s = self._node.tick_times_s

@@ -105,6 +105,7 @@ class TrackedContainer:
     is_measured: bool = False  # process by process, at the last tick
     all_idle_read_tick: int = -1000  # when all its idle processes were last read at once
     idle_until_s: float | None = None  # none of them has run until then; None: not known
+    unseen_cores: float = 0.0  # CPU rate not accounted for when all were read
     is_over_bound: bool = False  # it has more cgroups than are kept apart
     limit: CpuLimit | None = None
     throttled_share: float | None = None

@@ -26,7 +26,11 @@ METRICS_PATH = "/metrics"
 PERMITTED_S = 120.0  # as long as the kubelet caches a token that it has had reviewed
 REFUSED_S = 30.0
 _MAX_DECISIONS = 512
-_MAX_REVIEWS_PER_S = 2
+_MAX_REVIEWS_PER_S = 2  # of unknown tokens from one address
+_MAX_REVIEWS_PER_S_IN_ALL = 20  # of unknown tokens
+_MAX_AT_ONCE = 8
+"""Reviews of unknown tokens in progress, and as many of known ones: each holds a thread of the
+server while the API server does not answer."""
 _KNOWN_S = 3600.0  # a token that was permitted within it is reviewed again without a limit
 _TIMEOUT_S = 3.0
 _Kind = TypeVar("_Kind")
@@ -92,6 +96,7 @@ class TokenReviewer:
         self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
         self._second = 0
         self._reviews: Counter[str] = Counter()  # in this second, by client address
+        self._places = {known: threading.Semaphore(_MAX_AT_ONCE) for known in (False, True)}
 
     def __call__(self, token: str, address: str) -> HTTPStatus:
         """Return OK, UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS or SERVICE_UNAVAILABLE."""
@@ -104,11 +109,16 @@ class TokenReviewer:
             is_known = decision is not None and decision.is_known(now_s)
             if not is_known and not self._may_review(address, now_s):
                 return HTTPStatus.TOO_MANY_REQUESTS
+        places = self._places[is_known]
+        if not places.acquire(blocking=False):
+            return HTTPStatus.SERVICE_UNAVAILABLE
         try:
             status = self._review(token)
         except ApiError as error:
             self._on_error(error)
             return HTTPStatus.SERVICE_UNAVAILABLE
+        finally:
+            places.release()
         with self._lock:
             self._keep(key, _Decision(status, now_s))
         return status
@@ -117,7 +127,10 @@ class TokenReviewer:
         if int(now_s) != self._second:
             self._second, self._reviews = int(now_s), Counter()
         self._reviews[address] += 1
-        return self._reviews[address] <= _MAX_REVIEWS_PER_S
+        if self._reviews[address] > _MAX_REVIEWS_PER_S:
+            return False
+        self._reviews[""] += 1  # in all
+        return self._reviews[""] <= _MAX_REVIEWS_PER_S_IN_ALL
 
     def _keep(self, key: bytes, decision: _Decision) -> None:
         """Keep a decision; refused tokens never push out permitted ones."""

@@ -15,6 +15,7 @@ import msgspec
 
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
+from minerwatch.untrusted_text.display import printable
 
 DEFAULT_MAX_FILE_BYTES = 512 << 20
 _MAX_PROCESSES = 32
@@ -31,7 +32,7 @@ class HasherAnswer(msgspec.Struct):
     def text(self) -> str | None:
         """Return the digest, or ``- `` and the reason; None for anything else."""
         if self.reason:
-            return f"- {self.reason[:_MAX_REASON_CHARS]}"
+            return f"- {printable(self.reason, _MAX_REASON_CHARS)}"
         return self.digest if _DIGEST.fullmatch(self.digest) else None
 
 

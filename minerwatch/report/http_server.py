@@ -358,7 +358,7 @@ class Server(ThreadingMixIn, TCPServer):
         status = self._authorize(token.strip(), address[0])
         if status == HTTPStatus.OK:
             return None
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
             self.count("not reviewed")
         return Answer(_REFUSALS[status], status=status)
 

@@ -175,4 +175,7 @@ def test_an_agent_without_a_canary_is_said_to_tell_why_in_its_log(
     monkeypatch.setattr(module, "answer", lambda *_: b"minerwatch_processes 4.0\n")
     asked = CliRunner().invoke(cli, ["canary"])
     assert asked.exit_code == 1
-    assert "runs in no container that it watches (its log says which: probe is off)" in asked.stderr
+    assert (
+        "runs in no container that it watches (its log has the reason: probe is off)"
+        in asked.stderr
+    )

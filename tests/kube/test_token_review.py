@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.token_review import PERMITTED_S, REFUSED_S, TokenReviewer
-from tests.kube.api_server import Answering, ApiServer, Dropping
+from tests.kube.api_server import Answering, ApiServer, Dropping, eventually
 from tests.kube.conftest import write_kubeconfig
 
 SCRAPER = "system:serviceaccount:monitoring:prometheus"
@@ -133,3 +135,45 @@ def test_without_an_api_server_nothing_is_permitted(
     reviewer = TokenReviewer(unreachable, errors.append)
     assert reviewer("good", "10.0.0.1") == HTTPStatus.SERVICE_UNAVAILABLE
     assert len(errors) == 1
+
+
+class HangingCluster:
+    """An API server that answers nothing until it is released."""
+
+    server = "https://api.example.org"
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.calls = 0
+
+    def call(self, *_request: object, **_options: object) -> bytes:
+        self.calls += 1
+        self.released.wait()
+        return b'{"status": {}}'
+
+
+def test_an_api_server_that_hangs_holds_few_threads(clock: Clock) -> None:
+    hanging = HangingCluster()
+    reviewer = TokenReviewer(cast("Cluster", hanging), lambda _error: None, clock)
+    threads = [
+        threading.Thread(target=reviewer, args=(f"token {number}", f"10.0.0.{number}"))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: hanging.calls == 8)
+    assert reviewer("another", "10.0.1.1") == HTTPStatus.SERVICE_UNAVAILABLE
+    assert hanging.calls == 8
+    hanging.released.set()
+    for thread in threads:
+        thread.join()
+    assert reviewer("another", "10.0.1.2") == HTTPStatus.UNAUTHORIZED
+
+
+def test_unknown_tokens_of_all_addresses_have_a_limit_too(
+    api: ApiServer, reviewer: TokenReviewer
+) -> None:
+    statuses = [reviewer(f"token {number}", f"10.0.0.{number}") for number in range(25)]
+    assert statuses.count(HTTPStatus.UNAUTHORIZED) == 20
+    assert statuses[20:] == [HTTPStatus.TOO_MANY_REQUESTS] * 5
+    assert len(reviews(api)) == 20
