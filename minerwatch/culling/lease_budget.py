@@ -227,7 +227,7 @@ class LeaseBudget:
     def _update(self, change: Callable[[LeaseState], LeaseState | bool]) -> bool:
         """Write the Lease that ``change`` returns, or return its decision; False if that fails."""
         until_s = self._monotonic_s() + self._pace.give_up_s
-        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
         for _ in range(self._pace.tries):
             try:
                 wanted = change(self._read())
