@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,3 +195,16 @@ def test_every_measured_field_is_compared_or_matched_at_each_tick() -> None:
     at_each_tick |= {field for fields in PROBE_FIELDS.values() for field in fields}
     measured_fields = {field.name for field in KNOWN_FIELDS.values() if field.dynamic}
     assert measured_fields == at_each_tick | {*PROCESS_FIELDS, *CONTAINER_FIELDS}
+
+
+@pytest.mark.parametrize("exited_s", [0.0, 3.0])
+def test_processes_that_compute_in_turn_are_measured_while_they_run(
+    tmp_path: Path, exited_s: float
+) -> None:
+    """Also where processes that exit use CPU time, so that not all of it is accounted for."""
+    world = World(tmp_path, 24, RULES[:1], Limits(ticks_per_idle_check=8))
+    for tick in range(80):
+        running = 2 + (tick // 4) % 23
+        world.tick({running: TICK_S, -1: exited_s}, {})
+        if tick > 20:
+            assert not world.container.processes[running].is_idle, f"tick {tick}"
