@@ -666,7 +666,8 @@ def test_names_are_those_of_rules_and_not_too_many(
 ) -> None:
     program = scanner(
         tmp_path,
-        "print('{\"broken\": []}')\n"
+        "print('{\"broken\": []}', flush=True)\n"
+        "input()\n"  # answers that come before the request are not believed
         'for at in range(500): print(\'{"name": "A%d"}\' % at)\n'
         "for bad in ('', '1', 'a b', 'x' * 129, '\\\\u001b[2J', 'ä'):\n"
         '    print(\'{"name": "%s"}\' % bad)\n'
