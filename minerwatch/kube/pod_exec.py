@@ -64,7 +64,7 @@ def output(
     until_s = time.monotonic() + timeout_s
     socket = _connected(cluster, container, command)
     try:
-        return _Printed(limit_bytes).read(socket, until_s)
+        return _Printed(limit_bytes, timeout_s).read(socket, until_s)
     finally:
         socket.shutdown()  # type: ignore[no-untyped-call]  # without a handshake, which waits
 
@@ -105,8 +105,9 @@ def _refused(error: Any) -> ApiError:
 
 
 class _Printed:
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, timeout_s: float = float("inf")) -> None:
         self._limit_bytes = limit_bytes
+        self._timeout_s = timeout_s
         self._output = bytearray()
         self._complaint = bytearray()
         self._status: bytes | None = None
@@ -121,7 +122,7 @@ class _Printed:
             if self._status is not None:
                 until_s = min(until_s, time.monotonic() + _LAST_WORDS_S)
         if self._status is None:
-            raise LostAnswerError("timeout", "no answer in time")
+            raise LostAnswerError("timeout", f"no answer within {self._timeout_s:g} s")
         self._require_success(self._status)
         return bytes(self._output)
 
