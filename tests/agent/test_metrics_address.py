@@ -80,6 +80,11 @@ def test_in_a_cluster_metrics_are_for_tokens_that_may_get_them(cluster: Cluster)
         for token in (None, "good", "Bearer ", "Basic good", "Bearer unknown"):
             status, body = asked(address, "/metrics", token)
             assert (status, b"up 1" in body) == (401, False)
+        assert address.listener.failures == {}
+
+
+def test_a_token_that_may_not_get_metrics_is_refused(cluster: Cluster) -> None:
+    with opened(EVERYWHERE, cluster) as address:
         assert asked(address, "/metrics", "Bearer tenant")[0] == 403
         assert address.listener.failures == {}
 

@@ -164,6 +164,7 @@ def test_a_reader_that_is_killed_is_replaced(
 
 
 def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
+    threads = set(threading.enumerate())
     reader = ProcessReader(recorded.root)
     recorded.add(10, None)
     recorded.add(11)
@@ -173,7 +174,9 @@ def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
     reader.close()
     eventually(lambda: not any((PROC / str(pid) / "exe").exists() for pid in children() - before))
     recorded.release(10)
-    eventually(lambda: all(thread.name != "arguments" for thread in threading.enumerate()))
+    eventually(
+        lambda: all(thread.name != "arguments" for thread in set(threading.enumerate()) - threads)
+    )
     reader.close()
 
 
