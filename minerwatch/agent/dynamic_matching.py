@@ -22,6 +22,7 @@ from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue, ProcessId
+from minerwatch.probes.executed_code import ExecutedCode
 from minerwatch.probes.registry import Probes
 
 _SATURATED_CORES = 0.9
@@ -47,10 +48,12 @@ class DynamicMatching:
         probes: Probes | None,
         examination: Examination,
         matcher: Matcher,
+        code: ExecutedCode | None = None,
     ) -> None:
         self._node = node
         self._meter = meter
         self._probes = probes
+        self._code = code
         self._examination = examination
         self.use(matcher)
 
@@ -69,8 +72,7 @@ class DynamicMatching:
         ``suspects``: the only processes that probes may know something about.
         """
         shared = self._shared_facts(container, at_s)
-        for match in self._matcher.container_matches(shared):
-            yield Sighting(match.rule, None, match.evidence)
+        matched: set[str] = set()
         seen = self._of_container.intervals(shared)
         if seen != container.shared_measured:
             container.shared_measured = seen
@@ -79,9 +81,15 @@ class DynamicMatching:
         for process in container.processes.values():
             if process.cpu is not None and not (process.is_idle and at_s < process.idle_until_s):
                 is_suspect = process.process.id in suspects
-                yield from self._process_sightings(
+                for sighting in self._process_sightings(
                     container, process, shared, at_s, is_suspect=is_suspect
-                )
+                ):
+                    matched.add(sighting.rule.id)
+                    yield sighting
+        together = self._code.container_facts(container.container.key) if self._code else {}
+        for match in self._matcher.container_matches({**shared, **together}):
+            if match.rule.of_container or match.rule.id not in matched:
+                yield Sighting(match.rule, None, match.evidence)
 
     def _process_sightings(
         self,
@@ -93,8 +101,9 @@ class DynamicMatching:
         is_suspect: bool,
     ) -> Iterator[Sighting]:
         facts = self._measured_facts(process, at_s)
+        executed = self._code.process_facts(process.process.id) if self._code else {}
         cores = process.cpu_cores or 0.0
-        if not is_suspect and cores < self._extra_facts_cores:
+        if not is_suspect and not executed and cores < self._extra_facts_cores:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
                 self._note_if_idle(process, facts)
@@ -102,6 +111,7 @@ class DynamicMatching:
         else:
             seen = None
             facts |= self._extra_facts(process, cores, at_s)
+            facts |= executed
         matches = self._matcher.dynamic_matches(
             {**static_facts_of(container, process), **shared, **facts}
         )

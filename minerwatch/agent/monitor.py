@@ -23,6 +23,7 @@ from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Container, Facts, Identity, Observation
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes, ProbeStatus
@@ -127,6 +128,7 @@ def open_node(
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
+    code, code_off = _code_sampler(config)
     probes = Probes(
         config,
         content_rules=book.content,
@@ -138,7 +140,7 @@ def open_node(
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
     )
     watch = Watch(
-        Sources(cgroups, processes, tasks, probes),
+        Sources(cgroups, processes, tasks, probes, code),
         matcher or Matcher(book.rules),
         config.examination,
         judge,
@@ -151,7 +153,11 @@ def open_node(
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
+        (
+            ProbeStatus("tasks", tasks_off, config.probes.tasks),
+            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            *probes.status,
+        ),
         identity,
     )
 
@@ -165,4 +171,16 @@ def _task_iterator(config: Config) -> tuple[TaskIterator | None, str]:
     try:
         return TaskIterator(), ""
     except TasksUnavailableError as error:
+        return None, str(error)
+
+
+def _code_sampler(config: Config) -> tuple[CodeSampler | None, str]:
+    """Return the sampler of executed code, or the reason why there is none."""
+    if not config.probes.executed_code:
+        return None, "switched off (probes.executed_code)"
+    if config.node.proc != Config().node.proc:
+        return None, OTHER_KERNEL
+    try:
+        return CodeSampler(), ""
+    except SamplerUnavailableError as error:
         return None, str(error)

@@ -47,8 +47,10 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
+from minerwatch.probes.executed_code import ExecutedCode, Place
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -63,6 +65,7 @@ class Sources:
     processes: ProcessReader
     tasks: TaskIterator | None = None
     probes: Probes | None = None
+    code: CodeSampler | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -125,10 +128,14 @@ class Watch:
         self._timer = timer or PhaseTimer()
         self._lock = threading.Lock()
         self._has_other_rules = False
+        self._executing: frozenset[ContainerKey] = frozenset()  # containers with classified code
         self._node = node = TrackedNode()
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
         self._static = StaticMatching(node, matcher, self._timer)
-        self._dynamic = DynamicMatching(node, self._meter, sources.probes, examination, matcher)
+        self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
+        self._dynamic = DynamicMatching(
+            node, self._meter, sources.probes, examination, matcher, self._code
+        )
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._static, limits, place_of
         )
@@ -148,6 +155,8 @@ class Watch:
 
     def close(self) -> None:
         """Release the kernel's files."""
+        if self._code is not None:
+            self._code.close()
         with self._lock:
             self._sources.close()
 
@@ -159,6 +168,7 @@ class Watch:
             *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
             *(sources.probes.failures() if sources.probes else ()),
             *(("tasks", reason, count) for reason, count in self._meter.task_failures.items()),
+            *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._static.deferred),
         ]
 
@@ -242,6 +252,16 @@ class Watch:
             found = outer
         return found
 
+    def _locate(self, pid: int) -> Place | None:
+        """Return where a process runs, also if no tick has seen it yet."""
+        with self._lock:
+            known = self._node.process(pid)
+            container = self._node.container_of.get(pid)
+            if known is not None and container is not None:
+                return Place(known.process.id, container.container.key, container.owner)
+            stat, new = self._sources.processes.stat(pid), self._sources.cgroups.container_of(pid)
+        return Place(stat.id, new.key, new.owner) if stat is not None and new is not None else None
+
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
         probes = self._sources.probes
         return probes.connections(process) if probes is not None else ()
@@ -266,6 +286,8 @@ class Watch:
             self._match(hot, suspects, at_s)
             changes, began = judge_containers(self._judge, hot, at_s, is_tick=True)
         self._node.last_tick_s = at_s
+        if self._code is not None:
+            self._code.end_tick(self._node.containers.keys())
         return self._summary(at_s, ended, used_s, changes, began)
 
     def _end_containers(self, gone: Iterable[ContainerKey]) -> tuple[Observation, ...]:
@@ -310,6 +332,8 @@ class Watch:
     def _hot_containers(self) -> list[TrackedContainer]:
         """Return the containers to measure process by process, brought up to date."""
         containers = self._node.containers.values()
+        if self._code is not None:
+            self._executing = self._code.known_containers()
         hot = [container for container in containers if self._is_hot(container)]
         if self._has_other_rules:
             hot, self._has_other_rules = list(containers), False
@@ -326,6 +350,7 @@ class Watch:
             or bool(container.static_sightings)
             or container.has_delayed
             or container.is_over_bound
+            or container.container.key in self._executing
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
