@@ -244,6 +244,10 @@ class _Connections:
             socket.socket.shutdown(client, socket.SHUT_RDWR)
 
 
+class _ClosingError(Exception):
+    """The server is to end."""
+
+
 class Server(ThreadingMixIn, TCPServer):
     """Runs a thread per connection; ``failures`` counts requests without a response by reason."""
 
@@ -266,6 +270,7 @@ class Server(ThreadingMixIn, TCPServer):
         self.routes = routes
         self.posts = posts
         self.failures: dict[str, int] = {}
+        self.is_closing = False
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -332,7 +337,13 @@ class Server(ThreadingMixIn, TCPServer):
             self._slots.release()
 
     def service_actions(self) -> None:
-        """Close overdue connections; called after every connection, and every ``_POLL_S``."""
+        """Close overdue connections; called after every connection, and every ``_POLL_S``.
+
+        Raises _ClosingError to end ``serve_forever``: ``shutdown`` would wait forever for a thread
+        that has not begun to serve, and one that has ended would be started again.
+        """
+        if self.is_closing:
+            raise _ClosingError
         for _ in range(self._connections.close_overdue()):
             self.count("too slow")
 
@@ -433,7 +444,7 @@ class Listener:
         """``on_error`` gets the errors of routes; it is called from other threads."""
         self._tls = tls
         self._server = Server(listening, routes, posts or {}, on_error, tls, authorize, limits)
-        self._thread = Worker("http", lambda: self._server.serve_forever(_POLL_S)).start()
+        self._thread = Worker("http", self._serve).start()
 
     @property
     def failures(self) -> dict[str, int]:
@@ -443,10 +454,14 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and close every connection."""
-        self._server.shutdown()
         self._thread.close()
-        self._server.server_close()
+        self._server.is_closing = True
         self._thread.join()
+        self._server.server_close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(_ClosingError):
+            self._server.serve_forever(_POLL_S)
 
 
 def address_listener(
