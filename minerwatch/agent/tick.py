@@ -253,14 +253,8 @@ class Watch:
         return found
 
     def _locate(self, pid: int) -> Place | None:
-        """Return where a process runs, also if no tick has seen it yet."""
         with self._lock:
-            known = self._node.process(pid)
-            container = self._node.container_of.get(pid)
-            if known is not None and container is not None:
-                return Place(known.process.id, container.container.key, container.owner)
-            stat, new = self._sources.processes.stat(pid), self._sources.cgroups.container_of(pid)
-        return Place(stat.id, new.key, new.owner) if stat is not None and new is not None else None
+            return self._tracker.locate(pid)
 
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
         probes = self._sources.probes

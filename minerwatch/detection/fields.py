@@ -81,6 +81,12 @@ _FIELDS = (
         "FloatCodeShare", "0..1", "floating point, of the instructions it executes", dynamic=True
     ),
     Field(
+        "PairConversionShare",
+        "0..1",
+        "conversions of two integers to two floats, of the instructions it executes",
+        dynamic=True,
+    ),
+    Field(
         "RoundingCodeShare",
         "0..1",
         "changes of the rounding mode, of the instructions it executes",
@@ -135,7 +141,8 @@ _OF_CONTAINER = frozenset(
 
 _POOLED = frozenset(
     (
-        *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "RoundingCodeShare"),
+        *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
+        "RoundingCodeShare",
         *("VectorCodeShare", "AnonymousCodeShare", "HotCodePages", "IoBytesPerCpuSecond"),
     )
 )

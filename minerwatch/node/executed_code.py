@@ -5,7 +5,7 @@ what user code a CPU executes into a ring in shared memory. It needs no hardware
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
 the host's pid namespace.
 
-The period is drawn anew at each read, so that code cannot pause just before it is sampled.
+Each read draws another period, so that code cannot pause just before it is sampled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import mmap
 import os
 import platform
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
@@ -47,12 +47,12 @@ _HEAD, _TAIL = 1024, 1032
 
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
-_SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
+SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
 _SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
 _NUMBER = Struct("=Q")
 
 
-class _Attributes(ctypes.Structure):
+class Attributes(ctypes.Structure):
     """``struct perf_event_attr``, as far as PERF_ATTR_SIZE_VER1."""
 
     _fields_ = (
@@ -114,7 +114,7 @@ class CodeSampler:
     def read(self) -> CodeSamples:
         """Return the samples since the last read, and draw another period."""
         period_s, self._period_s = self._period_s, self._drawn_period_s()
-        record = _SAMPLE if self.has_cgroups else _SAMPLE_WITHOUT_CGROUP
+        record = SAMPLE if self.has_cgroups else _SAMPLE_WITHOUT_CGROUP
         samples: list[CodeSample] = []
         for cpu, ring in [*self._rings.items()]:
             try:
@@ -122,10 +122,9 @@ class CodeSampler:
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
                 continue
-            if len(content) % record.size == 0 and _has_only_samples(content, record):
-                samples += [_sample(each) for each in record.iter_unpack(content)]
-            else:
-                samples += self._mixed(content, record)
+            found, lost = samples_in(content, record)
+            samples += found
+            self.failures["lost"] += lost
         self._reads += 1
         if self._reads % _READS_PER_CPU_CHECK == 0:
             with suppress(OSError):
@@ -143,7 +142,7 @@ class CodeSampler:
 
     def _open_cpus(self) -> None:
         """Open the CPUs that are online and not open; raises OSError if none can be opened."""
-        online = set(_online_cpus())
+        online = set(online_cpus())
         for cpu in self._rings.keys() - online:
             self._rings.pop(cpu).close()
         for cpu in sorted(online - self._rings.keys()):
@@ -163,24 +162,24 @@ class CodeSampler:
             self.has_cgroups = False  # before Linux 5.7
             return _Ring(cpu, self._period_s, has_cgroups=False)
 
-    def _mixed(self, content: bytes, record: Struct) -> Iterator[CodeSample]:
-        """Yield the samples of content that also has other records."""
-        at = 0
-        while at + _HEADER.size <= len(content):
-            kind, _, size = _HEADER.unpack_from(content, at)
-            if kind == _RECORD_SAMPLE and size == record.size and at + size <= len(content):
-                yield _sample(record.unpack_from(content, at))
-            elif kind == _RECORD_LOST and at + _LOST.size <= len(content):
-                self.failures["lost"] += _LOST.unpack_from(content, at)[1]
-            if size < _HEADER.size:
-                return
-            at += size
 
-
-def _has_only_samples(content: bytes, record: Struct) -> bool:
-    return all(
-        each[0] == _RECORD_SAMPLE and each[2] == record.size for each in record.iter_unpack(content)
-    )
+def samples_in(content: bytes, record: Struct) -> tuple[list[CodeSample], int]:
+    """Return the samples in what a ring held, and the number that there was no room for."""
+    if len(content) % record.size == 0:
+        records = [*record.iter_unpack(content)]
+        if all(each[0] == _RECORD_SAMPLE and each[2] == record.size for each in records):
+            return [_sample(each) for each in records], 0
+    samples, lost, at = [], 0, 0
+    while at + _HEADER.size <= len(content):
+        kind, _, size = _HEADER.unpack_from(content, at)
+        if size < _HEADER.size or at + size > len(content):
+            break
+        if kind == _RECORD_SAMPLE and size == record.size:
+            samples.append(_sample(record.unpack_from(content, at)))
+        elif kind == _RECORD_LOST and size >= _LOST.size:
+            lost += _LOST.unpack_from(content, at)[1]
+        at += size
+    return samples, lost
 
 
 def _sample(record: tuple[int, ...]) -> CodeSample:
@@ -191,15 +190,15 @@ class _Ring:
     """One CPU's event and its ring. Raises OSError."""
 
     def __init__(self, cpu: int, period_s: float, *, has_cgroups: bool) -> None:
-        attributes = _Attributes(
+        attributes = Attributes(
             type=_TYPE_SOFTWARE,
-            size=ctypes.sizeof(_Attributes),
+            size=ctypes.sizeof(Attributes),
             config=_CPU_CLOCK,
             sample_period=int(period_s * 1e9),
             sample_type=_SAMPLE_IP | _SAMPLE_TID | (_SAMPLE_CGROUP if has_cgroups else 0),
             flags=_EXCLUDE_KERNEL | _EXCLUDE_HV,
         )
-        self._fd = _perf_event_open(attributes, cpu)
+        self._fd = perf_event_open(attributes, cpu)
         try:
             self._memory = mmap.mmap(self._fd, _PAGE_BYTES + _RING_BYTES)
         except BaseException:
@@ -228,7 +227,8 @@ class _Ring:
         os.close(self._fd)
 
 
-def _perf_event_open(attributes: _Attributes, cpu: int) -> int:
+def perf_event_open(attributes: Attributes, cpu: int) -> int:
+    """Open an event for all processes on one CPU; return its file descriptor. Raises OSError."""
     number = _SYSCALL.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -243,7 +243,7 @@ def _perf_event_open(attributes: _Attributes, cpu: int) -> int:
     return int(fd)
 
 
-def _online_cpus(path: Path = Path("/sys/devices/system/cpu/online")) -> Iterable[int]:
+def online_cpus(path: Path = Path("/sys/devices/system/cpu/online")) -> Iterable[int]:
     """Return the numbers of the CPUs that run (Documentation/admin-guide/cputopology.rst)."""
     for part in path.read_text().strip().split(","):
         first, _, last = part.partition("-")

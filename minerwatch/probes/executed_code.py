@@ -1,4 +1,4 @@
-"""What the CPUs execute, by process and container: samples of all CPUs, classified in a child.
+"""Samples of what all CPUs execute, classified in a child, by process and container.
 
 A thread reads the samples once a second. The code at a part of the addresses is classified at once,
 because short-lived processes are soon gone and generated code changes: all samples of processes
@@ -84,8 +84,7 @@ class CodeAnswer(msgspec.Struct):
         counts = (self.samples, self.unread, self.hashing, self.anonymous, *self.classes)
         is_sound = (
             self.samples + self.unread == sent
-            and len(self.classes) in {0, len(CLASSES)}
-            and bool(self.classes) == bool(self.samples)
+            and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and len(self.pages) <= sent
         )
@@ -102,7 +101,7 @@ class _Question(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one process or container."""
+    """The tally of one process or container."""
 
     tally: CodeTally = field(default_factory=CodeTally)
     io_bytes: int = 0  # of the process, at the last answer

@@ -26,13 +26,14 @@ def test_few_samples_say_nothing() -> None:
 
 def test_facts_are_shares() -> None:
     tally = tally_of(
-        200, hashing=50, anonymous=150, xor=25, rotate=20, multiply=5, float=25, other=25
+        200, hashing=50, anonymous=150, xor=25, rotate=20, multiply=5, float=20, pairs=5, other=25
     )
     tally.add_io(4000, 2.0)
     assert tally.facts() == {
         "HashCodeShare": 0.25,
         "MixingCodeShare": 0.5,
         "FloatCodeShare": 0.25,
+        "PairConversionShare": 0.05,
         "RoundingCodeShare": 0.0,
         "VectorCodeShare": 0.0,
         "AnonymousCodeShare": 0.75,

@@ -42,8 +42,10 @@ _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which is told by its mixture."""
 
-(XOR, ROTATE, MULTIPLY, VECTOR, MEDIA, CIPHER, FLOAT, ROUNDING, BRANCH, OTHER) = range(10)
-CLASSES = 10
+(XOR, ROTATE, MULTIPLY, VECTOR, MEDIA, CIPHER, FLOAT, PAIRS, ROUNDING, BRANCH, OTHER) = range(11)
+CLASSES = 11
+"""PAIRS: conversions of two integers to two floats. They are rare, and RandomX makes one for each
+number that it reads (its specification, 4.3.1 and 5.3.1)."""
 
 
 # x86-64 (Intel SDM volume 2).
@@ -53,6 +55,7 @@ _X86_XORS = frozenset(
     ("xor", "pxor", "vpxor", "vpxord", "vpxorq", "xorps", "xorpd", "vxorps", "vxorpd")
 )
 _X86_MULTIPLIES = frozenset(["mul", "imul", "mulx"])
+_X86_PAIRS = frozenset(["cvtdq2pd", "vcvtdq2pd"])
 _X86_ROUNDING = frozenset(["ldmxcsr", "vldmxcsr", "fldcw"])
 _X86_CIPHER = re.compile(r"v?aes|sha(?:1|256|512)|vsha512|vsm[34]")
 _X86_BRANCH = re.compile(r"j|call|ret|loop|syscall|int|bnd|notrack")
@@ -91,6 +94,8 @@ def _is_one_register(operands: str) -> bool:
 def _x86_class_of(name: str) -> int:
     if name in _X86_ROUNDING:
         return ROUNDING
+    if name in _X86_PAIRS:
+        return PAIRS
     if name in _X86_ROTATES:
         return ROTATE
     if name in _X86_MULTIPLIES:
@@ -140,7 +145,7 @@ def arm_class(mnemonic: str, operands: str) -> int:
     if _ARM_BRANCH.match(mnemonic):
         return BRANCH
     if _ARM_FLOAT.match(mnemonic):
-        return FLOAT
+        return PAIRS if mnemonic == "scvtf" and ".2d" in operands else FLOAT
     if _ARM_MOVES.match(mnemonic):
         return OTHER
     if is_vector:
@@ -198,6 +203,7 @@ def _is_hashing(counts: list[int], total: int) -> bool:
     return (
         mixing >= _HASHING_SHARE * total
         and not counts[FLOAT]
+        and not counts[PAIRS]
         and counts[MULTIPLY] <= _MAX_MULTIPLY_SHARE * total
         and counts[MEDIA] <= _MAX_MEDIA_SHARE * total
         and counts[BRANCH] <= _MAX_BRANCH_SHARE * total

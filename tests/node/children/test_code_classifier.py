@@ -18,6 +18,7 @@ from minerwatch.node.children.code_classifier import (
     MEDIA,
     MULTIPLY,
     OTHER,
+    PAIRS,
     ROTATE,
     ROUNDING,
     VECTOR,
@@ -58,6 +59,7 @@ from minerwatch.node.process_files import ProcessFiles
         ("mulsd", "xmm0, xmm1", FLOAT),
         ("vfmadd231pd", "ymm0, ymm1, ymm2", FLOAT),
         ("cvtsi2sd", "xmm0, rax", FLOAT),
+        ("cvtdq2pd", "xmm0, qword ptr [rsi]", PAIRS),
         ("fmul", "st(1)", FLOAT),
         ("sqrtpd", "xmm0, xmm1", FLOAT),
         ("ldmxcsr", "dword ptr [rsp]", ROUNDING),
@@ -98,6 +100,7 @@ def test_classes_on_x86(mnemonic: str, operands: str, expected: int) -> None:
         ("fmul", "d0, d1, d2", FLOAT),
         ("fmla", "v0.2d, v1.2d, v2.2d", FLOAT),
         ("scvtf", "d0, x0", FLOAT),
+        ("scvtf", "v16.2d, v16.2d", PAIRS),
         ("fmov", "d0, x0", OTHER),
         ("msr", "fpcr, x0", ROUNDING),
         ("msr", "nzcv, x0", OTHER),
@@ -167,7 +170,7 @@ MAPS = b"""\
 00400000-00401000 r-xp 00000000 fe:01 1234                               /usr/bin/a
 00600000-00601000 rw-p 00000000 fe:01 1234                               /usr/bin/a
 7f0000000000-7f0000100000 r-xp 00002000 fe:01 99                         /usr/lib/b.so (deleted)
-7f1000000000-7f1000001000 rwxp 00000000 00:00 0 
+7f1000000000-7f1000001000 rwxp 00000000 00:00 0
 7f2000000000-7f2000001000 r-xs 00000000 00:01 77                         /memfd:x (deleted)
 7f3000000000-7f3000001000 r-xs 00000000 00:19 78                         /dev/shm/x
 7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0                          [vdso]
