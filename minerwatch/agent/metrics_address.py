@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port
-from minerwatch.report.http_server import Authorize, Listener, Routes, address_listener
+from minerwatch.report.address_listener import address_listener
+from minerwatch.report.http_server import Authorize, Listener, Routes
 from minerwatch.report.tls import TlsEndpoint
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 
-from minerwatch.errors import ListenError
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
@@ -65,6 +64,9 @@ class Limits:
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
     connections_per_s: int = 50  # from one client address
+
+
+DEFAULT_LIMITS = Limits()
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -262,7 +264,7 @@ class Server(ThreadingMixIn, TCPServer):
         on_error: Callable[[Exception], None],
         tls: TlsEndpoint | None = None,
         authorize: Authorize | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """``authorize`` needs ``tls``: no token is accepted over plain HTTP."""
         BaseServer.__init__(self, listening.getsockname(), _Handler)
@@ -404,7 +406,7 @@ class Server(ThreadingMixIn, TCPServer):
             self.failures[reason] = self.failures.get(reason, 0) + 1
 
 
-class _RateLimited:
+class RateLimited:
     """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer holds."""
 
     def __init__(self, route: Route) -> None:
@@ -414,6 +416,7 @@ class _RateLimited:
         self._lock = threading.Lock()
 
     def __call__(self) -> Answer:
+        """Return a fresh answer, or the last one."""
         with self._lock:
             now_s = time.monotonic()
             times = self._computed_s
@@ -439,7 +442,7 @@ class Listener:
         tls: TlsEndpoint | None = None,
         authorize: Authorize | None = None,
         posts: Posts | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads."""
         self._tls = tls
@@ -462,52 +465,3 @@ class Listener:
     def _serve(self) -> None:
         with contextlib.suppress(_ClosingError):
             self._server.serve_forever(_POLL_S)
-
-
-def address_listener(
-    host: str,
-    port: int,
-    routes: Routes,
-    on_error: Callable[[Exception], None] = ignore_error,
-    *,
-    tls: TlsEndpoint | None = None,
-    authorize: Authorize | None = None,
-    limits: Limits = Limits(),
-) -> tuple[Listener, str]:
-    """Listen on ``host:port``; return the listener and the address that it got.
-
-    Host "" means every address of the machine, port 0 any free port. Without ``tls`` it speaks
-    plain HTTP. Raises ListenError, for example if another agent has the port.
-    """
-    try:
-        listening = _listening(host, port)
-    except (OSError, UnicodeError) as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error)}") from error
-    got_host, got_port = listening.getsockname()[:2]
-    shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
-    limited = {path: _RateLimited(route) for path, route in routes.items()}
-    listener = Listener(listening, limited, on_error, tls=tls, authorize=authorize, limits=limits)
-    return listener, shown
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    if not host and socket.has_dualstack_ipv6():
-        everywhere = ("::", port)
-        return socket.create_server(
-            everywhere, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
-        )
-    family, _, _, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-
-
-def _remedy(error: OSError | UnicodeError) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    match getattr(error, "errno", None):
-        case errno.EADDRINUSE:
-            return f"{reason}; is another agent running? Give this one --listen with another port"
-        case errno.EACCES:
-            return f"{reason}; ports below 1024 are root's: give --listen with a higher one"
-        case _:
-            return f"{reason}; give --listen with an address of this machine"
