@@ -29,6 +29,7 @@ from minerwatch.agent.tracked import (
     count_text,
     newly_tracked,
     observation_of,
+    take_limit,
 )
 from minerwatch.agent.tracker import MAX_ANCESTORS, Tracker
 from minerwatch.config.schema import Examination
@@ -128,16 +129,15 @@ class Watch:
         self._timer = timer or PhaseTimer()
         self._lock = threading.Lock()
         self._has_other_rules = False
-        self._executing: frozenset[ContainerKey] = frozenset()  # containers with classified code
         self._node = node = TrackedNode()
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
         self._static = StaticMatching(node, matcher, self._timer)
+        self._tracker = Tracker(
+            node, sources.cgroups, sources.processes, self._meter, self._static, limits, place_of
+        )
         self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
         self._dynamic = DynamicMatching(
             node, self._meter, sources.probes, examination, matcher, self._code
-        )
-        self._tracker = Tracker(
-            node, sources.cgroups, sources.processes, self._meter, self._static, limits, place_of
         )
 
     def use(self, matcher: Matcher) -> None:
@@ -257,8 +257,7 @@ class Watch:
             return self._tracker.locate(pid)
 
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        probes = self._sources.probes
-        return probes.connections(process) if probes is not None else ()
+        return self._sources.probes.connections(process) if self._sources.probes else ()
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")
@@ -326,14 +325,12 @@ class Watch:
     def _hot_containers(self) -> list[TrackedContainer]:
         """Return the containers to measure process by process, brought up to date."""
         containers = self._node.containers.values()
-        if self._code is not None:
-            self._executing = self._code.known_containers()
         hot = [container for container in containers if self._is_hot(container)]
         if self._has_other_rules:
             hot, self._has_other_rules = list(containers), False
         for container in hot:
             self._add_missed_ticks(container)
-            self._sample_limit(container)
+            take_limit(container, self._sources.cgroups.limit(container.container.key))
         return hot
 
     def _is_hot(self, container: TrackedContainer) -> bool:
@@ -344,7 +341,7 @@ class Watch:
             or bool(container.static_sightings)
             or container.has_delayed
             or container.is_over_bound
-            or container.container.key in self._executing
+            or (self._code is not None and self._code.knows(container.container.key))
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
@@ -355,14 +352,6 @@ class Watch:
             count_text(container)
         container.is_measured = is_hot
         return is_hot
-
-    def _sample_limit(self, container: TrackedContainer) -> None:
-        before = container.limit
-        container.limit = now = self._sources.cgroups.limit(container.container.key)
-        container.throttled_share = None
-        if before and now and now.periods > before.periods:
-            throttled = now.throttled_periods - before.throttled_periods
-            container.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
     def _look_at_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float

@@ -226,6 +226,16 @@ def count_delayed_cpu(container: TrackedContainer, at_s: float) -> None:
     collect_static_sightings(container)
 
 
+def take_limit(container: TrackedContainer, now: CpuLimit | None) -> None:
+    """Keep the limit of ``container`` as read now, and the share of periods it was throttled in."""
+    before = container.limit
+    container.limit = now
+    container.throttled_share = None
+    if before and now and now.periods > before.periods:
+        throttled = now.throttled_periods - before.throttled_periods
+        container.throttled_share = max(0.0, throttled / (now.periods - before.periods))
+
+
 def newly_found(container: TrackedContainer) -> list[Finding]:
     """Return the verdict's findings that were not in it at the last call."""
     before = container.findings

@@ -17,6 +17,8 @@ _MOST_PAGES = 512
 _HOT_SHARE = 0.9
 _LEAST_IO_CPU_S = 1.0
 
+INSTRUCTIONS = 16
+"""Of one sample, at most."""
 CLASSES = (
     *("xor", "rotate", "multiply", "vector", "media", "cipher", "float", "pairs", "rounding"),
     "branch",

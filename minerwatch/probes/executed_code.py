@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from minerwatch.detection.executed_code import CLASSES, CodeTally
+from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import ContainerKey, Facts, ProcessId
 from minerwatch.node.executed_code import CodeSamples
@@ -82,11 +82,13 @@ class CodeAnswer(msgspec.Struct):
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
         counts = (self.samples, self.unread, self.hashing, self.anonymous, *self.classes)
+        most = max(self.hashing, self.anonymous, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
             self.samples + self.unread == sent
             and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
-            and len(self.pages) <= sent
+            and most <= self.samples
+            and sum(self.pages.values()) <= self.samples
         )
         if not is_sound:
             raise ValueError("impossible counts")
@@ -153,10 +155,9 @@ class ExecutedCode:
             known = self._containers.get(container)
             return known.tally.facts() if known is not None else NO_FACTS
 
-    def known_containers(self) -> frozenset[ContainerKey]:
-        """Return the containers that something is known of."""
-        with self._lock:
-            return frozenset(self._containers)
+    def knows(self, container: ContainerKey) -> bool:
+        """Return True if code of the container has been classified."""
+        return container in self._containers
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget all but these containers, and where processes run."""

@@ -33,7 +33,7 @@ _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
 _PAGE_BITS = 12
 _MAX_MAPS_BYTES = 4 << 20
-_MAX_CACHED = 20_000
+MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
@@ -169,7 +169,7 @@ class Decoder:
     def __init__(self, machine: str = platform.machine()) -> None:
         """Raises KeyError for a machine that it does not know."""
         self.window_bytes = _WINDOW_BYTES[machine]
-        self._windows: dict[bytes, Window] = {}
+        self.windows: dict[bytes, Window] = {}
         self._classes: dict[str, int] = {}
         self._class_of: Callable[[str, str], int]
         if machine == "aarch64":
@@ -181,11 +181,11 @@ class Decoder:
 
     def window(self, code: bytes) -> Window | None:
         """Return what the first instructions of ``code`` are; None if too few can be decoded."""
-        known = self._windows.get(code)
+        known = self.windows.get(code)
         if known is None:
-            if len(self._windows) >= _MAX_CACHED:
-                self._windows.clear()
-            known = self._windows[code] = self._decoded(code)
+            if len(self.windows) >= MAX_CACHED:
+                self.windows.clear()
+            known = self.windows[code] = self._decoded(code)
         return None if known is _NO_WINDOW else known
 
     def _decoded(self, code: bytes) -> Window:

@@ -159,11 +159,11 @@ def test_any_bytes_are_decoded_within_bounds(code: bytes, machine: str) -> None:
 
 
 def test_what_was_decoded_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "_MAX_CACHED", 10)
+    monkeypatch.setattr(classifier, "MAX_CACHED", 10)
     decoder = Decoder("x86_64")
     for number in range(25):
         decoder.window(SALSA_QUARTER + bytes([number]))
-    assert len(vars(decoder)["_windows"]) <= 10
+    assert len(decoder.windows) <= 10
 
 
 MAPS = b"""\
