@@ -155,6 +155,12 @@ class ExecutedCode:
             known = self._containers.get(container)
             return known.tally.facts() if known is not None else NO_FACTS
 
+    def samples_of(self, container: ContainerKey) -> float:
+        """Return the number of samples that its facts rest on."""
+        with self._lock:
+            known = self._containers.get(container)
+            return known.tally.samples if known is not None else 0.0
+
     def knows(self, container: ContainerKey) -> bool:
         """Return True if code of the container has been classified."""
         return container in self._containers
