@@ -16,14 +16,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
-from minerwatch.errors import NOT_JSON, ClusterError, MinerwatchError
-from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
+from minerwatch.errors import ClusterError, MinerwatchError
+from minerwatch.kube import objects
+from minerwatch.kube.client import (
+    JSON,
+    METADATA_ONLY,
+    ApiError,
+    Cluster,
+    decoded,
+    one_line,
+)
 from minerwatch.kube.pod_exec import Container, output
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
@@ -102,14 +110,14 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
             raise
         hint = "if you may list pods in the agents' namespace only, use --agent-namespace"
         raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
-    items = [_decoded(item, _Pod) for item in listed]
-    found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
+    items = [decoded(item, objects.Pod, "a pod") for item in listed]
+    found = [_agent_pod(item) for item in items if item.spec.node_name and _is_meant(item)]
     made, doubt = _made_by_daemon_sets(cluster, found)
     pods = _one_a_node(made)
     doubts = [doubt]
     try:
         described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
-        nodes = [_decoded(item, _Object).metadata.name for item in described]
+        nodes = [decoded(item, objects.Head, "a node").metadata.name for item in described]
     except ApiError as error:
         nodes = []
         doubts.append(f"only nodes with an agent are known: {error}")
@@ -157,7 +165,7 @@ def _is_there(cluster: Cluster, claimed: DaemonSet, refused: list[str]) -> bool:
         elif error.reason != "missing":
             raise
         return False
-    return _decoded(body, _Object).metadata.uid == claimed.uid
+    return decoded(body, objects.Head, "a DaemonSet").metadata.uid == claimed.uid
 
 
 class Fleet:
@@ -276,76 +284,13 @@ def _next(
         yield agent, answer
 
 
-# What is read of pods and nodes.
-
-
-class _Owner(msgspec.Struct):
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-    api_version: str = msgspec.field(name="apiVersion", default="")
-    controller: bool | None = None
-
-
-class _Metadata(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    owners: list[_Owner] | None = msgspec.field(name="ownerReferences", default=None)
-    continue_: str = msgspec.field(name="continue", default="")
-    deleted: str | None = msgspec.field(name="deletionTimestamp", default=None)
-
-
-class _Waiting(msgspec.Struct):
-    reason: str = ""
-
-
-class _ContainerStatus(msgspec.Struct):
-    name: str = ""
-    state: dict[str, _Waiting | None] | None = None
-
-
-class _Named(msgspec.Struct):
-    name: str = ""
-
-
-class _Spec(msgspec.Struct):
-    node: str = msgspec.field(name="nodeName", default="")
-    host_processes: bool = msgspec.field(name="hostPID", default=False)
-    containers: list[_Named] = []
-
-
-class _PodStatus(msgspec.Struct):
-    phase: str = ""
-    containers: list[_ContainerStatus] = msgspec.field(
-        name="containerStatuses", default_factory=list
-    )
-
-
-class _Pod(msgspec.Struct):
-    metadata: _Metadata
-    spec: _Spec = msgspec.field(default_factory=_Spec)
-    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
-
-
-class _Object(msgspec.Struct):
-    metadata: _Metadata
-
-
-class _Page(msgspec.Struct):
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
-    items: list[msgspec.Raw] | None = None
-
-
-_Kind = TypeVar("_Kind")
-
-
 def _items(
     cluster: Cluster, path: str, selected: dict[str, str] | None = None, accept: str = JSON
 ) -> Iterator[msgspec.Raw]:
     query: dict[str, str | int] = {"limit": _PAGE_ITEMS, **(selected or {})}
     for _ in range(_MAX_PAGES):
-        page = _decoded(cluster.call("GET", path, query, accept=accept), _Page)
+        answer = cluster.call("GET", path, query, accept=accept)
+        page = decoded(answer, objects.ListPage, f"a list of {path}")
         yield from page.items or ()
         if not page.metadata.continue_:
             return
@@ -353,43 +298,37 @@ def _items(
     raise ApiError("garbage", f"{path}: a list of more than {_MAX_PAGES} pages")
 
 
-def _decoded(json: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind:
-    try:
-        return msgspec.json.decode(json, type=kind)
-    except NOT_JSON as error:
-        raise ApiError("garbage", f"invalid answer of the API server: {one_line(error)}") from error
-
-
-def _is_meant(pod: _Pod) -> bool:
+def _is_meant(pod: objects.Pod) -> bool:
     """Return True if the pod should be running: one that has ended has a successor."""
-    return pod.status.phase not in {"Succeeded", "Failed"} and not pod.metadata.deleted
+    is_over = pod.status is not None and pod.status.phase in {"Succeeded", "Failed"}
+    return not is_over and not pod.metadata.deletion_timestamp
 
 
-def _agent_pod(pod: _Pod) -> AgentPod:
-    names = [container.name for container in pod.spec.containers]
+def _agent_pod(pod: objects.Pod) -> AgentPod:
+    names = [container.name for container in pod.spec.containers or ()]
     name = next((known for known in _CONTAINER_NAMES if known in names), (names or [""])[0])
     return AgentPod(
-        pod.spec.node,
+        pod.spec.node_name or "",
         Container(pod.metadata.namespace, pod.metadata.name, name),
-        _trouble(pod, name),
-        pod.spec.host_processes,
+        _trouble(pod.status or objects.PodStatus(), name),
+        bool(pod.spec.host_pid),
         _maker(pod.metadata),
     )
 
 
-def _maker(metadata: _Metadata) -> DaemonSet | None:
-    for owner in metadata.owners or ():
+def _maker(metadata: objects.Metadata) -> DaemonSet | None:
+    for owner in metadata.owner_references or ():
         if (owner.kind, owner.api_version, owner.controller) == ("DaemonSet", "apps/v1", True):
             return DaemonSet(metadata.namespace, owner.name, owner.uid)
     return None
 
 
-def _trouble(pod: _Pod, container: str) -> str:
-    states = (each.state for each in pod.status.containers if each.name == container)
+def _trouble(status: objects.PodStatus, container: str) -> str:
+    states = (each.state for each in status.container_statuses or () if each.name == container)
     waiting = next((state["waiting"] for state in states if state and state.get("waiting")), None)
-    if waiting is None and pod.status.phase == _RUNNING:
+    if waiting is None and status.phase == _RUNNING:
         return ""
-    why = pod.status.phase or "unknown" if waiting is None else waiting.reason
+    why = status.phase or "unknown" if waiting is None else waiting.reason or ""
     return f"its agent does not run: {one_line(why)}"
 
 

@@ -25,9 +25,17 @@ from typing import NamedTuple
 import msgspec
 
 from minerwatch.backoff import Backoff
-from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ANSWER_TIMEOUT_S, Answer, ApiError, Cluster, one_line, refusal
-from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
+from minerwatch.kube.client import (
+    ANSWER_TIMEOUT_S,
+    Answer,
+    ApiError,
+    Cluster,
+    decoded,
+    one_line,
+    refusal,
+)
+from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListError, ListReader
+from minerwatch.kube.objects import Head, Metadata
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod
@@ -62,21 +70,9 @@ class Pace:
     remembered_s: float = REMEMBERED_S
 
 
-class _Versioned(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    uid: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
 class _WatchEvent(msgspec.Struct):
     type: str
     object: msgspec.Raw
-
-
-class _EventObject(msgspec.Struct):
-    metadata: _Versioned = msgspec.field(default_factory=_Versioned)
-    code: int = 0  # of a Status, with message
-    message: str = ""
 
 
 class Clocks(NamedTuple):
@@ -204,16 +200,16 @@ class PodWatch:
         self.trouble = ""
         self._has_progressed = False
 
-    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
+    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
         """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
             page = ListReader(answer.pieces())
             try:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
-                return msgspec.json.decode(page.metadata, type=_Versioned)
-            except NOT_JSON as error:  # a ListError, too
+            except ListError as error:
                 raise ApiError("garbage", f"{PATH}: not a list: {error}") from error
+            return decoded(page.metadata, Metadata, f"the metadata of {PATH}")
 
     def _follow(self) -> None:
         """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
@@ -236,13 +232,10 @@ class PodWatch:
         self._progress()
 
     def _take(self, line: bytes) -> None:
-        try:
-            event = msgspec.json.decode(line, type=_WatchEvent)
-            head = msgspec.json.decode(event.object, type=_EventObject)
-        except NOT_JSON as error:
-            raise ApiError("garbage", f"{PATH}: not an event: {error}") from error
+        event = decoded(line, _WatchEvent, f"an event of {PATH}")
+        head = decoded(event.object, Head, f"an event of {PATH}")
         if event.type == "ERROR":
-            raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message)}")
+            raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message or '')}")
         if event.type in {"ADDED", "MODIFIED"}:
             pod = self._pod(event.object)
             if pod is not None:

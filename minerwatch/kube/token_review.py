@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster
+from minerwatch.kube.client import ApiError, Cluster, decoded
 
 METRICS_PATH = "/metrics"
 PERMITTED_S = 120.0  # as long as the kubelet caches a token that it has had reviewed
@@ -163,7 +162,4 @@ class TokenReviewer:
         body = msgspec.json.encode({"apiVersion": version, "kind": kind, "spec": spec})
         path = f"/apis/{version}/{kind.lower()}s"
         content = self._cluster.call("POST", path, body=body, timeout_s=_TIMEOUT_S)
-        try:
-            return msgspec.json.decode(content, type=answer)
-        except NOT_JSON as error:
-            raise ApiError("garbage", f"{self._cluster.server}: {kind}: {error}") from error
+        return decoded(content, answer, f"a {kind}")
