@@ -7,40 +7,37 @@ from collections.abc import Sequence
 
 from minerwatch.kube.owners import Source, owner
 from minerwatch.kube.pod_cache import PodCache
-from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Identity, Pod
+from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Identity
 
-_SHORT_ID = 12
 MAX_WAIT_S = 30.0
 """A kubelet writes its status within seconds; without an API server there are no names at all."""
 
 _MAX_WAITING = 4096
 
 
-class Identities:
-    """Pods and owners of the containers of this node."""
+def short_id(container: Container) -> str:
+    """Return the name of a container that the API does not know."""
+    return container.container_id[:12]
 
-    def __init__(self, pods: PodCache, sources: Sequence[Source]) -> None:
-        self._pods = pods
-        self._sources = tuple(sources)
 
-    def of(self, container: Container) -> Identity | None:
-        """Return the identity of ``container``; None if it is unknown or in no pod.
+def identity_of(container: Container, pods: PodCache, sources: Sequence[Source]) -> Identity | None:
+    """Return pod and owner of ``container``; None if it is unknown or in no pod.
 
-        A container without a name in the API gets its pod by the uid: one that is nested (docker in
-        docker), the pod's pause container, or one that was just created.
-        """
-        if container.kind is not ContainerKind.POD:
-            return None
-        known = self._pods.by_container_id(container.container_id)
-        if known is not None and _is_of(container, known[0]):
-            pod, inner = known
-            return Identity(pod, inner.name, inner.image, owner(pod, self._sources))
-        named = self._pods.by_uid(container.pod_uid)
-        if named is None:
-            return None
-        name = container.container_id[:_SHORT_ID]
-        is_nested = bool(container.outer_cgroup)
-        return Identity(named, name, "", owner(named, self._sources), is_named=is_nested)
+    A container without a name in the API gets its pod by the uid: one that is nested (docker in
+    docker), the pod's pause container, or one that was just created.
+    """
+    if container.kind is not ContainerKind.POD:
+        return None
+    known = pods.by_container_id(container.container_id)
+    if known is not None and container.pod_uid in ("", known[0].uid, known[0].mirror_uid):
+        # Kernel and API agree on the pod: tenants choose the names of cgroups.
+        pod, inner = known
+        return Identity(pod, inner.name, inner.image, owner(pod, sources))
+    named = pods.by_uid(container.pod_uid)
+    if named is None:
+        return None
+    is_nested = bool(container.outer_cgroup)
+    return Identity(named, short_id(container), "", owner(named, sources), is_named=is_nested)
 
 
 def identity_facts(identity: Identity | None) -> Facts:
@@ -53,11 +50,6 @@ def identity_facts(identity: Identity | None) -> Facts:
     return {**facts, "ContainerImage": identity.image} if identity.image else facts
 
 
-def _is_of(container: Container, pod: Pod) -> bool:
-    """Return True if kernel and API agree on the pod: tenants choose the names of cgroups."""
-    return not container.pod_uid or container.pod_uid in (pod.uid, pod.mirror_uid)
-
-
 class NameWait:
     """Time since when containers wait for a name, after which they are announced without it.
 
@@ -65,8 +57,7 @@ class NameWait:
     under its id would be repeated under its name. For one thread.
     """
 
-    def __init__(self, max_wait_s: float = MAX_WAIT_S) -> None:
-        self._max_wait_s = max_wait_s
+    def __init__(self) -> None:
         self._since_s: OrderedDict[ContainerKey, float] = OrderedDict()
 
     def is_over(self, container: Container, identity: Identity | None, now_s: float) -> bool:
@@ -77,4 +68,4 @@ class NameWait:
         since_s = self._since_s.setdefault(container.key, now_s)
         while len(self._since_s) > _MAX_WAITING:
             self._since_s.popitem(last=False)
-        return now_s - since_s >= self._max_wait_s
+        return now_s - since_s >= MAX_WAIT_S

@@ -23,7 +23,7 @@ from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
 from minerwatch.kube.client import Answer, ApiError, Cluster
 from minerwatch.kube.controllers import controls
-from minerwatch.kube.identity import Identities, identity_facts
+from minerwatch.kube.identity import identity_facts, identity_of
 from minerwatch.kube.list_stream import ListError, ListReader
 from minerwatch.kube.owners import PROFILES, owner_chain, pod_fields, sources
 from minerwatch.kube.pod_cache import PodCache
@@ -104,7 +104,7 @@ def pod(data: bytes) -> None:
     for each in found.containers:
         place = Container("/a", 1, ContainerKind.POD, each.container_id, "", found.uid)
         for profile in PROFILES:
-            whose = Identities(cache, sources(profile)).of(place)
+            whose = identity_of(place, cache, sources(profile))
             identity_facts(whose)
     assert len(owner_chain(found)) <= 2
     cache.remove(found.uid)
