@@ -238,7 +238,7 @@ class LeaseBudget:
                 last = error
                 if error.reason == "unauthorized":
                     self._cluster.renew_credentials()
-                if not _is_retriable(error):
+                if not error.is_transient and error.reason not in ("conflict", "missing"):
                     break
             else:
                 return True
@@ -350,8 +350,3 @@ class LeaseBudget:
         self.failures[reason] = self.failures.get(reason, 0) + 1
         with suppress(Exception):  # a failing callback must not prevent the decision
             self._on_error(reason, error)
-
-
-def _is_retriable(error: ApiError) -> bool:
-    lost = {"unauthorized", "throttled", "connection", "timeout", "conflict", "missing"}
-    return error.reason in lost or error.status >= 500

@@ -124,6 +124,12 @@ class ApiError(ClusterError):
         self.status = status  # of HTTP; 0: there was no answer
         self.retry_after_s = retry_after_s  # what the server asks for
 
+    @property
+    def is_transient(self) -> bool:
+        """Return True if the same request may succeed later."""
+        passing = {"unauthorized", "throttled", "connection", "timeout"}
+        return self.reason in passing or self.status >= 500
+
 
 class Answer:
     """An answer whose head has arrived and whose body is still to be read, by one thread."""
@@ -279,6 +285,11 @@ def refusal(
         retry_after_s=retry_after_s,
         date_unix_s=date_unix_s,
     )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word that a failure is counted by; ``unexpected`` is a fault of minerwatch's."""
+    return error.reason if isinstance(error, ApiError) else "unexpected"
 
 
 def decoded(json: bytes | msgspec.Raw, kind: type[_Kind], what: str) -> _Kind:

@@ -32,6 +32,7 @@ from minerwatch.kube.client import (
     Cluster,
     decoded,
     one_line,
+    reason_of,
     refusal,
 )
 from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListError, ListReader
@@ -274,7 +275,7 @@ class PodWatch:
             answer.close()
 
     def _note(self, error: Exception) -> None:
-        reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        reason = reason_of(error)
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
@@ -310,16 +311,13 @@ class PodWatch:
             self._after_gone.reset()
             if error is None and not is_cut:
                 return 0.0
-        delay_s = (self._after_gone if _is_gone(error) else self._after_failure).next_s()
-        if is_cut or not _is_gone(error):
+        is_gone = error is not None and reason_of(error) == "gone"
+        delay_s = (self._after_gone if is_gone else self._after_failure).next_s()
+        if is_cut or not is_gone:
             delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
         asked_s = getattr(error, "retry_after_s", None) or 0.0
         asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
         return max(delay_s, asked_s)
-
-
-def _is_gone(error: Exception | None) -> bool:
-    return isinstance(error, ApiError) and error.reason == "gone"
 
 
 def _lines(answer: Answer, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
