@@ -37,28 +37,6 @@ class Monitor(Protocol):
         """Return the pod's own container that this one is nested in, or the container itself."""
 
 
-@dataclass(slots=True)
-class LiveConfig:
-    """The configuration in force, re-read before every step: switching off works at once."""
-
-    config: Config
-
-    @property
-    def culling(self) -> Culling:
-        """Return the culling settings."""
-        return self.config.culling
-
-    @property
-    def interval_s(self) -> float:
-        """Return the time between two ticks."""
-        return float(self.config.interval)
-
-    @property
-    def dry_run(self) -> bool:
-        """Return True unless actions are enforced."""
-        return self.culling.mode != ENFORCE
-
-
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Functions that count what happens."""
@@ -67,11 +45,14 @@ class Callbacks:
     on_error: Callable[[str, Exception], None] = lambda _where, _error: None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """Collaborators of every part of culling; ``closing`` interrupts every wait."""
+    """Collaborators of every part of culling; ``closing`` interrupts every wait.
 
-    live: LiveConfig
+    ``config`` is in force; it is re-read before every step, so that switching off works at once.
+    """
+
+    config: Config
     agent: AgentIdentity
     cluster: ClusterNode
     monitor: Monitor
@@ -79,3 +60,13 @@ class Context:
     clock: AgentClock
     callbacks: Callbacks
     closing: Event
+
+    @property
+    def culling(self) -> Culling:
+        """Return the culling settings."""
+        return self.config.culling
+
+    @property
+    def dry_run(self) -> bool:
+        """Return True unless actions are enforced."""
+        return self.culling.mode != ENFORCE

@@ -106,7 +106,7 @@ class Enforcer:
 
     def unlabel(self, record: ActionRecord) -> bool:
         """Remove the quarantine label; return False if the pod had none. Raises ApiError."""
-        label = self.context.live.culling.quarantine_label
+        label = self.context.culling.quarantine_label
         backoff = self._backoff()
         while True:
             seen = self.actions.fetch(record.namespace, record.pod)
@@ -145,7 +145,7 @@ class Enforcer:
                 seen = self.actions.fetch(decision.namespace, decision.pod)
             except ApiError as error:
                 return _end_without_pod(error, refused)
-            fresh, settings = self.cases.refreshed(case, seen), self.context.live.culling
+            fresh, settings = self.cases.refreshed(case, seen), self.context.culling
             again = self.journal.recheck(decision, attempt.record, fresh, settings)
             if not again.acts:
                 return _end_after_objections(again, refused)
@@ -201,7 +201,7 @@ class Enforcer:
             seen = self.actions.fetch(decision.namespace, decision.pod)
         except ApiError as second:
             return End(Outcome.UNKNOWN, f"{error}; the pod could not be fetched either: {second}")
-        if _has_happened(decision, seen, self.context.live.culling):
+        if _has_happened(decision, seen, self.context.culling):
             return End(Outcome.DONE, f"the pod shows it; the answer itself was lost: {error}")
         if error.status >= 500 and error.status != _GATEWAY_TIMEOUT:
             return End(Outcome.FAILED, str(error))

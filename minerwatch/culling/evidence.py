@@ -67,7 +67,7 @@ class EvidenceWriter:
         encoded = self._encoder(case, observation, decision)
         evidence = encoded(_MAX_EVIDENCE_BYTES)
         logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
-        request = str(planned(decision, self._context.live.culling.quarantine_label))
+        request = str(planned(decision, self._context.culling.quarantine_label))
         raw = msgspec.Raw(evidence)
         if not self._journal.write(
             "action", record=record, decision=line, request=request, evidence=raw

@@ -46,7 +46,7 @@ class Journal:
 
     def __init__(self, context: Context) -> None:
         now = context.clock.now()
-        settings = context.live.culling.audit
+        settings = context.culling.audit
         self._context = context
         self._node = context.agent.node
         self._log = context.log
@@ -98,7 +98,7 @@ class Journal:
     def decide(self, case: Case) -> Decision:
         """Return the policy's decision now."""
         with self._lock:
-            settings = self._context.live.culling
+            settings = self._context.culling
             return decide(case, settings, self._history, self._context.clock.now())
 
     def recheck(

@@ -61,9 +61,9 @@ class OperatorOrders:
     def release_all(self, order: ReleaseAllOrder) -> ReleaseAllAnswer:
         """Undo all actions on this node that can be undone."""
         if order.retire or order.forget:
-            config = self.context.live.config
+            config = self.context.config
             culling = msgspec.structs.replace(config.culling, mode=OFF)
-            self.context.live.config = msgspec.structs.replace(config, culling=culling)
+            self.context.config = msgspec.structs.replace(config, culling=culling)
         was_forgotten = self.journal.is_forgotten
         trouble = [self.journal.trouble] if self.journal.trouble and not was_forgotten else []
         released = self._release_pods(order.namespace)
@@ -126,7 +126,7 @@ class OperatorOrders:
             dry_run=decision.dry_run,
             acts=decision.acts,
             reasons=sentences(decision),
-            request=str(planned(decision, self.context.live.culling.quarantine_label) or ""),
+            request=str(planned(decision, self.context.culling.quarantine_label) or ""),
         )
         return answer, case, decision, line
 

@@ -15,7 +15,7 @@ from websocket import ABNF
 
 from minerwatch.api.snapshot import decode_report
 from minerwatch.config.schema import Culling
-from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.lease_codec import decoded_lease, lease_state
 from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
@@ -194,7 +194,7 @@ def lease(data: bytes) -> None:
     body, date = parts(data, 2)
     api = _Api(body, date.decode("latin-1") if date else _DATE)
     held = LeaseBudget(
-        cast("Cluster", api), "minerwatch", Limits.of(Culling()),
+        cast("Cluster", api), "minerwatch", Culling,
         pace=BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
     )  # fmt: skip
     record = _record()
