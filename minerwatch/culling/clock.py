@@ -13,23 +13,33 @@ _TRUSTED_AFTER_S = 3600.0
 _MAX_SERVER_OFFSET_S = 5.0
 
 
-class SteadyClock:
-    """Time of day that advances with the monotonic clock.
+class AgentClock:
+    """The present moment, by a time of day that advances with the monotonic clock.
 
-    A slewed clock is followed. A clock that steps is followed once it has kept the new time for an
-    hour: by then the step was intended.
+    A node's clock that is slewed is followed. One that steps is followed once it has kept the new
+    time for an hour: by then the step was intended. The API server's time, which dates the pods, is
+    used if the node's differs from it.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, read_clocks: Callable[[], Moment], server_unix_s: Callable[[], float | None]
+    ) -> None:
+        self._read_clocks = read_clocks
+        self._server_unix_s = server_unix_s
         self._lock = Lock()
         self._offset_s: float | None = None
         self._other_s = 0.0  # offset after the clock has stepped
         self._since_s: float | None = None
 
-    def unix_s(self, wall_unix_s: float, monotonic_s: float) -> float:
-        """Return the time of day at ``monotonic_s``; the node's clock shows ``wall_unix_s``."""
+    def now(self) -> Moment:
+        """Return the present moment."""
+        now = self._read_clocks()
         with self._lock:
-            return monotonic_s + self._offset(wall_unix_s - monotonic_s, monotonic_s)
+            unix_s = now.monotonic_s + self._offset(now.unix_s - now.monotonic_s, now.monotonic_s)
+        server_s = self._server_unix_s()
+        if server_s is not None and abs(server_s - unix_s) > _MAX_SERVER_OFFSET_S:
+            unix_s = server_s
+        return replace(now, unix_s=unix_s)
 
     def _offset(self, offset_s: float, monotonic_s: float) -> float:
         if self._offset_s is None or abs(offset_s - self._offset_s) <= _MAX_SLEW_S:
@@ -39,22 +49,3 @@ class SteadyClock:
         elif monotonic_s - self._since_s >= _TRUSTED_AFTER_S:
             self._offset_s, self._since_s = offset_s, None
         return self._offset_s
-
-
-class AgentClock:
-    """The present moment: the API server's time, which dates the pods, if the node's is off."""
-
-    def __init__(
-        self, read_clocks: Callable[[], Moment], server_unix_s: Callable[[], float | None]
-    ) -> None:
-        self._read_clocks = read_clocks
-        self._server_unix_s = server_unix_s
-        self._steady = SteadyClock()
-
-    def now(self) -> Moment:
-        """Return the present moment."""
-        now = self._read_clocks()
-        unix_s, server_s = self._steady.unix_s(now.unix_s, now.monotonic_s), self._server_unix_s()
-        if server_s is not None and abs(server_s - unix_s) > _MAX_SERVER_OFFSET_S:
-            unix_s = server_s
-        return replace(now, unix_s=unix_s)

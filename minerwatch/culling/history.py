@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ MAX_RECORDS = 4096
 KEPT_S = 30 * 86400.0  # older actions are forgotten
 
 _NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
-
+_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
 _OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
 
 
@@ -76,15 +77,8 @@ class History:
 
     def release_again(self, record: ActionRecord, now: Moment) -> ActionRecord:
         """Add and return the record that the pod of an earlier ``record`` is released."""
-        released = msgspec.structs.replace(
-            record,
-            id=f"{record.pod_uid}/release/{now.boot_id}/{now.monotonic_s:.6f}",
-            unix_s=now.unix_s,
-            monotonic_s=now.monotonic_s,
-            boot_id=now.boot_id,
-            outcome=Outcome.RELEASED,
-            processes=(),
-        )
+        stamp = _stamp(record.pod_uid, "release", now)
+        released = msgspec.structs.replace(record, **stamp, outcome=Outcome.RELEASED, processes=())
         return self._added(released, now)
 
     def anchor(self, node: str, now: Moment) -> ActionRecord:
@@ -95,15 +89,14 @@ class History:
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
         """Return the actions on a pod, the oldest first."""
-        records = (entry.record for entry in self._entries.values())
-        return tuple(record for record in records if record.pod_uid == pod_uid)
+        return tuple(entry.record for entry in self._on_pod(pod_uid))
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
         """Return pod uid and id of processes that may be stopped, of released pods too."""
         return tuple(
             (record.pod_uid, process)
             for record in self.records()
-            if record.boot_id == boot_id and _may_have_stopped(record)
+            if record.boot_id == boot_id and _may_have_done(Action.STOP, record)
             for process in record.processes
         )
 
@@ -112,14 +105,14 @@ class History:
         return tuple(
             record
             for record in self.records()
-            if (record.action is Action.LABEL and _may_have_happened(record))
-            or (record.boot_id == boot_id and _may_have_stopped(record))
+            if _may_have_done(Action.LABEL, record)
+            or (record.boot_id == boot_id and _may_have_done(Action.STOP, record))
         )
 
     def has_labelled(self, pod_uid: str) -> bool:
         """Return True if minerwatch has labelled the pod."""
         return any(
-            record.action is Action.LABEL and record.outcome is Outcome.DONE
+            (record.action, record.outcome) == (Action.LABEL, Outcome.DONE)
             for record in self.of_pod(pod_uid)
         )
 
@@ -129,9 +122,8 @@ class History:
         """Return True if a dry run of exactly this action on the pod was done already."""
         shown = [
             entry.record
-            for entry in self._others(without)
-            if (entry.record.pod_uid, entry.record.action) == (pod_uid, action)
-            and entry.record.outcome is Outcome.DRY_RUN
+            for entry in self._on_pod(pod_uid, without)
+            if entry.record.action is action and entry.record.outcome is Outcome.DRY_RUN
         ]
         if action not in PROCESS_ACTIONS:
             return bool(shown)
@@ -149,17 +141,13 @@ class History:
 
     def is_pending(self, pod_uid: str, *, without: str = "") -> bool:
         """Return True if an action on the pod is pending, except the record ``without``."""
-        return any(
-            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.PENDING
-            for entry in self._others(without)
-        )
+        on_pod = self._on_pod(pod_uid, without)
+        return any(entry.record.outcome is Outcome.PENDING for entry in on_pod)
 
     def is_released(self, pod_uid: str) -> bool:
         """Return True if an operator has released the pod."""
-        return any(
-            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.RELEASED
-            for entry in self._entries.values()
-        )
+        on_pod = self._on_pod(pod_uid)
+        return any(entry.record.outcome is Outcome.RELEASED for entry in on_pod)
 
     def last_try_s(
         self, pod_uid: str, now: Moment, *, dry_run: bool, without: str = ""
@@ -167,8 +155,8 @@ class History:
         """Return the seconds since the pod's last action, except ``without``; None without one."""
         ages_s = [
             now.monotonic_s - entry.latest_s
-            for entry in self._others(without)
-            if entry.record.pod_uid == pod_uid and _matters(entry.record, dry_run=dry_run)
+            for entry in self._on_pod(pod_uid, without)
+            if _matters(entry.record, dry_run=dry_run)
         ]
         return min(ages_s, default=None)
 
@@ -178,7 +166,8 @@ class History:
             _matters(entry.record, dry_run=dry_run)
             and entry.record.outcome is not Outcome.WITHDRAWN
             and now.monotonic_s - entry.latest_s < HOUR_S
-            for entry in self._others(without)
+            for name, entry in self._entries.items()
+            if name != without
         )
 
     def has_touched(self, pod: Pod, *, dry_run: bool) -> bool:
@@ -204,8 +193,11 @@ class History:
             for entry in self._entries.values()
         )
 
-    def _others(self, without: str) -> Iterator[_Entry]:
-        return (entry for name, entry in self._entries.items() if name != without)
+    def _on_pod(self, pod_uid: str, without: str = "") -> Iterator[_Entry]:
+        """Yield the actions on a pod, the oldest first, except the record ``without``."""
+        for name, entry in self._entries.items():
+            if entry.record.pod_uid == pod_uid and name != without:
+                yield entry
 
     def _added(self, record: ActionRecord, now: Moment) -> ActionRecord:
         self._entries[record.id] = _Entry(record, now.monotonic_s, now.monotonic_s)
@@ -245,15 +237,9 @@ def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
     return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
 
 
-_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
-
-
-def _may_have_stopped(record: ActionRecord) -> bool:
-    return record.action is Action.STOP and _may_have_happened(record)
-
-
-def _may_have_happened(record: ActionRecord) -> bool:
-    return not record.dry_run and record.outcome not in _NEVER_HAPPENED
+def _may_have_done(action: Action, record: ActionRecord) -> bool:
+    is_past = not record.dry_run and record.outcome not in _NEVER_HAPPENED
+    return record.action is action and is_past
 
 
 def _restored(record: ActionRecord, now: Moment) -> _Entry:
@@ -266,12 +252,15 @@ def _restored(record: ActionRecord, now: Moment) -> _Entry:
     return _Entry(record, now.monotonic_s - age_s, 0.0)
 
 
+def _stamp(subject: str, what: str, now: Moment) -> dict[str, Any]:
+    """Return the id and the time of a record."""
+    id_ = f"{subject}/{what}/{now.boot_id}/{now.monotonic_s:.6f}"
+    return {"id": id_, **asdict(now)}
+
+
 def _start(node: str, now: Moment) -> ActionRecord:
     return ActionRecord(
-        id=f"{node}/start/{now.boot_id}/{now.monotonic_s:.6f}",
-        unix_s=now.unix_s,
-        monotonic_s=now.monotonic_s,
-        boot_id=now.boot_id,
+        **_stamp(node, "start", now),
         node=node,
         namespace="",
         pod="",
@@ -287,10 +276,7 @@ def _start(node: str, now: Moment) -> ActionRecord:
 def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
     what = "release" if outcome is Outcome.RELEASED else decision.action.value
     return ActionRecord(
-        id=f"{decision.pod_uid}/{what}/{now.boot_id}/{now.monotonic_s:.6f}",
-        unix_s=now.unix_s,
-        monotonic_s=now.monotonic_s,
-        boot_id=now.boot_id,
+        **_stamp(decision.pod_uid, what, now),
         node=decision.node,
         namespace=decision.namespace,
         pod=decision.pod,
