@@ -6,7 +6,6 @@ The memory answers at once, from any thread; a written line is on the disk befor
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import msgspec
 
@@ -45,19 +44,15 @@ class Journal:
     """The history of the node's actions, and the audit log that it is restored from."""
 
     def __init__(self, context: Context) -> None:
-        now = context.clock.now()
-        settings = context.culling.audit
         self._context = context
         self._node = context.agent.node
-        self._log = context.log
-        self._path = Path(settings.log)
-        self._audit = AuditLog(settings)
+        self._audit = AuditLog(context.culling.audit)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self._is_forgotten = False
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self._lock = threading.Lock()
-        self._history = History.started(self._node, now)
+        self._history = History.started(self._node, context.clock.now())
         self._pods: frozenset[str] = frozenset()  # with records
 
     @property
@@ -75,13 +70,16 @@ class Journal:
         if self._is_forgotten:
             return
         if self._unread:
-            stamps = audit_log.stamps(self._path)
+            stamps = audit_log.stamps(self._audit.path)
             if stamps != self._unread_stamps:  # else it would fail for the same reason
                 self._unread_stamps = stamps
                 self._load()
-        elif not self._audit.retry(self._go_on) and self._audit.trouble != self._logged:
-            self._logged = self._audit.trouble
-            self._log.error("the audit log cannot be written", reason=self._logged)
+        if not self._unread:
+            self._audit.retry(self._go_on)
+        if self.trouble and self.trouble != self._logged:
+            self._logged = self.trouble
+            done = "read" if self._unread else "written"
+            self._context.log.error(f"the audit log cannot be {done}", reason=self._logged)
 
     def forget(self) -> None:
         """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
@@ -194,7 +192,7 @@ class Journal:
         """Return the log's lines of the last hours, without evidence. Raises AuditError."""
         since = rfc3339(self._context.clock.now().unix_s - order.hours * HOUR_S, milliseconds=True)
         written = audit_log.read(
-            self._path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
+            self._audit.path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
         )
         return written.lines[-MAX_LINES:]
 
@@ -202,12 +200,12 @@ class Journal:
         """Restore the history; a pending action of an earlier agent may have happened."""
         now = self._context.clock.now()
         try:
-            written = audit_log.read(self._path, lambda line: line.record is not None)
+            written = audit_log.read(self._audit.path, lambda line: line.record is not None)
         except AuditError as error:
-            self._refuse(str(error))
+            self._unread = str(error)
             return
         if written.damaged:
-            self._refuse(_DAMAGED.format(written.damaged[0], len(written.damaged)))
+            self._unread = _DAMAGED.format(written.damaged[0], len(written.damaged))
             return
         records = [line.record for line in written.lines if line.record is not None]
         with self._lock:
@@ -219,24 +217,18 @@ class Journal:
         self._unread = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))
-        elif not self._audit.retry(self._go_on):
-            self._log.error("the audit log cannot be written", reason=self._audit.trouble)
         if written.torn:
-            self._log.warning("the audit log's last line was incomplete and is cut off")
+            self._context.log.warning("the audit log's last line was incomplete and is cut off")
         last = {record.id: record for record in records}
         for record in last.values():
             if record.outcome is Outcome.PENDING and record.id in remembered:
                 self._end(remembered[record.id], "the agent stopped before the outcome was known")
 
-    def _refuse(self, reason: str) -> None:
-        if self._unread != reason:
-            self._log.error("the audit log cannot be read", reason=reason)
-        self._unread = reason
-
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
         self._context.callbacks.on_outcome(record.action, record.outcome)
-        say = self._log.info if record.outcome in _EXPECTED else self._log.warning
+        log = self._context.log
+        say = log.info if record.outcome in _EXPECTED else log.warning
         say(
             "action ended",
             node=record.node,
