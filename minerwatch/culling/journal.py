@@ -46,7 +46,7 @@ class Journal:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._node = context.agent.node
-        self._audit = AuditLog(context.culling.audit)
+        self._audit = AuditLog(context.culling.audit, self._go_on)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self._is_forgotten = False
         self._unread_stamps: object = None  # of the log that could not be read
@@ -75,7 +75,7 @@ class Journal:
                 self._unread_stamps = stamps
                 self._load()
         if not self._unread:
-            self._audit.retry(self._go_on)
+            self._audit.retry()
         if self.trouble and self.trouble != self._logged:
             self._logged = self.trouble
             done = "read" if self._unread else "written"
@@ -182,7 +182,7 @@ class Journal:
             message=printable(message, 1024),
             evidence=evidence,
         )
-        return self._audit.write(line, self._go_on)
+        return self._audit.write(line)
 
     def save(self, name: str, evidence: bytes) -> bool:
         """Write ``evidence`` to a file, if configured; return False if that fails."""
