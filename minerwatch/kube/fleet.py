@@ -11,9 +11,10 @@ and refers to an existing DaemonSet by its uid, and all agents are in one namesp
 
 from __future__ import annotations
 
-import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Final
@@ -22,7 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
-from minerwatch.errors import ClusterError, MinerwatchError
+from minerwatch.errors import ClusterError
 from minerwatch.kube import objects
 from minerwatch.kube.client import (
     JSON,
@@ -184,7 +185,7 @@ class Fleet:
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
-        self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
+        self._asked: dict[str, Future[NodeReport]] = {}  # by pod; some may have been given up
 
     def survey(
         self,
@@ -215,73 +216,57 @@ class Fleet:
         """Yield the result of each of ``agents`` as it comes; nodes without an agent come first."""
         for node in agents.bare_nodes:
             yield NodeAnswer(node, "", None, "no agent runs on it")
-        for agent, answer in self._answers(agents.pods, command):
-            if isinstance(answer, Exception):
-                yield NodeAnswer(agent.node, agent.pod, None, one_line(answer))
-            else:
-                yield NodeAnswer(agent.node, agent.pod, _of_node(answer, agent.node))
-
-    def _answers(
-        self, pods: Sequence[AgentPod], command: Sequence[str]
-    ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-        self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
-        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
-        waiting = list(reversed(pods))
-        until_s: dict[AgentPod, float] = {}
-        while waiting or until_s:
-            while waiting and len(until_s) < self._at_once:
-                agent = waiting.pop()
-                is_busy = agent.pod in self._threads
-                busy = "the last query has not been answered yet" if is_busy else ""
-                if trouble := agent.trouble or busy:
-                    yield agent, MinerwatchError(trouble)
+        self._asked = {pod: answer for pod, answer in self._asked.items() if not answer.done()}
+        waiting = deque(agents.pods)
+        asked: dict[Future[NodeReport], tuple[AgentPod, float]] = {}  # and the end of its time
+        while waiting or asked:
+            while waiting and len(asked) < self._at_once:
+                agent = waiting.popleft()
+                if agent.trouble:
+                    yield _missing(agent, agent.trouble)
+                elif agent.pod in self._asked:
+                    yield _missing(agent, "the last query has not been answered yet")
                 else:
-                    until_s[agent] = time.monotonic() + self._timeout_s
-                    self._start(agent, command, ended)
-            yield from _next(ended, until_s, self._timeout_s)
+                    asked[self._ask(agent, command)] = agent, time.monotonic() + self._timeout_s
+            first_s = min((end_s for _, end_s in asked.values()), default=0.0)
+            wait(asked, max(0.0, first_s - time.monotonic()), FIRST_COMPLETED)
+            now_s = time.monotonic()
+            for answer, (agent, end_s) in [*asked.items()]:
+                if answer.done() or end_s <= now_s:
+                    del asked[answer]
+                    yield self._answer_of(agent, answer)
 
-    def _start(
-        self,
-        agent: AgentPod,
-        command: Sequence[str],
-        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
-    ) -> None:
+    def _answer_of(self, agent: AgentPod, answer: Future[NodeReport]) -> NodeAnswer:
+        if not answer.done():
+            return _missing(agent, f"no answer within {self._timeout_s:g} s")
+        error = answer.exception()
+        if error is not None:
+            return _missing(agent, one_line(error))
+        return NodeAnswer(agent.node, agent.pod, _of_node(answer.result(), agent.node))
+
+    def _ask(self, agent: AgentPod, command: Sequence[str]) -> Future[NodeReport]:
+        """Query an agent in a thread of its own, which no exit waits for."""
+        self._asked[agent.pod] = answer = Future[NodeReport]()
+
         def ask() -> None:
             try:
                 printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-                ended.put((agent, self._decode(printed)))
+                answer.set_result(self._decode(printed))
             except Exception as error:  # noqa: BLE001 - it is why this node is missing
-                ended.put((agent, error))
+                answer.set_exception(error)
 
-        thread = Thread(target=ask, name=f"ask {agent.pod}", daemon=True)
-        self._threads[agent.pod] = thread
-        thread.start()
+        Thread(target=ask, name=f"ask {agent.pod}", daemon=True).start()
+        return answer
+
+
+def _missing(agent: AgentPod, reason: str) -> NodeAnswer:
+    return NodeAnswer(agent.node, agent.pod, None, reason)
 
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
     agent = replace(report.agent, node=node) if report.agent is not None else None
     statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
     return NodeReport(tuple(statuses), agent)
-
-
-def _next(
-    ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
-    until_s: dict[AgentPod, float],
-    timeout_s: float,
-) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-    """Return the next answer, or those that are out of time, and remove them from ``until_s``."""
-    if not until_s:
-        return
-    try:
-        agent, answer = ended.get(timeout=max(0.0, min(until_s.values()) - time.monotonic()))
-    except queue.Empty:
-        now_s = time.monotonic()
-        for late in [agent for agent, end_s in until_s.items() if end_s <= now_s]:
-            del until_s[late]
-            yield late, ApiError("timeout", f"no answer within {timeout_s:g} s")
-        return
-    if until_s.pop(agent, None) is not None:  # else it has been given up
-        yield agent, answer
 
 
 def _items(
