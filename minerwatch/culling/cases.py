@@ -51,7 +51,8 @@ class Cases:
     def refresh_stopped(self) -> None:
         """Read the state of each process that minerwatch has stopped."""
         found: dict[str, set[ProcessId]] = {}
-        for pod_uid, process in dict.fromkeys(self._journal.stopped()):
+        boot_id = self._context.clock.now().boot_id
+        for pod_uid, process in dict.fromkeys(self._journal.history.stopped(boot_id)):
             if self._actions.is_stopped(process):
                 found.setdefault(pod_uid, set()).add(process)
         self._stopped = {pod_uid: frozenset(each) for pod_uid, each in found.items()}

@@ -134,7 +134,7 @@ class Culler:
         """Return the decision about a container; None for a clear one without history."""
         identity = self._context.cluster.identity(observation.container)
         pod_uid = identity.pod.uid if identity else observation.container.pod_uid
-        records = self.journal.of_pod(pod_uid)
+        records = self.journal.history.of_pod(pod_uid)
         stopped = self.cases.stopped(pod_uid)
         if observation.verdict.level is Level.CLEAR and not records and not stopped:
             return None

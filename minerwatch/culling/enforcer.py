@@ -34,6 +34,7 @@ from minerwatch.culling.pod_actions import (
     planned,
     unlabelling,
 )
+from minerwatch.culling.policy import rechecked
 from minerwatch.culling.records import ActionRecord, Budget, Case, DecisionLine
 from minerwatch.kube.client import ApiError, one_line
 from minerwatch.kube.events import ACTION_REASONS
@@ -146,7 +147,8 @@ class Enforcer:
             except ApiError as error:
                 return _end_without_pod(error, refused)
             fresh, settings = self.cases.refreshed(case, seen), self.context.culling
-            again = self.journal.recheck(decision, attempt.record, fresh, settings)
+            history, now = self.journal.history, self.context.clock.now()
+            again = rechecked(decision, attempt.record, fresh, settings, history, now)
             if not again.acts:
                 return _end_after_objections(again, refused)
             version = seen.resource_version if seen else ""

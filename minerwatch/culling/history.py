@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,9 @@ _OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
 
 
 class History:
-    """Past actions of this node; bounded in number and age.
+    """Past actions of this node; bounded in number and age. For one thread that writes.
+
+    Any number of threads may read: what they see is replaced, never changed.
 
     Ages are measured on the monotonic clock, so that a wall clock that jumps frees no budget. An
     action from before the last boot is known to be older than the boot, no more.
@@ -29,7 +31,8 @@ class History:
 
     def __init__(self, known_since_s: float) -> None:
         """Start empty; actions before ``known_since_s`` (monotonic) are unknown."""
-        self._entries: dict[str, _Entry] = {}
+        self._entries: Mapping[str, _Entry] = {}
+        self._pods: frozenset[str] = frozenset()
         self._known_since_s = known_since_s
 
     @classmethod
@@ -43,13 +46,13 @@ class History:
     def restored(cls, records: Iterable[ActionRecord], now: Moment) -> History:
         """Return the history in an audit log, in the order of its lines."""
         history = cls(now.monotonic_s)
+        entries: dict[str, _Entry] = {}
         for record in records:
-            entry = _restored(record, now)
-            history._entries[record.id] = entry
+            entries[record.id] = entry = _restored(record, now)
             history._known_since_s = min(history._known_since_s, entry.latest_s)
-            if len(history._entries) > 2 * MAX_RECORDS:
-                history._forget(now)
-        history._forget(now)
+            if len(entries) > 2 * MAX_RECORDS:
+                entries = _bounded(entries, now)
+        history._replace(_bounded(entries, now))
         return history
 
     def records(self) -> tuple[ActionRecord, ...]:
@@ -68,7 +71,7 @@ class History:
         if entry is None or entry.record.outcome is not Outcome.PENDING:
             return None
         record = msgspec.structs.replace(entry.record, outcome=outcome)
-        self._entries[record_id] = replace(entry, record=record)
+        self._replace({**self._entries, record_id: replace(entry, record=record)})
         return record
 
     def release(self, decision: Decision, now: Moment) -> ActionRecord:
@@ -89,6 +92,8 @@ class History:
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
         """Return the actions on a pod, the oldest first."""
+        if pod_uid not in self._pods:
+            return ()
         return tuple(entry.record for entry in self._on_pod(pod_uid))
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
@@ -200,27 +205,13 @@ class History:
                 yield entry
 
     def _added(self, record: ActionRecord, now: Moment) -> ActionRecord:
-        self._entries[record.id] = _Entry(record, now.monotonic_s, now.monotonic_s)
-        self._forget(now)
+        entry = _Entry(record, now.monotonic_s, now.monotonic_s)
+        self._replace(_bounded({**self._entries, record.id: entry}, now))
         return record
 
-    def _forget(self, now: Moment) -> None:
-        """Drop expired records; of too many, those that no budget counts, then the oldest."""
-        self._entries = {
-            name: entry
-            for name, entry in self._entries.items()
-            if now.monotonic_s - entry.latest_s < KEPT_S
-        }
-        surplus = len(self._entries) - MAX_RECORDS
-        if surplus > 0:
-            for name in sorted(self._entries, key=self._worth)[:surplus]:
-                del self._entries[name]
-
-    def _worth(self, name: str) -> tuple[bool, float]:
-        entry = self._entries[name]
-        is_released = entry.record.outcome is Outcome.RELEASED
-        is_idle = entry.record.outcome is Outcome.WITHDRAWN or entry.record.dry_run
-        return is_released or not is_idle, entry.probable_s
+    def _replace(self, entries: Mapping[str, _Entry]) -> None:
+        self._entries = entries
+        self._pods = frozenset(entry.record.pod_uid for entry in entries.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +221,24 @@ class _Entry:
     record: ActionRecord
     probable_s: float
     latest_s: float  # the latest possible time
+
+    @property
+    def worth(self) -> tuple[bool, float]:
+        """Return the key by which entries are dropped: those that no budget counts, the oldest."""
+        is_released = self.record.outcome is Outcome.RELEASED
+        is_idle = self.record.outcome is Outcome.WITHDRAWN or self.record.dry_run
+        return is_released or not is_idle, self.probable_s
+
+
+def _bounded(entries: Mapping[str, _Entry], now: Moment) -> dict[str, _Entry]:
+    """Return ``entries`` without those that have expired, and without the least of too many."""
+    kept = {
+        name: entry for name, entry in entries.items() if now.monotonic_s - entry.latest_s < KEPT_S
+    }
+    surplus = max(0, len(kept) - MAX_RECORDS)
+    for name in sorted(kept, key=lambda name: kept[name].worth)[:surplus]:
+        del kept[name]
+    return kept
 
 
 def _matters(record: ActionRecord, *, dry_run: bool) -> bool:

@@ -1,22 +1,20 @@
 """The culling history in memory, in step with the audit log on the disk.
 
-The memory answers at once, from any thread; a written line is on the disk before the call returns.
+Any thread may read; only the culling thread changes the history. A written line is on the disk
+before the call returns.
 """
 
 from __future__ import annotations
 
-import threading
-
 import msgspec
 
 from minerwatch.api.orders import ToldOrder
-from minerwatch.config.schema import Culling
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.history import History
-from minerwatch.culling.policy import decide, rechecked
+from minerwatch.culling.policy import decide
 from minerwatch.culling.records import (
     HOUR_S,
     NO_EVIDENCE,
@@ -26,7 +24,7 @@ from minerwatch.culling.records import (
     DecisionLine,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import Outcome, ProcessId
+from minerwatch.model import Outcome
 from minerwatch.untrusted_text.display import printable
 
 MAX_LINES = 5000  # returned at once, the newest
@@ -51,9 +49,7 @@ class Journal:
         self._is_forgotten = False
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
-        self._lock = threading.Lock()
-        self._history = History.started(self._node, context.clock.now())
-        self._pods: frozenset[str] = frozenset()  # with records
+        self.history = History.started(self._node, context.clock.now())
 
     @property
     def trouble(self) -> str:
@@ -91,71 +87,34 @@ class Journal:
         """Close the files."""
         self._audit.close()
 
-    # Reads.
-
     def decide(self, case: Case) -> Decision:
         """Return the policy's decision now."""
-        with self._lock:
-            settings = self._context.culling
-            return decide(case, settings, self._history, self._context.clock.now())
-
-    def recheck(
-        self, decision: Decision, record: ActionRecord, fresh: Case, settings: Culling
-    ) -> Decision:
-        """Return the policy's decision now, about an action in progress."""
-        with self._lock:
-            return rechecked(
-                decision, record, fresh, settings, self._history, self._context.clock.now()
-            )
-
-    def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
-        """Return the actions on a pod, the oldest first."""
-        if pod_uid not in self._pods:
-            return ()
-        with self._lock:
-            return self._history.of_pod(pod_uid)
-
-    def stopped(self) -> tuple[tuple[str, ProcessId], ...]:
-        """Return the processes that minerwatch may have stopped, with their pods' uids."""
-        with self._lock:
-            return self._history.stopped(self._context.clock.now().boot_id)
-
-    def held(self) -> tuple[ActionRecord, ...]:
-        """Return the actions that may still be in effect."""
-        with self._lock:
-            return self._history.held(self._context.clock.now().boot_id)
+        return decide(case, self._context.culling, self.history, self._context.clock.now())
 
     # Writes.
 
     def begin(self, decision: Decision) -> ActionRecord:
         """Add and return the pending record of an action; it is not written yet."""
-        with self._lock:
-            record = self._history.begin(decision, self._context.clock.now())
-            self._pods |= {record.pod_uid}
-        return record
+        return self.history.begin(decision, self._context.clock.now())
 
     def finish(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
         """Add, write and log the outcome; return the record with it."""
-        with self._lock:
-            finished = self._history.finish(record.id, outcome)
+        finished = self.history.finish(record.id, outcome)
         ended = finished or msgspec.structs.replace(record, outcome=outcome)
         self._end(ended, message)
         return ended
 
     def release(self, decision: Decision) -> ActionRecord:
         """Record that the pod of ``decision`` is released."""
-        with self._lock:
-            record = self._history.release(decision, self._context.clock.now())
-            self._pods |= {record.pod_uid}
+        record = self.history.release(decision, self._context.clock.now())
         self.write("release", record=record)
         return record
 
     def release_again(self, earlier: ActionRecord) -> ActionRecord:
         """Record that the pod of an ``earlier`` action is released."""
-        with self._lock:
-            if self._history.is_released(earlier.pod_uid):
-                return earlier
-            record = self._history.release_again(earlier, self._context.clock.now())
+        if self.history.is_released(earlier.pod_uid):
+            return earlier
+        record = self.history.release_again(earlier, self._context.clock.now())
         self.write("release", record=record)
         return record
 
@@ -208,12 +167,10 @@ class Journal:
             self._unread = _DAMAGED.format(written.damaged[0], len(written.damaged))
             return
         records = [line.record for line in written.lines if line.record is not None]
-        with self._lock:
-            is_new = not records
-            restored = History.restored(records, now)
-            self._history = History.started(self._node, now) if is_new else restored
-            remembered = {record.id: record for record in self._history.records()}
-            self._pods = frozenset(record.pod_uid for record in remembered.values())
+        is_new = not records
+        restored = History.restored(records, now)
+        self.history = History.started(self._node, now) if is_new else restored
+        remembered = {record.id: record for record in self.history.records()}
         self._unread = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))
@@ -243,7 +200,6 @@ class Journal:
     def _go_on(self) -> list[AuditLine]:
         """Return the first lines of a new file: how far back it reaches, and all records."""
         now = self._context.clock.now()
-        with self._lock:
-            records = (self._history.anchor(self._node, now), *self._history.records())
+        records = (self.history.anchor(self._node, now), *self.history.records())
         at = rfc3339(now.unix_s, milliseconds=True)
         return [AuditLine(audit_log.GOES_ON, at, self._node, record=record) for record in records]

@@ -134,7 +134,7 @@ class OperatorOrders:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
         observed = {each.container.pod_uid: each for each in self.context.monitor.observations(0)}
         held: dict[str, list[ActionRecord]] = {}
-        for record in self.journal.held():
+        for record in self.journal.history.held(self.context.clock.now().boot_id):
             if namespace in ("", record.namespace):
                 held.setdefault(record.pod_uid, []).append(record)
         released: list[ReleaseAnswer] = []
