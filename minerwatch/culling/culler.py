@@ -18,10 +18,9 @@ from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.clock import AgentClock
 from minerwatch.culling.context import AgentIdentity, Callbacks, Context, Monitor
-from minerwatch.culling.decision_log import DecisionLog, decision_line, sentences
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.journal import Journal
+from minerwatch.culling.journal import DecisionLog, Journal
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest
 from minerwatch.culling.operator_orders import OperatorOrders
@@ -146,7 +145,7 @@ class Culler:
             proposed=decision.proposed.value,
             dry_run=decision.dry_run,
             rung=decision.rung,
-            reasons=sentences(decision),
+            reasons=decision.sentences,
             pids=tuple(process.pid for process in decision.processes),
             stopped=tuple(sorted(process.pid for process in stopped)),
             history=tuple(_action_status(record) for record in newest),
@@ -210,10 +209,9 @@ class Culler:
     def _decide(self, observation: Observation) -> None:
         case = self.cases.checked_case(observation)
         decision = self.journal.decide(case)
-        line = decision_line(observation, case, decision)
-        self._decisions.note(observation.container.key, decision, line)
+        self._decisions.note(case, decision)
         if decision.acts:
-            self._enforcer.carry_out(case, decision, line)
+            self._enforcer.carry_out(case, decision)
 
 
 def confirmed(flagged: Flagged) -> Flagged:

@@ -35,7 +35,7 @@ from minerwatch.culling.pod_actions import (
     unlabelling,
 )
 from minerwatch.culling.policy import rechecked
-from minerwatch.culling.records import ActionRecord, Budget, Case, DecisionLine
+from minerwatch.culling.records import ActionRecord, Budget, Case
 from minerwatch.kube.client import ApiError, one_line
 from minerwatch.kube.events import ACTION_REASONS
 from minerwatch.model import Action, Outcome
@@ -84,12 +84,12 @@ class Enforcer:
     retry: RetryPolicy
     rng: random.Random = field(default_factory=random.Random)
 
-    def carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
-        """Act once, as decided; ``line`` is the decision as logged."""
+    def carry_out(self, case: Case, decision: Decision) -> End:
+        """Act once, as decided."""
         attempt = _Attempt(self.journal.begin(decision))
         end = End(Outcome.WITHDRAWN, "the agent met an internal error")
         try:
-            end = self._run_steps(attempt, case, decision, line)
+            end = self._run_steps(attempt, case, decision)
         except Exception as error:  # noqa: BLE001 - the record must be finished in any case
             self.context.callbacks.on_error("culling", error)
             outcome = Outcome.UNKNOWN if attempt.may_have_happened else Outcome.WITHDRAWN
@@ -125,10 +125,8 @@ class Enforcer:
 
     # The steps.
 
-    def _run_steps(
-        self, attempt: _Attempt, case: Case, decision: Decision, line: DecisionLine
-    ) -> End:
-        if not self.evidence.write(attempt.record, case, decision, line):
+    def _run_steps(self, attempt: _Attempt, case: Case, decision: Decision) -> End:
+        if not self.evidence.write(attempt.record, case, decision):
             why = self.journal.trouble or "the container is gone"
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True

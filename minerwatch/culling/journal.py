@@ -6,13 +6,16 @@ before the call returns.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection
+
 import msgspec
 
 from minerwatch.api.orders import ToldOrder
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
+from minerwatch.culling.decision import Decision, decision_line
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide
 from minerwatch.culling.records import (
@@ -24,7 +27,7 @@ from minerwatch.culling.records import (
     DecisionLine,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import Outcome
+from minerwatch.model import ContainerKey, Outcome
 from minerwatch.untrusted_text.display import printable
 
 MAX_LINES = 5000  # returned at once, the newest
@@ -35,6 +38,8 @@ _DAMAGED = (
     " nothing is done for an hour"
 )
 _SHOWN_KINDS = ("decision", "action", "outcome", "release")
+_MIN_BETWEEN_DECISIONS_S = 60.0
+_MAX_DECISIONS_PER_HOUR = 240
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
 
@@ -203,3 +208,39 @@ class Journal:
         records = (self.history.anchor(self._node, now), *self.history.records())
         at = rfc3339(now.unix_s, milliseconds=True)
         return [AuditLine(audit_log.GOES_ON, at, self._node, record=record) for record in records]
+
+
+class DecisionLog:
+    """Writes decisions that differ from the one before to both logs. For one thread."""
+
+    def __init__(self, context: Context, journal: Journal) -> None:
+        self._context = context
+        self._journal = journal
+        self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
+        self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISIONS_PER_HOUR)
+
+    def note(self, case: Case, decision: Decision) -> None:
+        """Write the decision if it differs from the last one, unless that was a moment ago."""
+        key, content = decision.container, (decision.proposed, decision.dry_run, decision.reasons)
+        lines, last = self._lines_at_s, self._last.get(key)
+        now_s = self._context.clock.now().monotonic_s
+        if last is not None and (last[0] == content or now_s - last[1] < _MIN_BETWEEN_DECISIONS_S):
+            return
+        if len(lines) == lines.maxlen and now_s - lines[0] < HOUR_S:
+            return
+        lines.append(now_s)
+        self._last[key] = (content, now_s)
+        self.write(case, decision)
+
+    def write(self, case: Case, decision: Decision) -> None:
+        """Write the decision to both logs."""
+        line = decision_line(case, decision)
+        if not self._journal.trouble:
+            self._journal.write("decision", decision=line)
+        self._context.log.info(
+            "decision", node=self._context.agent.node, **msgspec.structs.asdict(line)
+        )
+
+    def keep_only(self, keys: Collection[ContainerKey]) -> None:
+        """Forget the decisions about all other containers."""
+        self._last = {key: last for key, last in self._last.items() if key in keys}

@@ -11,13 +11,12 @@ from minerwatch.api.types import CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
-from minerwatch.culling.decision_log import DecisionLog, container_name, decision_line, sentences
+from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
-from minerwatch.culling.journal import Journal
+from minerwatch.culling.journal import DecisionLog, Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, planned
-from minerwatch.culling.records import ActionRecord, Case, DecisionLine
+from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
 from minerwatch.kube.events import EventReason
@@ -39,11 +38,11 @@ class OperatorOrders:
 
     def cull(self, order: CullOrder) -> CullAnswer:
         """Act on a container. Raises TargetError if it is gone."""
-        answer, case, decision, line = self._decided(order)
-        self.decisions.write(line)
+        answer, case, decision = self._decided(order)
+        self.decisions.write(case, decision)
         if not decision.acts:
             return answer
-        end = self.enforcer.carry_out(case, decision, line)
+        end = self.enforcer.carry_out(case, decision)
         return replace(answer, outcome=end.outcome.value, message=printable(end.message, 1024))
 
     def preview(self, order: CullOrder) -> CullAnswer:
@@ -107,28 +106,27 @@ class OperatorOrders:
                 return observation
         raise TargetError("that container is no longer there")
 
-    def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision, DecisionLine]:
+    def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision]:
         observation = self._target(order)
         if self.context.agent.namespace:
             self.budget.refresh()
         case = self.cases.checked_case(observation, order.action, dry_run=order.dry_run)
         decision = self.journal.decide(case)
-        line = decision_line(observation, case, decision, by_hand=True)
         answer = CullAnswer(
             node=self.context.agent.node,
             namespace=decision.namespace,
             pod=decision.pod,
-            container=line.container,
+            container=container_name(case),
             owner=decision.owner,
-            level=line.level,
-            score=line.score,
+            level=case.verdict.level.label,
+            score=case.verdict.score,
             proposed=decision.proposed.value,
             dry_run=decision.dry_run,
             acts=decision.acts,
-            reasons=sentences(decision),
+            reasons=decision.sentences,
             request=str(planned(decision, self.context.culling.quarantine_label) or ""),
         )
-        return answer, case, decision, line
+        return answer, case, decision
 
     def _release_pods(self, namespace: str) -> list[ReleaseAnswer]:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
@@ -181,7 +179,7 @@ class OperatorOrders:
             node=self.context.agent.node,
             namespace=record.namespace,
             pod=record.pod,
-            container=container_name(observation, case) if observation and case else "",
+            container=container_name(case) if case else "",
             resumed=tuple(process.pid for process in hits.hit),
             gone=tuple(process.pid for process in hits.gone),
             label_removed=is_unlabelled,
