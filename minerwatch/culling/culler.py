@@ -16,8 +16,7 @@ from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
-from minerwatch.culling.clock import AgentClock
-from minerwatch.culling.context import AgentIdentity, Callbacks, Context, Monitor
+from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.journal import DecisionLog, Journal

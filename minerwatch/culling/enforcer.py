@@ -44,6 +44,8 @@ _GATEWAY_TIMEOUT = 504
 _RETRIABLE = ("conflict", "throttled", "unauthorized", "missing")
 """Refusals after which nothing has happened: the pod is rechecked, and the request is retried."""
 
+_GONE = frozenset({Reason.POD_UNKNOWN, Reason.POD_MISMATCH, Reason.POD_ENDING})
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -143,12 +145,14 @@ class Enforcer:
             try:
                 seen = self.actions.fetch(decision.namespace, decision.pod)
             except ApiError as error:
-                return _end_without_pod(error, refused)
+                return _given_up(f"the pod could not be fetched: {error}", refused)
             fresh, settings = self.cases.refreshed(case, seen), self.context.culling
             history, now = self.journal.history, self.context.clock.now()
             again = rechecked(decision, attempt.record, fresh, settings, history, now)
             if not again.acts:
-                return _end_after_objections(again, refused)
+                is_gone = not _GONE.isdisjoint(again.reasons)
+                objections = " ".join(str(objection) for objection in again.objections)
+                return _given_up(objections, None if is_gone else refused)
             version = seen.resource_version if seen else ""
             request = planned(again, settings.quarantine_label, version)
             result = self._send(attempt, request, again)
@@ -217,18 +221,10 @@ class Enforcer:
         return delay_s * self.rng.uniform(1, 1.5)
 
 
-def _end_after_objections(decision: Decision, refused: ApiError | None) -> End:
-    objections = " ".join(str(objection) for objection in decision.objections)
-    is_gone = {Reason.POD_UNKNOWN, Reason.POD_MISMATCH, Reason.POD_ENDING} & set(decision.reasons)
-    if refused is None or is_gone:
-        return End(Outcome.WITHDRAWN, objections)
-    return End(Outcome.REFUSED, f"{refused}; then: {objections}")
-
-
-def _end_without_pod(error: ApiError, refused: ApiError | None) -> End:
+def _given_up(reason: str, refused: ApiError | None) -> End:
     if refused is None:
-        return End(Outcome.WITHDRAWN, f"the pod could not be fetched: {error}")
-    return End(Outcome.REFUSED, f"{refused}; then the pod could not be fetched: {error}")
+        return End(Outcome.WITHDRAWN, reason)
+    return End(Outcome.REFUSED, f"{refused}; then: {reason}")
 
 
 def _has_happened(decision: Decision, seen: SeenPod | None, settings: Culling) -> bool:

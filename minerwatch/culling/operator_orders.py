@@ -79,7 +79,11 @@ class OperatorOrders:
             trouble.append("not everything was undone, so the audit log and the Lease are kept")
         answer = ReleaseAllAnswer(
             node=self.context.agent.node,
-            released=tuple(each for each in released if _has_content(each)),
+            released=tuple(
+                each
+                for each in released
+                if each.resumed or each.gone or each.label_removed or each.trouble
+            ),
             acts_no_more=order.retire or order.forget,
             forgotten=order.forget and not trouble,
             trouble=tuple(trouble),
@@ -202,7 +206,3 @@ class OperatorOrders:
         )
         if case is not None and case.pod is not None and (resumed or is_unlabelled):
             self.context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
-
-
-def _has_content(answer: ReleaseAnswer) -> bool:
-    return bool(answer.resumed or answer.gone or answer.label_removed or answer.trouble)

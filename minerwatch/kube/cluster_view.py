@@ -1,10 +1,11 @@
-"""One node in its cluster: its pods, their owners, and how fresh that knowledge is."""
+"""One node in its cluster: its containers' pods and owners, and how fresh that knowledge is."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,25 @@ from pathlib import Path
 from minerwatch.config.schema import Config, Kubernetes
 from minerwatch.kube import client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
-from minerwatch.kube.identity import NameWait, identity_facts, identity_of, short_id
+from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
-from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
+from minerwatch.model import (
+    Container,
+    ContainerKey,
+    ContainerKind,
+    Facts,
+    Finding,
+    Identity,
+    Observation,
+    Owner,
+    Pod,
+)
 
+MAX_WAIT_S = 30.0
+"""A kubelet writes its status within seconds; without an API server there are no names at all."""
+
+_MAX_WAITING = 4096
 _MAX_SILENCE_S = 180.0
 """Of a watch: servers speak up about once a minute, also where nothing happens."""
 
@@ -172,3 +187,63 @@ def event_pace(settings: Kubernetes) -> EventPace:
     """Return the configured rate limit of Events."""
     most = settings.events_per_minute
     return EventPace(per_minute=most, burst=2 * most)
+
+
+def short_id(container: Container) -> str:
+    """Return the name of a container that the API does not know."""
+    return container.container_id[:12]
+
+
+def identity_of(
+    container: Container, pods: PodCache, sources: Sequence[owners.Source]
+) -> Identity | None:
+    """Return pod and owner of ``container``; None if it is unknown or in no pod.
+
+    A container without a name in the API gets its pod by the uid: one that is nested (docker in
+    docker), the pod's pause container, or one that was just created.
+    """
+    if container.kind is not ContainerKind.POD:
+        return None
+    known = pods.by_container_id(container.container_id)
+    if known is not None and container.pod_uid in ("", known[0].uid, known[0].mirror_uid):
+        # Kernel and API agree on the pod: tenants choose the names of cgroups.
+        pod, inner = known
+        return Identity(pod, inner.name, inner.image, owners.owner(pod, sources))
+    named = pods.by_uid(container.pod_uid)
+    if named is None:
+        return None
+    is_nested = bool(container.outer_cgroup)
+    return Identity(
+        named, short_id(container), "", owners.owner(named, sources), is_named=is_nested
+    )
+
+
+def identity_facts(identity: Identity | None) -> Facts:
+    """Return the facts about a container's place in the cluster."""
+    if identity is None:
+        return {}
+    facts = {"PodNamespace": identity.pod.namespace, "PodName": identity.pod.name}
+    if identity.is_named:
+        facts["ContainerName"] = identity.container
+    return {**facts, "ContainerImage": identity.image} if identity.image else facts
+
+
+class NameWait:
+    """Time since when containers wait for a name, after which they are announced without it.
+
+    The kernel shows a container before the kubelet's status names it, mostly by seconds. A report
+    under its id would be repeated under its name. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: OrderedDict[ContainerKey, float] = OrderedDict()
+
+    def is_over(self, container: Container, identity: Identity | None, now_s: float) -> bool:
+        """Return whether ``container`` may be announced under the name that it has now."""
+        if container.kind is not ContainerKind.POD or (identity and identity.is_named):
+            self._since_s.pop(container.key, None)
+            return True
+        since_s = self._since_s.setdefault(container.key, now_s)
+        while len(self._since_s) > _MAX_WAITING:
+            self._since_s.popitem(last=False)
+        return now_s - since_s >= MAX_WAIT_S

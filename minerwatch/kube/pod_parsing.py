@@ -16,6 +16,7 @@ from itertools import islice
 
 import msgspec
 
+from minerwatch.errors import NOT_JSON
 from minerwatch.kube import objects
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
 from minerwatch.text_budget import both_ends, size_of, water_level
@@ -78,13 +79,13 @@ class PodParser:
         """The pod that ``json`` describes; None if it does not describe one."""
         try:
             found = self._decoder.decode(json)
-            created = datetime.fromisoformat(found.metadata.creation_timestamp or "")
-            created_unix_s = min(max(0.0, created.timestamp()), _LATEST_UNIX_S)
-        except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
+        except NOT_JSON:
             return None
-        if not found.metadata.uid or not found.metadata.name or not found.metadata.namespace:
+        metadata = found.metadata
+        created_unix_s = _unix_s(metadata.creation_timestamp)
+        if created_unix_s is None or not (metadata.uid and metadata.name and metadata.namespace):
             return None
-        return self._pod(found, created_unix_s)
+        return self._pod(found, min(max(0.0, created_unix_s), _LATEST_UNIX_S))
 
     def _pod(self, found: objects.Pod, created_unix_s: float) -> Pod:
         metadata, spec, status = found.metadata, found.spec, found.status or objects.PodStatus()

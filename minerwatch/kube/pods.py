@@ -197,8 +197,7 @@ class PodWatch:
             return
         self.cache.replace(pods)
         self._version = metadata.resource_version
-        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
-        self.trouble = ""
+        self._progress()
         self._has_progressed = False
 
     def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
@@ -278,18 +277,15 @@ class PodWatch:
         reason = reason_of(error)
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
-        if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
+        # The server may have another address or authority, which the configuration tells.
+        is_lost = self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
+        if reason == "unauthorized" or (reason == "connection" and is_lost):
             self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
             self._version = ""
             # If the server's cache is too far behind to be followed, list from etcd; that costs the
             # server more, so it is tried second.
             self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
-
-    @property
-    def _is_lost_for_long(self) -> bool:
-        """Return True at every few failures: the server may have another address or authority."""
-        return self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1

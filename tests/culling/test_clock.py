@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minerwatch.config.hours import hours
 from minerwatch.config.schema import Exemption
-from minerwatch.culling.clock import AgentClock
+from minerwatch.culling.context import AgentClock
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minerwatch.kube.identity import MAX_WAIT_S, NameWait, identity_facts, identity_of
+from minerwatch.kube.cluster_view import MAX_WAIT_S, NameWait, identity_facts, identity_of
 from minerwatch.kube.owners import sources
 from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser

@@ -22,8 +22,8 @@ from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
 from minerwatch.kube.client import Answer, ApiError, Cluster
+from minerwatch.kube.cluster_view import identity_facts, identity_of
 from minerwatch.kube.controllers import controls
-from minerwatch.kube.identity import identity_facts, identity_of
 from minerwatch.kube.list_stream import ListError, ListReader
 from minerwatch.kube.owners import PROFILES, owner_chain, pod_fields, sources
 from minerwatch.kube.pod_cache import PodCache
@@ -92,7 +92,7 @@ def _api(data: bytes, date: str = _DATE) -> Cluster:
     return cast("Cluster", _Api(data, date))
 
 
-@target("kube.pod_parsing", "kube.owners", "kube.identity", "kube.pod_cache", cost=2)
+@target("kube.pod_parsing", "kube.owners", "kube.cluster_view", "kube.pod_cache", cost=2)
 def pod(data: bytes) -> None:
     """A pod as JSON; names, labels, annotations, times and quantities are its author's."""
     found = PodParser(_KEEP).pod(data)
