@@ -20,7 +20,7 @@ from minerwatch.authoring.lint import lint as lint_book
 from minerwatch.authoring.lint import unmeasured_note
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import new_rule, with_rule
-from minerwatch.cli.options import config_option, configuration, rules_option
+from minerwatch.cli.options import config_option, configuration, output_option, rules_option
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -36,14 +36,6 @@ from minerwatch.untrusted_text.display import printable
 _ORDINARY = BUILT_IN_RULES / "tests" / "benign.jsonl"
 """Ordinary programs that no rule may match; part of the corpus of the tests."""
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json: the same for programs.",
-)
 paths_argument = click.argument(
     "paths", nargs=-1, metavar="[PATH]...", type=click.Path(exists=True, path_type=Path)
 )
