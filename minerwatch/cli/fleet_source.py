@@ -23,9 +23,7 @@ from minerwatch.config.schema import Config
 from minerwatch.config.values import duration_s
 from minerwatch.errors import ClusterError, OrderError, TargetError
 from minerwatch.format import counted
-from minerwatch.untrusted_text.display import printable
-from minerwatch.view.agent_summary import trouble_lines
-from minerwatch.view.overview import Coverage, missing_lines
+from minerwatch.view.overview import Coverage, coverage_lines
 from minerwatch.view.selection import filtered, found
 
 if TYPE_CHECKING:
@@ -136,12 +134,8 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
 
 def say_missing(coverage: Coverage | None) -> None:
     """Name the nodes of which nothing is known, on standard error."""
-    if coverage is None:
-        return
-    troubles = trouble_lines(coverage.agents)
-    for line in (*missing_lines(coverage.missing), coverage.blind_spot, *troubles):
-        if line:
-            click.echo(f"minerwatch: {printable(line)}", err=True)
+    for line in coverage_lines(coverage) if coverage else ():
+        click.echo(f"minerwatch: {line}", err=True)
 
 
 class ClusterSource:
