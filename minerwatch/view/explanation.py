@@ -285,6 +285,8 @@ def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
             yield Line("          its words stand in one argument or in a script: 60 at most")
         rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
         yield Line(f"          {rule}, for {_since(finding.since, now)}")
+        for title in finding.filters:
+            yield Line(f"          narrowed by the filter: {printable(title, _TITLE_LENGTH)}")
         for name, expected in finding.expected.items():
             asked = printable(shortened(expected, _EXPECTED_LENGTH))
             yield Line(f"          expected: {printable(name, 64)} {asked}")
