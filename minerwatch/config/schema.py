@@ -247,6 +247,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alone = msgspec.structs.replace(self.kubernetes, enabled=False)
         return msgspec.structs.replace(self, kubernetes=alone)
 
+    @property
+    def socket_path(self) -> Path:
+        """Return the Unix socket of agent and commands."""
+        return Path(self.socket) if self.socket else default_socket()
+
     def rule_folders(self) -> tuple[Path, ...]:
         """Return the rule folders; later ones override earlier ones."""
         built_in = (BUILT_IN_RULES,) if self.built_in_rules else ()
@@ -307,7 +312,7 @@ def parse(tree: Any, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_in_words(error)}") from error
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        raise ConfigError(f"{source}: listen: {error}") from error
     return config
 
 

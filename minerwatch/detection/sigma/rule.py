@@ -13,16 +13,9 @@ from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.fields import is_dynamic, is_of_container, is_pooled
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma.detection_parser import DetectionReader, parse_by_sigma
-from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.yaml_document import (
-    Document,
-    KeyPath,
-    Value,
-    read_document,
-    read_text,
-)
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
@@ -73,6 +66,11 @@ class Filter:
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)
     private: bool = False
     secrets: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def public_title(self) -> str:
+        """Return the title as it may leave the node."""
+        return f"private filter {self.id}" if self.private else self.title
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +135,6 @@ class SkippedRule:
     reason: str
 
 
-def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a file; raise ``RuleError`` if it has an error."""
-    return parse_rule(path, read_text(path)[0], lists)
-
-
-def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a text; raise ``RuleError`` if it has an error."""
-    return rule_of(read_document(path, text), lists)
-
-
 def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     """Read the rule in a document; raise ``RuleError`` if it has an error."""
     _refuse_other_kinds(document)
@@ -155,9 +143,9 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     _refuse_misspelt_keys(document)
     check_header(document)
     source = logsource(document)
-    check_detection(document)
+    check_by_sigma(document)
     reader = DetectionReader(document, lists)
-    condition = reader.condition(parse_by_sigma(document))
+    condition = reader.condition()
     own = _own_settings(document)
     signal = _signal(document, own, source)
     level = str(document.content.get("level") or "").lower()
