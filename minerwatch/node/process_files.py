@@ -7,13 +7,13 @@ system may be a dead network mount.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 from minerwatch.model import ProcessId, ProcessStat
-from minerwatch.node.proc_files import STAT_BYTES, decoded, read_once
+from minerwatch.node.proc_files import STAT_BYTES, CountedFiles, decoded, read_once
 from minerwatch.text_budget import both_ends
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -21,8 +21,6 @@ CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 _PF_EXITING = 0x00000004  # include/linux/sched.h
 _PF_KTHREAD = 0x00200000
-GONE = frozenset({errno.ENOENT, errno.ESRCH})  # ESRCH: it exited while the file was open
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 _STATUS_BYTES = 4096  # Uid is among the first lines; only Groups, after it, can be long
 _LONG_STATUS_BYTES = 1 << 20  # 65,536 groups of 10 digits fit
@@ -31,29 +29,59 @@ MAX_ENDED_THREADS = 1024
 """Threads among which a living one is looked for."""
 
 
+def is_alive(proc: str, process: ProcessId) -> bool:
+    """Return True if ``process`` exists; False also if another one has its PID."""
+    try:
+        stat = parse_stat(process.pid, read_once(f"{proc}/{process.pid}/stat", STAT_BYTES))
+    except OSError:
+        return False
+    return stat is not None and stat.id == process
+
+
+def living_place(proc: str, pid: int) -> str:
+    """Return the folder below ``proc`` that shows a process's memory: ``PID`` or ``PID/task/TID``.
+
+    A first thread that has exited while others run on is a zombie without memory: /proc/PID/cmdline
+    is empty and the exe link leads nowhere, but those of its other threads do (proc_pid_task(5)).
+    Threads that exit vanish, except the first, and those that a tracer does not wait for
+    (ptrace(2)). Raises OSError if the process is gone.
+    """
+    if not _has_exited(f"{proc}/{pid}"):
+        return str(pid)
+    with os.scandir(f"{proc}/{pid}/task") as entries:
+        for entry in islice(entries, MAX_ENDED_THREADS):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has exited meanwhile
+                if not _has_exited(f"{proc}/{pid}/task/{entry.name}"):
+                    return f"{pid}/task/{entry.name}"
+    return str(pid)
+
+
+def _has_exited(folder: str) -> bool:
+    parsed = _parse_stat(0, read_once(f"{folder}/stat", STAT_BYTES))
+    return parsed is not None and parsed[1]
+
+
 def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
     """Parse a line of /proc/PID/stat (proc_pid_stat(5)); return None if it is not one."""
     parsed = _parse_stat(pid, line)
     return parsed[0] if parsed else None
 
 
-class ProcessFiles:
+class ProcessFiles(CountedFiles):
     """Reads files below ``proc``, and counts failures by reason."""
 
     def __init__(self, proc: str, failures: dict[str, int]) -> None:
+        super().__init__(failures)
         self._proc = proc
-        self._failures = failures
-        self.is_short = False
-        """Set when a file could not be read because files or memory ran out."""
 
     def stat(self, pid: int, place: str = "") -> tuple[ProcessStat, bool] | None:
         """Read a stat file; the flag says that the task is exiting, or a zombie."""
-        line = self._content(f"{place or pid}/stat", STAT_BYTES)
+        line = self.content(f"{self._proc}/{place or pid}/stat", STAT_BYTES)
         if line is None:
             return None
         parsed = _parse_stat(pid, line)
         if parsed is None:
-            self._failures["malformed"] += 1
+            self.failures["malformed"] += 1
         return parsed
 
     def threads(self, pid: int, limit: int) -> Iterator[int]:
@@ -65,38 +93,34 @@ class ProcessFiles:
             self.count(error)
 
     def living_thread(self, pid: int) -> str | None:
-        """Return the folder of a living thread, after the first thread has exited.
-
-        The first thread is then a zombie without memory: /proc/PID/cmdline is empty and the exe
-        link leads nowhere, but those of its other threads do (proc_pid_task(5)). Threads that exit
-        vanish, except the first, and those that a tracer does not wait for (ptrace(2)).
-        """
-        for tid in self.threads(pid, MAX_ENDED_THREADS):
-            place = f"{pid}/task/{tid}"
-            parsed = self.stat(tid, place) if tid != pid else None
-            if parsed and not parsed[1]:
-                return place
-        return None
+        """Return the folder of a living thread of a process whose first thread has exited."""
+        try:
+            place = living_place(self._proc, pid)
+        except OSError as error:
+            self.count(error)
+            return None
+        return place if place != str(pid) else None
 
     def uid(self, pid: int) -> int:
         """Read the effective uid; return -1 if it cannot be read.
 
         The line before it, Name, cannot forge it: the kernel escapes newlines there.
         """
-        status = self._content(f"{pid}/status", _STATUS_BYTES)
+        status = self.content(f"{self._proc}/{pid}/status", _STATUS_BYTES)
         if status is None:
             return -1
         try:
             return int(status.partition(b"\nUid:")[2].split(None, 2)[1])
         except (IndexError, ValueError):
-            self._failures["malformed"] += 1
+            self.failures["malformed"] += 1
             return -1
 
     def status(self, place: str) -> bytes | None:
         """Read all of a status file (proc_pid_status(5))."""
-        status = self._content(f"{place}/status", _STATUS_BYTES)
+        path = f"{self._proc}/{place}/status"
+        status = self.content(path, _STATUS_BYTES)
         if status is not None and len(status) == _STATUS_BYTES:
-            return self._content(f"{place}/status", _LONG_STATUS_BYTES)
+            return self.content(path, _LONG_STATUS_BYTES)
         return status
 
     def link(self, name: str) -> str:
@@ -107,23 +131,6 @@ class ProcessFiles:
         except OSError as error:
             self.count(error)
             return ""
-
-    def count(self, error: OSError | ValueError) -> None:
-        """Count a failure; a process that is gone does not count."""
-        if isinstance(error, PermissionError):
-            self._failures["permission"] += 1
-        elif not isinstance(error, OSError):
-            self._failures["malformed"] += 1
-        elif error.errno not in GONE:
-            self._failures["unreadable"] += 1
-            self.is_short = self.is_short or error.errno in _SHORT
-
-    def _content(self, name: str, limit_bytes: int) -> bytes | None:
-        try:
-            return read_once(f"{self._proc}/{name}", limit_bytes)
-        except OSError as error:
-            self.count(error)
-            return None
 
 
 def _parse_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
