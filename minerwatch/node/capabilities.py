@@ -20,7 +20,7 @@ OUTSIDE_UNSEEN = (
     " pod, or --pid=host for podman and docker"
 )
 
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_FIRST_NAMESPACES = {"pid": 4026531836, "cgroup": 4026531835}  # include/linux/proc_ns.h
 
 
 def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
@@ -56,7 +56,7 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
             f"{proc} hides other users' processes (hidepid): run as root with the capability"
             " SYS_PTRACE, or in the group that the mount's gid= option names"
         )
-    if proc == Path("/proc") and not _is_in_first_pid_namespace():
+    if proc == Path("/proc") and not is_in_first_namespace("pid"):
         spots.append(OUTSIDE_UNSEEN)
     return tuple(spots)
 
@@ -71,8 +71,9 @@ def hides_others(proc: Path) -> bool:
         return True
 
 
-def _is_in_first_pid_namespace() -> bool:
+def is_in_first_namespace(kind: str) -> bool:
+    """Return whether this process is in the host's own ``pid`` or ``cgroup`` namespace."""
     try:
-        return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE  # noqa: PTH115
-    except OSError:
+        return os.readlink(f"/proc/self/ns/{kind}") == f"{kind}:[{_FIRST_NAMESPACES[kind]}]"  # noqa: PTH115
+    except OSError:  # before Linux 4.6 there is only one of cgroups
         return True

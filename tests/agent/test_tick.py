@@ -34,7 +34,7 @@ from minerwatch.model import (
     Process,
     Signal,
 )
-from minerwatch.node.cgroup_bounds import CgroupBounds
+from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
