@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
-from minerwatch.agent.limits import Limits
+from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
-from minerwatch.agent.static_matching import StaticMatching
 from minerwatch.agent.tracked import (
+    TickLimits,
     TrackedContainer,
     TrackedNode,
     TrackedProcess,
@@ -37,8 +37,8 @@ class Tracker:
         cgroups: CgroupTree,
         reader: ProcessReader,
         meter: ProcessMeter,
-        matching: StaticMatching,
-        limits: Limits,
+        matching: Matching,
+        limits: TickLimits,
         place_of: Callable[[Container], Facts] | None,
     ) -> None:
         """``place_of`` returns what the cluster knows of a container, as facts."""
@@ -221,7 +221,7 @@ class Tracker:
         match_left_s = match_s
 
         def is_time_left() -> bool:
-            return not len(matching) and time.thread_time() < read_until_s
+            return not matching.queued and time.thread_time() < read_until_s
 
         for found in self._reader.batches(in_order, is_time_left, owner_of):
             unread -= found.keys()
@@ -239,7 +239,7 @@ class Tracker:
             touched.update((id(each), each) for each in matching.match_queued(match_s))
             matching.bound_all_text()
         self._drop_unread(unread - self._reader.deferred)
-        matching.deferred += len(matching)
+        matching.deferred += matching.queued
         for container in touched.values():
             self._attribute_to_pod(container)
             collect_static_sightings(container)
