@@ -48,22 +48,11 @@ class _Sources:
     owner_of: OwnerOf
 
 
-def _open_connections(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return Connections(ConnectionReader(sources.proc), sources.owner_of)
-
-
-def _open_mappings(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return MemoryMappings(MappingReader(sources.proc), sources.owner_of)
-
-
-def _open_content(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return Content(ContentReader(sources.proc, sources.content_rules), sources.owner_of)
+def _reading(
+    open_probe: Callable[[_Sources], Probe],
+) -> Callable[[_Sources], Probe | str]:
+    """Open a probe that reads other users' processes."""
+    return lambda sources: open_probe(sources) if sources.can_read_processes else _LACKS_PTRACE
 
 
 def _open_rounding(sources: _Sources) -> Probe | str:
@@ -75,9 +64,9 @@ def _open_rounding(sources: _Sources) -> Probe | str:
 
 
 _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
-    "connections": _open_connections,
-    "mappings": _open_mappings,
-    "content": _open_content,
+    "connections": _reading(lambda of: Connections(ConnectionReader(of.proc), of.owner_of)),
+    "mappings": _reading(lambda of: MemoryMappings(MappingReader(of.proc), of.owner_of)),
+    "content": _reading(lambda of: Content(ContentReader(of.proc, of.content_rules), of.owner_of)),
     "rounding": _open_rounding,
 }
 """Name, which is also its setting below ``probes`` -> the probe, or why it is off."""
