@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from minerwatch.agent.monitor import OTHER_KERNEL
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.publisher import Publisher
 from minerwatch.agent.scheduling import CpuBudget
-from minerwatch.config.schema import Config
-from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
+from minerwatch.node.exec_events import ExecEvents
 
 _REREAD_PAUSE_S = 0.5
 """Until processes are read for which there was no time; the next tick may be far."""
@@ -20,18 +18,6 @@ _FAULT_PAUSE_S = 5.0
 
 _BATCH_S = 0.002
 """Between two reads of exec events: one large batch costs less than many small ones."""
-
-
-def subscribe(config: Config) -> tuple[ExecEvents | None, str]:
-    """Return exec events, or the reason why there are none."""
-    if not config.probes.execs:
-        return None, "switched off (probes.execs)"
-    if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
-    try:
-        return ExecEvents(), ""
-    except ExecsUnavailableError as error:
-        return None, str(error)
 
 
 class ExecWatcher:

@@ -24,6 +24,13 @@ READS_PROCESSES = ("SYS_PTRACE", "DAC_READ_SEARCH")
 """Capabilities of a child: read other users' processes, and nothing else."""
 
 
+def follow(parent_pid: int) -> None:
+    """Have this process killed when its parent exits."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(1)  # the parent exited before the signal was requested
+
+
 def give_up(*names: str) -> None:
     """Drop these in this thread and in all threads and processes that it starts later."""
     _restrict(~sum(1 << CAPABILITY_BITS[name] for name in names))
@@ -48,9 +55,7 @@ def _restrict(kept: int) -> None:
 
 def _become(parent_pid: int, script: str) -> None:
     """Run ``script`` as a child that is killed with its parent; report first that it started."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        sys.exit(1)  # the parent exited before the signal was requested
+    follow(parent_pid)
     keep(*READS_PROCESSES)
     sys.argv = sys.argv[2:]
     with open(script, "rb") as file:  # noqa: PTH123 - pathlib is slow to import

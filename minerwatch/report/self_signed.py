@@ -7,31 +7,31 @@ memory: the file that TLS reads is anonymous.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from subprocess import SubprocessError
 
 from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
+from minerwatch.node.guarded_child import output_of
 
 _NAME = "minerwatch"
 _VALID = timedelta(days=3650)
 _SKEW = timedelta(days=1)
-_TIMEOUT_S = 60.0
+_MAX_S = 60.0
 
 
 def self_signed_tls() -> Tls:
     """Return settings with a new certificate, usable in this process. Raises ListenError."""
-    command = [sys.executable, "-P", "-m", "minerwatch.report.self_signed"]
     try:
-        made = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
+        made = output_of(__name__, max_s=_MAX_S)
+    except (OSError, SubprocessError) as error:
         raise ListenError(
             f"tls: cannot make a certificate: {error}; set tls.certificate, or"
             " authorize_metrics: false"
         ) from error
     file = os.memfd_create(_NAME)
-    os.write(file, made.stdout)
+    os.write(file, made)
     return Tls(certificate=f"/proc/self/fd/{file}")
 
 
