@@ -1,27 +1,39 @@
-"""Answers of the agent: /metrics and health on the address, snapshots and orders on the socket."""
+"""Answers of the agent: /metrics and health on the address, snapshots and orders on the socket.
+
+In a cluster every pod can reach an agent's address, and metrics name all tenants' flagged pods. So
+except on loopback the address speaks TLS there, and serves metrics only to clients that the cluster
+authorizes.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.agent.metrics_address import open_metrics_address
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.values import host_and_port
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.probes.registry import ProbeStatus
-from minerwatch.report.http_server import Answer, Listener, Routes
+from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
+from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
+
+if TYPE_CHECKING:
+    from minerwatch.kube.client import Cluster
 
 _MAX_TICKS_MISSED = 3
 _TICK_GRACE_S = 15.0
@@ -160,6 +172,47 @@ class Endpoints:
 
     def _note_error(self, error: Exception) -> None:
         self._telemetry.once.failure("answer failed", error)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """A listener, and how it is reached."""
+
+    listener: Listener
+    address: str
+    scheme: str  # http, https
+
+
+def open_metrics_address(
+    config: Config, cluster: Cluster | None, routes: Routes, on_error: Callable[[Exception], None]
+) -> MetricsAddress:
+    """Listen as configured. Raises ListenError."""
+    host, port = host_and_port(config.listen)
+    settings, authorize = config.tls, None
+    if cluster is not None and config.authorize_metrics and not _is_loopback(host):
+        authorize = _reviewer(cluster, on_error)
+        if not settings.certificate:
+            from minerwatch.report.self_signed import self_signed_tls
+
+            settings = self_signed_tls()
+    tls = TlsEndpoint(settings) if settings.certificate else None
+    listener, address = address_listener(
+        host, port, routes, on_error=on_error, tls=tls, authorize=authorize
+    )
+    return MetricsAddress(listener, address, "https" if tls is not None else "http")
+
+
+def _reviewer(cluster: Cluster, on_error: Callable[[Exception], None]) -> Authorize:
+    from minerwatch.kube.token_review import TokenReviewer
+
+    return TokenReviewer(cluster, on_error)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def socket_path(config: Config) -> Path:

@@ -9,16 +9,7 @@ from collections.abc import Iterable, Iterator, Set
 from minerwatch.agent.kept_text import bound_text, shorten_texts
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
-from minerwatch.agent.tracked import (
-    Measured,
-    TrackedContainer,
-    TrackedNode,
-    TrackedProcess,
-    collect_static_sightings,
-    counts,
-    sighting_of,
-    static_facts_of,
-)
+from minerwatch.agent.tracked import Measured, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config.schema import Examination
 from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
 from minerwatch.detection.facts import container_facts, measured
@@ -139,7 +130,7 @@ class Matching:
                 (process for each in own for process in each.processes.values()), max_bytes
             )
             for container in own:
-                collect_static_sightings(container)
+                container.collect_static_sightings()
                 self._shortened[container.container.key] = container.container
             if sum(each.text_bytes for each in own) >= before_bytes:
                 return  # nothing is left to shorten
@@ -156,7 +147,7 @@ class Matching:
         process.facts, process.facts_bytes = None, 0
         process.is_queued = False
         process.forget_measured()
-        process.matches = self._matcher.static_matches(static_facts_of(container, process))
+        process.matches = self._matcher.static_matches(container.static_facts_of(process))
         process.facts, process.facts_bytes = None, 0  # they hold all of the parent's text
         container.text_bytes -= process.text_bytes
         bound_text(process, process.parent)
@@ -213,13 +204,11 @@ class Matching:
             seen = None
             facts |= self._extra_facts(process, cores, at_s)
         matches = self._matcher.dynamic_matches(
-            {**static_facts_of(container, process), **shared, **facts}
+            {**container.static_facts_of(process), **shared, **facts}
         )
         process.unmatched = seen if not matches else None
         process.is_idle = False
-        for match in matches:
-            if counts(match, process, container):
-                yield sighting_of(match, process)
+        yield from container.sightings_of(process, matches)
 
     def _note_if_idle(self, process: TrackedProcess, facts: Facts) -> None:
         """Stop measuring a process that matches nothing and has not run within the window."""

@@ -18,16 +18,7 @@ from pathlib import Path
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
-from minerwatch.agent.tracked import (
-    TickLimits,
-    TrackedContainer,
-    TrackedNode,
-    count_delayed_cpu,
-    count_text,
-    newly_found,
-    newly_tracked,
-    observation_of,
-)
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode
 from minerwatch.agent.tracker import MAX_ANCESTORS, Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
@@ -217,7 +208,7 @@ class Watch:
         """Return every container as of the last tick."""
         with self._lock:
             return tuple(
-                observation_of(container, max_processes, self._connections)
+                container.observation(max_processes, self._connections)
                 for container in self._node.containers.values()
             )
 
@@ -227,7 +218,7 @@ class Watch:
             container = self._node.containers.get(key)
             if container is None:
                 return None
-            return observation_of(container, max_processes, self._connections)
+            return container.observation(max_processes, self._connections)
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that ``container`` is nested in, or itself."""
@@ -260,7 +251,7 @@ class Watch:
         with self._timer.phase("processes"):
             touched = self._tracker.read_processes(sampled, hot, at_s)
         for container in hot:
-            count_delayed_cpu(container, at_s)
+            container.count_delayed_cpu(at_s)
         hot += _newly_matched(touched, hot)
         suspects = self._look_at_suspects(hot, at_s)
         with self._timer.phase("rules"):
@@ -275,7 +266,7 @@ class Watch:
             container = self._tracker.drop_container(key)
             self._judge.forget(key)
             if container is not None and container.verdict.level > Level.CLEAR:
-                ended.append(observation_of(container, 0))
+                ended.append(container.observation())
         return tuple(ended)
 
     def _sample_containers(self, sampled: CgroupTick, at_s: float) -> dict[ContainerKey, float]:
@@ -287,7 +278,7 @@ class Watch:
             cpu_s = sampled.cpu_s[key]
             container = containers.get(key)
             if container is None:
-                containers[key] = newly_tracked(sampled.containers[key], at_s, cpu_s)
+                containers[key] = TrackedContainer.new(sampled.containers[key], at_s, cpu_s)
                 continue
             used_s[key] = max(0.0, cpu_s - container.cpu.cpu_s)
             container.container = sampled.containers[key]
@@ -334,7 +325,7 @@ class Watch:
             container.dynamic_sightings = ()
             for process in container.processes.values():
                 process.forget_cpu()
-            count_text(container)
+            container.count_text()
         container.is_measured = is_hot
         return is_hot
 
@@ -361,7 +352,7 @@ class Watch:
         for container in hot:
             container.dynamic_sightings = tuple(self._matching.sightings(container, suspects, at_s))
             before_bytes = container.text_bytes
-            count_text(container)  # with the facts that are cached from now on
+            container.count_text()  # with the facts that are cached from now on
             if container.text_bytes > before_bytes + _MIN_NEW_TEXT_BYTES:
                 self._matching.bound_all_text()
 
@@ -381,7 +372,7 @@ class Watch:
             changes=changes,
             ended=ended,
             began=began,
-            flagged=tuple(observation_of(each, 0) for each in flagged),
+            flagged=tuple(each.observation() for each in flagged),
             flagged_cpu_s=tuple(
                 (each.container, each.verdict.level, used_s.get(each.container.key, 0.0))
                 for each in flagged
@@ -416,11 +407,11 @@ def _judge(
         previous = container.verdict
         is_host = container.container.kind is ContainerKind.HOST
         container.verdict = judge.verdict(key, sightings, at_s, apart=is_host, is_tick=is_tick)
-        began += newly_found(container)
+        began += container.newly_found()
         if container.verdict.level is not previous.level:
             changes.append((container, previous.level))
     return (
-        tuple(Change(observation_of(container, 0), level) for container, level in changes),
+        tuple(Change(container.observation(), level) for container, level in changes),
         tuple(began),
     )
 

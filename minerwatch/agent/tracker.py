@@ -8,14 +8,7 @@ from itertools import islice
 
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
-from minerwatch.agent.tracked import (
-    TickLimits,
-    TrackedContainer,
-    TrackedNode,
-    TrackedProcess,
-    collect_static_sightings,
-    newly_tracked,
-)
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Process
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
@@ -118,11 +111,11 @@ class Tracker:
             return before is not None
         tracked = self._node.containers.get(container.key)
         if tracked is None:
-            tracked = newly_tracked(container, at_s, 0.0)
+            tracked = TrackedContainer.new(container, at_s, 0.0)
             self._node.containers[container.key] = tracked
         if before is not None and before is not tracked and pid in before.processes:
             del before.processes[pid]
-            collect_static_sightings(before)
+            before.collect_static_sightings()
         self._node.container_of[pid] = tracked
         return True
 
@@ -133,7 +126,7 @@ class Tracker:
             if container and pid not in sampled.pids.get(container.container.key, ()):
                 del self._node.container_of[pid]
                 if container.processes.pop(pid, None):
-                    collect_static_sightings(container)
+                    container.collect_static_sightings()
         self._placed_since_tick = set()
 
     def _update_members(self, sampled: CgroupTick) -> set[int]:
@@ -150,7 +143,7 @@ class Tracker:
                 if self._node.container_of.get(pid) is container:
                     del self._node.container_of[pid]
             if left:
-                collect_static_sightings(container)
+                container.collect_static_sightings()
             joined.update((pid, container) for pid in pids if pid not in container.processes)
         self._node.container_of.update(joined)
         return set(joined)
@@ -242,7 +235,7 @@ class Tracker:
         matching.deferred += matching.queued
         for container in touched.values():
             self._attribute_to_pod(container)
-            collect_static_sightings(container)
+            container.collect_static_sightings()
         return list(touched.values())
 
     def _replace(

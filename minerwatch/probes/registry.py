@@ -6,6 +6,7 @@ Probes are isolated: each fails alone, and is counted and timed. None of them wa
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class Probes:
         self.status: list[ProbeStatus] = []
         self._probes: list[Probe] = [*more]
         self._budget_s = config.probes.budget
-        self._exceptions: dict[tuple[str, str], int] = {}
+        self._exceptions: Counter[tuple[str, str]] = Counter()
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._owners: dict[ProcessId, Hashable] = {}
         sources = _Sources(
@@ -130,7 +131,7 @@ class Probes:
                     lambda: time.perf_counter() < ends_s,
                 )
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                self._count(probe.name, error)
+                self._exceptions[probe.name, type(error).__name__] += 1
             took_s[probe.name] = time.perf_counter() - started_s
         return took_s
 
@@ -146,7 +147,7 @@ class Probes:
                 if probe.wants_samples:
                     probe.sample(at_s)
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                self._count(probe.name, error)
+                self._exceptions[probe.name, type(error).__name__] += 1
 
     def facts(self, process: ProcessId) -> Facts:
         """Return the facts of all probes about ``process``."""
@@ -184,7 +185,3 @@ class Probes:
         before = self._programs
         self._programs = {each.process: each.program for each in suspects}
         return [each for each in suspects if before.get(each.process, each.program) == each.program]
-
-    def _count(self, name: str, error: Exception) -> None:
-        key = (name, type(error).__name__)
-        self._exceptions[key] = self._exceptions.get(key, 0) + 1

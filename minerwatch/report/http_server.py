@@ -281,7 +281,7 @@ class Listener(ThreadingMixIn, TCPServer):
         # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
         self._connections = _Connections(limits.deadline_s)
-        self._failures: dict[str, int] = {}
+        self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._thread = Worker("http", partial(self.serve_forever, _POLL_S))
         self._second = 0
@@ -418,7 +418,7 @@ class Listener(ThreadingMixIn, TCPServer):
     def count(self, reason: str) -> None:
         """Count a request without a response."""
         with self._lock:
-            self._failures[reason] = self._failures.get(reason, 0) + 1
+            self._failures[reason] += 1
 
 
 class _RateLimited:

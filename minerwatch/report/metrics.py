@@ -6,6 +6,7 @@ the container is at ``suspicious`` or above, and at most ``max_container_series`
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -176,10 +177,9 @@ class _CountedElsewhere(Collector):
             "Failed reads, by probe and reason.",
             labels=["probe", "reason"],
         )
-        counts: dict[tuple[str, str], int] = {}
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for probe, reason, count in self._failures():
-            labels = (label(probe), label(reason))
-            counts[labels] = counts.get(labels, 0) + count
+            counts[label(probe), label(reason)] += count
         for labels, count in counts.items():
             failed.add_metric(labels, count)
         yield failed

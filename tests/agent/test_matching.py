@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minerwatch.agent.matching import CONTAINER_FIELDS, MEMORY_FIELDS, PROCESS_FIELDS, Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
-from minerwatch.agent.tracked import TickLimits, TrackedNode, TrackedProcess, newly_tracked
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config.schema import Examination
 from minerwatch.config.values import Duration
 from minerwatch.detection.cpu_history import CpuHistory
@@ -71,7 +71,7 @@ class World:
     ) -> None:
         self.examination = Examination(suspect_cpu_cores=SUSPECT_CORES, window=Duration(WINDOW_S))
         self.node = TrackedNode()
-        self.container = newly_tracked(CONTAINER, 100.0, 0.0)
+        self.container = TrackedContainer.new(CONTAINER, 100.0, 0.0)
         self.reads = 0
         self.matcher = Matcher(rules)
         reader = ProcessReader(proc)
