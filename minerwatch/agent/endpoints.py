@@ -62,43 +62,44 @@ class Endpoints:
         self._telemetry = parts.telemetry
         self._probes = probes
         self._max_down_s = max_down_s
-        self._listeners: list[SocketListener | Listener] = []
         config = parts.state.config
         self.socket = socket_path(config)
         posts = parts.culling.posts()
-        on_socket = SocketListener(self.socket, self._private_routes(), self._note_error, posts)
-        self._listeners.append(on_socket)
+        self._on_socket = SocketListener(
+            self.socket, self._private_routes(), self._note_error, posts
+        )
         try:
             cluster = parts.cluster.cluster if parts.cluster is not None else None
-            on_address = open_metrics_address(
+            self._on_address = open_metrics_address(
                 config, cluster, self._public_routes(), self._note_error
             )
         except MinerwatchError:
-            self.close()
+            self._on_socket.close()
             raise
-        self._listeners.append(on_address.listener)
-        self.metrics_url = f"{on_address.scheme}://{on_address.address}/metrics"
-        self.address = on_address.address
+
+    @property
+    def metrics_url(self) -> str:
+        """Where metrics are served."""
+        return f"{self._on_address.scheme}://{self._on_address.address}/metrics"
 
     def close(self) -> None:
         """Close the listeners."""
-        for listener in reversed(self._listeners):
-            listener.close()
+        self._on_address.listener.close()
+        self._on_socket.close()
 
     def renew_socket(self) -> None:
         """Listen again if the socket was removed, for example by a cleaner of temporary files."""
         try:
-            for listener in self._listeners:
-                if isinstance(listener, SocketListener) and listener.renew():
-                    message = "socket removed: listening again"
-                    self._telemetry.log.warning(message, socket=str(self.socket))
+            if self._on_socket.renew():
+                message = "socket removed: listening again"
+                self._telemetry.log.warning(message, socket=str(self.socket))
         except MinerwatchError as error:
             self._telemetry.fail("socket", error)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Yield refused requests since the start: place, reason, count."""
-        for listener in self._listeners:
-            yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
+        for listener in (self._on_socket, self._on_address.listener):
+            yield from (("http", reason, count) for reason, count in listener.failures.items())
 
     def status(self) -> AgentStatus:
         """Return the agent's own state."""

@@ -80,17 +80,11 @@ def read_whole(fd: int) -> bytes:
     content = os.pread(fd, _READ_BYTES, 0)
     if len(content) < _READ_BYTES - _RECORD_BYTES:
         return content
-    return b"".join(_pieces(fd, content))
-
-
-def _pieces(fd: int, piece: bytes) -> Iterator[bytes]:
-    offset = 0
-    for _ in range(_MAX_READS):
-        if not piece:
-            return
-        yield piece
+    pieces, offset = [content], len(content)
+    while len(pieces) < _MAX_READS and (piece := os.pread(fd, _READ_BYTES, offset)):
+        pieces.append(piece)
         offset += len(piece)
-        piece = os.pread(fd, _READ_BYTES, offset)
+    return b"".join(pieces)
 
 
 def numbers(content: bytes) -> dict[bytes, int]:

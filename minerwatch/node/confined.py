@@ -19,7 +19,15 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGKILL = 9
 
-CAPABILITY_BITS = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "SYS_PTRACE": 19}
+CAPABILITY_BITS = {
+    "DAC_OVERRIDE": 1,
+    "DAC_READ_SEARCH": 2,
+    "NET_ADMIN": 12,
+    "SYS_PTRACE": 19,
+    "PERFMON": 38,
+    "BPF": 39,
+}
+"""Those that the agent needs or drops (include/uapi/linux/capability.h)."""
 READS_PROCESSES = ("SYS_PTRACE", "DAC_READ_SEARCH")
 """Capabilities of a child: read other users' processes, and nothing else."""
 

@@ -202,7 +202,6 @@ class ProcessReader:
         found: dict[int, Process],
         mixed: list[int],
     ) -> None:
-        """Read ``pids`` into ``found`` and ``mixed``."""
         drafts: dict[int, _Draft] = {}
         for pid in pids:
             with self._deferred_if_short(pid):
@@ -341,7 +340,6 @@ class _Hangs:
         self._retries[program] = _Retry(time.monotonic() + pause_s, pause_s, count)
 
     def forget(self, program: _Program) -> None:
-        """Forget the hangs of a program that was read."""
         self._retries.pop(program, None)
 
     def count(self, program: _Program) -> int:
@@ -349,7 +347,6 @@ class _Hangs:
         return self._retries[program].count if program in self._retries else 0
 
     def is_pausing(self, program: _Program) -> bool:
-        """Return whether it is not to be read yet."""
         retry = self._retries.get(program)
         return retry is not None and time.monotonic() < retry.at_s
 
