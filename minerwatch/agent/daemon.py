@@ -35,8 +35,7 @@ from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
 from minerwatch.node.exec_events import ExecEvents
 from minerwatch.probes.registry import ProbeStatus
-from minerwatch.report.log import Log, Once
-from minerwatch.report.log_limit import LogLimit
+from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
 from minerwatch.report.since import FILE_NAME, SinceFile
 from minerwatch.worker import states as worker_states

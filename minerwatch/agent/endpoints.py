@@ -28,7 +28,7 @@ from minerwatch.format import rfc3339
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
-from minerwatch.report.tls import TlsEndpoint
+from minerwatch.report.tls import TlsEndpoint, self_signed_tls
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
 
@@ -193,8 +193,6 @@ def open_metrics_address(
     if cluster is not None and config.authorize_metrics and not _is_loopback(host):
         authorize = _reviewer(cluster, on_error)
         if not settings.certificate:
-            from minerwatch.report.self_signed import self_signed_tls
-
             settings = self_signed_tls()
     tls = TlsEndpoint(settings) if settings.certificate else None
     listener, address = address_listener(

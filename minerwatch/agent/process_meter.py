@@ -13,7 +13,7 @@ from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, 
 from minerwatch.config.schema import Examination
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.model import Process, ProcessStat
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import MemoryUse, ProcessReader, saturated_threads
 from minerwatch.node.task_iterator import TaskIterator, TaskTable
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
 from minerwatch.model import Change, Finding, Observation
-from minerwatch.report.log import verdict_line
-from minerwatch.report.log_limit import LogLimit
+from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import states as worker_states

@@ -27,7 +27,7 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.text_budget import size_of
 
 _MAX_SANDBOX_CPU_S = 1.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from minerwatch.model import ProcessId
-from minerwatch.node.process_files import is_alive, living_place
+from minerwatch.node.proc_files import is_alive, living_place
 from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 

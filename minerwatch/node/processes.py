@@ -23,8 +23,7 @@ from pathlib import Path
 from minerwatch.arguments import parse_cmdline
 from minerwatch.model import Process, ProcessId, ProcessStat
 from minerwatch.node.command_lines import PATIENCE, STUCK, UNREAD, CommandLineReader, TimeLeft
-from minerwatch.node.proc_files import GONE, decoded
-from minerwatch.node.process_files import MAX_ENDED_THREADS, ProcessFiles
+from minerwatch.node.proc_files import GONE, MAX_ENDED_THREADS, ProcessFiles, decoded
 from minerwatch.text_budget import both_ends, shared
 
 _MAX_COMMAND_LINE_BYTES = 64 << 10

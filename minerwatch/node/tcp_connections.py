@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from minerwatch.model import Connection, ProcessId
-from minerwatch.node.proc_files import CountedFiles
-from minerwatch.node.process_files import is_alive, living_place
+from minerwatch.node.proc_files import CountedFiles, is_alive, living_place
 from minerwatch.node.question_queue import QueuedReader
 from minerwatch.worker import Worker
 

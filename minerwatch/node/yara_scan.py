@@ -21,7 +21,7 @@ import msgspec
 from minerwatch.errors import RuleError
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
-from minerwatch.node.process_files import living_place
+from minerwatch.node.proc_files import living_place
 from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 

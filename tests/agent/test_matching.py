@@ -22,7 +22,7 @@ from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, UNMEASURED_F
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Container, ContainerKind, Process, ProcessId
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import ProcessReader
 from tests.detection.sigma.test_rule import parsed
 from tests.examples import examples
