@@ -157,7 +157,7 @@ def test_whatever_a_child_answers_it_is_an_error_or_a_rule_book(
 ) -> None:
     run: Callable[..., subprocess.CompletedProcess[bytes]] = subprocess.run
     monkeypatch.setattr(
-        "minerwatch.agent.rule_loader.subprocess.run",
+        "minerwatch.node.guarded_child.subprocess.run",
         lambda _command, **options: run([sys.executable, "-c", child], **options),
     )
     with pytest.raises((OSError, ValueError)):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from minerwatch.model import ContainerKey, ProcessId
 from minerwatch.node.executed_code import CodeSample, CodeSamples
 from minerwatch.node.guarded_child import GuardedProgram
-from minerwatch.node.process_files import ProcessFiles
+from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Place
 from tests.waiting import until
 

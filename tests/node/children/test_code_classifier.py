@@ -29,7 +29,7 @@ from minerwatch.node.children.code_classifier import (
     arm_class,
     x86_class,
 )
-from minerwatch.node.process_files import ProcessFiles
+from minerwatch.node.proc_files import ProcessFiles
 
 
 @pytest.mark.parametrize(
