@@ -8,7 +8,7 @@ Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monoto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -232,6 +232,7 @@ class ProcessLoad:
     process: Process
     cpu_cores: float | None  # None: not measured, its container is idle
     connections: tuple[Connection, ...] = ()  # of suspects only, oldest first
+    executed: Facts = field(default_factory=dict)  # of its executed code, if enough is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,7 @@ class Observation:
     verdict: Verdict
     process_count: int
     processes: tuple[ProcessLoad, ...]  # with findings first, then by CPU usage
+    executed: Facts = field(default_factory=dict)  # of the code of all its processes together
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
 from minerwatch.model import (
     ContainerKind,
+    Facts,
     Finding,
     Identity,
     Observation,
@@ -88,6 +89,7 @@ def container_status(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
         started=_started(identity),
+        executed=_numbers(observation.executed),
     )
 
 
@@ -210,4 +212,11 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
             ConnectionStatus(each.address, each.port, rfc3339(boot_unix_s + each.since_s))
             for each in load.connections
         ),
+        executed=_numbers(load.executed),
     )
+
+
+def _numbers(facts: Facts) -> dict[str, float]:
+    return {
+        name: round(value, 4) for name, value in facts.items() if isinstance(value, int | float)
+    }

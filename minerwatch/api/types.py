@@ -47,6 +47,7 @@ class ProcessStatus:
     memory_bytes: int | None = None  # resident; None, as below: not read, or not permitted
     threads: int | None = None
     open_files: int | None = None
+    executed: dict[str, float] = field(default_factory=dict)  # facts on its executed code
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ class ContainerStatus:
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+    executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,23 +143,23 @@ class ExecutedCode:
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
 
-    def process_facts(self, process: ProcessId) -> Facts:
-        """Return the facts about one process; empty if too little is known."""
+    def facts(self, of: ProcessId | ContainerKey) -> Facts:
+        """Return the facts about a process, or about all of a container, also those that ended."""
         with self._lock:
-            known = self._processes.get(process)
-            return known[1].tally.facts() if known is not None else NO_FACTS
-
-    def container_facts(self, container: ContainerKey) -> Facts:
-        """Return the facts about all processes of a container, those that ended included."""
-        with self._lock:
-            known = self._containers.get(container)
+            known = self._known(of)
             return known.tally.facts() if known is not None else NO_FACTS
 
-    def samples_of(self, container: ContainerKey) -> float:
-        """Return the number of samples that its facts rest on."""
+    def samples_of(self, of: ProcessId | ContainerKey) -> float:
+        """Return the number of samples that the facts rest on."""
         with self._lock:
-            known = self._containers.get(container)
+            known = self._known(of)
             return known.tally.samples if known is not None else 0.0
+
+    def _known(self, of: ProcessId | ContainerKey) -> _Known | None:
+        if isinstance(of, ContainerKey):
+            return self._containers.get(of)
+        found = self._processes.get(of)
+        return found[1] if found is not None else None
 
     def knows(self, container: ContainerKey) -> bool:
         """Return True if code of the container has been classified."""

@@ -80,13 +80,13 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
     try:
         for second in range(4):
             probe.take(times(40, os.getpid(), mixing), float(second))
-        of_process = probe.process_facts(me().process)
-        assert of_process == probe.container_facts(HERE)
+        of_process = probe.facts(me().process)
+        assert of_process == probe.facts(HERE)
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
         assert probe.knows(HERE)
         assert not probe.knows(ELSEWHERE)
-        assert probe.container_facts(ELSEWHERE) == {}
+        assert probe.facts(ELSEWHERE) == {}
     finally:
         probe.close()
 
@@ -113,10 +113,10 @@ sys.stdin.read()
                 probe.take(times(20, worker.pid, address), float(second))
                 worker.communicate()
             probe.end_tick({HERE})
-        assert probe.container_facts(HERE)["HashCodeShare"] == 1.0
-        assert all(probe.process_facts(place.process) == {} for place in places.values())
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert all(probe.facts(place.process) == {} for place in places.values())
         probe.end_tick(())
-        assert probe.container_facts(HERE) == {}
+        assert probe.facts(HERE) == {}
     finally:
         probe.close()
 
@@ -130,7 +130,7 @@ def test_one_owner_cannot_take_the_second_of_another(mixing: int) -> None:
         quiet = [CodeSample(os.getpid(), mixing, 0)] * 30
         for second in range(4):
             probe.take(CodeSamples(0.05, [*loud, *quiet]), float(second))
-        assert probe.process_facts(me().process)["HashCodeShare"] == 1.0
+        assert probe.facts(me().process)["HashCodeShare"] == 1.0
         assert dict(probe.failures())["left"] == 4 * 960
         assert dict(probe.failures())["unread"] == 4 * 40
     finally:
@@ -222,6 +222,6 @@ def test_the_thread_takes_samples(mixing: int) -> None:
         for _ in range(8):
             source.next = times(20, os.getpid(), mixing).samples
             until(lambda: not source.next)
-        until(lambda: probe.process_facts(me().process).get("HashCodeShare") == 1.0)
+        until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
     finally:
         probe.close()
