@@ -31,6 +31,18 @@ class Signal(StrEnum):
     BEHAVIOUR = "behaviour"
 
 
+class Abuse(StrEnum):
+    """The kind of abuse that a rule speaks for: findings of different kinds do not add up."""
+
+    MINING = "mining"
+    SCANNING = "scanning"
+    FLOODING = "flooding"
+    BRUTE_FORCE = "brute-force"
+    PROXYWARE = "proxyware"
+    CRACKING = "cracking"
+    UNREQUESTED_GPU = "unrequested-gpu"
+
+
 class Level(IntEnum):
     """The certainty of a verdict; the value is the lowest score that reaches it."""
 
@@ -194,6 +206,7 @@ class Finding:
     evidence: tuple[Evidence, ...]
     private: bool = False  # by a private rule: outside the socket only its id is shown
     words_only: bool = False  # by one argument alone, or by words in a shell's script
+    abuse: Abuse = Abuse.MINING
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 

@@ -18,7 +18,7 @@ from minerwatch.api.types import (
     NodeReport,
     ProcessStatus,
 )
-from minerwatch.detection.judge import of_foremost_process, signal_scores
+from minerwatch.detection.judge import of_foremost_process, of_worst_abuse, signal_scores
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
 from minerwatch.model import (
@@ -89,6 +89,7 @@ def container_status(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
         started=_started(identity),
+        abuse=next((each.abuse.value for each in _counted(observation)), ""),
         executed=_numbers(observation.executed),
     )
 
@@ -142,10 +143,16 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
 
 
 def _signals(observation: Observation) -> dict[str, float]:
+    scores = signal_scores(_counted(observation))
+    return {signal.value: score for signal, score in sorted(scores.items())}
+
+
+def _counted(observation: Observation) -> list[Finding]:
+    """Return the findings that the score is of."""
     findings: Iterable[Finding] = observation.verdict.findings
     if observation.container.kind is ContainerKind.HOST:
         findings = of_foremost_process(findings)
-    return {signal.value: score for signal, score in sorted(signal_scores(findings).items())}
+    return of_worst_abuse(findings)
 
 
 def _name(observation: Observation) -> str:
@@ -172,6 +179,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         expected=_expected(finding),
         private=finding.private,
         words_only=finding.words_only,
+        abuse=finding.abuse.value,
         filters=finding.filters,
     )
 

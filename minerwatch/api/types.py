@@ -20,6 +20,7 @@ class FindingStatus:
     expected: dict[str, str]  # field -> pattern or threshold
     private: bool = False  # a private rule's
     words_only: bool = False  # its words stand in one argument or in a shell's script
+    abuse: str = ""  # mining, cracking, …; "": an older agent
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
@@ -174,6 +175,7 @@ class ContainerStatus:
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+    abuse: str = ""  # the kind that its score and signals are of; "": no findings
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
 
 
