@@ -174,6 +174,26 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "costly.py"
+    answer = '{"unread": 5, "took_s": 0.2}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
+    probe, _ = opened(places, GuardedProgram(script))
+    try:
+        for second in range(10):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        probe.take(times(5, os.getppid(), mixing), 10.0)
+        assert dict(probe.failures())["costly"] == 1
+        assert dict(probe.failures())["unread"] == 5 * (3 + 1)
+        probe.take(times(5, os.getpid(), mixing), 70.0)
+        assert dict(probe.failures())["unread"] == 5 * (3 + 2)
+    finally:
+        probe.close()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -184,6 +204,7 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         '{"samples": 5, "unread": 0, "hashing": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "anonymous": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "classes": [0,0,0,0,0,0,0,0,0,0,900]}',
+        '{"samples": 5, "classes": [0,0,0,0,0,0,0,0,0,0,9], "pages": {"' + "x" * 99 + '": 1}}',
         "[]",
         "nonsense",
     ],
