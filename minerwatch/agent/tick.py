@@ -174,7 +174,7 @@ class Watch:
             self._timer.restart("processes", "rules")
             with self._timer.phase("processes"):
                 touched = self._tracker.read_execs(pids, at_s, max_cpu_s)
-            matched = _newly_matched(touched, ())
+            matched = [each for each in touched if each.static_sightings]
             changes, began = _judge(self._judge, matched, at_s, is_tick=False)
             return ExecSummary(changes, began, self._timer.spent_s)
 
@@ -252,7 +252,8 @@ class Watch:
             touched = self._tracker.read_processes(sampled, hot, at_s)
         for container in hot:
             container.count_delayed_cpu(at_s)
-        hot += _newly_matched(touched, hot)
+        known = set(hot)
+        hot += [each for each in touched if each.static_sightings and each not in known]
         suspects = self._look_at_suspects(hot, at_s)
         with self._timer.phase("rules"):
             self._match(hot, suspects, at_s)
@@ -398,7 +399,8 @@ def _judge(
 
     ``is_tick``: False between two ticks, when a level may rise but not fall.
     """
-    changes, began = [], []
+    changes: list[Change] = []
+    began: list[Finding] = []
     for container in containers:
         key = container.container.key
         sightings = (*container.static_sightings, *container.dynamic_sightings)
@@ -409,20 +411,8 @@ def _judge(
         container.verdict = judge.verdict(key, sightings, at_s, apart=is_host, is_tick=is_tick)
         began += container.newly_found()
         if container.verdict.level is not previous.level:
-            changes.append((container, previous.level))
-    return (
-        tuple(Change(container.observation(), level) for container, level in changes),
-        tuple(began),
-    )
-
-
-def _newly_matched(
-    touched: Iterable[TrackedContainer], known: Iterable[TrackedContainer]
-) -> list[TrackedContainer]:
-    """Return containers of ``touched`` with a static match that are not in ``known``, once each."""
-    known_ids = {id(each) for each in known}
-    found = {id(each): each for each in touched if each.static_sightings}
-    return [each for each in found.values() if id(each) not in known_ids]
+            changes.append(Change(container.observation(), previous.level))
+    return tuple(changes), tuple(began)
 
 
 def _suspects_in(

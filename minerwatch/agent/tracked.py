@@ -105,7 +105,7 @@ class TrackedProcess:
         self.forget_measured()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TrackedContainer:
     """A container: its processes, its CPU readings and its verdict."""
 
