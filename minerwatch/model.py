@@ -194,13 +194,14 @@ class Finding:
     evidence: tuple[Evidence, ...]
     private: bool = False  # by a private rule: outside the socket only its id is shown
     words_only: bool = False  # by one argument alone, or by words in a shell's script
+    filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
 def public_finding(finding: Finding) -> Finding:
     """Return the finding as outsiders may see it: of a private rule only the id."""
     if not finding.private:
         return finding
-    return replace(finding, title=f"private rule {finding.rule}", evidence=())
+    return replace(finding, title=f"private rule {finding.rule}", evidence=(), filters=())
 
 
 @dataclass(frozen=True, slots=True)

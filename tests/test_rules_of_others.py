@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording, replayed
+from minerwatch.authoring.recordings import Recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook

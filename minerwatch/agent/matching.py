@@ -18,6 +18,7 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
+from minerwatch.probes.executed_code import ExecutedCode
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import fattest_over
 
@@ -54,6 +55,8 @@ class Matching:
         self._node = node
         self._meter = meter
         self._probes = probes
+        self.code: ExecutedCode | None = None
+        """Evidence on all processes; set before the first tick."""
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -170,8 +173,7 @@ class Matching:
         ``suspects``: the only processes that probes may know something about.
         """
         shared = self._shared_facts(container, at_s)
-        for match in self._matcher.container_matches(shared):
-            yield Sighting(match.rule, None, match.evidence)
+        matched: set[str] = set()
         seen = self._of_container.intervals(shared)
         if seen != container.shared_measured:
             container.shared_measured = seen
@@ -180,9 +182,15 @@ class Matching:
         for process in container.processes.values():
             if process.cpu is not None and not (process.is_idle and at_s < process.idle_until_s):
                 is_suspect = process.process.id in suspects
-                yield from self._process_sightings(
+                for sighting in self._process_sightings(
                     container, process, shared, at_s, is_suspect=is_suspect
-                )
+                ):
+                    matched.add(sighting.rule.id)
+                    yield sighting
+        together = self.code.container_facts(container.container.key) if self.code else {}
+        for match in self._matcher.container_matches({**shared, **together}):
+            if match.rule.of_container or match.rule.id not in matched:
+                yield Sighting(match.rule, None, match.evidence)
 
     def _process_sightings(
         self,
@@ -194,8 +202,9 @@ class Matching:
         is_suspect: bool,
     ) -> Iterator[Sighting]:
         facts = self._measured_facts(process, at_s)
+        executed = self.code.process_facts(process.process.id) if self.code else {}
         cores = process.cpu_cores or 0.0
-        if not is_suspect and cores < self._extra_facts_cores:
+        if not is_suspect and not executed and cores < self._extra_facts_cores:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
                 self._note_if_idle(process, facts)
@@ -203,6 +212,7 @@ class Matching:
         else:
             seen = None
             facts |= self._extra_facts(process, cores, at_s)
+            facts |= executed
         matches = self._matcher.dynamic_matches(
             {**container.static_facts_of(process), **shared, **facts}
         )

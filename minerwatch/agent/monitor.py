@@ -25,6 +25,7 @@ from minerwatch.model import Container, Identity, Observation
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.exec_events import ExecsUnavailableError
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes, ProbeStatus
@@ -130,13 +131,14 @@ def open_node(
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
+    code, code_off = kernel_source("executed_code", config, CodeSampler)
     probes = Probes(config, content_rules=book.content, tasks=tasks, tasks_off=tasks_off)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
     )
     watch = Watch(
-        Sources(cgroups, processes, tasks, probes),
+        Sources(cgroups, processes, tasks, probes, code),
         matcher or Matcher(book.rules),
         config.examination,
         judge,
@@ -149,7 +151,11 @@ def open_node(
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
+        (
+            ProbeStatus("tasks", tasks_off, config.probes.tasks),
+            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            *probes.status,
+        ),
         cluster.identity if cluster is not None else _no_identity,
     )
 
@@ -164,5 +170,5 @@ def kernel_source(
         return None, "node.proc is not this kernel's"
     try:
         return open_it(), ""
-    except (ExecsUnavailableError, TasksUnavailableError) as error:
+    except (ExecsUnavailableError, SamplerUnavailableError, TasksUnavailableError) as error:
         return None, str(error)

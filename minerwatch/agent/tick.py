@@ -37,9 +37,11 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Suspect
+from minerwatch.probes.executed_code import ExecutedCode, Place
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -54,6 +56,7 @@ class Sources:
     processes: ProcessReader
     tasks: TaskIterator | None = None
     probes: Probes | None = None
+    code: CodeSampler | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -124,6 +127,8 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
+        self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
+        self._matching.code = self._code
 
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force; every process is matched again."""
@@ -139,6 +144,8 @@ class Watch:
 
     def close(self) -> None:
         """Release the kernel's files."""
+        if self._code is not None:
+            self._code.close()
         with self._lock:
             self._sources.close()
 
@@ -151,6 +158,7 @@ class Watch:
             *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
             *(sources.probes.failures() if sources.probes else ()),
             *(("tasks", reason, count) for reason, count in tasks.items()),
+            *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
         ]
 
@@ -234,9 +242,12 @@ class Watch:
             found = outer
         return found
 
+    def _locate(self, pid: int) -> Place | None:
+        with self._lock:
+            return self._tracker.locate(pid)
+
     def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        probes = self._sources.probes
-        return probes.connections(process) if probes is not None else ()
+        return self._sources.probes.connections(process) if self._sources.probes else ()
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")
@@ -259,6 +270,8 @@ class Watch:
             self._match(hot, suspects, at_s)
             changes, began = _judge(self._judge, hot, at_s, is_tick=True)
         self._node.last_tick_s = at_s
+        if self._code is not None:
+            self._code.end_tick(self._node.containers.keys())
         return self._summary(at_s, ended, used_s, changes, began)
 
     def _end_containers(self, gone: Iterable[ContainerKey]) -> tuple[Observation, ...]:
@@ -308,7 +321,7 @@ class Watch:
             hot, self._has_other_rules = list(containers), False
         for container in hot:
             self._add_missed_ticks(container)
-            self._sample_limit(container)
+            container.take_limit(self._sources.cgroups.limit(container.container.key))
         return hot
 
     def _is_hot(self, container: TrackedContainer) -> bool:
@@ -319,6 +332,7 @@ class Watch:
             or bool(container.static_sightings)
             or container.has_delayed
             or container.is_over_bound
+            or (self._code is not None and self._code.knows(container.container.key))
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
@@ -329,14 +343,6 @@ class Watch:
             container.count_text()
         container.is_measured = is_hot
         return is_hot
-
-    def _sample_limit(self, container: TrackedContainer) -> None:
-        before = container.limit
-        container.limit = now = self._sources.cgroups.limit(container.container.key)
-        container.throttled_share = None
-        if before and now and now.periods > before.periods:
-            throttled = now.throttled_periods - before.throttled_periods
-            container.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
     def _look_at_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float

@@ -242,6 +242,14 @@ class TrackedContainer:
             ),
         )
 
+    def take_limit(self, now: CpuLimit | None) -> None:
+        """Keep the limit as read now, and the share of periods in which it was throttled."""
+        before, self.limit = self.limit, now
+        self.throttled_share = None
+        if before and now and now.periods > before.periods:
+            throttled = now.throttled_periods - before.throttled_periods
+            self.throttled_share = max(0.0, throttled / (now.periods - before.periods))
+
     def _foremost(self, limit: int) -> list[TrackedProcess]:
         """Return processes with findings, then those with the highest CPU rate."""
         if not limit:

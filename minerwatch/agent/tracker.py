@@ -13,6 +13,7 @@ from minerwatch.fair_queue import interleaved
 from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Process
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
+from minerwatch.probes.executed_code import Place
 
 MAX_ANCESTORS = 64
 """Parents followed from a process, and outer containers from a container."""
@@ -98,6 +99,17 @@ class Tracker:
         return container
 
     # Attribution.
+
+    def locate(self, pid: int) -> Place | None:
+        """Return where a process runs, also if no tick has seen it yet; None if it is gone."""
+        tracked = self._node.container_of.get(pid)
+        known = tracked.processes.get(pid) if tracked is not None else None
+        if tracked is not None and known is not None:
+            return Place(known.process.id, tracked.container.key, tracked.owner)
+        stat, container = self._reader.stat(pid), self._cgroups.container_of(pid)
+        if stat is None or container is None:
+            return None
+        return Place(stat.id, container.key, container.owner)
 
     def _place(self, pid: int, at_s: float) -> bool:
         """Attribute a process to the container of its cgroup; return False if there is none.

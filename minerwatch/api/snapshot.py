@@ -170,6 +170,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         expected=_expected(finding),
         private=finding.private,
         words_only=finding.words_only,
+        filters=finding.filters,
     )
 
 

@@ -20,6 +20,7 @@ class FindingStatus:
     expected: dict[str, str]  # field -> pattern or threshold
     private: bool = False  # a private rule's
     words_only: bool = False  # its words stand in one argument or in a shell's script
+    filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
 @dataclass(frozen=True, slots=True)

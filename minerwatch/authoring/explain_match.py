@@ -94,8 +94,7 @@ def _told(condition: Condition, facts: Facts) -> Iterator[str]:
 def _observed(value: FactValue | None) -> str:
     if value is None:
         return "absent: not measured here, so nothing that is asked of it holds"
-    shown = repr(value)
-    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}…"
+    return _short(repr(value), _LONGEST_VALUE)
 
 
 def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
@@ -132,8 +131,8 @@ def _asked_line(predicate: Predicate, facts: Facts) -> str:
     return line
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_PATTERN else f"{text[:_LONGEST_PATTERN]}…"
+def _short(text: str, limit: int = _LONGEST_PATTERN) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:

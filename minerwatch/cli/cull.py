@@ -9,9 +9,8 @@ import click
 import msgspec
 
 from minerwatch.api import orders
-from minerwatch.cli.fleet_source import Scope, cluster_options
-from minerwatch.cli.options import config_option, configuration, socket_option
-from minerwatch.cli.ordering import Agents
+from minerwatch.cli.fleet_source import AnySource, Scope, cluster_options, source_of
+from minerwatch.cli.options import config_option, configuration, output_option, socket_option
 from minerwatch.culling.records import AuditLine
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action
@@ -37,9 +36,7 @@ _GOOD = ("done", "dry-run")
     metavar="HOURS",
     help="Do nothing; show the decisions of the last hours, from the audit log.",
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@output_option
 @cluster_options
 @socket_option
 @config_option
@@ -66,29 +63,31 @@ def cull(
 
     Exit status: 0 done, or a dry run succeeded; 1 not done.
     """
-    agents = Agents(scope, configuration(config_path, ()), socket_path)
+    source = source_of(scope, configuration(config_path, ()), socket_path)
     if hours is not None:
         if target is not None or action is not None:
             raise click.UsageError("--simulate takes no TARGET and no --action")
-        _show_past(agents, hours, output)
+        _show_past(source, hours, output)
         return
     if target is None or action is None:
         raise click.UsageError("give a TARGET and an --action, or --simulate HOURS")
-    status = agents.found(target)
+    status, _ = source.found(target)
     order = orders.cull_order(status, Action(action), dry_run=dry_run)
-    body = agents.ordered(status.node, orders.CULL, orders.encode(order))
+    body = source.ordered(status.node, orders.CULL, orders.encode(order))
     answer = orders.cull_answer(body)
-    text = cull_text(answer) if output == "text" else f"{msgspec.json.encode(answer).decode()}\n"
-    click.echo(text, nl=False)
+    if output == "json":
+        click.echo(orders.encode(answer))
+    else:
+        click.echo(cull_text(answer), nl=False)
     if answer.outcome not in _GOOD:
         sys.exit(1)
 
 
-def _show_past(agents: Agents, hours: float, output: str) -> None:
+def _show_past(source: AnySource, hours: float, output: str) -> None:
     lines: list[AuditLine] = []
     has_failed = False
     order = orders.encode(orders.ToldOrder(hours))
-    for node, answer in agents.ordered_everywhere(orders.TOLD, order):
+    for node, answer in source.ordered_everywhere(orders.TOLD, order):
         if isinstance(answer, str):
             has_failed = True
             click.echo(f"minerwatch: {printable(answer)}", err=True)
@@ -96,7 +95,7 @@ def _show_past(agents: Agents, hours: float, output: str) -> None:
         lines += _decoded(node, answer)
     lines.sort(key=lambda line: line.at)
     if output == "json":
-        click.echo(msgspec.json.encode(lines))
+        click.echo(orders.encode(lines))
     else:
         click.echo(simulation_text(lines, hours), nl=False)
     if has_failed:

@@ -14,23 +14,13 @@ from typing import IO, Any
 
 import click
 
-from minerwatch.authoring import rule_tests
+from minerwatch.authoring import index, recordings, rule_tests
 from minerwatch.authoring.diagnostic import Diagnostic, Severity
-from minerwatch.authoring.field_table import field_records, field_rows
-from minerwatch.authoring.filter_file import with_rule
-from minerwatch.authoring.index import rule_index, rule_record, rule_rows
 from minerwatch.authoring.lint import lint as lint_book
 from minerwatch.authoring.lint import unmeasured_note
-from minerwatch.authoring.replay_text import (
-    Tally,
-    json_line,
-    numbered_lines,
-    recordings,
-    text_line,
-)
 from minerwatch.authoring.schema import rule_schema
-from minerwatch.authoring.template import new_rule
-from minerwatch.cli.options import config_option, configuration, rules_option
+from minerwatch.authoring.template import new_rule, with_rule
+from minerwatch.cli.options import config_option, configuration, output_option, rules_option
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -46,14 +36,6 @@ from minerwatch.untrusted_text.display import printable
 _ORDINARY = BUILT_IN_RULES / "tests" / "benign.jsonl"
 """Ordinary programs that no rule may match; part of the corpus of the tests."""
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json: the same for programs.",
-)
 paths_argument = click.argument(
     "paths", nargs=-1, metavar="[PATH]...", type=click.Path(exists=True, path_type=Path)
 )
@@ -115,11 +97,11 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     book = _load((), rule_folders, config_path)
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
     if output == "json":
-        _print_json([rule_record(rule) for rule in in_order])
+        _print_json([index.rule_record(rule) for rule in in_order])
     elif output == "markdown":
-        click.echo(rule_index(book.rules, BUILT_IN_RULES), nl=False)
+        click.echo(index.rule_index(book.rules, BUILT_IN_RULES), nl=False)
     else:
-        for row in rule_rows(in_order):
+        for row in index.rule_rows(in_order):
             click.echo(row)
     _print_errors(book.errors)
     counts = Counter(rule.maturity for rule in book.rules)
@@ -152,9 +134,9 @@ def fields(output: str) -> None:
     Exit status: 0.
     """
     if output == "json":
-        _print_json(field_records())
+        _print_json(index.field_records())
     else:
-        for row in field_rows():
+        for row in index.field_rows():
             click.echo(row)
 
 
@@ -267,7 +249,7 @@ def lint(
     found = [
         each
         for each in (
-            *lint_book(book, recordings(_ORDINARY), datetime.now(UTC).date()),
+            *lint_book(book, recordings.read_recordings(_ORDINARY), datetime.now(UTC).date()),
             *yara_errors,
         )
         if _is_selected(each.path, paths)
@@ -368,19 +350,22 @@ def replay(
     book = _load((), rule_folders, config_path)
     matcher = Matcher(book.rules)
     titles = {rule.id: rule.title for rule in book.rules}
-    tally = Tally()
+    tally = recordings.Tally()
     failed = bool(book.errors)
     name = getattr(recorded, "name", "<stdin>")
-    for number, line in numbered_lines(recorded):
+    for number, line in recordings.numbered_lines(recorded):
         try:
-            case = rule_tests.recording(line)
+            case = recordings.recording(line)
         except ValueError as error:
             failed = True
             _note(f"{name}:{number}: {error}")
             continue
-        outcome = rule_tests.replayed(case, matcher)
+        outcome = recordings.replayed(case, matcher)
         tally.add(case, outcome)
-        click.echo(json_line(outcome) if output == "json" else text_line(case, outcome, titles))
+        if output == "json":
+            click.echo(recordings.json_line(outcome))
+        else:
+            click.echo(recordings.text_line(case, outcome, titles))
     if output == "text":
         for row in tally.rows():
             _note(row)

@@ -7,20 +7,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
 
 from minerwatch.api.snapshot import encode
 from minerwatch.api.types import ContainerStatus
-from minerwatch.cli.fleet_source import (
-    ClusterSource,
-    Scope,
-    cluster_options,
-    say_missing,
-    wants_cluster,
-)
+from minerwatch.cli.fleet_source import Scope, cluster_options, say_missing, source_of
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.top_screen.proposal import ByHand
@@ -108,18 +101,16 @@ def top(
     """
     config = configuration(config_path, rule_folders)
     terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
-    is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
-    here = Source(socket_path, local, config)
+    source = source_of(scope, config, socket_path, local=local)
     if not once and output == "table" and _is_screen(terminal):
         from minerwatch.cli.top_screen import opening
 
-        watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
+        watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
         proposer = ByHand(watched.ordered)
         view = View(sort=sort, text=text, namespace=scope.namespace, show_all=show_all)
         opening.show(watched, view, terminal, proposer)
         return
-    look = ClusterSource(scope).survey if is_cluster else partial(_here, here)
-    known, coverage = look()
+    known, coverage = source.survey()
     every = filtered(known, namespace=scope.namespace)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
@@ -140,10 +131,6 @@ def _is_screen(terminal: Terminal) -> bool:
             "minerwatch: nothing can be drawn on this terminal (TERM): printed once", err=True
         )
     return not terminal.is_dumb
-
-
-def _here(source: Source) -> tuple[Sequence[ContainerStatus], Coverage | None]:
-    return source.statuses(all_processes=False), None
 
 
 def _print(

@@ -342,6 +342,7 @@ def _finding(sighting: Sighting, since_s: float) -> Finding:
         evidence=sighting.evidence,
         private=sighting.private,
         words_only=sighting.words_only,
+        filters=tuple(each.public_title for each in rule.filters),
     )
 
 

@@ -19,7 +19,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
@@ -249,6 +248,10 @@ class _Connections:
             socket.socket.shutdown(client, socket.SHUT_RDWR)
 
 
+class _ClosingError(Exception):
+    """The server is to end: ``shutdown`` waits forever for a thread that has not begun to serve."""
+
+
 class Listener(ThreadingMixIn, TCPServer):
     """Serves each connection in a thread; ``start`` accepts connections in another one."""
 
@@ -283,7 +286,8 @@ class Listener(ThreadingMixIn, TCPServer):
         self._connections = _Connections(limits.deadline_s)
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._thread = Worker("http", partial(self.serve_forever, _POLL_S))
+        self._is_closing = False
+        self._thread = Worker("http", self._serve)
         self._second = 0
         self._opened: Counter[str] = Counter()  # in this second, by client address
 
@@ -294,10 +298,14 @@ class Listener(ThreadingMixIn, TCPServer):
 
     def close(self) -> None:
         """Stop listening and close every connection."""
-        self.shutdown()
         self._thread.close()
-        self.server_close()
+        self._is_closing = True
         self._thread.join()
+        self.server_close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(_ClosingError):
+            self.serve_forever(_POLL_S)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -361,6 +369,8 @@ class Listener(ThreadingMixIn, TCPServer):
 
     def service_actions(self) -> None:
         """Close overdue connections; called after every connection, and every ``_POLL_S``."""
+        if self._is_closing:
+            raise _ClosingError
         for _ in range(self._connections.close_overdue()):
             self.count("too slow")
 

@@ -110,17 +110,26 @@ def explanation(
 
 def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
     """Return the name, the verdict, and what the verdict means."""
-    return list(_headline(status, now, width))
+    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
+    return [
+        Text(printable(place(status), _NAME_LENGTH), "bold"),
+        Text.assemble(
+            (printable(status.level, 16).upper(), LEVEL_STYLES.get(status.level, "bold")),
+            f", score {status.score:g} of 100, for {_since(status.since, now)}",
+        ),
+        *map(Text, _broken(Line(meaning, 0), width)),
+    ]
 
 
 def sections(
     status: ContainerStatus, now: datetime, *, campaign: Campaign | None = None
 ) -> tuple[tuple[str, tuple[Line, ...]], ...]:
     """Return what follows the headline: titles ("": none), and the lines below each."""
+    title = f"Why: {counted(len(status.findings), 'finding')}, strongest first"
     return (
         ("", tuple(_container(status, now, campaign))),
         ("Score", tuple(_score(status))),
-        (_findings_title(status), tuple(_findings(status, now))),
+        (title, tuple(_findings(status, now))),
         (PROCESSES, tuple(_processes(status))),
         ("What this does not prove", tuple(_doubts(status))),
         ("Culling", tuple(_culling(status, now))),
@@ -143,18 +152,6 @@ def _broken(line: Line, width: int | None) -> Iterator[str]:
     for piece in wrapped(line.text[line.hang :], max(1, width - line.hang)):
         yield start + piece
         start = " " * line.hang
-
-
-def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iterator[Text]:
-    level = printable(status.level, 16)
-    yield Text(_name(status), "bold")
-    yield Text.assemble(
-        (level.upper(), LEVEL_STYLES.get(status.level, "bold")),
-        f", score {status.score:g} of 100, for {_since(status.since, now)}",
-    )
-    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
-    for piece in _broken(Line(meaning, 0), width):
-        yield Text(piece)
 
 
 def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
@@ -181,11 +178,9 @@ def _cpu(status: ContainerStatus) -> str:
     limit = "no limit"
     if status.cpu_limit_cores is not None:
         limit = f"{percent(limit_share(status))} of its limit of {status.cpu_limit_cores:g}"
-    throttled = (
-        f", throttled in {percent(status.throttled_share)} of periods"
-        if status.throttled_share
-        else ""
-    )
+    throttled = ""
+    if status.throttled_share:
+        throttled = f", throttled in {percent(status.throttled_share)} of periods"
     return (
         f"{status.cpu_cores:.2f} cores, {limit}{throttled}; {status.cpu_hours:.2f} CPU hours in all"
     )
@@ -248,10 +243,6 @@ def _least_score(level: str) -> float:
     return next((float(each.value) for each in Level if each.label == level), 0.0)
 
 
-def _findings_title(status: ContainerStatus) -> str:
-    return f"Why: {counted(len(status.findings), 'finding')}, strongest first"
-
-
 def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
     """Group processes with equal findings, mostly copies of one program."""
     by_pid: dict[int | None, list[FindingStatus]] = {}
@@ -294,6 +285,8 @@ def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
             yield Line("          its words stand in one argument or in a script: 60 at most")
         rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
         yield Line(f"          {rule}, for {_since(finding.since, now)}")
+        for title in finding.filters:
+            yield Line(f"          narrowed by the filter: {printable(title, _TITLE_LENGTH)}")
         for name, expected in finding.expected.items():
             asked = printable(shortened(expected, _EXPECTED_LENGTH))
             yield Line(f"          expected: {printable(name, 64)} {asked}")
@@ -329,7 +322,8 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
     command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
-    memory = f"  {_memory(process):>7}" if with_memory else ""
+    size = "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
+    memory = f"  {size:>7}" if with_memory else ""
     start = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}{memory}  {user:10}  {name:15}"
     yield Line(f"  {mark} {start}  {command}")
     indent = _COMMAND_INDENT + len(memory)
@@ -337,15 +331,8 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
         image = printable(shortened(process.image, _TEXT_LENGTH))
         yield Line(f"{'':{indent}}executable {image}")
     if process.threads is not None and process.open_files is not None:
-        threads, files = (
-            counted(process.threads, "thread"),
-            counted(process.open_files, "open file"),
-        )
-        yield Line(f"{'':{indent}}{threads}, {files}")
-
-
-def _memory(process: ProcessStatus) -> str:
-    return "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
+        threads = counted(process.threads, "thread")
+        yield Line(f"{'':{indent}}{threads}, {counted(process.open_files, 'open file')}")
 
 
 def _doubts(status: ContainerStatus) -> Iterator[Line]:
@@ -354,9 +341,8 @@ def _doubts(status: ContainerStatus) -> Iterator[Line]:
             yield Line(f"  - {signal}: {doubt}", 4)
     on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
     if on_trial:
-        yield Line(
-            f"  - {counted(len(on_trial), 'finding')} from rules that are still on trial.", 4
-        )
+        findings = counted(len(on_trial), "finding")
+        yield Line(f"  - {findings} from rules that are still on trial.", 4)
     if len(status.signals) > 1 and not _is_one_process(status):
         yield Line(f"  - {_NOT_ONE}", 4)
     if status.findings:
@@ -376,10 +362,9 @@ def _is_one_process(status: ContainerStatus) -> bool:
 
 def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
     """Yield the proposed action or the reasons against it, and the actions so far."""
-    if status.culling is None:
-        return
-    for text, hang in status_lines(status.culling, _pod_target(status), now):
-        yield Line(text, hang)
+    if status.culling is not None:
+        for text, hang in status_lines(status.culling, _pod_target(status), now):
+            yield Line(text, hang)
 
 
 def _pod_target(status: ContainerStatus) -> str:
@@ -439,10 +424,6 @@ def _word(text: str) -> str:
     """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
     is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
     return shlex.quote(text) if text and is_harmless else ""
-
-
-def _name(status: ContainerStatus) -> str:
-    return printable(place(status), _NAME_LENGTH)
 
 
 def _since(since: str, now: datetime) -> str:

@@ -11,18 +11,11 @@ from pathlib import Path
 
 from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
-from minerwatch.detection.fields import is_dynamic, is_of_container
+from minerwatch.detection.fields import is_dynamic, is_of_container, is_pooled
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma.detection_parser import DetectionReader, parse_by_sigma
-from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.yaml_document import (
-    Document,
-    KeyPath,
-    Value,
-    read_document,
-    read_text,
-)
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
@@ -74,6 +67,11 @@ class Filter:
     private: bool = False
     secrets: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def public_title(self) -> str:
+        """Return the title as it may leave the node."""
+        return f"private filter {self.id}" if self.private else self.title
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -118,6 +116,13 @@ class Rule:
         """Return True if all its fields describe the container, so that it fits no one process."""
         return bool(self.fields) and all(is_of_container(name) for name in self.fields)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Return True if it fits a process, and all processes of a container taken together."""
+        return any(is_pooled(name) for name in self.fields) and all(
+            is_pooled(name) or is_of_container(name) for name in self.fields
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedRule:
@@ -130,16 +135,6 @@ class SkippedRule:
     reason: str
 
 
-def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a file; raise ``RuleError`` if it has an error."""
-    return parse_rule(path, read_text(path)[0], lists)
-
-
-def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a text; raise ``RuleError`` if it has an error."""
-    return rule_of(read_document(path, text), lists)
-
-
 def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     """Read the rule in a document; raise ``RuleError`` if it has an error."""
     _refuse_other_kinds(document)
@@ -148,9 +143,9 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     _refuse_misspelt_keys(document)
     check_header(document)
     source = logsource(document)
-    check_detection(document)
+    check_by_sigma(document)
     reader = DetectionReader(document, lists)
-    condition = reader.condition(parse_by_sigma(document))
+    condition = reader.condition()
     own = _own_settings(document)
     signal = _signal(document, own, source)
     level = str(document.content.get("level") or "").lower()

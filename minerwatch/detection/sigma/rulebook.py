@@ -128,7 +128,6 @@ def _bare_rule(rule: Rule) -> Rule:
         tags=(),
         falsepositives=(),
         unused_selections=(),
-        filters=(),
         field_lines={},
     )
 
@@ -140,11 +139,9 @@ def has_changed(book: RuleBook) -> bool:
 
 def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     """Return a value that changes when a file is written, replaced, added or removed."""
-    marks: set[tuple[str, Stamp | int]] = set()
-    for folder in folders:
-        for seen in _walk(folder):
-            marks.add((seen.place, seen.stamp or seen.errno))
-    return frozenset(marks)
+    return frozenset(
+        (seen.place, seen.stamp or seen.errno) for folder in folders for seen in _walk(folder)
+    )
 
 
 # Listing files.

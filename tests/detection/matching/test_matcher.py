@@ -21,8 +21,9 @@ from minerwatch.detection.matching.evidence import explain, observed
 from minerwatch.detection.matching.matcher import MAX_EVIDENCE, Match, Matcher
 from minerwatch.detection.predicate import compiled_regex, predicate_holds
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.rule import Rule, parse_rule
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Evidence, Facts
+from tests.builders import parse_rule
 from tests.detection.reference import rule_holds
 from tests.examples import examples
 
