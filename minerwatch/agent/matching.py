@@ -45,7 +45,7 @@ class Matching:
         self,
         node: TrackedNode,
         meter: ProcessMeter,
-        probes: Probes | None,
+        probes: Probes,
         examination: Examination,
         matcher: Matcher,
         timer: PhaseTimer,
@@ -284,8 +284,7 @@ class Matching:
             memory = self._meter.memory(process)
             if memory is not None:
                 facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
-        if self._probes is not None:
-            facts.update(self._probes.facts(process.process.id))
+        facts.update(self._probes.facts(process.process.id))
         return facts
 
 

@@ -8,15 +8,18 @@ from itertools import islice
 
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
-from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, TrackedProcess
+from minerwatch.agent.tracked import (
+    MAX_ANCESTORS,
+    TickLimits,
+    TrackedContainer,
+    TrackedNode,
+    TrackedProcess,
+)
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Process
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.probes.executed_code import Place
-
-MAX_ANCESTORS = 64
-"""Parents followed from a process, and outer containers from a container."""
 
 _MAX_ENTERED = 8
 """Processes of a container whose ancestors are followed to find its pod."""
