@@ -112,8 +112,7 @@ class ContentReader(QueuedReader[tuple[str, ...] | None]):
     def close(self) -> None:
         """End child and thread; do not wait for either if it hangs."""
         self._closing.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
         self._program.kill()
         self._thread.join(_JOIN_S)
 

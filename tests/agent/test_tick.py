@@ -87,7 +87,7 @@ class Node:
                 CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
                 reader or ProcessReader(Path("/proc"), retry_s=3600.0),
                 tasks,
-                probes,
+                probes or Probes(),
             ),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
