@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class FindingStatus:
@@ -175,12 +177,11 @@ class ContainerStatus:
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
+class NodeReport(msgspec.Struct, frozen=True):
     """One agent's answer: its containers, and its status."""
 
-    statuses: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None  # None: only containers were asked for
+    statuses: tuple[ContainerStatus, ...] = msgspec.field(name="containers")
+    agent: AgentStatus | None = None  # None: only containers were asked for
 
 
 @dataclass(frozen=True, slots=True)

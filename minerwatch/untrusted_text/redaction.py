@@ -1,4 +1,4 @@
-"""Takes secrets out of a command line: of its list of arguments, or of text that holds one.
+"""Takes secrets out of a command line.
 
 Wallet addresses, pools, digests, uuids and paths stay: they are the evidence. An argument that
 holds blanks (a script, a header, JSON) is read like a command line of its own.
@@ -36,6 +36,7 @@ _INNER_BLANKS = re.compile(r"([ \t\n\r\f\v\u00a0]+)")
 _OUTER_BLANKS = re.compile(r"([ \t\n\r\f\v]+)")
 _AROUND = "\"'`$(){};"
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(?:=.*)?", re.DOTALL)
+_QUOTED_OPTION = re.compile("[\"'`]-")
 _CLUSTER = re.compile(r"-[A-Za-z]{2,12}")
 _LOGIN_ENDS = ":%,="
 _IDS = re.compile(r"\d+:\d+")
@@ -70,16 +71,10 @@ def redacted(text: str) -> str:
     return _cache.add(text, _redacted(text)) if known is None else known
 
 
-def redacted_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return a program's arguments, its name first, with their secrets masked."""
-    valid = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
-    return tuple(_Line(valid, is_text=False).masked())
-
-
 def _redacted(text: str) -> str:
     text = text.encode("utf-8", "backslashreplace").decode()
     pieces = _OUTER_BLANKS.split(text)
-    pieces[::2] = _Line(pieces[::2], is_text=True).masked()
+    pieces[::2] = _Line(pieces[::2]).masked()
     return "".join(pieces)
 
 
@@ -110,8 +105,7 @@ _cache = _Cache(_MAX_CACHED_BYTES)
 class _Line:
     """A command line as words, each part of an argument, that are masked one after the other."""
 
-    def __init__(self, arguments: Sequence[str], *, is_text: bool) -> None:
-        self._is_text = is_text
+    def __init__(self, arguments: Sequence[str]) -> None:
         self._words: list[str] = []
         self._blanks: list[str] = []  # after each word, within its argument
         self._ends: list[int] = []  # of each word's argument
@@ -123,10 +117,9 @@ class _Line:
             self._blanks += [*pieces[1::2], ""]
             self._ends += [end] * len(pieces[::2])
             self._starts += [True] + [False] * (len(pieces[::2]) - 1)
-        self._opening = [_opening_quote(word) for word in self._words]
-        self._words = [
-            word[len(quote) :] for word, quote in zip(self._words, self._opening, strict=True)
-        ]
+        # The quote that opens before an option, as in a script's ``mysql "-psecret"``.
+        self._opening = [word[0] if _QUOTED_OPTION.match(word) else "" for word in self._words]
+        self._words = [word[bool(_QUOTED_OPTION.match(word)) :] for word in self._words]
         self._out = list(self._words)
         self._closing = {quote: self._next_with(quote) for quote in QUOTES}
         self._all_words = frozenset(word.strip(_AROUND) for word in self._words)
@@ -230,7 +223,7 @@ class _Line:
         if self._is_counted(word):
             return self._mask_unit(place)
         if word in _SENDING and any(word in each.words for each in self._active):
-            return self._mask_sent(place + 1)
+            return self._mask_until(place + 1, _AFTER_SENDING)
         if word == "<<<":
             return self._mask_unit(place + 1)
         if word in ("echo", "printf") and self._takes_piped:
@@ -378,13 +371,8 @@ class _Line:
         self._out[place] = before + MASK + (word[stop:] if stop >= 0 else "")
         if not quote or quote in value[1:]:
             return place + 1
-        scope = len(self._words) if self._is_text else self._ends[place]
         close = self._closing[quote][place + 1]
-        return self._fill(place + 1, scope if close is None or close >= scope else close + 1)
-
-    def _mask_sent(self, place: int) -> int:
-        """Return what a script of expect types."""
-        return self._mask_until(place, _AFTER_SENDING)
+        return self._fill(place + 1, len(self._words) if close is None else close + 1)
 
     def _mask_until(self, place: int, ends: frozenset[str]) -> int:
         end = place
@@ -406,13 +394,8 @@ class _Line:
         return following
 
 
-def _opening_quote(word: str) -> str:
-    """Return the quote that opens before an option, as in a script's ``mysql "-psecret"``."""
-    return word[0] if word[1:2] == "-" and word[0] in QUOTES else ""
-
-
 def _in_key_block(word: str) -> bool:
-    return len(word) >= 16 or word.endswith("-----") or "-----" in word
+    return len(word) >= 16 or "-----" in word
 
 
 def _is_password(value: str) -> bool:

@@ -16,18 +16,8 @@ MASK = "…"
 QUOTES = "\"'`"
 SCHEMES = frozenset(
     {"basic", "bearer", "digest", "token", "negotiate", "ntlm", "apikey", "splunk", "key", "bot"}
-    | {
-        "aws4-hmac-sha256",
-        "hawk",
-        "oauth",
-        "sharedkey",
-        "genie_key",
-        "genie-key",
-        "is",
-        "was",
-        "to",
-    }
-    | {"by", "with"}
+    | {"aws4-hmac-sha256", "hawk", "oauth", "sharedkey", "genie_key", "genie-key"}
+    | {"is", "was", "to", "by", "with"}
 )
 """Words between the name of a secret and the secret."""
 
