@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 
-from minerwatch.untrusted_text.secret_names import (
-    MAX_NAME_CHARS,
-    Secrecy,
-    is_plain,
-    secrecy,
-    takes_value,
-)
+from minerwatch.arguments import NO_BREAK_SPACE
 from minerwatch.untrusted_text.secret_options import BY_PROGRAM, Secrets
 from minerwatch.untrusted_text.secret_shapes import is_wallet, random_words, tokens
-from minerwatch.untrusted_text.secret_words import (
+from minerwatch.untrusted_text.secret_values import (
     MASK,
+    MAX_NAME_CHARS,
     QUOTES,
     SCHEMES,
+    Secrecy,
     address_spans,
+    is_plain,
     is_plain_path,
     named_values,
     paired_values,
+    secrecy,
+    takes_value,
     with_masks,
 )
 
 _MAX_CACHED_BYTES = 1 << 20
 _MAX_COUNTED = 8
-_INNER_BLANKS = re.compile(r"([ \t\n\r\f\v\u00a0]+)")
-_OUTER_BLANKS = re.compile(r"([ \t\n\r\f\v]+)")
+_BLANKS = re.compile(r"([ \t\n\r\f\v]+|\u00a0+)")  # between arguments, or within one
 _AROUND = "\"'`$(){};"
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(?:=.*)?", re.DOTALL)
 _QUOTED_OPTION = re.compile("[\"'`]-")
@@ -67,15 +64,7 @@ def redacted(text: str) -> str:
 
     A no-break space is a blank within an argument. Each word stays a word.
     """
-    known = _cache.get(text)
-    return _cache.add(text, _redacted(text)) if known is None else known
-
-
-def _redacted(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    pieces = _OUTER_BLANKS.split(text)
-    pieces[::2] = _Line(pieces[::2]).masked()
-    return "".join(pieces)
+    return _cache.redacted(text)
 
 
 class _Cache:
@@ -86,10 +75,11 @@ class _Cache:
         self._bytes = 0
         self._known: dict[str, str] = {}
 
-    def get(self, text: str) -> str | None:
-        return self._known.get(text)
-
-    def add(self, text: str, result: str) -> str:
+    def redacted(self, text: str) -> str:
+        known = self._known.get(text)
+        if known is not None:
+            return known
+        result = _Line(text.encode("utf-8", "backslashreplace").decode()).masked()
         result = text if result == text else result
         size = sys.getsizeof(text) + (0 if result is text else sys.getsizeof(result))
         self._bytes += size
@@ -105,21 +95,14 @@ _cache = _Cache(_MAX_CACHED_BYTES)
 class _Line:
     """A command line as words, each part of an argument, that are masked one after the other."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._words: list[str] = []
-        self._blanks: list[str] = []  # after each word, within its argument
-        self._ends: list[int] = []  # of each word's argument
-        self._starts: list[bool] = []
-        for argument in arguments:
-            pieces = _INNER_BLANKS.split(argument)
-            end = len(self._words) + len(pieces[::2])
-            self._words += pieces[::2]
-            self._blanks += [*pieces[1::2], ""]
-            self._ends += [end] * len(pieces[::2])
-            self._starts += [True] + [False] * (len(pieces[::2]) - 1)
+    def __init__(self, text: str) -> None:
+        pieces = _BLANKS.split(text)
+        words, self._blanks = pieces[::2], [*pieces[1::2], ""]
+        self._starts = [True, *(NO_BREAK_SPACE not in blank for blank in pieces[1::2])]
+        self._ends = self._ends_of_arguments()
         # The quote that opens before an option, as in a script's ``mysql "-psecret"``.
-        self._opening = [word[0] if _QUOTED_OPTION.match(word) else "" for word in self._words]
-        self._words = [word[bool(_QUOTED_OPTION.match(word)) :] for word in self._words]
+        self._opening = [word[0] if _QUOTED_OPTION.match(word) else "" for word in words]
+        self._words = [word[len(each) :] for word, each in zip(words, self._opening, strict=True)]
         self._out = list(self._words)
         self._closing = {quote: self._next_with(quote) for quote in QUOTES}
         self._all_words = frozenset(word.strip(_AROUND) for word in self._words)
@@ -128,17 +111,19 @@ class _Line:
         self._active: tuple[Secrets, ...] = ()
         self._counters: list[tuple[frozenset[int], list[int]]] = []
 
-    def masked(self) -> list[str]:
+    def _ends_of_arguments(self) -> list[int]:
+        """Return for each word where the next argument begins."""
+        ends = [len(self._starts)] * len(self._starts)
+        for place in range(len(ends) - 2, -1, -1):
+            ends[place] = place + 1 if self._starts[place + 1] else ends[place + 1]
+        return ends
+
+    def masked(self) -> str:
         place = 0
         while place < len(self._words):
             place = max(self._step(place), place + 1)
-        arguments: list[str] = []
-        pieces = zip(self._starts, self._opening, self._out, self._blanks, strict=True)
-        for starts, quote, word, blank in pieces:
-            if starts:
-                arguments.append("")
-            arguments[-1] += quote + word + blank
-        return arguments
+        pieces = zip(self._opening, self._out, self._blanks, strict=True)
+        return "".join(text for piece in pieces for text in piece)
 
     def _step(self, place: int) -> int:
         """Mask what stands at ``place``; return where to go on."""
@@ -378,7 +363,7 @@ class _Line:
         end = place
         while end < len(self._words) and self._words[end] not in ends:
             end += 1
-            if self._words[end - 1].endswith(";") or "\n" in self._blanks[end - 1]:
+            if self._words[end - 1].endswith(";"):
                 break
         return self._fill(place, end)
 

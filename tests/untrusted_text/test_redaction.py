@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minerwatch.arguments import command_line_of
 from minerwatch.untrusted_text.redaction import redacted
-from minerwatch.untrusted_text.secret_words import MASK
+from minerwatch.untrusted_text.secret_values import MASK
 from tests.report.samples import POOL, WALLET, hostile_text
 
 TEMPLATES = [

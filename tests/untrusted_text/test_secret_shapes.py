@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.untrusted_text.secret_shapes import is_wallet, random_words, tokens
-from minerwatch.untrusted_text.secret_words import MASK
+from minerwatch.untrusted_text.secret_values import MASK
 
 LOWER, HEX = string.ascii_lowercase + string.digits, "0123456789abcdef"
 ALNUM = string.ascii_letters + string.digits
