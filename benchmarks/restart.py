@@ -22,8 +22,8 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
-from minerwatch.config.schema import Config, CullBudget
-from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.config.schema import Config, CullBudget, Culling
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.lease_codec import IN_EARNEST
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
@@ -530,7 +530,7 @@ class _Agent:
         self._budget = LeaseBudget(
             self._cluster,
             NAMESPACE,
-            Limits(scenario.limits.per_node, scenario.limits.per_cluster),
+            lambda: Culling(budget=scenario.limits),
             on_error=self._budget_failed,
             rng=chance,
             pace=scenario.budget_pace,

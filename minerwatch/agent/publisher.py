@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
 from minerwatch.model import Change, Finding, Observation
-from minerwatch.report.log import verdict_line
-from minerwatch.report.log_limit import LogLimit
+from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import states as worker_states
@@ -40,7 +39,7 @@ class Publisher:
             self._cluster.tell(summary.flagged)
             spot = self._cluster.blind_spot(summary.unplaced_count)
             if spot:
-                self._warn_once("cannot see everything", about=spot, reason=spot)
+                self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
             self._telemetry.metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
         self._culling.consider(summary.flagged)
         self._update_since_file(summary.flagged)
@@ -94,7 +93,7 @@ class Publisher:
     def _publish_text_bounds(self, summary: TickSummary) -> None:
         self._telemetry.metrics.text_kept(summary.text_bytes, summary.shortened_texts)
         for container in summary.shortened:
-            self._warn_once(
+            self._telemetry.once.warning(
                 "its processes have more text than is kept",
                 about=str(hash(container.key)),  # a path may be long
                 cgroup=printable(container.cgroup, 512),
@@ -109,7 +108,7 @@ class Publisher:
                 return
             self._node.since.note((each.verdict for each in flagged), self._now_s())
         except OSError as error:
-            self._warn_once(
+            self._telemetry.once.warning(
                 "levels cannot be saved: a restart forgets since when they hold",
                 about="since",
                 reason=str(error),
@@ -140,6 +139,3 @@ class Publisher:
             status.cpu_cores,
             status.signals,
         )
-
-    def _warn_once(self, event: str, *, about: str, **fields: str) -> None:
-        self._telemetry.once.warning(event, about=about, **fields)

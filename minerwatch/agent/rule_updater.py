@@ -57,9 +57,8 @@ class RuleUpdater:
         self._watch.use(loaded.matcher)
         if book.content_stamps != before.content_stamps:
             self._watch.use_content_rules(book.content)
-        if (book.folders, book.private) != (before.folders, before.private):
-            # other folders were configured meanwhile
-            book = replace(book, folders=before.folders, private=before.private)
+        # Other folders may have been configured meanwhile.
+        book = replace(book, folders=before.folders, private=before.private)
         self._state.rules = replace(loaded, book=book)
         self._on_change()
         self._publish()

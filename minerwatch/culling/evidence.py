@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
+from minerwatch.culling.decision import Decision, decision_line
 from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import planned
-from minerwatch.culling.records import ActionRecord, Case, DecisionLine, Moment
+from minerwatch.culling.records import ActionRecord, Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.format import rfc3339
 from minerwatch.model import (
@@ -58,9 +58,7 @@ class EvidenceWriter:
         self._hasher = ExecutableHasher(str(proc))
         self._sockets = SocketReader(str(proc))
 
-    def write(
-        self, record: ActionRecord, case: Case, decision: Decision, line: DecisionLine
-    ) -> bool:
+    def write(self, record: ActionRecord, case: Case, decision: Decision) -> bool:
         """Return True once the evidence is everywhere it has to be."""
         observation = self._context.monitor.observation(case.container.key, MAX_PROCESSES)
         if observation is None:
@@ -68,11 +66,15 @@ class EvidenceWriter:
         encoded = self._encoder(case, observation, decision)
         evidence = encoded(_MAX_EVIDENCE_BYTES)
         logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
-        request = str(planned(decision, self._context.live.culling.quarantine_label))
-        raw = msgspec.Raw(evidence)
-        if not self._journal.write(
-            "action", record=record, decision=line, request=request, evidence=raw
-        ):
+        request = str(planned(decision, self._context.culling.quarantine_label))
+        is_written = self._journal.write(
+            "action",
+            record=record,
+            decision=decision_line(case, decision),
+            request=request,
+            evidence=msgspec.Raw(evidence),
+        )
+        if not is_written:
             return False
         self._context.log.info(
             "action",

@@ -1,23 +1,23 @@
 """The culling history in memory, in step with the audit log on the disk.
 
-The memory answers at once, from any thread; a written line is on the disk before the call returns.
+Any thread may read; only the culling thread changes the history. A written line is on the disk
+before the call returns.
 """
 
 from __future__ import annotations
 
-import threading
-from pathlib import Path
+from collections import deque
+from collections.abc import Collection
 
 import msgspec
 
 from minerwatch.api.orders import ToldOrder
-from minerwatch.config.schema import Culling
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
+from minerwatch.culling.decision import Decision, decision_line
 from minerwatch.culling.history import History
-from minerwatch.culling.policy import decide, rechecked
+from minerwatch.culling.policy import decide
 from minerwatch.culling.records import (
     HOUR_S,
     NO_EVIDENCE,
@@ -27,7 +27,7 @@ from minerwatch.culling.records import (
     DecisionLine,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import Outcome, ProcessId
+from minerwatch.model import ContainerKey, Outcome
 from minerwatch.untrusted_text.display import printable
 
 MAX_LINES = 5000  # returned at once, the newest
@@ -38,6 +38,8 @@ _DAMAGED = (
     " nothing is done for an hour"
 )
 _SHOWN_KINDS = ("decision", "action", "outcome", "release")
+_MIN_BETWEEN_DECISIONS_S = 60.0
+_MAX_DECISIONS_PER_HOUR = 240
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
 
@@ -45,20 +47,14 @@ class Journal:
     """The history of the node's actions, and the audit log that it is restored from."""
 
     def __init__(self, context: Context) -> None:
-        now = context.clock.now()
-        settings = context.live.culling.audit
         self._context = context
         self._node = context.agent.node
-        self._log = context.log
-        self._path = Path(settings.log)
-        self._audit = AuditLog(settings)
+        self._audit = AuditLog(context.culling.audit, self._go_on)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self._is_forgotten = False
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
-        self._lock = threading.Lock()
-        self._history = History.started(self._node, now)
-        self._pods: frozenset[str] = frozenset()  # with records
+        self.history = History.started(self._node, context.clock.now())
 
     @property
     def trouble(self) -> str:
@@ -75,13 +71,16 @@ class Journal:
         if self._is_forgotten:
             return
         if self._unread:
-            stamps = audit_log.stamps(self._path)
+            stamps = audit_log.stamps(self._audit.path)
             if stamps != self._unread_stamps:  # else it would fail for the same reason
                 self._unread_stamps = stamps
                 self._load()
-        elif not self._audit.retry(self._go_on) and self._audit.trouble != self._logged:
-            self._logged = self._audit.trouble
-            self._log.error("the audit log cannot be written", reason=self._logged)
+        if not self._unread:
+            self._audit.retry()
+        if self.trouble and self.trouble != self._logged:
+            self._logged = self.trouble
+            done = "read" if self._unread else "written"
+            self._context.log.error(f"the audit log cannot be {done}", reason=self._logged)
 
     def forget(self) -> None:
         """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
@@ -93,71 +92,34 @@ class Journal:
         """Close the files."""
         self._audit.close()
 
-    # Reads.
-
     def decide(self, case: Case) -> Decision:
         """Return the policy's decision now."""
-        with self._lock:
-            settings = self._context.live.culling
-            return decide(case, settings, self._history, self._context.clock.now())
-
-    def recheck(
-        self, decision: Decision, record: ActionRecord, fresh: Case, settings: Culling
-    ) -> Decision:
-        """Return the policy's decision now, about an action in progress."""
-        with self._lock:
-            return rechecked(
-                decision, record, fresh, settings, self._history, self._context.clock.now()
-            )
-
-    def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
-        """Return the actions on a pod, the oldest first."""
-        if pod_uid not in self._pods:
-            return ()
-        with self._lock:
-            return self._history.of_pod(pod_uid)
-
-    def stopped(self) -> tuple[tuple[str, ProcessId], ...]:
-        """Return the processes that minerwatch may have stopped, with their pods' uids."""
-        with self._lock:
-            return self._history.stopped(self._context.clock.now().boot_id)
-
-    def held(self) -> tuple[ActionRecord, ...]:
-        """Return the actions that may still be in effect."""
-        with self._lock:
-            return self._history.held(self._context.clock.now().boot_id)
+        return decide(case, self._context.culling, self.history, self._context.clock.now())
 
     # Writes.
 
     def begin(self, decision: Decision) -> ActionRecord:
         """Add and return the pending record of an action; it is not written yet."""
-        with self._lock:
-            record = self._history.begin(decision, self._context.clock.now())
-            self._pods |= {record.pod_uid}
-        return record
+        return self.history.begin(decision, self._context.clock.now())
 
     def finish(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
         """Add, write and log the outcome; return the record with it."""
-        with self._lock:
-            finished = self._history.finish(record.id, outcome)
+        finished = self.history.finish(record.id, outcome)
         ended = finished or msgspec.structs.replace(record, outcome=outcome)
         self._end(ended, message)
         return ended
 
     def release(self, decision: Decision) -> ActionRecord:
         """Record that the pod of ``decision`` is released."""
-        with self._lock:
-            record = self._history.release(decision, self._context.clock.now())
-            self._pods |= {record.pod_uid}
+        record = self.history.release(decision, self._context.clock.now())
         self.write("release", record=record)
         return record
 
     def release_again(self, earlier: ActionRecord) -> ActionRecord:
         """Record that the pod of an ``earlier`` action is released."""
-        with self._lock:
-            if self._history.is_released(earlier.pod_uid):
-                return earlier
-            record = self._history.release_again(earlier, self._context.clock.now())
+        if self.history.is_released(earlier.pod_uid):
+            return earlier
+        record = self.history.release_again(earlier, self._context.clock.now())
         self.write("release", record=record)
         return record
 
@@ -184,7 +146,7 @@ class Journal:
             message=printable(message, 1024),
             evidence=evidence,
         )
-        return self._audit.write(line, self._go_on)
+        return self._audit.write(line)
 
     def save(self, name: str, evidence: bytes) -> bool:
         """Write ``evidence`` to a file, if configured; return False if that fails."""
@@ -194,7 +156,7 @@ class Journal:
         """Return the log's lines of the last hours, without evidence. Raises AuditError."""
         since = rfc3339(self._context.clock.now().unix_s - order.hours * HOUR_S, milliseconds=True)
         written = audit_log.read(
-            self._path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
+            self._audit.path, lambda line: line.kind in _SHOWN_KINDS and line.at >= since
         )
         return written.lines[-MAX_LINES:]
 
@@ -202,41 +164,33 @@ class Journal:
         """Restore the history; a pending action of an earlier agent may have happened."""
         now = self._context.clock.now()
         try:
-            written = audit_log.read(self._path, lambda line: line.record is not None)
+            written = audit_log.read(self._audit.path, lambda line: line.record is not None)
         except AuditError as error:
-            self._refuse(str(error))
+            self._unread = str(error)
             return
         if written.damaged:
-            self._refuse(_DAMAGED.format(written.damaged[0], len(written.damaged)))
+            self._unread = _DAMAGED.format(written.damaged[0], len(written.damaged))
             return
         records = [line.record for line in written.lines if line.record is not None]
-        with self._lock:
-            is_new = not records
-            restored = History.restored(records, now)
-            self._history = History.started(self._node, now) if is_new else restored
-            remembered = {record.id: record for record in self._history.records()}
-            self._pods = frozenset(record.pod_uid for record in remembered.values())
+        is_new = not records
+        restored = History.restored(records, now)
+        self.history = History.started(self._node, now) if is_new else restored
+        remembered = {record.id: record for record in self.history.records()}
         self._unread = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))
-        elif not self._audit.retry(self._go_on):
-            self._log.error("the audit log cannot be written", reason=self._audit.trouble)
         if written.torn:
-            self._log.warning("the audit log's last line was incomplete and is cut off")
+            self._context.log.warning("the audit log's last line was incomplete and is cut off")
         last = {record.id: record for record in records}
         for record in last.values():
             if record.outcome is Outcome.PENDING and record.id in remembered:
                 self._end(remembered[record.id], "the agent stopped before the outcome was known")
 
-    def _refuse(self, reason: str) -> None:
-        if self._unread != reason:
-            self._log.error("the audit log cannot be read", reason=reason)
-        self._unread = reason
-
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
         self._context.callbacks.on_outcome(record.action, record.outcome)
-        say = self._log.info if record.outcome in _EXPECTED else self._log.warning
+        log = self._context.log
+        say = log.info if record.outcome in _EXPECTED else log.warning
         say(
             "action ended",
             node=record.node,
@@ -251,7 +205,42 @@ class Journal:
     def _go_on(self) -> list[AuditLine]:
         """Return the first lines of a new file: how far back it reaches, and all records."""
         now = self._context.clock.now()
-        with self._lock:
-            records = (self._history.anchor(self._node, now), *self._history.records())
+        records = (self.history.anchor(self._node, now), *self.history.records())
         at = rfc3339(now.unix_s, milliseconds=True)
         return [AuditLine(audit_log.GOES_ON, at, self._node, record=record) for record in records]
+
+
+class DecisionLog:
+    """Writes decisions that differ from the one before to both logs. For one thread."""
+
+    def __init__(self, context: Context, journal: Journal) -> None:
+        self._context = context
+        self._journal = journal
+        self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
+        self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISIONS_PER_HOUR)
+
+    def note(self, case: Case, decision: Decision) -> None:
+        """Write the decision if it differs from the last one, unless that was a moment ago."""
+        key, content = decision.container, (decision.proposed, decision.dry_run, decision.reasons)
+        lines, last = self._lines_at_s, self._last.get(key)
+        now_s = self._context.clock.now().monotonic_s
+        if last is not None and (last[0] == content or now_s - last[1] < _MIN_BETWEEN_DECISIONS_S):
+            return
+        if len(lines) == lines.maxlen and now_s - lines[0] < HOUR_S:
+            return
+        lines.append(now_s)
+        self._last[key] = (content, now_s)
+        self.write(case, decision)
+
+    def write(self, case: Case, decision: Decision) -> None:
+        """Write the decision to both logs."""
+        line = decision_line(case, decision)
+        if not self._journal.trouble:
+            self._journal.write("decision", decision=line)
+        self._context.log.info(
+            "decision", node=self._context.agent.node, **msgspec.structs.asdict(line)
+        )
+
+    def keep_only(self, keys: Collection[ContainerKey]) -> None:
+        """Forget the decisions about all other containers."""
+        self._last = {key: last for key, last in self._last.items() if key in keys}

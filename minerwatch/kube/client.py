@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -34,6 +34,7 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
+from minerwatch.kube.objects import Status
 from minerwatch.kube.tls_verification import verify_as_kubectl
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ Reason = Literal[
     "timeout",
     "garbage",  # an answer that does not follow the API
 ]
+_Kind = TypeVar("_Kind")
 _REASONS: Mapping[int, Reason] = {
     401: "unauthorized",
     403: "forbidden",
@@ -122,14 +124,11 @@ class ApiError(ClusterError):
         self.status = status  # of HTTP; 0: there was no answer
         self.retry_after_s = retry_after_s  # what the server asks for
 
-
-class Status(msgspec.Struct):
-    """``meta/v1 Status``: the result of a request, or of a command."""
-
-    kind: str = ""
-    status: str = ""
-    message: str | None = None
-    code: int = 0
+    @property
+    def is_transient(self) -> bool:
+        """Return True if the same request may succeed later."""
+        passing = {"unauthorized", "throttled", "connection", "timeout"}
+        return self.reason in passing or self.status >= 500
 
 
 class Answer:
@@ -286,6 +285,20 @@ def refusal(
         retry_after_s=retry_after_s,
         date_unix_s=date_unix_s,
     )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word that a failure is counted by; ``unexpected`` is a fault of minerwatch's."""
+    return error.reason if isinstance(error, ApiError) else "unexpected"
+
+
+def decoded(json: bytes | msgspec.Raw, kind: type[_Kind], what: str) -> _Kind:
+    """Parse an answer; raises ApiError, with ``what`` it should be, if it is something else."""
+    try:
+        return msgspec.json.decode(json, type=kind)
+    except NOT_JSON as error:
+        text = f"invalid answer of the API server: not {what}: {one_line(error)}"
+        raise ApiError("garbage", text) from error
 
 
 def one_line(error: object) -> str:

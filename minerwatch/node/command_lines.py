@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram, StalledError
+from minerwatch.node.guarded_child import CHILDREN, GuardedProgram, StalledError
 from minerwatch.node.proc_files import STAT_BYTES, read_once
 from minerwatch.worker import Worker
 
@@ -123,7 +123,8 @@ class CommandLineReader:
         try:
             if (child := self._helper.child()) is None or not child.has_started(until_s):
                 return UNREAD
-            return _receive_arguments(child, place, self._slice_s, until_s)
+            child.send(place, until_s)
+            return join_pieces(lambda: child.receive(Piece, until_s, self._slice_s))
         except TimeoutError as error:
             self._helper.discard()
             return STUCK if isinstance(error, StalledError) else UNREAD
@@ -133,15 +134,13 @@ class CommandLineReader:
             return UNREAD
 
 
+@dataclass(slots=True)
 class _Job:
-    __slots__ = ("answers", "done", "is_left", "places", "since_s")
-
-    def __init__(self, places: Sequence[str]) -> None:
-        self.places = places
-        self.answers: list[bytes | int] = []
-        self.since_s: float | None = None  # when the read of the next answer began
-        self.is_left = False
-        self.done = threading.Event()
+    places: Sequence[str]
+    answers: list[bytes | int] = field(default_factory=list)
+    since_s: float | None = None  # when the read of the next answer began
+    is_left: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class _ReadingThread:
@@ -204,13 +203,6 @@ class Piece(msgspec.Struct):
 
     piece: bytes = b""
     errno: int | None = None  # the last line of a command line has it
-
-
-def _receive_arguments(
-    child: GuardedChild, place: str, slice_s: float, until_s: float
-) -> bytes | int:
-    child.send(place, until_s)
-    return join_pieces(lambda: child.receive(Piece, until_s, slice_s))
 
 
 def join_pieces(receive: Callable[[], Piece]) -> bytes | int:

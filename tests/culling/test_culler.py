@@ -19,12 +19,13 @@ from minerwatch.config.values import DRY_RUN, OFF, Duration
 from minerwatch.culling.audit_log import read
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
-from minerwatch.culling.lease_budget import LeaseBudget, Limits
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
 from minerwatch.errors import MinerwatchError
 from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
 from minerwatch.worker import states
+from tests.builders import make_limits
 from tests.conftest import Programs
 from tests.culling.harness import (
     EVE,
@@ -455,7 +456,7 @@ def test_agents_count_a_rules_owners_together(api: ApiServer, opened: Open, log:
     """One owner on each of three nodes: no node sees that there are many."""
     breaker = CircuitBreaker(cluster_owners=3)
     harness = opened(settings(log, circuit_breaker=breaker))
-    others = LeaseBudget(harness.node.cluster, "minerwatch", Limits(10, 10, cluster_owners=3))
+    others = LeaseBudget(harness.node.cluster, "minerwatch", make_limits(10, 10, cluster_owners=3))
     others.refresh()
     others.flag({"rule-compute": ["a/b", "a/c"], "rule-identity": ["a/b"]})
     observation = eve(api, harness)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
-from minerwatch.detection.fields import is_dynamic, is_of_container
+from minerwatch.detection.fields import is_dynamic, is_of_container, is_pooled
 from minerwatch.detection.planted_words import with_arguments
 from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
@@ -115,6 +115,13 @@ class Rule:
     def of_container(self) -> bool:
         """Return True if all its fields describe the container, so that it fits no one process."""
         return bool(self.fields) and all(is_of_container(name) for name in self.fields)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Return True if it fits a process, and all processes of a container taken together."""
+        return any(is_pooled(name) for name in self.fields) and all(
+            is_pooled(name) or is_of_container(name) for name in self.fields
+        )
 
 
 @dataclass(frozen=True, slots=True)
