@@ -6,7 +6,7 @@ The snapshot is a JSON list with one object per container; its keys are Containe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -36,15 +36,8 @@ MAX_COMMAND_LINE_LENGTH = 4096
 
 _decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
 _agent_decoder = msgspec.json.Decoder(AgentStatus)
-
-
-@dataclass(frozen=True, slots=True)
-class _WithAgent:
-    containers: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None = None
-
-
-_report_decoder = msgspec.json.Decoder(_WithAgent)
+_report_decoder = msgspec.json.Decoder(NodeReport)
+_Kind = TypeVar("_Kind")
 
 
 def container_status(
@@ -104,10 +97,7 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
 
     Raises SnapshotError if it is no snapshot.
     """
-    try:
-        return _decoder.decode(snapshot)
-    except NOT_JSON as error:
-        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+    return _decoded(_decoder, snapshot, "answer is not a snapshot")
 
 
 def encode_agent(status: AgentStatus) -> bytes:
@@ -117,10 +107,7 @@ def encode_agent(status: AgentStatus) -> bytes:
 
 def decode_agent(status: bytes) -> AgentStatus:
     """Return an agent's status; raises SnapshotError if it is invalid."""
-    try:
-        return _agent_decoder.decode(status)
-    except NOT_JSON as error:
-        raise SnapshotError(f"the agent's status is invalid: {error}") from error
+    return _decoded(_agent_decoder, status, "status is invalid")
 
 
 def decode_report(printed: bytes) -> NodeReport:
@@ -129,12 +116,15 @@ def decode_report(printed: bytes) -> NodeReport:
     Raises SnapshotError if it is neither.
     """
     if printed.lstrip()[:1] != b"{":
-        return NodeReport(decode(printed), None)
+        return NodeReport(decode(printed))
+    return _decoded(_report_decoder, printed, "answer is not a snapshot")
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Kind], data: bytes, what_is_wrong: str) -> _Kind:
     try:
-        report = _report_decoder.decode(printed)
+        return decoder.decode(data)
     except NOT_JSON as error:
-        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
-    return NodeReport(report.containers, report.agent)
+        raise SnapshotError(f"the agent's {what_is_wrong}: {error}") from error
 
 
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class FindingStatus:
@@ -179,12 +181,11 @@ class ContainerStatus:
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
+class NodeReport(msgspec.Struct, frozen=True):
     """One agent's answer: its containers, and its status."""
 
-    statuses: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None  # None: only containers were asked for
+    statuses: tuple[ContainerStatus, ...] = msgspec.field(name="containers")
+    agent: AgentStatus | None = None  # None: only containers were asked for
 
 
 @dataclass(frozen=True, slots=True)

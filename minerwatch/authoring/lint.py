@@ -63,13 +63,12 @@ def lint(
     return tuple(dict.fromkeys(found))
 
 
-def unmeasured_note(rules: Iterable[Rule]) -> str | None:
-    """Return one line on the rules that need a field which no source measures yet."""
+def unmeasured_note(rules: Iterable[Rule]) -> Iterator[str]:
+    """Yield one line if rules need a field which no source measures yet."""
     count = sum(not UNMEASURED_FIELDS.isdisjoint(rule.fields) for rule in rules)
-    if not count:
-        return None
-    names = ", ".join(sorted(UNMEASURED_FIELDS))
-    return f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
+    if count:
+        names = ", ".join(sorted(UNMEASURED_FIELDS))
+        yield f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(

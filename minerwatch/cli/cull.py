@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 import msgspec
 
 from minerwatch.api import orders
-from minerwatch.cli.fleet_source import AnySource, Scope, cluster_options, source_of
-from minerwatch.cli.options import config_option, configuration, output_option, socket_option
+from minerwatch.cli.fleet_source import AnySource, Connect, source_options
+from minerwatch.cli.options import output_option
 from minerwatch.culling.records import AuditLine
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action
@@ -37,18 +36,14 @@ _GOOD = ("done", "dry-run")
     help="Do nothing; show the decisions of the last hours, from the audit log.",
 )
 @output_option
-@cluster_options
-@socket_option
-@config_option
+@source_options(may_sample=False)
 def cull(
     target: str | None,
     action: str | None,
     dry_run: bool,
     hours: float | None,
     output: str,
-    socket_path: Path | None,
-    config_path: Path | None,
-    scope: Scope,
+    connect: Connect,
 ) -> None:
     """Act on TARGET by hand, under the same policy, budgets and audit log as the agent itself.
 
@@ -63,7 +58,7 @@ def cull(
 
     Exit status: 0 done, or a dry run succeeded; 1 not done.
     """
-    source = source_of(scope, configuration(config_path, ()), socket_path)
+    source = connect()
     if hours is not None:
         if target is not None or action is not None:
             raise click.UsageError("--simulate takes no TARGET and no --action")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
 from minerwatch.api.snapshot import encode
-from minerwatch.cli.fleet_source import ClusterSource, Scope, cluster_options, source_of
-from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
+from minerwatch.cli.fleet_source import ClusterSource, Connect, source_options
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import campaign_of, campaigns
 from minerwatch.view.explanation import explanation
@@ -30,21 +28,8 @@ _MAX_OTHERS = 8
     "--unmasked", is_flag=True,
     help="Show the secrets that command lines hold; without it they are masked.",
 )  # fmt: skip
-@cluster_options
-@click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
-@socket_option
-@config_option
-@rules_option
-def explain(
-    target: str,
-    output: str,
-    unmasked: bool,
-    local: bool,
-    socket_path: Path | None,
-    config_path: Path | None,
-    rule_folders: tuple[Path, ...],
-    scope: Scope,
-) -> None:
+@source_options(may_sample=True)
+def explain(target: str, output: str, unmasked: bool, connect: Connect) -> None:
     """Say why TARGET has its score: every finding with its evidence, and what to do next.
 
     TARGET is a pid, a container id (six digits of it will do), the name of a systemd unit, `host`,
@@ -64,8 +49,7 @@ def explain(
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
     that did not answer are named on standard error: the target may run there.
     """
-    config = configuration(config_path, rule_folders)
-    source = source_of(scope, config, socket_path, local=local)
+    source = connect()
     status, statuses = source.found(target, unmasked=unmasked)
     others = beside(statuses, status)
     if others and target in (status.pod, f"{status.namespace}/{status.pod}"):

@@ -18,7 +18,13 @@ from minerwatch.api.client import listens
 from minerwatch.api.snapshot import decode_report
 from minerwatch.api.types import ContainerStatus, NodeAnswer
 from minerwatch.cli.local_source import Source
-from minerwatch.cli.options import parsed_by
+from minerwatch.cli.options import (
+    config_option,
+    configuration,
+    parsed_by,
+    rules_option,
+    socket_option,
+)
 from minerwatch.config.schema import Config
 from minerwatch.config.values import duration_s
 from minerwatch.errors import ClusterError, OrderError, TargetError
@@ -95,20 +101,6 @@ _OPTIONS = (
         help="How many nodes to ask at the same time.",
     ),
 )
-
-
-def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which cluster is asked, and which part of it, passed as ``scope``."""
-    names = [field.name for field in fields(Scope)]
-
-    @wraps(command)
-    def with_scope(**given: Any) -> Any:
-        scope = Scope(**{name: given.pop(name) for name in names})
-        return command(scope=scope, **given)
-
-    for option in reversed(_OPTIONS):
-        with_scope = option(with_scope)
-    return with_scope
 
 
 def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
@@ -282,15 +274,44 @@ class ClusterSource:
 
 
 AnySource = ClusterSource | Source
+Connect = Callable[[], AnySource]
+"""Returns the cluster or the node that the options name. Raises UsageError, ClusterError."""
+
+_local_option = click.option(
+    "--local", is_flag=True, help="Sample this node, whether an agent runs or not."
+)
 
 
-def source_of(
-    scope: Scope, config: Config, socket_path: Path | None, *, local: bool = False
-) -> AnySource:
-    """Return the cluster or the node that the options name. Raises UsageError, ClusterError."""
-    if wants_cluster(scope, config, local=local, socket_path=socket_path):
-        return ClusterSource(scope)
-    return Source(socket_path, local, config, scope.namespace)
+def source_options(*, may_sample: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say where to read, passed as ``connect``; with or without sampling."""
+    names = [field.name for field in fields(Scope)]
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_source(
+            socket_path: Path | None,
+            config_path: Path | None,
+            rule_folders: tuple[Path, ...] = (),
+            *,
+            local: bool = False,
+            **given: Any,
+        ) -> Any:
+            scope = Scope(**{name: given.pop(name) for name in names})
+
+            def connect() -> AnySource:
+                config = configuration(config_path, rule_folders)
+                if wants_cluster(scope, config, local=local, socket_path=socket_path):
+                    return ClusterSource(scope)
+                return Source(socket_path, local, config, scope.namespace)
+
+            return command(connect=connect, **given)
+
+        before, after = ((_local_option,), (rules_option,)) if may_sample else ((), ())
+        for option in reversed((*_OPTIONS, *before, socket_option, config_option, *after)):
+            with_source = option(with_source)
+        return with_source
+
+    return decorated
 
 
 def _has_kubeconfig() -> bool:

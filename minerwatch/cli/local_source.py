@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -135,11 +135,4 @@ def _with_details(status: ContainerStatus) -> ContainerStatus:
 
 def _detailed(process: ProcessStatus) -> ProcessStatus:
     found = process_details(process.pid, process.comm)
-    if found is None:
-        return process
-    return replace(
-        process,
-        memory_bytes=found.memory_bytes,
-        threads=found.threads,
-        open_files=found.open_files,
-    )
+    return process if found is None else replace(process, **asdict(found))

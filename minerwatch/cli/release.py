@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from minerwatch.api import orders
 from minerwatch.api.types import ReleaseAllAnswer
-from minerwatch.cli.fleet_source import AnySource, Scope, cluster_options, source_of
-from minerwatch.cli.options import config_option, configuration, output_option, socket_option
+from minerwatch.cli.fleet_source import AnySource, Connect, source_options
+from minerwatch.cli.options import output_option
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.culling_text import release_all_text, release_text
 
@@ -27,18 +26,14 @@ from minerwatch.view.culling_text import release_all_text, release_text
     help="With --all: retire, and remove audit logs, evidence and the budget's Lease.",
 )
 @output_option
-@cluster_options
-@socket_option
-@config_option
+@source_options(may_sample=False)
 def release(
     target: str | None,
     everything: bool,
     retire: bool,
     forget: bool,
     output: str,
-    socket_path: Path | None,
-    config_path: Path | None,
-    scope: Scope,
+    connect: Connect,
 ) -> None:
     """Undo culling's actions on the pod of TARGET, and never act on that pod again.
 
@@ -57,9 +52,9 @@ def release(
         raise click.UsageError("give a TARGET or --all")
     if (retire or forget) and not everything:
         raise click.UsageError("--retire and --forget require --all")
-    source = source_of(scope, configuration(config_path, ()), socket_path)
+    source = connect()
     if target is None:
-        order = orders.ReleaseAllOrder(scope.namespace, retire, forget)
+        order = orders.ReleaseAllOrder(source.namespace, retire, forget)
         is_undone = _release_all(source, order, output)
     else:
         is_undone = _release(source, target, output)

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from minerwatch.api.types import ContainerStatus, FindingStatus
 from minerwatch.format import one_decimal
-from minerwatch.untrusted_text.display import printable, redacted
+from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 MAX_EVIDENCE_LENGTH = 256
 _MAX_SAID = 200  # of one event; a tenant that causes many must not silence others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from math import prod
 from typing import NamedTuple
@@ -212,7 +212,7 @@ def _score(status: ContainerStatus) -> Iterator[Line]:
         yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
     if len(ranked) > 1:
         rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
-        joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
+        joined = _joined(status.signals.values())
         yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
         if status.score < joined:
             yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
@@ -223,10 +223,13 @@ def _score(status: ContainerStatus) -> Iterator[Line]:
 def _why_limited(status: ContainerStatus, joined: float) -> str:
     """The two limits that the judge sets to a sum of signals."""
     others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
-    without = round(100 * (1 - prod(1 - score / 100 for score in others)), 2)
-    if Level.of(without) < Level.of(joined):
+    if Level.of(_joined(others)) < Level.of(joined):
         return "behaviour never changes the level"
     return "words of one argument lift nothing above suspicious"
+
+
+def _joined(scores: Iterable[float]) -> float:
+    return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
 
 def _why_nothing(status: ContainerStatus) -> str:

@@ -127,13 +127,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRule:
-    """A rule or filter that its author has withdrawn."""
+    """A rule or filter that its author has withdrawn; it replaces an earlier one with its id."""
 
     id: str
-    title: str
     path: Path
-    line: int
-    reason: str
+    id_line: int
 
 
 def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
@@ -212,14 +210,9 @@ def is_withdrawn(document: Document) -> bool:
 
 def skipped(document: Document) -> SkippedRule:
     """Return a withdrawn rule or filter."""
-    identifier, title = document.content.get("id"), document.content.get("title")
-    return SkippedRule(
-        id=identifier.lower() if isinstance(identifier, str) else "",
-        title=title if isinstance(title, str) else "",
-        path=document.path,
-        line=document.line("status"),
-        reason=f"status is {document.content['status']}",
-    )
+    identifier = document.content.get("id")
+    text = identifier.lower() if isinstance(identifier, str) else ""
+    return SkippedRule(text, document.path, document.line("id"))
 
 
 def _refuse_misspelt_keys(document: Document) -> None:

@@ -225,7 +225,7 @@ def test_missing_status_means_experimental() -> None:
 def test_withdrawn_rule_is_skipped(status: str) -> None:
     rule = parse_rule(PATH, RULE.replace("status: stable", f"status: {status}"), Lists())
     assert isinstance(rule, SkippedRule)
-    assert (rule.line, rule.reason) == (3, f"status is {status}")
+    assert (rule.id, rule.path) == ("00000000-0000-4000-8000-000000000000", PATH)
 
 
 @pytest.mark.parametrize(
