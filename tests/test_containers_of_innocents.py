@@ -16,16 +16,13 @@ from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
 from minerwatch.authoring.rule_tests import Recording, recording, verdict_together
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import is_cullable, joined_score
-from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Signal, Verdict
+from tests import shipped
 from tests.examples import examples
 
-MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+MATCHER = shipped.matcher()
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
-MATCHES = {line.id: MATCHER.matches(line.facts) for line in LINES}
 
 
 def together(lines: Sequence[Recording]) -> Verdict:
@@ -57,7 +54,7 @@ def test_all_of_them_together_are_not_cullable() -> None:
 def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
     """The highest score of each signal; words of one argument confirm nothing (``score_of``)."""
     scores: dict[Signal, float] = defaultdict(float)
-    for match in MATCHES[line.id]:
+    for match in MATCHER.matches(line.facts):
         if match.rule.hold_s <= line.seconds and not match.words_only:
             scores[match.rule.signal] = max(scores[match.rule.signal], match.rule.score)
     return tuple(sorted(scores.items()))

@@ -17,19 +17,17 @@ from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
 from minerwatch.authoring.rule_tests import Recording, recording, replayed
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
-from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue, Level, Signal
+from tests import shipped
 from tests.examples import examples
 
 pytestmark = pytest.mark.slow  # together
 
-BOOK = rulebook.load((BUILT_IN_RULES,))
-MATCHER = Matcher(BOOK.rules)
+BOOK = shipped.book()
+MATCHER = shipped.matcher()
 HOUR_S = 3600.0
 
 BUSY: dict[str, FactValue] = {

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.authoring.rule_tests import Recording, failed_tests, recording, replayed
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.fields import KNOWN_FIELDS
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import FactValue, Level
+from tests import shipped
 
 RULE_ID = "5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f"
 OTHER_ID = "c5cde4f1-4d5f-49e1-9a0f-6c1a3e2b7d11"
@@ -47,7 +47,7 @@ def enough_tests(text: str) -> str:
 
 
 GOOD = enough_tests(RULE)
-MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+MATCHER = shipped.matcher()
 
 
 def book(folder: Path, text: str) -> RuleBook:
