@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.detection import CORPUS
+from benchmarks.detection import CORPUS, RememberingMatcher
 from minerwatch.authoring.rule_tests import Recording, recording, verdict_together
 from minerwatch.detection.judge import is_cullable, joined_score
 from minerwatch.model import Level, Signal, Verdict
 from tests import shipped
 from tests.examples import examples
 
-MATCHER = shipped.matcher()
+MATCHER = RememberingMatcher(shipped.book().rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
 
 
@@ -34,13 +34,13 @@ def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
 
 
 @given(containers(LINES))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
     assert not is_cullable(together(lines))
 
 
 @given(containers(LINES))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
     verdict = together(lines)
     assert verdict.level < Level.CONFIRMED, [finding.title for finding in verdict.findings]
