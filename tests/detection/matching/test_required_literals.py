@@ -9,11 +9,10 @@ import re2
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import How, Text, predicates
 from minerwatch.detection.matching.required_literals import normal_form, requirement, requirement_of
 from minerwatch.detection.predicate import predicate_holds
-from minerwatch.detection.sigma.rulebook import load
+from tests import shipped
 from tests.examples import examples
 
 ATOMS = [
@@ -108,7 +107,7 @@ def test_every_text_on_which_a_predicate_holds_meets_its_requirement(
 
 
 def shipped_patterns() -> list[str]:
-    rules = load([BUILT_IN_RULES]).rules
+    rules = shipped.book().rules
     texts = {
         each for rule in rules for each in predicates(rule.condition) if isinstance(each, Text)
     }
