@@ -107,7 +107,7 @@ class Table:
         is_known = code.samples_of(running.container) >= self._samples and not starts_slowly
         if not is_known and ran_s < _LIMIT_S:
             return
-        self.facts[running.program.name] = code.container_facts(running.container)
+        self.facts[running.program.name] = code.facts(running.container)
         running.end()
         self._running.remove(running)
         print(f"{running.program.name}: {dict(self.facts[running.program.name])}", file=sys.stderr)

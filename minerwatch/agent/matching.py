@@ -187,7 +187,7 @@ class Matching:
                 ):
                     matched.add(sighting.rule.id)
                     yield sighting
-        together = self.code.container_facts(container.container.key) if self.code else {}
+        together = self.code.facts(container.container.key) if self.code else {}
         for match in self._matcher.container_matches({**shared, **together}):
             if match.rule.of_container or match.rule.id not in matched:
                 yield Sighting(match.rule, None, match.evidence)
@@ -202,7 +202,7 @@ class Matching:
         is_suspect: bool,
     ) -> Iterator[Sighting]:
         facts = self._measured_facts(process, at_s)
-        executed = self.code.process_facts(process.process.id) if self.code else {}
+        executed = self.code.facts(process.process.id) if self.code else {}
         cores = process.cpu_cores or 0.0
         if not is_suspect and not executed and cores < self._extra_facts_cores:
             seen = self._of_process.intervals(facts)

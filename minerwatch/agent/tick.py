@@ -95,6 +95,10 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
+def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
+    return {}
+
+
 class Watch:
     """The node's containers and processes, from tick to tick.
 
@@ -129,6 +133,7 @@ class Watch:
         )
         self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
         self._matching.code = self._code
+        self._executed = self._code.facts if self._code else _no_facts
 
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force; every process is matched again."""
@@ -175,8 +180,7 @@ class Watch:
     ) -> ExecSummary:
         """Read processes that have just exec'ed, and judge those that a static rule matches.
 
-        Rules on rates wait for the next tick. Processes that ``max_cpu_s`` does not suffice for
-        wait for the next call, one of each container in turn.
+        Those that ``max_cpu_s`` does not suffice for wait, one of each container in turn.
         """
         with self._lock:
             self._timer.restart("processes", "rules")
@@ -216,7 +220,7 @@ class Watch:
         """Return every container as of the last tick."""
         with self._lock:
             return tuple(
-                container.observation(max_processes, self._connections)
+                container.observation(max_processes, self._connections, self._executed)
                 for container in self._node.containers.values()
             )
 
@@ -226,7 +230,7 @@ class Watch:
             container = self._node.containers.get(key)
             if container is None:
                 return None
-            return container.observation(max_processes, self._connections)
+            return container.observation(max_processes, self._connections, self._executed)
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that ``container`` is nested in, or itself."""

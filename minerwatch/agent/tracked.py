@@ -225,6 +225,7 @@ class TrackedContainer:
         self,
         max_processes: int = 0,
         connections: Callable[[ProcessId], tuple[Connection, ...]] = lambda _process: (),
+        executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {},
     ) -> Observation:
         """Return the container as it is published, with ``max_processes`` of its processes."""
         return Observation(
@@ -237,9 +238,15 @@ class TrackedContainer:
             verdict=self.verdict,
             process_count=len(self.processes),
             processes=tuple(
-                ProcessLoad(each.process, each.cpu_cores, connections(each.process.id))
+                ProcessLoad(
+                    each.process,
+                    each.cpu_cores,
+                    connections(each.process.id),
+                    executed(each.process.id),
+                )
                 for each in self._foremost(max_processes)
             ),
+            executed=executed(self.container.key),
         )
 
     def take_limit(self, now: CpuLimit | None) -> None:

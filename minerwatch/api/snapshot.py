@@ -18,11 +18,12 @@ from minerwatch.api.types import (
     NodeReport,
     ProcessStatus,
 )
-from minerwatch.detection.judge import of_foremost_process, signal_scores
+from minerwatch.detection.judge import of_foremost_process, of_worst_abuse, signal_scores
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
 from minerwatch.model import (
     ContainerKind,
+    Facts,
     Finding,
     Identity,
     Observation,
@@ -81,6 +82,8 @@ def container_status(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
         started=_started(identity),
+        abuse=next((each.abuse.value for each in _counted(observation)), ""),
+        executed=_numbers(observation.executed),
     )
 
 
@@ -130,10 +133,16 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
 
 
 def _signals(observation: Observation) -> dict[str, float]:
+    scores = signal_scores(_counted(observation))
+    return {signal.value: score for signal, score in sorted(scores.items())}
+
+
+def _counted(observation: Observation) -> list[Finding]:
+    """Return the findings that the score is of."""
     findings: Iterable[Finding] = observation.verdict.findings
     if observation.container.kind is ContainerKind.HOST:
         findings = of_foremost_process(findings)
-    return {signal.value: score for signal, score in sorted(signal_scores(findings).items())}
+    return of_worst_abuse(findings)
 
 
 def _name(observation: Observation) -> str:
@@ -160,6 +169,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         expected=_expected(finding),
         private=finding.private,
         words_only=finding.words_only,
+        abuse=finding.abuse.value,
         filters=finding.filters,
     )
 
@@ -200,4 +210,11 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
             ConnectionStatus(each.address, each.port, rfc3339(boot_unix_s + each.since_s))
             for each in load.connections
         ),
+        executed=_numbers(load.executed),
     )
+
+
+def _numbers(facts: Facts) -> dict[str, float]:
+    return {
+        name: round(value, 4) for name, value in facts.items() if isinstance(value, int | float)
+    }

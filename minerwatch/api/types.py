@@ -22,6 +22,7 @@ class FindingStatus:
     expected: dict[str, str]  # field -> pattern or threshold
     private: bool = False  # a private rule's
     words_only: bool = False  # its words stand in one argument or in a shell's script
+    abuse: str = ""  # mining, cracking, …; "": an older agent
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
@@ -49,6 +50,7 @@ class ProcessStatus:
     memory_bytes: int | None = None  # resident; None, as below: not read, or not permitted
     threads: int | None = None
     open_files: int | None = None
+    executed: dict[str, float] = field(default_factory=dict)  # facts on its executed code
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class ContainerStatus:
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+    abuse: str = ""  # the kind that its score and signals are of; "": no findings
+    executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
 
 
 class NodeReport(msgspec.Struct, frozen=True):

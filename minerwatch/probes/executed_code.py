@@ -43,6 +43,11 @@ _ANSWER_S = 2.0
 _STALL_S = 1.0
 _AVOIDED_S = 60.0
 _MAX_COUNT = 1 << 20
+_MAX_PAGE_NAME = 64
+_MAX_CPU_S_OF_ONE = 0.5
+"""CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
+
+_FAILURES = ("unplaced", "unread", "left", "costly", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
 
@@ -78,6 +83,7 @@ class CodeAnswer(msgspec.Struct):
     pages: dict[str, int] = {}
     io_bytes: int | None = None
     cpu_s: float = 0.0
+    took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
@@ -89,6 +95,7 @@ class CodeAnswer(msgspec.Struct):
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
+            and all(len(each) <= _MAX_PAGE_NAME for each in self.pages)
         )
         if not is_sound:
             raise ValueError("impossible counts")
@@ -115,7 +122,8 @@ class ExecutedCode:
 
     ``failures`` returns counts since the start: ``lost`` and ``cpu`` as the sampler does,
     ``unplaced`` (samples of no known container), ``unread`` (code that could not be read),
-    ``left`` (samples beyond the bounds of a second), ``timeout`` and ``child``.
+    ``left`` (samples beyond the bounds of a second), ``costly`` (owners left alone for a minute,
+    because their code takes too long to read), ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -128,7 +136,7 @@ class ExecutedCode:
         read_every_s: float = _READ_EVERY_S,
     ) -> None:
         """``locate`` finds the container of a process that runs; it is called in the thread."""
-        self._failures = dict.fromkeys(("unplaced", "unread", "left", "timeout", "child"), 0)
+        self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
         self._locate = locate
         self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
@@ -137,29 +145,31 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._located: dict[int, Place | None] = {}
         self._avoided: dict[Hashable, float] = {}
+        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
+        self._minute = 0
         self._round_s = 0.0  # when the next round begins, or this one did
         self._asked_s = 0.0
         self._read_every_s = read_every_s
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
 
-    def process_facts(self, process: ProcessId) -> Facts:
-        """Return the facts about one process; empty if too little is known."""
+    def facts(self, of: ProcessId | ContainerKey) -> Facts:
+        """Return the facts about a process, or about all of a container, also those that ended."""
         with self._lock:
-            known = self._processes.get(process)
-            return known[1].tally.facts() if known is not None else NO_FACTS
-
-    def container_facts(self, container: ContainerKey) -> Facts:
-        """Return the facts about all processes of a container, those that ended included."""
-        with self._lock:
-            known = self._containers.get(container)
+            known = self._known(of)
             return known.tally.facts() if known is not None else NO_FACTS
 
-    def samples_of(self, container: ContainerKey) -> float:
-        """Return the number of samples that its facts rest on."""
+    def samples_of(self, of: ProcessId | ContainerKey) -> float:
+        """Return the number of samples that the facts rest on."""
         with self._lock:
-            known = self._containers.get(container)
+            known = self._known(of)
             return known.tally.samples if known is not None else 0.0
+
+    def _known(self, of: ProcessId | ContainerKey) -> _Known | None:
+        if isinstance(of, ContainerKey):
+            return self._containers.get(of)
+        found = self._processes.get(of)
+        return found[1] if found is not None else None
 
     def knows(self, container: ContainerKey) -> bool:
         """Return True if code of the container has been classified."""
@@ -264,10 +274,20 @@ class ExecutedCode:
         except (OSError, ValueError):
             self._failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
+            self._avoid(place.owner, now_s)
         else:
+            self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
             if answer.samples:
                 self._keep(place, answer)
+
+    def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
+        if int(now_s / _AVOIDED_S) != self._minute:
+            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
+        self._spent_s[owner] += took_s  # type: ignore[assignment]
+        if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
+            self._failures["costly"] += 1
+            self._avoid(owner, now_s)
 
     def _avoid(self, owner: Hashable, now_s: float) -> None:
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}

@@ -11,6 +11,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, percent
 from minerwatch.model import Level, Signal
 from minerwatch.untrusted_text.display import printable
+from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted
 from minerwatch.view.selection import limit_share, place
 
@@ -92,6 +93,9 @@ THROTTLED_COLUMN = Column(
 HOURS_COLUMN = Column(
     "CPU-H", lambda status, _: f"{status.cpu_hours:.1f}", leaves=4, is_number=True
 )
+EXECUTES_COLUMN = Column(
+    "EXECUTES", lambda status, _: one_word(status.executed) or NOTHING, leaves=2
+)
 AGE_COLUMN = Column(
     "AGE",
     lambda status, now: age(status.started, now) if status.started else NOTHING,
@@ -111,6 +115,7 @@ TABLE_COLUMNS = (
     LIMIT_COLUMN,
     THROTTLED_COLUMN,
     HOURS_COLUMN,
+    EXECUTES_COLUMN,
     AGE_COLUMN,
     NAME_COLUMN,
     OWNER_COLUMN,

@@ -19,6 +19,7 @@ from minerwatch.untrusted_text.display import printable, shortened, shown_comman
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
+from minerwatch.view.executed_code import sentence
 from minerwatch.view.lines import rendered, wrapped
 from minerwatch.view.selection import limit_share, place
 
@@ -157,6 +158,7 @@ def _broken(line: Line, width: int | None) -> Iterator[str]:
 def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
     facts = {
         "CPU": _cpu(status),
+        "Executes": sentence(status.executed),
         "Age": _since(status.started, now) if status.started else "",
         "Owner": status.owner,
         "Campaign": f"one of {campaign}" if campaign else "",
@@ -333,6 +335,8 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
     if process.image and process.command_line.partition(" ")[0] != process.image:
         image = printable(shortened(process.image, _TEXT_LENGTH))
         yield Line(f"{'':{indent}}executable {image}")
+    if process.executed:
+        yield Line(f"{'':{indent}}executes {sentence(process.executed)}")
     if process.threads is not None and process.open_files is not None:
         threads = counted(process.threads, "thread")
         yield Line(f"{'':{indent}}{threads}, {counted(process.open_files, 'open file')}")

@@ -80,13 +80,13 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
     try:
         for second in range(4):
             probe.take(times(40, os.getpid(), mixing), float(second))
-        of_process = probe.process_facts(me().process)
-        assert of_process == probe.container_facts(HERE)
+        of_process = probe.facts(me().process)
+        assert of_process == probe.facts(HERE)
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
         assert probe.knows(HERE)
         assert not probe.knows(ELSEWHERE)
-        assert probe.container_facts(ELSEWHERE) == {}
+        assert probe.facts(ELSEWHERE) == {}
     finally:
         probe.close()
 
@@ -113,10 +113,10 @@ sys.stdin.read()
                 probe.take(times(20, worker.pid, address), float(second))
                 worker.communicate()
             probe.end_tick({HERE})
-        assert probe.container_facts(HERE)["HashCodeShare"] == 1.0
-        assert all(probe.process_facts(place.process) == {} for place in places.values())
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert all(probe.facts(place.process) == {} for place in places.values())
         probe.end_tick(())
-        assert probe.container_facts(HERE) == {}
+        assert probe.facts(HERE) == {}
     finally:
         probe.close()
 
@@ -130,7 +130,7 @@ def test_one_owner_cannot_take_the_second_of_another(mixing: int) -> None:
         quiet = [CodeSample(os.getpid(), mixing, 0)] * 30
         for second in range(4):
             probe.take(CodeSamples(0.05, [*loud, *quiet]), float(second))
-        assert probe.process_facts(me().process)["HashCodeShare"] == 1.0
+        assert probe.facts(me().process)["HashCodeShare"] == 1.0
         assert dict(probe.failures())["left"] == 4 * 960
         assert dict(probe.failures())["unread"] == 4 * 40
     finally:
@@ -174,6 +174,26 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "costly.py"
+    answer = '{"unread": 5, "took_s": 0.2}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
+    probe, _ = opened(places, GuardedProgram(script))
+    try:
+        for second in range(10):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        probe.take(times(5, os.getppid(), mixing), 10.0)
+        assert dict(probe.failures())["costly"] == 1
+        assert dict(probe.failures())["unread"] == 5 * (3 + 1)
+        probe.take(times(5, os.getpid(), mixing), 70.0)
+        assert dict(probe.failures())["unread"] == 5 * (3 + 2)
+    finally:
+        probe.close()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -184,6 +204,7 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         '{"samples": 5, "unread": 0, "hashing": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "anonymous": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "classes": [0,0,0,0,0,0,0,0,0,0,900]}',
+        '{"samples": 5, "classes": [0,0,0,0,0,0,0,0,0,0,9], "pages": {"' + "x" * 99 + '": 1}}',
         "[]",
         "nonsense",
     ],
@@ -222,6 +243,6 @@ def test_the_thread_takes_samples(mixing: int) -> None:
         for _ in range(8):
             source.next = times(20, os.getpid(), mixing).samples
             until(lambda: not source.next)
-        until(lambda: probe.process_facts(me().process).get("HashCodeShare") == 1.0)
+        until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
     finally:
         probe.close()

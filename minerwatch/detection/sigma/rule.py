@@ -16,7 +16,7 @@ from minerwatch.detection.planted_words import with_arguments
 from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
-from minerwatch.model import Facts, FactValue, Maturity, Signal
+from minerwatch.model import Abuse, Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
 BEHAVIOUR_LIMIT = 29
@@ -26,7 +26,7 @@ CATEGORY_SIGNALS = {
     "process_creation": Signal.IDENTITY,
     "network_connection": Signal.NETWORK,
 }
-_OWN_KEYS = ("signal", "score", "for", "tests")
+_OWN_KEYS = ("signal", "abuse", "score", "for", "tests")
 _DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -99,6 +99,7 @@ class Rule:
     lists: tuple[str, ...] = ()  # named by its placeholders
     unused_selections: tuple[str, ...] = ()  # defined, but in no condition
     filters: tuple[Filter, ...] = ()
+    abuse: Abuse = Abuse.MINING
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
     is_foreign: bool = False  # written for another product: no key ``minerwatch``
@@ -152,6 +153,7 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
         title=text_of(document, "title"),
         path=document.path,
         signal=signal,
+        abuse=_abuse(document, own),
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
@@ -333,6 +335,15 @@ def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) 
     except ValueError as error:
         reason = f"minerwatch.signal: invalid {word!r}: use {_one_of(tuple(Signal))}"
         raise document.error(reason, "minerwatch", "signal") from error
+
+
+def _abuse(document: Document, own: Mapping[str, Value]) -> Abuse:
+    word = own.get("abuse", Abuse.MINING.value)
+    try:
+        return Abuse(str(word))
+    except ValueError as error:
+        reason = f"minerwatch.abuse: invalid {word!r}: use {_one_of(tuple(Abuse))}"
+        raise document.error(reason, "minerwatch", "abuse") from error
 
 
 def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: str) -> float:
