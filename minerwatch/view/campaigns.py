@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import NamedTuple
 
 import re2
@@ -184,15 +185,13 @@ def _texts(status: ContainerStatus) -> Iterator[str]:
 
 
 def _wallets(text: str) -> Iterator[str]:
-    for pattern in (_WALLET, _LOGIN_WALLET):
-        for match in pattern.finditer(text):
-            yield match[1].lower() if match[1].startswith("0x") else match[1]
+    for match in chain(_WALLET.finditer(text), _LOGIN_WALLET.finditer(text)):
+        yield match[1].lower() if match[1].startswith("0x") else match[1]
 
 
 def _pools(text: str) -> Iterator[str]:
-    for pattern in (_POOL_URL, _POOL_OPTION):
-        for match in pattern.finditer(text):
-            yield from _host(match[1])
+    for match in chain(_POOL_URL.finditer(text), _POOL_OPTION.finditer(text)):
+        yield from _host(match[1])
 
 
 def _pool_hosts(status: ContainerStatus) -> Iterator[str]:

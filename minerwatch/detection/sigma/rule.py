@@ -285,18 +285,13 @@ def logsource(document: Document) -> LogSource:
     if not isinstance(source, dict):
         reason = "logsource: missing; write {product: linux, category: process_creation}"
         raise document.error(reason, "logsource")
-    product, category = source.get("product"), source.get("category")
-    if product not in (None, "linux"):
-        reason = f"logsource: product {product!r} is not supported: use linux"
-        raise document.error(reason, "logsource", "product")
-    if category is not None and category not in CATEGORY_SIGNALS:
-        known = " or ".join(CATEGORY_SIGNALS)
-        reason = f"logsource: category {category!r} is not supported: use {known}"
-        raise document.error(reason, "logsource", "category")
-    if source.get("service") is not None:
-        reason = f"logsource: service {source['service']!r} is not supported: remove it"
-        raise document.error(reason, "logsource", "service")
-    return LogSource(str(product or ""), str(category or ""))
+    for key, known in (("product", ["linux"]), ("category", [*CATEGORY_SIGNALS]), ("service", [])):
+        value = source.get(key)
+        if value is not None and value not in known:
+            hint = f"use {' or '.join(known)}" if known else "remove it"
+            reason = f"logsource: {key} {value!r} is not supported: {hint}"
+            raise document.error(reason, "logsource", key)
+    return LogSource(str(source.get("product") or ""), str(source.get("category") or ""))
 
 
 # The keys under ``minerwatch:``.
