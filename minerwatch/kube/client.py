@@ -131,7 +131,7 @@ class ApiError(ClusterError):
         return self.reason in passing or self.status >= 500
 
 
-class Answer:
+class Response:
     """An answer whose head has arrived and whose body is still to be read, by one thread."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, server: str) -> None:
@@ -225,7 +225,7 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> Answer:
+    ) -> Response:
         """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
@@ -248,7 +248,7 @@ class Cluster:
             _raise_lost(error, self.server)
         if not 200 <= response.status < 300:
             _raise_refused(response, f"{self.server}: {method} {path}")
-        return Answer(response, self.server)
+        return Response(response, self.server)
 
     def call(
         self,
