@@ -1,4 +1,4 @@
-"""The culling history in memory, in step with the audit log on the disk.
+"""The history of actions, recorded in the audit log and restored from it.
 
 Any thread may read; only the culling thread changes the history. A written line is on the disk
 before the call returns.
@@ -43,7 +43,7 @@ _MAX_DECISIONS_PER_HOUR = 240
 _EXPECTED = (Outcome.DONE, Outcome.DRY_RUN, Outcome.WITHDRAWN)
 
 
-class Journal:
+class RecordedHistory:
     """The history of the node's actions, and the audit log that it is restored from."""
 
     def __init__(self, context: Context) -> None:
@@ -54,7 +54,7 @@ class Journal:
         self._is_forgotten = False
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
-        self.history = History.started(self._node, context.clock.now())
+        self.past = History.started(self._node, context.clock.now())
 
     @property
     def trouble(self) -> str:
@@ -94,32 +94,32 @@ class Journal:
 
     def decide(self, case: Case) -> Decision:
         """Return the policy's decision now."""
-        return decide(case, self._context.culling, self.history, self._context.clock.now())
+        return decide(case, self._context.culling, self.past, self._context.clock.now())
 
     # Writes.
 
     def begin(self, decision: Decision) -> ActionRecord:
         """Add and return the pending record of an action; it is not written yet."""
-        return self.history.begin(decision, self._context.clock.now())
+        return self.past.begin(decision, self._context.clock.now())
 
     def finish(self, record: ActionRecord, outcome: Outcome, message: str) -> ActionRecord:
         """Add, write and log the outcome; return the record with it."""
-        finished = self.history.finish(record.id, outcome)
+        finished = self.past.finish(record.id, outcome)
         ended = finished or msgspec.structs.replace(record, outcome=outcome)
         self._end(ended, message)
         return ended
 
     def release(self, decision: Decision) -> ActionRecord:
         """Record that the pod of ``decision`` is released."""
-        record = self.history.release(decision, self._context.clock.now())
+        record = self.past.release(decision, self._context.clock.now())
         self.write("release", record=record)
         return record
 
     def release_again(self, earlier: ActionRecord) -> ActionRecord:
         """Record that the pod of an ``earlier`` action is released."""
-        if self.history.is_released(earlier.pod_uid):
+        if self.past.is_released(earlier.pod_uid):
             return earlier
-        record = self.history.release_again(earlier, self._context.clock.now())
+        record = self.past.release_again(earlier, self._context.clock.now())
         self.write("release", record=record)
         return record
 
@@ -174,8 +174,8 @@ class Journal:
         records = [line.record for line in written.lines if line.record is not None]
         is_new = not records
         restored = History.restored(records, now)
-        self.history = History.started(self._node, now) if is_new else restored
-        remembered = {record.id: record for record in self.history.records()}
+        self.past = History.started(self._node, now) if is_new else restored
+        remembered = {record.id: record for record in self.past.records()}
         self._unread = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))
@@ -205,7 +205,7 @@ class Journal:
     def _go_on(self) -> list[AuditLine]:
         """Return the first lines of a new file: how far back it reaches, and all records."""
         now = self._context.clock.now()
-        records = (self.history.anchor(self._node, now), *self.history.records())
+        records = (self.past.anchor(self._node, now), *self.past.records())
         at = rfc3339(now.unix_s, milliseconds=True)
         return [AuditLine(audit_log.GOES_ON, at, self._node, record=record) for record in records]
 
@@ -213,9 +213,9 @@ class Journal:
 class DecisionLog:
     """Writes decisions that differ from the one before to both logs. For one thread."""
 
-    def __init__(self, context: Context, journal: Journal) -> None:
+    def __init__(self, context: Context, history: RecordedHistory) -> None:
         self._context = context
-        self._journal = journal
+        self._history = history
         self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISIONS_PER_HOUR)
 
@@ -235,8 +235,8 @@ class DecisionLog:
     def write(self, case: Case, decision: Decision) -> None:
         """Write the decision to both logs."""
         line = decision_line(case, decision)
-        if not self._journal.trouble:
-            self._journal.write("decision", decision=line)
+        if not self._history.trouble:
+            self._history.write("decision", decision=line)
         self._context.log.info(
             "decision", node=self._context.agent.node, **msgspec.structs.asdict(line)
         )
