@@ -24,12 +24,12 @@ from minerwatch.cli.fleet_source import (
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.top_screen.proposal import ByHand
-from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 
 
@@ -51,6 +51,10 @@ from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 )  # fmt: skip
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
 @click.option(
+    "--processes", is_flag=True,
+    help="Open the screen with the processes, by CPU, flagged or not: as its key p does.",
+)  # fmt: skip
+@click.option(
     "--ascii", "ascii_only", is_flag=True,
     help="Draw the screen in ASCII only, as where the locale is not UTF-8.",
 )  # fmt: skip
@@ -65,6 +69,7 @@ def top(
     sort: str,
     text: str,
     show_all: bool,
+    processes: bool,
     ascii_only: bool,
     local: bool,
     socket_path: Path | None,
@@ -85,6 +90,7 @@ def top(
     \b
     minerwatch top                        the screen
     minerwatch top -A                     of the whole cluster, from a laptop
+    minerwatch top --processes            the screen with the processes, by CPU
     minerwatch top --once                 one table, worst first
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
@@ -110,12 +116,16 @@ def top(
     terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
     is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
     here = Source(socket_path, local, config)
-    if not once and output == "table" and _is_screen(terminal):
+    is_screen = not once and output == "table" and _is_screen(terminal)
+    if processes and not is_screen:
+        raise click.UsageError("--processes opens the screen: on a terminal, without --once and -o")
+    if is_screen:
         from minerwatch.cli.top_screen import opening
 
         watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
         proposer = ByHand(watched.ordered)
-        view = View(sort=sort, text=text, namespace=scope.namespace, show_all=show_all)
+        kind = Kind.PROCESSES if processes else Kind.CONTAINERS
+        view = View(sort, False, text, scope.namespace, show_all, kind=kind)
         opening.show(watched, view, terminal, proposer)
         return
     look = ClusterSource(scope).survey if is_cluster else partial(_here, here)

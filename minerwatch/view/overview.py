@@ -93,17 +93,21 @@ def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) ->
     ]
 
 
-def _scope(coverage: Coverage | None) -> Iterator[str]:
-    if coverage is None:
-        return
+def scope_parts(coverage: Coverage) -> tuple[str, str, str]:
+    """Return context, namespace, and how many nodes answered."""
     namespace = printable(coverage.namespace, _NAME_LENGTH)
     expected = coverage.answered + len(coverage.missing)
-    parts = [
+    return (
         f"context {printable(coverage.context, _NAME_LENGTH)}",
         f"namespace {namespace}" if namespace else "all namespaces",
         f"{coverage.answered:,} of {counted(expected, 'node')} answered",
-    ]
-    yield " · ".join(part for part in (*parts, agents_line(coverage.agents)) if part)
+    )
+
+
+def _scope(coverage: Coverage | None) -> Iterator[str]:
+    if coverage is not None:
+        parts = (*scope_parts(coverage), agents_line(coverage.agents))
+        yield " · ".join(part for part in parts if part)
 
 
 def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:
