@@ -1,4 +1,4 @@
-r"""What a text must contain for a predicate to hold: one of some literals, a long word.
+r"""Find what a text must contain for a predicate to hold: one of some literals, a long word.
 
 One pass over a text finds thousands of literals, whereas each regular expression is a pass of its
 own. A predicate is evaluated only where one of its literals is found.

@@ -57,7 +57,8 @@ PATTERNS = st.recursive(
     max_leaves=8,
 )
 FLAGS = st.sampled_from(["", "(?i)", "(?s)", "(?m)", "(?is)"])
-PIECES = ["a" * 12, "ſ" * 12, "K9_" * 8, "a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+LETTERS = ["a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+PIECES = [*LETTERS, "a" * 12, "ſ" * 12, "K9_" * 8]
 BLANKS = [" ", "  ", "\t", "\n", "\v", "\u00a0"]
 TEXTS = st.lists(
     st.sampled_from(
