@@ -52,6 +52,7 @@ from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -67,6 +68,7 @@ class Sources:
     tasks: TaskIterator | None = None
     probes: Probes | None = None
     code: CodeSampler | None = None
+    hot_code: HotCode | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -105,6 +107,12 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
+def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> ExecutedCode | None:
+    if sources.code is None:
+        return None
+    return ExecutedCode(sources.code, locate, hot=sources.hot_code)
+
+
 class Watch:
     """The node's containers and processes, from tick to tick.
 
@@ -135,10 +143,9 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._static, limits, place_of
         )
-        self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
-        self._dynamic = DynamicMatching(
-            node, self._meter, sources.probes, examination, matcher, self._code
-        )
+        self._code = code = _executed_code(sources, self._locate)
+        probes = sources.probes
+        self._dynamic = DynamicMatching(node, self._meter, probes, examination, matcher, code)
 
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force; every process is matched again."""
@@ -150,8 +157,9 @@ class Watch:
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""
         with self._lock:
-            if self._sources.probes is not None:
-                self._sources.probes.use_content_rules(rules)
+            for scanning in (self._sources.probes, self._code):
+                if scanning is not None:
+                    scanning.use_content_rules(rules)
 
     def close(self) -> None:
         """Release the kernel's files."""
