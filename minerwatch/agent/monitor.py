@@ -26,8 +26,10 @@ from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
@@ -138,7 +140,10 @@ def open_node(
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
     )
     watch = Watch(
-        Sources(cgroups, processes, tasks, probes, code),
+        Sources(
+            *(cgroups, processes, tasks, probes, code),
+            hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
+        ),
         matcher or Matcher(book.rules),
         config.examination,
         judge,

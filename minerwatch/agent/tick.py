@@ -41,6 +41,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Suspect
 from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -56,6 +57,7 @@ class Sources:
     tasks: TaskIterator | None = None
     probes: Probes = field(default_factory=Probes)
     code: CodeSampler | None = None
+    hot_code: HotCode | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -94,6 +96,12 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
+def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> ExecutedCode | None:
+    if sources.code is None:
+        return None
+    return ExecutedCode(sources.code, locate, hot=sources.hot_code)
+
+
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
     return {}
 
@@ -130,7 +138,7 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
-        self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
+        self._code = _executed_code(sources, self._locate)
         self._matching.code = self._code
         self._executed = self._code.facts if self._code else _no_facts
 
@@ -144,6 +152,8 @@ class Watch:
         """Put other YARA rules in force."""
         with self._lock:
             self._sources.probes.use_content_rules(rules)
+            if self._code is not None:
+                self._code.use_content_rules(rules)
 
     def close(self) -> None:
         """Release the kernel's files."""

@@ -11,8 +11,9 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from minerwatch.model import ContainerKey, Facts, ProcessId
 from minerwatch.node.executed_code import CodeSamples
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
 _READ_EVERY_S = 1.0
@@ -133,6 +135,7 @@ class ExecutedCode:
         *,
         proc: str = "/proc",
         program: GuardedProgram | None = None,
+        hot: HotCode | None = None,
         read_every_s: float = _READ_EVERY_S,
     ) -> None:
         """``locate`` finds the container of a process that runs; it is called in the thread."""
@@ -140,6 +143,7 @@ class ExecutedCode:
         self._sampler = sampler
         self._locate = locate
         self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
+        self._hot = hot
         self._lock = threading.Lock()
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
         self._containers: dict[ContainerKey, _Known] = {}
@@ -157,7 +161,13 @@ class ExecutedCode:
         """Return the facts about a process, or about all of a container, also those that ended."""
         with self._lock:
             known = self._known(of)
-            return known.tally.facts() if known is not None else NO_FACTS
+            facts = known.tally.facts() if known is not None else NO_FACTS
+        return {**facts, **self._hot.facts(of)} if facts and self._hot else facts
+
+    def use_content_rules(self, rules: Sequence[Path]) -> None:
+        """Put other YARA rules in force."""
+        if self._hot is not None:
+            self._hot.use(rules)
 
     def samples_of(self, of: ProcessId | ContainerKey) -> float:
         """Return the number of samples that the facts rest on."""
@@ -188,11 +198,14 @@ class ExecutedCode:
             for process in gone:
                 del self._processes[process]
             self._located = {}
+        if self._hot is not None:
+            self._hot.end_tick(containers)
 
     def failures(self) -> Iterator[tuple[str, int]]:
         """Yield the failures of the sampler and of the classification: reason, count."""
         yield from self._sampler.failures.items()
         yield from self._failures.items()
+        yield from (self._hot.failures.items() if self._hot is not None else ())
 
     def close(self) -> None:
         """End thread and child; do not wait for either if it hangs."""
@@ -200,6 +213,8 @@ class ExecutedCode:
         self._thread.close()
         self._program.kill()
         self._thread.join(_ANSWER_S)
+        if self._hot is not None:
+            self._hot.close()
         self._sampler.close()
 
     # In the thread.
@@ -213,7 +228,10 @@ class ExecutedCode:
         """Classify what is due of these samples; in the thread, and in tests."""
         if now_s >= self._round_s + _ROUND_S:
             self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
-        due = [each for each in self._placed(samples) if self._is_due(each[0], now_s)]
+        placed = [*self._placed(samples)]
+        if self._hot is not None:
+            self._hot.take(placed, samples.period_s, now_s)
+        due = [each for each in placed if self._is_due(each[0], now_s)]
         asked: dict[ProcessId, tuple[Place, Counter[int]]] = {}
         for place, address in self._chosen(due):
             asked.setdefault(place.process, (place, Counter()))[1][address] += 1
@@ -313,6 +331,9 @@ class ExecutedCode:
                     )
             if answer.io_bytes is not None:
                 known[1].io_bytes, known[1].cpu_s = answer.io_bytes, answer.cpu_s
+            if self._hot is not None:
+                self._hot.consider(place.process, place.container, known[1].tally.facts())
+                self._hot.consider(place.container, place.container, container.tally.facts())
             self._bound(place.container)
 
     def _bound(self, container: ContainerKey) -> None:
