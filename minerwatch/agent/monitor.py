@@ -21,11 +21,14 @@ from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Container, Facts, Identity, Observation
+from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.executed_code import Sampler
 from minerwatch.probes.registry import Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
@@ -128,7 +131,7 @@ def open_node(
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = _task_iterator(config)
-    code, code_off = _code_sampler(config)
+    code, code_status, code_spot = _code_sampler(config)
     probes = Probes(
         config,
         content_rules=book.content,
@@ -147,7 +150,7 @@ def open_node(
         place_of,
     )
     opens_files = config.probes.connections or config.probes.content
-    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
+    spots = (cgroups.blind_spot, code_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
@@ -155,7 +158,7 @@ def open_node(
         tuple(spot for spot in spots if spot),
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks),
-            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            code_status,
             *probes.status,
         ),
         identity,
@@ -174,13 +177,23 @@ def _task_iterator(config: Config) -> tuple[TaskIterator | None, str]:
         return None, str(error)
 
 
-def _code_sampler(config: Config) -> tuple[CodeSampler | None, str]:
-    """Return the sampler of executed code, or the reason why there is none."""
-    if not config.probes.executed_code:
-        return None, "switched off (probes.executed_code)"
-    if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
+def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:
+    """Return the best sampler of executed code that works, its status, and its blind spot."""
+    is_wanted, off = config.probes.executed_code, ""
+    if not is_wanted:
+        off = "switched off (probes.executed_code)"
+    elif config.node.proc != Config().node.proc:
+        off = OTHER_KERNEL
+    if off:
+        return None, ProbeStatus("executed_code", off, is_wanted), ""
     try:
-        return CodeSampler(), ""
+        return CodeSampler(), ProbeStatus("executed_code", "", source="perf events"), ""
     except SamplerUnavailableError as error:
-        return None, str(error)
+        why = str(error)
+    try:
+        sampler = EntrySampler()
+    except BpfUnavailableError as error:
+        off = f"{why}; where threads enter the kernel is not seen either: {error}"
+        return None, ProbeStatus("executed_code", off), ""
+    spot = f"executed code is seen only where threads enter the kernel, because of this: {why}"
+    return sampler, ProbeStatus("executed_code", "", source="kernel entries"), spot

@@ -48,10 +48,9 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -66,7 +65,7 @@ class Sources:
     processes: ProcessReader
     tasks: TaskIterator | None = None
     probes: Probes | None = None
-    code: CodeSampler | None = None
+    code: Sampler | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
