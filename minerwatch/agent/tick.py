@@ -36,11 +36,10 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Suspect
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
@@ -56,7 +55,7 @@ class Sources:
     processes: ProcessReader
     tasks: TaskIterator | None = None
     probes: Probes = field(default_factory=Probes)
-    code: CodeSampler | None = None
+    code: Sampler | None = None
     hot_code: HotCode | None = None
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
-A thread reads the samples once a second. The code at a part of the addresses is classified at once,
-because short-lived processes are soon gone and generated code changes: all samples of processes
-that are not known yet, and from time to time those of the others. Containers take turns.
+A thread reads the samples every second or so. The code at a part of the addresses is classified at
+once, because short-lived processes are soon gone and generated code changes: all samples of
+processes that are not known yet, and from time to time those of the others. Containers take turns.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import ContainerKey, Facts, ProcessId
-from minerwatch.node.executed_code import CodeSamples
+from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
-_READ_EVERY_S = 1.0
 _IDLE_S = 10.0
 """The child's life without questions: it starts in 0.1 s of CPU time, and keeps 25 MiB."""
 _ROUND_S = 10.0
@@ -66,6 +64,7 @@ class Sampler(Protocol):
     """A source of samples."""
 
     failures: dict[str, int]
+    read_every_s: float
 
     def read(self) -> CodeSamples:
         """Return the samples since the last call."""
@@ -122,10 +121,10 @@ class _Known:
 class ExecutedCode:
     """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
 
-    ``failures`` returns counts since the start: ``lost`` and ``cpu`` as the sampler does,
-    ``unplaced`` (samples of no known container), ``unread`` (code that could not be read),
-    ``left`` (samples beyond the bounds of a second), ``costly`` (owners left alone for a minute,
-    because their code takes too long to read), ``timeout`` and ``child``.
+    ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
+    known container), ``unread`` (code that could not be read), ``left`` (samples beyond the bounds
+    of a second), ``costly`` (owners left alone for a minute, because their code takes too long to
+    read), ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -136,7 +135,6 @@ class ExecutedCode:
         proc: str = "/proc",
         program: GuardedProgram | None = None,
         hot: HotCode | None = None,
-        read_every_s: float = _READ_EVERY_S,
     ) -> None:
         """``locate`` finds the container of a process that runs; it is called in the thread."""
         self._failures = dict.fromkeys(_FAILURES, 0)
@@ -153,7 +151,6 @@ class ExecutedCode:
         self._minute = 0
         self._round_s = 0.0  # when the next round begins, or this one did
         self._asked_s = 0.0
-        self._read_every_s = read_every_s
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
 
@@ -220,7 +217,7 @@ class ExecutedCode:
     # In the thread.
 
     def _serve(self) -> None:
-        while not self._closing.wait(self._read_every_s):
+        while not self._closing.wait(self._sampler.read_every_s):
             self.take(self._sampler.read(), time.monotonic())
         self._program.close()
 

@@ -35,6 +35,7 @@ class ProbeStatus:
     name: str
     off: str  # the reason and the remedy; "" if it is on
     is_asked_for: bool = True
+    source: str = ""  # the one in use, of several
 
 
 @dataclass(frozen=True, slots=True)
