@@ -14,11 +14,13 @@ from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.memory_maps import MappingReader
+from minerwatch.node.overlay_layers import LayerReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.base import OwnerOf, Probe, Suspect
 from minerwatch.probes.connections import Connections
+from minerwatch.probes.drift import Drift
 from minerwatch.probes.fp_rounding import Rounding
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.yara import Content
@@ -67,6 +69,12 @@ def _open_content(sources: _Sources) -> Probe | str:
     return Content(ContentReader(sources.proc, sources.content_rules), sources.owner_of)
 
 
+def _open_drift(sources: _Sources) -> Probe | str:
+    if not sources.can_read_processes:
+        return _LACKS_PTRACE
+    return Drift(LayerReader(sources.proc), sources.owner_of)
+
+
 def _open_rounding(sources: _Sources) -> Probe | str:
     if sources.tasks is None:
         return f"it needs the task iterator; tasks: {sources.tasks_off}"
@@ -79,6 +87,7 @@ _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
     "connections": _open_connections,
     "mappings": _open_mappings,
     "content": _open_content,
+    "drift": _open_drift,
     "rounding": _open_rounding,
 }
 """Name, which is also its setting below ``probes`` -> the probe, or why it is off."""
