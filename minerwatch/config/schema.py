@@ -80,6 +80,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rounding: bool = True  # rounding modes of suspects (needs tasks)
     rounding_cpu_share: Share = 0.005  # most of one core, for samples between ticks
     executed_code: bool = True  # what CPUs execute, sampled (PERFMON, SYS_PTRACE, DAC_READ_SEARCH)
+    drift: bool = True  # executables that are not of their image (SYS_PTRACE, DAC_READ_SEARCH)
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
     canary: bool = True  # test detection with a harmless process every 10 minutes

@@ -15,11 +15,13 @@ from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.memory_maps import MappingReader
+from minerwatch.node.overlay_layers import LayerReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.base import OwnerOf, Probe, Suspect
 from minerwatch.probes.connections import Connections
+from minerwatch.probes.drift import Drift
 from minerwatch.probes.fp_rounding import Rounding
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.yara import Content
@@ -69,6 +71,7 @@ _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
     "connections": _reading(lambda of: Connections(ConnectionReader(of.proc), of.owner_of)),
     "mappings": _reading(lambda of: MemoryMappings(MappingReader(of.proc), of.owner_of)),
     "content": _reading(lambda of: Content(ContentReader(of.proc, of.content_rules), of.owner_of)),
+    "drift": _reading(lambda of: Drift(LayerReader(of.proc), of.owner_of)),
     "rounding": _open_rounding,
 }
 """Name, which is also its setting below ``probes`` -> the probe, or why it is off."""

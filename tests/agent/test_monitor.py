@@ -17,7 +17,9 @@ from minerwatch.node.executed_code import SamplerUnavailableError
 from minerwatch.probes.registry import ProbeStatus
 
 FEW = Config(
-    probes=Probes(tasks=False, connections=False, mappings=False, content=False, rounding=False)
+    probes=Probes(
+        tasks=False, connections=False, mappings=False, content=False, drift=False, rounding=False
+    )
 )
 
 

@@ -119,7 +119,8 @@ def test_every_probe_works_with_what_the_chart_grants(
 ) -> None:
     with closing(AgentContainer(folder, root, release)) as agent:
         agent.line("watching", node="node-1")
-        for probe in ("execs", "tasks", "connections", "mappings", "content", "rounding", "canary"):
+        suspects = ("connections", "mappings", "content", "drift", "rounding")
+        for probe in ("execs", "tasks", "executed_code", *suspects, "canary"):
             agent.line("probe is on", probe=probe)
         agent.until(
             lambda: (

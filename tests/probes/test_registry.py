@@ -29,7 +29,7 @@ def test_each_probe_can_be_switched_off_and_says_so() -> None:
 
 
 NO_PROBES = Config(
-    probes=Settings(connections=False, mappings=False, content=False, rounding=False)
+    probes=Settings(connections=False, mappings=False, content=False, drift=False, rounding=False)
 )
 
 
