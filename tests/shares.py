@@ -7,7 +7,7 @@ are its own (``tests.conftest.TOP``, ``container_id``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from itertools import chain
 
 from xdist.scheduler import LoadScopeScheduling
@@ -61,7 +61,7 @@ def share(test: str) -> str:
 
 
 def marks(
-    test: str, fixtures: Collection[str], names: Collection[str], own: Collection[str]
+    test: str, fixtures: Collection[str], names: Collection[str], own: Set[str]
 ) -> Iterator[str]:
     """Marks of a test by its node id, fixtures, the names in its module and the marks it has."""
     counts_machine = share(test) == MACHINE
@@ -75,7 +75,7 @@ def marks(
         yield "machine"
     if needs_root:
         yield "root"
-    if not (counts_machine or needs_root or starts_programs or "slow" in own):
+    if not (counts_machine or needs_root or starts_programs or own & {"slow", "nightly"}):
         yield "unit"
 
 

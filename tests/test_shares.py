@@ -22,6 +22,7 @@ def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> 
     [
         ("tests/view/test_table.py::a", (), (), (), ["unit"]),
         ("tests/view/test_table.py::a", (), (), ("slow",), []),
+        ("tests/view/test_table.py::a", (), (), ("nightly",), []),
         ("tests/view/test_table.py::a", (), (), ("root",), ["root"]),
         ("tests/view/test_table.py::a", ("cgroups",), (), (), ["root"]),
         ("tests/view/test_table.py::a", ("programs",), (), (), []),
@@ -37,7 +38,7 @@ def test_marks(
     own: tuple[str, ...],
     expected: list[str],
 ) -> None:
-    assert list(marks(test, fixtures, names, own)) == expected
+    assert list(marks(test, fixtures, names, set(own))) == expected
 
 
 @pytest.mark.parametrize("place", PLACES)
