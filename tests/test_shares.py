@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import no_programs
-from tests.shares import MACHINE, PLACES, marks, share
+from tests.shares import MACHINE, PLACES, marks, share, turn
 
 
 def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> None:
@@ -15,6 +15,11 @@ def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> 
     assert share("tests/node/test_task_iterator.py::test_b") == MACHINE
     assert share("tests/agent/test_daemon.py::test_c") == "tests/agent/test_daemon.py"
     assert share("tests/test_fair_queue.py::test_d[1]") == "tests/test_fair_queue.py"
+
+
+def test_what_takes_longest_is_begun_first() -> None:
+    names = ["tests/test_fair_queue.py", "tests/test_soak.py", MACHINE, "tests/test_format.py"]
+    assert sorted(names, key=turn) == [MACHINE, "tests/test_soak.py", names[0], names[3]]
 
 
 @pytest.mark.parametrize(
