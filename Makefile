@@ -23,8 +23,8 @@ help: ## what there is to make
 run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds options)
 	@exec $(BIN)/minerwatch agent --no-kubernetes $(ARGS)
 
-test: check ## lint, types, layers, then every test; says how long that took
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
+test: check ## lint, types, layers, then every test but those of the night; says how long that took
+	@$(BIN)/pytest -m "not nightly" --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
 		took=$$(($$(date +%s) - $(STARTED))); \
 		echo "make test took $$((took / 60)) min $$((took % 60)) s on $$(nproc) CPUs," \
 			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
@@ -34,7 +34,7 @@ unit: $(READY_TO_TEST) ## the tests that start no program and need no root: at m
 	$(BIN)/pytest -m unit --numprocesses auto --maxprocesses 4 $(ARGS)
 
 nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): about an hour
-	$(BIN)/pytest -m "hypothesis or slow" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest -m "hypothesis or slow or nightly" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.soak
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 T = TypeVar("T")
 
-_USUAL = 100  # of hypothesis, and of the profile "minerwatch"
+_USUAL = 50  # of the profile "minerwatch"
 
 
 def examples(count: int) -> int:

@@ -111,7 +111,6 @@ def test_nothing_of_the_machine_that_recorded_it_is_left(name: str) -> None:
     assert folders <= RECORDED_IN, "a folder that only the recording machine has"
 
 
-@pytest.mark.slow
 def test_no_benign_line_reaches_likely(result: Result) -> None:
     accused = {
         line.recorded.id: [result.rules[rule].title for rule in line.outcome.rules]
