@@ -12,6 +12,7 @@ HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
 STARTED := $(shell date +%s)
+unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
 .PHONY: run test unit nightly check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help

@@ -30,10 +30,10 @@ from minerwatch.authoring.recordings import (
 )
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import Judge, is_cullable
-from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.matching.matcher import Match, Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
-from minerwatch.model import ContainerKey, Level, Signal, Verdict
+from minerwatch.model import ContainerKey, Facts, Level, Signal, Verdict
 
 CHECKOUT = Path(__file__).parent.parent
 CORPUS = CHECKOUT / "tests" / "corpus"
@@ -135,7 +135,7 @@ def main() -> None:
 def measured(rules: Path = BUILT_IN_RULES, corpus: Path = CORPUS) -> Result:
     """The corpus, replayed under ``rules``."""
     book = rulebook.load((rules,))
-    matcher = Matcher(book.rules)
+    matcher = RememberingMatcher(book.rules)
     benign = tuple(_lines(corpus / "benign.jsonl", matcher))
     return Result(
         rules={rule.id: rule for rule in book.rules},
@@ -143,6 +143,21 @@ def measured(rules: Path = BUILT_IN_RULES, corpus: Path = CORPUS) -> Result:
         benign=benign,
         containers=_containers([line.recorded for line in benign], matcher),
     )
+
+
+class RememberingMatcher(Matcher):
+    """A matcher for lines that are in many containers: it matches the facts of each once."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        super().__init__(rules)
+        self._known: dict[int, tuple[Facts, tuple[Match, ...]]] = {}
+
+    def matches(self, facts: Facts) -> tuple[Match, ...]:
+        """Return the matches of all rules; the facts must not change afterwards."""
+        known = self._known.get(id(facts))
+        if known is None:  # kept with its matches, so that the id stays its own
+            known = self._known[id(facts)] = (facts, super().matches(facts))
+        return known[1]
 
 
 def _containers(benign: Sequence[Recording], matcher: Matcher) -> Counter[str]:

@@ -152,6 +152,21 @@ class FpSample(NamedTuple):
     fp_control: int
 
 
+class CodeSample(NamedTuple):
+    """An address of code that a process executed. ``cgroup``: perf_event's id; 0: unknown."""
+
+    pid: int
+    address: int
+    cgroup: int
+
+
+class CodeSamples(NamedTuple):
+    """The samples since the last read. Each stands for ``period_s`` of CPU time."""
+
+    period_s: float
+    samples: list[CodeSample]
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """The identity of a process, read once for each program that it runs."""

@@ -20,7 +20,8 @@ _TOGETHER = {
         "tests/agent/test_daemon.py::test_cgroups_by_the_thousand",  # every agent reads them
         "tests/agent/test_tick.py",  # reads all tasks, and compares CPU times
         "tests/node/test_exec_events.py",  # hears of every program that starts
-        "tests/node/test_task_iterator.py",  # reads all tasks
+        "tests/node/test_kernel_entries.py",  # reads all tasks
+        "tests/node/test_task_iterator.py",
         "tests/test_hostile_tenants.py",  # fork storms, tens of thousands of threads
         "tests/test_innocents.py",  # keeps all CPUs busy
         "tests/test_randomx.py",

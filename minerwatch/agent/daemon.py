@@ -334,7 +334,8 @@ class Agent:
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:
-                self._log.info("probe is on", probe=status.name)
+                source = {"source": status.source} if status.source else {}
+                self._log.info("probe is on", probe=status.name, **source)
         for spot in self._node.blind_spots:
             self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
 

@@ -45,7 +45,7 @@ class Matching:
         self,
         node: TrackedNode,
         meter: ProcessMeter,
-        probes: Probes | None,
+        probes: Probes,
         examination: Examination,
         matcher: Matcher,
         timer: PhaseTimer,
@@ -106,22 +106,22 @@ class Matching:
         found, self._to_read_again = self._to_read_again, set()
         return {pid for pid in found if pid in self._node.container_of}
 
-    def match_queued(self, cpu_s: float) -> list[TrackedContainer]:
+    def match_queued(self, cpu_s: float) -> Iterable[TrackedContainer]:
         """Match queued processes for ``cpu_s`` of CPU time; return their containers.
 
         One hostile command line takes milliseconds, and there may be thousands.
         """
-        touched: dict[int, TrackedContainer] = {}
+        touched: dict[TrackedContainer, None] = {}
         with self._timer.phase("rules"):
             until_s = time.thread_time() + cpu_s
             while (queued := self._queue.pop()) is not None:
                 container, process = queued
                 if container.processes.get(process.process.id.pid) is process:
                     self._match_static(container, process)
-                    touched[id(container)] = container
+                    touched[container] = None
                 if time.thread_time() >= until_s:
                     break
-        return list(touched.values())
+        return touched
 
     def bound_all_text(self) -> None:
         """Shorten the longest texts of the owners that keep most, until all fit."""
@@ -284,8 +284,7 @@ class Matching:
             memory = self._meter.memory(process)
             if memory is not None:
                 facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)
-        if self._probes is not None:
-            facts.update(self._probes.facts(process.process.id))
+        facts.update(self._probes.facts(process.process.id))
         return facts
 
 

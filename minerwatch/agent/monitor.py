@@ -22,12 +22,17 @@ from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Container, Identity, Observation
+from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.hot_code import HotCodeReader
+from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.executed_code import Sampler
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
@@ -131,21 +136,24 @@ def open_node(
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
-    code, code_off = kernel_source("executed_code", config, CodeSampler)
+    code, code_status, code_spot = _code_sampler(config)
     probes = Probes(config, content_rules=book.content, tasks=tasks, tasks_off=tasks_off)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
     )
     watch = Watch(
-        Sources(cgroups, processes, tasks, probes, code),
+        Sources(
+            *(cgroups, processes, tasks, probes, code),
+            hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
+        ),
         matcher or Matcher(book.rules),
         config.examination,
         judge,
         cluster.facts if cluster is not None else None,
     )
     opens_files = config.probes.connections or config.probes.content
-    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
+    spots = (cgroups.blind_spot, code_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
@@ -153,7 +161,7 @@ def open_node(
         tuple(spot for spot in spots if spot),
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks),
-            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            code_status,
             *probes.status,
         ),
         cluster.identity if cluster is not None else _no_identity,
@@ -170,5 +178,25 @@ def kernel_source(
         return None, "node.proc is not this kernel's"
     try:
         return open_it(), ""
-    except (ExecsUnavailableError, SamplerUnavailableError, TasksUnavailableError) as error:
+    except _UNAVAILABLE as error:
         return None, str(error)
+
+
+_UNAVAILABLE = (
+    *(BpfUnavailableError, ExecsUnavailableError),
+    *(SamplerUnavailableError, TasksUnavailableError),
+)
+
+
+def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:
+    """Return the best sampler of executed code that works, its status, and its blind spot."""
+    name, is_wanted = "executed_code", config.probes.executed_code
+    clock, why = kernel_source(name, config, CodeSampler)
+    if clock is not None:
+        return clock, ProbeStatus(name, "", is_wanted, "perf events"), ""
+    entries, off = kernel_source(name, config, EntrySampler)
+    if entries is None:
+        neither = f"{why}; where threads enter the kernel is not seen either: {off}"
+        return None, ProbeStatus(name, why if off == why else neither, is_wanted), ""
+    spot = f"executed code is seen only where threads enter the kernel, because of this: {why}"
+    return entries, ProbeStatus(name, "", is_wanted, "kernel entries"), spot

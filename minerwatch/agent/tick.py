@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -19,14 +19,13 @@ from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode
-from minerwatch.agent.tracker import MAX_ANCESTORS, Tracker
+from minerwatch.agent.tracker import Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import (
     Change,
-    Connection,
     Container,
     ContainerKey,
     ContainerKind,
@@ -37,11 +36,11 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Suspect
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -55,8 +54,9 @@ class Sources:
     cgroups: CgroupTree
     processes: ProcessReader
     tasks: TaskIterator | None = None
-    probes: Probes | None = None
-    code: CodeSampler | None = None
+    probes: Probes = field(default_factory=Probes)
+    code: Sampler | None = None
+    hot_code: HotCode | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -95,6 +95,12 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
+def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> ExecutedCode | None:
+    if sources.code is None:
+        return None
+    return ExecutedCode(sources.code, locate, hot=sources.hot_code)
+
+
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
     return {}
 
@@ -131,7 +137,7 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
-        self._code = ExecutedCode(sources.code, self._locate) if sources.code else None
+        self._code = _executed_code(sources, self._locate)
         self._matching.code = self._code
         self._executed = self._code.facts if self._code else _no_facts
 
@@ -144,8 +150,9 @@ class Watch:
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""
         with self._lock:
-            if self._sources.probes is not None:
-                self._sources.probes.use_content_rules(rules)
+            self._sources.probes.use_content_rules(rules)
+            if self._code is not None:
+                self._code.use_content_rules(rules)
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -161,7 +168,7 @@ class Watch:
         return [
             *(("cgroups", reason, count) for reason, count in sources.cgroups.failures.items()),
             *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
-            *(sources.probes.failures() if sources.probes else ()),
+            *sources.probes.failures(),
             *(("tasks", reason, count) for reason, count in tasks.items()),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
@@ -186,14 +193,14 @@ class Watch:
             self._timer.restart("processes", "rules")
             with self._timer.phase("processes"):
                 touched = self._tracker.read_execs(pids, at_s, max_cpu_s)
-            matched = _newly_matched(touched, ())
+            matched = [each for each in touched if each.static_sightings]
             changes, began = _judge(self._judge, matched, at_s, is_tick=False)
             return ExecSummary(changes, began, self._timer.spent_s)
 
     @property
     def wants_samples(self) -> bool:
         """True if a probe needs ``sample`` to be called before the next tick."""
-        return self._sources.probes is not None and self._sources.probes.wants_samples
+        return self._sources.probes.wants_samples
 
     @property
     def wants_reading(self) -> bool:
@@ -203,8 +210,7 @@ class Watch:
     def sample(self, at_s: float) -> None:
         """Let probes look at what changes faster than ticks."""
         with self._lock:
-            if self._sources.probes is not None:
-                self._sources.probes.sample(at_s)
+            self._sources.probes.sample(at_s)
 
     def is_watched(self, pid: int) -> bool:
         """Return True if a process runs in a container that is watched."""
@@ -220,7 +226,9 @@ class Watch:
         """Return every container as of the last tick."""
         with self._lock:
             return tuple(
-                container.observation(max_processes, self._connections, self._executed)
+                container.observation(
+                    max_processes, self._sources.probes.connections, self._executed
+                )
                 for container in self._node.containers.values()
             )
 
@@ -230,28 +238,18 @@ class Watch:
             container = self._node.containers.get(key)
             if container is None:
                 return None
-            return container.observation(max_processes, self._connections, self._executed)
+            return container.observation(
+                max_processes, self._sources.probes.connections, self._executed
+            )
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that ``container`` is nested in, or itself."""
         with self._lock:
-            by_cgroup = {
-                each.container.cgroup: each.container for each in self._node.containers.values()
-            }
-        found = container
-        for _ in range(MAX_ANCESTORS):
-            outer = by_cgroup.get(found.outer_cgroup)
-            if outer is None or outer.kind is not container.kind:
-                break
-            found = outer
-        return found
+            return self._node.carrier(container)
 
     def _locate(self, pid: int) -> Place | None:
         with self._lock:
             return self._tracker.locate(pid)
-
-    def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        return self._sources.probes.connections(process) if self._sources.probes else ()
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")
@@ -267,7 +265,8 @@ class Watch:
             touched = self._tracker.read_processes(sampled, hot, at_s)
         for container in hot:
             container.count_delayed_cpu(at_s)
-        hot += _newly_matched(touched, hot)
+        known = set(hot)
+        hot += [each for each in touched if each.static_sightings and each not in known]
         suspects = self._look_at_suspects(hot, at_s)
         with self._timer.phase("rules"):
             self._match(hot, suspects, at_s)
@@ -339,19 +338,13 @@ class Watch:
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
-            container.limit = container.throttled_share = None
-            container.dynamic_sightings = ()
-            for process in container.processes.values():
-                process.forget_cpu()
-            container.count_text()
+            container.forget_measured()
         container.is_measured = is_hot
         return is_hot
 
     def _look_at_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float
     ) -> frozenset[ProcessId]:
-        if self._sources.probes is None:
-            return frozenset()
         suspects = _suspects_in(hot, self._examination, self._limits.max_suspects)
         self._timer.spent_s |= self._sources.probes.look(suspects, at_s)
         return frozenset(each.process for each in suspects)
@@ -408,7 +401,8 @@ def _judge(
 
     ``is_tick``: False between two ticks, when a level may rise but not fall.
     """
-    changes, began = [], []
+    changes: list[Change] = []
+    began: list[Finding] = []
     for container in containers:
         key = container.container.key
         sightings = (*container.static_sightings, *container.dynamic_sightings)
@@ -419,20 +413,8 @@ def _judge(
         container.verdict = judge.verdict(key, sightings, at_s, apart=is_host, is_tick=is_tick)
         began += container.newly_found()
         if container.verdict.level is not previous.level:
-            changes.append((container, previous.level))
-    return (
-        tuple(Change(container.observation(), level) for container, level in changes),
-        tuple(began),
-    )
-
-
-def _newly_matched(
-    touched: Iterable[TrackedContainer], known: Iterable[TrackedContainer]
-) -> list[TrackedContainer]:
-    """Return containers of ``touched`` with a static match that are not in ``known``, once each."""
-    known_ids = {id(each) for each in known}
-    found = {id(each): each for each in touched if each.static_sightings}
-    return [each for each in found.values() if id(each) not in known_ids]
+            changes.append(Change(container.observation(), previous.level))
+    return tuple(changes), tuple(began)
 
 
 def _suspects_in(

@@ -30,6 +30,9 @@ from minerwatch.model import (
 from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.text_budget import size_of
 
+MAX_ANCESTORS = 64
+"""Parents followed from a process, and outer containers from a container."""
+
 _MAX_SANDBOX_CPU_S = 1.0
 """A pause container uses some hundredths of a second to start, and nothing afterwards."""
 
@@ -105,7 +108,7 @@ class TrackedProcess:
         self.forget_measured()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TrackedContainer:
     """A container: its processes, its CPU readings and its verdict."""
 
@@ -249,6 +252,14 @@ class TrackedContainer:
             executed=executed(self.container.key),
         )
 
+    def forget_measured(self) -> None:
+        """Drop what is measured process by process: the container is no longer hot."""
+        self.limit = self.throttled_share = None
+        self.dynamic_sightings = ()
+        for process in self.processes.values():
+            process.forget_cpu()
+        self.count_text()
+
     def take_limit(self, now: CpuLimit | None) -> None:
         """Keep the limit as read now, and the share of periods in which it was throttled."""
         before, self.limit = self.limit, now
@@ -287,6 +298,17 @@ class TrackedNode:
         """Return the process with this PID; None if it has not been read."""
         container = self.container_of.get(pid)
         return container.processes.get(pid) if container is not None else None
+
+    def carrier(self, container: Container) -> Container:
+        """Return the pod's own container that ``container`` is nested in, or itself."""
+        by_cgroup = {each.container.cgroup: each.container for each in self.containers.values()}
+        found = container
+        for _ in range(MAX_ANCESTORS):
+            outer = by_cgroup.get(found.outer_cgroup)
+            if outer is None or outer.kind is not container.kind:
+                break
+            found = outer
+        return found
 
 
 def is_idle_sandbox(

@@ -123,14 +123,20 @@ def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence
         time.sleep(SAMPLE_S)
         sampler.tick()
         statuses = sampler.statuses(all_processes=all_processes, unmasked=unmasked)
-        return [_with_details(status) for status in statuses]
+        return [with_details(status) for status in statuses]
     finally:
         sampler.close()
 
 
-def _with_details(status: ContainerStatus) -> ContainerStatus:
+def with_details(status: ContainerStatus, *, only_busy: bool = False) -> ContainerStatus:
     """Return the status with memory, threads and open files of the processes it lists."""
-    return replace(status, processes=tuple(_detailed(each) for each in status.processes))
+    return replace(
+        status,
+        processes=tuple(
+            each if only_busy and not each.cpu_cores else _detailed(each)
+            for each in status.processes
+        ),
+    )
 
 
 def _detailed(process: ProcessStatus) -> ProcessStatus:

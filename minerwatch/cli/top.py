@@ -15,12 +15,12 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.fleet_source import Connect, say_missing, source_options
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.top_screen.proposal import ByHand
-from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 
 
@@ -42,6 +42,10 @@ from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 )  # fmt: skip
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
 @click.option(
+    "--processes", is_flag=True,
+    help="Open the screen with the processes, by CPU, flagged or not: as its key p does.",
+)  # fmt: skip
+@click.option(
     "--ascii", "ascii_only", is_flag=True,
     help="Draw the screen in ASCII only, as where the locale is not UTF-8.",
 )  # fmt: skip
@@ -52,6 +56,7 @@ def top(
     sort: str,
     text: str,
     show_all: bool,
+    processes: bool,
     ascii_only: bool,
     connect: Connect,
 ) -> None:
@@ -68,6 +73,7 @@ def top(
     \b
     minerwatch top                        the screen
     minerwatch top -A                     of the whole cluster, from a laptop
+    minerwatch top --processes            the screen with the processes, by CPU
     minerwatch top --once                 one table, worst first
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
@@ -90,13 +96,17 @@ def top(
     read; a node that has no agent is named, but is no failure.
     """
     terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
+    is_screen = not once and output == "table" and _is_screen(terminal)
+    if processes and not is_screen:
+        raise click.UsageError("--processes opens the screen: on a terminal, without --once and -o")
     source = connect()
-    if not once and output == "table" and _is_screen(terminal):
+    if is_screen:
         from minerwatch.cli.top_screen import opening
 
         watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
         proposer = ByHand(watched.ordered)
-        view = View(sort=sort, text=text, namespace=source.namespace, show_all=show_all)
+        kind = Kind.PROCESSES if processes else Kind.CONTAINERS
+        view = View(sort, False, text, source.namespace, show_all, kind=kind)
         opening.show(watched, view, terminal, proposer)
         return
     known, coverage = source.survey()

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from minerwatch.culling.context import Context
 from minerwatch.culling.holds import Holds
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, SeenPod
 from minerwatch.culling.policy import claims_protection
 from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
+from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import Case, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Level, Observation, ProcessId
@@ -24,7 +24,7 @@ class Cases:
     """
 
     def __init__(
-        self, context: Context, journal: Journal, budget: LeaseBudget, actions: Actions
+        self, context: Context, history: RecordedHistory, budget: LeaseBudget, actions: Actions
     ) -> None:
         self.holds = Holds()
         self.controllers = ControllerCheck(
@@ -32,7 +32,7 @@ class Cases:
         )
         self._context = context
         self._cluster = context.cluster
-        self._journal = journal
+        self._history = history
         self._budget = budget
         self._actions = actions
         self._stopped: Mapping[str, frozenset[ProcessId]] = {}  # by pod uid
@@ -52,7 +52,7 @@ class Cases:
         """Read the state of each process that minerwatch has stopped."""
         found: dict[str, set[ProcessId]] = {}
         boot_id = self._context.clock.now().boot_id
-        for pod_uid, process in dict.fromkeys(self._journal.history.stopped(boot_id)):
+        for pod_uid, process in dict.fromkeys(self._history.past.stopped(boot_id)):
             if self._actions.is_stopped(process):
                 found.setdefault(pod_uid, set()).add(process)
         self._stopped = {pod_uid: frozenset(each) for pod_uid, each in found.items()}
@@ -85,7 +85,7 @@ class Cases:
             own_pod_uid=agent.pod_uid,
             pods_synced=self._cluster.is_synced,
             cluster_budget_left=self._budget.left(dry_run=dry_run or context.dry_run),
-            audit_trouble=self._journal.trouble,
+            audit_trouble=self._history.trouble,
             owners=self._owner_count,
             flagged={rule: len(owners) for rule, owners in self._flagged.items()},
             cluster_flagged=self._budget.flagged(self._flagged),

@@ -19,12 +19,12 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.journal import DecisionLog, Journal
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
-from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest
+from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
 from minerwatch.culling.proof import tripped
+from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
@@ -49,7 +49,7 @@ class Timing:
 
 
 class Culler:
-    """The culling thread; ``orders`` belongs to it (use ``call``), ``journal`` to any thread."""
+    """The culling thread; ``orders`` belongs to it (use ``call``), ``history`` to any thread."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class Culler:
         self._context = context = Context(
             config, agent, cluster, monitor, log, clock, callbacks, Event()
         )
-        self.journal = Journal(context)
+        self.history = RecordedHistory(context)
         actions = Actions(cluster.cluster, cluster.keep(config), proc, timing.retry.answer_s)
-        self.cases = Cases(context, self.journal, self._budget, actions)
-        evidence = EvidenceWriter(context, self.journal, proc)
+        self.cases = Cases(context, self.history, self._budget, actions)
+        evidence = EvidenceWriter(context, self.history, proc)
         self._enforcer = Enforcer(
-            context, self.cases, self.journal, self._budget, actions, evidence, timing.retry
+            context, self.cases, self.history, self._budget, actions, evidence, timing.retry
         )
-        self._decisions = DecisionLog(context, self.journal)
+        self._decisions = DecisionLog(context, self.history)
         self.orders = OperatorOrders(
-            context, self.cases, self.journal, self._budget, actions, self._enforcer,
+            context, self.cases, self.history, self._budget, actions, self._enforcer,
             self._decisions,
         )  # fmt: skip
         self.mailbox = Mailbox()
@@ -111,7 +111,7 @@ class Culler:
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
-            self.journal.close()
+            self.history.close()
 
     # For any thread.
 
@@ -122,7 +122,7 @@ class Culler:
         self.cases.holds.note(verdicts, now_s, float(self._context.config.interval))
         self.mailbox.put_tick(flagged)
 
-    def call(self, work: Callable[[], Answer], timeout_s: float = _REQUEST_TIMEOUT_S) -> Answer:
+    def call(self, work: Callable[[], Result], timeout_s: float = _REQUEST_TIMEOUT_S) -> Result:
         """Return ``work()`` from the culling thread; MinerwatchError if there is none in time."""
         if not self._thread.is_alive():
             raise MinerwatchError(NOT_RUNNING)
@@ -132,11 +132,11 @@ class Culler:
         """Return the decision about a container; None for a clear one without history."""
         identity = self._context.cluster.identity(observation.container)
         pod_uid = identity.pod.uid if identity else observation.container.pod_uid
-        records = self.journal.history.of_pod(pod_uid)
+        records = self.history.past.of_pod(pod_uid)
         stopped = self.cases.stopped(pod_uid)
         if observation.verdict.level is Level.CLEAR and not records and not stopped:
             return None
-        decision = self.journal.decide(self.cases.case(observation))
+        decision = self.history.decide(self.cases.case(observation))
         newest = reversed(records[-_MAX_STATUS_RECORDS:])
         return CullStatus(
             mode=str(self._context.culling.mode),
@@ -174,7 +174,7 @@ class Culler:
 
     def _handle(self, work: PendingRequest | Flagged) -> None:
         try:
-            self.journal.make_ready()
+            self.history.make_ready()
             self.cases.refresh_stopped()
         except Exception as error:
             if isinstance(work, PendingRequest):
@@ -207,7 +207,7 @@ class Culler:
 
     def _decide(self, observation: Observation) -> None:
         case = self.cases.checked_case(observation)
-        decision = self.journal.decide(case)
+        decision = self.history.decide(case)
         self._decisions.note(case, decision)
         if decision.acts:
             self._enforcer.carry_out(case, decision)

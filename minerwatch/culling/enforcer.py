@@ -25,7 +25,6 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import (
     Actions,
     Request,
@@ -35,6 +34,7 @@ from minerwatch.culling.pod_actions import (
     unlabelling,
 )
 from minerwatch.culling.policy import rechecked
+from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Budget, Case
 from minerwatch.kube.client import ApiError, one_line
 from minerwatch.kube.events import ACTION_REASONS
@@ -79,7 +79,7 @@ class Enforcer:
 
     context: Context
     cases: Cases
-    journal: Journal
+    history: RecordedHistory
     budget: Budget
     actions: Actions
     evidence: EvidenceWriter
@@ -88,7 +88,7 @@ class Enforcer:
 
     def carry_out(self, case: Case, decision: Decision) -> End:
         """Act once, as decided."""
-        attempt = _Attempt(self.journal.begin(decision))
+        attempt = _Attempt(self.history.begin(decision))
         end = End(Outcome.WITHDRAWN, "the agent met an internal error")
         try:
             end = self._run_steps(attempt, case, decision)
@@ -97,7 +97,7 @@ class Enforcer:
             outcome = Outcome.UNKNOWN if attempt.may_have_happened else Outcome.WITHDRAWN
             end = End(outcome, one_line(error))
         finally:
-            record = self.journal.finish(attempt.record, end.outcome, end.message)
+            record = self.history.finish(attempt.record, end.outcome, end.message)
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
                 self.budget.give_back(record)
         if end.outcome is Outcome.DONE and case.pod is not None:
@@ -129,7 +129,7 @@ class Enforcer:
 
     def _run_steps(self, attempt: _Attempt, case: Case, decision: Decision) -> End:
         if not self.evidence.write(attempt.record, case, decision):
-            why = self.journal.trouble or "the container is gone"
+            why = self.history.trouble or "the container is gone"
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True
         if not self.budget.reserve(attempt.record, self.context.clock.now()):
@@ -147,7 +147,7 @@ class Enforcer:
             except ApiError as error:
                 return _given_up(f"the pod could not be fetched: {error}", refused)
             fresh, settings = self.cases.refreshed(case, seen), self.context.culling
-            history, now = self.journal.history, self.context.clock.now()
+            history, now = self.history.past, self.context.clock.now()
             again = rechecked(decision, attempt.record, fresh, settings, history, now)
             if not again.acts:
                 is_gone = not _GONE.isdisjoint(again.reasons)

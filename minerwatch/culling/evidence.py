@@ -14,8 +14,8 @@ import msgspec
 
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, decision_line
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import planned
+from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.format import rfc3339
@@ -52,9 +52,9 @@ _SIZES = (MAX_PROCESSES, 50, 20, 5, 1)
 class EvidenceWriter:
     """Keeps the evidence of each action before it is tried."""
 
-    def __init__(self, context: Context, journal: Journal, proc: Path) -> None:
+    def __init__(self, context: Context, history: RecordedHistory, proc: Path) -> None:
         self._context = context
-        self._journal = journal
+        self._history = history
         self._hasher = ExecutableHasher(str(proc))
         self._sockets = SocketReader(str(proc))
 
@@ -67,7 +67,7 @@ class EvidenceWriter:
         evidence = encoded(_MAX_EVIDENCE_BYTES)
         logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
         request = str(planned(decision, self._context.culling.quarantine_label))
-        is_written = self._journal.write(
+        is_written = self._history.write(
             "action",
             record=record,
             decision=decision_line(case, decision),
@@ -90,7 +90,7 @@ class EvidenceWriter:
         )
         name = file_name(record.id, record.pod, record.unix_s)
         kept = encoded(_MAX_EVIDENCE_BYTES, command_lines=True)
-        return self._journal.save(name, msgspec.json.format(kept))
+        return self._history.save(name, msgspec.json.format(kept))
 
     def _encoder(
         self, case: Case, observation: Observation, decision: Decision

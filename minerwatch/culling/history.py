@@ -121,14 +121,12 @@ class History:
             for record in self.of_pod(pod_uid)
         )
 
-    def has_dry_run(
-        self, pod_uid: str, action: Action, processes: Iterable[ProcessId], *, without: str = ""
-    ) -> bool:
+    def has_dry_run(self, pod_uid: str, action: Action, processes: Iterable[ProcessId]) -> bool:
         """Return True if a dry run of exactly this action on the pod was done already."""
         shown = [
-            entry.record
-            for entry in self._on_pod(pod_uid, without)
-            if entry.record.action is action and entry.record.outcome is Outcome.DRY_RUN
+            record
+            for record in self.of_pod(pod_uid)
+            if (record.action, record.outcome) == (action, Outcome.DRY_RUN)
         ]
         if action not in PROCESS_ACTIONS:
             return bool(shown)

@@ -13,9 +13,9 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
-from minerwatch.culling.journal import DecisionLog, Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, planned
+from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
@@ -30,7 +30,7 @@ class OperatorOrders:
 
     context: Context
     cases: Cases
-    journal: Journal
+    history: RecordedHistory
     budget: LeaseBudget
     actions: Actions
     enforcer: Enforcer
@@ -52,7 +52,7 @@ class OperatorOrders:
     def release(self, order: ReleaseOrder) -> ReleaseAnswer:
         """Record the release, then undo the actions on the pod. Raises TargetError."""
         observation = self._target(order)
-        record = self.journal.release(self.journal.decide(self.cases.case(observation)))
+        record = self.history.release(self.history.decide(self.cases.case(observation)))
         answer, _ = self._undo(record, observation)
         self.cases.refresh_stopped()
         return answer
@@ -63,15 +63,15 @@ class OperatorOrders:
             config = self.context.config
             culling = msgspec.structs.replace(config.culling, mode=OFF)
             self.context.config = msgspec.structs.replace(config, culling=culling)
-        was_forgotten = self.journal.is_forgotten
-        trouble = [self.journal.trouble] if self.journal.trouble and not was_forgotten else []
+        was_forgotten = self.history.is_forgotten
+        trouble = [self.history.trouble] if self.history.trouble and not was_forgotten else []
         released = self._release_pods(order.namespace)
         self.cases.refresh_stopped()
         is_undone = not trouble and not any(each.trouble for each in released)
         if order.forget and is_undone:
             try:
                 if not was_forgotten:
-                    self.journal.forget()
+                    self.history.forget()
                 self.budget.forget()
             except MinerwatchError as error:
                 trouble.append(str(error))
@@ -115,7 +115,7 @@ class OperatorOrders:
         if self.context.agent.namespace:
             self.budget.refresh()
         case = self.cases.checked_case(observation, order.action, dry_run=order.dry_run)
-        decision = self.journal.decide(case)
+        decision = self.history.decide(case)
         answer = CullAnswer(
             node=self.context.agent.node,
             namespace=decision.namespace,
@@ -136,13 +136,13 @@ class OperatorOrders:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
         observed = {each.container.pod_uid: each for each in self.context.monitor.observations(0)}
         held: dict[str, list[ActionRecord]] = {}
-        for record in self.journal.history.held(self.context.clock.now().boot_id):
+        for record in self.history.past.held(self.context.clock.now().boot_id):
             if namespace in ("", record.namespace):
                 held.setdefault(record.pod_uid, []).append(record)
         released: list[ReleaseAnswer] = []
         lost = ""
         for pod_uid, records in held.items():
-            record = self.journal.release_again(records[-1])
+            record = self.history.release_again(records[-1])
             is_labelled = any(each.action is Action.LABEL for each in records)
             answer, lost = self._undo(
                 record, observed.get(pod_uid), lost=lost, may_be_labelled=is_labelled

@@ -112,7 +112,7 @@ class CullSwitch:
     @property
     def is_forgotten(self) -> bool:
         """Return True once the audit log was removed, before an uninstallation."""
-        return self._culler is not None and self._culler.journal.is_forgotten
+        return self._culler is not None and self._culler.history.is_forgotten
 
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """Return the failures since the start: source, reason, count."""
@@ -130,7 +130,7 @@ class CullSwitch:
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
             orders.TOLD: self._handler(
-                orders.ToldOrder, lambda by: by.journal.lines_since, in_culling_thread=False
+                orders.ToldOrder, lambda by: by.history.lines_since, in_culling_thread=False
             ),
         }
 

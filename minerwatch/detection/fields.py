@@ -108,6 +108,24 @@ _FIELDS = (
         "bytes read and written, files, pipes and sockets, per second of CPU",
         dynamic=True,
     ),
+    Field(
+        "ContentInHotCode",
+        "list",
+        "names of the YARA rules that matched in the code that runs hot, and in its tables",
+        dynamic=True,
+    ),
+    Field(
+        "CodeFingerprints",
+        "list",
+        "hashes of the pages of hash code that run hot, without addresses",
+        dynamic=True,
+    ),
+    Field(
+        "ForeignCodeFingerprints",
+        "list",
+        "those of files that came after the container was made",
+        dynamic=True,
+    ),
     Field("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", dynamic=True),
     Field("LargestFileMiB", "MiB", "largest mapping of a file on disk", dynamic=True),
     Field("ContentMatches", "list", "names of the YARA rules that matched", dynamic=True),
@@ -144,6 +162,7 @@ _POOLED = frozenset(
         *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
         "RoundingCodeShare",
         *("VectorCodeShare", "AnonymousCodeShare", "HotCodePages", "IoBytesPerCpuSecond"),
+        *("ContentInHotCode", "CodeFingerprints", "ForeignCodeFingerprints"),
     )
 )
 

@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, TypeVar, Unpack
 from urllib.parse import urlencode
 
 import msgspec
@@ -131,7 +131,7 @@ class ApiError(ClusterError):
         return self.reason in passing or self.status >= 500
 
 
-class Answer:
+class Response:
     """An answer whose head has arrived and whose body is still to be read, by one thread."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, server: str) -> None:
@@ -187,6 +187,13 @@ class Answer:
         self._response.close()
 
 
+class _Options(TypedDict, total=False):
+    body: bytes | None
+    content_type: str
+    accept: str
+    timeout_s: float
+
+
 class Cluster:
     """One API server, as one user; for many threads. ``context`` is its name for people."""
 
@@ -225,7 +232,7 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> Answer:
+    ) -> Response:
         """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
@@ -248,30 +255,17 @@ class Cluster:
             _raise_lost(error, self.server)
         if not 200 <= response.status < 300:
             _raise_refused(response, f"{self.server}: {method} {path}")
-        return Answer(response, self.server)
+        return Response(response, self.server)
 
     def call(
         self,
         method: str,
         path: str,
         query: Mapping[str, str | int] | None = None,
-        *,
-        body: bytes | None = None,
-        content_type: str = JSON,
-        accept: str = JSON,
-        timeout_s: float = ANSWER_TIMEOUT_S,
+        **options: Unpack[_Options],
     ) -> bytes:
         """Send a request, once, and return the answer's whole body; raises ApiError."""
-        answer = self.open(
-            method,
-            path,
-            query,
-            body=body,
-            content_type=content_type,
-            accept=accept,
-            timeout_s=timeout_s,
-        )
-        return answer.body()
+        return self.open(method, path, query, **options).body()
 
 
 def refusal(
@@ -364,19 +358,11 @@ def _in_cluster_client(folder: Path, environment: Mapping[str, str]) -> ApiClien
 
 
 def _kubeconfig_client(files: str, context: str) -> ApiClient:
-    from kubernetes.client import ApiClient, Configuration
-    from kubernetes.config import load_kube_config
+    from kubernetes.config import new_client_from_config
     from kubernetes.config.config_exception import ConfigException
 
-    configuration = Configuration()
     try:
-        load_kube_config(
-            config_file=files,
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-        return _prepared(ApiClient(configuration))
+        return _prepared(new_client_from_config(files, context, persist_config=False))
     except (ConfigException, HTTPError, *_MALFORMED) as error:
         raise ClusterError(f"{files}: context {context!r}: {one_line(error)}") from error
 

@@ -63,17 +63,11 @@ class Status(_Object):
     code: int = 0
 
 
-class Amounts(_Object):
-    """``resources.requests`` or ``resources.limits``."""
-
-    cpu: str | int | float | None = None
-
-
 class Resources(_Object):
     """``resources`` of a container."""
 
-    requests: Amounts | None = None
-    limits: Amounts | None = None
+    requests: dict[str, str | int | float | None] | None = None
+    limits: dict[str, str | int | float | None] | None = None
 
 
 class Variable(_Object):

@@ -222,8 +222,9 @@ def quantity(text: str | float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _cores(amounts: objects.Amounts | None) -> float | None:
-    return None if amounts is None or amounts.cpu is None else quantity(amounts.cpu)
+def _cores(amounts: Mapping[str, str | int | float | None] | None) -> float | None:
+    cpu = (amounts or {}).get("cpu")
+    return None if cpu is None else quantity(cpu)
 
 
 def _environment(spec: objects.PodSpec, names: frozenset[str]) -> Iterable[tuple[str, str]]:

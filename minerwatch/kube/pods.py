@@ -27,9 +27,9 @@ import msgspec
 from minerwatch.backoff import Backoff
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
-    Answer,
     ApiError,
     Cluster,
+    Response,
     decoded,
     one_line,
     reason_of,
@@ -139,7 +139,7 @@ class PodWatch:
         self._after_gone = Backoff(*delays)
         self._closing = closing or Event()
         self._answer_lock = Lock()
-        self._answer: Answer | None = None  # that the thread may be waiting for
+        self._answer: Response | None = None  # that the thread may be waiting for
         self._thread = Worker("pods", self.run)
 
     def start(self) -> None:
@@ -260,7 +260,7 @@ class PodWatch:
         self.trouble = ""
 
     @contextmanager
-    def _reading(self, answer: Answer) -> Iterator[None]:
+    def _reading(self, answer: Response) -> Iterator[None]:
         """Let ``close`` interrupt the reading of ``answer``."""
         with self._answer_lock:
             self._answer = answer
@@ -316,7 +316,7 @@ class PodWatch:
         return max(delay_s, asked_s)
 
 
-def _lines(answer: Answer, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
+def _lines(answer: Response, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
     """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
     held = bytearray()
     while piece := answer.piece():

@@ -95,13 +95,11 @@ class MemberReader:
         for pid, owner in self._unlisted.items():
             if owner is not None:
                 placed.setdefault(owner, set()).add(pid)
-        for owner in self._with_unlisted - placed.keys():
-            owner.listed.pop(_FROM_PROC, None)
-            self._known.changed.add(owner)
-        for owner, those in placed.items():
-            now = frozenset(those)
-            if owner.listed.get(_FROM_PROC) != now:
-                owner.listed[_FROM_PROC] = now
+        for owner in self._with_unlisted | placed.keys():
+            before, now = owner.listed.pop(_FROM_PROC, None), placed.get(owner)
+            if now is not None:
+                owner.listed[_FROM_PROC] = frozenset(now)
+            if now != before:
                 self._known.changed.add(owner)
         self._with_unlisted = set(placed)
 

@@ -106,11 +106,6 @@ class MappingReader(QueuedReader[Mappings]):
         self._leave_what_hangs()
         return found
 
-    def close(self) -> None:
-        """End the thread, or let it end when its read returns."""
-        self._thread.close()
-        self.questions.wake()
-
     def _start(self) -> None:
         self._reading = _Reading()
         self._thread = Worker("mappings", partial(self._serve, self._reading)).start()

@@ -10,6 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
+from minerwatch.worker import Worker
 
 Answer = TypeVar("Answer")
 
@@ -89,6 +90,8 @@ class QueuedReader(Generic[Answer]):
     owner has too many open.
     """
 
+    _thread: Worker
+
     def __init__(self, *reasons: str) -> None:
         self.failures = dict.fromkeys((*reasons, "crowded"), 0)
         self.questions = Questions()
@@ -111,6 +114,11 @@ class QueuedReader(Generic[Answer]):
             self.questions.close(process)
             found[process] = answer
         return found
+
+    def close(self) -> None:
+        """Let the thread end once it has read its current process."""
+        self._thread.close()
+        self.questions.wake()
 
     def _finish(self, process: ProcessId, answer: Answer | None) -> None:
         """Hand over the answer; None: there is none, and the question may be asked again."""

@@ -221,8 +221,7 @@ class ConnectionReader(QueuedReader[tuple[Connection, ...]]):
     def close(self) -> None:
         """End the thread once it has read its current process."""
         self._is_closed.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
 
     def _serve(self) -> None:
         while (question := self.questions.take()) is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,8 @@ from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 
 MAX_NAMES = 64
+HOT_CODE_ONLY = ".hot"
+"""End of the stem of files whose rules are for hot code, and would be false alarms elsewhere."""
 RULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 SCANNER = CHILDREN / "yara_scanner.py"
 
@@ -102,18 +104,17 @@ class ContentReader(QueuedReader[tuple[str, ...] | None]):
         self._stall_s = stall_s
         self._avoided: dict[Hashable, float] = {}  # process or container -> until then
         self._closing = threading.Event()
-        self._rules = RuleTexts(rule_files)
+        self._rules = RuleTexts(_for_memory(rule_files))
         self._thread = Worker("content", self._serve).start()
 
     def use(self, rule_files: Sequence[Path]) -> None:
         """Put the rules of ``rule_files`` in force, as the files are now."""
-        self._rules = RuleTexts(rule_files, self._rules)
+        self._rules = RuleTexts(_for_memory(rule_files), self._rules)
 
     def close(self) -> None:
         """End child and thread; do not wait for either if it hangs."""
         self._closing.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
         self._program.kill()
         self._thread.join(_JOIN_S)
 
@@ -187,6 +188,11 @@ class ContentReader(QueuedReader[tuple[str, ...] | None]):
         self._avoided[process] = now_s + _PROCESS_AVOIDED_S
         if owner is not None:
             self._avoided[owner] = now_s + _OWNER_AVOIDED_S
+
+
+def _for_memory(rule_files: Iterable[Path]) -> list[Path]:
+    """Return the files whose rules are not for hot code only."""
+    return [each for each in rule_files if not each.stem.endswith(HOT_CODE_ONLY)]
 
 
 def compile_errors(rule_files: Sequence[Path]) -> list[RuleError]:

@@ -1,8 +1,8 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
-A thread reads the samples once a second. The code at a part of the addresses is classified at once,
-because short-lived processes are soon gone and generated code changes: all samples of processes
-that are not known yet, and from time to time those of the others. Containers take turns.
+A thread reads the samples every second or so. The code at a part of the addresses is classified at
+once, because short-lived processes are soon gone and generated code changes: all samples of
+processes that are not known yet, and from time to time those of the others. Containers take turns.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import ContainerKey, Facts, ProcessId
-from minerwatch.node.executed_code import CodeSamples
+from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
-_READ_EVERY_S = 1.0
 _IDLE_S = 10.0
 """The child's life without questions: it starts in 0.1 s of CPU time, and keeps 25 MiB."""
 _ROUND_S = 10.0
@@ -64,6 +64,7 @@ class Sampler(Protocol):
     """A source of samples."""
 
     failures: dict[str, int]
+    read_every_s: float
 
     def read(self) -> CodeSamples:
         """Return the samples since the last call."""
@@ -120,10 +121,10 @@ class _Known:
 class ExecutedCode:
     """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
 
-    ``failures`` returns counts since the start: ``lost`` and ``cpu`` as the sampler does,
-    ``unplaced`` (samples of no known container), ``unread`` (code that could not be read),
-    ``left`` (samples beyond the bounds of a second), ``costly`` (owners left alone for a minute,
-    because their code takes too long to read), ``timeout`` and ``child``.
+    ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
+    known container), ``unread`` (code that could not be read), ``left`` (samples beyond the bounds
+    of a second), ``costly`` (owners left alone for a minute, because their code takes too long to
+    read), ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -133,13 +134,14 @@ class ExecutedCode:
         *,
         proc: str = "/proc",
         program: GuardedProgram | None = None,
-        read_every_s: float = _READ_EVERY_S,
+        hot: HotCode | None = None,
     ) -> None:
         """``locate`` finds the container of a process that runs; it is called in the thread."""
         self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
         self._locate = locate
         self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
+        self._hot = hot
         self._lock = threading.Lock()
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
         self._containers: dict[ContainerKey, _Known] = {}
@@ -149,7 +151,6 @@ class ExecutedCode:
         self._minute = 0
         self._round_s = 0.0  # when the next round begins, or this one did
         self._asked_s = 0.0
-        self._read_every_s = read_every_s
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
 
@@ -157,7 +158,13 @@ class ExecutedCode:
         """Return the facts about a process, or about all of a container, also those that ended."""
         with self._lock:
             known = self._known(of)
-            return known.tally.facts() if known is not None else NO_FACTS
+            facts = known.tally.facts() if known is not None else NO_FACTS
+        return {**facts, **self._hot.facts(of)} if facts and self._hot else facts
+
+    def use_content_rules(self, rules: Sequence[Path]) -> None:
+        """Put other YARA rules in force."""
+        if self._hot is not None:
+            self._hot.use(rules)
 
     def samples_of(self, of: ProcessId | ContainerKey) -> float:
         """Return the number of samples that the facts rest on."""
@@ -188,11 +195,14 @@ class ExecutedCode:
             for process in gone:
                 del self._processes[process]
             self._located = {}
+        if self._hot is not None:
+            self._hot.end_tick(containers)
 
     def failures(self) -> Iterator[tuple[str, int]]:
         """Yield the failures of the sampler and of the classification: reason, count."""
         yield from self._sampler.failures.items()
         yield from self._failures.items()
+        yield from (self._hot.failures.items() if self._hot is not None else ())
 
     def close(self) -> None:
         """End thread and child; do not wait for either if it hangs."""
@@ -200,12 +210,14 @@ class ExecutedCode:
         self._thread.close()
         self._program.kill()
         self._thread.join(_ANSWER_S)
+        if self._hot is not None:
+            self._hot.close()
         self._sampler.close()
 
     # In the thread.
 
     def _serve(self) -> None:
-        while not self._closing.wait(self._read_every_s):
+        while not self._closing.wait(self._sampler.read_every_s):
             self.take(self._sampler.read(), time.monotonic())
         self._program.close()
 
@@ -213,7 +225,10 @@ class ExecutedCode:
         """Classify what is due of these samples; in the thread, and in tests."""
         if now_s >= self._round_s + _ROUND_S:
             self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
-        due = [each for each in self._placed(samples) if self._is_due(each[0], now_s)]
+        placed = [*self._placed(samples)]
+        if self._hot is not None:
+            self._hot.take(placed, samples.period_s, now_s)
+        due = [each for each in placed if self._is_due(each[0], now_s)]
         asked: dict[ProcessId, tuple[Place, Counter[int]]] = {}
         for place, address in self._chosen(due):
             asked.setdefault(place.process, (place, Counter()))[1][address] += 1
@@ -313,6 +328,9 @@ class ExecutedCode:
                     )
             if answer.io_bytes is not None:
                 known[1].io_bytes, known[1].cpu_s = answer.io_bytes, answer.cpu_s
+            if self._hot is not None:
+                self._hot.consider(place.process, place.container, known[1].tally.facts())
+                self._hot.consider(place.container, place.container, container.tally.facts())
             self._bound(place.container)
 
     def _bound(self, container: ContainerKey) -> None:

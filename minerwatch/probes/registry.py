@@ -35,6 +35,7 @@ class ProbeStatus:
     name: str
     off: str  # the reason and the remedy; "" if it is on
     is_asked_for: bool = True
+    source: str = ""  # the one in use, of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +79,23 @@ class Probes:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | None = None,
         *,
         content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
         more: Sequence[Probe] = (),
     ) -> None:
-        """``tasks``: the node's task iterator; ``tasks_off``: why there is none."""
+        """``config``: None switches all off. ``tasks_off``: why there is no task iterator."""
+        settings = config or Config()
         self.status: list[ProbeStatus] = []
         self._probes: list[Probe] = [*more]
-        self._budget_s = config.probes.budget
+        self._budget_s = settings.probes.budget
         self._exceptions: Counter[tuple[str, str]] = Counter()
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._owners: dict[ProcessId, Hashable] = {}
         sources = _Sources(
-            config.node.proc,
+            settings.node.proc,
             content_rules,
             tasks,
             tasks_off,
@@ -101,7 +103,7 @@ class Probes:
             self._owner_of,
         )
         for name, open_probe in _PROBES.items():
-            is_wanted = getattr(config.probes, name)
+            is_wanted = config is not None and getattr(config.probes, name)
             probe = open_probe(sources) if is_wanted else f"switched off (probes.{name})"
             off = probe if isinstance(probe, str) else ""
             if not isinstance(probe, str):

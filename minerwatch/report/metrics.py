@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from minerwatch import __version__
 from minerwatch.config.values import MODES
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Action, Level, Maturity, Outcome, Signal
 from minerwatch.untrusted_text.display import printable
 
@@ -53,16 +54,6 @@ class FlaggedContainer:
     score: float
     cpu_cores: float
     signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRule:
-    """The public part of a rule in force."""
-
-    id: str
-    signal: Signal
-    maturity: Maturity
-    title: str  # "" for a private rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,14 +339,14 @@ class Metrics:
         self._flagged_cpu.expire()
         return generate_latest(self.registry)
 
-    def rules_loaded(self, rules: Iterable[LoadedRule], failures: int, at_s: float) -> None:
+    def rules_loaded(self, rules: Iterable[Rule], failures: int, at_s: float) -> None:
         """Record the rules in force and the number of broken files; ``at_s`` is Unix time."""
         by_maturity = dict.fromkeys(Maturity, 0)
         self._rule_info.clear()
         for rule in rules:
             by_maturity[rule.maturity] += 1
             self._findings.labels(label(rule.id), rule.signal.value)
-            if rule.title:
+            if not rule.private:
                 self._rule_info.labels(label(rule.id), label(rule.title)).set(1)
         for maturity, count in by_maturity.items():
             self._rules.labels(maturity.value).set(count)

@@ -30,7 +30,7 @@ LEVEL_STYLES = {
     Level.CONFIRMED.label: "bold red",
 }
 
-_TAGS = {
+TAGS = {
     Signal.IDENTITY.value: "id",
     Signal.NETWORK.value: "net",
     Signal.COMPUTE.value: "comp",
@@ -72,7 +72,7 @@ def reasons(status: ContainerStatus) -> str:
 def tags(status: ContainerStatus) -> str:
     """The signals behind its score as short words, strongest first: ``id+behav``."""
     ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
-    return "+".join(_TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
+    return "+".join(TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
 
 
 def _named(text: str, width: int) -> str:

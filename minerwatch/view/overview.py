@@ -105,15 +105,20 @@ def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) ->
     ]
 
 
-def _scope(coverage: Coverage) -> str:
+def scope_parts(coverage: Coverage) -> tuple[str, str, str]:
+    """Return context, namespace, and how many nodes answered."""
     namespace = printable(coverage.namespace, _NAME_LENGTH)
     expected = coverage.answered + len(coverage.missing)
-    parts = [
+    return (
         f"context {printable(coverage.context, _NAME_LENGTH)}",
         f"namespace {namespace}" if namespace else "all namespaces",
         f"{coverage.answered:,} of {counted(expected, 'node')} answered",
-    ]
-    return " · ".join(part for part in (*parts, agents_line(coverage.agents)) if part)
+    )
+
+
+def _scope(coverage: Coverage) -> str:
+    parts = (*scope_parts(coverage), agents_line(coverage.agents))
+    return " · ".join(part for part in parts if part)
 
 
 def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:

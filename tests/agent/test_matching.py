@@ -24,6 +24,7 @@ from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Container, ContainerKind, Process, ProcessId
 from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import ProcessReader
+from minerwatch.probes.registry import Probes
 from tests.detection.sigma.test_rule import parsed
 from tests.examples import examples
 
@@ -79,7 +80,7 @@ class World:
         self._at_s = 100.0
         self._meter = ProcessMeter(self.node, reader, None, self.examination, limits)
         self._matching = Matching(
-            self.node, self._meter, None, self.examination, self.matcher, PhaseTimer()
+            self.node, self._meter, Probes(), self.examination, self.matcher, PhaseTimer()
         )
         self._counters = dict.fromkeys(range(1, count + 1), (0.0, 1))
         self._histories: dict[int, CpuHistory] = {}

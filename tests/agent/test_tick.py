@@ -20,7 +20,7 @@ import pytest
 from minerwatch.agent import tracked
 from minerwatch.agent.tick import Sources, TickSummary, Watch
 from minerwatch.agent.tracked import TickLimits
-from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination
+from minerwatch.config.schema import Config, Examination
 from minerwatch.config.schema import Probes as Settings
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
@@ -39,6 +39,7 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes
+from tests import shipped
 from tests.conftest import (
     TOP,
     CgroupFolders,
@@ -60,9 +61,9 @@ POOL = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def matcher() -> Matcher:
-    return Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    return shipped.matcher()
 
 
 class Node:
@@ -87,7 +88,7 @@ class Node:
                 CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
                 reader or ProcessReader(Path("/proc"), retry_s=3600.0),
                 tasks,
-                probes,
+                probes or Probes(),
             ),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),

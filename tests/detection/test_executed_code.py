@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES, LEAST_SAMPLES, CodeTally
 from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS
+from minerwatch.probes.hot_code import FIELDS as HOT_CODE_FIELDS
 
 
 def classes(**counts: int) -> list[int]:
@@ -45,7 +46,8 @@ def test_facts_are_shares() -> None:
 def test_each_fact_is_a_known_field_of_the_probe() -> None:
     tally = tally_of(200, other=1)
     tally.add_io(0, 10.0)
-    assert set(tally.facts()) == set(PROBE_FIELDS["executed_code"])
+    assert {*tally.facts(), *HOT_CODE_FIELDS} == set(PROBE_FIELDS["executed_code"])
+    assert tally.facts().keys().isdisjoint(HOT_CODE_FIELDS)
     assert all(KNOWN_FIELDS[name].dynamic for name in tally.facts())
 
 

@@ -7,16 +7,19 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import ContainerKey, ProcessId
-from minerwatch.node.executed_code import CodeSample, CodeSamples
+from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.guarded_child import GuardedProgram
+from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Place
 from tests.waiting import until
@@ -30,7 +33,8 @@ MIXING = bytes.fromhex("8d0c37c1c10731cb" * 16)
 class Samples:
     """A source that returns what a test gives it, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_every_s: float = 1e6) -> None:
+        self.read_every_s = read_every_s
         self.failures = {"lost": 0}
         self.next: list[CodeSample] = []
 
@@ -53,7 +57,7 @@ def opened(
 ) -> tuple[ExecutedCode, Samples]:
     """A probe whose thread waits for ever: tests call ``take``."""
     source = Samples()
-    return ExecutedCode(source, places.get, program=program, read_every_s=1e6), source
+    return ExecutedCode(source, places.get, program=program), source
 
 
 @pytest.fixture
@@ -237,8 +241,8 @@ def test_an_answer_that_is_taken_is_possible(
 
 
 def test_the_thread_takes_samples(mixing: int) -> None:
-    source = Samples()
-    probe = ExecutedCode(source, {os.getpid(): me()}.get, read_every_s=0.01)
+    source = Samples(read_every_s=0.01)
+    probe = ExecutedCode(source, {os.getpid(): me()}.get)
     try:
         for _ in range(8):
             source.next = times(20, os.getpid(), mixing).samples
@@ -246,3 +250,38 @@ def test_the_thread_takes_samples(mixing: int) -> None:
         until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
     finally:
         probe.close()
+
+
+MIXES = f"""
+import ctypes, mmap
+memory = mmap.mmap(-1, 4096, prot=7)
+memory.write(bytes.fromhex({MIXING.hex()!r}) + bytes.fromhex("e97bffffff"))
+ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))()
+"""
+"""It executes MIXING again and again: the last instruction jumps back."""
+
+
+@pytest.mark.parametrize("source", [lambda: CodeSampler(199.0), EntrySampler])
+def test_both_sources_of_samples_tell_a_hash_loop(
+    source: Callable[[], CodeSampler | EntrySampler],
+) -> None:
+    try:
+        sampler = source()
+    except (SamplerUnavailableError, BpfUnavailableError) as error:
+        pytest.skip(str(error))
+    with subprocess.Popen([sys.executable, "-c", MIXES]) as loop:
+        probe, _ = opened({loop.pid: Place(identity(loop.pid), HERE, "pod")})
+        try:
+            seconds = count()
+
+            def facts() -> Facts:
+                probe.take(sampler.read(), float(next(seconds)))
+                return probe.facts(HERE)
+
+            found = until(facts, every_s=0.02)
+        finally:
+            loop.kill()
+            probe.close()
+            sampler.close()
+    assert float(str(found["HashCodeShare"])) >= 0.8
+    assert float(str(found["AnonymousCodeShare"])) >= 0.8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from minerwatch.detection.condition import How, Predicate, Text
+from minerwatch.detection.condition import How, Predicate, Present, Text
 from minerwatch.detection.predicate import predicate_holds, regex_span
 from minerwatch.model import Facts
 from minerwatch.untrusted_text.excerpts import matched_words
@@ -21,12 +21,15 @@ _INNER_BLANKS = re.compile(r"[ \t\n\r\f\v]")
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
     """Return the field's value as it may be published; of a list the element that matched.
 
-    Of a command line only the words that matched: the line around them may hold secrets.
+    Of a list that only has to be there, all elements. Of a command line only the words that
+    matched: the line around them may hold secrets.
     """
     value = facts.get(predicate.field, "")
     if predicate.field in _LINES and isinstance(predicate, Text):
         return matched_words(*_line_and_hits(predicate, facts))
-    value = _element(predicate, facts) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        is_any = isinstance(predicate, Present)
+        value = " ".join(value) if is_any else _element(predicate, facts)
     return redacted(_excerpt(value, _hit(predicate, value))) if isinstance(value, str) else value
 
 

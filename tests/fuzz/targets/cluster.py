@@ -21,7 +21,7 @@ from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
-from minerwatch.kube.client import Answer, ApiError, Cluster
+from minerwatch.kube.client import ApiError, Cluster, Response
 from minerwatch.kube.cluster_view import identity_facts, identity_of
 from minerwatch.kube.controllers import controls
 from minerwatch.kube.list_stream import ListError, ListReader
@@ -76,8 +76,8 @@ class _Api:
         self._date = date
         self.sent: list[bytes] = []
 
-    def open(self, *_args: object, **_kwargs: object) -> Answer:
-        return Answer(cast("Any", _Response(self._data, {"Date": self._date})), self.server)
+    def open(self, *_args: object, **_kwargs: object) -> Response:
+        return Response(cast("Any", _Response(self._data, {"Date": self._date})), self.server)
 
     def call(self, *_args: object, body: bytes | None = None, **_kwargs: object) -> bytes:
         if body is not None:

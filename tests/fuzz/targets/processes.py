@@ -35,8 +35,8 @@ from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
 from tests.fuzz.places import folder, link, put
 from tests.fuzz.registry import parts, target
-from tests.fuzz.shipped import matcher
 from tests.report.samples import NOW
+from tests.shipped import matcher
 
 _PID = 7
 _STAT = b"7 (a) R 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 99 0 0 0 1 2 3 " + b"0 " * 24

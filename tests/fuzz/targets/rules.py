@@ -29,7 +29,7 @@ from minerwatch.node.yara_scan import read_rules as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
-from tests.fuzz.shipped import matcher
+from tests.shipped import matcher
 
 _TODAY = date(2026, 11, 23)
 _FACTS: tuple[Facts, ...] = (

@@ -1,0 +1,446 @@
+"""Name what the code that runs hot in a process computes, in a process that can be killed.
+
+The agent runs this file by path and never imports it. No code leaves it, only names of YARA rules
+and hashes of pages. One JSON value a line:
+
+========================================================  =====================================
+standard input                                            standard output
+========================================================  =====================================
+``{"rules": [[text, earlier text], …]}``                  ``{"broken": [[file, line, reason]]}``
+``{"proc", "place", "pid", "start_ticks", "addresses"}``  ``{"is_there", "names", …}``
+========================================================  =====================================
+
+Rules match one text, made of
+
+- the pages that the sampled addresses lie in, and the page before each: a loop finds its constants
+  there;
+- the read-only memory that their instructions address: tables;
+- numbers that arm64 puts together from halves, and the words of ``Words``.
+
+Data that a process only keeps is never a part of it. Whatever the code looks like, the work is
+bounded: in pages, instructions, addresses and bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import resource
+import stat
+import sys
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import yara_x
+
+from minerwatch.node.children.machine_code import Decoder, References, Words, masked
+
+_PAGE = 4096
+MAX_HOT_PAGES = 16
+_LEAST_SHARE = 0.02
+"""Of the samples, in a page that counts as hot."""
+MAX_INSTRUCTIONS = 32_768
+MAX_TABLE_BYTES = 16 * _PAGE
+_EXECUTED = 256
+"""Bytes around a sampled address that probably run, too: loops spend their time in few places."""
+_TABLE_BEFORE = 256
+"""Code may address the middle of a table: an x86 displacement of one byte reaches 128 bytes."""
+_TABLE_AFTER = 768
+_GAP = bytes(64)
+"""Put between parts that are not adjacent: no pattern matches across it."""
+_MAX_MAPS_BYTES = 16 << 20
+_MAX_MOUNTS_BYTES = 1 << 20
+_MAX_NAMES = 64
+
+FINGERPRINT_LENGTH = 32
+_MAX_FINGERPRINTS = 4
+_LEAST_SHARE_OF_FINGERPRINT = 0.1
+"""Of the samples in hot pages, in a page with a fingerprint."""
+_LEAST_MIXING = 0.15
+"""Of the instructions around the samples in a page with a fingerprint."""
+
+_MAX_DATA_BYTES = 192 << 20
+_SCAN_S = 5
+_MOST_CPU_S = 20
+
+
+# The memory of a process.
+
+_MAPS_LINE = re.compile(
+    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) [0-9a-f]+ \S+ (\d+) *([^\n]*)\n?"
+)
+
+
+class Mapping(NamedTuple):
+    """A mapping that is executable, or read-only."""
+
+    start: int
+    end: int
+    is_writable: bool
+    has_file: bool
+    name: bytes
+
+
+class Process:
+    """One process, open for reading. Raises OSError if it cannot be read."""
+
+    def __init__(self, proc: str, place: str, pid: int, start_ticks: int) -> None:
+        self._folder = f"{proc}/{place}"
+        self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123 - as below
+                fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5)
+            self.is_same = int(fields[19]) == start_ticks
+            self._mappings = sorted(self._read_mappings())
+        except BaseException:
+            self.close()
+            raise
+        self._starts = [each.start for each in self._mappings]
+
+    def _read_mappings(self) -> Iterator[Mapping]:
+        size = 0
+        with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - pathlib is slow to import
+            for line in lines:
+                size += len(line)
+                match = _MAPS_LINE.fullmatch(line)
+                if size > _MAX_MAPS_BYTES:
+                    return
+                if match and (b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3])):
+                    start, end = int(match[1], 16), int(match[2], 16)
+                    yield Mapping(start, end, b"w" in match[3], match[4] != b"0", match[5])
+
+    def mapping(self, address: int) -> Mapping | None:
+        """Return the executable or read-only mapping of an address."""
+        place = bisect_right(self._starts, address) - 1
+        if place < 0 or address >= self._mappings[place].end:
+            return None
+        return self._mappings[place]
+
+    def mount_table(self) -> bytes:
+        """Return the mounts that it sees (proc_pid_mountinfo(5))."""
+        with suppress(OSError), open(f"{self._folder}/mountinfo", "rb") as file:  # noqa: PTH123
+            return file.read(_MAX_MOUNTS_BYTES)
+        return b""
+
+    def content(self, start: int, size: int) -> bytes:
+        """Return what can be read of the memory from ``start`` on."""
+        with suppress(OSError, OverflowError):
+            return os.pread(self._memory, size, start)
+        return b""
+
+    def close(self) -> None:
+        """Close its memory."""
+        os.close(self._memory)
+
+
+# Hot code.
+
+
+class HotCode:
+    """The pages that sampled addresses lie in, and what their instructions name."""
+
+    def __init__(
+        self, process: Process, decoder: Decoder, samples: Iterable[tuple[int, int]]
+    ) -> None:
+        self._process = process
+        self._decoder = decoder
+        self._samples = dict(samples)
+        self._sorted = sorted(self._samples)
+        pages: Counter[int] = Counter()
+        for address, count in self._samples.items():
+            pages[address // _PAGE] += count
+        least = max(_LEAST_SHARE * pages.total(), min(2, pages.total()))
+        hot = [each for each in pages.most_common(MAX_HOT_PAGES) if each[1] >= least]
+        self.hot = Counter(dict(hot))
+        self._runs = [*self._read_runs()]
+        self._words = Words(is_arm=decoder.is_arm)
+        self._references = References(is_arm=decoder.is_arm)
+        self._executed: Counter[int] = Counter()  # instructions by page
+        self._mixing: Counter[int] = Counter()
+        self._decode()
+
+    def text(self) -> bytes:
+        """Return the text that rules are matched against."""
+        tables = [self._process.content(start, end - start) for start, end in self._tables()]
+        own = (self._references.text(), self._words.text().encode())
+        return _GAP.join((*(code for _, code in self._runs), *tables, *own))
+
+    def fingerprints(self) -> Iterator[tuple[str, Mapping]]:
+        """Yield the hash of each page that mixes and that a file holds, and its mapping.
+
+        Generated code changes; unpacked code is in no file either, so neither has a fingerprint.
+        """
+        least = _LEAST_SHARE_OF_FINGERPRINT * self.hot.total()
+        for page, count in self.hot.most_common(_MAX_FINGERPRINTS):
+            mapping = self._process.mapping(page * _PAGE)
+            mixes = self._mixing[page] >= _LEAST_MIXING * self._executed[page] > 0
+            if (
+                mapping
+                and mapping.has_file
+                and not mapping.is_writable
+                and mixes
+                and count >= least
+            ):
+                yield self._fingerprint(page), mapping
+
+    def _fingerprint(self, page: int) -> str:
+        digest = hashlib.sha256()
+        for instruction in self._decoder.decoded(self._process.content(page * _PAGE, _PAGE), 0):
+            text = masked(instruction, _PAGE, self._is_mapped)
+            digest.update(text.encode() + b"\n")
+        return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+    def _is_mapped(self, address: int) -> bool:
+        return self._process.mapping(address) is not None
+
+    def _read_runs(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the hot pages and the ones before them, those without a gap together."""
+        before = {page - 1 for page in self.hot if self._is_one_mapping(page - 1, page)}
+        start, run = 0, b""
+        for page in sorted(before | self.hot.keys()):
+            code = self._process.content(page * _PAGE, _PAGE)
+            if run and start + len(run) != page * _PAGE:
+                yield start, run
+                run = b""
+            start = start if run else page * _PAGE
+            run += code
+        yield start, run
+
+    def _is_one_mapping(self, page: int, other: int) -> bool:
+        mapping = self._process.mapping(other * _PAGE)
+        return mapping is not None and mapping.start <= page * _PAGE
+
+    def _decode(self) -> None:
+        """Decode from each sampled address to the next: there instructions surely begin."""
+        left = MAX_INSTRUCTIONS
+        for start, end, code in sorted(self._pieces(), key=self._weight, reverse=True):
+            for instruction in self._decoder.decoded(code, start):
+                if instruction.address >= end:
+                    break
+                left -= 1
+                if left < 0:
+                    return
+                self._references.add(instruction)
+                if self._distance(instruction.address) <= _EXECUTED:
+                    page = instruction.address // _PAGE
+                    self._executed[page] += 1
+                    self._mixing[page] += self._words.add(instruction)
+
+    def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
+        for start, code in self._runs:
+            end = start + len(code)
+            inside = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, end)]
+            for begin, until in pairwise(sorted({start, *inside, end})):
+                # The last instruction may reach into the next piece.
+                yield begin, until, code[begin - start : until - start + 16]
+
+    def _weight(self, piece: tuple[int, int, bytes]) -> tuple[int, int]:
+        return self.hot[piece[0] // _PAGE], self._samples.get(piece[0], 0)
+
+    def _tables(self) -> list[tuple[int, int]]:
+        """Return the read-only memory that is named nearest to the sampled addresses."""
+        found: list[tuple[int, int]] = []
+        left = MAX_TABLE_BYTES
+        for address in self._named():
+            mapping = self._process.mapping(address)
+            if mapping is None or mapping.is_writable:
+                continue
+            start = max(mapping.start, address - _TABLE_BEFORE)
+            end = min(mapping.end, address + _TABLE_AFTER)
+            left -= end - start
+            if left < 0:
+                break
+            found.append((start, end))
+        return [*_joined(found)]
+
+    def _named(self) -> Iterator[int]:
+        """Yield addresses, those first that are named nearest to a sample, none too close."""
+        named = [*self._references.tables, *self._followed()]
+        seen: set[int] = set()
+        for _, address in sorted(named, key=lambda each: self._distance(each[0])):
+            if address // _TABLE_BEFORE not in seen:
+                seen.add(address // _TABLE_BEFORE)
+                yield address
+
+    def _followed(self) -> Iterator[tuple[int, int]]:
+        """Yield the addresses that read-only memory holds, mostly a library's offset table."""
+        for by, place in self._references.pointers:
+            mapping = self._process.mapping(place)
+            if mapping is not None and not mapping.is_writable:
+                content = self._process.content(place, 8)
+                if len(content) == 8:
+                    yield by, int.from_bytes(content, "little")
+
+    def _distance(self, address: int) -> int:
+        place = bisect_left(self._sorted, address)
+        return min(abs(address - each) for each in self._sorted[max(0, place - 1) : place + 1])
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges in order, those that overlap as one."""
+    last: tuple[int, int] | None = None
+    for start, end in sorted(ranges):
+        if last is not None and start <= last[1]:
+            last = last[0], max(last[1], end)
+            continue
+        if last is not None:
+            yield last
+        last = start, end
+    if last is not None:
+        yield last
+
+
+# Rules, as in yara_scanner.py.
+
+
+def scanners_of(rules: list[list[str]]) -> tuple[list[yara_x.Scanner], list[tuple[int, int, str]]]:
+    """Return a scanner for each file, of its earlier text if it is broken; and what is broken."""
+    scanners: list[yara_x.Scanner] = []
+    broken: list[tuple[int, int, str]] = []
+    for number, texts in enumerate(rules):
+        for text in texts:
+            compiler = yara_x.Compiler(includes_enabled=False)
+            try:
+                compiler.add_source(text)
+            except yara_x.CompileError as error:
+                if text is texts[0]:
+                    broken.append((number, 1, str(error).partition("\n")[0]))
+                continue
+            scanner = yara_x.Scanner(compiler.build())
+            scanner.set_timeout(_SCAN_S)
+            scanners.append(scanner)
+            break
+    return scanners, broken
+
+
+def names_in(text: bytes, scanners: Iterable[yara_x.Scanner]) -> list[str]:
+    """Return the names of the rules that match."""
+    names: set[str] = set()
+    for scanner in scanners:
+        with suppress(yara_x.TimeoutError):
+            names |= {rule.identifier for rule in scanner.scan(text).matching_rules}
+    return sorted(names)[:_MAX_NAMES]
+
+
+# Files that are not in the image of the container.
+
+
+class _Mount(NamedTuple):
+    point: bytes
+    kind: bytes
+    upper: bytes  # where an overlay's changes are, as the host sees it
+
+
+def is_of_image(process: Process, mapping: Mapping, proc: str) -> bool:
+    """Return False if the file came after the container was made.
+
+    It did if it has no name any more, lies on a volume, or in the upper layer of an overlay. On a
+    host, where there is no image, only what lies in memory did.
+    """
+    name = mapping.name
+    if name.startswith(_OF_NO_FOLDER) or name.endswith(b" (deleted)"):
+        return False
+    mounts = sorted(_mounts(process.mount_table()), key=lambda each: len(each.point))
+    above = [each for each in mounts if _lies_below(name, each.point)]
+    if not above:
+        return True
+    mount = above[-1]
+    if mount.kind == b"overlay":
+        place = os.fsencode(f"{proc}/1/root") + mount.upper + name[len(mount.point.rstrip(b"/")) :]
+        try:
+            return not (mount.upper and stat.S_ISREG(os.lstat(place).st_mode))
+        except OSError:
+            return True
+    is_in_container = above[0].kind == b"overlay"
+    return mount.point == b"/" or not (is_in_container or mount.kind in (b"tmpfs", b"ramfs"))
+
+
+_OF_NO_FOLDER = (b"/memfd:", b"/SYSV", b"/dev/zero", b"/dev/shm/")
+_MOUNT = re.compile(
+    rb"^\d+ \d+ \S+ \S+ (\S+) [^\n]*? - (\S+) \S+ (?:\S*?,upperdir=([^,\s]+))?", re.MULTILINE
+)
+
+
+def _mounts(table: bytes) -> Iterator[_Mount]:
+    """Yield the mounts of /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
+    for point, kind, upper in _MOUNT.findall(table):
+        yield _Mount(_unescaped(point), kind, _unescaped(upper))
+
+
+def _unescaped(path: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), path)
+
+
+def _lies_below(name: bytes, point: bytes) -> bool:
+    return name.startswith(point.rstrip(b"/") + b"/")
+
+
+# Questions.
+
+
+def answer(
+    question: dict[str, Any], decoder: Decoder, scanners: list[yara_x.Scanner]
+) -> dict[str, Any]:
+    """Return the names of the rules that match the hot code of a process, and its fingerprints."""
+    proc: str = question["proc"]
+    try:
+        process = Process(
+            proc, question["place"], int(question["pid"]), int(question["start_ticks"])
+        )
+    except (OSError, ValueError, IndexError):
+        return {"is_there": False}
+    try:
+        if not process.is_same:
+            return {"is_there": False}
+        code = HotCode(process, decoder, question["addresses"])
+        found = dict(code.fingerprints())
+        foreign = [each for each in found if not is_of_image(process, found[each], proc)]
+        return {
+            "is_there": bool(code.hot),
+            "names": names_in(code.text(), scanners),
+            "fingerprints": sorted(found),
+            "foreign": sorted(foreign),
+        }
+    finally:
+        process.close()
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    _bound_itself()
+    lines = iter(sys.stdin.buffer)
+    scanners, broken = scanners_of(json.loads(next(lines))["rules"])
+    _put({"broken": broken})
+    decoder = Decoder()
+    for line in lines:
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = int(spent.ru_utime + spent.ru_stime) + _MOST_CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
+        _put(answer(json.loads(line), decoder, scanners))
+
+
+def _bound_itself() -> None:
+    """Yield the CPU to others, be killed first where memory is short, and do not grow."""
+    with suppress(OSError):
+        os.nice(10)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("1000")
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _put(value: object) -> None:
+    os.write(1, json.dumps(value).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError, StopIteration):
+        main()
+    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
