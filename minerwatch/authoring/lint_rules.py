@@ -7,21 +7,16 @@ import uuid
 from collections.abc import Iterator
 from datetime import date
 from difflib import get_close_matches
+from functools import cache
 
 from minerwatch.authoring.diagnostic import Problems
 from minerwatch.authoring.lint_conditions import did_you_mean
+from minerwatch.authoring.schema import rule_schema
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS
 from minerwatch.detection.sigma.rule import LEVEL_SCORES, Filter, Rule
 from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
-_TOP_KEYS = frozenset(
-    (
-        *("title", "id", "name", "related", "taxonomy", "status", "description", "license"),
-        *("author", "references", "date", "modified", "logsource", "detection", "fields"),
-        *("falsepositives", "level", "tags", "scope", "minerwatch", "filter"),
-    )
-)
 _CPU_FIELDS = frozenset(
     (
         *("Age", "CpuCores", "CpuSeconds", "CpuFlatness", "Threads", "SaturatedThreads"),
@@ -43,14 +38,19 @@ _UNIT_TYPES = {"bool": "true or false", "": "text", "list": "a list of texts"}
 
 def check_keys(item: Rule | Filter, document: Document) -> Problems:
     """Warn of misspelt keys, an id that is not random, and a missing description."""
-    for key in document.content.keys() - _TOP_KEYS:
-        near = get_close_matches(key.lower(), _TOP_KEYS, n=1, cutoff=0.75)
+    for key in document.content.keys() - _known_keys():
+        near = get_close_matches(key.lower(), _known_keys(), n=1, cutoff=0.75)
         if near:
             yield document.line(key), f"unknown key {key!r}: did you mean {near[0]!r}?"
     if uuid.UUID(item.id).version != _RANDOM_UUID:
         yield item.id_line, "the id is not random: create it with `uuidgen`, so that it is unique"
     if not item.description:
         yield document.line("title"), "no description: the on-call needs it"
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    return frozenset(rule_schema()["properties"])
 
 
 def check_header(rule: Rule, document: Document) -> Problems:

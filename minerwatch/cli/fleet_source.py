@@ -274,8 +274,25 @@ class ClusterSource:
 
 
 AnySource = ClusterSource | Source
-Connect = Callable[[], AnySource]
-"""Returns the cluster or the node that the options name. Raises UsageError, ClusterError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The options that say where to read."""
+
+    scope: Scope
+    socket_path: Path | None
+    config_path: Path | None
+    rule_folders: tuple[Path, ...] = ()
+    local: bool = False
+
+    def __call__(self) -> AnySource:
+        """Return the cluster or the node that they name. Raises UsageError, ClusterError."""
+        config = configuration(self.config_path, self.rule_folders)
+        if wants_cluster(self.scope, config, local=self.local, socket_path=self.socket_path):
+            return ClusterSource(self.scope)
+        return Source(self.socket_path, self.local, config, self.scope.namespace)
+
 
 _local_option = click.option(
     "--local", is_flag=True, help="Sample this node, whether an agent runs or not."
@@ -284,29 +301,17 @@ _local_option = click.option(
 
 def source_options(*, may_sample: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options that say where to read, passed as ``connect``; with or without sampling."""
-    names = [field.name for field in fields(Scope)]
+    of_scope = [field.name for field in fields(Scope)]
+    of_connect = [field.name for field in fields(Connect)]
+    before, after = ((_local_option,), (rules_option,)) if may_sample else ((), ())
 
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
-        def with_source(
-            socket_path: Path | None,
-            config_path: Path | None,
-            rule_folders: tuple[Path, ...] = (),
-            *,
-            local: bool = False,
-            **given: Any,
-        ) -> Any:
-            scope = Scope(**{name: given.pop(name) for name in names})
+        def with_source(**given: Any) -> Any:
+            scope = Scope(**{name: given.pop(name) for name in of_scope})
+            options = {name: given.pop(name) for name in of_connect if name in given}
+            return command(connect=Connect(scope, **options), **given)
 
-            def connect() -> AnySource:
-                config = configuration(config_path, rule_folders)
-                if wants_cluster(scope, config, local=local, socket_path=socket_path):
-                    return ClusterSource(scope)
-                return Source(socket_path, local, config, scope.namespace)
-
-            return command(connect=connect, **given)
-
-        before, after = ((_local_option,), (rules_option,)) if may_sample else ((), ())
         for option in reversed((*_OPTIONS, *before, socket_option, config_option, *after)):
             with_source = option(with_source)
         return with_source
