@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from minerwatch.config.schema import CircuitBreaker, CullBudget, Culling
 from minerwatch.detection.judge import score_of
+from minerwatch.detection.sigma.lists import Lists
+from minerwatch.detection.sigma.rule import Rule, SkippedRule, rule_of
+from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.model import (
     Container,
     ContainerKind,
@@ -24,6 +28,11 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+
+
+def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
+    """The rule in ``text``; raises RuleError."""
+    return rule_of(read_document(path, text), lists)
 
 
 def make_pod(name: str = "jupyter-eve", uid: str = "uid-1", **changes: Any) -> Pod:

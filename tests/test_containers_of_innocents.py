@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.detection import CORPUS
-from minerwatch.authoring.rule_tests import Recording, recording, verdict_together
+from benchmarks.detection import CORPUS, verdict_together
+from minerwatch.authoring.recordings import Recording, recording
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import is_cullable, joined_score
 from minerwatch.detection.matching.matcher import Matcher

@@ -21,8 +21,8 @@ from benchmarks.detection import (
     report_lines,
     with_report,
 )
-from minerwatch.authoring.lint_tests import fact_problems
-from minerwatch.authoring.rule_tests import recording
+from minerwatch.authoring.lint_rules import fact_problems
+from minerwatch.authoring.recordings import recording
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.fields import KNOWN_FIELDS

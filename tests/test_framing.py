@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
-from minerwatch.authoring.rule_tests import Recording, recording, replayed
+from minerwatch.authoring.recordings import Recording, recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
 from minerwatch.detection.matching.matcher import Matcher

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording, failed_tests, replayed
+from minerwatch.authoring.recordings import Recording, replayed
+from minerwatch.authoring.rule_tests import failed_tests
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import joined_score

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording, replayed
+from minerwatch.authoring.recordings import Recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
-from minerwatch.detection.sigma.rule import LEVEL_SCORES
+from minerwatch.detection.sigma.rule import LEVEL_SCORES, SkippedRule
 from minerwatch.model import FactValue, Maturity, Signal
 
 SIGMAHQ_STYLE = {
@@ -427,4 +427,4 @@ def test_what_its_authors_withdrew_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(PLAIN.replace("status: test", "status: deprecated"))
     book = rulebook.load((tmp_path,))
     assert (book.rules, book.errors) == ((), ())
-    assert [skipped.reason for skipped in book.skipped] == ["status is deprecated"]
+    assert [type(file.outcome) for file in book.files.values()] == [SkippedRule]

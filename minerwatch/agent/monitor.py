@@ -1,4 +1,4 @@
-"""One node's sources, opened, and its containers as they are published; without a cluster.
+"""One node's sources, opened, and its containers as they are published.
 
 Shared by the agent and by commands that sample the node themselves.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
@@ -20,18 +21,23 @@ from minerwatch.config.schema import Config
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
-from minerwatch.model import Container, Facts, Identity, Observation
+from minerwatch.model import Container, Identity, Observation
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.exec_events import ExecsUnavailableError
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
+if TYPE_CHECKING:
+    from minerwatch.kube.cluster_view import ClusterNode
+
 MAX_PROCESSES = 1000
 """Processes of one container in the full snapshot."""
 
-OTHER_KERNEL = "node.proc is not this kernel's"
+Source = TypeVar("Source")
 
 
 def now_s() -> float:
@@ -115,34 +121,28 @@ def open_node(
     book: RuleBook,
     *,
     matcher: Matcher | None = None,
-    identity: Callable[[Container], Identity | None] = _no_identity,
-    place_of: Callable[[Container], Facts] | None = None,
+    cluster: ClusterNode | None = None,
 ) -> Node:
     """Open the node that ``config`` describes. Raises NodeError.
 
-    ``matcher`` holds the book's rules, where it was compiled already. ``identity`` and
-    ``place_of`` return what a cluster knows of a container, for people and as facts.
+    ``matcher`` holds the book's rules, where it was compiled already.
     """
     proc = Path(config.node.proc)
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
-    tasks, tasks_off = _task_iterator(config)
-    probes = Probes(
-        config,
-        content_rules=book.content,
-        tasks=tasks,
-        tasks_off=tasks_off,
-    )
+    tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
+    code, code_off = kernel_source("executed_code", config, CodeSampler)
+    probes = Probes(config, content_rules=book.content, tasks=tasks, tasks_off=tasks_off)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
     )
     watch = Watch(
-        Sources(cgroups, processes, tasks, probes),
+        Sources(cgroups, processes, tasks, probes, code),
         matcher or Matcher(book.rules),
         config.examination,
         judge,
-        place_of,
+        cluster.facts if cluster is not None else None,
     )
     opens_files = config.probes.connections or config.probes.content
     spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
@@ -151,18 +151,24 @@ def open_node(
         watch,
         cgroups.source,
         tuple(spot for spot in spots if spot),
-        (ProbeStatus("tasks", tasks_off, config.probes.tasks), *probes.status),
-        identity,
+        (
+            ProbeStatus("tasks", tasks_off, config.probes.tasks),
+            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            *probes.status,
+        ),
+        cluster.identity if cluster is not None else _no_identity,
     )
 
 
-def _task_iterator(config: Config) -> tuple[TaskIterator | None, str]:
-    """Return the node's task iterator, or the reason why there is none."""
-    if not config.probes.tasks:
-        return None, "switched off (probes.tasks)"
+def kernel_source(
+    name: str, config: Config, open_it: Callable[[], Source]
+) -> tuple[Source | None, str]:
+    """Return a source of this kernel's events or tasks, or the reason why there is none."""
+    if not getattr(config.probes, name):
+        return None, f"switched off (probes.{name})"
     if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
+        return None, "node.proc is not this kernel's"
     try:
-        return TaskIterator(), ""
-    except TasksUnavailableError as error:
+        return open_it(), ""
+    except (ExecsUnavailableError, SamplerUnavailableError, TasksUnavailableError) as error:
         return None, str(error)

@@ -34,7 +34,8 @@ from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.process_order import tree_order
 from minerwatch.report.log import evidence_text
-from minerwatch.untrusted_text.display import masked_command_line, printable, redacted, shortened
+from minerwatch.untrusted_text.display import masked_command_line, printable, shortened
+from minerwatch.untrusted_text.redaction import redacted
 
 MAX_PROCESSES = 200
 MAX_FINDINGS = 50

@@ -65,6 +65,49 @@ _FIELDS = (
         "samples that flush denormals, of those that round otherwise",
         dynamic=True,
     ),
+    Field(
+        "HashCodeShare",
+        "0..1",
+        "samples of what it executes that are dense in xor, rotations and integer vectors",
+        dynamic=True,
+    ),
+    Field(
+        "MixingCodeShare",
+        "0..1",
+        "xor, rotations and multiplications of integers, of the instructions it executes",
+        dynamic=True,
+    ),
+    Field(
+        "FloatCodeShare", "0..1", "floating point, of the instructions it executes", dynamic=True
+    ),
+    Field(
+        "PairConversionShare",
+        "0..1",
+        "conversions of two integers to two floats, of the instructions it executes",
+        dynamic=True,
+    ),
+    Field(
+        "RoundingCodeShare",
+        "0..1",
+        "changes of the rounding mode, of the instructions it executes",
+        dynamic=True,
+    ),
+    Field(
+        "VectorCodeShare", "0..1", "integer vectors, of the instructions it executes", dynamic=True
+    ),
+    Field(
+        "AnonymousCodeShare",
+        "0..1",
+        "samples of what it executes in memory that no file backs",
+        dynamic=True,
+    ),
+    Field("HotCodePages", "count", "pages that hold 90 % of what it executes", dynamic=True),
+    Field(
+        "IoBytesPerCpuSecond",
+        "B/s",
+        "bytes read and written, files, pipes and sockets, per second of CPU",
+        dynamic=True,
+    ),
     Field("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", dynamic=True),
     Field("LargestFileMiB", "MiB", "largest mapping of a file on disk", dynamic=True),
     Field("ContentMatches", "list", "names of the YARA rules that matched", dynamic=True),
@@ -96,7 +139,16 @@ _OF_CONTAINER = frozenset(
     )
 )
 
+_POOLED = frozenset(
+    (
+        *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
+        "RoundingCodeShare",
+        *("VectorCodeShare", "AnonymousCodeShare", "HotCodePages", "IoBytesPerCpuSecond"),
+    )
+)
+
 PROBE_FIELDS = {
+    "executed_code": tuple(sorted(_POOLED)),
     "connections": (
         *("DestinationIp", "DestinationPort", "DestinationCount", "Initiated"),
         "LongestConnection",
@@ -131,6 +183,11 @@ def is_dynamic(name: str) -> bool:
 def is_of_container(name: str) -> bool:
     """Return True if all processes of a container share the field."""
     return name in _OF_CONTAINER
+
+
+def is_pooled(name: str) -> bool:
+    """Return True if the field is measured of a process, and of all of a container together."""
+    return name in _POOLED
 
 
 def nearest_field(name: str) -> str | None:

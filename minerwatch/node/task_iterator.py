@@ -224,7 +224,8 @@ class TaskIterator:
         library = self._library
         opened = library.bpf_object__open_file(os.fsencode(path), None)
         if not opened:
-            raise TasksUnavailableError(f"{path.name} cannot be opened: {_errno_text()}")
+            reason = os.strerror(ctypes.get_errno())
+            raise TasksUnavailableError(f"{path.name} cannot be opened: {reason}")
         self._object = opened
         if library.bpf_object__load(opened):
             raise TasksUnavailableError(_refusal(ctypes.get_errno()))
@@ -355,7 +356,3 @@ def _refusal(number: int) -> str:
             " kernel lockdown"
         )
     return f"this kernel refused the task iterator: {os.strerror(number) if number else 'unknown'}"
-
-
-def _errno_text() -> str:
-    return os.strerror(ctypes.get_errno())

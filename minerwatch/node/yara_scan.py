@@ -10,7 +10,6 @@ executable itself. It is then left alone for a while, and so is its container.
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
@@ -22,8 +21,8 @@ import msgspec
 from minerwatch.errors import RuleError
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
-from minerwatch.node.live_thread import living_place
-from minerwatch.node.question_queue import Question, Questions
+from minerwatch.node.proc_files import living_place
+from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 
 MAX_NAMES = 64
@@ -40,7 +39,6 @@ _PROCESS_AVOIDED_S = 1800.0
 _OWNER_AVOIDED_S = 60.0
 """And so is its container: one with many of these processes costs others 10 s a minute."""
 
-_FAILURES = ("unreadable", "permission", "too_large", "timeout", "child", "crowded", "rules")
 _SCAN_FAILURES = frozenset(("unreadable", "permission", "too_large", "timeout"))
 
 
@@ -74,9 +72,10 @@ class ScanResult(msgspec.Struct):
         raise ValueError("the scanner does not come to an end")
 
 
-class ContentReader:
+class ContentReader(QueuedReader[tuple[str, ...] | None]):
     """Scan the code of processes in a short-lived child, one process at a time.
 
+    An answer has the rules that matched; it is None where the process could not be scanned.
     ``failures`` counts by reason since the start:
 
     - ``permission``, ``unreadable``: memory that could not be read; ``too_large``: read in part;
@@ -96,36 +95,15 @@ class ContentReader:
         stall_s: float = 10.0,
     ) -> None:
         """``idle_s``: the child's life without questions; ``stall_s``: without any progress."""
-        self.failures = dict.fromkeys(_FAILURES, 0)
+        super().__init__(*_SCAN_FAILURES, "child", "rules")
         self._proc = proc
         self._program = program or GuardedProgram(SCANNER, needs_packages=True)
-        self.questions = Questions()
         self._idle_s = idle_s
         self._stall_s = stall_s
-        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[str, ...] | None]]
-        self._answers = queue.SimpleQueue()
         self._avoided: dict[Hashable, float] = {}  # process or container -> until then
         self._closing = threading.Event()
         self._rules = RuleTexts(rule_files)
         self._thread = Worker("content", self._serve).start()
-
-    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
-        """Queue a scan of ``process`` in container ``owner``; False: refused, ask again later.
-
-        A pending question is not queued twice.
-        """
-        is_pending = self.questions.put(process, owner)
-        self.failures["crowded"] += not is_pending
-        return is_pending
-
-    def answers(self) -> dict[ProcessId, tuple[str, ...] | None]:
-        """Return the rules that matched, of scans that finished; None: it could not be scanned."""
-        found: dict[ProcessId, tuple[str, ...] | None] = {}
-        while not self._answers.empty():
-            process, names = self._answers.get()
-            self.questions.close(process)
-            found[process] = names
-        return found
 
     def use(self, rule_files: Sequence[Path]) -> None:
         """Put the rules of ``rule_files`` in force, as the files are now."""
@@ -134,8 +112,7 @@ class ContentReader:
     def close(self) -> None:
         """End child and thread; do not wait for either if it hangs."""
         self._closing.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
         self._program.kill()
         self._thread.join(_JOIN_S)
 

@@ -112,7 +112,7 @@ class _BoundedReader(io.RawIOBase):
 class _Handler(BaseHTTPRequestHandler):
     """Serves one request: GET and HEAD of ``routes``, POST of ``posts``."""
 
-    server: Server
+    server: Listener
     server_version = "minerwatch"
     sys_version = ""
     default_request_version = "HTTP/1.0"
@@ -195,6 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: clients are untrusted, and failures are counted."""
 
 
+def ignore_error(_error: Exception) -> None:
+    """Do nothing: the error is counted anyway."""
+
+
 class _Connections:
     """Open connections with their addresses and deadlines, oldest first."""
 
@@ -244,8 +248,12 @@ class _Connections:
             socket.socket.shutdown(client, socket.SHUT_RDWR)
 
 
-class Server(ThreadingMixIn, TCPServer):
-    """Runs a thread per connection; ``failures`` counts requests without a response by reason."""
+class _ClosingError(Exception):
+    """The server is to end: ``shutdown`` waits forever for a thread that has not begun to serve."""
+
+
+class Listener(ThreadingMixIn, TCPServer):
+    """Serves each connection in a thread; ``start`` accepts connections in another one."""
 
     daemon_threads = True
     block_on_close = False
@@ -254,18 +262,21 @@ class Server(ThreadingMixIn, TCPServer):
         self,
         listening: socket.socket,
         routes: Routes,
-        posts: Posts,
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[Exception], None] = ignore_error,
+        *,
         tls: TlsEndpoint | None = None,
         authorize: Authorize | None = None,
+        posts: Posts | None = None,
         limits: Limits = Limits(),
     ) -> None:
-        """``authorize`` needs ``tls``: no token is accepted over plain HTTP."""
+        """``on_error`` gets the errors of routes; it is called from other threads.
+
+        ``authorize`` needs ``tls``: no token is accepted over plain HTTP.
+        """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.routes = routes
-        self.posts = posts
-        self.failures: dict[str, int] = {}
+        self.posts = posts or {}
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -273,9 +284,34 @@ class Server(ThreadingMixIn, TCPServer):
         # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
         self._connections = _Connections(limits.deadline_s)
+        self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._is_closing = False
+        self._thread = Worker("http", self._serve)
         self._second = 0
         self._opened: Counter[str] = Counter()  # in this second, by client address
+
+    def start(self) -> Listener:
+        """Serve until ``close``."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop listening and close every connection."""
+        self._thread.close()
+        self._is_closing = True
+        self._thread.join()
+        self.server_close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(_ClosingError):
+            self.serve_forever(_POLL_S)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Requests without a response since the start, by reason; and unusable certificates."""
+        unusable = self._tls.failures if self._tls is not None else 0
+        return {**self._failures, **({"certificate": unusable} if unusable else {})}
 
     @property
     def is_encrypted(self) -> bool:
@@ -333,6 +369,8 @@ class Server(ThreadingMixIn, TCPServer):
 
     def service_actions(self) -> None:
         """Close overdue connections; called after every connection, and every ``_POLL_S``."""
+        if self._is_closing:
+            raise _ClosingError
         for _ in range(self._connections.close_overdue()):
             self.count("too slow")
 
@@ -390,7 +428,7 @@ class Server(ThreadingMixIn, TCPServer):
     def count(self, reason: str) -> None:
         """Count a request without a response."""
         with self._lock:
-            self.failures[reason] = self.failures.get(reason, 0) + 1
+            self._failures[reason] += 1
 
 
 class _RateLimited:
@@ -410,43 +448,6 @@ class _RateLimited:
                 self._last = self._route()
                 times.append(now_s)
             return self._last
-
-
-def ignore_error(_error: Exception) -> None:
-    """Do nothing: the error is counted anyway."""
-
-
-class Listener:
-    """A server in its own thread, until it is closed."""
-
-    def __init__(
-        self,
-        listening: socket.socket,
-        routes: Routes,
-        on_error: Callable[[Exception], None] = ignore_error,
-        *,
-        tls: TlsEndpoint | None = None,
-        authorize: Authorize | None = None,
-        posts: Posts | None = None,
-        limits: Limits = Limits(),
-    ) -> None:
-        """``on_error`` gets the errors of routes; it is called from other threads."""
-        self._tls = tls
-        self._server = Server(listening, routes, posts or {}, on_error, tls, authorize, limits)
-        self._thread = Worker("http", lambda: self._server.serve_forever(_POLL_S)).start()
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """Requests without a response since the start, by reason; and unusable certificates."""
-        unusable = self._tls.failures if self._tls is not None else 0
-        return {**self._server.failures, **({"certificate": unusable} if unusable else {})}
-
-    def close(self) -> None:
-        """Stop listening and close every connection."""
-        self._server.shutdown()
-        self._thread.close()
-        self._server.server_close()
-        self._thread.join()
 
 
 def address_listener(
@@ -472,7 +473,7 @@ def address_listener(
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _RateLimited(route) for path, route in routes.items()}
     listener = Listener(listening, limited, on_error, tls=tls, authorize=authorize, limits=limits)
-    return listener, shown
+    return listener.start(), shown
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -67,7 +67,7 @@ CAPABILITIES = {
     "bottlerocket": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
     "hub": _DEEP | {"NET_ADMIN"},
-    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "NET_ADMIN"},
+    "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "PERFMON", "NET_ADMIN"},
 }
 
 PERMISSIONS = {

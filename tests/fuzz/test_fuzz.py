@@ -34,7 +34,6 @@ NOT_FUZZED = {
     "minerwatch.culling.service": "reads the kernel's boot id, whose characters do not matter",
     "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
-    "minerwatch.node.live_thread": "looks for one letter after the last parenthesis",
     "minerwatch.agent.rule_loader_child": "pickles between the agent and its own child",
     "minerwatch.agent.rule_loader": "pickles between the agent and its own child",
 }

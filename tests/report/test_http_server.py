@@ -358,3 +358,13 @@ def test_an_address_that_is_not_ours_is_told_in_one_line(host: str) -> None:
 def test_nothing_is_ordered_over_the_network(on_tcp: tuple[Listener, int]) -> None:
     response, _ = asked(on_tcp[1], "/cull", "POST")
     assert response.status == HTTPStatus.NOT_IMPLEMENTED
+
+
+def test_closing_ends_the_thread_whenever_it_comes() -> None:
+    """Also before the thread has begun to serve; and it is not started again."""
+    before = set(threading.enumerate())
+    listeners = [address_listener("127.0.0.1", 0, ROUTES)[0] for _ in range(20)]
+    closing = [threading.Thread(target=listener.close) for listener in listeners]
+    for thread in closing:
+        thread.start()
+    wait_for(lambda: not set(threading.enumerate()) - before)

@@ -87,15 +87,18 @@ class Matcher:
         required.clear()  # entries of lists are compiled later, where their literals were found
         of_process = [rule for rule in compiled if not rule.rule.of_container]
         static = [rule for rule in of_process if not rule.rule.dynamic]
-        self._container_gates = _gates([rule for rule in compiled if rule.rule.of_container])
+        self._container_gates = _gates(
+            [rule for rule in compiled if rule.rule.of_container or rule.rule.is_pooled]
+        )
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
         self._static = _StaticRules(static, literals, self._indexes)
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of all rules on a process in its container."""
-        return (
-            self.static_matches(facts) + self.dynamic_matches(facts) + self.container_matches(facts)
-        )
+        of_process = self.static_matches(facts) + self.dynamic_matches(facts)
+        known = {match.rule.id for match in of_process}
+        shared = self.container_matches(facts)
+        return of_process + tuple(match for match in shared if match.rule.id not in known)
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of rules on facts that never change while the program runs."""
@@ -109,7 +112,7 @@ class Matcher:
         return self._with_words(lambda each: self._gated_matches(self._gates, each), facts)
 
     def container_matches(self, facts: Facts) -> tuple[Match, ...]:
-        """Return the matches of rules on facts that a container's processes share."""
+        """Return the matches on facts that a container's processes share, or have together."""
         return self._gated_matches(self._container_gates, facts)
 
     def _with_words(

@@ -11,19 +11,12 @@ from pathlib import Path
 
 from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
-from minerwatch.detection.fields import is_dynamic, is_of_container
+from minerwatch.detection.fields import is_dynamic, is_of_container, is_pooled
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma.detection_parser import DetectionReader, parse_by_sigma
-from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.yaml_document import (
-    Document,
-    KeyPath,
-    Value,
-    read_document,
-    read_text,
-)
-from minerwatch.model import Facts, FactValue, Maturity, Signal
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
+from minerwatch.model import Abuse, Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
 BEHAVIOUR_LIMIT = 29
@@ -33,7 +26,7 @@ CATEGORY_SIGNALS = {
     "process_creation": Signal.IDENTITY,
     "network_connection": Signal.NETWORK,
 }
-_OWN_KEYS = ("signal", "score", "for", "tests")
+_OWN_KEYS = ("signal", "abuse", "score", "for", "tests")
 _DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -74,6 +67,11 @@ class Filter:
     private: bool = False
     secrets: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def public_title(self) -> str:
+        """Return the title as it may leave the node."""
+        return f"private filter {self.id}" if self.private else self.title
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -101,6 +99,7 @@ class Rule:
     lists: tuple[str, ...] = ()  # named by its placeholders
     unused_selections: tuple[str, ...] = ()  # defined, but in no condition
     filters: tuple[Filter, ...] = ()
+    abuse: Abuse = Abuse.MINING
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
     is_foreign: bool = False  # written for another product: no key ``minerwatch``
@@ -118,26 +117,21 @@ class Rule:
         """Return True if all its fields describe the container, so that it fits no one process."""
         return bool(self.fields) and all(is_of_container(name) for name in self.fields)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Return True if it fits a process, and all processes of a container taken together."""
+        return any(is_pooled(name) for name in self.fields) and all(
+            is_pooled(name) or is_of_container(name) for name in self.fields
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedRule:
-    """A rule or filter that its author has withdrawn."""
+    """A rule or filter that its author has withdrawn; it replaces an earlier one with its id."""
 
     id: str
-    title: str
     path: Path
-    line: int
-    reason: str
-
-
-def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a file; raise ``RuleError`` if it has an error."""
-    return parse_rule(path, read_text(path)[0], lists)
-
-
-def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a text; raise ``RuleError`` if it has an error."""
-    return rule_of(read_document(path, text), lists)
+    id_line: int
 
 
 def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
@@ -148,9 +142,9 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     _refuse_misspelt_keys(document)
     check_header(document)
     source = logsource(document)
-    check_detection(document)
+    check_by_sigma(document)
     reader = DetectionReader(document, lists)
-    condition = reader.condition(parse_by_sigma(document))
+    condition = reader.condition()
     own = _own_settings(document)
     signal = _signal(document, own, source)
     level = str(document.content.get("level") or "").lower()
@@ -159,6 +153,7 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
         title=text_of(document, "title"),
         path=document.path,
         signal=signal,
+        abuse=_abuse(document, own),
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
@@ -215,14 +210,9 @@ def is_withdrawn(document: Document) -> bool:
 
 def skipped(document: Document) -> SkippedRule:
     """Return a withdrawn rule or filter."""
-    identifier, title = document.content.get("id"), document.content.get("title")
-    return SkippedRule(
-        id=identifier.lower() if isinstance(identifier, str) else "",
-        title=title if isinstance(title, str) else "",
-        path=document.path,
-        line=document.line("status"),
-        reason=f"status is {document.content['status']}",
-    )
+    identifier = document.content.get("id")
+    text = identifier.lower() if isinstance(identifier, str) else ""
+    return SkippedRule(text, document.path, document.line("id"))
 
 
 def _refuse_misspelt_keys(document: Document) -> None:
@@ -345,6 +335,15 @@ def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) 
     except ValueError as error:
         reason = f"minerwatch.signal: invalid {word!r}: use {_one_of(tuple(Signal))}"
         raise document.error(reason, "minerwatch", "signal") from error
+
+
+def _abuse(document: Document, own: Mapping[str, Value]) -> Abuse:
+    word = own.get("abuse", Abuse.MINING.value)
+    try:
+        return Abuse(str(word))
+    except ValueError as error:
+        reason = f"minerwatch.abuse: invalid {word!r}: use {_one_of(tuple(Abuse))}"
+        raise document.error(reason, "minerwatch", "abuse") from error
 
 
 def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: str) -> float:

@@ -55,7 +55,7 @@ def _cgroup_mounts(version: int) -> Path:
 
 
 @target(
-    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files", "node.cgroup_hierarchy"),
+    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files"),
     *("node.cgroup_members", "node.cgroup_walk"),
     cost=8,
 )

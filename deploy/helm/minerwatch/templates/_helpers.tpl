@@ -80,8 +80,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "minerwatch.tasks" -}}
 {{- if dig "probes" "tasks" true .Values.config }}true{{ end }}
 {{- end }}
+{{- define "minerwatch.executedCode" -}}
+{{- if dig "probes" "executed_code" true .Values.config }}true{{ end }}
+{{- end }}
 {{- define "minerwatch.opensFiles" -}}
-{{- if or (dig "probes" "connections" true .Values.config) (dig "probes" "content" true .Values.config) }}true{{ end }}
+{{- if or (dig "probes" "connections" true .Values.config) (dig "probes" "content" true .Values.config) (include "minerwatch.executedCode" .) }}true{{ end }}
 {{- end }}
 {{- define "minerwatch.readsMemory" -}}
 {{- if or (include "minerwatch.opensFiles" .) (dig "probes" "mappings" true .Values.config) }}true{{ end }}
@@ -116,13 +119,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.readProcesses }}
 {{- $capabilities = append $capabilities "SYS_PTRACE" }}
 {{- else if include "minerwatch.readsMemory" . }}
-{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings and .content, too" }}
+{{- fail "readProcesses: false takes SYS_PTRACE away: switch off config.probes.connections, .mappings, .executed_code and .content, too" }}
 {{- end }}
 {{- if include "minerwatch.opensFiles" . }}
 {{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
 {{- end }}
 {{- if include "minerwatch.tasks" . }}
-{{- $capabilities = concat $capabilities (list "BPF" "PERFMON") }}
+{{- $capabilities = append $capabilities "BPF" }}
+{{- end }}
+{{- if or (include "minerwatch.tasks" .) (include "minerwatch.executedCode" .) }}
+{{- $capabilities = append $capabilities "PERFMON" }}
 {{- end }}
 {{- if and (include "minerwatch.execs" .) .Values.execEvents.netAdmin }}
 {{- $capabilities = append $capabilities "NET_ADMIN" }}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.untrusted_text.secret_names import Secrecy, is_plain, secrecy, takes_value
+from minerwatch.untrusted_text.secret_values import Secrecy, is_plain, secrecy, takes_value
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""``minerwatch snapshot``, which ``top`` and ``explain`` run in agents' pods."""
+"""``minerwatch snapshot`` and ``order``: other commands run them in agents' pods.
+
+They run within the agent's CPU limit, so they import next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,16 @@ import sys
 from pathlib import Path
 
 import click
+
+_socket_option = click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    envvar="MINERWATCH_SOCKET",
+    show_envvar=True,
+    metavar="PATH",
+    help="Unix socket of the agent.",
+)
 
 
 @click.command(hidden=True)
@@ -16,20 +29,9 @@ import click
     is_flag=True,
     help="An object: the list as `containers`, and as `agent` the agent's status.",
 )
-@click.option(
-    "--socket",
-    "socket_path",
-    type=click.Path(path_type=Path),
-    envvar="MINERWATCH_SOCKET",
-    show_envvar=True,
-    metavar="PATH",
-    help="Unix socket of the agent.",
-)
+@_socket_option
 def snapshot(full: bool, unmasked: bool, with_status: bool, socket_path: Path | None) -> None:
-    """Print what the agent's socket answers, as it is: a list with one object a container.
-
-    It runs within the agent's CPU limit, so it imports next to nothing.
-    """
+    """Print what the agent's socket answers, as it is: a list with one object a container."""
     from minerwatch.api.client import answer
 
     path = socket_path or _default_socket()
@@ -38,6 +40,18 @@ def snapshot(full: bool, unmasked: bool, with_status: bool, socket_path: Path | 
     if with_status:
         body = b'{"agent":' + answer(path, "/status") + b',"containers":' + body + b"}"
     sys.stdout.buffer.write(body)
+
+
+@click.command(hidden=True)
+@click.argument("path")
+@click.argument("body")
+@_socket_option
+def order(path: str, body: str, socket_path: Path | None) -> None:
+    """Send BODY to PATH of the agent's socket, and print what it answers, as it is."""
+    from minerwatch.api.client import ordered
+
+    answer = ordered(socket_path or _default_socket(), path, body.encode())
+    sys.stdout.buffer.write(answer)
 
 
 def _default_socket() -> Path:

@@ -1,4 +1,4 @@
-"""Lint of the header of a rule: keys, texts, tags, dates, score."""
+"""Lint of one rule or filter: its header, its tests, and the remarks of pySigma's validators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from datetime import date
 from difflib import get_close_matches
 
 from minerwatch.authoring.diagnostic import Problems
+from minerwatch.authoring.lint_conditions import did_you_mean
+from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS
 from minerwatch.detection.sigma.rule import LEVEL_SCORES, Filter, Rule
-from minerwatch.detection.sigma.yaml_document import Document
-from minerwatch.model import Maturity, Signal
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
+from minerwatch.model import Facts, FactValue, Maturity, Signal
 
 _TOP_KEYS = frozenset(
     (
@@ -34,6 +36,9 @@ _EMPTY_WORD = re.compile(
     re.IGNORECASE,
 )
 _TAG = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_.-]+)+")
+_MIN_TESTS = 3
+"""Of each kind: fewer do not cover the most similar innocent programs."""
+_UNIT_TYPES = {"bool": "true or false", "": "text", "list": "a list of texts"}
 
 
 def check_keys(item: Rule | Filter, document: Document) -> Problems:
@@ -50,17 +55,10 @@ def check_keys(item: Rule | Filter, document: Document) -> Problems:
 
 def check_header(rule: Rule, document: Document) -> Problems:
     """Warn of missing keys."""
-    line = document.line("title")
-    for key, lack in _missing_keys(rule):
-        yield line, f"no {key}: {lack}"
-    if not document.content.get("status"):
-        yield line, "no status: the rule counts as experimental, for metrics and log only"
-    if not rule.level:
-        yield line, "no level: other Sigma tools need one"
-
-
-def _missing_keys(rule: Rule) -> Iterator[tuple[str, str]]:
-    for key, value, purpose in (
+    status = document.content.get("status")
+    for key, value, lack in (
+        ("status", status, "the rule counts as experimental, for metrics and log only"),
+        ("level", rule.level, "other Sigma tools need one"),
         ("falsepositives", rule.falsepositives, "the on-call needs them"),
         ("references", rule.references, "readers cannot check the rule"),
         ("author", rule.author, "reviewers need a contact"),
@@ -68,7 +66,7 @@ def _missing_keys(rule: Rule) -> Iterator[tuple[str, str]]:
         ("tags", rule.tags, "add attack.impact, attack.t1496.001 and others that apply"),
     ):
         if not value:
-            yield key, purpose
+            yield document.line("title"), f"no {key}: {lack}"
 
 
 def check_texts(rule: Rule, document: Document) -> Problems:
@@ -126,3 +124,96 @@ def check_score(rule: Rule, document: Document) -> Problems:
             " rules confirm each other by one measurement"
         )
         yield document.line("minerwatch", "signal"), text
+
+
+def check_tests(rule: Rule, document: Document) -> Problems:
+    """Warn of missing, duplicate and misspelt tests."""
+    has_own = "minerwatch" in document.content
+    line = document.line("minerwatch", "tests") if has_own else document.line("title")
+    for holds, kind, purpose in (
+        (True, "match", "the rule must match"),
+        (False, "no_match", "the rule must not match"),
+    ):
+        count = sum(test.holds is holds for test in rule.tests)
+        if not count:
+            yield line, f"no minerwatch.tests.{kind}: add facts that {purpose}"
+        elif count < _MIN_TESTS:
+            yield line, f"{count} of minerwatch.tests.{kind}: write at least {_MIN_TESTS}"
+    first_in: dict[str, int] = {}
+    for test in rule.tests:
+        facts = repr(sorted(test.facts.items()))
+        if facts in first_in:
+            yield test.line, f"the same facts as in line {first_in[facts]}"
+        first_in.setdefault(facts, test.line)
+        for text in fact_problems(test.facts, rule.fields):
+            yield test.line, text
+
+
+def fact_problems(facts: Facts, more_fields: frozenset[str]) -> Iterator[str]:
+    """Find unknown fields, except ``more_fields``, and values of the wrong type."""
+    for name, value in facts.items():
+        field = KNOWN_FIELDS.get(name)
+        if field is None:
+            if name not in SIGMA_FIELDS and name not in more_fields:
+                yield f"unknown field {name} in the test{did_you_mean(name)}"
+        elif not _fits(value, field.unit):
+            yield f"{name} is {value!r} in the test: use {_UNIT_TYPES.get(field.unit, 'a number')}"
+
+
+def _fits(value: FactValue, unit: str) -> bool:
+    if unit == "bool" or isinstance(value, bool):
+        return unit == "bool" and isinstance(value, bool)
+    return unit in ("", "list") or isinstance(value, int | float)
+
+
+def check_by_sigma(rule: Rule, document: Document) -> Problems:
+    """Warn of what pySigma warns of.
+
+    Not "all without contains" and "windash with all", which are correct here.
+    """
+    from sigma.rule import SigmaDetectionItem, SigmaRule
+    from sigma.validators.core import metadata, modifiers, tags, values
+
+    content = {key: value for key, value in document.content.items() if key != "minerwatch"}
+    # As texts: the validator puts references into a set.
+    sigma = SigmaRule.from_dict({**content, "references": list(rule.references)})
+    for key, validator in (
+        ("tags", tags.CVETagValidator()),
+        ("references", metadata.DuplicateReferencesValidator()),
+    ):
+        for issue in validator.validate(sigma):
+            yield document.line(key), f"{key}: {_uncapitalized(issue.description)}"
+    item_validators = (
+        modifiers.InvalidModifierCombinationsValidator(),
+        values.ControlCharacterValidator(),
+        values.DoubleWildcardValidator(),
+        values.WildcardsInsteadOfModifiersValidator(),
+    )
+    correct_here = (
+        modifiers.AllWithoutContainsModifierIssue,
+        modifiers.WindowsDashCombinedWithAllModifierIssue,
+    )
+    for at, key, value in _items(document.content["detection"], ("detection",)):
+        item = SigmaDetectionItem.from_mapping(key, value)  # type: ignore[arg-type]
+        for item_validator in item_validators:
+            item_validator.rule = sigma
+            for issue in item_validator.validate_detection_item(item):
+                if not isinstance(issue, correct_here):
+                    yield document.line(*at), f"{key}: {_uncapitalized(issue.description)}"
+
+
+def _items(definition: Value, at: KeyPath) -> Iterator[tuple[KeyPath, str, Value]]:
+    """Yield each ``field|modifiers: value`` of the selections, with its place."""
+    if isinstance(definition, list):
+        for index, inner in enumerate(definition):
+            yield from _items(inner, (*at, index))
+    elif isinstance(definition, dict):
+        for key, value in definition.items():
+            if len(at) > 1:
+                yield (*at, key), key, value
+            elif key != "condition":
+                yield from _items(value, (*at, key))
+
+
+def _uncapitalized(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.authoring.filter_file import with_rule
+from minerwatch.authoring.template import with_rule
 from minerwatch.errors import RuleError
 
 PATH = Path("filters/a.yml")

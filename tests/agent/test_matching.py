@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minerwatch.agent.dynamic_matching import (
-    CONTAINER_FIELDS,
-    MEMORY_FIELDS,
-    PROCESS_FIELDS,
-    DynamicMatching,
-)
-from minerwatch.agent.limits import Limits
+from minerwatch.agent.matching import CONTAINER_FIELDS, MEMORY_FIELDS, PROCESS_FIELDS, Matching
 from minerwatch.agent.process_meter import ProcessMeter
-from minerwatch.agent.tracked import TrackedNode, TrackedProcess, newly_tracked
+from minerwatch.agent.scheduling import PhaseTimer
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config.schema import Examination
 from minerwatch.config.values import Duration
 from minerwatch.detection.cpu_history import CpuHistory
@@ -27,8 +22,9 @@ from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, UNMEASURED_F
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Container, ContainerKind, Process, ProcessId
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.node.processes import ProcessReader
+from minerwatch.probes.registry import Probes
 from tests.detection.sigma.test_rule import parsed
 from tests.examples import examples
 
@@ -65,26 +61,26 @@ RULES = (
 )
 
 
-EACH_TICK = Limits(ticks_per_idle_check=1)
+EACH_TICK = TickLimits(ticks_per_idle_check=1)
 
 
 class World:
     """A container of which a test writes /proc, tick by tick."""
 
     def __init__(
-        self, proc: Path, count: int, rules: Sequence[Rule] = RULES, limits: Limits = EACH_TICK
+        self, proc: Path, count: int, rules: Sequence[Rule] = RULES, limits: TickLimits = EACH_TICK
     ) -> None:
         self.examination = Examination(suspect_cpu_cores=SUSPECT_CORES, window=Duration(WINDOW_S))
         self.node = TrackedNode()
-        self.container = newly_tracked(CONTAINER, 100.0, 0.0)
+        self.container = TrackedContainer.new(CONTAINER, 100.0, 0.0)
         self.reads = 0
         self.matcher = Matcher(rules)
         reader = ProcessReader(proc)
         self._proc = proc
         self._at_s = 100.0
         self._meter = ProcessMeter(self.node, reader, None, self.examination, limits)
-        self._matching = DynamicMatching(
-            self.node, self._meter, None, self.examination, self.matcher
+        self._matching = Matching(
+            self.node, self._meter, Probes(), self.examination, self.matcher, PhaseTimer()
         )
         self._counters = dict.fromkeys(range(1, count + 1), (0.0, 1))
         self._histories: dict[int, CpuHistory] = {}
@@ -180,7 +176,7 @@ def test_a_process_that_stops_computing_loses_what_its_rate_said(tmp_path: Path)
 
 
 def test_idle_processes_are_read_in_turns_until_one_of_them_runs(tmp_path: Path) -> None:
-    world = World(tmp_path, 81, RULES[:1], Limits(ticks_per_idle_check=8))
+    world = World(tmp_path, 81, RULES[:1], TickLimits(ticks_per_idle_check=8))
     for _ in range(4):
         world.tick({1: 5.0}, {})
     assert world.reads <= 1 + 80 / 8 + 1
@@ -202,7 +198,7 @@ def test_processes_that_compute_in_turn_are_measured_while_they_run(
     tmp_path: Path, exited_s: float
 ) -> None:
     """Also where processes that exit use CPU time, so that not all of it is accounted for."""
-    world = World(tmp_path, 24, RULES[:1], Limits(ticks_per_idle_check=8))
+    world = World(tmp_path, 24, RULES[:1], TickLimits(ticks_per_idle_check=8))
     for tick in range(80):
         running = 2 + (tick // 4) % 23
         world.tick({running: TICK_S, -1: exited_s}, {})

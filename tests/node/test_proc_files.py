@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import ProcessId, ProcessStat
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S, parse_stat
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S, parse_stat
 from tests.node.recorded_proc import stat_line
 
 

@@ -1,0 +1,324 @@
+"""Samples of what all CPUs execute, classified in a child, by process and container.
+
+A thread reads the samples once a second. The code at a part of the addresses is classified at once,
+because short-lived processes are soon gone and generated code changes: all samples of processes
+that are not known yet, and from time to time those of the others. Containers take turns.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
+from minerwatch.fair_queue import interleaved
+from minerwatch.model import ContainerKey, Facts, ProcessId
+from minerwatch.node.executed_code import CodeSamples
+from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
+from minerwatch.probes.base import NO_FACTS
+from minerwatch.worker import Worker
+
+_READ_EVERY_S = 1.0
+_IDLE_S = 10.0
+"""The child's life without questions: it starts in 0.1 s of CPU time, and keeps 25 MiB."""
+_ROUND_S = 10.0
+_BETWEEN_ROUNDS_S = (60.0, 120.0)
+"""Drawn at random, so that nothing can pause while it is looked at."""
+_KNOWN_SAMPLES = 200
+"""With so many, a process is classified again only in rounds."""
+_MAX_ADDRESSES = 200
+_MAX_ADDRESSES_OF_ONE = 40
+"""Classified a second, on the node and of one pod or container."""
+_MAX_PROCESSES_OF_ONE = 64
+_MAX_PROCESSES = 4096
+_MAX_LOCATED = 16_384
+_ANSWER_S = 2.0
+_STALL_S = 1.0
+_AVOIDED_S = 60.0
+_MAX_COUNT = 1 << 20
+_MAX_PAGE_NAME = 64
+_MAX_CPU_S_OF_ONE = 0.5
+"""CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
+
+_FAILURES = ("unplaced", "unread", "left", "costly", "timeout", "child")
+
+PROGRAM = CHILDREN / "code_classifier.py"
+
+
+class Place(NamedTuple):
+    """A process, the container that it runs in, and the pod or container that owns it."""
+
+    process: ProcessId
+    container: ContainerKey
+    owner: Hashable
+
+
+class Sampler(Protocol):
+    """A source of samples."""
+
+    failures: dict[str, int]
+
+    def read(self) -> CodeSamples:
+        """Return the samples since the last call."""
+
+    def close(self) -> None:
+        """End sampling."""
+
+
+class CodeAnswer(msgspec.Struct):
+    """One line of the child, not trusted."""
+
+    samples: int = 0
+    unread: int = 0
+    hashing: int = 0
+    anonymous: int = 0
+    classes: list[int] = []
+    pages: dict[str, int] = {}
+    io_bytes: int | None = None
+    cpu_s: float = 0.0
+    took_s: float = 0.0
+
+    def checked(self, sent: int) -> CodeAnswer:
+        """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
+        counts = (self.samples, self.unread, self.hashing, self.anonymous, *self.classes)
+        most = max(self.hashing, self.anonymous, sum(self.classes) / INSTRUCTIONS)
+        is_sound = (
+            self.samples + self.unread == sent
+            and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
+            and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
+            and most <= self.samples
+            and sum(self.pages.values()) <= self.samples
+            and all(len(each) <= _MAX_PAGE_NAME for each in self.pages)
+        )
+        if not is_sound:
+            raise ValueError("impossible counts")
+        return self
+
+
+class _Question(msgspec.Struct):
+    pid: int
+    start_ticks: int
+    addresses: list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class _Known:
+    """The tally of one process or container."""
+
+    tally: CodeTally = field(default_factory=CodeTally)
+    io_bytes: int = 0  # of the process, at the last answer
+    cpu_s: float = 0.0
+
+
+class ExecutedCode:
+    """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
+
+    ``failures`` returns counts since the start: ``lost`` and ``cpu`` as the sampler does,
+    ``unplaced`` (samples of no known container), ``unread`` (code that could not be read),
+    ``left`` (samples beyond the bounds of a second), ``costly`` (owners left alone for a minute,
+    because their code takes too long to read), ``timeout`` and ``child``.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        locate: Callable[[int], Place | None],
+        *,
+        proc: str = "/proc",
+        program: GuardedProgram | None = None,
+        read_every_s: float = _READ_EVERY_S,
+    ) -> None:
+        """``locate`` finds the container of a process that runs; it is called in the thread."""
+        self._failures = dict.fromkeys(_FAILURES, 0)
+        self._sampler = sampler
+        self._locate = locate
+        self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
+        self._lock = threading.Lock()
+        self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
+        self._containers: dict[ContainerKey, _Known] = {}
+        self._located: dict[int, Place | None] = {}
+        self._avoided: dict[Hashable, float] = {}
+        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
+        self._minute = 0
+        self._round_s = 0.0  # when the next round begins, or this one did
+        self._asked_s = 0.0
+        self._read_every_s = read_every_s
+        self._closing = threading.Event()
+        self._thread = Worker("executed code", self._serve).start()
+
+    def facts(self, of: ProcessId | ContainerKey) -> Facts:
+        """Return the facts about a process, or about all of a container, also those that ended."""
+        with self._lock:
+            known = self._known(of)
+            return known.tally.facts() if known is not None else NO_FACTS
+
+    def samples_of(self, of: ProcessId | ContainerKey) -> float:
+        """Return the number of samples that the facts rest on."""
+        with self._lock:
+            known = self._known(of)
+            return known.tally.samples if known is not None else 0.0
+
+    def _known(self, of: ProcessId | ContainerKey) -> _Known | None:
+        if isinstance(of, ContainerKey):
+            return self._containers.get(of)
+        found = self._processes.get(of)
+        return found[1] if found is not None else None
+
+    def knows(self, container: ContainerKey) -> bool:
+        """Return True if code of the container has been classified."""
+        return container in self._containers
+
+    def end_tick(self, containers: Collection[ContainerKey]) -> None:
+        """Forget all but these containers, and where processes run."""
+        with self._lock:
+            for key in self._containers.keys() - containers:
+                del self._containers[key]
+            gone = [
+                process
+                for process, (place, _) in self._processes.items()
+                if place.container not in containers
+            ]
+            for process in gone:
+                del self._processes[process]
+            self._located = {}
+
+    def failures(self) -> Iterator[tuple[str, int]]:
+        """Yield the failures of the sampler and of the classification: reason, count."""
+        yield from self._sampler.failures.items()
+        yield from self._failures.items()
+
+    def close(self) -> None:
+        """End thread and child; do not wait for either if it hangs."""
+        self._closing.set()
+        self._thread.close()
+        self._program.kill()
+        self._thread.join(_ANSWER_S)
+        self._sampler.close()
+
+    # In the thread.
+
+    def _serve(self) -> None:
+        while not self._closing.wait(self._read_every_s):
+            self.take(self._sampler.read(), time.monotonic())
+        self._program.close()
+
+    def take(self, samples: CodeSamples, now_s: float) -> None:
+        """Classify what is due of these samples; in the thread, and in tests."""
+        if now_s >= self._round_s + _ROUND_S:
+            self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
+        due = [each for each in self._placed(samples) if self._is_due(each[0], now_s)]
+        asked: dict[ProcessId, tuple[Place, Counter[int]]] = {}
+        for place, address in self._chosen(due):
+            asked.setdefault(place.process, (place, Counter()))[1][address] += 1
+        for place, addresses in asked.values():
+            if self._closing.is_set():
+                return
+            self._classify(place, addresses, now_s)
+        if asked:
+            self._asked_s = now_s
+        elif now_s - self._asked_s >= _IDLE_S:
+            self._program.discard()
+
+    def _placed(self, samples: CodeSamples) -> Iterator[tuple[Place, int]]:
+        located = self._located
+        for pid, address, _ in samples.samples:
+            if pid not in located:
+                if len(located) >= _MAX_LOCATED:
+                    located.clear()
+                located[pid] = self._locate(pid)
+            place = located[pid]
+            if place is None:
+                self._failures["unplaced"] += 1
+            else:
+                yield place, address
+
+    def _is_due(self, place: Place, now_s: float) -> bool:
+        if self._avoided.get(place.owner, 0.0) > now_s:
+            return False
+        known = self._processes.get(place.process)
+        return known is None or known[1].tally.samples < _KNOWN_SAMPLES or now_s >= self._round_s
+
+    def _chosen(self, due: list[tuple[Place, int]]) -> Iterable[tuple[Place, int]]:
+        """Return samples within the bounds of a second, chosen at random, owners in turn."""
+        random.shuffle(due)
+        counts: Counter[Hashable] = Counter()
+        chosen: list[tuple[Place, int]] = []
+        for each in interleaved(due, lambda sample: sample[0].owner):
+            owner = each[0].owner
+            if len(chosen) < _MAX_ADDRESSES and counts[owner] < _MAX_ADDRESSES_OF_ONE:
+                counts[owner] += 1
+                chosen.append(each)
+        self._failures["left"] += len(due) - len(chosen)
+        return chosen
+
+    def _classify(self, place: Place, addresses: Counter[int], now_s: float) -> None:
+        try:
+            child = self._program.child(place.owner)
+            if child is None:
+                self._failures["child"] += 1
+                return
+            until_s = time.monotonic() + _ANSWER_S
+            child.send(_Question(*place.process, [*addresses.items()]), until_s)
+            answer = child.receive(CodeAnswer, until_s, _STALL_S).checked(addresses.total())
+        except TimeoutError:
+            self._failures["timeout"] += 1
+            self._program.discard(place.owner)
+            self._avoid(place.owner, now_s)
+        except (OSError, ValueError):
+            self._failures["child"] += not self._closing.is_set()
+            self._program.discard(has_failed=True)
+            self._avoid(place.owner, now_s)
+        else:
+            self._charge(place.owner, answer.took_s, now_s)
+            self._failures["unread"] += answer.unread
+            if answer.samples:
+                self._keep(place, answer)
+
+    def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
+        if int(now_s / _AVOIDED_S) != self._minute:
+            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
+        self._spent_s[owner] += took_s  # type: ignore[assignment]
+        if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
+            self._failures["costly"] += 1
+            self._avoid(owner, now_s)
+
+    def _avoid(self, owner: Hashable, now_s: float) -> None:
+        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
+        self._avoided[owner] = now_s + _AVOIDED_S
+
+    def _keep(self, place: Place, answer: CodeAnswer) -> None:
+        with self._lock:
+            known = self._processes.pop(place.process, (place, _Known()))
+            self._processes[place.process] = known
+            container = self._containers.setdefault(place.container, _Known())
+            for tally in (known[1].tally, container.tally):
+                tally.add(
+                    answer.samples,
+                    answer.hashing,
+                    answer.anonymous,
+                    answer.classes,
+                    answer.pages,
+                )
+                if answer.io_bytes is not None:
+                    tally.add_io(
+                        max(0, answer.io_bytes - known[1].io_bytes),
+                        max(0.0, answer.cpu_s - known[1].cpu_s),
+                    )
+            if answer.io_bytes is not None:
+                known[1].io_bytes, known[1].cpu_s = answer.io_bytes, answer.cpu_s
+            self._bound(place.container)
+
+    def _bound(self, container: ContainerKey) -> None:
+        """Drop the process that was classified longest ago, of a container with too many."""
+        own = [each for each, (place, _) in self._processes.items() if place.container == container]
+        if len(own) > _MAX_PROCESSES_OF_ONE:
+            del self._processes[own[0]]
+        elif len(self._processes) > _MAX_PROCESSES:
+            self._processes.popitem(last=False)

@@ -1,0 +1,87 @@
+"""Counts of classified samples to facts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.detection.executed_code import CLASSES, LEAST_SAMPLES, CodeTally
+from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS
+
+
+def classes(**counts: int) -> list[int]:
+    return [counts.get(name, 0) for name in CLASSES]
+
+
+def tally_of(samples: int, *, hashing: int = 0, anonymous: int = 0, **counts: int) -> CodeTally:
+    tally = CodeTally()
+    tally.add(samples, hashing, anonymous, classes(**counts), {"page": samples})
+    return tally
+
+
+def test_few_samples_say_nothing() -> None:
+    assert tally_of(LEAST_SAMPLES - 1, other=99).facts() == {}
+    assert tally_of(LEAST_SAMPLES, other=99).facts()
+
+
+def test_facts_are_shares() -> None:
+    tally = tally_of(
+        200, hashing=50, anonymous=150, xor=25, rotate=20, multiply=5, float=20, pairs=5, other=25
+    )
+    tally.add_io(4000, 2.0)
+    assert tally.facts() == {
+        "HashCodeShare": 0.25,
+        "MixingCodeShare": 0.5,
+        "FloatCodeShare": 0.25,
+        "PairConversionShare": 0.05,
+        "RoundingCodeShare": 0.0,
+        "VectorCodeShare": 0.0,
+        "AnonymousCodeShare": 0.75,
+        "HotCodePages": 1,
+        "IoBytesPerCpuSecond": 2000.0,
+    }
+
+
+def test_each_fact_is_a_known_field_of_the_probe() -> None:
+    tally = tally_of(200, other=1)
+    tally.add_io(0, 10.0)
+    assert set(tally.facts()) == set(PROBE_FIELDS["executed_code"])
+    assert all(KNOWN_FIELDS[name].dynamic for name in tally.facts())
+
+
+def test_hot_pages_hold_nine_tenths() -> None:
+    tally = CodeTally()
+    tally.add(100, 0, 0, classes(other=1), {"a": 60, "b": 29, "c": 1, "d": 9, "e": 1})
+    assert tally.facts()["HotCodePages"] == 3
+
+
+def test_what_was_executed_long_ago_is_forgotten() -> None:
+    tally = tally_of(399, hashing=399, xor=10)
+    for _ in range(40):
+        tally.add(50, 0, 0, classes(other=10), {"other": 50})
+    share = tally.facts()["HashCodeShare"]
+    assert isinstance(share, float)
+    assert share < 0.01
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 60),
+            st.lists(st.integers(0, 900), min_size=len(CLASSES), max_size=len(CLASSES)),
+            st.dictionaries(st.text(max_size=6), st.integers(1, 60), max_size=60),
+        ),
+        max_size=60,
+    )
+)
+def test_shares_are_shares_whatever_is_added(
+    answers: list[tuple[int, list[int], dict[str, int]]],
+) -> None:
+    tally = CodeTally()
+    for samples, counts, pages in answers:
+        tally.add(samples, samples // 2, samples, counts, pages)
+    assert tally.samples < 460
+    assert len(tally.pages) <= 512
+    for name, value in tally.facts().items():
+        if name.endswith("Share"):
+            assert 0.0 <= float(value) <= 1.0  # type: ignore[arg-type]

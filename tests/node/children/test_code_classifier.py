@@ -1,0 +1,278 @@
+"""Classes of instructions, windows of code, and mappings; on recorded bytes and on this process."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.node.children import code_classifier as classifier
+from minerwatch.node.children.code_classifier import (
+    BRANCH,
+    CIPHER,
+    FLOAT,
+    MEDIA,
+    MULTIPLY,
+    OTHER,
+    PAIRS,
+    ROTATE,
+    ROUNDING,
+    VECTOR,
+    XOR,
+    Classifier,
+    Decoder,
+    Mappings,
+    arm_class,
+    x86_class,
+)
+from minerwatch.node.proc_files import ProcessFiles
+
+
+@pytest.mark.parametrize(
+    ("mnemonic", "operands", "expected"),
+    [
+        ("xor", "rax, rbx", XOR),
+        ("xor", "eax, eax", OTHER),
+        ("vpxor", "ymm0, ymm1, ymm1", XOR),
+        ("vpxor", "xmm0, xmm0, xmm0", OTHER),
+        ("vxorps", "zmm1, zmm2, zmm3", XOR),
+        ("rorx", "eax, ebx, 7", ROTATE),
+        ("vprold", "zmm0, zmm1, 13", ROTATE),
+        ("imul", "rax, rbx", MULTIPLY),
+        ("mulx", "rax, rbx, rcx", MULTIPLY),
+        ("paddd", "xmm0, xmm1", VECTOR),
+        ("vpternlogq", "zmm0, zmm1, zmm2, 0x96", VECTOR),
+        ("vpsrlq", "ymm0, ymm1, 24", VECTOR),
+        ("pmuludq", "xmm0, xmm1", VECTOR),
+        ("psadbw", "xmm0, xmm1", MEDIA),
+        ("vpmaddubsw", "ymm0, ymm1, ymm2", MEDIA),
+        ("pavgb", "xmm0, xmm1", MEDIA),
+        ("packuswb", "xmm0, xmm1", MEDIA),
+        ("paddw", "xmm0, xmm1", MEDIA),
+        ("aesenc", "xmm0, xmm1", CIPHER),
+        ("vaesdec", "ymm0, ymm1, ymm2", CIPHER),
+        ("sha256rnds2", "xmm0, xmm1", CIPHER),
+        ("mulsd", "xmm0, xmm1", FLOAT),
+        ("vfmadd231pd", "ymm0, ymm1, ymm2", FLOAT),
+        ("cvtsi2sd", "xmm0, rax", FLOAT),
+        ("cvtdq2pd", "xmm0, qword ptr [rsi]", PAIRS),
+        ("fmul", "st(1)", FLOAT),
+        ("sqrtpd", "xmm0, xmm1", FLOAT),
+        ("ldmxcsr", "dword ptr [rsp]", ROUNDING),
+        ("fldcw", "word ptr [rsp]", ROUNDING),
+        ("vaddpd", "zmm0, zmm1, zmm2, {rz-sae}", ROUNDING),
+        ("vmaxpd", "zmm0, zmm1, zmm2, {sae}", FLOAT),
+        ("jne", "0x10", BRANCH),
+        ("call", "rax", BRANCH),
+        ("bnd jmp", "rax", BRANCH),
+        ("lock xor", "qword ptr [rax], rbx", XOR),
+        ("mov", "rax, rbx", OTHER),
+        ("lfence", "", OTHER),
+        ("movaps", "xmm0, xmm1", OTHER),
+        ("add", "rax, rbx", OTHER),
+    ],
+)
+def test_classes_on_x86(mnemonic: str, operands: str, expected: int) -> None:
+    assert x86_class(mnemonic, operands) == expected
+
+
+@pytest.mark.parametrize(
+    ("mnemonic", "operands", "expected"),
+    [
+        ("eor", "x0, x1, x2", XOR),
+        ("eor", "w0, w1, w2, ror #7", XOR),
+        ("eor", "v0.16b, v1.16b, v2.16b", XOR),
+        ("eor3", "v0.16b, v1.16b, v2.16b, v3.16b", XOR),
+        ("ror", "w0, w1, #6", ROTATE),
+        ("extr", "x0, x1, x1, #14", ROTATE),
+        ("xar", "v0.2d, v1.2d, v2.2d, #63", ROTATE),
+        ("umulh", "x0, x1, x2", MULTIPLY),
+        ("madd", "x0, x1, x2, x3", MULTIPLY),
+        ("add", "v0.4s, v1.4s, v2.4s", VECTOR),
+        ("sri", "v0.4s, v1.4s, #25", VECTOR),
+        ("uabd", "v0.16b, v1.16b, v2.16b", MEDIA),
+        ("aese", "v0.16b, v1.16b", CIPHER),
+        ("sha256h", "q0, q1, v2.4s", CIPHER),
+        ("fmul", "d0, d1, d2", FLOAT),
+        ("fmla", "v0.2d, v1.2d, v2.2d", FLOAT),
+        ("scvtf", "d0, x0", FLOAT),
+        ("scvtf", "v16.2d, v16.2d", PAIRS),
+        ("fmov", "d0, x0", OTHER),
+        ("msr", "fpcr, x0", ROUNDING),
+        ("msr", "nzcv, x0", OTHER),
+        ("b.ne", "#0x10", BRANCH),
+        ("cbz", "x0, #0x10", BRANCH),
+        ("ret", "", BRANCH),
+        ("add", "x0, x1, x2", OTHER),
+        ("bic", "x0, x1, x2", OTHER),
+        ("ldr", "q0, [x1]", OTHER),
+    ],
+)
+def test_classes_on_arm64(mnemonic: str, operands: str, expected: int) -> None:
+    assert arm_class(mnemonic, operands) == expected
+
+
+SALSA_QUARTER = bytes.fromhex("8d0c37c1c10731cb" * 8)
+"""lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx"""
+FLOATS = bytes.fromhex("f20f58c1f20f59d0" * 8)
+"""addsd xmm0,xmm1; mulsd xmm2,xmm0"""
+POINTERS = bytes.fromhex("488b004885c075f5" * 8)
+"""mov rax,[rax]; test rax,rax; jne"""
+
+
+def x86_window(code: bytes) -> classifier.Window:
+    window = Decoder("x86_64").window(code)
+    assert window is not None
+    return window
+
+
+def test_a_window_of_mixing_is_hashing() -> None:
+    window = x86_window(SALSA_QUARTER)
+    assert window.is_hashing
+    assert sum(window.counts) == 16
+    assert window.counts[XOR] >= 5
+    assert window.counts[ROTATE] >= 5
+
+
+def test_floats_and_pointers_are_not() -> None:
+    assert not x86_window(FLOATS).is_hashing
+    assert not x86_window(POINTERS).is_hashing
+    mixed = SALSA_QUARTER[:8] + FLOATS[:4] + SALSA_QUARTER[:48]
+    assert not x86_window(mixed).is_hashing
+
+
+def test_bytes_that_are_no_code_say_nothing() -> None:
+    decoder = Decoder("x86_64")
+    assert decoder.window(b"") is None
+    assert decoder.window(b"\x06" * 64) is None  # push es: not in 64-bit mode
+    assert decoder.window(SALSA_QUARTER[:8]) is None  # three instructions
+
+
+@given(st.binary(max_size=160), st.sampled_from(["x86_64", "aarch64"]))
+def test_any_bytes_are_decoded_within_bounds(code: bytes, machine: str) -> None:
+    window = Decoder(machine).window(code)
+    assert window is None or 0 < sum(window.counts) <= 16
+
+
+def test_what_was_decoded_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MAX_CACHED", 10)
+    decoder = Decoder("x86_64")
+    for number in range(25):
+        decoder.window(SALSA_QUARTER + bytes([number]))
+    assert len(decoder.windows) <= 10
+
+
+MAPS = b"""\
+00400000-00401000 r-xp 00000000 fe:01 1234                               /usr/bin/a
+00600000-00601000 rw-p 00000000 fe:01 1234                               /usr/bin/a
+7f0000000000-7f0000100000 r-xp 00002000 fe:01 99                         /usr/lib/b.so (deleted)
+7f1000000000-7f1000001000 rwxp 00000000 00:00 0
+7f2000000000-7f2000001000 r-xs 00000000 00:01 77                         /memfd:x (deleted)
+7f3000000000-7f3000001000 r-xs 00000000 00:19 78                         /dev/shm/x
+7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0                          [vdso]
+7f4000000000-7f4000001000 r-xs 00000000 00:06 12                         /dev/mem
+7f5000000000-7f5000001000 r-xs 00000000 00:0e 13                         anon_inode:[gpu]
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "is_anonymous"),
+    [
+        (0x400010, False),
+        (0x7F0000000010, True),
+        (0x7F1000000FFF, True),
+        (0x7F2000000000, True),
+        (0x7F3000000000, True),
+        (0x7FFD00000000, False),
+        (0xFFFFFFFFFF600000, False),
+    ],
+)
+def test_which_code_no_file_backs(address: int, is_anonymous: bool) -> None:
+    mapping = Mappings(MAPS).of(address)
+    assert mapping is not None
+    assert mapping.is_anonymous is is_anonymous
+
+
+@pytest.mark.parametrize(
+    "address", [0, 0x600010, 0x401000, 0x7F4000000000, 0x7F5000000000, 1 << 63, (1 << 64) - 1]
+)
+def test_what_is_not_read_as_code(address: int) -> None:
+    assert Mappings(MAPS).of(address) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_content_of_maps(content: bytes) -> None:
+    Mappings(content + MAPS).of(0x400010)
+
+
+def own_start_ticks() -> int:
+    found = ProcessFiles("/proc", {}).stat(os.getpid())
+    assert found is not None
+    return found[0].id.start_ticks
+
+
+@pytest.fixture
+def anonymous_code() -> int:
+    """The address of mixing code in memory of this process that no file backs."""
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(SALSA_QUARTER * 8)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    return address
+
+
+_kept: list[mmap.mmap] = []
+
+
+def x86_classifier() -> Classifier:
+    return Classifier("/proc", Decoder("x86_64"))
+
+
+def test_counts_of_a_real_process(anonymous_code: int) -> None:
+    answer = x86_classifier().answer(
+        {
+            "pid": os.getpid(),
+            "start_ticks": own_start_ticks(),
+            "addresses": [(anonymous_code, 3), (anonymous_code + 8, 1), (64, 2)],
+        }
+    )
+    assert (answer["samples"], answer["unread"]) == (4, 2)
+    assert (answer["hashing"], answer["anonymous"]) == (4, 4)
+    assert list(answer["pages"].values()) == [4]
+    assert sum(answer["classes"]) == 4 * 16
+    assert answer["io_bytes"] > 0
+    assert answer["cpu_s"] > 0
+
+
+def test_no_page_is_fetched() -> None:
+    """A tenant may serve the page itself, as late as it likes."""
+    memory = mmap.mmap(-1, 8192, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(SALSA_QUARTER * 128)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None)
+    assert libc.madvise(ctypes.c_void_p(address), 8192, mmap.MADV_REMOVE) == 0
+    memory[4096:4160] = SALSA_QUARTER
+    answer = x86_classifier().answer(
+        {
+            "pid": os.getpid(),
+            "start_ticks": own_start_ticks(),
+            "addresses": [(address, 3), (address + 4096, 2)],
+        }
+    )
+    assert (answer["unread"], answer["samples"]) == (3, 2)
+    _kept.append(memory)
+
+
+def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) -> None:
+    question = {"pid": os.getpid(), "start_ticks": 1, "addresses": [(anonymous_code, 3)]}
+    assert x86_classifier().answer(question) == {"unread": 3}
+
+
+def test_a_process_that_is_gone(anonymous_code: int) -> None:
+    question = {"pid": 2**22, "start_ticks": 1, "addresses": [(anonymous_code, 3)]}
+    assert x86_classifier().answer(question) == {"unread": 3}

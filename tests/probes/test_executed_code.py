@@ -1,0 +1,248 @@
+"""Samples to facts: what is classified, of which process and container, and within which bounds."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.model import ContainerKey, ProcessId
+from minerwatch.node.executed_code import CodeSample, CodeSamples
+from minerwatch.node.guarded_child import GuardedProgram
+from minerwatch.node.proc_files import ProcessFiles
+from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Place
+from tests.waiting import until
+
+HERE = ContainerKey("/here", 1)
+ELSEWHERE = ContainerKey("/elsewhere", 2)
+MIXING = bytes.fromhex("8d0c37c1c10731cb" * 16)
+"""lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx"""
+
+
+class Samples:
+    """A source that returns what a test gives it, once."""
+
+    def __init__(self) -> None:
+        self.failures = {"lost": 0}
+        self.next: list[CodeSample] = []
+
+    def read(self) -> CodeSamples:
+        samples, self.next = self.next, []
+        return CodeSamples(0.05, samples)
+
+    def close(self) -> None:
+        pass
+
+
+def identity(pid: int) -> ProcessId:
+    found = ProcessFiles("/proc", {}).stat(pid)
+    assert found is not None
+    return found[0].id
+
+
+def opened(
+    places: dict[int, Place], program: GuardedProgram | None = None
+) -> tuple[ExecutedCode, Samples]:
+    """A probe whose thread waits for ever: tests call ``take``."""
+    source = Samples()
+    return ExecutedCode(source, places.get, program=program, read_every_s=1e6), source
+
+
+@pytest.fixture
+def mixing() -> Iterator[int]:
+    """The address of mixing code in memory of this process that no file backs."""
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(MIXING)
+    view = ctypes.c_char.from_buffer(memory)
+    yield ctypes.addressof(view)
+    del view
+    memory.close()
+
+
+def me(owner: str = "me", container: ContainerKey = HERE) -> Place:
+    return Place(identity(os.getpid()), container, owner)
+
+
+def times(count: int, pid: int, address: int) -> CodeSamples:
+    return CodeSamples(0.05, [CodeSample(pid, address, 0)] * count)
+
+
+def test_a_process_and_its_container_have_facts(mixing: int) -> None:
+    probe, _ = opened({os.getpid(): me()})
+    try:
+        for second in range(4):
+            probe.take(times(40, os.getpid(), mixing), float(second))
+        of_process = probe.facts(me().process)
+        assert of_process == probe.facts(HERE)
+        assert of_process["HashCodeShare"] == 1.0
+        assert of_process["AnonymousCodeShare"] == 1.0
+        assert probe.knows(HERE)
+        assert not probe.knows(ELSEWHERE)
+        assert probe.facts(ELSEWHERE) == {}
+    finally:
+        probe.close()
+
+
+def test_a_containers_facts_outlive_its_processes() -> None:
+    """Workers that are replaced every moment: each is seen for an instant, all of them add up."""
+    code = f"""
+import ctypes, mmap, sys
+memory = mmap.mmap(-1, 4096, prot=7)
+memory.write(bytes.fromhex({MIXING.hex()!r}))
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.read()
+"""
+    places: dict[int, Place] = {}
+    probe, _ = opened(places)
+    try:
+        for second in range(6):
+            with subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as worker:
+                assert worker.stdout is not None
+                address = int(worker.stdout.readline())
+                places[worker.pid] = Place(identity(worker.pid), HERE, "pod")
+                probe.take(times(20, worker.pid, address), float(second))
+                worker.communicate()
+            probe.end_tick({HERE})
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert all(probe.facts(place.process) == {} for place in places.values())
+        probe.end_tick(())
+        assert probe.facts(HERE) == {}
+    finally:
+        probe.close()
+
+
+def test_one_owner_cannot_take_the_second_of_another(mixing: int) -> None:
+    fake = identity(os.getppid())
+    places = {os.getpid(): me("quiet"), os.getppid(): Place(fake, ELSEWHERE, "loud")}
+    probe, _ = opened(places)
+    try:
+        loud = [CodeSample(os.getppid(), 64 + at, 0) for at in range(1000)]
+        quiet = [CodeSample(os.getpid(), mixing, 0)] * 30
+        for second in range(4):
+            probe.take(CodeSamples(0.05, [*loud, *quiet]), float(second))
+        assert probe.facts(me().process)["HashCodeShare"] == 1.0
+        assert dict(probe.failures())["left"] == 4 * 960
+        assert dict(probe.failures())["unread"] == 4 * 40
+    finally:
+        probe.close()
+
+
+def test_a_known_process_is_looked_at_in_rounds_only(mixing: int) -> None:
+    probe, _ = opened({os.getpid(): me()})
+    try:
+        seen: list[bool] = []
+        for second in range(600):
+            before = dict(probe.failures())["unread"]
+            # 40 that can be read, until it is known; then 10 that cannot
+            address, count = (mixing, 40) if second < 6 else (64, 10)
+            probe.take(times(count, os.getpid(), address), float(second))
+            seen.append(dict(probe.failures())["unread"] > before)
+        later = seen[60:]
+        assert 0.03 < sum(later) / len(later) < 0.3
+    finally:
+        probe.close()
+
+
+def test_samples_of_no_container_are_counted(mixing: int) -> None:
+    probe, _ = opened({})
+    try:
+        probe.take(times(5, os.getpid(), mixing), 0.0)
+        assert dict(probe.failures())["unplaced"] == 5
+    finally:
+        probe.close()
+
+
+def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "hangs.py"
+    script.write_text("import time\ntime.sleep(1000)\n")
+    probe, _ = opened({os.getpid(): me()}, GuardedProgram(script))
+    try:
+        for second in range(5):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        assert dict(probe.failures())["timeout"] == 1
+    finally:
+        probe.close()
+
+
+def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "costly.py"
+    answer = '{"unread": 5, "took_s": 0.2}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
+    probe, _ = opened(places, GuardedProgram(script))
+    try:
+        for second in range(10):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        probe.take(times(5, os.getppid(), mixing), 10.0)
+        assert dict(probe.failures())["costly"] == 1
+        assert dict(probe.failures())["unread"] == 5 * (3 + 1)
+        probe.take(times(5, os.getpid(), mixing), 70.0)
+        assert dict(probe.failures())["unread"] == 5 * (3 + 2)
+    finally:
+        probe.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"samples": 9, "unread": 0, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
+        '{"samples": 5, "unread": 0}',
+        '{"samples": 5, "unread": 0, "classes": [1]}',
+        '{"samples": -1, "unread": 6, "classes": [0,0,0,0,0,0,0,0,0,0,0]}',
+        '{"samples": 5, "unread": 0, "hashing": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
+        '{"samples": 5, "unread": 0, "anonymous": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
+        '{"samples": 5, "unread": 0, "classes": [0,0,0,0,0,0,0,0,0,0,900]}',
+        '{"samples": 5, "classes": [0,0,0,0,0,0,0,0,0,0,9], "pages": {"' + "x" * 99 + '": 1}}',
+        "[]",
+        "nonsense",
+    ],
+)
+def test_a_child_that_lies_is_replaced(answer: str, tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "lies.py"
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    probe, _ = opened({os.getpid(): me()}, GuardedProgram(script))
+    try:
+        probe.take(times(5, os.getpid(), mixing), 0.0)
+        assert dict(probe.failures())["child"] == 1
+        assert not probe.knows(HERE)
+    finally:
+        probe.close()
+
+
+@given(st.integers(-3, 9), st.integers(-3, 9), st.lists(st.integers(-9, 900), max_size=12))
+def test_an_answer_that_is_taken_is_possible(
+    samples: int, hashing: int, classes: list[int]
+) -> None:
+    try:
+        answer = CodeAnswer(samples=samples, hashing=hashing, classes=classes).checked(5)
+    except ValueError:
+        return
+    assert answer.samples == 5
+    assert 0 <= answer.hashing <= 5
+    assert sum(answer.classes) <= 16 * 5
+
+
+def test_the_thread_takes_samples(mixing: int) -> None:
+    source = Samples()
+    probe = ExecutedCode(source, {os.getpid(): me()}.get, read_every_s=0.01)
+    try:
+        for _ in range(8):
+            source.next = times(20, os.getpid(), mixing).samples
+            until(lambda: not source.next)
+        until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
+    finally:
+        probe.close()
