@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from threading import Event, RLock
+from threading import Event, Lock
 from typing import Any
 
 import msgspec
@@ -70,12 +70,6 @@ class BudgetPace:
     spent_s: float = 300.0  # and while the budget is spent: only deleting the Lease changes that
 
 
-@dataclass(frozen=True, slots=True)
-class _FirstSeen:
-    at_s: float  # monotonic
-    age_s: float
-
-
 class LeaseBudget:
     """``records.Budget`` in the Lease ``LEASE``; for many threads.
 
@@ -109,9 +103,9 @@ class LeaseBudget:
         self._rng = rng or random.Random()  # noqa: S311 - it spreads requests
         self._pace = pace or BudgetPace()
         self._monotonic_s = monotonic_s
-        self._lock = RLock()
-        self._seen: dict[str, _FirstSeen] = {}
-        self._last: LeaseState | None = None
+        self._lock = Lock()  # guards what was seen
+        self._seen: dict[str, float] = {}  # place -> when it was taken, as first seen; monotonic
+        self._last: LeaseState | None = None  # replaced, never changed
         self._closing = closing or Event()
         self._refresh_s = -math.inf  # monotonic; the Lease is not read before this
         self._flag_s = -math.inf  # monotonic; no flags are written before this
@@ -147,42 +141,34 @@ class LeaseBudget:
 
     def left(self, *, dry_run: bool) -> int | None:
         """Return how many actions the cluster may still do now; None: unknown."""
-        with self._lock:
-            state = self._last
-            now_s = self._monotonic_s()
-            if state is None or now_s - state.at_s > self._pace.known_s:
-                return None
-            held = self._unexpired(state, now_s).places(dry_run=dry_run)
-            return max(0, self._settings().budget.per_cluster - len(held))
+        state, now_s = self._last, self._monotonic_s()
+        if state is None or now_s - state.at_s > self._pace.known_s:
+            return None
+        held = self._unexpired(state, now_s).places(dry_run=dry_run)
+        return max(0, self._settings().budget.per_cluster - len(held))
 
     def last_read_s(self) -> float | None:
         """Return the time since the Lease was read; None: never."""
-        with self._lock:
-            return None if self._last is None else self._monotonic_s() - self._last.at_s
+        state = self._last
+        return None if state is None else self._monotonic_s() - state.at_s
 
     def server_unix_s(self) -> float | None:
         """Return the API server's time of day, extrapolated from its last answer; None: unknown."""
-        with self._lock:
-            state = self._last
-            if state is None:
-                return None
-            return state.server_unix_s + self._monotonic_s() - state.at_s
+        state = self._last
+        return None if state is None else state.server_unix_s + self._monotonic_s() - state.at_s
 
     def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
         """Write each rule's confirmed owners on this node; a failure is retried at a later tick."""
         wanted = [(rule, owner) for rule, owners in sorted(flagged.items()) for owner in owners]
-        now_s = self._monotonic_s()
-        with self._lock:
-            state = self._last
-        if state is None or now_s < self._flag_s or not self._missing_flags(state, wanted):
+        state, now_s = self._last, self._monotonic_s()
+        if state is None or now_s < self._flag_s or self._with_flags(state, wanted) is True:
             return
         if not self._update(lambda state: self._with_flags(state, wanted)):
             self._flag_s = now_s + self._pace.needed_s * self._rng.uniform(0.5, 1.5)
 
     def flagged(self, rules: Iterable[str]) -> dict[str, int]:
         """Return how many owners each of ``rules`` flags in the cluster, as last read."""
-        with self._lock:
-            state = self._last
+        state = self._last
         owners: dict[str, set[str]] = {}
         for flag in () if state is None else state.current_flags:
             owners.setdefault(flag.rule, set()).add(flag.owner)
@@ -250,15 +236,10 @@ class LeaseBudget:
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
     ) -> LeaseState | bool:
-        missing = self._missing_flags(state, wanted)
+        missing = state.missing_flags(wanted, self._settings().circuit_breaker.cluster_owners)
         if not missing:
             return True
         return replace(self._unexpired(state, state.at_s), flags=state.flags_with(missing))
-
-    def _missing_flags(
-        self, state: LeaseState, wanted: Iterable[tuple[str, str]]
-    ) -> list[tuple[str, str]]:
-        return state.missing_flags(wanted, self._settings().circuit_breaker.cluster_owners)
 
     def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
@@ -282,8 +263,7 @@ class LeaseBudget:
     def _age_s(self, state: LeaseState, place: Place, now_s: float) -> float:
         """Return the lower of the ages by the two clocks."""
         age_s = state.server_unix_s - place.unix_s + (now_s - state.at_s)
-        seen = self._seen.get(place.id)
-        return age_s if seen is None else min(age_s, seen.age_s + now_s - seen.at_s)
+        return min(age_s, now_s - self._seen.get(place.id, -math.inf))
 
     # The Lease.
 
@@ -309,7 +289,7 @@ class LeaseBudget:
             known = {place.id: place for place in (*state.in_earnest, *state.dry_runs)}
             for id_, place in known.items():
                 age_s = max(0.0, state.server_unix_s - place.unix_s)
-                self._seen.setdefault(id_, _FirstSeen(state.at_s, age_s))
+                self._seen.setdefault(id_, state.at_s - age_s)
             self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in known}
             self._last = state
 
