@@ -202,7 +202,8 @@ class ExecutedCode:
         """Yield the failures of the sampler and of the classification: reason, count."""
         yield from self._sampler.failures.items()
         yield from self._failures.items()
-        yield from (self._hot.failures.items() if self._hot is not None else ())
+        if self._hot is not None:
+            yield from ((f"hot {reason}", count) for reason, count in self._hot.failures.items())
 
     def close(self) -> None:
         """End thread and child; do not wait for either if it hangs."""
