@@ -48,7 +48,7 @@ _HEAD, _TAIL = 1024, 1032
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
 SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
-_SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
+SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
 _NUMBER = Struct("=Q")
 
 
@@ -101,7 +101,7 @@ class CodeSampler:
     def read(self) -> CodeSamples:
         """Return the samples of user mode since the last read, and draw another period."""
         period_s, self._period_s = self._period_s, self._drawn_period_s()
-        record = SAMPLE if self.has_cgroups else _SAMPLE_WITHOUT_CGROUP
+        record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
         samples: list[CodeSample] = []
         for cpu, ring in [*self._rings.items()]:
             try:
