@@ -5,7 +5,8 @@
     kept they would be false alarms.
 
     Words such as rol32.7; stand for instructions (node/children/machine_code.py): a rotation of 32
-    bits to the left by 7, on any machine, in any register, by one instruction or two shifts.
+    bits to the left by 7, on any machine, in any register, by one instruction or two shifts. The
+    byte before them is in no text, so that a text that quotes them, as this one, is no match.
 */
 
 rule SHA256_Rounds
@@ -17,7 +18,16 @@ rule SHA256_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        // From the middle: miners fold the first and last into what they precompute.
+        // Miners fold the first and last into what they precompute; of tables for eight hashes at once
+        // only the first show, and of those that are addressed from their middle only the last.
+        $k0 = { 98 2F 8A 42 }
+        $k1 = { 91 44 37 71 }
+        $k2 = { CF FB C0 B5 }
+        $k3 = { A5 DB B5 E9 }
+        $k4 = { 5B C2 56 39 }
+        $k5 = { F1 11 F1 59 }
+        $k6 = { A4 82 3F 92 }
+        $k7 = { D5 5E 1C AB }
         $k16 = { C1 69 9B E4 }
         $k18 = { C6 9D C1 0F }
         $k20 = { 6F 2C E9 2D }
@@ -30,11 +40,17 @@ rule SHA256_Rounds
         $k34 = { FC 6D 2C 4D }
         $k36 = { 54 73 0A 65 }
         $k38 = { 2E C9 C2 81 }
-        $instruction = "sha256;"
-        $upper0 = "rol32.30;"
-        $upper1 = "rol32.26;"
+        $k40 = { A1 E8 BF A2 }
+        $k44 = { 19 E8 92 D1 }
+        $k48 = { 16 C1 A4 19 }
+        $k52 = { B3 0C 1C 39 }
+        $k56 = { EE 82 8F 74 }
+        $k60 = { FA FF BE 90 }
+        $instruction = "\x1fsha256;"
+        $upper0 = "\x1frol32.30;"
+        $upper1 = "\x1frol32.26;"
     condition:
-        8 of ($k*) and (#instruction >= 4 or (#upper0 >= 2 and #upper1 >= 2))
+        8 of ($k*) and (#instruction >= 4 or ($upper0 and $upper1))
 }
 
 rule SHA512_Rounds
@@ -46,6 +62,18 @@ rule SHA512_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
+        // Tables with each number twice or four times, or addressed from their middle, show a part.
+        $k0 = { 22 AE 28 D7 98 2F 8A 42 }
+        $k1 = { CD 65 EF 23 91 44 37 71 }
+        $k2 = { 2F 3B 4D EC CF FB C0 B5 }
+        $k3 = { BC DB 89 81 A5 DB B5 E9 }
+        $k4 = { 38 B5 48 F3 5B C2 56 39 }
+        $k5 = { 19 D0 05 B6 F1 11 F1 59 }
+        $k6 = { 9B 4F 19 AF A4 82 3F 92 }
+        $k8 = { 42 02 03 A3 98 AA 07 D8 }
+        $k10 = { 8C B2 E4 4E BE 85 31 24 }
+        $k12 = { 6F 89 7B F2 74 5D BE 72 }
+        $k14 = { 35 12 C7 25 A7 06 DC 9B }
         $k16 = { D2 4A F1 9E C1 69 9B E4 }
         $k18 = { B5 D5 8C 8B C6 9D C1 0F }
         $k20 = { 75 02 2B 59 6F 2C E9 2D }
@@ -54,11 +82,11 @@ rule SHA512_Rounds
         $k26 = { 3F 21 FB 98 C8 27 03 B0 }
         $k28 = { C2 8F A8 3D F3 0B E0 C6 }
         $k30 = { 6F 82 03 E0 51 63 CA 06 }
-        $instruction = "sha512;"
-        $upper0 = "rol64.36;"
-        $upper1 = "rol64.50;"
+        $instruction = "\x1fsha512;"
+        $upper0 = "\x1frol64.36;"
+        $upper1 = "\x1frol64.50;"
     condition:
-        5 of ($k*) and (#instruction >= 4 or (#upper0 >= 2 and #upper1 >= 2))
+        5 of ($k*) and (#instruction >= 4 or ($upper0 and $upper1))
 }
 
 rule Keccak_Rounds
@@ -72,12 +100,14 @@ rule Keccak_Rounds
     strings:
         $c2 = { 8A 80 00 00 00 00 00 80 }
         $c3 = { 00 80 00 80 00 00 00 80 }
+        $c4 = { 8B 80 00 00 00 00 00 00 }
+        $c5 = { 01 00 00 80 00 00 00 00 }
         $c6 = { 81 80 00 80 00 00 00 80 }
         $c7 = { 09 80 00 00 00 00 00 80 }
         $c13 = { 8B 00 00 00 00 00 00 80 }
         $c14 = { 89 80 00 00 00 00 00 80 }
         $c15 = { 03 80 00 00 00 00 00 80 }
-            condition:
+    condition:
         5 of them
 }
 
@@ -90,14 +120,14 @@ rule BLAKE2b_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $r24 = "rol64.40;"
-        $r16 = "rol64.48;"
-        $r63 = "rol64.1;"
+        $r24 = "\x1frol64.40;"
+        $r16 = "\x1frol64.48;"
+        $r63 = "\x1frol64.1;"
         // The same by a shuffle of bytes
         $shuffle24 = { 03 04 05 06 07 00 01 02 0B 0C 0D 0E 0F 08 09 0A }
         $shuffle16 = { 02 03 04 05 06 07 00 01 0A 0B 0C 0D 0E 0F 08 09 }
-        $product = "wide32;"
-        $products = "mul64;"
+        $product = "\x1fwide32;"
+        $products = "\x1fmul64;"
     condition:
         #r63 >= 2 and (#r24 >= 2 or $shuffle24) and (#r16 >= 2 or $shuffle16)
         and #product < 4 and #products < 16
@@ -112,13 +142,13 @@ rule Argon2_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $r24 = "rol64.40;"
-        $r16 = "rol64.48;"
-        $r63 = "rol64.1;"
+        $r24 = "\x1frol64.40;"
+        $r16 = "\x1frol64.48;"
+        $r63 = "\x1frol64.1;"
         $shuffle24 = { 03 04 05 06 07 00 01 02 0B 0C 0D 0E 0F 08 09 0A }
         $shuffle16 = { 02 03 04 05 06 07 00 01 0A 0B 0C 0D 0E 0F 08 09 }
-        $product = "wide32;"
-        $products = "mul64;"
+        $product = "\x1fwide32;"
+        $products = "\x1fmul64;"
     condition:
         #r63 >= 2 and (#r24 >= 2 or $shuffle24) and (#r16 >= 2 or $shuffle16)
         and (#product >= 4 or #products >= 16)
@@ -133,10 +163,10 @@ rule BLAKE2s_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $r12 = "rol32.20;"
-        $r7 = "rol32.25;"
-        $r16 = "rol32.16;"
-        $r8 = "rol32.24;"
+        $r12 = "\x1frol32.20;"
+        $r7 = "\x1frol32.25;"
+        $r16 = "\x1frol32.16;"
+        $r8 = "\x1frol32.24;"
         $shuffle16 = { 02 03 00 01 06 07 04 05 0A 0B 08 09 0E 0F 0C 0D }
         $shuffle8 = { 01 02 03 00 05 06 07 04 09 0A 0B 08 0D 0E 0F 0C }
     condition:
@@ -152,10 +182,10 @@ rule ChaCha_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $l16 = "rol32.16;"
-        $l12 = "rol32.12;"
-        $l8 = "rol32.8;"
-        $l7 = "rol32.7;"
+        $l16 = "\x1frol32.16;"
+        $l12 = "\x1frol32.12;"
+        $l8 = "\x1frol32.8;"
+        $l7 = "\x1frol32.7;"
         $shuffle16 = { 02 03 00 01 06 07 04 05 0A 0B 08 09 0E 0F 0C 0D }
         $shuffle8 = { 03 00 01 02 07 04 05 06 0B 08 09 0A 0F 0C 0D 0E }
     condition:
@@ -171,10 +201,10 @@ rule Salsa20_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $l7 = "rol32.7;"
-        $l9 = "rol32.9;"
-        $l13 = "rol32.13;"
-        $l18 = "rol32.18;"
+        $l7 = "\x1frol32.7;"
+        $l9 = "\x1frol32.9;"
+        $l13 = "\x1frol32.13;"
+        $l18 = "\x1frol32.18;"
     condition:
         #l7 >= 2 and #l9 >= 2 and #l13 >= 2 and #l18 >= 2
 }
@@ -188,14 +218,14 @@ rule Yescrypt_Mixing
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $product = "wide32;"
-        $products = "mul64;"
+        $product = "\x1fwide32;"
+        $products = "\x1fmul64;"
         // ((1 << 8) - 1) * 16, in both halves
         $mask = { F0 0F 00 00 F0 0F 00 00 }
         // The same in two instructions of x86
         $half = { ( 25 | 81 E? ) F0 0F 00 00 }
     condition:
-        ($mask or #half >= 4) and (#product >= 4 or #products >= 8)
+        ($mask and ($product or #products >= 2)) or (#half >= 4 and (#product >= 4 or #products >= 8))
 }
 
 rule Yespower_Mixing
@@ -207,13 +237,13 @@ rule Yespower_Mixing
         license = "Apache-2.0"
         confidence = "coin"
     strings:
-        $product = "wide32;"
-        $products = "mul64;"
+        $product = "\x1fwide32;"
+        $products = "\x1fmul64;"
         // ((1 << 11) - 1) * 16, in both halves
         $mask = { F0 7F 00 00 F0 7F 00 00 }
         $half = { ( 25 | 81 E? ) F0 7F 00 00 }
     condition:
-        ($mask or #half >= 4) and (#product >= 4 or #products >= 8)
+        ($mask and ($product or #products >= 2)) or (#half >= 4 and (#product >= 4 or #products >= 8))
 }
 
 rule NeoScrypt_Rounds
@@ -225,13 +255,13 @@ rule NeoScrypt_Rounds
         license = "Apache-2.0"
         confidence = "coin"
     strings:
-        $l7 = "rol32.7;"
-        $l8 = "rol32.8;"
-        $l9 = "rol32.9;"
-        $l12 = "rol32.12;"
-        $l13 = "rol32.13;"
-        $l16 = "rol32.16;"
-        $l18 = "rol32.18;"
+        $l7 = "\x1frol32.7;"
+        $l8 = "\x1frol32.8;"
+        $l9 = "\x1frol32.9;"
+        $l12 = "\x1frol32.12;"
+        $l13 = "\x1frol32.13;"
+        $l16 = "\x1frol32.16;"
+        $l18 = "\x1frol32.18;"
     condition:
         #l7 >= 2 and #l8 >= 2 and #l9 >= 2 and #l12 >= 2 and #l13 >= 2 and #l16 >= 2 and #l18 >= 2
 }
@@ -245,7 +275,7 @@ rule AES_Rounds
         license = "Apache-2.0"
         confidence = "general"
     strings:
-        $instruction = "aes;"
+        $instruction = "\x1faes;"
         $little = { A5 63 63 C6 84 7C 7C F8 99 77 77 EE }
         $big = { C6 63 63 A5 F8 7C 7C 84 EE 77 77 99 }
     condition:
@@ -276,9 +306,9 @@ rule VerusHash_Loop
         license = "Apache-2.0"
         confidence = "coin"
     strings:
-        $aes = "aes;"
-        $carryless = "clmul;"
-        $rounded = "mulhrs;"
+        $aes = "\x1faes;"
+        $carryless = "\x1fclmul;"
+        $rounded = "\x1fmulhrs;"
     condition:
         #aes >= 2 and #carryless >= 2 and $rounded
 }
@@ -294,9 +324,9 @@ rule CryptoNight_Loop
     strings:
         // (size - 1) with the last four bits clear
         $mask = { F0 FF ( 01 | 03 | 07 | 0F | 1F | 3F ) 00 }
-        $aes = "aes;"
+        $aes = "\x1faes;"
         $table = { A5 63 63 C6 84 7C 7C F8 99 77 77 EE }
-        $product = "wide64;"
+        $product = "\x1fwide64;"
     condition:
         $mask and $product and ($aes or $table)
 }

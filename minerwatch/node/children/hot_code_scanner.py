@@ -12,9 +12,9 @@ standard input                                            standard output
 
 Rules match one text, made of
 
-- the pages that the sampled addresses lie in, and the page before each: a loop finds its constants
-  there;
-- the read-only memory that their instructions address: tables;
+- the code that the sampled addresses lie in, as far as jumps lead from there and back to the begin
+  of its function, where a loop finds its constants;
+- the read-only memory that it addresses: tables;
 - numbers that arm64 puts together from halves, and the words of ``Words``.
 
 Data that a process only keeps is never a part of it. Whatever the code looks like, the work is
@@ -34,24 +34,27 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import yara_x
 
-from minerwatch.node.children.machine_code import Decoder, References, Words, masked
+from minerwatch.node.children.machine_code import (
+    Decoder,
+    Reference,
+    References,
+    Words,
+    masked,
+)
+from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
-_PAGE = 4096
 MAX_HOT_PAGES = 16
 _LEAST_SHARE = 0.02
 """Of the samples, in a page that counts as hot."""
-MAX_INSTRUCTIONS = 32_768
-MAX_TABLE_BYTES = 16 * _PAGE
-_EXECUTED = 256
-"""Bytes around a sampled address that probably run, too: loops spend their time in few places."""
-_TABLE_BEFORE = 256
-"""Code may address the middle of a table: an x86 displacement of one byte reaches 128 bytes."""
-_TABLE_AFTER = 768
+MAX_TABLE_BYTES = 16 * PAGE
+_NEAR_BYTES = 256
+"""Around a sampled address: code that surely runs."""
+_TABLE_BYTES = 256
+"""Of a table whose address is taken: its length does not show, and what follows is another's."""
 _GAP = bytes(64)
 """Put between parts that are not adjacent: no pattern matches across it."""
 _MAX_MAPS_BYTES = 16 << 20
@@ -82,6 +85,7 @@ class Mapping(NamedTuple):
 
     start: int
     end: int
+    is_executable: bool
     is_writable: bool
     has_file: bool
     name: bytes
@@ -113,7 +117,8 @@ class Process:
                     return
                 if match and (b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3])):
                     start, end = int(match[1], 16), int(match[2], 16)
-                    yield Mapping(start, end, b"w" in match[3], match[4] != b"0", match[5])
+                    rights = b"x" in match[3], b"w" in match[3]
+                    yield Mapping(start, end, *rights, match[4] != b"0", match[5])
 
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""
@@ -143,33 +148,34 @@ class Process:
 
 
 class HotCode:
-    """The pages that sampled addresses lie in, and what their instructions name."""
+    """The code that runs at sampled addresses, and what it names."""
 
     def __init__(
         self, process: Process, decoder: Decoder, samples: Iterable[tuple[int, int]]
     ) -> None:
         self._process = process
         self._decoder = decoder
-        self._samples = dict(samples)
-        self._sorted = sorted(self._samples)
+        counts = Counter(dict(samples))
+        self._sampled = sorted(counts)
         pages: Counter[int] = Counter()
-        for address, count in self._samples.items():
-            pages[address // _PAGE] += count
+        for address, count in counts.items():
+            pages[address // PAGE] += count
         least = max(_LEAST_SHARE * pages.total(), min(2, pages.total()))
         hot = [each for each in pages.most_common(MAX_HOT_PAGES) if each[1] >= least]
         self.hot = Counter(dict(hot))
-        self._runs = [*self._read_runs()]
+        starts = [each for each, _ in counts.most_common() if each // PAGE in self.hot]
+        self._code = TracedCode(decoder, self._page, starts)
         self._words = Words(is_arm=decoder.is_arm)
         self._references = References(is_arm=decoder.is_arm)
         self._executed: Counter[int] = Counter()  # instructions by page
         self._mixing: Counter[int] = Counter()
-        self._decode()
+        self._read()
 
     def text(self) -> bytes:
         """Return the text that rules are matched against."""
         tables = [self._process.content(start, end - start) for start, end in self._tables()]
         own = (self._references.text(), self._words.text().encode())
-        return _GAP.join((*(code for _, code in self._runs), *tables, *own))
+        return _GAP.join((*self._code.contents(), *tables, *own))
 
     def fingerprints(self) -> Iterator[tuple[str, Mapping]]:
         """Yield the hash of each page that mixes and that a file holds, and its mapping.
@@ -178,122 +184,73 @@ class HotCode:
         """
         least = _LEAST_SHARE_OF_FINGERPRINT * self.hot.total()
         for page, count in self.hot.most_common(_MAX_FINGERPRINTS):
-            mapping = self._process.mapping(page * _PAGE)
-            mixes = self._mixing[page] >= _LEAST_MIXING * self._executed[page] > 0
-            if (
-                mapping
-                and mapping.has_file
-                and not mapping.is_writable
-                and mixes
-                and count >= least
-            ):
+            mapping = self._process.mapping(page * PAGE)
+            if count < least or mapping is None or mapping.is_writable or not mapping.has_file:
+                continue
+            if self._mixing[page] >= _LEAST_MIXING * self._executed[page] > 0:
                 yield self._fingerprint(page), mapping
 
     def _fingerprint(self, page: int) -> str:
         digest = hashlib.sha256()
-        for instruction in self._decoder.decoded(self._process.content(page * _PAGE, _PAGE), 0):
-            text = masked(instruction, _PAGE, self._is_mapped)
+        for instruction in self._decoder.decoded(self._process.content(page * PAGE, PAGE), 0):
+            text = masked(instruction, PAGE, self._is_mapped)
             digest.update(text.encode() + b"\n")
         return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
     def _is_mapped(self, address: int) -> bool:
         return self._process.mapping(address) is not None
 
-    def _read_runs(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the hot pages and the ones before them, those without a gap together."""
-        before = {page - 1 for page in self.hot if self._is_one_mapping(page - 1, page)}
-        start, run = 0, b""
-        for page in sorted(before | self.hot.keys()):
-            code = self._process.content(page * _PAGE, _PAGE)
-            if run and start + len(run) != page * _PAGE:
-                yield start, run
-                run = b""
-            start = start if run else page * _PAGE
-            run += code
-        yield start, run
+    def _page(self, page: int) -> bytes:
+        """Return a page of code: of executable memory, or of whatever was sampled."""
+        mapping = self._process.mapping(page * PAGE)
+        if page in self.hot or (mapping is not None and mapping.is_executable):
+            return self._process.content(page * PAGE, PAGE)
+        return b""
 
-    def _is_one_mapping(self, page: int, other: int) -> bool:
-        mapping = self._process.mapping(other * _PAGE)
-        return mapping is not None and mapping.start <= page * _PAGE
-
-    def _decode(self) -> None:
-        """Decode from each sampled address to the next: there instructions surely begin."""
-        left = MAX_INSTRUCTIONS
-        for start, end, code in sorted(self._pieces(), key=self._weight, reverse=True):
-            for instruction in self._decoder.decoded(code, start):
-                if instruction.address >= end:
-                    break
-                left -= 1
-                if left < 0:
-                    return
-                self._references.add(instruction)
-                if self._distance(instruction.address) <= _EXECUTED:
-                    page = instruction.address // _PAGE
-                    self._executed[page] += 1
-                    self._mixing[page] += self._words.add(instruction)
-
-    def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        for start, code in self._runs:
-            end = start + len(code)
-            inside = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, end)]
-            for begin, until in pairwise(sorted({start, *inside, end})):
-                # The last instruction may reach into the next piece.
-                yield begin, until, code[begin - start : until - start + 16]
-
-    def _weight(self, piece: tuple[int, int, bytes]) -> tuple[int, int]:
-        return self.hot[piece[0] // _PAGE], self._samples.get(piece[0], 0)
+    def _read(self) -> None:
+        for instruction in self._code.reached:
+            self._references.add(instruction)
+            mixes = self._words.add(instruction)
+            if self._distance(instruction.address) <= _NEAR_BYTES:
+                page = instruction.address // PAGE
+                self._executed[page] += 1
+                self._mixing[page] += mixes
+        for instruction in self._code.before:
+            self._references.add(instruction)
 
     def _tables(self) -> list[tuple[int, int]]:
         """Return the read-only memory that is named nearest to the sampled addresses."""
         found: list[tuple[int, int]] = []
         left = MAX_TABLE_BYTES
-        for address in self._named():
+        for _, address, size in self._named():
             mapping = self._process.mapping(address)
             if mapping is None or mapping.is_writable:
                 continue
-            start = max(mapping.start, address - _TABLE_BEFORE)
-            end = min(mapping.end, address + _TABLE_AFTER)
-            left -= end - start
+            end = min(mapping.end, address + (size or _TABLE_BYTES))
+            left -= end - address
             if left < 0:
                 break
-            found.append((start, end))
-        return [*_joined(found)]
+            found.append((address, end))
+        return [*joined(found)]
 
-    def _named(self) -> Iterator[int]:
-        """Yield addresses, those first that are named nearest to a sample, none too close."""
+    def _named(self) -> list[Reference]:
+        """Return each address once, those first that are named nearest to a sample."""
         named = [*self._references.tables, *self._followed()]
-        seen: set[int] = set()
-        for _, address in sorted(named, key=lambda each: self._distance(each[0])):
-            if address // _TABLE_BEFORE not in seen:
-                seen.add(address // _TABLE_BEFORE)
-                yield address
+        named.sort(key=lambda each: self._distance(each.by))
+        return [*{(each.address, each.size): each for each in named}.values()]
 
-    def _followed(self) -> Iterator[tuple[int, int]]:
+    def _followed(self) -> Iterator[Reference]:
         """Yield the addresses that read-only memory holds, mostly a library's offset table."""
-        for by, place in self._references.pointers:
+        for by, place, _ in self._references.pointers:
             mapping = self._process.mapping(place)
             if mapping is not None and not mapping.is_writable:
                 content = self._process.content(place, 8)
                 if len(content) == 8:
-                    yield by, int.from_bytes(content, "little")
+                    yield Reference(by, int.from_bytes(content, "little"))
 
     def _distance(self, address: int) -> int:
-        place = bisect_left(self._sorted, address)
-        return min(abs(address - each) for each in self._sorted[max(0, place - 1) : place + 1])
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges in order, those that overlap as one."""
-    last: tuple[int, int] | None = None
-    for start, end in sorted(ranges):
-        if last is not None and start <= last[1]:
-            last = last[0], max(last[1], end)
-            continue
-        if last is not None:
-            yield last
-        last = start, end
-    if last is not None:
-        yield last
+        place = bisect_left(self._sampled, address)
+        return min(abs(address - each) for each in self._sampled[max(0, place - 1) : place + 1])
 
 
 # Rules, as in yara_scanner.py.

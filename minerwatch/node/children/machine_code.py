@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import platform
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import capstone
 
+_ALIGNED_BYTES = 16
+_FAR_BYTES = 4096
 _MAX_REFERENCES = 4096
 _MAX_OF_A_WORD = 64
 _LOWEST_TABLE = 0x10000
@@ -41,9 +42,60 @@ class Decoder:
             self._disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._disassembler.skipdata = True
 
-    def decoded(self, code: bytes, address: int) -> Iterator[Instruction]:
-        """Yield the instructions of ``code``, which lies at ``address``."""
-        return map(Instruction._make, self._disassembler.disasm_lite(code, address))
+    def decoded(self, code: bytes, address: int, most: int = 0) -> Iterator[Instruction]:
+        """Yield the instructions of ``code``, which lies at ``address``; all, or the first."""
+        return map(Instruction._make, self._disassembler.disasm_lite(code, address, most))
+
+
+# Instructions -> where they lead.
+
+_ENDS = re.compile(
+    r"(?:bnd |notrack |rep[nz]* )?(?:jmp|ret[fq]?|iret\w*|ud[012]\w*|hlt|int3|b|br\w*|udf|\.byte)"
+)
+_JUMPS = re.compile(r"(?:bnd |notrack )?j\w+|loop\w*|b|b\.\w+|cbn?z|tbn?z")
+_SAVES = re.compile(r"push|sub r?sp,|stp x29|paciasp|bti")
+_PADS = ("nop", "int3", "data16 nop", "cs nop")
+_LAST_NUMBER = re.compile(r"#?(0x[0-9a-f]+|\d+)$")
+
+
+def ends_flow(instruction: Instruction) -> bool:
+    """Return True if the next instruction in memory is not the next to run."""
+    return bool(_ENDS.fullmatch(instruction.mnemonic))
+
+
+def jump_target(instruction: Instruction) -> int | None:
+    """Return the address that a jump may lead to; None for calls and unknown addresses."""
+    if not _JUMPS.fullmatch(instruction.mnemonic):
+        return None
+    target = _LAST_NUMBER.fullmatch(instruction.operands.rpartition(", ")[2])
+    return int(target[1], 0) if target else None
+
+
+def call_target(instruction: Instruction) -> int | None:
+    """Return the address that is called; None if it is not known, and for what is no call."""
+    if instruction.mnemonic not in ("call", "bl"):
+        return None
+    return _number(instruction.operands)
+
+
+def function_starts(instructions: Iterable[Instruction]) -> Iterator[int]:
+    """Yield addresses at which functions probably start: aligned, after the end of another.
+
+    A loop is aligned after a jump, too; so after a jump only if that leads far away, or if a
+    register is saved.
+    """
+    has_ended = is_after_jump = False
+    for instruction in instructions:
+        address, _, mnemonic, operands = instruction
+        if mnemonic in _PADS:
+            continue
+        saves = bool(_SAVES.match(f"{mnemonic} {operands}"))
+        may_start = has_ended and (saves or not is_after_jump)
+        if mnemonic == "endbr64" or (may_start and address % _ALIGNED_BYTES == 0):
+            yield address
+        has_ended = ends_flow(instruction)
+        target = jump_target(instruction)
+        is_after_jump = target is not None and abs(target - address) <= _FAR_BYTES
 
 
 # Instructions -> words, the same for all machines and compilers.
@@ -71,7 +123,7 @@ class Words:
         return bool(word) or instruction.mnemonic in _XORS
 
     def text(self) -> str:
-        """Return the words, each with a semicolon."""
+        """Return the words, each between a unit separator and a semicolon."""
         counts = Counter(self._counts)
         for word, count in self._counts.items():
             if word.startswith("shl"):
@@ -80,7 +132,7 @@ class Words:
         # A shift by one may be an addition.
         counts["rol64.1"] = max(counts["rol64.1"], self._counts["shr64.63"])
         return "".join(
-            f"{word};" * min(count, _MAX_OF_A_WORD)
+            f"\x1f{word};" * min(count, _MAX_OF_A_WORD)
             for word, count in sorted(counts.items())
             if not word.startswith(("shl", "shr"))
         )
@@ -186,37 +238,46 @@ def arm_word(mnemonic: str, operands: str) -> str:
 # Instructions -> addresses that they name.
 
 
+class Reference(NamedTuple):
+    """A place in memory that an instruction names."""
+
+    by: int
+    address: int
+    size: int = 0  # bytes that it reads there; 0: it takes the address of more
+
+
 class References:
     """Addresses of memory that instructions name, and numbers that they put together."""
 
     def __init__(self, *, is_arm: bool) -> None:
-        self.tables: list[tuple[int, int]] = []  # by, and of
-        self.pointers: list[tuple[int, int]] = []  # by, and of addresses in memory
+        self.tables: list[Reference] = []
+        self.pointers: list[Reference] = []  # of addresses that lie in memory
         self.numbers: list[bytes] = []
         self._registers: dict[str, int] = {}
         self.add: Callable[[Instruction], None] = self._add_arm if is_arm else self._add_x86
 
     def text(self) -> bytes:
         """Return the numbers as they would lie in memory."""
-        return b"".join(self.numbers[:_MAX_REFERENCES])
+        return b"".join(self.numbers)
 
-    def _name(self, by: int, address: int, *, is_pointer: bool = False) -> None:
+    def _name(self, by: int, address: int, size: int = 0, *, is_pointer: bool = False) -> None:
         if len(self.tables) < _MAX_REFERENCES and _LOWEST_TABLE <= address < _USER_SPACE_END:
-            self.tables.append((by, address))
+            self.tables.append(Reference(by, address, size))
             if is_pointer:
-                self.pointers.append((by, address))
+                self.pointers.append(Reference(by, address, size))
 
     def _add_x86(self, instruction: Instruction) -> None:
         address, size, mnemonic, operands = instruction
-        if "0x" not in operands or mnemonic.startswith(("j", "call", "loop")):
+        if mnemonic.startswith(("j", "call", "loop")):
             return
-        relative = _X86_RELATIVE.search(operands)
+        relative = _X86_RELATIVE.search(operands) if "[rip" in operands else None
         if relative:
             distance = int(relative[2], 0)
             named = address + size + (distance if relative[1] == "+" else -distance)
-            self._name(address, named, is_pointer=mnemonic == "mov" and operands.startswith("r"))
+            loads = mnemonic == "mov" and operands.startswith("r")
+            self._name(address, named, _x86_operand_bytes(operands), is_pointer=loads)
             return
-        for digits in _X86_ADDRESS.findall(operands):
+        for digits in _X86_ADDRESS.findall(operands) if "0x" in operands else ():
             self._name(address, int(digits, 16))
 
     def _add_arm(self, instruction: Instruction) -> None:
@@ -226,27 +287,45 @@ class References:
         value = _number(rest)
         if mnemonic in ("adrp", "adr", "ldr") and value is not None:
             if mnemonic != "adrp":
-                self._name(address, value)
+                self._name(address, value, _ARM_BYTES.get(register[0], 0) * (mnemonic == "ldr"))
             registers[register] = value
         elif mnemonic == "mov" and value is not None:
             registers[register] = value
         elif mnemonic == "movk" and register in registers:
             self._put_half(register, rest)
+        elif mnemonic in ("and", "orr", "eor"):
+            last = _number(rest.rpartition(", ")[2])
+            self._put(register, last if last and last >= _LOWEST_TABLE else None)
         elif mnemonic in ("add", "ldr", "ldp", "ld1"):
             match = _ARM_PLACE.search(operands)
             base = registers.get(match[1]) if match else None
             if match and base is not None:
                 named = base + int(match[2] or "0", 0)
-                self._name(address, named, is_pointer=mnemonic == "ldr" and register[0] == "x")
+                size = _ARM_BYTES.get(register[0], 0) * (mnemonic == "ldr")
+                self._name(address, named, size, is_pointer=mnemonic == "ldr" and size == 8)
 
     def _put_half(self, register: str, rest: str) -> None:
         match = _ARM_HALF.fullmatch(rest)
         if match:
             by = int(match[2] or "0")
             whole = self._registers[register] & ~(0xFFFF << by) | int(match[1], 0) << by
-            whole &= (1 << (64 if register[0] == "x" else 32)) - 1
             self._registers[register] = whole
-            self.numbers.append(struct.pack("<Q" if register[0] == "x" else "<I", whole))
+            self._put(register, whole)
+
+    def _put(self, register: str, number: int | None) -> None:
+        if number is not None and len(self.numbers) < _MAX_REFERENCES:
+            size = 8 if register.startswith("x") else 4
+            self.numbers.append((number & (1 << 8 * size) - 1).to_bytes(size, "little"))
+
+
+_X86_BYTES = {"zmmword": 64, "ymmword": 32, "xmmword": 16, "qword": 8, "dword": 4, "byte": 1}
+_ARM_BYTES = {"q": 16, "x": 8, "d": 8, "w": 4, "s": 4}
+
+
+def _x86_operand_bytes(operands: str) -> int:
+    """Return the bytes of the memory operand; 0 if only its address is taken."""
+    before, is_read, _ = operands.partition(" ptr [")
+    return _X86_BYTES.get(before.rpartition(" ")[2], 64) if is_read else 0
 
 
 _X86_RELATIVE = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
@@ -258,7 +337,6 @@ _ARM_HALF = re.compile(r"#(0x[0-9a-f]+|\d+)(?:, lsl #(\d+))?")
 # Instructions -> text without addresses, for fingerprints.
 
 _BRANCH = re.compile(r"j|call|loop|b$|bl$|b\.|cbn?z|tbn?z")
-_LAST_NUMBER = re.compile(r"#?(0x[0-9a-f]+|\d+)$")
 
 
 def masked(instruction: Instruction, page_bytes: int, is_mapped: Callable[[int], bool]) -> str:
