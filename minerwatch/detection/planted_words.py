@@ -9,10 +9,10 @@ on an ordinary program with that argument alone, and does not hold on the proces
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from minerwatch.arguments import (
     NO_BREAK_SPACE,
@@ -34,6 +34,7 @@ _PROGRAM = "program"
 _PATH = "/usr/bin/program"
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 _Pair = tuple[str, str]
 """An argument, after the one before it."""
@@ -116,6 +117,16 @@ def facts_as_others_join_them(facts: Facts) -> Facts | None:
     return {**facts, **joined} if joined else None
 
 
+class HeldRule(Protocol[T_contra]):
+    """A rule that holds on a process, for trials."""
+
+    def holds(self, trial: T_contra, /) -> bool:
+        """Return True if it holds."""
+
+    def may_hold(self, trial: T_contra, /) -> bool:
+        """Return False, quickly, if something that it needs is missing."""
+
+
 class PlantedArguments(Generic[T]):
     """Trials of the arguments in one process's facts, shared by all rules that hold on them.
 
@@ -128,134 +139,122 @@ class PlantedArguments(Generic[T]):
         self._facts = facts
         self._prepare = prepare
         self._min_length = min_length
-        self._trials: dict[tuple[str, str, str], T] = {}
+        self._trials: dict[tuple[str, str], T] = {}
         self._blocks: dict[tuple[str, str, range], T] = {}
         self._rests: dict[frozenset[_Argument], T] = {}
 
-    def rests_on_one(self, holds: Callable[[T], bool]) -> bool:
+    def rests_on_one(self, rule: HeldRule[T]) -> bool:
         """Return True if a rule that holds does so by one argument of any program."""
-        return self._rests_on(
-            holds, partial(self._is_enough, holds), partial(self._may_be_enough, holds)
-        )
+        return self._rests_on(rule, self._programs, self._tries)
 
-    def rests_on_launched(self, holds: Callable[[T], bool]) -> bool:
+    def rests_on_launched(self, rule: HeldRule[T]) -> bool:
         """Return True if it does so in a line that starts another program, like ``docker run``."""
         starts = self._launchers
-
-        def is_enough(field: str, pair: _Pair) -> bool:
-            return starts[field] != "" and holds(self._trial(field, pair[1], starts[field]))
-
-        def may_be_enough(field: str, block: range) -> bool:
-            return starts[field] != "" and holds(self._block(field, block, starts[field]))
-
-        return any(starts.values()) and self._rests_on(holds, is_enough, may_be_enough)
+        return self._rests_on(rule, starts, lambda field, pair: [f"{starts[field]} {pair[1]}"])
 
     @cached_property
     def _own(self) -> dict[str, tuple[str, ...]]:
         return {field: _own_words(self._facts.get(field)) for field in _LINES}
 
     @cached_property
+    def _programs(self) -> dict[str, str]:
+        return {field: " ".join((_PROGRAM, _LOGIN, *own)) for field, own in self._own.items()}
+
+    @cached_property
     def _launchers(self) -> dict[str, str]:
-        return {field: _launcher(self._facts.get(field)) for field in _LINES}
+        found = {field: _launcher(self._facts.get(field)) for field in _LINES}
+        return {field: launcher for field, launcher in found.items() if launcher}
 
     @cached_property
     def _pairs(self) -> dict[str, list[_Pair]]:
-        pairs: dict[str, list[_Pair]] = {}
+        pairs: dict[str, list[_Pair]] = {field: [] for field in _LINES}
         for field, option, argument in _foreign_arguments(self._facts):
             if len(argument) >= self._min_length:
-                pairs.setdefault(field, []).append((option, argument))
+                pairs[field].append((option, argument))
         return pairs
-
-    @cached_property
-    def _words(self) -> dict[str, list[str]]:
-        """Each pair's words: the argument, and the option before it if that is a common one."""
-        return {
-            field: [
-                f"{option} {argument}" if _COMMON_OPTION.fullmatch(option) else argument
-                for option, argument in pairs
-            ]
-            for field, pairs in self._pairs.items()
-        }
 
     def _rests_on(
         self,
-        holds: Callable[[T], bool],
-        is_enough: Callable[[str, _Pair], bool],
-        may_be_enough: Callable[[str, range], bool],
+        rule: HeldRule[T],
+        programs: Mapping[str, str],
+        tries: Callable[[str, _Pair], Iterable[str]],
     ) -> bool:
         planted = frozenset(
-            (field, argument)
-            for field in self._pairs
-            for _, argument in self._planted(
-                field, partial(is_enough, field), partial(may_be_enough, field)
-            )
+            (field, pair[1])
+            for field, program in programs.items()
+            for pair in self._possible(rule, field, program)
+            if any(rule.holds(self._trial(field, line)) for line in tries(field, pair))
         )
         if not planted:
             return False
         if planted not in self._rests:
             self._rests[planted] = self._prepare(_without(self._facts, planted))
-        return not holds(self._rests[planted])
+        return not rule.holds(self._rests[planted])
 
-    def _is_enough(self, holds: Callable[[T], bool], field: str, pair: _Pair) -> bool:
-        """Return True if the rule holds by the argument, or with a common option before it.
-
-        Tried alone, beside a login, and beside what the program has of its own.
-        """
-        option, argument = pair
-        words = (argument, f"{option} {argument}")[: 1 + bool(_COMMON_OPTION.fullmatch(option))]
-        own = self._own[field]
-        beside = " ".join(each for each in own if each not in (argument, f"{option} {argument}"))
-        tried = [*words, f"{_LOGIN} {argument}"]
-        if beside:
-            tried += [f"{beside} {each}" for each in words]
-        return any(holds(self._trial(field, each)) for each in tried)
-
-    def _may_be_enough(self, holds: Callable[[T], bool], field: str, block: range) -> bool:
-        return holds(self._block(field, block, " ".join((_PROGRAM, _LOGIN, *self._own[field]))))
-
-    def _trial(self, field: str, arguments: str, program: str = _PROGRAM) -> T:
-        key = (field, program, arguments)
-        trial = self._trials.get(key)
-        if trial is None:
-            facts = _ordinary(self._facts, field, arguments, program)
-            trial = self._trials[key] = self._prepare(facts)
-        return trial
-
-    def _block(self, field: str, block: range, program: str) -> T:
-        key = (field, program, block)
-        trial = self._blocks.get(key)
-        if trial is None:
-            words = " ".join(self._words[field][block.start : block.stop])
-            trial = self._blocks[key] = self._prepare(_ordinary(self._facts, field, words, program))
-        return trial
-
-    def _planted(
-        self,
-        field: str,
-        is_enough: Callable[[_Pair], bool],
-        may_be_enough: Callable[[range], bool],
-    ) -> Iterator[_Pair]:
-        """Yield the arguments that are enough alone, as far as the trials last.
+    def _possible(self, rule: HeldRule[T], field: str, program: str) -> Iterator[_Pair]:
+        """Yield the arguments that may be enough alone, as far as the trials last.
 
         A long line is halved as long as the rule holds on the half: if it does not, it holds on no
         single argument there. One by one, a line of thousands takes a second.
         """
         pairs = self._pairs[field]
-        yield from filter(is_enough, pairs[:_FEW_PAIRS])
-        todo = [range(_FEW_PAIRS, len(pairs))] if len(pairs) > _FEW_PAIRS else []
+
+        def single(block: range) -> Iterator[_Pair]:
+            for at in block:
+                if rule.may_hold(self._block(field, program, range(at, at + 1))):
+                    yield pairs[at]
+
+        yield from single(range(min(_FEW_PAIRS, len(pairs))))
+        todo = [range(_FEW_PAIRS, len(pairs))]
         trials = _MAX_TRIALS
         while todo and trials > 0:
             block = todo.pop()
-            is_small = len(block) <= _FEW_PAIRS
-            trials -= 1
-            if not may_be_enough(block):
+            if not block:
                 continue
-            if is_small:
+            trials -= 1
+            if not rule.holds(self._block(field, program, block)):
+                continue
+            if len(block) <= _FEW_PAIRS:
                 trials -= len(block)
-                yield from filter(is_enough, pairs[block.start : block.stop])
+                yield from single(block)
             else:
                 half = len(block) // 2
                 todo += [block[half:], block[:half]]
+
+    def _tries(self, field: str, pair: _Pair) -> Iterator[str]:
+        """Yield the lines of an ordinary program with an argument.
+
+        Alone or with a common option before it, beside a login, and beside what the program has of
+        its own.
+        """
+        words = (pair[1], _after_option(pair))[: 1 + bool(_COMMON_OPTION.fullmatch(pair[0]))]
+        yield from (f"{_PROGRAM} {each}" for each in words)
+        yield f"{_PROGRAM} {_LOGIN} {pair[1]}"
+        beside = " ".join(
+            each for each in self._own[field] if each not in (pair[1], " ".join(pair))
+        )
+        if beside:
+            yield from (f"{_PROGRAM} {beside} {each}" for each in words)
+
+    def _trial(self, field: str, line: str) -> T:
+        trial = self._trials.get((field, line))
+        if trial is None:
+            trial = self._trials[field, line] = self._prepare(_ordinary(self._facts, field, line))
+        return trial
+
+    def _block(self, field: str, program: str, block: range) -> T:
+        trial = self._blocks.get((field, program, block))
+        if trial is None:
+            pairs = self._pairs[field][block.start : block.stop]
+            line = " ".join((program, *map(_after_option, pairs)))
+            trial = self._prepare(_ordinary(self._facts, field, line))
+            self._blocks[field, program, block] = trial
+        return trial
+
+
+def _after_option(pair: _Pair) -> str:
+    """Return an argument, with the option before it if that is a common one."""
+    return " ".join(pair) if _COMMON_OPTION.fullmatch(pair[0]) else pair[1]
 
 
 _FEW_PAIRS = 8
@@ -339,10 +338,9 @@ def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
             yield from ((field, *pair) for pair in dict.fromkeys(pairwise(arguments)))
 
 
-def _ordinary(facts: Facts, field: str, arguments: str, program: str = _PROGRAM) -> Facts:
-    """Return the facts with an ordinary program in place of the process, with these arguments."""
-    lines = {"CommandLine": _PROGRAM, "ParentCommandLine": _PROGRAM}
-    lines[field] = f"{program} {arguments}"
+def _ordinary(facts: Facts, field: str, line: str) -> Facts:
+    """Return the facts with an ordinary program in place of the process, with this line."""
+    lines = {**dict.fromkeys(_LINES, _PROGRAM), field: line}
     return {
         **facts,
         **lines,

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from minerwatch.node.process_files import ProcessFiles
 
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.hot_code import HotCodeFindings, HotCodeReader
+from minerwatch.node.proc_files import ProcessFiles
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="reads others' memory: run it as root")

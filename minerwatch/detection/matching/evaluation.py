@@ -6,7 +6,7 @@ if the literals that it needs were not found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain
 
@@ -27,12 +27,13 @@ from minerwatch.model import Facts
 class Seen:
     """Facts under evaluation, with what has been found out about them."""
 
-    __slots__ = ("_has_long_word", "facts", "found", "known")
+    __slots__ = ("_has_long_word", "facts", "found", "known", "rules")
 
-    def __init__(self, facts: Facts, found: Found = NOTHING) -> None:
-        """``found``: the literals in the facts."""
+    def __init__(self, facts: Facts, found: Found = NOTHING, rules: Collection[int] = ()) -> None:
+        """``found``: the literals in the facts; ``rules``: places of the rules that may hold."""
         self.facts = facts
         self.found = found
+        self.rules = rules
         self.known: dict[int, bool] = {}  # results of expressions, by the id of their predicate
         self._has_long_word: bool | None = None
 

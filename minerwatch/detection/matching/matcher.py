@@ -17,6 +17,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from minerwatch.detection.condition import (
     Absent,
@@ -78,25 +79,25 @@ class Matcher:
         self._has_foreign = any(rule.is_foreign for rule in self.rules)
         literals = Literals()
         self._evaluations = Evaluations(literals.needed)
-        compiled = [
+        self._compiled = [
             _CompiledRule(
                 position,
                 rule,
                 self._evaluations.function(rule.condition),
-                _compares_arguments(rule),
+                literals.needed(rule.condition),
             )
             for position, rule in enumerate(self.rules)
         ]
-        needed = [literals.needed(rule.condition) for rule in self.rules]
         self._indexes = literals.indexes()
         literals.forget()
-        of_process = [rule for rule in compiled if not rule.rule.of_container]
+        of_process = [rule for rule in self._compiled if not rule.rule.of_container]
         self._container_gates = _gates(
-            [rule for rule in compiled if rule.rule.of_container or rule.rule.is_pooled]
+            [rule for rule in self._compiled if rule.rule.of_container or rule.rule.is_pooled]
         )
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
-        static = [rule for rule in of_process if not rule.rule.dynamic]
-        self._static = _StaticRules(static, needed, self._indexes)
+        self._static = _StaticRules(
+            [rule for rule in of_process if not rule.rule.dynamic], self._indexes
+        )
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of all rules on a process in its container."""
@@ -107,28 +108,26 @@ class Matcher:
 
     def static_matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of rules on facts that never change while the program runs."""
-        return self._with_words(self._static_matches, facts)
-
-    def _static_matches(self, facts: Facts) -> tuple[Match, ...]:
-        candidates = self._static.candidates(facts)
-        return self._matches(*candidates) if candidates else ()
+        return self._with_words(self._static.see, facts)
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of rules on facts that change from tick to tick."""
-        return self._with_words(lambda each: self._gated_matches(self._gates, each), facts)
+        return self._with_words(partial(self._see, self._gates), facts)
 
     def container_matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches on facts that a container's processes share, or have together."""
-        return self._gated_matches(self._container_gates, facts)
+        return self._matches(partial(self._see, self._container_gates), facts)
 
-    def _with_words(
-        self, matches: Callable[[Facts], tuple[Match, ...]], facts: Facts
-    ) -> tuple[Match, ...]:
+    def _see(self, gates: Iterable[_Gate], facts: Facts) -> Seen | None:
+        possible = [rule.position for gate in gates for rule in gate.rules(facts)]
+        return Seen(facts, search(self._indexes, facts), possible) if possible else None
+
+    def _with_words(self, see: _See, facts: Facts) -> tuple[Match, ...]:
         """Return the matches; those on words inside an argument are words only."""
-        found = matches(facts)
+        found = self._matches(see, facts)
         joined = facts_as_others_join_them(facts) if self._has_foreign else None
         if joined is not None:
-            foreign = (match for match in matches(joined) if match.rule.is_foreign)
+            foreign = (each for each in self._matches(see, joined) if each.rule.is_foreign)
             found = (
                 *(match for match in found if not match.rule.is_foreign),
                 *_as_words_unless(foreign, {match.rule.id for match in found}),
@@ -136,30 +135,28 @@ class Matcher:
         in_words = facts_with_script_words(facts)
         if in_words is not None:
             known = {match.rule.id for match in found}
-            more = (match for match in matches(in_words) if match.rule.id not in known)
+            more = (each for each in self._matches(see, in_words) if each.rule.id not in known)
             found += tuple(_as_words_unless(more, frozenset()))
         return found
 
-    def _gated_matches(self, gates: tuple[_Gate, ...], facts: Facts) -> tuple[Match, ...]:
-        possible = [rule for gate in gates for rule in gate.rules(facts)]
-        possible.sort(key=_position)
-        return self._matches(self._see(facts), possible) if possible else ()
-
-    def _matches(self, seen: Seen, candidates: Sequence[_CompiledRule]) -> tuple[Match, ...]:
-        held = [rule for rule in candidates if rule.holds(seen)]
+    def _matches(self, see: _See, facts: Facts) -> tuple[Match, ...]:
+        seen = see(facts)
+        if seen is None:
+            return ()
+        possible = [self._compiled[position] for position in sorted(seen.rules)]
+        held = [rule for rule in possible if rule.holds(seen)]
         if not held:
             return ()
-        planted = PlantedArguments(seen.facts, self._see, _MIN_PLANTED)
+        planted = PlantedArguments(facts, see, _MIN_PLANTED)
         return tuple([self._match(rule, seen, planted) for rule in held])
 
-    def _see(self, facts: Facts) -> Seen:
-        return Seen(facts, search(self._indexes, facts))
-
-    def _match(self, rule: _CompiledRule, seen: Seen, planted: PlantedArguments[Seen]) -> Match:
+    def _match(
+        self, rule: _CompiledRule, seen: Seen, planted: PlantedArguments[Seen | None]
+    ) -> Match:
         is_word = is_launched = False
         if rule.compares_arguments and rule.rule.signal is not Signal.BEHAVIOUR:
-            is_word = planted.rests_on_one(rule.holds)
-            is_launched = not is_word and planted.rests_on_launched(rule.holds)
+            is_word = planted.rests_on_one(rule)
+            is_launched = not is_word and planted.rests_on_launched(rule)
         return Match(
             rule.rule,
             self._evidence(rule.rule, seen),
@@ -204,71 +201,64 @@ def _as_words_unless(matches: Iterable[Match], ids: Collection[str]) -> Iterator
 # Rules, compiled.
 
 
-@dataclass(frozen=True, slots=True)
+_See = Callable[[Facts], Seen | None]
+"""Finds the rules that may hold on some facts; None: there are none."""
+
+
 class _CompiledRule:
-    position: int
-    rule: Rule
-    holds: Evaluate
-    compares_arguments: bool  # of the process or its parent
+    """A rule with its condition as a function, and the clauses that it needs."""
+
+    def __init__(
+        self, position: int, rule: Rule, evaluate: Evaluate, clauses: Sequence[Found]
+    ) -> None:
+        self.position = position
+        self.rule = rule
+        self._evaluate = evaluate
+        texts = (each for each in predicates(rule.condition) if isinstance(each, Text))
+        self.compares_arguments = any(text.field in COMMAND_FIELDS for text in texts)
+        self.first, *others = clauses or (NOTHING,)
+        self._others = tuple(each for each in others if len(each) <= _MAX_LITERALS)
+
+    def may_hold(self, seen: Seen | None) -> bool:
+        """Return False if a literal that the rule needs is missing."""
+        return seen is not None and self.position in seen.rules and seen.has_all(self._others)
+
+    def holds(self, seen: Seen | None) -> bool:
+        """Return True if the rule holds."""
+        return seen is not None and self.may_hold(seen) and self._evaluate(seen)
 
 
-def _position(rule: _CompiledRule) -> int:
-    return rule.position
-
-
-def _compares_arguments(rule: Rule) -> bool:
-    texts = (each for each in predicates(rule.condition) if isinstance(each, Text))
-    return any(text.field in COMMAND_FIELDS for text in texts)
+_MAX_LITERALS = 128
+"""Literals of a clause that is kept: a longer one excludes little, and takes much memory."""
 
 
 class _StaticRules:
-    """Static rules, by the literals that make them candidates."""
+    """Static rules, by the literals of the rarest clause that they need."""
 
-    def __init__(
-        self,
-        rules: Iterable[_CompiledRule],
-        needed: Sequence[tuple[Found, ...]],
-        indexes: Indexes,
-    ) -> None:
-        """``needed``: the clauses of all rules, by position."""
+    def __init__(self, rules: Sequence[_CompiledRule], indexes: Indexes) -> None:
         fields = frozenset().union(*(rule.rule.fields for rule in rules))
         self._indexes = tuple((field, index) for field, index in indexes if field in fields)
-        self._always: list[_CompiledRule] = []
-        by_literal: dict[int, list[_Candidate]] = {}
+        self._always = set()
+        by_literal: dict[int, set[int]] = {}
         for rule in rules:
-            first, *others = needed[rule.position] or (NOTHING,)
-            if not first or LONG in first:
-                self._always.append(rule)
+            if not rule.first or LONG in rule.first:
+                self._always.add(rule.position)
                 continue
-            candidate = rule, tuple(each for each in others if len(each) <= _MAX_LITERALS)
-            for literal in first:
-                by_literal.setdefault(literal, []).append(candidate)
-        shared: dict[tuple[int, ...], tuple[_Candidate, ...]] = {}
+            for literal in rule.first:
+                by_literal.setdefault(literal, set()).add(rule.position)
+        shared: dict[frozenset[int], frozenset[int]] = {}
         self._by_literal = {
-            literal: shared.setdefault(tuple(map(id, each)), tuple(each))
+            literal: shared.setdefault(frozenset(each), frozenset(each))
             for literal, each in by_literal.items()
         }
 
-    def candidates(self, facts: Facts) -> tuple[Seen, Sequence[_CompiledRule]] | None:
-        """Return the rules that may hold, in their order; None: there are none."""
+    def see(self, facts: Facts) -> Seen | None:
+        """Return the facts with the literals in them; None if no rule may hold."""
         found = search(self._indexes, facts)
         literals = self._by_literal.keys() & found
         if not literals and not self._always:
             return None
-        seen = Seen(facts, found)
-        candidates = {rule.position: rule for rule in self._always}
-        for literal in literals:
-            for rule, clauses in self._by_literal[literal]:
-                if seen.has_all(clauses):
-                    candidates[rule.position] = rule
-        return seen, [candidates[position] for position in sorted(candidates)]
-
-
-_Candidate = tuple[_CompiledRule, tuple[Found, ...]]
-"""A rule, and the clauses that it needs besides the one that it is found by."""
-
-_MAX_LITERALS = 128
-"""Literals of such a clause: a longer one excludes little, and takes much memory."""
+        return Seen(facts, found, self._always.union(*map(self._by_literal.__getitem__, literals)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minerwatch.node.process_files import ProcessFiles
 
 from minerwatch.node.children import hot_code_scanner as scanner
 from minerwatch.node.children.hot_code_scanner import (
@@ -28,6 +27,7 @@ from minerwatch.node.children.hot_code_scanner import (
     scanners_of,
 )
 from minerwatch.node.children.machine_code import Decoder
+from minerwatch.node.proc_files import ProcessFiles
 
 PAGE = 4096
 READ, WRITE, EXECUTE = 1, 2, 4
