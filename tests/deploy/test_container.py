@@ -20,6 +20,7 @@ from tests.conftest import TOP, CgroupFolders, Programs, cgroup_root, container_
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root
 from tests.deploy.services import until
+from tests.waiting import PATIENCE_S
 
 _MINER = container_id("a7")
 _RULE = """\
@@ -101,7 +102,7 @@ def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iter
             env={"PYTHONHOME": sys.base_prefix, "PYTHONPATH": sysconfig.get_path("purelib")},
         )
         cgroups.put(process, cgroups.make(f"{TOP}/docker/{_MINER}"))
-        pool.settimeout(30)
+        pool.settimeout(PATIENCE_S)
         connected, _ = pool.accept()
         stack.enter_context(closing(connected))
         until(lambda: Path(f"/proc/{process.pid}/mem").stat().st_uid == 65534)
