@@ -14,7 +14,7 @@ MINUTES ?= 5
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks compiled format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -23,7 +23,8 @@ help: ## what there is to make
 run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds options)
 	@exec $(BIN)/minerwatch agent --no-kubernetes $(ARGS)
 
-test: check ## lint, types, layers, then every test but those of the night; says how long that took
+test: $(READY_TO_TEST) ## lint, types, layers, then every test but those of the night; says how long that took
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks compiled
 	@$(BIN)/pytest -m "not nightly" --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
 		took=$$(($$(date +%s) - $(STARTED))); \
 		echo "make test took $$((took / 60)) min $$((took % 60)) s on $$(nproc) CPUs," \
@@ -39,9 +40,17 @@ nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the 
 	$(BIN)/python -m tests.soak
 
 check: $(READY_TO_TEST) ## lint, format, types, layers, sizes and rules, without the tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks
+
+types:
+	$(BIN)/mypy
+
+compiled:  # or each worker compiles all tests for itself, at the same time
+	@$(BIN)/pytest --collect-only -qq -p no:cacheprovider >/dev/null || $(BIN)/pytest --collect-only -qq
+
+checks:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.guards
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml

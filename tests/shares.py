@@ -7,11 +7,16 @@ are its own (``tests.conftest.TOP``, ``container_id``).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Set
 from itertools import chain
+from typing import TypeVar
 
+import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
-from xdist.workermanage import WorkerController
+
+T = TypeVar("T")
 
 MACHINE = "the machine"
 WATCHED_NODE = "the watched node"
@@ -111,12 +116,20 @@ def turn(name: str) -> int:
     return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
 
 
+class LongestFirst(OrderedDict[str, T]):
+    """Shares that wait for a worker."""
+
+    def popitem(self, last: bool = True) -> tuple[str, T]:
+        name = min(self, key=turn)
+        return name, self.pop(name)
+
+
 class SharesScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out whole shares, the longest first."""
 
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        self.workqueue: LongestFirst[dict[str, bool]] = LongestFirst()
+
     def _split_scope(self, nodeid: str) -> str:
         return share(nodeid)
-
-    def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end(min(self.workqueue, key=turn), last=False)
-        super()._assign_work_unit(node)

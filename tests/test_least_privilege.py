@@ -17,9 +17,9 @@ pytestmark = needs_root
 CONTAINER = container_id("e7")
 
 
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    running = RunningAgent(tmp_path, "--interval", "300ms")
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    running = RunningAgent(tmp_path_factory.mktemp("agent"), "--interval", "300ms")
     yield running
     running.close()
 

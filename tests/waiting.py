@@ -7,8 +7,9 @@ wall after which something "must have" happened. What cannot be written so is ma
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,6 +53,16 @@ def until_burnt(pid: int, seconds: float) -> None:
     """Wait until a process has used so much more CPU time."""
     goal_s = cpu_s(pid) + seconds
     until(lambda: cpu_s(pid) >= goal_s, f"{pid} did not use {seconds:g} s of CPU time")
+
+
+def threads() -> frozenset[threading.Thread]:
+    """Threads of this process, those that other tests have left among them."""
+    return frozenset(threading.enumerate())
+
+
+def threads_since(before: Collection[threading.Thread], name: str = "") -> set[threading.Thread]:
+    """Threads, of that name unless it is empty, that are there now and were not before."""
+    return {each for each in threads().difference(before) if name in ("", each.name)}
 
 
 def why_not_quiet(running: Iterable[int] | None = None) -> str:

@@ -125,7 +125,7 @@ class RunningAgent:
             assert self.process.poll() is None, self.log_path.read_text()
             return holds()
 
-        until(holds_or_ended, self.log_path.read_text, every_s=0.05)
+        until(holds_or_ended, self.log_path.read_text, every_s=0.1)
 
     def get(self, path: str) -> tuple[int, str]:
         address = str(self.line("watching")["metrics"]).removesuffix("/metrics")

@@ -148,7 +148,7 @@ def test_a_configured_certificate_is_shown(cluster: Cluster, tmp_path: Path) -> 
     with opened(config, cluster) as address:
         context = ssl.create_default_context(cafile=str(certificate.with_suffix(".crt")))
         port = int(address.address.rpartition(":")[2])
-        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
         client.request("GET", "/metrics", headers={"Authorization": "Bearer good"})
         assert client.getresponse().read() == b"up 1\n"
         client.close()
@@ -165,7 +165,7 @@ def test_a_client_certificate_is_as_good_as_a_token(cluster: Cluster, tmp_path: 
         context = ssl.create_default_context(cafile=authority)
         context.load_cert_chain(certificate)
         port = int(address.address.rpartition(":")[2])
-        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
         client.request("GET", "/metrics")
         assert client.getresponse().read() == b"up 1\n"
         client.close()

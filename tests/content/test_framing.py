@@ -26,6 +26,7 @@ from minerwatch.model import Level, ProcessId, Signal
 from minerwatch.node.yara_scan import ContentReader
 from tests import shipped
 from tests.content.test_yara_rules import MATCH, RULES, apart, matches
+from tests.waiting import PATIENCE_S
 
 TARGETS = Path(__file__).parent.parent / "targets"
 RULE_FILES = sorted((BUILT_IN_RULES / "content").glob("*.yar"))
@@ -168,7 +169,7 @@ def test_a_server_in_c(
 
 
 def send(data: Path, port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(data.read_bytes())
 
 

@@ -54,7 +54,7 @@ from tests.kube.api_server import (
     ApiServer,
     Request,
 )
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 # What is done.
 
@@ -675,11 +675,11 @@ def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
 
     def hold() -> None:
         is_busy.set()
-        is_free.wait(20)
+        is_free.wait(PATIENCE_S)
 
     monkeypatch.setattr(harness.culler.history, "make_ready", hold)
     harness.consider()
-    is_busy.wait(20)
+    is_busy.wait(PATIENCE_S)
     harness.use(settings(log))
     with pytest.raises(MinerwatchError, match=r"nothing was done"):
         harness.cull(target(observation), Action.DELETE, dry_run=False, timeout_s=0.1)

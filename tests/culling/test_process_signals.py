@@ -16,7 +16,7 @@ from minerwatch.culling import process_signals
 from minerwatch.culling.process_signals import STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.model import ProcessId
 from tests.conftest import Programs, needs_root
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -48,7 +48,7 @@ def test_kill_hits_the_one_that_is_meant(programs: Programs) -> None:
     miner, other = (programs.start("xmrig", busy=True) for _ in range(2))
     process = identity(miner.pid)
     assert send_all((process,), signal.SIGKILL) == Hits(hit=(process,))
-    assert miner.wait(10) == -signal.SIGKILL
+    assert miner.wait(PATIENCE_S) == -signal.SIGKILL
     assert other.poll() is None
     assert state(process) == ""
 
@@ -116,7 +116,7 @@ def test_one_that_cannot_be_signalled_does_not_spare_the_others(programs: Progra
     hits = send_all((own, init, process), signal.SIGKILL)
     assert hits.hit == (process,)
     assert [failed for failed, _ in hits.failed] == [own, init]
-    assert miner.wait(10) == -signal.SIGKILL
+    assert miner.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 @needs_root
@@ -167,7 +167,7 @@ def test_the_init_of_a_pid_namespace_is_stopped_continued_and_killed(programs: P
     until(lambda: cpu_ticks(init.pid) > held)
     assert send_all((init,), signal.SIGKILL) == Hits(hit=(init,))
     until(lambda: state(init) in ("", "Z"))
-    outer.wait(10)
+    outer.wait(PATIENCE_S)
 
 
 def test_only_the_kernels_own_proc_has_pids_to_signal(tmp_path: Path) -> None:

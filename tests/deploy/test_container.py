@@ -20,6 +20,7 @@ from tests.conftest import TOP, CgroupFolders, Programs, cgroup_root, container_
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.deploy.container import AgentContainer, Root, built_root, needs_runc, wheel_root
 from tests.deploy.services import until
+from tests.waiting import PATIENCE_S
 
 _MINER = container_id("a7")
 _RULE = """\
@@ -63,8 +64,19 @@ def pool() -> Iterator[socket.socket]:
 @pytest.fixture(scope="module")
 def release(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The chart's default values, but quicker, and without a cluster."""
+    return _rendered(pool, tmp_path_factory.mktemp("rules"))
+
+
+@pytest.fixture(scope="module")
+def own_rule_only(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The same, without the rules that are shipped: they take seconds to read."""
+    folder = tmp_path_factory.mktemp("rules")
+    return _rendered(pool, folder, "--set=config.built_in_rules=false")
+
+
+def _rendered(pool: socket.socket, folder: Path, *options: str) -> Release:
     (default,) = (path for path in VALUES if path.stem == "default")
-    rule = tmp_path_factory.mktemp("rules") / "connected.yml"
+    rule = folder / "connected.yml"
     rule.write_text(_RULE.format(port=pool.getsockname()[1]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,6 +86,7 @@ def release(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Re
             *("-f", str(default), f"--set-file=rules.inline.connected\\.yml={rule}"),
             *(f"--set=port={port}", "--set=config.interval=500ms"),
             *("--set=config.examination.suspect_after=1s", "--set=config.kubernetes.enabled=false"),
+            *options,
         )
     )
 
@@ -101,7 +114,7 @@ def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iter
             env={"PYTHONHOME": sys.base_prefix, "PYTHONPATH": sysconfig.get_path("purelib")},
         )
         cgroups.put(process, cgroups.make(f"{TOP}/docker/{_MINER}"))
-        pool.settimeout(30)
+        pool.settimeout(PATIENCE_S)
         connected, _ = pool.accept()
         stack.enter_context(closing(connected))
         until(lambda: Path(f"/proc/{process.pid}/mem").stat().st_uid == 65534)
@@ -141,19 +154,19 @@ def test_every_probe_works_with_what_the_chart_grants(
 
 @pytest.mark.parametrize("capability", WITHOUT)
 def test_without_a_capability_it_says_which_and_goes_on(
-    root: Root, release: Release, folder: Path, capability: str
+    root: Root, own_rule_only: Release, folder: Path, capability: str
 ) -> None:
     event, fields, words = WITHOUT[capability]
-    with closing(AgentContainer(folder, root, release, without=[capability])) as agent:
+    with closing(AgentContainer(folder, root, own_rule_only, without=[capability])) as agent:
         assert words in agent.line(event, **fields)["reason"]
         _goes_on(agent)
 
 
 def test_without_net_admin_exec_events_are_there_or_it_says_why_not(
-    root: Root, release: Release, folder: Path
+    root: Root, own_rule_only: Release, folder: Path
 ) -> None:
     """The kernel asks for it before Linux 6.6."""
-    with closing(AgentContainer(folder, root, release, without=["NET_ADMIN"])) as agent:
+    with closing(AgentContainer(folder, root, own_rule_only, without=["NET_ADMIN"])) as agent:
         agent.line("watching")
         _goes_on(agent)
         said = next(line for line in agent.lines() if line.get("probe") == "execs")
@@ -161,18 +174,18 @@ def test_without_net_admin_exec_events_are_there_or_it_says_why_not(
 
 
 def test_where_seccomp_forbids_bpf_it_says_so_and_goes_on(
-    root: Root, release: Release, folder: Path
+    root: Root, own_rule_only: Release, folder: Path
 ) -> None:
     """As older runtimes do, whatever capabilities there are."""
-    with closing(AgentContainer(folder, root, release, permitted=())) as agent:
+    with closing(AgentContainer(folder, root, own_rule_only, permitted=())) as agent:
         assert "seccomp" in agent.line("probe is off", probe="tasks")["reason"]
         _goes_on(agent)
 
 
 def test_where_seccomp_forbids_perf_events_only_it_samples_by_bpf(
-    root: Root, release: Release, folder: Path
+    root: Root, own_rule_only: Release, folder: Path
 ) -> None:
-    with closing(AgentContainer(folder, root, release, permitted=["CAP_BPF"])) as agent:
+    with closing(AgentContainer(folder, root, own_rule_only, permitted=["CAP_BPF"])) as agent:
         agent.line("probe is on", probe="executed_code", source="kernel entries")
         _goes_on(agent)
         spots = (
@@ -181,8 +194,10 @@ def test_where_seccomp_forbids_perf_events_only_it_samples_by_bpf(
         assert any(each.startswith("executed code") and "seccomp" in each for each in spots)
 
 
-def test_only_mounted_folders_can_be_written(root: Root, release: Release, folder: Path) -> None:
-    with closing(AgentContainer(folder, root, release)) as agent:
+def test_only_mounted_folders_can_be_written(
+    root: Root, own_rule_only: Release, folder: Path
+) -> None:
+    with closing(AgentContainer(folder, root, own_rule_only)) as agent:
         agent.line("watching")
         script = (
             "import pathlib, sys\n"

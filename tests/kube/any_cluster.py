@@ -20,13 +20,13 @@ import pytest
 import yaml
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
+from tests.waiting import PATIENCE_S
 
 Json = dict[str, Any]
 
 KUBECONFIG = os.environ.get("MINERWATCH_TEST_KUBECONFIG", "")
 EVENTS = "/apis/events.k8s.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-PATIENCE_S = 60.0
 
 Rules = Sequence[Mapping[str, Sequence[str]]]
 

@@ -838,4 +838,4 @@ def _line(change: _Change, collection: _Collection) -> bytes | None:
 
 def eventually(holds: Callable[[], Any], what: str = "", timeout_s: float = PATIENCE_S) -> None:
     """Wait until ``holds`` does; fails, saying ``what``, if it never does."""
-    until(holds, what or "it did not come about", every_s=0.002, limit_s=timeout_s)
+    until(holds, what or "it did not come about", every_s=0.01, limit_s=timeout_s)

@@ -21,7 +21,7 @@ from minerwatch.kube.events import EventSender
 from minerwatch.kube.owners import owner, pod_fields, sources
 from minerwatch.kube.pods import Pace, PodWatch
 from minerwatch.model import ContainerKey, PodContainerKind
-from tests.kube.any_cluster import PATIENCE_S, AnyCluster
+from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import (
     Answering,
     Dripping,
@@ -32,6 +32,7 @@ from tests.kube.api_server import (
 )
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_events import CLEAR, CONFIRMED, LIKELY
+from tests.waiting import PATIENCE_S
 
 QUICK = Pace(first_delay_s=0.02, longest_delay_s=0.2, answer_s=30.0, spread_s=0.05)
 GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}

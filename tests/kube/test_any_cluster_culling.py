@@ -25,10 +25,11 @@ from minerwatch.model import Action
 from tests.builders import make_limits
 from tests.culling.test_lease_budget import NOW, PATIENT, record
 from tests.culling.test_pod_actions import decision
-from tests.kube.any_cluster import PATIENCE_S, AnyCluster, needs_real_cluster
+from tests.kube.any_cluster import AnyCluster, needs_real_cluster
 from tests.kube.api_server import Answering, Dropping, eventually
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_culling_end_to_end import cull_rules
+from tests.waiting import PATIENCE_S
 
 LABEL = PodLabel("minerwatch.io/quarantine=true")
 

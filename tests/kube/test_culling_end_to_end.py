@@ -36,8 +36,9 @@ from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.culling.test_process_signals import identity
 from tests.deploy.chart import VALUES, release
-from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster, Rules
+from tests.kube.any_cluster import AGENT_RULES, AnyCluster, Rules
 from tests.kube.api_server import eventually
+from tests.waiting import PATIENCE_S
 
 _CULLS = ("minerwatch-cull", "minerwatch-cull-budget")
 
@@ -344,7 +345,7 @@ def test_an_agent_with_culling_off_has_nothing_in_it_that_acts(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, str(script), str(settings), str(tmp_path / "agent.sock")],
-        env=environment, capture_output=True, text=True, check=False, timeout=60,
+        env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with pytest.raises(ApiError):

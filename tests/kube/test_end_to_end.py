@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from minerwatch.cli.main import cli
 from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent
 from tests.conftest import TOP, CgroupFolders, container_id, needs_root
-from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
+from tests.kube.any_cluster import AGENT_RULES, AnyCluster
 from tests.kube.api_server import eventually
 from tests.kube.test_agent_in_cluster import end_miner, running_miner
+from tests.waiting import PATIENCE_S
 
 ID = container_id("e2")
 OWNER = "ada@example.org"

@@ -47,6 +47,7 @@ from tests.kube.api_server import (
     eventually,
 )
 from tests.report.samples import POOL, WALLET, hostile_text
+from tests.waiting import PATIENCE_S
 
 EVENTS = "/apis/events.k8s.io/v1"
 CONTACT = "If this is wrong, write to abuse@example.org."
@@ -362,7 +363,7 @@ def test_the_tick_never_waits_for_a_server_that_hangs(api: ApiServer, sender: Op
         done.set()
 
     threading.Thread(target=tick, daemon=True).start()
-    assert done.wait(20)
+    assert done.wait(PATIENCE_S)
     # Only of those that had been told of: a hundred, and one more or less, for one is being sent.
     assert 99 <= events.failures[DROPPED] <= 101
 

@@ -31,6 +31,7 @@ from tests.kube.api_server import (
 )
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import HOSTILE_ONE, MINER, SIMULATION, container
+from tests.waiting import PATIENCE_S
 
 LABELS = {"app.kubernetes.io/name": "minerwatch"}
 PODS_PATH = "/api/v1/pods"
@@ -390,7 +391,7 @@ def test_large_output_comes_whole(api: ApiServer, cluster: Cluster) -> None:
 def test_old_and_new_api_servers(api: ApiServer, cluster: Cluster, version: str) -> None:
     api.exec_protocols = [f"{version}.channel.k8s.io"]
     api.runs("ns", "p", Printing(b"ok"))
-    assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=20) == b"ok"
+    assert output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S) == b"ok"
 
 
 def test_output_without_end_is_cut_off(api: ApiServer, cluster: Cluster) -> None:
@@ -403,7 +404,7 @@ def test_output_without_end_is_cut_off(api: ApiServer, cluster: Cluster) -> None
 def test_words_of_a_command_stay_words(api: ApiServer, cluster: Cluster) -> None:
     api.runs("ns", "p", Printing(b"ok"))
     words = ("a b", "c&command=d", "é", "")
-    output(cluster, Container("ns", "p", "c"), words, timeout_s=20)
+    output(cluster, Container("ns", "p", "c"), words, timeout_s=PATIENCE_S)
     assert api.requests[-1].command == words
 
 
@@ -412,16 +413,16 @@ def test_over_tls_with_the_token_of_the_service_account(
 ) -> None:
     tls_api.tokens = {"first"}
     tls_api.runs("ns", "p", Printing(b"ok" * 100_000))
-    got = output(pod_cluster, Container("ns", "p", "c"), ["x"], timeout_s=20)
+    got = output(pod_cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S)
     assert got == b"ok" * 100_000
     tls_api.tokens = {"second"}
     with pytest.raises(ApiError, match="Unauthorized") as failed:
-        output(pod_cluster, Container("ns", "p", "c"), ["x"], timeout_s=20)
+        output(pod_cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S)
     assert failed.value.reason == "unauthorized"
 
 
 def test_a_server_that_is_not_there(api: ApiServer, cluster: Cluster) -> None:
     api.vanish()
     with pytest.raises(ApiError) as failed:
-        output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=20)
+        output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S)
     assert failed.value.reason == "connection"

@@ -30,12 +30,12 @@ from tests.kube.any_cluster import (
     AGENT_RULES,
     KUBECONFIG,
     ON_CALL_RULES,
-    PATIENCE_S,
     AnyCluster,
     needs_real_cluster,
     own_namespace,
 )
 from tests.kube.api_server import eventually
+from tests.waiting import PATIENCE_S
 
 pytestmark = needs_real_cluster
 

@@ -21,6 +21,7 @@ from tests.kube.api_server import ApiServer
 from tests.kube.certificates import GOOD, ODD, WRONG, Certificates, made
 from tests.kube.conftest import needs_openssl, pod_environment, write_kubeconfig
 from tests.kube.exec_endpoint import Printing
+from tests.waiting import PATIENCE_S
 
 pytestmark = needs_openssl
 
@@ -74,7 +75,7 @@ def any_of(kinds: tuple[str, ...]) -> pytest.MarkDecorator:
 def test_a_server_that_kubectl_takes(agents: Cluster, persons: Cluster) -> None:
     for cluster in (agents, persons):
         cluster.call("GET", "/api/v1/pods")
-        assert output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=10) == b"ok"
+        assert output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=PATIENCE_S) == b"ok"
 
 
 @any_of(WRONG)
@@ -84,7 +85,7 @@ def test_any_other_is_refused(server: ApiServer, agents: Cluster, persons: Clust
             cluster.call("GET", "/api/v1/pods")
         assert caught.value.reason == "connection"
         with pytest.raises(ApiError, match="certificate verify failed"):
-            output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=10)
+            output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=PATIENCE_S)
     assert server.requests == []
 
 
@@ -111,7 +112,7 @@ answers = []
 for kubeconfig in sys.argv[1:]:
     cluster = from_kubeconfig(kubeconfig)
     cluster.call("GET", "/api/v1/pods")
-    answers.append(output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=10).decode())
+    answers.append(output(cluster, Container("ns", "p", "agent"), ["x"], timeout_s=60).decode())
 print(json.dumps(answers))
 """
 NEEDS = ("kubernetes", "msgspec", "pyyaml", "urllib3", "websocket-client")

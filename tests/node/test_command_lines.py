@@ -11,6 +11,7 @@ import pytest
 from minerwatch.model import Process
 from minerwatch.node.processes import ProcessReader
 from tests.node.recorded_proc import RecordedProc, read_one, stat_line
+from tests.waiting import threads, threads_since
 from tests.waiting import until as eventually
 
 PROC = Path("/proc")
@@ -43,7 +44,7 @@ def test_many_hanging_command_lines_leave_one_thread_and_no_processes(
 ) -> None:
     recorded.add(1)
     recorded_reader.read([1])
-    threads = threading.active_count()
+    before_them = threads()
     before = children()
     victims = range(100, 120)
     for pid in victims:
@@ -56,7 +57,7 @@ def test_many_hanging_command_lines_leave_one_thread_and_no_processes(
     while todo:
         found |= recorded_reader.read(todo)
         todo = set(recorded_reader.deferred)
-        assert threading.active_count() == threads
+        assert not threads_since(before_them)
         assert len(children() - before) <= 2  # one reads, one may not be reaped yet
         calls += 1
         assert calls < 200
@@ -164,7 +165,7 @@ def test_a_reader_that_is_killed_is_replaced(
 
 
 def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
-    threads = set(threading.enumerate())
+    before_it = threads()
     reader = ProcessReader(recorded.root)
     recorded.add(10, None)
     recorded.add(11)
@@ -174,9 +175,7 @@ def test_closing_ends_the_reading_process(recorded: RecordedProc) -> None:
     reader.close()
     eventually(lambda: not any((PROC / str(pid) / "exe").exists() for pid in children() - before))
     recorded.release(10)
-    eventually(
-        lambda: all(thread.name != "arguments" for thread in set(threading.enumerate()) - threads)
-    )
+    eventually(lambda: not threads_since(before_it, "arguments"))
     reader.close()
 
 

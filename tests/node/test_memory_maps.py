@@ -5,7 +5,6 @@ import mmap
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from minerwatch.model import ProcessId
 from minerwatch.node.memory_maps import MappingReader, Mappings, parse_smaps
-from tests.waiting import until
+from tests.waiting import threads, threads_since, until
 
 MIB = 1 << 20
 
@@ -138,13 +137,8 @@ def let_go_when_read(proc: Path, process: ProcessId) -> None:
         pass
 
 
-def threads() -> int:
-    """Reading threads of this process."""
-    return sum(each.name == "mappings" for each in threading.enumerate())
-
-
 def test_a_container_that_hangs_reads_blinds_only_itself(tmp_path: Path) -> None:
-    until(lambda: threads() == 0)
+    before = threads()
     hanging = [recorded_process(tmp_path, pid, hangs=True) for pid in range(10, 40)]
     other = recorded_process(tmp_path, 40)
     reader = MappingReader(str(tmp_path), stall_s=0.05)
@@ -154,11 +148,11 @@ def test_a_container_that_hangs_reads_blinds_only_itself(tmp_path: Path) -> None
     answers: dict[ProcessId, Mappings] = {}
     until(lambda: answers.update(reader.answers()) or other in answers)
     until(lambda: not (reader.answers() or len(reader.questions)))
-    assert threads() == 3  # one reads, two are left behind
+    assert len(threads_since(before, "mappings")) == 3  # one reads, two are left behind
     assert reader.failures["timeout"] == len(hanging)  # those that were left out are counted, too
     for process in hanging:
         let_go(tmp_path, process)
-    until(lambda: not reader.answers() and threads() == 1)
+    until(lambda: not reader.answers() and len(threads_since(before, "mappings")) == 1)
     reader.close()
 
 

@@ -18,7 +18,7 @@ from minerwatch.model import Connection, ProcessId
 from minerwatch.node.tcp_connections import ConnectionReader, SocketReader
 from minerwatch.worker import states
 from tests.conftest import Programs, needs_root
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, threads, threads_since, until
 
 ME = os.getpid()
 LOCAL = "0" * 24 + "01000000:1F90"
@@ -211,7 +211,7 @@ def test_whoever_asks_much_holds_up_others_by_one_each(opened: ExitStack) -> Non
 
     class Recorded(SocketReader):
         def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...]:
-            may_go_on.wait(30)
+            may_go_on.wait(PATIENCE_S)
             read.append(pid)
             return ()
 
@@ -281,12 +281,13 @@ def test_a_table_of_very_many_sockets_is_not_kept(opened: ExitStack) -> None:
 
 
 def test_closing_ends_the_thread() -> None:
+    before = threads()
     reader = ConnectionReader(rest_per_work=1e9)
     assert reader.ask(identity(ME))
-    while not reader.answers():
-        time.sleep(0.01)
+    until(reader.answers)
+    assert threads_since(before, "connections")
     reader.close()
-    until(lambda: all(each.name != "connections" for each in threading.enumerate()))
+    until(lambda: not threads_since(before, "connections"))
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7, 64, 4096])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from minerwatch.node.children import yara_scanner
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.yara_scan import ContentReader, compile_errors
 from tests.conftest import environment_of_this_python
-from tests.waiting import until
+from tests.waiting import threads, threads_since, until
 
 MIB = 1 << 20
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -704,6 +703,7 @@ def test_one_container_holds_up_another_by_one_scan_at_a_time(
 
 
 def test_closing_ends_even_a_child_that_hangs(rule_file: Path, started: Started) -> None:
+    before = threads()
     reader = ContentReader("/proc", [rule_file])
     assert answer(reader, started.run(["sleep", "60"])) == set()
     pid = scanner_pid()
@@ -711,7 +711,7 @@ def test_closing_ends_even_a_child_that_hangs(rule_file: Path, started: Started)
     os.kill(pid, signal.SIGSTOP)
     reader.ask(started.run(["sleep", "61"]))
     reader.close()
-    until(lambda: not is_running(pid) and all(t.name != "content" for t in threading.enumerate()))
+    until(lambda: not is_running(pid) and not threads_since(before, "content"))
     gc.collect()  # a pipe that was left open would be warned of
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from minerwatch.errors import ListenError
 from minerwatch.report.http_server import Answer, Limits, Listener, Routes, address_listener
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, threads, threads_since
 from tests.waiting import until as wait_for
 
 
@@ -229,11 +229,11 @@ def test_a_flood_of_headers_is_not_read(on_tcp: tuple[Listener, int]) -> None:
 
 def test_a_client_that_does_not_take_the_answer_is_left() -> None:
     with limited(deadline_s=1.0) as (listener, port):
-        before = threading.active_count()
+        before = threads()
         with connected(port) as client:
             client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
-            wait_for(lambda: threading.active_count() > before)
-            wait_for(lambda: threading.active_count() == before)
+            wait_for(lambda: threads_since(before))
+            wait_for(lambda: not threads_since(before))
             assert len(rest(client)) < 32 << 20
         assert listener.failures == {"too slow": 1}
 
@@ -249,12 +249,12 @@ def test_clients_that_hold_all_places_keep_nobody_out() -> None:
 
 def test_there_are_never_more_threads_than_twice_the_connections() -> None:
     with limited(connections=8) as (_, port):
-        before = threading.active_count()
+        before = threads()
         with ExitStack() as stack:
             for _ in range(45):
                 stack.enter_context(connected(port))
             asked(port, "/healthz")
-            assert threading.active_count() - before <= 16
+            assert len(threads_since(before)) <= 16
 
 
 def test_an_address_with_one_connection_keeps_it_while_another_opens_many() -> None:
@@ -318,7 +318,7 @@ def test_without_free_files_it_waits_and_goes_on(on_tcp: tuple[Listener, int]) -
         os.close(lowest_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
         try:
-            client.settimeout(20)
+            client.settimeout(PATIENCE_S)
             client.connect(("127.0.0.1", port))
             client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
             wait_for(lambda: listener.failures.get("no resources", 0) > 1)

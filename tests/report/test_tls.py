@@ -14,7 +14,7 @@ from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
 from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
 from minerwatch.report.tls import TlsEndpoint
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="makes certificates: apt install openssl"
@@ -89,7 +89,7 @@ def get(port: int, path: str, trusted: Path, shown: Path | None = None) -> tuple
     context = ssl.create_default_context(cafile=str(trusted))
     if shown is not None:
         context.load_cert_chain(shown)
-    connection = HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    connection = HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
     try:
         connection.request("GET", path)
         sock = connection.sock
@@ -107,7 +107,7 @@ def test_it_speaks_tls(plain: tuple[Listener, int], authority: Authority) -> Non
 
 def test_who_speaks_plain_http_is_counted_and_gets_nothing(plain: tuple[Listener, int]) -> None:
     listener, port = plain
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert b"up 1" not in _rest(client)
     until(lambda: listener.failures.get("tls") == 1)
@@ -116,7 +116,9 @@ def test_who_speaks_plain_http_is_counted_and_gets_nothing(plain: tuple[Listener
 def test_who_says_nothing_keeps_nobody_waiting(
     plain: tuple[Listener, int], authority: Authority
 ) -> None:
-    silent = [socket.create_connection(("127.0.0.1", plain[1]), timeout=20) for _ in range(20)]
+    silent = [
+        socket.create_connection(("127.0.0.1", plain[1]), timeout=PATIENCE_S) for _ in range(20)
+    ]
     assert get(plain[1], "/metrics", authority.certificate)[0] == 200
     for client in silent:
         client.close()
