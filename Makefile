@@ -12,6 +12,7 @@ HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
 STARTED := $(shell date +%s)
+unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
 .PHONY: run test unit nightly check format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
@@ -22,8 +23,8 @@ help: ## what there is to make
 run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds options)
 	@exec $(BIN)/minerwatch agent --no-kubernetes $(ARGS)
 
-test: check ## lint, types, layers, then every test; says how long that took
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
+test: check ## lint, types, layers, then every test but those of the night; says how long that took
+	@$(BIN)/pytest -m "not nightly" --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
 		took=$$(($$(date +%s) - $(STARTED))); \
 		echo "make test took $$((took / 60)) min $$((took % 60)) s on $$(nproc) CPUs," \
 			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
@@ -33,7 +34,7 @@ unit: $(READY_TO_TEST) ## the tests that start no program and need no root: at m
 	$(BIN)/pytest -m unit --numprocesses auto --maxprocesses 4 $(ARGS)
 
 nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): about an hour
-	$(BIN)/pytest -m "hypothesis or slow" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest -m "hypothesis or slow or nightly" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.soak
 

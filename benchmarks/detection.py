@@ -17,15 +17,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from pathlib import Path
 
-from minerwatch.authoring import rule_tests
+from minerwatch.authoring.recordings import (
+    Outcome,
+    Recording,
+    counted_matches,
+    recording,
+    replayed,
+    sighting,
+)
 from minerwatch.config.schema import BUILT_IN_RULES
-from minerwatch.detection.judge import is_cullable
-from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.judge import Judge, is_cullable
+from minerwatch.detection.matching.matcher import Match, Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
-from minerwatch.model import Level, Signal
+from minerwatch.model import ContainerKey, Facts, Level, Signal, Verdict
 
 CHECKOUT = Path(__file__).parent.parent
 CORPUS = CHECKOUT / "tests" / "corpus"
@@ -45,8 +53,8 @@ SEED = 20261125
 class Line:
     """One line of the corpus and what the rules made of it."""
 
-    recorded: rule_tests.Recording
-    outcome: rule_tests.Outcome
+    recorded: Recording
+    outcome: Outcome
 
     @property
     def kind(self) -> str:
@@ -127,7 +135,7 @@ def main() -> None:
 def measured(rules: Path = BUILT_IN_RULES, corpus: Path = CORPUS) -> Result:
     """The corpus, replayed under ``rules``."""
     book = rulebook.load((rules,))
-    matcher = Matcher(book.rules)
+    matcher = RememberingMatcher(book.rules)
     benign = tuple(_lines(corpus / "benign.jsonl", matcher))
     return Result(
         rules={rule.id: rule for rule in book.rules},
@@ -137,21 +145,59 @@ def measured(rules: Path = BUILT_IN_RULES, corpus: Path = CORPUS) -> Result:
     )
 
 
-def _containers(benign: Sequence[rule_tests.Recording], matcher: Matcher) -> Counter[str]:
+class RememberingMatcher(Matcher):
+    """A matcher for lines that are in many containers: it matches the facts of each once."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        super().__init__(rules)
+        self._known: dict[int, tuple[Facts, tuple[Match, ...]]] = {}
+
+    def matches(self, facts: Facts) -> tuple[Match, ...]:
+        """Return the matches of all rules; the facts must not change afterwards."""
+        known = self._known.get(id(facts))
+        if known is None:  # kept with its matches, so that the id stays its own
+            known = self._known[id(facts)] = (facts, super().matches(facts))
+        return known[1]
+
+
+def _containers(benign: Sequence[Recording], matcher: Matcher) -> Counter[str]:
     """What containers with two to eight benign lines each come to, drawn by a fixed seed."""
     draw = random.Random(SEED)
     levels: Counter[str] = Counter()
     for _ in range(CONTAINERS):
         processes = draw.sample(benign, draw.randint(2, PROCESSES))
-        verdict = rule_tests.verdict_together(processes, matcher)
+        verdict = verdict_together(processes, matcher)
         levels.update((verdict.level.label, "cullable" if is_cullable(verdict) else ""))
     return levels
 
 
+def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdict:
+    """Return the verdict on one container with all of these processes.
+
+    Each process is there for its recorded time, and all until the same moment.
+    """
+    judge, container = Judge(max_gap_s=inf), ContainerKey("/", 1)
+    matches = [counted_matches(each, matcher) for each in recordings]
+    end_s = max((each.seconds for each in recordings), default=0.0)
+    verdict = judge.verdict(container, (), end_s)
+    for at_s in sorted({*(end_s - each.seconds for each in recordings), end_s}):
+        verdict = judge.verdict(
+            container,
+            [
+                sighting(match, pid)
+                for pid, (each, found) in enumerate(zip(recordings, matches, strict=True), 1)
+                if end_s - each.seconds <= at_s
+                for match in found
+            ],
+            at_s,
+        )
+    return verdict
+
+
 def _lines(path: Path, matcher: Matcher) -> Iterator[Line]:
     for text in path.read_text("utf-8").splitlines():
-        recorded = rule_tests.recording(text)
-        yield Line(recorded, rule_tests.replayed(recorded, matcher))
+        recorded = recording(text)
+        yield Line(recorded, replayed(recorded, matcher))
 
 
 def with_report(document: str, report: str) -> str:

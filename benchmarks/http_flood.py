@@ -45,8 +45,7 @@ _CLIENT_HELLO_BEGUN = b"\x16\x03\x01\x02\x00\x01\x00"
 _SERVER = """
 import sys
 from minerwatch.config.schema import Tls
-from minerwatch.report.address_listener import address_listener
-from minerwatch.report.http_server import Answer
+from minerwatch.report.http_server import Answer, address_listener
 from minerwatch.report.metrics import FlaggedContainer, Metrics
 metrics = Metrics()
 metrics.tick_done(duration_s=0.01, at_s=0.0, containers={}, processes=5000, flagged=[

@@ -22,16 +22,16 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.virtual_time import NeverSet, Promise, VirtualTime
-from minerwatch.config.schema import Config, CullBudget
-from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.config.schema import Config, CullBudget, Culling
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.lease_codec import IN_EARNEST
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import (
     ANSWER_TIMEOUT_S,
     JSON,
-    Answer,
     ApiError,
     Cluster,
+    Response,
     refusal,
 )
 from minerwatch.kube.pod_parsing import PodFields
@@ -394,7 +394,7 @@ class _Connection(Cluster):
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> Answer:
+    ) -> Response:
         """As ``Cluster.open``."""
         del content_type, accept
         query, server = query or {}, self._server
@@ -425,7 +425,7 @@ class _Connection(Cluster):
         return ("pod read" if method == "GET" else "pod write"), lambda: b"{}"
 
 
-class _Whole(Answer):
+class _Whole(Response):
     """An answer that is there."""
 
     def __init__(self, content: bytes, date_unix_s: float) -> None:
@@ -434,11 +434,11 @@ class _Whole(Answer):
 
     @property
     def date_unix_s(self) -> float | None:
-        """As ``Answer.date_unix_s``."""
+        """As ``Response.date_unix_s``."""
         return self._date_unix_s
 
     def piece(self) -> bytes:
-        """As ``Answer.piece``."""
+        """As ``Response.piece``."""
         content, self._content = self._content, b""
         return content
 
@@ -446,7 +446,7 @@ class _Whole(Answer):
         """Nothing is held."""
 
 
-class _Watch(Answer):
+class _Watch(Response):
     """A watch: a bookmark now and then, until its time is over or the server goes away."""
 
     def __init__(
@@ -464,7 +464,7 @@ class _Watch(Answer):
         self._ends_s = time.now_s + seconds
 
     def piece(self) -> bytes:
-        """As ``Answer.piece``."""
+        """As ``Response.piece``."""
         left_s = self._ends_s - self._time.now_s
         if left_s <= 0:
             return b""
@@ -491,7 +491,7 @@ class _Watch(Answer):
         """It never takes that long."""
 
     def close(self) -> None:
-        """As ``Answer.close``."""
+        """As ``Response.close``."""
         self._api.watches.pop(self._lost, None)
 
 
@@ -530,7 +530,7 @@ class _Agent:
         self._budget = LeaseBudget(
             self._cluster,
             NAMESPACE,
-            Limits(scenario.limits.per_node, scenario.limits.per_cluster),
+            lambda: Culling(budget=scenario.limits),
             on_error=self._budget_failed,
             rng=chance,
             pace=scenario.budget_pace,

@@ -27,12 +27,13 @@ from minerwatch.config.schema import BUILT_IN_RULES, Config, CullBudget
 from minerwatch.culling.lease_budget import BudgetPace
 from minerwatch.culling.records import HOUR_S
 from minerwatch.detection.sigma import rulebook
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.kube import fleet
 from minerwatch.kube.cluster_view import event_pace
 from minerwatch.kube.events import DROPPED
 from minerwatch.kube.pods import REASONS, Pace
 from minerwatch.model import Level, Signal
-from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics
+from minerwatch.report.metrics import FlaggedContainer, Metrics
 
 NODES = (50, 500, 5000)
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
@@ -189,9 +190,8 @@ def _metrics(flagged: int, signals: int) -> Metrics:
 
 
 @cache
-def _rules() -> tuple[LoadedRule, ...]:
-    rules = rulebook.load((BUILT_IN_RULES,)).rules
-    return tuple(LoadedRule(r.id, r.signal, r.maturity, r.title) for r in rules)
+def _rules() -> Sequence[Rule]:
+    return rulebook.load((BUILT_IN_RULES,)).rules
 
 
 def chart_values() -> dict[str, Any]:

@@ -1,17 +1,5 @@
 """Exceptions that minerwatch raises on purpose.
 
-::
-
-    MinerwatchError                one line for a person: what, where, how to fix it
-    ├── ConfigError                a configuration file or option; names file, key and line
-    ├── RuleError                  a rule file or list; names file and line
-    ├── NodeError                  the node cannot be read at all (no cgroups, no /proc)
-    ├── ListenError                an address or socket that cannot be listened on
-    ├── SnapshotError              no snapshot of an agent, or an invalid one
-    ├── OrderError                 an order that an agent does not carry out
-    ├── ClusterError               an API server that cannot be reached, or that refuses
-    └── TargetError                a pod, container or pid that does not exist
-
 A failure of one process, container, rule or probe raises none of these: it is counted, logged once
 and skipped, and the agent goes on.
 """

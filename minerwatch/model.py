@@ -8,7 +8,7 @@ Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monoto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -29,6 +29,18 @@ class Signal(StrEnum):
     CONTENT = "content"
     EXECUTION = "execution"
     BEHAVIOUR = "behaviour"
+
+
+class Abuse(StrEnum):
+    """The kind of abuse that a rule speaks for: findings of different kinds do not add up."""
+
+    MINING = "mining"
+    SCANNING = "scanning"
+    FLOODING = "flooding"
+    BRUTE_FORCE = "brute-force"
+    PROXYWARE = "proxyware"
+    CRACKING = "cracking"
+    UNREQUESTED_GPU = "unrequested-gpu"
 
 
 class Level(IntEnum):
@@ -140,6 +152,21 @@ class FpSample(NamedTuple):
     fp_control: int
 
 
+class CodeSample(NamedTuple):
+    """An address of code that a process executed. ``cgroup``: perf_event's id; 0: unknown."""
+
+    pid: int
+    address: int
+    cgroup: int
+
+
+class CodeSamples(NamedTuple):
+    """The samples since the last read. Each stands for ``period_s`` of CPU time."""
+
+    period_s: float
+    samples: list[CodeSample]
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """The identity of a process, read once for each program that it runs."""
@@ -194,13 +221,15 @@ class Finding:
     evidence: tuple[Evidence, ...]
     private: bool = False  # by a private rule: outside the socket only its id is shown
     words_only: bool = False  # by one argument alone, or by words in a shell's script
+    abuse: Abuse = Abuse.MINING
+    filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
 def public_finding(finding: Finding) -> Finding:
     """Return the finding as outsiders may see it: of a private rule only the id."""
     if not finding.private:
         return finding
-    return replace(finding, title=f"private rule {finding.rule}", evidence=())
+    return replace(finding, title=f"private rule {finding.rule}", evidence=(), filters=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +260,7 @@ class ProcessLoad:
     process: Process
     cpu_cores: float | None  # None: not measured, its container is idle
     connections: tuple[Connection, ...] = ()  # of suspects only, oldest first
+    executed: Facts = field(default_factory=dict)  # of its executed code, if enough is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +276,7 @@ class Observation:
     verdict: Verdict
     process_count: int
     processes: tuple[ProcessLoad, ...]  # with findings first, then by CPU usage
+    executed: Facts = field(default_factory=dict)  # of the code of all its processes together
 
 
 @dataclass(frozen=True, slots=True)

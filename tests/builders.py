@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from minerwatch.config.schema import CircuitBreaker, CullBudget, Culling
 from minerwatch.detection.judge import score_of
+from minerwatch.detection.sigma.lists import Lists
+from minerwatch.detection.sigma.rule import Rule, SkippedRule, rule_of
+from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.model import (
     Container,
     ContainerKind,
@@ -22,6 +28,11 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+
+
+def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
+    """The rule in ``text``; raises RuleError."""
+    return rule_of(read_document(path, text), lists)
 
 
 def make_pod(name: str = "jupyter-eve", uid: str = "uid-1", **changes: Any) -> Pod:
@@ -119,3 +130,12 @@ def make_observation(
     judged = verdict or make_verdict(container)
     plain = Observation(container, judged.at_s, 1.0, 3600.0, None, None, judged, len(loads), loads)
     return replace(plain, **changes)
+
+
+def make_limits(per_node: int, per_cluster: int, cluster_owners: int = 10) -> Callable[[], Culling]:
+    """Settings of the culling budget, as ``LeaseBudget`` reads them."""
+    settings = Culling(
+        budget=CullBudget(per_node=per_node, per_cluster=per_cluster),
+        circuit_breaker=CircuitBreaker(cluster_owners=cluster_owners),
+    )
+    return lambda: settings

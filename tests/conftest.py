@@ -24,10 +24,11 @@ from tests.waiting import why_not_quiet
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
     "minerwatch",
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("nightly", settings.get_profile("minerwatch"), max_examples=1000)
+settings.register_profile("nightly", settings.get_profile("minerwatch"), max_examples=500)
 settings.load_profile("minerwatch")
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,10 +7,11 @@ are its own (``tests.conftest.TOP``, ``container_id``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from itertools import chain
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 MACHINE = "the machine"
 WATCHED_NODE = "the watched node"
@@ -20,7 +21,8 @@ _TOGETHER = {
         "tests/agent/test_daemon.py::test_cgroups_by_the_thousand",  # every agent reads them
         "tests/agent/test_tick.py",  # reads all tasks, and compares CPU times
         "tests/node/test_exec_events.py",  # hears of every program that starts
-        "tests/node/test_task_iterator.py",  # reads all tasks
+        "tests/node/test_kernel_entries.py",  # reads all tasks
+        "tests/node/test_task_iterator.py",
         "tests/test_hostile_tenants.py",  # fork storms, tens of thousands of threads
         "tests/test_innocents.py",  # keeps all CPUs busy
         "tests/test_randomx.py",
@@ -30,6 +32,27 @@ _TOGETHER = {
         "tests/deploy/test_end_to_end.py",
     ),
 }
+
+_LONGEST = (
+    MACHINE,
+    "tests/agent/test_daemon.py",
+    "tests/deploy/test_container.py",
+    "tests/cli/top_screen/test_app.py",
+    "tests/kube/test_agent_in_cluster.py",
+    WATCHED_NODE,
+    "tests/kube/test_culling_end_to_end.py",
+    "tests/kube/test_agent_faults.py",
+    "tests/cli/top_screen/test_top.py",
+    "tests/test_outgoing.py",
+    "tests/test_soak.py",
+    "tests/test_package.py",
+    "tests/kube/test_in_a_pod.py",
+    "tests/test_least_privilege.py",
+    "tests/content/test_framing.py",
+    "tests/node/test_yara_scan.py",
+    "tests/cli/test_commands.py",
+)
+"""Shares that take long however few their tests are, the longest first: none is begun last."""
 
 _START_PROGRAMS = (
     "tests/agent/",
@@ -49,7 +72,11 @@ _PROGRAM_FIXTURES = frozenset(("cgroups", "programs", "certificate"))
 _ROOT_FIXTURES = frozenset(("cgroups",))
 
 
-PLACES = (*chain.from_iterable(_TOGETHER.values()), *_START_PROGRAMS)
+PLACES = (
+    *chain.from_iterable(_TOGETHER.values()),
+    *_START_PROGRAMS,
+    *(each for each in _LONGEST if each not in _TOGETHER),
+)
 
 
 def share(test: str) -> str:
@@ -61,7 +88,7 @@ def share(test: str) -> str:
 
 
 def marks(
-    test: str, fixtures: Collection[str], names: Collection[str], own: Collection[str]
+    test: str, fixtures: Collection[str], names: Collection[str], own: Set[str]
 ) -> Iterator[str]:
     """Marks of a test by its node id, fixtures, the names in its module and the marks it has."""
     counts_machine = share(test) == MACHINE
@@ -75,12 +102,21 @@ def marks(
         yield "machine"
     if needs_root:
         yield "root"
-    if not (counts_machine or needs_root or starts_programs or "slow" in own):
+    if not (counts_machine or needs_root or starts_programs or own & {"slow", "nightly"}):
         yield "unit"
 
 
+def turn(name: str) -> int:
+    """The turn of a share among others; those of the same turn go by how many tests they have."""
+    return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
+
+
 class SharesScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands out whole shares, the largest first."""
+    """Hands out whole shares, the longest first."""
 
     def _split_scope(self, nodeid: str) -> str:
         return share(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        self.workqueue.move_to_end(min(self.workqueue, key=turn), last=False)
+        super()._assign_work_unit(node)

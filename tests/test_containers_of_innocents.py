@@ -14,18 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.detection import CORPUS
-from minerwatch.authoring.rule_tests import Recording, recording, verdict_together
-from minerwatch.config.schema import BUILT_IN_RULES
+from benchmarks.detection import CORPUS, RememberingMatcher, verdict_together
+from minerwatch.authoring.recordings import Recording, recording
 from minerwatch.detection.judge import is_cullable, joined_score
-from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Signal, Verdict
+from tests import shipped
 from tests.examples import examples
 
-MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+MATCHER = RememberingMatcher(shipped.book().rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
-MATCHES = {line.id: MATCHER.matches(line.facts) for line in LINES}
 
 
 def together(lines: Sequence[Recording]) -> Verdict:
@@ -37,13 +34,13 @@ def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
 
 
 @given(containers(LINES))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 def test_no_container_of_innocents_is_cullable(lines: list[Recording]) -> None:
     assert not is_cullable(together(lines))
 
 
 @given(containers(LINES))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 def test_no_container_of_innocents_is_confirmed(lines: list[Recording]) -> None:
     verdict = together(lines)
     assert verdict.level < Level.CONFIRMED, [finding.title for finding in verdict.findings]
@@ -57,7 +54,7 @@ def test_all_of_them_together_are_not_cullable() -> None:
 def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
     """The highest score of each signal; words of one argument confirm nothing (``score_of``)."""
     scores: dict[Signal, float] = defaultdict(float)
-    for match in MATCHES[line.id]:
+    for match in MATCHER.matches(line.facts):
         if match.rule.hold_s <= line.seconds and not match.words_only:
             scores[match.rule.signal] = max(scores[match.rule.signal], match.rule.score)
     return tuple(sorted(scores.items()))

@@ -21,8 +21,8 @@ from benchmarks.detection import (
     report_lines,
     with_report,
 )
-from minerwatch.authoring.lint_tests import fact_problems
-from minerwatch.authoring.rule_tests import recording
+from minerwatch.authoring.lint_rules import fact_problems
+from minerwatch.authoring.recordings import recording
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.fields import KNOWN_FIELDS
@@ -111,7 +111,6 @@ def test_nothing_of_the_machine_that_recorded_it_is_left(name: str) -> None:
     assert folders <= RECORDED_IN, "a folder that only the recording machine has"
 
 
-@pytest.mark.slow
 def test_no_benign_line_reaches_likely(result: Result) -> None:
     accused = {
         line.recorded.id: [result.rules[rule].title for rule in line.outcome.rules]

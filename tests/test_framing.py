@@ -16,20 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS
-from minerwatch.authoring.rule_tests import Recording, recording, replayed
-from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.authoring.recordings import Recording, recording, replayed
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
-from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts, FactValue, Level, Signal
-from tests.examples import examples
+from tests import shipped
+from tests.examples import examples, one_in
 
 pytestmark = pytest.mark.slow  # together
 
-BOOK = rulebook.load((BUILT_IN_RULES,))
-MATCHER = Matcher(BOOK.rules)
+BOOK = shipped.book()
+MATCHER = shipped.matcher()
 HOUR_S = 3600.0
 
 BUSY: dict[str, FactValue] = {
@@ -149,8 +147,8 @@ WORDS = {rule.title: tuple(dict.fromkeys(filter(None, own_words(rule)))) for rul
 def test_a_rules_own_words_as_one_argument_accuse_no_busy_program(title: str) -> None:
     found = {
         (victim, words): text
-        for victim, (image, arguments) in VICTIMS.items()
-        for words in WORDS[title]
+        for turn, words in enumerate(WORDS[title])
+        for victim, (image, arguments) in one_in(4, tuple(VICTIMS.items()), turn)
         if (text := accused(with_words(image, arguments, words)))
     }
     assert found == {}
@@ -229,7 +227,7 @@ def test_one_more_argument_makes_no_benign_line_likely(
 def test_no_benign_line_becomes_likely_by_the_best_words(words: str) -> None:
     found = {
         case.id: [rule.title for rule in BOOK.rules if rule.id in outcome.rules]
-        for case in BENIGN_ARGUMENTS
+        for case in one_in(4, BENIGN_ARGUMENTS, PLANTED.index(words))
         if (outcome := replayed(with_argument(case, 9, words), MATCHER)).cullable
         or Level.of(outcome.score) > Level.SUSPICIOUS
     }

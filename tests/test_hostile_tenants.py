@@ -39,9 +39,8 @@ from pathlib import Path
 import pytest
 
 from minerwatch.api.snapshot import container_status, decode, encode
-from minerwatch.config.schema import BUILT_IN_RULES, Config
+from minerwatch.config.schema import Config
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, Observation, ProcessId
 from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
@@ -51,6 +50,7 @@ from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.node.yara_scan import SCANNER, ContentReader
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import MAX_NODE_BYTES
+from tests import shipped
 from tests.agent.test_tick import POOL, Node
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.waiting import until
@@ -63,9 +63,9 @@ _FEW_THREADS = 5_000
 _GIVE_UP_S = 60.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def matcher() -> Matcher:
-    return Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    return shipped.matcher()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.conftest import needs_root
 
 SECONDS = 65.0
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.nightly]  # all CPUs for a minute
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,11 @@ import pytest
 
 from tests.agent.test_daemon import RunningAgent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, environment_of_this_python
-from tests.waiting import PATIENCE_S, cpu_s
+from tests.waiting import PATIENCE_S, cpu_s, until
 
 TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
+EVADING = Path(__file__).parent / "targets" / "randomx_evading.py"
+EXECUTED = "Executes RandomX"
 WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
 """Others, and how long it takes: ``python -m benchmarks.miners``."""
 LIMIT_CPU_S = 120.0
@@ -53,7 +55,7 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
     programs: Programs,
     tmp_path: Path,
 ) -> None:
-    if not is_on(agent):
+    if not is_on(agent, "rounding"):
         pytest.skip("how threads round cannot be told here: run it as root on a kernel with BTF")
     shutil.copy(TARGET, tmp_path / "train.py")
     miners = {}
@@ -79,11 +81,55 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
         assert signals.keys() <= {"compute", "content", "behaviour"}, way
 
 
-def is_on(agent: RunningAgent) -> bool:
-    agent.until(lambda: any(line.get("probe") == "rounding" for line in agent.lines()))
-    return any(
-        line["event"] == "probe is on" and line["probe"] == "rounding" for line in agent.lines()
+SHAPES = (
+    pytest.param("workers"),
+    pytest.param("bursts", marks=pytest.mark.slow),
+    pytest.param("reset", marks=pytest.mark.slow),
+)
+
+
+@pytest.fixture
+def sampling_agent(tmp_path: Path) -> Iterator[RunningAgent]:
+    """Without the other probes that can tell RandomX."""
+    config = tmp_path / "minerwatch.yml"
+    config.write_text("probes: {rounding: false, content: false}\n")
+    running = RunningAgent(tmp_path, "--interval", "2s", "--config", str(config))
+    running.line("watching")
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_shape_hides_what_it_executes(
+    shape: str, sampling_agent: RunningAgent, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    """Short-lived workers, bursts of five processes, the control word reset before each sleep."""
+    if not is_on(sampling_agent, "executed_code"):
+        pytest.skip("what is executed cannot be sampled here: run it as root")
+    container = container_id("0e")
+    folder = cgroups.make(f"{TOP}/docker/{container}")
+    miner = programs.run(
+        ["python3", str(EVADING), shape, "3600"],
+        executable=sys.executable,
+        env=environment_of_this_python(),
     )
+    cgroups.put(miner, folder)
+    found = until(
+        lambda: [
+            verdict
+            for verdict in verdicts(sampling_agent, container[:12])
+            if verdict["level"] in {"likely", "confirmed"}
+        ],
+        lambda: sampling_agent.log_path.read_text()[-3000:],
+        every_s=0.5,
+        limit_s=4 * PATIENCE_S,
+    )
+    assert EXECUTED in str(found[0]["findings"])
+
+
+def is_on(agent: RunningAgent, probe: str) -> bool:
+    agent.until(lambda: any(line.get("probe") == probe for line in agent.lines()))
+    return any(line["event"] == "probe is on" and line["probe"] == probe for line in agent.lines())
 
 
 def wait_until_confirmed(

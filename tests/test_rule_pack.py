@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording, failed_tests, replayed
+from minerwatch.authoring.recordings import Recording, replayed
+from minerwatch.authoring.rule_tests import failed_tests
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import joined_score
-from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
 from minerwatch.model import FactValue, Level, Signal
+from tests import shipped
 
-BOOK = rulebook.load((BUILT_IN_RULES,))
-MATCHER = Matcher(BOOK.rules)
+BOOK = shipped.book()
+MATCHER = shipped.matcher()
 DAY_S = 86_400.0
 
 INNOCENT: dict[str, dict[str, FactValue]] = {

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording, replayed
-from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.authoring.recordings import Recording, replayed
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
-from minerwatch.detection.sigma.rule import LEVEL_SCORES
+from minerwatch.detection.sigma.rule import LEVEL_SCORES, SkippedRule
 from minerwatch.model import FactValue, Maturity, Signal
+from tests import shipped
 
 SIGMAHQ_STYLE = {
     "proc_creation_lnx_hidden_parent.yml": """\
@@ -99,7 +99,7 @@ level: high
 def test_rules_as_sigmahq_writes_them_load_unmodified(tmp_path: Path) -> None:
     for name, text in SIGMAHQ_STYLE.items():
         (tmp_path / name).write_text(text)
-    book = rulebook.load((BUILT_IN_RULES, tmp_path))
+    book = shipped.with_folder(tmp_path)
     assert book.errors == ()
     own = {rule.path.name: rule for rule in book.rules if rule.path.is_relative_to(tmp_path)}
     process, network = (own[name] for name in SIGMAHQ_STYLE)
@@ -377,9 +377,9 @@ def test_stable_means_something_else_there(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(foreign(detection, status="stable", level="critical"))
     (rule,) = rulebook.load((tmp_path,)).rules
     assert rule.maturity is Maturity.TEST
-    shipped = rulebook.load((BUILT_IN_RULES, tmp_path))
+    book = shipped.with_folder(tmp_path)
     facts: Facts = {"Image": "/usr/bin/doas", "CpuCores": 1.0, "CpuFlatness": 0.99}
-    outcome = replayed(Recording(1, "", 86_400, facts), Matcher(shipped.rules))
+    outcome = replayed(Recording(1, "", 86_400, facts), Matcher(book.rules))
     assert rule.id in outcome.rules
     assert not outcome.cullable
 
@@ -427,4 +427,4 @@ def test_what_its_authors_withdrew_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "rule.yml").write_text(PLAIN.replace("status: test", "status: deprecated"))
     book = rulebook.load((tmp_path,))
     assert (book.rules, book.errors) == ((), ())
-    assert [skipped.reason for skipped in book.skipped] == ["status is deprecated"]
+    assert [type(file.outcome) for file in book.files.values()] == [SkippedRule]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -20,6 +19,7 @@ from benchmarks.scale import (
     with_paper,
 )
 from minerwatch.config.schema import CullBudget, parse
+from tests.deploy.chart import check_as_the_api_server
 
 WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)
 """A server that turns most of a crowd away."""
@@ -48,7 +48,7 @@ def test_the_pages_examples_are_taken() -> None:
     for block in (level, *blocks):
         for document in yaml.safe_load_all(block):
             if "kind" in document:
-                kubernetes_validate.validate(document, "1.37.0", strict=True)
+                check_as_the_api_server(document, "1.37.0")
             elif "podMonitor" in document:
                 assert document["podMonitor"].keys() <= chart_values()["podMonitor"].keys()
             else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import no_programs
-from tests.shares import MACHINE, PLACES, marks, share
+from tests.shares import MACHINE, PLACES, marks, share, turn
 
 
 def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> None:
@@ -17,11 +17,17 @@ def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> 
     assert share("tests/test_fair_queue.py::test_d[1]") == "tests/test_fair_queue.py"
 
 
+def test_what_takes_longest_is_begun_first() -> None:
+    names = ["tests/test_fair_queue.py", "tests/test_soak.py", MACHINE, "tests/test_format.py"]
+    assert sorted(names, key=turn) == [MACHINE, "tests/test_soak.py", names[0], names[3]]
+
+
 @pytest.mark.parametrize(
     ("test", "fixtures", "names", "own", "expected"),
     [
         ("tests/view/test_table.py::a", (), (), (), ["unit"]),
         ("tests/view/test_table.py::a", (), (), ("slow",), []),
+        ("tests/view/test_table.py::a", (), (), ("nightly",), []),
         ("tests/view/test_table.py::a", (), (), ("root",), ["root"]),
         ("tests/view/test_table.py::a", ("cgroups",), (), (), ["root"]),
         ("tests/view/test_table.py::a", ("programs",), (), (), []),
@@ -37,7 +43,7 @@ def test_marks(
     own: tuple[str, ...],
     expected: list[str],
 ) -> None:
-    assert list(marks(test, fixtures, names, own)) == expected
+    assert list(marks(test, fixtures, names, set(own))) == expected
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from minerwatch import __version__
 from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints, socket_path
-from minerwatch.agent.exec_watcher import ExecWatcher, subscribe
+from minerwatch.agent.exec_watcher import ExecWatcher
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
-from minerwatch.agent.monitor import Node, node_name, now_s, open_node
+from minerwatch.agent.monitor import Node, kernel_source, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
 from minerwatch.agent.publisher import Publisher
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
@@ -33,9 +33,9 @@ from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.errors import ConfigError, MinerwatchError
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
+from minerwatch.node.exec_events import ExecEvents
 from minerwatch.probes.registry import ProbeStatus
-from minerwatch.report.log import Log, Once
-from minerwatch.report.log_limit import LogLimit
+from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
 from minerwatch.report.since import FILE_NAME, SinceFile
 from minerwatch.worker import states as worker_states
@@ -104,7 +104,7 @@ class Agent:
         self._telemetry = telemetry = Telemetry(log, Once(log), metrics)
         _raise_open_file_limit()
         # Before any thread or child, which inherit the capabilities of the one that starts them.
-        events, execs_off = subscribe(config)
+        events, execs_off = kernel_source("execs", config, ExecEvents)
         if events is not None:
             self._opened.callback(events.close)
         self._drop_net_admin()
@@ -234,16 +234,7 @@ class Agent:
         return cluster
 
     def _open_node(self, config: Config, rules: RuleSet) -> Node:
-        if self._cluster is None:
-            node = open_node(config, rules.book, matcher=rules.matcher)
-        else:
-            node = open_node(
-                config,
-                rules.book,
-                matcher=rules.matcher,
-                identity=self._cluster.identity,
-                place_of=self._cluster.facts,
-            )
+        node = open_node(config, rules.book, matcher=rules.matcher, cluster=self._cluster)
         self._opened.callback(node.watch.close)
         self._opened.callback(self._runtime.wake.close)
         since = socket_path(config).with_name(FILE_NAME)
@@ -343,7 +334,8 @@ class Agent:
             if status.off:
                 self._log.info("probe is off", probe=status.name, reason=status.off)
             else:
-                self._log.info("probe is on", probe=status.name)
+                source = {"source": status.source} if status.source else {}
+                self._log.info("probe is on", probe=status.name, **source)
         for spot in self._node.blind_spots:
             self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
 

@@ -1,27 +1,39 @@
-"""Answers of the agent: /metrics and health on the address, snapshots and orders on the socket."""
+"""Answers of the agent: /metrics and health on the address, snapshots and orders on the socket.
+
+In a cluster every pod can reach an agent's address, and metrics name all tenants' flagged pods. So
+except on loopback the address speaks TLS there, and serves metrics only to clients that the cluster
+authorizes.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.agent.metrics_address import open_metrics_address
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.values import host_and_port
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.probes.registry import ProbeStatus
-from minerwatch.report.http_server import Answer, Listener, Routes
+from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
+from minerwatch.report.tls import TlsEndpoint, self_signed_tls
 from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
+
+if TYPE_CHECKING:
+    from minerwatch.kube.client import Cluster
 
 _MAX_TICKS_MISSED = 3
 _TICK_GRACE_S = 15.0
@@ -50,43 +62,44 @@ class Endpoints:
         self._telemetry = parts.telemetry
         self._probes = probes
         self._max_down_s = max_down_s
-        self._listeners: list[SocketListener | Listener] = []
         config = parts.state.config
         self.socket = socket_path(config)
         posts = parts.culling.posts()
-        on_socket = SocketListener(self.socket, self._private_routes(), self._note_error, posts)
-        self._listeners.append(on_socket)
+        self._on_socket = SocketListener(
+            self.socket, self._private_routes(), self._note_error, posts
+        )
         try:
             cluster = parts.cluster.cluster if parts.cluster is not None else None
-            on_address = open_metrics_address(
+            self._on_address = open_metrics_address(
                 config, cluster, self._public_routes(), self._note_error
             )
         except MinerwatchError:
-            self.close()
+            self._on_socket.close()
             raise
-        self._listeners.append(on_address.listener)
-        self.metrics_url = f"{on_address.scheme}://{on_address.address}/metrics"
-        self.address = on_address.address
+
+    @property
+    def metrics_url(self) -> str:
+        """Where metrics are served."""
+        return f"{self._on_address.scheme}://{self._on_address.address}/metrics"
 
     def close(self) -> None:
         """Close the listeners."""
-        for listener in reversed(self._listeners):
-            listener.close()
+        self._on_address.listener.close()
+        self._on_socket.close()
 
     def renew_socket(self) -> None:
         """Listen again if the socket was removed, for example by a cleaner of temporary files."""
         try:
-            for listener in self._listeners:
-                if isinstance(listener, SocketListener) and listener.renew():
-                    message = "socket removed: listening again"
-                    self._telemetry.log.warning(message, socket=str(self.socket))
+            if self._on_socket.renew():
+                message = "socket removed: listening again"
+                self._telemetry.log.warning(message, socket=str(self.socket))
         except MinerwatchError as error:
             self._telemetry.fail("socket", error)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Yield refused requests since the start: place, reason, count."""
-        for listener in self._listeners:
-            yield from (("http", reason, count) for reason, count in [*listener.failures.items()])
+        for listener in (self._on_socket, self._on_address.listener):
+            yield from (("http", reason, count) for reason, count in listener.failures.items())
 
     def status(self) -> AgentStatus:
         """Return the agent's own state."""
@@ -160,6 +173,45 @@ class Endpoints:
 
     def _note_error(self, error: Exception) -> None:
         self._telemetry.once.failure("answer failed", error)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """A listener, and how it is reached."""
+
+    listener: Listener
+    address: str
+    scheme: str  # http, https
+
+
+def open_metrics_address(
+    config: Config, cluster: Cluster | None, routes: Routes, on_error: Callable[[Exception], None]
+) -> MetricsAddress:
+    """Listen as configured. Raises ListenError."""
+    host, port = host_and_port(config.listen)
+    settings, authorize = config.tls, None
+    if cluster is not None and config.authorize_metrics and not _is_loopback(host):
+        authorize = _reviewer(cluster, on_error)
+        if not settings.certificate:
+            settings = self_signed_tls()
+    tls = TlsEndpoint(settings) if settings.certificate else None
+    listener, address = address_listener(
+        host, port, routes, on_error=on_error, tls=tls, authorize=authorize
+    )
+    return MetricsAddress(listener, address, "https" if tls is not None else "http")
+
+
+def _reviewer(cluster: Cluster, on_error: Callable[[Exception], None]) -> Authorize:
+    from minerwatch.kube.token_review import TokenReviewer
+
+    return TokenReviewer(cluster, on_error)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def socket_path(config: Config) -> Path:

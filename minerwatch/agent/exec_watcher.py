@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
-from minerwatch.agent.monitor import OTHER_KERNEL
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.publisher import Publisher
 from minerwatch.agent.scheduling import CpuBudget
-from minerwatch.config.schema import Config
-from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
+from minerwatch.node.exec_events import ExecEvents
 
 _REREAD_PAUSE_S = 0.5
 """Until processes are read for which there was no time; the next tick may be far."""
@@ -20,18 +18,6 @@ _FAULT_PAUSE_S = 5.0
 
 _BATCH_S = 0.002
 """Between two reads of exec events: one large batch costs less than many small ones."""
-
-
-def subscribe(config: Config) -> tuple[ExecEvents | None, str]:
-    """Return exec events, or the reason why there are none."""
-    if not config.probes.execs:
-        return None, "switched off (probes.execs)"
-    if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
-    try:
-        return ExecEvents(), ""
-    except ExecsUnavailableError as error:
-        return None, str(error)
 
 
 class ExecWatcher:
@@ -65,7 +51,7 @@ class ExecWatcher:
 
     def read_deferred(self) -> None:
         """Read processes that there was no time for."""
-        self._handle(tuple)
+        self._handle(())
 
     def read_events(self) -> None:
         """Read and judge the programs that have started; then let some events gather."""
@@ -82,7 +68,7 @@ class ExecWatcher:
         if self._faulty_until_s is not None:
             self._faulty_until_s = None
             self._telemetry.metrics.probe_opened("execs", is_on=True)
-        self._handle(lambda: started)
+        self._handle(started)
         time.sleep(_BATCH_S)
 
     def handle_lost(self) -> None:
@@ -98,11 +84,11 @@ class ExecWatcher:
         """Return the numbers of received and of lost events since the start."""
         return (self._events.received, self._lost) if self._events else (0, 0)
 
-    def _handle(self, started: Callable[[], Collection[int]]) -> None:
+    def _handle(self, started: Collection[int]) -> None:
         max_cpu_s = self._budget.slice_s(self._now_s())
         with self._budget.spending(self._now_s):
             try:
-                found = self._watch.handle_execs(started(), self._now_s(), max_cpu_s)
+                found = self._watch.handle_execs(started, self._now_s(), max_cpu_s)
                 self._publisher.publish_findings(found.changes, found.began)
                 for probe, probe_s in found.probe_s.items():
                     self._telemetry.metrics.probe_took(probe, probe_s)

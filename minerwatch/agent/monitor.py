@@ -1,4 +1,4 @@
-"""One node's sources, opened, and its containers as they are published; without a cluster.
+"""One node's sources, opened, and its containers as they are published.
 
 Shared by the agent and by commands that sample the node themselves.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
@@ -20,21 +21,28 @@ from minerwatch.config.schema import Config
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
-from minerwatch.model import Container, Facts, Identity, Observation
+from minerwatch.model import Container, Identity, Observation
+from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.hot_code import HotCodeReader
+from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.executed_code import Sampler
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
+if TYPE_CHECKING:
+    from minerwatch.kube.cluster_view import ClusterNode
+
 MAX_PROCESSES = 1000
 """Processes of one container in the full snapshot."""
 
-OTHER_KERNEL = "node.proc is not this kernel's"
+Source = TypeVar("Source")
 
 
 def now_s() -> float:
@@ -118,25 +126,18 @@ def open_node(
     book: RuleBook,
     *,
     matcher: Matcher | None = None,
-    identity: Callable[[Container], Identity | None] = _no_identity,
-    place_of: Callable[[Container], Facts] | None = None,
+    cluster: ClusterNode | None = None,
 ) -> Node:
     """Open the node that ``config`` describes. Raises NodeError.
 
-    ``matcher`` holds the book's rules, where it was compiled already. ``identity`` and
-    ``place_of`` return what a cluster knows of a container, for people and as facts.
+    ``matcher`` holds the book's rules, where it was compiled already.
     """
     proc = Path(config.node.proc)
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
-    tasks, tasks_off = _task_iterator(config)
-    code, code_off = _code_sampler(config)
-    probes = Probes(
-        config,
-        content_rules=book.content,
-        tasks=tasks,
-        tasks_off=tasks_off,
-    )
+    tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
+    code, code_status, code_spot = _code_sampler(config)
+    probes = Probes(config, content_rules=book.content, tasks=tasks, tasks_off=tasks_off)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
@@ -149,10 +150,10 @@ def open_node(
         matcher or Matcher(book.rules),
         config.examination,
         judge,
-        place_of,
+        cluster.facts if cluster is not None else None,
     )
     opens_files = config.probes.connections or config.probes.content
-    spots = (cgroups.blind_spot, *blind_spots(proc, opens_files=opens_files))
+    spots = (cgroups.blind_spot, code_spot, *blind_spots(proc, opens_files=opens_files))
     return Node(
         node_name(config),
         watch,
@@ -160,32 +161,42 @@ def open_node(
         tuple(spot for spot in spots if spot),
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks),
-            ProbeStatus("executed_code", code_off, config.probes.executed_code),
+            code_status,
             *probes.status,
         ),
-        identity,
+        cluster.identity if cluster is not None else _no_identity,
     )
 
 
-def _task_iterator(config: Config) -> tuple[TaskIterator | None, str]:
-    """Return the node's task iterator, or the reason why there is none."""
-    if not config.probes.tasks:
-        return None, "switched off (probes.tasks)"
+def kernel_source(
+    name: str, config: Config, open_it: Callable[[], Source]
+) -> tuple[Source | None, str]:
+    """Return a source of this kernel's events or tasks, or the reason why there is none."""
+    if not getattr(config.probes, name):
+        return None, f"switched off (probes.{name})"
     if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
+        return None, "node.proc is not this kernel's"
     try:
-        return TaskIterator(), ""
-    except TasksUnavailableError as error:
+        return open_it(), ""
+    except _UNAVAILABLE as error:
         return None, str(error)
 
 
-def _code_sampler(config: Config) -> tuple[CodeSampler | None, str]:
-    """Return the sampler of executed code, or the reason why there is none."""
-    if not config.probes.executed_code:
-        return None, "switched off (probes.executed_code)"
-    if config.node.proc != Config().node.proc:
-        return None, OTHER_KERNEL
-    try:
-        return CodeSampler(), ""
-    except SamplerUnavailableError as error:
-        return None, str(error)
+_UNAVAILABLE = (
+    *(BpfUnavailableError, ExecsUnavailableError),
+    *(SamplerUnavailableError, TasksUnavailableError),
+)
+
+
+def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:
+    """Return the best sampler of executed code that works, its status, and its blind spot."""
+    name, is_wanted = "executed_code", config.probes.executed_code
+    clock, why = kernel_source(name, config, CodeSampler)
+    if clock is not None:
+        return clock, ProbeStatus(name, "", is_wanted, "perf events"), ""
+    entries, off = kernel_source(name, config, EntrySampler)
+    if entries is None:
+        neither = f"{why}; where threads enter the kernel is not seen either: {off}"
+        return None, ProbeStatus(name, why if off == why else neither, is_wanted), ""
+    spot = f"executed code is seen only where threads enter the kernel, because of this: {why}"
+    return entries, ProbeStatus(name, "", is_wanted, "kernel entries"), spot

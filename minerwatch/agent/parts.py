@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,12 +36,11 @@ class Telemetry:
     log: Log
     once: Once
     metrics: Metrics
-    _failures: dict[tuple[str, str], int] = field(default_factory=dict)
+    _failures: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def fail(self, where: str, error: Exception) -> None:
         """Count an unforeseen error; log it the first time."""
-        key = (where, type(error).__name__)
-        self._failures[key] = self._failures.get(key, 0) + 1
+        self._failures[where, type(error).__name__] += 1
         self.once.failure(f"{where} failed", error)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:

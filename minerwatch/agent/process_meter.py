@@ -7,19 +7,14 @@ rate. So a tick's cost grows with the processes that run, not with all that exis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
-from minerwatch.agent.limits import Limits
-from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProcess
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config.schema import Examination
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.model import Process, ProcessStat
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
-from minerwatch.node.processes import (
-    MemoryUse,
-    ProcessReader,
-    saturated_threads,
-)
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
+from minerwatch.node.processes import MemoryUse, ProcessReader, saturated_threads
 from minerwatch.node.task_iterator import TaskIterator, TaskTable
 
 _STATS_PER_TASK = 6
@@ -44,7 +39,7 @@ class ProcessMeter:
         reader: ProcessReader,
         tasks: TaskIterator | None,
         examination: Examination,
-        limits: Limits,
+        limits: TickLimits,
     ) -> None:
         self._node = node
         self._reader = reader
@@ -56,11 +51,6 @@ class ProcessMeter:
         self._ticks_since_table = limits.ticks_per_table
         self._tick_number = 0
         self._recheck_turn: Iterator[int] = iter(())
-
-    @property
-    def task_failures(self) -> Mapping[str, int]:
-        """Failed reads of the task iterator since the start, by reason."""
-        return self._tasks.failures if self._tasks is not None else {}
 
     def begin_tick(self, hot: Collection[TrackedContainer]) -> None:
         """Read all tasks at once where that costs less than one file per process."""
@@ -80,11 +70,6 @@ class ProcessMeter:
         if self._table is not None:
             self._table.forget_tasks()
             self._table = None
-
-    def close(self) -> None:
-        """Release the task iterator."""
-        if self._tasks is not None:
-            self._tasks.close()
 
     def read_container(self, container: TrackedContainer, at_s: float) -> tuple[set[int], set[int]]:
         """Read the counters of a container's processes that may have run since the last tick.

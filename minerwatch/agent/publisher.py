@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
 from minerwatch.model import Change, Finding, Observation
-from minerwatch.report.log import verdict_line
-from minerwatch.report.log_limit import LogLimit
+from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import states as worker_states
@@ -21,11 +20,8 @@ class Publisher:
     def __init__(
         self, parts: Parts, log_limit: LogLimit, on_finding: Callable[[Finding], None]
     ) -> None:
-        self._node = parts.node
-        self._cluster = parts.cluster
-        self._culling = parts.culling
+        self._parts = parts
         self._telemetry = parts.telemetry
-        self._now_s = parts.now_s
         self._log_limit = log_limit
         self._on_finding = on_finding
 
@@ -36,13 +32,13 @@ class Publisher:
             self._log_verdict(ended, ended.verdict.level.label, "gone")
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
-        if self._cluster is not None:
-            self._cluster.tell(summary.flagged)
-            spot = self._cluster.blind_spot(summary.unplaced_count)
+        if self._parts.cluster is not None:
+            self._parts.cluster.tell(summary.flagged)
+            spot = self._parts.cluster.blind_spot(summary.unplaced_count)
             if spot:
-                self._warn_once("cannot see everything", about=spot, reason=spot)
-            self._telemetry.metrics.pods_synced(self._cluster.synced_unix_s or 0.0)
-        self._culling.consider(summary.flagged)
+                self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
+            self._telemetry.metrics.pods_synced(self._parts.cluster.synced_unix_s or 0.0)
+        self._parts.culling.consider(summary.flagged)
         self._update_since_file(summary.flagged)
 
     def publish_findings(self, changes: Sequence[Change], began: Iterable[Finding]) -> None:
@@ -55,8 +51,8 @@ class Publisher:
         for finding in began:
             metrics.finding_began(finding.rule, finding.signal)
             self._on_finding(finding)
-        if self._cluster is not None:
-            self._cluster.tell(change.observation for change in changes)
+        if self._parts.cluster is not None:
+            self._parts.cluster.tell(change.observation for change in changes)
 
     def publish_workers(self) -> None:
         """Publish the state of the agent's threads; dead ones are started again."""
@@ -64,15 +60,15 @@ class Publisher:
         for state in worker_states():
             is_up = state.down_s == 0.0
             metrics.worker_is(state.name, is_up=is_up)
-            if any(each.name == state.name and not each.off for each in self._node.probes):
+            if any(each.name == state.name and not each.off for each in self._parts.node.probes):
                 metrics.probe_opened(state.name, is_on=is_up)
             if state.last_error is not None:
                 once.failure(f"{state.name} failed", state.last_error)
 
     def _publish_figures(self, summary: TickSummary, duration_s: float) -> None:
-        metrics, cluster = self._telemetry.metrics, self._cluster
+        metrics, cluster = self._telemetry.metrics, self._parts.cluster
         for container, level, cpu_s in summary.flagged_cpu_s:
-            identity = self._node.identity(container)
+            identity = self._parts.node.identity(container)
             namespace = identity.pod.namespace if identity else ""
             metrics.flagged_cpu(namespace, level, cpu_s)
         for probe, probe_s in summary.probe_s.items():
@@ -94,22 +90,22 @@ class Publisher:
     def _publish_text_bounds(self, summary: TickSummary) -> None:
         self._telemetry.metrics.text_kept(summary.text_bytes, summary.shortened_texts)
         for container in summary.shortened:
-            self._warn_once(
+            self._telemetry.once.warning(
                 "its processes have more text than is kept",
                 about=str(hash(container.key)),  # a path may be long
                 cgroup=printable(container.cgroup, 512),
             )
 
     def _update_since_file(self, flagged: Iterable[Observation]) -> None:
-        if self._node.since is None:
+        if self._parts.node.since is None:
             return
         try:
-            if self._culling.is_forgotten:  # the file lies beside the audit log
-                self._node.since.forget()
+            if self._parts.culling.is_forgotten:  # the file lies beside the audit log
+                self._parts.node.since.forget()
                 return
-            self._node.since.note((each.verdict for each in flagged), self._now_s())
+            self._parts.node.since.note((each.verdict for each in flagged), self._parts.now_s())
         except OSError as error:
-            self._warn_once(
+            self._telemetry.once.warning(
                 "levels cannot be saved: a restart forgets since when they hold",
                 about="since",
                 reason=str(error),
@@ -118,20 +114,20 @@ class Publisher:
     def _log_verdict(self, observation: Observation, previous: str, level: str) -> None:
         """Log a change of verdict, with the number of lines dropped before it."""
         container = observation.container
-        identity = self._node.identity(container)
+        identity = self._parts.node.identity(container)
         namespace = identity.pod.namespace if identity else ""
         key = f"{container.cgroup} {container.cgroup_inode}"
-        left_out = self._log_limit.lines_before(key, namespace, level, self._now_s())
+        left_out = self._log_limit.lines_before(key, namespace, level, self._parts.now_s())
         if left_out is None:
             return
         line = {
-            **verdict_line(self._node.status(observation, public=True), previous),
+            **verdict_line(self._parts.node.status(observation, public=True), previous),
             "level": level,
         }
         self._telemetry.log.info("verdict", **line, **({"left_out": left_out} if left_out else {}))
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
-        status = self._node.status(observation)
+        status = self._parts.node.status(observation)
         return FlaggedContainer(
             status.namespace,
             status.pod,
@@ -140,6 +136,3 @@ class Publisher:
             status.cpu_cores,
             status.signals,
         )
-
-    def _warn_once(self, event: str, *, about: str, **fields: str) -> None:
-        self._telemetry.once.warning(event, about=about, **fields)

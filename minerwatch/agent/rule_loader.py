@@ -7,21 +7,20 @@ exits afterwards, and returns only what matching needs.
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import SubprocessError
 
 from minerwatch.backoff import Backoff
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.errors import RuleError
+from minerwatch.node.guarded_child import output_of
 from minerwatch.node.yara_scan import compile_errors
 from minerwatch.worker import Worker
 
@@ -52,22 +51,10 @@ def load_in_child(
 ) -> RuleBook:
     """Load rules in a child. Raises OSError or ValueError if it gives no answer."""
     question = pickle.dumps((folders, private, previous), pickle.HIGHEST_PROTOCOL)
-    command = [sys.executable, "-P", "-m", "minerwatch.agent.rule_loader_child", str(os.getpid())]
-    # The child imports from the same places; -P leaves out the working folder.
-    places = {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
     try:
-        done = subprocess.run(
-            command,
-            input=question,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **places},
-            start_new_session=True,  # Ctrl-C reaches the agent only, which then stops it
-            timeout=_MAX_LOAD_S,
-            check=True,
-        )
-        book = pickle.loads(done.stdout)  # noqa: S301 - from this program's own child
-    except (subprocess.SubprocessError, pickle.UnpicklingError, EOFError) as error:
+        answer = output_of("minerwatch.agent.rule_loader_child", question, max_s=_MAX_LOAD_S)
+        book = pickle.loads(answer)  # noqa: S301 - from this program's own child
+    except (SubprocessError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"the child that loads rules gave no answer: {error}") from error
     if not isinstance(book, RuleBook):
         raise ValueError("the child that loads rules returned no rule book")
@@ -127,15 +114,14 @@ class RuleLoader:
         """
         if self._is_busy or time.monotonic() < self._not_before_s:
             return False
-        self._is_busy = True
         self._thread = Worker("rules", lambda: self._load_again(before))
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread can be started
             self._thread.close()
-            self._is_busy = False
             self._put_off(error)
             return False
+        self._is_busy = True
         return True
 
     def answer(self) -> RuleSet | None:

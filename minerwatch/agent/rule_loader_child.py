@@ -8,10 +8,8 @@ returns the book as it is now.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import sys
 from contextlib import suppress
 
@@ -20,7 +18,6 @@ from minerwatch.node import confined
 
 _RELOAD_NICE = 15
 """Nice value (setpriority(2)) when rules are loaded again: under a CPU quota ticks go first."""
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 def main() -> None:
@@ -39,9 +36,7 @@ def main() -> None:
 
 def _bound_itself() -> None:
     """Exit with the agent, keep only the right to read files, be the OOM killer's first choice."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)  # the agent has exited already
+    confined.follow(int(sys.argv[1]))
     with suppress(OSError):
         confined.keep("DAC_READ_SEARCH")
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123

@@ -10,7 +10,6 @@ from pathlib import Path
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.detection.sigma import rulebook
-from minerwatch.report.metrics import LoadedRule
 
 
 class RuleUpdater:
@@ -57,9 +56,8 @@ class RuleUpdater:
         self._watch.use(loaded.matcher)
         if book.content_stamps != before.content_stamps:
             self._watch.use_content_rules(book.content)
-        if (book.folders, book.private) != (before.folders, before.private):
-            # other folders were configured meanwhile
-            book = replace(book, folders=before.folders, private=before.private)
+        # Other folders may have been configured meanwhile.
+        book = replace(book, folders=before.folders, private=before.private)
         self._state.rules = replace(loaded, book=book)
         self._on_change()
         self._publish()
@@ -71,8 +69,4 @@ class RuleUpdater:
             reason = book.public_reason(error)
             message = "rule file cannot be used"
             self._telemetry.once.warning(message, about=str(error), reason=reason)
-        loaded = (
-            LoadedRule(rule.id, rule.signal, rule.maturity, "" if rule.private else rule.title)
-            for rule in book.rules
-        )
-        self._telemetry.metrics.rules_loaded(loaded, len(errors), time.time())
+        self._telemetry.metrics.rules_loaded(book.rules, len(errors), time.time())

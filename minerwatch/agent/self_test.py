@@ -21,13 +21,13 @@ class SelfTest:
         self._telemetry = parts.telemetry
         self.off = _reason_against(parts.state.config, parts.state.rules.book, parts.node.watch)
         """Why there is no canary; empty if there is one."""
-        self._canary = None if self.off else Canary()
-        if self._canary is not None:
+        self._canary = Canary()
+        if not self.off:
             self._telemetry.metrics.expect_canaries()
 
     def tend(self, at_s: float) -> None:
         """Plant the canary when it is due; remove it when it is late."""
-        if self._canary is None:
+        if self.off:
             return
         try:
             self._canary.tend(at_s)
@@ -38,16 +38,14 @@ class SelfTest:
         """Note a finding of the canary's rule; remove the agent's own canary."""
         if finding.rule != canary.RULE:
             return
-        pid = finding.process.pid if finding.process is not None else None
-        is_own = self._canary is not None and pid is not None and pid == self._canary.pid
+        is_own = finding.process is not None and finding.process.pid == self._canary.pid
         self._telemetry.metrics.canary_seen(time.time(), is_own=is_own)
         if is_own:
             self.close()
 
     def close(self) -> None:
         """Remove the canary, if it is planted."""
-        if self._canary is not None:
-            self._canary.remove()
+        self._canary.remove()
 
 
 def _reason_against(config: Config, book: RuleBook, watch: Watch) -> str:

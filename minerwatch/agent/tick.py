@@ -1,8 +1,7 @@
 """One tick: sample the node, match facts, look at suspects, judge containers.
 
-Each step has a module: ``tracker`` reads processes, ``process_meter`` their counters,
-``static_matching`` and ``dynamic_matching`` match rules, ``suspects`` chooses for the probes, and
-``judging`` judges containers. A tick returns what it found; ``publisher`` publishes it.
+``tracker`` reads processes, ``process_meter`` their counters, ``matching`` matches rules. A tick
+returns what it found; ``publisher`` publishes it.
 Processes are measured one by one only in hot containers: new ones, those that use CPU, and those
 with a finding.
 """
@@ -12,32 +11,21 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from minerwatch.agent.dynamic_matching import DynamicMatching
-from minerwatch.agent.judging import judge_containers, newly_matched
-from minerwatch.agent.limits import DEFAULT_LIMITS, Limits
+from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
-from minerwatch.agent.static_matching import StaticMatching
-from minerwatch.agent.suspects import suspects_in
-from minerwatch.agent.tracked import (
-    TrackedContainer,
-    TrackedNode,
-    count_delayed_cpu,
-    count_text,
-    newly_tracked,
-    observation_of,
-    take_limit,
-)
-from minerwatch.agent.tracker import MAX_ANCESTORS, Tracker
+from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode
+from minerwatch.agent.tracker import Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.fair_queue import interleaved
 from minerwatch.model import (
     Change,
-    Connection,
     Container,
     ContainerKey,
     ContainerKind,
@@ -48,10 +36,10 @@ from minerwatch.model import (
     ProcessId,
 )
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
-from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.base import Suspect
+from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
@@ -66,8 +54,8 @@ class Sources:
     cgroups: CgroupTree
     processes: ProcessReader
     tasks: TaskIterator | None = None
-    probes: Probes | None = None
-    code: CodeSampler | None = None
+    probes: Probes = field(default_factory=Probes)
+    code: Sampler | None = None
     hot_code: HotCode | None = None
 
     def close(self) -> None:
@@ -113,6 +101,10 @@ def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> E
     return ExecutedCode(sources.code, locate, hot=sources.hot_code)
 
 
+def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
+    return {}
+
+
 class Watch:
     """The node's containers and processes, from tick to tick.
 
@@ -126,40 +118,41 @@ class Watch:
         examination: Examination,
         judge: Judge,
         place_of: Callable[[Container], Facts] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: TickLimits | None = None,
         timer: PhaseTimer | None = None,
     ) -> None:
         """``place_of`` returns what the cluster knows of a container, as facts."""
         self._sources = sources
         self._examination = examination
         self._judge = judge
-        self._limits = limits
+        self._limits = limits = limits or TickLimits()
         self._timer = timer or PhaseTimer()
         self._lock = threading.Lock()
         self._has_other_rules = False
         self._node = node = TrackedNode()
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
-        self._static = StaticMatching(node, matcher, self._timer)
-        self._tracker = Tracker(
-            node, sources.cgroups, sources.processes, self._meter, self._static, limits, place_of
+        self._matching = Matching(
+            node, self._meter, sources.probes, examination, matcher, self._timer
         )
-        self._code = code = _executed_code(sources, self._locate)
-        probes = sources.probes
-        self._dynamic = DynamicMatching(node, self._meter, probes, examination, matcher, code)
+        self._tracker = Tracker(
+            node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
+        )
+        self._code = _executed_code(sources, self._locate)
+        self._matching.code = self._code
+        self._executed = self._code.facts if self._code else _no_facts
 
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force; every process is matched again."""
         with self._lock:
-            self._static.use(matcher)
-            self._dynamic.use(matcher)
+            self._matching.use(matcher)
             self._has_other_rules = True
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""
         with self._lock:
-            for scanning in (self._sources.probes, self._code):
-                if scanning is not None:
-                    scanning.use_content_rules(rules)
+            self._sources.probes.use_content_rules(rules)
+            if self._code is not None:
+                self._code.use_content_rules(rules)
 
     def close(self) -> None:
         """Release the kernel's files."""
@@ -171,13 +164,14 @@ class Watch:
     def failures(self) -> list[tuple[str, str, int]]:
         """Return failed readings since the start: probe, reason, count."""
         sources = self._sources
+        tasks = sources.tasks.failures if sources.tasks else {}
         return [
             *(("cgroups", reason, count) for reason, count in sources.cgroups.failures.items()),
             *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
-            *(sources.probes.failures() if sources.probes else ()),
-            *(("tasks", reason, count) for reason, count in self._meter.task_failures.items()),
+            *sources.probes.failures(),
+            *(("tasks", reason, count) for reason, count in tasks.items()),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
-            ("rules", "deferred", self._static.deferred),
+            ("rules", "deferred", self._matching.deferred),
         ]
 
     def tick(self, at_s: float) -> TickSummary:
@@ -193,21 +187,20 @@ class Watch:
     ) -> ExecSummary:
         """Read processes that have just exec'ed, and judge those that a static rule matches.
 
-        Rules on rates wait for the next tick. Processes that ``max_cpu_s`` does not suffice for
-        wait for the next call, one of each container in turn.
+        Those that ``max_cpu_s`` does not suffice for wait, one of each container in turn.
         """
         with self._lock:
             self._timer.restart("processes", "rules")
             with self._timer.phase("processes"):
                 touched = self._tracker.read_execs(pids, at_s, max_cpu_s)
-            matched = newly_matched(touched, ())
-            changes, began = judge_containers(self._judge, matched, at_s, is_tick=False)
+            matched = [each for each in touched if each.static_sightings]
+            changes, began = _judge(self._judge, matched, at_s, is_tick=False)
             return ExecSummary(changes, began, self._timer.spent_s)
 
     @property
     def wants_samples(self) -> bool:
         """True if a probe needs ``sample`` to be called before the next tick."""
-        return self._sources.probes is not None and self._sources.probes.wants_samples
+        return self._sources.probes.wants_samples
 
     @property
     def wants_reading(self) -> bool:
@@ -217,8 +210,7 @@ class Watch:
     def sample(self, at_s: float) -> None:
         """Let probes look at what changes faster than ticks."""
         with self._lock:
-            if self._sources.probes is not None:
-                self._sources.probes.sample(at_s)
+            self._sources.probes.sample(at_s)
 
     def is_watched(self, pid: int) -> bool:
         """Return True if a process runs in a container that is watched."""
@@ -234,7 +226,9 @@ class Watch:
         """Return every container as of the last tick."""
         with self._lock:
             return tuple(
-                observation_of(container, max_processes, self._connections)
+                container.observation(
+                    max_processes, self._sources.probes.connections, self._executed
+                )
                 for container in self._node.containers.values()
             )
 
@@ -244,28 +238,18 @@ class Watch:
             container = self._node.containers.get(key)
             if container is None:
                 return None
-            return observation_of(container, max_processes, self._connections)
+            return container.observation(
+                max_processes, self._sources.probes.connections, self._executed
+            )
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that ``container`` is nested in, or itself."""
         with self._lock:
-            by_cgroup = {
-                each.container.cgroup: each.container for each in self._node.containers.values()
-            }
-        found = container
-        for _ in range(MAX_ANCESTORS):
-            outer = by_cgroup.get(found.outer_cgroup)
-            if outer is None or outer.kind is not container.kind:
-                break
-            found = outer
-        return found
+            return self._node.carrier(container)
 
     def _locate(self, pid: int) -> Place | None:
         with self._lock:
             return self._tracker.locate(pid)
-
-    def _connections(self, process: ProcessId) -> tuple[Connection, ...]:
-        return self._sources.probes.connections(process) if self._sources.probes else ()
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")
@@ -280,12 +264,13 @@ class Watch:
         with self._timer.phase("processes"):
             touched = self._tracker.read_processes(sampled, hot, at_s)
         for container in hot:
-            count_delayed_cpu(container, at_s)
-        hot += newly_matched(touched, hot)
+            container.count_delayed_cpu(at_s)
+        known = set(hot)
+        hot += [each for each in touched if each.static_sightings and each not in known]
         suspects = self._look_at_suspects(hot, at_s)
         with self._timer.phase("rules"):
             self._match(hot, suspects, at_s)
-            changes, began = judge_containers(self._judge, hot, at_s, is_tick=True)
+            changes, began = _judge(self._judge, hot, at_s, is_tick=True)
         self._node.last_tick_s = at_s
         if self._code is not None:
             self._code.end_tick(self._node.containers.keys())
@@ -297,7 +282,7 @@ class Watch:
             container = self._tracker.drop_container(key)
             self._judge.forget(key)
             if container is not None and container.verdict.level > Level.CLEAR:
-                ended.append(observation_of(container, 0))
+                ended.append(container.observation())
         return tuple(ended)
 
     def _sample_containers(self, sampled: CgroupTick, at_s: float) -> dict[ContainerKey, float]:
@@ -309,7 +294,7 @@ class Watch:
             cpu_s = sampled.cpu_s[key]
             container = containers.get(key)
             if container is None:
-                containers[key] = newly_tracked(sampled.containers[key], at_s, cpu_s)
+                containers[key] = TrackedContainer.new(sampled.containers[key], at_s, cpu_s)
                 continue
             used_s[key] = max(0.0, cpu_s - container.cpu.cpu_s)
             container.container = sampled.containers[key]
@@ -338,7 +323,7 @@ class Watch:
             hot, self._has_other_rules = list(containers), False
         for container in hot:
             self._add_missed_ticks(container)
-            take_limit(container, self._sources.cgroups.limit(container.container.key))
+            container.take_limit(self._sources.cgroups.limit(container.container.key))
         return hot
 
     def _is_hot(self, container: TrackedContainer) -> bool:
@@ -353,20 +338,14 @@ class Watch:
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
-            container.limit = container.throttled_share = None
-            container.dynamic_sightings = ()
-            for process in container.processes.values():
-                process.forget_cpu()
-            count_text(container)
+            container.forget_measured()
         container.is_measured = is_hot
         return is_hot
 
     def _look_at_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float
     ) -> frozenset[ProcessId]:
-        if self._sources.probes is None:
-            return frozenset()
-        suspects = suspects_in(hot, self._examination, self._limits.max_suspects)
+        suspects = _suspects_in(hot, self._examination, self._limits.max_suspects)
         self._timer.spent_s |= self._sources.probes.look(suspects, at_s)
         return frozenset(each.process for each in suspects)
 
@@ -374,11 +353,11 @@ class Watch:
         self, hot: Iterable[TrackedContainer], suspects: Set[ProcessId], at_s: float
     ) -> None:
         for container in hot:
-            container.dynamic_sightings = tuple(self._dynamic.sightings(container, suspects, at_s))
+            container.dynamic_sightings = tuple(self._matching.sightings(container, suspects, at_s))
             before_bytes = container.text_bytes
-            count_text(container)  # with the facts that are cached from now on
+            container.count_text()  # with the facts that are cached from now on
             if container.text_bytes > before_bytes + _MIN_NEW_TEXT_BYTES:
-                self._static.bound_all_text()
+                self._matching.bound_all_text()
 
     def _summary(
         self,
@@ -390,13 +369,13 @@ class Watch:
     ) -> TickSummary:
         every, cgroups = self._node.containers.values(), self._sources.cgroups
         flagged = [each for each in every if each.verdict.level > Level.CLEAR]
-        shortened, shortened_texts = self._static.pop_shortened()
+        shortened, shortened_texts = self._matching.pop_shortened()
         return TickSummary(
             at_s=at_s,
             changes=changes,
             ended=ended,
             began=began,
-            flagged=tuple(observation_of(each, 0) for each in flagged),
+            flagged=tuple(each.observation() for each in flagged),
             flagged_cpu_s=tuple(
                 (each.container, each.verdict.level, used_s.get(each.container.key, 0.0))
                 for each in flagged
@@ -413,3 +392,53 @@ class Watch:
             shortened_texts=shortened_texts,
             shortened=shortened,
         )
+
+
+def _judge(
+    judge: Judge, containers: Iterable[TrackedContainer], at_s: float, *, is_tick: bool
+) -> tuple[tuple[Change, ...], tuple[Finding, ...]]:
+    """Update verdicts; return those whose level changed, and the findings that are new.
+
+    ``is_tick``: False between two ticks, when a level may rise but not fall.
+    """
+    changes: list[Change] = []
+    began: list[Finding] = []
+    for container in containers:
+        key = container.container.key
+        sightings = (*container.static_sightings, *container.dynamic_sightings)
+        if not sightings and key not in judge:
+            continue
+        previous = container.verdict
+        is_host = container.container.kind is ContainerKind.HOST
+        container.verdict = judge.verdict(key, sightings, at_s, apart=is_host, is_tick=is_tick)
+        began += container.newly_found()
+        if container.verdict.level is not previous.level:
+            changes.append(Change(container.observation(), previous.level))
+    return tuple(changes), tuple(began)
+
+
+def _suspects_in(
+    hot: Iterable[TrackedContainer], examination: Examination, limit: int
+) -> list[Suspect]:
+    """Return processes with a finding or a high CPU rate: the busiest of each owner in turn."""
+    suspects: list[tuple[float, Suspect]] = []
+    for container in hot:
+        found = {finding.process for finding in container.verdict.findings}
+        for process in container.measured_processes():
+            if process.cpu is None:
+                continue
+            cores, identity = process.cpu.cores or 0.0, process.process.id
+            has_finding = bool(process.matches) or identity in found
+            if has_finding or cores >= examination.suspect_cpu_cores:
+                is_busy = process.cpu.busy_for_s() >= examination.suspect_after
+                program, is_settled = process.process.program, has_finding or is_busy
+                suspect = Suspect(identity, program, is_settled, container.owner)
+                suspects.append((cores, suspect))
+    return foremost(suspects, limit)
+
+
+def foremost(suspects: Iterable[tuple[float, Suspect]], limit: int) -> list[Suspect]:
+    """Return ``limit`` suspects, the busiest of each owner in turn; each comes with its rate."""
+    ranked = sorted(suspects, key=lambda each: (each[0], each[1].process), reverse=True)
+    busiest = (suspect for _, suspect in ranked)
+    return list(islice(interleaved(busiest, lambda each: each.owner), limit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from minerwatch.detection.cpu_history import CpuHistory
@@ -27,8 +27,11 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node.process_files import CLOCK_TICKS_PER_S
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S
 from minerwatch.text_budget import size_of
+
+MAX_ANCESTORS = 64
+"""Parents followed from a process, and outer containers from a container."""
 
 _MAX_SANDBOX_CPU_S = 1.0
 """A pause container uses some hundredths of a second to start, and nothing afterwards."""
@@ -36,6 +39,25 @@ _MAX_SANDBOX_CPU_S = 1.0
 _FREE_ARGUMENTS_BYTES = 2 << 10
 _MAX_SPLIT_SHARE = 2
 """Thousands of short arguments take twenty times as much memory apart as joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickLimits:
+    """CPU time of a tick for reading and matching processes, and how often slow checks run.
+
+    Work that does not fit waits for the next call, one process of each container in turn. Without
+    a bound a tenant's processes could make a tick so long that the kubelet restarts the agent.
+    """
+
+    read_s: float = 1.0  # some ten thousand processes
+    match_s: float = 0.5
+    read_between_ticks_s: float = 0.05
+    match_between_ticks_s: float = 0.05
+    max_suspects: int = 1000
+    ticks_per_table: int = 6  # at most, between two reads of all tasks: finds replaced programs
+    ticks_per_place: int = 6  # between two lookups of a container in the cluster
+    ticks_per_idle_check: int = 8  # at most, between two readings of an idle process
+
 
 Measured = tuple[FactValue | None, ...]
 """Measured values, each reduced to the interval between two thresholds that it lies in."""
@@ -86,7 +108,7 @@ class TrackedProcess:
         self.forget_measured()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TrackedContainer:
     """A container: its processes, its CPU readings and its verdict."""
 
@@ -112,6 +134,12 @@ class TrackedContainer:
     findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
     text_bytes: int = 0  # kept of its processes
 
+    @classmethod
+    def new(cls, container: Container, at_s: float, cpu_s: float) -> TrackedContainer:
+        """Return the state of a container that has used ``cpu_s`` so far."""
+        clear = Verdict(container.key, at_s, 0.0, Level.CLEAR, at_s, ())
+        return cls(container, CpuHistory(at_s, cpu_s), clear)
+
     @property
     def owner(self) -> str:
         """The pod, or else the outermost container: owners take turns and share bounds."""
@@ -130,6 +158,126 @@ class TrackedContainer:
         for process in self.processes.values():
             if process.cpu is not None and not process.is_idle:
                 yield process
+
+    def static_facts_of(self, process: TrackedProcess) -> Facts:
+        """Return the facts that do not change while the program runs.
+
+        They take more memory than all other state of a process, so they are cached only while the
+        process is measured.
+        """
+        if process.facts is not None:
+            return process.facts
+        facts = {
+            **static_facts(process.process, process.parent),
+            "ContainerName": self.container.container_id,
+            **self.place,
+        }
+        if process.cpu is not None and process.cpu.cores is not None and not process.is_shortened:
+            arguments_bytes = size_of(facts.get("Arguments", ()))  # type: ignore[arg-type]
+            if arguments_bytes <= _FREE_ARGUMENTS_BYTES + _MAX_SPLIT_SHARE * process.text_bytes:
+                process.facts, process.facts_bytes = facts, arguments_bytes
+        return facts
+
+    def sightings_of(self, process: TrackedProcess, matches: Iterable[Match]) -> Iterator[Sighting]:
+        """Yield the matches that are findings already: see ``planted_words.DELAY_CPU_S``."""
+        is_host = self.container.kind is ContainerKind.HOST
+        for match in matches:
+            if match.is_delayed:
+                process.has_delayed = self.has_delayed = True
+                if (process.counted_cpu_s if is_host else self.words_cpu_s) < DELAY_CPU_S:
+                    continue
+            yield Sighting(match.rule, process.process.id, match.evidence, match.words_only)
+
+    def collect_static_sightings(self) -> None:
+        """Rebuild the static sightings from the matches of the processes."""
+        self.has_delayed = False
+        self.static_sightings = tuple(
+            sighting
+            for process in self.processes.values()
+            if process.matches
+            for sighting in self.sightings_of(process, process.matches)
+        )
+        self.count_text()
+
+    def count_text(self) -> None:
+        """Update how much text is kept of the processes."""
+        self.text_bytes = sum(
+            process.text_bytes + process.facts_bytes for process in self.processes.values()
+        )
+
+    def count_delayed_cpu(self, at_s: float) -> None:
+        """Count the CPU time that processes with delayed matches have used since the last tick."""
+        if not self.has_delayed:
+            return
+        used_s = 0.0
+        for process in self.processes.values():
+            if process.cpu is not None and process.has_delayed:
+                used_s += max(0.0, process.cpu.cpu_s - process.counted_cpu_s)
+                process.counted_cpu_s = process.cpu.cpu_s
+        self.words_cpu_s = cpu_s_after(self.words_cpu_s, used_s, at_s - self.words_at_s)
+        self.words_at_s = at_s
+        self.collect_static_sightings()
+
+    def newly_found(self) -> list[Finding]:
+        """Return the verdict's findings that were not in it at the last call."""
+        before, found = self.findings, self.verdict.findings
+        self.findings = frozenset((each.rule, each.process) for each in found)
+        return [each for each in found if (each.rule, each.process) not in before]
+
+    def observation(
+        self,
+        max_processes: int = 0,
+        connections: Callable[[ProcessId], tuple[Connection, ...]] = lambda _process: (),
+        executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {},
+    ) -> Observation:
+        """Return the container as it is published, with ``max_processes`` of its processes."""
+        return Observation(
+            container=self.container,
+            at_s=self.verdict.at_s,
+            cpu_cores=self.cpu.cores,
+            cpu_s=self.cpu.cpu_s,
+            limit=self.limit,
+            throttled_share=self.throttled_share,
+            verdict=self.verdict,
+            process_count=len(self.processes),
+            processes=tuple(
+                ProcessLoad(
+                    each.process,
+                    each.cpu_cores,
+                    connections(each.process.id),
+                    executed(each.process.id),
+                )
+                for each in self._foremost(max_processes)
+            ),
+            executed=executed(self.container.key),
+        )
+
+    def forget_measured(self) -> None:
+        """Drop what is measured process by process: the container is no longer hot."""
+        self.limit = self.throttled_share = None
+        self.dynamic_sightings = ()
+        for process in self.processes.values():
+            process.forget_cpu()
+        self.count_text()
+
+    def take_limit(self, now: CpuLimit | None) -> None:
+        """Keep the limit as read now, and the share of periods in which it was throttled."""
+        before, self.limit = self.limit, now
+        self.throttled_share = None
+        if before and now and now.periods > before.periods:
+            throttled = now.throttled_periods - before.throttled_periods
+            self.throttled_share = max(0.0, throttled / (now.periods - before.periods))
+
+    def _foremost(self, limit: int) -> list[TrackedProcess]:
+        """Return processes with findings, then those with the highest CPU rate."""
+        if not limit:
+            return []
+        found = {finding.process for finding in self.verdict.findings}
+        ranked = sorted(
+            self.processes.values(),
+            key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
+        )
+        return ranked[:limit]
 
 
 @dataclass(slots=True)
@@ -151,104 +299,16 @@ class TrackedNode:
         container = self.container_of.get(pid)
         return container.processes.get(pid) if container is not None else None
 
-
-def newly_tracked(container: Container, at_s: float, cpu_s: float) -> TrackedContainer:
-    """Return the state of a container that has used ``cpu_s`` so far."""
-    clear = Verdict(container.key, at_s, 0.0, Level.CLEAR, at_s, ())
-    return TrackedContainer(container, CpuHistory(at_s, cpu_s), clear)
-
-
-def static_facts_of(container: TrackedContainer, process: TrackedProcess) -> Facts:
-    """Return the facts that do not change while the program runs.
-
-    They take more memory than all other state of a process, so they are cached only while the
-    process is measured.
-    """
-    if process.facts is not None:
-        return process.facts
-    facts = {
-        **static_facts(process.process, process.parent),
-        "ContainerName": container.container.container_id,
-        **container.place,
-    }
-    if process.cpu is not None and process.cpu.cores is not None and not process.is_shortened:
-        arguments_bytes = size_of(facts.get("Arguments", ()))  # type: ignore[arg-type]
-        if arguments_bytes <= _FREE_ARGUMENTS_BYTES + _MAX_SPLIT_SHARE * process.text_bytes:
-            process.facts, process.facts_bytes = facts, arguments_bytes
-    return facts
-
-
-def collect_static_sightings(container: TrackedContainer) -> None:
-    """Rebuild a container's static sightings from the matches of its processes."""
-    container.has_delayed = False
-    container.static_sightings = tuple(
-        sighting_of(match, process)
-        for process in container.processes.values()
-        for match in process.matches
-        if counts(match, process, container)
-    )
-    count_text(container)
-
-
-def count_text(container: TrackedContainer) -> None:
-    """Update how much text is kept of a container's processes."""
-    container.text_bytes = sum(
-        process.text_bytes + process.facts_bytes for process in container.processes.values()
-    )
-
-
-def counts(match: Match, process: TrackedProcess, container: TrackedContainer) -> bool:
-    """Return True if a match is a finding already: see ``planted_words.DELAY_CPU_S``."""
-    if not match.is_delayed:
-        return True
-    process.has_delayed = container.has_delayed = True
-    is_host = container.container.kind is ContainerKind.HOST
-    cpu_s = process.counted_cpu_s if is_host else container.words_cpu_s
-    return cpu_s >= DELAY_CPU_S
-
-
-def sighting_of(match: Match, process: TrackedProcess) -> Sighting:
-    """Return the match in the form that the judge takes."""
-    return Sighting(match.rule, process.process.id, match.evidence, match.words_only)
-
-
-def count_delayed_cpu(container: TrackedContainer, at_s: float) -> None:
-    """Count the CPU time that processes with delayed matches have used since the last tick."""
-    if not container.has_delayed:
-        return
-    used_s = 0.0
-    for process in container.processes.values():
-        if process.cpu is not None and process.has_delayed:
-            used_s += max(0.0, process.cpu.cpu_s - process.counted_cpu_s)
-            process.counted_cpu_s = process.cpu.cpu_s
-    container.words_cpu_s = cpu_s_after(container.words_cpu_s, used_s, at_s - container.words_at_s)
-    container.words_at_s = at_s
-    collect_static_sightings(container)
-
-
-def take_limit(container: TrackedContainer, now: CpuLimit | None) -> None:
-    """Keep the limit of ``container`` as read now, and the share of periods it was throttled in."""
-    before = container.limit
-    container.limit = now
-    container.throttled_share = None
-    if before and now and now.periods > before.periods:
-        throttled = now.throttled_periods - before.throttled_periods
-        container.throttled_share = max(0.0, throttled / (now.periods - before.periods))
-
-
-def newly_found(container: TrackedContainer) -> list[Finding]:
-    """Return the verdict's findings that were not in it at the last call."""
-    before = container.findings
-    container.findings = frozenset(
-        (finding.rule, finding.process) for finding in container.verdict.findings
-    )
-    if container.findings <= before:
-        return []
-    return [
-        finding
-        for finding in container.verdict.findings
-        if (finding.rule, finding.process) not in before
-    ]
+    def carrier(self, container: Container) -> Container:
+        """Return the pod's own container that ``container`` is nested in, or itself."""
+        by_cgroup = {each.container.cgroup: each.container for each in self.containers.values()}
+        found = container
+        for _ in range(MAX_ANCESTORS):
+            outer = by_cgroup.get(found.outer_cgroup)
+            if outer is None or outer.kind is not container.kind:
+                break
+            found = outer
+        return found
 
 
 def is_idle_sandbox(
@@ -267,41 +327,3 @@ def is_idle_sandbox(
         and cpu_s < _MAX_SANDBOX_CPU_S
         and process_count <= 1
     )
-
-
-def _no_connections(_process: ProcessId) -> tuple[Connection, ...]:
-    return ()
-
-
-def observation_of(
-    container: TrackedContainer,
-    max_processes: int,
-    connections: Callable[[ProcessId], tuple[Connection, ...]] = _no_connections,
-) -> Observation:
-    """Return the container as it is published, with ``max_processes`` of its processes."""
-    return Observation(
-        container=container.container,
-        at_s=container.verdict.at_s,
-        cpu_cores=container.cpu.cores,
-        cpu_s=container.cpu.cpu_s,
-        limit=container.limit,
-        throttled_share=container.throttled_share,
-        verdict=container.verdict,
-        process_count=len(container.processes),
-        processes=tuple(
-            ProcessLoad(each.process, each.cpu_cores, connections(each.process.id))
-            for each in _foremost(container, max_processes)
-        ),
-    )
-
-
-def _foremost(container: TrackedContainer, limit: int) -> list[TrackedProcess]:
-    """Return processes with findings, then those with the highest CPU rate."""
-    if not limit:
-        return []
-    found = {finding.process for finding in container.verdict.findings}
-    ranked = sorted(
-        container.processes.values(),
-        key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
-    )
-    return ranked[:limit]

@@ -6,24 +6,20 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
-from minerwatch.agent.limits import Limits
+from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
-from minerwatch.agent.static_matching import StaticMatching
 from minerwatch.agent.tracked import (
+    MAX_ANCESTORS,
+    TickLimits,
     TrackedContainer,
     TrackedNode,
     TrackedProcess,
-    collect_static_sightings,
-    newly_tracked,
 )
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Process
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.probes.executed_code import Place
-
-MAX_ANCESTORS = 64
-"""Parents followed from a process, and outer containers from a container."""
 
 _MAX_ENTERED = 8
 """Processes of a container whose ancestors are followed to find its pod."""
@@ -38,8 +34,8 @@ class Tracker:
         cgroups: CgroupTree,
         reader: ProcessReader,
         meter: ProcessMeter,
-        matching: StaticMatching,
-        limits: Limits,
+        matching: Matching,
+        limits: TickLimits,
         place_of: Callable[[Container], Facts] | None,
     ) -> None:
         """``place_of`` returns what the cluster knows of a container, as facts."""
@@ -84,8 +80,7 @@ class Tracker:
             to_read |= replaced
         to_read |= self._meter.replaced(measured, self._read_last_tick)
         self._read_last_tick = set()
-        hot_ids = {id(each) for each in hot}
-        return self._read(to_read, hot_ids, at_s, self._limits.read_s, self._limits.match_s)
+        return self._read(to_read, set(hot), at_s, self._limits.read_s, self._limits.match_s)
 
     def read_execs(
         self, pids: Iterable[int], at_s: float, max_cpu_s: float
@@ -130,11 +125,11 @@ class Tracker:
             return before is not None
         tracked = self._node.containers.get(container.key)
         if tracked is None:
-            tracked = newly_tracked(container, at_s, 0.0)
+            tracked = TrackedContainer.new(container, at_s, 0.0)
             self._node.containers[container.key] = tracked
         if before is not None and before is not tracked and pid in before.processes:
             del before.processes[pid]
-            collect_static_sightings(before)
+            before.collect_static_sightings()
         self._node.container_of[pid] = tracked
         return True
 
@@ -145,7 +140,7 @@ class Tracker:
             if container and pid not in sampled.pids.get(container.container.key, ()):
                 del self._node.container_of[pid]
                 if container.processes.pop(pid, None):
-                    collect_static_sightings(container)
+                    container.collect_static_sightings()
         self._placed_since_tick = set()
 
     def _update_members(self, sampled: CgroupTick) -> set[int]:
@@ -162,7 +157,7 @@ class Tracker:
                 if self._node.container_of.get(pid) is container:
                     del self._node.container_of[pid]
             if left:
-                collect_static_sightings(container)
+                container.collect_static_sightings()
             joined.update((pid, container) for pid in pids if pid not in container.processes)
         self._node.container_of.update(joined)
         return set(joined)
@@ -217,7 +212,12 @@ class Tracker:
     # Reading.
 
     def _read(
-        self, pids: Collection[int], hot: Collection[int], at_s: float, cpu_s: float, match_s: float
+        self,
+        pids: Collection[int],
+        hot: Collection[TrackedContainer],
+        at_s: float,
+        cpu_s: float,
+        match_s: float,
     ) -> list[TrackedContainer]:
         """Read and match ``pids`` and those deferred earlier; return containers with new ones.
 
@@ -225,7 +225,7 @@ class Tracker:
         of its text is kept. The rest is deferred when ``cpu_s`` or ``match_s`` is used up.
         """
         matching, owner_of = self._matching, self._node.owner_of
-        touched: dict[int, TrackedContainer] = {}
+        touched: dict[TrackedContainer, None] = {}
         waiting = (*self._reader.deferred, *matching.pop_to_read_again(), *pids)
         in_order = list(interleaved(dict.fromkeys(waiting), owner_of))
         unread = set(in_order)
@@ -233,29 +233,29 @@ class Tracker:
         match_left_s = match_s
 
         def is_time_left() -> bool:
-            return not len(matching) and time.thread_time() < read_until_s
+            return not matching.queued and time.thread_time() < read_until_s
 
         for found in self._reader.batches(in_order, is_time_left, owner_of):
             unread -= found.keys()
             for pid, process in found.items():
                 container = self._node.container_of.get(pid)
                 if container is not None:
-                    touched[id(container)] = container
-                    self._replace(container, process, at_s, is_hot=id(container) in hot)
+                    touched[container] = None
+                    self._replace(container, process, at_s, is_hot=container in hot)
             started_s = time.thread_time()
-            touched.update((id(each), each) for each in matching.match_queued(match_left_s))
+            touched |= dict.fromkeys(matching.match_queued(match_left_s))
             match_left_s -= time.thread_time() - started_s
             read_until_s += time.thread_time() - started_s
             matching.bound_all_text()
         if not in_order:
-            touched.update((id(each), each) for each in matching.match_queued(match_s))
+            touched |= dict.fromkeys(matching.match_queued(match_s))
             matching.bound_all_text()
         self._drop_unread(unread - self._reader.deferred)
-        matching.deferred += len(matching)
-        for container in touched.values():
+        matching.deferred += matching.queued
+        for container in touched:
             self._attribute_to_pod(container)
-            collect_static_sightings(container)
-        return list(touched.values())
+            container.collect_static_sightings()
+        return list(touched)
 
     def _replace(
         self, container: TrackedContainer, process: Process, at_s: float, *, is_hot: bool

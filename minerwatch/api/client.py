@@ -10,7 +10,7 @@ from pathlib import Path
 from minerwatch.errors import OrderError, SnapshotError
 
 ORDER_TIMEOUT_S = 120.0
-_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
 _TRIAL_S = 1.0
 _MAX_REFUSAL_BYTES = 4096
 _MAX_REASON_CHARS = 300
@@ -70,7 +70,7 @@ def answer(path: Path, route: str) -> bytes:
 
     Raises NoAgentError if no agent listens there, SnapshotError for every other failure.
     """
-    response, body = exchange(UnixConnection(path, _TIMEOUT_S), path, "GET", route)
+    response, body = exchange(UnixConnection(path, TIMEOUT_S), path, "GET", route)
     if response.status != HTTPStatus.OK:
         raise SnapshotError(f"the agent on {path} answered {route} with status {response.status}")
     return body

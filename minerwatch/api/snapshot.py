@@ -6,7 +6,7 @@ The snapshot is a JSON list with one object per container; its keys are Containe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -18,11 +18,12 @@ from minerwatch.api.types import (
     NodeReport,
     ProcessStatus,
 )
-from minerwatch.detection.judge import of_foremost_process, signal_scores
+from minerwatch.detection.judge import of_foremost_process, of_worst_abuse, signal_scores
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
 from minerwatch.model import (
     ContainerKind,
+    Facts,
     Finding,
     Identity,
     Observation,
@@ -35,15 +36,8 @@ MAX_COMMAND_LINE_LENGTH = 4096
 
 _decoder = msgspec.json.Decoder(tuple[ContainerStatus, ...])
 _agent_decoder = msgspec.json.Decoder(AgentStatus)
-
-
-@dataclass(frozen=True, slots=True)
-class _WithAgent:
-    containers: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None = None
-
-
-_report_decoder = msgspec.json.Decoder(_WithAgent)
+_report_decoder = msgspec.json.Decoder(NodeReport)
+_Kind = TypeVar("_Kind")
 
 
 def container_status(
@@ -88,6 +82,8 @@ def container_status(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
         started=_started(identity),
+        abuse=next((each.abuse.value for each in _counted(observation)), ""),
+        executed=_numbers(observation.executed),
     )
 
 
@@ -101,10 +97,7 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
 
     Raises SnapshotError if it is no snapshot.
     """
-    try:
-        return _decoder.decode(snapshot)
-    except NOT_JSON as error:
-        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
+    return _decoded(_decoder, snapshot, "answer is not a snapshot")
 
 
 def encode_agent(status: AgentStatus) -> bytes:
@@ -114,10 +107,7 @@ def encode_agent(status: AgentStatus) -> bytes:
 
 def decode_agent(status: bytes) -> AgentStatus:
     """Return an agent's status; raises SnapshotError if it is invalid."""
-    try:
-        return _agent_decoder.decode(status)
-    except NOT_JSON as error:
-        raise SnapshotError(f"the agent's status is invalid: {error}") from error
+    return _decoded(_agent_decoder, status, "status is invalid")
 
 
 def decode_report(printed: bytes) -> NodeReport:
@@ -126,12 +116,15 @@ def decode_report(printed: bytes) -> NodeReport:
     Raises SnapshotError if it is neither.
     """
     if printed.lstrip()[:1] != b"{":
-        return NodeReport(decode(printed), None)
+        return NodeReport(decode(printed))
+    return _decoded(_report_decoder, printed, "answer is not a snapshot")
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Kind], data: bytes, what_is_wrong: str) -> _Kind:
     try:
-        report = _report_decoder.decode(printed)
+        return decoder.decode(data)
     except NOT_JSON as error:
-        raise SnapshotError(f"the agent's answer is not a snapshot: {error}") from error
-    return NodeReport(report.containers, report.agent)
+        raise SnapshotError(f"the agent's {what_is_wrong}: {error}") from error
 
 
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
@@ -140,10 +133,16 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
 
 
 def _signals(observation: Observation) -> dict[str, float]:
+    scores = signal_scores(_counted(observation))
+    return {signal.value: score for signal, score in sorted(scores.items())}
+
+
+def _counted(observation: Observation) -> list[Finding]:
+    """Return the findings that the score is of."""
     findings: Iterable[Finding] = observation.verdict.findings
     if observation.container.kind is ContainerKind.HOST:
         findings = of_foremost_process(findings)
-    return {signal.value: score for signal, score in sorted(signal_scores(findings).items())}
+    return of_worst_abuse(findings)
 
 
 def _name(observation: Observation) -> str:
@@ -170,6 +169,8 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         expected=_expected(finding),
         private=finding.private,
         words_only=finding.words_only,
+        abuse=finding.abuse.value,
+        filters=finding.filters,
     )
 
 
@@ -209,4 +210,11 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
             ConnectionStatus(each.address, each.port, rfc3339(boot_unix_s + each.since_s))
             for each in load.connections
         ),
+        executed=_numbers(load.executed),
     )
+
+
+def _numbers(facts: Facts) -> dict[str, float]:
+    return {
+        name: round(value, 4) for name, value in facts.items() if isinstance(value, int | float)
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class FindingStatus:
@@ -20,6 +22,8 @@ class FindingStatus:
     expected: dict[str, str]  # field -> pattern or threshold
     private: bool = False  # a private rule's
     words_only: bool = False  # its words stand in one argument or in a shell's script
+    abuse: str = ""  # mining, cracking, …; "": an older agent
+    filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class ProcessStatus:
     memory_bytes: int | None = None  # resident; None, as below: not read, or not permitted
     threads: int | None = None
     open_files: int | None = None
+    executed: dict[str, float] = field(default_factory=dict)  # facts on its executed code
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +177,15 @@ class ContainerStatus:
     processes: tuple[ProcessStatus, ...]
     started: str = ""  # when the pod was made; "": not known, no pod, or an older agent
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
+    abuse: str = ""  # the kind that its score and signals are of; "": no findings
+    executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
+class NodeReport(msgspec.Struct, frozen=True):
     """One agent's answer: its containers, and its status."""
 
-    statuses: tuple[ContainerStatus, ...]
-    agent: AgentStatus | None  # None: only containers were asked for
+    statuses: tuple[ContainerStatus, ...] = msgspec.field(name="containers")
+    agent: AgentStatus | None = None  # None: only containers were asked for
 
 
 @dataclass(frozen=True, slots=True)

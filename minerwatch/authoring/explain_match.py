@@ -15,7 +15,6 @@ from minerwatch.detection.condition import (
     Condition,
     How,
     Predicate,
-    Present,
     Text,
     fields_of,
     predicates,
@@ -94,21 +93,17 @@ def _told(condition: Condition, facts: Facts) -> Iterator[str]:
 def _observed(value: FactValue | None) -> str:
     if value is None:
         return "absent: not measured here, so nothing that is asked of it holds"
-    shown = repr(value)
-    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}…"
+    return _short(repr(value), _LONGEST_VALUE)
 
 
 def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
     """Yield the patterns for one field: of many, those that matched or came nearest."""
     asked = tuple(dict.fromkeys(predicates(condition)))
     matched = [each for each in asked if predicate_holds(each, facts)]
+    missing = [each for each in asked if each not in matched]
     is_any = isinstance(condition, Any)
-    shown: Sequence[Predicate] = asked
-    if len(asked) > _SHOWN:
-        shown = (matched or _nearest(asked, facts))[:_SHOWN]
-        if not is_any:
-            missing = [each for each in asked if each not in matched]
-            shown = missing[:_SHOWN] or matched[:_SHOWN]
+    first = (matched or _nearest(asked, facts)) if is_any else (missing or matched)
+    shown = asked if len(asked) <= _SHOWN else first[:_SHOWN]
     for each in shown:
         yield _asked_line(each, facts)
     left_out = len(asked) - len(shown)
@@ -120,20 +115,17 @@ def _asked(condition: Condition, facts: Facts) -> Iterator[str]:
 
 def _asked_line(predicate: Predicate, facts: Facts) -> str:
     holds = predicate_holds(predicate, facts)
-    asked = _short(predicate.describe())
-    line = f"{_MARKS[holds]} {asked}"
+    line = f"{_MARKS[holds]} {_short(predicate.describe())}"
     if isinstance(predicate, Text) and predicate.how is How.REGEX:
         if holds:
             return f"{line} at {_hit(predicate, facts)!r}"
         if predicate.field in facts:
             return line + _how_far(predicate, facts)
-    if isinstance(predicate, Present):
-        return f"{_MARKS[holds]} is present"
     return line
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_PATTERN else f"{text[:_LONGEST_PATTERN]}…"
+def _short(text: str, limit: int = _LONGEST_PATTERN) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _nearest(asked: Sequence[Predicate], facts: Facts) -> list[Predicate]:

@@ -1,4 +1,4 @@
-"""The rules in force as text, JSON and Markdown, one line a rule."""
+"""Rules as text, JSON and Markdown, one line a rule; the facts that a rule may name as a table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from minerwatch.detection.fields import (
+    KNOWN_FIELDS,
+    PROBE_FIELDS,
+    UNMEASURED_FIELDS,
+    Field,
+    is_of_container,
+)
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Signal
 from minerwatch.untrusted_text.display import printable
@@ -19,6 +26,8 @@ _MEANINGS = {
     Signal.BEHAVIOUR: "CPU usage",
 }
 _TEXT_HEAD = "SCORE  SIGNAL     STATUS        FOR    TITLE  (ID)"
+_TYPES = {"count": "integer", "bool": "boolean", "list": "list", "": "text"}
+_UNITS = {"bool": "", "list": ""}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
@@ -103,3 +112,43 @@ def _link(rule: Rule, shipped: Path) -> str:
 
 def _cell(text: str) -> str:
     return re.sub(r"([\\|\[\]<>])", r"\\\1", printable(text))
+
+
+# Facts.
+
+
+def field_records() -> list[dict[str, str]]:
+    """Return each field as the JSON object of ``rules fields``."""
+    return [
+        {
+            "name": field.name,
+            "type": "integer" if field.name == "ProcessId" else _TYPES.get(field.unit, "number"),
+            "unit": _UNITS.get(field.unit, field.unit),
+            "of": "container" if is_of_container(field.name) else "process",
+            "measured": _measured(field),
+            "meaning": field.meaning,
+        }
+        for field in KNOWN_FIELDS.values()
+    ]
+
+
+def _measured(field: Field) -> str:
+    if field.name in UNMEASURED_FIELDS:
+        return "not yet"
+    for probe, names in PROBE_FIELDS.items():
+        if field.name in names:
+            return f"probe {probe}"
+    if is_of_container(field.name):
+        return "tick" if field.dynamic else "start"
+    return "tick, if busy" if field.dynamic else "exec"
+
+
+def field_rows() -> Iterator[str]:
+    """Yield the fields as lines of a table."""
+    records = field_records()
+    keys = ("name", "type", "unit", "of", "measured")
+    widths = {key: max(len(key), *(len(record[key]) for record in records)) for key in keys}
+    yield "  ".join((*(key.upper().ljust(widths[key]) for key in keys), "MEANING"))
+    for record in records:
+        cells = (record[key].ljust(widths[key]) for key in keys)
+        yield "  ".join((*cells, record["meaning"]))

@@ -10,28 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 
+from minerwatch.authoring import lint_book, lint_conditions, lint_rules
 from minerwatch.authoring.diagnostic import Diagnostic, Problems, Severity, warning
-from minerwatch.authoring.lint_conditions import (
-    check_comm_names,
-    check_fields,
-    check_patterns,
-    check_reach,
-    check_selections,
-)
-from minerwatch.authoring.lint_filters import check_filter, copied_exclusions
-from minerwatch.authoring.lint_header import (
-    check_dates,
-    check_header,
-    check_keys,
-    check_score,
-    check_tags,
-    check_texts,
-)
-from minerwatch.authoring.lint_lists import list_diagnostics
-from minerwatch.authoring.lint_pack import broad_rules, replaced_rules, similar_rules
-from minerwatch.authoring.lint_sigma import check_by_sigma
-from minerwatch.authoring.lint_tests import check_tests
-from minerwatch.authoring.rule_tests import Recording
+from minerwatch.authoring.recordings import Recording
 from minerwatch.authoring.template import TO_DO
 from minerwatch.detection.fields import UNMEASURED_FIELDS
 from minerwatch.detection.sigma.rule import Filter, Rule
@@ -43,20 +24,20 @@ from minerwatch.format import counted
 _MAX_SHOWN = 80
 
 _SHARED_CHECKS: tuple[Callable[[Rule | Filter, Document], Problems], ...] = (
-    check_keys,
-    check_selections,
-    check_fields,
-    check_patterns,
-    check_comm_names,
+    lint_rules.check_keys,
+    lint_conditions.check_selections,
+    lint_conditions.check_fields,
+    lint_conditions.check_patterns,
+    lint_conditions.check_comm_names,
 )
 _RULE_CHECKS: tuple[Callable[[Rule, Document], Problems], ...] = (
-    check_header,
-    check_texts,
-    check_tags,
-    check_score,
-    check_reach,
-    check_tests,
-    check_by_sigma,
+    lint_rules.check_header,
+    lint_rules.check_texts,
+    lint_rules.check_tags,
+    lint_rules.check_score,
+    lint_conditions.check_reach,
+    lint_rules.check_tests,
+    lint_rules.check_by_sigma,
 )
 
 
@@ -70,26 +51,24 @@ def lint(
     found = [
         Diagnostic(error.path, error.line, Severity.ERROR, error.reason) for error in book.errors
     ]
-    for rule in book.rules:
-        found += _file_diagnostics(rule, book, today)
-    for each in book.filters:
-        found += _file_diagnostics(each, book, today)
-    found += similar_rules(book.rules)
-    found += broad_rules(book.rules, ordinary)
-    found += replaced_rules(book)
-    found += copied_exclusions(book)
-    found += list_diagnostics(book)
+    items: tuple[Rule | Filter, ...] = (*book.rules, *book.filters)
+    for item in items:
+        found += _file_diagnostics(item, book, today)
+    found += lint_book.similar_rules(book.rules)
+    found += lint_book.broad_rules(book.rules, ordinary)
+    found += lint_book.replaced_rules(book)
+    found += lint_book.copied_exclusions(book)
+    found += lint_book.list_diagnostics(book)
     found.sort(key=lambda each: (str(each.path), each.line, each.text))
     return tuple(dict.fromkeys(found))
 
 
-def unmeasured_note(rules: Iterable[Rule]) -> str | None:
-    """Return one line on the rules that need a field which no source measures yet."""
+def unmeasured_note(rules: Iterable[Rule]) -> Iterator[str]:
+    """Yield one line if rules need a field which no source measures yet."""
     count = sum(not UNMEASURED_FIELDS.isdisjoint(rule.fields) for rule in rules)
-    if not count:
-        return None
-    names = ", ".join(sorted(UNMEASURED_FIELDS))
-    return f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
+    if count:
+        names = ", ".join(sorted(UNMEASURED_FIELDS))
+        yield f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(
@@ -114,8 +93,8 @@ def _problems(
     for shared_check in _SHARED_CHECKS:
         yield from shared_check(as_written, document)
     if isinstance(item, Filter):
-        yield from check_filter(item, document, book)
+        yield from lint_book.check_filter(item, document, book)
     else:
         for check in _RULE_CHECKS:
             yield from check(item, document)
-        yield from check_dates(item, document, today)
+        yield from lint_rules.check_dates(item, document, today)

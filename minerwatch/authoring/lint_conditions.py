@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
 
 import re2
 
@@ -20,8 +21,6 @@ from minerwatch.detection.condition import (
     Not,
     Number,
     Predicate,
-    Present,
-    SameAs,
     Text,
     predicates,
 )
@@ -34,7 +33,7 @@ from minerwatch.detection.sigma.yaml_document import Document
 _PATH_FIELDS = frozenset(("Image", "ParentImage", "CurrentDirectory"))
 _ADDRESS_FIELDS = frozenset(("DestinationIp", "SourceIp"))
 _MAX_COMM_BYTES = 15  # proc_pid_comm(5): TASK_COMM_LEN is 16, with the final NUL
-_MAX_ROUNDING_MODES = 4
+_MAX_MODES = 4  # of RoundingModes
 _PADDED = re.compile(r"^(?:\(\?[a-z]+\))?\.[*+](?!\?)|(?<!\\)\.\*$")
 _ONE_CHARACTER = re.compile(r"(?<!\\)\?")
 _ANY_TEXT = "\x01 \x01"  # matched by no pattern on purpose
@@ -143,75 +142,52 @@ def _clashes(name: str, together: list[Predicate]) -> Iterator[str]:
     if len({type(each) is Absent for each in together}) > 1:
         yield f"{name} cannot be absent and have a value at once"
     numbers = [each for each in together if isinstance(each, Number)]
-    low = max(
-        (each for each in numbers if each.comparison in _FROM_BELOW), key=_lower, default=None
-    )
-    high = min(
-        (each for each in numbers if each.comparison in _FROM_ABOVE), key=_upper, default=None
-    )
-    if low and high and _is_empty_range(low, high):
-        yield f"{name} cannot be {low.describe()} and {high.describe()} at once"
+    for low, high in permutations(numbers, 2):
+        if low.comparison in _FROM_BELOW and high.comparison in _FROM_ABOVE:
+            is_strict = _STRICT.intersection((low.comparison, high.comparison))
+            if low.threshold > high.threshold or (low.threshold == high.threshold and is_strict):
+                yield f"{name} cannot be {low.describe()} and {high.describe()} at once"
 
 
 _FROM_BELOW = (Comparison.EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
 _FROM_ABOVE = (Comparison.EQUAL, Comparison.LESS, Comparison.LESS_OR_EQUAL)
-
-
-def _lower(bound: Number) -> tuple[float, bool]:
-    return bound.threshold, bound.comparison is Comparison.GREATER
-
-
-def _upper(bound: Number) -> tuple[float, bool]:
-    return bound.threshold, bound.comparison is not Comparison.LESS
-
-
-def _is_empty_range(low: Number, high: Number) -> bool:
-    if low.threshold != high.threshold:
-        return low.threshold > high.threshold
-    return low.comparison is Comparison.GREATER or high.comparison is Comparison.LESS
+_STRICT = frozenset((Comparison.GREATER, Comparison.LESS))
 
 
 def check_patterns(item: Rule | Filter, _document: Document) -> Problems:
     """Warn of values and patterns that do not fit their field."""
     for predicate in predicates(item.condition):
-        text = _type_problem(predicate) or _range_problem(predicate) or _pattern_problem(predicate)
+        text = _value_problem(predicate)
         if text:
             yield line_of(item, predicate.field), text
 
 
-def _type_problem(predicate: Predicate) -> str:
+def _value_problem(predicate: Predicate) -> str:
     name, field = predicate.field, KNOWN_FIELDS.get(predicate.field)
-    if isinstance(predicate, Network) and name not in _ADDRESS_FIELDS:
-        return f"{name} is not an address: |cidr never holds on it"
-    if field is None or isinstance(predicate, Present | Absent | SameAs):
-        return ""
-    if field.unit == "bool":
-        return "" if isinstance(predicate, Flag) else f"{name} is a boolean: use true or false"
-    if isinstance(predicate, Flag):
-        return f"{name} is not a boolean: quote the text"
-    if isinstance(predicate, Text) and field.unit not in ("", "list"):
-        return f"{name} is a number ({field.unit}): compare it with |gt, |gte, |lt or |lte"
+    unit = field.unit if field else None
+    match predicate:
+        case Network() if name not in _ADDRESS_FIELDS:
+            return f"{name} is not an address: |cidr never holds on it"
+        case Text() | Number() | Network() if unit == "bool":
+            return f"{name} is a boolean: use true or false"
+        case Flag() if unit not in (None, "bool"):
+            return f"{name} is not a boolean: quote the text"
+        case Text() if unit not in (None, "", "list"):
+            return f"{name} is a number ({unit}): compare it with |gt, |gte, |lt or |lte"
+        case Text():
+            return _pattern_problem(predicate)
+        case Number(threshold=threshold) if unit == "0..1" and not 0 <= threshold <= 1:
+            return f"{threshold:g} is out of range: {name} is from 0 to 1"
+        case Number(threshold=threshold) if name == "RoundingModes" and threshold > _MAX_MODES:
+            return f"{threshold:g} is out of range: {name} is at most {_MAX_MODES}"
     return ""
 
 
-def _range_problem(predicate: Predicate) -> str:
-    if not isinstance(predicate, Number):
-        return ""
-    name, field = predicate.field, KNOWN_FIELDS.get(predicate.field)
-    if field is not None and field.unit == "0..1" and not 0 <= predicate.threshold <= 1:
-        return f"{predicate.threshold:g} is out of range: {name} is from 0 to 1"
-    if name == "RoundingModes" and predicate.threshold > _MAX_ROUNDING_MODES:
-        return f"{predicate.threshold:g} is out of range: {name} is at most {_MAX_ROUNDING_MODES}"
-    return ""
-
-
-def _pattern_problem(predicate: Predicate) -> str:
-    if not isinstance(predicate, Text):
-        return ""
+def _pattern_problem(predicate: Text) -> str:
     name, pattern = predicate.field, predicate.pattern
     shown = repr(pattern[:80])
     if predicate.how is How.REGEX:
-        if _matches_everything(predicate):
+        if all(predicate_holds(predicate, {name: text}) for text in ("", _ANY_TEXT)):
             return f"{name}: regex {shown} matches the empty string, so every value"
         if (size := re2.compile(pattern).programsize) > _MAX_PROGRAM:
             return (
@@ -226,10 +202,6 @@ def _pattern_problem(predicate: Predicate) -> str:
     if name in _PATH_FIELDS and is_from_start and pattern and not pattern.startswith("/"):
         return f"{name} is an absolute path: for a file name use |endswith: '/{pattern[:80]}'"
     return ""
-
-
-def _matches_everything(predicate: Text) -> bool:
-    return all(predicate_holds(predicate, {predicate.field: text}) for text in ("", _ANY_TEXT))
 
 
 def check_comm_names(item: Rule | Filter, _document: Document) -> Problems:

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, Field
 from minerwatch.detection.sigma.dialect import MODIFIERS
 from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, CATEGORY_SIGNALS, LEVEL_SCORES
-from minerwatch.model import Maturity, Signal
+from minerwatch.model import Abuse, Maturity, Signal
 
 _Scalar = str | float | bool | None
 _Value = _Scalar | Annotated[list[_Scalar], Meta(min_length=1)]
@@ -127,6 +127,7 @@ def _own_keys() -> Any:
     score = Annotated[float, Meta(ge=0, le=100)]
     keys = (
         ("signal", _one_of(Signal), "the family of evidence"),
+        ("abuse", _one_of(Abuse), "what it is, where it is not mining: kinds do not add up"),
         ("score", score, f"overrides the level's score; behaviour: at most {BEHAVIOUR_LIMIT}"),
         ("for", _Duration | float, "time that the rule must hold before it counts, such as 2m"),
         ("tests", _struct("Tests", tests), "run by `minerwatch rules test`"),

@@ -1,4 +1,4 @@
-"""The text of a new rule: it has all keys that lint demands, and TODO where the author writes."""
+"""The text of a new rule, with TODO where the author writes, and of a filter with its id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
+from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.model import FactValue, Signal
 
 TO_DO = "TODO"
@@ -19,10 +21,10 @@ _Examples = tuple[Mapping[str, FactValue], ...]
 class _Example:
     """A typical condition for a signal, with facts that match it and facts that do not."""
 
-    category: str
     selection: str
     match: _Examples
     no_match: _Examples
+    category: str = "process_creation"
     hold: str = ""
 
 
@@ -30,7 +32,6 @@ _GREP = {"CommandLine": "grep -r -- --some-option .", "Image": "/usr/bin/grep"}
 _PYTHON = {"CommandLine": "python3 simulate.py", "Image": "/usr/bin/python3.11"}
 _EXAMPLES: Mapping[Signal, _Example] = {
     Signal.IDENTITY: _Example(
-        "process_creation",
         "CommandLine|re: '^\\S+(?:\\s+\\S+)*\\s+--some-option[=\\s][0-9]'",
         (
             {"CommandLine": "./a --some-option 1", "Image": "/home/jovyan/a"},
@@ -40,7 +41,6 @@ _EXAMPLES: Mapping[Signal, _Example] = {
         (_GREP, {"CommandLine": "./a --some-options"}, _PYTHON),
     ),
     Signal.NETWORK: _Example(
-        "network_connection",
         "DestinationHostname|endswith: '.pool.example.org'",
         (
             {"DestinationHostname": ("eu.pool.example.org",)},
@@ -48,9 +48,9 @@ _EXAMPLES: Mapping[Signal, _Example] = {
             {"DestinationHostname": ("db.internal", "eu.pool.example.org")},
         ),
         ({"DestinationHostname": ("whirlpool.example.org",)}, {"DestinationPort": ("443",)}, _GREP),
+        category="network_connection",
     ),
     Signal.COMPUTE: _Example(
-        "process_creation",
         "RoundingModes|gte: 4",
         (
             {"RoundingModes": 4, "RoundingShare": 0.7},
@@ -60,7 +60,6 @@ _EXAMPLES: Mapping[Signal, _Example] = {
         ({"RoundingModes": 3, "RoundingShare": 0.6}, {"RoundingModes": 1}, _PYTHON),
     ),
     Signal.CONTENT: _Example(
-        "process_creation",
         "ContentMatches: name_of_a_yara_rule",
         (
             {"ContentMatches": ("name_of_a_yara_rule",)},
@@ -70,7 +69,6 @@ _EXAMPLES: Mapping[Signal, _Example] = {
         ({"ContentMatches": ("another",)}, {"ContentMatches": ()}, _PYTHON),
     ),
     Signal.EXECUTION: _Example(
-        "process_creation",
         "Image|startswith: '/run/user/1000/.'\n    CpuCores|gte: 0.5",
         (
             {"Image": "/run/user/1000/.x/a", "CpuCores": 1.0},
@@ -85,7 +83,6 @@ _EXAMPLES: Mapping[Signal, _Example] = {
         hold="2m",
     ),
     Signal.BEHAVIOUR: _Example(
-        "process_creation",
         "CpuCores|gte: 0.9\n    CpuFlatness|gte: 0.98",
         (
             {"CpuCores": 1.0, "CpuFlatness": 0.99},
@@ -144,3 +141,24 @@ def _quoted(text: str) -> str:
 
 def _facts(examples: _Examples) -> str:
     return "\n".join(f"      - {json.dumps(facts, ensure_ascii=False)}" for facts in examples)
+
+
+def with_rule(path: Path, text: str, identifier: str, comment: str) -> str:
+    """Return the text of a Sigma filter with one more id, in the order of the ids.
+
+    Raises ``RuleError`` if the text is not a filter with one id a line.
+    """
+    document, at = read_document(path, text), ("filter", "rules")
+    block = document.content.get("filter")
+    ids = block.get("rules") if isinstance(block, dict) else None
+    if not isinstance(ids, list) or not ids:
+        raise document.error("not a Sigma filter: no list filter.rules", *at)
+    lines = text.splitlines(keepends=True)
+    places = [document.line(*at, index) - 1 for index in range(len(ids))]
+    if not all(lines[place].lstrip().startswith("- ") for place in places):
+        raise document.error(f"write one id a line, then add {identifier}", *at)
+    following = (place for place, each in zip(places, ids, strict=True) if str(each) > identifier)
+    place = next(following, places[-1] + 1)
+    indent = lines[places[0]].partition("-")[0]
+    lines.insert(place, f"{indent}- {identifier}  # {comment}\n")
+    return "".join(lines)

@@ -7,26 +7,20 @@ from pathlib import Path
 
 import click
 
-from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
+from minerwatch.cli.options import (
+    config_option,
+    configuration,
+    parsed_by,
+    rules_option,
+    socket_option,
+)
 from minerwatch.config.schema import Config
 from minerwatch.config.values import DEFAULT_LISTEN, Duration, duration_s, host_and_port
-from minerwatch.errors import ConfigError
 
 
-def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> Duration | None:
-    try:
-        return None if value is None else duration_s(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    try:
-        if value is not None:
-            host_and_port(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error).removeprefix("listen: ")) from error
-    return value
+def _address(text: str) -> str:
+    host_and_port(text)
+    return text
 
 
 @click.command()
@@ -41,13 +35,13 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 )
 @click.option(
     "--interval",
-    callback=_interval,
+    callback=parsed_by(duration_s),
     metavar="DURATION",
     help="Time from one tick to the next, such as 10s or 1m.  [default: 10s]",
 )
 @click.option(
     "--listen",
-    callback=_address,
+    callback=parsed_by(_address),
     metavar="ADDRESS:PORT",
     help=f"Where /metrics, /healthz and /readyz are served.  [default: {DEFAULT_LISTEN}]",
 )

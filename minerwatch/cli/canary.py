@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 
 from minerwatch.api.client import answer
-from minerwatch.cli.options import config_option, socket_option
-from minerwatch.config.schema import default_socket, load
+from minerwatch.cli.options import config_option, parsed_by, socket_option
+from minerwatch.config.schema import load
 from minerwatch.config.values import duration_s
-from minerwatch.errors import ConfigError, SnapshotError
+from minerwatch.errors import SnapshotError
 from minerwatch.node.canary import WORD, Canary
 
 _SEEN = re.compile(
@@ -27,13 +27,6 @@ _SEEN = re.compile(
 _POLL_S = 0.5
 _ANSWER_S = 5.0
 _MAX_ANSWER_BYTES = 16 << 20
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    try:
-        return duration_s(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -55,7 +48,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     help="Accept any certificate, such as one that the agent has made itself.",
 )
 @click.option(
-    "--timeout", "timeout_s", default="60s", callback=_seconds, metavar="DURATION",
+    "--timeout", "timeout_s", default="60s", callback=parsed_by(duration_s), metavar="DURATION",
     show_default=True, help="How long the agent may take.",
 )  # fmt: skip
 @socket_option
@@ -85,7 +78,7 @@ def canary(
     if token_file is not None and not (metrics or "").startswith("https://"):
         raise click.UsageError("--token-file: a token is sent over https:// only")
     config = load(config_path)
-    path = socket_path or (Path(config.socket) if config.socket else default_socket())
+    path = socket_path or config.socket_path
 
     def exposition() -> str:
         if metrics is None:

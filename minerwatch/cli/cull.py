@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 import msgspec
 
 from minerwatch.api import orders
-from minerwatch.cli.fleet_source import Scope, cluster_options
-from minerwatch.cli.options import config_option, configuration, socket_option
-from minerwatch.cli.ordering import Agents
+from minerwatch.cli.fleet_source import AnySource, Connect, source_options
+from minerwatch.cli.options import output_option
 from minerwatch.culling.records import AuditLine
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.model import Action
@@ -37,21 +35,15 @@ _GOOD = ("done", "dry-run")
     metavar="HOURS",
     help="Do nothing; show the decisions of the last hours, from the audit log.",
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
-@cluster_options
-@socket_option
-@config_option
+@output_option
+@source_options(may_sample=False)
 def cull(
     target: str | None,
     action: str | None,
     dry_run: bool,
     hours: float | None,
     output: str,
-    socket_path: Path | None,
-    config_path: Path | None,
-    scope: Scope,
+    connect: Connect,
 ) -> None:
     """Act on TARGET by hand, under the same policy, budgets and audit log as the agent itself.
 
@@ -66,29 +58,31 @@ def cull(
 
     Exit status: 0 done, or a dry run succeeded; 1 not done.
     """
-    agents = Agents(scope, configuration(config_path, ()), socket_path)
+    source = connect()
     if hours is not None:
         if target is not None or action is not None:
             raise click.UsageError("--simulate takes no TARGET and no --action")
-        _show_past(agents, hours, output)
+        _show_past(source, hours, output)
         return
     if target is None or action is None:
         raise click.UsageError("give a TARGET and an --action, or --simulate HOURS")
-    status = agents.found(target)
+    status, _ = source.found(target)
     order = orders.cull_order(status, Action(action), dry_run=dry_run)
-    body = agents.ordered(status.node, orders.CULL, orders.encode(order))
+    body = source.ordered(status.node, orders.CULL, orders.encode(order))
     answer = orders.cull_answer(body)
-    text = cull_text(answer) if output == "text" else f"{msgspec.json.encode(answer).decode()}\n"
-    click.echo(text, nl=False)
+    if output == "json":
+        click.echo(orders.encode(answer))
+    else:
+        click.echo(cull_text(answer), nl=False)
     if answer.outcome not in _GOOD:
         sys.exit(1)
 
 
-def _show_past(agents: Agents, hours: float, output: str) -> None:
+def _show_past(source: AnySource, hours: float, output: str) -> None:
     lines: list[AuditLine] = []
     has_failed = False
     order = orders.encode(orders.ToldOrder(hours))
-    for node, answer in agents.ordered_everywhere(orders.TOLD, order):
+    for node, answer in source.ordered_everywhere(orders.TOLD, order):
         if isinstance(answer, str):
             has_failed = True
             click.echo(f"minerwatch: {printable(answer)}", err=True)
@@ -96,7 +90,7 @@ def _show_past(agents: Agents, hours: float, output: str) -> None:
         lines += _decoded(node, answer)
     lines.sort(key=lambda line: line.at)
     if output == "json":
-        click.echo(msgspec.json.encode(lines))
+        click.echo(orders.encode(lines))
     else:
         click.echo(simulation_text(lines, hours), nl=False)
     if has_failed:

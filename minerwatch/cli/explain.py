@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
 from minerwatch.api.snapshot import encode
-from minerwatch.api.types import ContainerStatus
-from minerwatch.cli.fleet_source import (
-    ClusterSource,
-    Scope,
-    cluster_options,
-    found_in_cluster,
-    say_missing,
-    wants_cluster,
-)
-from minerwatch.cli.local_source import Source
-from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
+from minerwatch.cli.fleet_source import ClusterSource, Connect, source_options
 from minerwatch.untrusted_text.display import printable
-from minerwatch.view.campaigns import Campaign, campaign_of, campaigns
+from minerwatch.view.campaigns import campaign_of, campaigns
 from minerwatch.view.explanation import explanation
-from minerwatch.view.selection import beside, filtered, found
+from minerwatch.view.selection import beside
 
 _MAX_OTHERS = 8
 
@@ -40,21 +28,8 @@ _MAX_OTHERS = 8
     "--unmasked", is_flag=True,
     help="Show the secrets that command lines hold; without it they are masked.",
 )  # fmt: skip
-@cluster_options
-@click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
-@socket_option
-@config_option
-@rules_option
-def explain(
-    target: str,
-    output: str,
-    unmasked: bool,
-    local: bool,
-    socket_path: Path | None,
-    config_path: Path | None,
-    rule_folders: tuple[Path, ...],
-    scope: Scope,
-) -> None:
+@source_options(may_sample=True)
+def explain(target: str, output: str, unmasked: bool, connect: Connect) -> None:
     """Say why TARGET has its score: every finding with its evidence, and what to do next.
 
     TARGET is a pid, a container id (six digits of it will do), the name of a systemd unit, `host`,
@@ -74,41 +49,23 @@ def explain(
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
     that did not answer are named on standard error: the target may run there.
     """
-    config = configuration(config_path, rule_folders)
-    if wants_cluster(scope, config, local=local, socket_path=socket_path):
-        status, campaign = _in_cluster(scope, target, unmasked=unmasked)
-    else:
-        source = Source(socket_path, local, config)
-        statuses = source.statuses(all_processes=True, unmasked=unmasked)
-        status = found(filtered(statuses, namespace=scope.namespace), target)
-        campaign = _context(statuses, status, target)
-    if output == "json":
-        click.echo(encode([status])[1:-1])
-        return
-    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    colour = sys.stdout.isatty()
-    now = datetime.now(UTC)
-    text = explanation(status, now=now, width=width, colour=colour, campaign=campaign)
-    click.echo(text, nl=False)
-
-
-def _in_cluster(
-    scope: Scope, target: str, *, unmasked: bool
-) -> tuple[ContainerStatus, Campaign | None]:
-    source = ClusterSource(scope)
-    statuses, coverage = source.survey()
-    say_missing(coverage)
-    chosen = filtered(statuses, namespace=scope.namespace)
-    status = found_in_cluster(chosen, coverage, target)
-    return source.whole(status, unmasked=unmasked), _context(statuses, status, target)
-
-
-def _context(
-    statuses: Sequence[ContainerStatus], status: ContainerStatus, target: str
-) -> Campaign | None:
-    """Return the campaign that the container is part of; name the others of its pod."""
+    source = connect()
+    status, statuses = source.found(target, unmasked=unmasked)
     others = beside(statuses, status)
     if others and target in (status.pod, f"{status.namespace}/{status.pod}"):
         names = ", ".join(printable(other.container, 64) for other in others[:_MAX_OTHERS])
         click.echo(f"minerwatch: other containers of this pod: {names}", err=True)
-    return campaign_of(status, campaigns(statuses))
+    campaign = campaign_of(status, campaigns(statuses))
+    if isinstance(source, ClusterSource):
+        status = source.whole(status, unmasked=unmasked)
+    if output == "json":
+        click.echo(encode([status])[1:-1])
+        return
+    text = explanation(
+        status,
+        now=datetime.now(UTC),
+        width=min(shutil.get_terminal_size((100, 24)).columns, 120),
+        colour=sys.stdout.isatty(),
+        campaign=campaign,
+    )
+    click.echo(text, nl=False)

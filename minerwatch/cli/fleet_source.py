@@ -17,14 +17,20 @@ import click
 from minerwatch.api.client import listens
 from minerwatch.api.snapshot import decode_report
 from minerwatch.api.types import ContainerStatus, NodeAnswer
-from minerwatch.config.schema import Config, default_socket
+from minerwatch.cli.local_source import Source
+from minerwatch.cli.options import (
+    config_option,
+    configuration,
+    parsed_by,
+    rules_option,
+    socket_option,
+)
+from minerwatch.config.schema import Config
 from minerwatch.config.values import duration_s
-from minerwatch.errors import ClusterError, ConfigError, OrderError, TargetError
+from minerwatch.errors import ClusterError, OrderError, TargetError
 from minerwatch.format import counted
-from minerwatch.untrusted_text.display import printable
-from minerwatch.view.agent_summary import trouble_lines
-from minerwatch.view.overview import Coverage, missing_lines
-from minerwatch.view.selection import found
+from minerwatch.view.overview import Coverage, coverage_lines
+from minerwatch.view.selection import filtered, found
 
 if TYPE_CHECKING:
     from minerwatch.kube.fleet import AgentPod, Agents, Fleet
@@ -54,13 +60,6 @@ class Scope:
         return self.context is not None or self.kubeconfig is not None
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    try:
-        return duration_s(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 _OPTIONS = (
     click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this one."),
     click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (default)."),
@@ -88,7 +87,7 @@ _OPTIONS = (
         "--timeout",
         "timeout_s",
         default=_TIMEOUT,
-        callback=_seconds,
+        callback=parsed_by(duration_s),
         metavar="DURATION",
         show_default=True,
         help="How long to wait for each node.",
@@ -102,20 +101,6 @@ _OPTIONS = (
         help="How many nodes to ask at the same time.",
     ),
 )
-
-
-def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which cluster is asked, and which part of it, passed as ``scope``."""
-    names = [field.name for field in fields(Scope)]
-
-    @wraps(command)
-    def with_scope(**given: Any) -> Any:
-        scope = Scope(**{name: given.pop(name) for name in names})
-        return command(scope=scope, **given)
-
-    for option in reversed(_OPTIONS):
-        with_scope = option(with_scope)
-    return with_scope
 
 
 def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
@@ -133,7 +118,7 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
         return False
     if scope.names_a_cluster:
         return True
-    has_agent = listens(Path(config.socket) if config.socket else default_socket())
+    has_agent = listens(config.socket_path)
     if scope.namespace or scope.all_namespaces:
         return _has_kubeconfig() or not has_agent
     return _has_kubeconfig() and not has_agent
@@ -141,25 +126,8 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
 
 def say_missing(coverage: Coverage | None) -> None:
     """Name the nodes of which nothing is known, on standard error."""
-    if coverage is None:
-        return
-    troubles = trouble_lines(coverage.agents)
-    for line in (*missing_lines(coverage.missing), coverage.blind_spot, *troubles):
-        if line:
-            click.echo(f"minerwatch: {printable(line)}", err=True)
-
-
-def found_in_cluster(
-    statuses: Sequence[ContainerStatus], coverage: Coverage, target: str
-) -> ContainerStatus:
-    """Return the container that ``target`` names. Raises TargetError: where else it may be."""
-    try:
-        return found(statuses, target)
-    except TargetError as error:
-        if not coverage.missing:
-            raise
-        nodes = counted(len(coverage.missing), "node")
-        raise TargetError(f"{error}; {nodes} did not answer, where it may be") from error
+    for line in coverage_lines(coverage) if coverage else ():
+        click.echo(f"minerwatch: {line}", err=True)
 
 
 class ClusterSource:
@@ -194,6 +162,24 @@ class ClusterSource:
             survey.agents,
         )
         return survey.statuses, coverage
+
+    def found(
+        self, target: str, *, unmasked: bool = False
+    ) -> tuple[ContainerStatus, Sequence[ContainerStatus]]:
+        """Return the container that ``target`` names, and all; name missing nodes on stderr.
+
+        Raises ClusterError, and TargetError: where else it may be.
+        """
+        del unmasked  # ``whole`` reads the processes
+        statuses, coverage = self.survey()
+        say_missing(coverage)
+        try:
+            return found(filtered(statuses, namespace=self.namespace), target), statuses
+        except TargetError as error:
+            if not coverage.missing:
+                raise
+            nodes = counted(len(coverage.missing), "node")
+            raise TargetError(f"{error}; {nodes} did not answer, where it may be") from error
 
     @property
     def context(self) -> str:
@@ -285,6 +271,52 @@ class ClusterSource:
             )
         self._last_agents = agents
         return agents
+
+
+AnySource = ClusterSource | Source
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The options that say where to read."""
+
+    scope: Scope
+    socket_path: Path | None
+    config_path: Path | None
+    rule_folders: tuple[Path, ...] = ()
+    local: bool = False
+
+    def __call__(self) -> AnySource:
+        """Return the cluster or the node that they name. Raises UsageError, ClusterError."""
+        config = configuration(self.config_path, self.rule_folders)
+        if wants_cluster(self.scope, config, local=self.local, socket_path=self.socket_path):
+            return ClusterSource(self.scope)
+        return Source(self.socket_path, self.local, config, self.scope.namespace)
+
+
+_local_option = click.option(
+    "--local", is_flag=True, help="Sample this node, whether an agent runs or not."
+)
+
+
+def source_options(*, may_sample: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say where to read, passed as ``connect``; with or without sampling."""
+    of_scope = [field.name for field in fields(Scope)]
+    of_connect = [field.name for field in fields(Connect)]
+    before, after = ((_local_option,), (rules_option,)) if may_sample else ((), ())
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_source(**given: Any) -> Any:
+            scope = Scope(**{name: given.pop(name) for name in of_scope})
+            options = {name: given.pop(name) for name in of_connect if name in given}
+            return command(connect=Connect(scope, **options), **given)
+
+        for option in reversed((*_OPTIONS, *before, socket_option, config_option, *after)):
+            with_source = option(with_source)
+        return with_source
+
+    return decorated
 
 
 def _has_kubeconfig() -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 
-from minerwatch.api.client import NoAgentError, answer
+from minerwatch.api.client import NoAgentError, answer, ordered
 from minerwatch.api.snapshot import decode, decode_agent
 from minerwatch.api.types import ContainerStatus, ProcessStatus
-from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.schema import Config
 from minerwatch.errors import SnapshotError
 from minerwatch.node.process_details import process_details
 from minerwatch.view.agent_summary import trouble_lines
+from minerwatch.view.selection import filtered, found
 
 SAMPLE_S = 2.0
 """Between the two readings that a rate is taken from."""
@@ -29,11 +30,12 @@ class Source:
     socket_path: Path | None  # given by the user: then it must answer
     is_local: bool  # sample, whether an agent runs or not
     config: Config
+    namespace: str = ""  # the only one to look in; "": all
 
     @property
     def path(self) -> Path:
         """The socket."""
-        return self.socket_path or Path(self.config.socket or default_socket())
+        return self.socket_path or self.config.socket_path
 
     def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
         """The node's containers, worst first. Raises SnapshotError or NodeError.
@@ -59,6 +61,25 @@ class Source:
             agent = decode_agent(answer(self.path, "/status"))
             for line in trouble_lines([agent]):
                 click.echo(f"minerwatch: {line}", err=True)
+
+    def survey(self) -> tuple[Sequence[ContainerStatus], None]:
+        """Return the node's containers, worst first. Raises SnapshotError or NodeError."""
+        return self.statuses(all_processes=False), None
+
+    def found(
+        self, target: str, *, unmasked: bool = False
+    ) -> tuple[ContainerStatus, Sequence[ContainerStatus]]:
+        """Return the container that ``target`` names, and all. Raises TargetError as well."""
+        statuses = self.statuses(all_processes=True, unmasked=unmasked)
+        return found(filtered(statuses, namespace=self.namespace), target), statuses
+
+    def ordered(self, _node: str, path: str, order: bytes) -> bytes:
+        """Return the agent's answer to an order. Raises OrderError, SnapshotError."""
+        return ordered(self.path, path, order)
+
+    def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes]]:
+        """Yield the agent's answer to an order. Raises OrderError, SnapshotError."""
+        yield "", self.ordered("", path, order)
 
 
 class Sampler:
@@ -102,23 +123,22 @@ def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence
         time.sleep(SAMPLE_S)
         sampler.tick()
         statuses = sampler.statuses(all_processes=all_processes, unmasked=unmasked)
-        return [_with_details(status) for status in statuses]
+        return [with_details(status) for status in statuses]
     finally:
         sampler.close()
 
 
-def _with_details(status: ContainerStatus) -> ContainerStatus:
+def with_details(status: ContainerStatus, *, only_busy: bool = False) -> ContainerStatus:
     """Return the status with memory, threads and open files of the processes it lists."""
-    return replace(status, processes=tuple(_detailed(each) for each in status.processes))
+    return replace(
+        status,
+        processes=tuple(
+            each if only_busy and not each.cpu_cores else _detailed(each)
+            for each in status.processes
+        ),
+    )
 
 
 def _detailed(process: ProcessStatus) -> ProcessStatus:
     found = process_details(process.pid, process.comm)
-    if found is None:
-        return process
-    return replace(
-        process,
-        memory_bytes=found.memory_bytes,
-        threads=found.threads,
-        open_files=found.open_files,
-    )
+    return process if found is None else replace(process, **asdict(found))

@@ -24,9 +24,8 @@ _COMMANDS = {
 }
 """In the order that somebody in need looks for them; each lives in the module of its name."""
 
-_HIDDEN_COMMANDS = ("snapshot", "order")
-"""Run by other commands, not by people."""
-
+_IN_PODS = ("snapshot", "order")
+"""Hidden commands of ``in_pod``, run by other commands."""
 
 _MAX_CHARS = 4096
 
@@ -53,9 +52,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in (*_COMMANDS, *_HIDDEN_COMMANDS):
+        if cmd_name not in (*_COMMANDS, *_IN_PODS):
             return None
-        command: click.Command = getattr(import_module(f"minerwatch.cli.{cmd_name}"), cmd_name)
+        module = "in_pod" if cmd_name in _IN_PODS else cmd_name
+        command: click.Command = getattr(import_module(f"minerwatch.cli.{module}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from minerwatch.config.schema import Config, default_socket, load
+from minerwatch.errors import ConfigError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_Value = TypeVar("_Value")
 
 config_option = click.option(
     "--config",
@@ -44,6 +45,30 @@ socket_option = click.option(
     metavar="PATH",
     help=f"Unix socket at which agent and commands meet.  [default: {default_socket()}]",
 )
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: the same for programs.",
+)
+
+
+def parsed_by(parse: Callable[[str], _Value]) -> Callable[..., _Value | None]:
+    """Return the callback of an option that ``parse`` reads; its ConfigError is wrong usage."""
+
+    def callback(
+        context: click.Context, parameter: click.Parameter, value: str | None
+    ) -> _Value | None:
+        try:
+            return None if value is None else parse(value)
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
 
 
 def configuration(config_path: Path | None, rule_folders: tuple[Path, ...], **given: Any) -> Config:

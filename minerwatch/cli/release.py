@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
-import msgspec
 
 from minerwatch.api import orders
 from minerwatch.api.types import ReleaseAllAnswer
-from minerwatch.cli.fleet_source import Scope, cluster_options
-from minerwatch.cli.options import config_option, configuration, socket_option
-from minerwatch.cli.ordering import Agents
+from minerwatch.cli.fleet_source import AnySource, Connect, source_options
+from minerwatch.cli.options import output_option
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.culling_text import release_all_text, release_text
 
@@ -28,21 +25,15 @@ from minerwatch.view.culling_text import release_all_text, release_text
     is_flag=True,
     help="With --all: retire, and remove audit logs, evidence and the budget's Lease.",
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
-@cluster_options
-@socket_option
-@config_option
+@output_option
+@source_options(may_sample=False)
 def release(
     target: str | None,
     everything: bool,
     retire: bool,
     forget: bool,
     output: str,
-    socket_path: Path | None,
-    config_path: Path | None,
-    scope: Scope,
+    connect: Connect,
 ) -> None:
     """Undo culling's actions on the pod of TARGET, and never act on that pod again.
 
@@ -61,31 +52,31 @@ def release(
         raise click.UsageError("give a TARGET or --all")
     if (retire or forget) and not everything:
         raise click.UsageError("--retire and --forget require --all")
-    agents = Agents(scope, configuration(config_path, ()), socket_path)
+    source = connect()
     if target is None:
-        order = orders.ReleaseAllOrder(scope.namespace, retire, forget)
-        is_undone = _release_all(agents, order, output)
+        order = orders.ReleaseAllOrder(source.namespace, retire, forget)
+        is_undone = _release_all(source, order, output)
     else:
-        is_undone = _release(agents, target, output)
+        is_undone = _release(source, target, output)
     if not is_undone:
         sys.exit(1)
 
 
-def _release(agents: Agents, target: str, output: str) -> bool:
-    status = agents.found(target)
+def _release(source: AnySource, target: str, output: str) -> bool:
+    status, _ = source.found(target)
     order = orders.encode(orders.release_order(status))
-    answer = orders.release_answer(agents.ordered(status.node, orders.RELEASE, order))
-    text = release_text(answer)
+    answer = orders.release_answer(source.ordered(status.node, orders.RELEASE, order))
     if output == "json":
-        text = f"{msgspec.json.encode(answer).decode()}\n"
-    click.echo(text, nl=False)
+        click.echo(orders.encode(answer))
+    else:
+        click.echo(release_text(answer), nl=False)
     return not answer.trouble
 
 
-def _release_all(agents: Agents, order: orders.ReleaseAllOrder, output: str) -> bool:
+def _release_all(source: AnySource, order: orders.ReleaseAllOrder, output: str) -> bool:
     answers: list[ReleaseAllAnswer] = []
     is_undone = True
-    for _, body in agents.ordered_everywhere(orders.RELEASE_ALL, orders.encode(order)):
+    for _, body in source.ordered_everywhere(orders.RELEASE_ALL, orders.encode(order)):
         if isinstance(body, str):
             is_undone = False
             click.echo(f"minerwatch: {printable(body)}", err=True)
@@ -96,5 +87,5 @@ def _release_all(agents: Agents, order: orders.ReleaseAllOrder, output: str) -> 
         if output == "text":
             click.echo(release_all_text(answer), nl=False)
     if output == "json":
-        click.echo(msgspec.json.encode(answers))
+        click.echo(orders.encode(answers))
     return is_undone

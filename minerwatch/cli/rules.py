@@ -14,23 +14,13 @@ from typing import IO, Any
 
 import click
 
-from minerwatch.authoring import rule_tests
+from minerwatch.authoring import index, recordings, rule_tests
 from minerwatch.authoring.diagnostic import Diagnostic, Severity
-from minerwatch.authoring.field_table import field_records, field_rows
-from minerwatch.authoring.filter_file import with_rule
-from minerwatch.authoring.index import rule_index, rule_record, rule_rows
 from minerwatch.authoring.lint import lint as lint_book
 from minerwatch.authoring.lint import unmeasured_note
-from minerwatch.authoring.replay_text import (
-    Tally,
-    json_line,
-    numbered_lines,
-    recordings,
-    text_line,
-)
 from minerwatch.authoring.schema import rule_schema
-from minerwatch.authoring.template import new_rule
-from minerwatch.cli.options import config_option, configuration, rules_option
+from minerwatch.authoring.template import new_rule, with_rule
+from minerwatch.cli.options import config_option, configuration, output_option, rules_option
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -46,14 +36,6 @@ from minerwatch.untrusted_text.display import printable
 _ORDINARY = BUILT_IN_RULES / "tests" / "benign.jsonl"
 """Ordinary programs that no rule may match; part of the corpus of the tests."""
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json: the same for programs.",
-)
 paths_argument = click.argument(
     "paths", nargs=-1, metavar="[PATH]...", type=click.Path(exists=True, path_type=Path)
 )
@@ -115,17 +97,17 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     book = _load((), rule_folders, config_path)
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
     if output == "json":
-        _print_json([rule_record(rule) for rule in in_order])
+        _print_json([index.rule_record(rule) for rule in in_order])
     elif output == "markdown":
-        click.echo(rule_index(book.rules, BUILT_IN_RULES), nl=False)
+        click.echo(index.rule_index(book.rules, BUILT_IN_RULES), nl=False)
     else:
-        for row in rule_rows(in_order):
+        for row in index.rule_rows(in_order):
             click.echo(row)
-    _print_errors(book.errors)
+    _note(*book.errors)
     counts = Counter(rule.maturity for rule in book.rules)
     parts = ", ".join(f"{counts[maturity]} {maturity}" for maturity in Maturity)
     _note(f"{counted(len(book.rules), 'rule')}: {parts}")
-    _exit(failed=bool(book.errors))
+    sys.exit(bool(book.errors))
 
 
 @rules.command(short_help="Facts that a rule may name.")
@@ -152,9 +134,9 @@ def fields(output: str) -> None:
     Exit status: 0.
     """
     if output == "json":
-        _print_json(field_records())
+        _print_json(index.field_records())
     else:
-        for row in field_rows():
+        for row in index.field_rows():
             click.echo(row)
 
 
@@ -215,11 +197,10 @@ def new(path: Path, title: str, signal: str, level: str, filter_paths: tuple[Pat
             opened.write(new_rule(title.strip(), identifier, today, Signal(signal), level))
         for each, text in filters.items():
             each.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _note(f"{error.filename or file}: {error.strerror}")
-        sys.exit(1)
-    except RuleError as error:
-        _note(str(error))
+    except (OSError, RuleError) as error:
+        _note(
+            f"{error.filename or file}: {error.strerror}" if isinstance(error, OSError) else error
+        )
         sys.exit(1)
     click.echo(printable(str(file)))
     _note(f"Replace each TODO, then run: minerwatch rules lint --strict {file}")
@@ -267,7 +248,7 @@ def lint(
     found = [
         each
         for each in (
-            *lint_book(book, recordings(_ORDINARY), datetime.now(UTC).date()),
+            *lint_book(book, recordings.read_recordings(_ORDINARY), datetime.now(UTC).date()),
             *yara_errors,
         )
         if _is_selected(each.path, paths)
@@ -277,16 +258,14 @@ def lint(
     else:
         for each in found:
             click.echo(printable(str(each)))
-    empty = _empty_paths(book, paths)
-    _print_empty(empty)
+    is_empty = _has_empty(book, paths)
     counts = Counter(each.severity for each in found)
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     selected = _selected(book, paths)
     checked = counted(len(selected), "rule")
     _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
-    if line := unmeasured_note(selected):
-        _note(line)
-    _exit(failed=bool(errors or empty or (strict and warnings)))
+    _note(*unmeasured_note(selected))
+    sys.exit(bool(errors or is_empty or (strict and warnings)))
 
 
 @rules.command(short_help="Run the tests that rules carry.")
@@ -326,12 +305,11 @@ def test(
         for failure in failures:
             for line in str(failure).splitlines():
                 click.echo(printable(line))
-    empty = _empty_paths(book, paths)
-    _print_empty(empty)
-    _print_errors(broken)
+    is_empty = _has_empty(book, paths)
+    _note(*broken)
     count = counted(sum(len(rule.tests) for rule in tested), "test")
     _note(f"{counted(len(tested), 'rule')}, {count}, {len(failures):,} failed")
-    _exit(failed=bool(failures or broken or empty))
+    sys.exit(bool(failures or broken or is_empty))
 
 
 @rules.command(short_help="Match rules against recorded processes.")
@@ -368,26 +346,27 @@ def replay(
     book = _load((), rule_folders, config_path)
     matcher = Matcher(book.rules)
     titles = {rule.id: rule.title for rule in book.rules}
-    tally = Tally()
+    tally = recordings.Tally()
     failed = bool(book.errors)
     name = getattr(recorded, "name", "<stdin>")
-    for number, line in numbered_lines(recorded):
+    for number, line in recordings.numbered_lines(recorded):
         try:
-            case = rule_tests.recording(line)
+            case = recordings.recording(line)
         except ValueError as error:
             failed = True
             _note(f"{name}:{number}: {error}")
             continue
-        outcome = rule_tests.replayed(case, matcher)
+        outcome = recordings.replayed(case, matcher)
         tally.add(case, outcome)
-        click.echo(json_line(outcome) if output == "json" else text_line(case, outcome, titles))
+        if output == "json":
+            click.echo(recordings.json_line(outcome))
+        else:
+            click.echo(recordings.text_line(case, outcome, titles))
     if output == "text":
-        for row in tally.rows():
-            _note(row)
-    for text in tally.unknown_fields(book.rules):
-        _note(text)
-    _print_errors(book.errors)
-    _exit(failed=failed)
+        _note(*tally.rows())
+    _note(*tally.unknown_fields(book.rules))
+    _note(*book.errors)
+    sys.exit(failed)
 
 
 @rules.command(short_help="JSON schema of rule files, for editors.")
@@ -431,8 +410,8 @@ def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
 
 
-def _empty_paths(book: RuleBook, paths: Sequence[Path]) -> list[Path]:
-    """Return the paths without any rule, filter or list: most likely a mistake."""
+def _has_empty(book: RuleBook, paths: Sequence[Path]) -> bool:
+    """Return True if a path has no rule, filter or list, most likely a mistake; name each."""
     lists = (folder / f"{name}.txt" for folder in book.lists.folders for name in book.lists.entries)
     seen = (
         *book.files,
@@ -440,7 +419,9 @@ def _empty_paths(book: RuleBook, paths: Sequence[Path]) -> list[Path]:
         *(error.path for error in book.errors),
         *filter(Path.is_file, lists),
     )
-    return [path for path in paths if not any(_is_below(each, (path,)) for each in seen)]
+    empty = [path for path in paths if not any(_is_below(each, (path,)) for each in seen)]
+    _note(*(f"{path}: no rule files (*.yml, *.yaml) here" for path in empty))
+    return bool(empty)
 
 
 # Output.
@@ -457,25 +438,11 @@ def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:
     }
 
 
-def _print_empty(paths: Iterable[Path]) -> None:
-    for path in paths:
-        _note(f"{path}: no rule files (*.yml, *.yaml) here")
-
-
-def _print_errors(errors: Iterable[RuleError]) -> None:
-    for error in errors:
-        _note(str(error))
-
-
-def _note(line: str) -> None:
-    """Print a line to standard error."""
-    click.echo(printable(line), err=True)
+def _note(*lines: object) -> None:
+    """Print lines to standard error."""
+    for line in lines:
+        click.echo(printable(str(line)), err=True)
 
 
 def _print_json(tree: Any) -> None:
     click.echo(json.dumps(tree, indent=2, default=str))
-
-
-def _exit(*, failed: bool) -> None:
-    if failed:
-        sys.exit(1)

@@ -7,29 +7,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 
 import click
 
 from minerwatch.api.snapshot import encode
 from minerwatch.api.types import ContainerStatus
-from minerwatch.cli.fleet_source import (
-    ClusterSource,
-    Scope,
-    cluster_options,
-    say_missing,
-    wants_cluster,
-)
+from minerwatch.cli.fleet_source import Connect, say_missing, source_options
 from minerwatch.cli.local_source import Source
-from minerwatch.cli.options import config_option, configuration, rules_option, socket_option
 from minerwatch.cli.top_screen.proposal import ByHand
-from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 
 
@@ -51,26 +42,23 @@ from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 )  # fmt: skip
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
 @click.option(
+    "--processes", is_flag=True,
+    help="Open the screen with the processes, by CPU, flagged or not: as its key p does.",
+)  # fmt: skip
+@click.option(
     "--ascii", "ascii_only", is_flag=True,
     help="Draw the screen in ASCII only, as where the locale is not UTF-8.",
 )  # fmt: skip
-@cluster_options
-@click.option("--local", is_flag=True, help="Sample this node, whether an agent runs or not.")
-@socket_option
-@config_option
-@rules_option
+@source_options(may_sample=True)
 def top(
     once: bool,
     output: str,
     sort: str,
     text: str,
     show_all: bool,
+    processes: bool,
     ascii_only: bool,
-    local: bool,
-    socket_path: Path | None,
-    config_path: Path | None,
-    rule_folders: tuple[Path, ...],
-    scope: Scope,
+    connect: Connect,
 ) -> None:
     """Show the containers that look like miners, then those that use most CPU.
 
@@ -85,6 +73,7 @@ def top(
     \b
     minerwatch top                        the screen
     minerwatch top -A                     of the whole cluster, from a laptop
+    minerwatch top --processes            the screen with the processes, by CPU
     minerwatch top --once                 one table, worst first
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
@@ -106,27 +95,28 @@ def top(
     Exit status: 0, also when something was found; 1 an agent did not answer, or the node cannot be
     read; a node that has no agent is named, but is no failure.
     """
-    config = configuration(config_path, rule_folders)
     terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
-    is_cluster = wants_cluster(scope, config, local=local, socket_path=socket_path)
-    here = Source(socket_path, local, config)
-    if not once and output == "table" and _is_screen(terminal):
+    is_screen = not once and output == "table" and _is_screen(terminal)
+    if processes and not is_screen:
+        raise click.UsageError("--processes opens the screen: on a terminal, without --once and -o")
+    source = connect()
+    if is_screen:
         from minerwatch.cli.top_screen import opening
 
-        watched = ClusterWatched(ClusterSource(scope)) if is_cluster else NodeWatched(here)
+        watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
         proposer = ByHand(watched.ordered)
-        view = View(sort=sort, text=text, namespace=scope.namespace, show_all=show_all)
+        kind = Kind.PROCESSES if processes else Kind.CONTAINERS
+        view = View(sort, False, text, source.namespace, show_all, kind=kind)
         opening.show(watched, view, terminal, proposer)
         return
-    look = ClusterSource(scope).survey if is_cluster else partial(_here, here)
-    known, coverage = look()
-    every = filtered(known, namespace=scope.namespace)
+    known, coverage = source.survey()
+    every = filtered(known, namespace=source.namespace)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
         click.echo(encode(chosen))
         say_missing(coverage)
     else:
-        is_all = show_all or text or scope.namespace
+        is_all = show_all or text or source.namespace
         _print(chosen if is_all else busy(chosen), every, coverage)
     sys.exit(0 if coverage is None or coverage.is_complete else 1)
 
@@ -140,10 +130,6 @@ def _is_screen(terminal: Terminal) -> bool:
             "minerwatch: nothing can be drawn on this terminal (TERM): printed once", err=True
         )
     return not terminal.is_dumb
-
-
-def _here(source: Source) -> tuple[Sequence[ContainerStatus], Coverage | None]:
-    return source.statuses(all_processes=False), None
 
 
 def _print(

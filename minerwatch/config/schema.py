@@ -80,6 +80,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rounding: bool = True  # rounding modes of suspects (needs tasks)
     rounding_cpu_share: Share = 0.005  # most of one core, for samples between ticks
     executed_code: bool = True  # what CPUs execute, sampled (PERFMON, SYS_PTRACE, DAC_READ_SEARCH)
+    drift: bool = True  # executables that are not of their image (SYS_PTRACE, DAC_READ_SEARCH)
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
     canary: bool = True  # test detection with a harmless process every 10 minutes
@@ -247,6 +248,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alone = msgspec.structs.replace(self.kubernetes, enabled=False)
         return msgspec.structs.replace(self, kubernetes=alone)
 
+    @property
+    def socket_path(self) -> Path:
+        """Return the Unix socket of agent and commands."""
+        return Path(self.socket) if self.socket else default_socket()
+
     def rule_folders(self) -> tuple[Path, ...]:
         """Return the rule folders; later ones override earlier ones."""
         built_in = (BUILT_IN_RULES,) if self.built_in_rules else ()
@@ -307,7 +313,7 @@ def parse(tree: Any, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_in_words(error)}") from error
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        raise ConfigError(f"{source}: listen: {error}") from error
     return config
 
 

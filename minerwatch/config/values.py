@@ -86,5 +86,5 @@ def host_and_port(listen: str) -> tuple[str, int]:
     """Split ``127.0.0.1:9797``, ``:9797`` or ``[::1]:9797``; raises ConfigError."""
     host, colon, port = listen.rpartition(":")
     if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ConfigError(f"listen: invalid address {listen!r}: use ADDRESS:PORT")
+        raise ConfigError(f"invalid address {listen!r}: use ADDRESS:PORT")
     return host.strip("[]"), int(port)

@@ -92,34 +92,30 @@ def stamps(path: Path) -> tuple[object, ...]:
 class AuditLog:
     """Writes the log; for one agent at a time and any number of threads."""
 
-    def __init__(self, settings: Audit) -> None:
-        """Open nothing yet: the first ``retry`` or ``write`` does."""
+    def __init__(self, settings: Audit, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> None:
+        """Open nothing yet: the first ``retry`` or ``write`` does. ``go_on`` begins a new file."""
         self.path = Path(settings.log)
+        self._go_on = go_on
         self._most_bytes = (settings.max_mib << 20) // 2  # of each of the two files
         self._folder = _EvidenceFolder(settings) if settings.folder else None
         self._lock = Lock()
-        self._trouble = ""
+        self.trouble = ""  # why lines cannot be written; "": they can
         self._waiting: deque[bytes] = deque()
         self._file: int | None = None
         self._whole_bytes = 0  # size of the file's complete lines
         self._is_lost = False  # the file is no longer at its path
         self._holds: int | None = None  # the lock
 
-    @property
-    def trouble(self) -> str:
-        """Return the reason why lines cannot be written; "": they can."""
-        return self._trouble
-
-    def write(self, line: AuditLine, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
-        """Append ``line`` and flush; ``go_on`` begins a new file. True if all is on the disk."""
+    def write(self, line: AuditLine) -> bool:
+        """Append ``line`` and flush; return True if all is on the disk."""
         with self._lock:
-            self._waiting.append(msgspec.json.encode(line) + b"\n")
-            return self._flush(go_on)
+            self._waiting.append(_encoded(line))
+            return self._flush()
 
-    def retry(self, go_on: Callable[[], Iterable[AuditLine]] = tuple) -> bool:
+    def retry(self) -> bool:
         """Write the queued lines; return True if the log can be written."""
         with self._lock:
-            return self._flush(go_on)
+            return self._flush()
 
     def save(self, name: str, evidence: bytes) -> bool:
         """Write ``evidence`` to a new private file, if configured; return False if that fails."""
@@ -128,7 +124,7 @@ class AuditLog:
         try:
             self._folder.save(name, evidence)
         except OSError as error:
-            self._trouble = f"{self._folder.path}: {_reason(error)}"
+            self.trouble = f"{self._folder.path}: {_reason(error)}"
             return False
         return True
 
@@ -160,43 +156,44 @@ class AuditLog:
         with suppress(OSError):
             self.path.parent.rmdir()
 
-    def _flush(self, go_on: Callable[[], Iterable[AuditLine]]) -> bool:
+    def _flush(self) -> bool:
         try:
             self._check_place()
             if self._holds is None:
                 self._holds = _held(self.path)
             if self._is_lost:
-                self._open()
+                self._opened()
                 self._is_lost = False
-                self._go_on_with(go_on())
-            self._make_room(go_on)
+                self._begin_file()
+            self._make_room()
             while self._waiting:
                 self._append(self._waiting[0])
                 self._waiting.popleft()
-            if self._file is None:
-                self._open()
-            if self._trouble and self._folder is not None:
+            self._opened()
+            if self.trouble and self._folder is not None:
                 self._folder.check()
         except (OSError, AuditError) as error:
             is_ours = isinstance(error, AuditError)
-            self._trouble = str(error) if is_ours else f"{self.path}: {_reason(error)}"
+            self.trouble = str(error) if is_ours else f"{self.path}: {_reason(error)}"
             self._close_file()
             while len(self._waiting) > _MAX_WAITING:
                 self._waiting.popleft()
             return False
-        self._trouble = ""
+        self.trouble = ""
         return True
 
     def _append(self, line: bytes) -> None:
         """Write and flush the line; an incomplete line before it is cut off first."""
-        file = self._file if self._file is not None else self._open()
+        file = self._opened()
         if os.fstat(file).st_size > self._whole_bytes:
             os.ftruncate(file, self._whole_bytes)
         _write_all(file, line)
         self._whole_bytes += len(line)
         self._check_place()
 
-    def _open(self) -> int:
+    def _opened(self) -> int:
+        if self._file is not None:
+            return self._file
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         self._file = file = _opened_regular(self.path, flags)
@@ -219,17 +216,17 @@ class AuditLog:
                 " done until a new one is started"
             )
 
-    def _make_room(self, go_on: Callable[[], Iterable[AuditLine]]) -> None:
-        file = self._file if self._file is not None else self._open()
+    def _make_room(self) -> None:
+        file = self._opened()
         waiting = sum(len(line) for line in self._waiting)
         if os.fstat(file).st_size + waiting <= self._most_bytes or not os.fstat(file).st_size:
             return
         self._close_file()
         self.path.replace(_before(self.path))
-        self._go_on_with(go_on())
+        self._begin_file()
 
-    def _go_on_with(self, lines: Iterable[AuditLine]) -> None:
-        self._waiting.extendleft(reversed([msgspec.json.encode(line) + b"\n" for line in lines]))
+    def _begin_file(self) -> None:
+        self._waiting.extendleft(reversed([_encoded(line) for line in self._go_on()]))
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -265,18 +262,21 @@ class _EvidenceFolder:
     def remove(self) -> None:
         """Remove all evidence, and the folder if it is empty."""
         with suppress(FileNotFoundError):
-            for entry in os.scandir(self.path):
-                if entry.is_file(follow_symlinks=False) and entry.name.endswith(".json"):
-                    (self.path / entry.name).unlink(missing_ok=True)
+            for _, name, _ in self._files():
+                (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
 
-    def _remove_oldest(self, room_bytes: int) -> None:
-        files = sorted(
+    def _files(self) -> list[tuple[int, str, int]]:
+        """Return time, name and size of each file, the oldest first."""
+        return sorted(
             (entry.stat().st_mtime_ns, entry.name, entry.stat().st_size)
             for entry in os.scandir(self.path)
             if entry.is_file(follow_symlinks=False) and entry.name.endswith(".json")
         )
+
+    def _remove_oldest(self, room_bytes: int) -> None:
+        files = self._files()
         used = sum(size for _, _, size in files) + room_bytes
         for number, (_, name, size) in enumerate(files):
             if len(files) - number < self._max_files and used <= self._most_bytes:
@@ -360,20 +360,17 @@ def _whole_bytes(file: int) -> int:
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the non-empty lines of a file, a long one in pieces. Raises AuditError."""
     try:
-        descriptor = _opened_regular(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(_opened_regular(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
+            pieces = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+            yield from ((number, text) for number, text in enumerate(pieces, 1) if text.strip())
     except FileNotFoundError:
         return
     except OSError as error:
         raise AuditError(f"{path}: {_reason(error)}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        number = 0
-        try:
-            while text := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if text.strip():
-                    yield number, text
-        except OSError as error:
-            raise AuditError(f"{path}: {_reason(error)}") from error
+
+
+def _encoded(line: AuditLine) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
 def _decoded(line: bytes) -> AuditLine | None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from minerwatch.culling.context import Context
 from minerwatch.culling.holds import Holds
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, SeenPod
 from minerwatch.culling.policy import claims_protection
 from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
+from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import Case, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Level, Observation, ProcessId
@@ -24,16 +24,15 @@ class Cases:
     """
 
     def __init__(
-        self, context: Context, journal: Journal, budget: LeaseBudget, actions: Actions
+        self, context: Context, history: RecordedHistory, budget: LeaseBudget, actions: Actions
     ) -> None:
         self.holds = Holds()
         self.controllers = ControllerCheck(
             context.cluster.cluster, on_error=context.callbacks.on_error
         )
         self._context = context
-        self._live = context.live
         self._cluster = context.cluster
-        self._journal = journal
+        self._history = history
         self._budget = budget
         self._actions = actions
         self._stopped: Mapping[str, frozenset[ProcessId]] = {}  # by pod uid
@@ -52,7 +51,8 @@ class Cases:
     def refresh_stopped(self) -> None:
         """Read the state of each process that minerwatch has stopped."""
         found: dict[str, set[ProcessId]] = {}
-        for pod_uid, process in dict.fromkeys(self._journal.stopped()):
+        boot_id = self._context.clock.now().boot_id
+        for pod_uid, process in dict.fromkeys(self._history.past.stopped(boot_id)):
             if self._actions.is_stopped(process):
                 found.setdefault(pod_uid, set()).add(process)
         self._stopped = {pod_uid: frozenset(each) for pod_uid, each in found.items()}
@@ -65,7 +65,7 @@ class Cases:
     def flagged_owners(self, observations: Iterable[Observation]) -> dict[str, frozenset[str]]:
         """Return the owners that each rule flags; only findings count that may lead to actions."""
         owners: dict[str, set[str]] = {}
-        settings, now = self._live.culling, self._context.clock.now()
+        settings, now = self._context.culling, self._context.clock.now()
         for observation in observations:
             container, verdict = observation.container, observation.verdict
             identity = self._cluster.identity(container)
@@ -77,15 +77,15 @@ class Cases:
 
     def situation(self, *, dry_run: bool = False) -> Situation:
         """Return the state of the node."""
-        agent, live = self._context.agent, self._live
+        agent, context = self._context.agent, self._context
         return Situation(
             node=agent.node,
-            interval_s=live.interval_s,
+            interval_s=float(context.config.interval),
             own_namespace=agent.namespace,
             own_pod_uid=agent.pod_uid,
             pods_synced=self._cluster.is_synced,
-            cluster_budget_left=self._budget.left(dry_run=dry_run or live.dry_run),
-            audit_trouble=self._journal.trouble,
+            cluster_budget_left=self._budget.left(dry_run=dry_run or context.dry_run),
+            audit_trouble=self._history.trouble,
             owners=self._owner_count,
             flagged={rule: len(owners) for rule, owners in self._flagged.items()},
             cluster_flagged=self._budget.flagged(self._flagged),
@@ -148,7 +148,7 @@ class Cases:
 
     def _count_owners(self) -> int:
         """Count the owners with pods on the node, where the circuit breaker may need it."""
-        settings = self._live.culling
+        settings = self._context.culling
         most = max((len(owners) for owners in self._flagged.values()), default=0)
         if most < settings.circuit_breaker.at_least:
             return 0

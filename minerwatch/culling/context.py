@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from threading import Event
+from dataclasses import dataclass, replace
+from threading import Event, Lock
 from typing import Protocol
 
 from minerwatch.config.schema import Config, Culling
 from minerwatch.config.values import ENFORCE
-from minerwatch.culling.clock import AgentClock
+from minerwatch.culling.records import Moment
 from minerwatch.kube.cluster_view import ClusterNode
 from minerwatch.model import Action, Container, ContainerKey, Observation, Outcome
 from minerwatch.report.log import Log
+
+_MAX_SLEW_S = 5.0
+_TRUSTED_AFTER_S = 3600.0
+_MAX_SERVER_OFFSET_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +41,6 @@ class Monitor(Protocol):
         """Return the pod's own container that this one is nested in, or the container itself."""
 
 
-@dataclass(slots=True)
-class LiveConfig:
-    """The configuration in force, re-read before every step: switching off works at once."""
-
-    config: Config
-
-    @property
-    def culling(self) -> Culling:
-        """Return the culling settings."""
-        return self.config.culling
-
-    @property
-    def interval_s(self) -> float:
-        """Return the time between two ticks."""
-        return float(self.config.interval)
-
-    @property
-    def dry_run(self) -> bool:
-        """Return True unless actions are enforced."""
-        return self.culling.mode != ENFORCE
-
-
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Functions that count what happens."""
@@ -67,11 +49,52 @@ class Callbacks:
     on_error: Callable[[str, Exception], None] = lambda _where, _error: None
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Collaborators of every part of culling; ``closing`` interrupts every wait."""
+class AgentClock:
+    """The present moment, by a time of day that advances with the monotonic clock.
 
-    live: LiveConfig
+    A node's clock that is slewed is followed. One that steps is followed once it has kept the new
+    time for an hour: by then the step was intended. The API server's time, which dates the pods, is
+    used if the node's differs from it.
+    """
+
+    def __init__(
+        self, read_clocks: Callable[[], Moment], server_unix_s: Callable[[], float | None]
+    ) -> None:
+        self._read_clocks = read_clocks
+        self._server_unix_s = server_unix_s
+        self._lock = Lock()
+        self._offset_s: float | None = None
+        self._other_s = 0.0  # offset after the clock has stepped
+        self._since_s: float | None = None
+
+    def now(self) -> Moment:
+        """Return the present moment."""
+        now = self._read_clocks()
+        with self._lock:
+            unix_s = now.monotonic_s + self._offset(now.unix_s - now.monotonic_s, now.monotonic_s)
+        server_s = self._server_unix_s()
+        if server_s is not None and abs(server_s - unix_s) > _MAX_SERVER_OFFSET_S:
+            unix_s = server_s
+        return replace(now, unix_s=unix_s)
+
+    def _offset(self, offset_s: float, monotonic_s: float) -> float:
+        if self._offset_s is None or abs(offset_s - self._offset_s) <= _MAX_SLEW_S:
+            self._offset_s, self._since_s = offset_s, None
+        elif self._since_s is None or abs(offset_s - self._other_s) > _MAX_SLEW_S:
+            self._other_s, self._since_s = offset_s, monotonic_s
+        elif monotonic_s - self._since_s >= _TRUSTED_AFTER_S:
+            self._offset_s, self._since_s = offset_s, None
+        return self._offset_s
+
+
+@dataclass(slots=True)
+class Context:
+    """Collaborators of every part of culling; ``closing`` interrupts every wait.
+
+    ``config`` is in force; it is re-read before every step, so that switching off works at once.
+    """
+
+    config: Config
     agent: AgentIdentity
     cluster: ClusterNode
     monitor: Monitor
@@ -79,3 +102,13 @@ class Context:
     clock: AgentClock
     callbacks: Callbacks
     closing: Event
+
+    @property
+    def culling(self) -> Culling:
+        """Return the culling settings."""
+        return self.config.culling
+
+    @property
+    def dry_run(self) -> bool:
+        """Return True unless actions are enforced."""
+        return self.culling.mode != ENFORCE

@@ -16,17 +16,15 @@ from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
-from minerwatch.culling.clock import AgentClock
-from minerwatch.culling.context import AgentIdentity, Callbacks, Context, LiveConfig, Monitor
-from minerwatch.culling.decision_log import DecisionLog, decision_line, sentences
+from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.journal import Journal
-from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
-from minerwatch.culling.mailbox import NOT_RUNNING, Answer, Flagged, Mailbox, PendingRequest
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
+from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
 from minerwatch.culling.proof import tripped
+from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
@@ -51,7 +49,7 @@ class Timing:
 
 
 class Culler:
-    """The culling thread; ``orders`` belongs to it (use ``call``), ``journal`` to any thread."""
+    """The culling thread; ``orders`` belongs to it (use ``call``), ``history`` to any thread."""
 
     def __init__(
         self,
@@ -67,30 +65,27 @@ class Culler:
     ) -> None:
         timing = timing or Timing()
         proc = Path(config.node.proc)
-        self._live = LiveConfig(config)
-        self._closing = Event()
-        self._cluster = cluster
         self._budget = LeaseBudget(
             cluster.cluster,
             agent.namespace,
-            Limits.of(config.culling),
+            lambda: self._context.culling,
             on_error=lambda reason, error: callbacks.on_error(f"budget {reason}", error),
             pace=timing.budget,
         )
         clock = AgentClock(read_clocks, self._budget.server_unix_s)
         self._context = context = Context(
-            self._live, agent, cluster, monitor, log, clock, callbacks, self._closing
+            config, agent, cluster, monitor, log, clock, callbacks, Event()
         )
-        self.journal = Journal(context)
+        self.history = RecordedHistory(context)
         actions = Actions(cluster.cluster, cluster.keep(config), proc, timing.retry.answer_s)
-        self.cases = Cases(context, self.journal, self._budget, actions)
-        evidence = EvidenceWriter(context, self.journal, proc)
+        self.cases = Cases(context, self.history, self._budget, actions)
+        evidence = EvidenceWriter(context, self.history, proc)
         self._enforcer = Enforcer(
-            context, self.cases, self.journal, self._budget, actions, evidence, timing.retry
+            context, self.cases, self.history, self._budget, actions, evidence, timing.retry
         )
-        self._decisions = DecisionLog(context, self.journal)
+        self._decisions = DecisionLog(context, self.history)
         self.orders = OperatorOrders(
-            context, self.cases, self.journal, self._budget, actions, self._enforcer,
+            context, self.cases, self.history, self._budget, actions, self._enforcer,
             self._decisions,
         )  # fmt: skip
         self.mailbox = Mailbox()
@@ -102,22 +97,21 @@ class Culler:
 
     def use(self, config: Config) -> None:
         """Apply settings, except the audit log's; switching off releases all pods."""
-        is_switched_off = config.culling.mode == OFF != self._live.culling.mode
-        self._live.config = config
-        self._budget.use(Limits.of(config.culling))
+        is_switched_off = config.culling.mode == OFF != self._context.culling.mode
+        self._context.config = config
         if is_switched_off:
             self.mailbox.post(lambda: self.orders.release_all(ReleaseAllOrder()))
 
     def close(self) -> None:
         """Stop the thread; wait some seconds for an action in progress."""
-        self._closing.set()
+        self._context.closing.set()
         self._thread.close()
         self._budget.close()
         self.mailbox.close()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
-            self.journal.close()
+            self.history.close()
 
     # For any thread.
 
@@ -125,10 +119,10 @@ class Culler:
         """Take the containers that a tick found at suspicious or above; return at once."""
         verdicts = [each.verdict for each in confirmed(flagged)]
         now_s = self._context.clock.now().monotonic_s
-        self.cases.holds.note(verdicts, now_s, self._live.interval_s)
+        self.cases.holds.note(verdicts, now_s, float(self._context.config.interval))
         self.mailbox.put_tick(flagged)
 
-    def call(self, work: Callable[[], Answer], timeout_s: float = _REQUEST_TIMEOUT_S) -> Answer:
+    def call(self, work: Callable[[], Result], timeout_s: float = _REQUEST_TIMEOUT_S) -> Result:
         """Return ``work()`` from the culling thread; MinerwatchError if there is none in time."""
         if not self._thread.is_alive():
             raise MinerwatchError(NOT_RUNNING)
@@ -136,21 +130,21 @@ class Culler:
 
     def status(self, observation: Observation) -> CullStatus | None:
         """Return the decision about a container; None for a clear one without history."""
-        identity = self._cluster.identity(observation.container)
+        identity = self._context.cluster.identity(observation.container)
         pod_uid = identity.pod.uid if identity else observation.container.pod_uid
-        records = self.journal.of_pod(pod_uid)
+        records = self.history.past.of_pod(pod_uid)
         stopped = self.cases.stopped(pod_uid)
         if observation.verdict.level is Level.CLEAR and not records and not stopped:
             return None
-        decision = self.journal.decide(self.cases.case(observation))
+        decision = self.history.decide(self.cases.case(observation))
         newest = reversed(records[-_MAX_STATUS_RECORDS:])
         return CullStatus(
-            mode=str(self._live.culling.mode),
+            mode=str(self._context.culling.mode),
             action=decision.action.value,
             proposed=decision.proposed.value,
             dry_run=decision.dry_run,
             rung=decision.rung,
-            reasons=sentences(decision),
+            reasons=decision.sentences,
             pids=tuple(process.pid for process in decision.processes),
             stopped=tuple(sorted(process.pid for process in stopped)),
             history=tuple(_action_status(record) for record in newest),
@@ -159,9 +153,9 @@ class Culler:
     def figures(self) -> CullFigures:
         """Return the values of the metrics."""
         return CullFigures(
-            mode=str(self._live.culling.mode),
-            budget_left=self._budget.left(dry_run=self._live.dry_run),
-            is_circuit_open=bool(tripped(self.cases.situation(), self._live.culling)),
+            mode=str(self._context.culling.mode),
+            budget_left=self._budget.left(dry_run=self._context.dry_run),
+            is_circuit_open=bool(tripped(self.cases.situation(), self._context.culling)),
             stopped=self.cases.stopped_count,
         )
 
@@ -180,7 +174,7 @@ class Culler:
 
     def _handle(self, work: PendingRequest | Flagged) -> None:
         try:
-            self.journal.make_ready()
+            self.history.make_ready()
             self.cases.refresh_stopped()
         except Exception as error:
             if isinstance(work, PendingRequest):
@@ -196,12 +190,12 @@ class Culler:
         self.cases.refresh_flagged(flagged)
         if self._context.agent.namespace:
             now_s = self._context.clock.now().monotonic_s
-            self._budget.keep_known(now_s, is_needed=bool(found), dry_run=self._live.dry_run)
-            if self._live.culling.mode != OFF:
+            self._budget.keep_known(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
+            if self._context.culling.mode != OFF:
                 self._budget.flag(self.cases.flagged_owners(found))
         failure: Exception | None = None
         for observation in found:
-            if self._closing.is_set():
+            if self._context.closing.is_set():
                 return
             try:
                 self._decide(observation)
@@ -213,11 +207,10 @@ class Culler:
 
     def _decide(self, observation: Observation) -> None:
         case = self.cases.checked_case(observation)
-        decision = self.journal.decide(case)
-        line = decision_line(observation, case, decision)
-        self._decisions.note(observation.container.key, decision, line)
+        decision = self.history.decide(case)
+        self._decisions.note(case, decision)
         if decision.acts:
-            self._enforcer.carry_out(case, decision, line)
+            self._enforcer.carry_out(case, decision)
 
 
 def confirmed(flagged: Flagged) -> Flagged:

@@ -1,11 +1,13 @@
-"""Decisions of the policy: an action, or every objection to it. Pure."""
+"""Decisions of the policy: an action, or every objection to it; their line in the logs. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from minerwatch.culling.records import Case, DecisionLine
 from minerwatch.model import Action, ContainerKey, ProcessId
+from minerwatch.untrusted_text.display import printable
 
 
 class Reason(StrEnum):
@@ -93,6 +95,38 @@ class Decision:
         return tuple(objection.reason for objection in self.objections)
 
     @property
+    def sentences(self) -> tuple[str, ...]:
+        """Return the reasons not to act, for people."""
+        return tuple(printable(str(objection), 512) for objection in self.objections)
+
+    @property
     def acts(self) -> bool:
         """Return True if an action follows, dry run or not."""
         return not self.objections
+
+
+def decision_line(case: Case, decision: Decision) -> DecisionLine:
+    """Return the line of a decision."""
+    return DecisionLine(
+        namespace=printable(decision.namespace, 256),
+        pod=printable(decision.pod, 256),
+        container=container_name(case),
+        pod_uid=decision.pod_uid,
+        owner=printable(decision.owner, 256),
+        score=case.verdict.score,
+        level=case.verdict.level.label,
+        proposed=decision.proposed.value,
+        acts=decision.acts,
+        dry_run=decision.dry_run,
+        rung=decision.rung,
+        by_hand=case.asked is not None,
+        reasons=decision.sentences,
+    )
+
+
+def container_name(case: Case) -> str:
+    """Return the container's name in its pod, or the start of its id."""
+    carrier = case.carrier or case.container
+    known = case.pod.containers if case.pod else ()
+    names = (each.name for each in known if each.container_id == carrier.container_id)
+    return printable(next(names, case.container.container_id[:12]), 256)

@@ -25,7 +25,6 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.pod_actions import (
     Actions,
     Request,
@@ -34,7 +33,9 @@ from minerwatch.culling.pod_actions import (
     planned,
     unlabelling,
 )
-from minerwatch.culling.records import ActionRecord, Budget, Case, DecisionLine
+from minerwatch.culling.policy import rechecked
+from minerwatch.culling.recorded_history import RecordedHistory
+from minerwatch.culling.records import ActionRecord, Budget, Case
 from minerwatch.kube.client import ApiError, one_line
 from minerwatch.kube.events import ACTION_REASONS
 from minerwatch.model import Action, Outcome
@@ -42,6 +43,8 @@ from minerwatch.model import Action, Outcome
 _GATEWAY_TIMEOUT = 504
 _RETRIABLE = ("conflict", "throttled", "unauthorized", "missing")
 """Refusals after which nothing has happened: the pod is rechecked, and the request is retried."""
+
+_GONE = frozenset({Reason.POD_UNKNOWN, Reason.POD_MISMATCH, Reason.POD_ENDING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +79,25 @@ class Enforcer:
 
     context: Context
     cases: Cases
-    journal: Journal
+    history: RecordedHistory
     budget: Budget
     actions: Actions
     evidence: EvidenceWriter
     retry: RetryPolicy
     rng: random.Random = field(default_factory=random.Random)
 
-    def carry_out(self, case: Case, decision: Decision, line: DecisionLine) -> End:
-        """Act once, as decided; ``line`` is the decision as logged."""
-        attempt = _Attempt(self.journal.begin(decision))
+    def carry_out(self, case: Case, decision: Decision) -> End:
+        """Act once, as decided."""
+        attempt = _Attempt(self.history.begin(decision))
         end = End(Outcome.WITHDRAWN, "the agent met an internal error")
         try:
-            end = self._run_steps(attempt, case, decision, line)
+            end = self._run_steps(attempt, case, decision)
         except Exception as error:  # noqa: BLE001 - the record must be finished in any case
             self.context.callbacks.on_error("culling", error)
             outcome = Outcome.UNKNOWN if attempt.may_have_happened else Outcome.WITHDRAWN
             end = End(outcome, one_line(error))
         finally:
-            record = self.journal.finish(attempt.record, end.outcome, end.message)
+            record = self.history.finish(attempt.record, end.outcome, end.message)
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
                 self.budget.give_back(record)
         if end.outcome is Outcome.DONE and case.pod is not None:
@@ -106,7 +109,7 @@ class Enforcer:
 
     def unlabel(self, record: ActionRecord) -> bool:
         """Remove the quarantine label; return False if the pod had none. Raises ApiError."""
-        label = self.context.live.culling.quarantine_label
+        label = self.context.culling.quarantine_label
         backoff = self._backoff()
         while True:
             seen = self.actions.fetch(record.namespace, record.pod)
@@ -124,11 +127,9 @@ class Enforcer:
 
     # The steps.
 
-    def _run_steps(
-        self, attempt: _Attempt, case: Case, decision: Decision, line: DecisionLine
-    ) -> End:
-        if not self.evidence.write(attempt.record, case, decision, line):
-            why = self.journal.trouble or "the container is gone"
+    def _run_steps(self, attempt: _Attempt, case: Case, decision: Decision) -> End:
+        if not self.evidence.write(attempt.record, case, decision):
+            why = self.history.trouble or "the container is gone"
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True
         if not self.budget.reserve(attempt.record, self.context.clock.now()):
@@ -144,11 +145,14 @@ class Enforcer:
             try:
                 seen = self.actions.fetch(decision.namespace, decision.pod)
             except ApiError as error:
-                return _end_without_pod(error, refused)
-            fresh, settings = self.cases.refreshed(case, seen), self.context.live.culling
-            again = self.journal.recheck(decision, attempt.record, fresh, settings)
+                return _given_up(f"the pod could not be fetched: {error}", refused)
+            fresh, settings = self.cases.refreshed(case, seen), self.context.culling
+            history, now = self.history.past, self.context.clock.now()
+            again = rechecked(decision, attempt.record, fresh, settings, history, now)
             if not again.acts:
-                return _end_after_objections(again, refused)
+                is_gone = not _GONE.isdisjoint(again.reasons)
+                objections = " ".join(str(objection) for objection in again.objections)
+                return _given_up(objections, None if is_gone else refused)
             version = seen.resource_version if seen else ""
             request = planned(again, settings.quarantine_label, version)
             result = self._send(attempt, request, again)
@@ -201,7 +205,7 @@ class Enforcer:
             seen = self.actions.fetch(decision.namespace, decision.pod)
         except ApiError as second:
             return End(Outcome.UNKNOWN, f"{error}; the pod could not be fetched either: {second}")
-        if _has_happened(decision, seen, self.context.live.culling):
+        if _has_happened(decision, seen, self.context.culling):
             return End(Outcome.DONE, f"the pod shows it; the answer itself was lost: {error}")
         if error.status >= 500 and error.status != _GATEWAY_TIMEOUT:
             return End(Outcome.FAILED, str(error))
@@ -217,18 +221,10 @@ class Enforcer:
         return delay_s * self.rng.uniform(1, 1.5)
 
 
-def _end_after_objections(decision: Decision, refused: ApiError | None) -> End:
-    objections = " ".join(str(objection) for objection in decision.objections)
-    is_gone = {Reason.POD_UNKNOWN, Reason.POD_MISMATCH, Reason.POD_ENDING} & set(decision.reasons)
-    if refused is None or is_gone:
-        return End(Outcome.WITHDRAWN, objections)
-    return End(Outcome.REFUSED, f"{refused}; then: {objections}")
-
-
-def _end_without_pod(error: ApiError, refused: ApiError | None) -> End:
+def _given_up(reason: str, refused: ApiError | None) -> End:
     if refused is None:
-        return End(Outcome.WITHDRAWN, f"the pod could not be fetched: {error}")
-    return End(Outcome.REFUSED, f"{refused}; then the pod could not be fetched: {error}")
+        return End(Outcome.WITHDRAWN, reason)
+    return End(Outcome.REFUSED, f"{refused}; then: {reason}")
 
 
 def _has_happened(decision: Decision, seen: SeenPod | None, settings: Culling) -> bool:

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
-from minerwatch.culling.journal import Journal
+from minerwatch.culling.decision import Decision, decision_line
 from minerwatch.culling.pod_actions import planned
-from minerwatch.culling.records import ActionRecord, Case, DecisionLine, Moment
+from minerwatch.culling.recorded_history import RecordedHistory
+from minerwatch.culling.records import ActionRecord, Case, Moment
 from minerwatch.detection.judge import signal_scores
 from minerwatch.format import rfc3339
 from minerwatch.model import (
@@ -34,7 +34,8 @@ from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.process_order import tree_order
 from minerwatch.report.log import evidence_text
-from minerwatch.untrusted_text.display import masked_command_line, printable, redacted, shortened
+from minerwatch.untrusted_text.display import masked_command_line, printable, shortened
+from minerwatch.untrusted_text.redaction import redacted
 
 MAX_PROCESSES = 200
 MAX_FINDINGS = 50
@@ -51,15 +52,13 @@ _SIZES = (MAX_PROCESSES, 50, 20, 5, 1)
 class EvidenceWriter:
     """Keeps the evidence of each action before it is tried."""
 
-    def __init__(self, context: Context, journal: Journal, proc: Path) -> None:
+    def __init__(self, context: Context, history: RecordedHistory, proc: Path) -> None:
         self._context = context
-        self._journal = journal
+        self._history = history
         self._hasher = ExecutableHasher(str(proc))
         self._sockets = SocketReader(str(proc))
 
-    def write(
-        self, record: ActionRecord, case: Case, decision: Decision, line: DecisionLine
-    ) -> bool:
+    def write(self, record: ActionRecord, case: Case, decision: Decision) -> bool:
         """Return True once the evidence is everywhere it has to be."""
         observation = self._context.monitor.observation(case.container.key, MAX_PROCESSES)
         if observation is None:
@@ -67,11 +66,15 @@ class EvidenceWriter:
         encoded = self._encoder(case, observation, decision)
         evidence = encoded(_MAX_EVIDENCE_BYTES)
         logged = encoded(_MAX_LOGGED_EVIDENCE_BYTES)
-        request = str(planned(decision, self._context.live.culling.quarantine_label))
-        raw = msgspec.Raw(evidence)
-        if not self._journal.write(
-            "action", record=record, decision=line, request=request, evidence=raw
-        ):
+        request = str(planned(decision, self._context.culling.quarantine_label))
+        is_written = self._history.write(
+            "action",
+            record=record,
+            decision=decision_line(case, decision),
+            request=request,
+            evidence=msgspec.Raw(evidence),
+        )
+        if not is_written:
             return False
         self._context.log.info(
             "action",
@@ -87,7 +90,7 @@ class EvidenceWriter:
         )
         name = file_name(record.id, record.pod, record.unix_s)
         kept = encoded(_MAX_EVIDENCE_BYTES, command_lines=True)
-        return self._journal.save(name, msgspec.json.format(kept))
+        return self._history.save(name, msgspec.json.format(kept))
 
     def _encoder(
         self, case: Case, observation: Observation, decision: Decision

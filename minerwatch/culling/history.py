@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -15,12 +16,14 @@ MAX_RECORDS = 4096
 KEPT_S = 30 * 86400.0  # older actions are forgotten
 
 _NO_ACTIONS = (Outcome.RELEASED, Outcome.STARTED)
-
+_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
 _OFFENCES = (Outcome.DONE, Outcome.DRY_RUN)
 
 
 class History:
-    """Past actions of this node; bounded in number and age.
+    """Past actions of this node; bounded in number and age. For one thread that writes.
+
+    Any number of threads may read: what they see is replaced, never changed.
 
     Ages are measured on the monotonic clock, so that a wall clock that jumps frees no budget. An
     action from before the last boot is known to be older than the boot, no more.
@@ -28,7 +31,8 @@ class History:
 
     def __init__(self, known_since_s: float) -> None:
         """Start empty; actions before ``known_since_s`` (monotonic) are unknown."""
-        self._entries: dict[str, _Entry] = {}
+        self._entries: Mapping[str, _Entry] = {}
+        self._pods: frozenset[str] = frozenset()
         self._known_since_s = known_since_s
 
     @classmethod
@@ -42,13 +46,13 @@ class History:
     def restored(cls, records: Iterable[ActionRecord], now: Moment) -> History:
         """Return the history in an audit log, in the order of its lines."""
         history = cls(now.monotonic_s)
+        entries: dict[str, _Entry] = {}
         for record in records:
-            entry = _restored(record, now)
-            history._entries[record.id] = entry
+            entries[record.id] = entry = _restored(record, now)
             history._known_since_s = min(history._known_since_s, entry.latest_s)
-            if len(history._entries) > 2 * MAX_RECORDS:
-                history._forget(now)
-        history._forget(now)
+            if len(entries) > 2 * MAX_RECORDS:
+                entries = _bounded(entries, now)
+        history._replace(_bounded(entries, now))
         return history
 
     def records(self) -> tuple[ActionRecord, ...]:
@@ -67,7 +71,7 @@ class History:
         if entry is None or entry.record.outcome is not Outcome.PENDING:
             return None
         record = msgspec.structs.replace(entry.record, outcome=outcome)
-        self._entries[record_id] = replace(entry, record=record)
+        self._replace({**self._entries, record_id: replace(entry, record=record)})
         return record
 
     def release(self, decision: Decision, now: Moment) -> ActionRecord:
@@ -76,15 +80,8 @@ class History:
 
     def release_again(self, record: ActionRecord, now: Moment) -> ActionRecord:
         """Add and return the record that the pod of an earlier ``record`` is released."""
-        released = msgspec.structs.replace(
-            record,
-            id=f"{record.pod_uid}/release/{now.boot_id}/{now.monotonic_s:.6f}",
-            unix_s=now.unix_s,
-            monotonic_s=now.monotonic_s,
-            boot_id=now.boot_id,
-            outcome=Outcome.RELEASED,
-            processes=(),
-        )
+        stamp = _stamp(record.pod_uid, "release", now)
+        released = msgspec.structs.replace(record, **stamp, outcome=Outcome.RELEASED, processes=())
         return self._added(released, now)
 
     def anchor(self, node: str, now: Moment) -> ActionRecord:
@@ -95,15 +92,16 @@ class History:
 
     def of_pod(self, pod_uid: str) -> tuple[ActionRecord, ...]:
         """Return the actions on a pod, the oldest first."""
-        records = (entry.record for entry in self._entries.values())
-        return tuple(record for record in records if record.pod_uid == pod_uid)
+        if pod_uid not in self._pods:
+            return ()
+        return tuple(entry.record for entry in self._on_pod(pod_uid))
 
     def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
         """Return pod uid and id of processes that may be stopped, of released pods too."""
         return tuple(
             (record.pod_uid, process)
             for record in self.records()
-            if record.boot_id == boot_id and _may_have_stopped(record)
+            if record.boot_id == boot_id and _may_have_done(Action.STOP, record)
             for process in record.processes
         )
 
@@ -112,26 +110,23 @@ class History:
         return tuple(
             record
             for record in self.records()
-            if (record.action is Action.LABEL and _may_have_happened(record))
-            or (record.boot_id == boot_id and _may_have_stopped(record))
+            if _may_have_done(Action.LABEL, record)
+            or (record.boot_id == boot_id and _may_have_done(Action.STOP, record))
         )
 
     def has_labelled(self, pod_uid: str) -> bool:
         """Return True if minerwatch has labelled the pod."""
         return any(
-            record.action is Action.LABEL and record.outcome is Outcome.DONE
+            (record.action, record.outcome) == (Action.LABEL, Outcome.DONE)
             for record in self.of_pod(pod_uid)
         )
 
-    def has_dry_run(
-        self, pod_uid: str, action: Action, processes: Iterable[ProcessId], *, without: str = ""
-    ) -> bool:
+    def has_dry_run(self, pod_uid: str, action: Action, processes: Iterable[ProcessId]) -> bool:
         """Return True if a dry run of exactly this action on the pod was done already."""
         shown = [
-            entry.record
-            for entry in self._others(without)
-            if (entry.record.pod_uid, entry.record.action) == (pod_uid, action)
-            and entry.record.outcome is Outcome.DRY_RUN
+            record
+            for record in self.of_pod(pod_uid)
+            if (record.action, record.outcome) == (action, Outcome.DRY_RUN)
         ]
         if action not in PROCESS_ACTIONS:
             return bool(shown)
@@ -149,17 +144,13 @@ class History:
 
     def is_pending(self, pod_uid: str, *, without: str = "") -> bool:
         """Return True if an action on the pod is pending, except the record ``without``."""
-        return any(
-            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.PENDING
-            for entry in self._others(without)
-        )
+        on_pod = self._on_pod(pod_uid, without)
+        return any(entry.record.outcome is Outcome.PENDING for entry in on_pod)
 
     def is_released(self, pod_uid: str) -> bool:
         """Return True if an operator has released the pod."""
-        return any(
-            entry.record.pod_uid == pod_uid and entry.record.outcome is Outcome.RELEASED
-            for entry in self._entries.values()
-        )
+        on_pod = self._on_pod(pod_uid)
+        return any(entry.record.outcome is Outcome.RELEASED for entry in on_pod)
 
     def last_try_s(
         self, pod_uid: str, now: Moment, *, dry_run: bool, without: str = ""
@@ -167,8 +158,8 @@ class History:
         """Return the seconds since the pod's last action, except ``without``; None without one."""
         ages_s = [
             now.monotonic_s - entry.latest_s
-            for entry in self._others(without)
-            if entry.record.pod_uid == pod_uid and _matters(entry.record, dry_run=dry_run)
+            for entry in self._on_pod(pod_uid, without)
+            if _matters(entry.record, dry_run=dry_run)
         ]
         return min(ages_s, default=None)
 
@@ -178,7 +169,8 @@ class History:
             _matters(entry.record, dry_run=dry_run)
             and entry.record.outcome is not Outcome.WITHDRAWN
             and now.monotonic_s - entry.latest_s < HOUR_S
-            for entry in self._others(without)
+            for name, entry in self._entries.items()
+            if name != without
         )
 
     def has_touched(self, pod: Pod, *, dry_run: bool) -> bool:
@@ -204,31 +196,20 @@ class History:
             for entry in self._entries.values()
         )
 
-    def _others(self, without: str) -> Iterator[_Entry]:
-        return (entry for name, entry in self._entries.items() if name != without)
+    def _on_pod(self, pod_uid: str, without: str = "") -> Iterator[_Entry]:
+        """Yield the actions on a pod, the oldest first, except the record ``without``."""
+        for name, entry in self._entries.items():
+            if entry.record.pod_uid == pod_uid and name != without:
+                yield entry
 
     def _added(self, record: ActionRecord, now: Moment) -> ActionRecord:
-        self._entries[record.id] = _Entry(record, now.monotonic_s, now.monotonic_s)
-        self._forget(now)
+        entry = _Entry(record, now.monotonic_s, now.monotonic_s)
+        self._replace(_bounded({**self._entries, record.id: entry}, now))
         return record
 
-    def _forget(self, now: Moment) -> None:
-        """Drop expired records; of too many, those that no budget counts, then the oldest."""
-        self._entries = {
-            name: entry
-            for name, entry in self._entries.items()
-            if now.monotonic_s - entry.latest_s < KEPT_S
-        }
-        surplus = len(self._entries) - MAX_RECORDS
-        if surplus > 0:
-            for name in sorted(self._entries, key=self._worth)[:surplus]:
-                del self._entries[name]
-
-    def _worth(self, name: str) -> tuple[bool, float]:
-        entry = self._entries[name]
-        is_released = entry.record.outcome is Outcome.RELEASED
-        is_idle = entry.record.outcome is Outcome.WITHDRAWN or entry.record.dry_run
-        return is_released or not is_idle, entry.probable_s
+    def _replace(self, entries: Mapping[str, _Entry]) -> None:
+        self._entries = entries
+        self._pods = frozenset(entry.record.pod_uid for entry in entries.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,21 +220,33 @@ class _Entry:
     probable_s: float
     latest_s: float  # the latest possible time
 
+    @property
+    def worth(self) -> tuple[bool, float]:
+        """Return the key by which entries are dropped: those that no budget counts, the oldest."""
+        is_released = self.record.outcome is Outcome.RELEASED
+        is_idle = self.record.outcome is Outcome.WITHDRAWN or self.record.dry_run
+        return is_released or not is_idle, self.probable_s
+
+
+def _bounded(entries: Mapping[str, _Entry], now: Moment) -> dict[str, _Entry]:
+    """Return ``entries`` without those that have expired, and without the least of too many."""
+    kept = {
+        name: entry for name, entry in entries.items() if now.monotonic_s - entry.latest_s < KEPT_S
+    }
+    surplus = max(0, len(kept) - MAX_RECORDS)
+    for name in sorted(kept, key=lambda name: kept[name].worth)[:surplus]:
+        del kept[name]
+    return kept
+
 
 def _matters(record: ActionRecord, *, dry_run: bool) -> bool:
     """Return True if it counts: dry runs count enforced actions, but not the other way round."""
     return record.outcome not in _NO_ACTIONS and (dry_run or not record.dry_run)
 
 
-_NEVER_HAPPENED = (Outcome.WITHDRAWN, Outcome.DRY_RUN, Outcome.REFUSED, *_NO_ACTIONS)
-
-
-def _may_have_stopped(record: ActionRecord) -> bool:
-    return record.action is Action.STOP and _may_have_happened(record)
-
-
-def _may_have_happened(record: ActionRecord) -> bool:
-    return not record.dry_run and record.outcome not in _NEVER_HAPPENED
+def _may_have_done(action: Action, record: ActionRecord) -> bool:
+    is_past = not record.dry_run and record.outcome not in _NEVER_HAPPENED
+    return record.action is action and is_past
 
 
 def _restored(record: ActionRecord, now: Moment) -> _Entry:
@@ -266,12 +259,15 @@ def _restored(record: ActionRecord, now: Moment) -> _Entry:
     return _Entry(record, now.monotonic_s - age_s, 0.0)
 
 
+def _stamp(subject: str, what: str, now: Moment) -> dict[str, Any]:
+    """Return the id and the time of a record."""
+    id_ = f"{subject}/{what}/{now.boot_id}/{now.monotonic_s:.6f}"
+    return {"id": id_, **asdict(now)}
+
+
 def _start(node: str, now: Moment) -> ActionRecord:
     return ActionRecord(
-        id=f"{node}/start/{now.boot_id}/{now.monotonic_s:.6f}",
-        unix_s=now.unix_s,
-        monotonic_s=now.monotonic_s,
-        boot_id=now.boot_id,
+        **_stamp(node, "start", now),
         node=node,
         namespace="",
         pod="",
@@ -287,10 +283,7 @@ def _start(node: str, now: Moment) -> ActionRecord:
 def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
     what = "release" if outcome is Outcome.RELEASED else decision.action.value
     return ActionRecord(
-        id=f"{decision.pod_uid}/{what}/{now.boot_id}/{now.monotonic_s:.6f}",
-        unix_s=now.unix_s,
-        monotonic_s=now.monotonic_s,
-        boot_id=now.boot_id,
+        **_stamp(decision.pod_uid, what, now),
         node=decision.node,
         namespace=decision.namespace,
         pod=decision.pod,

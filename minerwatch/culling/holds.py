@@ -8,7 +8,7 @@ that pauses one minute in five would never have held for long enough.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 
 from minerwatch.culling.proof import counting_findings
@@ -34,10 +34,7 @@ class _Span:
         return passed_s > max(gap_s, min(self.seconds, _MAX_PAUSE_S))
 
 
-@dataclass(slots=True)
-class _Spans:
-    by_rule: dict[str, _Span] = field(default_factory=dict)
-    by_process: dict[tuple[str, ProcessId | None], _Span] = field(default_factory=dict)
+_SpanKey = str | tuple[str, ProcessId | None]  # a rule, on any process or on one
 
 
 class Holds:
@@ -45,7 +42,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._containers: dict[ContainerKey, _Spans] = {}
+        self._containers: dict[ContainerKey, dict[_SpanKey, _Span]] = {}
         self._noted_s = 0.0
 
     def note(self, verdicts: Iterable[Verdict], now_s: float, interval_s: float) -> None:
@@ -56,36 +53,21 @@ class Holds:
                 self._containers.clear()
             self._noted_s = now_s
             for verdict in verdicts:
-                _extend(self._containers.setdefault(verdict.container, _Spans()), verdict, gap_s)
-            for key, spans in [*self._containers.items()]:
-                _forget(spans, now_s, gap_s)
-                if not spans.by_rule:
-                    del self._containers[key]
+                spans = self._containers.setdefault(verdict.container, {})
+                for finding in counting_findings(verdict):
+                    for key in (finding.rule, (finding.rule, finding.process)):
+                        spans.setdefault(key, _Span(verdict.at_s)).extend(verdict.at_s, gap_s)
+            for container, spans in [*self._containers.items()]:
+                for key in [key for key, span in spans.items() if span.is_over(now_s, gap_s)]:
+                    del spans[key]
+                if not spans:
+                    del self._containers[container]
 
     def of(self, container: ContainerKey) -> Held:
         """Return how long each rule has held on ``container``, up to its last verdict."""
         with self._lock:
-            spans = self._containers.get(container)
-            if spans is None:
-                return Held()
+            spans = self._containers.get(container, {})
             return Held(
-                {rule: span.seconds for rule, span in spans.by_rule.items()},
-                {key: span.seconds for key, span in spans.by_process.items()},
+                {key: span.seconds for key, span in spans.items() if isinstance(key, str)},
+                {key: span.seconds for key, span in spans.items() if isinstance(key, tuple)},
             )
-
-
-def _extend(spans: _Spans, verdict: Verdict, gap_s: float) -> None:
-    at_s = verdict.at_s
-    for finding in counting_findings(verdict):
-        on_process = (finding.rule, finding.process)
-        spans.by_rule.setdefault(finding.rule, _Span(at_s)).extend(at_s, gap_s)
-        spans.by_process.setdefault(on_process, _Span(at_s)).extend(at_s, gap_s)
-
-
-def _forget(spans: _Spans, now_s: float, gap_s: float) -> None:
-    spans.by_rule = {
-        key: span for key, span in spans.by_rule.items() if not span.is_over(now_s, gap_s)
-    }
-    spans.by_process = {
-        key: span for key, span in spans.by_process.items() if not span.is_over(now_s, gap_s)
-    }

@@ -33,7 +33,7 @@ from typing import Any
 import msgspec
 
 from minerwatch.backoff import Backoff
-from minerwatch.config.schema import CircuitBreaker, Culling
+from minerwatch.config.schema import Culling
 from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
@@ -70,27 +70,6 @@ class BudgetPace:
     spent_s: float = 300.0  # and while the budget is spent: only deleting the Lease changes that
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on actions of one hour, and on the owners that one rule may flag."""
-
-    per_node: int
-    per_cluster: int
-    cluster_owners: int = CircuitBreaker().cluster_owners
-
-    @classmethod
-    def of(cls, settings: Culling) -> Limits:
-        """Return the configured limits."""
-        budget, breaker = settings.budget, settings.circuit_breaker
-        return cls(budget.per_node, budget.per_cluster, breaker.cluster_owners)
-
-
-@dataclass(frozen=True, slots=True)
-class _FirstSeen:
-    at_s: float  # monotonic
-    age_s: float
-
-
 class LeaseBudget:
     """``records.Budget`` in the Lease ``LEASE``; for many threads.
 
@@ -102,7 +81,7 @@ class LeaseBudget:
         self,
         cluster: Cluster,
         namespace: str,
-        limits: Limits,
+        settings: Callable[[], Culling],
         *,
         on_error: Callable[[str, Exception], None] = lambda _reason, _error: None,
         rng: random.Random | None = None,
@@ -110,27 +89,26 @@ class LeaseBudget:
         monotonic_s: Callable[[], float] = time.monotonic,
         closing: Event | None = None,
     ) -> None:
-        """``namespace`` is the agent's own. Simulations pass their own clock and ``closing``."""
+        """``namespace`` is the agent's own; ``settings`` returns those in force.
+
+        Simulations pass their own clock and ``closing``.
+        """
         self.failures: dict[str, int] = {}
         self._cluster = cluster
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._path = f"{self._collection}/{LEASE}"
         self._namespace = namespace
-        self._limits = limits
+        self._settings = settings
         self._on_error = on_error
         self._rng = rng or random.Random()  # noqa: S311 - it spreads requests
         self._pace = pace or BudgetPace()
         self._monotonic_s = monotonic_s
-        self._lock = Lock()
-        self._seen: dict[str, _FirstSeen] = {}
-        self._last: LeaseState | None = None
+        self._lock = Lock()  # guards what was seen
+        self._seen: dict[str, float] = {}  # place -> when it was taken, as first seen; monotonic
+        self._last: LeaseState | None = None  # replaced, never changed
         self._closing = closing or Event()
         self._refresh_s = -math.inf  # monotonic; the Lease is not read before this
         self._flag_s = -math.inf  # monotonic; no flags are written before this
-
-    def use(self, limits: Limits) -> None:
-        """Apply other limits."""
-        self._limits = limits
 
     def close(self) -> None:
         """Interrupt all waits."""
@@ -163,43 +141,34 @@ class LeaseBudget:
 
     def left(self, *, dry_run: bool) -> int | None:
         """Return how many actions the cluster may still do now; None: unknown."""
-        with self._lock:
-            state = self._last
-            now_s = self._monotonic_s()
-            if state is None or now_s - state.at_s > self._pace.known_s:
-                return None
-            held = self._held(state, state.places(dry_run=dry_run), now_s)
-            return max(0, self._limits.per_cluster - len(held))
+        state, now_s = self._last, self._monotonic_s()
+        if state is None or now_s - state.at_s > self._pace.known_s:
+            return None
+        held = self._unexpired(state, now_s).places(dry_run=dry_run)
+        return max(0, self._settings().budget.per_cluster - len(held))
 
     def last_read_s(self) -> float | None:
         """Return the time since the Lease was read; None: never."""
-        with self._lock:
-            return None if self._last is None else self._monotonic_s() - self._last.at_s
+        state = self._last
+        return None if state is None else self._monotonic_s() - state.at_s
 
     def server_unix_s(self) -> float | None:
         """Return the API server's time of day, extrapolated from its last answer; None: unknown."""
-        with self._lock:
-            state = self._last
-            if state is None:
-                return None
-            return state.server_unix_s + self._monotonic_s() - state.at_s
+        state = self._last
+        return None if state is None else state.server_unix_s + self._monotonic_s() - state.at_s
 
     def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
         """Write each rule's confirmed owners on this node; a failure is retried at a later tick."""
         wanted = [(rule, owner) for rule, owners in sorted(flagged.items()) for owner in owners]
-        now_s = self._monotonic_s()
-        with self._lock:
-            state = self._last
-        most = self._limits.cluster_owners
-        if state is None or now_s < self._flag_s or not state.missing_flags(wanted, most):
+        state, now_s = self._last, self._monotonic_s()
+        if state is None or now_s < self._flag_s or self._with_flags(state, wanted) is True:
             return
         if not self._update(lambda state: self._with_flags(state, wanted)):
             self._flag_s = now_s + self._pace.needed_s * self._rng.uniform(0.5, 1.5)
 
     def flagged(self, rules: Iterable[str]) -> dict[str, int]:
         """Return how many owners each of ``rules`` flags in the cluster, as last read."""
-        with self._lock:
-            state = self._last
+        state = self._last
         owners: dict[str, set[str]] = {}
         for flag in () if state is None else state.current_flags:
             owners.setdefault(flag.rule, set()).add(flag.owner)
@@ -208,11 +177,11 @@ class LeaseBudget:
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
         """Take a place, unless one of the record's rules flags too many owners; idempotent."""
-        return self._update(lambda state: self._with_place(state, record))
+        return self._update(lambda state: self._with_place(state, record), record.node)
 
     def give_back(self, record: ActionRecord) -> None:
         """Free the place of an action that was not tried; if that fails, it expires."""
-        self._update(lambda state: self._without_place(state, record))
+        self._update(lambda state: self._without_place(state, record), record.node)
 
     def forget(self) -> None:
         """Delete the Lease if it exists; raises ApiError."""
@@ -224,7 +193,7 @@ class LeaseBudget:
 
     # One update: read, decide, write; again if another agent was faster.
 
-    def _update(self, change: Callable[[LeaseState], LeaseState | bool]) -> bool:
+    def _update(self, change: Callable[[LeaseState], LeaseState | bool], holder: str = "") -> bool:
         """Write the Lease that ``change`` returns, or return its decision; False if that fails."""
         until_s = self._monotonic_s() + self._pace.give_up_s
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
@@ -233,12 +202,12 @@ class LeaseBudget:
                 wanted = change(self._read())
                 if isinstance(wanted, bool):
                     return wanted
-                self._write(wanted)
+                self._write(wanted, holder)
             except ApiError as error:
                 last = error
                 if error.reason == "unauthorized":
                     self._cluster.renew_credentials()
-                if not _is_retriable(error):
+                if not error.is_transient and error.reason not in ("conflict", "missing"):
                     break
             else:
                 return True
@@ -250,64 +219,51 @@ class LeaseBudget:
 
     def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
-        state = self._without_expired(state)
+        budget, breaker = self._settings().budget, self._settings().circuit_breaker
+        state = self._unexpired(state, state.at_s)
         held = state.places(dry_run=record.dry_run)
         if any(place.id == id_ for place in held):
             return True
-        limits, own = self._limits, sum(place.node == node for place in held)
-        if len(held) >= limits.per_cluster or own >= limits.per_node:
+        own = sum(place.node == node for place in held)
+        if len(held) >= budget.per_cluster or own >= budget.per_node:
             return False
         flags = state.flags_with((rule, record.counted_as) for rule in record.rules)
-        if any(owner_count(flags, rule) >= limits.cluster_owners for rule in record.rules):
+        if any(owner_count(flags, rule) >= breaker.cluster_owners for rule in record.rules):
             return False
         places = (*held, Place(id_, node, state.server_unix_s))
-        return self._with_body(replace(state, flags=flags), record, places)
+        return replace(state, flags=flags).with_places(places, dry_run=record.dry_run)
 
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
     ) -> LeaseState | bool:
-        missing = state.missing_flags(wanted, self._limits.cluster_owners)
+        missing = state.missing_flags(wanted, self._settings().circuit_breaker.cluster_owners)
         if not missing:
             return True
-        state = replace(self._without_expired(state), flags=state.flags_with(missing))
-        return replace(state, lease=lease_body(state, self._namespace, ""))
+        return replace(self._unexpired(state, state.at_s), flags=state.flags_with(missing))
 
     def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
         with self._lock:
             self._seen.pop(id_, None)
-        state = self._without_expired(state)
+        state = self._unexpired(state, state.at_s)
         places = state.places(dry_run=record.dry_run)
         others = tuple(place for place in places if place.id != id_)
-        return others == places or self._with_body(state, record, others)
+        return others == places or state.with_places(others, dry_run=record.dry_run)
 
-    def _with_body(
-        self, state: LeaseState, record: ActionRecord, places: tuple[Place, ...]
-    ) -> LeaseState:
-        """Return the state to write, with ``places`` in the record's list."""
-        dry_run = record.dry_run
-        state = replace(state, dry_runs=places) if dry_run else replace(state, in_earnest=places)
-        return replace(state, lease=lease_body(state, self._namespace, record.node))
+    def _unexpired(self, state: LeaseState, now_s: float) -> LeaseState:
+        """Return ``state`` without the places that have expired by ``now_s`` (monotonic)."""
 
-    def _without_expired(self, state: LeaseState) -> LeaseState:
+        def held(places: tuple[Place, ...]) -> tuple[Place, ...]:
+            longest_s = HOUR_S + MARGIN_S
+            return tuple(each for each in places if self._age_s(state, each, now_s) < longest_s)
+
         with self._lock:
-            in_earnest = self._held(state, state.in_earnest, state.at_s)
-            dry_runs = self._held(state, state.dry_runs, state.at_s)
-        return replace(state, in_earnest=in_earnest, dry_runs=dry_runs)
-
-    def _held(
-        self, state: LeaseState, places: tuple[Place, ...], now_s: float
-    ) -> tuple[Place, ...]:
-        """Return the ``places`` that have not expired by ``now_s`` (monotonic)."""
-        return tuple(
-            place for place in places if self._age_s(state, place, now_s) < HOUR_S + MARGIN_S
-        )
+            return replace(state, in_earnest=held(state.in_earnest), dry_runs=held(state.dry_runs))
 
     def _age_s(self, state: LeaseState, place: Place, now_s: float) -> float:
         """Return the lower of the ages by the two clocks."""
         age_s = state.server_unix_s - place.unix_s + (now_s - state.at_s)
-        seen = self._seen.get(place.id)
-        return age_s if seen is None else min(age_s, seen.age_s + now_s - seen.at_s)
+        return min(age_s, now_s - self._seen.get(place.id, -math.inf))
 
     # The Lease.
 
@@ -333,15 +289,14 @@ class LeaseBudget:
             known = {place.id: place for place in (*state.in_earnest, *state.dry_runs)}
             for id_, place in known.items():
                 age_s = max(0.0, state.server_unix_s - place.unix_s)
-                self._seen.setdefault(id_, _FirstSeen(state.at_s, age_s))
+                self._seen.setdefault(id_, state.at_s - age_s)
             self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in known}
             self._last = state
 
-    def _write(self, wanted: LeaseState) -> None:
-        assert wanted.lease is not None  # noqa: S101 - for mypy; lease_body never returns None
-        is_new = "resourceVersion" not in wanted.lease["metadata"]
+    def _write(self, wanted: LeaseState, holder: str) -> None:
+        is_new = wanted.lease is None
         method, path = ("POST", self._collection) if is_new else ("PUT", self._path)
-        body = msgspec.json.encode(wanted.lease)
+        body = msgspec.json.encode(lease_body(wanted, self._namespace, holder))
         self._cluster.call(method, path, body=body, timeout_s=self._pace.answer_s)
         self._remember(wanted)
 
@@ -350,8 +305,3 @@ class LeaseBudget:
         self.failures[reason] = self.failures.get(reason, 0) + 1
         with suppress(Exception):  # a failing callback must not prevent the decision
             self._on_error(reason, error)
-
-
-def _is_retriable(error: ApiError) -> bool:
-    lost = {"unauthorized", "throttled", "connection", "timeout", "conflict", "missing"}
-    return error.reason in lost or error.status >= 500

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,8 @@ import msgspec
 from minerwatch.culling.records import HOUR_S
 from minerwatch.errors import NOT_JSON
 from minerwatch.format import micro_time
-from minerwatch.kube.client import ApiError
+from minerwatch.kube.client import ApiError, decoded
+from minerwatch.kube.objects import Metadata
 
 LEASE = "minerwatch-cull-budget"
 IN_EARNEST = "minerwatch.io/actions"
@@ -50,6 +51,11 @@ class Flag(msgspec.Struct, array_like=True, frozen=True):
     unix_s: float
 
 
+class _Lease(msgspec.Struct):
+    metadata: Metadata
+    spec: dict[str, object] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseState:
     """The Lease as read, or before it is written."""
@@ -64,6 +70,10 @@ class LeaseState:
     def places(self, *, dry_run: bool) -> tuple[Place, ...]:
         """Return the places of one of the two lists."""
         return self.dry_runs if dry_run else self.in_earnest
+
+    def with_places(self, places: tuple[Place, ...], *, dry_run: bool) -> LeaseState:
+        """Replace one of the two lists."""
+        return replace(self, dry_runs=places) if dry_run else replace(self, in_earnest=places)
 
     @property
     def current_flags(self) -> list[Flag]:
@@ -112,18 +122,9 @@ def owner_count(flags: Iterable[Flag], rule: str) -> int:
 
 def decoded_lease(body: bytes) -> dict[str, Any]:
     """Parse a Lease. Raises ApiError if it is none."""
-    try:
-        lease = msgspec.json.decode(body, type=dict[str, Any])
-    except NOT_JSON as error:
-        raise ApiError("garbage", f"{LEASE}: the API server's answer is not a Lease") from error
-    metadata = lease.get("metadata")
-    if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+    if not decoded(body, _Lease, f"the Lease {LEASE}").metadata.resource_version:
         raise ApiError("garbage", f"{LEASE}: the Lease has no resource version")
-    if not isinstance(metadata.get("annotations"), dict | None):
-        raise ApiError("garbage", f"{LEASE}: the Lease's annotations are not an object")
-    if not isinstance(lease.get("spec"), dict | None):
-        raise ApiError("garbage", f"{LEASE}: the Lease's spec is not an object")
-    return lease
+    return decoded(body, dict[str, Any], f"the Lease {LEASE}")
 
 
 def lease_state(lease: dict[str, Any] | None, server_unix_s: float, at_s: float) -> LeaseState:
@@ -147,7 +148,7 @@ def entries(
     text = (lease["metadata"].get("annotations") or {}).get(name, "[]")
     try:
         found: list[_Entry] = msgspec.json.decode(text, type=list[kind])  # type: ignore[valid-type]
-    except (*NOT_JSON, TypeError) as error:
+    except NOT_JSON as error:
         raise ApiError(
             "garbage",
             f"Lease {LEASE}: its annotation {name} is damaged, so nothing is culled: delete the"

@@ -15,7 +15,7 @@ from minerwatch.model import Observation
 NOT_RUNNING = "the agent is starting or stopping: try again"
 _MAX_REQUESTS = 16
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Flagged = tuple[Observation, ...]
 """Containers that a tick found at suspicious or above."""
 
@@ -61,7 +61,7 @@ class Mailbox:
             self._requests.append(PendingRequest(work))
             self._changed.notify_all()
 
-    def call(self, work: Callable[[], Answer], timeout_s: float) -> Answer:
+    def call(self, work: Callable[[], Result], timeout_s: float) -> Result:
         """Return the result of ``work`` or raise its exception; else raise MinerwatchError."""
         request = PendingRequest(work)
         with self._changed:
@@ -78,7 +78,7 @@ class Mailbox:
                     self._requests.remove(request)
                     raise MinerwatchError("the agent was too busy; nothing was done")
             raise MinerwatchError("it is still in progress; the audit log will have its outcome")
-        answer: Answer = request.answer.result()
+        answer: Result = request.answer.result()
         return answer
 
     def take(self) -> PendingRequest | Flagged | None:

@@ -11,13 +11,12 @@ from minerwatch.api.types import CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.config.values import OFF
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision
-from minerwatch.culling.decision_log import DecisionLog, container_name, decision_line, sentences
+from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
-from minerwatch.culling.journal import Journal
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.pod_actions import Actions, planned
-from minerwatch.culling.records import ActionRecord, Case, DecisionLine
+from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
+from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
 from minerwatch.kube.events import EventReason
@@ -31,7 +30,7 @@ class OperatorOrders:
 
     context: Context
     cases: Cases
-    journal: Journal
+    history: RecordedHistory
     budget: LeaseBudget
     actions: Actions
     enforcer: Enforcer
@@ -39,11 +38,11 @@ class OperatorOrders:
 
     def cull(self, order: CullOrder) -> CullAnswer:
         """Act on a container. Raises TargetError if it is gone."""
-        answer, case, decision, line = self._decided(order)
-        self.decisions.write(line)
+        answer, case, decision = self._decided(order)
+        self.decisions.write(case, decision)
         if not decision.acts:
             return answer
-        end = self.enforcer.carry_out(case, decision, line)
+        end = self.enforcer.carry_out(case, decision)
         return replace(answer, outcome=end.outcome.value, message=printable(end.message, 1024))
 
     def preview(self, order: CullOrder) -> CullAnswer:
@@ -53,7 +52,7 @@ class OperatorOrders:
     def release(self, order: ReleaseOrder) -> ReleaseAnswer:
         """Record the release, then undo the actions on the pod. Raises TargetError."""
         observation = self._target(order)
-        record = self.journal.release(self.journal.decide(self.cases.case(observation)))
+        record = self.history.release(self.history.decide(self.cases.case(observation)))
         answer, _ = self._undo(record, observation)
         self.cases.refresh_stopped()
         return answer
@@ -61,18 +60,18 @@ class OperatorOrders:
     def release_all(self, order: ReleaseAllOrder) -> ReleaseAllAnswer:
         """Undo all actions on this node that can be undone."""
         if order.retire or order.forget:
-            config = self.context.live.config
+            config = self.context.config
             culling = msgspec.structs.replace(config.culling, mode=OFF)
-            self.context.live.config = msgspec.structs.replace(config, culling=culling)
-        was_forgotten = self.journal.is_forgotten
-        trouble = [self.journal.trouble] if self.journal.trouble and not was_forgotten else []
+            self.context.config = msgspec.structs.replace(config, culling=culling)
+        was_forgotten = self.history.is_forgotten
+        trouble = [self.history.trouble] if self.history.trouble and not was_forgotten else []
         released = self._release_pods(order.namespace)
         self.cases.refresh_stopped()
         is_undone = not trouble and not any(each.trouble for each in released)
         if order.forget and is_undone:
             try:
                 if not was_forgotten:
-                    self.journal.forget()
+                    self.history.forget()
                 self.budget.forget()
             except MinerwatchError as error:
                 trouble.append(str(error))
@@ -80,7 +79,11 @@ class OperatorOrders:
             trouble.append("not everything was undone, so the audit log and the Lease are kept")
         answer = ReleaseAllAnswer(
             node=self.context.agent.node,
-            released=tuple(each for each in released if _has_content(each)),
+            released=tuple(
+                each
+                for each in released
+                if each.resumed or each.gone or each.label_removed or each.trouble
+            ),
             acts_no_more=order.retire or order.forget,
             forgotten=order.forget and not trouble,
             trouble=tuple(trouble),
@@ -107,40 +110,39 @@ class OperatorOrders:
                 return observation
         raise TargetError("that container is no longer there")
 
-    def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision, DecisionLine]:
+    def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision]:
         observation = self._target(order)
         if self.context.agent.namespace:
             self.budget.refresh()
         case = self.cases.checked_case(observation, order.action, dry_run=order.dry_run)
-        decision = self.journal.decide(case)
-        line = decision_line(observation, case, decision, by_hand=True)
+        decision = self.history.decide(case)
         answer = CullAnswer(
             node=self.context.agent.node,
             namespace=decision.namespace,
             pod=decision.pod,
-            container=line.container,
+            container=container_name(case),
             owner=decision.owner,
-            level=line.level,
-            score=line.score,
+            level=case.verdict.level.label,
+            score=case.verdict.score,
             proposed=decision.proposed.value,
             dry_run=decision.dry_run,
             acts=decision.acts,
-            reasons=sentences(decision),
-            request=str(planned(decision, self.context.live.culling.quarantine_label) or ""),
+            reasons=decision.sentences,
+            request=str(planned(decision, self.context.culling.quarantine_label) or ""),
         )
-        return answer, case, decision, line
+        return answer, case, decision
 
     def _release_pods(self, namespace: str) -> list[ReleaseAnswer]:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
         observed = {each.container.pod_uid: each for each in self.context.monitor.observations(0)}
         held: dict[str, list[ActionRecord]] = {}
-        for record in self.journal.held():
+        for record in self.history.past.held(self.context.clock.now().boot_id):
             if namespace in ("", record.namespace):
                 held.setdefault(record.pod_uid, []).append(record)
         released: list[ReleaseAnswer] = []
         lost = ""
         for pod_uid, records in held.items():
-            record = self.journal.release_again(records[-1])
+            record = self.history.release_again(records[-1])
             is_labelled = any(each.action is Action.LABEL for each in records)
             answer, lost = self._undo(
                 record, observed.get(pod_uid), lost=lost, may_be_labelled=is_labelled
@@ -181,7 +183,7 @@ class OperatorOrders:
             node=self.context.agent.node,
             namespace=record.namespace,
             pod=record.pod,
-            container=container_name(observation, case) if observation and case else "",
+            container=container_name(case) if case else "",
             resumed=tuple(process.pid for process in hits.hit),
             gone=tuple(process.pid for process in hits.gone),
             label_removed=is_unlabelled,
@@ -204,7 +206,3 @@ class OperatorOrders:
         )
         if case is not None and case.pod is not None and (resumed or is_unlabelled):
             self.context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
-
-
-def _has_content(answer: ReleaseAnswer) -> bool:
-    return bool(answer.resumed or answer.gone or answer.label_removed or answer.trouble)

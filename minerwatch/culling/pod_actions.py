@@ -34,7 +34,8 @@ from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster, Status, one_line, refusal
+from minerwatch.kube.client import ApiError, Cluster, decoded, one_line, refusal
+from minerwatch.kube.objects import Head, Status
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Action, Pod, ProcessId
 
@@ -88,14 +89,6 @@ class SeenPod:
     resource_version: str
 
 
-class _Versioned(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-
-
-class _Head(msgspec.Struct):
-    metadata: _Versioned
-
-
 def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
     """Return the request of ``decision``, even if it is not to act; None: nothing to send."""
     action = decision.action if decision.acts else decision.proposed
@@ -139,12 +132,10 @@ class Actions:
             if error.reason == "missing":
                 return None
             raise
-        pod, version = self._parser.pod(body), None
-        with suppress(*NOT_JSON):
-            version = msgspec.json.decode(body, type=_Head).metadata.resource_version
-        if pod is None or version is None:
+        pod = self._parser.pod(body)
+        if pod is None:
             raise ApiError("garbage", f"{namespace}/{name}: the API server's answer is not a pod")
-        return SeenPod(pod, version)
+        return SeenPod(pod, decoded(body, Head, "a pod").metadata.resource_version)
 
     def send(self, request: ApiRequest) -> None:
         """Send ``request`` once. Raises ApiError; after a 401 the credentials are renewed."""

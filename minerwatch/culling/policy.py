@@ -126,9 +126,10 @@ class _Evaluation:
                 key=lambda objection: list(Reason).index(objection.reason),
             )
         )
+        proposed = proposed or Action.OBSERVE
         return Decision(
-            action=Action.OBSERVE if objections else proposed or Action.OBSERVE,
-            proposed=proposed or Action.OBSERVE,
+            action=Action.OBSERVE if objections else proposed,
+            proposed=proposed,
             rung=rung,
             dry_run=self.dry_run,
             objections=objections,
@@ -306,7 +307,7 @@ class _Evaluation:
         return (
             self.dry_run
             and pod is not None
-            and self.history.has_dry_run(pod.uid, proposed, processes, without=self.reserved)
+            and self.history.has_dry_run(pod.uid, proposed, processes)
         )
 
     def _is_in_effect(self, proposed: Action) -> bool:

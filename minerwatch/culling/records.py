@@ -53,7 +53,7 @@ class Moment:
     """One moment on both clocks.
 
     ``unix_s`` is the API server's time if known, else the node's time of day without its steps
-    (``culling.clock``). ``monotonic_s`` counts from the boot (clock_gettime(2)) with the id
+    (``culling.context``). ``monotonic_s`` counts from the boot (clock_gettime(2)) with the id
     ``boot_id`` (random(4)).
     """
 

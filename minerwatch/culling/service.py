@@ -112,7 +112,7 @@ class CullSwitch:
     @property
     def is_forgotten(self) -> bool:
         """Return True once the audit log was removed, before an uninstallation."""
-        return self._culler is not None and self._culler.journal.is_forgotten
+        return self._culler is not None and self._culler.history.is_forgotten
 
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """Return the failures since the start: source, reason, count."""
@@ -130,7 +130,7 @@ class CullSwitch:
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
             orders.TOLD: self._handler(
-                orders.ToldOrder, lambda by: by.journal.lines_since, in_culling_thread=False
+                orders.ToldOrder, lambda by: by.history.lines_since, in_culling_thread=False
             ),
         }
 
@@ -166,9 +166,12 @@ class CullSwitch:
         from minerwatch.culling.context import AgentIdentity, Callbacks
         from minerwatch.culling.culler import Culler
 
+        known = os.environ.get("MINERWATCH_POD_NAMESPACE", "")
+        if not known and self._cluster.is_in_cluster:
+            known = self._cluster.cluster.namespace
         agent = AgentIdentity(
             node=self._node,
-            namespace=_own_namespace(self._config.kubernetes.namespace, self._cluster),
+            namespace=self._config.kubernetes.namespace or known,
             pod_uid=os.environ.get("MINERWATCH_POD_UID", ""),
         )
         self._culler = Culler(
@@ -188,11 +191,6 @@ class CullSwitch:
             own_namespace=agent.namespace,
             audit_log=self._config.culling.audit.log,
         )
-
-
-def _own_namespace(configured: str, cluster: ClusterNode) -> str:
-    known = configured or os.environ.get("MINERWATCH_POD_NAMESPACE", "")
-    return known or (cluster.cluster.namespace if cluster.is_in_cluster else "")
 
 
 def boot_id() -> str:

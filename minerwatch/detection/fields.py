@@ -53,6 +53,12 @@ _FIELDS = (
     Field("HugepagesMiB", "MiB", "huge pages", dynamic=True),
     Field("JitMiB", "MiB", "anonymous executable mappings", dynamic=True),
     Field(
+        "ExeNotInImage",
+        "bool",
+        "the executable was written after its container started",
+        dynamic=True,
+    ),
+    Field(
         "RoundingShare",
         "0..1",
         "samples that do not round to nearest, in threads that do so",
@@ -175,6 +181,7 @@ PROBE_FIELDS = {
     "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
+    "drift": ("ExeNotInImage",),
 }
 """The fields that each deep probe measures."""
 

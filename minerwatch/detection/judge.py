@@ -9,6 +9,7 @@ from math import prod
 
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import (
+    Abuse,
     ContainerKey,
     Evidence,
     Finding,
@@ -114,8 +115,25 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
     return min(_noisy_or(scores.values()), level.highest_score)
 
 
+def of_worst_abuse(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings of the kind of abuse with the highest score."""
+    return max(_by_abuse(findings).values(), key=_score_of_one_abuse, default=[])
+
+
 def score_of(findings: Iterable[Finding]) -> float:
-    """Return the joint score of the findings.
+    """Return the joint score of the findings of the worst kind of abuse."""
+    return _score_of_one_abuse(of_worst_abuse(findings))
+
+
+def _by_abuse(findings: Iterable[Finding]) -> dict[Abuse, list[Finding]]:
+    found: dict[Abuse, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(finding.abuse, []).append(finding)
+    return found
+
+
+def _score_of_one_abuse(findings: Iterable[Finding]) -> float:
+    """Return the joint score of findings of one kind.
 
     Words of one argument raise the level to ``suspicious`` at most, and never above the level of
     the other findings: an outsider may have chosen them for a program with findings of its own.
@@ -166,7 +184,16 @@ def is_cullable(verdict: Verdict) -> bool:
         for finding in verdict.findings
         if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
     ]
-    return any(map(_is_proof, _by_process(stable)))
+    return any(
+        _is_proof(findings)
+        for own in _by_process(stable)
+        for abuse, findings in _by_abuse(own).items()
+        if abuse in _CULLED
+    )
+
+
+_CULLED = frozenset((Abuse.MINING, Abuse.CRACKING))
+"""Kinds of abuse for which the computation itself is evidence."""
 
 
 def _is_proof(findings: list[Finding]) -> bool:
@@ -342,6 +369,8 @@ def _finding(sighting: Sighting, since_s: float) -> Finding:
         evidence=sighting.evidence,
         private=sighting.private,
         words_only=sighting.words_only,
+        abuse=rule.abuse,
+        filters=tuple(each.public_title for each in rule.filters),
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from weakref import WeakValueDictionary
 
 import re2
 
@@ -54,9 +55,9 @@ def text_test(predicate: Text) -> TextTest:
     """Return the function that compares one text with the predicate's pattern."""
     pattern, is_cased = predicate.pattern, predicate.cased
     if predicate.how is How.REGEX:
-        return _RegexTest(pattern)
+        return _regex_of(pattern).is_in
     if predicate.how is How.WILDCARD:
-        test = _RegexTest(wildcard_regex(predicate))
+        test = _regex_of(wildcard_regex(predicate)).is_in
         return test if is_cased else lambda text: test(_lower(text))
     compare = _COMPARE[predicate.how]
     if is_cased:
@@ -73,19 +74,35 @@ _COMPARE: dict[How, Callable[[str, str], bool]] = {
 }
 
 
-class _RegexTest:
+class _Regex:
     """A regular expression, searched anywhere in a text; compiled when it is first used."""
 
-    __slots__ = ("_pattern", "_regex")
+    __slots__ = ("__weakref__", "_pattern", "_regex")
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._regex: re2._Regexp | None = None
 
-    def __call__(self, text: str) -> bool:
+    def search(self, text: str) -> re2._Match | None:
+        """Return the first match in the bytes of a text."""
         if self._regex is None:
             self._regex = compiled_regex(self._pattern)
-        return self._regex.search(encoded(text)) is not None
+        return self._regex.search(encoded(text))
+
+    def is_in(self, text: str) -> bool:
+        """Return True if it matches in a text."""
+        return self.search(text) is not None
+
+
+_regexes: WeakValueDictionary[str, _Regex] = WeakValueDictionary()
+
+
+def _regex_of(pattern: str) -> _Regex:
+    """Return the expression; one for all that use it, for to compile it takes milliseconds."""
+    regex = _regexes.get(pattern)
+    if regex is None:
+        regex = _regexes[pattern] = _Regex(pattern)
+    return regex
 
 
 def compiled_regex(pattern: str, memory: int = _REGEX_MEMORY) -> re2._Regexp:
@@ -107,8 +124,14 @@ def compiled_regex(pattern: str, memory: int = _REGEX_MEMORY) -> re2._Regexp:
 
 def regex_span(pattern: str, text: str) -> tuple[int, int] | None:
     """Return where an expression matches in a text."""
-    found = compiled_regex(pattern).search(text.encode("utf-8", "replace").decode("utf-8"))
-    return None if found is None else found.span()
+    found = _regex_of(pattern).search(text)
+    if found is None:
+        return None
+    start, end = found.span()
+    if text.isascii():
+        return start, end
+    before, within = encoded(text)[:start], encoded(text)[start:end]
+    return len(before.decode()), len(before.decode()) + len(within.decode())
 
 
 # A rule evaluates many predicates on the same text, so the latest texts are converted once.

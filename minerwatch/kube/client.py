@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, TypeVar, Unpack
 from urllib.parse import urlencode
 
 import msgspec
@@ -34,6 +34,7 @@ from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from minerwatch import __version__
 from minerwatch.errors import NOT_JSON, ClusterError
+from minerwatch.kube.objects import Status
 from minerwatch.kube.tls_verification import verify_as_kubectl
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ Reason = Literal[
     "timeout",
     "garbage",  # an answer that does not follow the API
 ]
+_Kind = TypeVar("_Kind")
 _REASONS: Mapping[int, Reason] = {
     401: "unauthorized",
     403: "forbidden",
@@ -122,17 +124,14 @@ class ApiError(ClusterError):
         self.status = status  # of HTTP; 0: there was no answer
         self.retry_after_s = retry_after_s  # what the server asks for
 
-
-class Status(msgspec.Struct):
-    """``meta/v1 Status``: the result of a request, or of a command."""
-
-    kind: str = ""
-    status: str = ""
-    message: str | None = None
-    code: int = 0
+    @property
+    def is_transient(self) -> bool:
+        """Return True if the same request may succeed later."""
+        passing = {"unauthorized", "throttled", "connection", "timeout"}
+        return self.reason in passing or self.status >= 500
 
 
-class Answer:
+class Response:
     """An answer whose head has arrived and whose body is still to be read, by one thread."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, server: str) -> None:
@@ -188,6 +187,13 @@ class Answer:
         self._response.close()
 
 
+class _Options(TypedDict, total=False):
+    body: bytes | None
+    content_type: str
+    accept: str
+    timeout_s: float
+
+
 class Cluster:
     """One API server, as one user; for many threads. ``context`` is its name for people."""
 
@@ -226,7 +232,7 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> Answer:
+    ) -> Response:
         """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
@@ -249,30 +255,17 @@ class Cluster:
             _raise_lost(error, self.server)
         if not 200 <= response.status < 300:
             _raise_refused(response, f"{self.server}: {method} {path}")
-        return Answer(response, self.server)
+        return Response(response, self.server)
 
     def call(
         self,
         method: str,
         path: str,
         query: Mapping[str, str | int] | None = None,
-        *,
-        body: bytes | None = None,
-        content_type: str = JSON,
-        accept: str = JSON,
-        timeout_s: float = ANSWER_TIMEOUT_S,
+        **options: Unpack[_Options],
     ) -> bytes:
         """Send a request, once, and return the answer's whole body; raises ApiError."""
-        answer = self.open(
-            method,
-            path,
-            query,
-            body=body,
-            content_type=content_type,
-            accept=accept,
-            timeout_s=timeout_s,
-        )
-        return answer.body()
+        return self.open(method, path, query, **options).body()
 
 
 def refusal(
@@ -286,6 +279,20 @@ def refusal(
         retry_after_s=retry_after_s,
         date_unix_s=date_unix_s,
     )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word that a failure is counted by; ``unexpected`` is a fault of minerwatch's."""
+    return error.reason if isinstance(error, ApiError) else "unexpected"
+
+
+def decoded(json: bytes | msgspec.Raw, kind: type[_Kind], what: str) -> _Kind:
+    """Parse an answer; raises ApiError, with ``what`` it should be, if it is something else."""
+    try:
+        return msgspec.json.decode(json, type=kind)
+    except NOT_JSON as error:
+        text = f"invalid answer of the API server: not {what}: {one_line(error)}"
+        raise ApiError("garbage", text) from error
 
 
 def one_line(error: object) -> str:
@@ -351,19 +358,11 @@ def _in_cluster_client(folder: Path, environment: Mapping[str, str]) -> ApiClien
 
 
 def _kubeconfig_client(files: str, context: str) -> ApiClient:
-    from kubernetes.client import ApiClient, Configuration
-    from kubernetes.config import load_kube_config
+    from kubernetes.config import new_client_from_config
     from kubernetes.config.config_exception import ConfigException
 
-    configuration = Configuration()
     try:
-        load_kube_config(
-            config_file=files,
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-        return _prepared(ApiClient(configuration))
+        return _prepared(new_client_from_config(files, context, persist_config=False))
     except (ConfigException, HTTPError, *_MALFORMED) as error:
         raise ClusterError(f"{files}: context {context!r}: {one_line(error)}") from error
 

@@ -1,22 +1,37 @@
-"""One node in its cluster: its pods, their owners, and how fresh that knowledge is."""
+"""One node in its cluster: its containers' pods and owners, and how fresh that knowledge is."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from minerwatch.config.schema import Config, Kubernetes
 from minerwatch.kube import client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
-from minerwatch.kube.identity import Identities, NameWait, identity_facts
+from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
-from minerwatch.model import Container, Facts, Finding, Identity, Observation, Owner, Pod
+from minerwatch.model import (
+    Container,
+    ContainerKey,
+    ContainerKind,
+    Facts,
+    Finding,
+    Identity,
+    Observation,
+    Owner,
+    Pod,
+)
 
-_SHORT_ID = 12
+MAX_WAIT_S = 30.0
+"""A kubelet writes its status within seconds; without an API server there are no names at all."""
+
+_MAX_WAITING = 4096
 _MAX_SILENCE_S = 180.0
 """Of a watch: servers speak up about once a minute, also where nothing happens."""
 
@@ -41,7 +56,7 @@ class ClusterNode:
         self, config: Config, node: str, on_error: Callable[[str, Exception], None]
     ) -> None:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
-        self._asked = asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._asked = owners.sources(config.owners.profile, config.owners.sources)
         self._node = node
         self.cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
@@ -53,20 +68,16 @@ class ClusterNode:
             on_error=on_error,
             rng=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
-        self._identities = Identities(self._pods.cache, asked)
         self._names = NameWait()
-        settings = config.kubernetes
-        self._events = (
-            None
-            if not settings.events
-            else EventSender(
+        self._events: EventSender | None = None
+        if config.kubernetes.events:
+            self._events = EventSender(
                 self.cluster,
                 node=node,
-                contact=settings.contact,
+                contact=config.kubernetes.contact,
                 on_error=lambda reason, error: on_error(f"events {reason}", error),
-                pace=event_pace(settings),
+                pace=event_pace(config.kubernetes),
             )
-        )
         self._pods.start()
 
     @property
@@ -99,7 +110,11 @@ class ClusterNode:
 
     def keep(self, config: Config) -> PodFields:
         """Return which fields of each pod are kept under ``config``."""
-        return _kept(config, self._asked)
+        fields = owners.pod_fields(self._asked)
+        culling = config.culling
+        selectors = (culling.selector, *(each.selector for each in culling.exemptions))
+        named = {key for selector in selectors for key in selector.keys}
+        return replace(fields, labels=fields.labels | named | {culling.quarantine_label.key})
 
     def pods(self) -> tuple[Pod, ...]:
         """Return the pods of the node, as they are known."""
@@ -125,16 +140,15 @@ class ClusterNode:
 
     def identity(self, container: Container) -> Identity | None:
         """Return pod and owner of ``container``; None while they are unknown."""
-        return self._identities.of(container)
+        return identity_of(container, self._pods.cache, self._asked)
 
     def may_announce(self, container: Container) -> bool:
         """Return whether its name is known, or was waited for; for the thread that ticks."""
-        identity = self.identity(container)
-        return self._names.is_over(container, identity, time.monotonic())
+        return self._names.is_over(container, self.identity(container), time.monotonic())
 
     def facts(self, container: Container) -> Facts:
         """Return the facts about the container's place in the cluster."""
-        return identity_facts(self._identities.of(container))
+        return identity_facts(self.identity(container))
 
     def tell(self, observations: Iterable[Observation]) -> None:
         """Queue Events on pods whose verdict changed, worst first; called at every tick."""
@@ -151,15 +165,14 @@ class ClusterNode:
         """Queue an Event on ``pod`` about an action and its reason, if configured."""
         if self._events is not None:
             identity = self.identity(container)
-            name = identity.container if identity else container.container_id[:_SHORT_ID]
+            name = identity.container if identity else short_id(container)
             self._events.tell_action(pod, name, reason, container.key, findings)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Return failures since the start: probe, reason, count."""
-        yield from (("pods", reason, count) for reason, count in [*self._pods.failures.items()])
-        if self._events is not None:
-            failed = [*self._events.failures.items()]
-            yield from (("events", reason, count) for reason, count in failed)
+        for name, probe in (("pods", self._pods), ("events", self._events)):
+            counts = [*probe.failures.items()] if probe is not None else ()
+            yield from ((name, reason, count) for reason, count in counts)
 
     def close(self) -> None:
         """Lets go of the cluster; within 4 s."""
@@ -176,11 +189,61 @@ def event_pace(settings: Kubernetes) -> EventPace:
     return EventPace(per_minute=most, burst=2 * most)
 
 
-def _kept(config: Config, asked: tuple[owners.Source, ...]) -> PodFields:
-    fields = owners.pod_fields(asked)
-    selectors = (config.culling.selector, *(each.selector for each in config.culling.exemptions))
-    named = {key for selector in selectors for key in selector.keys}
-    named.add(config.culling.quarantine_label.key)
-    return PodFields(
-        labels=fields.labels | named, annotations=fields.annotations, environment=fields.environment
+def short_id(container: Container) -> str:
+    """Return the name of a container that the API does not know."""
+    return container.container_id[:12]
+
+
+def identity_of(
+    container: Container, pods: PodCache, sources: Sequence[owners.Source]
+) -> Identity | None:
+    """Return pod and owner of ``container``; None if it is unknown or in no pod.
+
+    A container without a name in the API gets its pod by the uid: one that is nested (docker in
+    docker), the pod's pause container, or one that was just created.
+    """
+    if container.kind is not ContainerKind.POD:
+        return None
+    known = pods.by_container_id(container.container_id)
+    if known is not None and container.pod_uid in ("", known[0].uid, known[0].mirror_uid):
+        # Kernel and API agree on the pod: tenants choose the names of cgroups.
+        pod, inner = known
+        return Identity(pod, inner.name, inner.image, owners.owner(pod, sources))
+    named = pods.by_uid(container.pod_uid)
+    if named is None:
+        return None
+    is_nested = bool(container.outer_cgroup)
+    return Identity(
+        named, short_id(container), "", owners.owner(named, sources), is_named=is_nested
     )
+
+
+def identity_facts(identity: Identity | None) -> Facts:
+    """Return the facts about a container's place in the cluster."""
+    if identity is None:
+        return {}
+    facts = {"PodNamespace": identity.pod.namespace, "PodName": identity.pod.name}
+    if identity.is_named:
+        facts["ContainerName"] = identity.container
+    return {**facts, "ContainerImage": identity.image} if identity.image else facts
+
+
+class NameWait:
+    """Time since when containers wait for a name, after which they are announced without it.
+
+    The kernel shows a container before the kubelet's status names it, mostly by seconds. A report
+    under its id would be repeated under its name. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: OrderedDict[ContainerKey, float] = OrderedDict()
+
+    def is_over(self, container: Container, identity: Identity | None, now_s: float) -> bool:
+        """Return whether ``container`` may be announced under the name that it has now."""
+        if container.kind is not ContainerKind.POD or (identity and identity.is_named):
+            self._since_s.pop(container.key, None)
+            return True
+        since_s = self._since_s.setdefault(container.key, now_s)
+        while len(self._since_s) > _MAX_WAITING:
+            self._since_s.popitem(last=False)
+        return now_s - since_s >= MAX_WAIT_S

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster
+from minerwatch.kube import objects
+from minerwatch.kube.client import ApiError, Cluster, decoded
 from minerwatch.kube.pod_parsing import bare_container_id
 from minerwatch.model import OwnerReference, Pod
 
@@ -29,52 +29,6 @@ _RESOURCES: Mapping[str, str] = {
     "ReplicaSet": "replicasets",
     "StatefulSet": "statefulsets",
 }
-
-
-class _Reference(msgspec.Struct, rename="camel"):
-    uid: str
-    kind: str
-    api_version: str = ""
-    controller: bool | None = None
-
-
-class _Metadata(msgspec.Struct, rename="camel"):
-    uid: str
-    labels: dict[str, str] | None = None
-    owner_references: list[_Reference] | None = None
-
-
-class _Container(msgspec.Struct):
-    name: str
-    image: str = ""
-    command: list[str] | None = None
-    args: list[str] | None = None
-
-
-class _PodSpec(msgspec.Struct, rename="camel"):
-    containers: list[_Container] = []
-    init_containers: list[_Container] | None = None
-    priority_class_name: str | None = None
-
-    def named(self, name: str) -> _Container | None:
-        every = (*self.containers, *(self.init_containers or ()))
-        return next((each for each in every if each.name == name), None)
-
-
-class _ContainerStatus(msgspec.Struct):
-    name: str
-    container_id: str | None = msgspec.field(name="containerID", default=None)
-
-
-class _PodStatus(msgspec.Struct, rename="camel"):
-    container_statuses: list[_ContainerStatus] | None = None
-    init_container_statuses: list[_ContainerStatus] | None = None
-
-
-class _Pod(msgspec.Struct):
-    metadata: _Metadata
-    spec: _PodSpec
-    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
 class _Requirement(msgspec.Struct):
@@ -108,7 +62,7 @@ class _Selector(msgspec.Struct, rename="camel"):
 
 
 class _Template(msgspec.Struct):
-    spec: _PodSpec
+    spec: objects.PodSpec
 
 
 class _ControllerSpec(msgspec.Struct):
@@ -117,7 +71,7 @@ class _ControllerSpec(msgspec.Struct):
 
 
 class _Controller(msgspec.Struct):
-    metadata: _Metadata
+    metadata: objects.Metadata
     spec: _ControllerSpec
 
 
@@ -182,13 +136,8 @@ def controls(
     controller_json: bytes, pod_json: bytes, pod_uid: str, owner: OwnerReference, container_id: str
 ) -> bool:
     """Return True if the controller's template made the container. Raises ApiError."""
-    try:
-        controller = msgspec.json.decode(controller_json, type=_Controller)
-        pod = msgspec.json.decode(pod_json, type=_Pod)
-    except NOT_JSON as error:
-        raise ApiError(
-            "garbage", f"{owner.kind} {owner.name}: the API server's answer cannot be parsed"
-        ) from error
+    controller = decoded(controller_json, _Controller, f"the {owner.kind} {owner.name}")
+    pod = decoded(pod_json, objects.Pod, "the pod")
     template = controller.spec.template.spec
     is_referred_to = any(
         (each.uid, each.kind, each.api_version, each.controller)
@@ -196,18 +145,20 @@ def controls(
         for each in pod.metadata.owner_references or ()
     )
     name = _container_name(pod, container_id)
+    program = _program(pod.spec, name)
     return (
         pod.metadata.uid == pod_uid
         and controller.metadata.uid == owner.uid
         and is_referred_to
         and controller.spec.selector.matches(pod.metadata.labels or {})
         and (pod.spec.priority_class_name or "") == (template.priority_class_name or "")
-        and _is_alike(pod.spec.named(name), template.named(name))
+        and program is not None
+        and program == _program(template, name)
     )
 
 
-def _container_name(pod: _Pod, container_id: str) -> str:
-    status = pod.status
+def _container_name(pod: objects.Pod, container_id: str) -> str:
+    status = pod.status or objects.PodStatus()
     every = (*(status.container_statuses or ()), *(status.init_container_statuses or ()))
     found = (
         each.name for each in every if bare_container_id(each.container_id or "") == container_id
@@ -215,11 +166,12 @@ def _container_name(pod: _Pod, container_id: str) -> str:
     return next(found, "") if container_id else ""
 
 
-def _is_alike(found: _Container | None, specified: _Container | None) -> bool:
-    if found is None or specified is None:
-        return False
-    return (found.image, found.command or [], found.args or []) == (
-        specified.image,
-        specified.command or [],
-        specified.args or [],
+def _program(spec: objects.PodSpec, name: str) -> tuple[object, ...] | None:
+    """Return image, command and arguments of the container ``name``; None if there is none."""
+    every = (*(spec.containers or ()), *(spec.init_containers or ()))
+    found = (
+        (each.image or "", each.command or [], each.args or [])
+        for each in every
+        if each.name == name
     )
+    return next(found, None)

@@ -26,7 +26,7 @@ import msgspec
 from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import score_of
 from minerwatch.format import micro_time
-from minerwatch.kube.client import ApiError, Cluster, one_line
+from minerwatch.kube.client import ApiError, Cluster, one_line, reason_of
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
     Action,
@@ -51,7 +51,6 @@ _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
 _MAX_INSTANCE_LENGTH = 128
-_JUDGING = "Judging"
 _MERGE_PATCH = "application/merge-patch+json"
 _MAX_WAITING = 100
 _MAX_TOLD = 10_000
@@ -99,25 +98,18 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
 
 
 _MINES = "container {} almost certainly mines cryptocurrency"
-_SENTENCES: Mapping[EventReason, str] = {
-    EventReason.SUSPECTED: "Container {} looks as if it mines cryptocurrency",
-    EventReason.CONFIRMED: "Container {} almost certainly mines cryptocurrency",
-    EventReason.CLEARED: "Container {} shows no more signs of mining cryptocurrency",
-    EventReason.QUARANTINED: f"Labelled for quarantine: {_MINES}",
-    EventReason.STOPPED: f"Processes stopped: {_MINES}",
-    EventReason.KILLED: f"Processes killed: {_MINES}",
-    EventReason.EVICTED: f"Evicted: {_MINES}",
-    EventReason.DELETED: f"Deleted: {_MINES}",
-    EventReason.RELEASED: "Released by an operator: container {} is left alone",
+_WORDING: Mapping[EventReason, tuple[str, str]] = {
+    EventReason.SUSPECTED: ("Judging", "Container {} looks as if it mines cryptocurrency"),
+    EventReason.CONFIRMED: ("Judging", "Container {} almost certainly mines cryptocurrency"),
+    EventReason.CLEARED: ("Judging", "Container {} shows no more signs of mining cryptocurrency"),
+    EventReason.QUARANTINED: ("Labelling", f"Labelled for quarantine: {_MINES}"),
+    EventReason.STOPPED: ("Stopping", f"Processes stopped: {_MINES}"),
+    EventReason.KILLED: ("Killing", f"Processes killed: {_MINES}"),
+    EventReason.EVICTED: ("Evicting", f"Evicted: {_MINES}"),
+    EventReason.DELETED: ("Deleting", f"Deleted: {_MINES}"),
+    EventReason.RELEASED: ("Releasing", "Released by an operator: container {} is left alone"),
 }
-_ACTIONS: Mapping[EventReason, str] = {
-    EventReason.QUARANTINED: "Labelling",
-    EventReason.STOPPED: "Stopping",
-    EventReason.KILLED: "Killing",
-    EventReason.EVICTED: "Evicting",
-    EventReason.DELETED: "Deleting",
-    EventReason.RELEASED: "Releasing",
-}
+"""The event's action, and its sentence."""
 
 
 def announced_level(verdict: Verdict) -> Level:
@@ -138,7 +130,7 @@ def event_note(
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
     if len(titles) > len(named):
         named.append(f"and {len(titles) - len(named)} more")
-    sentence = _SENTENCES[reason].format(one_line(container)) + (": " if named else "")
+    sentence = _WORDING[reason][1].format(one_line(container)) + (": " if named else "")
     last = _cut(one_line(contact), _MAX_CONTACT_BYTES) if contact.strip() else ""
     room = MAX_NOTE_BYTES - len(last.encode()) - len(". ")
     return f"{_cut(sentence + '; '.join(named), room)}. {last}".rstrip()
@@ -232,11 +224,7 @@ class EventSender:
             reason = self._news(subject, level)
             if reason is None or not self._may_send(reason):
                 return
-            note = event_note(container, reason, verdict.findings, self._contact)
-            news = _News(pod, container, reason, note, self._now_unix_s(), subject)
-            try:
-                self._waiting.put_nowait(news)
-            except queue.Full:
+            if not self._queue(pod, container, reason, subject, verdict.findings):
                 if reason is EventReason.CLEARED:  # no later tick would send it
                     self.failures[DROPPED] += 1
                 return
@@ -255,12 +243,7 @@ class EventSender:
         findings: Iterable[Finding] = (),
     ) -> None:
         """Send an event about something that was done to ``pod``, and why; returns at once."""
-        note = event_note(container, reason, findings, self._contact)
-        subject = (pod.uid, str(reason), key)
-        news = _News(pod, container, reason, note, self._now_unix_s(), subject)
-        try:
-            self._waiting.put_nowait(news)
-        except queue.Full:
+        if not self._queue(pod, container, reason, (pod.uid, str(reason), key), findings):
             self._count(DROPPED)
 
     def close(self) -> None:
@@ -270,6 +253,24 @@ class EventSender:
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(_CLOSE_S)
+
+    def _queue(
+        self,
+        pod: Pod,
+        container: str,
+        reason: EventReason,
+        subject: _Subject,
+        findings: Iterable[Finding],
+    ) -> bool:
+        """Return False if there is no room."""
+        note = event_note(container, reason, findings, self._contact)
+        try:
+            self._waiting.put_nowait(
+                _News(pod, container, reason, note, self._now_unix_s(), subject)
+            )
+        except queue.Full:
+            return False
+        return True
 
     def _news(self, subject: _Subject, level: Level) -> EventReason | None:
         told = self._told.get(subject, Level.CLEAR)
@@ -295,31 +296,23 @@ class EventSender:
 
     def _send(self, news: _News) -> None:
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng)
-        is_first = True
         while not self._closing.is_set():
             try:
-                self._send_once(news, is_first=is_first)
+                self._send_once(news, is_first=not backoff.failures)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
-                is_first = False
                 self._note(error)
-                age_s = self._now_unix_s() - news.at_unix_s
-                if not _may_pass(error):
+                if not isinstance(error, ApiError) or not error.is_transient:
                     break
-                if age_s > self._pace.give_up_s:
-                    self._take_back(news)
+                if self._now_unix_s() - news.at_unix_s > self._pace.give_up_s:
+                    with self._lock:  # the next tick sends it again
+                        self._told.pop(news.subject, None)
                     break
-                asked_s = getattr(error, "retry_after_s", None) or 0.0
-                wait_s = max(asked_s, backoff.next_s())
+                wait_s = max(error.retry_after_s or 0.0, backoff.next_s())
                 self._closing.wait(min(wait_s, self._pace.longest_delay_s))
             else:
                 self.sent += 1
                 return
         self._count(DROPPED)
-
-    def _take_back(self, news: _News) -> None:
-        """Forget an event that could not be sent, so that the next tick sends it again."""
-        with self._lock:
-            self._told.pop(news.subject, None)
 
     def _send_once(self, news: _News, *, is_first: bool) -> None:
         key = (news.pod.uid, news.container, news.reason)
@@ -366,7 +359,7 @@ class EventSender:
         )
 
     def _note(self, error: Exception) -> None:
-        reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        reason = reason_of(error)
         self._count(reason)
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(reason, error)
@@ -406,7 +399,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "eventTime": micro_time(news.at_unix_s),
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
-        "action": _ACTIONS.get(news.reason, _JUDGING),
+        "action": _WORDING[news.reason][0],
         "reason": news.reason.value,
         "type": news.reason.type,
         "note": news.note,
@@ -426,13 +419,6 @@ def _regarding(pod: Pod, container: str) -> dict[str, str]:
     kinds = (each.kind for each in pod.containers if each.name == container)
     fields = [f"{_FIELD_PATHS[kind]}{{{container}}}" for kind in kinds]
     return {**told, "fieldPath": fields[0]} if fields else told
-
-
-def _may_pass(error: Exception) -> bool:
-    if not isinstance(error, ApiError):
-        return False
-    lost = {"unauthorized", "throttled", "connection", "timeout"}
-    return error.reason in lost or error.status >= 500
 
 
 def _remember(held: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

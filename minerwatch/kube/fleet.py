@@ -11,19 +11,28 @@ and refers to an existing DaemonSet by its uid, and all agents are in one namesp
 
 from __future__ import annotations
 
-import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from threading import Thread
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
-from minerwatch.errors import NOT_JSON, ClusterError, MinerwatchError
-from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, one_line
+from minerwatch.errors import ClusterError
+from minerwatch.kube import objects
+from minerwatch.kube.client import (
+    JSON,
+    METADATA_ONLY,
+    ApiError,
+    Cluster,
+    decoded,
+    one_line,
+)
 from minerwatch.kube.pod_exec import Container, output
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
@@ -102,14 +111,14 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
             raise
         hint = "if you may list pods in the agents' namespace only, use --agent-namespace"
         raise ApiError(error.reason, f"{error}: {hint}", status=error.status) from error
-    items = [_decoded(item, _Pod) for item in listed]
-    found = [_agent_pod(item) for item in items if item.spec.node and _is_meant(item)]
+    items = [decoded(item, objects.Pod, "a pod") for item in listed]
+    found = [_agent_pod(item) for item in items if item.spec.node_name and _is_meant(item)]
     made, doubt = _made_by_daemon_sets(cluster, found)
     pods = _one_a_node(made)
     doubts = [doubt]
     try:
         described = _items(cluster, "/api/v1/nodes", accept=METADATA_ONLY)
-        nodes = [_decoded(item, _Object).metadata.name for item in described]
+        nodes = [decoded(item, objects.Head, "a node").metadata.name for item in described]
     except ApiError as error:
         nodes = []
         doubts.append(f"only nodes with an agent are known: {error}")
@@ -157,7 +166,7 @@ def _is_there(cluster: Cluster, claimed: DaemonSet, refused: list[str]) -> bool:
         elif error.reason != "missing":
             raise
         return False
-    return _decoded(body, _Object).metadata.uid == claimed.uid
+    return decoded(body, objects.Head, "a DaemonSet").metadata.uid == claimed.uid
 
 
 class Fleet:
@@ -176,7 +185,7 @@ class Fleet:
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
-        self._threads: dict[str, Thread] = {}  # those that have not ended, by pod
+        self._asked: dict[str, Future[NodeReport]] = {}  # by pod; some may have been given up
 
     def survey(
         self,
@@ -207,47 +216,51 @@ class Fleet:
         """Yield the result of each of ``agents`` as it comes; nodes without an agent come first."""
         for node in agents.bare_nodes:
             yield NodeAnswer(node, "", None, "no agent runs on it")
-        for agent, answer in self._answers(agents.pods, command):
-            if isinstance(answer, Exception):
-                yield NodeAnswer(agent.node, agent.pod, None, one_line(answer))
-            else:
-                yield NodeAnswer(agent.node, agent.pod, _of_node(answer, agent.node))
-
-    def _answers(
-        self, pods: Sequence[AgentPod], command: Sequence[str]
-    ) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-        self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
-        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]] = queue.Queue()
-        waiting = list(reversed(pods))
-        until_s: dict[AgentPod, float] = {}
-        while waiting or until_s:
-            while waiting and len(until_s) < self._at_once:
-                agent = waiting.pop()
-                is_busy = agent.pod in self._threads
-                busy = "the last query has not been answered yet" if is_busy else ""
-                if trouble := agent.trouble or busy:
-                    yield agent, MinerwatchError(trouble)
+        self._asked = {pod: answer for pod, answer in self._asked.items() if not answer.done()}
+        waiting = deque(agents.pods)
+        asked: dict[Future[NodeReport], tuple[AgentPod, float]] = {}  # and the end of its time
+        while waiting or asked:
+            while waiting and len(asked) < self._at_once:
+                agent = waiting.popleft()
+                if agent.trouble:
+                    yield _missing(agent, agent.trouble)
+                elif agent.pod in self._asked:
+                    yield _missing(agent, "the last query has not been answered yet")
                 else:
-                    until_s[agent] = time.monotonic() + self._timeout_s
-                    self._start(agent, command, ended)
-            yield from _next(ended, until_s, self._timeout_s)
+                    asked[self._ask(agent, command)] = agent, time.monotonic() + self._timeout_s
+            first_s = min((end_s for _, end_s in asked.values()), default=0.0)
+            wait(asked, max(0.0, first_s - time.monotonic()), FIRST_COMPLETED)
+            now_s = time.monotonic()
+            for answer, (agent, end_s) in [*asked.items()]:
+                if answer.done() or end_s <= now_s:
+                    del asked[answer]
+                    yield self._answer_of(agent, answer)
 
-    def _start(
-        self,
-        agent: AgentPod,
-        command: Sequence[str],
-        ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
-    ) -> None:
+    def _answer_of(self, agent: AgentPod, answer: Future[NodeReport]) -> NodeAnswer:
+        if not answer.done():
+            return _missing(agent, f"no answer within {self._timeout_s:g} s")
+        error = answer.exception()
+        if error is not None:
+            return _missing(agent, one_line(error))
+        return NodeAnswer(agent.node, agent.pod, _of_node(answer.result(), agent.node))
+
+    def _ask(self, agent: AgentPod, command: Sequence[str]) -> Future[NodeReport]:
+        """Query an agent in a thread of its own, which no exit waits for."""
+        self._asked[agent.pod] = answer = Future[NodeReport]()
+
         def ask() -> None:
             try:
                 printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-                ended.put((agent, self._decode(printed)))
+                answer.set_result(self._decode(printed))
             except Exception as error:  # noqa: BLE001 - it is why this node is missing
-                ended.put((agent, error))
+                answer.set_exception(error)
 
-        thread = Thread(target=ask, name=f"ask {agent.pod}", daemon=True)
-        self._threads[agent.pod] = thread
-        thread.start()
+        Thread(target=ask, name=f"ask {agent.pod}", daemon=True).start()
+        return answer
+
+
+def _missing(agent: AgentPod, reason: str) -> NodeAnswer:
+    return NodeAnswer(agent.node, agent.pod, None, reason)
 
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
@@ -256,96 +269,13 @@ def _of_node(report: NodeReport, node: str) -> NodeReport:
     return NodeReport(tuple(statuses), agent)
 
 
-def _next(
-    ended: queue.Queue[tuple[AgentPod, NodeReport | Exception]],
-    until_s: dict[AgentPod, float],
-    timeout_s: float,
-) -> Iterator[tuple[AgentPod, NodeReport | Exception]]:
-    """Return the next answer, or those that are out of time, and remove them from ``until_s``."""
-    if not until_s:
-        return
-    try:
-        agent, answer = ended.get(timeout=max(0.0, min(until_s.values()) - time.monotonic()))
-    except queue.Empty:
-        now_s = time.monotonic()
-        for late in [agent for agent, end_s in until_s.items() if end_s <= now_s]:
-            del until_s[late]
-            yield late, ApiError("timeout", f"no answer within {timeout_s:g} s")
-        return
-    if until_s.pop(agent, None) is not None:  # else it has been given up
-        yield agent, answer
-
-
-# What is read of pods and nodes.
-
-
-class _Owner(msgspec.Struct):
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-    api_version: str = msgspec.field(name="apiVersion", default="")
-    controller: bool | None = None
-
-
-class _Metadata(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    owners: list[_Owner] | None = msgspec.field(name="ownerReferences", default=None)
-    continue_: str = msgspec.field(name="continue", default="")
-    deleted: str | None = msgspec.field(name="deletionTimestamp", default=None)
-
-
-class _Waiting(msgspec.Struct):
-    reason: str = ""
-
-
-class _ContainerStatus(msgspec.Struct):
-    name: str = ""
-    state: dict[str, _Waiting | None] | None = None
-
-
-class _Named(msgspec.Struct):
-    name: str = ""
-
-
-class _Spec(msgspec.Struct):
-    node: str = msgspec.field(name="nodeName", default="")
-    host_processes: bool = msgspec.field(name="hostPID", default=False)
-    containers: list[_Named] = []
-
-
-class _PodStatus(msgspec.Struct):
-    phase: str = ""
-    containers: list[_ContainerStatus] = msgspec.field(
-        name="containerStatuses", default_factory=list
-    )
-
-
-class _Pod(msgspec.Struct):
-    metadata: _Metadata
-    spec: _Spec = msgspec.field(default_factory=_Spec)
-    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
-
-
-class _Object(msgspec.Struct):
-    metadata: _Metadata
-
-
-class _Page(msgspec.Struct):
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
-    items: list[msgspec.Raw] | None = None
-
-
-_Kind = TypeVar("_Kind")
-
-
 def _items(
     cluster: Cluster, path: str, selected: dict[str, str] | None = None, accept: str = JSON
 ) -> Iterator[msgspec.Raw]:
     query: dict[str, str | int] = {"limit": _PAGE_ITEMS, **(selected or {})}
     for _ in range(_MAX_PAGES):
-        page = _decoded(cluster.call("GET", path, query, accept=accept), _Page)
+        answer = cluster.call("GET", path, query, accept=accept)
+        page = decoded(answer, objects.ListPage, f"a list of {path}")
         yield from page.items or ()
         if not page.metadata.continue_:
             return
@@ -353,43 +283,37 @@ def _items(
     raise ApiError("garbage", f"{path}: a list of more than {_MAX_PAGES} pages")
 
 
-def _decoded(json: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind:
-    try:
-        return msgspec.json.decode(json, type=kind)
-    except NOT_JSON as error:
-        raise ApiError("garbage", f"invalid answer of the API server: {one_line(error)}") from error
-
-
-def _is_meant(pod: _Pod) -> bool:
+def _is_meant(pod: objects.Pod) -> bool:
     """Return True if the pod should be running: one that has ended has a successor."""
-    return pod.status.phase not in {"Succeeded", "Failed"} and not pod.metadata.deleted
+    is_over = pod.status is not None and pod.status.phase in {"Succeeded", "Failed"}
+    return not is_over and not pod.metadata.deletion_timestamp
 
 
-def _agent_pod(pod: _Pod) -> AgentPod:
-    names = [container.name for container in pod.spec.containers]
+def _agent_pod(pod: objects.Pod) -> AgentPod:
+    names = [container.name for container in pod.spec.containers or ()]
     name = next((known for known in _CONTAINER_NAMES if known in names), (names or [""])[0])
     return AgentPod(
-        pod.spec.node,
+        pod.spec.node_name or "",
         Container(pod.metadata.namespace, pod.metadata.name, name),
-        _trouble(pod, name),
-        pod.spec.host_processes,
+        _trouble(pod.status or objects.PodStatus(), name),
+        bool(pod.spec.host_pid),
         _maker(pod.metadata),
     )
 
 
-def _maker(metadata: _Metadata) -> DaemonSet | None:
-    for owner in metadata.owners or ():
+def _maker(metadata: objects.Metadata) -> DaemonSet | None:
+    for owner in metadata.owner_references or ():
         if (owner.kind, owner.api_version, owner.controller) == ("DaemonSet", "apps/v1", True):
             return DaemonSet(metadata.namespace, owner.name, owner.uid)
     return None
 
 
-def _trouble(pod: _Pod, container: str) -> str:
-    states = (each.state for each in pod.status.containers if each.name == container)
+def _trouble(status: objects.PodStatus, container: str) -> str:
+    states = (each.state for each in status.container_statuses or () if each.name == container)
     waiting = next((state["waiting"] for state in states if state and state.get("waiting")), None)
-    if waiting is None and pod.status.phase == _RUNNING:
+    if waiting is None and status.phase == _RUNNING:
         return ""
-    why = pod.status.phase or "unknown" if waiting is None else waiting.reason
+    why = status.phase or "unknown" if waiting is None else waiting.reason or ""
     return f"its agent does not run: {one_line(why)}"
 
 

@@ -120,17 +120,12 @@ def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
     The second is known by the first one's name only: watching ReplicaSets and Jobs would cost each
     agent two watches over the whole cluster, and the right to read them.
     """
-    controller = _controller(pod)
-    if controller is None:
+    owners = [found for found in pod.owners if found.kind != "Node"]  # a mirror's
+    if not owners:
         return ()
+    controller = next((found for found in owners if found.is_controller), owners[0])
     above = _above(pod, controller)
     return (controller,) if above is None else (controller, above)
-
-
-def _controller(pod: Pod) -> OwnerReference | None:
-    """Return the controller; the mirror of a static pod belongs to its node and has none."""
-    owners = [found for found in pod.owners if found.kind != "Node"]
-    return next((found for found in owners if found.is_controller), owners[0] if owners else None)
 
 
 def _above(pod: Pod, controller: OwnerReference) -> OwnerReference | None:

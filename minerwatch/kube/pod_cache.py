@@ -75,13 +75,10 @@ class PodCache:
             if container.container_id:
                 self._containers[container.container_id] = (pod, container)
         if pod.mirror_uid:
-            self._take_mirror(pod)
-
-    def _take_mirror(self, pod: Pod) -> None:
-        """The oldest mirror counts: a later one that claims the same uid is not the kubelet's."""
-        rival = self._pods.get(self._mirrors.get(pod.mirror_uid, ""))
-        if rival is None or (rival.created_unix_s, rival.uid) >= (pod.created_unix_s, pod.uid):
-            self._mirrors[pod.mirror_uid] = pod.uid
+            # The oldest mirror counts: a later one that claims the same uid is not the kubelet's.
+            rival = self._pods.get(self._mirrors.get(pod.mirror_uid, ""), pod)
+            if (rival.created_unix_s, rival.uid) >= (pod.created_unix_s, pod.uid):
+                self._mirrors[pod.mirror_uid] = pod.uid
 
     def _remove(self, pod_uid: str) -> None:
         pod = self._pods.get(pod_uid)

@@ -21,7 +21,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster, Status, credentials, one_line, refusal
+from minerwatch.kube.client import ApiError, Cluster, credentials, one_line, refusal
+from minerwatch.kube.objects import Status
 from minerwatch.kube.tls_verification import tls_context
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
 """JSON of the Kubernetes API -> Pod. Pure.
 
-Field names as in the Pod v1 reference of the Kubernetes API. Only used fields are decoded: a pod
-is 10 KB of JSON on average, most of it ``managedFields``, and the fields kept are 1 KB. Names and
-values are the choice of the pod's author; they are kept as text and cut where they could be long,
-so that they cannot fill the agent's memory.
+A pod is kept in 1 KB on average. Names and values are the choice of the pod's author; they are kept
+as text and cut where they could be long, so that they cannot fill the agent's memory.
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ from itertools import islice
 
 import msgspec
 
+from minerwatch.errors import NOT_JSON
+from minerwatch.kube import objects
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
 from minerwatch.text_budget import both_ends, size_of, water_level
 
@@ -67,101 +67,28 @@ class PodFields:
     environment: frozenset[str] = frozenset()
 
 
-class _Object(msgspec.Struct, rename="camel", gc=False):
-    """Fields that all objects of the API share; others are ignored."""
-
-
-class _OwnerReference(_Object):
-    kind: str
-    name: str
-    uid: str
-    controller: bool | None = None
-
-
-class _Metadata(_Object):
-    uid: str
-    name: str
-    namespace: str
-    creation_timestamp: str
-    deletion_timestamp: str | None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    owner_references: list[_OwnerReference] | None = None
-
-
-class _Amounts(_Object):
-    cpu: str | int | float | None = None
-
-
-class _Resources(_Object):
-    requests: _Amounts | None = None
-    limits: _Amounts | None = None
-
-
-class _Variable(_Object):
-    name: str
-    value: str | None = None
-
-
-class _Container(_Object):
-    name: str
-    image: str | None = None
-    resources: _Resources | None = None
-    env: list[_Variable] | None = None
-    restart_policy: str | None = None
-
-
-class _Spec(_Object):
-    node_name: str | None = None
-    priority_class_name: str | None = None
-    service_account_name: str | None = None
-    containers: list[_Container] | None = None
-    init_containers: list[_Container] | None = None
-    ephemeral_containers: list[_Container] | None = None
-
-
-class _ContainerStatus(_Object):
-    name: str
-    container_id: str | None = msgspec.field(default=None, name="containerID")
-    image_id: str | None = msgspec.field(default=None, name="imageID")
-
-
-class _Status(_Object):
-    phase: str | None = None
-    qos_class: str | None = None
-    container_statuses: list[_ContainerStatus] | None = None
-    init_container_statuses: list[_ContainerStatus] | None = None
-    ephemeral_container_statuses: list[_ContainerStatus] | None = None
-
-
-class _Pod(_Object):
-    metadata: _Metadata
-    spec: _Spec
-    status: _Status | None = None
-
-
 class PodParser:
     """Makes pods of JSON, keeping what ``keep`` names; strings that recur are held once."""
 
     def __init__(self, keep: PodFields) -> None:
         self._keep = keep
-        self._decoder = msgspec.json.Decoder(_Pod)
+        self._decoder = msgspec.json.Decoder(objects.Pod)
         self._held = lru_cache(MOST_HELD)(str)
 
     def pod(self, json: bytes | msgspec.Raw) -> Pod | None:
         """The pod that ``json`` describes; None if it does not describe one."""
         try:
             found = self._decoder.decode(json)
-            created = datetime.fromisoformat(found.metadata.creation_timestamp)
-            created_unix_s = min(max(0.0, created.timestamp()), _LATEST_UNIX_S)
-        except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
+        except NOT_JSON:
             return None
-        if not found.metadata.uid or not found.metadata.name or not found.metadata.namespace:
+        metadata = found.metadata
+        created_unix_s = _unix_s(metadata.creation_timestamp)
+        if created_unix_s is None or not (metadata.uid and metadata.name and metadata.namespace):
             return None
-        return self._pod(found, created_unix_s)
+        return self._pod(found, min(max(0.0, created_unix_s), _LATEST_UNIX_S))
 
-    def _pod(self, found: _Pod, created_unix_s: float) -> Pod:
-        metadata, spec, status = found.metadata, found.spec, found.status or _Status()
+    def _pod(self, found: objects.Pod, created_unix_s: float) -> Pod:
+        metadata, spec, status = found.metadata, found.spec, found.status or objects.PodStatus()
         share = self._share
         annotations = metadata.annotations or {}
         return Pod(
@@ -199,14 +126,18 @@ class PodParser:
         others = (item for item in labels.items() if item[0] not in self._keep.labels)
         return self._shared_items([*asked_for, *islice(others, MAX_OTHER_LABELS)])
 
-    def _foremost_containers(self, spec: _Spec, status: _Status) -> tuple[PodContainer, ...]:
+    def _foremost_containers(
+        self, spec: objects.PodSpec, status: objects.PodStatus
+    ) -> tuple[PodContainer, ...]:
         """Return those that have run first, so that others cannot push them out of sight."""
         found = [*self._containers(spec, status)]
         if len(found) > MAX_CONTAINERS:
             found.sort(key=lambda each: not each.container_id)
         return tuple(found[:MAX_CONTAINERS])
 
-    def _containers(self, spec: _Spec, status: _Status) -> Iterable[PodContainer]:
+    def _containers(
+        self, spec: objects.PodSpec, status: objects.PodStatus
+    ) -> Iterable[PodContainer]:
         lists = (
             (spec.containers, status.container_statuses, PodContainerKind.MAIN),
             (spec.init_containers, status.init_container_statuses, PodContainerKind.INIT),
@@ -222,9 +153,12 @@ class PodParser:
                 yield self._container(container, by_name.get(container.name), kind)
 
     def _container(
-        self, container: _Container, status: _ContainerStatus | None, kind: PodContainerKind
+        self,
+        container: objects.Container,
+        status: objects.ContainerStatus | None,
+        kind: PodContainerKind,
     ) -> PodContainer:
-        resources = container.resources or _Resources()
+        resources = container.resources or objects.Resources()
         if kind is PodContainerKind.INIT and container.restart_policy == "Always":
             kind = PodContainerKind.SIDECAR
         digest = _DIGEST.search((status and status.image_id) or "")
@@ -288,11 +222,12 @@ def quantity(text: str | float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _cores(amounts: _Amounts | None) -> float | None:
-    return None if amounts is None or amounts.cpu is None else quantity(amounts.cpu)
+def _cores(amounts: Mapping[str, str | int | float | None] | None) -> float | None:
+    cpu = (amounts or {}).get("cpu")
+    return None if cpu is None else quantity(cpu)
 
 
-def _environment(spec: _Spec, names: frozenset[str]) -> Iterable[tuple[str, str]]:
+def _environment(spec: objects.PodSpec, names: frozenset[str]) -> Iterable[tuple[str, str]]:
     """Return the plain values of ``names``: the first container that has a variable counts.
 
     Within a container the last of two of the same name counts, as in the kubelet. A value from a

@@ -25,9 +25,18 @@ from typing import NamedTuple
 import msgspec
 
 from minerwatch.backoff import Backoff
-from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ANSWER_TIMEOUT_S, Answer, ApiError, Cluster, one_line, refusal
-from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListReader
+from minerwatch.kube.client import (
+    ANSWER_TIMEOUT_S,
+    ApiError,
+    Cluster,
+    Response,
+    decoded,
+    one_line,
+    reason_of,
+    refusal,
+)
+from minerwatch.kube.list_stream import MAX_ITEM_BYTES, ListError, ListReader
+from minerwatch.kube.objects import Head, Metadata
 from minerwatch.kube.pod_cache import REMEMBERED_S, PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Pod
@@ -62,21 +71,9 @@ class Pace:
     remembered_s: float = REMEMBERED_S
 
 
-class _Versioned(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    uid: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
 class _WatchEvent(msgspec.Struct):
     type: str
     object: msgspec.Raw
-
-
-class _EventObject(msgspec.Struct):
-    metadata: _Versioned = msgspec.field(default_factory=_Versioned)
-    code: int = 0  # of a Status, with message
-    message: str = ""
 
 
 class Clocks(NamedTuple):
@@ -142,7 +139,7 @@ class PodWatch:
         self._after_gone = Backoff(*delays)
         self._closing = closing or Event()
         self._answer_lock = Lock()
-        self._answer: Answer | None = None  # that the thread may be waiting for
+        self._answer: Response | None = None  # that the thread may be waiting for
         self._thread = Worker("pods", self.run)
 
     def start(self) -> None:
@@ -200,20 +197,19 @@ class PodWatch:
             return
         self.cache.replace(pods)
         self._version = metadata.resource_version
-        self.synced_unix_s, self.synced_s = self._now_unix_s(), time.monotonic()
-        self.trouble = ""
+        self._progress()
         self._has_progressed = False
 
-    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> _Versioned:
+    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
         """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
             page = ListReader(answer.pieces())
             try:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
-                return msgspec.json.decode(page.metadata, type=_Versioned)
-            except NOT_JSON as error:  # a ListError, too
+            except ListError as error:
                 raise ApiError("garbage", f"{PATH}: not a list: {error}") from error
+            return decoded(page.metadata, Metadata, f"the metadata of {PATH}")
 
     def _follow(self) -> None:
         """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
@@ -236,13 +232,10 @@ class PodWatch:
         self._progress()
 
     def _take(self, line: bytes) -> None:
-        try:
-            event = msgspec.json.decode(line, type=_WatchEvent)
-            head = msgspec.json.decode(event.object, type=_EventObject)
-        except NOT_JSON as error:
-            raise ApiError("garbage", f"{PATH}: not an event: {error}") from error
+        event = decoded(line, _WatchEvent, f"an event of {PATH}")
+        head = decoded(event.object, Head, f"an event of {PATH}")
         if event.type == "ERROR":
-            raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message)}")
+            raise refusal(head.code, f"{PATH}: {head.code} {one_line(head.message or '')}")
         if event.type in {"ADDED", "MODIFIED"}:
             pod = self._pod(event.object)
             if pod is not None:
@@ -267,7 +260,7 @@ class PodWatch:
         self.trouble = ""
 
     @contextmanager
-    def _reading(self, answer: Answer) -> Iterator[None]:
+    def _reading(self, answer: Response) -> Iterator[None]:
         """Let ``close`` interrupt the reading of ``answer``."""
         with self._answer_lock:
             self._answer = answer
@@ -281,21 +274,18 @@ class PodWatch:
             answer.close()
 
     def _note(self, error: Exception) -> None:
-        reason = error.reason if isinstance(error, ApiError) else "unexpected"
+        reason = reason_of(error)
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
-        if reason == "unauthorized" or (reason == "connection" and self._is_lost_for_long):
+        # The server may have another address or authority, which the configuration tells.
+        is_lost = self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
+        if reason == "unauthorized" or (reason == "connection" and is_lost):
             self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
             self._version = ""
             # If the server's cache is too far behind to be followed, list from etcd; that costs the
             # server more, so it is tried second.
             self._list_version = _FROM_CACHE if self._has_progressed else _FROM_STORE
-
-    @property
-    def _is_lost_for_long(self) -> bool:
-        """Return True at every few failures: the server may have another address or authority."""
-        return self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
 
     def _count(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
@@ -317,19 +307,16 @@ class PodWatch:
             self._after_gone.reset()
             if error is None and not is_cut:
                 return 0.0
-        delay_s = (self._after_gone if _is_gone(error) else self._after_failure).next_s()
-        if is_cut or not _is_gone(error):
+        is_gone = error is not None and reason_of(error) == "gone"
+        delay_s = (self._after_gone if is_gone else self._after_failure).next_s()
+        if is_cut or not is_gone:
             delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
         asked_s = getattr(error, "retry_after_s", None) or 0.0
         asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
         return max(delay_s, asked_s)
 
 
-def _is_gone(error: Exception | None) -> bool:
-    return isinstance(error, ApiError) and error.reason == "gone"
-
-
-def _lines(answer: Answer, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
+def _lines(answer: Response, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
     """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
     held = bytearray()
     while piece := answer.piece():

@@ -15,12 +15,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from minerwatch.errors import NOT_JSON
-from minerwatch.kube.client import ApiError, Cluster
+from minerwatch.kube.client import ApiError, Cluster, decoded
 
 METRICS_PATH = "/metrics"
 PERMITTED_S = 120.0  # as long as the kubelet caches a token that it has had reviewed
@@ -33,7 +32,6 @@ _MAX_AT_ONCE = 8
 server while the API server does not answer."""
 _KNOWN_S = 3600.0  # a token that was permitted within it is reviewed again without a limit
 _TIMEOUT_S = 3.0
-_Kind = TypeVar("_Kind")
 _AUTHENTICATION = "authentication.k8s.io/v1"
 _AUTHORIZATION = "authorization.k8s.io/v1"
 
@@ -45,22 +43,15 @@ class _User(msgspec.Struct):
     extra: dict[str, list[str]] | None = None
 
 
-class _TokenStatus(msgspec.Struct):
-    authenticated: bool = False
+class _Status(msgspec.Struct):
+    authenticated: bool = False  # of a TokenReview, with the user
     user: _User | None = None
-
-
-class _TokenReview(msgspec.Struct):
-    status: _TokenStatus
-
-
-class _AccessStatus(msgspec.Struct):
-    allowed: bool = False
+    allowed: bool = False  # of a SubjectAccessReview
     denied: bool = False
 
 
-class _AccessReview(msgspec.Struct):
-    status: _AccessStatus
+class _Review(msgspec.Struct):
+    status: _Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,28 +133,23 @@ class TokenReviewer:
             kept.popitem(last=False)
 
     def _review(self, token: str) -> HTTPStatus:
-        spec: dict[str, Any] = {"token": token}
-        status = self._created(_AUTHENTICATION, "TokenReview", spec, _TokenReview).status
+        status = self._created(_AUTHENTICATION, "TokenReview", {"token": token})
         if not status.authenticated or status.user is None:
             return HTTPStatus.UNAUTHORIZED
         user = status.user
-        attributes = {"path": METRICS_PATH, "verb": "get"}
         spec = {
             "user": user.username,
             "uid": user.uid,
             "groups": user.groups,
             "extra": user.extra,
-            "nonResourceAttributes": attributes,
+            "nonResourceAttributes": {"path": METRICS_PATH, "verb": "get"},
         }
-        access = self._created(_AUTHORIZATION, "SubjectAccessReview", spec, _AccessReview).status
+        access = self._created(_AUTHORIZATION, "SubjectAccessReview", spec)
         is_allowed = access.allowed and not access.denied
         return HTTPStatus.OK if is_allowed else HTTPStatus.FORBIDDEN
 
-    def _created(self, version: str, kind: str, spec: dict[str, Any], answer: type[_Kind]) -> _Kind:
+    def _created(self, version: str, kind: str, spec: dict[str, Any]) -> _Status:
         body = msgspec.json.encode({"apiVersion": version, "kind": kind, "spec": spec})
         path = f"/apis/{version}/{kind.lower()}s"
         content = self._cluster.call("POST", path, body=body, timeout_s=_TIMEOUT_S)
-        try:
-            return msgspec.json.decode(content, type=answer)
-        except NOT_JSON as error:
-            raise ApiError("garbage", f"{self._cluster.server}: {kind}: {error}") from error
+        return decoded(content, _Review, f"a {kind}").status

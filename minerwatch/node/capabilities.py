@@ -5,32 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CAPABILITIES = (
-    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
-    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
-    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT"),
-    *("SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD"),
-    *("LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG"),
-    *("WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"),
-)
-"""In the order of their bits (include/uapi/linux/capability.h)."""
+from minerwatch.node.confined import CAPABILITY_BITS
 
 OUTSIDE_UNSEEN = (
     "processes outside this container's pid namespace cannot be seen: set hostPID on the agent's"
     " pod, or --pid=host for podman and docker"
 )
 
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_FIRST_NAMESPACES = {"pid": 4026531836, "cgroup": 4026531835}  # include/linux/proc_ns.h
 
 
 def effective_capabilities(proc: Path = Path("/proc")) -> frozenset[str]:
-    """Return this process's effective capabilities (capabilities(7)): names as ``SYS_PTRACE``."""
+    """Return which of ``CAPABILITY_BITS`` are effective in this process (capabilities(7))."""
     try:
         status = (proc / "self/status").read_bytes()
         bits = int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
     except (OSError, ValueError, IndexError):
         return frozenset()
-    return frozenset(name for bit, name in enumerate(_CAPABILITIES) if bits >> bit & 1)
+    return frozenset(name for name, bit in CAPABILITY_BITS.items() if bits >> bit & 1)
 
 
 def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
@@ -56,7 +48,7 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
             f"{proc} hides other users' processes (hidepid): run as root with the capability"
             " SYS_PTRACE, or in the group that the mount's gid= option names"
         )
-    if proc == Path("/proc") and not _is_in_first_pid_namespace():
+    if proc == Path("/proc") and not is_in_first_namespace("pid"):
         spots.append(OUTSIDE_UNSEEN)
     return tuple(spots)
 
@@ -71,8 +63,9 @@ def hides_others(proc: Path) -> bool:
         return True
 
 
-def _is_in_first_pid_namespace() -> bool:
+def is_in_first_namespace(kind: str) -> bool:
+    """Return whether this process is in the host's own ``pid`` or ``cgroup`` namespace."""
     try:
-        return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE  # noqa: PTH115
-    except OSError:
+        return os.readlink(f"/proc/self/ns/{kind}") == f"{kind}:[{_FIRST_NAMESPACES[kind]}]"  # noqa: PTH115
+    except OSError:  # before Linux 4.6 there is only one of cgroups
         return True

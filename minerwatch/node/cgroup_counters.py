@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from minerwatch.model import ContainerKind, CpuLimit
 from minerwatch.node.cgroup_files import CgroupFiles, numbers, read_kept
-from minerwatch.node.cgroup_hierarchy import Hierarchy
 from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, ContainerState, KnownTree, PodCgroup
 
 _LINGER_TICKS = 2
@@ -23,20 +22,16 @@ _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class CpuCounters:
-    """Reads the CPU time of containers, and finds out which of them are idle.
+    """Reads the CPU time and limits of containers, and finds out which of them are idle.
 
     If a container's counter has not advanced, no task in it ran, so none forked, exec'ed or exited.
     Its folders and members are then left alone, except once in ``IDLE_POLL_TICKS``. A pod's own
     cgroup counts what all its containers use: if that has not advanced, theirs are not read either.
     """
 
-    def __init__(
-        self, known: KnownTree, hierarchy: Hierarchy, files: CgroupFiles, proc: bytes
-    ) -> None:
+    def __init__(self, known: KnownTree, files: CgroupFiles) -> None:
         self._known = known
-        self._hierarchy = hierarchy
         self._files = files
-        self._proc = proc
 
     def read_pod(self, pod: PodCgroup) -> None:
         """Find out whether a pod is active: a task in it ran lately, or it is its turn."""
@@ -103,13 +98,13 @@ class CpuCounters:
                 self._files.count(error)
                 return None
         else:
-            read = self._files.content(state.path + b"/" + self._hierarchy.usage_file)
+            read = self._files.content(state.path + b"/" + self._files.usage_file)
             if read is None:
                 is_host = state.container.kind is ContainerKind.HOST
                 return self._node_cpu_s() if is_host else None
             content = read
         try:
-            if not self._hierarchy.is_v2:
+            if not self._files.is_v2:
                 return int(content) / 1e9
             return int(content.split(None, 2)[1]) / 1e6  # usage_usec stands first
         except (ValueError, IndexError, OverflowError):
@@ -118,7 +113,7 @@ class CpuCounters:
 
     def _node_cpu_s(self) -> float | None:
         """Return the node's CPU seconds (proc_stat(5)): some kernels' root has no counter."""
-        content = self._files.content(self._proc + b"/stat")
+        content = self._files.content(self._files.proc + b"/stat")
         if content is None:
             return None
         try:
@@ -128,19 +123,14 @@ class CpuCounters:
             return None
         return sum(map(int, (user, nice, system, irq, softirq))) / _CLOCK_TICKS_PER_S
 
+    # Limits (cgroup-v2.rst, scheduler/sched-bwc.rst).
 
-class CpuLimits:
-    """Reads CPU bandwidth limits (cgroup-v2.rst, scheduler/sched-bwc.rst)."""
-
-    def __init__(self, hierarchy: Hierarchy, files: CgroupFiles) -> None:
-        self._hierarchy = hierarchy
-        self._files = files
-
-    def limit(self, state: ContainerState, tick: int) -> CpuLimit:
+    def limit(self, state: ContainerState) -> CpuLimit:
         """Return the tightest limit of a container's cgroup and those above, with its statistics.
 
         Throttling is counted where that limit is set.
         """
+        tick = self._known.tick
         if state.limit_tick is None or tick - state.limit_tick >= _LIMIT_TICKS:
             state.limit_tick = tick
             state.limit_cores, state.limited_by = self._tightest(state.path)
@@ -152,22 +142,22 @@ class CpuLimits:
         return CpuLimit(state.limit_cores, periods, throttled, throttled_s)
 
     def _tightest(self, path: bytes) -> tuple[float | None, bytes | None]:
-        hierarchy = self._hierarchy
-        place = hierarchy.limit_root + path.removeprefix(hierarchy.root)
+        root = self._files.limit_root
+        place = root + path.removeprefix(self._files.root)
         tightest: float | None = None
         where: bytes | None = None
-        while len(place) > len(hierarchy.limit_root):
-            cores = self._own(place)
+        while len(place) > len(root):
+            cores = self._own_limit(place)
             if cores is not None and (tightest is None or cores < tightest):
                 tightest, where = cores, place
             place = place.rpartition(b"/")[0]
         return tightest, where
 
-    def _own(self, place: bytes) -> float | None:
+    def _own_limit(self, place: bytes) -> float | None:
         """Return the limit in cores that is set at ``place`` itself."""
         content = self._files.content
         quota: bytes | None
-        if self._hierarchy.is_v2 and self._hierarchy.limit_root == self._hierarchy.root:
+        if self._files.is_v2 and self._files.limit_root == self._files.root:
             quota, _, period = (content(place + b"/cpu.max") or b"max").partition(b" ")
         else:
             quota = content(place + b"/cpu.cfs_quota_us") or b"-1"

@@ -12,9 +12,7 @@ import os
 from itertools import islice
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.cgroup_bounds import Accounts
-from minerwatch.node.cgroup_files import CgroupFiles, read_whole
-from minerwatch.node.cgroup_hierarchy import Hierarchy, ProcessCgroups
+from minerwatch.node.cgroup_files import CgroupFiles, ProcessCgroups, read_whole
 from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, Cgroup, ContainerState, KnownTree
 
 _MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
@@ -27,21 +25,10 @@ _FROM_PROC = b""
 class MemberReader:
     """Reads which processes are in which container."""
 
-    def __init__(
-        self,
-        known: KnownTree,
-        accounts: Accounts,
-        files: CgroupFiles,
-        processes: ProcessCgroups,
-        hierarchy: Hierarchy,
-        proc: bytes,
-    ) -> None:
+    def __init__(self, known: KnownTree, files: CgroupFiles, processes: ProcessCgroups) -> None:
         self._known = known
-        self._accounts = accounts
         self._files = files
         self._processes = processes
-        self._root = hierarchy.root
-        self._proc = proc
         self._unlisted: dict[int, ContainerState | None] = {}  # pids in unknown cgroups
         self._with_unlisted: set[ContainerState] = set()
 
@@ -90,7 +77,7 @@ class MemberReader:
         They are found in /proc, and only while there are unknown cgroups. Each is looked up when it
         is first seen, then again in turn.
         """
-        pids = self._unlisted_pids() if self._accounts.cut else set()
+        pids = self._unlisted_pids() if self._known.accounts.cut else set()
         states = self._known.states
         self._unlisted = {
             pid: owner
@@ -102,26 +89,24 @@ class MemberReader:
         for pid in in_turn[:_MAX_PLACED_PER_TICK]:
             self._unlisted.pop(pid, None)
             path = self._processes.path_of(pid)
-            cgroup = self._known.nearest(path, self._root) if path is not None else None
+            cgroup = self._known.nearest(path) if path is not None else None
             self._unlisted[pid] = cgroup.owner if cgroup is not None else None
         placed: dict[ContainerState, set[int]] = {}
         for pid, owner in self._unlisted.items():
             if owner is not None:
                 placed.setdefault(owner, set()).add(pid)
-        for owner in self._with_unlisted - placed.keys():
-            owner.listed.pop(_FROM_PROC, None)
-            self._known.changed.add(owner)
-        for owner, those in placed.items():
-            now = frozenset(those)
-            if owner.listed.get(_FROM_PROC) != now:
-                owner.listed[_FROM_PROC] = now
+        for owner in self._with_unlisted | placed.keys():
+            before, now = owner.listed.pop(_FROM_PROC, None), placed.get(owner)
+            if now is not None:
+                owner.listed[_FROM_PROC] = frozenset(now)
+            if now != before:
                 self._known.changed.add(owner)
         self._with_unlisted = set(placed)
 
     def _unlisted_pids(self) -> set[int]:
         """Return the pids that no known cgroup lists."""
         try:
-            pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
+            pids = {int(name) for name in os.listdir(self._files.proc) if name.isdigit()}  # noqa: PTH208
         except OSError as error:
             self._files.count(error)
             return set()

@@ -10,9 +10,7 @@ import os
 from itertools import islice
 
 from minerwatch.model import Container, ContainerKind
-from minerwatch.node.cgroup_bounds import Accounts
 from minerwatch.node.cgroup_files import CgroupFiles
-from minerwatch.node.cgroup_hierarchy import Hierarchy
 from minerwatch.node.cgroup_names import FolderName, holds_containers, pod_uid_of, workload_of
 from minerwatch.node.cgroup_state import Cgroup, ContainerState, KnownTree, PodCgroup, PodClaims
 from minerwatch.node.proc_files import decoded
@@ -21,19 +19,10 @@ from minerwatch.node.proc_files import decoded
 class CgroupWalk:
     """Keeps the known tree up to date with the folders."""
 
-    def __init__(
-        self,
-        known: KnownTree,
-        accounts: Accounts,
-        files: CgroupFiles,
-        hierarchy: Hierarchy,
-        *,
-        units: bool,
-    ) -> None:
+    def __init__(self, known: KnownTree, files: CgroupFiles, *, units: bool) -> None:
         self._known = known
-        self._accounts = accounts
+        self._accounts = known.accounts
         self._files = files
-        self._hierarchy = hierarchy
         self._units = units
         self.claims = PodClaims()
 
@@ -192,7 +181,7 @@ class CgroupWalk:
             account=self._accounts.account_below(charged, parent, state),
         )
         self._accounts.charge(cgroup, cgroup.weight)
-        if cgroup.owner is not None and self._hierarchy.is_v2:
+        if cgroup.owner is not None and self._files.is_v2:
             cgroup.members_fd = self._files.keep_open(path + b"/cgroup.procs")
         self._known.cgroups[path] = (pod or self._known.outside).cgroups[path] = cgroup
         if parent is not None:
@@ -219,7 +208,7 @@ class CgroupWalk:
             kind, pod_uid = ContainerKind.ENGINE, ""
         around = outer if outer is not None and holds_containers(outer) else None
         return Container(
-            cgroup=decoded(path.removeprefix(self._hierarchy.root)),
+            cgroup=decoded(path.removeprefix(self._files.root)),
             cgroup_inode=inode,
             kind=kind,
             container_id=workload.container_id,
@@ -235,7 +224,7 @@ class CgroupWalk:
         return not outer.container.pod_uid and self.claims.is_refuted(pod_uid, outer.engines)
 
     def _open_pod(self, path: bytes, inode: int) -> PodCgroup | None:
-        usage_fd = self._files.keep_open(path + b"/" + self._hierarchy.usage_file)
+        usage_fd = self._files.keep_open(path + b"/" + self._files.usage_file)
         if usage_fd < 0:
             return None  # so that its containers' own counters are read
         pod = PodCgroup(inode=inode, usage_fd=usage_fd)
@@ -249,7 +238,7 @@ class CgroupWalk:
         state = ContainerState(container, container.key, path, outer, pod)
         if container.kind is ContainerKind.POD and not (outer and outer.container.pod_uid):
             self.claims.add(state, outer.engines if outer else 0)
-        state.usage_fd = self._files.keep_open(path + b"/" + self._hierarchy.usage_file)
+        state.usage_fd = self._files.keep_open(path + b"/" + self._files.usage_file)
         known.states[state.key] = (pod or known.outside).containers[state.key] = state
         known.cpu_s[state.key] = 0.0
         known.containers[state.key] = container

@@ -1,8 +1,8 @@
 """Containers with their CPU and their processes, from the cgroup tree.
 
-The modules beside this one do the parts: ``cgroup_hierarchy`` finds the tree, ``cgroup_walk`` its
+The modules beside this one do the parts: ``cgroup_files`` finds the tree, ``cgroup_walk`` its
 folders, ``cgroup_names`` what they stand for, ``cgroup_counters`` CPU time, ``cgroup_members``
-processes. They share what is known (``cgroup_state``), within the bounds of ``cgroup_bounds``.
+processes. They share what is known, within bounds (``cgroup_state``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from types import MappingProxyType
 
 from minerwatch.errors import NodeError
 from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
-from minerwatch.node.cgroup_bounds import Accounts, CgroupBounds
-from minerwatch.node.cgroup_counters import CpuCounters, CpuLimits
-from minerwatch.node.cgroup_files import CgroupFiles
-from minerwatch.node.cgroup_hierarchy import ProcessCgroups, find_hierarchy
+from minerwatch.node.cgroup_counters import CpuCounters
+from minerwatch.node.cgroup_files import CgroupFiles, ProcessCgroups
 from minerwatch.node.cgroup_members import MemberReader
-from minerwatch.node.cgroup_state import Cgroup, ContainerState, KnownTree
+from minerwatch.node.cgroup_state import (
+    Accounts,
+    Cgroup,
+    CgroupBounds,
+    ContainerState,
+    KnownTree,
+)
 from minerwatch.node.cgroup_walk import CgroupWalk
 
 _MAX_UNPLACED = 1000
@@ -67,24 +71,19 @@ class CgroupTree:
         ``units``: count systemd units, and the host itself, as containers.
         """
         bounds = bounds or CgroupBounds()
-        hierarchy = find_hierarchy(sys / "fs" / "cgroup")
-        proc_path = os.fsencode(proc)
-        self._root = hierarchy.root
-        self._files = files = CgroupFiles(bounds.open_share)
-        self._known = known = KnownTree()
-        self._accounts = accounts = Accounts(bounds, files.failures)
-        self._processes = ProcessCgroups(hierarchy, files, proc_path)
-        self._counters = CpuCounters(known, hierarchy, files, proc_path)
-        self._limits = CpuLimits(hierarchy, files)
-        self._members = MemberReader(known, accounts, files, self._processes, hierarchy, proc_path)
-        self._walk = CgroupWalk(known, accounts, files, hierarchy, units=units)
+        self._files = files = CgroupFiles(sys / "fs" / "cgroup", proc, bounds.open_share)
+        self._known = known = KnownTree(files.root, Accounts(bounds, files.failures))
+        self._processes = ProcessCgroups(files)
+        self._counters = CpuCounters(known, files)
+        self._members = MemberReader(known, files, self._processes)
+        self._walk = CgroupWalk(known, files, units=units)
         self.unplaced: set[int] = set()
         self.failures = files.failures
-        self.source = hierarchy.source
+        self.source = files.source
         self.blind_spot = self._processes.blind_spot()
         """One line if the agent sees only a part of the node's cgroups; "" if it sees all."""
-        if self._walk.adopt(self._root, None) is None:
-            raise NodeError(f"{os.fsdecode(self._root)} cannot be read: run as root")
+        if self._walk.adopt(files.root, None) is None:
+            raise NodeError(f"{os.fsdecode(files.root)} cannot be read: run as root")
 
     def tick(self) -> CgroupTick:
         """Read the tree; a mapping's value is the same object as long as nothing changed."""
@@ -108,13 +107,13 @@ class CgroupTree:
             read=frozenset(state.key for state in used_s) & known.states.keys(),
             changed=frozenset(changed),
             gone=frozenset(gone),
-            over_bound=self._accounts.owners_over_bound(),
+            over_bound=known.accounts.owners_over_bound(),
         )
 
     @property
     def over_bound_count(self) -> int:
         """Return how many owners have cgroups left out, Kubernetes and the node included."""
-        return len(self._accounts.cut_accounts)
+        return len(self._known.accounts.cut_accounts)
 
     @property
     def foreign_count(self) -> int:
@@ -124,7 +123,7 @@ class CgroupTree:
     def limit(self, key: ContainerKey) -> CpuLimit | None:
         """Return the tightest CPU limit on a container; None if it is gone."""
         state = self._known.states.get(key)
-        return self._limits.limit(state, self._known.tick) if state is not None else None
+        return self._counters.limit(state) if state is not None else None
 
     def attribute(self, key: ContainerKey, outer: Container) -> Container | None:
         """Make an engine's container, and all in it, part of the pod that ``outer`` belongs to.
@@ -158,14 +157,15 @@ class CgroupTree:
 
     def close(self) -> None:
         """Close every counter."""
-        root = self._known.cgroups.get(self._root)
+        root = self._known.cgroups.get(self._known.root)
         if root is not None:
             self._walk.drop(root)
 
     def _find(self, path: bytes) -> Cgroup | None:
         """Return the cgroup at ``path``, adopted if it is new, or the closest known one above."""
-        cgroup = self._known.nearest(path, self._root)
-        if cgroup is not None and cgroup.path != path and self._accounts.has_room(cgroup):
+        known = self._known
+        cgroup = known.nearest(path)
+        if cgroup is not None and cgroup.path != path and known.accounts.has_room(cgroup):
             self._walk.list_below(cgroup)
-            cgroup = self._known.nearest(path, self._root)
+            cgroup = known.nearest(path)
         return cgroup

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram, StalledError
+from minerwatch.node.guarded_child import CHILDREN, GuardedProgram, StalledError
 from minerwatch.node.proc_files import STAT_BYTES, read_once
 from minerwatch.worker import Worker
 
@@ -123,7 +123,8 @@ class CommandLineReader:
         try:
             if (child := self._helper.child()) is None or not child.has_started(until_s):
                 return UNREAD
-            return _receive_arguments(child, place, self._slice_s, until_s)
+            child.send(place, until_s)
+            return join_pieces(lambda: child.receive(Piece, until_s, self._slice_s))
         except TimeoutError as error:
             self._helper.discard()
             return STUCK if isinstance(error, StalledError) else UNREAD
@@ -133,15 +134,13 @@ class CommandLineReader:
             return UNREAD
 
 
+@dataclass(slots=True)
 class _Job:
-    __slots__ = ("answers", "done", "is_left", "places", "since_s")
-
-    def __init__(self, places: Sequence[str]) -> None:
-        self.places = places
-        self.answers: list[bytes | int] = []
-        self.since_s: float | None = None  # when the read of the next answer began
-        self.is_left = False
-        self.done = threading.Event()
+    places: Sequence[str]
+    answers: list[bytes | int] = field(default_factory=list)
+    since_s: float | None = None  # when the read of the next answer began
+    is_left: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class _ReadingThread:
@@ -206,42 +205,29 @@ class Piece(msgspec.Struct):
     errno: int | None = None  # the last line of a command line has it
 
 
-def _receive_arguments(
-    child: GuardedChild, place: str, slice_s: float, until_s: float
-) -> bytes | int:
-    child.send(place, until_s)
-    return join_pieces(lambda: child.receive(Piece, until_s, slice_s))
-
-
 def join_pieces(receive: Callable[[], Piece]) -> bytes | int:
     """Return arguments or errno; raises ValueError if the pieces do not come to an end."""
-    kept = _BothEnds()
+    held = bytearray()
     for _ in range(_MAX_ANSWERS + 1):
         answer = receive()
         if answer.errno is not None:
-            return answer.errno if answer.errno > 0 else kept.joined()
-        kept.add(answer.piece)
+            return answer.errno if answer.errno > 0 else _both_ends(held)
+        _append(held, answer.piece)
     raise ValueError("the child does not come to an end")
 
 
-class _BothEnds:
-    """The first and last bytes of a stream of pieces; all of them if they are few."""
+def _append(held: bytearray, piece: bytes) -> None:
+    """Append a piece; of a stream that gets long, only its ends stay held."""
+    held += piece
+    if len(held) > 2 * END_BYTES + _PIECE_BYTES:
+        # one byte more than is kept, so that the gap is seen
+        del held[END_BYTES : -END_BYTES - 1]
 
-    __slots__ = ("_held",)
 
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def add(self, piece: bytes) -> None:
-        self._held += piece
-        if len(self._held) > 2 * END_BYTES + _PIECE_BYTES:
-            # one byte more than is kept, so that joined() sees the gap
-            del self._held[END_BYTES : -END_BYTES - 1]
-
-    def joined(self) -> bytes:
-        if len(self._held) <= 2 * END_BYTES:
-            return bytes(self._held)
-        return bytes(self._held[:END_BYTES]) + _GAP + bytes(self._held[-END_BYTES:])
+def _both_ends(held: bytearray) -> bytes:
+    if len(held) <= 2 * END_BYTES:
+        return bytes(held)
+    return bytes(held[:END_BYTES]) + _GAP + bytes(held[-END_BYTES:])
 
 
 def _arguments(path: str) -> bytes | int:
@@ -249,7 +235,7 @@ def _arguments(path: str) -> bytes | int:
 
     A short read is not the end: it stops at a page that cannot be read, as under userfaultfd(2).
     """
-    kept = _BothEnds()
+    held = bytearray()
     size = _SHORT_PIECE_BYTES
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -260,14 +246,14 @@ def _arguments(path: str) -> bytes | int:
             piece = os.read(fd, size)
             if not piece:
                 break
-            kept.add(piece)
+            _append(held, piece)
             if len(piece) == size:
                 size = _PIECE_BYTES
     except OSError as error:
         return error.errno or errno.EIO
     finally:
         os.close(fd)
-    return kept.joined()
+    return _both_ends(held)
 
 
 def _is_blocked(task: str) -> bool:

@@ -19,9 +19,24 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGKILL = 9
 
-CAPABILITY_BITS = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "SYS_PTRACE": 19}
+CAPABILITY_BITS = {
+    "DAC_OVERRIDE": 1,
+    "DAC_READ_SEARCH": 2,
+    "NET_ADMIN": 12,
+    "SYS_PTRACE": 19,
+    "PERFMON": 38,
+    "BPF": 39,
+}
+"""Those that the agent needs or drops (include/uapi/linux/capability.h)."""
 READS_PROCESSES = ("SYS_PTRACE", "DAC_READ_SEARCH")
 """Capabilities of a child: read other users' processes, and nothing else."""
+
+
+def follow(parent_pid: int) -> None:
+    """Have this process killed when its parent exits."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(1)  # the parent exited before the signal was requested
 
 
 def give_up(*names: str) -> None:
@@ -48,9 +63,7 @@ def _restrict(kept: int) -> None:
 
 def _become(parent_pid: int, script: str) -> None:
     """Run ``script`` as a child that is killed with its parent; report first that it started."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        sys.exit(1)  # the parent exited before the signal was requested
+    follow(parent_pid)
     keep(*READS_PROCESSES)
     sys.argv = sys.argv[2:]
     with open(script, "rb") as file:  # noqa: PTH123 - pathlib is slow to import

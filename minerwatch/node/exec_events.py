@@ -134,7 +134,9 @@ def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
             f"this kernel has no proc connector ({error.strerror}); it needs CONFIG_PROC_EVENTS"
         ) from error
     try:
-        _grow(listening, buffer_bytes)
+        with suppress(OSError):  # without the capability the default buffer stays
+            # The kernel doubles the value, for its own bookkeeping (socket(7)).
+            listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
         listening.bind((0, _CN_IDX_PROC))
         token = int.from_bytes(os.urandom(3), sys.byteorder)
         listening.send(_request(token))
@@ -147,12 +149,6 @@ def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def _grow(listening: socket.socket, buffer_bytes: int) -> None:
-    with suppress(OSError):  # without the capability the default buffer stays
-        # The kernel doubles the value, for its own bookkeeping (socket(7)).
-        listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
 
 
 def _request(token: int) -> bytes:

@@ -3,7 +3,7 @@
 One perf event a CPU (perf_event_open(2), PERF_COUNT_SW_CPU_CLOCK): a timer of the kernel writes
 what user code a CPU executes into a ring in shared memory. It needs no hardware counter, works in
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
-the host's pid namespace.
+the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
 Each read draws another period, so that code cannot pause just before it is sampled.
 """
@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
 
+from minerwatch.model import CodeSample, CodeSamples
 from minerwatch.node.capabilities import effective_capabilities
 
 DEFAULT_HZ = 19.0
@@ -48,7 +48,7 @@ _HEAD, _TAIL = 1024, 1032
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
 SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
-_SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
+SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
 _NUMBER = Struct("=Q")
 
 
@@ -74,27 +74,14 @@ class SamplerUnavailableError(Exception):
     """The kernel refuses; ``str()`` is one line: the reason, and how to grant it."""
 
 
-class CodeSample(NamedTuple):
-    """One moment of one CPU. ``cgroup``: id in the hierarchy of perf_event; 0: unknown."""
-
-    pid: int
-    address: int
-    cgroup: int
-
-
-class CodeSamples(NamedTuple):
-    """The samples since the last read. Each stands for ``period_s`` of CPU time in user mode."""
-
-    period_s: float
-    samples: list[CodeSample]
-
-
 class CodeSampler:
     """Samples what every CPU executes; for one thread.
 
     ``failures`` counts since the start, by reason: ``lost`` (samples that no room was left for),
     ``cpu`` (CPUs that could not be opened).
     """
+
+    read_every_s = 1.0
 
     def __init__(self, hz: float = DEFAULT_HZ, spread: float = _SPREAD) -> None:
         """Raises SamplerUnavailableError."""
@@ -112,9 +99,9 @@ class CodeSampler:
             raise SamplerUnavailableError(_refusal(error)) from error
 
     def read(self) -> CodeSamples:
-        """Return the samples since the last read, and draw another period."""
+        """Return the samples of user mode since the last read, and draw another period."""
         period_s, self._period_s = self._period_s, self._drawn_period_s()
-        record = SAMPLE if self.has_cgroups else _SAMPLE_WITHOUT_CGROUP
+        record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
         samples: list[CodeSample] = []
         for cpu, ring in [*self._rings.items()]:
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _X86_ROUNDING_SHIFT = 13  # MXCSR bits 13 and 14 (Intel SDM volume 1, 10.2.3)
 _X86_FLUSHES = 1 << 15 | 1 << 6  # flush-to-zero and denormals-are-zero
@@ -50,19 +50,18 @@ class Rounding:
     samples: int
 
 
+@dataclass(slots=True)
 class RoundingSamples:
     """Samples of one process's running threads. Pure: the clock is passed in."""
 
-    __slots__ = ("_began_s", "_last", "_machine", "_round_s", "_tallies", "rounds")
-
-    def __init__(self, machine: str = platform.machine()) -> None:
-        self.rounds = 0
-        """Times at which at least one thread was sampled."""
-        self._machine = machine
-        self._began_s: float | None = None
-        self._round_s: float | None = None
-        self._tallies: dict[int, Counter[tuple[int, bool]]] = {}  # of a thread: mode, flushes
-        self._last: dict[int, tuple[float, int | None]] = {}
+    machine: str = platform.machine()
+    rounds: int = 0
+    """Times at which at least one thread was sampled."""
+    _began_s: float | None = None
+    _round_s: float | None = None
+    _tallies: dict[int, Counter[tuple[int, bool]]] = field(default_factory=dict)
+    """Of a thread: mode and flushes."""
+    _last: dict[int, tuple[float, int | None]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -95,8 +94,8 @@ class RoundingSamples:
         self._last[tid] = (at_s, switches)
         if switches is not None and at_s == self._began_s:
             return
-        mode = rounding_mode(fp_control, self._machine)
-        flushes = flushes_to_zero(fp_control, self._machine)
+        mode = rounding_mode(fp_control, self.machine)
+        flushes = flushes_to_zero(fp_control, self.machine)
         self._tallies.setdefault(tid, Counter())[mode, flushes] += 1
         if at_s != self._round_s:
             self._round_s = at_s

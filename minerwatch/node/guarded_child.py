@@ -1,4 +1,4 @@
-"""The one way to run a program that may hang, crash or be taken over: those of node/children/.
+"""The one way to run a child: a program of node/children/, which may hang or be taken over.
 
 A child gets one JSON value a line and answers by JSON lines. It parses what attackers wrote, so its
 answers are bounded, decoded into a type and not trusted. It has the capabilities to read other
@@ -32,7 +32,7 @@ MAX_LINE_BYTES = 64 << 10
 _MAX_DYING = 4
 _POLL_S = 0.5
 _MIN_WAIT_S = 0.001
-_EXIT_S = 0.2
+_EXIT_S = 1.0  # on a busy machine even a killed child takes a while
 _MIN_PAUSE_S = 0.1
 _MAX_PAUSE_S = 10.0
 _STEADY_S = 10.0
@@ -231,6 +231,26 @@ class GuardedProgram:
         """Kill the child, from any thread; the thread that uses it then discards it."""
         if (child := self._child) is not None:
             child.kill()
+
+
+def output_of(module: str, given: bytes = b"", *, max_s: float) -> bytes:
+    """Run a module of minerwatch in a child until it exits; return what it wrote.
+
+    For work that needs much memory once. The module's argument is this process's PID, for
+    ``confined.follow``. Raises OSError, or SubprocessError if it fails or takes longer.
+    """
+    # The child imports from the same places; -P leaves out the working folder.
+    places = {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", module, str(os.getpid())],
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **places},
+        start_new_session=True,  # as above
+        timeout=max_s,
+        check=True,
+    ).stdout
 
 
 def _fd(pipe: IO[bytes] | None) -> int:

@@ -6,28 +6,24 @@ exits when there is nothing to do, and the agent itself sees no code. Containers
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
-from minerwatch.node.live_thread import living_place
-from minerwatch.node.question_queue import Question, Questions
-from minerwatch.node.yara_scan import MAX_NAMES, RULE_NAME, RuleTexts
-from minerwatch.worker import Worker
+from minerwatch.node.question_queue import Question
+from minerwatch.node.yara_scan import MAX_NAMES, RULE_NAME, CodeReader, RuleTexts
 
 SCANNER = CHILDREN / "hot_code_scanner.py"
 MAX_ADDRESSES = 256
 
 _ANSWER_S = 30.0
-_JOIN_S = 1.0
 _AVOIDED_S = 600.0
 """A container in which a look hung is left alone for so long."""
 _MAX_FINGERPRINTS = 4
@@ -73,12 +69,10 @@ class _Look(msgspec.Struct):
     addresses: list[tuple[int, int]]  # and how often each was sampled
 
 
-class HotCodeReader:
-    """Look at the hot code of processes in a short-lived child.
+class HotCodeReader(CodeReader[HotCodeFindings]):
+    """Look at the hot code of processes in a short-lived child."""
 
-    ``failures`` counts by reason since the start: ``hot timeout`` (looks that took too long or
-    hung), ``hot child`` (scanners that exited, answered nonsense or cannot be killed).
-    """
+    name = "hot code"
 
     def __init__(
         self,
@@ -89,111 +83,38 @@ class HotCodeReader:
         idle_s: float = 2.0,
         stall_s: float = 5.0,
     ) -> None:
-        """``idle_s``: the child's life without questions; ``stall_s``: without any progress."""
-        self.failures = dict.fromkeys(("hot timeout", "hot child"), 0)
-        self._proc = proc
-        self._program = program or GuardedProgram(SCANNER, needs_packages=True)
-        self._idle_s = idle_s
-        self._stall_s = stall_s
-        self._questions = Questions()
         self._addresses: dict[ProcessId, list[tuple[int, int]]] = {}
-        self._answers: queue.SimpleQueue[tuple[ProcessId, HotCodeFindings | None]]
-        self._answers = queue.SimpleQueue()
-        self._avoided: dict[Hashable, float] = {}
-        self._closing = threading.Event()
-        self._rules = RuleTexts(rule_files)
-        self._thread = Worker("hot code", self._serve).start()
+        program = program or GuardedProgram(SCANNER, needs_packages=True)
+        super().__init__(proc, rule_files, program, idle_s, stall_s)
 
-    def ask(self, process: ProcessId, owner: Hashable, addresses: Mapping[int, int]) -> bool:
+    def ask(
+        self,
+        process: ProcessId,
+        owner: Hashable = None,
+        addresses: Mapping[int, int] = MappingProxyType({}),
+    ) -> bool:
         """Queue a look at the code at ``addresses``, with counts; False: refused, ask again."""
-        if process not in self._questions:
+        if process not in self.questions:
             ranked = sorted(addresses.items(), key=lambda each: -each[1])
             self._addresses[process] = ranked[:MAX_ADDRESSES]
-        if self._questions.put(process, owner):
+        if super().ask(process, owner):
             return True
         self._addresses.pop(process, None)
         return False
 
-    def answers(self) -> dict[ProcessId, HotCodeFindings | None]:
-        """Return the findings of looks that finished; None: the code could not be read."""
-        found: dict[ProcessId, HotCodeFindings | None] = {}
-        while not self._answers.empty():
-            process, findings = self._answers.get()
-            self._questions.close(process)
-            found[process] = findings
-        return found
-
-    def use(self, rule_files: Sequence[Path]) -> None:
-        """Put the rules of ``rule_files`` in force, as the files are now."""
-        self._rules = RuleTexts(rule_files, self._rules)
-
-    def close(self) -> None:
-        """End child and thread; do not wait for either if it hangs."""
-        self._closing.set()
-        self._thread.close()
-        self._questions.wake()
-        self._program.kill()
-        self._thread.join(_JOIN_S)
-
-    # In the thread.
-
-    def _serve(self) -> None:
-        rules = self._rules
-        while not self._closing.is_set():
-            question = self._questions.take(self._idle_s if self._program.is_running else None)
-            if question is None:
-                self._program.discard()
-                continue
-            if rules is not self._rules:
-                rules = self._rules
-                self._program.discard()
-            findings = None
-            try:
-                findings = self._look(question, rules)
-            finally:
-                self._answers.put((question.process, findings))
-        self._program.close()
-
-    def _look(self, question: Question, rules: RuleTexts) -> HotCodeFindings | None:
-        process, owner = question
-        addresses = self._addresses.pop(process, [])
-        if self._avoided.get(owner, 0.0) > time.monotonic():
-            return None
+    def _answer(self, question: Question, rules: RuleTexts) -> HotCodeFindings | None:
         try:
-            place = living_place(self._proc, process.pid)
-        except OSError:
-            return None  # it has exited
-        try:
-            child = self._child_with(rules, owner)
-            if child is None:
-                self.failures["hot child"] += 1
-                return None
-            until_s = time.monotonic() + _ANSWER_S
-            child.send(_Look(self._proc, place, *process, addresses), until_s)
-            answer = child.receive(HotCodeAnswer, until_s, self._stall_s)
-        except TimeoutError:
-            self.failures["hot timeout"] += 1
-            self._program.discard(owner)
-            self._avoid(owner)
-            return None
-        except (OSError, ValueError):
-            self.failures["hot child"] += not self._closing.is_set()
-            self._program.discard(has_failed=True)
-            return None
+            return super()._answer(question, rules)
+        finally:
+            self._addresses.pop(question.process, None)
+
+    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> HotCodeFindings | None:
+        until_s = time.monotonic() + _ANSWER_S
+        addresses = self._addresses.get(process, [])
+        child.send(_Look(self._proc, place, *process, addresses), until_s)
+        answer = child.receive(HotCodeAnswer, until_s, self._stall_s)
         return answer.findings() if answer.is_there else None
 
-    def _child_with(self, rules: RuleTexts, owner: Hashable) -> GuardedChild | None:
-        """Return the child, with ``rules`` compiled; None if too many killed ones remain."""
-        self._closing.wait(self._program.backoff_s)
-        is_new = not self._program.is_running
-        child = self._program.child(owner)
-        if self._closing.is_set():  # close() may have seen no child yet
-            self._program.kill()
-        if child is not None and is_new:
-            rules.compile_in(child)
-        return child
-
-    def _avoid(self, owner: Hashable) -> None:
-        now_s = time.monotonic()
-        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[owner] = now_s + _AVOIDED_S
+    def _failed(self, question: Question, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
+            self._avoid(question.owner, _AVOIDED_S)

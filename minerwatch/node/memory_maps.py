@@ -10,16 +10,16 @@ none at all until one returns.
 from __future__ import annotations
 
 import os
-import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 
 from minerwatch.model import ProcessId
-from minerwatch.node.live_thread import living_place
-from minerwatch.node.question_queue import Question, Questions
+from minerwatch.node.proc_files import is_alive, living_place
+from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 
 _MAX_SMAPS_BYTES = 64 << 20
@@ -58,7 +58,16 @@ class Mappings:
         )
 
 
-class MappingReader:
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """A thread's current read."""
+
+    question: Question | None = None
+    since_s: float = 0.0
+    is_left: bool = False  # the thread was left behind: its answer is dropped
+
+
+class MappingReader(QueuedReader[Mappings]):
     """Read mappings below ``proc`` in a thread.
 
     ``failures`` counts by reason since the start: ``unreadable`` and ``too_large`` files;
@@ -75,67 +84,70 @@ class MappingReader:
         max_smaps_bytes: int = _MAX_SMAPS_BYTES,
     ) -> None:
         """``stall_s``: a read that takes so long hangs; ``max_left``: threads left hanging."""
+        super().__init__("unreadable", "too_large", "timeout")
+        self._proc = proc
         self._stall_s = stall_s
         self._max_left = max_left
         self._max_smaps_bytes = max_smaps_bytes
-        self.failures = dict.fromkeys(("unreadable", "too_large", "timeout", "crowded"), 0)
-        self._proc = proc
-        self.questions = Questions()
-        self._answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]] = queue.SimpleQueue()
         self._avoided: dict[ProcessId, float] = {}
-        self._left: list[_Serving] = []
-        self._serving = self._started()
+        self._left: list[tuple[Worker, Hashable]] = []  # threads, and where they hang
+        self._lock = threading.Lock()
+        self._start()
 
     def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
-        """Queue a question on ``process`` of container ``owner``; False: ask again later.
-
-        A pending question is not queued twice.
-        """
+        """Queue a question, unless the process has hung a read lately; False: ask again later."""
         if self._avoided.get(process, 0.0) > time.monotonic():
             return True
-        is_open = self.questions.put(process, owner)
-        self.failures["crowded"] += not is_open
-        return is_open
+        return super().ask(process, owner)
 
     def answers(self) -> dict[ProcessId, Mappings]:
         """Return the answers since the last call; never wait."""
-        found: dict[ProcessId, Mappings] = {}
-        while not self._answers.empty():
-            process, mappings = self._answers.get()
-            self.questions.close(process)
-            if mappings is not None:
-                found[process] = mappings
+        found = super().answers()
         self._leave_what_hangs()
         return found
 
-    def close(self) -> None:
-        """End the thread, or let it end when its read returns."""
-        self._serving.close()
-        self.questions.wake()
-
-    def _started(self) -> _Serving:
-        return _Serving(self._read, self.questions, self._answers, self._stall_s)
+    def _start(self) -> None:
+        self._reading = _Reading()
+        self._thread = Worker("mappings", partial(self._serve, self._reading)).start()
 
     def _leave_what_hangs(self) -> None:
-        self._left = [each for each in self._left if each.is_alive()]
-        now_s = time.monotonic()
-        if len(self._left) >= self._max_left or not (question := self._serving.leave(now_s)):
-            return
+        self._left = [each for each in self._left if each[0].is_alive()]
+        now_s, reading = time.monotonic(), self._reading
+        with self._lock:
+            question = reading.question
+            is_stalled = question is not None and now_s - reading.since_s >= self._stall_s
+            if question is None or not is_stalled or len(self._left) >= self._max_left:
+                return
+            reading.is_left = True
+        self._thread.close()
         self.failures["timeout"] += 1
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
         self._avoided[question.process] = now_s + _AVOIDED_S
         self.questions.close(question.process)
-        self._left.append(self._serving)
-        self._serving = self._started()
+        self._left.append((self._thread, question.owner))
+        self._start()
+
+    def _serve(self, own: _Reading) -> None:
+        while not own.is_left and (question := self.questions.take()) is not None:
+            with self._lock:
+                own.question, own.since_s = question, time.monotonic()
+            mappings = None
+            try:
+                mappings = self._read(question)
+            finally:
+                with self._lock:
+                    own.question = None
+                    if not own.is_left:
+                        self._finish(question.process, mappings)
 
     def _read(self, question: Question) -> Mappings | None:
         process, owner = question
-        if sum(each.owner == owner for each in self._left) >= _MAX_LEFT_OF_ONE:
+        if sum(each == owner for _, each in self._left) >= _MAX_LEFT_OF_ONE:
             self.failures["timeout"] += 1
             return None
         try:
             found = self._sums(living_place(self._proc, process.pid))
-            return found if self._start_ticks(process.pid) == process.start_ticks else None
+            return found if is_alive(self._proc, process) else None
         except (FileNotFoundError, ProcessLookupError):
             return None
         except Exception:  # noqa: BLE001 - whatever was read, the thread goes on
@@ -162,72 +174,6 @@ class MappingReader:
         finally:
             os.close(fd)
         return found.joined(parse_smaps(rest))
-
-    def _start_ticks(self, pid: int) -> int:
-        fd = os.open(f"{self._proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
-        finally:
-            os.close(fd)
-
-
-class _Serving:
-    """A thread that answers questions until it is left behind or closed."""
-
-    def __init__(
-        self,
-        read: Callable[[Question], Mappings | None],
-        questions: Questions,
-        answers: queue.SimpleQueue[tuple[ProcessId, Mappings | None]],
-        stall_s: float,
-    ) -> None:
-        self._stall_s = stall_s
-        self._read = read
-        self._questions = questions
-        self._answers = answers
-        self._lock = threading.Lock()
-        self._reading: Question | None = None
-        self._since_s = 0.0
-        self._is_left = False
-        self._thread = Worker("mappings", self._run).start()
-
-    @property
-    def owner(self) -> Hashable:
-        """Return the container of the process that it reads, or None."""
-        reading = self._reading
-        return reading.owner if reading is not None else None
-
-    def leave(self, now_s: float) -> Question | None:
-        """Leave it behind if it hangs; return the question that it will not answer, else None."""
-        with self._lock:
-            if self._reading is None or now_s - self._since_s < self._stall_s:
-                return None
-            self._is_left = True
-            self._thread.close()
-            return self._reading
-
-    def is_alive(self) -> bool:
-        """Return True while its thread exists."""
-        return self._thread.is_alive()
-
-    def close(self) -> None:
-        """Let it end when ``questions`` wakes it."""
-        self._thread.close()
-
-    def _run(self) -> None:
-        while (question := self._questions.take()) is not None:
-            with self._lock:
-                self._reading, self._since_s = question, time.monotonic()
-            mappings = None
-            try:
-                mappings = self._read(question)
-            finally:
-                with self._lock:
-                    self._reading = None
-                    if not self._is_left:
-                        self._answers.put((question.process, mappings))
-            if self._is_left:
-                return
 
 
 def parse_smaps(content: bytes) -> Mappings:

@@ -23,8 +23,7 @@ from pathlib import Path
 from minerwatch.arguments import parse_cmdline
 from minerwatch.model import Process, ProcessId, ProcessStat
 from minerwatch.node.command_lines import PATIENCE, STUCK, UNREAD, CommandLineReader, TimeLeft
-from minerwatch.node.proc_files import decoded
-from minerwatch.node.process_files import GONE, MAX_ENDED_THREADS, ProcessFiles
+from minerwatch.node.proc_files import GONE, MAX_ENDED_THREADS, ProcessFiles, decoded
 from minerwatch.text_budget import both_ends, shared
 
 _MAX_COMMAND_LINE_BYTES = 64 << 10
@@ -202,7 +201,6 @@ class ProcessReader:
         found: dict[int, Process],
         mixed: list[int],
     ) -> None:
-        """Read ``pids`` into ``found`` and ``mixed``."""
         drafts: dict[int, _Draft] = {}
         for pid in pids:
             with self._deferred_if_short(pid):
@@ -341,7 +339,6 @@ class _Hangs:
         self._retries[program] = _Retry(time.monotonic() + pause_s, pause_s, count)
 
     def forget(self, program: _Program) -> None:
-        """Forget the hangs of a program that was read."""
         self._retries.pop(program, None)
 
     def count(self, program: _Program) -> int:
@@ -349,7 +346,6 @@ class _Hangs:
         return self._retries[program].count if program in self._retries else 0
 
     def is_pausing(self, program: _Program) -> bool:
-        """Return whether it is not to be read yet."""
         retry = self._retries.get(program)
         return retry is not None and time.monotonic() < retry.at_s
 

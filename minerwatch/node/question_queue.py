@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import Counter
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
+from minerwatch.worker import Worker
+
+Answer = TypeVar("Answer")
 
 MAX_OPEN_PER_OWNER = 32
 
@@ -77,3 +81,48 @@ class Questions:
         with self._changed:
             self._is_woken = True
             self._changed.notify()
+
+
+class QueuedReader(Generic[Answer]):
+    """A source that reads one process after another in a thread; its callers never wait.
+
+    ``failures`` counts by reason since the start; ``crowded``: questions refused because their
+    owner has too many open.
+    """
+
+    _thread: Worker
+
+    def __init__(self, *reasons: str) -> None:
+        self.failures = dict.fromkeys((*reasons, "crowded"), 0)
+        self.questions = Questions()
+        self._answers: queue.SimpleQueue[tuple[ProcessId, Answer]] = queue.SimpleQueue()
+
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        """Queue a question on ``process`` of pod or container ``owner``; False: ask again later.
+
+        A pending question is not queued twice.
+        """
+        is_open = self.questions.put(process, owner)
+        self.failures["crowded"] += not is_open
+        return is_open
+
+    def answers(self) -> dict[ProcessId, Answer]:
+        """Return the answers since the last call; never wait."""
+        found: dict[ProcessId, Answer] = {}
+        while not self._answers.empty():
+            process, answer = self._answers.get()
+            self.questions.close(process)
+            found[process] = answer
+        return found
+
+    def close(self) -> None:
+        """Let the thread end once it has read its current process."""
+        self._thread.close()
+        self.questions.wake()
+
+    def _finish(self, process: ProcessId, answer: Answer | None) -> None:
+        """Hand over the answer; None: there is none, and the question may be asked again."""
+        if answer is None:
+            self.questions.close(process)
+        else:
+            self._answers.put((process, answer))

@@ -10,20 +10,19 @@ wait. Pods and containers take turns.
 from __future__ import annotations
 
 import os
-import queue
 import re
 import socket
 import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from minerwatch.model import Connection, ProcessId
-from minerwatch.node.live_thread import living_place
-from minerwatch.node.question_queue import Questions
+from minerwatch.node.proc_files import CountedFiles, is_alive, living_place
+from minerwatch.node.question_queue import QueuedReader
 from minerwatch.worker import Worker
 
 _MAX_TABLE_BYTES = 16 << 20
@@ -86,6 +85,7 @@ class SocketReader:
     ) -> None:
         """``max_table_sockets``: of a table that is kept for the next processes."""
         self.failures = dict.fromkeys(("permission", "unreadable", "too_many"), 0)
+        self._files = CountedFiles(self.failures)
         self._proc = proc
         self._max_table_bytes = max_table_bytes
         self._max_table_sockets = max_table_sockets
@@ -107,7 +107,7 @@ class SocketReader:
             place = living_place(self._proc, pid)
             namespace = os.readlink(f"{self._proc}/{place}/ns/net")  # noqa: PTH115 - hot
         except OSError as error:
-            self._count(error)
+            self._files.count(error)
             return None
         inodes = set(self._inodes(place))
         table = self._table(place, namespace, inodes)
@@ -171,7 +171,7 @@ class SocketReader:
                     if match is not None:
                         yield int(match[1])
         except OSError as error:
-            self._count(error)
+            self._files.count(error)
 
     def _lines(self, path: str) -> Iterator[bytes]:
         """Yield a file's lines, some hundreds at once."""
@@ -179,7 +179,7 @@ class SocketReader:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            self._count(error)
+            self._files.count(error)
             return
         try:
             for _ in range(self._max_table_bytes // 4096):
@@ -191,22 +191,13 @@ class SocketReader:
             else:
                 self.failures["too_many"] += 1
         except OSError as error:
-            self._count(error)
+            self._files.count(error)
         finally:
             os.close(fd)
 
-    def _count(self, error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            self.failures["permission"] += 1
-        elif not isinstance(error, FileNotFoundError | ProcessLookupError):
-            self.failures["unreadable"] += 1
 
-
-class ConnectionReader:
-    """Read connections in a thread; ``failures`` as SocketReader counts them.
-
-    ``crowded``: questions refused because their owner has too many pending.
-    """
+class ConnectionReader(QueuedReader[tuple[Connection, ...]]):
+    """Read connections in a thread; ``failures`` has those of SocketReader, too."""
 
     def __init__(
         self,
@@ -216,6 +207,7 @@ class ConnectionReader:
         rest_per_work: float = _REST_PER_WORK,
     ) -> None:
         """``rest_per_work``: the thread pauses for so many times its CPU time."""
+        super().__init__()
         self._proc = proc
         self._reader = reader or SocketReader(proc)
         self._rest_per_work = rest_per_work
@@ -224,35 +216,12 @@ class ConnectionReader:
         self.at_s = 0.0
         """Time of the last question; connections count from it."""
         self._is_closed = threading.Event()
-        self.questions = Questions()
-        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[Connection, ...] | None]]
-        self._answers = queue.SimpleQueue()
         self._thread = Worker("connections", self._serve).start()
-
-    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
-        """Queue a question on ``process`` of pod or container ``owner``; False: ask again later.
-
-        A pending question is not queued twice.
-        """
-        is_open = self.questions.put(process, owner)
-        self.failures["crowded"] += not is_open
-        return is_open
-
-    def answers(self) -> dict[ProcessId, tuple[Connection, ...]]:
-        """Return the answers since the last call; never wait."""
-        found: dict[ProcessId, tuple[Connection, ...]] = {}
-        while not self._answers.empty():
-            process, connections = self._answers.get()
-            self.questions.close(process)
-            if connections is not None:
-                found[process] = connections
-        return found
 
     def close(self) -> None:
         """End the thread once it has read its current process."""
         self._is_closed.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
 
     def _serve(self) -> None:
         while (question := self.questions.take()) is not None:
@@ -261,20 +230,13 @@ class ConnectionReader:
             try:
                 connections = self._read(question.process)
             finally:
-                self._answers.put((question.process, connections))
+                self._finish(question.process, connections)
             if self._is_closed.wait(self._rest_per_work * (time.thread_time() - worked_s)):
                 return
 
     def _read(self, process: ProcessId) -> tuple[Connection, ...] | None:
         connections = self._reader.connections_of(process.pid, self.at_s)
-        return connections if self._start_ticks(process.pid) == process.start_ticks else None
-
-    def _start_ticks(self, pid: int) -> int | None:
-        try:
-            with open(f"{self._proc}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
-                return int(file.read(4096).rpartition(b")")[2].split()[19])
-        except (OSError, ValueError, IndexError):
-            return None
+        return connections if is_alive(self._proc, process) else None
 
 
 def _address(digits: bytes) -> str:

@@ -10,21 +10,24 @@ executable itself. It is then left alone for a while, and so is its container.
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from minerwatch.errors import RuleError
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
-from minerwatch.node.live_thread import living_place
-from minerwatch.node.question_queue import Question, Questions
+from minerwatch.node.proc_files import living_place
+from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
+
+Answer = TypeVar("Answer")
 
 MAX_NAMES = 64
 HOT_CODE_ONLY = ".hot"
@@ -42,7 +45,6 @@ _PROCESS_AVOIDED_S = 1800.0
 _OWNER_AVOIDED_S = 60.0
 """And so is its container: one with many of these processes costs others 10 s a minute."""
 
-_FAILURES = ("unreadable", "permission", "too_large", "timeout", "child", "crowded", "rules")
 _SCAN_FAILURES = frozenset(("unreadable", "permission", "too_large", "timeout"))
 
 
@@ -76,72 +78,59 @@ class ScanResult(msgspec.Struct):
         raise ValueError("the scanner does not come to an end")
 
 
-class ContentReader:
-    """Scan the code of processes in a short-lived child, one process at a time.
+class CodeReader(QueuedReader[Answer | None]):
+    """Base of readers that scan processes by rules, in a child that exits when nothing is to do.
 
-    ``failures`` counts by reason since the start:
+    An answer is None where a process could not be scanned. ``failures`` counts by reason:
 
-    - ``permission``, ``unreadable``: memory that could not be read; ``too_large``: read in part;
     - ``timeout``: scans that took too long or hung;
     - ``child``: scanners that exited, answered nonsense or cannot be killed;
     - ``crowded``: questions refused because their container has too many pending;
     - ``rules``: broken rule files. The last version that compiled stays in force.
     """
 
+    name: str
+
     def __init__(
         self,
         proc: str,
         rule_files: Sequence[Path],
-        *,
-        program: GuardedProgram | None = None,
-        idle_s: float = 2.0,
-        stall_s: float = 10.0,
+        program: GuardedProgram,
+        idle_s: float,
+        stall_s: float,
+        reasons: Iterable[str] = (),
     ) -> None:
         """``idle_s``: the child's life without questions; ``stall_s``: without any progress."""
-        self.failures = dict.fromkeys(_FAILURES, 0)
+        super().__init__("timeout", "child", "rules", *reasons)
         self._proc = proc
-        self._program = program or GuardedProgram(SCANNER, needs_packages=True)
-        self.questions = Questions()
+        self._program = program
         self._idle_s = idle_s
         self._stall_s = stall_s
-        self._answers: queue.SimpleQueue[tuple[ProcessId, tuple[str, ...] | None]]
-        self._answers = queue.SimpleQueue()
         self._avoided: dict[Hashable, float] = {}  # process or container -> until then
         self._closing = threading.Event()
-        self._rules = RuleTexts(_for_memory(rule_files))
-        self._thread = Worker("content", self._serve).start()
-
-    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
-        """Queue a scan of ``process`` in container ``owner``; False: refused, ask again later.
-
-        A pending question is not queued twice.
-        """
-        is_pending = self.questions.put(process, owner)
-        self.failures["crowded"] += not is_pending
-        return is_pending
-
-    def answers(self) -> dict[ProcessId, tuple[str, ...] | None]:
-        """Return the rules that matched, of scans that finished; None: it could not be scanned."""
-        found: dict[ProcessId, tuple[str, ...] | None] = {}
-        while not self._answers.empty():
-            process, names = self._answers.get()
-            self.questions.close(process)
-            found[process] = names
-        return found
+        self._rules = RuleTexts(rule_files)
+        self._thread = Worker(self.name, self._serve).start()
 
     def use(self, rule_files: Sequence[Path]) -> None:
         """Put the rules of ``rule_files`` in force, as the files are now."""
-        self._rules = RuleTexts(_for_memory(rule_files), self._rules)
+        self._rules = RuleTexts(rule_files, self._rules)
 
     def close(self) -> None:
         """End child and thread; do not wait for either if it hangs."""
         self._closing.set()
-        self._thread.close()
-        self.questions.wake()
+        super().close()
         self._program.kill()
         self._thread.join(_JOIN_S)
 
     # In the thread.
+
+    @abstractmethod
+    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> Answer | None:
+        """Return the answer of ``child``; raises as its methods do."""
+
+    @abstractmethod
+    def _failed(self, question: Question, error: Exception) -> Answer | None:
+        """Avoid what has broken a scan, if need be; return what was found before."""
 
     def _serve(self) -> None:
         rules = self._rules
@@ -154,21 +143,20 @@ class ContentReader:
                 rules = self._rules
                 self._avoided.clear()
                 self._program.discard()
-            names = None
+            answer = None
             try:
-                names = self._scan(question, rules)
+                answer = self._answer(question, rules)
                 if rules is not self._rules:  # scanned by outdated rules: ask again
-                    names = None
+                    answer = None
             finally:
-                self._answers.put((question.process, names))
+                self._answers.put((question.process, answer))
         self._program.close()
 
-    def _scan(self, question: Question, rules: RuleTexts) -> tuple[str, ...] | None:
+    def _answer(self, question: Question, rules: RuleTexts) -> Answer | None:
         process, owner = question
-        until_s = max(self._avoided.get(process, 0.0), self._avoided.get(owner, 0.0))
-        if until_s > time.monotonic():
+        now_s = time.monotonic()
+        if any(self._avoided.get(each, 0.0) > now_s for each in (process, owner)):
             return None
-        result = ScanResult()
         try:
             place = living_place(self._proc, process.pid)
         except OSError:
@@ -178,21 +166,15 @@ class ContentReader:
             if child is None:
                 self.failures["child"] += 1
                 return None
-            end_s = time.monotonic() + _MAX_SCAN_S
-            child.send(_Scan(self._proc, process.pid, place, process.start_ticks), end_s)
-            result.collect(lambda: child.receive(ScannerAnswer, end_s, self._stall_s))
-        except TimeoutError:
+            return self._scan(child, process, place)
+        except TimeoutError as error:
             self.failures["timeout"] += 1
             self._program.discard(owner)
-        except (OSError, ValueError):
+            return self._failed(question, error)
+        except (OSError, ValueError) as error:
             self.failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
-        else:
-            for reason in result.failures:
-                self.failures[reason] += 1
-            return tuple(result.names) if result.is_there else None
-        self._avoid(process, owner)
-        return tuple(result.names) or None
+            return self._failed(question, error)
 
     def _child_with(self, rules: RuleTexts, owner: Hashable) -> GuardedChild | None:
         """Return the child, with ``rules`` compiled; None if too many killed ones remain."""
@@ -205,12 +187,55 @@ class ContentReader:
             self.failures["rules"] += rules.compile_in(child)
         return child
 
-    def _avoid(self, process: ProcessId, owner: Hashable) -> None:
+    def _avoid(self, key: Hashable, for_s: float) -> None:
         now_s = time.monotonic()
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[process] = now_s + _PROCESS_AVOIDED_S
-        if owner is not None:
-            self._avoided[owner] = now_s + _OWNER_AVOIDED_S
+        self._avoided[key] = now_s + for_s
+
+
+class ContentReader(CodeReader[tuple[str, ...]]):
+    """Scan the code of processes; an answer has the rules that matched.
+
+    ``failures`` counts further reasons: ``permission``, ``unreadable``: memory that could not be
+    read; ``too_large``: memory that was read in part.
+    """
+
+    name = "content"
+
+    def __init__(
+        self,
+        proc: str,
+        rule_files: Sequence[Path],
+        *,
+        program: GuardedProgram | None = None,
+        idle_s: float = 2.0,
+        stall_s: float = 10.0,
+    ) -> None:
+        self._result = ScanResult()
+        program = program or GuardedProgram(SCANNER, needs_packages=True)
+        super().__init__(
+            proc, _for_memory(rule_files), program, idle_s, stall_s, reasons=_SCAN_FAILURES
+        )
+
+    def use(self, rule_files: Sequence[Path]) -> None:
+        """Put the rules of ``rule_files`` in force, as the files are now."""
+        super().use(_for_memory(rule_files))
+
+    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> tuple[str, ...] | None:
+        self._result = result = ScanResult()
+        end_s = time.monotonic() + _MAX_SCAN_S
+        child.send(_Scan(self._proc, process.pid, place, process.start_ticks), end_s)
+        result.collect(lambda: child.receive(ScannerAnswer, end_s, self._stall_s))
+        for reason in result.failures:
+            self.failures[reason] += 1
+        return tuple(result.names) if result.is_there else None
+
+    def _failed(self, question: Question, error: Exception) -> tuple[str, ...] | None:
+        del error
+        self._avoid(question.process, _PROCESS_AVOIDED_S)
+        if question.owner is not None:
+            self._avoid(question.owner, _OWNER_AVOIDED_S)
+        return tuple(self._result.names) or None
 
 
 def _for_memory(rule_files: Iterable[Path]) -> list[Path]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from minerwatch.model import Facts, ProcessId
+from minerwatch.node.question_queue import QueuedReader
 
 T = TypeVar("T")
 Answer = TypeVar("Answer")
-Answer_co = TypeVar("Answer_co", covariant=True)
 
 NO_FACTS: Facts = {}
 
@@ -27,21 +27,6 @@ class Suspect:
     program: tuple[int, int, int]  # as in ProcessStat
     is_settled: bool  # it has a finding, or used CPU for long enough
     owner: Hashable = None  # its pod or container: owners take turns
-
-
-class Reader(Protocol[Answer_co]):
-    """A source that reads processes in a thread of its own."""
-
-    failures: dict[str, int]
-
-    def ask(self, process: ProcessId, owner: Hashable) -> bool:
-        """Queue a question; False: refused, ask again later."""
-
-    def answers(self) -> Mapping[ProcessId, Answer_co]:
-        """Return the answers since the last call; never wait."""
-
-    def close(self) -> None:
-        """End the thread."""
 
 
 class Probe(ABC):
@@ -92,7 +77,7 @@ class ReaderProbe(Probe, Generic[Answer]):
 
     every_s: float
 
-    def __init__(self, reader: Reader[Answer], owner_of: OwnerOf) -> None:
+    def __init__(self, reader: QueuedReader[Answer], owner_of: OwnerOf) -> None:
         super().__init__(owner_of)
         self._reader = reader
         self.failures = reader.failures

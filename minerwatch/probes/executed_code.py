@@ -1,8 +1,8 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
-A thread reads the samples once a second. The code at a part of the addresses is classified at once,
-because short-lived processes are soon gone and generated code changes: all samples of processes
-that are not known yet, and from time to time those of the others. Containers take turns.
+A thread reads the samples every second or so. The code at a part of the addresses is classified at
+once, because short-lived processes are soon gone and generated code changes: all samples of
+processes that are not known yet, and from time to time those of the others. Containers take turns.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import ContainerKey, Facts, ProcessId
-from minerwatch.node.executed_code import CodeSamples
+from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
-_READ_EVERY_S = 1.0
 _IDLE_S = 10.0
 """The child's life without questions: it starts in 0.1 s of CPU time, and keeps 25 MiB."""
 _ROUND_S = 10.0
@@ -45,6 +43,11 @@ _ANSWER_S = 2.0
 _STALL_S = 1.0
 _AVOIDED_S = 60.0
 _MAX_COUNT = 1 << 20
+_MAX_PAGE_NAME = 64
+_MAX_CPU_S_OF_ONE = 0.5
+"""CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
+
+_FAILURES = ("unplaced", "unread", "left", "costly", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
 
@@ -61,6 +64,7 @@ class Sampler(Protocol):
     """A source of samples."""
 
     failures: dict[str, int]
+    read_every_s: float
 
     def read(self) -> CodeSamples:
         """Return the samples since the last call."""
@@ -80,6 +84,7 @@ class CodeAnswer(msgspec.Struct):
     pages: dict[str, int] = {}
     io_bytes: int | None = None
     cpu_s: float = 0.0
+    took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
@@ -91,6 +96,7 @@ class CodeAnswer(msgspec.Struct):
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
+            and all(len(each) <= _MAX_PAGE_NAME for each in self.pages)
         )
         if not is_sound:
             raise ValueError("impossible counts")
@@ -115,9 +121,10 @@ class _Known:
 class ExecutedCode:
     """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
 
-    ``failures`` returns counts since the start: ``lost`` and ``cpu`` as the sampler does,
-    ``unplaced`` (samples of no known container), ``unread`` (code that could not be read),
-    ``left`` (samples beyond the bounds of a second), ``timeout`` and ``child``.
+    ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
+    known container), ``unread`` (code that could not be read), ``left`` (samples beyond the bounds
+    of a second), ``costly`` (owners left alone for a minute, because their code takes too long to
+    read), ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -128,10 +135,9 @@ class ExecutedCode:
         proc: str = "/proc",
         program: GuardedProgram | None = None,
         hot: HotCode | None = None,
-        read_every_s: float = _READ_EVERY_S,
     ) -> None:
         """``locate`` finds the container of a process that runs; it is called in the thread."""
-        self._failures = dict.fromkeys(("unplaced", "unread", "left", "timeout", "child"), 0)
+        self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
         self._locate = locate
         self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
@@ -141,33 +147,36 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._located: dict[int, Place | None] = {}
         self._avoided: dict[Hashable, float] = {}
+        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
+        self._minute = 0
         self._round_s = 0.0  # when the next round begins, or this one did
         self._asked_s = 0.0
-        self._read_every_s = read_every_s
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
 
-    def process_facts(self, process: ProcessId) -> Facts:
-        """Return the facts about one process; empty if too little is known."""
+    def facts(self, of: ProcessId | ContainerKey) -> Facts:
+        """Return the facts about a process, or about all of a container, also those that ended."""
         with self._lock:
-            known = self._processes.get(process)
-            facts = known[1].tally.facts() if known is not None else NO_FACTS
-        return self._with_hot_code(process, facts)
-
-    def container_facts(self, container: ContainerKey) -> Facts:
-        """Return the facts about all processes of a container, those that ended included."""
-        with self._lock:
-            known = self._containers.get(container)
+            known = self._known(of)
             facts = known.tally.facts() if known is not None else NO_FACTS
-        return self._with_hot_code(container, facts)
-
-    def _with_hot_code(self, subject: ContainerKey | ProcessId, facts: Facts) -> Facts:
-        return {**facts, **self._hot.facts(subject)} if facts and self._hot else facts
+        return {**facts, **self._hot.facts(of)} if facts and self._hot else facts
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""
         if self._hot is not None:
             self._hot.use(rules)
+
+    def samples_of(self, of: ProcessId | ContainerKey) -> float:
+        """Return the number of samples that the facts rest on."""
+        with self._lock:
+            known = self._known(of)
+            return known.tally.samples if known is not None else 0.0
+
+    def _known(self, of: ProcessId | ContainerKey) -> _Known | None:
+        if isinstance(of, ContainerKey):
+            return self._containers.get(of)
+        found = self._processes.get(of)
+        return found[1] if found is not None else None
 
     def knows(self, container: ContainerKey) -> bool:
         """Return True if code of the container has been classified."""
@@ -193,7 +202,8 @@ class ExecutedCode:
         """Yield the failures of the sampler and of the classification: reason, count."""
         yield from self._sampler.failures.items()
         yield from self._failures.items()
-        yield from (self._hot.failures.items() if self._hot is not None else ())
+        if self._hot is not None:
+            yield from ((f"hot {reason}", count) for reason, count in self._hot.failures.items())
 
     def close(self) -> None:
         """End thread and child; do not wait for either if it hangs."""
@@ -208,7 +218,7 @@ class ExecutedCode:
     # In the thread.
 
     def _serve(self) -> None:
-        while not self._closing.wait(self._read_every_s):
+        while not self._closing.wait(self._sampler.read_every_s):
             self.take(self._sampler.read(), time.monotonic())
         self._program.close()
 
@@ -280,10 +290,20 @@ class ExecutedCode:
         except (OSError, ValueError):
             self._failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
+            self._avoid(place.owner, now_s)
         else:
+            self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
             if answer.samples:
                 self._keep(place, answer)
+
+    def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
+        if int(now_s / _AVOIDED_S) != self._minute:
+            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
+        self._spent_s[owner] += took_s  # type: ignore[assignment]
+        if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
+            self._failures["costly"] += 1
+            self._avoid(owner, now_s)
 
     def _avoid(self, owner: Hashable, now_s: float) -> None:
         self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}

@@ -6,6 +6,7 @@ Probes are isolated: each fails alone, and is counted and timed. None of them wa
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.memory_maps import MappingReader
+from minerwatch.node.overlay_layers import LayerReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.base import OwnerOf, Probe, Suspect
 from minerwatch.probes.connections import Connections
+from minerwatch.probes.drift import Drift
 from minerwatch.probes.fp_rounding import Rounding
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.yara import Content
@@ -34,6 +37,7 @@ class ProbeStatus:
     name: str
     off: str  # the reason and the remedy; "" if it is on
     is_asked_for: bool = True
+    source: str = ""  # the one in use, of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +52,11 @@ class _Sources:
     owner_of: OwnerOf
 
 
-def _open_connections(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return Connections(ConnectionReader(sources.proc), sources.owner_of)
-
-
-def _open_mappings(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return MemoryMappings(MappingReader(sources.proc), sources.owner_of)
-
-
-def _open_content(sources: _Sources) -> Probe | str:
-    if not sources.can_read_processes:
-        return _LACKS_PTRACE
-    return Content(ContentReader(sources.proc, sources.content_rules), sources.owner_of)
+def _reading(
+    open_probe: Callable[[_Sources], Probe],
+) -> Callable[[_Sources], Probe | str]:
+    """Open a probe that reads other users' processes."""
+    return lambda sources: open_probe(sources) if sources.can_read_processes else _LACKS_PTRACE
 
 
 def _open_rounding(sources: _Sources) -> Probe | str:
@@ -75,9 +68,10 @@ def _open_rounding(sources: _Sources) -> Probe | str:
 
 
 _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
-    "connections": _open_connections,
-    "mappings": _open_mappings,
-    "content": _open_content,
+    "connections": _reading(lambda of: Connections(ConnectionReader(of.proc), of.owner_of)),
+    "mappings": _reading(lambda of: MemoryMappings(MappingReader(of.proc), of.owner_of)),
+    "content": _reading(lambda of: Content(ContentReader(of.proc, of.content_rules), of.owner_of)),
+    "drift": _reading(lambda of: Drift(LayerReader(of.proc), of.owner_of)),
     "rounding": _open_rounding,
 }
 """Name, which is also its setting below ``probes`` -> the probe, or why it is off."""
@@ -88,22 +82,23 @@ class Probes:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | None = None,
         *,
         content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
         more: Sequence[Probe] = (),
     ) -> None:
-        """``tasks``: the node's task iterator; ``tasks_off``: why there is none."""
+        """``config``: None switches all off. ``tasks_off``: why there is no task iterator."""
+        settings = config or Config()
         self.status: list[ProbeStatus] = []
         self._probes: list[Probe] = [*more]
-        self._budget_s = config.probes.budget
-        self._exceptions: dict[tuple[str, str], int] = {}
+        self._budget_s = settings.probes.budget
+        self._exceptions: Counter[tuple[str, str]] = Counter()
         self._programs: dict[ProcessId, tuple[int, int, int]] = {}
         self._owners: dict[ProcessId, Hashable] = {}
         sources = _Sources(
-            config.node.proc,
+            settings.node.proc,
             content_rules,
             tasks,
             tasks_off,
@@ -111,7 +106,7 @@ class Probes:
             self._owner_of,
         )
         for name, open_probe in _PROBES.items():
-            is_wanted = getattr(config.probes, name)
+            is_wanted = config is not None and getattr(config.probes, name)
             probe = open_probe(sources) if is_wanted else f"switched off (probes.{name})"
             off = probe if isinstance(probe, str) else ""
             if not isinstance(probe, str):
@@ -141,7 +136,7 @@ class Probes:
                     lambda: time.perf_counter() < ends_s,
                 )
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                self._count(probe.name, error)
+                self._exceptions[probe.name, type(error).__name__] += 1
             took_s[probe.name] = time.perf_counter() - started_s
         return took_s
 
@@ -157,7 +152,7 @@ class Probes:
                 if probe.wants_samples:
                     probe.sample(at_s)
             except Exception as error:  # noqa: BLE001 - a probe fails alone
-                self._count(probe.name, error)
+                self._exceptions[probe.name, type(error).__name__] += 1
 
     def facts(self, process: ProcessId) -> Facts:
         """Return the facts of all probes about ``process``."""
@@ -195,7 +190,3 @@ class Probes:
         before = self._programs
         self._programs = {each.process: each.program for each in suspects}
         return [each for each in suspects if before.get(each.process, each.program) == each.program]
-
-    def _count(self, name: str, error: Exception) -> None:
-        key = (name, type(error).__name__)
-        self._exceptions[key] = self._exceptions.get(key, 0) + 1

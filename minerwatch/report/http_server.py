@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 
+from minerwatch.errors import ListenError
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
@@ -64,9 +65,6 @@ class Limits:
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
     connections_per_s: int = 50  # from one client address
-
-
-DEFAULT_LIMITS = Limits()
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -114,7 +112,7 @@ class _BoundedReader(io.RawIOBase):
 class _Handler(BaseHTTPRequestHandler):
     """Serves one request: GET and HEAD of ``routes``, POST of ``posts``."""
 
-    server: Server
+    server: Listener
     server_version = "minerwatch"
     sys_version = ""
     default_request_version = "HTTP/1.0"
@@ -197,6 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: clients are untrusted, and failures are counted."""
 
 
+def ignore_error(_error: Exception) -> None:
+    """Do nothing: the error is counted anyway."""
+
+
 class _Connections:
     """Open connections with their addresses and deadlines, oldest first."""
 
@@ -247,11 +249,11 @@ class _Connections:
 
 
 class _ClosingError(Exception):
-    """The server is to end."""
+    """The server is to end: ``shutdown`` waits forever for a thread that has not begun to serve."""
 
 
-class Server(ThreadingMixIn, TCPServer):
-    """Runs a thread per connection; ``failures`` counts requests without a response by reason."""
+class Listener(ThreadingMixIn, TCPServer):
+    """Serves each connection in a thread; ``start`` accepts connections in another one."""
 
     daemon_threads = True
     block_on_close = False
@@ -260,19 +262,21 @@ class Server(ThreadingMixIn, TCPServer):
         self,
         listening: socket.socket,
         routes: Routes,
-        posts: Posts,
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[Exception], None] = ignore_error,
+        *,
         tls: TlsEndpoint | None = None,
         authorize: Authorize | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        posts: Posts | None = None,
+        limits: Limits = Limits(),
     ) -> None:
-        """``authorize`` needs ``tls``: no token is accepted over plain HTTP."""
+        """``on_error`` gets the errors of routes; it is called from other threads.
+
+        ``authorize`` needs ``tls``: no token is accepted over plain HTTP.
+        """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.routes = routes
-        self.posts = posts
-        self.failures: dict[str, int] = {}
-        self.is_closing = False
+        self.posts = posts or {}
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -280,9 +284,34 @@ class Server(ThreadingMixIn, TCPServer):
         # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
         self._connections = _Connections(limits.deadline_s)
+        self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._is_closing = False
+        self._thread = Worker("http", self._serve)
         self._second = 0
         self._opened: Counter[str] = Counter()  # in this second, by client address
+
+    def start(self) -> Listener:
+        """Serve until ``close``."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop listening and close every connection."""
+        self._thread.close()
+        self._is_closing = True
+        self._thread.join()
+        self.server_close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(_ClosingError):
+            self.serve_forever(_POLL_S)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Requests without a response since the start, by reason; and unusable certificates."""
+        unusable = self._tls.failures if self._tls is not None else 0
+        return {**self._failures, **({"certificate": unusable} if unusable else {})}
 
     @property
     def is_encrypted(self) -> bool:
@@ -339,12 +368,8 @@ class Server(ThreadingMixIn, TCPServer):
             self._slots.release()
 
     def service_actions(self) -> None:
-        """Close overdue connections; called after every connection, and every ``_POLL_S``.
-
-        Raises _ClosingError to end ``serve_forever``: ``shutdown`` would wait forever for a thread
-        that has not begun to serve, and one that has ended would be started again.
-        """
-        if self.is_closing:
+        """Close overdue connections; called after every connection, and every ``_POLL_S``."""
+        if self._is_closing:
             raise _ClosingError
         for _ in range(self._connections.close_overdue()):
             self.count("too slow")
@@ -403,10 +428,10 @@ class Server(ThreadingMixIn, TCPServer):
     def count(self, reason: str) -> None:
         """Count a request without a response."""
         with self._lock:
-            self.failures[reason] = self.failures.get(reason, 0) + 1
+            self._failures[reason] += 1
 
 
-class RateLimited:
+class _RateLimited:
     """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer holds."""
 
     def __init__(self, route: Route) -> None:
@@ -416,7 +441,6 @@ class RateLimited:
         self._lock = threading.Lock()
 
     def __call__(self) -> Answer:
-        """Return a fresh answer, or the last one."""
         with self._lock:
             now_s = time.monotonic()
             times = self._computed_s
@@ -426,42 +450,50 @@ class RateLimited:
             return self._last
 
 
-def ignore_error(_error: Exception) -> None:
-    """Do nothing: the error is counted anyway."""
+def address_listener(
+    host: str,
+    port: int,
+    routes: Routes,
+    on_error: Callable[[Exception], None] = ignore_error,
+    *,
+    tls: TlsEndpoint | None = None,
+    authorize: Authorize | None = None,
+    limits: Limits = Limits(),
+) -> tuple[Listener, str]:
+    """Listen on ``host:port``; return the listener and the address that it got.
+
+    Host "" means every address of the machine, port 0 any free port. Without ``tls`` it speaks
+    plain HTTP. Raises ListenError, for example if another agent has the port.
+    """
+    try:
+        listening = _listening(host, port)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error)}") from error
+    got_host, got_port = listening.getsockname()[:2]
+    shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
+    limited = {path: _RateLimited(route) for path, route in routes.items()}
+    listener = Listener(listening, limited, on_error, tls=tls, authorize=authorize, limits=limits)
+    return listener.start(), shown
 
 
-class Listener:
-    """A server in its own thread, until it is closed."""
+def _listening(host: str, port: int) -> socket.socket:
+    if not host and socket.has_dualstack_ipv6():
+        everywhere = ("::", port)
+        return socket.create_server(
+            everywhere, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+        )
+    family, _, _, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
 
-    def __init__(
-        self,
-        listening: socket.socket,
-        routes: Routes,
-        on_error: Callable[[Exception], None] = ignore_error,
-        *,
-        tls: TlsEndpoint | None = None,
-        authorize: Authorize | None = None,
-        posts: Posts | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        """``on_error`` gets the errors of routes; it is called from other threads."""
-        self._tls = tls
-        self._server = Server(listening, routes, posts or {}, on_error, tls, authorize, limits)
-        self._thread = Worker("http", self._serve).start()
 
-    @property
-    def failures(self) -> dict[str, int]:
-        """Requests without a response since the start, by reason; and unusable certificates."""
-        unusable = self._tls.failures if self._tls is not None else 0
-        return {**self._server.failures, **({"certificate": unusable} if unusable else {})}
-
-    def close(self) -> None:
-        """Stop listening and close every connection."""
-        self._thread.close()
-        self._server.is_closing = True
-        self._thread.join()
-        self._server.server_close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(_ClosingError):
-            self._server.serve_forever(_POLL_S)
+def _remedy(error: OSError | UnicodeError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return f"{reason}; is another agent running? Give this one --listen with another port"
+        case errno.EACCES:
+            return f"{reason}; ports below 1024 are root's: give --listen with a higher one"
+        case _:
+            return f"{reason}; give --listen with an address of this machine"

@@ -1,27 +1,29 @@
-"""Structured logs on stderr: JSON lines for machines, one short line for a person's terminal.
-
-structlog formats tracebacks with rich where it is installed. The agent does not need that, so rich
-is hidden from it: that saves 5 MiB.
-"""
+"""Structured logs on stderr: JSON lines for machines, one short line for a person's terminal."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from minerwatch.api.types import ContainerStatus, FindingStatus
 from minerwatch.format import one_decimal
-from minerwatch.untrusted_text.display import printable, redacted
+from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 MAX_EVIDENCE_LENGTH = 256
 _MAX_SAID = 200  # of one event; a tenant that causes many must not silence others
 _MAX_FIELD_LENGTH = 4096
+_HOUR_S = 3600.0
+_MAX_REMEMBERED = 4096
 _CUT_START = re.compile(r"…\S*\s+\S+")
 """An excerpt's first two words: what named them as a secret may have been cut off."""
 
@@ -36,50 +38,36 @@ class Log(Protocol):
 
 def logger(*, as_json: bool) -> Log:
     """A logger to stderr, for machines or for a terminal."""
-    with _absent("rich"):
-        import structlog
-
-    last = structlog.processors.JSONRenderer() if as_json else _terminal_line
-    log: Log = structlog.wrap_logger(
-        _Lines(sys.stderr),
-        processors=[
-            _with_severity,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            last,
-        ],
-    )
-    return log
+    return _Logger(sys.stderr, _json_line if as_json else _terminal_line)
 
 
-@contextmanager
-def _absent(module: str) -> Iterator[None]:
-    """As if ``module`` were not installed, unless it has been imported already."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]  # its import fails (importlib)
-    try:
-        yield
-    finally:
-        del sys.modules[module]
+_Fields = dict[str, Any]
 
 
-_Fields = MutableMapping[str, Any]
+class _Logger:
+    """Writes lines; a full disk or a closed pipe is ignored."""
 
-
-class _Lines:
-    """Write lines; a full disk or a closed pipe is ignored."""
-
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, line_of: Callable[[_Fields], str]) -> None:
         self._file = file
+        self._line_of = line_of
         self._lock = threading.Lock()
 
-    def info(self, line: str) -> None:
+    def info(self, event: str, **fields: Any) -> None:
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._write("error", event, fields)
+
+    def _write(self, severity: str, event: str, fields: _Fields) -> None:
+        """Add the event; ``level`` is a verdict's, ``severity`` the log's own."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        line = self._line_of({**fields, "event": event, "severity": severity, "timestamp": now})
         with self._lock, suppress(OSError, ValueError):  # ValueError: the file has been closed
             self._file.write(line + "\n")
             self._file.flush()
-
-    warning = error = info
 
 
 class Once:
@@ -112,6 +100,72 @@ class Once:
         return True
 
 
+class Rate(NamedTuple):
+    """Lines that are logged at once, and in an hour in the long run."""
+
+    burst: int
+    per_hour: int
+
+
+PER_CONTAINER: Final = Rate(burst=12, per_hour=30)
+PER_NAMESPACE: Final = Rate(burst=240, per_hour=1000)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Lines that a container or a namespace may still log."""
+
+    lines: float
+    at_s: float
+    left_out: int = 0
+    told_at_s: dict[str, float] = field(default_factory=dict)  # level -> when it was logged last
+
+
+class LogLimit:
+    """Decides which verdicts are logged, by container and by namespace.
+
+    A level that was not logged for an hour is news whatever the container has used up.
+    """
+
+    def __init__(
+        self, per_container: Rate = PER_CONTAINER, per_namespace: Rate = PER_NAMESPACE
+    ) -> None:
+        self.left_out = 0
+        self._per_container = per_container
+        self._per_namespace = per_namespace
+        self._containers: dict[str, _Bucket] = {}
+        self._namespaces: dict[str, _Bucket] = {}
+
+    def lines_before(self, container: str, namespace: str, level: str, at_s: float) -> int | None:
+        """Return how many lines about ``container`` were left out before this one.
+
+        None: this one is left out as well. ``at_s`` is monotonic.
+        """
+        own = _refilled(self._containers, container, self._per_container, at_s)
+        shared = _refilled(self._namespaces, namespace, self._per_namespace, at_s)
+        is_news = at_s - own.told_at_s.get(level, -_HOUR_S) >= _HOUR_S
+        if shared.lines < 1 or (own.lines < 1 and not is_news):
+            own.left_out += 1
+            self.left_out += 1
+            return None
+        shared.lines -= 1
+        own.lines = max(0.0, own.lines - 1)
+        own.told_at_s[level] = at_s
+        left_out, own.left_out = own.left_out, 0
+        return left_out
+
+
+def _refilled(held: dict[str, _Bucket], key: str, rate: Rate, at_s: float) -> _Bucket:
+    """Return the bucket of ``key`` as it is at ``at_s``; those not used for longest give way."""
+    bucket = held.pop(key, None) or _Bucket(float(rate.burst), at_s)
+    gained = max(0.0, at_s - bucket.at_s) * rate.per_hour / _HOUR_S
+    bucket.lines, bucket.at_s = min(float(rate.burst), bucket.lines + gained), at_s
+    held[key] = bucket
+    while len(held) > _MAX_REMEMBERED:
+        del held[next(iter(held))]
+    return bucket
+
+
 def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]:
     """Return the fields of a verdict's log line: secrets redacted, names escaped.
 
@@ -132,12 +186,6 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "signals": status.signals,
         "findings": [_finding_line(finding) for finding in status.findings[:10]],
     }
-
-
-def _with_severity(_log: Any, method: str, line: _Fields) -> _Fields:
-    """The log's own level; ``level`` is a verdict's."""
-    line["severity"] = method
-    return line
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
@@ -161,7 +209,11 @@ def evidence_text(observed: str) -> str:
     return printable(redacted(whole_words), MAX_EVIDENCE_LENGTH)
 
 
-def _terminal_line(_log: Any, _method: str, line: _Fields) -> str:
+def _json_line(line: _Fields) -> str:
+    return json.dumps(line, default=repr)
+
+
+def _terminal_line(line: _Fields) -> str:
     """One line for a person: time, event, then the fields; findings as short reasons."""
     time = str(line.pop("timestamp"))[11:19]
     severity, event = line.pop("severity"), line.pop("event")

@@ -6,9 +6,12 @@ the container is at ``suspicious`` or above, and at most ``max_container_series`
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import nan
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from minerwatch import __version__
 from minerwatch.config.values import MODES
+from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Action, Level, Maturity, Outcome, Signal
 from minerwatch.untrusted_text.display import printable
 
@@ -50,16 +54,6 @@ class FlaggedContainer:
     score: float
     cpu_cores: float
     signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRule:
-    """The public part of a rule in force."""
-
-    id: str
-    signal: Signal
-    maturity: Maturity
-    title: str  # "" for a private rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +99,11 @@ class _Culling(Collector):
             "Processes stopped by minerwatch and not yet released.",
             value=figures.stopped,
         )
-        left = GaugeMetricFamily(
+        yield GaugeMetricFamily(
             "minerwatch_cull_budget_remaining",
             "Actions left in the cluster's budget for this hour; NaN while unknown.",
+            value=nan if figures.budget_left is None else figures.budget_left,
         )
-        left.add_metric([], float("nan") if figures.budget_left is None else figures.budget_left)
-        yield left
 
 
 class _FlaggedContainers(Collector):
@@ -175,10 +168,9 @@ class _CountedElsewhere(Collector):
             "Failed reads, by probe and reason.",
             labels=["probe", "reason"],
         )
-        counts: dict[tuple[str, str], int] = {}
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for probe, reason, count in self._failures():
-            labels = (label(probe), label(reason))
-            counts[labels] = counts.get(labels, 0) + count
+            counts[label(probe), label(reason)] += count
         for labels, count in counts.items():
             failed.add_metric(labels, count)
         yield failed
@@ -198,42 +190,31 @@ class _CountedElsewhere(Collector):
         )
 
 
-class _FlaggedCpu(Collector):
-    """CPU time of flagged containers by namespace, for at most ``limit`` namespaces.
+class _FlaggedCpu:
+    """CPU time of flagged containers by namespace, for at most ``_MAX_NAMESPACES`` of them.
 
     Further namespaces are counted together. A namespace without any for a day is removed.
     """
 
-    def __init__(self, limit: int, now_s: Callable[[], float]) -> None:
-        self._limit = limit
+    def __init__(self, counter: Counter, now_s: Callable[[], float]) -> None:
+        self._counter = counter
         self._now_s = now_s
-        self._cpu_s: dict[str, dict[Level, float]] = {}
         self._added_s: dict[str, float] = {}
 
     def add(self, namespace: str, level: Level, cpu_s: float) -> None:
-        self._expire()
-        if namespace not in self._cpu_s and len(self._cpu_s) >= self._limit:
+        self.expire()
+        if namespace not in self._added_s and len(self._added_s) >= _MAX_NAMESPACES:
             namespace = OTHER_NAMESPACES
-        by_level = self._cpu_s.setdefault(namespace, {})
-        by_level[level] = by_level.get(level, 0.0) + cpu_s
+        self._counter.labels(namespace, level.label).inc(cpu_s)
         self._added_s[namespace] = self._now_s()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         past_s = self._now_s() - _EXPIRY_S
         for namespace in [name for name, added_s in self._added_s.items() if added_s < past_s]:
-            del self._cpu_s[namespace], self._added_s[namespace]
-
-    def collect(self) -> Iterator[Metric]:
-        self._expire()
-        used = CounterMetricFamily(
-            "minerwatch_flagged_cpu_seconds",
-            "CPU time used by containers while they were flagged.",
-            labels=["namespace", "level"],
-        )
-        for namespace, by_level in [*self._cpu_s.items()]:
-            for level, cpu_s in [*by_level.items()]:
-                used.add_metric([namespace, level.label], cpu_s)
-        yield used
+            del self._added_s[namespace]
+            for level in Level:
+                with suppress(KeyError):
+                    self._counter.remove(namespace, level.label)
 
 
 def label(text: str) -> str:
@@ -272,8 +253,12 @@ class Metrics:
         for level in Level:
             self._containers.labels(level.label)
             self._verdicts.labels(level.label)
-        self._flagged_cpu = _FlaggedCpu(_MAX_NAMESPACES, now_s)
-        self.registry.register(self._flagged_cpu)
+        flagged_cpu = self._counter(
+            "flagged_cpu_seconds",
+            "CPU time used by containers while they were flagged.",
+            *("namespace", "level"),
+        )
+        self._flagged_cpu = _FlaggedCpu(flagged_cpu, now_s)
         self._canary: Gauge | None = None
         self._gauge("build_info", "Version of this agent.", "version").labels(__version__).set(1)
         self._add_tick()
@@ -351,16 +336,17 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
+        self._flagged_cpu.expire()
         return generate_latest(self.registry)
 
-    def rules_loaded(self, rules: Iterable[LoadedRule], failures: int, at_s: float) -> None:
+    def rules_loaded(self, rules: Iterable[Rule], failures: int, at_s: float) -> None:
         """Record the rules in force and the number of broken files; ``at_s`` is Unix time."""
         by_maturity = dict.fromkeys(Maturity, 0)
         self._rule_info.clear()
         for rule in rules:
             by_maturity[rule.maturity] += 1
             self._findings.labels(label(rule.id), rule.signal.value)
-            if rule.title:
+            if not rule.private:
                 self._rule_info.labels(label(rule.id), label(rule.title)).set(1)
         for maturity, count in by_maturity.items():
             self._rules.labels(maturity.value).set(count)

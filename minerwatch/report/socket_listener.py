@@ -87,7 +87,7 @@ class SocketListener:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ListenError(f"cannot listen on {self._path}: {reason}") from error
-        return self._serve(listening), _file_id(self._path)
+        return self._serve(listening).start(), _file_id(self._path)
 
 
 def _lock_path(path: Path) -> Path:

@@ -6,17 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from minerwatch.arguments import quoted
-from minerwatch.untrusted_text.redaction import redacted, redacted_arguments
-
-__all__ = [
-    "CUT",
-    "masked_command_line",
-    "printable",
-    "redacted",
-    "redacted_arguments",
-    "shortened",
-    "shown_command_line",
-]
+from minerwatch.untrusted_text.redaction import redacted
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _MARKS = frozenset({"Mn", "Me", "Mc"})

@@ -1,4 +1,4 @@
-"""Takes secrets out of a command line: of its list of arguments, or of text that holds one.
+"""Takes secrets out of a command line.
 
 Wallet addresses, pools, digests, uuids and paths stay: they are the evidence. An argument that
 holds blanks (a script, a header, JSON) is read like a command line of its own.
@@ -8,34 +8,32 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 
-from minerwatch.untrusted_text.secret_names import (
-    MAX_NAME_CHARS,
-    Secrecy,
-    is_plain,
-    secrecy,
-    takes_value,
-)
+from minerwatch.arguments import NO_BREAK_SPACE
 from minerwatch.untrusted_text.secret_options import BY_PROGRAM, Secrets
 from minerwatch.untrusted_text.secret_shapes import is_wallet, random_words, tokens
-from minerwatch.untrusted_text.secret_words import (
+from minerwatch.untrusted_text.secret_values import (
     MASK,
+    MAX_NAME_CHARS,
     QUOTES,
     SCHEMES,
+    Secrecy,
     address_spans,
+    is_plain,
     is_plain_path,
     named_values,
     paired_values,
+    secrecy,
+    takes_value,
     with_masks,
 )
 
 _MAX_CACHED_BYTES = 1 << 20
 _MAX_COUNTED = 8
-_INNER_BLANKS = re.compile(r"([ \t\n\r\f\v\u00a0]+)")
-_OUTER_BLANKS = re.compile(r"([ \t\n\r\f\v]+)")
+_BLANKS = re.compile(r"([ \t\n\r\f\v]+|\u00a0+)")  # between arguments, or within one
 _AROUND = "\"'`$(){};"
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(?:=.*)?", re.DOTALL)
+_QUOTED_OPTION = re.compile("[\"'`]-")
 _CLUSTER = re.compile(r"-[A-Za-z]{2,12}")
 _LOGIN_ENDS = ":%,="
 _IDS = re.compile(r"\d+:\d+")
@@ -66,21 +64,7 @@ def redacted(text: str) -> str:
 
     A no-break space is a blank within an argument. Each word stays a word.
     """
-    known = _cache.get(text)
-    return _cache.add(text, _redacted(text)) if known is None else known
-
-
-def redacted_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return a program's arguments, its name first, with their secrets masked."""
-    valid = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
-    return tuple(_Line(valid, is_text=False).masked())
-
-
-def _redacted(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    pieces = _OUTER_BLANKS.split(text)
-    pieces[::2] = _Line(pieces[::2], is_text=True).masked()
-    return "".join(pieces)
+    return _cache.redacted(text)
 
 
 class _Cache:
@@ -91,10 +75,11 @@ class _Cache:
         self._bytes = 0
         self._known: dict[str, str] = {}
 
-    def get(self, text: str) -> str | None:
-        return self._known.get(text)
-
-    def add(self, text: str, result: str) -> str:
+    def redacted(self, text: str) -> str:
+        known = self._known.get(text)
+        if known is not None:
+            return known
+        result = _Line(text.encode("utf-8", "backslashreplace").decode()).masked()
         result = text if result == text else result
         size = sys.getsizeof(text) + (0 if result is text else sys.getsizeof(result))
         self._bytes += size
@@ -110,23 +95,14 @@ _cache = _Cache(_MAX_CACHED_BYTES)
 class _Line:
     """A command line as words, each part of an argument, that are masked one after the other."""
 
-    def __init__(self, arguments: Sequence[str], *, is_text: bool) -> None:
-        self._is_text = is_text
-        self._words: list[str] = []
-        self._blanks: list[str] = []  # after each word, within its argument
-        self._ends: list[int] = []  # of each word's argument
-        self._starts: list[bool] = []
-        for argument in arguments:
-            pieces = _INNER_BLANKS.split(argument)
-            end = len(self._words) + len(pieces[::2])
-            self._words += pieces[::2]
-            self._blanks += [*pieces[1::2], ""]
-            self._ends += [end] * len(pieces[::2])
-            self._starts += [True] + [False] * (len(pieces[::2]) - 1)
-        self._opening = [_opening_quote(word) for word in self._words]
-        self._words = [
-            word[len(quote) :] for word, quote in zip(self._words, self._opening, strict=True)
-        ]
+    def __init__(self, text: str) -> None:
+        pieces = _BLANKS.split(text)
+        words, self._blanks = pieces[::2], [*pieces[1::2], ""]
+        self._starts = [True, *(NO_BREAK_SPACE not in blank for blank in pieces[1::2])]
+        self._ends = self._ends_of_arguments()
+        # The quote that opens before an option, as in a script's ``mysql "-psecret"``.
+        self._opening = [word[0] if _QUOTED_OPTION.match(word) else "" for word in words]
+        self._words = [word[len(each) :] for word, each in zip(words, self._opening, strict=True)]
         self._out = list(self._words)
         self._closing = {quote: self._next_with(quote) for quote in QUOTES}
         self._all_words = frozenset(word.strip(_AROUND) for word in self._words)
@@ -135,17 +111,19 @@ class _Line:
         self._active: tuple[Secrets, ...] = ()
         self._counters: list[tuple[frozenset[int], list[int]]] = []
 
-    def masked(self) -> list[str]:
+    def _ends_of_arguments(self) -> list[int]:
+        """Return for each word where the next argument begins."""
+        ends = [len(self._starts)] * len(self._starts)
+        for place in range(len(ends) - 2, -1, -1):
+            ends[place] = place + 1 if self._starts[place + 1] else ends[place + 1]
+        return ends
+
+    def masked(self) -> str:
         place = 0
         while place < len(self._words):
             place = max(self._step(place), place + 1)
-        arguments: list[str] = []
-        pieces = zip(self._starts, self._opening, self._out, self._blanks, strict=True)
-        for starts, quote, word, blank in pieces:
-            if starts:
-                arguments.append("")
-            arguments[-1] += quote + word + blank
-        return arguments
+        pieces = zip(self._opening, self._out, self._blanks, strict=True)
+        return "".join(text for piece in pieces for text in piece)
 
     def _step(self, place: int) -> int:
         """Mask what stands at ``place``; return where to go on."""
@@ -230,7 +208,7 @@ class _Line:
         if self._is_counted(word):
             return self._mask_unit(place)
         if word in _SENDING and any(word in each.words for each in self._active):
-            return self._mask_sent(place + 1)
+            return self._mask_until(place + 1, _AFTER_SENDING)
         if word == "<<<":
             return self._mask_unit(place + 1)
         if word in ("echo", "printf") and self._takes_piped:
@@ -378,19 +356,14 @@ class _Line:
         self._out[place] = before + MASK + (word[stop:] if stop >= 0 else "")
         if not quote or quote in value[1:]:
             return place + 1
-        scope = len(self._words) if self._is_text else self._ends[place]
         close = self._closing[quote][place + 1]
-        return self._fill(place + 1, scope if close is None or close >= scope else close + 1)
-
-    def _mask_sent(self, place: int) -> int:
-        """Return what a script of expect types."""
-        return self._mask_until(place, _AFTER_SENDING)
+        return self._fill(place + 1, len(self._words) if close is None else close + 1)
 
     def _mask_until(self, place: int, ends: frozenset[str]) -> int:
         end = place
         while end < len(self._words) and self._words[end] not in ends:
             end += 1
-            if self._words[end - 1].endswith(";") or "\n" in self._blanks[end - 1]:
+            if self._words[end - 1].endswith(";"):
                 break
         return self._fill(place, end)
 
@@ -406,13 +379,8 @@ class _Line:
         return following
 
 
-def _opening_quote(word: str) -> str:
-    """Return the quote that opens before an option, as in a script's ``mysql "-psecret"``."""
-    return word[0] if word[1:2] == "-" and word[0] in QUOTES else ""
-
-
 def _in_key_block(word: str) -> bool:
-    return len(word) >= 16 or word.endswith("-----") or "-----" in word
+    return len(word) >= 16 or "-----" in word
 
 
 def _is_password(value: str) -> bool:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import NamedTuple
 
 import re2
@@ -18,6 +19,7 @@ import re2
 from minerwatch.api.types import ContainerStatus
 from minerwatch.model import Level, Signal
 from minerwatch.untrusted_text.display import printable
+from minerwatch.view.selection import pod_key
 
 LEAST_PODS = 2
 _MAX_CAMPAIGNS = 100
@@ -125,7 +127,7 @@ def _shared(left: Mapping[int, _Traits]) -> dict[Trait, int]:
     pods: dict[Trait, set[tuple[str, ...]]] = defaultdict(set)
     for status, has in left.values():
         for trait in has:
-            pods[trait].add(_pod(status))
+            pods[trait].add(pod_key(status))
     return {trait: len(where) for trait, where in pods.items() if len(where) >= LEAST_PODS}
 
 
@@ -139,15 +141,8 @@ def _campaign(trait: Trait, members: Sequence[_Traits]) -> Campaign:
         values = [{has.value for has in each if has.kind is kind} for _, each in members]
         if kind is not trait.kind and all(values):
             others[kind] = 1 if set.intersection(*values) else len(set().union(*values))
-    pods = len({_pod(status) for status, _ in members})
+    pods = len({pod_key(status) for status, _ in members})
     return Campaign(trait, tuple(status for status, _ in members), pods, others)
-
-
-def _pod(status: ContainerStatus) -> tuple[str, ...]:
-    """Return the pod, or the container itself where it is in none."""
-    if status.pod_uid or status.pod:
-        return (status.node, status.namespace, status.pod, status.pod_uid)
-    return (status.node, status.cgroup)
 
 
 # Wallets and pools. RE2 takes time in proportion to the text, whatever the text.
@@ -190,15 +185,13 @@ def _texts(status: ContainerStatus) -> Iterator[str]:
 
 
 def _wallets(text: str) -> Iterator[str]:
-    for pattern in (_WALLET, _LOGIN_WALLET):
-        for match in pattern.finditer(text):
-            yield match[1].lower() if match[1].startswith("0x") else match[1]
+    for match in chain(_WALLET.finditer(text), _LOGIN_WALLET.finditer(text)):
+        yield match[1].lower() if match[1].startswith("0x") else match[1]
 
 
 def _pools(text: str) -> Iterator[str]:
-    for pattern in (_POOL_URL, _POOL_OPTION):
-        for match in pattern.finditer(text):
-            yield from _host(match[1])
+    for match in chain(_POOL_URL.finditer(text), _POOL_OPTION.finditer(text)):
+        yield from _host(match[1])
 
 
 def _pool_hosts(status: ContainerStatus) -> Iterator[str]:

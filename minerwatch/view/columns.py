@@ -11,6 +11,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, percent
 from minerwatch.model import Level, Signal
 from minerwatch.untrusted_text.display import printable
+from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted
 from minerwatch.view.selection import limit_share, place
 
@@ -29,7 +30,7 @@ LEVEL_STYLES = {
     Level.CONFIRMED.label: "bold red",
 }
 
-_TAGS = {
+TAGS = {
     Signal.IDENTITY.value: "id",
     Signal.NETWORK.value: "net",
     Signal.COMPUTE.value: "comp",
@@ -71,69 +72,40 @@ def reasons(status: ContainerStatus) -> str:
 def tags(status: ContainerStatus) -> str:
     """The signals behind its score as short words, strongest first: ``id+behav``."""
     ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
-    return "+".join(_TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
+    return "+".join(TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
 
 
-def _score(status: ContainerStatus, _now: datetime) -> str:
-    return str(int(status.score))  # no rounding lifts it to a level that it has not
+def _named(text: str, width: int) -> str:
+    return fitted(printable(text, NAME_LENGTH), width) or NOTHING
 
 
-def _level(status: ContainerStatus, _now: datetime) -> str:
-    return printable(status.level, _LEVEL_LENGTH)
-
-
-def _since(status: ContainerStatus, now: datetime) -> str:
-    return age(status.since, now)
-
-
-def _cpu(status: ContainerStatus, _now: datetime) -> str:
-    return f"{status.cpu_cores:.2f}"
-
-
-def _limit(status: ContainerStatus, _now: datetime) -> str:
-    return percent(limit_share(status))
-
-
-def _throttled(status: ContainerStatus, _now: datetime) -> str:
-    return percent(status.throttled_share)
-
-
-def _cpu_hours(status: ContainerStatus, _now: datetime) -> str:
-    return f"{status.cpu_hours:.1f}"
-
-
-def _name(status: ContainerStatus, _now: datetime) -> str:
-    return printable(place(status), NAME_LENGTH)
-
-
-def _age(status: ContainerStatus, now: datetime) -> str:
-    return age(status.started, now) if status.started else NOTHING
-
-
-def _owner(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.owner, NAME_LENGTH), _OWNER_WIDTH) or NOTHING
-
-
-def _image(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.image, NAME_LENGTH), _IMAGE_WIDTH) or NOTHING
-
-
-def _node(status: ContainerStatus, _now: datetime) -> str:
-    return fitted(printable(status.node, NAME_LENGTH), _OWNER_WIDTH)
-
-
-SCORE_COLUMN = Column("SCORE", _score, is_number=True)
-LEVEL_COLUMN = Column("LEVEL", _level)
-SINCE_COLUMN = Column(SINCE, _since, leaves=8, is_number=True)
-CPU_COLUMN = Column("CPU", _cpu, is_number=True)
-LIMIT_COLUMN = Column("%LIMIT", _limit, leaves=7, is_number=True)
-THROTTLED_COLUMN = Column("THROTTLED", _throttled, leaves=2, is_number=True)
-HOURS_COLUMN = Column("CPU-H", _cpu_hours, leaves=4, is_number=True)
-AGE_COLUMN = Column("AGE", _age, leaves=3, is_number=True)
-NAME_COLUMN = Column(NAME, _name)
-OWNER_COLUMN = Column("OWNER", _owner, leaves=6)
-IMAGE_COLUMN = Column("IMAGE", _image, leaves=1)
-NODE_COLUMN = Column("NODE", _node, leaves=5)
+# ``int``: no rounding lifts a score to a level that it has not.
+SCORE_COLUMN = Column("SCORE", lambda status, _: str(int(status.score)), is_number=True)
+LEVEL_COLUMN = Column("LEVEL", lambda status, _: printable(status.level, _LEVEL_LENGTH))
+SINCE_COLUMN = Column(SINCE, lambda status, now: age(status.since, now), leaves=8, is_number=True)
+CPU_COLUMN = Column("CPU", lambda status, _: f"{status.cpu_cores:.2f}", is_number=True)
+LIMIT_COLUMN = Column(
+    "%LIMIT", lambda status, _: percent(limit_share(status)), leaves=7, is_number=True
+)
+THROTTLED_COLUMN = Column(
+    "THROTTLED", lambda status, _: percent(status.throttled_share), leaves=2, is_number=True
+)
+HOURS_COLUMN = Column(
+    "CPU-H", lambda status, _: f"{status.cpu_hours:.1f}", leaves=4, is_number=True
+)
+EXECUTES_COLUMN = Column(
+    "EXECUTES", lambda status, _: one_word(status.executed) or NOTHING, leaves=2
+)
+AGE_COLUMN = Column(
+    "AGE",
+    lambda status, now: age(status.started, now) if status.started else NOTHING,
+    leaves=3,
+    is_number=True,
+)
+NAME_COLUMN = Column(NAME, lambda status, _: printable(place(status), NAME_LENGTH))
+OWNER_COLUMN = Column("OWNER", lambda status, _: _named(status.owner, _OWNER_WIDTH), leaves=6)
+IMAGE_COLUMN = Column("IMAGE", lambda status, _: _named(status.image, _IMAGE_WIDTH), leaves=1)
+NODE_COLUMN = Column("NODE", lambda status, _: _named(status.node, _OWNER_WIDTH), leaves=5)
 
 TABLE_COLUMNS = (
     SCORE_COLUMN,
@@ -143,6 +115,7 @@ TABLE_COLUMNS = (
     LIMIT_COLUMN,
     THROTTLED_COLUMN,
     HOURS_COLUMN,
+    EXECUTES_COLUMN,
     AGE_COLUMN,
     NAME_COLUMN,
     OWNER_COLUMN,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from minerwatch.api.types import CullAnswer, CullStatus, ReleaseAllAnswer, ReleaseAnswer
@@ -17,20 +17,20 @@ _NAME_CHARS = 253
 _MAX_ROWS = 200
 _MAX_REASONS = 3
 
-_DONE = {
+_DONE: Mapping[str, str] = {
     Action.LABEL: "labelled",
     Action.STOP: "stopped",
     Action.KILL: "killed",
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
-_OUTCOMES = {
-    Outcome.DONE.value: "It was done.",
-    Outcome.DRY_RUN.value: "It would have been done; this was a dry run, and nothing was changed.",
-    Outcome.REFUSED.value: "The API server refused it.",
-    Outcome.FAILED.value: "It failed.",
-    Outcome.UNKNOWN.value: "It is unknown whether it was done: check the pod.",
-    Outcome.WITHDRAWN.value: "It was withdrawn before anything was done.",
+_OUTCOMES: Mapping[str, str] = {
+    Outcome.DONE: "It was done.",
+    Outcome.DRY_RUN: "It would have been done; this was a dry run, and nothing was changed.",
+    Outcome.REFUSED: "The API server refused it.",
+    Outcome.FAILED: "It failed.",
+    Outcome.UNKNOWN: "It is unknown whether it was done: check the pod.",
+    Outcome.WITHDRAWN: "It was withdrawn before anything was done.",
 }
 _RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Outcome.DRY_RUN,
          Outcome.DONE)  # fmt: skip
@@ -138,7 +138,6 @@ class _Candidate:
     outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
     message: str = ""
-    times: int = field(default=1)
 
 
 def simulation_text(lines: Sequence[AuditLine], hours: float) -> str:
@@ -184,12 +183,9 @@ def _row(candidate: _Candidate) -> str:
 
 
 def _result(candidate: _Candidate) -> str:
-    decision, outcome = candidate.decision, candidate.outcome
-    done = _done(decision.proposed)
-    if outcome is Outcome.DONE:
-        return done
-    if outcome is Outcome.DRY_RUN:
-        return f"would have been {done}"
+    if success := _success(candidate):
+        return success
+    done, outcome = _done(candidate.decision.proposed), candidate.outcome
     why = [printable(reason, 160) for reason in candidate.reasons[:_MAX_REASONS]]
     if outcome is not None:
         why = [f"{outcome.value}: {printable(candidate.message, 160)}"]
@@ -199,21 +195,20 @@ def _result(candidate: _Candidate) -> str:
 
 
 def _totals(candidates: Sequence[_Candidate]) -> str:
-    done: Counter[str] = Counter()
-    for each in candidates:
-        verb = _done(each.decision.proposed)
-        if each.outcome is Outcome.DONE:
-            done[verb] += 1
-        elif each.outcome is Outcome.DRY_RUN:
-            done[f"would have been {verb}"] += 1
-        else:
-            done["left alone"] += 1
-    return ", ".join(f"{number} {what}" for what, number in sorted(done.items()))
+    totals = Counter(_success(each) or "left alone" for each in candidates)
+    return ", ".join(f"{number} {what}" for what, number in sorted(totals.items()))
+
+
+def _success(candidate: _Candidate) -> str:
+    """Return the action if it was taken, or would have been; "": it was not."""
+    done = _done(candidate.decision.proposed)
+    if candidate.outcome is Outcome.DRY_RUN:
+        return f"would have been {done}"
+    return done if candidate.outcome is Outcome.DONE else ""
 
 
 def _done(action: str) -> str:
-    known = {each.value: word for each, word in _DONE.items()}
-    return known.get(action, "acted on")
+    return _DONE.get(action, "acted on")
 
 
 def _place(namespace: str, pod: str, container: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from math import prod
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from minerwatch.untrusted_text.display import printable, shortened, shown_comman
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
+from minerwatch.view.executed_code import sentence
 from minerwatch.view.lines import rendered, wrapped
 from minerwatch.view.selection import limit_share, place
 
@@ -110,17 +111,26 @@ def explanation(
 
 def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
     """Return the name, the verdict, and what the verdict means."""
-    return list(_headline(status, now, width))
+    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
+    return [
+        Text(printable(place(status), _NAME_LENGTH), "bold"),
+        Text.assemble(
+            (printable(status.level, 16).upper(), LEVEL_STYLES.get(status.level, "bold")),
+            f", score {status.score:g} of 100, for {_since(status.since, now)}",
+        ),
+        *map(Text, _broken(Line(meaning, 0), width)),
+    ]
 
 
 def sections(
     status: ContainerStatus, now: datetime, *, campaign: Campaign | None = None
 ) -> tuple[tuple[str, tuple[Line, ...]], ...]:
     """Return what follows the headline: titles ("": none), and the lines below each."""
+    title = f"Why: {counted(len(status.findings), 'finding')}, strongest first"
     return (
         ("", tuple(_container(status, now, campaign))),
         ("Score", tuple(_score(status))),
-        (_findings_title(status), tuple(_findings(status, now))),
+        (title, tuple(_findings(status, now))),
         (PROCESSES, tuple(_processes(status))),
         ("What this does not prove", tuple(_doubts(status))),
         ("Culling", tuple(_culling(status, now))),
@@ -145,21 +155,10 @@ def _broken(line: Line, width: int | None) -> Iterator[str]:
         start = " " * line.hang
 
 
-def _headline(status: ContainerStatus, now: datetime, width: int | None) -> Iterator[Text]:
-    level = printable(status.level, 16)
-    yield Text(_name(status), "bold")
-    yield Text.assemble(
-        (level.upper(), LEVEL_STYLES.get(status.level, "bold")),
-        f", score {status.score:g} of 100, for {_since(status.since, now)}",
-    )
-    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
-    for piece in _broken(Line(meaning, 0), width):
-        yield Text(piece)
-
-
 def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
     facts = {
         "CPU": _cpu(status),
+        "Executes": sentence(status.executed),
         "Age": _since(status.started, now) if status.started else "",
         "Owner": status.owner,
         "Campaign": f"one of {campaign}" if campaign else "",
@@ -181,11 +180,9 @@ def _cpu(status: ContainerStatus) -> str:
     limit = "no limit"
     if status.cpu_limit_cores is not None:
         limit = f"{percent(limit_share(status))} of its limit of {status.cpu_limit_cores:g}"
-    throttled = (
-        f", throttled in {percent(status.throttled_share)} of periods"
-        if status.throttled_share
-        else ""
-    )
+    throttled = ""
+    if status.throttled_share:
+        throttled = f", throttled in {percent(status.throttled_share)} of periods"
     return (
         f"{status.cpu_cores:.2f} cores, {limit}{throttled}; {status.cpu_hours:.2f} CPU hours in all"
     )
@@ -215,7 +212,7 @@ def _score(status: ContainerStatus) -> Iterator[Line]:
         yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
     if len(ranked) > 1:
         rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
-        joined = round(100 * (1 - prod(1 - score / 100 for _, score in ranked)), 2)
+        joined = _joined(status.signals.values())
         yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
         if status.score < joined:
             yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
@@ -226,10 +223,13 @@ def _score(status: ContainerStatus) -> Iterator[Line]:
 def _why_limited(status: ContainerStatus, joined: float) -> str:
     """The two limits that the judge sets to a sum of signals."""
     others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
-    without = round(100 * (1 - prod(1 - score / 100 for score in others)), 2)
-    if Level.of(without) < Level.of(joined):
+    if Level.of(_joined(others)) < Level.of(joined):
         return "behaviour never changes the level"
     return "words of one argument lift nothing above suspicious"
+
+
+def _joined(scores: Iterable[float]) -> float:
+    return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
 
 def _why_nothing(status: ContainerStatus) -> str:
@@ -246,10 +246,6 @@ def _is_held(status: ContainerStatus) -> bool:
 
 def _least_score(level: str) -> float:
     return next((float(each.value) for each in Level if each.label == level), 0.0)
-
-
-def _findings_title(status: ContainerStatus) -> str:
-    return f"Why: {counted(len(status.findings), 'finding')}, strongest first"
 
 
 def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
@@ -294,6 +290,8 @@ def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:
             yield Line("          its words stand in one argument or in a script: 60 at most")
         rule = f"{printable(finding.status, 16)} rule {printable(finding.rule, 64)}"
         yield Line(f"          {rule}, for {_since(finding.since, now)}")
+        for title in finding.filters:
+            yield Line(f"          narrowed by the filter: {printable(title, _TITLE_LENGTH)}")
         for name, expected in finding.expected.items():
             asked = printable(shortened(expected, _EXPECTED_LENGTH))
             yield Line(f"          expected: {printable(name, 64)} {asked}")
@@ -329,23 +327,19 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     user, name = printable(process.user, 10), printable(process.comm, 15)
     command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
-    memory = f"  {_memory(process):>7}" if with_memory else ""
+    size = "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
+    memory = f"  {size:>7}" if with_memory else ""
     start = f"{process.pid:7d}  {process.parent_pid:7d}  {cores:>5}{memory}  {user:10}  {name:15}"
     yield Line(f"  {mark} {start}  {command}")
     indent = _COMMAND_INDENT + len(memory)
     if process.image and process.command_line.partition(" ")[0] != process.image:
         image = printable(shortened(process.image, _TEXT_LENGTH))
         yield Line(f"{'':{indent}}executable {image}")
+    if process.executed:
+        yield Line(f"{'':{indent}}executes {sentence(process.executed)}")
     if process.threads is not None and process.open_files is not None:
-        threads, files = (
-            counted(process.threads, "thread"),
-            counted(process.open_files, "open file"),
-        )
-        yield Line(f"{'':{indent}}{threads}, {files}")
-
-
-def _memory(process: ProcessStatus) -> str:
-    return "-" if process.memory_bytes is None else byte_size(process.memory_bytes)
+        threads = counted(process.threads, "thread")
+        yield Line(f"{'':{indent}}{threads}, {counted(process.open_files, 'open file')}")
 
 
 def _doubts(status: ContainerStatus) -> Iterator[Line]:
@@ -354,9 +348,8 @@ def _doubts(status: ContainerStatus) -> Iterator[Line]:
             yield Line(f"  - {signal}: {doubt}", 4)
     on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
     if on_trial:
-        yield Line(
-            f"  - {counted(len(on_trial), 'finding')} from rules that are still on trial.", 4
-        )
+        findings = counted(len(on_trial), "finding")
+        yield Line(f"  - {findings} from rules that are still on trial.", 4)
     if len(status.signals) > 1 and not _is_one_process(status):
         yield Line(f"  - {_NOT_ONE}", 4)
     if status.findings:
@@ -376,10 +369,9 @@ def _is_one_process(status: ContainerStatus) -> bool:
 
 def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
     """Yield the proposed action or the reasons against it, and the actions so far."""
-    if status.culling is None:
-        return
-    for text, hang in status_lines(status.culling, _pod_target(status), now):
-        yield Line(text, hang)
+    if status.culling is not None:
+        for text, hang in status_lines(status.culling, _pod_target(status), now):
+            yield Line(text, hang)
 
 
 def _pod_target(status: ContainerStatus) -> str:
@@ -439,10 +431,6 @@ def _word(text: str) -> str:
     """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
     is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
     return shlex.quote(text) if text and is_harmless else ""
-
-
-def _name(status: ContainerStatus) -> str:
-    return printable(place(status), _NAME_LENGTH)
 
 
 def _since(since: str, now: datetime) -> str:

@@ -68,18 +68,30 @@ def overview(
     ``coverage`` is the cluster's; None: this node alone. ``machine`` has its totals, if it was
     sampled here. ``width`` as for a table.
     """
-    lines = [Text(cut(line, width) if width else line) for line in _scope(coverage)]
-    missing = missing_lines(coverage.missing, names=_MAX_NODES) if coverage else []
-    if coverage and coverage.blind_spot:
-        missing.append(printable(coverage.blind_spot, _REASON_LENGTH))
-    missing += trouble_lines(coverage.agents, names=_MAX_NODES) if coverage else []
-    lines += [Text(cut(line, width) if width else line, "yellow") for line in missing]
+
+    def styled(line: str, style: str = "") -> Text:
+        return Text(line if width is None else cut(line, width), style)
+
+    lines = []
+    if coverage:
+        lines.append(styled(_scope(coverage)))
+        lines += [styled(line, "yellow") for line in coverage_lines(coverage, names=_MAX_NODES)]
     lines.append(Text(banner(every, shown=len(shown), machine=machine)))
-    lines += [Text(cut(line, width) if width else line, "bold") for line in _named(found)]
+    lines += [styled(line, "bold") for line in _named(found)]
     rows = table(shown, now=now, width=width, colour=colour)
     if not shown and coverage and coverage.missing:
         rows = f"no container to show{coverage.limits}\n"
     return rendered(lines, colour=colour) + rows
+
+
+def coverage_lines(coverage: Coverage, *, names: int | None = None) -> list[str]:
+    """Return what is not known of the cluster, and what its agents cannot do now, a line each."""
+    blind_spot = printable(coverage.blind_spot, _REASON_LENGTH)
+    return [
+        *missing_lines(coverage.missing, names=names),
+        *([blind_spot] if blind_spot else ()),
+        *trouble_lines(coverage.agents, names=names),
+    ]
 
 
 def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) -> list[str]:
@@ -93,17 +105,20 @@ def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) ->
     ]
 
 
-def _scope(coverage: Coverage | None) -> Iterator[str]:
-    if coverage is None:
-        return
+def scope_parts(coverage: Coverage) -> tuple[str, str, str]:
+    """Return context, namespace, and how many nodes answered."""
     namespace = printable(coverage.namespace, _NAME_LENGTH)
     expected = coverage.answered + len(coverage.missing)
-    parts = [
+    return (
         f"context {printable(coverage.context, _NAME_LENGTH)}",
         f"namespace {namespace}" if namespace else "all namespaces",
         f"{coverage.answered:,} of {counted(expected, 'node')} answered",
-    ]
-    yield " · ".join(part for part in (*parts, agents_line(coverage.agents)) if part)
+    )
+
+
+def _scope(coverage: Coverage) -> str:
+    parts = (*scope_parts(coverage), agents_line(coverage.agents))
+    return " · ".join(part for part in parts if part)
 
 
 def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:

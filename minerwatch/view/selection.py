@@ -9,26 +9,28 @@ from minerwatch.arguments import quoted
 from minerwatch.errors import TargetError
 from minerwatch.untrusted_text.display import printable
 
-_FIGURES: dict[str, Callable[[ContainerStatus], float]] = {
-    "score": lambda status: status.score,
-    "cpu": lambda status: status.cpu_cores,
-    "hours": lambda status: status.cpu_hours,
-    "limit": lambda status: limit_share(status) or 0.0,
-    "throttled": lambda status: status.throttled_share or 0.0,
+_RANKS: dict[str, Callable[[ContainerStatus], float | str]] = {
+    "score": lambda status: -status.score,
+    "cpu": lambda status: -status.cpu_cores,
+    "hours": lambda status: -status.cpu_hours,
+    "limit": lambda status: -(limit_share(status) or 0.0),
+    "throttled": lambda status: -(status.throttled_share or 0.0),
+    "age": lambda status: status.started or status.since,
+    "name": lambda status: place(status).lower(),
+    "owner": lambda status: status.owner.lower(),
+    "image": lambda status: status.image.lower(),
+    "node": lambda status: status.node.lower(),
 }
-_TEXTS: dict[str, Callable[[ContainerStatus], str]] = {
-    "name": lambda status: place(status),
-    "owner": lambda status: status.owner,
-    "image": lambda status: status.image,
-    "node": lambda status: status.node,
-}
-SORT_KEYS = (*_FIGURES, "age", *_TEXTS)
+SORT_KEYS = tuple(_RANKS)
+_MAY_LACK = {"age": "started", "owner": "owner", "image": "image", "node": "node"}
+"""Sort keys, and the fields that are empty in containers without such a value."""
 
 IDLE_CORES = 0.005
 """Containers with no more than this and without findings are hidden by default."""
 
 _MAX_CANDIDATES = 8
 _SHORT_UID = 8
+_MIN_ID_DIGITS = 6
 _MAX_PID_DIGITS = 10
 
 
@@ -45,27 +47,15 @@ def sorted_by(
 
     ``age``: the oldest pods first, then those whose level is the oldest.
     """
-    if key == "age":
-        ordered = sorted(statuses, key=_by_age, reverse=is_reversed)
-        return sorted(ordered, key=lambda status: not status.started)
-    if key in _FIGURES:
-        figure = _FIGURES[key]
-        return sorted(
-            statuses,
-            key=lambda s: (-figure(s), -s.score, -s.cpu_cores, s.cgroup),
-            reverse=is_reversed,
-        )
-    text = _TEXTS[key]
+    rank = _RANKS[key]
     ordered = sorted(
         statuses,
-        key=lambda s: (text(s).lower(), -s.score, -s.cpu_cores, s.cgroup),
+        key=lambda status: (rank(status), -status.score, -status.cpu_cores, status.cgroup),
         reverse=is_reversed,
     )
-    return sorted(ordered, key=lambda status: not text(status))
-
-
-def _by_age(status: ContainerStatus) -> tuple[str, float, str]:
-    return status.started or status.since, -status.score, status.cgroup
+    if key in _MAY_LACK:
+        ordered.sort(key=lambda status: not getattr(status, _MAY_LACK[key]))
+    return ordered
 
 
 def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
@@ -96,11 +86,14 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
     that with the highest CPU usage. Raises TargetError if it names none, or several.
     """
     is_pid = target.isdecimal() and len(target) <= _MAX_PID_DIGITS
-    running = [s for s in statuses if is_pid and _has_process(s, int(target))]
+    pid = int(target) if is_pid else None
+    running = [status for status in statuses if pid in {each.pid for each in status.processes}]
     if running:
         return _one(running, f"process {target}")
-    exact = [status for status in statuses if target in _names(status)]
-    return _one(exact or [s for s in statuses if _id_begins(s, target)], printable(target, 256))
+    named = [status for status in statuses if target in _names(status)]
+    if not named and len(target) >= _MIN_ID_DIGITS:
+        named = [status for status in statuses if status.container_id.startswith(target)]
+    return _one(named, printable(target, 256))
 
 
 def beside(
@@ -109,7 +102,15 @@ def beside(
     """The other containers in the pod of ``chosen``."""
     if not chosen.pod:
         return []
-    return [each for each in statuses if _pod(each) == _pod(chosen) and each is not chosen]
+    pod = pod_key(chosen)
+    return [each for each in statuses if pod_key(each) == pod and each is not chosen]
+
+
+def pod_key(status: ContainerStatus) -> tuple[str, ...]:
+    """Return the identity of the pod, or of the container itself where it is in none."""
+    if status.pod_uid or status.pod:
+        return (status.node, status.namespace, status.pod, status.pod_uid)
+    return (status.node, status.cgroup)
 
 
 def place(status: ContainerStatus) -> str:
@@ -124,8 +125,8 @@ def place(status: ContainerStatus) -> str:
 
 
 def _holds_all(status: ContainerStatus, words: Sequence[str]) -> bool:
-    searched = [text.lower() for text in _searched(status)] if words else []
-    return all(any(word in text for text in searched) for word in words)
+    searched = "\n".join(_searched(status)).lower() if words else ""
+    return all(word in searched for word in words)
 
 
 def _searched(status: ContainerStatus) -> Iterable[str]:
@@ -142,22 +143,10 @@ def _names(status: ContainerStatus) -> tuple[str, ...]:
     return (status.container_id, status.container, status.cgroup, place(status), *pod)
 
 
-def _pod(status: ContainerStatus) -> tuple[str, ...]:
-    return (status.node, status.namespace, status.pod, status.pod_uid)
-
-
-def _id_begins(status: ContainerStatus, target: str) -> bool:
-    return len(target) >= 6 and status.container_id.startswith(target)
-
-
-def _has_process(status: ContainerStatus, pid: int) -> bool:
-    return any(process.pid == pid for process in status.processes)
-
-
 def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
     if len(candidates) == 1:
         return candidates[0]
-    if candidates and candidates[0].pod and len({_pod(status) for status in candidates}) == 1:
+    if candidates and candidates[0].pod and len({pod_key(status) for status in candidates}) == 1:
         return max(candidates, key=lambda status: (status.score, status.cpu_cores))
     if not candidates:
         raise TargetError(

@@ -132,7 +132,8 @@ def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None
     if width is None:
         return _Layout(tuple(columns), _REASON_LENGTH)
     claim = max(_LEAST_NAME, min(_NAME_WIDTH, int(width * _NAME_SHARE)))
-    leaving = sorted((each for each in columns if each.column.leaves), key=_turn)
+    leaving = [each for each in columns if each.column.leaves]
+    leaving.sort(key=lambda each: each.column.leaves)
     for count in range(_GIVE_WAY_TO_REASONS + 1):
         kept = [_narrowed(each, claim) for each in columns if each not in leaving[:count]]
         room = width - _used(kept)
@@ -144,10 +145,6 @@ def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None
             break
     names = max(_LEAST_NAME, width - _used([each for each in kept if each.column.title != NAME]))
     return _Layout(tuple(_narrowed(each, names) for each in kept), 0)
-
-
-def _turn(filled: _Filled) -> int:
-    return filled.column.leaves
 
 
 def _narrowed(filled: _Filled, width: int) -> _Filled:

@@ -40,8 +40,31 @@ def whole_lines(path: Path) -> list[bytes]:
     return lines
 
 
+BUILT_IN = Path(__file__).parents[2] / "rules"
+OWN_RULES_ONLY = "built_in_rules: false\n"
+_FEW_RULES = (
+    "behaviour/core_busy.yml",
+    "execution/temporary_folder_busy.yml",
+    "identity/pool_and_wallet.yml",
+    "identity/stratum_login.yml",
+)
+"""A loop with the arguments ``POOL`` is likely by these alone."""
+
+
+def few_rules(folder: Path) -> Path:
+    """Return a folder with some of the rules that are shipped: all take an agent seconds to read.
+
+    Its configuration is to be ``OWN_RULES_ONLY``.
+    """
+    few = folder / "few-rules"
+    few.mkdir(exist_ok=True)
+    for name in _FEW_RULES:
+        shutil.copy(BUILT_IN / name, few)
+    return few
+
+
 class RunningAgent:
-    """An agent on a port and socket of its own."""
+    """An agent on a port and socket of its own; with ``all_rules`` it reads those shipped."""
 
     def __init__(
         self,
@@ -49,7 +72,10 @@ class RunningAgent:
         *options: str,
         command: Sequence[str] = _PYTHON,
         in_cluster: bool = False,
+        all_rules: bool = True,
     ) -> None:
+        if not all_rules:
+            options = (*self._with_few_rules(folder, options), "--rules", str(few_rules(folder)))
         self.socket = folder / "agent.sock"
         self.log_path = folder / "log"
         self._log = self.log_path.open("wb")
@@ -64,6 +90,16 @@ class RunningAgent:
             stdout=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
         )
+
+    @staticmethod
+    def _with_few_rules(folder: Path, options: tuple[str, ...]) -> tuple[str, ...]:
+        if "--config" in options:
+            config = Path(options[options.index("--config") + 1])
+            assert OWN_RULES_ONLY in config.read_text(), "say so in the configuration"
+            return options
+        config = folder / "few-rules.yml"
+        config.write_text(OWN_RULES_ONLY)
+        return (*options, "--config", str(config))
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in whole_lines(self.log_path)]
@@ -133,12 +169,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[RunningAgent] = []
 
     def start_one(
-        *options: str, command: Sequence[str] = _PYTHON, folder: Path | None = None
+        *options: str,
+        command: Sequence[str] = _PYTHON,
+        folder: Path | None = None,
+        all_rules: bool = False,
     ) -> RunningAgent:
         if folder is None:
             folder = tmp_path / f"agent-{len(started)}"
             folder.mkdir()
-        started.append(RunningAgent(folder, *options, command=command))
+        started.append(RunningAgent(folder, *options, command=command, all_rules=all_rules))
         return started[-1]
 
     yield start_one
@@ -209,7 +248,7 @@ def test_it_is_alive_ready_and_stops_cleanly(start: Start) -> None:
 
 def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
-    config.write_text("culling: {mode: dry-run}\nprobes: {execs: false}\n")
+    config.write_text(OWN_RULES_ONLY + "culling: {mode: dry-run}\nprobes: {execs: false}\n")
     folder = tmp_path / "rules"
     folder.mkdir()
     (folder / "broken.yml").write_text("title: [")
@@ -303,7 +342,7 @@ def test_what_private_folders_say_is_told_by_ids_only(
     (hidden / "good.yar").write_text('rule Zebra { strings: $a = "zebrafink" condition: $a }')
     (hidden / "broken.yar").write_text("rule Zebrafink { condition: zebrafink }")
     config = tmp_path / "config.yml"
-    config.write_text(f"rules: [{shown}]\nprivate_rules: [{hidden}]\n")
+    config.write_text(OWN_RULES_ONLY + f"rules: [{shown}]\nprivate_rules: [{hidden}]\n")
     agent = start("--config", str(config))
     agent.line("watching")
     folder = cgroups.make(f"{TOP}/docker/{container_id('a2')}")
@@ -329,15 +368,17 @@ def test_what_private_folders_say_is_told_by_ids_only(
 
 def test_sighup_reads_the_configuration_again(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
-    config.write_text("interval: 1h\n")
+    config.write_text(OWN_RULES_ONLY + "interval: 1h\n")
     agent = start("--config", str(config))
     agent.until(lambda: agent.get("/readyz")[0] == 200)
     config.write_text("intervall: 1s\n")
     agent.process.send_signal(signal.SIGHUP)
     said = agent.line("configuration not reloaded")
     assert "intervall" in str(said["reason"])
-    config.write_text(f"rules: [{tmp_path}]\njudgement: {{ticks_below: 5}}\n")
-    (tmp_path / "one.yml").write_text(_RULE)
+    (tmp_path / "rules").mkdir()
+    own = f"rules: [{tmp_path}/rules]\njudgement: {{ticks_below: 5}}\n"
+    config.write_text(OWN_RULES_ONLY + own)
+    (tmp_path / "rules" / "one.yml").write_text(_RULE)
     agent.process.send_signal(signal.SIGHUP)
     before = agent.line("watching")["rules"]
     assert isinstance(before, int)
@@ -347,7 +388,7 @@ def test_sighup_reads_the_configuration_again(start: Start, tmp_path: Path) -> N
 
 def test_a_wrong_setting_is_one_line_and_status_2(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
-    config.write_text("node: {prok: /proc}\n")
+    config.write_text(OWN_RULES_ONLY + "node: {prok: /proc}\n")
     agent = start("--config", str(config))
     assert agent.process.wait(timeout=PATIENCE_S) == 2
     (line,) = agent.log_path.read_text().splitlines()
@@ -361,7 +402,7 @@ def test_a_tick_that_fails_is_counted_and_the_next_one_comes(start: Start, tmp_p
         Path(__file__).parents[1] / "fixtures" / "nodes" / "docker-systemd-v2", node, symlinks=True
     )
     config = tmp_path / "config.yml"
-    config.write_text(f"node: {{proc: {node}/proc, sys: {node}/sys}}\n")
+    config.write_text(OWN_RULES_ONLY + f"node: {{proc: {node}/proc, sys: {node}/sys}}\n")
     agent = start("--config", str(config))
     agent.until(lambda: agent.get("/readyz")[0] == 200)
     shutil.rmtree(node / "sys")  # what no kernel would do
@@ -432,14 +473,14 @@ def test_cgroups_by_the_thousand_are_told_and_hide_no_miner(
     user = f"{TOP}/user.slice/user-1000.slice/user@1000.service"
     for number in range(4100):
         cgroups.make(f"{user}/{number:064x}")
-    agent = start()
+    agent = start(all_rules=True)
     agent.until(lambda: "minerwatch_cgroups_over_bound 1.0" in agent.get("/metrics")[1])
     miner = programs.start("xmrig", *POOL, busy=False)
     pod = f"{TOP}/kubepods/pod0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11/{container_id('a1')}"
     cgroups.put(miner, cgroups.make(pod))
     agent.line("verdict", cgroup=pod, level="likely")
     assert agent.get("/readyz")[0] == 200
-    (found,) = (each for each in decode(answer(agent.socket, "/snapshot")) if each.cgroup == user)
+    (found,) = (each for each in agent.statuses() if each.cgroup == user)
     assert [finding.title for finding in found.findings] == ["More cgroups than can be kept apart"]
     assert found.level == "suspicious"
     assert agent.stop() == 0
@@ -455,7 +496,8 @@ def test_it_is_not_ready_where_proc_hides_what_it_is_to_watch(start: Start, hide
         folder = Path(name)
         folder.chmod(0o777)
         (folder / "proc").mkdir()
-        (folder / "config.yaml").write_text(f"node: {{proc: {folder}/proc}}\n")
+        own = f"node: {{proc: {folder}/proc}}\n"
+        (folder / "config.yaml").write_text(OWN_RULES_ONLY + own)
         mount = f"mount -t proc -o hidepid={hidepid} proc {folder}/proc"
         in_namespace = ("unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
         if subprocess.run((*in_namespace, "true"), check=False, capture_output=True).returncode:
@@ -574,7 +616,7 @@ def test_it_proves_again_and_again_that_it_would_see_a_miner(
 ) -> None:
     own = cgroups.make(f"{TOP}/docker/{container_id('ca')}")
     join = f'echo $$ > {own}/cgroup.procs && exec "$@"'
-    agent = start(command=("sh", "-c", join, "sh", sys.executable))
+    agent = start(command=("sh", "-c", join, "sh", sys.executable), all_rules=True)
     agent.line("probe is on", probe="canary")
     agent.until(lambda: _canaries(agent)["agent"] > 0)
     seen = _canaries(agent)
@@ -591,7 +633,8 @@ def test_a_canary_that_somebody_else_plants_is_found_too(
     own = cgroups.make(f"{TOP}/docker/{container_id('ca')}")
     other = cgroups.make(f"{TOP}/docker/{container_id('cb')}")
     agent = start(
-        command=("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
+        command=("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable),
+        all_rules=True,
     )
     agent.line("watching")
     for options in (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.agent.metrics_address import MetricsAddress, open_metrics_address
+from minerwatch.agent.endpoints import MetricsAddress, open_metrics_address
 from minerwatch.config.schema import Config, Tls
 from minerwatch.kube.client import Cluster, from_kubeconfig
 from minerwatch.report.http_server import Answer, Routes

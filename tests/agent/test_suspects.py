@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from minerwatch.agent.suspects import foremost
+from minerwatch.agent.tick import foremost
 from minerwatch.model import ProcessId
 from minerwatch.probes.base import Suspect
 

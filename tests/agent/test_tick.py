@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from minerwatch.agent import tracked
-from minerwatch.agent.limits import DEFAULT_LIMITS, Limits
 from minerwatch.agent.tick import Sources, TickSummary, Watch
-from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination
+from minerwatch.agent.tracked import TickLimits
+from minerwatch.config.schema import Config, Examination
 from minerwatch.config.schema import Probes as Settings
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
@@ -34,11 +34,12 @@ from minerwatch.model import (
     Process,
     Signal,
 )
-from minerwatch.node.cgroup_bounds import CgroupBounds
+from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.registry import Probes
+from tests import shipped
 from tests.conftest import (
     TOP,
     CgroupFolders,
@@ -60,9 +61,9 @@ POOL = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def matcher() -> Matcher:
-    return Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    return shipped.matcher()
 
 
 class Node:
@@ -76,7 +77,7 @@ class Node:
         tasks: TaskIterator | None = None,
         probes: Probes | None = None,
         sys_folder: Path = Path("/sys"),
-        limits: Limits = DEFAULT_LIMITS,
+        limits: TickLimits | None = None,
         reader: ProcessReader | None = None,
         bounds: CgroupBounds | None = None,
     ) -> None:
@@ -87,7 +88,7 @@ class Node:
                 CgroupTree(sys_folder, Path("/proc"), bounds=bounds),
                 reader or ProcessReader(Path("/proc"), retry_s=3600.0),
                 tasks,
-                probes,
+                probes or Probes(),
             ),
             matcher,
             Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
@@ -137,7 +138,7 @@ def node(
 ) -> Iterator[Node]:
     """With each source of what processes burn: file after file, or all tasks in one read."""
     tasks = task_iterator() if request.param == "tasks" else None
-    node = Node(matcher, folder, cgroups.root, tasks, limits=Limits(ticks_per_table=1))
+    node = Node(matcher, folder, cgroups.root, tasks, limits=TickLimits(ticks_per_table=1))
     yield node
     node.watch.close()
 
@@ -215,7 +216,7 @@ def test_whoever_brings_many_processes_holds_up_others_by_one_each(
     programs: Programs,
 ) -> None:
     crowded = cgroups.make(f"{TOP}/docker/{container_id('b2')}")
-    node = Node(matcher, folder, cgroups.root, limits=Limits(match_s=0.0))  # one process a tick
+    node = Node(matcher, folder, cgroups.root, limits=TickLimits(match_s=0.0))  # one process a tick
     node.tick()
     catch_up(node)
     deferred_before = deferred_matches(node)
@@ -240,7 +241,7 @@ def test_who_starts_hundreds_of_processes_does_not_hide_a_miner_elsewhere(
 ) -> None:
     """Where there is no time to read all of them, each container has its turn."""
     crowded = cgroups.make(f"{TOP}/docker/{container_id('c3')}")
-    one_batch = Limits(read_s=0.0, read_between_ticks_s=0.0)
+    one_batch = TickLimits(read_s=0.0, read_between_ticks_s=0.0)
     node = Node(matcher, folder, cgroups.root, limits=one_batch)
     node.tick()
     catch_up(node)

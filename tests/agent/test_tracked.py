@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minerwatch.agent.tracked import TrackedContainer, newly_tracked
+from minerwatch.agent.tracked import TrackedContainer
 from minerwatch.model import Container, ContainerKind, Level
 
 POD = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -16,7 +16,7 @@ UNNAMED = {"PodName": "jupyter-ada", "PodNamespace": "jupyter"}
 def watched(
     container: Container = SANDBOX, cpu_s: float = 0.04, **changes: Any
 ) -> TrackedContainer:
-    found = newly_tracked(container, 100.0, cpu_s)
+    found = TrackedContainer.new(container, 100.0, cpu_s)
     found.place = UNNAMED
     for name, value in changes.items():
         setattr(found, name, value)

@@ -145,7 +145,7 @@ def test_an_order_that_reaches_nobody_was_not_carried_out(path: Path) -> None:
 
 
 def test_one_who_never_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.2)
     released = threading.Event()
 
     def say_nothing(_connection: socket.socket) -> None:

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.authoring.explain_match import why
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.filters import outline_of
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Facts
+from tests import shipped
 from tests.authoring.test_rule_tests import RULE
 
 HEAD = RULE.partition("detection:")[0]
 TAIL = "falsepositives: [x]\nlevel: high\n"
-BOOK = rulebook.load((BUILT_IN_RULES,))
-MATCHER = Matcher(BOOK.rules)
+BOOK = shipped.book()
+MATCHER = shipped.matcher()
 
 
 def told(folder: Path, detection: str, facts: Facts) -> list[str]:

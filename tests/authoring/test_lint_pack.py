@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.rule_tests import Recording
+from minerwatch.authoring.recordings import Recording
 from minerwatch.detection.sigma import rulebook
 from tests.authoring.test_lint import with_selection
 from tests.authoring.test_rule_tests import GOOD, OTHER_ID, RULE_ID, book

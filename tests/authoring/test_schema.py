@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from jsonschema import Draft202012Validator
 
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import BUILT_IN_RULES
@@ -19,14 +19,23 @@ from minerwatch.model import Maturity, Signal
 from tests.authoring.test_rule_tests import RULE
 from tests.test_rules_of_others import SIGMAHQ_STYLE
 
+if TYPE_CHECKING:
+    import jsonschema
+
 SCHEMA: dict[str, Any] = json.loads((BUILT_IN_RULES / "rule.schema.json").read_text("utf-8"))
-VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+@cache
+def validator() -> jsonschema.Draft202012Validator:
+    import jsonschema  # seconds, which workers that do not run this module need not spend
+
+    return jsonschema.Draft202012Validator(SCHEMA)
 
 
 def problems(text: str) -> list[str]:
     """As an editor sees the file: dates are texts."""
     tree = json.loads(json.dumps(yaml.safe_load(text), default=str))
-    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(tree)]
+    return [f"{error.json_path}: {error.message}" for error in validator().iter_errors(tree)]
 
 
 @pytest.mark.parametrize("path", sorted(BUILT_IN_RULES.rglob("*.yml")), ids=lambda path: path.stem)
@@ -46,7 +55,7 @@ def test_the_shipped_one_is_that_which_the_command_prints() -> None:
 
 
 def test_it_is_a_schema() -> None:
-    Draft202012Validator.check_schema(SCHEMA)
+    validator().check_schema(SCHEMA)
 
 
 def test_it_knows_what_the_rules_may_say() -> None:

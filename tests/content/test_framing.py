@@ -22,9 +22,9 @@ import pytest
 
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import Level, ProcessId, Signal
 from minerwatch.node.yara_scan import ContentReader
+from tests import shipped
 from tests.content.test_yara_rules import MATCH, RULES, apart, matches
 
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -68,9 +68,9 @@ def reader() -> Iterator[ContentReader]:
     reader.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def matcher() -> Matcher:
-    return Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    return shipped.matcher()
 
 
 Start = Callable[..., subprocess.Popen[bytes]]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from minerwatch.format import rfc3339
 from tests.conftest import needs_root
 
 Open = Callable[..., AuditLog]
+GoOn = Callable[[], Iterable[AuditLine]]
 
 
 def line(number: int, size: int = 0) -> AuditLine:
@@ -37,8 +38,9 @@ def path(tmp_path: Path) -> Path:
 def opened(path: Path) -> Iterator[Open]:
     logs: list[AuditLog] = []
 
-    def one(**settings: object) -> AuditLog:
-        logs.append(AuditLog(Audit(**{"log": str(path), **settings})))  # type: ignore[arg-type]
+    def one(go_on: GoOn = tuple, **settings: object) -> AuditLog:
+        audit = Audit(**{"log": str(path), **settings})  # type: ignore[arg-type]
+        logs.append(AuditLog(audit, go_on))
         return logs[-1]
 
     yield one
@@ -172,13 +174,12 @@ def without_its_folder(path: Path) -> None:
 def test_what_goes_into_nothing_is_not_written(
     opened: Open, path: Path, harm: Callable[[Path], None]
 ) -> None:
-    log = opened()
+    log = opened(lambda: [msgspec.structs.replace(line(0), kind=audit_log.GOES_ON)])
     assert log.write(line(1))
     harm(path)
     assert not log.write(line(2)), "an action would have followed"
     assert str(path) in log.trouble
-    goes_on = msgspec.structs.replace(line(0), kind=audit_log.GOES_ON)
-    assert log.retry(lambda: [goes_on])
+    assert log.retry()
     assert log.trouble == ""
     assert messages(path) == ["0", "2"]
 
@@ -281,15 +282,15 @@ def test_a_full_disk_loses_no_line(opened: Open, path: Path) -> None:
 
 
 def test_it_is_bounded_and_a_new_file_begins_with_what_matters(opened: Open, path: Path) -> None:
-    log = opened(max_mib=1)
     begun = [0]
 
     def go_on() -> list[AuditLine]:
         begun[0] += 1
         return [AuditLine("record", "", message=f"what matters {begun[0]}")]
 
+    log = opened(go_on, max_mib=1)
     for number in range(400):
-        assert log.write(line(number, 8000), go_on)
+        assert log.write(line(number, 8000))
     assert begun[0] >= 2
     sizes = [each.stat().st_size for each in (path, path.with_name("audit.jsonl.1"))]
     assert max(sizes) <= 1 << 19

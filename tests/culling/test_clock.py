@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minerwatch.config.hours import hours
 from minerwatch.config.schema import Exemption
-from minerwatch.culling.clock import SteadyClock
+from minerwatch.culling.context import AgentClock
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide
@@ -18,6 +18,18 @@ from tests.culling.test_policy import CASE, NOW, POD, SETTINGS
 
 CASE_POD = POD.name
 YEAR_S = 365 * 86400
+
+
+class SteadyClock:
+    """An agent's clock on a node whose clocks are set by hand."""
+
+    def __init__(self) -> None:
+        self._reading = NOW
+        self._clock = AgentClock(lambda: self._reading, lambda: None)
+
+    def unix_s(self, wall_unix_s: float, monotonic_s: float) -> float:
+        self._reading = Moment(wall_unix_s, monotonic_s, "boot")
+        return self._clock.now().unix_s
 
 
 @pytest.mark.parametrize("step_s", [YEAR_S, 3600, 60, -60, -3600, -YEAR_S])

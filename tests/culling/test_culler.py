@@ -19,12 +19,13 @@ from minerwatch.config.values import DRY_RUN, OFF, Duration
 from minerwatch.culling.audit_log import read
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.history import History
-from minerwatch.culling.lease_budget import LeaseBudget, Limits
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
 from minerwatch.errors import MinerwatchError
 from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
 from minerwatch.worker import states
+from tests.builders import make_limits
 from tests.conftest import Programs
 from tests.culling.harness import (
     EVE,
@@ -255,7 +256,7 @@ def test_an_audit_log_that_was_removed_stops_the_action_and_is_begun_again(
     harness = opened(settings(log))
     harness.settled()
     observation = eve(api, harness)
-    harness.culler.journal.write("decision")
+    harness.culler.history.write("decision")
     log.unlink()
     harness.tick()
     assert actions_on(api, EVE) == []
@@ -290,7 +291,7 @@ def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
     harness = opened(settings(log))
     observation = eve(api, harness)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.culler.journal, "make_ready", failing)
+        patch.setattr(harness.culler.history, "make_ready", failing)
         with pytest.raises(ZeroDivisionError):
             harness.release(target(observation))
         (culling,) = (state for state in states() if state.name == "culling")
@@ -455,7 +456,7 @@ def test_agents_count_a_rules_owners_together(api: ApiServer, opened: Open, log:
     """One owner on each of three nodes: no node sees that there are many."""
     breaker = CircuitBreaker(cluster_owners=3)
     harness = opened(settings(log, circuit_breaker=breaker))
-    others = LeaseBudget(harness.node.cluster, "minerwatch", Limits(10, 10, cluster_owners=3))
+    others = LeaseBudget(harness.node.cluster, "minerwatch", make_limits(10, 10, cluster_owners=3))
     others.refresh()
     others.flag({"rule-compute": ["a/b", "a/c"], "rule-identity": ["a/b"]})
     observation = eve(api, harness)
@@ -676,7 +677,7 @@ def test_an_order_that_nobody_waits_for_any_more_is_not_carried_out(
         is_busy.set()
         is_free.wait(20)
 
-    monkeypatch.setattr(harness.culler.journal, "make_ready", hold)
+    monkeypatch.setattr(harness.culler.history, "make_ready", hold)
     harness.consider()
     is_busy.wait(20)
     harness.use(settings(log))
@@ -693,10 +694,10 @@ def test_what_was_decided_is_told_from_the_audit_log(
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    told = harness.culler.journal.lines_since(ToldOrder(1.0))
+    told = harness.culler.history.lines_since(ToldOrder(1.0))
     assert [line.kind for line in told] == ["decision", "action", "outcome"]
     assert all(line.evidence == NO_EVIDENCE for line in told)
     assert told[-1].record is not None
     assert told[-1].record.outcome is Outcome.DRY_RUN
     time.sleep(0.01)  # the log tells whole milliseconds
-    assert harness.culler.journal.lines_since(ToldOrder(1e-9)) == ()
+    assert harness.culler.history.lines_since(ToldOrder(1e-9)) == ()

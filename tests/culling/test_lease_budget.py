@@ -19,12 +19,12 @@ from minerwatch.culling.lease_budget import (
     MARGIN_S,
     BudgetPace,
     LeaseBudget,
-    Limits,
 )
 from minerwatch.culling.lease_codec import DRY_RUNS, FLAGGED, FLAGGED_S, IN_EARNEST, LEASE
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import Cluster, from_kubeconfig
 from minerwatch.model import Action, Outcome
+from tests.builders import make_limits
 from tests.kube.api_server import (
     Answering,
     ApiServer,
@@ -70,7 +70,7 @@ def opened(cluster: Cluster) -> Open:
     def one(
         per_cluster: int = 3, per_node: int = 1000, cluster_owners: int = 10, **options: Any
     ) -> LeaseBudget:
-        limits = Limits(per_node, per_cluster, cluster_owners)
+        limits = make_limits(per_node, per_cluster, cluster_owners)
         return LeaseBudget(cluster, NAMESPACE, limits, **{"pace": QUICK, **options})
 
     return one
@@ -461,7 +461,7 @@ def test_flags_that_cannot_be_written_are_not_tried_at_each_tick(
 def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) -> None:
     agents, tries, limit = 8, 6, 10
     clusters = [from_kubeconfig(kubeconfig) for _ in range(agents)]
-    limits = Limits(per_node=4, per_cluster=limit)
+    limits = make_limits(per_node=4, per_cluster=limit)
     barrier = threading.Barrier(agents)
 
     def agent(number: int) -> int:
@@ -483,12 +483,13 @@ def test_many_threads_never_take_one_too_many(api: ApiServer, kubeconfig: Path) 
 
 _PROCESS = """
 import random, sys
-from minerwatch.culling.lease_budget import LeaseBudget, Limits
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.kube.client import from_kubeconfig
+from tests.builders import make_limits
 from tests.culling.test_lease_budget import NAMESPACE, NOW, PATIENT, record
 
 cluster = from_kubeconfig(sys.argv[1])
-budget = LeaseBudget(cluster, NAMESPACE, Limits(per_node=1000, per_cluster=int(sys.argv[3])),
+budget = LeaseBudget(cluster, NAMESPACE, make_limits(per_node=1000, per_cluster=int(sys.argv[3])),
                      pace=PATIENT)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -52,6 +52,16 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def check_as_the_api_server(manifest: Manifest, kubernetes: str) -> None:
+    """Raise a ``ValidationError`` if a strict API server of that version refused the manifest."""
+    import kubernetes_validate  # seconds, which workers without such tests need not spend
+    from kubernetes_validate import utils
+
+    if not hasattr(utils.schema_contents, "cache_info"):  # megabytes of JSON, read for each object
+        utils.schema_contents = cache(utils.schema_contents)
+    kubernetes_validate.validate(manifest, kubernetes, strict=True)
+
+
 def refusal(*options: str) -> str:
     """What helm says of values that it must not take."""
     done = _template(*options)

@@ -17,11 +17,11 @@ import yaml
 
 from tests.agent.test_daemon import RunningAgent
 from tests.agent.test_tick import POOL
-from tests.conftest import CgroupFolders, Programs, cgroup_root
+from tests.conftest import TOP, CgroupFolders, Programs, cgroup_root, container_id
 from tests.deploy.services import DEPLOY, Alertmanager, Prometheus, Webhook, program, until
 
-CONTAINER = "d7" * 32
-AGENT_CONTAINER = "d8" * 32
+CONTAINER = container_id("d7")
+AGENT_CONTAINER = container_id("d8")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNo
         cgroups = stack.enter_context(closing(CgroupFolders(root)))
         programs = stack.enter_context(closing(Programs(temporary)))
         miner = programs.start("xmrig", *POOL, busy=True)
-        cgroup = cgroups.make(f"/minerwatch-deploy/docker/{CONTAINER}")
+        cgroup = cgroups.make(f"{TOP}/docker/{CONTAINER}")
         cgroups.put(miner, cgroup)
         (temporary / "xmrig").unlink()
 
@@ -65,7 +65,7 @@ def watched_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedNo
             alertmanager = stack.enter_context(closing(Alertmanager(folder, config)))
         # Only containers count: what else happens on this machine is nobody's business here.
         (folder / "config.yml").write_text("node: {units: false}\n")
-        own = cgroups.make(f"/minerwatch-deploy/docker/{AGENT_CONTAINER}")
+        own = cgroups.make(f"{TOP}/docker/{AGENT_CONTAINER}")
         command = ("sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh", sys.executable)
         agent = stack.enter_context(
             closing(RunningAgent(folder, "--config", str(folder / "config.yml"), command=command))

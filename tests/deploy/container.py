@@ -42,7 +42,7 @@ _MASKED = (
 )
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-_ALLOWED_BY_CAPABILITY = {"CAP_BPF": "bpf", "CAP_PERFMON": "perf_event_open"}
+PERMITTED_BY_CAPABILITY = {"CAP_BPF": "bpf", "CAP_PERFMON": "perf_event_open"}
 """What containerd 1.6.9, Docker 23 and later CRI-O added to their default profiles."""
 
 
@@ -103,9 +103,12 @@ class AgentContainer:
         release: Release,
         *,
         without: Collection[str] = (),
-        newer_profile: bool = True,
+        permitted: Collection[str] = PERMITTED_BY_CAPABILITY,
     ) -> None:
-        """``without``: capabilities that the chart grants, and this container does not have."""
+        """``without``: capabilities that the chart grants, and this container does not have.
+
+        ``permitted``: capabilities whose system call the seccomp profile permits.
+        """
         self.run = folder / "run"
         self.program = root.program
         self.name = f"minerwatch-{os.getpid()}-{folder.name}"
@@ -113,7 +116,7 @@ class AgentContainer:
         bundle = folder / "bundle"
         for made in (self.run, bundle):
             made.mkdir(parents=True)
-        spec = _specification(folder, root, release, set(without), newer_profile=newer_profile)
+        spec = _specification(folder, root, release, set(without), permitted)
         (bundle / "config.json").write_text(json.dumps(spec))
         with self._log.open("wb") as log:
             self._runtime = subprocess.Popen(
@@ -199,7 +202,7 @@ class AgentContainer:
 
 
 def _specification(
-    folder: Path, root: Root, release: Release, without: set[str], *, newer_profile: bool
+    folder: Path, root: Root, release: Release, without: set[str], permitted: Collection[str]
 ) -> dict[str, Any]:
     agent, pod = release.agent, release.pod["spec"]
     context = agent["securityContext"]
@@ -238,7 +241,7 @@ def _specification(
             "maskedPaths": _MASKED,
             "readonlyPaths": _READ_ONLY,
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "seccomp": seccomp_profile(granted, newer=newer_profile),
+            "seccomp": seccomp_profile(granted, {*granted} & {*permitted}),
         },
     }
 
@@ -284,15 +287,16 @@ def _bind(source: Path, to: Path, *, read_only: bool) -> dict[str, Any]:
     return {"destination": str(to), "type": "bind", "source": str(source), "options": options}
 
 
-def seccomp_profile(granted: Collection[str], *, newer: bool) -> dict[str, Any]:
+def seccomp_profile(granted: Collection[str], permitted: Collection[str]) -> dict[str, Any]:
     """RuntimeDefault: the profile of containers/common, as it resolves for these capabilities.
 
-    ``newer``: with what capabilities have permitted since. Skips the test where it is not there.
+    ``permitted``: those that permit their system call, as newer profiles let them. Skips the test
+    where the profile is not there.
     """
     if not PROFILE.is_file():
         pytest.skip(f"{PROFILE} is missing: apt install golang-github-containers-common")
     profile = json.loads(PROFILE.read_text())
-    allowed = {_ALLOWED_BY_CAPABILITY.get(name, "") for name in granted} if newer else set()
+    allowed = {call for name, call in PERMITTED_BY_CAPABILITY.items() if name in permitted}
     rules = []
     for rule in profile["syscalls"]:
         if not _applies(rule, granted):
@@ -301,8 +305,8 @@ def seccomp_profile(granted: Collection[str], *, newer: bool) -> dict[str, Any]:
         kept = {key: rule[key] for key in ("action", "args", "errnoRet") if rule.get(key)}
         if names:
             rules.append({"names": names, **kept})
-    if allowed - {""}:
-        rules.append({"names": sorted(allowed - {""}), "action": "SCMP_ACT_ALLOW"})
+    if allowed:
+        rules.append({"names": sorted(allowed), "action": "SCMP_ACT_ALLOW"})
     return {
         "defaultAction": profile["defaultAction"],
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64"],

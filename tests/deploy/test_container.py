@@ -119,7 +119,8 @@ def test_every_probe_works_with_what_the_chart_grants(
 ) -> None:
     with closing(AgentContainer(folder, root, release)) as agent:
         agent.line("watching", node="node-1")
-        for probe in ("execs", "tasks", "connections", "mappings", "content", "rounding", "canary"):
+        suspects = ("connections", "mappings", "content", "drift", "rounding")
+        for probe in ("execs", "tasks", "executed_code", *suspects, "canary"):
             agent.line("probe is on", probe=probe)
         agent.until(
             lambda: (
@@ -163,9 +164,21 @@ def test_where_seccomp_forbids_bpf_it_says_so_and_goes_on(
     root: Root, release: Release, folder: Path
 ) -> None:
     """As older runtimes do, whatever capabilities there are."""
-    with closing(AgentContainer(folder, root, release, newer_profile=False)) as agent:
+    with closing(AgentContainer(folder, root, release, permitted=())) as agent:
         assert "seccomp" in agent.line("probe is off", probe="tasks")["reason"]
         _goes_on(agent)
+
+
+def test_where_seccomp_forbids_perf_events_only_it_samples_by_bpf(
+    root: Root, release: Release, folder: Path
+) -> None:
+    with closing(AgentContainer(folder, root, release, permitted=["CAP_BPF"])) as agent:
+        agent.line("probe is on", probe="executed_code", source="kernel entries")
+        _goes_on(agent)
+        spots = (
+            line["reason"] for line in agent.lines() if line["event"] == "cannot see everything"
+        )
+        assert any(each.startswith("executed code") and "seccomp" in each for each in spots)
 
 
 def test_only_mounted_folders_can_be_written(root: Root, release: Release, folder: Path) -> None:

@@ -40,14 +40,13 @@ for module in pkgutil.walk_packages(minerwatch.__path__, "minerwatch."):
         importlib.import_module(module.name)
 
 from pathlib import Path
-from minerwatch.detection.sigma.lists import read_lists
-from minerwatch.detection.sigma.rule import load_rule
+from minerwatch.detection.sigma import rulebook
 from sigma.validators.core import metadata, modifiers, tags, values  # as `rules lint` does
 from minerwatch.kube.client import from_kubeconfig
 from rich.console import Console
 from rich.traceback import Traceback
 
-load_rule(Path(sys.argv[3]), read_lists([]))
+assert not rulebook.load([Path(sys.argv[3])]).errors
 cluster = from_kubeconfig(sys.argv[2])
 pods = json.loads(cluster.call("GET", "/api/v1/pods"))
 print([pod["metadata"]["name"] for pod in pods["items"]])

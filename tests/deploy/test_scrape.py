@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.agent.metrics_address import open_metrics_address
+from minerwatch.agent.endpoints import open_metrics_address
 from minerwatch.config.schema import Config
 from minerwatch.kube.client import from_kubeconfig
 from minerwatch.report.http_server import Answer

@@ -14,10 +14,11 @@ from minerwatch.detection.judge import (
     Sighting,
     is_cullable,
     joined_score,
+    of_worst_abuse,
     signal_scores,
 )
 from minerwatch.detection.sigma.rule import LogSource, Rule
-from minerwatch.model import ContainerKey, Level, Maturity, ProcessId, Signal
+from minerwatch.model import Abuse, ContainerKey, Level, Maturity, ProcessId, Signal
 
 HERE = ContainerKey("/x", 1)
 
@@ -29,11 +30,12 @@ def rule(
     signal: Signal = Signal.IDENTITY,
     hold_s: float = 0,
     maturity: Maturity = Maturity.STABLE,
+    abuse: Abuse = Abuse.MINING,
 ) -> Rule:
     return Rule(
         id=identifier, title=identifier, path=Path("r.yml"), signal=signal, score=score,
         hold_s=hold_s, level="", maturity=maturity, logsource=LogSource("linux", ""),
-        condition=Present("Comm"), fields=frozenset(("Comm",)),
+        condition=Present("Comm"), fields=frozenset(("Comm",)), abuse=abuse,
     )  # fmt: skip
 
 
@@ -48,6 +50,32 @@ rules = st.builds(
     scores,
     st.sampled_from(Signal),
 )
+
+
+def test_kinds_of_abuse_do_not_add_up() -> None:
+    mining = rule("m", score=60, signal=Signal.IDENTITY)
+    cracking = rule("c", score=65, signal=Signal.COMPUTE, abuse=Abuse.CRACKING)
+    verdict = Judge().verdict(HERE, [seen(mining), seen(cracking)], 0.0)
+    assert verdict.score == 65
+    assert {finding.rule for finding in verdict.findings} == {"m", "c"}
+    assert {each.rule for each in of_worst_abuse(verdict.findings)} == {"c"}
+
+
+@pytest.mark.parametrize("abuse", Abuse)
+def test_only_abuse_that_computes_is_ever_culled(abuse: Abuse) -> None:
+    proof = [
+        seen(rule("a", score=88, signal=Signal.COMPUTE, abuse=abuse)),
+        seen(rule("b", score=88, signal=Signal.IDENTITY, abuse=abuse)),
+    ]
+    verdict = Judge().verdict(HERE, proof, 0.0)
+    assert verdict.level is Level.CONFIRMED
+    assert is_cullable(verdict) is (abuse in {Abuse.MINING, Abuse.CRACKING})
+
+
+def test_two_kinds_of_abuse_are_no_proof_together() -> None:
+    compute = seen(rule("a", score=88, signal=Signal.COMPUTE, abuse=Abuse.CRACKING))
+    named = seen(rule("b", score=88, signal=Signal.IDENTITY))
+    assert not is_cullable(Judge().verdict(HERE, [compute, named], 0.0))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from minerwatch.kube.client import Answer, ApiError, Cluster
+from minerwatch.kube.client import ApiError, Cluster, Response
 from tests.kube.api_server import (
     Answering,
     Dripping,
@@ -132,7 +132,7 @@ class FaultyProxy:
 class _Stream:
     """One open watch: lines of the server's, and what the test puts between them."""
 
-    def __init__(self, handler: _Handler, answer: Answer) -> None:
+    def __init__(self, handler: _Handler, answer: Response) -> None:
         self._handler = handler
         self._answer = answer
         self._lock = threading.Lock()
@@ -229,7 +229,7 @@ class _Handler(QuietHandler):
             told = {"kind": "Status", "code": error.status, "message": str(error)}
             self._send(error.status or 502, json.dumps(told).encode())
 
-    def _stream(self, answer: Answer) -> None:
+    def _stream(self, answer: Response) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import Answering, Dripping, Dropping, Hanging, Request
@@ -110,11 +110,11 @@ def _behind_a_proxy(cluster: AnyCluster, folder: Path, closing: ExitStack) -> Be
     kubeconfig = proxy.write_kubeconfig(folder / "kubeconfig")
     settings = folder / "config.yaml"
     settings.write_text(
-        f"node: {{name: {cluster.node}}}\n"
+        f"{OWN_RULES_ONLY}node: {{name: {cluster.node}}}\n"
         f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, events: false}}\n"
         "probes: {execs: false, tasks: false, rounding: false, content: false}\n"
     )
-    agent = RunningAgent(folder, "--config", str(settings), in_cluster=True)
+    agent = RunningAgent(folder, "--config", str(settings), in_cluster=True, all_rules=False)
     closing.callback(agent.close)
     return Behind(agent, proxy, kubeconfig)
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from minerwatch.api.client import answer
 from minerwatch.api.snapshot import decode_agent
 from minerwatch.cli.main import cli
-from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent
 from tests.agent.test_tick import runtime_bundle
 from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
 from tests.kube.api_server import (
@@ -105,11 +105,11 @@ def agent(
 ) -> Iterator[RunningAgent]:
     settings = tmp_path / "config.yaml"
     settings.write_text(
-        f"node: {{name: {NODE}}}\n"
+        f"{OWN_RULES_ONLY}node: {{name: {NODE}}}\n"
         f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, contact: {CONTACT}}}\n"
         "probes: {content: false}\n"
     )
-    running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+    running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True, all_rules=False)
     yield running
     running.close()
 
@@ -177,9 +177,10 @@ def test_an_agent_that_may_not_list_pods_is_not_ready(
     api.misbehave(Answering(403, "pods is forbidden"), times=999)
     settings = tmp_path / "config.yaml"
     settings.write_text(
-        f"node: {{name: {NODE}}}\nkubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+        f"{OWN_RULES_ONLY}node: {{name: {NODE}}}\n"
+        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
     )
-    agent = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+    agent = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True, all_rules=False)
     try:
         said = "the pods of this node cannot be listed: forbidden\n"
         agent.until(lambda: agent.get("/readyz") == (503, said))

@@ -16,12 +16,13 @@ import pytest
 
 from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
-from minerwatch.culling.lease_budget import LeaseBudget, Limits
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.lease_codec import IN_EARNEST, LEASE
 from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.model import Action
+from tests.builders import make_limits
 from tests.culling.test_lease_budget import NOW, PATIENT, record
 from tests.culling.test_pod_actions import decision
 from tests.kube.any_cluster import PATIENCE_S, AnyCluster, needs_real_cluster
@@ -154,7 +155,7 @@ def test_many_agents_never_take_one_place_too_many(
 ) -> None:
     """Through a proxy that loses some answers and refuses some requests."""
     agents, limit = 6, 7
-    limits = Limits(per_node=3, per_cluster=limit)
+    limits = make_limits(per_node=3, per_cluster=limit)
     with FaultyProxy(account) as proxy:
         for how in (Dropping(), Answering(409), Answering(500), Answering(429)):
             proxy.misbehave(how, times=2, when=lambda asked: asked.method in ("PUT", "POST"))
@@ -173,7 +174,7 @@ def test_many_agents_never_take_one_place_too_many(
 
 
 def test_a_place_is_given_back(any_cluster: AnyCluster, account: Cluster) -> None:
-    limits = Limits(per_node=1, per_cluster=1)
+    limits = make_limits(per_node=1, per_cluster=1)
     budget = LeaseBudget(account, any_cluster.namespace, limits, pace=PATIENT)
     assert budget.reserve(record("a"), NOW)
     assert not budget.reserve(record("b"), NOW)

@@ -31,7 +31,7 @@ from minerwatch.culling.records import HOUR_S, AuditLine, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube.client import ApiError
 from minerwatch.model import ProcessId
-from tests.agent.test_daemon import RunningAgent, whole_lines
+from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent, few_rules, whole_lines
 from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
 from tests.culling.test_process_signals import identity
@@ -109,12 +109,13 @@ class Culled:
 def write_config(culled: Culled, mode: str, action: str) -> None:
     namespaces = f"{culled.cluster.namespace}, {culled.own_namespace}, kube-system"
     culled.config.write_text(f"""
+{OWN_RULES_ONLY}
 node: {{name: {culled.cluster.node}}}
 kubernetes:
   enabled: true
   kubeconfig: {culled.kubeconfig}
   namespace: {culled.own_namespace}
-rules: [{culled.config.parent / "rules"}]
+rules: [{culled.config.parent / "few-rules"}]
 probes: {{content: false, mappings: false}}
 culling:
   mode: {mode}
@@ -181,8 +182,7 @@ def culled(
     shutil.copy(shutil.which("dash") or "/bin/sh", hidden)
     script = tmp_path / "config"  # not after -c: a shell's script is no proof
     script.write_text("while :; do :; done\n")
-    (tmp_path / "rules").mkdir()
-    (tmp_path / "rules" / "stand_in.yml").write_text(STAND_IN)
+    (few_rules(tmp_path) / "stand_in.yml").write_text(STAND_IN)
     miners = []
     for namespace, container in ((any_cluster.namespace, ID), (own_namespace, OTHER_ID)):
         uid = start_pod(any_cluster, namespace, "jupyter-eve", container)
@@ -335,7 +335,7 @@ def test_an_agent_with_culling_off_has_nothing_in_it_that_acts(
     """Neither in its code, nor in what it asks of the API server."""
     settings = tmp_path / "config.yaml"
     settings.write_text(
-        f"node: {{name: {any_cluster.node}}}\n"
+        f"{OWN_RULES_ONLY}node: {{name: {any_cluster.node}}}\n"
         f"kubernetes: {{enabled: true, kubeconfig: {any_cluster.kubeconfig}}}\n"
         "probes: {content: false}\n"
     )

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from minerwatch.cli.main import cli
-from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent
 from tests.conftest import TOP, CgroupFolders, container_id, needs_root
 from tests.kube.any_cluster import AGENT_RULES, PATIENCE_S, AnyCluster
 from tests.kube.api_server import eventually
@@ -44,12 +44,14 @@ def agent(
     )
     settings = tmp_path / "config.yaml"
     settings.write_text(
-        f"node: {{name: {any_cluster.node}}}\n"
+        f"{OWN_RULES_ONLY}node: {{name: {any_cluster.node}}}\n"
         f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}, contact: {CONTACT}}}\n"
         "probes: {content: false}\n"
     )
     with running_miner(tmp_path / "bundle", pod_path):
-        running = RunningAgent(tmp_path, "--config", str(settings), in_cluster=True)
+        running = RunningAgent(
+            tmp_path, "--config", str(settings), in_cluster=True, all_rules=False
+        )
         yield running
         running.close()
 

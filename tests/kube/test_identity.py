@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minerwatch.kube.identity import MAX_WAIT_S, Identities, NameWait, identity_facts
+from minerwatch.kube.cluster_view import MAX_WAIT_S, NameWait, identity_facts, identity_of
 from minerwatch.kube.owners import sources
 from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
@@ -50,7 +50,7 @@ def a_container(
 
 
 def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
-    identity = Identities(known(a_pod()), sources("default", HUB)).of(a_container())
+    identity = identity_of(a_container(), known(a_pod()), sources("default", HUB))
     assert identity is not None
     assert identity.owner is not None
     assert (identity.pod.namespace, identity.pod.name) == ("jupyter", "jupyter-ada")
@@ -66,7 +66,7 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
 
 def test_a_nested_container_is_its_pods() -> None:
     nested = replace(a_container("d0" * 32), outer_cgroup=a_container().cgroup)
-    identity = Identities(known(a_pod()), ()).of(nested)
+    identity = identity_of(nested, known(a_pod()), ())
     assert identity is not None
     assert identity.pod.name == "jupyter-ada"
     assert (identity.container, identity.image, identity.is_named) == ("d0" * 6, "", True)
@@ -75,44 +75,45 @@ def test_a_nested_container_is_its_pods() -> None:
 
 def test_a_container_is_not_the_pod_of_another_uid() -> None:
     other = "99999999-7d1e-4b6c-9a55-3b8a2f0d9c11"
-    assert Identities(known(a_pod()), ()).of(a_container(pod_uid=other)) is None
+    assert identity_of(a_container(pod_uid=other), known(a_pod()), ()) is None
 
 
 def test_what_is_no_pods_or_not_known_has_no_place() -> None:
-    identities = Identities(known(a_pod()), ())
-    assert identities.of(a_container(kind=ContainerKind.ENGINE)) is None
-    assert Identities(known(), ()).of(a_container()) is None
+    assert identity_of(a_container(kind=ContainerKind.ENGINE), known(a_pod()), ()) is None
+    assert identity_of(a_container(), known(), ()) is None
     assert identity_facts(None) == {}
 
 
-NAMED = Identities(known(a_pod()), ())
-UNNAMED = Identities(known(a_pod(container_id="")), ())
-UNKNOWN = Identities(known(), ())
+NAMED = known(a_pod())
+UNNAMED = known(a_pod(container_id=""))
+UNKNOWN = known()
 
 
 def test_what_has_a_name_does_not_wait() -> None:
     container = a_container()
-    assert NameWait().is_over(container, NAMED.of(container), 0.0)
+    assert NameWait().is_over(container, identity_of(container, NAMED, ()), 0.0)
     engine = a_container(kind=ContainerKind.ENGINE)
     assert NameWait().is_over(engine, None, 0.0), "it never gets one"
     nested = replace(container, outer_cgroup="/kubepods/x")
-    assert NameWait().is_over(nested, UNNAMED.of(nested), 0.0), "neither does this"
+    assert NameWait().is_over(nested, identity_of(nested, UNNAMED, ()), 0.0), "neither does this"
 
 
 def test_what_has_none_waits_but_not_for_ever() -> None:
     container, names = a_container(), NameWait()
-    for identities in (UNNAMED, UNKNOWN):
-        identity = identities.of(container)
+    for cache in (UNNAMED, UNKNOWN):
+        identity = identity_of(container, cache, ())
         assert not names.is_over(container, identity, 100.0)
         assert not names.is_over(container, identity, 99.0 + MAX_WAIT_S)
-    assert names.is_over(container, UNNAMED.of(container), 100.0 + MAX_WAIT_S)
+    assert names.is_over(container, identity_of(container, UNNAMED, ()), 100.0 + MAX_WAIT_S)
 
 
 def test_a_name_that_comes_ends_the_wait() -> None:
     container, names = a_container(), NameWait()
-    assert not names.is_over(container, UNNAMED.of(container), 100.0)
-    assert names.is_over(container, NAMED.of(container), 101.0)
-    assert not names.is_over(container, UNKNOWN.of(container), 200.0), "it is another wait"
+    assert not names.is_over(container, identity_of(container, UNNAMED, ()), 100.0)
+    assert names.is_over(container, identity_of(container, NAMED, ()), 101.0)
+    assert not names.is_over(container, identity_of(container, UNKNOWN, ()), 200.0), (
+        "it is another wait"
+    )
 
 
 def test_few_are_remembered() -> None:

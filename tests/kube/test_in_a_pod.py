@@ -43,7 +43,9 @@ def start(
     def start_one(*options: str) -> RunningAgent:
         command = [*_in_a_pod(service_account), sys.executable]
         folder = tmp_path_factory.mktemp("agent")
-        started.append(RunningAgent(folder, *options, command=command, in_cluster=True))
+        started.append(
+            RunningAgent(folder, *options, command=command, in_cluster=True, all_rules=False)
+        )
         return started[-1]
 
     yield start_one

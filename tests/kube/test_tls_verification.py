@@ -117,6 +117,7 @@ print(json.dumps(answers))
 NEEDS = ("kubernetes", "msgspec", "pyyaml", "urllib3", "websocket-client")
 
 
+@pytest.mark.nightly  # installs packages
 def test_under_a_python_that_is_strict_by_itself(tmp_path: Path) -> None:
     """The image's is one; make image-test asks by that."""
     python = _strict_python(tmp_path / "python")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.cgroup_bounds import CgroupBounds
+from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from tests.conftest import container_id
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.cgroup_bounds import CgroupBounds
+from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from tests.conftest import CgroupFolders, Programs
 from tests.examples import examples

@@ -14,8 +14,7 @@ from typing import NoReturn
 import pytest
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.cgroup_bounds import CgroupBounds
-from minerwatch.node.cgroup_state import IDLE_POLL_TICKS
+from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from tests.conftest import TOP, CgroupFolders, Programs, no_files_left, private_sys
 from tests.node.cgroup_nodes import (

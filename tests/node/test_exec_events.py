@@ -84,14 +84,14 @@ def test_nothing_is_told_where_nothing_starts(events: ExecEvents) -> None:
 
 
 def test_a_storm_is_told_or_counted_as_lost(events: ExecEvents) -> None:
-    """20,000 programs, read late: what is told and what is lost add up to what was started."""
+    """4,000 programs, read late: what is told and what is lost add up to what was started."""
     before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first = counted(events)
     small = ExecEvents(buffer_bytes=1 << 16)
     small_first, second = counted(small), counted(events)
     script = (
         "import os\n"
-        "for _ in range(20_000):\n"
+        "for _ in range(4_000):\n"
         "    os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)\n"
     )
     storm = subprocess.Popen([sys.executable, "-S", "-c", script])
@@ -101,7 +101,7 @@ def test_a_storm_is_told_or_counted_as_lost(events: ExecEvents) -> None:
     third = counted(events)
     of_small = counted(small) - small_first
     fourth = counted(events)
-    assert third - second >= 20_000
+    assert third - second >= 4_000
     assert small.lost > 0
     # the same storm was seen by both: nothing is missing from the sum
     assert third - second <= of_small <= fourth - first  # others start programs all the while
@@ -117,7 +117,7 @@ def test_a_storm_is_told_or_counted_as_lost(events: ExecEvents) -> None:
 def test_from_inside_a_namespace_it_says_what_to_set(namespace: list[str], reason: str) -> None:
     script = (
         "from minerwatch.node.exec_events import *\n"
-        "try: ExecEvents(); print('subscribed')\n"
+        "try: ExecEvents(max_wait_s=2.0); print('subscribed')\n"
         "except ExecsUnavailableError as error: print(error)"
     )
     done = subprocess.run(

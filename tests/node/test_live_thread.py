@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.node.live_thread import living_place
+from minerwatch.node.proc_files import living_place
 from minerwatch.node.processes import ProcessReader
 from tests.waiting import until
 

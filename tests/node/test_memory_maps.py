@@ -83,7 +83,7 @@ def test_a_process_that_is_gone_or_another_has_no_answer(reader: MappingReader) 
     assert not len(reader.questions)
 
 
-STAT = b"7 (x) S" + b" 5" * 40
+STAT = b"7 (x) S" + b" 0" * 18 + b" 5" + b" 0" * 30
 
 
 def recorded_process(proc: Path, pid: int, *, hangs: bool = False) -> ProcessId:

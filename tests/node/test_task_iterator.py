@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from minerwatch.model import ProcessId, ProcessStat
-from minerwatch.node import task_iterator
+from minerwatch.node.bpf_iterator import BPF_FOLDER, load_libbpf
 from minerwatch.node.fp_rounding import RoundingSamples
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import (
@@ -25,13 +25,11 @@ from minerwatch.node.task_iterator import (
     TaskIterator,
     TasksUnavailableError,
     TaskTable,
-    load_libbpf,
 )
 from tests.conftest import Programs, environment_of_this_python, needs_root
 from tests.node.task_records import tasks_of
 from tests.waiting import until
 
-BPF = Path(task_iterator.__file__).parent / "bpf"
 TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
 
 
@@ -253,7 +251,10 @@ def test_in_a_pid_namespace_of_its_own_it_says_so(iterator: TaskIterator) -> Non
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_committed_object_is_what_the_source_builds_to(machine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["code", "tasks"])
+def test_the_committed_object_is_what_the_source_builds_to(
+    program: str, machine: str, tmp_path: Path
+) -> None:
     if which("clang") is None or which("llvm-strip") is None:
         pytest.skip("needs a compiler: apt install clang llvm libbpf-dev")
     version = subprocess.run(["clang", "--version"], capture_output=True, text=True).stdout
@@ -262,16 +263,16 @@ def test_the_committed_object_is_what_the_source_builds_to(machine: str, tmp_pat
     if not Path("/usr/include/bpf/bpf_core_read.h").exists():
         pytest.skip("needs libbpf's headers: apt install libbpf-dev")
     built = tmp_path / "bpf"
-    copytree(BPF, built)
-    name = f"tasks.{machine}.bpf.o"
+    copytree(BPF_FOLDER, built)
+    name = f"{program}.{machine}.bpf.o"
     (built / name).unlink()
     subprocess.run(["make", "-C", str(built), name], check=True, capture_output=True)
-    assert (built / name).read_bytes() == (BPF / name).read_bytes()
+    assert (built / name).read_bytes() == (BPF_FOLDER / name).read_bytes()
 
 
 def test_no_path_of_the_builder_is_in_the_objects() -> None:
-    for built in BPF.glob("*.o"):
-        assert str(BPF.parent).encode() not in built.read_bytes()
+    for built in BPF_FOLDER.glob("*.o"):
+        assert str(BPF_FOLDER.parent).encode() not in built.read_bytes()
 
 
 @pytest.mark.parametrize("options", [["1"], ["2"], ["1", "nojit"]], ids=" ".join)

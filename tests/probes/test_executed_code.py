@@ -7,17 +7,20 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import ContainerKey, ProcessId
-from minerwatch.node.executed_code import CodeSample, CodeSamples
+from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.guarded_child import GuardedProgram
-from minerwatch.node.process_files import ProcessFiles
+from minerwatch.node.kernel_entries import EntrySampler
+from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Place
 from tests.waiting import until
 
@@ -30,7 +33,8 @@ MIXING = bytes.fromhex("8d0c37c1c10731cb" * 16)
 class Samples:
     """A source that returns what a test gives it, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_every_s: float = 1e6) -> None:
+        self.read_every_s = read_every_s
         self.failures = {"lost": 0}
         self.next: list[CodeSample] = []
 
@@ -53,7 +57,7 @@ def opened(
 ) -> tuple[ExecutedCode, Samples]:
     """A probe whose thread waits for ever: tests call ``take``."""
     source = Samples()
-    return ExecutedCode(source, places.get, program=program, read_every_s=1e6), source
+    return ExecutedCode(source, places.get, program=program), source
 
 
 @pytest.fixture
@@ -80,13 +84,13 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
     try:
         for second in range(4):
             probe.take(times(40, os.getpid(), mixing), float(second))
-        of_process = probe.process_facts(me().process)
-        assert of_process == probe.container_facts(HERE)
+        of_process = probe.facts(me().process)
+        assert of_process == probe.facts(HERE)
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
         assert probe.knows(HERE)
         assert not probe.knows(ELSEWHERE)
-        assert probe.container_facts(ELSEWHERE) == {}
+        assert probe.facts(ELSEWHERE) == {}
     finally:
         probe.close()
 
@@ -113,10 +117,10 @@ sys.stdin.read()
                 probe.take(times(20, worker.pid, address), float(second))
                 worker.communicate()
             probe.end_tick({HERE})
-        assert probe.container_facts(HERE)["HashCodeShare"] == 1.0
-        assert all(probe.process_facts(place.process) == {} for place in places.values())
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert all(probe.facts(place.process) == {} for place in places.values())
         probe.end_tick(())
-        assert probe.container_facts(HERE) == {}
+        assert probe.facts(HERE) == {}
     finally:
         probe.close()
 
@@ -130,7 +134,7 @@ def test_one_owner_cannot_take_the_second_of_another(mixing: int) -> None:
         quiet = [CodeSample(os.getpid(), mixing, 0)] * 30
         for second in range(4):
             probe.take(CodeSamples(0.05, [*loud, *quiet]), float(second))
-        assert probe.process_facts(me().process)["HashCodeShare"] == 1.0
+        assert probe.facts(me().process)["HashCodeShare"] == 1.0
         assert dict(probe.failures())["left"] == 4 * 960
         assert dict(probe.failures())["unread"] == 4 * 40
     finally:
@@ -174,6 +178,26 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "costly.py"
+    answer = '{"unread": 5, "took_s": 0.2}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
+    probe, _ = opened(places, GuardedProgram(script))
+    try:
+        for second in range(10):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        probe.take(times(5, os.getppid(), mixing), 10.0)
+        assert dict(probe.failures())["costly"] == 1
+        assert dict(probe.failures())["unread"] == 5 * (3 + 1)
+        probe.take(times(5, os.getpid(), mixing), 70.0)
+        assert dict(probe.failures())["unread"] == 5 * (3 + 2)
+    finally:
+        probe.close()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -184,6 +208,7 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         '{"samples": 5, "unread": 0, "hashing": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "anonymous": 6, "classes": [0,0,0,0,0,0,0,0,0,0,9]}',
         '{"samples": 5, "unread": 0, "classes": [0,0,0,0,0,0,0,0,0,0,900]}',
+        '{"samples": 5, "classes": [0,0,0,0,0,0,0,0,0,0,9], "pages": {"' + "x" * 99 + '": 1}}',
         "[]",
         "nonsense",
     ],
@@ -216,12 +241,47 @@ def test_an_answer_that_is_taken_is_possible(
 
 
 def test_the_thread_takes_samples(mixing: int) -> None:
-    source = Samples()
-    probe = ExecutedCode(source, {os.getpid(): me()}.get, read_every_s=0.01)
+    source = Samples(read_every_s=0.01)
+    probe = ExecutedCode(source, {os.getpid(): me()}.get)
     try:
         for _ in range(8):
             source.next = times(20, os.getpid(), mixing).samples
             until(lambda: not source.next)
-        until(lambda: probe.process_facts(me().process).get("HashCodeShare") == 1.0)
+        until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
     finally:
         probe.close()
+
+
+MIXES = f"""
+import ctypes, mmap
+memory = mmap.mmap(-1, 4096, prot=7)
+memory.write(bytes.fromhex({MIXING.hex()!r}) + bytes.fromhex("e97bffffff"))
+ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))()
+"""
+"""It executes MIXING again and again: the last instruction jumps back."""
+
+
+@pytest.mark.parametrize("source", [lambda: CodeSampler(199.0), EntrySampler])
+def test_both_sources_of_samples_tell_a_hash_loop(
+    source: Callable[[], CodeSampler | EntrySampler],
+) -> None:
+    try:
+        sampler = source()
+    except (SamplerUnavailableError, BpfUnavailableError) as error:
+        pytest.skip(str(error))
+    with subprocess.Popen([sys.executable, "-c", MIXES]) as loop:
+        probe, _ = opened({loop.pid: Place(identity(loop.pid), HERE, "pod")})
+        try:
+            seconds = count()
+
+            def facts() -> Facts:
+                probe.take(sampler.read(), float(next(seconds)))
+                return probe.facts(HERE)
+
+            found = until(facts, every_s=0.02)
+        finally:
+            loop.kill()
+            probe.close()
+            sampler.close()
+    assert float(str(found["HashCodeShare"])) >= 0.8
+    assert float(str(found["AnonymousCodeShare"])) >= 0.8

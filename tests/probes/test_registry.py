@@ -8,13 +8,13 @@ from time import sleep
 import pytest
 
 from benchmarks.orphan import Orphan
-from minerwatch.config.schema import BUILT_IN_RULES, Config
+from minerwatch.config.schema import Config
 from minerwatch.config.schema import Probes as Settings
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ProcessId
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.registry import Probes
+from tests import shipped
 from tests.conftest import needs_root
 from tests.probes.suspects import me, suspect
 
@@ -29,7 +29,7 @@ def test_each_probe_can_be_switched_off_and_says_so() -> None:
 
 
 NO_PROBES = Config(
-    probes=Settings(connections=False, mappings=False, content=False, rounding=False)
+    probes=Settings(connections=False, mappings=False, content=False, drift=False, rounding=False)
 )
 
 
@@ -157,7 +157,7 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
         tasks = TaskIterator()
     except TasksUnavailableError as error:
         pytest.skip(str(error))
-    book = rulebook.load((BUILT_IN_RULES,))
+    book = shipped.book()
     probes = Probes(Config(), content_rules=book.content, tasks=tasks)
     command = [sys.executable, str(script), "12", str(victim)]
     with Orphan(["sh", "-c", '"$@"; echo "status $?"', "sh", *command], output) as target:

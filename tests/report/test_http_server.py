@@ -13,8 +13,7 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 
 from minerwatch.errors import ListenError
-from minerwatch.report.address_listener import address_listener
-from minerwatch.report.http_server import Answer, Limits, Listener, Routes
+from minerwatch.report.http_server import Answer, Limits, Listener, Routes, address_listener
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as wait_for
 

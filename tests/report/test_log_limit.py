@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from minerwatch.report.log_limit import PER_CONTAINER, PER_NAMESPACE, LogLimit, Rate
+from minerwatch.report.log import PER_CONTAINER, PER_NAMESPACE, LogLimit, Rate
 
 DAY_S = 86400
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,14 +13,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from minerwatch import __version__
 from minerwatch.model import Level, Maturity, Signal
-from minerwatch.report.metrics import FlaggedContainer, LoadedRule, Metrics, label
+from minerwatch.report.metrics import FlaggedContainer, Metrics, label
+from tests.detection.sigma.test_rule import RULE as RULE_TEXT
+from tests.detection.sigma.test_rule import parsed
 from tests.report.samples import HOSTILE, hostile_text
 
 MINER = FlaggedContainer(
     "binder", "jupyter-alice", "notebook", 91.48, 1.98, {"identity": 88.0, "behaviour": 29.0}
 )
-STRATUM = LoadedRule("stratum", Signal.IDENTITY, Maturity.STABLE, "Stratum in an argument")
-BUSY = LoadedRule("busy", Signal.BEHAVIOUR, Maturity.TEST, "")
+RULE = parsed(RULE_TEXT)
+STRATUM = replace(RULE, id="stratum", maturity=Maturity.STABLE, title="Stratum in an argument")
+BUSY = replace(
+    RULE, id="busy", signal=Signal.BEHAVIOUR, maturity=Maturity.TEST, title="x", private=True
+)
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -168,7 +174,7 @@ def test_rules_are_counted_anew_at_each_load() -> None:
 def test_no_name_breaks_a_line_or_comes_twice(names: list[tuple[str, str, str]], rule: str) -> None:
     flagged = [FlaggedContainer(*name, 60.0, 1.0) for name in names]
     metrics = ticked(Metrics(), *flagged)
-    loaded = LoadedRule(rule, Signal.IDENTITY, Maturity.STABLE, rule)
+    loaded = replace(RULE, id=rule, title=rule)
     metrics.rules_loaded([loaded], failures=0, at_s=0.0)
     metrics.flagged_cpu(rule, Level.LIKELY, 1.0)
     shown = {tuple(map(label, name)) for name in names}

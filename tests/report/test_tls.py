@@ -12,8 +12,7 @@ import pytest
 
 from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
-from minerwatch.report.address_listener import address_listener
-from minerwatch.report.http_server import Answer, Listener, Routes
+from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
 from minerwatch.report.tls import TlsEndpoint
 from tests.waiting import until
 

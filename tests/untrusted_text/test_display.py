@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.untrusted_text.display import CUT, printable, redacted, shortened
+from minerwatch.untrusted_text.display import CUT, printable, shortened
+from minerwatch.untrusted_text.redaction import redacted
 from tests.report.samples import HOSTILE, POOL, WALLET, hostile_text
 
 any_text = st.one_of(hostile_text, st.text(st.characters()))  # surrogates too

@@ -3,15 +3,16 @@ from __future__ import annotations
 import shlex
 import string
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from minerwatch.untrusted_text.redaction import redacted, redacted_arguments
-from minerwatch.untrusted_text.secret_words import MASK
+from minerwatch.arguments import command_line_of
+from minerwatch.untrusted_text.redaction import redacted
+from minerwatch.untrusted_text.secret_values import MASK
 from tests.report.samples import POOL, WALLET, hostile_text
 
 TEMPLATES = [
@@ -39,15 +40,19 @@ secrets = st.one_of(
 words = st.text(string.ascii_lowercase, min_size=1, max_size=8)
 
 
+def redacted_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The arguments of a process as they are shown: its line, masked, taken apart."""
+    return tuple(redacted(command_line_of(arguments)).split(" ")) if arguments else ()
+
+
 def shown(line: str) -> Iterator[str]:
-    """Yield all that may be shown of a command line: as typed, as text, as a list of arguments."""
+    """Yield all that may be shown of a command line: as typed, as text, as arguments."""
     yield redacted(line)
     try:
         arguments = shlex.split(line)
     except ValueError:  # a script's text
         return
     yield redacted(" ".join(arguments))
-    yield redacted(" ".join(argument.replace(" ", "\u00a0") for argument in arguments))
     yield " ".join(redacted_arguments(arguments))
 
 

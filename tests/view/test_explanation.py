@@ -75,6 +75,17 @@ def test_words_of_one_argument_are_said_to_be_limited() -> None:
     assert "limited to 69.99: words of one argument lift nothing above suspicious" in shown
 
 
+def test_the_filters_that_narrow_a_rule_are_named_below_it() -> None:
+    narrowed = replace(finding(), filters=("Node that checks blocks", "a\x1b[2J"))
+    lines = explanation(replace(MINER, findings=(narrowed,)), now=NOW).splitlines()
+    (first,) = (number for number, line in enumerate(lines) if "Node that checks" in line)
+    assert " rule " in lines[first - 1]
+    assert lines[first : first + 2] == [
+        "          narrowed by the filter: Node that checks blocks",
+        "          narrowed by the filter: a\\e[2J",
+    ]
+
+
 def test_what_may_be_copied_is_whole_and_not_redacted() -> None:
     shown = explanation(MINER, now=NOW, width=60)
     assert f"-o {POOL} -u {WALLET}" in shown

@@ -1,44 +1,55 @@
-"""Looks again and again, in threads of their own: whoever hangs does not hang the screen."""
+"""Threads that poll and wait: an agent that hangs neither stops the screen nor delays its end."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from minerwatch.cli.top_screen.look import Look
 from minerwatch.cli.top_screen.sources import Watched
 from minerwatch.errors import MinerwatchError
+from minerwatch.view.screen.look import Look
 
 T = TypeVar("T")
 
-Then = Callable[[T | Exception], None]
 
+async def in_thread(work: Callable[[], T]) -> T:
+    """Return the result of ``work``, done in a daemon thread; Textual's own would be joined."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
 
-def in_background(work: Callable[[], T], then: Then[T], name: str) -> threading.Thread:
-    """Does ``work`` in a thread that nobody waits for; ``then`` gets its result, from there."""
+    def finish(result: T | None, error: Exception | None) -> None:
+        if future.done():  # cancelled meanwhile
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
 
     def do() -> None:
+        result, failure = None, None
         try:
-            result: T | Exception = work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown
-            result = error
-        then(result)
+            result = work()
+        except Exception as error:  # noqa: BLE001 - the caller shows it
+            failure = error
+        with suppress(RuntimeError):  # the screen is closed
+            loop.call_soon_threadsafe(finish, result, failure)
 
-    thread = threading.Thread(target=do, name=name, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=do, name="work", daemon=True).start()
+    return await future
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, as people are told: our own errors are sentences."""
+    """Return why something failed, for people: our own errors are sentences."""
     return str(error) if isinstance(error, MinerwatchError) else f"{type(error).__name__}: {error}"
 
 
 class Feed:
-    """Hands every look on as it comes, until it is closed."""
+    """Delivers every look as it comes, until it is closed."""
 
     def __init__(self, watched: Watched, deliver: Callable[[Look], None]) -> None:
         """``deliver`` is called from the feed's thread."""
@@ -51,21 +62,21 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     def start(self) -> None:
-        """Looks for the first time."""
+        """Take the first look."""
         self._thread.start()
 
     def hurry(self) -> None:
-        """Looks again at once."""
+        """Look again at once."""
         self._turn.set()
 
     def pause(self, *, is_paused: bool) -> None:
-        """Looks no more, or again."""
+        """Take no more looks, or go on at once."""
         self._is_paused = is_paused
         if not is_paused:
             self._turn.set()
 
     def close(self) -> None:
-        """Looks no more; what is under way is not waited for."""
+        """Take no more looks; the one in progress is not waited for."""
         self._is_closed = True
         self._turn.set()
 
@@ -84,6 +95,6 @@ class Feed:
                     return
                 self._last = look
                 self._deliver(look)
-        except Exception as error:  # noqa: BLE001 - the screen outlives whatever a look meets
+        except Exception as error:  # noqa: BLE001 - the screen survives it, and shows it
             last = self._last or Look((), datetime.now(UTC))
             self._deliver(replace(last, failure=reason_of(error), progress=None))

@@ -1,4 +1,4 @@
-"""Opens the screen on this terminal. Only this module is imported to do so, and when it is done."""
+"""Opens the screen on this terminal; the only module that imports it, and only then."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textual.drivers.linux_driver import LinuxDriver
 
 from minerwatch.cli.top_screen.app import TopApp
 from minerwatch.cli.top_screen.proposal import Proposer
-from minerwatch.cli.top_screen.rows import View
 from minerwatch.cli.top_screen.sources import Watched
 from minerwatch.cli.top_screen.terminal import Terminal
+from minerwatch.view.screen.containers import View
 
 _COLLECTED_AFTER = (50_000, 20, 1_000)
-"""Objects, then collections. What is known of a large cluster is millions of objects without a
-cycle among them: to look through them again and again, as by default, takes a second each time."""
+"""Objects, then collections. A large cluster is millions of objects without a cycle among them: to
+scan them again and again, as by default, takes a second each time."""
 
 
 class _OnStandardOutput(LinuxDriver):
@@ -38,12 +38,8 @@ class _OnStandardOutput(LinuxDriver):
 
 
 def show(watched: Watched, view: View, terminal: Terminal, proposer: Proposer) -> None:
-    """The screen, until it is quit.
-
-    The mouse is left to the terminal, so that text can be selected as everywhere else.
-    """
+    """Show the screen until it is quit."""
     gc.set_threshold(*_COLLECTED_AFTER)
     if not os.environ.get("NO_COLOR"):
         os.environ.pop("NO_COLOR", None)  # empty means unset (no-color.org); Textual differs
-    app = TopApp(watched, view, terminal, proposer, driver_class=_OnStandardOutput)
-    app.run(mouse=False)
+    TopApp(watched, view, terminal, proposer, driver_class=_OnStandardOutput).run()

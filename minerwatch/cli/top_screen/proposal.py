@@ -1,7 +1,7 @@
-"""What the key ``k`` asks for: what the policy would do about a container, and doing it.
+"""The key ``k``: the decision of the policy about a container, and carrying it out.
 
-The screen itself knows no action. It shows what a ``Proposer`` says, and nothing is done before a
-person has typed the pod's name.
+The screen itself knows no action. It shows a ``Proposal``, and nothing is done before the pod's
+name has been typed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.model import Action
 from minerwatch.view.agent_summary import mode
 from minerwatch.view.culling_text import cull_text, decision_lines
+from minerwatch.view.screen.page import Section
+from minerwatch.view.screen.words import told_lines
+from minerwatch.view.selection import place
 
+_OFF = (
+    "culling is off on this node (culling.mode): it only observes. For an action, set culling.mode"
+    " to dry-run or enforce: docs/configuration.md"
+)
 DRY_RUN, ENFORCE = "dry-run", "enforce"
 
 
@@ -26,7 +33,7 @@ class ProposalError(MinerwatchError):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the policy says of one action on one container, and what would be asked of whom."""
+    """The policy's decision on one action on one container, and the request it would send."""
 
     status: ContainerStatus
     action: str
@@ -37,7 +44,7 @@ class Proposal:
 
     @property
     def confirmation(self) -> str:
-        """What a person has to type: the pod's name, or where there is none the container's."""
+        """The text to type: the pod's name, or where there is none the container's."""
         return self.status.pod or self.status.container
 
 
@@ -49,17 +56,17 @@ class Proposer(Protocol):
     """Asks the policy, and carries out what it permits. May wait, so it has a thread."""
 
     def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
-        """The actions that can be asked for; ``agent`` is the node's. Raises MinerwatchError."""
+        """Return the actions to choose from; ``agent`` is the node's. Raises MinerwatchError."""
 
     def propose(self, status: ContainerStatus, action: str) -> Proposal:
-        """What would be done about ``status``; nothing is. Raises MinerwatchError."""
+        """Return what would be done about ``status``; nothing is. Raises MinerwatchError."""
 
     def carry_out(self, proposal: Proposal) -> str:
-        """What came of it, in words, line by line. Raises MinerwatchError."""
+        """Return the result in words, line by line. Raises MinerwatchError."""
 
 
 Ordered = Callable[[str, str, bytes], bytes]
-"""What the agent of a node answers to an order: node, path, order. Raises MinerwatchError."""
+"""The answer of a node's agent to an order: node, path, order. Raises MinerwatchError."""
 
 _KEYS = {
     Action.LABEL: ("l", "label the pod, for a NetworkPolicy to cut it off"),
@@ -77,11 +84,11 @@ class ByHand:
         self._ordered = ordered
 
     def choices(self, status: ContainerStatus, agent: AgentStatus | None) -> Sequence[Choice]:
-        """All actions; that which the policy proposes by itself is marked."""
+        """Return all actions; the policy's own choice is marked."""
         if agent is None:
             raise ProposalError("no agent says that it can act on this node: it only observes")
         if mode(agent) == "observe":
-            raise ProposalError("culling is off on this node (culling.mode): it only observes")
+            raise ProposalError(_OFF)
         proposed = status.culling.proposed if status.culling else ""
         return [
             (key, action.value, words + (": the policy's own choice" * (action == proposed)))
@@ -89,7 +96,7 @@ class ByHand:
         ]
 
     def propose(self, status: ContainerStatus, action: str) -> Proposal:
-        """As the agent would decide now."""
+        """Return the agent's decision as of now."""
         order = orders.cull_order(status, Action(action), dry_run=False)
         answer = orders.cull_answer(
             self._ordered(status.node, orders.PREVIEW, orders.encode(order))
@@ -104,8 +111,28 @@ class ByHand:
         )
 
     def carry_out(self, proposal: Proposal) -> str:
-        """What was confirmed as a dry run stays one, whatever has been configured since."""
+        """Send it; one confirmed as a dry run stays one, whatever has been configured since."""
         is_dry = proposal.mode != ENFORCE
         order = orders.cull_order(proposal.status, Action(proposal.action), dry_run=is_dry)
         body = self._ordered(proposal.status.node, orders.CULL, orders.encode(order))
         return cull_text(orders.cull_answer(body))
+
+
+def proposal_sections(proposal: Proposal, width: int) -> list[Section]:
+    """Return the decision of the policy, and the request as it would be made."""
+    meaning, style = f"{proposal.mode}: nothing is permitted, and nothing will be asked.", ""
+    if proposal.is_permitted:
+        meaning = f"{proposal.mode}: the request is made, and changes nothing."
+    if proposal.is_permitted and proposal.mode == ENFORCE:
+        meaning, style = "enforce: it is done in earnest.", "bold red"
+    name = proposal.confirmation if proposal.is_permitted else ""
+    sections = (
+        ("Action on", place(proposal.status), "bold"),
+        ("What the policy says", proposal.decision, ""),
+        ("What would be asked, word for word", proposal.request, ""),
+        ("Mode", meaning, style),
+        ("To be typed below, so that it is done to no other", name, "bold"),
+    )
+    return [
+        (title, told_lines(said, width, style, "  ")) for title, said, style in sections if said
+    ]

@@ -1,4 +1,4 @@
-"""Whom the screen asks: this node's agent, this node itself, or every agent of a cluster."""
+"""Sources of the screen: this node's agent, this node itself, or every agent of a cluster."""
 
 from __future__ import annotations
 
@@ -11,42 +11,46 @@ from minerwatch.api.client import NoAgentError, answer, ordered
 from minerwatch.api.snapshot import decode, decode_agent
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.cli.fleet_source import ClusterSource
-from minerwatch.cli.local_source import SAMPLE_S, Sampler, Source
-from minerwatch.cli.top_screen.history import key_of
-from minerwatch.cli.top_screen.look import Answers, Look
+from minerwatch.cli.local_source import SAMPLE_S, Sampler, Source, with_details
 from minerwatch.errors import SnapshotError
+from minerwatch.node.process_details import machine_totals
+from minerwatch.view.screen.history import key_of
+from minerwatch.view.screen.look import Answers, Look
 
 NODE_REFRESH_S = 5.0
 CLUSTER_REFRESH_S = 30.0
-"""Each question starts a program in every agent's pod, and within its CPU limit."""
+"""Each query starts a program in every agent's pod, and within its CPU limit."""
 
 NODE_STEP_S = 10.0
 """Between two readings that are kept: as long as an agent's tick."""
 
 _FIRST_PARTS_EVERY_S = 1.0
 _PARTS_EVERY_S = 5.0
-"""Of a round that is under way, so often as much as is known is shown: the first time rows come as
-soon as there are any, later they take the place of those that are there."""
+"""How often a part of a round is shown: at first rows appear as soon as there are any, later they
+replace those of the round before."""
 
 
 class Watched(Protocol):
-    """What is looked at. All but ``whole`` is called from one thread."""
+    """A source of looks. All but ``whole`` is called from one thread."""
 
     refresh_s: float  # from the end of a look to the next
     step_s: float  # between two readings that are kept
-    waits_for: str  # who is asked, for the time until the first answer
+    waits_for: str  # what is being done until the first answer
 
     def looks(self) -> Iterator[Look]:
-        """One look; where it takes long, parts of it before. Raises MinerwatchError."""
+        """Yield one look; where it takes long, parts of it before. Raises MinerwatchError."""
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
-        """The container with all its processes, as it is now. Raises MinerwatchError.
+        """Return the container with all its processes, as it is now. Raises MinerwatchError.
 
-        As it was if it is not to be had; may be called from another thread.
+        As it was if it is gone; may be called from another thread.
         """
 
+    def want_processes(self, *, is_wanted: bool) -> bool:
+        """Read all processes, or those that matter; return True if the next look is another."""
+
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """Release what it holds."""
 
 
 class NodeWatched:
@@ -58,12 +62,13 @@ class NodeWatched:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._sampler: Sampler | None = None
+        self._wants_processes = False
         self.waits_for = (
             "reading this node" if source.is_local else f"asking the agent on {source.path}"
         )
 
     def looks(self) -> Iterator[Look]:
-        """What the agent says, or what was sampled."""
+        """Yield what the agent says, or what was sampled."""
         if self._source.is_local:
             yield from self._sampled()
             return
@@ -75,7 +80,7 @@ class NodeWatched:
             yield from self._sampled(f"{error}: this program watches the node by itself")
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
-        """From whom the last look came."""
+        """Ask the source of the last look."""
         if self._sampler is not None:
             every = self._sampler.statuses(all_processes=True)
         else:
@@ -83,22 +88,29 @@ class NodeWatched:
         return next((each for each in every if key_of(each) == key_of(status)), status)
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """What the agent that listens here answers to an order. Raises MinerwatchError."""
+        """Return the agent's answer to an order. Raises MinerwatchError."""
         del node
         return ordered(self._source.path, path, order)
 
+    def want_processes(self, *, is_wanted: bool) -> bool:
+        """Read all of them, with memory and threads of the busy ones, from the next look on."""
+        is_new = is_wanted != self._wants_processes
+        self._wants_processes = is_wanted
+        return is_new
+
     def close(self) -> None:
-        """Ends the sampling."""
+        """End the sampling."""
         if self._sampler is not None:
             self._sampler.close()
 
     def _answered(self) -> Look:
-        statuses = decode(answer(self._source.path, "/snapshot"))
+        route = "/snapshot/full" if self._wants_processes else "/snapshot"
+        statuses = decode(answer(self._source.path, route))
         agent = self._agent()
-        if self._sampler is not None:  # an agent has come
+        if self._sampler is not None:  # an agent has started
             self._sampler.close()
             self._sampler = None
-        return Look(statuses, _now(), agents=(agent,) if agent else ())
+        return self._look(statuses, agents=(agent,) if agent else ())
 
     def _agent(self) -> AgentStatus | None:
         try:
@@ -115,8 +127,19 @@ class NodeWatched:
             time.sleep(SAMPLE_S)
         self._sampler.tick()
         notes += self._sampler.troubles
-        statuses = tuple(self._sampler.statuses(all_processes=False))
-        yield Look(statuses, _now(), notes=tuple(notes))
+        statuses = tuple(self._sampler.statuses(all_processes=self._wants_processes))
+        yield self._look(statuses, notes=tuple(notes))
+
+    def _look(
+        self,
+        statuses: tuple[ContainerStatus, ...],
+        agents: tuple[AgentStatus, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> Look:
+        """Return a look with what the agent does not read: details of processes, the machine."""
+        if self._wants_processes:
+            statuses = tuple(with_details(each, only_busy=True) for each in statuses)
+        return Look(statuses, _now(), agents=agents, notes=notes, machine=machine_totals())
 
 
 class ClusterWatched:
@@ -132,7 +155,7 @@ class ClusterWatched:
         self.waits_for = f"looking for the agents of context {source.context}"
 
     def looks(self) -> Iterator[Look]:
-        """What is known while the agents answer, now and then, and at the end."""
+        """Yield what is known while the agents answer, now and then, and at the end."""
         agents = self._source.agents()
         nodes = (*(agent.node for agent in agents.pods), *agents.bare_nodes)
         self._answers.begin(nodes, agents.blind_spot)
@@ -148,15 +171,20 @@ class ClusterWatched:
         yield self._answers.look(_now())
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
-        """Asks its node's agent."""
+        """Ask its node's agent."""
         return self._source.whole(status)
 
     def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """What the agent of ``node`` answers to an order. Raises MinerwatchError."""
+        """Return the answer of the agent of ``node`` to an order. Raises MinerwatchError."""
         return self._source.ordered(node, path, order)
 
+    def want_processes(self, *, is_wanted: bool) -> bool:
+        """Change nothing: all processes of all nodes are too many; it has the busiest."""
+        del is_wanted
+        return False
+
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._source.close()
 
 

@@ -1,4 +1,4 @@
-"""What the terminal can show, as its environment tells; and text for one that knows ASCII only."""
+"""Abilities of the terminal, as its environment tells; text for one that knows ASCII only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALL_FONTS = frozenset({"linux", "vt100", "vt102", "vt220", "cons25"})
 
 _ASCII = {
     **dict.fromkeys("·│┃", "|"),
-    **dict.fromkeys("─━–—−", "-"),
+    **dict.fromkeys("─━–—−▔", "-"),
     **dict.fromkeys("├└┌┐┘┤┬┴┼", "+"),
     **dict.fromkeys("“”„", '"'),
     **dict.fromkeys("‘’", "'"),
@@ -46,16 +46,16 @@ _ASCII = {
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """What may be sent to it."""
+    """Abilities of a terminal."""
 
     has_unicode: bool
     is_dumb: bool  # lines can be printed, but nothing can be drawn
 
 
 def terminal_of(environment: Mapping[str, str], *, ascii_only: bool = False) -> Terminal:
-    """The terminal that ``environment`` describes: TERM, and the locale as setlocale(3) reads it.
+    """Return the terminal that ``environment`` describes: TERM, and the locale of setlocale(3).
 
-    A locale that does not say UTF-8, or none at all, is taken at its word.
+    A locale that does not name UTF-8, or none at all, means ASCII.
     """
     name = environment.get("TERM", "")
     wanted = (environment.get(variable, "") for variable in ("LC_ALL", "LC_CTYPE", "LANG"))
@@ -66,10 +66,10 @@ def terminal_of(environment: Mapping[str, str], *, ascii_only: bool = False) -> 
 
 
 def environment_at_start(path: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
-    """What this process was started with, where the kernel tells.
+    """Return the environment that this process was started with, where the kernel tells.
 
     In a locale without UTF-8 Python sets LC_CTYPE to one with it (PEP 538), for itself and its
-    children; whoever looked at the variable would believe that the terminal knows UTF-8.
+    children; the variable says nothing about the terminal then.
     """
     try:
         lines = path.read_bytes().split(b"\0")
@@ -80,7 +80,7 @@ def environment_at_start(path: Path = Path("/proc/self/environ")) -> Mapping[str
 
 
 def to_ascii(text: str) -> str:
-    """``text`` in ASCII, as many columns wide; what has no likeness becomes question marks."""
+    """Return ``text`` in ASCII, as many columns wide; question marks where nothing is alike."""
     if text.isascii():
         return text
     return "".join(_likeness(character) for character in text)

@@ -1,25 +1,12 @@
-"""The facts that made a rule hold, and the rule's conditions as a tree of outcomes."""
+"""The facts that made a rule hold, as they may be published."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-from minerwatch.detection.condition import (
-    All,
-    Any,
-    Condition,
-    How,
-    Not,
-    Predicate,
-    Present,
-    Text,
-    predicates,
-)
-from minerwatch.detection.matching.evaluation import Evaluations
+from minerwatch.detection.condition import How, Predicate, Present, Text
 from minerwatch.detection.predicate import predicate_holds, regex_span
-from minerwatch.detection.sigma.rule import Rule
-from minerwatch.model import Facts, FactValue
+from minerwatch.model import Facts
 from minerwatch.untrusted_text.excerpts import matched_words
 from minerwatch.untrusted_text.redaction import redacted
 
@@ -29,66 +16,6 @@ OBSERVED_LENGTH = 200
 _LINES = frozenset({"CommandLine", "ParentCommandLine", "Arguments"})
 _WILDCARDS = re.compile(r"[*?]|\\\\.")
 _INNER_BLANKS = re.compile(r"[ \t\n\r\f\v]")
-
-MAX_EXPLAINED = 6
-"""Conditions of one group that an explanation shows; a list of names may have thousands."""
-
-
-def explain(rule: Rule, facts: Facts) -> str:
-    """Return the rule's conditions as an indented tree, with their outcome and observed facts."""
-    return "\n".join(_Explanation(facts).lines(rule.condition, 0))
-
-
-class _Explanation:
-    """The conditions of one rule, evaluated on one set of facts."""
-
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
-        self._evaluations = Evaluations()
-
-    def lines(self, condition: Condition, depth: int, *, decides: bool = True) -> Iterator[str]:
-        """Yield the tree; a large group that does not decide the outcome is folded into a line."""
-        start = "  " * depth + ("+ " if self._holds(condition) else "- ")
-        if isinstance(condition, All | Any | Not):
-            start += _LINKS[type(condition)]
-            count = sum(1 for _ in predicates(condition))
-            if count > MAX_EXPLAINED and not decides:
-                yield f"{start} … ({count:,} conditions)"
-                return
-        match condition:
-            case All(conditions) | Any(conditions):
-                yield start
-                yield from self._group(conditions, depth + 1, is_held=self._holds(condition))
-            case Not(inner):
-                yield start
-                yield from self.lines(inner, depth + 1, decides=decides)
-            case _:
-                is_absent = condition.field not in self._facts
-                seen = "absent" if is_absent else repr(_seen(condition, self._facts))
-                asked = _excerpt(condition.describe(), 0)
-                yield f"{start}{condition.field} {asked}; observed: {seen}"
-
-    def _group(
-        self, conditions: tuple[Condition, ...], depth: int, *, is_held: bool
-    ) -> Iterator[str]:
-        """Yield the conditions of a group, and the number of those that are not shown.
-
-        The conditions with the group's own outcome decide it, so they are shown first.
-        """
-        held = [self._holds(inner) for inner in conditions]
-        ranked = sorted(range(len(held)), key=lambda place: held[place] is not is_held)
-        for place in sorted(ranked[:MAX_EXPLAINED]):
-            yield from self.lines(conditions[place], depth, decides=held[place] is is_held)
-        left_out = [held[place] for place in ranked[MAX_EXPLAINED:]]
-        for mark, outcome in (("+", True), ("-", False)):
-            if outcome in left_out:
-                yield f"{'  ' * depth}{mark} … and {left_out.count(outcome):,} more"
-
-    def _holds(self, condition: Condition) -> bool:
-        return self._evaluations.holds(condition, self._facts)
-
-
-_LINKS: dict[type, str] = {All: "all of", Any: "any of", Not: "not"}
 
 
 def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
@@ -104,16 +31,6 @@ def observed(predicate: Predicate, facts: Facts) -> str | bool | int | float:
         is_any = isinstance(predicate, Present)
         value = " ".join(value) if is_any else _element(predicate, facts)
     return redacted(_excerpt(value, _hit(predicate, value))) if isinstance(value, str) else value
-
-
-def _seen(predicate: Predicate, facts: Facts) -> FactValue:
-    """Return the field's value as shown to a rule's author."""
-    value = facts[predicate.field]
-    if isinstance(value, tuple):
-        if not predicate_holds(predicate, facts):
-            return tuple(_excerpt(element, 0) for element in value[:8])
-        value = _element(predicate, facts)
-    return _excerpt(value, _hit(predicate, value)) if isinstance(value, str) else value
 
 
 def _element(predicate: Predicate, facts: Facts) -> str:

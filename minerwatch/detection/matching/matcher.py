@@ -1,8 +1,8 @@
 """Rules -> one compiled matcher over facts.
 
 Literals decide which few rules are worth evaluating: the literals of all rules are searched in one
-pass over a text (``text_index``), and a rule is a candidate if one of its required literals is
-found. Candidates are evaluated as any condition is (``evaluation``). Regular expressions are not
+pass over a text (``text_index``), and a rule is a candidate if its required literals are found.
+Candidates are evaluated as any condition is (``evaluation``). Regular expressions are not
 combined into one automaton: it would have tens of thousands of states, built while it runs, and a
 hostile text would make it build one for each character.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from minerwatch.detection.condition import (
@@ -24,7 +24,6 @@ from minerwatch.detection.condition import (
     Any,
     Comparison,
     Condition,
-    Flag,
     Not,
     Number,
     Predicate,
@@ -32,10 +31,16 @@ from minerwatch.detection.condition import (
     predicates,
 )
 from minerwatch.detection.fields import is_dynamic
-from minerwatch.detection.matching.evaluation import Evaluate, Evaluations, Required, Seen
+from minerwatch.detection.matching.evaluation import Evaluate, Evaluations, Seen
 from minerwatch.detection.matching.evidence import observed
-from minerwatch.detection.matching.required_literals import commonness, requirement_of
-from minerwatch.detection.matching.text_index import FieldIndex, number_literals
+from minerwatch.detection.matching.text_index import (
+    LONG,
+    NOTHING,
+    Found,
+    Indexes,
+    Literals,
+    search,
+)
 from minerwatch.detection.planted_words import (
     COMMAND_FIELDS,
     PlantedArguments,
@@ -71,10 +76,8 @@ class Matcher:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
         self._has_foreign = any(rule.is_foreign for rule in self.rules)
-        literals = _Literals(self.rules)
-        self._indexes = {field: FieldIndex(numbers) for field, numbers in literals.numbers.items()}
-        required = literals.required()
-        self._evaluations = Evaluations(required)
+        literals = Literals()
+        self._evaluations = Evaluations(literals.needed)
         compiled = [
             _CompiledRule(
                 position,
@@ -84,14 +87,16 @@ class Matcher:
             )
             for position, rule in enumerate(self.rules)
         ]
-        required.clear()  # entries of lists are compiled later, where their literals were found
+        needed = [literals.needed(rule.condition) for rule in self.rules]
+        self._indexes = literals.indexes()
+        literals.forget()
         of_process = [rule for rule in compiled if not rule.rule.of_container]
-        static = [rule for rule in of_process if not rule.rule.dynamic]
         self._container_gates = _gates(
             [rule for rule in compiled if rule.rule.of_container or rule.rule.is_pooled]
         )
         self._gates = _gates([rule for rule in of_process if rule.rule.dynamic])
-        self._static = _StaticRules(static, literals, self._indexes)
+        static = [rule for rule in of_process if not rule.rule.dynamic]
+        self._static = _StaticRules(static, needed, self._indexes)
 
     def matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of all rules on a process in its container."""
@@ -105,7 +110,8 @@ class Matcher:
         return self._with_words(self._static_matches, facts)
 
     def _static_matches(self, facts: Facts) -> tuple[Match, ...]:
-        return self._matches(self._static.candidates(facts), facts)
+        candidates = self._static.candidates(facts)
+        return self._matches(*candidates) if candidates else ()
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """Return the matches of rules on facts that change from tick to tick."""
@@ -137,20 +143,17 @@ class Matcher:
     def _gated_matches(self, gates: tuple[_Gate, ...], facts: Facts) -> tuple[Match, ...]:
         possible = [rule for gate in gates for rule in gate.rules(facts)]
         possible.sort(key=_position)
-        return self._matches(possible, facts)
+        return self._matches(self._see(facts), possible) if possible else ()
 
-    def _matches(self, candidates: Sequence[_CompiledRule], facts: Facts) -> tuple[Match, ...]:
-        if not candidates:
-            return ()
-        seen = self._see(facts)
+    def _matches(self, seen: Seen, candidates: Sequence[_CompiledRule]) -> tuple[Match, ...]:
         held = [rule for rule in candidates if rule.holds(seen)]
         if not held:
             return ()
-        planted = PlantedArguments(facts, self._see, _MIN_PLANTED)
+        planted = PlantedArguments(seen.facts, self._see, _MIN_PLANTED)
         return tuple([self._match(rule, seen, planted) for rule in held])
 
     def _see(self, facts: Facts) -> Seen:
-        return Seen(facts, self._indexes)
+        return Seen(facts, search(self._indexes, facts))
 
     def _match(self, rule: _CompiledRule, seen: Seen, planted: PlantedArguments[Seen]) -> Match:
         is_word = is_launched = False
@@ -218,127 +221,54 @@ def _compares_arguments(rule: Rule) -> bool:
     return any(text.field in COMMAND_FIELDS for text in texts)
 
 
-class _Literals:
-    """The literals that predicates and conditions require, numbered over all rules."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        seen: set[int] = set()
-        self._requirements = {
-            each: requirement_of(each)
-            for rule in rules
-            for each in _leaves(rule.condition, seen)
-            if isinstance(each, Text | Flag)
-        }
-        self.numbers = number_literals(
-            (each.field, literal)
-            for each, requirement in self._requirements.items()
-            for literal in sorted(requirement.literals or ())
-        )
-        self._needed: dict[int, frozenset[_Literal] | None] = {}
-
-    def required(self) -> dict[Text, Required]:
-        """Return the requirements of all texts, with the literals as numbers."""
-        return {
-            each: Required(
-                None
-                if requirement.literals is None
-                else frozenset(self.numbers[each.field][one] for one in requirement.literals),
-                requirement.least_length,
-            )
-            for each, requirement in self._requirements.items()
-            if isinstance(each, Text)
-        }
-
-    def needed(self, condition: Condition) -> frozenset[int] | None:
-        """Return numbers of which one must be found for the condition to hold; None: unknown."""
-        needed = self._of(condition)
-        if needed is None:
-            return None
-        return frozenset(self.numbers[field][literal] for field, literal in needed)
-
-    def _of(self, condition: Condition) -> frozenset[_Literal] | None:
-        if id(condition) not in self._needed:
-            self._needed[id(condition)] = self._find(condition)
-        return self._needed[id(condition)]
-
-    def _find(self, condition: Condition) -> frozenset[_Literal] | None:
-        match condition:
-            case All(conditions):
-                known = [each for each in map(self._of, conditions) if each is not None]
-                return min(known, key=_commonness, default=None)
-            case Any(conditions):
-                every = [each for each in map(self._of, conditions) if each is not None]
-                return frozenset().union(*every) if len(every) == len(conditions) else None
-            case Text() | Flag():
-                literals = self._requirements[condition].literals
-                if literals is not None:
-                    return frozenset((condition.field, one) for one in literals)
-        return None
-
-
-_Literal = tuple[str, str]
-"""Field and text."""
-
-
-def _commonness(literals: frozenset[_Literal]) -> tuple[int, int, int]:
-    return commonness(frozenset(text for _, text in literals))
-
-
-def _leaves(condition: Condition, seen: set[int]) -> Iterator[Predicate]:
-    """Yield the predicates in the order of the rule's text, except those of seen conditions."""
-    if id(condition) in seen:
-        return
-    seen.add(id(condition))
-    match condition:
-        case All(conditions) | Any(conditions):
-            for inner in conditions:
-                yield from _leaves(inner, seen)
-        case Not(inner):
-            yield from _leaves(inner, seen)
-        case _:
-            yield condition
-
-
 class _StaticRules:
     """Static rules, by the literals that make them candidates."""
 
     def __init__(
         self,
         rules: Iterable[_CompiledRule],
-        literals: _Literals,
-        indexes: Mapping[str, FieldIndex],
+        needed: Sequence[tuple[Found, ...]],
+        indexes: Indexes,
     ) -> None:
-        self._rules = {rule.position: rule for rule in rules}
-        by_literal: dict[int, tuple[int, ...]] = {}
-        always = []
-        for position, rule in self._rules.items():
-            needed = literals.needed(rule.rule.condition)
-            if needed is None:
-                always.append(position)
-            for literal in needed or ():
-                by_literal[literal] = (*by_literal.get(literal, ()), position)
-        shared = {positions: positions for positions in by_literal.values()}
-        self._by_literal = {literal: shared[positions] for literal, positions in by_literal.items()}
-        self._always = tuple(always)
-        self._fields = tuple(
-            (field, index)
-            for field, index in indexes.items()
-            if not by_literal.keys().isdisjoint(literals.numbers[field].values())
-        )
-
-    def candidates(self, facts: Facts) -> Sequence[_CompiledRule]:
-        """Return the rules that may hold, in their order."""
-        positions = set(self._always)
-        keys = self._by_literal.keys()
-        for field, index in self._fields:
-            value = facts.get(field)
-            if value is None:
+        """``needed``: the clauses of all rules, by position."""
+        fields = frozenset().union(*(rule.rule.fields for rule in rules))
+        self._indexes = tuple((field, index) for field, index in indexes if field in fields)
+        self._always: list[_CompiledRule] = []
+        by_literal: dict[int, list[_Candidate]] = {}
+        for rule in rules:
+            first, *others = needed[rule.position] or (NOTHING,)
+            if not first or LONG in first:
+                self._always.append(rule)
                 continue
-            found = index.found(value)
-            if found and not keys.isdisjoint(found):
-                for literal in keys & found:
-                    positions.update(self._by_literal[literal])
-        return [self._rules[position] for position in sorted(positions)] if positions else ()
+            candidate = rule, tuple(each for each in others if len(each) <= _MAX_LITERALS)
+            for literal in first:
+                by_literal.setdefault(literal, []).append(candidate)
+        shared: dict[tuple[int, ...], tuple[_Candidate, ...]] = {}
+        self._by_literal = {
+            literal: shared.setdefault(tuple(map(id, each)), tuple(each))
+            for literal, each in by_literal.items()
+        }
+
+    def candidates(self, facts: Facts) -> tuple[Seen, Sequence[_CompiledRule]] | None:
+        """Return the rules that may hold, in their order; None: there are none."""
+        found = search(self._indexes, facts)
+        literals = self._by_literal.keys() & found
+        if not literals and not self._always:
+            return None
+        seen = Seen(facts, found)
+        candidates = {rule.position: rule for rule in self._always}
+        for literal in literals:
+            for rule, clauses in self._by_literal[literal]:
+                if seen.has_all(clauses):
+                    candidates[rule.position] = rule
+        return seen, [candidates[position] for position in sorted(candidates)]
+
+
+_Candidate = tuple[_CompiledRule, tuple[Found, ...]]
+"""A rule, and the clauses that it needs besides the one that it is found by."""
+
+_MAX_LITERALS = 128
+"""Literals of such a clause: a longer one excludes little, and takes much memory."""
 
 
 @dataclass(frozen=True, slots=True)

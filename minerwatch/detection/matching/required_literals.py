@@ -1,4 +1,4 @@
-r"""Literals of which a text must contain one for a predicate to hold.
+r"""Find what a text must contain for a predicate to hold: one of some literals, a long word.
 
 One pass over a text finds thousands of literals, whereas each regular expression is a pass of its
 own. A predicate is evaluated only where one of its literals is found.
@@ -20,16 +20,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import re2
+
 from minerwatch.detection.condition import Flag, How, Text, wildcard_regex
 
-_MAX_EXACT = 64
+_MAX_EXACT = 160
 """Texts that a part of an expression is expanded to; beyond that it is not expanded."""
 _MAX_LITERALS = 512
 _MAX_LITERAL_LENGTH = 48
-_MAX_LEAST_LENGTH = 1 << 16
 _MIN_LITERAL_LENGTH = 2
 _MAX_COPIES = 4
 """Copies of a repeated part that are expanded."""
+
+LONG_WORD = re2.compile(r"(?i)[0-9a-z_]{24}")
+"""A word that few texts contain: addresses of coins have such, and digests."""
+_LONG_WORD_LENGTH = 24
 
 _READ_DIFFERENTLY = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")
 """Syntax that RE2 has and the standard library has not: named classes, quoting."""
@@ -47,10 +52,10 @@ _ORDINARY = (
 
 def normal_form(text: str) -> str:
     """Return the form of a text in which required literals are searched."""
-    lower = text.lower()
+    lower = f" {text.lower()} "
     if lower.isascii():
-        if lower.isprintable() and "  " not in lower and lower[:1] != " " and lower[-1:] != " ":
-            return f" {lower} " if lower else " "
+        if lower.isprintable() and "  " not in lower:
+            return lower
     elif "ſ" in lower:
         lower = lower.replace("ſ", "s")
     words = " ".join(lower.split())
@@ -62,7 +67,7 @@ class Requirement:
     """Necessary conditions for a predicate to hold on a text."""
 
     literals: frozenset[str] | None  # its normal form contains one of these; None: none are known
-    least_length: int = 0  # characters
+    has_long_word: bool = False  # it contains a LONG_WORD
 
 
 _NO_REQUIREMENT = Requirement(None)
@@ -99,23 +104,23 @@ def requirement(pattern: str) -> Requirement:
             warnings.simplefilter("ignore")  # FutureWarning on "[[" and the like
             tree = _parser.parse(pattern.replace(r"\z", r"\Z"))
         part = _sequence(tree)
-        least_length = min(int(tree.getwidth()[0]), _MAX_LEAST_LENGTH)
+        has_long_word = _run(tree).longest >= _LONG_WORD_LENGTH
     except (re.error, RecursionError, OverflowError, AttributeError, ValueError, TypeError):
         return _NO_REQUIREMENT
     best = _rarer(part.needed, part.exact)
     if best is not None and min(map(len, best)) < _MIN_LITERAL_LENGTH:
         best = None
-    return Requirement(best, least_length)
+    return Requirement(best, has_long_word)
 
 
 def commonness(literals: frozenset[str]) -> tuple[int, int, int]:
     """Return a sort key: the higher, the more texts are expected to contain one of them."""
-    occurrences = sum(map(_occurrences, literals))
-    return occurrences, -min(map(len, literals), default=0), len(literals)
+    return sum(map(occurrences, literals)), -min(map(len, literals), default=0), len(literals)
 
 
 @lru_cache(maxsize=4096)
-def _occurrences(literal: str) -> int:
+def occurrences(literal: str) -> int:
+    """Return how often a literal is in ordinary command lines."""
     return _ORDINARY.count(literal)
 
 
@@ -257,6 +262,82 @@ def _rarer(one: _Texts | None, other: _Texts | None) -> _Texts | None:
     """Return the literals that fewer texts are expected to contain."""
     known = [each for each in (one, other) if each and "" not in each]
     return min(known, key=commonness, default=None)
+
+
+# Long words. Letters and digits stand together in what a part matches, so many at least.
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The least numbers of characters of a word that stand together in what a part matches."""
+
+    first: int = 0
+    longest: int = 0
+    last: int = 0
+    is_whole: bool = False  # it has no others: all numbers are its length
+
+    def then(self, other: _Run) -> _Run:
+        return _Run(
+            self.first + other.first if self.is_whole else self.first,
+            max(self.longest, other.longest, self.last + other.first),
+            self.last + other.last if other.is_whole else other.last,
+            self.is_whole and other.is_whole,
+        )
+
+    def times(self, least: int) -> _Run:
+        if self.is_whole:
+            return _whole(self.longest * least)
+        return self.then(self) if least > 1 else self if least else _Run()
+
+
+def _whole(length: int) -> _Run:
+    return _Run(length, length, length, is_whole=True)
+
+
+def _run(operators: Iterable[tuple[Any, Any]]) -> _Run:
+    run = _whole(0)
+    for operator, argument in operators:
+        run = run.then(_run_of(str(operator), argument))
+    return run
+
+
+def _run_of(operator: str, argument: Any) -> _Run:
+    match operator:
+        case "AT":
+            return _whole(0)
+        case "LITERAL":
+            return _whole(1) if _is_of_word((operator, argument)) else _Run()
+        case "IN":
+            return _whole(1) if all(map(_is_of_word, argument)) else _Run()
+        case "SUBPATTERN":
+            return _run(argument[-1])
+        case "MAX_REPEAT" | "MIN_REPEAT":
+            return _run(argument[2]).times(int(argument[0]))
+        case "BRANCH":
+            each = [_run(one) for one in argument[1]]
+            return _Run(
+                min(one.first for one in each),
+                min(one.longest for one in each),
+                min(one.last for one in each),
+                all(one.is_whole for one in each),
+            )
+    return _Run()
+
+
+def _is_of_word(member: tuple[Any, Any]) -> bool:
+    """Return True if all characters of a member of a class are matched by LONG_WORD's."""
+    match str(member[0]), member[1]:
+        case "LITERAL", char:
+            return bool(_WORD.fullmatch(chr(char)))
+        case "RANGE", (first, last):
+            return bool(_WORD_RANGE.fullmatch(chr(first) + chr(last)))
+        case "CATEGORY", category:
+            return str(category) in ("CATEGORY_DIGIT", "CATEGORY_WORD")
+    return False
+
+
+_WORD = re.compile(r"\w", re.ASCII)
+_WORD_RANGE = re.compile("[0-9]{2}|[a-z]{2}|[A-Z]{2}")
 
 
 _parser: Any = getattr(re, "_parser")  # noqa: B009 - it has no public name

@@ -6,69 +6,152 @@ predicate none of whose literals is found does not hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import ahocorasick
 
-from minerwatch.detection.matching.required_literals import normal_form
+from minerwatch.detection.condition import All, Any, Condition, Flag, Text
+from minerwatch.detection.matching.required_literals import (
+    commonness,
+    normal_form,
+    occurrences,
+    requirement_of,
+)
 from minerwatch.detection.predicate import texts
-from minerwatch.model import FactValue
+from minerwatch.model import Facts, FactValue
 
 Found = frozenset[int]
 """Numbers of the literals that were found."""
 
-_MEMO_BYTES = 384 << 10
-"""Memory for the remembered texts of one field."""
-_MEMO_LENGTH = 256
-"""Characters of the longest text that is remembered."""
-_ENTRY_BYTES = 400  # of a dictionary and a small set
+_MEMO_TEXTS = 500
+"""Texts of one field that are remembered."""
+_MEMO_LENGTH = 512
+"""Characters of the longest of them."""
 
-_NONE: Found = frozenset()
+NOTHING: Found = frozenset()
+
+LINE = "CommandLine"
+LONG = 0
+"""Stands for a long word in a command line, which is searched only where a rule depends on it."""
+
+_MAX_CLAUSES = 4
+"""Clauses of a condition that are kept in one that needs any of several."""
 
 
 class FieldIndex:
-    """Finds the literals that rules require of one field."""
+    """Finds the literals that rules need in one field."""
 
-    def __init__(self, literals: Mapping[str, int], memo_bytes: int = _MEMO_BYTES) -> None:
+    def __init__(self, literals: Mapping[str, int]) -> None:
         """``literals``: in normal form, and their numbers."""
         automaton = ahocorasick.Automaton()
         for literal, number in literals.items():
             automaton.add_word(literal, number)
         automaton.make_automaton()
-        self._hits = automaton.iter if literals else lambda _text: ()
-        self._memo: dict[str, Found] = {}
-        self._memo_bytes = 0  # at most
-        self._memo_limit = memo_bytes
-        self._latest: tuple[str | None, Found] = (None, _NONE)  # the latest long text
+        self._hits = automaton.iter
+        self.memo: dict[object, Found] = {}
+        """The literals in the latest short texts."""
+        self._latest: tuple[str | None, Found] = (None, NOTHING)  # the latest long text
 
     def found(self, value: FactValue) -> Found:
         """Return the literals in a fact; of a list, the literals in any element."""
-        if isinstance(value, str):
-            found = self._memo.get(value)
-            return self._search(value) if found is None else found
         if isinstance(value, bool):
-            return self.found("true" if value else "false")
-        return _NONE.union(*map(self.found, texts(value)))
+            value = "true" if value else "false"
+        if isinstance(value, str):
+            found = self.memo.get(value)
+            return self._search(value) if found is None else found
+        return NOTHING.union(*map(self.found, texts(value)))
 
     def _search(self, text: str) -> Found:
         if text == self._latest[0]:
             return self._latest[1]
         numbers = [number for _, number in self._hits(normal_form(text))]
-        found = frozenset(numbers) if numbers else _NONE
+        found = frozenset(numbers) if numbers else NOTHING
         if len(text) > _MEMO_LENGTH:
             self._latest = (text, found)
             return found
-        if self._memo_bytes >= self._memo_limit:
-            self._memo.clear()
-            self._memo_bytes = 0
-        self._memo[text] = found
-        self._memo_bytes += _ENTRY_BYTES + 4 * len(text) + 128 * len(found)
+        if len(self.memo) >= _MEMO_TEXTS:
+            self.memo.clear()
+        self.memo[text] = found
         return found
 
 
-def number_literals(required: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """Return by field the number of each required literal, counted over all fields."""
-    numbers: dict[str, dict[str, int]] = {}
-    for number, (field, literal) in enumerate(dict.fromkeys(required)):
-        numbers.setdefault(field, {})[literal] = number
-    return numbers
+Indexes = tuple[tuple[str, FieldIndex], ...]
+"""Fields, each with its index."""
+
+
+def search(indexes: Indexes, facts: Facts) -> Found:
+    """Return the literals in the facts of some fields."""
+    found = NOTHING
+    for field, index in indexes:
+        if field in facts:
+            value = facts[field]
+            here = index.memo.get(value)
+            if here is None:
+                here = index.found(value)
+            if here:
+                found = found | here if found else here
+    return found
+
+
+class Literals:
+    """The literals that predicates and conditions need, numbered over all fields.
+
+    A condition needs one literal of each of its clauses; the rarest clause is the first.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[str, int]] = {}
+        self._texts: list[str] = [""]  # by number; LONG is none
+        self._needed: dict[int, tuple[Condition, tuple[Found, ...]]] = {}
+
+    def indexes(self) -> Indexes:
+        """Return the indexes that find the literals of all conditions seen."""
+        return tuple((field, FieldIndex(numbers)) for field, numbers in self._numbers.items())
+
+    def forget(self) -> None:
+        """Forget everything: texts and clauses take megabytes."""
+        self._numbers, self._texts, self._needed = {}, [], {}
+        occurrences.cache_clear()
+
+    def needed(self, condition: Condition) -> tuple[Found, ...]:
+        """Return the clauses of a condition."""
+        known = self._needed.get(id(condition))
+        if known is None:
+            clauses = sorted(dict.fromkeys(self._find(condition)), key=self._commonness)
+            known = self._needed[id(condition)] = condition, tuple(clauses)
+        return known[1]
+
+    def _find(self, condition: Condition) -> Iterable[Found]:
+        match condition:
+            case All(conditions):
+                return [clause for each in conditions for clause in self.needed(each)]
+            case Any(conditions):
+                return self._of_any([self.needed(each) for each in conditions])
+            case Text() | Flag():
+                return self._of_predicate(condition)
+        return ()
+
+    def _of_any(self, alternatives: Sequence[tuple[Found, ...]]) -> Iterable[Found]:
+        """Return the rarest clauses of all alternatives as one, the next ones as one, and so on."""
+        if not all(alternatives):
+            return ()
+        ranked = [(*each[: _MAX_CLAUSES - 1], each[-1]) for each in alternatives]
+        return [
+            NOTHING.union(*(each[min(place, len(each) - 1)] for each in ranked))
+            for place in range(max(map(len, ranked), default=0))
+        ]
+
+    def _of_predicate(self, predicate: Text | Flag) -> Iterable[Found]:
+        required = requirement_of(predicate)
+        if required.literals is not None:
+            numbers = self._numbers.setdefault(predicate.field, {})
+            for literal in sorted(required.literals):
+                if literal not in numbers:
+                    numbers[literal] = len(self._texts)
+                    self._texts.append(literal)
+            yield frozenset(numbers[literal] for literal in required.literals)
+        if required.has_long_word and predicate.field == LINE:
+            yield frozenset((LONG,))
+
+    def _commonness(self, clause: Found) -> tuple[bool, tuple[int, int, int]]:
+        return LONG in clause, commonness(frozenset(self._texts[number] for number in clause))

@@ -1,8 +1,8 @@
 """Convert the detection of a Sigma rule, or the condition of a Sigma filter, to a Condition.
 
-pySigma parses the selections and applies the modifiers. The result is minerwatch's own condition
-tree, so that no pySigma object stays in memory. Importing pySigma costs 200 ms and 13 MiB, so it is
-imported when the first rule is read.
+pySigma checks the header, applies the modifiers and parses the conditions. The result is
+minerwatch's own condition tree, so that no pySigma object stays in memory. Importing pySigma costs
+200 ms and 13 MiB, so it is imported when the first rule is read.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ from minerwatch.detection.condition import (
     predicates,
     regex_literal,
 )
-from minerwatch.detection.sigma.dialect import regex_problem, selections_of
+from minerwatch.detection.sigma.dialect import (
+    check_item,
+    condition_and_selections,
+    regex_problem,
+)
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.errors import RuleError
 
 if TYPE_CHECKING:
-    from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaDetections
     from sigma.types import SigmaRegularExpression, SigmaString, SigmaType
 
 KEYWORD_FIELD = "CommandLine"
@@ -59,31 +62,18 @@ class Outline:
     lines: Mapping[str, int]
 
 
-def parse_by_sigma(document: Document, key: str = "detection") -> SigmaDetections:
-    """Return what pySigma reads below ``key``; its errors get the line of the key they name."""
-    from sigma.exceptions import SigmaError
+def check_by_sigma(document: Document) -> None:
+    """Raise ``RuleError`` for a header that pySigma refuses, at the key that it names."""
     from sigma.rule import SigmaRule
 
-    content = {name: value for name, value in document.content.items() if name != "minerwatch"}
-    with _sigma_errors(document, key):
-        try:
-            if key == "filter":
-                from sigma.filters import SigmaFilter
-
-                return SigmaFilter.from_dict(content).filter
-            return SigmaRule.from_dict(content).detection
-        except SigmaError as error:
-            at = _header_key(error)
-            if at is None or at not in document.content:
-                _try_each_selection(document, key)
-                at = key
-            raise document.error(_first_line(error), at) from error
-    raise AssertionError  # pragma: no cover
+    content = {key: document.content[key] for key in document.content if key != "minerwatch"}
+    with _sigma_errors(document):
+        SigmaRule.from_dict({**content, "detection": {"any": {"a": 1}, "condition": "any"}})
 
 
 @contextmanager
 def _sigma_errors(document: Document, *at: str | int) -> Iterator[None]:
-    """Convert any exception of pySigma to an error of the file at this key."""
+    """Convert any exception of pySigma to an error of the file at this key, or that it names."""
     try:
         yield
     except RuleError:
@@ -93,50 +83,18 @@ def _sigma_errors(document: Document, *at: str | int) -> Iterator[None]:
     # pySigma raises AttributeError, KeyError and others on values of an unexpected type, and a
     # rule file must never stop the agent.
     except Exception as error:
-        raise document.error(_first_line(error), *at) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise document.error(reason, *(at or (_header_key(error),))) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _header_key(error: Exception) -> str | None:
+def _header_key(error: Exception) -> str:
     """Return the top-level key that a pySigma exception is named after (SigmaTagError: tags)."""
     name = type(error).__name__.removeprefix("Sigma").removesuffix("Error").lower()
-    names = {
-        "tag": "tags",
-        "identifier": "id",
-        "value": "tags",
-        **{key: key for key in ("level", "status", "date", "modified", "title", "author", "name")},
-        **{key: key for key in ("description", "references", "related", "scope", "license")},
-        **{key: key for key in ("falsepositives", "fields", "logsource", "taxonomy")},
-    }
-    return names.get(name)
-
-
-def _try_each_selection(document: Document, key: str) -> None:
-    """Raise the error of the first selection that pySigma refuses."""
-    for name, definition in selections_of(document, key).items():
-        _try_definition(document, definition, (key, name))
-
-
-def _try_definition(document: Document, definition: Value, at: KeyPath) -> None:
-    from sigma.rule import SigmaDetection, SigmaDetectionItem
-
-    if isinstance(definition, dict):
-        for key, value in definition.items():
-            with _sigma_errors(document, *at, key):
-                SigmaDetectionItem.from_mapping(key, value)
-    elif isinstance(definition, list):
-        for index, inner in enumerate(definition):
-            _try_definition(document, inner, (*at, index))
-    else:
-        with _sigma_errors(document, *at):
-            SigmaDetection.from_definition(definition)  # type: ignore[arg-type]
+    return {"tag": "tags", "identifier": "id", "value": "tags"}.get(name, name)
 
 
 class DetectionReader:
-    """Converts what pySigma parsed below one key of a document to a condition."""
+    """Converts what stands below one key of a document to a condition."""
 
     def __init__(self, document: Document, lists: Lists, key: str = "detection") -> None:
         self._document = document
@@ -148,26 +106,29 @@ class DetectionReader:
         self.lists_used: set[str] = set()
         self.field_lines: dict[str, int] = {}
 
-    def condition(self, detections: SigmaDetections) -> Condition:
-        """Return the condition; where the file has several, any of them suffices."""
-        for name, detection in detections.detections.items():
-            self._selections[name] = self._selection(detection, (self._key, name))
-        with _sigma_errors(self._document, self._key, "condition"):
-            whole = self._conditions_of(detections)
+    def condition(self) -> Condition:
+        """Return the condition; where the file has several, any of them suffices.
+
+        Raises ``RuleError`` for what is invalid or not supported.
+        """
+        texts, selections = condition_and_selections(self._document, self._key)
+        for name, definition in selections.items():
+            self._selections[name] = self._selection(definition, (self._key, name))
+        whole = self._over_selections(texts)
         if sum(1 for _ in predicates(whole)) > _MAX_PREDICATES:
             reason = f"condition: expands to more than {_MAX_PREDICATES:,} patterns"
             raise self._document.error(reason, self._key, "condition")
         return whole
 
-    def outline(self, detections: SigmaDetections, suffix: str = "") -> Outline:
+    def outline(self, suffix: str = "") -> Outline:
         """Return the selections, and the condition over their names, each with ``suffix``."""
-        self.condition(detections)
+        self.condition()
+        texts, _ = condition_and_selections(self._document, self._key)
         selections = self._selections
         self._selections = {name: Present(name + suffix) for name in selections}
-        texts = [condition.condition for condition in detections.parsed_condition]
         return Outline(
             text=" or ".join(texts),
-            logic=self._conditions_of(detections),
+            logic=self._over_selections(texts),
             selections={name + suffix: each for name, each in selections.items()},
             lines={name + suffix: self._document.line(self._key, name) for name in selections},
         )
@@ -176,9 +137,13 @@ class DetectionReader:
         """Return the selections that no condition names."""
         return tuple(name for name in self._selections if name not in self._used)
 
-    def _conditions_of(self, detections: SigmaDetections) -> Condition:
-        parsed = (each.parse(postprocess=False) for each in detections.parsed_condition)
-        return any_of(tuple(map(self._logic, parsed)))
+    def _over_selections(self, texts: Iterable[str]) -> Condition:
+        from sigma.conditions import SigmaCondition
+
+        with _sigma_errors(self._document, self._key, "condition"):
+            # pySigma looks at the detections only when it postprocesses.
+            parsed = (SigmaCondition(text, None) for text in texts)  # type: ignore[arg-type]
+            return any_of(tuple(self._logic(each.parse(postprocess=False)) for each in parsed))
 
     def _logic(self, parsed: object) -> Condition:
         from sigma.conditions import (
@@ -226,32 +191,27 @@ class DetectionReader:
         chosen = tuple(map(self._named, names))
         return all_of(chosen) if quantifier == "all" else any_of(chosen)
 
-    def _selection(self, detection: SigmaDetection, at: KeyPath) -> Condition:
+    def _selection(self, definition: Value, at: KeyPath) -> Condition:
+        """Convert a map, of which all items hold, or what is searched for without a field."""
+        if definition is None or definition in ({}, []):
+            raise self._document.error(f"{at[1]}: empty", *at)
+        if isinstance(definition, dict):
+            items = definition.items()
+            return all_of(tuple(self._item(key, value, (*at, key)) for key, value in items))
+        if isinstance(definition, list) and not all(map(_is_plain, definition)):
+            inner = enumerate(definition)
+            return any_of(tuple(self._selection(each, (*at, index)) for index, each in inner))
+        return self._item("", definition, at)
+
+    def _item(self, key: str, value: Value, at: KeyPath) -> Condition:
         from sigma.conditions import ConditionAND
         from sigma.rule import SigmaDetectionItem
 
-        inner: list[Condition] = []
-        for index, item in enumerate(detection.detection_items):
-            if isinstance(item, SigmaDetectionItem):
-                inner.append(self._item(item, self._item_path(at, index)))
-            else:
-                inner.append(self._selection(item, (*at, index)))
-        linked = all_of if detection.item_linking is ConditionAND else any_of
-        return linked(tuple(inner))
-
-    def _item_path(self, at: KeyPath, index: int) -> KeyPath:
-        """Return the item's place in the file: pySigma keeps the order, but not the keys."""
-        node: Value = self._document.content
-        for key in at:
-            node = node[key] if isinstance(node, dict | list) else None  # type: ignore[index]
-        return (*at, list(node)[index]) if isinstance(node, dict) else at
-
-    def _item(self, item: SigmaDetectionItem, at: KeyPath) -> Condition:
-        from sigma.conditions import ConditionAND
-
-        name = item.field or KEYWORD_FIELD
-        self.field_lines.setdefault(name, self._document.line(*at))
+        check_item(self._document, key, value, at)
         with _sigma_errors(self._document, *at):
+            item = SigmaDetectionItem.from_mapping(key, value)  # type: ignore[arg-type]
+            name = item.field or KEYWORD_FIELD
+            self.field_lines.setdefault(name, self._document.line(*at))
             each = tuple(
                 condition
                 for value in item.value
@@ -262,12 +222,7 @@ class DetectionReader:
         return all_of((Present(name), Not(condition))) if item.negated else condition
 
     def _conditions(
-        self,
-        name: str,
-        value: SigmaType,
-        at: KeyPath,
-        *,
-        keyword: bool,
+        self, name: str, value: SigmaType, at: KeyPath, *, keyword: bool
     ) -> Iterator[Condition]:
         """Convert one value: to several conditions if it has a placeholder."""
         from sigma.types import SigmaExpansion, SigmaRegularExpression, SigmaString
@@ -287,14 +242,7 @@ class DetectionReader:
         else:
             yield self._single(name, value, at, keyword=keyword)
 
-    def _single(
-        self,
-        name: str,
-        value: SigmaType,
-        at: KeyPath,
-        *,
-        keyword: bool,
-    ) -> Condition:
+    def _single(self, name: str, value: SigmaType, at: KeyPath, *, keyword: bool) -> Condition:
         from sigma.types import (
             SigmaBool,
             SigmaCIDRExpression,
@@ -321,20 +269,12 @@ class DetectionReader:
             case SigmaCIDRExpression():
                 return Network(name, value.network)
             case SigmaFieldReference():
-                return SameAs(
-                    name,
-                    _how(starts_with=value.starts_with, ends_with=value.ends_with),
-                    value.field,
-                )
+                how = _HOW[bool(value.starts_with), bool(value.ends_with)]
+                return SameAs(name, how, value.field)
         raise self._document.error(f"{at[-1]}: this kind of value is not supported", *at)
 
     def _texts(
-        self,
-        name: str,
-        value: SigmaString,
-        at: KeyPath,
-        *,
-        keyword: bool,
+        self, name: str, value: SigmaString, at: KeyPath, *, keyword: bool
     ) -> Iterator[Condition]:
         from sigma.types import SigmaCasedString
 
@@ -409,13 +349,17 @@ _COMPARISONS = {
 }
 
 
-def _how(*, starts_with: bool, ends_with: bool) -> How:
-    """Return the comparison that the two flags of a field reference mean."""
-    if starts_with and ends_with:
-        return How.CONTAINS
-    if starts_with:
-        return How.STARTSWITH
-    return How.ENDSWITH if ends_with else How.EQUALS
+_HOW = {
+    (True, True): How.CONTAINS,
+    (True, False): How.STARTSWITH,
+    (False, True): How.ENDSWITH,
+    (False, False): How.EQUALS,
+}
+"""Comparison that a field reference means, by whether it is of the start and of the end."""
+
+
+def _is_plain(value: Value) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _text_condition(name: str, parts: Iterable[_Part], *, cased: bool) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import re2
@@ -28,16 +29,13 @@ _RE2_REASONS = {
 }
 
 
-def selections_of(document: Document, key: str) -> dict[str, Value]:
-    """Return the selections below ``key``: ``detection`` of a rule, ``filter`` of a filter."""
-    block = document.content[key]
-    assert isinstance(block, dict)  # noqa: S101  # by check_detection
-    others = ("condition", "rules") if key == "filter" else ("condition",)
-    return {name: definition for name, definition in block.items() if name not in others}
+def condition_and_selections(
+    document: Document, key: str
+) -> tuple[Sequence[str], Mapping[str, Value]]:
+    """Return the conditions and the selections of a rule, or of a filter, below ``key``.
 
-
-def check_detection(document: Document, key: str = "detection") -> None:
-    """Raise ``RuleError`` if the block below ``key`` uses something that is not supported."""
+    Raises ``RuleError`` if they are missing, or not supported.
+    """
     block = document.content.get(key)
     if not isinstance(block, dict):
         raise document.error(f"{key}: missing", key)
@@ -46,8 +44,9 @@ def check_detection(document: Document, key: str = "detection") -> None:
         raise document.error(reason, key, "timeframe")
     if "condition" not in block:
         raise document.error(f"{key}: condition is missing", key)
-    conditions = block["condition"]
-    for condition in conditions if isinstance(conditions, list) else [conditions]:
+    written, is_rule = block["condition"], key == "detection"
+    conditions = written if isinstance(written, list) and written and is_rule else [written]
+    for condition in conditions:
         if not isinstance(condition, str) or not condition.strip():
             raise document.error("condition: must be text", key, "condition")
         if "|" in condition:
@@ -55,28 +54,12 @@ def check_detection(document: Document, key: str = "detection") -> None:
             raise document.error(reason, key, "condition")
         if len(condition) > 10_000 or condition.count("(") > 100:
             raise document.error("condition: too long", key, "condition")
-    for name, definition in selections_of(document, key).items():
-        _check_definition(document, definition, (key, name))
+    others = ("condition",) if is_rule else ("condition", "rules")
+    return conditions, {name: block[name] for name in block if name not in others}
 
 
-def _check_definition(document: Document, definition: Value, at: KeyPath) -> None:
-    if isinstance(definition, dict):
-        if not definition:
-            raise document.error(f"{at[-1]}: empty", *at)
-        for key, value in definition.items():
-            _check_item(document, key, value, (*at, key))
-    elif isinstance(definition, list):
-        if not definition:
-            raise document.error(f"{at[-1]}: empty", *at)
-        for index, inner in enumerate(definition):
-            _check_definition(document, inner, (*at, index))
-    elif definition is None:
-        raise document.error(f"{at[1]}: empty", *at)
-    elif not isinstance(definition, str | bool | int | float):
-        raise document.error(f"{definition} is not text or a number: quote it", *at)
-
-
-def _check_item(document: Document, key: str, value: Value, at: KeyPath) -> None:
+def check_item(document: Document, key: str, value: Value, at: KeyPath) -> None:
+    """Raise ``RuleError`` if ``field|modifiers: value`` is invalid, or not supported."""
     name, *modifiers = key.split("|")
     _check_modifiers(document, name, modifiers, at)
     values = value if isinstance(value, list) else [value]
@@ -85,7 +68,7 @@ def _check_item(document: Document, key: str, value: Value, at: KeyPath) -> None
     for index, item in enumerate(values):
         where = (*at, index) if isinstance(value, list) else at
         if not isinstance(item, str | bool | int | float | None):
-            raise document.error(f"{key}: {str(item)[:80]} is not text: quote it", *where)
+            raise document.error(f"{at[-1]}: {str(item)[:80]} is not text: quote it", *where)
         if "re" in modifiers:
             _check_regex(document, key, item, where)
         elif isinstance(item, int | float) and _TEXT_MODIFIERS.intersection(modifiers):

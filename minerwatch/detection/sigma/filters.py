@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minerwatch.detection.condition import All, Condition, all_of, fields_of, predicates
-from minerwatch.detection.sigma.detection_parser import DetectionReader, Outline, parse_by_sigma
-from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.detection_parser import DetectionReader, Outline, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.rule import (
     Filter,
@@ -40,10 +39,10 @@ def filter_of(document: Document, lists: Lists) -> Filter | SkippedRule:
         return skipped(document)
     check_header(document)
     source = logsource(document)
-    check_detection(document, "filter")
+    check_by_sigma(document)
     rules = _served_rules(document)
     reader = DetectionReader(document, lists, "filter")
-    condition = reader.condition(parse_by_sigma(document, "filter"))
+    condition = reader.condition()
     return Filter(
         id=uuid_of(document),
         title=text_of(document, "title"),
@@ -130,6 +129,4 @@ def outline_of(rule: Rule, lists: Lists) -> Outline:
 
 def _outline(path: Path, lists: Lists, key: str, suffix: str = "") -> Outline:
     document = read_document(path, read_text(path)[0])
-    check_detection(document, key)
-    reader = DetectionReader(document, lists, key)
-    return reader.outline(parse_by_sigma(document, key), suffix)
+    return DetectionReader(document, lists, key).outline(suffix)

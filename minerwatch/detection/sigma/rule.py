@@ -13,17 +13,10 @@ from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.fields import is_dynamic, is_of_container, is_pooled
 from minerwatch.detection.planted_words import with_arguments
-from minerwatch.detection.sigma.detection_parser import DetectionReader, parse_by_sigma
-from minerwatch.detection.sigma.dialect import check_detection
+from minerwatch.detection.sigma.detection_parser import DetectionReader, check_by_sigma
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.yaml_document import (
-    Document,
-    KeyPath,
-    Value,
-    read_document,
-    read_text,
-)
-from minerwatch.model import Facts, FactValue, Maturity, Signal
+from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
+from minerwatch.model import Abuse, Facts, FactValue, Maturity, Signal
 
 LEVEL_SCORES = {"informational": 0, "low": 15, "medium": 35, "high": 60, "critical": 88}
 BEHAVIOUR_LIMIT = 29
@@ -33,7 +26,7 @@ CATEGORY_SIGNALS = {
     "process_creation": Signal.IDENTITY,
     "network_connection": Signal.NETWORK,
 }
-_OWN_KEYS = ("signal", "score", "for", "tests")
+_OWN_KEYS = ("signal", "abuse", "score", "for", "tests")
 _DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -74,6 +67,11 @@ class Filter:
     private: bool = False
     secrets: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def public_title(self) -> str:
+        """Return the title as it may leave the node."""
+        return f"private filter {self.id}" if self.private else self.title
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -101,6 +99,7 @@ class Rule:
     lists: tuple[str, ...] = ()  # named by its placeholders
     unused_selections: tuple[str, ...] = ()  # defined, but in no condition
     filters: tuple[Filter, ...] = ()
+    abuse: Abuse = Abuse.MINING
     id_line: int = 1
     field_lines: Mapping[str, int] = field(default_factory=dict, hash=False)  # where first named
     is_foreign: bool = False  # written for another product: no key ``minerwatch``
@@ -128,23 +127,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRule:
-    """A rule or filter that its author has withdrawn."""
+    """A rule or filter that its author has withdrawn; it replaces an earlier one with its id."""
 
     id: str
-    title: str
     path: Path
-    line: int
-    reason: str
-
-
-def load_rule(path: Path, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a file; raise ``RuleError`` if it has an error."""
-    return parse_rule(path, read_text(path)[0], lists)
-
-
-def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
-    """Read the rule in a text; raise ``RuleError`` if it has an error."""
-    return rule_of(read_document(path, text), lists)
+    id_line: int
 
 
 def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
@@ -155,9 +142,9 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
     _refuse_misspelt_keys(document)
     check_header(document)
     source = logsource(document)
-    check_detection(document)
+    check_by_sigma(document)
     reader = DetectionReader(document, lists)
-    condition = reader.condition(parse_by_sigma(document))
+    condition = reader.condition()
     own = _own_settings(document)
     signal = _signal(document, own, source)
     level = str(document.content.get("level") or "").lower()
@@ -166,6 +153,7 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
         title=text_of(document, "title"),
         path=document.path,
         signal=signal,
+        abuse=_abuse(document, own),
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
@@ -222,14 +210,9 @@ def is_withdrawn(document: Document) -> bool:
 
 def skipped(document: Document) -> SkippedRule:
     """Return a withdrawn rule or filter."""
-    identifier, title = document.content.get("id"), document.content.get("title")
-    return SkippedRule(
-        id=identifier.lower() if isinstance(identifier, str) else "",
-        title=title if isinstance(title, str) else "",
-        path=document.path,
-        line=document.line("status"),
-        reason=f"status is {document.content['status']}",
-    )
+    identifier = document.content.get("id")
+    text = identifier.lower() if isinstance(identifier, str) else ""
+    return SkippedRule(text, document.path, document.line("id"))
 
 
 def _refuse_misspelt_keys(document: Document) -> None:
@@ -302,18 +285,13 @@ def logsource(document: Document) -> LogSource:
     if not isinstance(source, dict):
         reason = "logsource: missing; write {product: linux, category: process_creation}"
         raise document.error(reason, "logsource")
-    product, category = source.get("product"), source.get("category")
-    if product not in (None, "linux"):
-        reason = f"logsource: product {product!r} is not supported: use linux"
-        raise document.error(reason, "logsource", "product")
-    if category is not None and category not in CATEGORY_SIGNALS:
-        known = " or ".join(CATEGORY_SIGNALS)
-        reason = f"logsource: category {category!r} is not supported: use {known}"
-        raise document.error(reason, "logsource", "category")
-    if source.get("service") is not None:
-        reason = f"logsource: service {source['service']!r} is not supported: remove it"
-        raise document.error(reason, "logsource", "service")
-    return LogSource(str(product or ""), str(category or ""))
+    for key, known in (("product", ["linux"]), ("category", [*CATEGORY_SIGNALS]), ("service", [])):
+        value = source.get(key)
+        if value is not None and value not in known:
+            hint = f"use {' or '.join(known)}" if known else "remove it"
+            reason = f"logsource: {key} {value!r} is not supported: {hint}"
+            raise document.error(reason, "logsource", key)
+    return LogSource(str(source.get("product") or ""), str(source.get("category") or ""))
 
 
 # The keys under ``minerwatch:``.
@@ -352,6 +330,15 @@ def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) 
     except ValueError as error:
         reason = f"minerwatch.signal: invalid {word!r}: use {_one_of(tuple(Signal))}"
         raise document.error(reason, "minerwatch", "signal") from error
+
+
+def _abuse(document: Document, own: Mapping[str, Value]) -> Abuse:
+    word = own.get("abuse", Abuse.MINING.value)
+    try:
+        return Abuse(str(word))
+    except ValueError as error:
+        reason = f"minerwatch.abuse: invalid {word!r}: use {_one_of(tuple(Abuse))}"
+        raise document.error(reason, "minerwatch", "abuse") from error
 
 
 def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: str) -> float:

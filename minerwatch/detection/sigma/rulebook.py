@@ -61,7 +61,6 @@ class RuleBook:
     folders: tuple[Path, ...]
     rules: tuple[Rule, ...]
     errors: tuple[RuleError, ...]
-    skipped: tuple[SkippedRule, ...]
     fingerprint: Fingerprint
     filters: tuple[Filter, ...] = ()
     content: tuple[Path, ...] = ()  # YARA files
@@ -91,7 +90,7 @@ def load(folders: Sequence[Path], private: Sequence[Path] = ()) -> RuleBook:
 
     Of rules in the folders ``private`` only the ids leave the node.
     """
-    empty = RuleBook((), (), (), (), frozenset(), private=tuple(private))
+    empty = RuleBook((), (), (), frozenset(), private=tuple(private))
     return _read(tuple(folders), empty)
 
 
@@ -128,7 +127,6 @@ def _bare_rule(rule: Rule) -> Rule:
         tags=(),
         falsepositives=(),
         unused_selections=(),
-        filters=(),
         field_lines={},
     )
 
@@ -140,11 +138,9 @@ def has_changed(book: RuleBook) -> bool:
 
 def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     """Return a value that changes when a file is written, replaced, added or removed."""
-    marks: set[tuple[str, Stamp | int]] = set()
-    for folder in folders:
-        for seen in _walk(folder):
-            marks.add((seen.place, seen.stamp or seen.errno))
-    return frozenset(marks)
+    return frozenset(
+        (seen.place, seen.stamp or seen.errno) for folder in folders for seen in _walk(folder)
+    )
 
 
 # Listing files.
@@ -250,7 +246,7 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
                 reason = f"cannot be read: {os.strerror(max(seen.errno, 0))}"
                 folder_errors.append(RuleError(seen.path, 1, reason))
                 files.update(_kept_below(seen.path, folder, previous))
-    in_force, skipped, clashes = _in_force(folders, files)
+    in_force, clashes = _in_force(folders, files)
     filters = tuple(each for each in in_force if isinstance(each, Filter))
     rules = (with_filters(each, filters) for each in in_force if isinstance(each, Rule))
     file_errors = [file.error for file in files.values() if file.error is not None]
@@ -260,7 +256,6 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
         folders=folders,
         rules=tuple(_share(rule, known) for rule in rules),
         errors=tuple(by_text.values()),
-        skipped=skipped,
         fingerprint=marks,
         filters=filters,
         content=tuple(content),
@@ -370,10 +365,9 @@ def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool
 
 def _in_force(
     folders: Sequence[Path], files: Mapping[Path, _ReadFile]
-) -> tuple[tuple[Rule | Filter, ...], tuple[SkippedRule, ...], list[RuleError]]:
+) -> tuple[tuple[Rule | Filter, ...], list[RuleError]]:
     """Keep one outcome an id: that of the last folder. Two in one folder are an error."""
     in_force: dict[str, Rule | Filter] = {}
-    skipped: list[SkippedRule] = []
     clashes: list[RuleError] = []
     for folder in folders:
         here: dict[str, Outcome] = {}
@@ -382,18 +376,12 @@ def _in_force(
                 continue
             outcome = file.outcome
             if outcome.id and outcome.id in here:
-                clashes.append(_clash(outcome, here[outcome.id]))
+                reason = f"id {outcome.id} is also that of {here[outcome.id].path}"
+                clashes.append(RuleError(outcome.path, outcome.id_line, reason))
             else:
                 here[outcome.id] = outcome
-                if isinstance(outcome, SkippedRule):
-                    skipped.append(outcome)
         for identifier, outcome in here.items():
             in_force.pop(identifier, None)
             if not isinstance(outcome, SkippedRule):
                 in_force[identifier] = outcome
-    return tuple(in_force.values()), tuple(skipped), clashes
-
-
-def _clash(outcome: Outcome, first: Outcome) -> RuleError:
-    line = outcome.line if isinstance(outcome, SkippedRule) else outcome.id_line
-    return RuleError(outcome.path, line, f"id {outcome.id} is also that of {first.path}")
+    return tuple(in_force.values()), clashes

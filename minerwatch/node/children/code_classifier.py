@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import sys
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,6 +33,7 @@ _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
 _PAGE_BITS = 12
+_ENTRY_BYTES = 8
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -216,6 +218,7 @@ _EXECUTABLE = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]+) (\S+) (\d+) *([^\n]*)", re.MULTILINE
 )
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
+_OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 _OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
 
 
@@ -244,6 +247,8 @@ class Mappings:
 
 def _mappings(content: bytes) -> Iterator[_Mapping]:
     for start, end, offset, device, inode, name in _EXECUTABLE.findall(content):
+        if name.startswith(_OF_DEVICES) and not name.startswith(_OF_NO_FILE):
+            continue  # reading a device's memory could set off what the device does
         has_file = inode != b"0"
         is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
             not has_file or name.startswith(_OF_NO_FILE) or name.endswith(b" (deleted)")
@@ -257,8 +262,10 @@ class _Process:
 
     def __init__(self, proc: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{pid}"
-        self.memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._pages = -1
         try:
+            self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             stat = self._content("stat").rpartition(b")")[2].split()  # proc_pid_stat(5)
             self.is_same = int(stat[19]) == start_ticks
             self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
@@ -282,8 +289,22 @@ class _Process:
         with open(f"{self._folder}/{name}", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             return file.read(_MAX_MAPS_BYTES)
 
+    def code(self, address: int, size_bytes: int) -> bytes:
+        """Return code, if its page is present: to fetch one can take as long as a tenant likes.
+
+        Raises OSError. Bit 63 of a page map entry says present (proc_pid_pagemap(5)).
+        """
+        page = address >> _PAGE_BITS
+        entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
+        if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
+            return b""
+        size_bytes = min(size_bytes, (page + 1 << _PAGE_BITS) - address)
+        return os.pread(self._memory, size_bytes, address)
+
     def close(self) -> None:
-        os.close(self.memory)
+        os.close(self._memory)
+        if self._pages >= 0:
+            os.close(self._pages)
 
 
 class Classifier:
@@ -319,13 +340,13 @@ class Classifier:
                 with suppress(OSError):
                     process.update_mappings()
                 mapping = process.mappings.of(address)
-            window = self._window(process, address)
-            if window is None:
+            window = self._window(process, address) if mapping is not None else None
+            if mapping is None or window is None:
                 unread += count
                 continue
             samples += count
             hashing += count * window.is_hashing
-            anonymous += count * (mapping is None or mapping.is_anonymous)
+            anonymous += count * mapping.is_anonymous
             page = _page(address, mapping)
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
@@ -343,7 +364,7 @@ class Classifier:
 
     def _window(self, process: _Process, address: int) -> Window | None:
         try:
-            code = os.pread(process.memory, self._decoder.window_bytes, address)
+            code = process.code(address, self._decoder.window_bytes)
         except (OSError, OverflowError):
             return None
         return self._decoder.window(code)
@@ -353,9 +374,9 @@ def _nothing(addresses: list[tuple[int, int]]) -> dict[str, Any]:
     return {"unread": sum(count for _, count in addresses)}
 
 
-def _page(address: int, mapping: _Mapping | None) -> str:
+def _page(address: int, mapping: _Mapping) -> str:
     """Return a name of the page: the same in all processes that map the same file."""
-    if mapping is None or not mapping.file:
+    if not mapping.file:
         return f"{address >> _PAGE_BITS:x}"
     place = address - mapping.start + mapping.offset
     return f"{mapping.file.decode(errors='replace')}:{place >> _PAGE_BITS:x}"
@@ -367,7 +388,9 @@ def main() -> None:
         os.nice(10)
     classifier = Classifier(sys.argv[1], Decoder())
     for line in sys.stdin.buffer:
+        began_s = time.process_time()
         answer = classifier.answer(json.loads(line))
+        answer["took_s"] = time.process_time() - began_s
         os.write(1, json.dumps(answer).encode() + b"\n")
 
 

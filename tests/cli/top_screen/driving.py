@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
+from textual.widgets._footer import FooterKey
+from textual.widgets._toast import Toast
 
 from minerwatch.api.snapshot import decode
 from minerwatch.api.types import (
@@ -23,14 +25,15 @@ from minerwatch.api.types import (
     Unanswered,
 )
 from minerwatch.cli.top_screen.app import TopApp
-from minerwatch.cli.top_screen.history import key_of
-from minerwatch.cli.top_screen.look import Look
-from minerwatch.cli.top_screen.presentation import Presentation
 from minerwatch.cli.top_screen.proposal import ByHand, ProposalError, Proposer
-from minerwatch.cli.top_screen.rows import View
+from minerwatch.cli.top_screen.screens import PageScreen
 from minerwatch.cli.top_screen.terminal import Terminal
 from minerwatch.errors import MinerwatchError
 from minerwatch.view.overview import Coverage
+from minerwatch.view.screen.containers import Row, View
+from minerwatch.view.screen.history import key_of
+from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.presentation import Presentation
 from tests.report.samples import MINER, NODE, NOW
 from tests.waiting import PATIENCE_S
 
@@ -75,6 +78,7 @@ class Recorded:
     def __init__(self, looks: Sequence[Look | MinerwatchError]) -> None:
         self.rounds = list(looks)
         self.asked = 0
+        self.wants_processes = False
         self.closed = False
 
     def looks(self) -> Iterator[Look]:
@@ -92,6 +96,11 @@ class Recorded:
         last = self.rounds[-1]
         every = last.statuses if isinstance(last, Look) else ()
         return next((each for each in every if key_of(each) == key_of(status)), status)
+
+    def want_processes(self, *, is_wanted: bool) -> bool:
+        """Look again for them, as an agent's node does."""
+        is_new, self.wants_processes = is_wanted != self.wants_processes, is_wanted
+        return is_new
 
     def close(self) -> None:
         """Say that it was called."""
@@ -145,9 +154,45 @@ class Driven:
         return self.app.shown
 
     @property
+    def selected(self) -> Row:
+        """The row of a container under the cursor."""
+        row = self.app.main.table.selected
+        assert isinstance(row, Row)
+        return row
+
+    @property
+    def line(self) -> int:
+        """The line of the table that the selected row stands on."""
+        table = self.app.main.table
+        return table.cursor_row - int(table.scroll_y)
+
+    @property
+    def statuses(self) -> list[ContainerStatus]:
+        """The containers of all rows."""
+        return [row.status for row in self.shown.rows if isinstance(row, Row)]
+
+    @property
+    def page(self) -> PageScreen:
+        """The container's page that is open."""
+        page = self.app.screen
+        assert isinstance(page, PageScreen)
+        return page
+
+    @property
     def text(self) -> str:
         """What is to be read on it."""
         return text_of(self.app.export_screenshot())
+
+    @property
+    def footer(self) -> str:
+        """What the footer says."""
+        return " ".join(str(key.render()).strip() for key in self.app.screen.query(FooterKey))
+
+    async def told(self, text: str) -> None:
+        """Wait for a notice."""
+        await self.until(
+            lambda: any(text in str(toast.render()) for toast in self.app.screen.query(Toast))
+        )
 
     async def press(self, *keys: str) -> None:
         """Press keys, and let them have their effect."""
@@ -181,7 +226,7 @@ async def driven(
 ) -> AsyncIterator[Driven]:
     """A screen of ``size`` that has shown all that was recorded."""
     app = TopApp(watched, view or View(), terminal, proposer or ByHand(nobody), folder)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         screen = Driven(app, pilot)
         last = watched.rounds[-1]
         if isinstance(last, Look):
@@ -210,3 +255,18 @@ def normal(svg: str) -> str:
     named = re.sub(r"terminal-\d+-", "terminal-", svg)
     own = re.sub(r"\s*@font-face \{.*?\n    \}", "", named, flags=re.DOTALL)
     return own.replace("Fira Code, monospace", "DejaVu Sans Mono, Menlo, Consolas, monospace")
+
+
+Scenario = Callable[[Driven], Awaitable[None]]
+
+
+def run(
+    watched: Recorded, scenario: Scenario, size: tuple[int, int] = (120, 40), **how: Any
+) -> None:
+    """Drive a screen as ``scenario`` says."""
+
+    async def drive() -> None:
+        async with driven(watched, size, **how) as screen:
+            await scenario(screen)
+
+    asyncio.run(drive())

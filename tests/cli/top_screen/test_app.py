@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,39 +17,29 @@ from textual import events
 from textual.geometry import Region
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
-from minerwatch.cli.top_screen.history import key_of
-from minerwatch.cli.top_screen.look import Look
 from minerwatch.cli.top_screen.proposal import Choice, Proposal
-from minerwatch.cli.top_screen.rows import Tree, View
-from minerwatch.cli.top_screen.widgets import Grid
+from minerwatch.cli.top_screen.table import LongTable
 from minerwatch.errors import ClusterError, SnapshotError
 from minerwatch.view.explanation import explanation
 from minerwatch.view.overview import Coverage
+from minerwatch.view.screen.containers import Tree, View
+from minerwatch.view.screen.history import key_of
+from minerwatch.view.screen.look import Look
 from tests.cli.top_screen.driving import (
     AGENT,
     ASCII,
     TALKING,
     Driven,
     Recorded,
+    Scenario,
     cluster,
-    driven,
     node,
     normal,
+    run,
 )
 from tests.report.samples import HOSTILE, HOSTILE_ONE, MINER, NODE, NOW, SIMULATION, container
 
 Golden = Callable[[str, str], None]
-Scenario = Callable[[Driven], Awaitable[None]]
-
-
-def run(
-    watched: Recorded, scenario: Scenario, size: tuple[int, int] = (120, 40), **how: Any
-) -> None:
-    async def drive() -> None:
-        async with driven(watched, size, **how) as screen:
-            await scenario(screen)
-
-    asyncio.run(drive())
 
 
 def keys(*pressed: str) -> Scenario:
@@ -61,21 +51,13 @@ def keys(*pressed: str) -> Scenario:
 
 STATES: dict[str, tuple[Recorded, tuple[int, int], tuple[str, ...], dict[str, Any]]] = {
     "node-80": (node(), (80, 24), (), {}),
-    "node-120": (node(), (120, 40), ("down",), {}),
-    "cluster-80": (cluster(), (80, 24), (), {}),
+    "cluster-120": (cluster(), (120, 40), ("down",), {}),
     "cluster-200": (cluster(), (200, 60), ("down", "down"), {}),
     "cluster-by-owner": (cluster(), (120, 30), ("t",), {}),
-    "cluster-by-campaign": (cluster(), (120, 30), ("t", "t", "left"), {}),
-    "cluster-stale": (
-        cluster(stale={"node-2": NOW - timedelta(minutes=3)}), (120, 30), ("space",), {}
-    ),
+    "processes-120": (node(), (120, 30), ("p",), {}),
+    "nodes-120": (cluster(), (120, 30), ("n",), {}),
     "container-120": (node(), (120, 60), ("enter",), {}),
-    "container-80": (node(), (80, 24), ("enter", "pagedown"), {}),
-    "help": (node(), (80, 50), ("question_mark",), {}),
-    "nodes": (cluster(), (80, 24), ("n",), {}),
-    "sort": (node(), (80, 24), ("s",), {}),
-    "filter": (node(), (80, 24), ("slash", *"xmr"), {}),
-    "ascii": (node(), (80, 24), (), {"terminal": ASCII}),
+    "ascii-80": (node(), (80, 24), (), {"terminal": ASCII}),
 }  # fmt: skip
 
 
@@ -102,21 +84,17 @@ def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
 
     async def scenario(screen: Driven) -> None:
         await screen.press("pagedown", *["down"] * 3)
-        chosen = screen.app.grid.selected
-        line = screen.app.grid.position.index - screen.app.grid.position.top
-        assert chosen is not None
+        chosen, line = screen.selected, screen.line
         for reds in (5, 0, 20):
             worse = tuple(replace(MINER, cgroup=f"/m/{n}") for n in range(reds))
             look = Look((*worse, *statuses), NOW)
             watched.rounds = [look]
             await screen.press("r")
             await screen.until(lambda: screen.shown.look is look)  # noqa: B023 - run at once
-            assert screen.app.grid.selected is not None
-            assert screen.app.grid.selected.key == chosen.key
-            assert screen.app.grid.position.index - screen.app.grid.position.top == line
+            assert screen.selected.key == chosen.key
+            assert screen.line == line
         await screen.press("home")
-        assert screen.app.grid.selected is not None
-        assert screen.app.grid.selected.status.level == "confirmed"
+        assert screen.selected.status.level == "confirmed"
 
     run(watched, scenario)
 
@@ -129,10 +107,10 @@ def test_shift_and_a_letter_sort_the_second_time_the_other_way_round(key: str, s
     async def scenario(screen: Driven) -> None:
         await screen.press(key)
         assert (screen.shown.view.sort, screen.shown.view.is_reversed) == (sort, False)
-        first = [row.key for row in screen.shown.arrangement.rows]
+        first = screen.statuses
         await screen.press(key)
         assert screen.shown.view.is_reversed
-        assert [row.key for row in screen.shown.arrangement.rows] != first
+        assert screen.statuses != first
         await screen.press("S")
         assert (screen.shown.view.sort, screen.shown.view.is_reversed) == ("score", False)
 
@@ -155,7 +133,7 @@ def test_s_asks_by_what_to_sort_and_takes_no_for_an_answer() -> None:
 def test_the_filter_follows_each_letter_and_escape_ends_it() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("slash", *"lmp")
-        assert [row.status for row in screen.shown.arrangement.rows] == [SIMULATION]
+        assert screen.statuses == [SIMULATION]
         await screen.press("enter", "q")  # enter keeps it; then q is a key again
 
     async def cleared(screen: Driven) -> None:
@@ -163,7 +141,7 @@ def test_the_filter_follows_each_letter_and_escape_ends_it() -> None:
         assert "No container here holds “nowhere”." in screen.text
         await screen.press("escape")
         assert screen.shown.view.text == ""
-        assert len(screen.shown.arrangement.rows) == 7
+        assert len(screen.statuses) == 7
 
     run(node(), scenario)
     run(node(), cleared)
@@ -188,7 +166,7 @@ def test_the_tree_and_its_groups() -> None:
         await screen.press("enter")
         assert "▾ 5 containers of owner" in screen.text
         await screen.press("k")
-        assert "A group cannot be acted upon" in screen.text
+        await screen.told("A group cannot be acted upon")
         await screen.press("t")
         assert "5 containers in 5 pods of owner" in screen.text
         await screen.press("t")
@@ -215,7 +193,7 @@ def test_pause_holds_still_and_says_so() -> None:
         asked = watched.asked
         watched.rounds = [Look((SIMULATION,), NOW + timedelta(minutes=1))]
         await screen.press("r")
-        assert "space goes on" in screen.text
+        await screen.told("space goes on")
         assert watched.asked == asked
         await screen.press("down", "C")  # what is there can still be looked at
         assert screen.shown.look.at == NOW
@@ -228,7 +206,7 @@ def test_pause_holds_still_and_says_so() -> None:
 
 def test_the_page_has_findings_processes_connections_history_and_policy() -> None:
     async def scenario(screen: Driven) -> None:
-        await screen.press("enter")
+        await screen.press("enter", "t")
         text = screen.text
         for told in (
             "CONFIRMED, score 91.48 of 100",
@@ -250,16 +228,16 @@ def test_the_page_follows_what_happens_and_stays_where_it_was_scrolled() -> None
 
     async def scenario(screen: Driven) -> None:
         await screen.press("enter", "pagedown")
-        top = screen.app.page.lines.top
+        top = screen.page.reader.scroll_y
         assert top > 0
         burning = replace(TALKING, cpu_cores=1.23)
         watched.rounds = [Look((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
         await screen.press("r")
-        await screen.until(lambda: screen.app.page.subject.status == burning)
-        assert screen.app.page.lines.top == top
+        await screen.until(lambda: screen.page.subject.status == burning)
+        assert screen.page.reader.scroll_y == top
         watched.rounds = [Look((SIMULATION,), NOW + timedelta(seconds=20))]
         await screen.press("r")
-        await screen.until(lambda: screen.app.page.subject.is_gone)
+        await screen.until(lambda: screen.page.subject.is_gone)
         await screen.press("home")
         assert "It is no longer there." in screen.text
 
@@ -277,6 +255,64 @@ def test_help_and_nodes_are_pages_that_q_leaves() -> None:
     run(cluster(), scenario)
 
 
+def test_the_help_names_every_key_of_the_table() -> None:
+    async def scenario(screen: Driven) -> None:
+        bound = {key for key, *_ in screen.app.screen.active_bindings.items()}
+        await screen.press("question_mark")
+        for key in (*"?/stekqanprSCHLTANOIDMjKgG", "space", "Enter", "Tab", "^p", "^c"):
+            assert any(key in line[2:17].split() for line in screen.text.splitlines()), key
+        names = {"question_mark": "?", "slash": "/"}
+        letters = {names.get(key, key) for key in bound}
+        assert set("?/stekqanprSCHLTANOIDMjKgG") <= letters
+
+    run(node(), scenario, (120, 90))
+
+
+def test_the_palette_finds_every_command_and_themes() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("ctrl+p", *"cpu hours", "enter")
+        await screen.until(lambda: screen.shown.view.sort == "hours")
+        await screen.press("ctrl+p", *"theme")
+        await screen.until(lambda: "change the colours" in screen.text)
+        await screen.press("escape")
+        screen.app.theme = "nord"
+        await screen.settle()
+        assert MINER.level in screen.text
+
+    run(node(), scenario)
+
+
+def test_the_footer_names_the_keys_and_is_clicked() -> None:
+    async def scenario(screen: Driven) -> None:
+        for told in ("Enter why", "? help", "q quit", "n nodes"):
+            assert told in screen.footer
+        await screen.pilot.click("FooterKey")
+        await screen.settle()
+        assert "CONFIRMED, score" in screen.text
+
+    run(node(), scenario)
+
+
+def test_text_that_was_selected_is_copied_else_the_screen_is_left() -> None:
+    written: list[str] = []
+
+    async def scenario(screen: Driven) -> None:
+        screen.app.copy_to_clipboard = written.append  # type: ignore[assignment, method-assign]
+        await screen.press("enter")
+        await screen.pilot.mouse_down("#head", offset=(0, 0))
+        await screen.pilot.hover("#head", offset=(6, 0))
+        await screen.pilot.mouse_up("#head", offset=(6, 0))
+        await screen.press("ctrl+c")
+        assert written == ["binder/"]
+        await screen.told("copied")
+        screen.app.screen.clear_selection()
+        await screen.pilot.press("ctrl+c")
+        await screen.pilot.pause()
+        assert not screen.app.is_running
+
+    run(node(), scenario)
+
+
 def test_q_quits_and_the_source_is_closed() -> None:
     watched = node()
 
@@ -292,6 +328,110 @@ def test_q_quits_and_the_source_is_closed() -> None:
     assert watched.closed
 
 
+# Processes and nodes.
+
+
+def test_the_tables_are_one_key_away_and_back() -> None:
+    async def scenario(screen: Driven) -> None:
+        pressed = ("p", "n", "n", "tab", "tab", "shift+tab", "q")
+        titles = ("COMMAND", "TROUBLE", "SCORE", "COMMAND", "TROUBLE", "COMMAND", "SCORE")
+        for key, title in zip(pressed, titles, strict=True):
+            await screen.press(key)
+            assert title in screen.text
+        await screen.pilot.click("#PROCESSES")
+        await screen.settle()
+        assert "COMMAND" in screen.text
+
+    run(cluster(), scenario)
+
+
+def test_a_process_is_followed_to_its_container() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("p", "slash", *"docker/9c", "enter")
+        assert len(screen.shown.rows) == 1
+        assert "pid 4711: 1.98 cores, findings: id" in screen.text
+        await screen.press("k")
+        await screen.told("culling is off")
+        await screen.press("enter")
+        assert "LIKELY, score 88" in screen.text
+        assert "docker/9c1b44de3f2a" in screen.text
+
+    run(node(), scenario)
+
+
+def test_processes_that_are_alike_are_unfolded() -> None:
+    alike = tuple(
+        replace(TALKING.processes[0], pid=pid, command_line="burn", comm="burn")
+        for pid in (7, 8, 9)
+    )
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("p")
+        assert "3 × burn" in screen.text
+        assert "3 processes 7, 8, 9" in screen.text
+        await screen.press("t")
+        assert "3 × burn" not in screen.text
+        assert len(screen.shown.rows) == 3
+
+    run(Recorded([Look((replace(MINER, processes=alike),), NOW)]), scenario)
+
+
+def test_a_node_is_read_with_all_its_troubles() -> None:
+    troubled = replace(AGENT, troubles=tuple(f"trouble number {n}" for n in range(30)))
+    watched = Recorded([Look(NODE, NOW, agents=(troubled,), notes=("a note",))])
+
+    async def scenario(screen: Driven) -> None:
+        await screen.press("n", "k", "e")
+        await screen.told("There is no container to choose.")
+        await screen.press("enter")
+        for told in ("trouble number 0", "trouble number 29", "a note", "cores busy"):
+            assert told in screen.text
+        await screen.press("q", "q")
+        assert "SCORE" in screen.text
+
+    run(watched, scenario, (120, 50))
+
+
+# A page is searched, and its sections are jumped to.
+
+
+def test_a_page_is_searched() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("enter", "slash", *"donate")
+        reader = screen.page.reader
+        first = reader.scroll_y
+        assert first > 0
+        await screen.press("enter", "n")
+        second = reader.scroll_y
+        assert second > first
+        await screen.press("N")
+        assert reader.scroll_y == first
+        await screen.press("slash", *"xyzzy", "enter", "n")
+        await screen.told("Nothing here holds “xyzzy”.")
+        await screen.press("slash", "escape", "n")
+        await screen.told("/ searches.")
+
+    run(node(), scenario, (100, 20))
+
+
+def test_sections_are_jumped_to() -> None:
+    async def scenario(screen: Driven) -> None:
+        await screen.press("enter")
+        tops = []
+        for title in ("CPU        1.98", "Score", "Why: 3 findings", "Processes by CPU"):
+            await screen.press("tab")
+            tops.append(screen.page.reader.scroll_y)
+            assert screen.text.splitlines()[0].startswith(title)
+        await screen.press("shift+tab", "shift+tab")
+        assert screen.page.reader.scroll_y == tops[1]
+        await screen.press("G")
+        assert "how to be sure" in screen.text
+        await screen.press("g", "j", "j", "K")
+        assert screen.page.reader.scroll_y == 1
+
+    run(node(), scenario, (100, 20))
+
+
 # Copies.
 
 
@@ -303,7 +443,7 @@ def test_a_copy_goes_to_the_terminal_and_into_files(tmp_path: Path) -> None:
         await screen.press("e", "t")
         assert "copied to the terminal's clipboard (OSC 52)" in screen.text
         await screen.press("e", "s")
-        assert "saved: " in screen.text
+        await screen.told("saved: ")
 
     run(node(), scenario, (200, 40), folder=tmp_path)
     assert any(sequence.startswith("\x1b]52;c;") for sequence in written)
@@ -327,7 +467,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("e", "s")
         await screen.press("e", "s")
-        assert "File exists" in screen.text
+        await screen.told("File exists")
 
     run(node(), scenario, (200, 40), folder=tmp_path)
 
@@ -367,7 +507,7 @@ def test_an_action_is_done_only_once_the_name_was_typed(golden: Golden) -> None:
         await screen.press("e")
         golden("screen/action.svg", normal(screen.app.export_screenshot(title="minerwatch top")))
         await screen.press(*"jupyter", "enter")
-        assert "That is not its name: nothing was done." in screen.text
+        await screen.told("That is not its name: nothing was done.")
         assert not policy.done
         await screen.pilot.press(*["backspace"] * len("jupyter"))
         await screen.press(*(_key(letter) for letter in MINER.pod), "enter")
@@ -414,7 +554,8 @@ def test_who_decides_for_no_action_does_nothing() -> None:
 def test_where_culling_is_off_k_says_so() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("k")
-        assert "culling is off on this node (culling.mode): it only observes" in screen.text
+        await screen.told("culling is off on this node (culling.mode): it only observes")
+        await screen.told("set culling.mode to dry-run or enforce")
 
     run(node(), scenario)
 
@@ -425,7 +566,7 @@ def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
 
     async def scenario(screen: Driven) -> None:
         await screen.press("k", "d")
-        assert "it takes no orders" in screen.text
+        await screen.told("it takes no orders")
 
     run(watched, scenario)
 
@@ -484,7 +625,7 @@ def test_an_error_before_the_first_answer_says_what_to_do() -> None:
         assert "no agent is labelled x" in screen.text
         assert "It is tried again" in screen.text
         await screen.press("down", "enter", "e", "k", "t")
-        assert "There is no container to choose." in screen.text or "no agent" in screen.text
+        await screen.told("There is no container to choose.")
 
     run(Recorded([error]), scenario, (80, 24))
 
@@ -574,11 +715,11 @@ def test_it_fits_any_terminal(size: tuple[int, int]) -> None:
 def test_it_follows_a_resize() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("down", "down")
-        chosen = screen.app.grid.selected
+        chosen = screen.selected
         for size in ((200, 60), (60, 12), (80, 24)):
             await screen.pilot.resize_terminal(*size)
             await screen.settle()
-            assert screen.app.grid.selected == chosen
+            assert screen.selected == chosen
             lines = screen.text.splitlines()
             assert len(lines) <= size[1]
             assert max(map(len, lines)) <= size[0]
@@ -627,14 +768,14 @@ def test_lines_that_have_not_changed_are_not_drawn_again() -> None:
 
     async def scenario(screen: Driven) -> None:
         drawn: list[int] = []
-        grid = screen.app.grid
-        plain = grid.refresh
+        table = screen.app.main.table
+        plain = table.refresh
 
-        def counting(*regions: Region, **options: Any) -> Grid:
+        def counting(*regions: Region, **options: Any) -> LongTable:
             drawn.append(len(regions))
             return plain(*regions, **options)
 
-        grid.refresh = counting  # type: ignore[method-assign]
+        table.refresh = counting  # type: ignore[method-assign]
         last = watched.rounds[-1]
         assert isinstance(last, Look)
         same = replace(last, at=last.at + timedelta(microseconds=1))
@@ -643,13 +784,13 @@ def test_lines_that_have_not_changed_are_not_drawn_again() -> None:
         await screen.until(lambda: screen.shown.look is same)
         assert drawn == []
         await screen.press("down")
-        assert drawn == [2]  # the row that was selected, and the one that is
+        assert drawn == [1, 1]  # the row that was selected, and the one that is
 
     run(watched, scenario)
 
 
 def test_a_view_from_the_command_line() -> None:
     async def scenario(screen: Driven) -> None:
-        assert [row.status.pod for row in screen.shown.arrangement.rows] == ["melt-0"]
+        assert [status.pod for status in screen.statuses] == ["melt-0"]
 
     run(cluster(), scenario, view=View(sort="cpu", text="lmp", namespace="science"))

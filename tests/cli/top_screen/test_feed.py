@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +14,15 @@ import pytest
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.cli.fleet_source import ClusterSource, Scope
 from minerwatch.cli.local_source import Source
-from minerwatch.cli.top_screen.feed import Feed, in_background, reason_of
-from minerwatch.cli.top_screen.look import Look
-from minerwatch.cli.top_screen.presentation import Presenter
-from minerwatch.cli.top_screen.rows import View
+from minerwatch.cli.top_screen.feed import Feed, in_thread, reason_of
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.config.schema import Config
 from minerwatch.errors import ClusterError, SnapshotError
 from minerwatch.report.http_server import Answer
 from minerwatch.report.socket_listener import SocketListener
+from minerwatch.view.screen.containers import View
+from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.presentation import Presenter
 from tests.cli.top_screen.driving import AGENT, Recorded, moving
 from tests.conftest import needs_root
 from tests.kube.api_server import ApiServer
@@ -86,12 +87,28 @@ def test_reasons_are_for_people() -> None:
     assert reason_of(KeyError("x")) == "KeyError: 'x'"
 
 
-def test_work_in_the_background_ends_with_a_result_or_an_error() -> None:
-    results: list[object] = []
-    for work in (lambda: 1, lambda: 1 / 0):
-        in_background(work, results.append, "test").join(PATIENCE_S)
-    assert results[0] == 1
-    assert isinstance(results[1], ZeroDivisionError)
+def test_work_in_a_thread_ends_with_a_result_or_an_error() -> None:
+    async def work() -> None:
+        assert await in_thread(lambda: 1) == 1
+        with pytest.raises(ZeroDivisionError):
+            await in_thread(lambda: 1 / 0)
+
+    asyncio.run(work())
+
+
+def test_work_that_hangs_does_not_hold_up_the_end() -> None:
+    hanging = threading.Event()
+
+    async def work() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(in_thread(hanging.wait), 0.01)
+
+    asyncio.run(work())
+    (thread,) = (each for each in threading.enumerate() if each.name == "work")
+    assert thread.daemon
+    hanging.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 # This node.
@@ -219,12 +236,19 @@ def test_what_has_not_changed_is_not_worked_out_again() -> None:
     look = Look(NODE, NOW)
     first = presenter.present(look, View())
     again = presenter.present(replace(look, progress=(1, 2)), View())
-    assert again.arrangement is first.arrangement
+    assert again.rows is first.rows
     assert again.look.progress == (1, 2)
     other = presenter.present(look, View(sort="cpu"))
-    assert other.arrangement is not first.arrangement
+    assert other.rows is not first.rows
     assert other.campaigns is first.campaigns
     assert presenter.present(Look(tuple(NODE), NOW), View()).campaigns == first.campaigns
+
+
+def test_every_container_of_the_namespace_is_counted() -> None:
+    presenter = Presenter(10.0)
+    shown = presenter.present(Look(NODE, NOW), View(namespace="binder"))
+    assert (shown.every, shown.containers) == ([MINER], 1)
+    assert len(presenter.present(Look(NODE, NOW), View()).every) == len(NODE)
 
 
 def test_stale_nodes_and_failures_add_nothing_to_the_history() -> None:

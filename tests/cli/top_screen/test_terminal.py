@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import base64
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +12,20 @@ import pytest
 from hypothesis import given
 from rich.cells import cell_len
 
-from minerwatch.cli.top_screen.clipboard import SAFE_OSC_52_BYTES, SaveError, copied, osc_52, saved
+from minerwatch.cli.top_screen.copies import (
+    LONG_COPY_BYTES,
+    SaveError,
+    copy_of,
+    destination,
+    put_into_tmux,
+    saved,
+)
 from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of, to_ascii
 from minerwatch.untrusted_text.display import printable
-from tests.report.samples import hostile_text
+from minerwatch.view.explanation import explanation
+from minerwatch.view.screen.containers import Group
+from minerwatch.view.screen.page import Subject
+from tests.report.samples import MINER, NOW, SIMULATION, hostile_text
 
 XTERM = {"TERM": "xterm-256color"}
 
@@ -67,7 +77,7 @@ def test_where_there_is_no_proc_the_environment_has_to_do(tmp_path: Path) -> Non
 
 
 def test_what_the_screen_draws_has_a_likeness() -> None:
-    assert to_ascii("▁▂▃▄▅▆▇█ │├└─ ▾▸▼▲ · … × → “x” −") == '_.:-=+*# |++- -+v^ | ~ x > "x" -'
+    assert to_ascii("▁▂▃▄▅▆▇█ │├└─▔ ▾▸▼▲ · … × → “x” −") == '_.:-=+*# |++-- -+v^ | ~ x > "x" -'
     assert to_ascii("日本 é") == "???? ?"
 
 
@@ -78,10 +88,6 @@ def test_ascii_is_as_wide_as_what_it_stands_for(text: str) -> None:
 
 
 # Copies.
-
-
-def ignored(_sequence: str) -> None:
-    """What is written to a terminal that nobody looks at."""
 
 
 class Tmux:
@@ -98,38 +104,40 @@ class Tmux:
         return subprocess.CompletedProcess(command, self._statuses.pop(0))
 
 
-def test_osc_52_carries_any_text_and_nothing_else() -> None:
-    sequence = osc_52("\x1b[2J\x07\udcff日本")
-    assert sequence.startswith("\x1b]52;c;")
-    assert sequence.endswith("\a")
-    inner = sequence.removeprefix("\x1b]52;c;").removesuffix("\a")
-    assert base64.b64decode(inner, validate=True).decode() == "\x1b[2J\x07\\udcff日本"
-
-
-def test_a_copy_goes_to_the_terminal() -> None:
-    written: list[str] = []
-    assert copied("text", written.append, {}, Tmux()) == "the terminal's clipboard (OSC 52)"
-    assert written == [osc_52("text")]
-
-
-def test_within_tmux_it_gets_the_text_too() -> None:
-    environment = {"TMUX": "/tmp/tmux-0/default,1,0"}
+def test_tmux_is_given_the_text_itself() -> None:
     new, old, broken = Tmux(0), Tmux(1, 0), Tmux(1, 1)
-    assert copied("text", ignored, environment, new).startswith("tmux's buffer, and the terminal's")
+    assert put_into_tmux("text", new)
     assert new.commands == [("tmux", "load-buffer", "-w", "-")]
     assert new.text == b"text"
-    assert copied("text", ignored, environment, old).startswith("tmux's buffer")
+    assert put_into_tmux("text", old)
     assert old.commands[-1] == ("tmux", "load-buffer", "-")
-    assert copied("text", ignored, environment, broken) == "the terminal's clipboard (OSC 52)"
+    assert not put_into_tmux("text", broken)
 
     def missing(*_: Any, **__: Any) -> subprocess.CompletedProcess[bytes]:
         raise FileNotFoundError
 
-    assert copied("text", ignored, environment, missing) == "the terminal's clipboard (OSC 52)"
+    assert not put_into_tmux("text", missing)
 
 
-def test_a_copy_that_some_terminals_cut_off_says_so() -> None:
-    assert "e s makes files" in copied("x" * SAFE_OSC_52_BYTES, ignored, {})
+def test_a_copy_says_where_it_went_and_that_some_terminals_cut_it_off() -> None:
+    assert destination("text", in_tmux=False) == "the terminal's clipboard (OSC 52)"
+    assert destination("text", in_tmux=True).startswith("tmux's buffer, and the terminal's")
+    assert "e s makes files" in destination("x" * (LONG_COPY_BYTES + 1), in_tmux=False)
+
+
+def test_a_group_is_copied_as_all_its_members() -> None:
+    subjects = [Subject(each, NOW) for each in (MINER, SIMULATION)]
+    one = copy_of(subjects[:1], None)
+    assert json.loads(one.json)["pod"] == MINER.pod
+    assert one.text == explanation(MINER, now=NOW, width=100)
+    group = Group("2 containers of owner x", (MINER, SIMULATION), is_open=True)
+    both = copy_of(subjects, group)
+    assert [each["container"] for each in json.loads(both.json)] == [
+        MINER.container,
+        SIMULATION.container,
+    ]
+    assert both.name.startswith("2 containers of owner x-20")
+    assert set(both.files) == {".txt", ".json"}
 
 
 def test_files_are_private_new_and_named_without_surprises(tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ import re2
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import How, Text, predicates
-from minerwatch.detection.matching.required_literals import normal_form, requirement, requirement_of
-from minerwatch.detection.predicate import predicate_holds
-from minerwatch.detection.sigma.rulebook import load
+from minerwatch.detection.matching.required_literals import (
+    LONG_WORD,
+    normal_form,
+    requirement,
+    requirement_of,
+)
+from minerwatch.detection.predicate import encoded, predicate_holds
+from tests import shipped
 from tests.examples import examples
 
 ATOMS = [
@@ -35,6 +39,7 @@ ATOMS = [
         r"\-",
     ),
     *("[ab]", "[^a]", "[a-c]", "[=:]", "[Ks]", "[[:alpha:]]", "[[:^digit:]]", "{", "{,2}", "}"),
+    *("[a-z]{12}", "[0-9A-Za-z]{24}", r"\w{23}", r"[\w:]{24}", "(?:[a-f]{8}-?){3}"),
 ]
 PATTERNS = st.recursive(
     st.sampled_from(ATOMS),
@@ -51,7 +56,8 @@ PATTERNS = st.recursive(
     max_leaves=8,
 )
 FLAGS = st.sampled_from(["", "(?i)", "(?s)", "(?m)", "(?is)"])
-PIECES = ["a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+LETTERS = ["a", "b", "ab", "AB", "xmrig", "XMRIG", "k", "K", "\u212a", "s", "S", "ſ", "Σ", "σ", "ς"]
+PIECES = [*LETTERS, "a" * 12, "ſ" * 12, "K9_" * 8]
 BLANKS = [" ", "  ", "\t", "\n", "\v", "\u00a0"]
 TEXTS = st.lists(
     st.sampled_from(
@@ -72,7 +78,7 @@ def compiled(pattern: str) -> re2._Regexp | None:
 
 def meets(text: str, pattern: str) -> bool:
     needs = requirement(pattern)
-    if len(text) < needs.least_length:
+    if needs.has_long_word and not LONG_WORD.search(encoded(text)):
         return False
     return needs.literals is None or any(one in normal_form(text) for one in needs.literals)
 
@@ -108,7 +114,7 @@ def test_every_text_on_which_a_predicate_holds_meets_its_requirement(
 
 
 def shipped_patterns() -> list[str]:
-    rules = load([BUILT_IN_RULES]).rules
+    rules = shipped.book().rules
     texts = {
         each for rule in rules for each in predicates(rule.condition) if isinstance(each, Text)
     }
@@ -136,41 +142,64 @@ def test_nearly_all_shipped_patterns_are_asked_of_few_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "literals", "least_length"),
+    ("pattern", "literals"),
     [
-        ("xmrig", {"xmrig"}, 5),
-        ("(?i)XMRig|minerd", {"xmrig", "minerd"}, 5),
+        ("xmrig", {"xmrig"}),
+        ("(?i)XMRig|minerd", {"xmrig", "minerd"}),
         (
             r"(?:^|\s)--(?:donate|pool)(?:=|\s)",
             {" --donate ", " --donate=", " --pool ", " --pool="},
-            7,
         ),
-        (r"\s-[ou]\s+", {" -o ", " -u "}, 4),
-        (r"a{2}b{0,2}c", {"aac", "aabc", "aabbc"}, 3),
-        (r"/(?:\.{3,}|\.{0,2} +)/", {"/...", "/ ", "/. ", "/.. "}, 3),
-        ("^^ab$", {" ab "}, 2),
-        (r"a\.b(?:c)?d", {"a.bd", "a.bcd"}, 4),
-        (r"x+y", {"xy"}, 2),
-        (r"ab+cd", {"bcd"}, 4),
-        (r"(?:ab)*", None, 0),
-        ("[48][A-Z]{94}", None, 95),
-        (r"\[::1\]:9", {"[::1]:9"}, 7),
-        ("[[:alpha:]]bcd", None, 0),
-        (r"\pLbcd", None, 0),
-        ("éa", None, 2),
-        ("ab(", None, 0),
+        (r"\s-[ou]\s+", {" -o ", " -u "}),
+        (r"a{2}b{0,2}c", {"aac", "aabc", "aabbc"}),
+        (r"/(?:\.{3,}|\.{0,2} +)/", {"/...", "/ ", "/. ", "/.. "}),
+        ("^^ab$", {" ab "}),
+        (r"a\.b(?:c)?d", {"a.bd", "a.bcd"}),
+        (r"x+y", {"xy"}),
+        (r"ab+cd", {"bcd"}),
+        (r"(?:ab)*", None),
+        ("[48][A-Z]{94}", None),
+        (r"\[::1\]:9", {"[::1]:9"}),
+        ("[[:alpha:]]bcd", None),
+        (r"\pLbcd", None),
+        ("éa", None),
+        ("ab(", None),
     ],
 )
-def test_what_is_required(pattern: str, literals: set[str] | None, least_length: int) -> None:
-    found = requirement(pattern)
-    assert found.literals == (None if literals is None else frozenset(literals))
-    assert found.least_length == least_length
+def test_what_is_required(pattern: str, literals: set[str] | None) -> None:
+    assert requirement(pattern).literals == (None if literals is None else frozenset(literals))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "has_long_word"),
+    [
+        ("[48][A-Z]{94}", True),
+        (r"(?:^|\s)-u (?:0x[0-9a-f]{40}|bc1[02-9ac-hj-np-z]{38,58})\b", True),
+        (r"a{12}(?:b|cd){12}", True),
+        (r"a{12}(?:b|c-){12}", False),
+        ("(?:[a-z]{12}){2}", True),
+        ("(?:[a-z]{12}-){9}", False),
+        ("(?:-[a-z]{12}){9}", False),
+        ("(?:[a-z]{12}-[a-z]{12}){2}", True),
+        ("[a-z]{23}", False),
+        ("[a-z]{30}|x", False),
+        ("(?:[a-z]{30})*", False),
+        (r"[\w:]{30}", False),
+        ("[^ ]{30}", False),
+        (".{30}", False),
+        ("[A-z]{30}", False),
+        (r"\w{24}", True),
+        (r"\d{24}", True),
+    ],
+)
+def test_whether_a_long_word_is_required(pattern: str, has_long_word: bool) -> None:
+    assert requirement(pattern).has_long_word is has_long_word
 
 
 def test_a_pattern_that_stands_for_thousands_of_texts_is_no_burden() -> None:
     wide = requirement("".join(f"(?:{chr(97 + n)}a|{chr(97 + n)}b)" for n in range(20)) + "end")
     assert wide.literals is not None
-    assert len(wide.literals) <= 64
+    assert len(wide.literals) <= 160
     deep = "(" * 400 + "abc" + ")" * 400
     assert requirement(deep).literals in (None, frozenset(("abc",)))
     assert requirement("a{1000}").literals is None or re.fullmatch("a{1000}", "a" * 1000)

@@ -12,14 +12,16 @@ from sigma.rule import SigmaRule
 
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Condition, How, Not, Number, Text
-from minerwatch.detection.judge import Sighting
+from minerwatch.detection.judge import Judge, Sighting
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.filters import filter_of, is_filter, outline_of
 from minerwatch.detection.sigma.lists import Lists
-from minerwatch.detection.sigma.rule import Filter, Rule, SkippedRule, parse_rule
+from minerwatch.detection.sigma.rule import Filter, Rule, SkippedRule
 from minerwatch.detection.sigma.rulebook import RuleBook, bare, has_changed, load, reload
 from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.errors import RuleError
+from minerwatch.model import ContainerKey
+from tests.builders import parse_rule
 from tests.detection.sigma.test_rulebook import an_id, titles, write
 
 FILTER = f"""\
@@ -179,7 +181,7 @@ def test_a_later_folder_replaces_a_filter_and_switches_one_off(tmp_path: Path) -
     later.write_text(FILTER.replace("logsource:", "status: deprecated\nlogsource:"))
     book = reload(book)
     assert holding(book, Comm="less") == holding(book, Comm="grep") == ["one"]
-    assert [each.title for each in book.skipped] == ["Readers that have hardly computed"]
+    assert isinstance(book.files[later].outcome, SkippedRule)
     document = read_document(later, later.read_text())
     assert isinstance(filter_of(document, Lists()), SkippedRule)
 
@@ -212,6 +214,18 @@ def test_what_a_private_filter_asks_for_is_private(tmp_path: Path) -> None:
     (match,) = Matcher(book.rules).matches({**IMAGE, "Comm": "grep", "CpuSeconds": 1.0})
     assert Sighting(rule, None, match.evidence).private
     assert load([tmp_path / "a", tmp_path / "b"]).rules[0].secrets == frozenset()
+
+
+def test_a_finding_names_the_filters_that_narrow_its_rule(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "one.yml", "one")
+    add_filter(tmp_path / "b")
+    for private, title in (
+        ((), "Readers that have hardly computed"),
+        ((tmp_path / "b",), "private filter 0c5a8c1e-6c2b-4a39-9d0a-3f1c6f0b7a11"),
+    ):
+        (rule,) = bare(load([tmp_path / "a", tmp_path / "b"], private=private)).rules
+        verdict = Judge().verdict(ContainerKey("/", 1), [Sighting(rule, None, ())], 0.0)
+        assert [finding.filters for finding in verdict.findings] == [(title,)]
 
 
 def test_entries_of_a_private_list_are_private_also_in_a_public_filter(tmp_path: Path) -> None:

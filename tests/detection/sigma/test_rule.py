@@ -26,9 +26,11 @@ from minerwatch.detection.condition import (
 from minerwatch.detection.fields import KNOWN_FIELDS, nearest_field
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.lists import Lists, read_lists
-from minerwatch.detection.sigma.rule import Rule, SkippedRule, load_rule, parse_rule
+from minerwatch.detection.sigma.rule import Rule, SkippedRule
+from minerwatch.detection.sigma.yaml_document import read_text
 from minerwatch.errors import RuleError
 from minerwatch.model import Maturity, Signal
+from tests.builders import parse_rule
 from tests.examples import examples
 
 PATH = Path("rules/rule.yml")
@@ -223,7 +225,7 @@ def test_missing_status_means_experimental() -> None:
 def test_withdrawn_rule_is_skipped(status: str) -> None:
     rule = parse_rule(PATH, RULE.replace("status: stable", f"status: {status}"), Lists())
     assert isinstance(rule, SkippedRule)
-    assert (rule.line, rule.reason) == (3, f"status is {status}")
+    assert (rule.id, rule.path) == ("00000000-0000-4000-8000-000000000000", PATH)
 
 
 @pytest.mark.parametrize(
@@ -509,10 +511,10 @@ def test_large_file_and_other_encoding_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rule.yml"
     path.write_bytes(RULE.encode() + b"#" * (1 << 20))
     with pytest.raises(RuleError, match="larger than 1 MiB"):
-        load_rule(path, Lists())
+        parse_rule(path, read_text(path)[0], Lists())
     path.write_bytes(RULE.encode().replace(b"someone", b"s\xf6meone"))
     with pytest.raises(RuleError, match=r"rule.yml:6: not UTF-8: byte 0xf6"):
-        load_rule(path, Lists())
+        parse_rule(path, read_text(path)[0], Lists())
 
 
 def test_fifo_does_not_block(tmp_path: Path) -> None:
@@ -520,7 +522,7 @@ def test_fifo_does_not_block(tmp_path: Path) -> None:
 
     os.mkfifo(tmp_path / "rule.yml")
     with pytest.raises(RuleError, match="not a regular file"):
-        load_rule(tmp_path / "rule.yml", Lists())
+        read_text(tmp_path / "rule.yml")
 
 
 LINES = RULE.splitlines(keepends=True)
@@ -586,7 +588,7 @@ def test_no_file_stops_the_loader(tmp_path_factory: pytest.TempPathFactory, cont
     path = tmp_path_factory.mktemp("rules") / "rule.yml"
     path.write_bytes(content)
     with pytest.raises(RuleError):
-        load_rule(path, Lists())
+        parse_rule(path, read_text(path)[0], Lists())
 
 
 # The field table, and what importing costs.

@@ -15,15 +15,15 @@ from websocket import ABNF
 
 from minerwatch.api.snapshot import decode_report
 from minerwatch.config.schema import Culling
-from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget, Limits
+from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.lease_codec import decoded_lease, lease_state
 from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
-from minerwatch.kube.client import Answer, ApiError, Cluster
+from minerwatch.kube.client import ApiError, Cluster, Response
+from minerwatch.kube.cluster_view import identity_facts, identity_of
 from minerwatch.kube.controllers import controls
-from minerwatch.kube.identity import Identities, identity_facts
 from minerwatch.kube.list_stream import ListError, ListReader
 from minerwatch.kube.owners import PROFILES, owner_chain, pod_fields, sources
 from minerwatch.kube.pod_cache import PodCache
@@ -76,8 +76,8 @@ class _Api:
         self._date = date
         self.sent: list[bytes] = []
 
-    def open(self, *_args: object, **_kwargs: object) -> Answer:
-        return Answer(cast("Any", _Response(self._data, {"Date": self._date})), self.server)
+    def open(self, *_args: object, **_kwargs: object) -> Response:
+        return Response(cast("Any", _Response(self._data, {"Date": self._date})), self.server)
 
     def call(self, *_args: object, body: bytes | None = None, **_kwargs: object) -> bytes:
         if body is not None:
@@ -92,7 +92,7 @@ def _api(data: bytes, date: str = _DATE) -> Cluster:
     return cast("Cluster", _Api(data, date))
 
 
-@target("kube.pod_parsing", "kube.owners", "kube.identity", "kube.pod_cache", cost=2)
+@target("kube.pod_parsing", "kube.owners", "kube.cluster_view", "kube.pod_cache", cost=2)
 def pod(data: bytes) -> None:
     """A pod as JSON; names, labels, annotations, times and quantities are its author's."""
     found = PodParser(_KEEP).pod(data)
@@ -104,7 +104,7 @@ def pod(data: bytes) -> None:
     for each in found.containers:
         place = Container("/a", 1, ContainerKind.POD, each.container_id, "", found.uid)
         for profile in PROFILES:
-            whose = Identities(cache, sources(profile)).of(place)
+            whose = identity_of(place, cache, sources(profile))
             identity_facts(whose)
     assert len(owner_chain(found)) <= 2
     cache.remove(found.uid)
@@ -194,7 +194,7 @@ def lease(data: bytes) -> None:
     body, date = parts(data, 2)
     api = _Api(body, date.decode("latin-1") if date else _DATE)
     held = LeaseBudget(
-        cast("Cluster", api), "minerwatch", Limits.of(Culling()),
+        cast("Cluster", api), "minerwatch", Culling,
         pace=BudgetPace(tries=2, give_up_s=0.0, first_delay_s=0.0),
     )  # fmt: skip
     record = _record()

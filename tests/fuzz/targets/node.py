@@ -11,15 +11,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 
+from minerwatch.detection.executed_code import INSTRUCTIONS
 from minerwatch.model import Container, ContainerKind
 from minerwatch.node import (
     capabilities,
     cgroups,
     exec_events,
+    executed_code,
     memory_maps,
     task_iterator,
     yara_scan,
 )
+from minerwatch.node.children.code_classifier import Decoder, Mappings
 from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
 from minerwatch.node.exe_digests import HasherAnswer
 from minerwatch.node.fp_rounding import RoundingSamples
@@ -55,7 +58,7 @@ def _cgroup_mounts(version: int) -> Path:
 
 
 @target(
-    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files", "node.cgroup_hierarchy"),
+    *("node.cgroups", "node.cgroup_counters", "node.cgroup_files"),
     *("node.cgroup_members", "node.cgroup_walk"),
     cost=8,
 )
@@ -273,3 +276,28 @@ def reading_records(data: bytes) -> None:
     except (OSError, ValueError):
         return  # as the reader expects
     assert isinstance(found, int) or len(found) <= 2 * END_BYTES + 8
+
+
+@target("node.executed_code")
+def code_samples(data: bytes) -> None:
+    """What a CPU's ring holds; the kernel writes it, and a tenant chooses what it executes."""
+    for record in (executed_code.SAMPLE, executed_code.SAMPLE_WITHOUT_CGROUP):
+        samples, lost = executed_code.samples_in(data, record)
+        assert len(samples) * record.size <= len(data)
+        assert lost >= 0
+
+
+@target("node.children.code_classifier")
+def sampled_code(data: bytes) -> None:
+    """Code at sampled addresses, and the mappings that it lies in."""
+    code, maps = parts(data, 2)
+    for machine in ("x86_64", "aarch64"):
+        window = _decoder(machine).window(code)
+        assert window is None or 0 < sum(window.counts) <= INSTRUCTIONS
+    mappings = Mappings(maps)
+    for address in (0, 0x400000, 0x7FFF_FFFF_F000, (1 << 64) - 1):
+        found = mappings.of(address)
+        assert found is None or found.start <= address < found.end
+
+
+_decoder = cache(Decoder)

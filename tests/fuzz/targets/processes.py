@@ -28,21 +28,21 @@ from minerwatch.model import (
 from minerwatch.node.children import yara_scanner
 from minerwatch.node.children.exe_hasher import parse_start_ticks
 from minerwatch.node.command_lines import END_BYTES
-from minerwatch.node.process_files import parse_stat
+from minerwatch.node.proc_files import parse_stat
 from minerwatch.node.processes import ProcessReader, user_names
 from minerwatch.report.log import verdict_line
 from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
 from tests.fuzz.places import folder, link, put
 from tests.fuzz.registry import parts, target
-from tests.fuzz.shipped import matcher
 from tests.report.samples import NOW
+from tests.shipped import matcher
 
 _PID = 7
 _STAT = b"7 (a) R 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 99 0 0 0 1 2 3 " + b"0 " * 24
 
 
-@target("node.process_files")
+@target("node.proc_files")
 def proc_stat(data: bytes) -> None:
     """/proc/PID/stat: the name may hold brackets, newlines and half characters."""
     stat = parse_stat(_PID, data)
@@ -53,7 +53,7 @@ def proc_stat(data: bytes) -> None:
 
 
 @target(
-    *("node.processes", "node.process_files", "node.command_lines", "node.proc_files"),
+    *("node.processes", "node.command_lines", "node.proc_files"),
     *("node.children.exe_hasher", "culling.process_signals"),
     cost=8,
 )

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.text import Text
 
 from minerwatch.api.snapshot import decode_agent, decode_report, encode
-from minerwatch.api.types import ContainerStatus, NodeReport
+from minerwatch.api.types import NodeReport
 from minerwatch.cli.canary import _last_seen_unix_s
-from minerwatch.cli.top_screen.banner import Heading, banner_lines
-from minerwatch.cli.top_screen.cells import Scene, Traits, layout, line, titles
-from minerwatch.cli.top_screen.details import detail_lines
-from minerwatch.cli.top_screen.history import CpuHistory, key_of
-from minerwatch.cli.top_screen.journal import Journal
-from minerwatch.cli.top_screen.look import Look
-from minerwatch.cli.top_screen.nodes import node_lines
-from minerwatch.cli.top_screen.page import Subject, page_lines
-from minerwatch.cli.top_screen.process_tree import process_lines
-from minerwatch.cli.top_screen.rows import Tree, View, arranged
 from minerwatch.cli.top_screen.terminal import to_ascii
 from minerwatch.culling import audit_log
 from minerwatch.culling.history import History
@@ -29,14 +20,20 @@ from minerwatch.culling.records import Moment
 from minerwatch.errors import SnapshotError, TargetError
 from minerwatch.report import metrics, since
 from minerwatch.report.log import evidence_text, verdict_line
-from minerwatch.untrusted_text.display import printable, redacted, redacted_arguments, shortened
+from minerwatch.untrusted_text.display import printable, shortened
 from minerwatch.untrusted_text.excerpts import MAX_EXCERPT_CHARS, matched_words
+from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.agent_summary import agents_line
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.culling_text import simulation_text
 from minerwatch.view.explanation import explanation
 from minerwatch.view.lines import cut, fitted, wrapped
 from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.screen.banner import banner_lines
+from minerwatch.view.screen.containers import Kind, Tree, View
+from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.page import page_sections
+from minerwatch.view.screen.presentation import Presenter
 from minerwatch.view.selection import SORT_KEYS, filtered, found, sorted_by
 from tests.fuzz.contract import (
     are_lines,
@@ -90,8 +87,9 @@ def snapshot(data: bytes) -> None:
 
 
 @target(
-    *("api.snapshot", "cli.top_screen.rows", "cli.top_screen.cells", "cli.top_screen.page"),
-    *("cli.top_screen.history", "cli.top_screen.process_tree", "cli.top_screen.details"),
+    *("api.snapshot", "view.screen.containers", "view.screen.columns", "view.screen.page"),
+    *("view.screen.history", "view.screen.details", "view.screen.processes"),
+    *("view.screen.nodes", "view.screen.layout"),
     max_bytes=8192,
     cost=16,
 )
@@ -100,41 +98,28 @@ def snapshot_on_screen(data: bytes) -> None:
     report = _report(data)
     if report is None:
         return
-    statuses = report.statuses
-    alike = campaigns(statuses)
-    look = Look(statuses, NOW, agents=(report.agent,) if report.agent else ())
-    history, journal = CpuHistory(1.0), Journal()
+    presenter = Presenter(1.0)
+    look = Look(report.statuses, NOW, agents=(report.agent,) if report.agent else ())
     for second in range(2):
-        history.add(statuses, float(second))
-        journal.add(statuses, NOW + timedelta(seconds=second))
-    for tree in Tree:
-        view = View(tree=tree, show_all=True)
-        shown = arranged(statuses, view, alike)
-        columns = layout(_WIDTH, Traits.of(shown.every, shown.rows), 1.0)
-        pieces = [titles(columns, "score", is_reversed=False)]
-        scene = Scene(NOW, history, {})
-        pieces += [line(row, scene, columns) for row in shown.rows]
-        for each in pieces:
-            is_line("".join(text for text, _ in each))
+        presenter.take(replace(look, at=NOW + timedelta(seconds=second)))
+    views = [View(kind=kind, show_all=True) for kind in Kind]
+    for view in (*views, *(View(tree=tree, show_all=True) for tree in Tree)):
+        shown = presenter.present(look, view)
+        layout = shown.layout(_WIDTH)
         for row in shown.rows:
-            _are_lines(detail_lines(row, NOW, _WIDTH, 8))
-        heading = Heading(look, view, shown.every, shown.shown, alike, 5.0)
-        _are_lines(banner_lines(heading, _WIDTH, 7))
-    _are_lines(node_lines(look, _WIDTH))
-    for status in statuses:
-        _are_lines(page_lines(_subject(status, history, journal, report), _WIDTH))
-        for before, command in process_lines(status):
-            is_line(to_ascii(before + command))
+            is_line("".join(text for text, _ in shown.cells(row, layout)))
+            _are_lines(shown.lines(row))
+        _are_lines(banner_lines(shown, "now", _WIDTH, 7))
+    for status in report.statuses:
+        for is_tree in (False, True):
+            subject = presenter.subject(shown, status)
+            for _, lines in page_sections(subject, _WIDTH, is_tree=is_tree):
+                _are_lines(lines)
+                for each in lines:
+                    is_line(to_ascii(each.plain))
 
 
-def _subject(
-    status: ContainerStatus, history: CpuHistory, journal: Journal, report: NodeReport
-) -> Subject:
-    key = key_of(status)
-    return Subject(status, NOW, history.of(key), 1.0, journal.of(key), agent=report.agent)
-
-
-def _are_lines(lines: Sequence[Text]) -> None:
+def _are_lines(lines: Iterable[Text]) -> None:
     for each in lines:
         is_line(each.plain)
 
@@ -208,8 +193,6 @@ def shown_text(data: bytes) -> None:
     assert len(escaped) <= 10 * len(text)
     hidden = redacted(text)
     is_unicode(hidden)
-    arguments = text.split("\0")
-    assert len(redacted_arguments(arguments)) == len(arguments)
     assert len(matched_words(text, [(len(text) // 3, len(text) // 2)])) <= MAX_EXCERPT_CHARS + 2
     is_line(evidence_text(text), most=10 * 256)
     assert len(shortened(text, 100)) <= max(100, min(len(text), 100))

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.authoring import rule_tests
+from minerwatch.authoring import recordings
 from minerwatch.authoring.lint import lint
-from minerwatch.authoring.replay_text import json_line, numbered_lines, text_line
+from minerwatch.authoring.rule_tests import failed_tests
 from minerwatch.config.hours import hours
 from minerwatch.config.schema import Config, load
 from minerwatch.config.selectors import selector
@@ -29,7 +29,7 @@ from minerwatch.node.yara_scan import read_rules as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import parts, target
-from tests.fuzz.shipped import matcher
+from tests.shipped import matcher
 
 _TODAY = date(2026, 11, 23)
 _FACTS: tuple[Facts, ...] = (
@@ -63,7 +63,7 @@ def rule_file(data: bytes) -> None:
         assert 1 <= error.line <= len(data.decode("utf-8", "replace").splitlines()) + 1
     for rule in book.rules:
         _works(rule)
-    for failed in rule_tests.failed_tests(book.rules, Matcher(book.rules), book.lists):
+    for failed in failed_tests(book.rules, Matcher(book.rules), book.lists):
         str(failed)
     for remark in lint(book, today=_TODAY):
         assert remark.text
@@ -80,7 +80,7 @@ def _works(rule: Rule) -> None:
             assert match.rule is rule
 
 
-@target("detection.sigma.lists", "authoring.lint_lists", cost=4)
+@target("detection.sigma.lists", "authoring.lint_book", cost=4)
 def list_file(data: bytes) -> None:
     """A list alone: entries, or an error with a line."""
     place = folder("lists")
@@ -164,26 +164,21 @@ def settings_words(data: bytes) -> None:
         sources("jupyterhub", [text])
 
 
-@target(
-    "authoring.rule_tests",
-    "detection.matching.matcher",
-    "authoring.replay_text",
-    cost=8,
-)
+@target("authoring.recordings", "detection.matching.matcher", cost=8)
 def recording(data: bytes) -> None:
     """Lines of recorded facts, and what the shipped rules say of them."""
     titles = {rule.id: rule.title for rule in matcher().rules}
-    for _, line in numbered_lines(io.BytesIO(data)):
+    for _, line in recordings.numbered_lines(io.BytesIO(data)):
         try:
-            recorded = rule_tests.recording(line)
+            recorded = recordings.recording(line)
         except ValueError as error:
             is_told(error)
             continue
-        outcome = rule_tests.replayed(recorded, matcher())
+        outcome = recordings.replayed(recorded, matcher())
         assert 0 <= outcome.score <= 100
         assert math.isfinite(recorded.seconds)
-        are_lines(text_line(recorded, outcome, titles))
-        json_line(outcome)
+        are_lines(recordings.text_line(recorded, outcome, titles))
+        recordings.json_line(outcome)
 
 
 @target("kube.client", max_bytes=1024, cost=24)

@@ -16,7 +16,7 @@ import msgspec
 from minerwatch.api import client, orders
 from minerwatch.cli.cull import _decoded
 from minerwatch.errors import OrderError, SnapshotError
-from minerwatch.report.http_server import Answer, Posts, RequestError, Routes, Server
+from minerwatch.report.http_server import Answer, Listener, Posts, RequestError, Routes
 from minerwatch.view.culling_text import cull_text, release_text, simulation_text
 from tests.fuzz.contract import are_lines, is_publishable, is_told
 from tests.fuzz.registry import target
@@ -31,11 +31,11 @@ def _fail(error: Exception) -> None:
 
 
 @cache
-def _server(*, takes_orders: bool) -> Server:
+def _server(*, takes_orders: bool) -> Listener:
     routes: Routes = dict.fromkeys(("/healthz", "/metrics"), lambda: Answer(_BODY))
     posts: Posts = {"/cull": lambda body: Answer(str(len(body)).encode())} if takes_orders else {}
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Server(listening, routes, posts, _fail)
+    return Listener(listening, routes, _fail, posts=posts)
 
 
 @target("report.http_server", max_bytes=20_000)

@@ -29,7 +29,7 @@ from minerwatch.node.children.code_classifier import (
     arm_class,
     x86_class,
 )
-from minerwatch.node.process_files import ProcessFiles
+from minerwatch.node.proc_files import ProcessFiles
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,8 @@ MAPS = b"""\
 7f2000000000-7f2000001000 r-xs 00000000 00:01 77                         /memfd:x (deleted)
 7f3000000000-7f3000001000 r-xs 00000000 00:19 78                         /dev/shm/x
 7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0                          [vdso]
+7f4000000000-7f4000001000 r-xs 00000000 00:06 12                         /dev/mem
+7f5000000000-7f5000001000 r-xs 00000000 00:0e 13                         anon_inode:[gpu]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 """
 
@@ -196,8 +198,10 @@ def test_which_code_no_file_backs(address: int, is_anonymous: bool) -> None:
     assert mapping.is_anonymous is is_anonymous
 
 
-@pytest.mark.parametrize("address", [0, 0x600010, 0x401000, 1 << 63, (1 << 64) - 1])
-def test_what_is_not_mapped_as_code(address: int) -> None:
+@pytest.mark.parametrize(
+    "address", [0, 0x600010, 0x401000, 0x7F4000000000, 0x7F5000000000, 1 << 63, (1 << 64) - 1]
+)
+def test_what_is_not_read_as_code(address: int) -> None:
     assert Mappings(MAPS).of(address) is None
 
 
@@ -243,6 +247,25 @@ def test_counts_of_a_real_process(anonymous_code: int) -> None:
     assert sum(answer["classes"]) == 4 * 16
     assert answer["io_bytes"] > 0
     assert answer["cpu_s"] > 0
+
+
+def test_no_page_is_fetched() -> None:
+    """A tenant may serve the page itself, as late as it likes."""
+    memory = mmap.mmap(-1, 8192, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(SALSA_QUARTER * 128)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None)
+    assert libc.madvise(ctypes.c_void_p(address), 8192, mmap.MADV_REMOVE) == 0
+    memory[4096:4160] = SALSA_QUARTER
+    answer = x86_classifier().answer(
+        {
+            "pid": os.getpid(),
+            "start_ticks": own_start_ticks(),
+            "addresses": [(address, 3), (address + 4096, 2)],
+        }
+    )
+    assert (answer["unread"], answer["samples"]) == (3, 2)
+    _kept.append(memory)
 
 
 def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) -> None:

@@ -1,0 +1,178 @@
+"""What programs execute, and which rules hold on it: hash functions, RandomX, ordinary work.
+
+    python -m benchmarks.executed_code [--samples 300] [--only WORD] [--write]
+
+Runs three programs at a time (root), samples them five times as often as the agent does, and counts
+each on its own. ``--write`` puts the table into docs/detection.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.computing import Computing, computing, start
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
+from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.probes.executed_code import ExecutedCode, Place
+
+BEGIN = "<!-- begin: python -m benchmarks.executed_code --write -->"
+END = "<!-- end -->"
+PAGE = Path(__file__).parents[1] / "docs" / "detection.md"
+_HZ = 97.0
+_AT_ONCE = 3
+_LIMIT_S = 300.0
+_RANDOMX_S = 90.0
+"""It fills its cache by Argon2 first."""
+_COLUMNS = {
+    "HashCodeShare": "hash code",
+    "MixingCodeShare": "mixing",
+    "FloatCodeShare": "float",
+    "PairConversionShare": "pairs",
+    "VectorCodeShare": "vector",
+    "AnonymousCodeShare": "anonymous",
+}
+
+
+@dataclass(slots=True)
+class Running:
+    """A program that runs, and the processes that it has started so far."""
+
+    program: Computing
+    process: subprocess.Popen[bytes]
+    container: ContainerKey
+    started_s: float = field(default_factory=time.monotonic)
+    pids: set[int] = field(default_factory=set)
+
+    def update(self) -> None:
+        """Add the processes that it has started since."""
+        self.pids.add(self.process.pid)
+        with suppress(psutil.Error):
+            root = psutil.Process(self.process.pid)
+            self.pids.update(child.pid for child in root.children(recursive=True))
+
+    def end(self) -> None:
+        """Kill all of them."""
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Table:
+    """Runs programs and keeps the facts about each."""
+
+    def __init__(self, programs: Sequence[Computing], samples: int) -> None:
+        self.facts: dict[str, Facts] = {}
+        self._waiting = [*programs]
+        self._running: list[Running] = []
+        self._samples = samples
+
+    def fill(self) -> None:
+        """Run all. Raises SamplerUnavailableError."""
+        code = ExecutedCode(CodeSampler(_HZ), self._locate)
+        try:
+            while self._waiting or self._running:
+                while self._waiting and len(self._running) < _AT_ONCE:
+                    self._start(self._waiting.pop(0))
+                time.sleep(0.5)
+                code.end_tick({running.container for running in self._running})
+                for running in [*self._running]:
+                    running.update()
+                    self._end_if_known(running, code)
+        finally:
+            for running in self._running:
+                running.end()
+            code.close()
+
+    def _start(self, program: Computing) -> None:
+        key = ContainerKey(program.name, len(self.facts) + len(self._running))
+        self._running.append(Running(program, start(program), key))
+
+    def _end_if_known(self, running: Running, code: ExecutedCode) -> None:
+        ran_s = time.monotonic() - running.started_s
+        starts_slowly = running.program.kind == "randomx" and ran_s < _RANDOMX_S
+        is_known = code.samples_of(running.container) >= self._samples and not starts_slowly
+        if not is_known and ran_s < _LIMIT_S:
+            return
+        self.facts[running.program.name] = code.facts(running.container)
+        running.end()
+        self._running.remove(running)
+        print(f"{running.program.name}: {dict(self.facts[running.program.name])}", file=sys.stderr)
+
+    def _locate(self, pid: int) -> Place | None:
+        for running in self._running:
+            if pid in running.pids:
+                with suppress(OSError, IndexError):
+                    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+                    start_ticks = int(stat.rpartition(")")[2].split()[19])
+                    return Place(ProcessId(pid, start_ticks), running.container, pid)
+        return None
+
+
+def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
+    """Return the table; shares are in per cent."""
+    matcher = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    heads = ["program", "kind", *_COLUMNS.values(), "pages", "MB moved a CPU second", "rules"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * 8} --- |"]
+    for program in programs:
+        own = facts.get(program.name, {})
+        shares = [_per_cent(own.get(name)) for name in _COLUMNS]
+        moved = own.get("IoBytesPerCpuSecond")
+        found = [
+            f"{match.rule.title} ({match.rule.score:g})"
+            for match in matcher.matches(own)
+            if match.rule.signal is Signal.COMPUTE
+        ]
+        cells = [
+            *(program.name, program.kind, *shares, str(own.get("HotCodePages", ""))),
+            *(f"{moved / 1e6:.2f}" if isinstance(moved, float) else "", "; ".join(found)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _per_cent(value: object) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, float) else ""
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--only", default="", help="programs with this word in their name")
+    parser.add_argument("--write", action="store_true", help="into docs/detection.md")
+    options = parser.parse_args()
+    programs, missing = computing()
+    programs = [each for each in programs if options.only in each.name]
+    table = Table(programs, options.samples)
+    table.fill()
+    text = markdown(programs, table.facts)
+    if missing:
+        text += f"\nNot here: {', '.join(missing)}.\n"
+    if not options.write:
+        print(text)
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SamplerUnavailableError as error:
+        sys.exit(str(error))

@@ -1,0 +1,193 @@
+"""The processes of a node or of a cluster, flagged or not: rows, columns, details. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from minerwatch.api.types import ContainerStatus, ProcessStatus
+from minerwatch.arguments import quoted
+from minerwatch.format import byte_size
+from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
+from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, NOTHING, TAGS
+from minerwatch.view.lines import cut, fitted
+from minerwatch.view.screen.columns import named
+from minerwatch.view.screen.containers import View
+from minerwatch.view.screen.history import Key, key_of
+from minerwatch.view.screen.layout import Column, Scene
+from minerwatch.view.selection import IDLE_CORES, place
+
+_COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
+_MAX_PIDS = 8
+_NAME_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process, or several of one container that are alike."""
+
+    key: Key
+    status: ContainerStatus  # of the container
+    processes: tuple[ProcessStatus, ...]  # the busiest first
+    signals: tuple[str, ...]  # of findings on them
+    cpu_cores: float
+    memory_bytes: int | None
+    threads: int | None
+
+    @property
+    def first(self) -> ProcessStatus:
+        """The busiest."""
+        return self.processes[0]
+
+
+def process_rows(every: Iterable[ContainerStatus], view: View) -> tuple[ProcessRow, ...]:
+    """Return what ``view`` shows of all processes that are known of ``every``."""
+    words = view.text.lower().split()
+    rows = [
+        row
+        for status in every
+        for row in _rows_of(status, is_folded=view.is_folded)
+        if (view.is_narrowed or row.signals or row.cpu_cores > IDLE_CORES)
+        and _holds_all(row, words)
+    ]
+    sort = view.sort if view.sort in PROCESS_SORTS else PROCESS_SORTS[0]
+    if sort in _FIGURES:
+        figure = _FIGURES[sort]
+        rows.sort(key=lambda row: (-figure(row), -row.cpu_cores, row.key), reverse=view.is_reversed)
+        return tuple(rows)
+    text = _TEXTS[sort]
+    rows.sort(
+        key=lambda row: (text(row).lower(), -row.cpu_cores, row.key), reverse=view.is_reversed
+    )
+    return tuple(sorted(rows, key=lambda row: not text(row)))
+
+
+def command_of(process: ProcessStatus) -> str:
+    """Return its command line fit to print, and the names that differ from it."""
+    command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
+    notes = []
+    program = process.command_line.partition(" ")[0]
+    if process.comm and process.comm != program.rpartition("/")[2][:15]:
+        notes.append(f"named {printable(process.comm, _NAME_LENGTH)}")
+    if process.image and process.image != program:
+        notes.append(f"executable {printable(shortened(process.image, NAME_LENGTH))}")
+    return command + (f"  ({', '.join(notes)})" if notes else "")
+
+
+def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
+    """Return all columns."""
+    return (
+        Column("PID", _draw_pid, 7, is_number=True, sort="pid"),
+        Column("CPU", lambda row, *_: f"{row.cpu_cores:.2f}", 6, is_number=True, sort="cpu"),
+        Column(
+            "MEMORY", lambda row, *_: _size(row.memory_bytes), 8, 5, is_number=True,
+            sort="memory", exists=lambda rows: any(row.memory_bytes is not None for row in rows),
+        ),
+        Column(
+            "THREADS", lambda row, *_: NOTHING if row.threads is None else f"{row.threads}", 7, 4,
+            is_number=True, sort="threads",
+            exists=lambda rows: any(row.threads is not None for row in rows),
+        ),
+        Column(
+            "FOUND", lambda row, _, width: cut("+".join(row.signals), width), 9, 7,
+            style=lambda row: LEVEL_STYLES.get(row.status.level, "") if row.signals else "",
+            exists=lambda rows: any(row.signals for row in rows),
+        ),
+        Column("USER", lambda row, _, width: cut(printable(row.first.user, 32), width), 9, 3),
+        Column("CONTAINER", _draw_container, sort="name", is_name=True),
+        Column(
+            "OWNER", lambda row, _, width: fitted(printable(row.status.owner, NAME_LENGTH), width),
+            16, 6, sort="owner", exists=lambda rows: any(row.status.owner for row in rows),
+        ),
+        Column(
+            "NODE", lambda row, _, width: fitted(printable(row.status.node, NAME_LENGTH), width),
+            14, 2, sort="node", exists=lambda rows: len({row.status.node for row in rows}) > 1,
+        ),
+        Column("COMMAND", _draw_command, max(30, width * 2 // 5), is_rest=True),
+    )  # fmt: skip
+
+
+def process_lines(row: ProcessRow) -> Iterator[Text]:
+    """Yield what matters most of a row."""
+    pids = ", ".join(str(each.pid) for each in row.processes[:_MAX_PIDS])
+    more = ", …" if len(row.processes) > _MAX_PIDS else ""
+    count = f"{len(row.processes)} processes" if len(row.processes) > 1 else "pid"
+    found = f", findings: {', '.join(row.signals)}" if row.signals else ", no findings"
+    yield Text(f"{count} {pids}{more}: {row.cpu_cores:.2f} cores{found}", "bold")
+    yield Text(command_of(row.first))
+    yield Text(f"in {printable(place(row.status), NAME_LENGTH)}, {printable(row.status.level, 16)}")
+
+
+def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow]:
+    found: dict[int | None, dict[str, None]] = {}
+    for finding in status.findings:
+        found.setdefault(finding.pid, {})[finding.signal] = None
+    alike: dict[Key, list[ProcessStatus]] = {}
+    for process in status.processes:
+        names = (process.comm, process.command_line, process.user)
+        own = names if is_folded else (str(process.pid),)
+        alike.setdefault((*key_of(status), *own), []).append(process)
+    for key, processes in alike.items():
+        if len(processes) > 1:
+            processes.sort(key=lambda each: -(each.cpu_cores or 0.0))
+        signals = dict.fromkeys(each for one in processes for each in found.get(one.pid, ()))
+        yield ProcessRow(
+            key,
+            status,
+            tuple(processes),
+            tuple(TAGS.get(each) or printable(each, 8) for each in signals),
+            sum(each.cpu_cores or 0.0 for each in processes),
+            _sum(each.memory_bytes for each in processes),
+            _sum(each.threads for each in processes),
+        )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [each for each in values if each is not None]
+    return sum(known) if known else None
+
+
+def _holds_all(row: ProcessRow, words: Sequence[str]) -> bool:
+    if not words:
+        return True
+    status, first = row.status, row.first
+    pids = " ".join(str(each.pid) for each in row.processes)
+    names = (first.comm, quoted(first.command_line), first.user, first.image, *row.signals)
+    text = " ".join((place(status), status.owner, status.node, pids, *names)).lower()
+    return all(word in text for word in words)
+
+
+def _draw_pid(row: ProcessRow, _scene: Scene, _width: int) -> str:
+    return str(row.first.pid) if len(row.processes) == 1 else NOTHING
+
+
+def _draw_container(row: ProcessRow, scene: Scene, width: int) -> str:
+    name = printable(place(row.status), NAME_LENGTH)
+    return named(name, row.status.node, scene, width)
+
+
+def _draw_command(row: ProcessRow, _scene: Scene, width: int) -> str:
+    count = f"{len(row.processes)} × " if len(row.processes) > 1 else ""
+    return cut(count + command_of(row.first), width)
+
+
+def _size(size_bytes: int | None) -> str:
+    return NOTHING if size_bytes is None else byte_size(size_bytes)
+
+
+_FIGURES: dict[str, Callable[[ProcessRow], float]] = {
+    "cpu": lambda row: row.cpu_cores,
+    "memory": lambda row: row.memory_bytes or 0,
+    "threads": lambda row: row.threads or 0,
+    "pid": lambda row: -row.first.pid,
+}
+_TEXTS: dict[str, Callable[[ProcessRow], str]] = {
+    "name": lambda row: place(row.status),
+    "owner": lambda row: row.status.owner,
+    "node": lambda row: row.status.node,
+}
+
+PROCESS_SORTS = (*_FIGURES, *_TEXTS)
+"""Keys that order processes; the first by default."""

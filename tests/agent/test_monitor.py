@@ -1,0 +1,94 @@
+"""The sources of a node, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from minerwatch.agent import monitor
+from minerwatch.agent.monitor import Node, open_node
+from minerwatch.config.schema import Config, Probes
+from minerwatch.detection.sigma import rulebook
+from minerwatch.model import CodeSamples
+from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.node.executed_code import SamplerUnavailableError
+from minerwatch.probes.registry import ProbeStatus
+
+FEW = Config(
+    probes=Probes(
+        tasks=False, connections=False, mappings=False, content=False, drift=False, rounding=False
+    )
+)
+
+
+class Sampler:
+    """A source of samples that has none."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+        self.read_every_s = 1e6
+
+    def read(self) -> CodeSamples:
+        return CodeSamples(1.0, [])
+
+    def close(self) -> None:
+        pass
+
+
+def perf_refused() -> Sampler:
+    raise SamplerUnavailableError("perf is forbidden: permit it")
+
+
+def bpf_refused() -> Sampler:
+    raise BpfUnavailableError("bpf is forbidden: permit it")
+
+
+@contextmanager
+def opened(config: Config = FEW) -> Iterator[tuple[Node, ProbeStatus]]:
+    node = open_node(config, rulebook.load(()))
+    try:
+        yield node, next(each for each in node.probes if each.name == "executed_code")
+    finally:
+        node.watch.close()
+
+
+def test_perf_events_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "CodeSampler", Sampler)
+    monkeypatch.setattr(monitor, "EntrySampler", bpf_refused)
+    with opened() as (node, status):
+        assert status == ProbeStatus("executed_code", "", source="perf events")
+        assert not any("executed code" in spot for spot in node.blind_spots)
+
+
+def test_where_they_are_refused_entries_serve_and_it_says_what_would_be_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
+    monkeypatch.setattr(monitor, "EntrySampler", Sampler)
+    with opened() as (node, status):
+        assert status == ProbeStatus("executed_code", "", source="kernel entries")
+        (spot,) = (each for each in node.blind_spots if each.startswith("executed code"))
+        assert spot == (
+            "executed code is seen only where threads enter the kernel, because of this:"
+            " perf is forbidden: permit it"
+        )
+
+
+def test_where_both_are_refused_it_is_off_for_both_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
+    monkeypatch.setattr(monitor, "EntrySampler", bpf_refused)
+    with opened() as (node, status):
+        assert status.off == (
+            "perf is forbidden: permit it; where threads enter the kernel is not seen either:"
+            " bpf is forbidden: permit it"
+        )
+        assert not any("executed code" in spot for spot in node.blind_spots)
+
+
+def test_switched_off_it_opens_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
+    with opened(Config(probes=Probes(executed_code=False, tasks=False))) as (_, status):
+        assert status.off == "switched off (probes.executed_code)"
+        assert not status.is_asked_for

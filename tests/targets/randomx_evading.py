@@ -1,0 +1,84 @@
+"""Hashes with RandomX on this machine only, in shapes that hide it: no pool, no network, no coin.
+
+Usage: python3 randomx_evading.py SHAPE SECONDS
+
+``workers``: one process at a time, replaced every three seconds.
+``bursts``: five processes that each compute for 60 of 600 ms.
+``reset``: the floating-point control word is reset after each hash, before it sleeps for a moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+
+from randomx_hashing import library  # type: ignore[import-not-found]
+
+_DEFAULT_ENVIRONMENT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc's <fenv.h>
+
+
+class Hasher:
+    """One machine of RandomX in light mode."""
+
+    def __init__(self) -> None:
+        self._library = library()
+        self._flags = self._library.randomx_get_flags()
+        self._cache = self._library.randomx_alloc_cache(self._flags)
+        self._library.randomx_init_cache(self._cache, b"a key of no chain", 17)
+
+    def start(self) -> None:
+        """Make the machine: in each process its own."""
+        self._machine = self._library.randomx_create_vm(self._flags, self._cache, None)
+        self._output = ctypes.create_string_buffer(32)
+
+    def hash(self) -> None:
+        self._library.randomx_calculate_hash(self._machine, b"nothing", 7, self._output)
+
+
+def in_workers(hasher: Hasher, ends: float) -> None:
+    while time.monotonic() < ends:
+        worker = os.fork()
+        if worker == 0:
+            hasher.start()
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                hasher.hash()
+            os._exit(0)
+        os.waitpid(worker, 0)
+
+
+def in_bursts(hasher: Hasher, ends: float) -> None:
+    for _ in range(4):
+        if os.fork() == 0:
+            break
+    hasher.start()
+    while time.monotonic() < ends:
+        until = time.monotonic() + 0.06
+        while time.monotonic() < until:
+            hasher.hash()
+        time.sleep(0.54)
+
+
+def with_resets(hasher: Hasher, ends: float) -> None:
+    environment = ctypes.CDLL("libm.so.6").fesetenv
+    hasher.start()
+    while time.monotonic() < ends:
+        hasher.hash()
+        environment(_DEFAULT_ENVIRONMENT)
+        time.sleep(1e-6)
+
+
+SHAPES = {"workers": in_workers, "bursts": in_bursts, "reset": with_resets}
+
+
+def main() -> None:
+    shape, seconds = SHAPES[sys.argv[1]], float(sys.argv[2])
+    hasher = Hasher()
+    print("hashing", flush=True)
+    shape(hasher, time.monotonic() + seconds)
+
+
+if __name__ == "__main__":
+    main()
