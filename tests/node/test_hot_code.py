@@ -95,7 +95,7 @@ def test_nonsense_is_no_finding(answer: str, tmp_path: Path) -> None:
     try:
         assert reader.ask(me(), "me", {64: 1})
         assert findings(reader, me()) is None
-        assert reader.failures["hot child"] == 1
+        assert reader.failures["child"] == 1
     finally:
         reader.close()
 
@@ -121,7 +121,8 @@ def test_a_look_that_hangs_costs_its_container_only(tmp_path: Path) -> None:
         for _ in range(3):
             assert reader.ask(me(), "me", {64: 1})
             assert findings(reader, me()) is None
-        assert reader.failures == {"hot timeout": 1, "hot child": 0}
+        assert reader.failures["timeout"] == 1
+        assert sum(reader.failures.values()) == 1
     finally:
         reader.close()
 

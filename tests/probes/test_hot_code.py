@@ -27,7 +27,7 @@ class Answers:
     """A reader that answers each question at once, as a test says."""
 
     def __init__(self) -> None:
-        self.failures: dict[str, int] = {"hot child": 0}
+        self.failures: dict[str, int] = {"child": 0}
         self.asked: list[tuple[ProcessId, Hashable, dict[int, int]]] = []
         self.next: HotCodeFindings | None = SCRYPT
         self.refuses = False

@@ -80,6 +80,9 @@ _MAPS_LINE = re.compile(
 )
 
 
+_OF_DEVICES = re.compile(rb"/dev/(?!shm/|zero)|/sys/|anon_inode:|\[vvar")
+
+
 class Mapping(NamedTuple):
     """A mapping that is executable, or read-only."""
 
@@ -97,7 +100,9 @@ class Process:
     def __init__(self, proc: str, place: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{place}"
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._pages = -1
         try:
+            self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123 - as below
                 fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5)
             self.is_same = int(fields[19]) == start_ticks
@@ -115,7 +120,9 @@ class Process:
                 match = _MAPS_LINE.fullmatch(line)
                 if size > _MAX_MAPS_BYTES:
                     return
-                if match and (b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3])):
+                if not match or _OF_DEVICES.match(match[5]):
+                    continue  # reading a device's memory could set off what the device does
+                if b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3]):
                     start, end = int(match[1], 16), int(match[2], 16)
                     rights = b"x" in match[3], b"w" in match[3]
                     yield Mapping(start, end, *rights, match[4] != b"0", match[5])
@@ -134,14 +141,25 @@ class Process:
         return b""
 
     def content(self, start: int, size: int) -> bytes:
-        """Return what can be read of the memory from ``start`` on."""
+        """Return the memory from ``start`` on, as far as its pages are present.
+
+        To fetch one can take as long as a tenant likes. Bit 63 of a page map entry says present
+        (proc_pid_pagemap(5)).
+        """
+        first, last = start // PAGE, (start + size - 1) // PAGE
         with suppress(OSError, OverflowError):
-            return os.pread(self._memory, size, start)
+            entries = os.pread(self._pages, 8 * (last - first + 1), 8 * first)
+            present = re.match(rb"(?s)(?:.{7}[\x80-\xff])*", entries)
+            end = (first + (present.end() // 8 if present else 0)) * PAGE
+            if end > start:
+                return os.pread(self._memory, min(size, end - start), start)
         return b""
 
     def close(self) -> None:
         """Close its memory."""
         os.close(self._memory)
+        if self._pages >= 0:
+            os.close(self._pages)
 
 
 # Hot code.
@@ -201,9 +219,9 @@ class HotCode:
         return self._process.mapping(address) is not None
 
     def _page(self, page: int) -> bytes:
-        """Return a page of code: of executable memory, or of whatever was sampled."""
+        """Return a page of code."""
         mapping = self._process.mapping(page * PAGE)
-        if page in self.hot or (mapping is not None and mapping.is_executable):
+        if mapping is not None and mapping.is_executable:
             return self._process.content(page * PAGE, PAGE)
         return b""
 

@@ -61,6 +61,8 @@ class Memory:
         if fd < 0:
             ctypes.memmove(address, content, len(content))
             assert libc.mprotect(address, size, rights) == 0
+        elif pages:
+            ctypes.string_at(address, size)  # so that it is present
         return int(address)
 
     def unmap(self, address: int, size: int) -> None:
@@ -216,6 +218,19 @@ def test_any_code_at_any_places(code: bytes, places: list[int]) -> None:
     finally:
         look.close()
         memory.close()
+
+
+def test_pages_that_are_not_present_are_not_fetched(
+    memory: Memory, look: Look, tmp_path: Path
+) -> None:
+    fd = program(tmp_path, SALSA * 20 + LOADS_MARK)
+    try:
+        code = memory.map(SALSA, READ | EXECUTE, fd=fd)
+    finally:
+        os.close(fd)
+    assert MARK not in look.at(code).text()
+    ctypes.string_at(code, 1)
+    assert MARK in look.at(code).text()
 
 
 # Fingerprints.
