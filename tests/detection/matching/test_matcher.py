@@ -197,7 +197,7 @@ def reasons_of(condition: Condition, facts: Facts) -> Iterator[Predicate]:
             yield condition
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(DETECTION, min_size=1, max_size=4), st.lists(FACTS, min_size=4, max_size=10))
 def test_matching_agrees_with_the_reference(detections: list[Any], some_facts: list[Any]) -> None:
     rules = sharing(rule_of(detection, number) for number, detection in enumerate(detections))

@@ -83,7 +83,7 @@ def meets(text: str, pattern: str) -> bool:
     return needs.literals is None or any(one in normal_form(text) for one in needs.literals)
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(200))
 @given(FLAGS, PATTERNS, st.lists(TEXTS, min_size=5, max_size=20))
 def test_every_text_that_matches_meets_the_requirement(
     flags: str, pattern: str, texts: list[str]
