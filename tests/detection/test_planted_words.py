@@ -245,13 +245,21 @@ def test_decoys_by_the_thousand_make_no_words_of_a_miners_arguments(is_before: b
     ],
 )
 def test_a_line_of_thousands_is_tried_a_few_hundred_times(arguments: list[str]) -> None:
-    tried = 0
+    rule = CountingRule()
+    PlantedArguments(with_arguments(live("./a", *arguments)), dict, 4).rests_on_one(rule)
+    assert rule.tried < 600
 
-    def holds(facts: Facts) -> bool:
-        nonlocal tried
-        tried += 1
+
+class CountingRule:
+    """Holds on an option and on a pool with a login, and counts how often it is evaluated."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+
+    def holds(self, facts: Facts) -> bool:
+        self.tried += 1
         line = str(facts["CommandLine"])
         return "--donate-level" in line or ("-o stratum" in line and "-u worker" in line)
 
-    PlantedArguments(with_arguments(live("./a", *arguments)), dict, 4).rests_on_one(holds)
-    assert tried < 600
+    def may_hold(self, _facts: Facts) -> bool:
+        return True

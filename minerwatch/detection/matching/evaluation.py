@@ -116,8 +116,8 @@ class Evaluations:
     def _make_any(self, condition: Any) -> Evaluate:
         choice = self._choices[id(condition)] = _Choice(condition, self._needed)
         for inner in condition.conditions:
-            if not _is_literal(inner):  # lists of names are compiled as they are found
-                self.function(inner)
+            if not isinstance(inner, Text) or inner.how in REGEXES:
+                self.function(inner)  # lists of names are compiled as they are found
         others = sorted((condition.conditions[place] for place in choice.others), key=_cost)
         others_hold = _any_holds(tuple(map(self.function, others)))
         literals, function = choice.places.keys(), self.function
@@ -183,10 +183,6 @@ def _cost(condition: Condition) -> _Cost:
         case Text(how=how):
             return _Cost.REGEX if how in REGEXES else _Cost.LITERAL
     return _Cost.SIMPLE
-
-
-def _is_literal(condition: Condition) -> bool:
-    return isinstance(condition, Text) and condition.how not in REGEXES
 
 
 REGEXES = frozenset((How.WILDCARD, How.REGEX))
