@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from itertools import chain
 
 from minerwatch.detection.condition import All, Any, Condition, How, Not, Number, Predicate, Text
@@ -210,12 +211,20 @@ def _any_holds(each: tuple[Evaluate, ...]) -> Evaluate:
 
 def _text_holds(predicate: Text) -> Evaluate:
     field, test = predicate.field, text_test(predicate)
+    if predicate.how in REGEXES and field in _REPEATED:
+        test = lru_cache(_REMEMBERED)(test)
 
     def holds(seen: Seen) -> bool:
         value = seen.facts.get(field)
         return test(value) if isinstance(value, str) else any(map(test, texts(value)))
 
     return holds
+
+
+_REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
+"""Fields whose texts come again with other processes."""
+_REMEMBERED = 64
+"""Such texts for which an expression's result is remembered."""
 
 
 def _regex_holds(predicate: Text, clauses: Sequence[Found]) -> Evaluate:
