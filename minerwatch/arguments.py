@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import islice
 
 NO_BREAK_SPACE = "\u00a0"
 
 _INSIDE = str.maketrans(dict.fromkeys(" \t\n\v\f\r", NO_BREAK_SPACE))
 
 _SHELL = re.compile(r"(?:.*/)?-?(?:(?:ba|da|z|k|mk|a|fi|t?c)?sh|busybox|su|runuser|script|flock)")
+_SHELL_ENDS = ("sh", "busybox", "su", "runuser", "script", "flock")
 _SCRIPT_OPTION = re.compile(r"-[a-z]*c|--command|--session-command")
 _MAX_SHELLS = 4
 """Shells among the arguments of other programs that are followed."""
@@ -93,11 +96,14 @@ def with_script_words(arguments: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _script_places(arguments: tuple[str, ...]) -> list[int]:
-    places = []
-    shells = [place for place, each in enumerate(arguments) if _SHELL.fullmatch(each)]
-    for shell in shells[:_MAX_SHELLS]:
-        for place in range(shell + 1, len(arguments) - 1):
-            if _SCRIPT_OPTION.fullmatch(arguments[place]):
-                places.append(place + 1)
-                break
-    return places
+    candidates = (place for place, each in enumerate(arguments) if each.endswith(_SHELL_ENDS))
+    shells = (place for place in candidates if _SHELL.fullmatch(arguments[place]))
+    if not (first_shells := list(islice(shells, _MAX_SHELLS))):
+        return []
+    options = [
+        place
+        for place, each in enumerate(arguments[:-1])
+        if each.startswith("-") and _SCRIPT_OPTION.fullmatch(each)
+    ]
+    following = (bisect_right(options, shell) for shell in first_shells)
+    return [options[place] + 1 for place in following if place < len(options)]

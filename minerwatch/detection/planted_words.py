@@ -354,14 +354,13 @@ def _ordinary(facts: Facts, field: str, line: str) -> Facts:
 
 def _without(facts: Facts, planted: frozenset[_Argument]) -> Facts:
     left = dict(facts)
-    for field in ("CommandLine", "ParentCommandLine"):
+    for field in _LINES:
         line = facts.get(field)
         if isinstance(line, str):
             first, *others = arguments_of(line) or ("",)
-            name = _PROGRAM if (field, first) in planted else first
-            left[field] = " ".join(
-                (name, *(each for each in others if (field, each) not in planted))
-            )
+            gone = {argument for of_field, argument in planted if of_field == field}
+            name = _PROGRAM if first in gone else first
+            left[field] = " ".join((name, *[each for each in others if each not in gone]))
     line = left.get("CommandLine")
     if isinstance(line, str):
         left["Arguments"] = arguments_of(line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from itertools import chain
 
 from minerwatch.detection.condition import All, Any, Condition, How, Not, Number, Predicate, Text
@@ -116,8 +117,8 @@ class Evaluations:
     def _make_any(self, condition: Any) -> Evaluate:
         choice = self._choices[id(condition)] = _Choice(condition, self._needed)
         for inner in condition.conditions:
-            if not _is_literal(inner):  # lists of names are compiled as they are found
-                self.function(inner)
+            if not isinstance(inner, Text) or inner.how in REGEXES:
+                self.function(inner)  # lists of names are compiled as they are found
         others = sorted((condition.conditions[place] for place in choice.others), key=_cost)
         others_hold = _any_holds(tuple(map(self.function, others)))
         literals, function = choice.places.keys(), self.function
@@ -185,10 +186,6 @@ def _cost(condition: Condition) -> _Cost:
     return _Cost.SIMPLE
 
 
-def _is_literal(condition: Condition) -> bool:
-    return isinstance(condition, Text) and condition.how not in REGEXES
-
-
 REGEXES = frozenset((How.WILDCARD, How.REGEX))
 
 
@@ -214,12 +211,20 @@ def _any_holds(each: tuple[Evaluate, ...]) -> Evaluate:
 
 def _text_holds(predicate: Text) -> Evaluate:
     field, test = predicate.field, text_test(predicate)
+    if predicate.how in REGEXES and field in _REPEATED:
+        test = lru_cache(_REMEMBERED)(test)
 
     def holds(seen: Seen) -> bool:
         value = seen.facts.get(field)
         return test(value) if isinstance(value, str) else any(map(test, texts(value)))
 
     return holds
+
+
+_REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
+"""Fields whose texts come again with other processes."""
+_REMEMBERED = 64
+"""Such texts for which an expression's result is remembered."""
 
 
 def _regex_holds(predicate: Text, clauses: Sequence[Found]) -> Evaluate:

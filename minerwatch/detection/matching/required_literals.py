@@ -104,7 +104,7 @@ def requirement(pattern: str) -> Requirement:
             warnings.simplefilter("ignore")  # FutureWarning on "[[" and the like
             tree = _parser.parse(pattern.replace(r"\z", r"\Z"))
         part = _sequence(tree)
-        has_long_word = _run(tree).longest >= _LONG_WORD_LENGTH
+        has_long_word = _has_long_word(tree)
     except (re.error, RecursionError, OverflowError, AttributeError, ValueError, TypeError):
         return _NO_REQUIREMENT
     best = _rarer(part.needed, part.exact)
@@ -264,69 +264,31 @@ def _rarer(one: _Texts | None, other: _Texts | None) -> _Texts | None:
     return min(known, key=commonness, default=None)
 
 
-# Long words. Letters and digits stand together in what a part matches, so many at least.
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The least numbers of characters of a word that stand together in what a part matches."""
-
-    first: int = 0
-    longest: int = 0
-    last: int = 0
-    is_whole: bool = False  # it has no others: all numbers are its length
-
-    def then(self, other: _Run) -> _Run:
-        return _Run(
-            self.first + other.first if self.is_whole else self.first,
-            max(self.longest, other.longest, self.last + other.first),
-            self.last + other.last if other.is_whole else other.last,
-            self.is_whole and other.is_whole,
-        )
-
-    def times(self, least: int) -> _Run:
-        if self.is_whole:
-            return _whole(self.longest * least)
-        return self.then(self) if least > 1 else self if least else _Run()
-
-
-def _whole(length: int) -> _Run:
-    return _Run(length, length, length, is_whole=True)
-
-
-def _run(operators: Iterable[tuple[Any, Any]]) -> _Run:
-    run = _whole(0)
+def _has_long_word(operators: Iterable[tuple[Any, Any]]) -> bool:
+    """Return True if all that the operators match contains a LONG_WORD."""
     for operator, argument in operators:
-        run = run.then(_run_of(str(operator), argument))
-    return run
+        match str(operator):
+            case "SUBPATTERN":
+                has = _has_long_word(argument[-1])
+            case "BRANCH":
+                has = all(map(_has_long_word, argument[1]))
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                least, _, repeated = argument
+                is_word = len(repeated) > 0 and all(map(_is_of_word, repeated))
+                is_long = is_word and least >= _LONG_WORD_LENGTH
+                has = is_long or (least > 0 and _has_long_word(repeated))
+            case _:
+                has = False
+        if has:
+            return True
+    return False
 
 
-def _run_of(operator: str, argument: Any) -> _Run:
-    match operator:
-        case "AT":
-            return _whole(0)
-        case "LITERAL":
-            return _whole(1) if _is_of_word((operator, argument)) else _Run()
-        case "IN":
-            return _whole(1) if all(map(_is_of_word, argument)) else _Run()
-        case "SUBPATTERN":
-            return _run(argument[-1])
-        case "MAX_REPEAT" | "MIN_REPEAT":
-            return _run(argument[2]).times(int(argument[0]))
-        case "BRANCH":
-            each = [_run(one) for one in argument[1]]
-            return _Run(
-                min(one.first for one in each),
-                min(one.longest for one in each),
-                min(one.last for one in each),
-                all(one.is_whole for one in each),
-            )
-    return _Run()
-
-
-def _is_of_word(member: tuple[Any, Any]) -> bool:
-    """Return True if all characters of a member of a class are matched by LONG_WORD's."""
-    match str(member[0]), member[1]:
+def _is_of_word(part: tuple[Any, Any]) -> bool:
+    """Return True if what a character or a class matches is matched by LONG_WORD's class."""
+    match str(part[0]), part[1]:
+        case "IN", members:
+            return all(map(_is_of_word, members))
         case "LITERAL", char:
             return bool(_WORD.fullmatch(chr(char)))
         case "RANGE", (first, last):
