@@ -39,6 +39,7 @@ _MAX_ADDRESSES_OF_ONE = 40
 _MAX_PROCESSES_OF_ONE = 64
 _MAX_PROCESSES = 4096
 _MAX_LOCATED = 16_384
+_START_S = 10.0  # on a starved node
 _ANSWER_S = 2.0
 _STALL_S = 1.0
 _AVOIDED_S = 60.0
@@ -277,7 +278,7 @@ class ExecutedCode:
     def _classify(self, place: Place, addresses: Counter[int], now_s: float) -> None:
         try:
             child = self._program.child(place.owner)
-            if child is None:
+            if child is None or not child.has_started(time.monotonic() + _START_S):
                 self._failures["child"] += 1
                 return
             until_s = time.monotonic() + _ANSWER_S
