@@ -25,7 +25,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -38,7 +38,7 @@ from minerwatch.api.types import AgentStatus, ContainerStatus, FindingStatus, Pr
 from minerwatch.view.screen.containers import Kind, Tree, View
 from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.presentation import Presenter
-from tests.kube.api_server import ApiServer, pod_json
+from tests.kube.api_server import ApiServer, as_agent, pod_json, put_daemon_set
 from tests.kube.exec_endpoint import Printing
 
 SIZE = (200, 60)
@@ -77,11 +77,12 @@ def main() -> None:
 def _serve(nodes: int, containers: int, pipe: Connection) -> None:
     """Runs in a process of its own."""
     with ApiServer() as server:
+        put_daemon_set(server)
         size_bytes = 0
         for number in range(nodes):
             node, name = f"node-{number:04}", f"minerwatch-{number:05}"
             pod = pod_json(name, node=node, namespace="minerwatch", labels=LABELS)
-            server.put({**pod, "status": {"phase": "Running"}})
+            server.put({**as_agent(pod), "status": {"phase": "Running"}})
             server.put({"metadata": {"name": node}, "kind": "Node"}, resource="nodes")
             agent = AgentStatus(node, "0.1.0", rules={"stable": 96, "test": 16}, culling="off")
             statuses = [_status(node, number, place) for place in range(containers)]
@@ -308,14 +309,12 @@ def _compare_tables(count: int) -> None:
             _timed("the rows that are held", lambda: long.show(shown))
             _timed("the last rows", long.action_last)
             table.add_columns(*(column.title for column in layout.columns))
-            _timed("DataTable: all rows added", lambda: table.add_rows(drawn))
-            await asyncio.sleep(0.1)
-            _timed("DataTable: cleared and added", lambda: _again(table, drawn))
+            table.display = True
+            began_s = time.process_time()
+            table.add_rows(drawn)
+            await asyncio.sleep(0.5)  # it measures and draws them
+            _report("DataTable: all rows", time.process_time() - began_s)
             self.exit()
-
-    def _again(table: DataTable[str], drawn: Sequence[Sequence[str]]) -> None:
-        table.clear()
-        table.add_rows(drawn)
 
     Tables().run(headless=True, size=SIZE)
 
@@ -323,7 +322,11 @@ def _compare_tables(count: int) -> None:
 def _timed(name: str, work: Callable[[], object]) -> None:
     began_s = time.process_time()
     work()
-    print(f"{name:34}{(time.process_time() - began_s) * 1000:8.0f} ms CPU")
+    _report(name, time.process_time() - began_s)
+
+
+def _report(name: str, cpu_s: float) -> None:
+    print(f"{name:34}{cpu_s * 1000:8.0f} ms CPU")
 
 
 def _arguments() -> argparse.Namespace:

@@ -169,7 +169,7 @@ class Prompt(Horizontal):
 
     def compose(self) -> ComposeResult:
         """Title and field."""
-        yield Label(f" {self._title}", markup=False)
+        yield Label(f" {self._title} ", markup=False)
         field = Input(placeholder=self._hint, compact=True)
         field.cursor_blink = False
         yield field

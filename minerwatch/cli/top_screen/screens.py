@@ -15,6 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
 from textual.widgets import Footer, Input, Label, OptionList, Static, Tab, Tabs
 from textual.widgets.option_list import Option
 
@@ -153,11 +154,13 @@ class ReadingScreen(Screen[bool]):
         """``sections``: what is to be read, for a width."""
         super().__init__()
         self.reader = Reader(chart)
+        self.fields: Sequence[Widget] = ()  # below it
         self._sections = sections
 
     def compose(self) -> ComposeResult:
         """The text, where a search is typed, and the keys."""
         yield self.reader
+        yield from self.fields
         yield Prompt("search:", "text on this page; n the next, N the one before")
         yield Footer(compact=True)
 
@@ -261,15 +264,9 @@ class ProposalScreen(ReadingScreen):
     def __init__(self, proposal: Proposal) -> None:
         super().__init__(partial(proposal_sections, proposal))
         self._proposal = proposal
-
-    def compose(self) -> ComposeResult:
-        """The proposal, and where the name is typed if anything is permitted."""
-        yield self.reader
-        if self._proposal.is_permitted:
-            with Horizontal(id="confirmation"):
-                yield Label(" name:")
-                yield Input(id="typed", compact=True)
-        yield Footer(compact=True)
+        if proposal.is_permitted:
+            name = Input(id="typed", compact=True)
+            self.fields = (Horizontal(Label(" name: "), name, id="confirmation"),)
 
     @on(Input.Submitted, "#typed")
     def _submitted(self, event: Input.Submitted) -> None:

@@ -36,9 +36,9 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
         _column(columns.AGE_COLUMN, 6, leaves=3, sort="age", needs="started"),
         Column(columns.NAME, _draw_name, sort="name", is_name=True),
         _column(columns.OWNER_COLUMN, 16, leaves=9, sort="owner", needs="owner"),
-        Column("NODE", _draw_node, 14, leaves=4, sort="node", exists=_is_many_nodes),
+        Column("NODE", _draw_node, 14, leaves=5, sort="node", exists=_is_many_nodes),
         _column(columns.IMAGE_COLUMN, 34, leaves=1, sort="image", needs="image"),
-        Column("REASONS", _draw_reasons, 30, leaves=2, exists=_has_reasons, is_rest=True),
+        Column("REASONS", _draw_reasons, 30, leaves=4, exists=_has_reasons, is_rest=True),
     )
 
 

@@ -18,7 +18,7 @@ from minerwatch.view.lines import cut, padded
 from minerwatch.view.screen.history import CpuHistory, Key
 
 NARROW = 140  # columns of a terminal
-_NAME_BASE, _NAME_SHARE = 17, 0.2  # columns, and of the terminal's: names claim both
+_NAME_BASE, _NAME_SHARE = 17, 0.15  # columns, and of the terminal's: names claim both
 _MIN_NAME = 20
 _MEASURED_ROWS = 1000  # the longest name among them counts
 

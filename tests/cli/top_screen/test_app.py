@@ -530,7 +530,7 @@ def test_what_is_not_permitted_cannot_be_typed_for() -> None:
         await screen.press("k", "e")
         assert "The pod is too young" in screen.text
         assert "typed" not in screen.text
-        await screen.press("enter")
+        await screen.press("enter", "slash", *"young", "enter", "n")
         await screen.press("escape")
         assert "LEVEL" in screen.text
 
