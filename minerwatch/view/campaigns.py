@@ -1,8 +1,8 @@
 """Verdicts that belong together: fifty pods of one repository are one campaign. Pure.
 
-Containers are joined by what they share: their owner, their image, a wallet, a pool. Of all that is
-shared, that is named first which explains most of them, then what explains most of the rest: the
-fewest sentences that say what is going on.
+Containers are joined by what they share: their owner, their image, a wallet, a pool, a page of the
+code that runs. Of all that is shared, that is named first which explains most of them, then what
+explains most of the rest: the fewest sentences that say what is going on.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ class Kind(StrEnum):
     IMAGE = "image"
     WALLET = "wallet"
     POOL = "pool"
+    CODE = "code page"
 
 
 _LEVELS = frozenset({Level.LIKELY.label, Level.CONFIRMED.label})
-_WEIGHTS: Mapping[Kind, float] = {Kind.OWNER: 1, Kind.WALLET: 1, Kind.POOL: 0.7, Kind.IMAGE: 0.6}
+_WEIGHTS: Mapping[Kind, float] = {
+    Kind.OWNER: 1,
+    Kind.WALLET: 1,
+    Kind.CODE: 0.8,
+    Kind.POOL: 0.7,
+    Kind.IMAGE: 0.6,
+}
 """Strangers share a public pool or a popular image, but never a wallet."""
 
 _SENTENCES: Mapping[Kind, str] = {
@@ -50,6 +57,7 @@ _SENTENCES: Mapping[Kind, str] = {
     Kind.OWNER: "of owner {}",
     Kind.POOL: "that mine at pool {}",
     Kind.IMAGE: "of image {}",
+    Kind.CODE: "that run code page {}",
 }
 
 
@@ -81,13 +89,11 @@ def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
     """Return groups of ``statuses`` that are likely or worse and share a trait, largest first.
 
     Each container is in one campaign at most; a campaign has at least two pods. Suspicious ones
-    are left out: a deployment that unpacks itself would be a campaign for ever.
+    are left out, for a deployment that unpacks itself would be a campaign for ever; but those that
+    are suspicious by what they compute are joined by its code.
     """
-    left = {
-        place: (status, traits(status))
-        for place, status in enumerate(statuses)
-        if status.level in _LEVELS
-    }
+    every = [*statuses]
+    left = {place: has for place, has in enumerate(_traits_that_join(every)) if has[1]}
     found: list[Campaign] = []
     while (shared := _shared(left)) and len(found) < _MAX_CAMPAIGNS:
         best = max(shared, key=lambda trait: _rank(trait, shared[trait]))
@@ -115,11 +121,28 @@ def traits(status: ContainerStatus) -> frozenset[Trait]:
         Kind.IMAGE: [status.image],
         Kind.WALLET: list(wallets)[:_MAX_VALUES],
         Kind.POOL: list(pools)[:_MAX_VALUES],
+        Kind.CODE: _code_pages(status),
     }
     return frozenset(Trait(kind, value) for kind, each in values.items() for value in each if value)
 
 
 _Traits = tuple[ContainerStatus, frozenset[Trait]]
+
+
+def _traits_that_join(statuses: Sequence[ContainerStatus]) -> Iterator[_Traits]:
+    """Yield each container's traits by which it may be in a campaign.
+
+    A page of code joins nothing if a container that is clear runs it as well.
+    """
+    clear = [each for each in statuses if each.level == Level.CLEAR.label]
+    common = {Trait(Kind.CODE, value) for each in clear for value in _code_pages(each)}
+    for status in statuses:
+        has = frozenset[Trait]()
+        if status.level in _LEVELS:
+            has = traits(status)
+        elif status.signals.get(Signal.COMPUTE.value, 0.0) >= Level.SUSPICIOUS:
+            has = frozenset(Trait(Kind.CODE, value) for value in _code_pages(status))
+        yield status, has - common
 
 
 def _shared(left: Mapping[int, _Traits]) -> dict[Trait, int]:
@@ -145,6 +168,13 @@ def _campaign(trait: Trait, members: Sequence[_Traits]) -> Campaign:
     return Campaign(trait, tuple(status for status, _ in members), pods, others)
 
 
+def _code_pages(status: ContainerStatus) -> list[str]:
+    """Return the fingerprints of pages that run and came after the container was made."""
+    texts = (each.evidence.get("ForeignCodeFingerprints") for each in status.findings)
+    pages = (page for text in texts if isinstance(text, str) for page in text.split())
+    return [*dict.fromkeys(page for page in pages if _FINGERPRINT.fullmatch(page))][:_MAX_VALUES]
+
+
 # Wallets and pools. RE2 takes time in proportion to the text, whatever the text.
 
 _BASE58 = "[1-9A-HJ-NP-Za-km-z]"
@@ -159,6 +189,7 @@ _WALLET = re2.compile(
     r"|0x[0-9a-fA-F]{40}"
     r")(?:[^\w]|$)"
 )
+_FINGERPRINT = re2.compile(r"[0-9a-f]{32}")
 _LOGIN_WALLET = re2.compile(  # too short to be told from other words anywhere else
     r"(?:^|\s)(?:-u|-O|-w|-wal|-wallet|-ewal|-user|--user|--userpass|--username|--wallet"
     r"|--wallet-address|--proxywallet)(?:=|\s+)['\"]?(?:[A-Z][A-Z0-9]{1,6}:)?("
@@ -210,7 +241,7 @@ def _host(text: str) -> Iterator[str]:
 
 
 def _shown(trait: Trait) -> str:
-    if trait.kind is Kind.WALLET and len(trait.value) > 2 * _WALLET_ENDS + 1:
+    if trait.kind in (Kind.WALLET, Kind.CODE) and len(trait.value) > 2 * _WALLET_ENDS + 1:
         return f"{trait.value[:_WALLET_ENDS]}…{trait.value[-_WALLET_ENDS:]}"
     return printable(trait.value, _SHOWN_LENGTH)
 

@@ -173,3 +173,52 @@ def test_whatever_containers_are_called_campaigns_are_short_lines(
 def test_no_container_is_in_two(statuses: list[ContainerStatus]) -> None:
     members = [id(m) for campaign in campaigns(statuses) for m in campaign.members]
     assert len(members) == len(set(members))
+
+
+PAGE, OTHER_PAGE = "ab" * 16, "cd" * 16
+
+
+def running(number: int, page: str = PAGE, **changes: Any) -> ContainerStatus:
+    """A container that is suspicious by what it computes, with the fingerprint of its code."""
+    evidence: dict[str, Any] = {"ForeignCodeFingerprints": page}
+    plain = {
+        "level": "suspicious",
+        "score": 60.0,
+        "signals": {"compute": 60.0},
+        "findings": (finding(signal="compute", evidence=evidence),),
+    }
+    return miner(number, **{**plain, **changes})
+
+
+def test_suspicious_pods_that_run_the_same_code_are_a_campaign() -> None:
+    pods = [running(number, node=f"n-{number}", owner=f"o-{number}") for number in range(3)]
+    assert said(*pods) == ["3 pods that run code page abababab…abababab"]
+    assert said(pods[0], running(7, OTHER_PAGE)) == []
+
+
+def test_one_page_of_several_is_enough() -> None:
+    assert said(running(1, f"{PAGE} {OTHER_PAGE}"), running(2, OTHER_PAGE)) == [
+        "2 pods that run code page cdcdcdcd…cdcdcdcd"
+    ]
+
+
+def test_code_that_a_clear_container_runs_joins_nothing() -> None:
+    pods = [running(number) for number in range(3)]
+    innocent = running(9, level="clear", score=1.0, signals={"compute": 1.0})
+    assert said(*pods, innocent) == []
+
+
+def test_pods_that_are_suspicious_by_other_evidence_are_not_joined_by_code() -> None:
+    pods = [running(number, signals={"identity": 60.0, "compute": 1.0}) for number in range(3)]
+    assert said(*pods) == []
+
+
+def test_likely_and_suspicious_pods_with_the_same_code_are_one_campaign() -> None:
+    likely: dict[str, Any] = {"level": "likely", "score": 75.0, "image": "repo:1"}
+    pods = [running(1, **likely), running(2, **likely), running(3), running(4)]
+    assert said(*pods) == ["4 pods that run code page abababab…abababab"]
+
+
+@pytest.mark.parametrize("page", ["", "x", "ab", "AB" * 16, "ab" * 17, "ab; rm -rf", "\x1b[1m"])
+def test_what_is_no_fingerprint_joins_nothing(page: str) -> None:
+    assert said(running(1, page), running(2, page)) == []

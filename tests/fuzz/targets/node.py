@@ -178,10 +178,15 @@ class _Iterator(task_iterator.TaskIterator):
 
     def __init__(self, content: bytes) -> None:
         self.failures = {"unreadable": 0}
-        self._content = content
-        self._link, self._reads_one_process = None, False
+        self._iterator = _Pieces(content)  # type: ignore[assignment]
+        self._reads_one_process = False
 
-    def _pieces(self, link: int | None) -> Any:
+
+class _Pieces:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def pieces(self) -> Any:
         yield self._content
 
 
