@@ -34,6 +34,8 @@ _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
 _PAGE_BITS = 12
 _ENTRY_BYTES = 8
+_ENDED = (b"Z", b"X")
+_MAX_THREADS = 1000
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -262,17 +264,31 @@ class _Process:
 
     def __init__(self, proc: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{pid}"
+        stat = self._stat()
+        self.is_same = int(stat[19]) == start_ticks
+        self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
+        if stat[0] in _ENDED:  # memory is then read through another thread
+            self._folder = self._living_thread()
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            stat = self._content("stat").rpartition(b")")[2].split()  # proc_pid_stat(5)
-            self.is_same = int(stat[19]) == start_ticks
-            self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
             self.update_mappings()
         except BaseException:
             self.close()
             raise
+
+    def _stat(self) -> list[bytes]:
+        return self._content("stat").rpartition(b")")[2].split()  # proc_pid_stat(5)
+
+    def _living_thread(self) -> str:
+        process = self._folder
+        for tid in os.listdir(f"{process}/task")[:_MAX_THREADS]:  # noqa: PTH208 - as above
+            self._folder = f"{process}/task/{tid}"
+            with suppress(OSError, IndexError):
+                if self._stat()[0] not in _ENDED:
+                    break
+        return self._folder
 
     def update_mappings(self) -> None:
         self.mappings = Mappings(self._content("maps"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,6 +33,7 @@ from minerwatch.node.children.code_classifier import (
     x86_class,
 )
 from minerwatch.node.proc_files import ProcessFiles
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -266,6 +270,30 @@ def test_no_page_is_fetched() -> None:
     )
     assert (answer["unread"], answer["samples"]) == (3, 2)
     _kept.append(memory)
+
+
+def test_a_process_whose_first_thread_has_ended() -> None:
+    script = f"""
+import ctypes, mmap, threading, time
+memory = mmap.mmap(-1, 4096, prot=7)
+memory.write(bytes.fromhex({(SALSA_QUARTER * 8).hex()!r}))
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            address = int(process.stdout.readline())
+            stat = Path(f"/proc/{process.pid}/stat")
+            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+            ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+            answer = x86_classifier().answer(
+                {"pid": process.pid, "start_ticks": ticks, "addresses": [(address, 3)]}
+            )
+            assert (answer["samples"], answer["hashing"]) == (3, 3)
+        finally:
+            process.kill()
 
 
 def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) -> None:
