@@ -312,6 +312,7 @@ class ExecutedCode:
 
     def _keep(self, place: Place, answer: CodeAnswer) -> None:
         with self._lock:
+            is_new = place.process not in self._processes
             known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
             container = self._containers.setdefault(place.container, _Known())
@@ -333,7 +334,8 @@ class ExecutedCode:
             if self._hot is not None:
                 self._hot.consider(place.process, place.container, known[1].tally.facts())
                 self._hot.consider(place.container, place.container, container.tally.facts())
-            self._bound(place.container)
+            if is_new:
+                self._bound(place.container)
 
     def _bound(self, container: ContainerKey) -> None:
         """Drop the process that was classified longest ago, of a container with too many."""
