@@ -83,7 +83,7 @@ def top(
     SINCE    how long the level has been what it is
     CPU      cores in use now        CPU-H   CPU hours in all
     %LIMIT   of the CPU limit        REASONS the strongest finding of each signal
-    AGE      of the pod
+    AGE      of the pod              EXECUTES randomx, hashing, floats, vectors, generated, other
 
     Pods of one owner, image, wallet or pool are named as a campaign, once, above the table.
 
