@@ -1,0 +1,147 @@
+"""Shell commands in the pages: all can be parsed; those for any machine are run on a process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_documents import FOLDER, PAGES
+from tests.waiting import until
+
+_SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"`([^`]+)`")
+_ON_ANY_MACHINE = ("ps ", "cat /proc", "tr ", "ls ", "awk ")
+_HOLDS_MEMORY = """
+import mmap, sys
+memory = mmap.mmap(-1, 257 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+file = open(sys.argv[1], "rb")
+marked = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+for page in range(0, len(memory), 4096):
+    memory[page] = 1
+print("ready", flush=True)
+sys.stdin.read()
+"""
+SPOT = FOLDER / "docs" / "how-to-spot-a-miner.md"
+BY_HAND = FOLDER / "docs" / "find-what-uses-cpu.md"
+
+
+def _blocks(page: Path) -> list[str]:
+    return [textwrap.dedent(block) for block in _SHELL.findall(page.read_text())]
+
+
+def _all_blocks() -> Iterator[object]:
+    for page in PAGES:
+        for number, block in enumerate(_blocks(page)):
+            yield pytest.param(block, id=f"{page.relative_to(FOLDER)}:{number}")
+
+
+def _bash(script: str, *options: str, folder: Path | None = None) -> str:
+    done = subprocess.run(
+        ["bash", *options], input=script, capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert (done.returncode, done.stderr) == (0, ""), script
+    return done.stdout
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Path:
+    """A file with the marker of RandomX's code."""
+    path = tmp_path / "library.so"
+    path.write_bytes(b"-" * 5000 + b"RandomX\x03" + b"-" * 5000)
+    return path
+
+
+@pytest.fixture
+def process(marked: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with 257 MiB of anonymous memory that has mapped the marked file."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS_MEMORY, str(marked)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        yield started
+        started.kill()
+
+
+@pytest.mark.parametrize("block", [*_all_blocks()])
+def test_it_can_be_parsed(block: str) -> None:
+    _bash(block, "-n")
+
+
+def test_a_process_is_looked_at_as_the_page_says(process: subprocess.Popen[str]) -> None:
+    rows = [line for line in SPOT.read_text().splitlines() if line.startswith("| ")]
+    commands = [
+        command
+        for row in rows
+        for command in _CODE.findall(row.replace("\\|", "|"))
+        if command.startswith(_ON_ANY_MACHINE) and "PID" in command
+    ]
+    assert len(commands) >= 5
+    printed = {command: _bash(command.replace("PID", str(process.pid))) for command in commands}
+    assert all(printed.values())
+    assert "library.so" in printed["tr '\\0' ' ' < /proc/PID/cmdline"]
+
+
+def test_memory_and_code_are_found_as_the_page_says(
+    process: subprocess.Popen[str], marked: Path
+) -> None:
+    memory, code = next(b for b in _blocks(SPOT) if "smaps" in b).splitlines()
+    assert re.fullmatch(r"257\S* MiB anonymous\n", _bash(memory.replace("PID", str(process.pid))))
+    found = subprocess.run(
+        ["bash", "-c", code.replace("PID", str(process.pid))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout == f"/proc/{process.pid}/root{marked}\n"
+
+
+def test_cpu_is_found_as_the_page_says() -> None:
+    first = _blocks(SPOT)[0].replace("PID", "self")
+    printed = _bash(first)
+    assert "PID USER" in printed
+    assert "%CPU" in printed
+    assert ":/" in printed
+
+
+def test_evidence_is_kept_and_a_process_stopped_as_the_page_says(
+    process: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    _bash(_blocks(SPOT)[-1].replace("PID", str(process.pid)), folder=tmp_path)
+    assert (tmp_path / "sample").stat().st_size == Path(sys.executable).stat().st_size
+    assert "PATH=" in (tmp_path / "environ.txt").read_text()
+    until(lambda: _state(process.pid) == "T")
+    _bash(f"kill -CONT {process.pid}")
+    until(lambda: _state(process.pid) != "T")
+
+
+def test_cgroups_are_compared_as_the_page_says(tmp_path: Path) -> None:
+    script = next(block for block in _blocks(BY_HAND) if "usage()" in block)
+    script = script.replace("-path '*kubepods*' ", "").replace("sleep 10", "sleep 1")
+    lines = _bash(script, folder=tmp_path).splitlines()
+    if not lines:
+        pytest.skip("no cgroup here has CPU usage: run it on a host")
+    assert all(re.match(r" *-?\d+\.\d\d /sys/fs/cgroup/", line) for line in lines)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_kubectl_has_the_options_that_the_page_names() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is missing: it comes with Kubernetes")
+    help_text = subprocess.run(
+        ["kubectl", "top", "pods", "--help"], capture_output=True, text=True, check=False
+    ).stdout
+    assert {"--containers", "--sort-by"} <= set(re.findall(r"--[a-z-]+", help_text))
