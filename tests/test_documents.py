@@ -17,11 +17,20 @@ PACKAGE = FOLDER / "minerwatch"
 ARCHITECTURE = FOLDER / "docs" / "architecture.md"
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "deploy/**/*.md", "rules/*.md", "tests/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "deploy/**/*.md", "rules/*.md", "tests/**/*.md")
     for path in FOLDER.glob(pattern)
 )
 
 _ONE_PAGE_LINES = 100
+_ONE_SCREEN_LINES = 70
+_GUIDE_LINES = 400
+GUIDE_ANCHORS = """
+    now decide where-you-type find-what-uses-cpu with-minerwatch with-prometheus-over-time
+    with-kubectl on-the-node spot-a-miner read-a-verdict false-positives keep-the-evidence stop-it
+    let-minerwatch-do-it ban-it after-the-incident the-screen tune alerts
+    other-signs-about-the-agent
+"""
+"""Beside those of the alerts: sites and older versions link to them."""
 _TYPED = re.compile(r"(?:^|[`( ]|-- )minerwatch ((?:[a-z]+ ?)[^`|#;>\n]*)", re.MULTILINE)
 
 
@@ -56,6 +65,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         path = (page.parent / target) if target else page
         assert path.exists(), target
         assert not anchor or anchor in anchors(path.read_text()), f"{target}#{anchor}"
+
+
+def test_the_guide_is_short_and_keeps_its_anchors() -> None:
+    text = GUIDE.read_text()
+    assert set(anchors(text)) >= set(GUIDE_ANCHORS.split())
+    assert text.count("\n") <= _GUIDE_LINES
+    assert (FOLDER / "docs" / "how-to-spot-a-miner.md").read_text().count("\n") <= _ONE_SCREEN_LINES
 
 
 def test_no_heading_comes_twice_where_it_is_linked_to() -> None:

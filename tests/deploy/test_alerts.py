@@ -20,6 +20,8 @@ _RULES: list[dict[str, Any]] = [
 _ALERTS = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDED = {rule["record"]: rule for rule in _RULES if "record" in rule}
 _RULE_TESTS = sorted((RULES.parent / "tests").glob("*.yml"))
+_RUNBOOKS = GUIDE.parent / "runbooks"
+_RUNBOOK_LINES = 60
 _ALERTMANAGER = DEPLOY / "alertmanager"
 _PAGE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
 
@@ -57,19 +59,32 @@ def test_an_alert_says_what_it_is_and_where_to_read_on(name: str, rule: dict[str
 
 
 @pytest.mark.parametrize(("name", "rule"), _ALERTS.items(), ids=_ALERTS)
-def test_an_alerts_section_says_how_bad_it_is_and_when_to_ignore_it(
-    name: str, rule: dict[str, Any]
-) -> None:
+def test_an_alert_has_a_runbook_of_one_page(name: str, rule: dict[str, Any]) -> None:
+    severity = rule["labels"]["severity"]
     _, _, section = GUIDE.read_text().partition(f"\n### {name}\n")
     section, _, _ = section.partition("\n##")
-    assert section.strip().startswith(f"*{rule['labels']['severity']}, ")
-    assert "**Impact:**" in section
-    assert "**Ignore it**" in section
+    assert section.strip().startswith(f"*{severity}.* ")
+    assert f"[Runbook](runbooks/{name}.md)" in section
+    assert f"| [{name}]({name}.md) | {severity} |" in (_RUNBOOKS / "README.md").read_text()
+
+    page = (_RUNBOOKS / f"{name}.md").read_text()
+    meaning, *parts = re.split(r"^## ", page, flags=re.MULTILINE)
+    assert meaning.startswith(f"# {name}\n\n*{severity}, ")
+    assert "**Impact:**" in meaning
+    assert [part.partition("\n")[0] for part in parts] == [
+        "First command",
+        "Decide and act",
+        "How it closes",
+    ]
+    assert "```sh\n" in parts[0]
+    assert "**Ignore it**" in parts[2]
+    assert page.count("\n") <= _RUNBOOK_LINES
 
 
-def test_the_guide_has_no_section_for_an_alert_that_is_no_more() -> None:
+def test_no_alert_that_is_no_more_has_a_section_or_a_runbook() -> None:
     sections = {anchor for anchor in anchors(GUIDE.read_text()) if anchor.startswith("minerwatch")}
-    assert {name.lower() for name in _ALERTS} >= sections - {"minerwatch"}
+    assert {name.lower() for name in _ALERTS} >= sections
+    assert {path.stem for path in _RUNBOOKS.glob("*.md")} == {*_ALERTS, "README"}
 
 
 def test_links_within_the_guide_lead_somewhere() -> None:
