@@ -16,6 +16,8 @@ from generate.__main__ import found_helm
 from generate.manifests import CHART
 
 VALUES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
+HUBS = sorted((CHART.parent / "values").glob("*.yaml"))
+"""Examples for operators, as deploy/README.md names them."""
 OLDEST, NEWEST = "1.27.0", "1.37.0"
 
 Manifest = dict[str, Any]

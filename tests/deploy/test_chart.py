@@ -18,6 +18,7 @@ from minerwatch.config.schema import Config, parse
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
 from minerwatch.node.children import yara_scanner
 from tests.deploy.chart import (
+    HUBS,
     NEWEST,
     OLDEST,
     VALUES,
@@ -254,6 +255,29 @@ def test_the_pod_network_has_no_exec_events() -> None:
 def test_the_nodes_units_may_be_watched() -> None:
     assert of("hub").config["node"] == {"units": True}
     assert "'proc' not allowed" in refusal("--set=config.node.proc=/x")
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+@pytest.mark.parametrize("path", HUBS, ids=lambda path: path.stem)
+def test_a_hubs_values_observe_and_are_ready_for_a_dry_run(path: Path, kubernetes: str) -> None:
+    hub = release(path, kubernetes)
+    for manifest in hub.manifests:
+        check_as_the_api_server(manifest, kubernetes)
+    config = parse(hub.config, "config.yaml")
+    assert config.culling.mode == "off"
+    assert config.owners.profile in path.stem.replace("zero-to-", "")
+    assert hub.permissions() <= of("default").permissions()
+
+    version = f"--kube-version={kubernetes}"
+    dry = Release(rendered("-f", str(path), version, "--set=config.culling.mode=dry-run"))
+    (namespace,) = config.culling.namespaces
+    writes = {
+        permission
+        for permission in dry.permissions() - hub.permissions()
+        if not permission.startswith("get ") and "leases" not in permission
+    }
+    assert writes
+    assert all(permission.endswith(f" in {namespace}") for permission in writes)
 
 
 def test_the_chart_says_which_versions_it_is_for() -> None:
