@@ -17,7 +17,7 @@ from tests.deploy.services import DEPLOY, GUIDE, RULES, anchors, program
 _RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
 ]
-_ALERTS = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
+ALERTS = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDED = {rule["record"]: rule for rule in _RULES if "record" in rule}
 _RULE_TESTS = sorted((RULES.parent / "tests").glob("*.yml"))
 _RUNBOOKS = GUIDE.parent / "runbooks"
@@ -35,7 +35,7 @@ def test_alerts_fire_when_they_should(path: Path) -> None:
     _run("promtool", "prometheus", "test", "rules", str(path))
 
 
-@pytest.mark.parametrize("name", _ALERTS)
+@pytest.mark.parametrize("name", ALERTS)
 def test_each_alert_is_tested_to_fire_and_not_to_fire(name: str) -> None:
     expected = [
         check.get("exp_alerts")
@@ -48,7 +48,7 @@ def test_each_alert_is_tested_to_fire_and_not_to_fire(name: str) -> None:
     assert not all(expected)
 
 
-@pytest.mark.parametrize(("name", "rule"), _ALERTS.items(), ids=_ALERTS)
+@pytest.mark.parametrize(("name", "rule"), ALERTS.items(), ids=ALERTS)
 def test_an_alert_says_what_it_is_and_where_to_read_on(name: str, rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
@@ -58,7 +58,7 @@ def test_an_alert_says_what_it_is_and_where_to_read_on(name: str, rule: dict[str
     assert anchors(GUIDE.read_text()).count(anchor) == 1
 
 
-@pytest.mark.parametrize(("name", "rule"), _ALERTS.items(), ids=_ALERTS)
+@pytest.mark.parametrize(("name", "rule"), ALERTS.items(), ids=ALERTS)
 def test_an_alert_has_a_runbook_of_one_page(name: str, rule: dict[str, Any]) -> None:
     severity = rule["labels"]["severity"]
     _, _, section = GUIDE.read_text().partition(f"\n### {name}\n")
@@ -83,8 +83,8 @@ def test_an_alert_has_a_runbook_of_one_page(name: str, rule: dict[str, Any]) -> 
 
 def test_no_alert_that_is_no_more_has_a_section_or_a_runbook() -> None:
     sections = {anchor for anchor in anchors(GUIDE.read_text()) if anchor.startswith("minerwatch")}
-    assert {name.lower() for name in _ALERTS} >= sections
-    assert {path.stem for path in _RUNBOOKS.glob("*.md")} == {*_ALERTS, "README"}
+    assert {name.lower() for name in ALERTS} >= sections
+    assert {path.stem for path in _RUNBOOKS.glob("*.md")} == {*ALERTS, "README"}
 
 
 def test_links_within_the_guide_lead_somewhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ _SETTINGS = ROOT / "zensical.toml"
 
 
 def _in_navigation(entry: Any) -> Iterator[Path]:
-    if isinstance(entry, str):
+    if isinstance(entry, str) and "://" not in entry:
         yield Path(entry)
     for inner in (
         entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
@@ -67,5 +68,6 @@ def test_the_site_renders_and_each_link_leads_somewhere(tmp_path: Path) -> None:
     guide = (site / "sre-guide.html").read_text()
     assert 'id="minerwatchminerconfirmed"' in guide
     assert "<table>" in guide
+    assert not re.search(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//|api\.github\.com', guide)
     assert (site / "pictures" / "top.svg").is_file()
     assert "MinerwatchCampaign" in (site / "search.json").read_text()
