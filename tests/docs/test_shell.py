@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from generate.__main__ import found_helm
 from tests.test_documents import FOLDER, PAGES
 from tests.waiting import until
 
 _SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_CONSOLE = re.compile(r"^ *```console\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`([^`]+)`")
 _ON_ANY_MACHINE = ("ps ", "cat /proc", "tr ", "ls ", "awk ")
 _HOLDS_MEMORY = """
@@ -38,7 +41,11 @@ def _blocks(page: Path) -> list[str]:
 
 def _all_blocks() -> Iterator[object]:
     for page in PAGES:
-        for number, block in enumerate(_blocks(page)):
+        typed = [
+            "\n".join(re.findall(r"^ *[#$] (.+)$", block, re.MULTILINE))
+            for block in _CONSOLE.findall(page.read_text())
+        ]
+        for number, block in enumerate((*_blocks(page), *filter(None, typed))):
             yield pytest.param(block, id=f"{page.relative_to(FOLDER)}:{number}")
 
 
@@ -138,10 +145,45 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_kubectl_has_the_options_that_the_page_names() -> None:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is missing: it comes with Kubernetes")
-    help_text = subprocess.run(
-        ["kubectl", "top", "pods", "--help"], capture_output=True, text=True, check=False
-    ).stdout
-    assert {"--containers", "--sort-by"} <= set(re.findall(r"--[a-z-]+", help_text))
+def _typed(program: str) -> set[tuple[tuple[str, ...], frozenset[str]]]:
+    """Subcommand and options of each command of a program that the pages have as code."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        code = "\n".join(
+            (*_SHELL.findall(text), *_CODE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+        )
+        for line in re.findall(
+            rf"(?:^|\s|[(|]){program} ([^`|>#;\n)]*)", code.replace("\\\n", " ")
+        ):
+            words = line.partition(" -- ")[0].split()
+            options = {w.partition("=")[0] for w in words if re.match("--?[a-z]", w)}
+            while words and words[0].startswith("-"):  # -n NAMESPACE
+                words = words[2:]
+            subcommand = tuple(itertools.takewhile(re.compile("[a-z][a-z-]*$").match, words))[:2]
+            if subcommand and subcommand[0] != "minerwatch":
+                found.add((subcommand, frozenset(options)))
+    return found
+
+
+@pytest.mark.parametrize("program", ["kubectl", "helm"])
+def test_other_programs_have_the_options_that_pages_name(program: str) -> None:
+    found = found_helm() if program == "helm" else shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is missing: install it (make helm)")
+    typed = _typed(program)
+    assert len(typed) >= 5
+    of_all = _options(_output(found, "options"))
+    of_each = {subcommand: _output(found, *subcommand, "--help") for subcommand, _ in typed}
+    for subcommand, options in typed:
+        assert "Usage:" in of_each[subcommand], subcommand
+        unknown = options - of_all - _options(of_each[subcommand]) - {"-it"}
+        assert not unknown, (subcommand, unknown)
+
+
+def _options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
