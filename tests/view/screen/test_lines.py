@@ -21,7 +21,7 @@ from minerwatch.api.types import (
     ProcessStatus,
     Unanswered,
 )
-from minerwatch.node.process_details import MachineTotals
+from minerwatch.model import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.overview import Coverage
 from minerwatch.view.screen import words
