@@ -24,9 +24,14 @@ def micro_time(unix_s: float) -> str:
 def age(since: str, now: datetime) -> str:
     """Return the age of an RFC 3339 time in its largest units: 45s, 12m, 3h20m, 2d4h."""
     try:
-        seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
+        return duration((now - datetime.fromisoformat(since)).total_seconds())
     except (ValueError, TypeError):  # TypeError: a time without its zone
         return "?"
+
+
+def duration(elapsed_s: float) -> str:
+    """Return a time in its largest units: 45s, 12m, 3h20m, 2d4h."""
+    seconds = max(0, int(elapsed_s))
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if not minutes:
         return f"{seconds}s"

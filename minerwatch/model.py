@@ -199,6 +199,25 @@ class ProcessStat(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class MachineTotals:
+    """Cores, load and memory of a node."""
+
+    cores: int
+    load_1m: float
+    memory_bytes: int
+    memory_used_bytes: int
+
+    def __add__(self, other: MachineTotals) -> MachineTotals:
+        """Return the totals of both."""
+        return MachineTotals(
+            self.cores + other.cores,
+            self.load_1m + other.load_1m,
+            self.memory_bytes + other.memory_bytes,
+            self.memory_used_bytes + other.memory_used_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One field that made a rule match: the value found, and the value that the rule names."""
 
@@ -261,6 +280,9 @@ class ProcessLoad:
     cpu_cores: float | None  # None: not measured, its container is idle
     connections: tuple[Connection, ...] = ()  # of suspects only, oldest first
     executed: Facts = field(default_factory=dict)  # of its executed code, if enough is known
+    cpu_s: float | None = None  # CPU time in all; None, as below: its container is idle
+    threads: int | None = None
+    memory_bytes: int | None = None  # resident; None: it is idle
 
 
 @dataclass(frozen=True, slots=True)

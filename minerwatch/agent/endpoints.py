@@ -25,6 +25,7 @@ from minerwatch.config.schema import Config, default_socket
 from minerwatch.config.values import host_and_port
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
+from minerwatch.node.process_details import machine_totals
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
@@ -116,6 +117,7 @@ class Endpoints:
             probes_off={probe.name: probe.off for probe in self._probes if probe.off},
             blind_spots=node.blind_spots,
             troubles=(trouble,) if trouble else (),
+            machine=machine_totals(),
         )
 
     def _public_routes(self) -> Routes:

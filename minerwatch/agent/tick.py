@@ -18,7 +18,7 @@ from pathlib import Path
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
-from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode
+from minerwatch.agent.tracked import Details, TickLimits, TrackedContainer, TrackedNode
 from minerwatch.agent.tracker import Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
@@ -139,7 +139,11 @@ class Watch:
         )
         self._code = _executed_code(sources, self._locate)
         self._matching.code = self._code
-        self._executed = self._code.facts if self._code else _no_facts
+        self._details = Details(
+            sources.probes.connections,
+            self._code.facts if self._code else _no_facts,
+            sources.processes.memory_bytes,
+        )
 
     def use(self, matcher: Matcher) -> None:
         """Put other rules in force; every process is matched again."""
@@ -226,9 +230,7 @@ class Watch:
         """Return every container as of the last tick."""
         with self._lock:
             return tuple(
-                container.observation(
-                    max_processes, self._sources.probes.connections, self._executed
-                )
+                container.observation(max_processes, self._details)
                 for container in self._node.containers.values()
             )
 
@@ -238,9 +240,7 @@ class Watch:
             container = self._node.containers.get(key)
             if container is None:
                 return None
-            return container.observation(
-                max_processes, self._sources.probes.connections, self._executed
-            )
+            return container.observation(max_processes, self._details)
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that ``container`` is nested in, or itself."""

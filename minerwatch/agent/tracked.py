@@ -108,6 +108,15 @@ class TrackedProcess:
         self.forget_measured()
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Sources of what is looked up only when a container is published."""
+
+    connections: Callable[[ProcessId], tuple[Connection, ...]] = lambda _process: ()
+    executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {}
+    memory_bytes: Callable[[int], int | None] = lambda _pid: None  # resident
+
+
 @dataclass(slots=True, eq=False)
 class TrackedContainer:
     """A container: its processes, its CPU readings and its verdict."""
@@ -227,10 +236,10 @@ class TrackedContainer:
     def observation(
         self,
         max_processes: int = 0,
-        connections: Callable[[ProcessId], tuple[Connection, ...]] = lambda _process: (),
-        executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {},
+        details: Details | None = None,
     ) -> Observation:
         """Return the container as it is published, with ``max_processes`` of its processes."""
+        details = details or Details()
         return Observation(
             container=self.container,
             at_s=self.verdict.at_s,
@@ -244,12 +253,15 @@ class TrackedContainer:
                 ProcessLoad(
                     each.process,
                     each.cpu_cores,
-                    connections(each.process.id),
-                    executed(each.process.id),
+                    details.connections(each.process.id),
+                    details.executed(each.process.id),
+                    None if each.cpu is None else each.cpu.cpu_s,
+                    None if each.cpu is None else each.threads,
+                    details.memory_bytes(each.process.id.pid) if each.cpu_cores else None,
                 )
                 for each in self._foremost(max_processes)
             ),
-            executed=executed(self.container.key),
+            executed=details.executed(self.container.key),
         )
 
     def forget_measured(self) -> None:

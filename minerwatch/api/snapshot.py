@@ -211,6 +211,9 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
             for each in load.connections
         ),
         executed=_numbers(load.executed),
+        cpu_seconds=None if load.cpu_s is None else round(load.cpu_s, 2),
+        memory_bytes=load.memory_bytes,
+        threads=load.threads,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from minerwatch.model import MachineTotals
+
 
 @dataclass(frozen=True, slots=True)
 class FindingStatus:
@@ -51,6 +53,7 @@ class ProcessStatus:
     threads: int | None = None
     open_files: int | None = None
     executed: dict[str, float] = field(default_factory=dict)  # facts on its executed code
+    cpu_seconds: float | None = None  # CPU time in all; None: its container is idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class AgentStatus:
     probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
     blind_spots: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()  # what it cannot do now, and could
+    machine: MachineTotals | None = None  # of the node; None: an older agent
 
 
 @dataclass(frozen=True, slots=True)

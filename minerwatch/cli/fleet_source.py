@@ -148,8 +148,12 @@ class ClusterSource:
             self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
         )
 
-    def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
-        """Return the agents' containers, and which agents did not answer. Raises ClusterError."""
+    def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], Coverage]:
+        """Return the agents' containers, and which agents did not answer. Raises ClusterError.
+
+        Each container has its busiest processes: all of a cluster's are too many.
+        """
+        del all_processes
         agents = self.agents()
         with _progress(len(agents.pods)) as advance:
             survey = self._fleet.survey(agents, on_answer=advance)

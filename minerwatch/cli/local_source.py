@@ -62,9 +62,9 @@ class Source:
             for line in trouble_lines([agent]):
                 click.echo(f"minerwatch: {line}", err=True)
 
-    def survey(self) -> tuple[Sequence[ContainerStatus], None]:
+    def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], None]:
         """Return the node's containers, worst first. Raises SnapshotError or NodeError."""
-        return self.statuses(all_processes=False), None
+        return self.statuses(all_processes=all_processes), None
 
     def found(
         self, target: str, *, unmasked: bool = False

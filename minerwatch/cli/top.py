@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import click
@@ -17,11 +18,16 @@ from minerwatch.cli.local_source import Source
 from minerwatch.cli.top_screen.proposal import ByHand
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
+from minerwatch.model import MachineTotals
 from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
-from minerwatch.view.overview import Coverage, overview
+from minerwatch.view.overview import Coverage, head, overview
 from minerwatch.view.screen.containers import Kind, View
+from minerwatch.view.screen.process_list import encode_processes, limits, process_table
+from minerwatch.view.screen.processes import PROCESS_SORTS, process_rows
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
+
+_SORTS = tuple(dict.fromkeys((*SORT_KEYS, *PROCESS_SORTS)))
 
 
 @click.command()
@@ -31,10 +37,11 @@ from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
     help="json: a list with one object a container, all of them unless filtered.",
 )  # fmt: skip
 @click.option(
-    "--sort", type=click.Choice(SORT_KEYS), default="score", show_default=True,
+    "--sort", type=click.Choice(_SORTS), default="score", show_default=True,
     help="score; cpu: cores now; hours: CPU time in all; limit: share of the CPU limit in use;"
     " throttled: share of periods in which the limit held it back;"
-    " age: the oldest pods first, then those whose level is oldest.",
+    " age: the oldest pods first, then those whose level is oldest."
+    f" With --processes: {', '.join(PROCESS_SORTS)}; cpu by default.",
 )  # fmt: skip
 @click.option(
     "--filter", "text", default="", metavar="TEXT",
@@ -43,7 +50,7 @@ from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
 @click.option("--all", "show_all", is_flag=True, help="Idle containers too.")
 @click.option(
     "--processes", is_flag=True,
-    help="Open the screen with the processes, by CPU, flagged or not: as its key p does.",
+    help="Processes by CPU, flagged or not, those that are alike in one row; the screen's key p.",
 )  # fmt: skip
 @click.option(
     "--ascii", "ascii_only", is_flag=True,
@@ -74,6 +81,7 @@ def top(
     minerwatch top                        the screen
     minerwatch top -A                     of the whole cluster, from a laptop
     minerwatch top --processes            the screen with the processes, by CPU
+    minerwatch top --processes --once     the same as one table
     minerwatch top --once                 one table, worst first
     minerwatch top --once --filter xmrig  where is this name or argument?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
@@ -97,8 +105,11 @@ def top(
     """
     terminal = terminal_of(environment_at_start(), ascii_only=ascii_only)
     is_screen = not once and output == "table" and _is_screen(terminal)
-    if processes and not is_screen:
-        raise click.UsageError("--processes opens the screen: on a terminal, without --once and -o")
+    if sort not in (("score", *PROCESS_SORTS) if processes else SORT_KEYS):
+        raise click.UsageError(
+            f"--sort {sort} is for {'containers' if processes else 'processes'}: "
+            + ("leave out --processes" if processes else "add --processes")
+        )
     source = connect()
     if is_screen:
         from minerwatch.cli.top_screen import opening
@@ -109,8 +120,12 @@ def top(
         view = View(sort, False, text, source.namespace, show_all, kind=kind)
         opening.show(watched, view, terminal, proposer)
         return
-    known, coverage = source.survey()
+    known, coverage = source.survey(all_processes=processes)
     every = filtered(known, namespace=source.namespace)
+    if processes:
+        view = View(sort, False, text, source.namespace, show_all, kind=Kind.PROCESSES)
+        _print_processes(every, view, coverage, output)
+        sys.exit(0 if coverage is None or coverage.is_complete else 1)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
         click.echo(encode(chosen))
@@ -132,20 +147,50 @@ def _is_screen(terminal: Terminal) -> bool:
     return not terminal.is_dumb
 
 
+def _print_processes(
+    every: Sequence[ContainerStatus], view: View, coverage: Coverage | None, output: str
+) -> None:
+    if output == "json":
+        click.echo(encode_processes(process_rows(every, replace(view, is_folded=False))))
+        say_missing(coverage)
+        return
+    rows = process_rows(every, view)
+    width, colour = _width_and_colour()
+    text = head(
+        every, (), shown=len(every), coverage=coverage, machine=_machine(coverage), width=width,
+        colour=colour,
+    )  # fmt: skip
+    text += process_table(rows, now=datetime.now(UTC), width=width, colour=colour)
+    click.echo(text, nl=False)
+    if note := limits(rows):
+        click.echo(f"minerwatch: {note}", err=True)
+
+
 def _print(
     shown: Sequence[ContainerStatus],
     every: Sequence[ContainerStatus],
     coverage: Coverage | None,
 ) -> None:
-    on_terminal = sys.stdout.isatty()
+    width, colour = _width_and_colour()
     text = overview(
         shown,
         every,
         campaigns(every),
         coverage=coverage,
-        machine=machine_totals() if coverage is None else None,
+        machine=_machine(coverage),
         now=datetime.now(UTC),
-        width=shutil.get_terminal_size().columns if on_terminal else None,
-        colour=on_terminal and not os.environ.get("NO_COLOR"),
+        width=width,
+        colour=colour,
     )
     click.echo(text, nl=False)
+
+
+def _machine(coverage: Coverage | None) -> MachineTotals | None:
+    return machine_totals() if coverage is None else None
+
+
+def _width_and_colour() -> tuple[int | None, bool]:
+    """Return the columns of the terminal (None: it is none), and if it may be coloured."""
+    if not sys.stdout.isatty():
+        return None, False
+    return shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR")

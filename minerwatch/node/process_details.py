@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from minerwatch.model import MachineTotals
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessDetails:
@@ -16,16 +18,6 @@ class ProcessDetails:
     memory_bytes: int | None  # resident
     threads: int | None
     open_files: int | None  # file descriptors
-
-
-@dataclass(frozen=True, slots=True)
-class MachineTotals:
-    """Cores, load and memory of the machine."""
-
-    cores: int
-    load_1m: float
-    memory_bytes: int
-    memory_used_bytes: int
 
 
 def process_details(pid: int, comm: str) -> ProcessDetails | None:

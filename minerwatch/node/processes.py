@@ -194,6 +194,11 @@ class ProcessReader:
             return None
         return MemoryUse(_mib(status, b"\nVmRSS:"), _mib(status, b"\nHugetlbPages:"))
 
+    def memory_bytes(self, pid: int) -> int | None:
+        """Read the resident memory of ``pid``, huge pages included; None if it is gone."""
+        memory = self.memory(pid)
+        return None if memory is None else int((memory.rss_mib + memory.hugetlb_mib) * (1 << 20))
+
     def _read_batch(
         self,
         pids: Sequence[int],

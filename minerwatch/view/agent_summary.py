@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.values import DRY_RUN, ENFORCE, OFF
 from minerwatch.format import counted
+from minerwatch.model import MachineTotals
 from minerwatch.untrusted_text.display import printable
 
 _MODES = {str(OFF): "observe", str(DRY_RUN): "dry-run", str(ENFORCE): "enforce"}
@@ -47,6 +48,14 @@ def agents_line(agents: Sequence[AgentStatus]) -> str:
     elif broken:
         parts.insert(2, f"broken rule files on {counted(broken, 'node')}")
     return " · ".join(parts)
+
+
+def machine_totals(agents: Sequence[AgentStatus]) -> MachineTotals | None:
+    """Return the totals of the agents' nodes; None if one of them does not say."""
+    known = [agent.machine for agent in agents if agent.machine is not None]
+    if not known or len(known) < len(agents):
+        return None
+    return sum(known[1:], known[0])
 
 
 def trouble_lines(agents: Sequence[AgentStatus], *, names: int | None = None) -> list[str]:

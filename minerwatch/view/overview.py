@@ -10,9 +10,9 @@ from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.format import counted
-from minerwatch.node.process_details import MachineTotals
+from minerwatch.model import MachineTotals
 from minerwatch.untrusted_text.display import printable
-from minerwatch.view.agent_summary import agents_line, trouble_lines
+from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, rendered
 from minerwatch.view.table import banner, table
@@ -68,20 +68,39 @@ def overview(
     ``coverage`` is the cluster's; None: this node alone. ``machine`` has its totals, if it was
     sampled here. ``width`` as for a table.
     """
+    top = head(
+        every, found, shown=len(shown), coverage=coverage, machine=machine, width=width,
+        colour=colour,
+    )  # fmt: skip
+    rows = table(shown, now=now, width=width, colour=colour)
+    if not shown and coverage and coverage.missing:
+        rows = f"no container to show{coverage.limits}\n"
+    return top + rows
+
+
+def head(
+    every: Sequence[ContainerStatus],
+    found: Sequence[Campaign],
+    *,
+    shown: int,
+    coverage: Coverage | None,
+    machine: MachineTotals | None,
+    width: int | None,
+    colour: bool,
+) -> str:
+    """Return the lines above a table: coverage, missing nodes, counts, campaigns."""
 
     def styled(line: str, style: str = "") -> Text:
         return Text(line if width is None else cut(line, width), style)
 
     lines = []
+    agents = coverage.agents if coverage else ()
     if coverage:
         lines.append(styled(_scope(coverage)))
         lines += [styled(line, "yellow") for line in coverage_lines(coverage, names=_MAX_NODES)]
-    lines.append(Text(banner(every, shown=len(shown), machine=machine)))
+    lines.append(Text(banner(every, shown=shown, machine=machine or machine_totals(agents))))
     lines += [styled(line, "bold") for line in _named(found)]
-    rows = table(shown, now=now, width=width, colour=colour)
-    if not shown and coverage and coverage.missing:
-        rows = f"no container to show{coverage.limits}\n"
-    return rendered(lines, colour=colour) + rows
+    return rendered(lines, colour=colour)
 
 
 def coverage_lines(coverage: Coverage, *, names: int | None = None) -> list[str]:

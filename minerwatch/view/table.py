@@ -12,8 +12,7 @@ from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, byte_size, counted
-from minerwatch.model import Level
-from minerwatch.node.process_details import MachineTotals
+from minerwatch.model import Level, MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.columns import (
     LEVEL_STYLES,
@@ -100,12 +99,13 @@ def counts(
     return (
         counted(len(statuses), "container") + (f": {told}" if told else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
-        *_usage(sum(status.cpu_cores for status in statuses), machine),
+        *usage_words(sum(status.cpu_cores for status in statuses), machine),
         *([f"{shown:,} shown"] if shown < len(statuses) else ()),
     )
 
 
-def _usage(busy_cores: float, machine: MachineTotals | None) -> tuple[str, ...]:
+def usage_words(busy_cores: float, machine: MachineTotals | None) -> tuple[str, ...]:
+    """Return busy cores, and of how many, memory and load if they are known, as text each."""
     if machine is None:
         return (f"{busy_cores:.1f} cores busy",)
     used, memory = byte_size(machine.memory_used_bytes), byte_size(machine.memory_bytes)

@@ -159,6 +159,29 @@ def test_top_as_json_has_the_documented_keys(miner: int, few: dict[str, str]) ->
     assert status["level"] == "likely"
 
 
+def test_processes_by_cpu_without_an_agent(miner: int, few: dict[str, str]) -> None:
+    def listed() -> list[dict[str, Any]]:
+        result = run("top", "--once", "--local", "--processes", "-o", "json", **few)
+        found = (each for each in json.loads(result.stdout) if each["pid"] == miner)
+        return [each for each in found if each["cpu_cores"] and each["memory_bytes"]]
+
+    (process,) = until(listed)
+    assert process["container_id"] == ID
+    assert process["cpu_seconds"] > 0
+    assert process["threads"] == 1
+    assert process["signals"] == ["identity"]
+    table = run("top", "--once", "--local", "--processes", "--sort", "memory", **few)
+    assert " MEMORY " in table.stdout
+    assert " of " in table.stdout.splitlines()[0]
+
+
+def test_a_sort_key_of_the_other_table_is_refused() -> None:
+    assert "add --processes" in run("top", "--once", "--local", "--sort", "threads").stderr
+    refused = run("top", "--once", "--local", "--processes", "--sort", "hours")
+    assert refused.exit_code == 2
+    assert "leave out --processes" in refused.stderr
+
+
 def test_top_filters(miner: int, few: dict[str, str]) -> None:
     result = run("top", "--once", "--local", "-o", "json", "--filter", "supportxmr", **few)
     found = {status["container_id"]: json.dumps(status) for status in json.loads(result.stdout)}

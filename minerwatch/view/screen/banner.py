@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minerwatch.format import counted
 from minerwatch.untrusted_text.display import printable
-from minerwatch.view.agent_summary import agents_line, trouble_lines
+from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, padded
 from minerwatch.view.overview import missing_lines, scope_parts
@@ -87,7 +87,9 @@ def _counts(shown: Presentation, width: int) -> str:
     ):
         chosen.append("the busiest of each container")
     containers, processes, *usage = counts(
-        shown.every, shown=shown.containers, machine=shown.look.machine
+        shown.every,
+        shown=shown.containers,
+        machine=shown.look.machine or machine_totals(shown.look.agents),
     )
     some = [usage.pop()] if shown.containers < len(shown.every) else []
     variants = (

@@ -34,6 +34,7 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
         _column(columns.HOURS_COLUMN, 7, leaves=7, sort="hours"),
         _column(columns.SINCE_COLUMN, 6, leaves=6),
         _column(columns.AGE_COLUMN, 6, leaves=3, sort="age", needs="started"),
+        _column(columns.EXECUTES_COLUMN, 9, leaves=2, needs="executed"),
         Column(columns.NAME, _draw_name, sort="name", is_name=True),
         _column(columns.OWNER_COLUMN, 16, leaves=9, sort="owner", needs="owner"),
         Column("NODE", _draw_node, 14, leaves=5, sort="node", exists=_is_many_nodes),

@@ -9,7 +9,8 @@ from datetime import datetime
 from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, Unanswered
-from minerwatch.format import age, counted
+from minerwatch.format import age, counted, percent
+from minerwatch.model import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import mode, rule_count
 from minerwatch.view.columns import NOTHING
@@ -18,6 +19,7 @@ from minerwatch.view.screen.containers import View
 from minerwatch.view.screen.history import Key
 from minerwatch.view.screen.layout import Column, Scene
 from minerwatch.view.screen.look import Look
+from minerwatch.view.table import usage_words
 
 NODE_SORTS = ("", "cpu", "name", "node")
 """Keys that order nodes; the first by default."""
@@ -42,6 +44,11 @@ class NodeRow:
     def node(self) -> str:
         """Its name."""
         return self.key[0]
+
+    @property
+    def machine(self) -> MachineTotals | None:
+        """Its totals; None if its agent does not say."""
+        return self.agent.machine if self.agent else None
 
 
 def node_rows(look: Look, view: View) -> tuple[NodeRow, ...]:
@@ -77,7 +84,23 @@ def node_columns() -> tuple[Column[NodeRow], ...]:
     return (
         Column("NODE", _draw_name, sort="node", is_name=True),
         Column("STATE", _draw_state, 9, style=lambda row: "yellow" if row.missing else ""),
-        Column("CPU", lambda row, *_: f"{row.cpu_cores:.1f}", 7, is_number=True, sort="cpu"),
+        Column("CPU", _draw_cpu, 9, is_number=True, sort="cpu"),
+        Column(
+            "MEMORY",
+            _draw_memory,
+            7,
+            6,
+            is_number=True,
+            exists=lambda rows: any(row.machine for row in rows),
+        ),
+        Column(
+            "LOAD",
+            lambda row, *_: f"{row.machine.load_1m:.1f}" if row.machine else NOTHING,
+            6,
+            6,
+            is_number=True,
+            exists=lambda rows: any(row.machine for row in rows),
+        ),
         Column("CONTAINERS", lambda row, *_: f"{row.containers:,}", 10, 4, is_number=True),
         Column("FLAGGED", lambda row, *_: f"{row.flagged:,}", 7, is_number=True),
         Column("AGENT", _draw_version, 10, 3),
@@ -111,10 +134,8 @@ def node_lines(row: NodeRow, look: Look) -> Iterator[Text]:
         )
     elif row.missing is None:
         yield Text("No agent says what it is: none was asked, or it is older than this program.")
-    yield Text(
-        f"{row.cpu_cores:.1f} cores busy, {counted(row.containers, 'container')},"
-        f" {row.flagged:,} with findings"
-    )
+    used = ", ".join(usage_words(row.cpu_cores, row.machine))
+    yield Text(f"{used}, {counted(row.containers, 'container')}, {row.flagged:,} with findings")
 
 
 def _troubles(row: NodeRow) -> Iterator[str]:
@@ -142,6 +163,16 @@ def _draw_state(row: NodeRow, scene: Scene, _width: int) -> str:
     if row.missing is None:
         return "answered"
     return f"{age(row.answered.isoformat(), scene.now)} ago" if row.answered else "missing"
+
+
+def _draw_cpu(row: NodeRow, _scene: Scene, _width: int) -> str:
+    of = f" of {row.machine.cores}" if row.machine else ""
+    return f"{row.cpu_cores:.1f}{of}"
+
+
+def _draw_memory(row: NodeRow, _scene: Scene, _width: int) -> str:
+    machine = row.machine
+    return percent(machine.memory_used_bytes / machine.memory_bytes) if machine else NOTHING
 
 
 def _draw_version(row: NodeRow, _scene: Scene, width: int) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus, ProcessStatus
 from minerwatch.arguments import quoted
-from minerwatch.format import byte_size
+from minerwatch.format import byte_size, duration
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, NOTHING, TAGS
+from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.columns import named
 from minerwatch.view.screen.containers import View
@@ -22,6 +24,7 @@ from minerwatch.view.selection import IDLE_CORES, place
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
 _MAX_PIDS = 8
 _NAME_LENGTH = 16
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class ProcessRow:
     cpu_cores: float
     memory_bytes: int | None
     threads: int | None
+    cpu_s: float | None  # CPU time in all; of those that are still running
+    executes: str  # one word; "": too little is known
 
     @property
     def first(self) -> ProcessStatus:
@@ -82,6 +87,11 @@ def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
         Column("PID", _draw_pid, 7, is_number=True, sort="pid"),
         Column("CPU", lambda row, *_: f"{row.cpu_cores:.2f}", 6, is_number=True, sort="cpu"),
         Column(
+            "CPU-TIME", lambda row, *_: NOTHING if row.cpu_s is None else duration(row.cpu_s), 8, 3,
+            is_number=True, sort="time",
+            exists=lambda rows: any(row.cpu_s is not None for row in rows),
+        ),
+        Column(
             "MEMORY", lambda row, *_: _size(row.memory_bytes), 8, 5, is_number=True,
             sort="memory", exists=lambda rows: any(row.memory_bytes is not None for row in rows),
         ),
@@ -94,6 +104,10 @@ def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
             "FOUND", lambda row, _, width: cut("+".join(row.signals), width), 9, 7,
             style=lambda row: LEVEL_STYLES.get(row.status.level, "") if row.signals else "",
             exists=lambda rows: any(row.signals for row in rows),
+        ),
+        Column(
+            "EXECUTES", lambda row, *_: row.executes or NOTHING, 9, 5,
+            exists=lambda rows: any(row.executes for row in rows),
         ),
         Column("USER", lambda row, _, width: cut(printable(row.first.user, 32), width), 9, 3),
         Column("CONTAINER", _draw_container, sort="name", is_name=True),
@@ -141,12 +155,14 @@ def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow
             sum(each.cpu_cores or 0.0 for each in processes),
             _sum(each.memory_bytes for each in processes),
             _sum(each.threads for each in processes),
+            _sum(each.cpu_seconds for each in processes),
+            one_word(processes[0].executed),
         )
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def _sum(values: Iterable[_Number | None]) -> _Number | None:
     known = [each for each in values if each is not None]
-    return sum(known) if known else None
+    return sum(known[1:], known[0]) if known else None
 
 
 def _holds_all(row: ProcessRow, words: Sequence[str]) -> bool:
@@ -179,6 +195,7 @@ def _size(size_bytes: int | None) -> str:
 
 _FIGURES: dict[str, Callable[[ProcessRow], float]] = {
     "cpu": lambda row: row.cpu_cores,
+    "time": lambda row: row.cpu_s or 0,
     "memory": lambda row: row.memory_bytes or 0,
     "threads": lambda row: row.threads or 0,
     "pid": lambda row: -row.first.pid,

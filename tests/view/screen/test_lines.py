@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -21,8 +22,9 @@ from minerwatch.api.types import (
     ProcessStatus,
     Unanswered,
 )
-from minerwatch.node.process_details import MachineTotals
+from minerwatch.model import MachineTotals
 from minerwatch.untrusted_text.display import printable
+from minerwatch.view.agent_summary import machine_totals
 from minerwatch.view.overview import Coverage
 from minerwatch.view.screen import words
 from minerwatch.view.screen.banner import banner_lines, state_of
@@ -35,6 +37,7 @@ from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NodeRow, node_lines, node_rows
 from minerwatch.view.screen.page import Section, Subject, cpu_text, page_sections
 from minerwatch.view.screen.presentation import Presentation, Presenter
+from minerwatch.view.screen.process_list import encode_processes, limits, process_table
 from minerwatch.view.screen.processes import ProcessRow, process_lines, process_rows
 from tests.cli.top_screen.driving import AGENT, CRASHING, TALKING
 from tests.report.samples import (
@@ -557,3 +560,37 @@ def test_hostile_filters_are_quoted(name: str) -> None:
     text = words.empty_text(Look((), NOW), None, View(text=name), "x")
     assert all(printable(line) == line for line in text.splitlines())
     assert len(text.splitlines()) == 2
+
+
+def test_processes_are_printed_once_as_a_table_and_as_json() -> None:
+    busy = container(
+        owner="user: ada",
+        processes=tuple(
+            replace(each, cpu_seconds=3600.0, memory_bytes=1 << 30, threads=2)
+            for each in workers(3, 0.5)
+        ),
+    )
+    view = View(kind=Kind.PROCESSES)
+    table = process_table(process_rows([busy], view), now=NOW, width=160, colour=False)
+    titles, row = table.splitlines()
+    assert titles.split()[:5] == ["PID", "CPU", "CPU-TIME", "MEMORY", "THREADS"]
+    assert row.split()[:6] == ["-", "1.50", "3h00m", "3.0", "GiB", "6"]
+    assert "3 × " in row
+    assert "user: ada" in row
+    listed = json.loads(encode_processes(process_rows([busy], replace(view, is_folded=False))))
+    assert [(each["cpu_seconds"], each["owner"]) for each in listed] == [(3600.0, "user: ada")] * 3
+    assert process_table((), now=NOW, width=80, colour=False) == "no process to show\n"
+
+
+def test_more_processes_than_are_known_are_said() -> None:
+    some = container(processes=workers(2, 0.5), process_count=2)
+    rows = process_rows([some], View(kind=Kind.PROCESSES))
+    assert not limits(rows)
+    assert limits(process_rows([replace(some, process_count=9)], View(kind=Kind.PROCESSES)))
+
+
+def test_a_clusters_totals_are_those_of_its_agents() -> None:
+    machine = MachineTotals(cores=8, load_1m=1.5, memory_bytes=32 << 30, memory_used_bytes=8 << 30)
+    agents = [AgentStatus(node, "1", machine=machine) for node in ("node-1", "node-2")]
+    assert machine_totals(agents) == MachineTotals(16, 3.0, 64 << 30, 16 << 30)
+    assert machine_totals([*agents, AgentStatus("node-3", "0")]) is None
