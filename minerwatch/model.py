@@ -386,6 +386,22 @@ class Identity:
     is_named: bool = True  # by the API; or never will be, being nested in one that is
 
 
+class AnnouncedLevel(StrEnum):
+    """Levels from which people are sent messages."""
+
+    LIKELY = "likely"
+    CONFIRMED = "confirmed"
+
+
+class MessageFormat(StrEnum):
+    """Formats of messages to people and to other systems."""
+
+    JSON = "json"
+    SLACK = "slack"  # also of Mattermost, and of Zulip's Slack-compatible webhook
+    TEAMS = "teams"  # an adaptive card
+    FALCO = "falco"  # Falco's JSON output, as Falcosidekick takes it
+
+
 # Actions.
 
 

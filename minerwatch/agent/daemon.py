@@ -37,6 +37,7 @@ from minerwatch.node.exec_events import ExecEvents
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
+from minerwatch.report.notifier import Notifier, Receiver
 from minerwatch.report.since import FILE_NAME, SinceFile
 from minerwatch.worker import states as worker_states
 
@@ -116,7 +117,11 @@ class Agent:
             rules = self._loader.check_content(rules)
         self._state = AgentState(config, rules, started_s)
         self._culling = culling = self._open_culling(config)
-        parts = Parts(self._state, telemetry, node, cluster, culling, runtime.now_s)
+        self._notifier = Notifier(
+            [Receiver(each, telemetry.once.failure) for each in config.notify]
+        )
+        self._opened.callback(self._notifier.close)
+        parts = Parts(self._state, telemetry, node, cluster, culling, runtime.now_s, self._notifier)
         self._rules = RuleUpdater(self._loader, parts, runtime.heap.unfreeze)
         self._self_test = SelfTest(parts)
         self._opened.callback(self._self_test.close)
@@ -299,6 +304,7 @@ class Agent:
         if self._cluster is not None:
             yield from self._cluster.failures()
         yield from self._culling.failures()
+        yield from self._notifier.failures()
         yield from self._telemetry.failures()
         for state in worker_states():
             yield from ((state.name, reason, n) for reason, n in state.failures.items())

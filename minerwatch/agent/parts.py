@@ -13,6 +13,7 @@ from minerwatch.config.schema import Config
 from minerwatch.culling.service import CullSwitch
 from minerwatch.report.log import Log, Once
 from minerwatch.report.metrics import Metrics
+from minerwatch.report.notifier import Notifier
 
 if TYPE_CHECKING:
     from minerwatch.kube.cluster_view import ClusterNode
@@ -58,3 +59,4 @@ class Parts:
     cluster: ClusterNode | None
     culling: CullSwitch
     now_s: Callable[[], float]
+    notifier: Notifier = field(default_factory=Notifier)

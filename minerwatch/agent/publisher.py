@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
@@ -38,6 +39,7 @@ class Publisher:
             if spot:
                 self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
             self._telemetry.metrics.pods_synced(self._parts.cluster.synced_unix_s or 0.0)
+        self._notify(summary.flagged)
         self._parts.culling.consider(summary.flagged)
         self._update_since_file(summary.flagged)
 
@@ -53,6 +55,7 @@ class Publisher:
             self._on_finding(finding)
         if self._parts.cluster is not None:
             self._parts.cluster.tell(change.observation for change in changes)
+        self._notify(change.observation for change in changes)
 
     def publish_workers(self) -> None:
         """Publish the state of the agent's threads; dead ones are started again."""
@@ -125,6 +128,16 @@ class Publisher:
             "level": level,
         }
         self._telemetry.log.info("verdict", **line, **({"left_out": left_out} if left_out else {}))
+
+    def _notify(self, observations: Iterable[Observation]) -> None:
+        """Queue messages about containers whose names are known, or were waited for."""
+        node, cluster = self._parts.node, self._parts.cluster
+        for each in observations if self._parts.notifier.receivers else ():
+            if cluster is None or cluster.may_announce(each.container):
+                identity = node.identity(each.container)
+                namespace = identity.pod.namespace if identity else ""
+                status = partial(node.status, each, public=True)
+                self._parts.notifier.tell(each.verdict, namespace, status)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._parts.node.status(observation)

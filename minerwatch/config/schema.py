@@ -29,7 +29,7 @@ from minerwatch.config.values import (
     pod_label,
 )
 from minerwatch.errors import ConfigError
-from minerwatch.model import Action
+from minerwatch.model import Action, AnnouncedLevel, MessageFormat
 
 BUILT_IN_RULES = next(
     folder
@@ -129,6 +129,21 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     max_container_series: Count = 500  # flagged containers with their own metrics
     processes_per_container: Count = 20  # in the snapshot
+
+
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A receiver of messages about likely and confirmed containers, and about actions."""
+
+    name: Line  # for the log and metrics
+    url_file: Line  # holds its address, which is a secret; read before each message
+    format: MessageFormat = MessageFormat.JSON  # json, slack, teams, falco
+    level: AnnouncedLevel = AnnouncedLevel.LIKELY  # from this level on: likely, confirmed
+    namespaces: tuple[Line, ...] = ("*",)  # patterns; outside Kubernetes there is only ""
+    authorization_file: str = ""  # holds the value of the Authorization header; "": none
+    ca: str = ""  # PEM file to verify the receiver by; "": the system's authorities
+    group_for: Duration = Duration(30)  # messages of this time are sent as one
+    per_hour: Limit = 30  # most messages; what comes meanwhile is in the next one
+    command_lines: bool = False  # of flagged processes, with secrets masked
 
 
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -241,6 +256,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kubernetes: Kubernetes = Kubernetes()
     owners: Owners = Owners()
     report: Report = Report()
+    notify: tuple[Webhook, ...] = ()  # receivers of messages; see notify.md
     culling: Culling = Culling()
 
     def without_kubernetes(self) -> Config:

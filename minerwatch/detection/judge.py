@@ -171,6 +171,19 @@ def _by_process(findings: Iterable[Finding]) -> list[list[Finding]]:
     return [[*of_container, *own] for own in by_process.values()] or [of_container]
 
 
+def announced(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that people are told of: not those of experimental rules."""
+    return [found for found in findings if found.maturity is not Maturity.EXPERIMENTAL]
+
+
+def announced_level(verdict: Verdict) -> Level:
+    """Return the level without experimental rules; clear only when the verdict is."""
+    if verdict.level is Level.CLEAR:
+        return Level.CLEAR
+    found = Level.of(score_of(announced(verdict.findings)))
+    return max(Level.SUSPICIOUS, min(verdict.level, found))
+
+
 def is_cullable(verdict: Verdict) -> bool:
     """Return True if the findings alone permit an action: DESIGN's second culling invariant.
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from minerwatch.backoff import Backoff
-from minerwatch.detection.judge import score_of
+from minerwatch.detection.judge import announced, announced_level
 from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError, Cluster, one_line, reason_of
 from minerwatch.kube.pods import REASONS
@@ -33,7 +33,6 @@ from minerwatch.model import (
     ContainerKey,
     Finding,
     Level,
-    Maturity,
     Pod,
     PodContainerKind,
     Verdict,
@@ -112,19 +111,11 @@ _WORDING: Mapping[EventReason, tuple[str, str]] = {
 """The event's action, and its sentence."""
 
 
-def announced_level(verdict: Verdict) -> Level:
-    """Return the level without experimental rules; clear only when the verdict is."""
-    if verdict.level is Level.CLEAR:
-        return Level.CLEAR
-    found = Level.of(score_of(_told(verdict.findings)))
-    return max(Level.SUSPICIOUS, min(verdict.level, found))
-
-
 def event_note(
     container: str, reason: EventReason, findings: Iterable[Finding], contact: str
 ) -> str:
     """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
-    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in _told(findings))]
+    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in announced(findings))]
     if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
@@ -369,10 +360,6 @@ class EventSender:
     def _count(self, reason: str) -> None:
         with self._lock:
             self.failures[reason] += 1
-
-
-def _told(findings: Iterable[Finding]) -> list[Finding]:
-    return [found for found in findings if found.maturity is not Maturity.EXPERIMENTAL]
 
 
 def _cut(text: str, limit_bytes: int) -> str:

@@ -28,6 +28,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.errors import SnapshotError
 from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id, needs_root
+from tests.report.test_notifier import site
 from tests.waiting import PATIENCE_S, until, until_burnt
 
 _PYTHON = (sys.executable,)
@@ -205,6 +206,37 @@ def test_a_miner_is_told_in_log_metrics_and_snapshot(
     told = json.dumps(verdict["findings"])
     assert "stratum+tcp://pool.supportxmr.com:3333" in told, "the words that matched"
     assert "--password" not in told, "and not the line around them"
+
+
+def test_a_receiver_is_told_of_a_miner_while_another_is_away(
+    start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
+) -> None:
+    folder = cgroups.make(f"{TOP}/docker/{container_id('a7')}")
+    with site(200) as served:
+        address, nowhere = tmp_path / "address", tmp_path / "nowhere"
+        address.write_text(served.url)
+        nowhere.write_text("http://127.0.0.1:1/closed")
+        config = tmp_path / "notify.yml"
+        receivers = (("away", nowhere), ("chat", address))
+        notify = [
+            {"name": name, "url_file": str(file), "group_for": "100ms"} for name, file in receivers
+        ]
+        config.write_text(OWN_RULES_ONLY + json.dumps({"notify": notify})[1:-1] + "\n")
+        agent = start("--config", str(config))
+        agent.line("watching")
+        cgroups.put(programs.start("xmrig", *POOL, busy=True), folder)
+
+        def ours() -> list[dict[str, object]]:
+            every = (each for body in served.got for each in body["notices"])
+            return [each for each in every if each["container"] == container_id("a7")[:12]]
+
+        until(ours)
+        (said,) = ours()
+        assert said["level"] in ("likely", "confirmed")
+        assert "pool.supportxmr.com" not in json.dumps(served.got)
+        failure = 'minerwatch_probe_failures_total{probe="notify away",reason="unreachable"}'
+        agent.until(lambda: failure in agent.get("/metrics")[1])
+        assert agent.get("/healthz")[0] == 200
 
 
 def test_a_socket_that_is_removed_comes_back(start: Start) -> None:

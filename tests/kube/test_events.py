@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.detection.judge import joined_score, signal_scores
+from minerwatch.detection.judge import announced_level, joined_score, signal_scores
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.events import (
     ACTION_REASONS,
@@ -22,7 +22,6 @@ from minerwatch.kube.events import (
     EventPace,
     EventReason,
     EventSender,
-    announced_level,
     event_note,
 )
 from minerwatch.model import (

@@ -1,0 +1,293 @@
+"""Sends messages to webhooks: one thread a receiver, within bounds; a tick never waits for one.
+
+Messages of some time are sent as one. A receiver that is away is tried again for an hour; what
+there is no room for is counted by owner, and the next message says so. Redirects are not followed:
+addresses are secrets.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from pathlib import Path
+from threading import Condition, Event
+from urllib.parse import urlsplit
+
+from minerwatch import __version__
+from minerwatch.api.types import ContainerStatus
+from minerwatch.backoff import Backoff
+from minerwatch.config.schema import Webhook
+from minerwatch.detection.judge import announced_level
+from minerwatch.errors import MinerwatchError
+from minerwatch.format import rfc3339
+from minerwatch.model import AnnouncedLevel, Level, Verdict
+from minerwatch.report.messages import Batch, Notice, bodies, notice
+from minerwatch.worker import Worker
+
+DROPPED = "dropped"
+"""Notices that were never sent: refused, without room, or the receiver was away for too long."""
+
+_MAX_WAITING = 500
+_MAX_WAITING_OF_OWNER = 20
+_MAX_OWNERS = 100  # that left-out notices are counted for by name
+_MAX_TOLD = 10_000
+_MAX_SECRET_BYTES = 4096
+_CLOSE_S = 1.5
+_LEVELS = {AnnouncedLevel.LIKELY: Level.LIKELY, AnnouncedLevel.CONFIRMED: Level.CONFIRMED}
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class NotSentError(MinerwatchError):
+    """A message was not sent; ``reason`` is a word for metrics, the text never has the address."""
+
+    def __init__(self, reason: str, text: str, *, retry_s: float | None) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.retry_s = retry_s  # try again, after at least this long; None: never
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyPace:
+    """Delays of retries, in seconds."""
+
+    first_delay_s: float = 2.0
+    longest_delay_s: float = 300.0
+    give_up_s: float = 3600.0
+    answer_s: float = 10.0
+
+
+class Receiver:
+    """One webhook: what it was told, what waits, and the thread that sends.
+
+    ``failures`` counts failed requests by reason, and under ``dropped`` notices never sent.
+    """
+
+    def __init__(
+        self,
+        settings: Webhook,
+        on_error: Callable[[str, Exception], None],
+        pace: NotifyPace | None = None,
+        now_unix_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = settings.name
+        self.failures: Counter[str] = Counter()
+        self.sent = 0
+        self._settings = settings
+        self._least = _LEVELS[settings.level]
+        self._on_error = on_error
+        self._pace = pace or NotifyPace()
+        self._now_unix_s = now_unix_s
+        self._told: OrderedDict[object, Level] = OrderedDict()
+        self._waiting: OrderedDict[str, list[Notice]] = OrderedDict()  # by owner
+        self._left_out: Counter[str] = Counter()
+        self._tokens, self._tokens_s = 1.0, time.monotonic()
+        self._changed = Condition()
+        self._closing = Event()
+        self._thread = Worker(f"notify {self.name}", self._run).start()
+
+    def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
+        """Queue a notice if ``verdict`` is news to the receiver; return at once."""
+        level = announced_level(verdict)
+        before = self._told.get(verdict.container, Level.CLEAR)
+        is_clear = level is Level.CLEAR and before is not Level.CLEAR
+        is_higher = level >= self._least and level > before
+        if not (is_clear or is_higher) or not self._is_for(namespace):
+            return
+        event = "cleared" if is_clear else "verdict"
+        self._queue(
+            notice(status(), event, self._now(), command_lines=self._settings.command_lines)
+        )
+        self._told.pop(verdict.container, None)
+        if not is_clear:
+            self._told[verdict.container] = level
+            while len(self._told) > _MAX_TOLD:
+                self._told.popitem(last=False)
+
+    def close(self) -> None:
+        """End within 2 s; what has not been sent is dropped."""
+        self._closing.set()
+        self._thread.close()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(_CLOSE_S)
+
+    def _is_for(self, namespace: str) -> bool:
+        return any(fnmatchcase(namespace, pattern) for pattern in self._settings.namespaces)
+
+    def _now(self) -> str:
+        return rfc3339(self._now_unix_s())
+
+    def _queue(self, said: Notice) -> None:
+        owner = said.owner or said.place
+        with self._changed:
+            waiting = self._waiting.setdefault(owner, [])
+            count = sum(map(len, self._waiting.values()))
+            if len(waiting) >= _MAX_WAITING_OF_OWNER or count >= _MAX_WAITING:
+                self._leave_out(owner)
+            else:
+                waiting.append(said)
+            if not waiting:
+                del self._waiting[owner]
+            self._changed.notify_all()
+
+    def _leave_out(self, owner: str, count: int = 1) -> None:
+        self.failures[DROPPED] += count
+        if owner in self._left_out or len(self._left_out) < _MAX_OWNERS:
+            self._left_out[owner] += count
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            self._closing.wait(self._settings.group_for)
+            self._wait_for_token()
+            if not self._closing.is_set():
+                self._send(self._taken())
+
+    def _wait_for_token(self) -> None:
+        """Wait until the rate limit allows a message."""
+        per_second = self._settings.per_hour / 3600
+        while not self._closing.is_set():
+            now_s = time.monotonic()
+            most = max(1.0, self._settings.per_hour / 10)
+            self._tokens = min(most, self._tokens + (now_s - self._tokens_s) * per_second)
+            self._tokens_s = now_s
+            if self._tokens >= 1:
+                self._tokens -= 1
+                return
+            self._closing.wait((1 - self._tokens) / per_second)
+
+    def _taken(self) -> Batch:
+        with self._changed:
+            notices = tuple(each for group in self._waiting.values() for each in group)
+            self._waiting.clear()
+            left_out, self._left_out = self._left_out, Counter()
+        return Batch(notices, left_out)
+
+    def _send(self, batch: Batch) -> None:
+        began_s = time.monotonic()
+        waiting = list(bodies(self._settings.format, batch))
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, random.Random())  # noqa: S311 - spreads requests
+        while waiting and not self._closing.is_set():
+            try:
+                post(self._settings, waiting[0][0], self._pace.answer_s)
+            except NotSentError as error:
+                self._note(error.reason, error)
+                is_over = time.monotonic() - began_s > self._pace.give_up_s
+                if error.retry_s is None or is_over:
+                    break
+                self._closing.wait(
+                    min(max(error.retry_s, backoff.next_s()), self._pace.longest_delay_s)
+                )
+            else:
+                self.sent += 1
+                backoff.reset()
+                del waiting[0]
+        if waiting:
+            with self._changed:
+                self._left_out.update(batch.left_out)  # bounded, as it was
+                for _, notices in waiting:
+                    for each in notices:
+                        self._leave_out(each.owner or each.place)
+
+    def _note(self, reason: str, error: Exception) -> None:
+        self.failures[reason] += 1
+        with suppress(Exception):  # whatever reports it must not end this thread
+            self._on_error(f"notify {self.name}", error)
+
+
+class Notifier:
+    """All receivers."""
+
+    def __init__(self, receivers: Sequence[Receiver] = ()) -> None:
+        self.receivers = tuple(receivers)
+
+    def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
+        """Queue a notice at each receiver to which ``verdict`` is news."""
+        for receiver in self.receivers:
+            receiver.tell(verdict, namespace, status)
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Yield failures since the start: receiver, reason, count."""
+        for each in self.receivers:
+            yield from ((f"notify {each.name}", *item) for item in [*each.failures.items()])
+
+    def close(self) -> None:
+        """End all threads."""
+        for receiver in self.receivers:
+            receiver.close()
+
+
+def post(settings: Webhook, body: bytes, answer_s: float) -> None:
+    """Send one request. Raises NotSentError."""
+    import urllib3  # 3 MiB that agents without receivers do not need
+    from urllib3.exceptions import HTTPError, SSLError
+    from urllib3.exceptions import TimeoutError as NoAnswerInTime
+
+    url, headers = _address(settings)
+    pool = urllib3.PoolManager(
+        num_pools=1, ca_certs=settings.ca or None, cert_reqs="CERT_REQUIRED", retries=False
+    )
+    try:
+        response = pool.request(
+            "POST", url, body=body, headers=headers, timeout=answer_s, redirect=False,
+            preload_content=False,
+        )  # fmt: skip
+        status, after = response.status, response.headers.get("Retry-After", "")
+        response.close()
+    except SSLError as error:
+        text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
+        raise NotSentError("tls", text, retry_s=0) from None
+    except NoAnswerInTime:
+        raise NotSentError("timeout", f"no answer within {answer_s:g} s", retry_s=0) from None
+    except (HTTPError, OSError, ValueError) as error:
+        text = f"it cannot be reached ({type(error).__name__})"
+        raise NotSentError("unreachable", text, retry_s=0) from None
+    finally:
+        pool.clear()
+    _check(status, after)
+
+
+def _check(status: int, after: str) -> None:
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    text = f"it answered with status {status}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise NotSentError("unavailable", text, retry_s=float(after) if after.isdecimal() else 0)
+    if status < HTTPStatus.BAD_REQUEST:
+        raise NotSentError("redirect", f"{text}: redirects are not followed", retry_s=None)
+    raise NotSentError("refused", f"{text}: check its address and format", retry_s=None)
+
+
+def _address(settings: Webhook) -> tuple[str, dict[str, str]]:
+    """Return address and headers, read each time: secrets are rotated. Raises NotSentError."""
+    url = _secret(settings.url_file)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        text = f"{settings.url_file} holds no http or https address"
+        raise NotSentError("address", text, retry_s=0)
+    headers = {"Content-Type": "application/json", "User-Agent": f"minerwatch/{__version__}"}
+    if settings.authorization_file:
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            text = "authorization_file wants https: it would be sent in the clear"
+            raise NotSentError("address", text, retry_s=0)
+        headers["Authorization"] = _secret(settings.authorization_file)
+    return url, headers
+
+
+def _secret(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MAX_SECRET_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise NotSentError("address", f"{path}: {why}", retry_s=0) from error
+    if not text.strip() or "\n" in text.strip():
+        raise NotSentError("address", f"{path}: it must hold one line", retry_s=0)
+    return text.strip()
