@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -10,7 +11,7 @@ from pathlib import Path
 from minerwatch.errors import OrderError, SnapshotError
 
 ORDER_TIMEOUT_S = 120.0
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 _TRIAL_S = 1.0
 _MAX_REFUSAL_BYTES = 4096
 _MAX_REASON_CHARS = 300
@@ -105,6 +106,17 @@ def may_have_happened(route: str) -> str:
     )
 
 
+def _delay_reason() -> str:
+    """Return why an agent may be slow, and what to do."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 2 * cpus:
+        return "its log says what holds it up"
+    return (
+        f"this node is short of CPU (load {load:.0f} on {cpus} CPUs), and the agent waits for its"
+        " share. Try again; a shell on the node can do without it: minerwatch top --once --local"
+    )
+
+
 def exchange(
     connection: UnixConnection, path: Path, method: str, route: str, sent: bytes | None = None
 ) -> tuple[HTTPResponse, bytes]:
@@ -118,6 +130,10 @@ def exchange(
     except PermissionError as error:
         raise SnapshotError(
             f"{path}: {error.strerror}; only the agent's user may connect to it"
+        ) from error
+    except TimeoutError as error:
+        raise BrokenAnswerError(
+            f"the agent on {path} did not answer within {connection.timeout:g} s: {_delay_reason()}"
         ) from error
     except (OSError, HTTPException, ValueError, OverflowError) as error:
         # http.client raises the last two for a malformed chunk length

@@ -382,8 +382,14 @@ def test_cpu_is_measured_by_container_and_by_process(
     idle = programs.start("idler", busy=False)
     for process in (busy, idle):
         cgroups.put(process, folder)
-    for _ in range(2):
+
+    def is_measured() -> bool:
+        """A tick later: on a busy machine a container may have run too little to be hot before."""
         node.tick()
+        return any(each.cpu_cores for each in node.container().processes)
+
+    until(is_measured)
+    until_burnt(busy.pid, 0.3)
     known_s = [cpu_s(busy.pid)]
     before = node.tick(0.0)
     known_s.append(cpu_s(busy.pid))

@@ -152,7 +152,11 @@ def test_one_who_never_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         released.wait(20)
 
     with one_who_answers(path, say_nothing):
-        with pytest.raises(SnapshotError, match="did not answer"):
+        monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.1, 0.1))
+        with pytest.raises(SnapshotError, match=r"did not answer within 0.2 s: its log says"):
+            answer(path, "/snapshot")
+        monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 9.0, 9.0))
+        with pytest.raises(SnapshotError, match=r"short of CPU \(load 1000 on .*top --once --local"):
             answer(path, "/snapshot")
         released.set()
 

@@ -95,7 +95,9 @@ class MainScreen(Screen[None]):
         self.shown, self._is_paused = shown, is_paused
         self._empty.display = not shown.rows
         self._empty.update(Text(words.empty_text(shown.look, shown, shown.view, self._waits_for)))
-        self._tabs.active = shown.view.kind.name
+        name = shown.view.kind.name
+        if self._tabs.query(f"#{name}"):  # a busy machine may answer before they are mounted
+            self._tabs.active = name
         self._show_banner()
         self.table.show(shown)
 
@@ -266,6 +268,7 @@ class ProposalScreen(ReadingScreen):
         self._proposal = proposal
         if proposal.is_permitted:
             name = Input(id="typed", compact=True)
+            name.cursor_blink = False  # each blink is drawn again, over a slow line too
             self.fields = (Horizontal(Label(" name: "), name, id="confirmation"),)
 
     @on(Input.Submitted, "#typed")
