@@ -6,6 +6,7 @@ and skipped, and the agent goes on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 NOT_JSON = (ValueError, RecursionError)
@@ -21,6 +22,14 @@ class MinerwatchError(Exception):
 
 class ConfigError(MinerwatchError):
     """A configuration file, key or option that cannot be used."""
+
+
+class ConfigFileError(ConfigError):
+    """A configuration file with faults: ``lines`` has a line for each."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("; ".join(self.lines))
 
 
 class RuleError(MinerwatchError):

@@ -230,9 +230,12 @@ def test_rule_folders_may_come_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, run_alone: Run) -> None:
-    result = run_alone("list", "--rules", str(tmp_path / "none"))
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"built_in_rules: false\nrules: [{tmp_path}/none]\n")
+    result = run("list", "--config", str(config))
     assert result.exit_code == 1
     assert f"{tmp_path}/none:1: cannot be read: No such file or directory" in result.stderr
+    assert run_alone("list", "--rules", str(tmp_path / "none")).exit_code == 2
     assert run_alone("lint", str(tmp_path / "none")).exit_code == 2
 
 
