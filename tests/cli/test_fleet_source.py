@@ -322,3 +322,44 @@ def test_snapshot_imports_nothing_heavy(agent_socket: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+# status
+
+
+def test_the_status_of_this_nodes_agent(agent_socket: Path, run: Callable[..., Result]) -> None:
+    result = run("status", MINERWATCH_SOCKET=str(agent_socket))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("node node-7: ok, agent 1.2.3\n")
+    listed = json.loads(run("status", "--socket", str(agent_socket), "-o", "json").stdout)
+    assert [agent["node"] for agent in listed] == ["node-7"]
+
+
+def test_without_an_agent_there_is_no_status(tmp_path: Path, run: Callable[..., Result]) -> None:
+    result = run("status", "--socket", str(tmp_path / "none"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("none: start it with `minerwatch agent`\n")
+
+
+def test_the_status_of_all_agents_is_a_line_each(
+    api: ApiServer, run: Callable[..., Result]
+) -> None:
+    result = run("status", "-A")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("minerwatch: missing node-3 ")
+    assert "2 agents too old to say" in result.stderr
+    for node, broken in (("node-1", 0), ("node-2", 1)):
+        agent = replace(AGENT, node=node, broken_rules=broken)
+        report = b'{"agent":' + encode_agent(agent) + b',"containers":[]}'
+        name = next(
+            pod["metadata"]["name"]
+            for pod in json.loads((CLUSTER / "pods.json").read_text())
+            if pod["spec"]["nodeName"] == node and pod["metadata"]["namespace"] == "minerwatch"
+        )
+        api.runs("minerwatch", name, Printing(report))
+    result = run("status", "-A")
+    assert result.stdout.splitlines() == [
+        "node-1: ok · 1.2.3 · 5 rules · observe",
+        "node-2: FAILING · 1 rule file rejected · 1.2.3 · 5 rules · observe",
+    ]
+    assert result.exit_code == 1
