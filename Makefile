@@ -70,8 +70,9 @@ soak: $(READY_TO_TEST) ## the real agent for minutes, while all around it goes w
 rules: $(READY_TO_TEST) ## write docs/rule-index.md: the only generated file that a rule changes
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
 
-figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures in docs/, the schema of rule files
+figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures and facts in docs/, the schema of rule files
 	$(BIN)/minerwatch rules schema >rules/rule.schema.json
+	$(BIN)/minerwatch rules fields -o markdown >docs/fields.md
 	$(BIN)/python -m benchmarks.detection --write >/dev/null
 	$(BIN)/python -m benchmarks.scale --write >/dev/null
 
