@@ -163,8 +163,8 @@ _FIELD_PAGE_HEAD = """\
 # Facts that a rule may name
 
 Written by `minerwatch rules fields -o markdown`; how to write a rule: [rules.md](rules.md). A fact
-that was not measured is absent, and a condition on it does not hold. A capability is what the
-agent needs to read the processes of other users: [security.md](security.md#permissions-by-feature)."""
+that was not measured is absent, and a condition on it does not hold. A capability is what the agent
+needs to read processes of other users: [security.md](security.md#permissions-by-feature)."""
 
 
 def field_page() -> str:
