@@ -23,9 +23,10 @@ from minerwatch.config.schema import Config
 def agent(log_format: str, **options: Any) -> None:
     """Watch this node: sample, score, publish; again and again, until it is stopped.
 
-    It observes only. It reports in three places: one line on standard error for each
-    change of verdict, Prometheus metrics, and a Unix socket that `minerwatch top` and
-    `minerwatch explain` read.
+    It observes, and acts on nothing unless the configuration switches culling on. It reports in
+    four places: one line on standard error for each change of verdict, Prometheus metrics, a Unix
+    socket that `minerwatch top`, `explain` and `status` read, and in a cluster Events on pods that
+    become likely or confirmed. Options replace what the file says; --rules adds to it.
 
     \b
     minerwatch agent                                    in a pod: names pods and their owners
@@ -34,7 +35,11 @@ def agent(log_format: str, **options: Any) -> None:
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
 
     Run it as root to see all processes; otherwise it lists what it cannot see. Changed rule files
-    are picked up at the next tick. SIGHUP reads rules and configuration again, SIGTERM stops.
+    are picked up at the next tick. SIGHUP reads rules and configuration again; SIGTERM and SIGINT
+    stop it.
+
+    Exit status: 0 stopped by a signal; 1 the node cannot be read, or an address or socket is taken;
+    2 a fault in the configuration or wrong usage: every fault is on a line of standard error.
     """
     from minerwatch.agent.daemon import run
     from minerwatch.report.log import logger

@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from minerwatch.config.schema import Checks, Config, default_socket, load
-from minerwatch.config.values import DEFAULT_LISTEN, duration_s, host_and_port
+from minerwatch.config.values import DEFAULT_LISTEN, duration_s, duration_text, host_and_port
 from minerwatch.errors import ConfigError
 
 _Value = TypeVar("_Value")
@@ -95,7 +95,8 @@ _agent_options = (
         envvar="MINERWATCH_AGENT_INTERVAL",
         show_envvar=True,
         metavar="DURATION",
-        help="Time from one tick to the next, such as 10s or 1m.  [default: 10s]",
+        help="Time from one tick to the next, such as 10s or 1m."
+        f"  [default: {duration_text(Config().interval)}]",
     ),
     click.option(
         "--listen",

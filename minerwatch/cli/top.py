@@ -18,10 +18,13 @@ from minerwatch.cli.top_screen.proposal import ByHand
 from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.node.process_details import machine_totals
+from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, overview
 from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
+
+_MAX_NAMESPACES = 20
 
 
 @click.command()
@@ -111,6 +114,8 @@ def top(
         return
     known, coverage = source.survey()
     every = filtered(known, namespace=source.namespace)
+    if not every and source.namespace and coverage is None:
+        _say_namespaces(known, source.namespace)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
         click.echo(encode(chosen))
@@ -119,6 +124,13 @@ def top(
         is_all = show_all or text or source.namespace
         _print(chosen if is_all else busy(chosen), every, coverage)
     sys.exit(0 if coverage is None or coverage.is_complete else 1)
+
+
+def _say_namespaces(statuses: Sequence[ContainerStatus], wanted: str) -> None:
+    there = sorted({printable(status.namespace, 64) for status in statuses} - {""})
+    others = f"; here are: {', '.join(there[:_MAX_NAMESPACES])}" if there else ""
+    name = printable(wanted, 64)
+    click.echo(f"minerwatch: no pod of namespace {name} runs on this node{others}", err=True)
 
 
 def _is_screen(terminal: Terminal) -> bool:
