@@ -24,6 +24,7 @@ class FindingStatus:
     words_only: bool = False  # its words stand in one argument or in a shell's script
     abuse: str = ""  # mining, cracking, …; "": an older agent
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
+    counted: bool = True  # False: of another process of the host, or of a lesser kind of abuse
 
 
 @dataclass(frozen=True, slots=True)
