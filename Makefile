@@ -79,6 +79,9 @@ figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures and
 generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
 	$(BIN)/python -m generate
 
+man: $(READY_TO_TEST) ## write a man page for each command into build/man (make man, then man -l build/man/NAME.1)
+	$(BIN)/python -m generate.man_pages build/man
+
 helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
 
 $(BIN)/helm: | $(INSTALLED)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from minerwatch.api.snapshot import encode
+from minerwatch.cli.completion import complete_target
 from minerwatch.cli.fleet_source import ClusterSource, Connect, source_options
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import campaign_of, campaigns
@@ -19,7 +20,7 @@ _MAX_OTHERS = 8
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="json: the container's object, as in `minerwatch top -o json`, with all its processes.",

@@ -58,8 +58,9 @@ def rules() -> None:
     minerwatch rules replay recorded.jsonl   match rules against recorded processes
     minerwatch rules schema                  JSON schema of rule files, for editors
 
-    Results go to standard output, everything else to standard error. Exit status: 0 fine,
-    1 errors in rules, tests or recordings, 2 wrong usage.
+    Results go to standard output, everything else to standard error.
+
+    Exit status: 0 fine, 1 errors in rules, tests or recordings, 2 wrong usage.
     """
 
 
