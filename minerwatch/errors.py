@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+_MAX_FAULTS = 50
+
 NOT_JSON = (ValueError, RecursionError)
 """What msgspec raises where bytes are not the JSON that was asked for.
 
@@ -25,10 +27,12 @@ class ConfigError(MinerwatchError):
 
 
 class ConfigFileError(ConfigError):
-    """A configuration file with faults: ``lines`` has a line for each."""
+    """A configuration file with faults: ``lines`` has a line for each, of the first ones."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self.lines = tuple(lines)
+        every = tuple(lines)
+        more = len(every) - _MAX_FAULTS
+        self.lines = (*every[:_MAX_FAULTS], *([f"and {more:,} more faults"] if more > 0 else ()))
         super().__init__("; ".join(self.lines))
 
 

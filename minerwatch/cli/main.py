@@ -30,7 +30,6 @@ _IN_PODS = ("snapshot", "order")
 """Hidden commands of ``in_pod``, run by other commands."""
 
 _MAX_CHARS = 4096
-_MAX_LINES = 100
 
 
 class _Failure(click.ClickException):
@@ -45,7 +44,7 @@ class _Failure(click.ClickException):
     def show(self, file: Any = None) -> None:
         from minerwatch.untrusted_text.display import printable  # only once something has failed
 
-        for line in self._lines[:_MAX_LINES]:
+        for line in self._lines:
             click.echo(f"minerwatch: {printable(line, _MAX_CHARS)}", file=file or sys.stderr)
 
 

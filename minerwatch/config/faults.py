@@ -164,6 +164,8 @@ def in_words(error: msgspec.ValidationError) -> tuple[str, str]:
     key = path.strip("`").removeprefix("$").removeprefix(".")
     if text.endswith(r"matching regex '\\S'"):
         return key, "must not be empty"
+    if text == "Invalid RFC3339 encoded date":
+        return key, f"expected {_KINDS['date']}"
     text = re.sub(r"`(\w+)( \| null)?`", _kind_in_words, text)
     return key, text[:1].lower() + text[1:]
 

@@ -75,6 +75,33 @@ def test_all_faults_are_raised_together(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value), "the log has it in one line"
 
 
+def test_a_message_is_bounded_however_many_faults(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("".join(f"k{number}: 1\n" for number in range(1000)))
+    with pytest.raises(ConfigFileError) as raised:
+        load(path)
+    assert len(raised.value.lines) == 51
+    assert raised.value.lines[-1] == "and 950 more faults"
+
+
+def test_types_are_named_in_plain_words(tmp_path: Path) -> None:
+    text = """\
+kubernetes: {enabled: maybe}
+report: {max_container_series: many}
+culling: {exemptions: [{reason: x, owners: [a], until: soon}], budget: {per_node: 1.5}}
+rules: {}
+node: 3
+"""
+    assert faults(tmp_path, text) == [
+        "1: kubernetes.enabled: expected true or false or null, got text",
+        "2: report.max_container_series: expected a whole number, got text",
+        "3: culling.exemptions[0].until: expected a date such as 2027-01-31",
+        "3: culling.budget.per_node: expected a whole number, got a number",
+        "4: rules: expected a list, got a mapping",
+        "5: node: expected a mapping, got a whole number",
+    ]
+
+
 def test_an_enum_without_a_near_value_lists_all(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "culling: {ladder: [{actions: [zzz]}]}")
     assert fault.endswith("'zzz': use observe, label, stop, kill, evict, delete")
