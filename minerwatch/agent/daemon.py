@@ -58,6 +58,8 @@ _NEED_RESTART = (
     "owners",
 )
 
+_EXECS = "the proc connector"
+
 _SAMPLE_EVERY_S = 1.0
 """A thread's control word is that of its last switch-out: closer samples repeat each other."""
 
@@ -263,7 +265,7 @@ class Agent:
     def _publish_probes(self, execs_off: str) -> tuple[ProbeStatus, ...]:
         settings = self._state.config.probes
         probes = (
-            ProbeStatus("execs", execs_off, settings.execs),
+            ProbeStatus("execs", execs_off, settings.execs, "" if execs_off else _EXECS),
             *self._node.probes,
             ProbeStatus("canary", self._self_test.off, settings.canary),
         )
