@@ -44,7 +44,8 @@ def explain(target: str, output: str, unmasked: bool, connect: Connect) -> None:
     minerwatch explain ssh.service        a systemd unit
     minerwatch explain -A binder/alice    a pod, from a laptop
 
-    Secrets that command lines hold are masked as far as they are known as such: read it before you
+    The first line is a sentence to paste into a chat: it has no command line. In the rest, secrets
+    that command lines hold are masked as far as they are known as such: read it before you
     paste it into a public ticket. --unmasked shows them.
 
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes
