@@ -15,7 +15,7 @@ MINUTES ?= 5
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check types checks compiled format generate rules figures site helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks compiled format generate rules figures site man helm lock image-test fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -71,8 +71,9 @@ soak: $(READY_TO_TEST) ## the real agent for minutes, while all around it goes w
 rules: $(READY_TO_TEST) ## write docs/rule-index.md: the only generated file that a rule changes
 	$(BIN)/minerwatch rules list -o markdown >docs/rule-index.md
 
-figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures in docs/, the schema of rule files
+figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures and facts in docs/, the schema of rule files
 	$(BIN)/minerwatch rules schema >rules/rule.schema.json
+	$(BIN)/minerwatch rules fields -o markdown >docs/fields.md
 	$(BIN)/python -m benchmarks.detection --write >/dev/null
 	$(BIN)/python -m benchmarks.scale --write >/dev/null
 
@@ -82,6 +83,9 @@ generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, th
 site: $(READY_FOR_SITE) ## render the pages to build/site; fails if a link or an anchor leads nowhere
 	@$(BIN)/python -m generate.site
 	$(BIN)/zensical build --clean --strict
+
+man: $(READY_TO_TEST) ## write a man page for each command into build/man (make man, then man -l build/man/NAME.1)
+	$(BIN)/python -m generate.man_pages build/man
 
 helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
 

@@ -14,9 +14,7 @@ from typing import Any
 import msgspec
 
 from minerwatch.config import schema
-from minerwatch.config.values import Duration
-
-_UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001))
+from minerwatch.config.values import Duration, duration_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def comments(struct: str) -> Mapping[str, str]:
 def written(value: Any) -> str:
     """Return ``value`` in YAML."""
     if isinstance(value, Duration):
-        return _duration(value)
+        return duration_text(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(written, value))}]"
     if isinstance(value, bool) or value is None:
@@ -58,11 +56,6 @@ def written(value: Any) -> str:
     if isinstance(value, str):
         return value if (value and value[0].isalnum()) or value[:1] == "/" else f'"{value}"'
     return f"{value:g}"
-
-
-def _duration(seconds: float) -> str:
-    unit, size = next((u, s) for u, s in _UNITS if seconds >= s and (seconds / s).is_integer())
-    return f"{seconds / size:g}{unit}"
 
 
 @cache

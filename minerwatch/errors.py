@@ -6,7 +6,10 @@ and skipped, and the agent goes on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+_MAX_FAULTS = 50
 
 NOT_JSON = (ValueError, RecursionError)
 """What msgspec raises where bytes are not the JSON that was asked for.
@@ -21,6 +24,16 @@ class MinerwatchError(Exception):
 
 class ConfigError(MinerwatchError):
     """A configuration file, key or option that cannot be used."""
+
+
+class ConfigFileError(ConfigError):
+    """A configuration file with faults: ``lines`` has a line for each, of the first ones."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        every = tuple(lines)
+        more = len(every) - _MAX_FAULTS
+        self.lines = (*every[:_MAX_FAULTS], *([f"and {more:,} more faults"] if more > 0 else ()))
+        super().__init__("; ".join(self.lines))
 
 
 class RuleError(MinerwatchError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 
@@ -59,6 +60,17 @@ def byte_size(size_bytes: int) -> str:
             value = size_bytes / one
             return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
     return f"{size_bytes >> 10} KiB"
+
+
+def by_signal(findings: Iterable[tuple[str, str]]) -> str:
+    """Return signals and titles, strongest first, with each signal once: ``identity ×6: title``."""
+    titles: dict[str, list[str]] = {}
+    for signal, title in findings:
+        titles.setdefault(signal, []).append(title)
+    return "; ".join(
+        f"{signal}{f' ×{len(each)}' if len(each) > 1 else ''}: {each[0]}"
+        for signal, each in titles.items()
+    )
 
 
 def counted(count: int, word: str, words: str = "") -> str:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from minerwatch.format import age, byte_size, counted, one_decimal, percent
+from minerwatch.format import age, by_signal, byte_size, counted, one_decimal, percent
 from tests.report.samples import NOW
 
 
@@ -38,6 +38,12 @@ def test_a_time_that_is_none_has_no_age(since: str) -> None:
 )
 def test_sizes_in_their_largest_unit(size_bytes: int, shown: str) -> None:
     assert byte_size(size_bytes) == shown
+
+
+def test_each_signal_is_named_once_with_its_first_title() -> None:
+    found = [("identity", "a"), ("compute", "b"), ("identity", "c")]
+    assert by_signal(found) == "identity ×2: a; compute: b"
+    assert by_signal([]) == ""
 
 
 def test_shares_and_counts() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from generate.configuration_page import PAGE, page
+from generate.man_pages import pages
 from generate.settings import Setting, settings, written
 from generate.values_schema import SCHEMA, schema
+from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config, parse
 from minerwatch.config.values import Duration, duration_s
 
@@ -47,6 +53,33 @@ def test_a_duration_is_written_as_it_is_read(value: float) -> None:
 def test_a_value_is_written_as_it_is_read(value: object) -> None:
     read = yaml.safe_load(written(value))
     assert read == (list(value) if isinstance(value, tuple) else value)
+
+
+# Man pages.
+
+
+def test_every_command_has_a_man_page() -> None:
+    written = pages()
+    context = click.Context(cli, info_name="minerwatch")
+    for name in cli.list_commands(context):
+        text = written[f"minerwatch-{name}"]
+        for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"):
+            assert f".SH {section}\n" in text or (name, section) == ("version", "EXIT STATUS"), name
+        command = cli.get_command(context, name)
+        if isinstance(command, click.Group):
+            assert {f"minerwatch-{name}-{inner}" for inner in command.commands} <= set(written)
+    assert not any("snapshot" in name or "order" in name for name in written)
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff reads them: apt install groff")
+@pytest.mark.parametrize("name", ["minerwatch", "minerwatch-top", "minerwatch-rules-replay"])
+def test_man_pages_are_read_without_a_warning(name: str, tmp_path: Path) -> None:
+    page = tmp_path / f"{name}.1"
+    page.write_text(pages()[name], encoding="utf-8")
+    command = ["groff", "-man", "-ww", "-Kutf8", "-Tutf8", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "SYNOPSIS" in re.sub(r".\x08", "", done.stdout)
 
 
 def _all(found: tuple[Setting, ...], path: str) -> list[tuple[str, Setting]]:

@@ -26,6 +26,7 @@ from minerwatch.agent.publisher import Publisher
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.agent.rule_updater import RuleUpdater
 from minerwatch.agent.scheduling import CpuBudget, Wake
+from minerwatch.agent.self_report import SelfReport
 from minerwatch.agent.self_test import SelfTest
 from minerwatch.agent.tick import TickSummary
 from minerwatch.config.schema import Config
@@ -57,6 +58,8 @@ _NEED_RESTART = (
     "kubernetes",
     "owners",
 )
+
+_EXECS = "the proc connector"
 
 _SAMPLE_EVERY_S = 1.0
 """A thread's control word is that of its last switch-out: closer samples repeat each other."""
@@ -94,7 +97,7 @@ class Agent:
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
         self._opened = ExitStack()
         started_s = runtime.now_s()
-        log_limit = LogLimit()
+        self._log_limit = log_limit = LogLimit()
         metrics = Metrics(
             max_container_series=config.report.max_container_series,
             probe_failures=self._failures,
@@ -128,8 +131,11 @@ class Agent:
         self._publisher = Publisher(parts, log_limit, self._self_test.note)
         self._execs = ExecWatcher(events, parts, self._publisher)
         self._probes = self._publish_probes(execs_off)
+        self._report = SelfReport(
+            parts, self._probes, self._self_test, self._failures, self._bounds_reached
+        )
         try:
-            self._endpoints = Endpoints(parts, self._probes[:-1], runtime.max_worker_down_s)
+            self._endpoints = Endpoints(parts, self._report, runtime.max_worker_down_s)
         except MinerwatchError:
             self._opened.close()
             raise
@@ -170,7 +176,9 @@ class Agent:
             self._execs.handle_lost()
             summary = self._node.watch.tick(self._runtime.now_s())
             self._state.blindness = self._blindness(summary)
-            self._publisher.publish_tick(summary, time.perf_counter() - started_s)
+            duration_s = time.perf_counter() - started_s
+            self._publisher.publish_tick(summary, duration_s)
+            self._report.note_tick(summary, duration_s)
             self._state.last_tick_s = self._runtime.now_s()
             self._self_test.tend(self._runtime.now_s())
             self._endpoints.renew_socket()
@@ -262,7 +270,7 @@ class Agent:
     def _publish_probes(self, execs_off: str) -> tuple[ProbeStatus, ...]:
         settings = self._state.config.probes
         probes = (
-            ProbeStatus("execs", execs_off, settings.execs),
+            ProbeStatus("execs", execs_off, settings.execs, "" if execs_off else _EXECS),
             *self._node.probes,
             ProbeStatus("canary", self._self_test.off, settings.canary),
         )
@@ -309,6 +317,12 @@ class Agent:
         for state in worker_states():
             yield from ((state.name, reason, n) for reason, n in state.failures.items())
         yield from self._endpoints.failures()
+
+    def _bounds_reached(self) -> dict[str, int]:
+        return {
+            "exec events lost by the kernel": self._execs.counts()[1],
+            "changes of verdict not logged": self._log_limit.left_out,
+        }
 
     def _note_cluster_error(self, reason: str, error: Exception) -> None:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))

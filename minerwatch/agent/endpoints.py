@@ -7,26 +7,21 @@ authorizes.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minerwatch import __version__
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
+from minerwatch.agent.self_report import SelfReport
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config, default_socket
 from minerwatch.config.values import host_and_port
 from minerwatch.errors import MinerwatchError
-from minerwatch.format import rfc3339
-from minerwatch.node.process_details import machine_totals
-from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
 from minerwatch.report.tls import TlsEndpoint, self_signed_tls
@@ -54,14 +49,14 @@ class Endpoints:
     def __init__(
         self,
         parts: Parts,
-        probes: Sequence[ProbeStatus],
+        report: SelfReport,
         max_down_s: float = DEFAULT_MAX_DOWN_S,
     ) -> None:
         """Raises ListenError."""
         self._parts = parts
         self._state = parts.state
         self._telemetry = parts.telemetry
-        self._probes = probes
+        self._report = report
         self._max_down_s = max_down_s
         config = parts.state.config
         self.socket = socket_path(config)
@@ -104,21 +99,8 @@ class Endpoints:
 
     def status(self) -> AgentStatus:
         """Return the agent's own state."""
-        state, node, cluster = self._state, self._parts.node, self._parts.cluster
-        trouble = cluster.trouble if cluster is not None else ""
-        return AgentStatus(
-            node=node.name,
-            version=__version__,
-            started=rfc3339(time.time() - self._parts.now_s() + state.started_s),
-            interval_s=float(state.config.interval),
-            rules=dict(Counter(rule.maturity.value for rule in state.rules.book.rules)),
-            broken_rules=len(state.rules.errors),
-            culling=str(state.config.culling.mode),
-            probes_off={probe.name: probe.off for probe in self._probes if probe.off},
-            blind_spots=node.blind_spots,
-            troubles=(trouble,) if trouble else (),
-            machine=machine_totals(),
-        )
+        not_ready = self._unhealthy() or self._not_ready()
+        return self._report.status(not_ready=not_ready, metrics=self.metrics_url)
 
     def _public_routes(self) -> Routes:
         return {
@@ -142,33 +124,41 @@ class Endpoints:
         return Answer(encode(statuses), _JSON)
 
     def _health(self) -> Answer:
-        """Answer 200 while ticks come: the last one, or the agent's start, is not long ago."""
+        """Answer 200 while ticks come."""
+        reason = self._unhealthy()
+        return _unavailable(reason) if reason else Answer(b"ok\n")
+
+    def _unhealthy(self) -> str:
+        """Return why the agent should be restarted: the last tick, or its start, is long ago."""
         state = self._state
         since_s = state.last_tick_s if state.last_tick_s is not None else state.started_s
         age_s = self._parts.now_s() - since_s
         if age_s > _MAX_TICKS_MISSED * state.config.interval + _TICK_GRACE_S:
-            return _unavailable(f"the last tick ended {age_s:.0f} s ago")
+            return f"the last tick ended {age_s:.0f} s ago"
         dead = [each.name for each in worker_states() if each.is_dead and self._is_down(each)]
-        if dead:
-            return _unavailable(f"no thread can be started for: {', '.join(dead)}")
-        return Answer(b"ok\n")
+        return f"no thread can be started for: {', '.join(dead)}" if dead else ""
 
     def _readiness(self) -> Answer:
         """Answer 200 once containers are judged by rules, and pods and processes are seen."""
-        state, cluster = self._state, self._parts.cluster
-        if state.last_tick_s is None:
-            return _unavailable("no tick yet")
-        if not state.rules.book.rules:
-            return _unavailable("no rules are loaded")
-        if state.blindness:
-            return _unavailable(state.blindness)
-        down = [each.name for each in worker_states() if self._is_down(each)]
-        if down:
-            return _unavailable(f"threads that keep failing (see the log): {', '.join(down)}")
-        if cluster is not None and not cluster.has_listed:
-            return _unavailable(cluster.public_trouble)
+        reason = self._not_ready()
+        if reason:
+            return _unavailable(reason)
+        cluster = self._parts.cluster
         trouble = cluster.public_trouble if cluster is not None else ""
         return Answer(f"ok\n{trouble}\n".encode() if trouble else b"ok\n")
+
+    def _not_ready(self) -> str:
+        state, cluster = self._state, self._parts.cluster
+        if state.last_tick_s is None:
+            return "no tick yet"
+        if not state.rules.book.rules:
+            return "no rules are loaded"
+        if state.blindness:
+            return state.blindness
+        down = [each.name for each in worker_states() if self._is_down(each)]
+        if down:
+            return f"threads that keep failing (see the log): {', '.join(down)}"
+        return cluster.public_trouble if cluster is not None and not cluster.has_listed else ""
 
     def _is_down(self, state: WorkerState) -> bool:
         return state.down_s > self._max_down_s

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 MAX_PROCESSES = 1000
 """Processes of one container in the full snapshot."""
 
+_TASKS = "a BPF iterator"
+
 Source = TypeVar("Source")
 
 
@@ -160,7 +162,7 @@ def open_node(
         cgroups.source,
         tuple(spot for spot in spots if spot),
         (
-            ProbeStatus("tasks", tasks_off, config.probes.tasks),
+            ProbeStatus("tasks", tasks_off, config.probes.tasks, "" if tasks_off else _TASKS),
             code_status,
             *probes.status,
         ),

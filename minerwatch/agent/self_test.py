@@ -13,6 +13,9 @@ from minerwatch.model import Finding
 from minerwatch.node import canary
 from minerwatch.node.canary import Canary
 
+_MAX_UNSEEN_S = 1800.0
+"""As in the alert MinerwatchCanaryNotSeen."""
+
 
 class SelfTest:
     """The agent's own canary, where the node allows one."""
@@ -22,6 +25,9 @@ class SelfTest:
         self.off = _reason_against(parts.state.config, parts.state.rules.book, parts.node.watch)
         """Why there is no canary; empty if there is one."""
         self._canary = Canary()
+        self._now_s = parts.now_s
+        self._seen_s = parts.now_s()  # or when it began
+        self._is_seen = False
         if not self.off:
             self._telemetry.metrics.expect_canaries()
 
@@ -41,7 +47,21 @@ class SelfTest:
         is_own = finding.process is not None and finding.process.pid == self._canary.pid
         self._telemetry.metrics.canary_seen(time.time(), is_own=is_own)
         if is_own:
+            self._seen_s, self._is_seen = self._now_s(), True
             self.close()
+
+    @property
+    def has_failed(self) -> bool:
+        """Return True if no canary was found for longer than the alert on it permits."""
+        return not self.off and self._now_s() - self._seen_s > _MAX_UNSEEN_S
+
+    @property
+    def result(self) -> str:
+        """Return when the agent last found its canary; "": there is none."""
+        if self.off:
+            return ""
+        ago = f"{self._now_s() - self._seen_s:.0f} s"
+        return f"last found {ago} ago" if self._is_seen else f"not found in {ago}"
 
     def close(self) -> None:
         """Remove the canary, if it is planted."""

@@ -55,7 +55,13 @@ def container_status(
     command lines are kept; with ``public``, private rules are hidden.
     """
     container, verdict = observation.container, observation.verdict
-    findings = map(public_finding, verdict.findings) if public else verdict.findings
+    counted = {id(each) for each in _counted(observation)}
+    findings = (
+        _finding_status(
+            public_finding(each) if public else each, boot_unix_s, is_counted=id(each) in counted
+        )
+        for each in verdict.findings
+    )
     return ContainerStatus(
         node=node,
         namespace=identity.pod.namespace if identity else "",
@@ -77,7 +83,7 @@ def container_status(
         signals=_signals(observation),
         owner=identity.owner.name if identity and identity.owner else "",
         process_count=observation.process_count,
-        findings=tuple(_finding_status(f, boot_unix_s) for f in findings),
+        findings=tuple(findings),
         processes=tuple(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
@@ -156,7 +162,7 @@ def _started(identity: Identity | None) -> str:
     return rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
 
 
-def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
+def _finding_status(finding: Finding, boot_unix_s: float, *, is_counted: bool) -> FindingStatus:
     return FindingStatus(
         rule=finding.rule,
         title=finding.title,
@@ -171,6 +177,7 @@ def _finding_status(finding: Finding, boot_unix_s: float) -> FindingStatus:
         words_only=finding.words_only,
         abuse=finding.abuse.value,
         filters=finding.filters,
+        counted=is_counted,
     )
 
 

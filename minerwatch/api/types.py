@@ -26,6 +26,7 @@ class FindingStatus:
     words_only: bool = False  # its words stand in one argument or in a shell's script
     abuse: str = ""  # mining, cracking, …; "": an older agent
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
+    counted: bool = True  # False: of another process of the host, or of a lesser kind of abuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,38 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """State of one probe."""
+
+    name: str
+    state: str  # on, off (by its setting), unavailable, failing
+    reason: str = ""  # and what would mend it
+    source: str = ""  # in use, of several
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """The last tick."""
+
+    ended: str  # RFC 3339
+    duration_s: float
+    containers: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReport:
+    """Knowledge that an agent has of its cluster."""
+
+    server: str
+    pods: int  # of its node
+    synced: str  # when they were last known to be so, RFC 3339; "": never
+    unnamed: int  # containers of pods that the API server does not know
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """An agent's version, rules, mode and troubles."""
+    """An agent's version, rules, mode and troubles; older agents leave out what stands last."""
 
     node: str
     version: str
@@ -71,6 +102,17 @@ class AgentStatus:
     blind_spots: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()  # what it cannot do now, and could
     machine: MachineTotals | None = None  # of the node; None: an older agent
+    not_ready: str = ""  # why /readyz or /healthz fails; "": they do not
+    kernel: str = ""
+    cgroups: str = ""  # source of containers and their CPU time
+    capabilities: tuple[str, ...] = ()
+    metrics: str = ""  # URL
+    rejected: tuple[str, ...] = ()  # errors of rule files, of the first ones
+    last_tick: TickReport | None = None
+    probes: tuple[ProbeReport, ...] = ()
+    failing: dict[str, str] = field(default_factory=dict)  # source -> reasons and counts
+    cluster: ClusterReport | None = None
+    bounds: dict[str, int] = field(default_factory=dict)  # that were reached -> how often
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,11 @@ def _cell(text: str) -> str:
 # Facts.
 
 
+FIELD_COLUMNS = (
+    *("name", "type", "unit", "of", "measured", "meaning", "source", "capability", "example"),
+)
+
+
 def field_records() -> list[dict[str, str]]:
     """Return each field as the JSON object of ``rules fields``."""
     return [
@@ -127,6 +132,9 @@ def field_records() -> list[dict[str, str]]:
             "of": "container" if is_of_container(field.name) else "process",
             "measured": _measured(field),
             "meaning": field.meaning,
+            "source": field.source.name,
+            "capability": field.source.capability,
+            "example": field.example,
         }
         for field in KNOWN_FIELDS.values()
     ]
@@ -146,9 +154,35 @@ def _measured(field: Field) -> str:
 def field_rows() -> Iterator[str]:
     """Yield the fields as lines of a table."""
     records = field_records()
-    keys = ("name", "type", "unit", "of", "measured")
-    widths = {key: max(len(key), *(len(record[key]) for record in records)) for key in keys}
-    yield "  ".join((*(key.upper().ljust(widths[key]) for key in keys), "MEANING"))
-    for record in records:
-        cells = (record[key].ljust(widths[key]) for key in keys)
-        yield "  ".join((*cells, record["meaning"]))
+    widths = {key: max(len(key), *(len(each[key]) for each in records)) for key in FIELD_COLUMNS}
+    for record in ({key: key.upper() for key in FIELD_COLUMNS}, *records):
+        yield "  ".join(record[key].ljust(widths[key]) for key in FIELD_COLUMNS).rstrip()
+
+
+_FIELD_PAGE_HEAD = """\
+# Facts that a rule may name
+
+Written by `minerwatch rules fields -o markdown`; how to write a rule: [rules.md](rules.md). A fact
+that was not measured is absent, and a condition on it does not hold. A capability is what the agent
+needs to read processes of other users: [security.md](security.md#permissions-by-feature)."""
+
+
+def field_page() -> str:
+    """Return the fields as a page: a table for each source."""
+    return "\n".join(_field_lines()) + "\n"
+
+
+def _field_lines() -> Iterator[str]:
+    yield _FIELD_PAGE_HEAD
+    by_source: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for record in field_records():
+        by_source.setdefault((record["source"], record["capability"]), []).append(record)
+    for (source, capability), records in by_source.items():
+        yield from ("", f"## {source[:1].upper()}{source[1:]}", "")
+        yield from ([f"Capability: {capability}.", ""] if capability else [])
+        yield "| fact | type | unit | of | measured | meaning | example |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        for each in records:
+            texts = map(each.__getitem__, ("type", "unit", "of", "measured", "meaning"))
+            example = each["example"].replace("|", r"\|")
+            yield f"| `{each['name']}` | {' | '.join(map(_cell, texts))} | `{example}` |"

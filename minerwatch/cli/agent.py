@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import Any
 
 import click
 
-from minerwatch.cli.options import (
-    config_option,
-    configuration,
-    parsed_by,
-    rules_option,
-    socket_option,
-)
+from minerwatch.cli.options import agent_configuration, agent_options
 from minerwatch.config.schema import Config
-from minerwatch.config.values import DEFAULT_LISTEN, Duration, duration_s, host_and_port
-
-
-def _address(text: str) -> str:
-    host_and_port(text)
-    return text
 
 
 @click.command()
-@config_option
-@rules_option
-@click.option(
-    "--no-kubernetes",
-    is_flag=True,
-    envvar="MINERWATCH_NO_KUBERNETES",
-    show_envvar=True,
-    help="Watch this machine alone, also inside a pod: without the names of pods and owners.",
-)
-@click.option(
-    "--interval",
-    callback=parsed_by(duration_s),
-    metavar="DURATION",
-    help="Time from one tick to the next, such as 10s or 1m.  [default: 10s]",
-)
-@click.option(
-    "--listen",
-    callback=parsed_by(_address),
-    metavar="ADDRESS:PORT",
-    help=f"Where /metrics, /healthz and /readyz are served.  [default: {DEFAULT_LISTEN}]",
-)
-@socket_option
+@agent_options
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "json", "text"]),
@@ -53,20 +20,13 @@ def _address(text: str) -> str:
     show_default=True,
     help="One JSON object a line, or lines for people; auto: for people on a terminal only.",
 )
-def agent(
-    config_path: Path | None,
-    rule_folders: tuple[Path, ...],
-    no_kubernetes: bool,
-    interval: Duration | None,
-    listen: str | None,
-    socket_path: Path | None,
-    log_format: str,
-) -> None:
+def agent(log_format: str, **options: Any) -> None:
     """Watch this node: sample, score, publish; again and again, until it is stopped.
 
-    It observes only. It reports in three places: one line on standard error for each
-    change of verdict, Prometheus metrics, and a Unix socket that `minerwatch top` and
-    `minerwatch explain` read.
+    It observes, and acts on nothing unless the configuration switches culling on. It reports in
+    four places: one line on standard error for each change of verdict, Prometheus metrics, a Unix
+    socket that `minerwatch top`, `explain` and `status` read, and in a cluster Events on pods that
+    become likely or confirmed. Options replace what the file says; --rules adds to it.
 
     \b
     minerwatch agent                                    in a pod: names pods and their owners
@@ -75,20 +35,17 @@ def agent(
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
 
     Run it as root to see all processes; otherwise it lists what it cannot see. Changed rule files
-    are picked up at the next tick. SIGHUP reads rules and configuration again, SIGTERM stops.
+    are picked up at the next tick. SIGHUP reads rules and configuration again; SIGTERM and SIGINT
+    stop it.
+
+    Exit status: 0 stopped by a signal; 1 the node cannot be read, or an address or socket is taken;
+    2 a fault in the configuration or wrong usage: every fault is on a line of standard error.
     """
     from minerwatch.agent.daemon import run
     from minerwatch.report.log import logger
 
     def settings() -> Config:
-        config = configuration(
-            config_path,
-            rule_folders,
-            interval=interval,
-            listen=listen,
-            socket=None if socket_path is None else str(socket_path),
-        )
-        return config.without_kubernetes() if no_kubernetes else config
+        return agent_configuration(**options)
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     run(settings(), logger(as_json=as_json), settings)

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from minerwatch.api import orders
+from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
 from minerwatch.culling.records import AuditLine
@@ -21,7 +22,7 @@ _GOOD = ("done", "dry-run")
 
 
 @click.command()
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete_pod)
 @click.option(
     "--action", type=click.Choice(_ACTIONS), help="What to do: label, stop, kill, evict or delete."
 )

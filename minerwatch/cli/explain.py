@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from minerwatch.api.snapshot import encode
+from minerwatch.cli.completion import complete_target
 from minerwatch.cli.fleet_source import ClusterSource, Connect, source_options
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import campaign_of, campaigns
@@ -19,7 +20,7 @@ _MAX_OTHERS = 8
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="json: the container's object, as in `minerwatch top -o json`, with all its processes.",
@@ -43,7 +44,8 @@ def explain(target: str, output: str, unmasked: bool, connect: Connect) -> None:
     minerwatch explain ssh.service        a systemd unit
     minerwatch explain -A binder/alice    a pod, from a laptop
 
-    Secrets that command lines hold are masked as far as they are known as such: read it before you
+    The first line is a sentence to paste into a chat: it has no command line. In the rest, secrets
+    that command lines hold are masked as far as they are known as such: read it before you
     paste it into a public ticket. --unmasked shows them.
 
     Exit status: 0, whatever the verdict; 1 the target, the agent or the node cannot be found. Nodes

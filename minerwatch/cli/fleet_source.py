@@ -62,7 +62,9 @@ class Scope:
 
 _OPTIONS = (
     click.option("-n", "--namespace", default="", metavar="NS", help="Only pods of this one."),
-    click.option("-A", "--all-namespaces", is_flag=True, help="Pods of all namespaces (default)."),
+    click.option(
+        "-A", "--all-namespaces", is_flag=True, help="A cluster, and pods of all its namespaces."
+    ),
     click.option("--context", metavar="NAME", help="The kubeconfig's context to ask."),
     click.option(
         "--kubeconfig",
@@ -107,7 +109,8 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
     """Return True if the command is about the cluster, False if about this node.
 
     Options decide; without them it is this node where an agent runs on it, and the cluster where
-    there is a kubeconfig. Raises UsageError if the options name both.
+    there is a kubeconfig. Raises UsageError if the options name both, ClusterError if they name a
+    cluster that is not known.
     """
     if local or socket_path is not None:
         if scope.names_a_cluster:
@@ -119,9 +122,22 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
     if scope.names_a_cluster:
         return True
     has_agent = listens(config.socket_path)
-    if scope.namespace or scope.all_namespaces:
+    if scope.all_namespaces:
+        _check_cluster_is_known()
+        return True
+    if scope.namespace:
         return _has_kubeconfig() or not has_agent
     return _has_kubeconfig() and not has_agent
+
+
+def _check_cluster_is_known() -> None:
+    from minerwatch.kube.client import is_in_cluster
+
+    if not _has_kubeconfig() and not is_in_cluster():
+        raise ClusterError(
+            f"-A asks every agent of a cluster, but there is no kubeconfig at {_kubeconfigs()}:"
+            " set KUBECONFIG, give --kubeconfig FILE, or leave -A out to read this node"
+        )
 
 
 def say_missing(coverage: Coverage | None) -> None:
@@ -134,15 +150,17 @@ class ClusterSource:
     """The agents of one cluster."""
 
     def __init__(self, scope: Scope) -> None:
-        """Raises ClusterError: which kubeconfig, and what is wrong with it."""
+        """Raises ClusterError: which kubeconfig or namespace, and what is wrong with it."""
         from minerwatch.kube.client import from_kubeconfig, in_cluster, is_in_cluster
-        from minerwatch.kube.fleet import Fleet
+        from minerwatch.kube.fleet import Fleet, check_namespace
 
         self._scope = scope
         if is_in_cluster() and not scope.names_a_cluster and not _has_kubeconfig():
             self._cluster = in_cluster()
         else:
             self._cluster = from_kubeconfig(scope.kubeconfig, scope.context)
+        if scope.namespace:
+            check_namespace(self._cluster, scope.namespace)
         self._last_agents: Agents | None = None
         self._fleet: Fleet = Fleet(
             self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
@@ -323,9 +341,12 @@ def source_options(*, may_sample: bool) -> Callable[[Callable[..., Any]], Callab
     return decorated
 
 
+def _kubeconfigs() -> str:
+    return os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+
+
 def _has_kubeconfig() -> bool:
-    files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    return any(Path(file).is_file() for file in files.split(os.pathsep) if file)
+    return any(Path(file).is_file() for file in _kubeconfigs().split(os.pathsep) if file)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import click
 
 from minerwatch.api.client import NoAgentError, answer, ordered
 from minerwatch.api.snapshot import decode, decode_agent
-from minerwatch.api.types import ContainerStatus, ProcessStatus
+from minerwatch.api.types import AgentStatus, ContainerStatus, ProcessStatus
 from minerwatch.config.schema import Config
 from minerwatch.errors import SnapshotError
 from minerwatch.node.process_details import process_details
@@ -55,11 +55,14 @@ class Source:
                 return statuses
         return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
 
+    def agent_status(self) -> AgentStatus:
+        """Return the agent's own state. Raises SnapshotError."""
+        return decode_agent(answer(self.path, "/status"))
+
     def _say_troubles(self) -> None:
         """Name what the agent cannot do now, on standard error; an older one does not say."""
         with suppress(SnapshotError):
-            agent = decode_agent(answer(self.path, "/status"))
-            for line in trouble_lines([agent]):
+            for line in trouble_lines([self.agent_status()]):
                 click.echo(f"minerwatch: {line}", err=True)
 
     def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], None]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from minerwatch import __version__
-from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
@@ -19,6 +19,8 @@ _COMMANDS = {
     "cull": "act on a container by hand, under the policy; show what would have been culled",
     "release": "undo what culling did to a pod, and leave it alone",
     "rules": "list, lint, test and replay rule files",
+    "status": "say whether this node's agent works: sources, probes, rules, cluster, bounds",
+    "config": "check a configuration file; show each setting and where it comes from",
     "canary": "plant a harmless process, and see whether the agent finds it",
     "version": "print the version",
 }
@@ -31,14 +33,19 @@ _MAX_CHARS = 4096
 
 
 class _Failure(click.ClickException):
-    """One of our errors, in one line: it may quote an agent or a file."""
+    """One of our errors, mostly in one line: it may quote an agent or a file."""
 
     exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self._lines = lines
 
     def show(self, file: Any = None) -> None:
         from minerwatch.untrusted_text.display import printable  # only once something has failed
 
-        click.echo(f"minerwatch: {printable(self.message, _MAX_CHARS)}", file=file or sys.stderr)
+        for line in self._lines:
+            click.echo(f"minerwatch: {printable(line, _MAX_CHARS)}", file=file or sys.stderr)
 
 
 class _WrongUsage(_Failure):
@@ -65,10 +72,24 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.BadParameter as error:
+            _name_environment(error)
+            raise
+        except ConfigFileError as error:
+            raise _WrongUsage(*error.lines) from error
         except ConfigError as error:
             raise _WrongUsage(str(error)) from error
         except MinerwatchError as error:
             raise _Failure(str(error)) from error
+
+
+def _name_environment(error: click.BadParameter) -> None:
+    """Name the environment variable of an option's value where it comes from one, only there."""
+    if error.ctx is not None and isinstance(error.param, click.Option) and not error.param_hint:
+        from minerwatch.cli.options import environment_variable
+
+        variable, option = environment_variable(error.ctx, error.param), error.param.opts[0]
+        error.param_hint = f"environment variable {variable} ({option})" if variable else option
 
 
 @click.group(

@@ -8,6 +8,7 @@ import click
 
 from minerwatch.api import orders
 from minerwatch.api.types import ReleaseAllAnswer
+from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
 from minerwatch.untrusted_text.display import printable
@@ -15,7 +16,7 @@ from minerwatch.view.culling_text import release_all_text, release_text
 
 
 @click.command()
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete_pod)
 @click.option("--all", "everything", is_flag=True, help="Release all pods on every node in scope.")
 @click.option(
     "--retire", is_flag=True, help="With --all: stop acting until the agents are restarted."

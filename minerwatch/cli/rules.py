@@ -58,8 +58,9 @@ def rules() -> None:
     minerwatch rules replay recorded.jsonl   match rules against recorded processes
     minerwatch rules schema                  JSON schema of rule files, for editors
 
-    Results go to standard output, everything else to standard error. Exit status: 0 fine,
-    1 errors in rules, tests or recordings, 2 wrong usage.
+    Results go to standard output, everything else to standard error.
+
+    Exit status: 0 fine, 1 errors in rules, tests or recordings, 2 wrong usage.
     """
 
 
@@ -111,9 +112,16 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
 
 
 @rules.command(short_help="Facts that a rule may name.")
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="json: the same for programs. markdown: a page, docs/fields.md.",
+)
 def fields(output: str) -> None:
-    """List the facts that a rule may name: type, unit, meaning, and when they are measured.
+    """List the facts that a rule may name: type, unit, meaning, source, and an example.
 
     \b
     minerwatch rules fields | grep Container
@@ -126,15 +134,21 @@ def fields(output: str) -> None:
               tick, if busy  at each tick, in containers that are busy or suspected
               probe NAME     by a deep probe, for suspected processes
               not yet        by nothing: conditions on it never hold
+    \b
+    CAPABILITY  that the agent needs to read it of processes of other users
+    EXAMPLE     a condition, as in a rule
 
     A fact that was not measured is absent, and a condition on it does not hold.
 
-    With -o json a list of objects: name, type, unit, of (process or container), measured, meaning.
+    With -o json a list of objects: name, type, unit, of (process or container), measured, meaning,
+    source, capability, example.
 
     Exit status: 0.
     """
     if output == "json":
         _print_json(index.field_records())
+    elif output == "markdown":
+        click.echo(index.field_page(), nl=False)
     else:
         for row in index.field_rows():
             click.echo(row)

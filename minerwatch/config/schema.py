@@ -6,8 +6,7 @@ Durations are seconds, or texts such as ``10s``, ``2m``, ``1h``.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +14,12 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
+from minerwatch.config.faults import Checked, Checker, in_words
 from minerwatch.config.hours import Hours, hours
 from minerwatch.config.selectors import Selector, selector
 from minerwatch.config.values import (
     DEFAULT_LISTEN,
+    MODES,
     OFF,
     Duration,
     Mode,
@@ -28,7 +29,7 @@ from minerwatch.config.values import (
     mode,
     pod_label,
 )
-from minerwatch.errors import ConfigError
+from minerwatch.errors import ConfigError, ConfigFileError
 from minerwatch.model import Action, AnnouncedLevel, MessageFormat
 
 BUILT_IN_RULES = next(
@@ -39,6 +40,7 @@ BUILT_IN_RULES = next(
     )
     if folder.is_dir() or folder.name == "rules"
 )
+Checks = Mapping[str, Callable[[Any], object]]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -301,15 +303,31 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
 
 
-def load(path: Path | None) -> Config:
+def load(path: Path | None, checks: Checks | None = None) -> Config:
     """Read the configuration from ``path``; None: all defaults.
 
-    Raises ConfigError with file, line or key, and the reason.
+    ``checks`` are further ones, as for ``checked``. Raises ConfigFileError with all faults.
     """
     if path is None:
         return Config()
+    found = checked(path, checks)
+    if found.faults:
+        raise ConfigFileError(f"{path}:{fault.line}: {fault}" for fault in found.faults)
+    config: Config = found.value
+    return config
+
+
+def checked(path: Path, checks: Checks | None = None) -> Checked:
+    """Return the file's configuration or its faults, and the line of each of its keys.
+
+    ``checks`` maps keys, those of list entries as ``rules[]``, to functions that raise ConfigError.
+    Raises ConfigError if the file cannot be read.
+    """
+    checker = Checker(
+        Config, _decode, {"listen": host_and_port, **(checks or {})}, {Mode: MODES}, _REMOVED
+    )
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        return checker.check(_Loader(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -318,7 +336,6 @@ def load(path: Path | None) -> Config:
         raise ConfigError(f"{path}{_place(error)}: {_problem(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
-    return parse({} if tree is None else tree, str(path))
 
 
 def parse(tree: Any, source: str) -> Config:
@@ -327,7 +344,8 @@ def parse(tree: Any, source: str) -> Config:
         config = msgspec.convert(tree, Config, dec_hook=_decode)
         host_and_port(config.listen)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {_in_words(error)}") from error
+        key, text = in_words(error)
+        raise ConfigError(f"{source}: {key or 'the whole file'}: {text}") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: listen: {error}") from error
     return config
@@ -354,20 +372,6 @@ def _decode(kind: type, value: Any) -> Any:
         return _DECODERS[kind](value)
     except ConfigError as error:
         raise ValueError(str(error)) from error  # msgspec adds the key to a ValueError only
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    """Put the key of msgspec's ``… - at `$.node.proc``` first."""
-    text, _, path = str(error).partition(" - at ")
-    key = path.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
-    if unknown:
-        full_key = f"{key}.{unknown[1]}"
-        if full_key in _REMOVED:
-            return f"{full_key}: {_REMOVED[full_key]}"
-        where = f"in {key!r}" if key else "at the top level"
-        return f"unknown key {unknown[1]!r} {where}"
-    return f"{key or 'the whole file'}: {text[:1].lower()}{text[1:]}"
 
 
 def _place(error: yaml.YAMLError) -> str:

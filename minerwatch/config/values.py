@@ -65,6 +65,15 @@ def duration_s(text: str | float) -> Duration:
     return Duration(seconds)
 
 
+def duration_text(seconds: float) -> str:
+    """Write a length of time in the largest unit without a fraction: the form that is read."""
+    for unit in ("d", "h", "m", "s"):
+        count = seconds / _SECONDS_PER_UNIT[unit]
+        if count >= 1 and count.is_integer():
+            return f"{count:g}{unit}"
+    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+
+
 def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false
     """Parse a mode; raises ConfigError."""
     if text is False:

@@ -7,147 +7,380 @@ from difflib import get_close_matches
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Place where fields are read."""
+
+    name: str
+    capability: str = ""  # or right, for processes of other users; "": none
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field of the facts, as documented for rule authors."""
 
     name: str
     unit: str
     meaning: str
+    source: Source
+    example: str  # a condition, as in a rule
     dynamic: bool = False  # may change from tick to tick for the same process
 
 
+_EXE = Source("/proc/PID/exe", "SYS_PTRACE")
+_CMDLINE = Source("/proc/PID/cmdline")
+_STAT = Source("/proc/PID/stat")
+_STATUS = Source("/proc/PID/status")
+_CWD = Source("/proc/PID/cwd", "SYS_PTRACE")
+_PARENT_EXE = Source("/proc/PID/exe of the parent", "SYS_PTRACE")
+_PARENT_CMDLINE = Source("/proc/PID/cmdline of the parent")
+_PODS = Source("the API server", "list and watch on pods (RBAC)")
+_SOCKETS = Source("/proc/PID/net/tcp, tcp6 and fd", "SYS_PTRACE, DAC_READ_SEARCH")
+_CPU = Source("/proc/PID/stat, or the task iterator", "BPF, PERFMON for the iterator")
+_SMAPS = Source("/proc/PID/smaps", "SYS_PTRACE")
+_OVERLAY = Source("layers of the container's overlay", "SYS_PTRACE, DAC_READ_SEARCH")
+_TASKS = Source("the task iterator (BPF)", "BPF, PERFMON")
+_CODE = Source("what CPUs execute, sampled", "PERFMON, SYS_PTRACE, DAC_READ_SEARCH")
+_YARA = Source("YARA rules on executable and memory", "SYS_PTRACE, DAC_READ_SEARCH")
+_CGROUP = Source("the container's cgroup")
+_NOTHING = Source("nothing yet")
+
 _FIELDS = (
-    Field("Image", "", "path of the executable"),
+    Field("Image", "", "path of the executable", _EXE, "Image|endswith: /xmrig"),
     Field(
-        "CommandLine", "", "arguments joined by one blank each; blanks inside are no-break spaces"
+        "CommandLine",
+        "",
+        "arguments joined by one blank each; blanks inside are no-break spaces",
+        _CMDLINE,
+        "CommandLine|contains: 'stratum+tcp://'",
     ),
-    Field("Arguments", "list", "the arguments, one by one, the program's name first"),
-    Field("CurrentDirectory", "", "working directory"),
-    Field("User", "", "name of the user on the node, or its number"),
-    Field("ProcessId", "", "pid as the node sees it"),
-    Field("ParentImage", "", "path of the parent's executable"),
-    Field("ParentCommandLine", "", "the parent's arguments"),
-    Field("Comm", "", "the kernel's 15-byte name"),
-    Field("ExeDeleted", "bool", "the executable has been unlinked"),
-    Field("ExeInMemory", "bool", "the executable is a memfd"),
-    Field("CommDiffers", "bool", "Comm is neither the executable's name nor an argument's"),
-    Field("CommandLineHidden", "bool", "the arguments are empty or cannot be read"),
-    Field("KernelThreadName", "bool", "named like a kernel thread, but is none"),
-    Field("ContainerImage", "", "image that the container was made from"),
-    Field("ContainerName", "", "the container's name in its pod"),
-    Field("PodNamespace", "", "the pod's namespace"),
-    Field("PodName", "", "the pod's name"),
-    Field("DestinationIp", "list", "remote addresses that it is connected to", dynamic=True),
-    Field("DestinationPort", "list", "remote ports that it is connected to", dynamic=True),
-    Field("DestinationCount", "count", "distinct remote addresses or ports", dynamic=True),
-    Field("DestinationHostname", "list", "names of the remote addresses", dynamic=True),
-    Field("Initiated", "bool", "it opened its connections itself: true if any", dynamic=True),
-    Field("LongestConnection", "s", "age of its oldest open connection", dynamic=True),
-    Field("Age", "s", "since the process started", dynamic=True),
-    Field("CpuCores", "cores", "CPU rate over the last window", dynamic=True),
-    Field("CpuSeconds", "s", "CPU time in all", dynamic=True),
-    Field("CpuFlatness", "0..1", "how even the CPU rate was over the window", dynamic=True),
-    Field("Threads", "count", "threads", dynamic=True),
-    Field("SaturatedThreads", "count", "threads at 95 % of a core or more", dynamic=True),
-    Field("RssMiB", "MiB", "resident memory", dynamic=True),
-    Field("HugepagesMiB", "MiB", "huge pages", dynamic=True),
-    Field("JitMiB", "MiB", "anonymous executable mappings", dynamic=True),
+    Field(
+        "Arguments",
+        "list",
+        "the arguments, one by one, the program's name first",
+        _CMDLINE,
+        "Arguments|startswith: --donate-level",
+    ),
+    Field(
+        "CurrentDirectory", "", "working directory", _CWD, "CurrentDirectory|startswith: /dev/shm"
+    ),
+    Field("User", "", "name of the user on the node, or its number", _STATUS, "User: root"),
+    Field("ProcessId", "", "pid as the node sees it", _STAT, "ProcessId: 1"),
+    Field(
+        "ParentImage",
+        "",
+        "path of the parent's executable",
+        _PARENT_EXE,
+        "ParentImage|endswith: /nginx",
+    ),
+    Field(
+        "ParentCommandLine",
+        "",
+        "the parent's arguments",
+        _PARENT_CMDLINE,
+        "ParentCommandLine|contains: crond",
+    ),
+    Field("Comm", "", "the kernel's 15-byte name", _STAT, "Comm: xmrig"),
+    Field("ExeDeleted", "bool", "the executable has been unlinked", _EXE, "ExeDeleted: true"),
+    Field("ExeInMemory", "bool", "the executable is a memfd", _EXE, "ExeInMemory: true"),
+    Field(
+        "CommDiffers",
+        "bool",
+        "Comm is neither the executable's name nor an argument's",
+        _EXE,
+        "CommDiffers: true",
+    ),
+    Field(
+        "CommandLineHidden",
+        "bool",
+        "the arguments are empty or cannot be read",
+        _CMDLINE,
+        "CommandLineHidden: true",
+    ),
+    Field(
+        "KernelThreadName",
+        "bool",
+        "named like a kernel thread, but is none",
+        _CMDLINE,
+        "KernelThreadName: true",
+    ),
+    Field(
+        "ContainerImage",
+        "",
+        "image that the container was made from",
+        _PODS,
+        "ContainerImage|startswith: 'docker.io/'",
+    ),
+    Field("ContainerName", "", "the container's name in its pod", _PODS, "ContainerName: notebook"),
+    Field("PodNamespace", "", "the pod's namespace", _PODS, "PodNamespace|startswith: jhub"),
+    Field("PodName", "", "the pod's name", _PODS, "PodName|startswith: jupyter-"),
+    Field(
+        "DestinationIp",
+        "list",
+        "remote addresses that it is connected to",
+        _SOCKETS,
+        "DestinationIp|cidr: 203.0.113.0/24",
+        dynamic=True,
+    ),
+    Field(
+        "DestinationPort",
+        "list",
+        "remote ports that it is connected to",
+        _SOCKETS,
+        "DestinationPort: [3333, 14444]",
+        dynamic=True,
+    ),
+    Field(
+        "DestinationCount",
+        "count",
+        "distinct remote addresses or ports",
+        _SOCKETS,
+        "DestinationCount|gte: 6",
+        dynamic=True,
+    ),
+    Field(
+        "DestinationHostname",
+        "list",
+        "names of the remote addresses",
+        _NOTHING,
+        "DestinationHostname|endswith: .pool.example",
+        dynamic=True,
+    ),
+    Field(
+        "Initiated",
+        "bool",
+        "it opened its connections itself: true if any",
+        _SOCKETS,
+        "Initiated: true",
+        dynamic=True,
+    ),
+    Field(
+        "LongestConnection",
+        "s",
+        "age of its oldest open connection",
+        _SOCKETS,
+        "LongestConnection|gte: 3600",
+        dynamic=True,
+    ),
+    Field("Age", "s", "since the process started", _STAT, "Age|gte: 600", dynamic=True),
+    Field(
+        "CpuCores",
+        "cores",
+        "CPU rate over the last window",
+        _CPU,
+        "CpuCores|gte: 0.5",
+        dynamic=True,
+    ),
+    Field("CpuSeconds", "s", "CPU time in all", _CPU, "CpuSeconds|gte: 30", dynamic=True),
+    Field(
+        "CpuFlatness",
+        "0..1",
+        "how even the CPU rate was over the window",
+        _CPU,
+        "CpuFlatness|gte: 0.9",
+        dynamic=True,
+    ),
+    Field("Threads", "count", "threads", _CPU, "Threads|gte: 4", dynamic=True),
+    Field(
+        "SaturatedThreads",
+        "count",
+        "threads at 95 % of a core or more",
+        _CPU,
+        "SaturatedThreads|gte: 4",
+        dynamic=True,
+    ),
+    Field("RssMiB", "MiB", "resident memory", _STATUS, "RssMiB|lt: 64", dynamic=True),
+    Field("HugepagesMiB", "MiB", "huge pages", _STATUS, "HugepagesMiB|gte: 4", dynamic=True),
+    Field("JitMiB", "MiB", "anonymous executable mappings", _SMAPS, "JitMiB|gt: 0", dynamic=True),
     Field(
         "ExeNotInImage",
         "bool",
         "the executable was written after its container started",
+        _OVERLAY,
+        "ExeNotInImage: true",
         dynamic=True,
     ),
     Field(
         "RoundingShare",
         "0..1",
         "samples that do not round to nearest, in threads that do so",
+        _TASKS,
+        "RoundingShare|gte: 0.2",
         dynamic=True,
     ),
-    Field("RoundingModes", "count", "distinct rounding modes seen, of 4", dynamic=True),
+    Field(
+        "RoundingModes",
+        "count",
+        "distinct rounding modes seen, of 4",
+        _TASKS,
+        "RoundingModes|gte: 4",
+        dynamic=True,
+    ),
     Field(
         "FlushToZeroShare",
         "0..1",
         "samples that flush denormals, of those that round otherwise",
+        _TASKS,
+        "FlushToZeroShare|gte: 0.9",
         dynamic=True,
     ),
     Field(
         "HashCodeShare",
         "0..1",
         "samples of what it executes that are dense in xor, rotations and integer vectors",
+        _CODE,
+        "HashCodeShare|gte: 0.3",
         dynamic=True,
     ),
     Field(
         "MixingCodeShare",
         "0..1",
         "xor, rotations and multiplications of integers, of the instructions it executes",
+        _CODE,
+        "MixingCodeShare|gte: 0.15",
         dynamic=True,
     ),
     Field(
-        "FloatCodeShare", "0..1", "floating point, of the instructions it executes", dynamic=True
+        "FloatCodeShare",
+        "0..1",
+        "floating point, of the instructions it executes",
+        _CODE,
+        "FloatCodeShare|gte: 0.2",
+        dynamic=True,
     ),
     Field(
         "PairConversionShare",
         "0..1",
         "conversions of two integers to two floats, of the instructions it executes",
+        _CODE,
+        "PairConversionShare|gte: 0.004",
         dynamic=True,
     ),
     Field(
         "RoundingCodeShare",
         "0..1",
         "changes of the rounding mode, of the instructions it executes",
+        _CODE,
+        "RoundingCodeShare|gt: 0",
         dynamic=True,
     ),
     Field(
-        "VectorCodeShare", "0..1", "integer vectors, of the instructions it executes", dynamic=True
+        "VectorCodeShare",
+        "0..1",
+        "integer vectors, of the instructions it executes",
+        _CODE,
+        "VectorCodeShare|gte: 0.2",
+        dynamic=True,
     ),
     Field(
         "AnonymousCodeShare",
         "0..1",
         "samples of what it executes in memory that no file backs",
+        _CODE,
+        "AnonymousCodeShare|gte: 0.8",
         dynamic=True,
     ),
-    Field("HotCodePages", "count", "pages that hold 90 % of what it executes", dynamic=True),
+    Field(
+        "HotCodePages",
+        "count",
+        "pages that hold 90 % of what it executes",
+        _CODE,
+        "HotCodePages|lte: 4",
+        dynamic=True,
+    ),
     Field(
         "IoBytesPerCpuSecond",
         "B/s",
         "bytes read and written, files, pipes and sockets, per second of CPU",
+        _CODE,
+        "IoBytesPerCpuSecond|lte: 1000000",
         dynamic=True,
     ),
     Field(
         "ContentInHotCode",
         "list",
         "names of the YARA rules that matched in the code that runs hot, and in its tables",
+        _CODE,
+        "ContentInHotCode: name_of_a_yara_rule",
         dynamic=True,
     ),
     Field(
         "CodeFingerprints",
         "list",
         "hashes of the pages of hash code that run hot, without addresses",
+        _CODE,
+        "CodeFingerprints|exists: true",
         dynamic=True,
     ),
     Field(
         "ForeignCodeFingerprints",
         "list",
         "those of files that came after the container was made",
+        _CODE,
+        "ForeignCodeFingerprints|exists: true",
         dynamic=True,
     ),
-    Field("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", dynamic=True),
-    Field("LargestFileMiB", "MiB", "largest mapping of a file on disk", dynamic=True),
-    Field("ContentMatches", "list", "names of the YARA rules that matched", dynamic=True),
-    Field("ContainerCpuCores", "cores", "the container's CPU rate", dynamic=True),
-    Field("ContainerCpuLimit", "cores", "the container's CPU limit", dynamic=True),
-    Field("ContainerCpuHours", "h", "the container's CPU time in all", dynamic=True),
+    Field(
+        "LargestAnonymousMiB",
+        "MiB",
+        "largest resident anonymous mapping",
+        _SMAPS,
+        "LargestAnonymousMiB|gte: 250",
+        dynamic=True,
+    ),
+    Field(
+        "LargestFileMiB",
+        "MiB",
+        "largest mapping of a file on disk",
+        _SMAPS,
+        "LargestFileMiB|gte: 1024",
+        dynamic=True,
+    ),
+    Field(
+        "ContentMatches",
+        "list",
+        "names of the YARA rules that matched",
+        _YARA,
+        "ContentMatches: name_of_a_yara_rule",
+        dynamic=True,
+    ),
+    Field(
+        "ContainerCpuCores",
+        "cores",
+        "the container's CPU rate",
+        _CGROUP,
+        "ContainerCpuCores|gte: 0.3",
+        dynamic=True,
+    ),
+    Field(
+        "ContainerCpuLimit",
+        "cores",
+        "the container's CPU limit",
+        _CGROUP,
+        "ContainerCpuLimit|lte: 1",
+        dynamic=True,
+    ),
+    Field(
+        "ContainerCpuHours",
+        "h",
+        "the container's CPU time in all",
+        _CGROUP,
+        "ContainerCpuHours|gte: 8",
+        dynamic=True,
+    ),
     Field(
         "CgroupsOverBound",
         "bool",
         "the container has more cgroups, or deeper ones, than are kept apart",
+        _CGROUP,
+        "CgroupsOverBound: true",
         dynamic=True,
     ),
     Field(
         "HiddenCpuShare",
         "0..1",
         "CPU that no visible process accounts for",
+        _CGROUP,
+        "HiddenCpuShare|gte: 0.6",
         dynamic=True,
     ),
 )

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from threading import Thread
 from typing import Final
 from urllib.parse import quote
@@ -125,6 +126,29 @@ def find(cluster: Cluster, *, selector: str = DEFAULT_SELECTOR, namespace: str =
     have = {agent.node for agent in pods}
     bare = tuple(sorted(node for node in nodes if node not in have))
     return Agents(pods, bare, "; ".join(doubt for doubt in doubts if doubt))
+
+
+def check_namespace(cluster: Cluster, namespace: str) -> None:
+    """Raise ClusterError if the cluster has no such namespace; without the right to ask, pass."""
+    try:
+        cluster.call("GET", f"/api/v1/namespaces/{quote(namespace, safe='')}")
+    except ApiError as error:
+        if error.reason != "missing":
+            return
+        raise ClusterError(
+            f"context {cluster.context}: there is no namespace {namespace!r}"
+            f"{_nearest_namespace(cluster, namespace)}"
+        ) from error
+
+
+def _nearest_namespace(cluster: Cluster, namespace: str) -> str:
+    try:
+        described = _items(cluster, "/api/v1/namespaces", accept=METADATA_ONLY)
+        names = [decoded(item, objects.Head, "a namespace").metadata.name for item in described]
+    except ApiError:
+        return ""
+    close = get_close_matches(namespace, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f": it has {', '.join(names[:_MAX_NAMED])}"
 
 
 def _made_by_daemon_sets(cluster: Cluster, found: Sequence[AgentPod]) -> tuple[list[AgentPod], str]:

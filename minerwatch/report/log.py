@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from minerwatch.api.types import ContainerStatus, FindingStatus
-from minerwatch.format import one_decimal
+from minerwatch.format import by_signal, one_decimal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
 MAX_EVIDENCE_LENGTH = 256
 _MAX_SAID = 200  # of one event; a tenant that causes many must not silence others
 _MAX_FIELD_LENGTH = 4096
+_MAX_REASONS_LENGTH = 1024
+_MAX_FINDINGS = 10
 _HOUR_S = 3600.0
 _MAX_REMEMBERED = 4096
 _CUT_START = re.compile(r"…\S*\s+\S+")
@@ -184,8 +186,22 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "score": status.score,
         "cpu_cores": round(status.cpu_cores, 2),
         "signals": status.signals,
-        "findings": [_finding_line(finding) for finding in status.findings[:10]],
+        "reasons": printable(
+            by_signal((each.signal, each.title) for each in status.findings if each.counted),
+            _MAX_REASONS_LENGTH,
+        ),
+        "findings": [_finding_line(finding) for finding in _foremost(status.findings)],
     }
+
+
+def _foremost(findings: Sequence[FindingStatus]) -> list[FindingStatus]:
+    """Return a few findings, with the strongest of each signal among them, strongest first."""
+    strongest = {each.signal: each for each in reversed(findings) if each.counted}
+    ranked = sorted(
+        findings, key=lambda each: (each is not strongest.get(each.signal), -each.score)
+    )
+    kept = {id(each) for each in ranked[:_MAX_FINDINGS]}
+    return [each for each in findings if id(each) in kept]
 
 
 def _finding_line(finding: FindingStatus) -> dict[str, Any]:
@@ -228,10 +244,8 @@ def _terminal_line(line: _Fields) -> str:
 
 def _verdict_in_words(line: _Fields) -> str:
     place = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
-    reasons = "; ".join(dict.fromkeys(f"{f['signal']}: {f['title']}" for f in line["findings"]))
     text = (
-        f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {printable(place, 60)}"
+        f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {place}"
         f"  {line['cpu_cores']:.2f} cores"
     )
-    reasons = printable(reasons, _MAX_FIELD_LENGTH)
-    return text + (f"  {reasons}" if reasons else f"  (was {line['previous_level']})")
+    return f"{text}  {line['reasons'] or '(was ' + line['previous_level'] + ')'}"

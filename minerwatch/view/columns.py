@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.format import age, percent
+from minerwatch.format import age, by_signal, percent
 from minerwatch.model import Level, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.executed_code import one_word
@@ -53,20 +52,16 @@ class Column:
 
 
 def reasons(status: ContainerStatus) -> str:
-    """For each signal, strongest first, its strongest finding, and how many there are besides."""
+    """For each signal, strongest first, its strongest finding, and how many there are."""
     if not status.findings:
         is_clear = status.level == Level.CLEAR.label
         return "" if is_clear else "no rule holds any more; the level falls in a few ticks"
-    best: dict[str, str] = {}
-    counts = Counter(finding.signal for finding in status.findings)
-    for finding in status.findings:
-        more = counts[finding.signal] - 1
-        best.setdefault(
-            finding.signal,
-            f"{finding.signal}: {printable(finding.title, _REASON_LENGTH)}"
-            + (f" (+{more})" if more else ""),
-        )
-    return printable("; ".join(best.values()), _REASON_LENGTH)
+    told = by_signal(
+        (each.signal, printable(each.title, _REASON_LENGTH))
+        for each in status.findings
+        if each.counted
+    )
+    return printable(told, _REASON_LENGTH)
 
 
 def tags(status: ContainerStatus) -> str:

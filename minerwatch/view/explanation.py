@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from math import prod
-from typing import NamedTuple
 
 from rich.text import Text
 
@@ -20,8 +18,10 @@ from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
 from minerwatch.view.executed_code import sentence
-from minerwatch.view.lines import rendered, wrapped
+from minerwatch.view.lines import Line, rendered, wrapped
+from minerwatch.view.score import BUSY_CORES, is_held, score_lines
 from minerwatch.view.selection import limit_share, place
+from minerwatch.view.verdict_sentence import sentence_of
 
 PROCESSES = "Processes (* has findings; then the busiest)"
 """Title of the section that lists them."""
@@ -38,7 +38,6 @@ _MAX_GROUPS = 8
 _MAX_PIDS = 5
 _MAX_FINDINGS = 10  # of one process
 _MAX_PROCESSES = 10
-_BUSY_CORES = 0.3
 _LEAST_WIDTH = 40
 _HEX_ID = re.compile(r"[0-9a-f]{32,64}")
 _SHORT_ID_LENGTH = 12
@@ -95,13 +94,13 @@ def explanation(
     colour: bool = False,
     campaign: Campaign | None = None,
 ) -> str:
-    """The verdict first, then the evidence, what it does not prove, and what to do next.
+    """A sentence to pass on, the evidence, what it does not prove, and what to do next.
 
     Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
     they are not. ``campaign`` is what the container is part of.
     """
     width = None if width is None else max(width, _LEAST_WIDTH)
-    lines = headline(status, now, width)
+    lines = [Text(sentence_of(status), "bold"), *headline(status, now, width)[1:]]
     for title, body in sections(status, now, campaign=campaign):
         broken = [Text(piece) for line in body for piece in _broken(line, width)]
         if broken:
@@ -111,7 +110,7 @@ def explanation(
 
 def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[Text]:
     """Return the name, the verdict, and what the verdict means."""
-    meaning = _HELD if _is_held(status) else _MEANINGS.get(status.level, "")
+    meaning = _HELD if is_held(status) else _MEANINGS.get(status.level, "")
     return [
         Text(printable(place(status), _NAME_LENGTH), "bold"),
         Text.assemble(
@@ -129,20 +128,13 @@ def sections(
     title = f"Why: {counted(len(status.findings), 'finding')}, strongest first"
     return (
         ("", tuple(_container(status, now, campaign))),
-        ("Score", tuple(_score(status))),
+        ("Score", tuple(score_lines(status))),
         (title, tuple(_findings(status, now))),
         (PROCESSES, tuple(_processes(status))),
         ("What this does not prove", tuple(_doubts(status))),
         ("Culling", tuple(_culling(status, now))),
         ("Next", tuple(_next_steps(status))),
     )
-
-
-class Line(NamedTuple):
-    """A line of text. Names, arguments and commands may be copied, so they are never broken."""
-
-    text: str
-    hang: int | None = None  # prose: it is broken, and goes on so far from the left
 
 
 def _broken(line: Line, width: int | None) -> Iterator[str]:
@@ -197,55 +189,6 @@ def _kind(status: ContainerStatus) -> str:
         ContainerKind.UNIT.value: f"{manager} unit",
         ContainerKind.HOST.value: "the host: all that is in no container and no unit",
     }.get(status.kind, status.kind)
-
-
-def _score(status: ContainerStatus) -> Iterator[Line]:
-    """The sum, so that a reader can check it."""
-    if not status.findings:
-        yield Line(f"  {_why_nothing(status)}", 2)
-        return
-    ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
-    for signal, score in ranked:
-        titles = dict.fromkeys(f.title for f in status.findings if f.signal == signal)
-        best = printable(next(iter(titles), ""), _TITLE_LENGTH)
-        more = f" (and {len(titles) - 1} more)" if len(titles) > 1 else ""
-        yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
-    if len(ranked) > 1:
-        rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
-        joined = _joined(status.signals.values())
-        yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
-        if status.score < joined:
-            yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
-    if _is_held(status):
-        yield Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
-
-
-def _why_limited(status: ContainerStatus, joined: float) -> str:
-    """The two limits that the judge sets to a sum of signals."""
-    others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
-    if Level.of(_joined(others)) < Level.of(joined):
-        return "behaviour never changes the level"
-    return "words of one argument lift nothing above suspicious"
-
-
-def _joined(scores: Iterable[float]) -> float:
-    return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
-
-
-def _why_nothing(status: ContainerStatus) -> str:
-    if status.level != Level.CLEAR.label:
-        return "No rule holds any more."
-    if status.cpu_cores >= _BUSY_CORES:
-        return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
-    return f"No rule holds, and it uses little CPU: {status.cpu_cores:.2f} cores."
-
-
-def _is_held(status: ContainerStatus) -> bool:
-    return status.score < _least_score(status.level)
-
-
-def _least_score(level: str) -> float:
-    return next((float(each.value) for each in Level if each.label == level), 0.0)
 
 
 def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
@@ -354,7 +297,7 @@ def _doubts(status: ContainerStatus) -> Iterator[Line]:
         yield Line(f"  - {_NOT_ONE}", 4)
     if status.findings:
         yield Line(f"  - {_NOT_THE_CULPRIT}", 4)
-    elif status.cpu_cores >= _BUSY_CORES:
+    elif status.cpu_cores >= BUSY_CORES:
         yield Line(f"  - {_NOT_HARMLESS}", 4)
 
 

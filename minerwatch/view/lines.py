@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
+
+
+class Line(NamedTuple):
+    """A line of text. Names, arguments and commands may be copied, so they are never broken."""
+
+    text: str
+    hang: int | None = None  # prose: it is broken, and goes on so far from the left
 
 
 def fitted(text: str, width: int) -> str:

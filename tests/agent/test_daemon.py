@@ -285,6 +285,7 @@ def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> 
     folder.mkdir()
     (folder / "broken.yml").write_text("title: [")
     agent = start("--config", str(config), "--rules", str(folder))
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
     loaded = agent.line("watching")["rules"]
     said = decode_agent(agent.asked("/status"))
     assert said.version == __version__
@@ -294,6 +295,13 @@ def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> 
     assert said.probes_off["execs"] == "switched off (probes.execs)"
     since_s = time.time() - datetime.fromisoformat(said.started).timestamp()
     assert -2 < since_s < PATIENCE_S
+    assert (said.not_ready, said.cluster, said.failing) == ("", None, {})
+    assert said.last_tick is not None
+    assert said.last_tick.processes > 0
+    assert said.rejected[0].startswith(f"{folder}/broken.yml:")
+    states = {probe.name: probe.state for probe in said.probes}
+    assert states["execs"] == "off"
+    assert set(states) > {"tasks", "executed_code", "connections", "canary"}
     assert agent.get("/status")[0] == 404
 
 
@@ -424,7 +432,7 @@ def test_a_wrong_setting_is_one_line_and_status_2(start: Start, tmp_path: Path) 
     agent = start("--config", str(config))
     assert agent.process.wait(timeout=PATIENCE_S) == 2
     (line,) = agent.log_path.read_text().splitlines()
-    assert line.startswith(f"minerwatch: {config}: ")
+    assert line.startswith(f"minerwatch: {config}:2: node.prok: unknown key")
     assert "prok" in line
 
 

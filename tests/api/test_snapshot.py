@@ -142,6 +142,18 @@ def test_what_an_observation_becomes() -> None:
     assert status_of(UNIT).container == "ssh.service"
 
 
+def test_findings_of_other_processes_of_the_host_are_marked_as_not_counted() -> None:
+    host = Container("/", 1, ContainerKind.HOST, "host", "")
+    other = ProcessId(4712, 9)
+    findings = (
+        finding(Signal.IDENTITY, 88.0),
+        finding(Signal.NETWORK, 60.0, other),
+        finding(Signal.BEHAVIOUR, 29.0, None),
+    )
+    assert [each.counted for each in status_of(host, findings).findings] == [True, False, True]
+    assert all(each.counted for each in status_of(POD, findings).findings)
+
+
 def test_what_was_not_measured() -> None:
     idle = observation(UNIT, cpu_cores=None, limit=None, throttled_share=None, processes=())
     status = container_status(idle, node="", boot_unix_s=0.0)

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 
 from minerwatch import __version__
 from minerwatch.cli.main import cli
+from minerwatch.config.schema import Config
+from minerwatch.config.values import duration_text
 from minerwatch.errors import SnapshotError
 from tests.agent.test_daemon import OWN_RULES_ONLY, few_rules
 from tests.agent.test_tick import POOL
@@ -30,6 +32,13 @@ COMMANDS = (
     ("rules", "lint"),
     ("rules", "test"),
     ("rules", "replay"),
+    ("rules", "fields"),
+    ("status",),
+    ("config",),
+    ("config", "check"),
+    ("config", "show"),
+    ("cull",),
+    ("release",),
     ("canary",),
     ("version",),
 )
@@ -44,9 +53,18 @@ def test_every_command_has_a_page_of_help(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
-    if command in (("agent",), ("top",), ("explain",), ("rules",)):
+    if command in (("agent",), ("top",), ("explain",), ("rules",), ("status",), ("config",)):
         assert f"  minerwatch {command[0]} " in result.stdout  # an example to copy
         assert all(len(line) <= 100 for line in result.stdout.splitlines())
+
+
+def test_the_help_of_the_agent_has_the_defaults_that_it_runs_with() -> None:
+    shown = " ".join(run("agent", "--help").stdout.split())
+    assert f"[default: {duration_text(Config().interval)}]" in shown
+    assert f"[default: {Config().listen}]" in shown
+    assert f"[default: {Config().socket_path}]" in shown
+    for name in ("CONFIG", "RULES", "NO_KUBERNETES", "AGENT_INTERVAL", "AGENT_LISTEN", "SOCKET"):
+        assert f"[env var: MINERWATCH_{name}]" in shown
 
 
 def test_version() -> None:

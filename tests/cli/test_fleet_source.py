@@ -21,6 +21,7 @@ from minerwatch.api.types import AgentStatus, NodeReport
 from minerwatch.cli.fleet_source import Scope, wants_cluster
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config
+from minerwatch.errors import ClusterError
 from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT
 from minerwatch.report.http_server import Answer
 from minerwatch.report.socket_listener import SocketListener
@@ -43,6 +44,8 @@ def api() -> Iterator[ApiServer]:
         put_daemon_set(server)
         for node in json.loads((CLUSTER / "nodes.json").read_text()):
             server.put(node, resource="nodes")
+        for name in ("binder", "ci", "minerwatch", "science"):
+            server.put({"metadata": {"name": name}}, resource="namespaces")
         for pod in json.loads((CLUSTER / "pods.json").read_text()):
             server.put(pod)
             answer = CLUSTER / f"{pod['spec']['nodeName']}.json"
@@ -143,6 +146,32 @@ def test_namespace_filter_and_order(run: Callable[..., Result]) -> None:
     lines = run("top", "-n", "ci", "--once").stdout.splitlines()
     assert "namespace ci" in lines[0]
     assert "2 containers" in lines[2]
+
+
+def test_a_namespace_that_is_not_there_is_said(run: Callable[..., Result]) -> None:
+    for command in (("top", "--once"), ("explain", "x"), ("release", "x")):
+        result = run(*command, "-n", "bindre")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == (
+            "minerwatch: context lab: there is no namespace 'bindre'; did you mean binder?\n"
+        )
+    far = run("top", "--once", "-n", "zzz").stderr
+    assert "there is no namespace 'zzz': it has " in far
+
+
+def test_without_the_right_to_read_namespaces_none_is_refused(
+    api: ApiServer, run: Callable[..., Result]
+) -> None:
+    api.misbehave(Answering(403, "namespaces is forbidden"), times=1)
+    assert run("top", "--once", "-n", "elsewhere").stdout.startswith("context lab · namespace els")
+
+
+def test_a_namespace_without_pods_on_this_node_is_said(
+    agent_socket: Path, run: Callable[..., Result]
+) -> None:
+    result = run("top", "--once", "-n", "nope", "--socket", str(agent_socket))
+    assert result.exit_code == 0
+    assert "no pod of namespace nope runs on this node; here are: " in result.stderr
 
 
 def test_a_context_is_asked_by_name(run: Callable[..., Result]) -> None:
@@ -261,7 +290,11 @@ def test_what_is_asked(
         return wants_cluster(scope(**given), config, local=local, socket_path=path)
 
     assert asks_cluster() == (has_kubeconfig and not has_agent)
-    assert asks_cluster(all_namespaces=True) == (has_kubeconfig or not has_agent)
+    if has_kubeconfig:
+        assert asks_cluster(all_namespaces=True)
+    else:
+        with pytest.raises(ClusterError, match="set KUBECONFIG, give --kubeconfig FILE, or leave"):
+            asks_cluster(all_namespaces=True)
     assert asks_cluster(namespace="x") == (has_kubeconfig or not has_agent)
     assert asks_cluster(context="lab")
     assert asks_cluster(kubeconfig=kubeconfig)
@@ -322,3 +355,44 @@ def test_snapshot_imports_nothing_heavy(agent_socket: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+# status
+
+
+def test_the_status_of_this_nodes_agent(agent_socket: Path, run: Callable[..., Result]) -> None:
+    result = run("status", MINERWATCH_SOCKET=str(agent_socket))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("node node-7: ok, agent 1.2.3\n")
+    listed = json.loads(run("status", "--socket", str(agent_socket), "-o", "json").stdout)
+    assert [agent["node"] for agent in listed] == ["node-7"]
+
+
+def test_without_an_agent_there_is_no_status(tmp_path: Path, run: Callable[..., Result]) -> None:
+    result = run("status", "--socket", str(tmp_path / "none"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("none: start it with `minerwatch agent`\n")
+
+
+def test_the_status_of_all_agents_is_a_line_each(
+    api: ApiServer, run: Callable[..., Result]
+) -> None:
+    result = run("status", "-A")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("minerwatch: missing node-3 ")
+    assert "2 agents too old to say" in result.stderr
+    for node, broken in (("node-1", 0), ("node-2", 1)):
+        agent = replace(AGENT, node=node, broken_rules=broken)
+        report = b'{"agent":' + encode_agent(agent) + b',"containers":[]}'
+        name = next(
+            pod["metadata"]["name"]
+            for pod in json.loads((CLUSTER / "pods.json").read_text())
+            if pod["spec"]["nodeName"] == node and pod["metadata"]["namespace"] == "minerwatch"
+        )
+        api.runs("minerwatch", name, Printing(report))
+    result = run("status", "-A")
+    assert result.stdout.splitlines() == [
+        "node-1: ok · 1.2.3 · 5 rules · observe",
+        "node-2: FAILING · 1 rule file rejected · 1.2.3 · 5 rules · observe",
+    ]
+    assert result.exit_code == 1

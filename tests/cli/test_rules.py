@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from minerwatch.authoring.index import FIELD_COLUMNS
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.fields import KNOWN_FIELDS
@@ -230,9 +232,12 @@ def test_rule_folders_may_come_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, run_alone: Run) -> None:
-    result = run_alone("list", "--rules", str(tmp_path / "none"))
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"built_in_rules: false\nrules: [{tmp_path}/none]\n")
+    result = run("list", "--config", str(config))
     assert result.exit_code == 1
     assert f"{tmp_path}/none:1: cannot be read: No such file or directory" in result.stderr
+    assert run_alone("list", "--rules", str(tmp_path / "none")).exit_code == 2
     assert run_alone("lint", str(tmp_path / "none")).exit_code == 2
 
 
@@ -395,7 +400,7 @@ def test_a_failed_test_names_the_selection_of_the_filter(tmp_path: Path, run_alo
 
 def test_fields_are_listed_with_type_unit_and_meaning() -> None:
     rows = run("fields").stdout.splitlines()
-    assert rows[0].split() == ["NAME", "TYPE", "UNIT", "OF", "MEASURED", "MEANING"]
+    assert rows[0].split() == [key.upper() for key in FIELD_COLUMNS]
     (row,) = (row for row in rows if row.startswith("RoundingShare "))
     assert row.split()[1:6] == ["number", "0..1", "process", "probe", "rounding"]
     records = json.loads(run("fields", "-o", "json").stdout)
@@ -408,7 +413,30 @@ def test_fields_are_listed_with_type_unit_and_meaning() -> None:
         "of": "process",
         "measured": "exec",
         "meaning": "path of the executable",
+        "source": "/proc/PID/exe",
+        "capability": "SYS_PTRACE",
+        "example": "Image|endswith: /xmrig",
     }
+
+
+def test_every_field_has_all_columns_and_an_example_that_loads(tmp_path: Path) -> None:
+    for number, record in enumerate(json.loads(run("fields", "-o", "json").stdout)):
+        assert tuple(record) == FIELD_COLUMNS
+        assert all(record[key] for key in FIELD_COLUMNS if key not in ("unit", "capability"))
+        assert re.match(rf"{record['name']}(\||:)", record["example"])
+        text = RULE.replace("{Comm: miner}, c", f"{{{record['example']}}}, c")
+        text = text.replace(RULE_ID, f"{RULE_ID[:-3]}{number:03}")
+        (tmp_path / f"{record['name']}.yml").write_text(text)
+    book = rulebook.load((tmp_path,))
+    assert book.errors == ()
+    assert {name for rule in book.rules for name in rule.fields} == set(KNOWN_FIELDS)
+
+
+def test_the_page_of_fields_is_as_it_would_be_written() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "fields.md"
+    written = run("fields", "-o", "markdown").stdout
+    assert page.read_text(encoding="utf-8") == written, "run: make figures"
+    assert all(f"| `{name}` |" in written for name in KNOWN_FIELDS)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -82,12 +82,26 @@ def test_a_verdict_for_people() -> None:
     shown = logged("verdict", verdict_line(MINER, "clear"), as_json=False)
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d CONFIRMED   91\.4  binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
-        r"  1\.98 cores  identity: XMRig command line; identity: Wallet address as a login;"
-        r" behaviour: Core busy steadily\n",
+        r"  1\.98 cores  identity ×2: XMRig command line; behaviour: Core busy steadily\n",
         shown,
     )
     ended = logged("verdict", verdict_line(container(), "likely"), as_json=False)
     assert ended.endswith("CLEAR        0.0  ssh.service  0.00 cores  (was likely)\n")
+
+
+def test_a_verdict_names_what_explain_needs_whole_and_each_signal_once() -> None:
+    copies = tuple(finding(pid=pid) for pid in range(40))
+    other = finding("Rounding", signal="compute", score=45.0, pid=40)
+    elsewhere = finding("Port", signal="network", score=99.0, pid=41, counted=False)
+    status = container(
+        namespace="n" * 63, pod="p" * 200, container="c", findings=(elsewhere, *copies, other)
+    )
+    line = verdict_line(status, "clear")
+    assert len(line["findings"]) == 10
+    assert {each["signal"] for each in line["findings"]} >= {"identity", "compute"}
+    shown = logged("verdict", line, as_json=False)
+    assert f"  {'n' * 63}/{'p' * 200}/c  " in shown
+    assert shown.endswith("identity ×40: XMRig command line; compute: Rounding\n")
 
 
 def test_a_verdict_for_machines() -> None:

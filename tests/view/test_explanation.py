@@ -109,7 +109,48 @@ def test_copies_of_one_program_are_told_together() -> None:
     )
     shown = explanation(copies, now=NOW)
     assert "processes 100, 101, 102, 103, 104 and 95 more" in shown
-    assert shown.count("XMRig command line") == 2
+    assert shown.count("XMRig command line") == 3  # the first sentence, the score, the finding
+    assert "left out   99 findings: of each signal only the strongest counts" in shown
+
+
+def test_the_first_line_is_a_sentence_to_paste_and_holds_no_secret() -> None:
+    leaky = replace(MINER, abuse="mining", owner="https://ada:hunter2xyz@git.example.org/x")
+    first = explanation(leaky, now=NOW, width=60).splitlines()[0]
+    assert first == (
+        "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook on node node-7 is confirmed as mining,"
+        " score 91.4, since 2026-11-23T02:17:45Z; identity ×2: XMRig command line; behaviour: Core"
+        " busy steadily; 1.98 cores; owner https://ada:…@git.example.org/x."
+    )
+
+
+def test_the_host_says_which_findings_its_score_leaves_out_and_why() -> None:
+    best = finding(pid=1)
+    host = container(
+        kind="host",
+        container="host",
+        abuse="mining",
+        score=88.0,
+        level="likely",
+        signals={"identity": 88.0},
+        findings=(
+            best,
+            replace(best, score=60.0, title="Weaker", status="experimental"),
+            *(finding(pid=pid, counted=False, abuse="mining") for pid in range(2, 9)),
+            finding(pid=9, counted=False, abuse="cracking", title="Hashes"),
+        ),
+    )
+    shown = explanation(host, now=NOW, width=None)
+    assert (
+        """
+  identity     88  XMRig command line (and 1 more)
+  left out   7 findings of processes 2, 3, 4, 5, 6 and 2 more: processes of the host are unrelated, so the score is that of the worst one
+             1 finding of cracking: the score is of one kind of abuse, here mining
+             1 finding: of each signal only the strongest counts
+             1 finding of experimental rules: in the score, but no ground for Events and actions
+"""  # noqa: E501
+        in shown
+    )
+    assert "identity ×2: XMRig command line;" in shown.splitlines()[0]
 
 
 def test_many_different_findings_are_cut_with_a_mark() -> None:

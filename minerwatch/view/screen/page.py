@@ -11,14 +11,14 @@ from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, FindingStatus, ProcessStatus
-from minerwatch.format import age, counted, rfc3339
+from minerwatch.format import age, by_signal, counted, rfc3339
 from minerwatch.process_order import tree_order
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import mode
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
-from minerwatch.view.explanation import FACT_INDENT, PROCESSES, Line, headline, sections
-from minerwatch.view.lines import cut, padded, wrapped
+from minerwatch.view.explanation import FACT_INDENT, PROCESSES, headline, sections
+from minerwatch.view.lines import Line, cut, padded, wrapped
 from minerwatch.view.screen.columns import span
 from minerwatch.view.screen.history import LevelChange
 from minerwatch.view.screen.processes import command_of
@@ -212,9 +212,8 @@ def _history(subject: Subject, width: int) -> list[Text]:
     for finding in status.findings:
         by_time.setdefault((finding.since, finding.signal), []).append(finding)
     for (since, signal), findings in by_time.items():
-        titles = list(dict.fromkeys(printable(each.title, _NAME_LENGTH) for each in findings))
-        more = f" (+{len(titles) - 1})" if len(titles) > 1 else ""
-        events.append((since, f"{printable(signal, 16)}: {titles[0]}{more} began to hold", ""))
+        told = by_signal((signal, each.title) for each in findings)
+        events.append((since, f"{printable(told, _NAME_LENGTH)} began to hold", ""))
     if not any(change.after == status.level for change in subject.changes):
         level = printable(status.level, 16)
         events.append((status.since, f"level {level}", LEVEL_STYLES.get(status.level, "")))

@@ -256,7 +256,7 @@ def test_details_say_what_matters_first() -> None:
     name, verdict, foremost, facts, *_ = details(MINER)
     assert name == "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
     assert verdict == (
-        "confirmed for 12m: identity: XMRig command line (+1); behaviour: Core busy steadily"
+        "confirmed for 12m: identity ×2: XMRig command line; behaviour: Core busy steadily"
     )
     assert foremost.startswith("pid 4711, 1.98 cores: ./a --donate-level 1 -o stratum+tcp://pool.e")
     assert facts == (
