@@ -23,18 +23,21 @@ from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import Node, kernel_source, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
 from minerwatch.agent.publisher import Publisher
+from minerwatch.agent.recorder import Recorder
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.agent.rule_updater import RuleUpdater
 from minerwatch.agent.scheduling import CpuBudget, Wake
 from minerwatch.agent.self_test import SelfTest
 from minerwatch.agent.tick import TickSummary
 from minerwatch.config.schema import Config
+from minerwatch.culling.records import ActionRecord
 from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.errors import ConfigError, MinerwatchError
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
 from minerwatch.node.exec_events import ExecEvents
 from minerwatch.probes.registry import ProbeStatus
+from minerwatch.report.journal import Journal, JournalFiles
 from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
 from minerwatch.report.since import FILE_NAME, SinceFile
@@ -55,6 +58,7 @@ _NEED_RESTART = (
     "report",
     "kubernetes",
     "owners",
+    "web",
 )
 
 _SAMPLE_EVERY_S = 1.0
@@ -115,8 +119,9 @@ class Agent:
         if ProbeStatus("content", "") in node.probes:
             rules = self._loader.check_content(rules)
         self._state = AgentState(config, rules, started_s)
+        self._recorder = recorder = self._open_recorder(config)
         self._culling = culling = self._open_culling(config)
-        parts = Parts(self._state, telemetry, node, cluster, culling, runtime.now_s)
+        parts = Parts(self._state, telemetry, node, cluster, culling, recorder, runtime.now_s)
         self._rules = RuleUpdater(self._loader, parts, runtime.heap.unfreeze)
         self._self_test = SelfTest(parts)
         self._opened.callback(self._self_test.close)
@@ -240,6 +245,13 @@ class Agent:
         since = socket_path(config).with_name(FILE_NAME)
         return replace(node, since=SinceFile(since, boot_id(), self._runtime.now_s()))
 
+    def _open_recorder(self, config: Config) -> Recorder:
+        folder = config.report.journal
+        journal = Journal(JournalFiles(Path(folder)), self._note_journal_error) if folder else None
+        recorder = Recorder(self._node, journal, config.interval, self._runtime.now_s)
+        self._opened.callback(recorder.close)
+        return recorder
+
     def _open_culling(self, config: Config) -> CullSwitch:
         culling = CullSwitch(
             config,
@@ -248,7 +260,7 @@ class Agent:
             self._node.watch,
             self._log,
             now_s=self._runtime.now_s,
-            on_outcome=self._telemetry.metrics.action_ended,
+            on_outcome=self._note_outcome,
             on_error=self._note_culling_error,
         )
         self._opened.callback(culling.close)
@@ -300,12 +312,25 @@ class Agent:
             yield from self._cluster.failures()
         yield from self._culling.failures()
         yield from self._telemetry.failures()
+        yield from self._recorder.failures()
         for state in worker_states():
             yield from ((state.name, reason, n) for reason, n in state.failures.items())
         yield from self._endpoints.failures()
 
     def _note_cluster_error(self, reason: str, error: Exception) -> None:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
+
+    def _note_outcome(self, record: ActionRecord) -> None:
+        self._telemetry.metrics.action_ended(record.action, record.outcome)
+        self._recorder.note_action(record)
+
+    def _note_journal_error(self, error: OSError) -> None:
+        self._telemetry.once.warning(
+            "the journal cannot be written: its lines are dropped until it can",
+            about=str(error.errno),
+            folder=self._state.config.report.journal,
+            reason=error.strerror or str(error),
+        )
 
     def _note_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):

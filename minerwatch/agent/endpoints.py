@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from minerwatch.agent.parts import Parts
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config, default_socket
-from minerwatch.config.values import host_and_port
+from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.probes.registry import ProbeStatus
@@ -190,7 +189,7 @@ def open_metrics_address(
     """Listen as configured. Raises ListenError."""
     host, port = host_and_port(config.listen)
     settings, authorize = config.tls, None
-    if cluster is not None and config.authorize_metrics and not _is_loopback(host):
+    if cluster is not None and config.authorize_metrics and not is_loopback(host):
         authorize = _reviewer(cluster, on_error)
         if not settings.certificate:
             settings = self_signed_tls()
@@ -205,13 +204,6 @@ def _reviewer(cluster: Cluster, on_error: Callable[[Exception], None]) -> Author
     from minerwatch.kube.token_review import TokenReviewer
 
     return TokenReviewer(cluster, on_error)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def socket_path(config: Config) -> Path:

@@ -16,6 +16,7 @@ from minerwatch.cli.options import (
 )
 from minerwatch.config.schema import Config
 from minerwatch.config.values import DEFAULT_LISTEN, Duration, duration_s, host_and_port
+from minerwatch.errors import ConfigError
 
 
 def _address(text: str) -> str:
@@ -45,6 +46,21 @@ def _address(text: str) -> str:
     metavar="ADDRESS:PORT",
     help=f"Where /metrics, /healthz and /readyz are served.  [default: {DEFAULT_LISTEN}]",
 )
+@click.option(
+    "--web",
+    metavar="ADDRESS:PORT",
+    help="Serve pages for a browser there, such as 127.0.0.1:9798; off by default.",
+)
+@click.option(
+    "--web-token-file",
+    metavar="FILE",
+    help="Every page asks for the token in this file; any address but loopback needs it.",
+)
+@click.option(
+    "--journal",
+    metavar="FOLDER",
+    help="Keep a history of verdicts and CPU usage there, at most 16 MiB.",
+)
 @socket_option
 @click.option(
     "--log-format",
@@ -59,6 +75,9 @@ def agent(
     no_kubernetes: bool,
     interval: Duration | None,
     listen: str | None,
+    web: str | None,
+    web_token_file: str | None,
+    journal: str | None,
     socket_path: Path | None,
     log_format: str,
 ) -> None:
@@ -72,6 +91,7 @@ def agent(
     minerwatch agent                                    in a pod: names pods and their owners
     minerwatch agent --no-kubernetes                    on this machine, as it is
     minerwatch agent --interval 5s --listen :9797       every 5 s, metrics on all addresses
+    minerwatch agent --web 127.0.0.1:9798               pages for a browser on this machine
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
 
     Run it as root to see all processes; otherwise it lists what it cannot see. Changed rule files
@@ -88,6 +108,10 @@ def agent(
             listen=listen,
             socket=None if socket_path is None else str(socket_path),
         )
+        try:
+            config = config.with_web(web, web_token_file, journal)
+        except ConfigError as error:
+            raise click.UsageError(f"--web: {error}") from error
         return config.without_kubernetes() if no_kubernetes else config
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
