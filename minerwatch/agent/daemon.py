@@ -353,6 +353,7 @@ class Agent:
             interval=f"{self._state.config.interval:g}s",
             metrics=self._endpoints.metrics_url,
             socket=str(self._endpoints.socket),
+            **({"web": self._endpoints.web_url} if self._endpoints.web_url else {}),
             **({"cluster": self._cluster.cluster.server} if self._cluster is not None else {}),
         )
         for status in self._probes:

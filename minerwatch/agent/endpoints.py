@@ -32,6 +32,7 @@ from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
 
 if TYPE_CHECKING:
+    from minerwatch.agent.web_endpoint import WebEndpoint
     from minerwatch.kube.client import Cluster
 
 _MAX_TICKS_MISSED = 3
@@ -67,6 +68,7 @@ class Endpoints:
         self._on_socket = SocketListener(
             self.socket, self._private_routes(), self._note_error, posts
         )
+        self._web: WebEndpoint | None = None
         try:
             cluster = parts.cluster.cluster if parts.cluster is not None else None
             self._on_address = open_metrics_address(
@@ -75,14 +77,26 @@ class Endpoints:
         except MinerwatchError:
             self._on_socket.close()
             raise
+        try:
+            self._web = self._open_web() if config.web.listen else None
+        except MinerwatchError:
+            self.close()
+            raise
 
     @property
     def metrics_url(self) -> str:
         """Where metrics are served."""
         return f"{self._on_address.scheme}://{self._on_address.address}/metrics"
 
+    @property
+    def web_url(self) -> str | None:
+        """Where pages are served; None: nowhere."""
+        return self._web.url if self._web is not None else None
+
     def close(self) -> None:
         """Close the listeners."""
+        if self._web is not None:
+            self._web.close()
         self._on_address.listener.close()
         self._on_socket.close()
 
@@ -99,6 +113,8 @@ class Endpoints:
         """Yield refused requests since the start: place, reason, count."""
         for listener in (self._on_socket, self._on_address.listener):
             yield from (("http", reason, count) for reason, count in listener.failures.items())
+        if self._web is not None:
+            yield from (("http", reason, count) for reason, count in self._web.failures.items())
 
     def status(self) -> AgentStatus:
         """Return the agent's own state."""
@@ -116,6 +132,11 @@ class Endpoints:
             blind_spots=node.blind_spots,
             troubles=(trouble,) if trouble else (),
         )
+
+    def _open_web(self) -> WebEndpoint:
+        from minerwatch.agent.web_endpoint import WebEndpoint  # imports what draws tables
+
+        return WebEndpoint(self._parts, self.status, self._note_error)
 
     def _public_routes(self) -> Routes:
         return {

@@ -1,4 +1,4 @@
-"""Records the node's history in the journal: verdicts, actions, and CPU usage every five minutes."""
+"""Record the node's history in the journal: verdicts, actions, CPU usage each five minutes."""
 
 from __future__ import annotations
 

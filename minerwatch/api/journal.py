@@ -21,7 +21,7 @@ def container_key(cgroup: str) -> str:
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What all lines have."""
+    """Keys of every line."""
 
     v: int = VERSION
     at: str  # RFC 3339 in UTC, by the node's clock
