@@ -25,14 +25,17 @@ _PROSE = frozenset(("What this does not prove", "Culling"))
 def container_page(view: View, status: ContainerStatus, key: str) -> str:
     """Return the page; ``key`` is the container's in the journal."""
     _name, verdict, *meaning = headline(status, view.now, None)
+    every = sections(status, view.now)
+    facts, rest = every[:1], every[1:]
     return page(
         view,
         printable(place(status), _NAME_LENGTH),
         tag("h1", printable(place(status), _NAME_LENGTH)),
         tag("p", level_mark(status.level), verdict.plain.removeprefix(status.level.upper())),
         [tag("p", line.plain) for line in meaning],
-        [_section(title, lines, status) for title, lines in sections(status, view.now)],
+        [_section(title, lines, status) for title, lines in facts],
         _history(view.history, key),
+        [_section(title, lines, status) for title, lines in rest],
     )
 
 
@@ -103,7 +106,7 @@ def _processes(status: ContainerStatus) -> Child:
     ]
     more = status.process_count - len(listed)
     return (
-        tag("h2", f"Processes: {counted(status.process_count, 'process', 'processes')}"),
+        tag("h2", counted(status.process_count, "process", "processes")),
         table(titles, [_process(each, is_found=each.pid in found) for each in listed]),
         tag("p", f"… and {more:,} more: minerwatch explain lists them", class_="dim")
         if more > 0

@@ -106,13 +106,14 @@ def page_key(status: ContainerStatus) -> str:
 
 def chart_key(*, with_flagged: bool = True) -> Markup:
     """Return the meaning of a chart's colours."""
+    meanings = [("hatched", "not recorded")]
+    if with_flagged:
+        meanings.insert(0, ("flagged", "of these, flagged"))
+    meanings.insert(0, ("busy", "cores busy"))
     return tag(
         "p",
-        tag("span", class_="key busy"),
-        "cores busy",
-        (tag("span", class_="key flagged"), "of these, flagged") if with_flagged else None,
-        (tag("span", class_="key hatched"), "not recorded"),
-        class_="dim",
+        [tag("span", tag("span", class_=f"key {name}"), text) for name, text in meanings],
+        class_="dim keys",
     )
 
 

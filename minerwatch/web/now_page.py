@@ -106,7 +106,7 @@ def _row(status: ContainerStatus, view: View) -> Markup:
     why = reasons(status)
     return tag(
         "tr",
-        cell(str(int(status.score)), "n"),
+        cell(str(int(status.score)), "n", "score"),
         cell((level_mark(status.level), f" {abuse}" if abuse else None)),
         cell(
             (

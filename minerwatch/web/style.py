@@ -35,6 +35,7 @@ th{color:var(--dim);font-weight:500;font-size:.82rem;white-space:nowrap}
 .name{overflow-wrap:anywhere;min-width:12rem}
 .why{color:var(--dim);font-size:.87rem;overflow-wrap:anywhere}
 .level{font-weight:600;white-space:nowrap}
+.clear,.gone{font-weight:400;color:var(--dim)}
 .suspicious{color:var(--suspicious)}.likely{color:var(--likely)}
 .confirmed{color:var(--bg);background:var(--confirmed);border-radius:.25rem;padding:.05rem .35rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.6rem 0}
@@ -49,10 +50,11 @@ figcaption{font-size:.87rem;margin-bottom:.25rem}
 svg{width:100%;height:auto;display:block;max-height:19rem}
 .busy{fill:var(--bar)}.flagged{fill:var(--likely)}
 .grid{stroke:var(--line);stroke-width:1;fill:none}
-.tick{fill:var(--dim);font-size:11px}
+.tick{fill:var(--dim);font-size:8px}
 .hatch{stroke:var(--dim);stroke-width:1;opacity:.45}
-.key{display:inline-block;width:.75rem;height:.75rem;border-radius:.15rem;margin:0 .3rem 0 .9rem;
+.key{display:inline-block;width:.75rem;height:.75rem;border-radius:.15rem;margin-right:.35rem;
 vertical-align:-.05rem;border:1px solid var(--line)}
+.keys{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem}
 .key.busy{background:var(--bar)}.key.flagged{background:var(--likely)}
 .key.hatched{background:repeating-linear-gradient(135deg,transparent 0 3px,var(--dim) 3px 4px)}
 footer{margin-top:2rem;padding-bottom:1.5rem;font-size:.85rem}
@@ -63,11 +65,12 @@ table,tbody{display:block}
 tr{display:flex;flex-wrap:wrap;gap:.1rem .9rem;padding:.55rem 0;
 border-bottom:1px solid var(--line)}
 td{display:block;border:0;padding:0;text-align:left}
+td:empty{display:none}
 td.name,td.why,td.wide{flex-basis:100%;min-width:0}
 td[data-label]:not(:empty)::before{content:attr(data-label) " ";color:var(--dim);font-size:.85rem}
 dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:.4rem}
-.tick{font-size:20px}
+.tick{font-size:19px}
 svg{max-height:none}
 }
 """

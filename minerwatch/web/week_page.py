@@ -31,6 +31,7 @@ _LEAST_GAP_S = 300.0
 _NAME_LENGTH = 256
 _BUCKETS_PER_BAR = 4  # an hour
 _RULE_LENGTH = 120
+_MAX_RULES = 3
 
 
 def week_page(view: View) -> str:
@@ -127,8 +128,10 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
     place = "/".join(filter(None, (line.namespace, line.pod, line.container)))
     why = "; ".join(
         f"{printable(each.signal, 16)}: {printable(each.title, _RULE_LENGTH)}"
-        for each in line.rules
+        for each in line.rules[:_MAX_RULES]
     )
+    if len(line.rules) > _MAX_RULES:
+        why += f" (+{len(line.rules) - _MAX_RULES})"
     is_clear = line.level == Level.CLEAR.label
     details = f", score {int(line.score)}{f', {line.abuse}' if line.abuse else ''}"
     return tag(
