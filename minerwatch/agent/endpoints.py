@@ -134,9 +134,10 @@ class Endpoints:
         )
 
     def _open_web(self) -> WebEndpoint:
-        from minerwatch.agent.web_endpoint import WebEndpoint  # imports what draws tables
+        from minerwatch.agent.web_endpoint import NodeView, WebEndpoint  # imports Rich
 
-        return WebEndpoint(self._parts, self.status, self._note_error)
+        view = NodeView(self._parts, self.status)
+        return WebEndpoint(self._state.config, view, self._note_error)
 
     def _public_routes(self) -> Routes:
         return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 from http import HTTPStatus
@@ -44,29 +45,29 @@ class WebEndpoint:
 
     def __init__(
         self,
-        parts: Parts,
-        status: Callable[[], AgentStatus],
+        config: Config,
+        view: Callable[[], View],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """Raises ListenError."""
-        self._parts = parts
-        self._status = status
-        settings = parts.state.config.web
+        """``view`` returns the node's state with arguments. Raises ListenError."""
+        self._view = view
+        self._lock = threading.Lock()
+        self._built_s: deque[float] = deque(maxlen=_MAX_PAGES_PER_S)
+        self._refused: Counter[str] = Counter()
+        settings = config.web
         self._access = Access(settings)
-        tls = None if self._access.is_on_loopback else _tls(parts.state.config)
+        tls = None if self._access.is_on_loopback else _tls(config)
         host, port = host_and_port(settings.listen)
         self._listener, address = address_listener(
             host, port, {}, on_error, tls=tls, pages=self._answer, limits=_LIMITS
         )
         self.url = f"{'http' if tls is None else 'https'}://{address}/"
-        self._lock = threading.Lock()
-        self._built_s: deque[float] = deque(maxlen=_MAX_PAGES_PER_S)
-        self._history: tuple[Sequence[object], float, History] | None = None
 
     @property
     def failures(self) -> Mapping[str, int]:
         """Requests without a page since the start, by reason."""
-        return self._listener.failures
+        with self._lock:
+            return self._refused + Counter(self._listener.failures)
 
     def close(self) -> None:
         """Stop listening."""
@@ -75,12 +76,13 @@ class WebEndpoint:
     def _answer(self, target: str, headers: Message) -> Answer:
         refusal = self._access.refusal(headers)
         if refusal is not None:
-            self._listener.count(f"web {refusal.status.value}")
+            with self._lock:
+                self._refused[f"page refused: {refusal.status.value}"] += 1
             return refusal
         with self._lock:
             now_s, built_s = time.monotonic(), self._built_s
             if len(built_s) == _MAX_PAGES_PER_S and now_s - built_s[0] < 1:
-                self._listener.count("web too often")
+                self._refused["page refused: 429"] += 1
                 text = "too many pages at once: try again in a second"
                 return refused(text, HTTPStatus.TOO_MANY_REQUESTS, ("Retry-After", "1"))
             built_s.append(now_s)
@@ -92,9 +94,9 @@ class WebEndpoint:
         if path == "/":
             chosen = _query(query)
             sort = chosen.get("sort", "")
-            return now_page(self._view(), sort=sort, shows_all="all" in chosen), HTTPStatus.OK
+            return now_page(self._shown(), sort=sort, shows_all="all" in chosen), HTTPStatus.OK
         if path == "/week":
-            return week_page(self._view()), HTTPStatus.OK
+            return week_page(self._shown()), HTTPStatus.OK
         folder, _, name = path.removeprefix("/").partition("/")
         if folder == "container" and name:
             return self._container(unquote(name))
@@ -103,7 +105,7 @@ class WebEndpoint:
 
     def _container(self, name: str) -> tuple[str, HTTPStatus]:
         """Return the page of a container by its key, or by whatever `explain` takes."""
-        view = self._view()
+        view = self._shown()
         chosen = next((each for each in view.statuses if page_key(each) == name), None)
         past = view.history
         if chosen is None and past is not None:
@@ -116,17 +118,32 @@ class WebEndpoint:
             return error_page("There is no such container", str(error)), HTTPStatus.NOT_FOUND
         return container_page(view, chosen, page_key(chosen)), HTTPStatus.OK
 
-    def _view(self) -> View:
-        parts, shows_arguments = self._parts, self._access.shows_arguments
+    def _shown(self) -> View:
+        view = self._view()
+        if self._access.shows_arguments:
+            return replace(view, shows_arguments=True)
+        return replace(view, statuses=[masked(each) for each in view.statuses])
+
+
+class NodeView:
+    """The state of an agent's node, as pages show it."""
+
+    def __init__(self, parts: Parts, status: Callable[[], AgentStatus]) -> None:
+        self._parts = parts
+        self._status = status
+        self._history: tuple[Sequence[object], float, History] | None = None
+
+    def __call__(self) -> View:
+        """Return the state as of the last tick."""
+        parts = self._parts
         processes = parts.state.config.report.processes_per_container
         statuses = parts.node.statuses(processes, parts.culling.status)
         return View(
-            statuses if shows_arguments else [masked(each) for each in statuses],
+            statuses,
             self._status(),
             machine_totals(),
             self._past(),
             datetime.now(UTC),
-            shows_arguments,
         )
 
     def _past(self) -> History | None:

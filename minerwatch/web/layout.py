@@ -36,7 +36,7 @@ class View:
     machine: MachineTotals
     history: History | None  # None: there is no journal
     now: datetime
-    shows_arguments: bool
+    shows_arguments: bool = False
 
 
 def page(view: View, title: str, *children: Child, path: str = "", refresh_s: int = 0) -> str:

@@ -11,7 +11,7 @@ HIDDEN = "(hidden)"
 
 _SHOWN_TEXT = frozenset(
     (
-        *("Comm", "ContentMatches", "ContentInHotCode", "CodeFingerprints"),
+        *("Comm", "Image", "ParentImage", "ContentMatches", "ContentInHotCode", "CodeFingerprints"),
         *("ContainerImage", "ContainerName", "PodName", "PodNamespace"),
     )
 )
