@@ -24,7 +24,7 @@ from minerwatch.report.http_server import Answer, Limits, address_listener
 from minerwatch.report.tls import TlsEndpoint, self_signed_tls
 from minerwatch.view.journal_history import History, history
 from minerwatch.view.selection import found
-from minerwatch.web.access import Access, refused
+from minerwatch.web.access import Access
 from minerwatch.web.container_page import container_page, past_page
 from minerwatch.web.layout import View, error_page, page_key
 from minerwatch.web.masking import masked
@@ -51,6 +51,7 @@ class WebEndpoint:
     ) -> None:
         """``view`` returns the node's state with arguments. Raises ListenError."""
         self._view = view
+        self._building = threading.Lock()
         self._lock = threading.Lock()
         self._built_s: deque[float] = deque(maxlen=_MAX_PAGES_PER_S)
         self._refused: Counter[str] = Counter()
@@ -79,15 +80,16 @@ class WebEndpoint:
             with self._lock:
                 self._refused[f"page refused: {refusal.status.value}"] += 1
             return refusal
-        with self._lock:
-            now_s, built_s = time.monotonic(), self._built_s
-            if len(built_s) == _MAX_PAGES_PER_S and now_s - built_s[0] < 1:
-                self._refused["page refused: 429"] += 1
-                text = "too many pages at once: try again in a second"
-                return refused(text, HTTPStatus.TOO_MANY_REQUESTS, ("Retry-After", "1"))
-            built_s.append(now_s)
+        with self._building:
+            self._wait_for_turn()
             html, status = self._page(target)
         return Answer(html.encode(), _HTML, status, HEADERS)
+
+    def _wait_for_turn(self) -> None:
+        """Wait until fewer than ``_MAX_PAGES_PER_S`` pages were built in the last second."""
+        if len(self._built_s) == _MAX_PAGES_PER_S:
+            time.sleep(max(0.0, self._built_s[0] + 1 - time.monotonic()))
+        self._built_s.append(time.monotonic())
 
     def _page(self, target: str) -> tuple[str, HTTPStatus]:
         path, _, query = target.partition("?")
