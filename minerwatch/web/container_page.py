@@ -129,7 +129,7 @@ def _process(process: ProcessStatus, *, is_found: bool) -> Markup:
         cell(f"{cores}{memory}", "n", "cores"),
         cell((printable(process.comm, 16), mark)),
         cell(one_word(process.executed), "", "executes"),
-        cell(printable(process.user, 32), "", "user"),
+        cell(printable(process.user, 32), "text", "user"),
         cell(
             (
                 tag("code", command),

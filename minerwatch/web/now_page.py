@@ -118,7 +118,7 @@ def _row(status: ContainerStatus, view: View) -> Markup:
         cell(f"{status.cpu_cores:.2f}", "n", "cores"),
         cell(f"{status.cpu_hours:.1f}", "n", "CPU hours"),
         cell(one_word(status.executed), "", "executes"),
-        cell(printable(status.owner, _OWNER_LENGTH), "", "owner"),
+        cell(printable(status.owner, _OWNER_LENGTH), "text", "owner"),
         cell(age(status.since, view.now), "", "for"),
     )
 

@@ -33,6 +33,8 @@ border-bottom:1px solid var(--line)}
 th{color:var(--dim);font-weight:500;font-size:.82rem;white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .name{overflow-wrap:anywhere;min-width:12rem}
+.text{overflow-wrap:anywhere;min-width:4rem}
+p,summary,li{overflow-wrap:anywhere}
 .why{color:var(--dim);font-size:.87rem;overflow-wrap:anywhere}
 .level{font-weight:600;white-space:nowrap}
 .clear,.gone{font-weight:400;color:var(--dim)}
@@ -67,6 +69,7 @@ border-bottom:1px solid var(--line)}
 td{display:block;border:0;padding:0;text-align:left}
 td:empty{display:none}
 td.name,td.why,td.wide{flex-basis:100%;min-width:0}
+td.text{min-width:0}
 td[data-label]:not(:empty)::before{content:attr(data-label) " ";color:var(--dim);font-size:.85rem}
 dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:.4rem}

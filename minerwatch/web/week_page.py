@@ -99,7 +99,7 @@ def _flagged_row(key: str, each: ContainerHistory) -> Markup:
         cell(f"{each.flagged_core_s / 3600:.2f}", "n", "CPU hours"),
         cell(level_mark(each.level)),
         cell(container_link(each.place, key), "name"),
-        cell(printable(each.owner, _NAME_LENGTH), "", "owner"),
+        cell(printable(each.owner, _NAME_LENGTH), "text", "owner"),
     )
 
 
@@ -148,7 +148,7 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
             "name",
         ),
         cell(f"{line.cpu_cores:.2f}", "n", "cores"),
-        cell(printable(line.owner, _NAME_LENGTH), "", "owner"),
+        cell(printable(line.owner, _NAME_LENGTH), "text", "owner"),
     )  # fmt: skip
 
 
