@@ -155,10 +155,17 @@ def _history(history: History | None, key: str) -> Child:
             " busiest or flagged; at other times nothing is drawn.",
             class_="dim",
         ),
-        cpu_chart("The last day, UTC", history, series, day_s),
-        cpu_chart(
-            "The last week, means of an hour, UTC",
-            history, series, history.since_s, per_bar=_BUCKETS_PER_BAR,
+        tag(
+            "div",
+            cpu_chart("The last day, UTC", history, series, day_s),
+            cpu_chart(
+                "The last week, means of an hour, UTC",
+                history,
+                series,
+                history.since_s,
+                per_bar=_BUCKETS_PER_BAR,
+            ),
+            class_="pair",
         ),
         chart_key(with_flagged=bool(container.flagged_core_s)),
     )  # fmt: skip

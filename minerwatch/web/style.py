@@ -16,7 +16,7 @@ body{margin:0;background:var(--bg);color:var(--fg);
 font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 header,main,footer{max-width:78rem;margin:0 auto;padding:0 1rem}
 header{padding-top:.8rem}
-nav{display:flex;gap:1.2rem;align-items:baseline;flex-wrap:wrap}
+nav{display:flex;gap:.1rem 1.1rem;align-items:baseline;flex-wrap:wrap}
 nav strong{font-size:1.05rem}
 a{color:var(--accent);text-decoration:none}
 a:hover{text-decoration:underline}
@@ -49,10 +49,13 @@ font:.84rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 code{font:.86rem/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 figure{margin:1rem 0}
 figcaption{font-size:.87rem;margin-bottom:.25rem}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:0 1.5rem}
+.pair figure{margin:.5rem 0}
 svg{width:100%;height:auto;display:block;max-height:19rem}
 .busy{fill:var(--bar)}.flagged{fill:var(--likely)}
 .grid{stroke:var(--line);stroke-width:1;fill:none}
 .tick{fill:var(--dim);font-size:8px}
+.pair .tick{font-size:14px}
 .hatch{stroke:var(--dim);stroke-width:1;opacity:.45}
 .key{display:inline-block;width:.75rem;height:.75rem;border-radius:.15rem;margin-right:.35rem;
 vertical-align:-.05rem;border:1px solid var(--line)}
@@ -73,7 +76,8 @@ td.text{min-width:0}
 td[data-label]:not(:empty)::before{content:attr(data-label) " ";color:var(--dim);font-size:.85rem}
 dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:.4rem}
-.tick{font-size:19px}
+.tick,.pair .tick{font-size:19px}
+.pair{grid-template-columns:1fr}
 svg{max-height:none}
 }
 """

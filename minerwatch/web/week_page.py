@@ -108,7 +108,7 @@ def _verdicts(view: View, history: History) -> list[Markup]:
     if not lines:
         return [tag("h2", "Changes of level"), tag("p", "None.")]
     titles = [
-        tag("th", text, scope="col")
+        tag("th", text, class_="n" if text == "CPU" else None, scope="col")
         for text in ("When", "Level", "Container", "CPU", "Owner")
     ]  # fmt: skip
     left_out = counted(history.left_out, "change")

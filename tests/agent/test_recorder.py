@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from minerwatch.model import (
     Owner,
 )
 from minerwatch.report.journal import Journal, JournalFiles
+from tests.agent.test_daemon import RunningAgent
 from tests.builders import make_container, make_finding, make_observation, make_pod, make_verdict
 
 SECRET = "hunter2hunter2"
@@ -56,7 +58,7 @@ class Recording:
     def __init__(self, folder: Path, interval_s: float = 10.0) -> None:
         self.watch = FakeWatch()
         self.at_s = 1000.0
-        self.cpu_s: Counter[str] = Counter()
+        self.cpu_s: defaultdict[str, float] = defaultdict(float)
         node = Node(
             "node-1", cast("Watch", self.watch), "cgroup v2", (), (), identity=self._identity
         )
@@ -248,3 +250,16 @@ def test_without_a_journal_nothing_is_done_and_a_forgotten_one_is_removed(
     recording.recorder.close()
     assert [*recording.recorder.failures()] == []
     assert not tmp_path.exists()
+
+
+def test_a_journal_that_cannot_be_written_is_said_once_and_counted(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "journal"
+    in_the_way.write_text("a file")
+    with closing(RunningAgent(tmp_path, "--journal", str(in_the_way), all_rules=False)) as agent:
+        line = agent.line("the journal cannot be written: its lines are dropped until it can")
+        assert line["folder"] == str(in_the_way)
+        counted = 'minerwatch_probe_failures_total{probe="journal",reason="EEXIST"} 1.0'
+        agent.until(lambda: counted in agent.get("/metrics")[1])
+        assert agent.stop() == 0
+        said = [each for each in agent.lines() if "journal" in str(each["event"])]
+        assert len(said) == 1, "also the line of the stop was lost"
