@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from tests.web.views import STATUSES, view
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason=MISSING)
 
+_IN_THE_DOCS = Path(__file__).parents[2] / "docs" / "pictures" / "web.png"
 PHONE, DESK = (390, 844), (1280, 800)
 SECRET = "0123456789abcdef0123456789abcdef"
 HOSTILE = (
@@ -138,12 +140,18 @@ def test_a_browser_gets_pages_with_the_token_only(browser: Browser, tmp_path: Pa
         assert "--donate-level 1" in browser.value("document.body.innerText")
 
 
-def test_pictures_are_drawn(browser: Browser, url: str, tmp_path: Path) -> None:
-    for name, path, size, scheme in (
-        ("now-desk", "", DESK, "light"),
-        ("week-phone", "week", PHONE, "dark"),
-    ):
-        browser.open(url + path, *size, scheme=scheme)
-        (tmp_path / f"{name}.png").write_bytes(picture := browser.picture())
-        assert struct.unpack(">II", picture[16:24]) == size
-        assert len(picture) > 10_000, "an empty page is smaller"
+def test_pictures_are_drawn(browser: Browser, tmp_path: Path) -> None:
+    """UPDATE_GOLDEN=1 renews the one in the docs."""
+    config = Config(web=Web(listen="127.0.0.1:0"))
+    calm = replace(view().agent, troubles=(), blind_spots=())
+    with closing(WebEndpoint(config, lambda: view(agent=calm), lambda _error: None)) as endpoint:
+        for name, path, size, scheme in (
+            ("web", "", (1280, 830), "light"),
+            ("week-phone", "week", PHONE, "dark"),
+        ):
+            browser.open(endpoint.url + path, *size, scheme=scheme)
+            (tmp_path / f"{name}.png").write_bytes(picture := browser.picture())
+            assert struct.unpack(">II", picture[16:24]) == size
+            assert len(picture) > 10_000, "an empty page is smaller"
+            if os.environ.get("UPDATE_GOLDEN") and name == "web":
+                _IN_THE_DOCS.write_bytes(picture)

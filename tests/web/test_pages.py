@@ -160,7 +160,7 @@ def test_masked_pages_have_no_arguments_connections_or_users() -> None:
 def test_the_first_page_has_what_top_has() -> None:
     page = Page(now_page(view()))
     for wanted in (
-        "4 containers flagged", "11.5 of 8 cores busy", "9.0 GiB of 32 GiB memory", "load 3.5",
+        "4 containers flagged", "11.5 of 16 cores busy", "19 GiB of 64 GiB memory", "load 11.9",
         "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook", "91", "confirmed", "alice",
         "identity: XMRig command line (+1); behaviour: Core busy steadily", "23.4", "12m",
         "node node-7: the API server is down", "agent 1.2.3 · 112 rules · mode observe",

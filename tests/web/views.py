@@ -23,14 +23,14 @@ AGENT = AgentStatus(
     node="node-7", version="1.2.3", rules={"stable": 100, "test": 12}, culling="off",
     blind_spots=("/proc hides other users' processes",), troubles=("the API server is down",),
 )  # fmt: skip
-MACHINE = MachineTotals(8, 3.5, 32 << 30, 9 << 30)
+MACHINE = MachineTotals(16, 11.9, 64 << 30, 19 << 30)
 STATUSES = (MINER, LIKELY, SUSPICIOUS, HELD, SIMULATION, HOST)
 
 
 def usage(at_s: float, *used: Usage, cpu_cores: float) -> UsageLine:
     flagged = sum(each.cpu_cores for each in used if each.level != "clear")
     return UsageLine(
-        at=rfc3339(at_s), node="node-7", seconds=300, cores=8, cpu_cores=cpu_cores,
+        at=rfc3339(at_s), node="node-7", seconds=300, cores=16, cpu_cores=cpu_cores,
         flagged_cpu_cores=flagged, containers=used,
     )  # fmt: skip
 
