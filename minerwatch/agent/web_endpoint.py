@@ -60,7 +60,7 @@ class WebEndpoint:
         tls = None if self._access.is_on_loopback else _tls(config)
         host, port = host_and_port(settings.listen)
         self._listener, address = address_listener(
-            host, port, {}, on_error, tls=tls, pages=self._answer, limits=_LIMITS
+            host, port, {}, on_error, tls=tls, pages=self._answer, limits=_LIMITS, option="--web"
         )
         self.url = f"{'http' if tls is None else 'https'}://{address}/"
 
@@ -138,6 +138,7 @@ class NodeView:
     def __call__(self) -> View:
         """Return the state as of the last tick."""
         parts = self._parts
+        tick_s = parts.state.last_tick_s
         processes = parts.state.config.report.processes_per_container
         statuses = parts.node.statuses(processes, parts.culling.status)
         return View(
@@ -146,6 +147,7 @@ class NodeView:
             machine_totals(),
             self._past(),
             datetime.now(UTC),
+            tick_age_s=None if tick_s is None else parts.now_s() - tick_s,
         )
 
     def _past(self) -> History | None:

@@ -1,10 +1,11 @@
-"""HTTP for Prometheus and the kubelet on an address, and for the commands on a Unix socket.
+"""HTTP for Prometheus, the kubelet and browsers on addresses, for the commands on a Unix socket.
 
 Clients of the address are untrusted. A request is limited in size and has one deadline from its
 connection to the last byte of its response, TLS handshake included. Each client address may open a
 limited number of connections a second. When the table is full, the oldest connection of the address
 with most is closed: an honest client has few, and is served in milliseconds.
-Command lines leave the node only through the Unix socket, which only its owner may open (0600).
+Command lines leave the agent only through the Unix socket, which only its owner may open (0600),
+and on pages that need loopback and a token (``web.access``).
 """
 
 from __future__ import annotations
@@ -424,16 +425,18 @@ def address_listener(
     authorize: Authorize | None = None,
     pages: Pages | None = None,
     limits: Limits = Limits(),
+    option: str = "--listen",
 ) -> tuple[Listener, str]:
     """Listen on ``host:port``; return the listener and the address that it got.
 
     Host "" means every address of the machine, port 0 any free port. Without ``tls`` it speaks
-    plain HTTP. Raises ListenError, for example if another agent has the port.
+    plain HTTP. ``option`` is the one that errors name. Raises ListenError, for example if another
+    agent has the port.
     """
     try:
         listening = _listening(host, port)
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error)}") from error
+        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error, option)}") from error
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _RateLimited(route) for path, route in routes.items()}
@@ -455,12 +458,12 @@ def _listening(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=BACKLOG)
 
 
-def _remedy(error: OSError | UnicodeError) -> str:
+def _remedy(error: OSError | UnicodeError, option: str) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:
-            return f"{reason}; is another agent running? Give this one --listen with another port"
+            return f"{reason}; is another agent running? Give this one {option} with another port"
         case errno.EACCES:
-            return f"{reason}; ports below 1024 are root's: give --listen with a higher one"
+            return f"{reason}; ports below 1024 are root's: give {option} with a higher one"
         case _:
-            return f"{reason}; give --listen with an address of this machine"
+            return f"{reason}; give {option} with an address of this machine"

@@ -25,6 +25,7 @@ DAY_S = 86400.0
 
 _LINKS = (("Now", "/"), ("Last week", "/week"))
 _NAME_LENGTH = 256
+_STALE_TICKS, _STALE_S = 3, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class View:
     history: History | None  # None: there is no journal
     now: datetime
     shows_arguments: bool = False
+    tick_age_s: float | None = 0.0  # None: no tick has ended yet
 
 
 def page(view: View, title: str, *children: Child, path: str = "", refresh_s: int = 0) -> str:
@@ -55,7 +57,7 @@ def page(view: View, title: str, *children: Child, path: str = "", refresh_s: in
         tag(
             "body",
             tag("header", tag("nav", tag("strong", f"minerwatch on {node}"), _links(path))),
-            tag("main", *children),
+            tag("main", _staleness(view), *children),
             tag("footer", tag("p", f"{agents_line([view.agent])}{hidden}"), _time(view.now)),
         ),
     )
@@ -120,6 +122,18 @@ def chart_key(*, with_flagged: bool = True) -> Markup:
 def ago(at: str, now: datetime) -> Markup:
     """Return how long ago something was, with the time as a tip."""
     return tag("time", f"{age(at, now)} ago", datetime=printable(at, 32), title=printable(at, 32))
+
+
+def _staleness(view: View) -> Markup | None:
+    """Return how old the state is, where it is too old to be taken for the present."""
+    if view.tick_age_s is None:
+        return tag(
+            "p", "The agent has not ended its first tick: nothing is known yet.", class_="notice"
+        )
+    if view.tick_age_s <= _STALE_TICKS * view.agent.interval_s + _STALE_S:
+        return None
+    text = f"The last tick ended {view.tick_age_s:.0f} s ago, and this page shows what it found."
+    return tag("p", f"{text} The node is overloaded, or the agent hangs.", class_="notice")
 
 
 def _links(path: str) -> list[Markup]:

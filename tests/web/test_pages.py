@@ -233,6 +233,19 @@ def test_without_a_journal_pages_say_how_to_have_one(
     assert said in Page(build(view(history=None))).text
 
 
+@pytest.mark.parametrize(
+    ("age_s", "said"),
+    [
+        (None, "The agent has not ended its first tick"),
+        (100.0, "The last tick ended 100 s ago, and this page shows what it found."),
+    ],
+)
+def test_a_page_says_when_what_it_shows_is_old(age_s: float | None, said: str) -> None:
+    for build in (now_page, week_page):
+        assert said in Page(build(view(tick_age_s=age_s))).text
+        assert "tick" not in Page(build(view(tick_age_s=14.0))).text.replace("few ticks", "")
+
+
 def test_before_the_first_line_pages_say_so() -> None:
     empty = view(history=week([]), statuses=())
     assert "Nothing is recorded yet" in Page(now_page(empty)).text
