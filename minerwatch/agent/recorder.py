@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
+
 from minerwatch import __version__
 from minerwatch.agent.monitor import Node
 from minerwatch.agent.tick import TickSummary
@@ -30,16 +32,18 @@ from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
 PERIOD_S = 300.0
-PER_OWNER = Rate(burst=16, per_hour=6)
-PER_NAMESPACE = Rate(burst=300, per_hour=30)
-"""A week of a namespace that uses all of it is a third of the journal."""
+PER_OWNER = Rate(burst=8, per_hour=2)
+PER_NAMESPACE = Rate(burst=120, per_hour=12)
+"""A week of a namespace that uses all of it fits into the files, with the longest names."""
 
 _MAX_BUSIEST = 10
 _MAX_FLAGGED = 20
 _MAX_RULES = 8
+_CLEAR = Level.CLEAR.label
 _MAX_GAP_S = 60.0
 _MAX_GAP_TICKS = 3
-_NAME_LENGTH = 256
+_MAX_NAME_BYTES = 160
+_MAX_USAGE_BYTES = 3000  # of the containers in one line: a week of such lines is kept
 
 
 @dataclass(slots=True)
@@ -209,6 +213,7 @@ class Recorder:
             key = observation.container.key
             if key not in listed and used_s[key] > 0:
                 listed[key] = self._usage(observation, Level.CLEAR, used_s[key] / seconds)
+        containers = _within(listed.values(), _MAX_USAGE_BYTES)
         if self.journal is not None:
             self.journal.write(
                 UsageLine(
@@ -218,8 +223,8 @@ class Recorder:
                     cores=os.cpu_count() or 1,
                     cpu_cores=round(sum(used_s.values()) / seconds, 3),
                     flagged_cpu_cores=round(sum(each.cpu_s for each in flagged) / seconds, 3),
-                    containers=tuple(listed.values()),
-                    left_out=max(0, len(flagged) - _MAX_FLAGGED),
+                    containers=containers,
+                    left_out=len(flagged) - sum(each.level != _CLEAR for each in containers),
                 )
             )
         self._begin(at_s, observations)
@@ -251,5 +256,17 @@ class Recorder:
         )
 
 
+def _within(usages: Iterable[Usage], max_bytes: int) -> tuple[Usage, ...]:
+    """Return as many as have room."""
+    kept: list[Usage] = []
+    for usage in usages:
+        max_bytes -= len(msgspec.json.encode(usage))
+        if max_bytes < 0:
+            break
+        kept.append(usage)
+    return tuple(kept)
+
+
 def _name(text: str) -> str:
-    return printable(text, _NAME_LENGTH)
+    """Return a name fit to print, bounded in bytes: escapes and letters have several."""
+    return printable(text, _MAX_NAME_BYTES).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")

@@ -1,9 +1,9 @@
 """The journal's files on the disk: JSON lines, at most 16 MiB, written in a thread of their own.
 
-Verdicts and CPU usage have two files each, the current and the previous one, so that neither pushes
-the other out. A file is opened for each line: one that was removed, replaced or truncated is begun
-again, one whose last line was cut goes on in a new line. What cannot be written is counted and
-dropped; the agent goes on.
+Verdicts and CPU usage have four files each, the current one and three before it, so that neither
+pushes the other out. A file is opened for each line: one that was removed, replaced or truncated is
+begun again, one whose last line was cut goes on in a new line. What cannot be written is counted
+and dropped; the agent goes on.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from minerwatch.api.journal import AnyLine, UsageLine, decode, encode
 from minerwatch.worker import Worker
 
 VERDICTS, USAGE = "verdicts.jsonl", "usage.jsonl"
-MAX_FILE_BYTES = 4 << 20
+MAX_FILE_BYTES = 2 << 20
+KEPT_FILES = 4  # of each kind
 MAX_LINE_BYTES = 64 << 10
 _MAX_WAITING = 1000
 _MODE, _FOLDER_MODE = 0o600, 0o700
@@ -48,7 +50,7 @@ class JournalFiles:
         try:
             size = os.fstat(file).st_size
             if size and size + len(data) > self._max_file_bytes:
-                path.replace(_before(path))
+                _rotate(path)
                 os.close(file)
                 file = _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 size = os.fstat(file).st_size
@@ -76,13 +78,13 @@ class JournalFiles:
     def remove(self) -> None:
         """Remove the files, and the folder if it is empty then. Raises OSError."""
         for name in (VERDICTS, USAGE):
-            for path in (self.folder / name, _before(self.folder / name)):
+            for path in _paths(self.folder / name):
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
     def _lines(self, name: str) -> Iterator[AnyLine]:
-        for path in (_before(self.folder / name), self.folder / name):
+        for path in reversed(_paths(self.folder / name)):
             with suppress(OSError), open(_opened(path, os.O_RDONLY), "rb") as file:
                 left_bytes = 2 * self._max_file_bytes  # of a file that another program made longer
                 while left_bytes > 0 and (data := file.readline(MAX_LINE_BYTES)):
@@ -137,8 +139,16 @@ class Journal:
             self._failures[reason] += 1
 
 
-def _before(path: Path) -> Path:
-    return path.with_name(path.name + ".1")
+def _paths(path: Path) -> list[Path]:
+    """Return a kind's files, the current one first."""
+    return [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, KEPT_FILES))]
+
+
+def _rotate(path: Path) -> None:
+    paths = _paths(path)
+    for newer, older in reversed([*pairwise(paths)]):
+        with suppress(FileNotFoundError):
+            newer.replace(older)
 
 
 def _opened(path: Path, flags: int) -> int:

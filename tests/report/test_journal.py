@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.api.journal import AgentLine, AnyLine, UsageLine, encode
-from minerwatch.report.journal import USAGE, VERDICTS, Journal, JournalFiles
+from minerwatch.report.journal import KEPT_FILES, USAGE, VERDICTS, Journal, JournalFiles
 from tests.conftest import needs_root
 from tests.waiting import until
 
@@ -40,9 +40,9 @@ def test_the_newest_lines_are_kept_in_order_and_within_the_bound(
         files.append(started(number, size))
     kept = numbers(files.read())
     assert kept == [*range(len(sizes))][len(sizes) - len(kept) :]
-    assert len(kept) >= min(len(sizes), 2), "what is one file back is still read"
+    assert len(kept) >= min(len(sizes), KEPT_FILES), "earlier files are still read"
     stored = [each.stat().st_size for each in files.folder.iterdir()]
-    assert len(stored) <= 2
+    assert len(stored) <= KEPT_FILES
     assert all(size <= 2000 for size in stored)
 
 
