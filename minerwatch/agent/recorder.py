@@ -38,6 +38,7 @@ PER_NAMESPACE = Rate(burst=120, per_hour=12)
 
 _MAX_BUSIEST = 10
 _MAX_FLAGGED = 20
+_MAX_TRACKED = 1000  # containers that were flagged in one period
 _MAX_RULES = 8
 _CLEAR = Level.CLEAR.label
 _MAX_GAP_S = 60.0
@@ -86,7 +87,7 @@ class Recorder:
         before_s, self._tick_s = self._tick_s, summary.at_s
         if before_s is None or summary.at_s - before_s > self._max_gap_s:
             self._begin(summary.at_s, self._node.watch.observations(0))
-        for observation in summary.flagged:
+        for observation in summary.flagged[: _MAX_TRACKED - len(self._flagged)]:
             self._flagged.setdefault(
                 observation.container.key, _Flagged(observation, observation.verdict.level)
             )

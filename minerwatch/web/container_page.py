@@ -145,7 +145,7 @@ def _history(history: History | None, key: str) -> Child:
     if history is None or key not in history.containers:
         return None
     container = history.containers[key]
-    series = (("flagged" if container.flagged_core_s else "busy", container.buckets),)
+    series = (("busy", container.buckets),)
     day_s = max(history.since_s, history.until_s - DAY_S)
     return (
         tag("h2", "CPU over time"),
@@ -167,5 +167,5 @@ def _history(history: History | None, key: str) -> Child:
             ),
             class_="pair",
         ),
-        chart_key(with_flagged=bool(container.flagged_core_s)),
+        chart_key(with_flagged=False),
     )  # fmt: skip
