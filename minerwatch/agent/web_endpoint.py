@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
+from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config
@@ -29,6 +30,7 @@ from minerwatch.web.container_page import container_page, past_page
 from minerwatch.web.layout import View, error_page, page_key
 from minerwatch.web.masking import masked
 from minerwatch.web.now_page import now_page
+from minerwatch.web.processes_page import processes_page
 from minerwatch.web.style import HEADERS
 from minerwatch.web.week_page import week_page
 
@@ -46,10 +48,13 @@ class WebEndpoint:
     def __init__(
         self,
         config: Config,
-        view: Callable[[], View],
+        view: Callable[[int], View],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """``view`` returns the node's state with arguments. Raises ListenError."""
+        """``view`` returns the node's state with so many processes of each container, unmasked.
+
+        Raises ListenError.
+        """
         self._view = view
         self._building = threading.Lock()
         self._lock = threading.Lock()
@@ -96,18 +101,20 @@ class WebEndpoint:
         if path == "/":
             chosen = _query(query)
             sort = chosen.get("sort", "")
-            return now_page(self._shown(), sort=sort, shows_all="all" in chosen), HTTPStatus.OK
+            return now_page(self._shown(0), sort=sort, shows_all="all" in chosen), HTTPStatus.OK
+        if path == "/processes":
+            return processes_page(self._shown(MAX_PROCESSES)), HTTPStatus.OK
         if path == "/week":
-            return week_page(self._shown()), HTTPStatus.OK
+            return week_page(self._shown(0)), HTTPStatus.OK
         folder, _, name = path.removeprefix("/").partition("/")
         if folder == "container" and name:
             return self._container(unquote(name))
-        text = "The pages are /, /week and /container/ID."
+        text = "The pages are /, /processes, /week and /container/ID."
         return error_page("There is no such page", text), HTTPStatus.NOT_FOUND
 
     def _container(self, name: str) -> tuple[str, HTTPStatus]:
         """Return the page of a container by its key, or by whatever `explain` takes."""
-        view = self._shown()
+        view = self._shown(MAX_PROCESSES)
         chosen = next((each for each in view.statuses if page_key(each) == name), None)
         past = view.history
         if chosen is None and past is not None:
@@ -120,8 +127,8 @@ class WebEndpoint:
             return error_page("There is no such container", str(error)), HTTPStatus.NOT_FOUND
         return container_page(view, chosen, page_key(chosen)), HTTPStatus.OK
 
-    def _shown(self) -> View:
-        view = self._view()
+    def _shown(self, processes: int) -> View:
+        view = self._view(processes)
         if self._access.shows_arguments:
             return replace(view, shows_arguments=True)
         return replace(view, statuses=[masked(each) for each in view.statuses])
@@ -135,11 +142,10 @@ class NodeView:
         self._status = status
         self._history: tuple[Sequence[object], float, History] | None = None
 
-    def __call__(self) -> View:
+    def __call__(self, processes: int) -> View:
         """Return the state as of the last tick."""
         parts = self._parts
         tick_s = parts.state.last_tick_s
-        processes = parts.state.config.report.processes_per_container
         statuses = parts.node.statuses(processes, parts.culling.status)
         return View(
             statuses,

@@ -23,7 +23,7 @@ NO_JOURNAL = (
 NO_HISTORY = "Nothing is recorded yet: the journal gets its first CPU usage after five minutes."
 DAY_S = 86400.0
 
-_LINKS = (("Now", "/"), ("Last week", "/week"))
+_LINKS = (("Now", "/"), ("Processes", "/processes"), ("Last week", "/week"))
 _NAME_LENGTH = 256
 _STALE_TICKS, _STALE_S = 3, 15.0
 

@@ -15,6 +15,8 @@ from minerwatch.agent.web_endpoint import WebEndpoint
 from minerwatch.config.schema import Config, Web
 from minerwatch.web.layout import View, page_key
 from tests.agent.test_daemon import RunningAgent
+from tests.agent.test_tick import POOL
+from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.report.samples import MINER
 from tests.waiting import PATIENCE_S
 from tests.web.views import Page, view
@@ -23,7 +25,9 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 @contextmanager
-def serving(build: Callable[[], View] = view, **settings: str) -> Iterator[WebEndpoint]:
+def serving(
+    build: Callable[[int], View] = lambda _: view(), **settings: str
+) -> Iterator[WebEndpoint]:
     web = Web(**{"listen": "127.0.0.1:0", **settings})
     endpoint = WebEndpoint(Config(web=web), build, _failed)
     try:
@@ -61,7 +65,8 @@ def asked(
 def test_pages_are_found_by_key_and_by_what_explain_takes() -> None:
     with serving() as endpoint:
         for path in (
-            "/", "/?sort=cpu&all=1", "/?" + "a=1&" * 50, "/week", f"/container/{page_key(MINER)}",
+            "/", "/?sort=cpu&all=1", "/?" + "a=1&" * 50, "/week", "/processes",
+            f"/container/{page_key(MINER)}",
             f"/container/{MINER.pod}", "/container/4702", f"/container/{MINER.container_id[:12]}",
             "/container/binder%2F" + MINER.pod,
         ):  # fmt: skip
@@ -124,7 +129,7 @@ def test_arguments_are_shown_on_loopback_with_the_token_only(tmp_path: Path) -> 
 def test_however_many_ask_few_pages_a_second_are_built() -> None:
     built_s: list[float] = []
 
-    def build() -> View:
+    def build(_processes: int) -> View:
         built_s.append(time.monotonic())
         return view()
 
@@ -138,7 +143,7 @@ def test_however_many_ask_few_pages_a_second_are_built() -> None:
 def test_a_page_that_fails_is_said_and_the_next_one_is_served() -> None:
     fails = [True]
 
-    def build() -> View:
+    def build(_processes: int) -> View:
         return view(now=1 // 0) if fails else view()
 
     with serving(build) as endpoint:
@@ -163,6 +168,28 @@ def test_a_real_agent_shows_its_node_and_keeps_a_journal(tmp_path: Path) -> None
         page = Page(asked(str(agent.line("watching")["web"]), "/week")[2])
         assert "The agent started 2 times." in page.text
         assert "CPU hours" in page.text
+
+
+def test_a_miner_in_a_container_has_its_page(
+    tmp_path: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    folder = cgroups.make(f"{TOP}/docker/{container_id('b7')}")
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    options = ("--web", "127.0.0.1:0", "--web-token-file", str(token))
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    path = f"/container/{container_id('b7')[:12]}"
+    with closing(RunningAgent(tmp_path, *options, all_rules=False)) as agent:
+        url = str(agent.line("watching")["web"])
+        cgroups.put(programs.start("xmrig", "--password", "hunter2", *POOL, busy=True), folder)
+        agent.line("verdict", container=container_id("b7")[:12])
+        page = Page(asked(url, path, **bearer)[2])
+        assert "likely" in page.text or "confirmed" in page.text
+        assert "stratum+tcp://pool.supportxmr.com:3333" in page.text
+        assert "--password …" in page.text
+        assert "hunter2" not in page.text, "secrets stay masked"
+        for each in ("/", "/processes"):
+            assert container_id("b7")[:12] in Page(asked(url, each, **bearer)[2]).text
 
 
 def test_an_address_for_all_needs_a_token(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def _view() -> View:
+def _view(_processes: int) -> View:
     hostile = [
         replace(MINER, pod=text, owner=text, image=text, cgroup=f"/{number}", score=50.0,
                 level="suspicious", findings=(replace(MINER.findings[0], title=text),))
@@ -55,7 +55,7 @@ def url() -> Iterator[str]:
 
 
 def paths() -> list[str]:
-    return ["", "?all=1&sort=cpu", "week", f"container/{page_key(MINER)}", "nothing"]
+    return ["", "?all=1&sort=cpu", "processes", "week", f"container/{page_key(MINER)}", "nothing"]
 
 
 @pytest.mark.parametrize("path", paths())
@@ -85,7 +85,7 @@ def test_a_page_is_dark_where_its_reader_wants_it(browser: Browser, url: str) ->
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["", "week", f"container/{page_key(MINER)}"])
+@pytest.mark.parametrize("path", ["", "processes", "week", f"container/{page_key(MINER)}"])
 def test_all_text_can_be_told_from_its_background(
     browser: Browser, url: str, path: str, scheme: str
 ) -> None:
@@ -144,7 +144,7 @@ def test_pictures_are_drawn(browser: Browser, tmp_path: Path) -> None:
     """UPDATE_GOLDEN=1 renews the one in the docs."""
     config = Config(web=Web(listen="127.0.0.1:0"))
     calm = replace(view().agent, troubles=(), blind_spots=())
-    with closing(WebEndpoint(config, lambda: view(agent=calm), lambda _error: None)) as endpoint:
+    with closing(WebEndpoint(config, lambda _: view(agent=calm), lambda _error: None)) as endpoint:
         for name, path, size, scheme in (
             ("web", "", (1280, 830), "light"),
             ("week-phone", "week", PHONE, "dark"),

@@ -15,6 +15,7 @@ from minerwatch.web.container_page import container_page, past_page
 from minerwatch.web.layout import View, error_page, page_key
 from minerwatch.web.masking import masked
 from minerwatch.web.now_page import SORTED_BY, now_page
+from minerwatch.web.processes_page import processes_page
 from minerwatch.web.week_page import week_page
 from tests.examples import examples
 from tests.report.samples import MINER, finding, hostile_text, process
@@ -43,6 +44,7 @@ def pages(shown: View, status: ContainerStatus) -> list[str]:
         *(now_page(at, sort=sort, shows_all=True) for sort in SORTED_BY),
         container_page(at, status, key),
         week_page(at),
+        processes_page(at),
         *([past_page(at, key, at.history)] if at.history and key in at.history.containers else []),
     ]
 
@@ -199,6 +201,17 @@ def test_a_containers_page_has_what_explain_has() -> None:
     ):  # fmt: skip
         assert wanted in page.text, wanted
     assert sum(name == "svg" for name, _ in page.elements) == 2
+
+
+def test_processes_are_by_cpu_and_those_alike_are_one_row() -> None:
+    alike = [process(pid=pid, comm="worker", command_line="worker -x", cpu_cores=0.5)
+             for pid in (10, 11, 12)]  # fmt: skip
+    status = replace(MINER, processes=(process(), *alike), process_count=4)
+    text = Page(processes_page(view(statuses=[status], shows_arguments=True))).text
+    assert text.index("4711") < text.index("3 ×")
+    for wanted in ("1.98", "1.50", "worker -x", "id+behav", "alice", "stratum+tcp"):
+        assert wanted in text, wanted
+    assert "No process is busy" in Page(processes_page(view(statuses=()))).text
 
 
 def test_the_week_has_changes_flagged_time_and_gaps() -> None:
