@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,6 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config
@@ -35,7 +34,10 @@ from minerwatch.web.style import HEADERS
 from minerwatch.web.week_page import week_page
 
 _LIMITS = Limits(connections_per_s=20)
-_MAX_PAGES_PER_S = 5
+_PAUSE_S = 0.2  # after each page ...
+_PAUSE_SHARE = 3.0  # ... or so many times as long as it took: a quarter of a core at most
+_PROCESSES = 50  # of each container, on its page
+_ALL_PROCESSES = 200  # the same, on the page of processes
 _HTML = "text/html; charset=utf-8"
 _WEEK_S = 7 * 86400.0
 _HISTORY_FRESH_S = 60.0
@@ -43,7 +45,7 @@ _MAX_FIELDS = 8
 
 
 class WebEndpoint:
-    """Serves the pages of one agent, at most five a second, one after the other."""
+    """Serves the pages of one agent, one after the other, at most five a second."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class WebEndpoint:
         self._view = view
         self._building = threading.Lock()
         self._lock = threading.Lock()
-        self._built_s: deque[float] = deque(maxlen=_MAX_PAGES_PER_S)
+        self._next_s = 0.0  # on the monotonic clock, when the next page may be built
         self._refused: Counter[str] = Counter()
         settings = config.web
         self._access = Access(settings)
@@ -85,16 +87,19 @@ class WebEndpoint:
             with self._lock:
                 self._refused[f"page refused: {refusal.status.value}"] += 1
             return refusal
-        with self._building:
-            self._wait_for_turn()
-            html, status = self._page(target)
+        html, status = self._built(target)
         return Answer(html.encode(), _HTML, status, HEADERS)
 
-    def _wait_for_turn(self) -> None:
-        """Wait until fewer than ``_MAX_PAGES_PER_S`` pages were built in the last second."""
-        if len(self._built_s) == _MAX_PAGES_PER_S:
-            time.sleep(max(0.0, self._built_s[0] + 1 - time.monotonic()))
-        self._built_s.append(time.monotonic())
+    def _built(self, target: str) -> tuple[str, HTTPStatus]:
+        """Build a page when its turn has come."""
+        with self._building:
+            time.sleep(max(0.0, self._next_s - time.monotonic()))
+            began_s = time.thread_time()
+            try:
+                return self._page(target)
+            finally:
+                pause_s = max(_PAUSE_S, _PAUSE_SHARE * (time.thread_time() - began_s))
+                self._next_s = time.monotonic() + pause_s
 
     def _page(self, target: str) -> tuple[str, HTTPStatus]:
         path, _, query = target.partition("?")
@@ -103,7 +108,7 @@ class WebEndpoint:
             sort = chosen.get("sort", "")
             return now_page(self._shown(0), sort=sort, shows_all="all" in chosen), HTTPStatus.OK
         if path == "/processes":
-            return processes_page(self._shown(MAX_PROCESSES)), HTTPStatus.OK
+            return processes_page(self._shown(_ALL_PROCESSES)), HTTPStatus.OK
         if path == "/week":
             return week_page(self._shown(0)), HTTPStatus.OK
         folder, _, name = path.removeprefix("/").partition("/")
@@ -114,7 +119,7 @@ class WebEndpoint:
 
     def _container(self, name: str) -> tuple[str, HTTPStatus]:
         """Return the page of a container by its key, or by whatever `explain` takes."""
-        view = self._shown(MAX_PROCESSES)
+        view = self._shown(_PROCESSES)
         chosen = next((each for each in view.statuses if page_key(each) == name), None)
         past = view.history
         if chosen is None and past is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -136,8 +137,7 @@ def test_however_many_ask_few_pages_a_second_are_built() -> None:
     with serving(build) as endpoint, ThreadPoolExecutor(12) as clients:
         answers = [*clients.map(lambda _: asked(endpoint, "/")[0], range(12))]
     assert answers == [200] * 12
-    apart_s = [later - earlier for earlier, later in zip(built_s, built_s[5:], strict=False)]
-    assert min(apart_s) >= 0.99
+    assert min(later - earlier for earlier, later in pairwise(built_s)) >= 0.19
 
 
 def test_a_page_that_fails_is_said_and_the_next_one_is_served() -> None:

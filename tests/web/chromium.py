@@ -6,10 +6,13 @@ import base64
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import PATIENCE_S
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 MISSING = "looks at pages in a real browser: apt install chromium"
@@ -36,7 +39,7 @@ class Browser:
         )
         os.close(to_browser)
         os.close(from_browser)
-        self._answers = os.fdopen(self._read, "rb")
+        self._received = b""
         self._numbers = itertools.count(1)
         self._session = ""
         self.events: list[dict[str, Any]] = []
@@ -49,7 +52,7 @@ class Browser:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._answers.close()
+        os.close(self._read)
         os.close(self._write)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -108,9 +111,11 @@ class Browser:
         ]
 
     def _next(self) -> dict[str, Any]:
-        data = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser ended"
-            data += byte
-        decoded: dict[str, Any] = json.loads(data)
+        while b"\0" not in self._received:
+            ready, _, _ = select.select([self._read], [], [], PATIENCE_S)
+            data = os.read(self._read, 1 << 16) if ready else b""
+            assert data, "the browser ended, or says nothing"
+            self._received += data
+        message, _, self._received = self._received.partition(b"\0")
+        decoded: dict[str, Any] = json.loads(message)
         return decoded
