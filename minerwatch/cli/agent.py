@@ -54,7 +54,7 @@ def _address(text: str) -> str:
 @click.option(
     "--web-token-file",
     metavar="FILE",
-    help="Every page asks for the token in this file; any address but loopback needs it.",
+    help="Pages require the token in this file; any address but loopback needs one.",
 )
 @click.option(
     "--journal",

@@ -137,7 +137,7 @@ class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Pages for a browser, on an address of their own; off unless one is given."""
 
     listen: str = ""  # such as 127.0.0.1:9798; any other host speaks TLS and needs token_file
-    token_file: str = ""  # every page asks for this token; on loopback it also shows arguments
+    token_file: str = ""  # required by every page; on loopback pages then show arguments
 
     def __post_init__(self) -> None:
         """Raises ValueError for an address that anybody could read."""

@@ -1,6 +1,6 @@
 """Checks of a request for a page: the token, and on loopback the name that the browser was given.
 
-A browser asks its user for the token by itself (HTTP Basic, any user name), so there is no form, no
+A browser prompts for the token by itself (HTTP Basic, any user name), so there is no form, no
 cookie, and no token in an address that a history or a log would keep. Programs send it as a bearer
 token. On loopback a Host header of another name is a page from elsewhere whose name was pointed at
 this machine (DNS rebinding).

@@ -1,4 +1,4 @@
-"""The page of one container: what `minerwatch explain` says, its processes, its CPU over time."""
+"""Page of one container: its explanation, its processes, its CPU over time."""
 
 from __future__ import annotations
 

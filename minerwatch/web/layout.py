@@ -64,7 +64,7 @@ def page(view: View, title: str, *children: Child, path: str = "", refresh_s: in
 
 
 def error_page(title: str, text: str) -> str:
-    """Return a page that says what is wrong."""
+    """Return a page with an error."""
     return document(
         tag(
             "head",
