@@ -72,7 +72,9 @@ _START_PROGRAMS = (
 )
 """Beside the modules that import what starts programs."""
 
-_PROGRAM_NAMES = frozenset(("subprocess", "multiprocessing", "venv", "Programs", "RunningAgent"))
+_PROGRAM_NAMES = frozenset(
+    ("subprocess", "multiprocessing", "venv", "Programs", "RunningAgent", "Browser")
+)
 _PROGRAM_FIXTURES = frozenset(("cgroups", "programs", "certificate"))
 _ROOT_FIXTURES = frozenset(("cgroups",))
 

@@ -10,7 +10,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import Node, kernel_source, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
 from minerwatch.agent.publisher import Publisher
+from minerwatch.agent.recorder import open_recorder
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.agent.rule_updater import RuleUpdater
 from minerwatch.agent.scheduling import CpuBudget, Wake
@@ -30,6 +31,7 @@ from minerwatch.agent.self_report import SelfReport
 from minerwatch.agent.self_test import SelfTest
 from minerwatch.agent.tick import TickSummary
 from minerwatch.config.schema import Config
+from minerwatch.culling.records import ActionRecord
 from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.errors import ConfigError, MinerwatchError
 from minerwatch.node import confined
@@ -38,7 +40,7 @@ from minerwatch.node.exec_events import ExecEvents
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
-from minerwatch.report.notifier import Notifier, Receiver
+from minerwatch.report.notifier import Notifier
 from minerwatch.report.since import FILE_NAME, SinceFile
 from minerwatch.worker import states as worker_states
 
@@ -57,6 +59,8 @@ _NEED_RESTART = (
     "report",
     "kubernetes",
     "owners",
+    "web",
+    "notify",
 )
 
 _EXECS = "the proc connector"
@@ -119,12 +123,14 @@ class Agent:
         if ProbeStatus("content", "") in node.probes:
             rules = self._loader.check_content(rules)
         self._state = AgentState(config, rules, started_s)
+        recorder = open_recorder(config, node, self._note_journal_error, runtime.now_s)
+        self._recorder = self._opened.enter_context(closing(recorder))
         self._culling = culling = self._open_culling(config)
-        self._notifier = Notifier(
-            [Receiver(each, telemetry.once.failure) for each in config.notify]
+        notifier = Notifier.of(config.notify, telemetry.once.failure)
+        self._notifier = self._opened.enter_context(closing(notifier))
+        parts = Parts(
+            self._state, telemetry, node, cluster, culling, recorder, runtime.now_s, notifier
         )
-        self._opened.callback(self._notifier.close)
-        parts = Parts(self._state, telemetry, node, cluster, culling, runtime.now_s, self._notifier)
         self._rules = RuleUpdater(self._loader, parts, runtime.heap.unfreeze)
         self._self_test = SelfTest(parts)
         self._opened.callback(self._self_test.close)
@@ -261,7 +267,7 @@ class Agent:
             self._node.watch,
             self._log,
             now_s=self._runtime.now_s,
-            on_outcome=self._telemetry.metrics.action_ended,
+            on_outcome=self._note_outcome,
             on_error=self._note_culling_error,
         )
         self._opened.callback(culling.close)
@@ -314,6 +320,7 @@ class Agent:
         yield from self._culling.failures()
         yield from self._notifier.failures()
         yield from self._telemetry.failures()
+        yield from self._recorder.failures()
         for state in worker_states():
             yield from ((state.name, reason, n) for reason, n in state.failures.items())
         yield from self._endpoints.failures()
@@ -326,6 +333,18 @@ class Agent:
 
     def _note_cluster_error(self, reason: str, error: Exception) -> None:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
+
+    def _note_outcome(self, record: ActionRecord) -> None:
+        self._telemetry.metrics.action_ended(record.action, record.outcome)
+        self._recorder.note_action(record)
+
+    def _note_journal_error(self, error: OSError) -> None:
+        self._telemetry.once.warning(
+            "the journal cannot be written: its lines are dropped until it can",
+            about=str(error.errno),
+            folder=self._state.config.report.journal,
+            reason=error.strerror or str(error),
+        )
 
     def _note_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):
@@ -348,6 +367,7 @@ class Agent:
             interval=f"{self._state.config.interval:g}s",
             metrics=self._endpoints.metrics_url,
             socket=str(self._endpoints.socket),
+            **({"web": self._endpoints.web_url} if self._endpoints.web_url else {}),
             **({"cluster": self._cluster.cluster.server} if self._cluster is not None else {}),
         )
         for status in self._probes:

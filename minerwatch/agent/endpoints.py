@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from minerwatch.agent.self_report import SelfReport
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config, default_socket
-from minerwatch.config.values import host_and_port
+from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
 from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
 from minerwatch.report.socket_listener import SocketListener
@@ -29,6 +28,7 @@ from minerwatch.worker import WorkerState
 from minerwatch.worker import states as worker_states
 
 if TYPE_CHECKING:
+    from minerwatch.agent.web_endpoint import WebEndpoint
     from minerwatch.kube.client import Cluster
 
 _MAX_TICKS_MISSED = 3
@@ -64,6 +64,7 @@ class Endpoints:
         self._on_socket = SocketListener(
             self.socket, self._private_routes(), self._note_error, posts
         )
+        self._web: WebEndpoint | None = None
         try:
             cluster = parts.cluster.cluster if parts.cluster is not None else None
             self._on_address = open_metrics_address(
@@ -72,14 +73,26 @@ class Endpoints:
         except MinerwatchError:
             self._on_socket.close()
             raise
+        try:
+            self._web = self._open_web() if config.web.listen else None
+        except MinerwatchError:
+            self.close()
+            raise
 
     @property
     def metrics_url(self) -> str:
         """Where metrics are served."""
         return f"{self._on_address.scheme}://{self._on_address.address}/metrics"
 
+    @property
+    def web_url(self) -> str | None:
+        """Where pages are served; None: nowhere."""
+        return self._web.url if self._web is not None else None
+
     def close(self) -> None:
         """Close the listeners."""
+        if self._web is not None:
+            self._web.close()
         self._on_address.listener.close()
         self._on_socket.close()
 
@@ -96,11 +109,19 @@ class Endpoints:
         """Yield refused requests since the start: place, reason, count."""
         for listener in (self._on_socket, self._on_address.listener):
             yield from (("http", reason, count) for reason, count in listener.failures.items())
+        if self._web is not None:
+            yield from (("http", reason, count) for reason, count in self._web.failures.items())
 
     def status(self) -> AgentStatus:
         """Return the agent's own state."""
         not_ready = self._unhealthy() or self._not_ready()
         return self._report.status(not_ready=not_ready, metrics=self.metrics_url)
+
+    def _open_web(self) -> WebEndpoint:
+        from minerwatch.agent.web_endpoint import NodeView, WebEndpoint  # imports Rich
+
+        view = NodeView(self._parts, self.status)
+        return WebEndpoint(self._state.config, view, self._note_error)
 
     def _public_routes(self) -> Routes:
         return {
@@ -182,7 +203,7 @@ def open_metrics_address(
     """Listen as configured. Raises ListenError."""
     host, port = host_and_port(config.listen)
     settings, authorize = config.tls, None
-    if cluster is not None and config.authorize_metrics and not _is_loopback(host):
+    if cluster is not None and config.authorize_metrics and not is_loopback(host):
         authorize = _reviewer(cluster, on_error)
         if not settings.certificate:
             settings = self_signed_tls()
@@ -197,13 +218,6 @@ def _reviewer(cluster: Cluster, on_error: Callable[[Exception], None]) -> Author
     from minerwatch.kube.token_review import TokenReviewer
 
     return TokenReviewer(cluster, on_error)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def socket_path(config: Config) -> Path:

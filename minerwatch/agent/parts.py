@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from minerwatch.agent.monitor import Node
+from minerwatch.agent.recorder import Recorder
 from minerwatch.agent.rule_loader import RuleSet
 from minerwatch.config.schema import Config
 from minerwatch.culling.service import CullSwitch
@@ -58,5 +59,6 @@ class Parts:
     node: Node
     cluster: ClusterNode | None
     culling: CullSwitch
+    recorder: Recorder
     now_s: Callable[[], float]
     notifier: Notifier = field(default_factory=Notifier)

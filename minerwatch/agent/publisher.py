@@ -30,7 +30,8 @@ class Publisher:
         """Publish the findings and figures of one tick."""
         self.publish_findings(summary.changes, summary.began)
         for ended in summary.ended:
-            self._log_verdict(ended, ended.verdict.level.label, "gone")
+            self._publish_verdict(ended, ended.verdict.level.label, "gone")
+        self._parts.recorder.note_tick(summary)
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
         if self._parts.cluster is not None:
@@ -49,7 +50,7 @@ class Publisher:
         for change in changes:
             level = change.observation.verdict.level
             metrics.level_changed(level)
-            self._log_verdict(change.observation, change.previous.label, level.label)
+            self._publish_verdict(change.observation, change.previous.label, level.label)
         for finding in began:
             metrics.finding_began(finding.rule, finding.signal)
             self._on_finding(finding)
@@ -105,6 +106,7 @@ class Publisher:
         try:
             if self._parts.culling.is_forgotten:  # the file lies beside the audit log
                 self._parts.node.since.forget()
+                self._parts.recorder.forget()
                 return
             self._parts.node.since.note((each.verdict for each in flagged), self._parts.now_s())
         except OSError as error:
@@ -114,8 +116,9 @@ class Publisher:
                 reason=str(error),
             )
 
-    def _log_verdict(self, observation: Observation, previous: str, level: str) -> None:
-        """Log a change of verdict, with the number of lines dropped before it."""
+    def _publish_verdict(self, observation: Observation, previous: str, level: str) -> None:
+        """Record a change of verdict and log it, with the number of lines dropped before it."""
+        self._parts.recorder.note_verdict(observation, previous, level)
         container = observation.container
         identity = self._parts.node.identity(container)
         namespace = identity.pod.namespace if identity else ""

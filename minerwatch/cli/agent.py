@@ -32,6 +32,7 @@ def agent(log_format: str, **options: Any) -> None:
     minerwatch agent                                    in a pod: names pods and their owners
     minerwatch agent --no-kubernetes                    on this machine, as it is
     minerwatch agent --interval 5s --listen :9797       every 5 s, metrics on all addresses
+    minerwatch agent --web 127.0.0.1:9798               pages for a browser on this machine
     minerwatch agent --rules /etc/minerwatch/rules      with further rules of your own
 
     Run it as root to see all processes; otherwise it lists what it cannot see. Changed rule files

@@ -32,6 +32,9 @@ _KEYS = {
     "no_kubernetes": "kubernetes.enabled",
     "interval": "interval",
     "listen": "listen",
+    "web": "web.listen",
+    "web_token_file": "web.token_file",
+    "journal": "report.journal",
     "socket_path": "socket",
 }
 """Option of the agent -> the setting that it replaces, or adds to."""

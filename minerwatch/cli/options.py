@@ -106,6 +106,27 @@ _agent_options = (
         metavar="ADDRESS:PORT",
         help=f"Where /metrics, /healthz and /readyz are served.  [default: {DEFAULT_LISTEN}]",
     ),
+    click.option(
+        "--web",
+        envvar="MINERWATCH_AGENT_WEB",
+        show_envvar=True,
+        metavar="ADDRESS:PORT",
+        help="Serve pages for a browser there, such as 127.0.0.1:9798; off by default.",
+    ),
+    click.option(
+        "--web-token-file",
+        envvar="MINERWATCH_AGENT_WEB_TOKEN_FILE",
+        show_envvar=True,
+        metavar="FILE",
+        help="Pages require the token in this file; any address but loopback needs one.",
+    ),
+    click.option(
+        "--journal",
+        envvar="MINERWATCH_AGENT_JOURNAL",
+        show_envvar=True,
+        metavar="FOLDER",
+        help="Keep a history of verdicts and CPU usage there, at most 16 MiB.",
+    ),
     socket_option,
 )
 
@@ -123,6 +144,9 @@ def agent_configuration(
     no_kubernetes: bool,
     interval: float | None,
     listen: str | None,
+    web: str | None,
+    web_token_file: str | None,
+    journal: str | None,
     socket_path: Path | None,
 ) -> Config:
     """Return the settings of an agent with these options. Raises ConfigError."""
@@ -130,6 +154,10 @@ def agent_configuration(
     config = configuration(
         config_path, rule_folders, interval=interval, listen=listen, socket=socket
     )
+    try:
+        config = config.with_web(web, web_token_file, journal)
+    except ConfigError as error:
+        raise click.UsageError(f"--web: {error}") from error
     return config.without_kubernetes() if no_kubernetes else config
 
 

@@ -26,6 +26,7 @@ from minerwatch.config.values import (
     PodLabel,
     duration_s,
     host_and_port,
+    is_loopback,
     mode,
     pod_label,
 )
@@ -131,6 +132,28 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     max_container_series: Count = 500  # flagged containers with their own metrics
     processes_per_container: Count = 20  # in the snapshot
+    journal: str = ""  # folder for the history of verdicts and CPU usage, 16 MiB; "": none
+
+
+class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pages for a browser, on an address of their own; off unless one is given."""
+
+    listen: str = ""  # such as 127.0.0.1:9798; any other host speaks TLS and needs token_file
+    token_file: str = ""  # required by every page; on loopback pages then show arguments
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an address that anybody could read."""
+        if not self.listen:
+            return
+        try:
+            host, _ = host_and_port(self.listen)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if not self.token_file and not is_loopback(host):
+            raise ValueError(
+                f"{self.listen} is no loopback address, so it needs a token: set web.token_file,"
+                " or listen on 127.0.0.1:9798"
+            )
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -259,12 +282,27 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     owners: Owners = Owners()
     report: Report = Report()
     notify: tuple[Webhook, ...] = ()  # receivers of messages; see notify.md
+    web: Web = Web()
     culling: Culling = Culling()
 
     def without_kubernetes(self) -> Config:
         """Return the same configuration without a cluster."""
         alone = msgspec.structs.replace(self.kubernetes, enabled=False)
         return msgspec.structs.replace(self, kubernetes=alone)
+
+    def with_web(self, listen: str | None, token_file: str | None, journal: str | None) -> Config:
+        """Return the same configuration with the options that were given; raises ConfigError."""
+        given = {"listen": listen, "token_file": token_file}
+        try:
+            web = msgspec.structs.replace(
+                self.web, **{key: value for key, value in given.items() if value is not None}
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        report = self.report
+        if journal is not None:
+            report = msgspec.structs.replace(report, journal=journal)
+        return msgspec.structs.replace(self, web=web, report=report)
 
     @property
     def socket_path(self) -> Path:

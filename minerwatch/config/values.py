@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from minerwatch.errors import ConfigError
 
@@ -97,3 +98,11 @@ def host_and_port(listen: str) -> tuple[str, int]:
     if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ConfigError(f"invalid address {listen!r}: use ADDRESS:PORT")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only the node itself can reach ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from minerwatch.config.schema import Config, Culling
 from minerwatch.config.values import ENFORCE
-from minerwatch.culling.records import Moment
+from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.kube.cluster_view import ClusterNode
-from minerwatch.model import Action, Container, ContainerKey, Observation, Outcome
+from minerwatch.model import Container, ContainerKey, Observation
 from minerwatch.report.log import Log
 
 _MAX_SLEW_S = 5.0
@@ -45,7 +45,7 @@ class Monitor(Protocol):
 class Callbacks:
     """Functions that count what happens."""
 
-    on_outcome: Callable[[Action, Outcome], None] = lambda _action, _outcome: None
+    on_outcome: Callable[[ActionRecord], None] = lambda _record: None
     on_error: Callable[[str, Exception], None] = lambda _where, _error: None
 
 

@@ -196,7 +196,8 @@ class OperatorOrders:
     ) -> None:
         for was_undone, action in ((resumed, Action.STOP), (is_unlabelled, Action.LABEL)):
             if was_undone:
-                self.context.callbacks.on_outcome(action, Outcome.RELEASED)
+                released = msgspec.structs.replace(record, action=action, outcome=Outcome.RELEASED)
+                self.context.callbacks.on_outcome(released)
         self.context.log.info(
             "released",
             node=record.node,

@@ -188,7 +188,7 @@ class RecordedHistory:
 
     def _end(self, record: ActionRecord, message: str) -> None:
         self.write("outcome", record=record, message=message)
-        self._context.callbacks.on_outcome(record.action, record.outcome)
+        self._context.callbacks.on_outcome(record)
         log = self._context.log
         say = log.info if record.outcome in _EXPECTED else log.warning
         say(

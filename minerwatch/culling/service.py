@@ -18,9 +18,9 @@ from minerwatch.api.types import CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.decision import Reason
-from minerwatch.culling.records import Moment
+from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError, OrderError, TargetError
-from minerwatch.model import Action, Level, Observation, Outcome
+from minerwatch.model import Action, Level, Observation
 from minerwatch.report.http_server import Answer, Posts
 from minerwatch.report.log import Log
 from minerwatch.report.metrics import CullFigures
@@ -61,7 +61,7 @@ class CullSwitch:
         log: Log,
         *,
         now_s: Callable[[], float],
-        on_outcome: Callable[[Action, Outcome], None],
+        on_outcome: Callable[[ActionRecord], None],
         on_error: Callable[[str, Exception], None],
     ) -> None:
         """``on_error`` is called with every error."""

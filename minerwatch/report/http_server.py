@@ -1,10 +1,11 @@
-"""HTTP for Prometheus and the kubelet on an address, and for the commands on a Unix socket.
+"""HTTP for Prometheus, the kubelet and browsers on addresses, for the commands on a Unix socket.
 
 Clients of the address are untrusted. A request is limited in size and has one deadline from its
 connection to the last byte of its response, TLS handshake included. Each client address may open a
 limited number of connections a second. When the table is full, the oldest connection of the address
 with most is closed: an honest client has few, and is served in milliseconds.
-Command lines leave the node only through the Unix socket, which only its owner may open (0600).
+Command lines leave the agent only through the Unix socket, which only its owner may open (0600),
+and on pages that need loopback and a token (``web.access``).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 
 from minerwatch.errors import ListenError
+from minerwatch.report.connections import Connections
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
@@ -56,6 +59,7 @@ class Answer:
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
+    headers: tuple[tuple[str, str], ...] = ()  # further ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ Route = Callable[[], Answer]
 Routes = Mapping[str, Route]
 Posts = Mapping[str, Callable[[bytes], Answer]]
 """Routes of POST: from a body to the response."""
+Pages = Callable[[str, Message], Answer]
+"""From the target and the headers of a GET to the response; it checks the client itself."""
 Authorize = Callable[[str, str], HTTPStatus]
 """From a bearer token and the client's address to OK, or to the status of the refusal."""
 
@@ -125,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile = self.request.makefile("wb")
 
     def do_GET(self) -> None:
+        if (pages := self.server.pages) is not None:
+            self._send(self._answered(lambda: pages(self.path, self.headers)))
+            return
         routes, path = self.server.routes, self.path.partition("?")[0]
         self._send(self._refusal(path, routes) or self._answered(lambda: routes[path]()))
 
@@ -177,8 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.send_header("Connection", "close")
-        if answer.status == HTTPStatus.UNAUTHORIZED:
+        if answer.status == HTTPStatus.UNAUTHORIZED and not answer.headers:
             self.send_header("WWW-Authenticate", "Bearer")
+        for name, value in answer.headers:
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
@@ -197,55 +208,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def ignore_error(_error: Exception) -> None:
     """Do nothing: the error is counted anyway."""
-
-
-class _Connections:
-    """Open connections with their addresses and deadlines, oldest first."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._deadline_s = deadline_s
-        self._open: dict[socket.socket, tuple[object, float]] = {}
-        self._lock = threading.Lock()
-
-    def __contains__(self, client: object) -> bool:
-        return client in self._open
-
-    def add(self, client: socket.socket, address: object) -> int:
-        """Add a connection; return how many there are."""
-        with self._lock:
-            self._open[client] = address, time.monotonic() + self._deadline_s
-            return len(self._open)
-
-    def remove(self, client: socket.socket) -> None:
-        with self._lock:
-            self._open.pop(client, None)
-
-    def close_oldest(self) -> bool:
-        """Close the oldest connection of the busiest address; return False if none is open."""
-        with self._lock:
-            counts = Counter(address for address, _ in self._open.values())
-            busiest = max(counts, key=counts.__getitem__, default=None)
-            for client, (address, _) in self._open.items():
-                if address == busiest:
-                    self._close(client)
-                    return True
-        return False
-
-    def close_overdue(self) -> int:
-        """Close connections whose deadline has passed; return how many."""
-        now_s = time.monotonic()
-        with self._lock:
-            overdue = [each for each, (_, deadline_s) in self._open.items() if deadline_s <= now_s]
-            for client in overdue:
-                self._close(client)
-        return len(overdue)
-
-    def _close(self, client: socket.socket) -> None:
-        """Shut the connection down; its thread reads the end, and finishes."""
-        del self._open[client]
-        with contextlib.suppress(OSError):
-            # not SSLSocket.shutdown: it takes the TLS state from the thread that uses it
-            socket.socket.shutdown(client, socket.SHUT_RDWR)
 
 
 class _ClosingError(Exception):
@@ -267,23 +229,26 @@ class Listener(ThreadingMixIn, TCPServer):
         tls: TlsEndpoint | None = None,
         authorize: Authorize | None = None,
         posts: Posts | None = None,
+        pages: Pages | None = None,
         limits: Limits = Limits(),
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads.
 
-        ``authorize`` needs ``tls``: no token is accepted over plain HTTP.
+        ``authorize`` needs ``tls``: no token is accepted over plain HTTP. ``pages`` replace the
+        routes of GET.
         """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.routes = routes
         self.posts = posts or {}
+        self.pages = pages
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
         self._limits = limits
         # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
-        self._connections = _Connections(limits.deadline_s)
+        self._connections = Connections(limits.deadline_s)
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._is_closing = False
@@ -458,21 +423,26 @@ def address_listener(
     *,
     tls: TlsEndpoint | None = None,
     authorize: Authorize | None = None,
+    pages: Pages | None = None,
     limits: Limits = Limits(),
+    option: str = "--listen",
 ) -> tuple[Listener, str]:
     """Listen on ``host:port``; return the listener and the address that it got.
 
     Host "" means every address of the machine, port 0 any free port. Without ``tls`` it speaks
-    plain HTTP. Raises ListenError, for example if another agent has the port.
+    plain HTTP. ``option`` is the one that errors name. Raises ListenError, for example if another
+    agent has the port.
     """
     try:
         listening = _listening(host, port)
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error)}") from error
+        raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error, option)}") from error
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _RateLimited(route) for path, route in routes.items()}
-    listener = Listener(listening, limited, on_error, tls=tls, authorize=authorize, limits=limits)
+    listener = Listener(
+        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
+    )
     return listener.start(), shown
 
 
@@ -488,12 +458,12 @@ def _listening(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=BACKLOG)
 
 
-def _remedy(error: OSError | UnicodeError) -> str:
+def _remedy(error: OSError | UnicodeError, option: str) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:
-            return f"{reason}; is another agent running? Give this one --listen with another port"
+            return f"{reason}; is another agent running? Give this one {option} with another port"
         case errno.EACCES:
-            return f"{reason}; ports below 1024 are root's: give --listen with a higher one"
+            return f"{reason}; ports below 1024 are root's: give {option} with a higher one"
         case _:
-            return f"{reason}; give --listen with an address of this machine"
+            return f"{reason}; give {option} with an address of this machine"

@@ -208,6 +208,13 @@ class Notifier:
     def __init__(self, receivers: Sequence[Receiver] = ()) -> None:
         self.receivers = tuple(receivers)
 
+    @classmethod
+    def of(
+        cls, webhooks: Sequence[Webhook], on_error: Callable[[str, Exception], None]
+    ) -> Notifier:
+        """Start a receiver for each of ``webhooks``."""
+        return cls([Receiver(each, on_error) for each in webhooks])
+
     def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
         """Queue a notice at each receiver to which ``verdict`` is news."""
         for receiver in self.receivers:

@@ -229,7 +229,9 @@ class Harness:
             self.said,
             read_clocks=self._read_clocks,
             callbacks=Callbacks(
-                on_outcome=lambda action, outcome: self.ended.append((str(action), str(outcome))),
+                on_outcome=lambda record: self.ended.append(
+                    (str(record.action), str(record.outcome))
+                ),
                 on_error=lambda what, error: self.errors.append(f"{what}: {error!r}"),
             ),
             timing=Timing(retry, budget_pace),

@@ -13,7 +13,7 @@ Run = Callable[[bytes], None]
 SEPARATOR = b"\n%%\n"
 """Between the files, messages or names that one input is made of."""
 
-_MODULES = ("node", "processes", "rules", "socket", "reports", "cluster")
+_MODULES = ("node", "processes", "rules", "socket", "reports", "cluster", "web")
 
 
 @dataclass(frozen=True, slots=True)

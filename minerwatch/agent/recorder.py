@@ -1,0 +1,284 @@
+"""Record the node's history in the journal: verdicts, actions, CPU usage each five minutes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from minerwatch import __version__
+from minerwatch.agent.monitor import Node
+from minerwatch.agent.tick import TickSummary
+from minerwatch.api.journal import (
+    ActionLine,
+    AgentLine,
+    RuleScore,
+    Usage,
+    UsageLine,
+    VerdictLine,
+    container_key,
+)
+from minerwatch.config.schema import Config
+from minerwatch.culling.records import ActionRecord
+from minerwatch.fair_queue import interleaved
+from minerwatch.format import rfc3339
+from minerwatch.model import Container, ContainerKey, Level, Observation
+from minerwatch.report.journal import Journal, JournalFiles
+from minerwatch.report.log import LogLimit, Rate
+from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
+
+PERIOD_S = 300.0
+PER_OWNER = Rate(burst=8, per_hour=2)
+PER_NAMESPACE = Rate(burst=120, per_hour=12)
+"""A week of a namespace that uses all of it fits into the files, with the longest names."""
+
+_MAX_BUSIEST = 10
+_MAX_FLAGGED = 20
+_MAX_TRACKED = 1000  # containers that were flagged in one period
+_MAX_RULES = 8
+_CLEAR = Level.CLEAR.label
+_MAX_GAP_S = 60.0
+_MAX_GAP_TICKS = 3
+_MAX_NAME_BYTES = 160
+_MAX_USAGE_BYTES = 3000  # of the containers in one line: a week of such lines is kept
+
+
+@dataclass(slots=True)
+class _Flagged:
+    """A container that was flagged in this period."""
+
+    observation: Observation
+    level: Level
+    cpu_s: float = 0.0  # while flagged
+
+
+class Recorder:
+    """Writes the lines of one agent; without a journal it does nothing.
+
+    ``note_action`` is for any thread, all else for the one that ticks.
+    """
+
+    def __init__(
+        self, node: Node, journal: Journal | None, interval_s: float, now_s: Callable[[], float]
+    ) -> None:
+        self.journal = journal
+        self._node = node
+        self._now_s = now_s
+        self._period_s = max(PERIOD_S, interval_s)
+        self._max_gap_s = max(_MAX_GAP_S, _MAX_GAP_TICKS * interval_s)
+        self._limit = LogLimit(PER_OWNER, PER_NAMESPACE)
+        self._tick_s: float | None = None
+        self._began_s = 0.0
+        self._cpu_s: dict[ContainerKey, float] = {}  # at the beginning of the period
+        self._flagged: dict[ContainerKey, _Flagged] = {}
+        self._note_agent("start")
+
+    def note_tick(self, summary: TickSummary) -> None:
+        """Add up CPU usage; write it at the end of a period.
+
+        After a pause in which nothing was watched, a new period begins: the time between is a gap.
+        """
+        if self.journal is None:
+            return
+        before_s, self._tick_s = self._tick_s, summary.at_s
+        if before_s is None or summary.at_s - before_s > self._max_gap_s:
+            self._begin(summary.at_s, self._node.watch.observations(0))
+        for observation in summary.flagged[: _MAX_TRACKED - len(self._flagged)]:
+            self._flagged.setdefault(
+                observation.container.key, _Flagged(observation, observation.verdict.level)
+            )
+        for container, level, cpu_s in summary.flagged_cpu_s:
+            flagged = self._flagged.get(container.key)
+            if flagged is not None:
+                flagged.level = max(flagged.level, level)
+                flagged.cpu_s += cpu_s
+        if summary.at_s - self._began_s >= self._period_s:
+            self._write_usage(summary.at_s)
+
+    def note_verdict(self, observation: Observation, previous: str, level: str) -> None:
+        """Write a change of level, unless its owner has written too many."""
+        if self.journal is None:
+            return
+        container = observation.container
+        owner, namespace = self._owner(container)
+        left_out = self._limit.lines_before(owner, namespace, level, self._now_s())
+        if left_out is None:
+            return
+        status = self._node.status(observation, public=True)
+        self.journal.write(
+            VerdictLine(
+                at=rfc3339(time.time()),
+                node=self._node.name,
+                key=container_key(container.cgroup),
+                namespace=_name(status.namespace),
+                pod=_name(status.pod),
+                pod_uid=_name(status.pod_uid),
+                container=_name(status.container),
+                container_id=_name(status.container_id),
+                image=_name(status.image),
+                owner=_name(redacted(status.owner)),
+                level=level,
+                previous=previous,
+                score=status.score,
+                abuse=status.abuse,
+                since=status.since,
+                started=status.started,
+                cpu_cores=status.cpu_cores,
+                cpu_hours=status.cpu_hours,
+                rules=tuple(
+                    RuleScore(each.rule, each.title, each.signal, each.score)
+                    for each in islice({f.rule: f for f in status.findings}.values(), _MAX_RULES)
+                ),
+                left_out=left_out,
+            )
+        )
+
+    def note_action(self, record: ActionRecord) -> None:
+        """Write the outcome of an action."""
+        if (journal := self.journal) is not None:
+            journal.write(
+                ActionLine(
+                    at=rfc3339(time.time()),
+                    node=self._node.name,
+                    id=record.id,
+                    namespace=_name(record.namespace),
+                    pod=_name(record.pod),
+                    pod_uid=_name(record.pod_uid),
+                    owner=_name(redacted(record.owner)),
+                    action=record.action.value,
+                    outcome=record.outcome.value,
+                    dry_run=record.dry_run,
+                )
+            )
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Yield lines that were not written since the start: place, reason, count."""
+        if self.journal is not None:
+            yield from (("journal", reason, n) for reason, n in self.journal.failures.items())
+            yield "journal", "left", self._limit.left_out
+
+    def close(self) -> None:
+        """Write what the period has so far, and that the agent stops."""
+        if self.journal is None:
+            return
+        if self._tick_s is not None and self._tick_s > self._began_s:
+            self._write_usage(self._tick_s)
+        self._note_agent("stop")
+        self.journal.close()
+
+    def forget(self) -> None:
+        """Remove the journal for good, and write no more. Raises OSError."""
+        if self.journal is not None:
+            journal, self.journal = self.journal, None
+            journal.close()
+            journal.files.remove()
+
+    def _note_agent(self, event: str) -> None:
+        if self.journal is not None:
+            self.journal.write(
+                AgentLine(
+                    at=rfc3339(time.time()), node=self._node.name, event=event, version=__version__
+                )
+            )
+
+    def _begin(self, at_s: float, observations: Iterable[Observation]) -> None:
+        self._began_s = at_s
+        self._cpu_s = {each.container.key: each.cpu_s for each in observations}
+        self._flagged = {}
+
+    def _write_usage(self, at_s: float) -> None:
+        seconds = at_s - self._began_s
+        observations = self._node.watch.observations(0)
+        used_s = {
+            each.container.key: max(0.0, each.cpu_s - self._cpu_s.get(each.container.key, 0.0))
+            for each in observations
+        }
+        flagged = sorted(self._flagged.values(), key=lambda each: (-each.level, -each.cpu_s))
+        for each in flagged:  # one that is gone by now has used that at least
+            used_s.setdefault(each.observation.container.key, each.cpu_s)
+        listed = {
+            each.observation.container.key: self._usage(
+                each.observation, each.level, used_s[each.observation.container.key] / seconds
+            )
+            for each in islice(interleaved(flagged, self._owner_of_flagged), _MAX_FLAGGED)
+        }
+        busiest = sorted(observations, key=lambda each: -used_s[each.container.key])
+        for observation in islice(
+            interleaved(busiest[: 10 * _MAX_BUSIEST], lambda each: each.container.owner),
+            _MAX_BUSIEST,
+        ):
+            key = observation.container.key
+            if key not in listed and used_s[key] > 0:
+                listed[key] = self._usage(observation, Level.CLEAR, used_s[key] / seconds)
+        containers = _within(listed.values(), _MAX_USAGE_BYTES)
+        if self.journal is not None:
+            self.journal.write(
+                UsageLine(
+                    at=rfc3339(time.time()),
+                    node=self._node.name,
+                    seconds=round(seconds, 1),
+                    cores=os.cpu_count() or 1,
+                    cpu_cores=round(sum(used_s.values()) / seconds, 3),
+                    flagged_cpu_cores=round(sum(each.cpu_s for each in flagged) / seconds, 3),
+                    containers=containers,
+                    left_out=len(flagged) - sum(each.level != _CLEAR for each in containers),
+                )
+            )
+        self._begin(at_s, observations)
+
+    def _usage(self, observation: Observation, level: Level, cpu_cores: float) -> Usage:
+        status = self._node.status(observation, public=True)
+        return Usage(
+            key=container_key(observation.container.cgroup),
+            namespace=_name(status.namespace),
+            pod=_name(status.pod),
+            container=_name(status.container),
+            owner=_name(redacted(status.owner)),
+            level=level.label,
+            cpu_cores=round(cpu_cores, 3),
+        )
+
+    def _owner_of_flagged(self, flagged: _Flagged) -> str:
+        return self._owner(flagged.observation.container)[0]
+
+    def _owner(self, container: Container) -> tuple[str, str]:
+        """Return the owner that a container counts for, and its namespace."""
+        identity = self._node.identity(container)
+        if identity is None:
+            return container.owner, ""
+        namespace = identity.pod.namespace
+        return (
+            f"{namespace}\n{identity.owner.name}" if identity.owner else container.owner,
+            namespace,
+        )
+
+
+def _within(usages: Iterable[Usage], max_bytes: int) -> tuple[Usage, ...]:
+    """Return as many as have room."""
+    kept: list[Usage] = []
+    for usage in usages:
+        max_bytes -= len(msgspec.json.encode(usage))
+        if max_bytes < 0:
+            break
+        kept.append(usage)
+    return tuple(kept)
+
+
+def _name(text: str) -> str:
+    """Return a name fit to print, bounded in bytes: escapes and letters have several."""
+    return printable(text, _MAX_NAME_BYTES).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def open_recorder(
+    config: Config, node: Node, on_error: Callable[[OSError], None], now_s: Callable[[], float]
+) -> Recorder:
+    """Return a recorder that writes the journal, if one is configured."""
+    folder = config.report.journal
+    journal = Journal(JournalFiles(Path(folder)), on_error) if folder else None
+    return Recorder(node, journal, config.interval, now_s)

@@ -1,0 +1,197 @@
+"""A node's journal as history: intervals with CPU usage, gaps, and what happened. Pure.
+
+Lines are read one by one and never kept whole, so a week of them takes a few MiB.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from minerwatch.api.journal import (
+    ActionLine,
+    AgentLine,
+    AnyLine,
+    Usage,
+    UsageLine,
+    VerdictLine,
+)
+from minerwatch.model import Level
+
+BUCKET_S = 900.0
+_MAX_HOLE_S = 60.0
+"""A shorter time without a line is rounding and the time of a restart, not a gap."""
+
+_MAX_EVENTS = 500
+_MAX_CONTAINERS = 500
+_CLEAR = Level.CLEAR.label
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A time with its CPU usage; ``usage`` None: a gap, in which nothing was recorded."""
+
+    start_s: float  # Unix time, as all here
+    end_s: float
+    usage: UsageLine | None
+
+
+def unix_s(at: str) -> float | None:
+    """Return an RFC 3339 time as Unix time; None if it is none."""
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def intervals(lines: Iterable[AnyLine], since_s: float, until_s: float) -> Iterator[Interval]:
+    """Yield what covers ``since_s`` to ``until_s`` without an overlap, gaps included.
+
+    Where the clock was set back, time that was recorded before is not recorded twice.
+    """
+    covered_s = since_s
+    for line in lines:
+        if not isinstance(line, UsageLine):
+            continue
+        end_s = unix_s(line.at)
+        if end_s is None or not covered_s < end_s <= until_s or not line.seconds > 0:
+            continue
+        start_s = max(covered_s, end_s - line.seconds)
+        if start_s - covered_s > _MAX_HOLE_S:
+            yield Interval(covered_s, start_s, None)
+        else:
+            start_s = covered_s
+        yield Interval(start_s, end_s, line)
+        covered_s = end_s
+    if until_s > covered_s:
+        yield Interval(covered_s, until_s, None)
+
+
+@dataclass(slots=True)
+class ContainerHistory:
+    """CPU usage of one container."""
+
+    place: str
+    owner: str
+    level: str = _CLEAR  # the highest
+    core_s: float = 0.0
+    flagged_core_s: float = 0.0
+    buckets: dict[int, float] = field(default_factory=dict)  # bucket -> core seconds
+
+
+@dataclass(slots=True)
+class History:
+    """A time of a node; buckets are numbered from its beginning, ``BUCKET_S`` each."""
+
+    since_s: float
+    until_s: float
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    watched_s: dict[int, float] = field(default_factory=dict)  # bucket -> seconds
+    core_s: dict[int, float] = field(default_factory=dict)
+    flagged_core_s: dict[int, float] = field(default_factory=dict)
+    cores: int = 0  # of the machine
+    containers: dict[str, ContainerHistory] = field(default_factory=dict)  # by container_key
+    verdicts: deque[VerdictLine] = field(default_factory=lambda: deque(maxlen=_MAX_EVENTS))
+    actions: deque[ActionLine] = field(default_factory=lambda: deque(maxlen=_MAX_EVENTS))
+    agents: deque[AgentLine] = field(default_factory=lambda: deque(maxlen=_MAX_EVENTS))
+    left_out: int = 0  # verdicts that were dropped, because an owner had too many
+    unlisted: int = 0  # verdicts that are not in ``verdicts``, which holds the newest
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if nothing was recorded."""
+        return not (self.watched_s or self.verdicts or self.actions or self.agents)
+
+    @property
+    def recorded_s(self) -> float:
+        """Return the seconds in which the node was watched."""
+        return sum(self.watched_s.values())
+
+    def mean(self, core_s: Mapping[int, float], bucket: int) -> float | None:
+        """Return the cores of a bucket; None in a gap."""
+        watched_s = self.watched_s.get(bucket, 0.0)
+        return core_s.get(bucket, 0.0) / watched_s if watched_s > _MAX_HOLE_S else None
+
+
+def history(lines: Iterable[AnyLine], since_s: float, until_s: float) -> History:
+    """Add up the lines between two times."""
+    summed = History(since_s, until_s)
+    for interval in intervals(_noted(summed, lines), since_s, until_s):
+        if interval.usage is None:
+            summed.gaps.append((interval.start_s, interval.end_s))
+        else:
+            _add(summed, interval, interval.usage)
+    return summed
+
+
+def _noted(summed: History, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
+    """Pass the lines on, and keep those that are events in time."""
+    for line in lines:
+        at_s = None if isinstance(line, UsageLine) else unix_s(line.at)
+        if at_s is not None and summed.since_s <= at_s <= summed.until_s:
+            if isinstance(line, VerdictLine):
+                summed.left_out += line.left_out
+                summed.unlisted += len(summed.verdicts) == _MAX_EVENTS
+                summed.verdicts.append(line)
+            elif isinstance(line, ActionLine):
+                summed.actions.append(line)
+            elif isinstance(line, AgentLine):
+                summed.agents.append(line)
+        yield line
+
+
+def _add(summed: History, interval: Interval, usage: UsageLine) -> None:
+    summed.cores = max(usage.cores, 1)
+    parts = list(_buckets(interval.start_s - summed.since_s, interval.end_s - summed.since_s))
+    for bucket, seconds in parts:
+        _increase(summed.watched_s, bucket, seconds)
+        _increase(summed.core_s, bucket, seconds * usage.cpu_cores)
+        _increase(summed.flagged_core_s, bucket, seconds * usage.flagged_cpu_cores)
+    for each in usage.containers:
+        container = _container(summed, each)
+        for bucket, seconds in parts:
+            _increase(container.buckets, bucket, seconds * each.cpu_cores)
+        core_s = (interval.end_s - interval.start_s) * each.cpu_cores
+        container.core_s += core_s
+        if each.level != _CLEAR:
+            container.flagged_core_s += core_s
+            if _rank(each.level) > _rank(container.level):
+                container.level = each.level
+
+
+def _container(summed: History, usage: Usage) -> ContainerHistory:
+    """Return the container's history; where there are too many, that with least gives way."""
+    found = summed.containers.get(usage.key)
+    if found is None:
+        place = "/".join(filter(None, (usage.namespace, usage.pod, usage.container)))
+        found = ContainerHistory(place, usage.owner)
+        while len(summed.containers) >= _MAX_CONTAINERS:
+            least = min(
+                summed.containers,
+                key=lambda key: (
+                    summed.containers[key].flagged_core_s,
+                    summed.containers[key].core_s,
+                ),
+            )
+            del summed.containers[least]
+        summed.containers[usage.key] = found
+    return found
+
+
+def _buckets(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
+    """Yield the buckets that a time lies in, with its seconds in each."""
+    while start_s < end_s:
+        bucket = int(start_s // BUCKET_S)
+        until_s = min(end_s, (bucket + 1) * BUCKET_S)
+        yield bucket, until_s - start_s
+        start_s = until_s
+
+
+def _increase(sums: dict[int, float], bucket: int, value: float) -> None:
+    sums[bucket] = sums.get(bucket, 0.0) + value
+
+
+def _rank(level: str) -> int:
+    return next((int(each) for each in Level if each.label == level), 0)

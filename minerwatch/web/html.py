@@ -1,0 +1,59 @@
+"""HTML in which no text has power: whatever is not built here is escaped, and fit to print."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator
+
+from minerwatch.untrusted_text.display import printable
+
+_VOID = frozenset(("br", "link", "meta"))
+
+
+class Markup(str):
+    """HTML that is safe to send; made by ``tag`` only."""
+
+    __slots__ = ()
+
+
+Child = str | int | float | None | Iterable["Child"]
+"""Markup as it is, any other text escaped, None left out."""
+
+
+def tag(name: str, /, *children: Child, **attributes: str | int | float | None) -> Markup:
+    """Return an element. ``class_`` is the attribute class, an underscore within a name a hyphen.
+
+    An attribute that is None is left out.
+    """
+    start = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{start}>")
+    return Markup(f"<{name}{start}>{''.join(_parts(children))}</{name}>")
+
+
+def style(css: str) -> Markup:
+    """Return a style element; ``css`` is minerwatch's own."""
+    return Markup(f"<style>{css}</style>")
+
+
+def document(*children: Child) -> str:
+    """Return a whole page."""
+    return f"<!doctype html>\n{tag('html', *children, lang='en')}\n"
+
+
+def _parts(children: Iterable[Child]) -> Iterator[str]:
+    for child in children:
+        if isinstance(child, Markup):
+            yield child
+        elif isinstance(child, str | int | float):
+            yield _escaped(str(child))
+        elif child is not None:
+            yield from _parts(child)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))

@@ -1,0 +1,43 @@
+"""Hide arguments, connections and users from clients that may not see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
+from minerwatch.untrusted_text.redaction import redacted
+
+HIDDEN = "(hidden)"
+
+_SHOWN_TEXT = frozenset(
+    (
+        *("Comm", "Image", "ParentImage", "ContentMatches", "ContentInHotCode", "CodeFingerprints"),
+        *("ContainerImage", "ContainerName", "PodName", "PodNamespace"),
+    )
+)
+"""Fields whose text is shown; numbers always are."""
+
+
+def masked(status: ContainerStatus) -> ContainerStatus:
+    """Return the container without arguments, and without what private rules look for."""
+    return replace(
+        status,
+        owner=redacted(status.owner),
+        findings=tuple(map(_finding, status.findings)),
+        processes=tuple(map(_process, status.processes)),
+    )
+
+
+def _finding(finding: FindingStatus) -> FindingStatus:
+    if finding.private:
+        title = f"private rule {finding.rule}"
+        return replace(finding, title=title, evidence={}, expected={}, filters=())
+    evidence = {
+        name: HIDDEN if isinstance(value, str) and name not in _SHOWN_TEXT else value
+        for name, value in finding.evidence.items()
+    }
+    return replace(finding, evidence=evidence)
+
+
+def _process(process: ProcessStatus) -> ProcessStatus:
+    return replace(process, command_line=HIDDEN, user="", connections=())

@@ -1,0 +1,146 @@
+"""The first page: what the node's containers do now, the worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from minerwatch.api.types import ContainerStatus
+from minerwatch.format import age, counted
+from minerwatch.model import Level
+from minerwatch.untrusted_text.display import printable
+from minerwatch.view.agent_summary import trouble_lines
+from minerwatch.view.columns import reasons
+from minerwatch.view.executed_code import one_word
+from minerwatch.view.journal_history import BUCKET_S
+from minerwatch.view.selection import busy, place, sorted_by
+from minerwatch.view.table import counts
+from minerwatch.web.chart import cpu_chart
+from minerwatch.web.html import Child, Markup, tag
+from minerwatch.web.layout import (
+    DAY_S,
+    NO_HISTORY,
+    NO_JOURNAL,
+    View,
+    cell,
+    chart_key,
+    container_link,
+    level_mark,
+    page,
+    page_key,
+    table,
+)
+
+SORTED_BY = ("score", "cpu", "hours", "owner", "name")
+_REFRESH_S = 30
+_MAX_ROWS = 300
+_OWNER_LENGTH = 64
+
+
+def now_page(view: View, *, sort: str = "score", shows_all: bool = False) -> str:
+    """Return the page; ``shows_all``: idle containers as well."""
+    key = sort if sort in SORTED_BY else "score"
+    chosen = view.statuses if shows_all else busy(view.statuses)
+    rows = sorted_by(chosen, key)
+    return page(
+        view,
+        _title(view.statuses),
+        tag("h1", _title(view.statuses)),
+        tag(
+            "p",
+            [tag("span", text) for text in counts(view.statuses, shown=len(rows),
+                                                  machine=view.machine)],
+            class_="facts",
+        ),
+        list(_notices(view)),
+        table(_titles(key, shows_all=shows_all), [_row(each, view) for each in rows[:_MAX_ROWS]])
+        if rows
+        else tag("p", "No container is busy or flagged."),
+        tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top lists them", class_="dim")
+        if len(rows) > _MAX_ROWS
+        else None,
+        _idle_link(view.statuses, key, shown=len(rows), shows_all=shows_all),
+        _last_day(view),
+        path="/",
+        refresh_s=_REFRESH_S,
+    )  # fmt: skip
+
+
+def _title(statuses: Sequence[ContainerStatus]) -> str:
+    flagged = sum(each.level != Level.CLEAR.label for each in statuses)
+    return f"{counted(flagged, 'container')} flagged" if flagged else "No container is flagged"
+
+
+def _notices(view: View) -> Iterator[Markup]:
+    for line in trouble_lines([view.agent]):
+        yield tag("p", line, class_="notice")
+    spots = view.agent.blind_spots
+    if spots:
+        yield tag(
+            "details",
+            tag("summary", f"The agent cannot see everything: {counted(len(spots), 'reason')}"),
+            [tag("p", printable(spot, 400)) for spot in spots],
+            class_="dim",
+        )
+
+
+def _titles(key: str, *, shows_all: bool) -> list[Markup]:
+    def title(text: str, sort: str = "", class_: str | None = None) -> Markup:
+        href = f"/?sort={sort}{'&all=1' if shows_all else ''}"
+        link: Child = tag("a", text, href=href) if sort and sort != key else text
+        return tag("th", link, class_=class_, scope="col")
+
+    return [
+        title("Score", "score", "n"),
+        title("Level"),
+        title("Container", "name"),
+        title("CPU", "cpu", "n"),
+        title("CPU hours", "hours", "n"),
+        title("Executes"),
+        title("Owner", "owner"),
+        title("Since"),
+    ]
+
+
+def _row(status: ContainerStatus, view: View) -> Markup:
+    abuse = printable(status.abuse, 32) if status.findings else ""
+    why = reasons(status)
+    return tag(
+        "tr",
+        cell(str(int(status.score)), "n", "score"),
+        cell((level_mark(status.level), f" {abuse}" if abuse else None)),
+        cell(
+            (
+                container_link(place(status), page_key(status)),
+                tag("div", why, class_="why") if why else None,
+            ),
+            "name",
+        ),
+        cell(f"{status.cpu_cores:.2f}", "n", "cores"),
+        cell(f"{status.cpu_hours:.1f}", "n", "CPU hours"),
+        cell(one_word(status.executed), "", "executes"),
+        cell(printable(status.owner, _OWNER_LENGTH), "text", "owner"),
+        cell(age(status.since, view.now), "", "for"),
+    )
+
+
+def _idle_link(
+    statuses: Sequence[ContainerStatus], key: str, *, shown: int, shows_all: bool
+) -> Markup | None:
+    if shows_all:
+        return tag("p", tag("a", "Hide idle containers", href=f"/?sort={key}"))
+    idle = len(statuses) - shown
+    if not idle:
+        return None
+    text = f"Show {counted(idle, 'idle container')} as well"
+    return tag("p", tag("a", text, href=f"/?sort={key}&all=1"))
+
+
+def _last_day(view: View) -> list[Markup]:
+    if view.history is None:
+        return [tag("p", NO_JOURNAL, class_="dim")]
+    if not view.history.recorded_s:
+        return [tag("p", NO_HISTORY, class_="dim")]
+    series = (("busy", view.history.core_s), ("flagged", view.history.flagged_core_s))
+    since_s = max(view.history.since_s, view.history.until_s - DAY_S)
+    title = f"Cores busy in the last day, means of {BUCKET_S / 60:.0f} minutes, UTC"
+    return [cpu_chart(title, view.history, series, since_s), chart_key()]

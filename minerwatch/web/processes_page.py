@@ -1,0 +1,81 @@
+"""The page of processes: those of the whole node by CPU, flagged or not; those alike as one row."""
+
+from __future__ import annotations
+
+from minerwatch.untrusted_text.display import printable, shown_command_line
+from minerwatch.view.executed_code import one_word
+from minerwatch.view.screen.containers import View as Choice
+from minerwatch.view.screen.processes import ProcessRow, process_rows
+from minerwatch.view.selection import place
+from minerwatch.web.html import Markup, tag
+from minerwatch.web.layout import (
+    View,
+    cell,
+    container_link,
+    level_mark,
+    page,
+    page_key,
+    table,
+)
+
+_MAX_ROWS = 200
+_COMMAND_LENGTH = 300
+_NAME_LENGTH = 64
+_REFRESH_S = 30
+_CHOICE = Choice(is_folded=True)
+
+
+def processes_page(view: View) -> str:
+    """Return the page."""
+    rows = process_rows(view.statuses, _CHOICE)
+    title = "Processes by CPU"
+    titles = [
+        tag("th", text, class_="n" if text in ("CPU", "PID") else None, scope="col")
+        for text in ("CPU", "PID", "Process", "Executes", "Container", "Owner")
+    ]
+    return page(
+        view,
+        title,
+        tag("h1", title),
+        table(titles, [_row(each, view) for each in rows[:_MAX_ROWS]])
+        if rows
+        else tag("p", "No process is busy or flagged."),
+        tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top --processes lists them",
+            class_="dim")
+        if len(rows) > _MAX_ROWS
+        else None,
+        path="/processes",
+        refresh_s=_REFRESH_S,
+    )  # fmt: skip
+
+
+def _row(row: ProcessRow, view: View) -> Markup:
+    status, first, count = row.status, row.first, len(row.processes)
+    if view.shows_arguments:
+        command = shown_command_line(first.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
+    else:
+        command = printable(first.image, _COMMAND_LENGTH)
+    signals = f" {'+'.join(row.signals)}" if row.signals else None
+    return tag(
+        "tr",
+        cell(f"{row.cpu_cores:.2f}", "n", "cores"),
+        cell(str(first.pid) if count == 1 else f"{count} ×", "n", "pid" if count == 1 else ""),
+        cell(
+            (
+                printable(first.comm, _NAME_LENGTH),
+                tag("span", signals, class_="level suspicious") if signals else None,
+                tag("div", tag("code", command), class_="why") if command else None,
+            ),
+            "name",
+        ),
+        cell(one_word(first.executed), "", "executes"),
+        cell(
+            (
+                container_link(place(status), page_key(status)),
+                " ",
+                level_mark(status.level) if row.signals else None,
+            ),
+            "text",
+        ),
+        cell(printable(status.owner, _NAME_LENGTH), "text", "owner"),
+    )
