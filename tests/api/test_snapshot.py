@@ -219,7 +219,7 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_worst_first_then_busiest() -> None:
-    assert [status.score for status in worst_first(NODE)][:4] == [91.48, 88.0, 60.0, 60.0]
+    assert [status.score for status in worst_first(NODE)][:4] == [95.2, 88.0, 60.0, 60.0]
     clear = [status.cpu_cores for status in worst_first(NODE) if status.score == 0]
     assert clear == sorted(clear, reverse=True)
 

@@ -61,6 +61,15 @@ BUSY = finding(
     expected={"CpuCores": ">= 0.9", "SaturatedThreads": ">= 1", "ExeDeleted": "is true"},
 )
 
+DELETED = finding(
+    "Executable deleted from a temporary folder",
+    rule=RULE + "4",
+    signal="execution",
+    score=60.0,
+    evidence={"Image": "/tmp/.x/a", "ExeDeleted": True},
+    expected={"Image": "starts with '/tmp/'", "ExeDeleted": "is true"},
+)
+
 
 def process(**changes: object) -> ProcessStatus:
     plain = ProcessStatus(
@@ -118,13 +127,13 @@ MINER = container(
     cpu_limit_cores=2.0,
     throttled_share=0.41,
     cpu_hours=23.4,
-    score=91.48,
+    score=95.2,
     level="confirmed",
     since=SINCE,
-    signals={"behaviour": 29.0, "identity": 88.0},
+    signals={"execution": 60.0, "identity": 88.0},
     owner="alice",
     process_count=14,
-    findings=(finding(), finding("Wallet address as a login", rule=RULE + "3"), BUSY),
+    findings=(finding(), finding("Wallet address as a login", rule=RULE + "3"), DELETED),
     processes=(
         process(),
         process(pid=4700, parent_pid=1, comm="tini", command_line="tini -g -- start.sh", image=""),

@@ -81,8 +81,9 @@ def test_a_verdict_on_anything_is_one_line(status: ContainerStatus, before: str)
 def test_a_verdict_for_people() -> None:
     shown = logged("verdict", verdict_line(MINER, "clear"), as_json=False)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d CONFIRMED   91\.4  binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
-        r"  1\.98 cores  identity ×2: XMRig command line; behaviour: Core busy steadily\n",
+        r"\d\d:\d\d:\d\d CONFIRMED   95\.2  binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
+        r"  1\.98 cores  identity ×2: XMRig command line;"
+        r" execution: Executable deleted from a temporary folder\n",
         shown,
     )
     ended = logged("verdict", verdict_line(container(), "likely"), as_json=False)

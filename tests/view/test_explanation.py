@@ -54,8 +54,10 @@ def test_a_narrow_coloured_terminal(golden: Golden) -> None:
 
 
 def test_the_sum_is_the_score() -> None:
-    score = joined_score({Signal(name): value for name, value in MINER.signals.items()})
-    shown = explanation(replace(MINER, score=score, level="likely"), now=NOW)
+    assert "100 × (1 − (1 − 0.88) × (1 − 0.6)) = 95.2" in explanation(MINER, now=NOW)
+    busy = replace(MINER, signals={"identity": 88.0, "behaviour": 29.0}, level="likely")
+    score = joined_score({Signal(name): value for name, value in busy.signals.items()})
+    shown = explanation(replace(busy, score=score), now=NOW)
     assert "100 × (1 − (1 − 0.88) × (1 − 0.29)) = 91.48" in shown
     assert "limited to 89.99: behaviour never changes the level" in shown
 
@@ -118,8 +120,8 @@ def test_the_first_line_is_a_sentence_to_paste_and_holds_no_secret() -> None:
     first = explanation(leaky, now=NOW, width=60).splitlines()[0]
     assert first == (
         "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook on node node-7 is confirmed as mining,"
-        " score 91.4, since 2026-11-23T02:17:45Z; identity ×2: XMRig command line; behaviour: Core"
-        " busy steadily; 1.98 cores; owner https://ada:…@git.example.org/x."
+        " score 95.2, since 2026-11-23T02:17:45Z; identity ×2: XMRig command line; execution:"
+        " Executable deleted from a temporary folder; 1.98 cores; owner https://ada:…@git.example.org/x."
     )
 
 

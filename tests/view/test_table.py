@@ -98,7 +98,9 @@ def test_banner_counts_levels_worst_first() -> None:
 
 
 def test_reasons_name_the_strongest_finding_of_each_signal() -> None:
-    assert reasons(MINER) == "identity ×2: XMRig command line; behaviour: Core busy steadily"
+    assert reasons(MINER) == (
+        "identity ×2: XMRig command line; execution: Executable deleted from a temporary folder"
+    )
     assert reasons(SIMULATION) == ""
     assert "falls" in reasons(HELD)
 

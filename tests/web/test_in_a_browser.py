@@ -127,7 +127,7 @@ def test_links_lead_to_pages(browser: Browser, url: str) -> None:
     links = browser.value("[...document.links].map(each => each.href)")
     assert len(links) > 10
     browser.open(next(each for each in links if page_key(MINER) in each), *PHONE)
-    assert "score 91.48 of 100" in browser.value("document.body.innerText")
+    assert "score 95.2 of 100" in browser.value("document.body.innerText")
 
 
 def test_a_browser_gets_pages_with_the_token_only(browser: Browser, tmp_path: Path) -> None:

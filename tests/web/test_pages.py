@@ -163,8 +163,9 @@ def test_the_first_page_has_what_top_has() -> None:
     page = Page(now_page(view()))
     for wanted in (
         "4 containers flagged", "11.5 of 16 cores busy", "19 GiB of 64 GiB memory", "load 11.9",
-        "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook", "91", "confirmed", "alice",
-        "identity: XMRig command line (+1); behaviour: Core busy steadily", "23.4", "12m",
+        "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook", "95", "confirmed", "alice",
+        "identity ×2: XMRig command line; execution: Executable deleted from a temporary folder",
+        "23.4", "12m",
         "node node-7: the API server is down", "agent 1.2.3 · 112 rules · mode observe",
         "/proc hides other users' processes", "as of 2026-11-23 02:30:00 UTC",
     ):  # fmt: skip
@@ -193,7 +194,7 @@ def test_rows_are_sorted_and_idle_containers_are_shown_when_asked_for() -> None:
 def test_a_containers_page_has_what_explain_has() -> None:
     page = Page(container_page(view(shows_arguments=True), MINER, page_key(MINER)))
     for wanted in (
-        "confirmed", "score 91.48 of 100", "1.98 cores, 99% of its limit of 2",
+        "confirmed", "score 95.2 of 100", "1.98 cores, 99% of its limit of 2",
         "XMRig command line",
         "stratum+tcp://pool.example.org:3333", "--donate-level", "4711", "has findings",
         "What this does not prove", "Independent kinds of evidence agree", "CPU over time",
@@ -209,7 +210,7 @@ def test_processes_are_by_cpu_and_those_alike_are_one_row() -> None:
     status = replace(MINER, processes=(process(), *alike), process_count=4)
     text = Page(processes_page(view(statuses=[status], shows_arguments=True))).text
     assert text.index("4711") < text.index("3 ×")
-    for wanted in ("1.98", "1.50", "worker -x", "id+behav", "alice", "stratum+tcp"):
+    for wanted in ("1.98", "1.50", "worker -x", "id+exec", "alice", "stratum+tcp"):
         assert wanted in text, wanted
     assert "No process is busy" in Page(processes_page(view(statuses=()))).text
 

@@ -209,11 +209,11 @@ def test_the_page_has_findings_processes_connections_history_and_policy() -> Non
         await screen.press("enter", "t")
         text = screen.text
         for told in (
-            "CONFIRMED, score 91.48 of 100",
+            "CONFIRMED, score 95.2 of 100",
             "expected: CommandLine contains '--donate-level'",
             "├─ ./a --donate-level 1",
             "4711 a → 203.0.113.7:3333 for 12m",
-            "behaviour: Core busy steadily began to hold",
+            "execution: Executable deleted from a temporary folder began to hold",
             "Off: nothing is done (culling.mode).",
         ):
             assert told in text

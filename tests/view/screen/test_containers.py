@@ -107,7 +107,7 @@ def test_members_as_one() -> None:
     assert one.cpu_limit_cores is None  # not all have one
     assert as_one([MINER, MINER]).cpu_limit_cores == 4.0
     assert one.since == MINER.since
-    assert one.signals == {"identity": 88.0, "behaviour": 29.0, "execution": 60.0}
+    assert one.signals == {"identity": 88.0, "execution": 60.0}
     assert (one.owner, as_one(twins(1, 2)).owner) == ("", "alice")
 
 

@@ -256,7 +256,8 @@ def test_details_say_what_matters_first() -> None:
     name, verdict, foremost, facts, *_ = details(MINER)
     assert name == "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
     assert verdict == (
-        "confirmed for 12m: identity ×2: XMRig command line; behaviour: Core busy steadily"
+        "confirmed for 12m: identity ×2: XMRig command line;"
+        " execution: Executable deleted from a temporary folder"
     )
     assert foremost.startswith("pid 4711, 1.98 cores: ./a --donate-level 1 -o stratum+tcp://pool.e")
     assert facts == (
@@ -455,7 +456,7 @@ def workers(count: int, cores: float) -> tuple[ProcessStatus, ...]:
 def test_processes_come_by_cpu_flagged_or_not() -> None:
     rows = process_view(MINER, SIMULATION)
     assert [row.first.command_line.split()[0] for row in rows] == ["/usr/bin/lmp", "./a", "tini"]
-    assert [row.signals for row in rows] == [(), ("id", "behav"), ()]
+    assert [row.signals for row in rows] == [(), ("id", "exec"), ()]
 
 
 def test_processes_that_are_alike_are_one_row() -> None:
