@@ -234,7 +234,7 @@ class Notifier:
 def post(settings: Webhook, body: bytes, answer_s: float) -> None:
     """Send one request. Raises NotSentError."""
     import urllib3  # 3 MiB that agents without receivers do not need
-    from urllib3.exceptions import HTTPError, SSLError
+    from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
     from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
     url, headers = _address(settings)
@@ -251,14 +251,21 @@ def post(settings: Webhook, body: bytes, answer_s: float) -> None:
     except SSLError as error:
         text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
         raise NotSentError("tls", text, retry_s=0) from None
+    except NewConnectionError as error:  # for urllib3 a timeout, too
+        raise _unreachable(error) from None
     except NoAnswerInTime:
         raise NotSentError("timeout", f"no answer within {answer_s:g} s", retry_s=0) from None
     except (HTTPError, OSError, ValueError) as error:
-        text = f"it cannot be reached ({type(error).__name__})"
-        raise NotSentError("unreachable", text, retry_s=0) from None
+        raise _unreachable(error) from None
     finally:
         pool.clear()
     _check(status, after)
+
+
+def _unreachable(error: Exception) -> NotSentError:
+    """Return the error without the address, which the other one quotes."""
+    text = f"it cannot be reached ({type(error).__name__})"
+    return NotSentError("unreachable", text, retry_s=0)
 
 
 def _check(status: int, after: str) -> None:
