@@ -86,7 +86,8 @@ class Receiver:
         self._told: OrderedDict[object, Level] = OrderedDict()
         self._waiting: OrderedDict[str, list[Notice]] = OrderedDict()  # by owner
         self._left_out: Counter[str] = Counter()
-        self._tokens, self._tokens_s = 1.0, time.monotonic()
+        self._most_tokens = max(1.0, settings.per_hour / 10)  # messages at once
+        self._tokens, self._tokens_s = self._most_tokens, time.monotonic()
         self._changed = Condition()
         self._closing = Event()
         self._thread = Worker(f"notify {self.name}", self._run).start()
@@ -155,8 +156,8 @@ class Receiver:
         per_second = self._settings.per_hour / 3600
         while not self._closing.is_set():
             now_s = time.monotonic()
-            most = max(1.0, self._settings.per_hour / 10)
-            self._tokens = min(most, self._tokens + (now_s - self._tokens_s) * per_second)
+            gained = (now_s - self._tokens_s) * per_second
+            self._tokens = min(self._most_tokens, self._tokens + gained)
             self._tokens_s = now_s
             if self._tokens >= 1:
                 self._tokens -= 1
