@@ -86,7 +86,8 @@ class Receiver:
         self._told: OrderedDict[object, Level] = OrderedDict()
         self._waiting: OrderedDict[str, list[Notice]] = OrderedDict()  # by owner
         self._left_out: Counter[str] = Counter()
-        self._tokens, self._tokens_s = 1.0, time.monotonic()
+        self._most_tokens = max(1.0, settings.per_hour / 10)  # messages at once
+        self._tokens, self._tokens_s = self._most_tokens, time.monotonic()
         self._changed = Condition()
         self._closing = Event()
         self._thread = Worker(f"notify {self.name}", self._run).start()
@@ -155,8 +156,8 @@ class Receiver:
         per_second = self._settings.per_hour / 3600
         while not self._closing.is_set():
             now_s = time.monotonic()
-            most = max(1.0, self._settings.per_hour / 10)
-            self._tokens = min(most, self._tokens + (now_s - self._tokens_s) * per_second)
+            gained = (now_s - self._tokens_s) * per_second
+            self._tokens = min(self._most_tokens, self._tokens + gained)
             self._tokens_s = now_s
             if self._tokens >= 1:
                 self._tokens -= 1
@@ -234,7 +235,7 @@ class Notifier:
 def post(settings: Webhook, body: bytes, answer_s: float) -> None:
     """Send one request. Raises NotSentError."""
     import urllib3  # 3 MiB that agents without receivers do not need
-    from urllib3.exceptions import HTTPError, SSLError
+    from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
     from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
     url, headers = _address(settings)
@@ -251,14 +252,21 @@ def post(settings: Webhook, body: bytes, answer_s: float) -> None:
     except SSLError as error:
         text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
         raise NotSentError("tls", text, retry_s=0) from None
+    except NewConnectionError as error:  # for urllib3 a timeout, too
+        raise _unreachable(error) from None
     except NoAnswerInTime:
         raise NotSentError("timeout", f"no answer within {answer_s:g} s", retry_s=0) from None
     except (HTTPError, OSError, ValueError) as error:
-        text = f"it cannot be reached ({type(error).__name__})"
-        raise NotSentError("unreachable", text, retry_s=0) from None
+        raise _unreachable(error) from None
     finally:
         pool.clear()
     _check(status, after)
+
+
+def _unreachable(error: Exception) -> NotSentError:
+    """Return the error without the address, which the other one quotes."""
+    text = f"it cannot be reached ({type(error).__name__})"
+    return NotSentError("unreachable", text, retry_s=0)
 
 
 def _check(status: int, after: str) -> None:

@@ -16,6 +16,7 @@ from minerwatch.view.lines import cut, rendered, wrapped
 _MAX_CHARS = 400
 _INDENT = 2
 _NAME_WIDTH = 14
+_BOUNDS = "Bounds reached, since the start unless it says now"
 _STATE_STYLES = {"failing": "bold red", "unavailable": "yellow"}
 
 
@@ -43,7 +44,7 @@ def status_text(agent: AgentStatus, *, now: datetime, width: int | None, colour:
     for title, body in (
         ("Rejected rule files", agent.rejected),
         ("Cannot be seen", agent.blind_spots),
-        ("Bounds reached since the start", [f"{n:,} × {what}" for what, n in agent.bounds.items()]),
+        (_BOUNDS, [f"{what}: {count:,}" for what, count in agent.bounds.items()]),
     ):
         if body:
             lines += [Text(""), Text(title, "bold")]

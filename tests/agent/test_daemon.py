@@ -219,7 +219,8 @@ def test_a_receiver_is_told_of_a_miner_while_another_is_away(
         config = tmp_path / "notify.yml"
         receivers = (("away", nowhere), ("chat", address))
         notify = [
-            {"name": name, "url_file": str(file), "group_for": "100ms"} for name, file in receivers
+            {"name": name, "url_file": str(file), "group_for": "100ms", "per_hour": 9999}
+            for name, file in receivers
         ]
         config.write_text(OWN_RULES_ONLY + json.dumps({"notify": notify})[1:-1] + "\n")
         agent = start("--config", str(config))

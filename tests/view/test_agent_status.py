@@ -50,8 +50,8 @@ Probes
   drift         unavailable  the capability SYS_PTRACE is missing: grant it
   content       off          switched off (probes.content)
 
-Bounds reached since the start
-  3 × texts of processes shortened
+Bounds reached, since the start unless it says now
+  texts of processes shortened: 3
 """
 
 
