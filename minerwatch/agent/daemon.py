@@ -236,6 +236,8 @@ class Agent:
     def _open_node(self, config: Config, rules: RuleSet) -> Node:
         node = open_node(config, rules.book, matcher=rules.matcher, cluster=self._cluster)
         self._opened.callback(node.watch.close)
+        if node.host is not None:
+            self._opened.callback(node.host.close)
         self._opened.callback(self._runtime.wake.close)
         since = socket_path(config).with_name(FILE_NAME)
         return replace(node, since=SinceFile(since, boot_id(), self._runtime.now_s()))
@@ -295,6 +297,8 @@ class Agent:
 
     def _failures(self) -> Iterator[tuple[str, str, int]]:
         yield from self._node.watch.failures()
+        if self._node.host is not None:
+            yield from self._node.host.failures()
         yield from (("rules", reason, n) for reason, n in self._loader.failures.items())
         if self._cluster is not None:
             yield from self._cluster.failures()

@@ -179,6 +179,7 @@ class ContainerStatus:
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
     abuse: str = ""  # the kind that its score and signals are of; "": no findings
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
+    labels: dict[str, str] = field(default_factory=dict)  # of an engine's container on a host
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -163,6 +163,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
         "Owner": status.owner,
         "Campaign": f"one of {campaign}" if campaign else "",
         "Image": status.image,
+        "Labels": ", ".join(f"{key}={value}" for key, value in status.labels.items()),
         "Processes": f"{status.process_count:,}",
         "Kind": _kind(status),
         "Id": status.container_id,
