@@ -27,6 +27,7 @@ from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.agent.rule_updater import RuleUpdater
 from minerwatch.agent.scheduling import CpuBudget, Wake
 from minerwatch.agent.self_test import SelfTest
+from minerwatch.agent.systemd import Systemd
 from minerwatch.agent.tick import TickSummary
 from minerwatch.config.schema import Config
 from minerwatch.culling.service import CullSwitch, boot_id
@@ -89,6 +90,7 @@ class Agent:
         self._reread = reread
         self._runtime = runtime = runtime or Runtime()
         self._is_stopping = self._is_reload_requested = False
+        self._systemd = Systemd()
         self._sampled_s = 0.0
         self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
         self._opened = ExitStack()
@@ -140,6 +142,7 @@ class Agent:
             due_s = max(due_s + self._state.config.interval, self._runtime.now_s())
             self._wait(due_s)
         self._log.info("stopping")
+        self._systemd.stopping()
 
     def close(self) -> None:
         """Close the socket, the address and the kernel's files."""
@@ -167,6 +170,7 @@ class Agent:
             self._state.blindness = self._blindness(summary)
             self._publisher.publish_tick(summary, time.perf_counter() - started_s)
             self._state.last_tick_s = self._runtime.now_s()
+            self._systemd.ticked(summary, self._state.config.interval)
             self._self_test.tend(self._runtime.now_s())
             self._endpoints.renew_socket()
         except Exception as error:  # noqa: BLE001 - the next tick may succeed

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from minerwatch.arguments import NO_BREAK_SPACE
 from minerwatch.model import Process
-from minerwatch.node.processes import ProcessReader, saturated_threads, accounts
+from minerwatch.node.processes import ProcessReader, accounts, saturated_threads
 from tests.conftest import no_files_left
 from tests.node.recorded_proc import RecordedProc, read_one, stat_line
 from tests.waiting import until as eventually
