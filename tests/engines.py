@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -49,6 +50,16 @@ class Engine:
     def pid(self, name: str) -> int:
         """Return the container's first process."""
         return int(self.run("inspect", "--format={{.State.Pid}}", name))
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: podman takes no run folder of more than 50 characters."""
+    folder = Path(mkdtemp(prefix="mw-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -100,12 +111,16 @@ def podman(root: Path) -> Iterator[Engine]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(socket.exists)
+        until(lambda: socket.exists() or service.poll() is not None)
+        if service.poll() is not None:
+            pytest.skip("podman's service does not start here: run `podman system service`")
         yield engine
         engine.run("rm", "-af", "-t", "0")
     finally:
         service.terminate()
         service.wait()
+        mounted = root / "var/lib/containers/storage/overlay"  # podman binds it to itself
+        subprocess.run(["umount", "-l", str(mounted)], capture_output=True, check=False)
 
 
 def _needs(program: str, other: str, packages: str) -> Path:

@@ -250,7 +250,7 @@ class Agent:
         culling = CullSwitch(
             config,
             self._node.name,
-            self._cluster,
+            self._cluster or self._node.host,
             self._node.watch,
             self._log,
             now_s=self._runtime.now_s,

@@ -1,4 +1,4 @@
-"""What the agent tells systemd: ready, alive, stopping (sd_notify(3)). Nothing without systemd.
+"""Tell systemd that the agent is ready, alive, stopping (sd_notify(3)); nothing without systemd.
 
 The watchdog is fed by ticks that succeed, as /healthz is: an agent that hangs is restarted.
 """

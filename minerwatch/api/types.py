@@ -127,6 +127,7 @@ class ReleaseAnswer:
     gone: tuple[int, ...]  # pids of processes that have ended
     label_removed: bool
     trouble: tuple[str, ...] = ()  # what could not be undone
+    unpaused: bool = False  # a host's container, by its engine
 
 
 @dataclass(frozen=True, slots=True)

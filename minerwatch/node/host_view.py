@@ -92,6 +92,24 @@ class HostView:
             self._names.read(container, self._home(None))
         return self.identity(container)
 
+    def seen(self, uid: str) -> Container | None:
+        """Return the container or unit of the pod with ``uid`` that was looked up last."""
+        with self._lock:
+            recent = reversed([each.container for each in self._seen.values()])
+        return next((each for each in recent if _uid(each) == uid), None)
+
+    @property
+    def is_synced(self) -> bool:
+        """Return True: files are read again before each action."""
+        return True
+
+    def owner(self, pod: Pod) -> Owner | None:
+        """Return the user whose slice it is in, or else the compose project."""
+        return _owner(pod)
+
+    def tell_action(self, *_told: object, **_more: object) -> None:
+        """Do nothing: a host has no Events."""
+
     def facts(self, container: Container) -> Facts:
         """Return the facts about the container's name and image."""
         if container.kind is not ContainerKind.ENGINE:

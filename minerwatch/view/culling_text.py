@@ -20,7 +20,9 @@ _MAX_REASONS = 3
 _DONE: Mapping[str, str] = {
     Action.LABEL: "labelled",
     Action.STOP: "stopped",
+    Action.PAUSE: "paused",
     Action.KILL: "killed",
+    Action.STOP_CONTAINER: "container stopped",
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
@@ -76,7 +78,10 @@ def release_text(answer: ReleaseAnswer) -> str:
         lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had exited already.")
     if answer.label_removed:
         lines.append("The quarantine label was removed.")
-    if not (answer.resumed or answer.gone or answer.label_removed or answer.trouble):
+    if answer.unpaused:
+        lines.append("The container is no longer paused.")
+    undone = answer.resumed or answer.gone or answer.label_removed or answer.unpaused
+    if not (undone or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
     return "\n".join(lines) + "\n"

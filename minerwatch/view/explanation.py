@@ -376,6 +376,8 @@ def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
 
 
 def _pod_target(status: ContainerStatus) -> str:
+    if status.kind in (ContainerKind.ENGINE.value, ContainerKind.UNIT.value):
+        return _word(place(status))
     namespace, pod = _word(status.namespace), _word(status.pod)
     return f"{namespace}/{pod}" if namespace and pod else ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
@@ -13,17 +13,15 @@ from minerwatch.model import Container, ContainerKind, Level, Observation, Verdi
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.host_view import HostView
 from tests.conftest import needs_root
-from tests.engines import IMAGE, Engine, docker, podman
+from tests.engines import IMAGE, Engine, docker, podman, short_folder
 
 pytestmark = [needs_root, pytest.mark.slow]
 
 
 @pytest.fixture(params=[docker, podman], ids=["docker", "podman"], scope="module")
-def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
-    opened: AbstractContextManager[Engine] = request.param(tmp_path_factory.mktemp("engine"))
-    with opened as engine:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    open_engine: Callable[[Path], AbstractContextManager[Engine]] = request.param
+    with short_folder() as root, open_engine(root) as engine:
         yield engine
 
 

@@ -71,7 +71,9 @@ Ordered = Callable[[str, str, bytes], bytes]
 _KEYS = {
     Action.LABEL: ("l", "label the pod, for a NetworkPolicy to cut it off"),
     Action.STOP: ("s", "stop its flagged processes; minerwatch release lets them go on"),
+    Action.PAUSE: ("p", "pause a host's container; minerwatch release lets it go on"),
     Action.KILL: ("k", "kill its flagged processes"),
+    Action.STOP_CONTAINER: ("c", "stop a host's container"),
     Action.EVICT: ("e", "evict the pod, as far as PodDisruptionBudgets allow"),
     Action.DELETE: ("d", "delete the pod"),
 }
