@@ -91,6 +91,7 @@ def docker(root: Path) -> Iterator[Engine]:
     finally:
         daemon.terminate()
         daemon.wait()
+        _unmount(root / "run/docker/netns/default")
 
 
 @contextmanager
@@ -119,8 +120,7 @@ def podman(root: Path) -> Iterator[Engine]:
     finally:
         service.terminate()
         service.wait()
-        mounted = root / "var/lib/containers/storage/overlay"  # podman binds it to itself
-        subprocess.run(["umount", "-l", str(mounted)], capture_output=True, check=False)
+        _unmount(root / "var/lib/containers/storage/overlay")
 
 
 def _needs(program: str, other: str, packages: str) -> Path:
@@ -139,3 +139,8 @@ def _rootfs(root: Path, busybox: Path) -> Path:
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     shutil.copy(busybox, folder / "bin" / "busybox")
     return folder
+
+
+def _unmount(path: Path) -> None:
+    """Undo a mount that an engine leaves behind, so that its folder can be removed."""
+    subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
