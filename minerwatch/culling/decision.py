@@ -19,6 +19,9 @@ class Reason(StrEnum):
     OWN_IDENTITY_UNKNOWN = (
         "Own namespace unknown; culling is disabled to avoid acting on minerwatch itself."
     )
+    OWN_CGROUP_UNKNOWN = (
+        "Own cgroup unknown; culling is disabled to avoid acting on minerwatch itself."
+    )
     PODS_NOT_SYNCED = "The agent's list of the cluster's pods is not up to date."
     MEMORY_LOST = "The agent does not know what it did within the last hour."
     NO_AUDIT_LOG = "The audit log cannot be written, and nothing is done without evidence."

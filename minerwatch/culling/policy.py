@@ -198,7 +198,10 @@ class _Evaluation:
             broken = tripped(situation, self.settings)
             counts = (f"{rule}: {count}" for rule, count in sorted(broken.items()))
             yield Objection(Reason.CIRCUIT_BREAKER, "; ".join(counts))
-        if not (situation.own_cgroup if situation.is_host else situation.own_namespace):
+        if situation.is_host:
+            if not situation.own_cgroup:
+                yield Objection(Reason.OWN_CGROUP_UNKNOWN, "")
+        elif not situation.own_namespace:
             yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
         if not situation.pods_synced:
             yield Objection(Reason.PODS_NOT_SYNCED, "")

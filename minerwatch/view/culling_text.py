@@ -29,7 +29,7 @@ _DONE: Mapping[str, str] = {
 _OUTCOMES: Mapping[str, str] = {
     Outcome.DONE: "It was done.",
     Outcome.DRY_RUN: "It would have been done; this was a dry run, and nothing was changed.",
-    Outcome.REFUSED: "The API server refused it.",
+    Outcome.REFUSED: "It was refused.",
     Outcome.FAILED: "It failed.",
     Outcome.UNKNOWN: "It is unknown whether it was done: check the pod.",
     Outcome.WITHDRAWN: "It was withdrawn before anything was done.",

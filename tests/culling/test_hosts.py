@@ -276,7 +276,7 @@ def test_an_agent_that_does_not_know_its_own_unit_does_nothing(
     host.watch.own = None
     found = host.watch.add_container(_CI, miner)
     host.tick()
-    assert "Own namespace unknown" in host.reasons(found)
+    assert "Own cgroup unknown" in host.reasons(found)
     assert state(miner) in ("R", "S")
 
 

@@ -294,7 +294,7 @@ def named(name: str) -> Container:
 
 ALICES = host_case(name="1000/x.scope", service_account="alice")
 HOST_DOUBTS: list[tuple[Reason, Doubt]] = [
-    (Reason.OWN_IDENTITY_UNKNOWN, doubt(
+    (Reason.OWN_CGROUP_UNKNOWN, doubt(
         host_case(situation=replace(HOST, own_cgroup="")), ON_HOST)),
     (Reason.NOT_A_WORKLOAD, doubt(host_case(replace(UNIT, kind=ContainerKind.HOST)), ON_HOST)),
     (Reason.NOT_A_WORKLOAD, doubt(

@@ -77,6 +77,9 @@ _KEYS = {
     Action.EVICT: ("e", "evict the pod, as far as PodDisruptionBudgets allow"),
     Action.DELETE: ("d", "delete the pod"),
 }
+_ENGINES = (Action.PAUSE, Action.STOP_CONTAINER)
+_OF_HOSTS = (Action.STOP, Action.KILL, *_ENGINES)
+"""Actions on what is in no pod."""
 
 
 class ByHand:
@@ -95,6 +98,7 @@ class ByHand:
         return [
             (key, action.value, words + (": the policy's own choice" * (action == proposed)))
             for action, (key, words) in _KEYS.items()
+            if (action in _OF_HOSTS and not status.pod) or (action not in _ENGINES and status.pod)
         ]
 
     def propose(self, status: ContainerStatus, action: str) -> Proposal:
