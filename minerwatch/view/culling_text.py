@@ -22,7 +22,7 @@ _DONE: Mapping[str, str] = {
     Action.STOP: "stopped",
     Action.PAUSE: "paused",
     Action.KILL: "killed",
-    Action.STOP_CONTAINER: "container stopped",
+    Action.STOP_CONTAINER: "stopped by its engine",
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
@@ -59,11 +59,13 @@ def cull_text(answer: CullAnswer) -> str:
 def decision_lines(answer: CullAnswer) -> list[str]:
     """Return the decision and all reasons."""
     how = " in a dry run" if answer.dry_run else ""
-    proposed = printable(answer.proposed, 16)
+    proposed = f"{printable(answer.proposed, 16)} it"
+    if answer.proposed == Action.STOP_CONTAINER:
+        proposed = "stop the container"
     if answer.acts:
-        return [f"The policy permits to {proposed} it{how}."]
+        return [f"The policy permits to {proposed}{how}."]
     reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
-    return [f"The policy does not permit to {proposed} it{how}:", *reasons]
+    return [f"The policy does not permit to {proposed}{how}:", *reasons]
 
 
 def release_text(answer: ReleaseAnswer) -> str:
@@ -217,6 +219,8 @@ def _done(action: str) -> str:
 
 
 def _place(namespace: str, pod: str, container: str) -> str:
+    if pod and not namespace:  # on a host the name is whole
+        return _name(pod)
     parts = (namespace, pod, container) if pod else (container,)
     return "/".join(_name(part) for part in parts if part)
 

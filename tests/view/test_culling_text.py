@@ -156,6 +156,21 @@ def test_nothing_would_have_been_culled() -> None:
     assert simulation_text([], 1).startswith("In the last hour no container was confirmed")
 
 
+def test_a_container_of_a_host_has_its_engines_name() -> None:
+    answer = replace(PERMITTED, namespace="", pod="docker/web", proposed="stop-container")
+    text = cull_text(answer)
+    assert text.startswith("docker/web on node ")
+    assert "permits to stop the container" in text
+    released = replace(
+        RELEASED, namespace="", pod="docker/web", resumed=(), gone=(), label_removed=False,
+        trouble=(), unpaused=True,
+    )  # fmt: skip
+    assert release_text(released).splitlines() == [
+        "docker/web is released: no further actions.",
+        "The container is no longer paused.",
+    ]
+
+
 def test_very_many_are_cut_with_a_mark() -> None:
     lines = [
         AuditLine("decision", f"2026-11-24T10:{n % 60:02}:00.000Z", "n", decision=decision(str(n)))
