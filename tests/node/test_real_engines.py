@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -14,6 +17,9 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.host_view import HostView
 from tests.conftest import needs_root
 from tests.engines import IMAGE, Engine, docker, podman, short_folder
+from tests.waiting import until
+
+_NOBODY = 65534
 
 pytestmark = [needs_root, pytest.mark.slow]
 
@@ -52,3 +58,44 @@ def test_a_real_container_has_its_engines_name(engine: Engine) -> None:
             fresh = view.fresh_identity(container)
             assert fresh is not None
             assert fresh.container == "renamed"
+
+
+def test_a_container_that_a_user_made_without_root_is_that_users() -> None:
+    for program in ("podman", "setpriv"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: apt-get install --no-install-recommends podman")
+    with short_folder() as root:
+        home = root / "home"
+        for folder in (home, root / "run", root / "rootfs", root / "etc"):
+            folder.mkdir()
+            os.chown(folder, _NOBODY, _NOBODY)
+        root.chmod(0o755)
+        (root / "etc" / "passwd").write_text(f"nobody:x:{_NOBODY}:{_NOBODY}::/home:/bin/sh\n")
+        environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(root / "run")}
+        command = [
+            *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
+            *("podman", "--cgroup-manager=cgroupfs", "--events-backend=file", "create"),
+            *("--name=web", "--rootfs", str(root / "rootfs"), "/bin/true"),
+        ]
+        done = subprocess.run(
+            command,
+            env={**environment, "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=root,
+        )
+        if done.returncode:
+            pytest.skip(f"podman makes no container without root here: {done.stderr[-300:]}")
+        container_id = done.stdout.split()[-1]
+        slice_ = f"/user.slice/user-{_NOBODY}.slice"
+        container = Container(
+            f"{slice_}/user@{_NOBODY}.service/user.slice/libpod-{container_id}.scope",
+            *(7, ContainerKind.ENGINE, container_id, "podman"),
+        )
+        with closing(HostView(root, "host-1")) as view:
+            identity = until(lambda: view.identity(container))
+        assert identity is not None
+        assert identity.container == f"{_NOBODY}/web"
+        assert identity.owner is not None
+        assert identity.owner.name == "nobody"
