@@ -140,8 +140,8 @@ class HostView:
     def _found(self, container: Container) -> EngineContainer | None:
         """Return the container as its engine knows it; None also if it may be another's."""
         uid = user_of(container)
-        if container.runtime not in _ENGINES or (uid is None and container.outer_cgroup):
-            return None  # nested: whatever runs in the outer container chose this name
+        if container.runtime not in _ENGINES or (uid is None and _may_be_claimed(container)):
+            return None
         home = self._home(uid)
         if not home.path:
             return None
@@ -202,6 +202,16 @@ class HostView:
             while len(self._seen) > _MAX_SEEN:
                 self._seen.popitem(last=False)
             return seen.first_unix_s
+
+
+def _may_be_claimed(container: Container) -> bool:
+    """Return True if what runs in a container or service around it may have named the cgroup.
+
+    Only podman puts containers below a service, its own unit (``--cgroups=split``, quadlets).
+    """
+    return bool(container.outer_cgroup) or (
+        ".service/" in container.cgroup and container.runtime != PODMAN
+    )
 
 
 def _owner(pod: Pod) -> Owner | None:

@@ -12,6 +12,8 @@ import pytest
 from minerwatch.agent.systemd import Systemd
 from minerwatch.agent.tick import TickSummary
 from minerwatch.model import Level
+from tests.agent.test_daemon import RunningAgent
+from tests.waiting import PATIENCE_S, until
 
 
 def _summary(**levels: int) -> TickSummary:
@@ -68,6 +70,24 @@ def test_the_watchdog_waits_for_long_intervals(systemd: tuple[socket.socket, str
     assert "WATCHDOG_USEC=1815000000" in _received(listening)
     agent.ticked(_summary(clear=1), 10)
     assert len(_received(listening)) == 2
+
+
+def test_a_real_agent_says_ready_alive_and_stopping(
+    systemd: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listening, path = systemd
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    listening.settimeout(PATIENCE_S)
+    agent = RunningAgent(tmp_path, all_rules=False)
+    try:
+        status, *said = _received(listening)
+        assert "containers and units" in status
+        assert said == ["WATCHDOG=1", "READY=1"]
+        assert _received(listening)[1:] == ["WATCHDOG=1"]
+        agent.process.terminate()
+        until(lambda: _received(listening) == ["STOPPING=1"])
+    finally:
+        agent.close()
 
 
 def test_an_abstract_socket() -> None:

@@ -150,6 +150,18 @@ def test_no_user_can_name_a_cgroup_after_a_container_of_the_host(
     assert view.identity(nested) is None
 
 
+def test_a_service_with_cgroups_of_its_own_cannot_claim_a_container_of_docker(
+    root: Path, view: HostView
+) -> None:
+    _write_docker(root, "postgres")
+    _write_podman(root / "var/lib/containers/storage", "web")
+    below = f"/system.slice/ci.service/docker-{_ID}.scope"
+    assert view.identity(_container(below)) is None
+    assert view.identity(_container(below, "")) is None
+    payload = _container(f"/system.slice/web.service/libpod-payload-{_ID}", "podman")
+    assert view.identity(payload) is not None
+
+
 def test_a_users_store_names_no_container_of_the_host(root: Path, view: HostView) -> None:
     _write_podman(root / "home/alice/.local/share/containers/storage", "innocent")
     assert view.identity(_container(runtime="podman")) is None
