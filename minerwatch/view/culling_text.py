@@ -96,7 +96,7 @@ def release_all_text(answer: ReleaseAllAnswer) -> str:
     lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
     lines += [f"  Not undone: {printable(each)}" for each in answer.trouble]
     if answer.forgotten:
-        lines.append("  Audit log, evidence and Lease are removed.")
+        lines.append("  Audit log, evidence and budget are removed.")
     if answer.acts_no_more:
         lines.append("  The agent does not act again until it is restarted.")
     return "\n".join(lines) + "\n"

@@ -43,7 +43,7 @@ OBJECTED = replace(
     acts=False,
     dry_run=True,
     outcome="",
-    reasons=("The namespace is protected (binder).", "The pod is too young (3 s, 300 s at least)."),
+    reasons=("The namespace is protected (binder).", "It is too young (3 s, 300 s at least)."),
 )
 RELEASED = ReleaseAnswer("worker-1", "binder", "jupyter-eve", "notebook", (7, 8), (9,), True)
 RELEASED_ALL = ReleaseAllAnswer(
@@ -114,7 +114,7 @@ def decision(pod: str, **changes: object) -> DecisionLine:
     plain = DecisionLine(
         namespace="binder", pod=pod, container="notebook", pod_uid=f"uid-{pod}", owner="eve",
         score=95.2, level="confirmed", proposed="evict", acts=False, dry_run=True, rung=0,
-        reasons=("The pod is too young (3 s, 300 s at least).",),
+        reasons=("It is too young (3 s, 300 s at least).",),
     )  # fmt: skip
     return DecisionLine(**{**{f: getattr(plain, f) for f in plain.__struct_fields__}, **changes})
 
