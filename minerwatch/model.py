@@ -411,7 +411,9 @@ class Action(StrEnum):
     OBSERVE = "observe"
     LABEL = "label"  # the pod, for a NetworkPolicy to quarantine it
     STOP = "stop"  # SIGSTOP to the processes that are proven miners: reversible
+    PAUSE = "pause"  # a host's container, by its engine: reversible
     KILL = "kill"  # SIGKILL to these processes
+    STOP_CONTAINER = "stop-container"  # a host's container, by its engine
     EVICT = "evict"  # the pod, through the Eviction API: PodDisruptionBudgets are honoured
     DELETE = "delete"  # the pod
 

@@ -29,6 +29,7 @@ from minerwatch.agent.rule_updater import RuleUpdater
 from minerwatch.agent.scheduling import CpuBudget, Wake
 from minerwatch.agent.self_report import SelfReport
 from minerwatch.agent.self_test import SelfTest
+from minerwatch.agent.systemd import Systemd
 from minerwatch.agent.tick import TickSummary
 from minerwatch.config.schema import Config
 from minerwatch.culling.records import ActionRecord
@@ -97,8 +98,8 @@ class Agent:
         self._reread = reread
         self._runtime = runtime = runtime or Runtime()
         self._is_stopping = self._is_reload_requested = False
-        self._sampled_s = 0.0
-        self._samples_budget = CpuBudget(config.probes.rounding_cpu_share)
+        self._systemd = Systemd()
+        self._sampled_s, self._samples_budget = 0.0, CpuBudget(config.probes.rounding_cpu_share)
         self._opened = ExitStack()
         started_s = runtime.now_s()
         self._log_limit = log_limit = LogLimit()
@@ -123,11 +124,11 @@ class Agent:
         if ProbeStatus("content", "") in node.probes:
             rules = self._loader.check_content(rules)
         self._state = AgentState(config, rules, started_s)
-        recorder = open_recorder(config, node, self._note_journal_error, runtime.now_s)
+        recorder = open_recorder(config, node, telemetry.once, runtime.now_s)
         self._recorder = self._opened.enter_context(closing(recorder))
         self._culling = culling = self._open_culling(config)
-        notifier = Notifier.of(config.notify, telemetry.once.failure)
-        self._notifier = self._opened.enter_context(closing(notifier))
+        self._notifier = notifier = Notifier.of(config.notify, telemetry.once.failure)
+        self._opened.callback(notifier.close)
         parts = Parts(
             self._state, telemetry, node, cluster, culling, recorder, runtime.now_s, notifier
         )
@@ -157,6 +158,7 @@ class Agent:
             due_s = max(due_s + self._state.config.interval, self._runtime.now_s())
             self._wait(due_s)
         self._log.info("stopping")
+        self._systemd.stopping()
 
     def close(self) -> None:
         """Close the socket, the address and the kernel's files."""
@@ -186,6 +188,7 @@ class Agent:
             self._publisher.publish_tick(summary, duration_s)
             self._report.note_tick(summary, duration_s)
             self._state.last_tick_s = self._runtime.now_s()
+            self._systemd.ticked(summary, self._state.config.interval)
             self._self_test.tend(self._runtime.now_s())
             self._endpoints.renew_socket()
         except Exception as error:  # noqa: BLE001 - the next tick may succeed
@@ -255,6 +258,8 @@ class Agent:
     def _open_node(self, config: Config, rules: RuleSet) -> Node:
         node = open_node(config, rules.book, matcher=rules.matcher, cluster=self._cluster)
         self._opened.callback(node.watch.close)
+        if node.host is not None:
+            self._opened.callback(node.host.close)
         self._opened.callback(self._runtime.wake.close)
         since = socket_path(config).with_name(FILE_NAME)
         return replace(node, since=SinceFile(since, boot_id(), self._runtime.now_s()))
@@ -263,7 +268,7 @@ class Agent:
         culling = CullSwitch(
             config,
             self._node.name,
-            self._cluster,
+            self._cluster or self._node.host,
             self._node.watch,
             self._log,
             now_s=self._runtime.now_s,
@@ -314,6 +319,8 @@ class Agent:
 
     def _failures(self) -> Iterator[tuple[str, str, int]]:
         yield from self._node.watch.failures()
+        if self._node.host is not None:
+            yield from self._node.host.failures()
         yield from (("rules", reason, n) for reason, n in self._loader.failures.items())
         if self._cluster is not None:
             yield from self._cluster.failures()
@@ -335,16 +342,7 @@ class Agent:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
 
     def _note_outcome(self, record: ActionRecord) -> None:
-        self._telemetry.metrics.action_ended(record.action, record.outcome)
-        self._recorder.note_action(record)
-
-    def _note_journal_error(self, error: OSError) -> None:
-        self._telemetry.once.warning(
-            "the journal cannot be written: its lines are dropped until it can",
-            about=str(error.errno),
-            folder=self._state.config.report.journal,
-            reason=error.strerror or str(error),
-        )
+        self._publisher.publish_action(record)
 
     def _note_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):

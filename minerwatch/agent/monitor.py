@@ -27,6 +27,7 @@ from minerwatch.node.capabilities import blind_spots
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.processes import ProcessReader
@@ -66,6 +67,7 @@ class Node:
     blind_spots: tuple[str, ...]
     probes: tuple[ProbeStatus, ...]
     identity: Callable[[Container], Identity | None] = _no_identity
+    host: HostView | None = None  # names outside Kubernetes
     since: SinceFile | None = None  # levels that an earlier agent left
 
     def statuses(
@@ -135,6 +137,7 @@ def open_node(
     ``matcher`` holds the book's rules, where it was compiled already.
     """
     proc = Path(config.node.proc)
+    host = HostView(host_root(proc), node_name(config))
     cgroups = CgroupTree(Path(config.node.sys), proc, units=config.node.units)
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
@@ -152,7 +155,7 @@ def open_node(
         matcher or Matcher(book.rules),
         config.examination,
         judge,
-        cluster.facts if cluster is not None else None,
+        lambda container: (cluster.facts(container) if cluster else {}) or host.facts(container),
     )
     opens_files = config.probes.connections or config.probes.content
     spots = (cgroups.blind_spot, code_spot, *blind_spots(proc, opens_files=opens_files))
@@ -166,7 +169,10 @@ def open_node(
             code_status,
             *probes.status,
         ),
-        cluster.identity if cluster is not None else _no_identity,
+        lambda container: (
+            (cluster.identity(container) if cluster else None) or host.identity(container)
+        ),
+        host,
     )
 
 

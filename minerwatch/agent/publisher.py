@@ -8,10 +8,14 @@ from functools import partial
 
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
-from minerwatch.model import Change, Finding, Observation
+from minerwatch.culling.records import ActionRecord
+from minerwatch.format import rfc3339
+from minerwatch.model import Change, Finding, Observation, Outcome
 from minerwatch.report.log import LogLimit, verdict_line
+from minerwatch.report.messages import Notice
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.worker import states as worker_states
 
 
@@ -57,6 +61,13 @@ class Publisher:
         if self._parts.cluster is not None:
             self._parts.cluster.tell(change.observation for change in changes)
         self._notify(change.observation for change in changes)
+
+    def publish_action(self, record: ActionRecord) -> None:
+        """Publish the end of an action; called by the culling thread."""
+        self._telemetry.metrics.action_ended(record.action, record.outcome)
+        self._parts.recorder.note_action(record)
+        if record.outcome is not Outcome.WITHDRAWN:
+            self._parts.notifier.say(_action_notice(record))
 
     def publish_workers(self) -> None:
         """Publish the state of the agent's threads; dead ones are started again."""
@@ -152,3 +163,17 @@ class Publisher:
             status.cpu_cores,
             status.signals,
         )
+
+
+def _action_notice(record: ActionRecord) -> Notice:
+    return Notice(
+        at=rfc3339(record.unix_s),
+        event="action",
+        node=printable(record.node, 256),
+        namespace=printable(record.namespace, 256),
+        pod=printable(record.pod, 256),
+        container="",
+        owner=printable(redacted(record.owner), 256),
+        action=str(record.action),
+        outcome="dry run" if record.dry_run else str(record.outcome),
+    )

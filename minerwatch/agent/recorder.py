@@ -29,7 +29,7 @@ from minerwatch.fair_queue import interleaved
 from minerwatch.format import rfc3339
 from minerwatch.model import Container, ContainerKey, Level, Observation
 from minerwatch.report.journal import Journal, JournalFiles
-from minerwatch.report.log import LogLimit, Rate
+from minerwatch.report.log import LogLimit, Once, Rate
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
@@ -275,10 +275,17 @@ def _name(text: str) -> str:
     return printable(text, _MAX_NAME_BYTES).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def open_recorder(
-    config: Config, node: Node, on_error: Callable[[OSError], None], now_s: Callable[[], float]
-) -> Recorder:
+def open_recorder(config: Config, node: Node, once: Once, now_s: Callable[[], float]) -> Recorder:
     """Return a recorder that writes the journal, if one is configured."""
     folder = config.report.journal
-    journal = Journal(JournalFiles(Path(folder)), on_error) if folder else None
+
+    def note_error(error: OSError) -> None:
+        once.warning(
+            "the journal cannot be written: its lines are dropped until it can",
+            about=str(error.errno),
+            folder=folder,
+            reason=error.strerror or str(error),
+        )
+
+    journal = Journal(JournalFiles(Path(folder)), note_error) if folder else None
     return Recorder(node, journal, config.interval, now_s)

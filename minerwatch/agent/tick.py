@@ -216,6 +216,11 @@ class Watch:
         with self._lock:
             self._sources.probes.sample(at_s)
 
+    def container_of(self, pid: int) -> Container | None:
+        """Return the container that a process is in; None: it is gone or not seen."""
+        with self._lock:
+            return self._sources.cgroups.container_of(pid)
+
     def is_watched(self, pid: int) -> bool:
         """Return True if a process runs in a container that is watched."""
         with self._lock:

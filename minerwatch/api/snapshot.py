@@ -27,10 +27,12 @@ from minerwatch.model import (
     Finding,
     Identity,
     Observation,
+    Pod,
     ProcessLoad,
     public_finding,
 )
 from minerwatch.untrusted_text.display import masked_command_line, shortened
+from minerwatch.untrusted_text.redaction import redacted
 
 MAX_COMMAND_LINE_LENGTH = 4096
 
@@ -62,10 +64,11 @@ def container_status(
         )
         for each in verdict.findings
     )
+    pod = identity.pod if identity and identity.pod.namespace else None  # None on a host, too
     return ContainerStatus(
         node=node,
-        namespace=identity.pod.namespace if identity else "",
-        pod=identity.pod.name if identity else "",
+        namespace=pod.namespace if pod else "",
+        pod=pod.name if pod else "",
         container=identity.container if identity else _name(observation),
         container_id=container.container_id,
         kind=container.kind.value,
@@ -87,9 +90,10 @@ def container_status(
         processes=tuple(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
-        started=_started(identity),
+        started=_started(pod),
         abuse=next((each.abuse.value for each in _counted(observation)), ""),
         executed=_numbers(observation.executed),
+        labels=_labels(identity.pod) if identity and not pod else {},
     )
 
 
@@ -158,8 +162,13 @@ def _name(observation: Observation) -> str:
     return container.container_id[:12]
 
 
-def _started(identity: Identity | None) -> str:
-    return rfc3339(identity.pod.created_unix_s) if identity and identity.pod.created_unix_s else ""
+def _started(pod: Pod | None) -> str:
+    return rfc3339(pod.created_unix_s) if pod and pod.created_unix_s else ""
+
+
+def _labels(pod: Pod) -> dict[str, str]:
+    """Return the labels of an engine's container; values under a telling key are masked."""
+    return {key: redacted(f"{key}={value}").partition("=")[2] for key, value in pod.labels.items()}
 
 
 def _finding_status(finding: Finding, boot_unix_s: float, *, is_counted: bool) -> FindingStatus:

@@ -173,6 +173,7 @@ class ReleaseAnswer:
     gone: tuple[int, ...]  # pids of processes that have ended
     label_removed: bool
     trouble: tuple[str, ...] = ()  # what could not be undone
+    unpaused: bool = False  # a host's container, by its engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,7 @@ class ContainerStatus:
     culling: CullStatus | None = None  # None: not flagged and nothing was done, or an older agent
     abuse: str = ""  # the kind that its score and signals are of; "": no findings
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
+    labels: dict[str, str] = field(default_factory=dict)  # of an engine's container on a host
 
 
 class NodeReport(msgspec.Struct, frozen=True):

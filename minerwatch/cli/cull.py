@@ -24,7 +24,9 @@ _GOOD = ("done", "dry-run")
 @click.command()
 @click.argument("target", required=False, shell_complete=complete_pod)
 @click.option(
-    "--action", type=click.Choice(_ACTIONS), help="What to do: label, stop, kill, evict or delete."
+    "--action",
+    type=click.Choice(_ACTIONS),
+    help="What to do; pause and stop-container are for hosts.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Check with the API server or the kernel; change nothing."

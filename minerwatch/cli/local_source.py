@@ -115,6 +115,8 @@ class Sampler:
     def close(self) -> None:
         """Lets go of the kernel's files."""
         self._node.watch.close()
+        if self._node.host is not None:
+            self._node.host.close()
 
 
 def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence[ContainerStatus]:

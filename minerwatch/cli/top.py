@@ -102,7 +102,7 @@ def top(
     With -o json a list of objects, as the agent's socket has them: node, namespace, pod, container,
     container_id, kind, runtime, image, cgroup, pod_uid, cpu_cores, cpu_limit_cores,
     throttled_share, cpu_hours, score, level, since, signals, owner, process_count, findings,
-    processes, started, abuse, executed. Nodes that are missing are named on standard error.
+    processes, started, abuse, executed, labels. Nodes that are missing are named on standard error.
 
     Exit status: 0, also when something was found; 1 an agent did not answer, or the node cannot be
     read; a node that has no agent is named, but is no failure.

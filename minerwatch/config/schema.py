@@ -174,7 +174,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Actions in some namespaces: the first one, then the next ones for repeat offenders."""
 
-    actions: Actions  # mildest first: label, stop, kill, evict, delete; or observe
+    actions: Actions  # mildest first: label, stop, kill, evict, delete; on hosts see below
     namespaces: tuple[Line, ...] = ("*",)  # patterns
     score: CullScore = 90  # minimum score of stable findings
 
@@ -241,6 +241,17 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_mib: Limit = 64  # of the log and of the folder, each
 
 
+class HostCulling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where to act on a host outside Kubernetes: nowhere, unless it is named here."""
+
+    units: tuple[Line, ...] = ()  # patterns of systemd's units, outside users' slices
+    containers: tuple[Line, ...] = ()  # patterns of names of containers of the host's engines
+    users: tuple[Line, ...] = ()  # patterns of users: all that is in their slices
+    protected: tuple[Line, ...] = ()  # patterns of units, containers or users: never acted on
+    docker_socket: str = ""  # such as /run/docker.sock; for pause and stop-container
+    podman_socket: str = ""  # such as /run/podman/podman.sock; the same
+
+
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Actions on confirmed miners; none unless switched on."""
 
@@ -248,6 +259,7 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     namespaces: tuple[Line, ...] = ()  # patterns of namespaces to act in; "*" is all
     selector: Selector = Selector()  # as in kubectl: component=singleuser-server,!keep
     protected_namespaces: tuple[Line, ...] = ()  # patterns, in addition to kube-system and others
+    hosts: HostCulling = HostCulling()
     tenant_namespaces: tuple[Line, ...] = ()  # where tenants create pods; see below
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first match applies
     minimum_age: Duration = Duration(300)  # of a pod before any action

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from minerwatch.culling.context import Context
 from minerwatch.culling.holds import Holds
-from minerwatch.culling.lease_budget import LeaseBudget
-from minerwatch.culling.pod_actions import Actions, SeenPod
+from minerwatch.culling.pod_actions import ProcessActions, SeenPod
 from minerwatch.culling.policy import claims_protection
 from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
 from minerwatch.culling.recorded_history import RecordedHistory
-from minerwatch.culling.records import Case, Situation
+from minerwatch.culling.records import Case, KnownBudget, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Level, Observation, ProcessId
 
@@ -24,12 +23,16 @@ class Cases:
     """
 
     def __init__(
-        self, context: Context, history: RecordedHistory, budget: LeaseBudget, actions: Actions
+        self,
+        context: Context,
+        history: RecordedHistory,
+        budget: KnownBudget,
+        actions: ProcessActions,
+        controllers: ControllerCheck | None,
     ) -> None:
+        """``controllers``: None on a host, which has none."""
         self.holds = Holds()
-        self.controllers = ControllerCheck(
-            context.cluster.cluster, on_error=context.callbacks.on_error
-        )
+        self.controllers = controllers
         self._context = context
         self._cluster = context.cluster
         self._history = history
@@ -89,6 +92,8 @@ class Cases:
             owners=self._owner_count,
             flagged={rule: len(owners) for rule, owners in self._flagged.items()},
             cluster_flagged=self._budget.flagged(self._flagged),
+            is_host=context.is_host,
+            own_cgroup=context.own_cgroup if context.is_host else "",
         )
 
     def case(
@@ -110,7 +115,9 @@ class Cases:
             stopped=self.stopped(identity.pod.uid if identity else ""),
             held=self.holds.of(container.key),
             is_controlled=(
-                self.controllers.known(identity.pod, carrier.container_id) if identity else None
+                self.controllers.known(identity.pod, carrier.container_id)
+                if identity and self.controllers
+                else None
             ),
         )
 
@@ -140,7 +147,7 @@ class Cases:
 
     def _checked(self, case: Case) -> Case:
         """Ask the API server about the pod's controller, where the pod claims protection."""
-        if case.pod is None or not claims_protection(case.pod):
+        if case.pod is None or self.controllers is None or not claims_protection(case.pod):
             return case
         carrier = case.carrier or case.container
         is_controlled = self.controllers.checked(case.pod, carrier.container_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from threading import Event, Lock
 from typing import Protocol
@@ -10,8 +11,16 @@ from typing import Protocol
 from minerwatch.config.schema import Config, Culling
 from minerwatch.config.values import ENFORCE
 from minerwatch.culling.records import ActionRecord, Moment
-from minerwatch.kube.cluster_view import ClusterNode
-from minerwatch.model import Container, ContainerKey, Observation
+from minerwatch.kube.events import EventReason
+from minerwatch.model import (
+    Container,
+    ContainerKey,
+    Finding,
+    Identity,
+    Observation,
+    Owner,
+    Pod,
+)
 from minerwatch.report.log import Log
 
 _MAX_SLEW_S = 5.0
@@ -39,6 +48,31 @@ class Monitor(Protocol):
 
     def carrier(self, container: Container) -> Container:
         """Return the pod's own container that this one is nested in, or the container itself."""
+
+    def container_of(self, pid: int) -> Container | None:
+        """Return the container that a process is in; None: it is gone or not seen."""
+
+
+class Site(Protocol):
+    """Names and owners of containers: by a cluster, or on a host by its files."""
+
+    @property
+    def is_synced(self) -> bool:
+        """Return True if that is up to date."""
+
+    def identity(self, container: Container) -> Identity | None:
+        """Return name and owner of a container; None while they are unknown."""
+
+    def owner(self, pod: Pod) -> Owner | None:
+        """Return the owner of a pod."""
+
+    def pods(self) -> tuple[Pod, ...]:
+        """Return all pods, of a host all units and containers."""
+
+    def tell_action(
+        self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
+    ) -> None:
+        """Inform the owner of an action, where there is a way to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +130,24 @@ class Context:
 
     config: Config
     agent: AgentIdentity
-    cluster: ClusterNode
+    cluster: Site
     monitor: Monitor
     log: Log
     clock: AgentClock
     callbacks: Callbacks
     closing: Event
+    is_host: bool = False  # outside Kubernetes
+
+    @property
+    def own_cgroup(self) -> str:
+        """Return the agent's own cgroup; "": unknown."""
+        own = self.monitor.container_of(os.getpid())
+        return own.cgroup if own is not None else ""
+
+    @property
+    def has_budget(self) -> bool:
+        """Return True if there is a budget to read: in a cluster, in the agent's namespace."""
+        return self.is_host or bool(self.agent.namespace)
 
     @property
     def culling(self) -> Culling:

@@ -19,21 +19,26 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
+from minerwatch.culling.file_budget import FileBudget
+from minerwatch.culling.host_actions import HostActions
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
 from minerwatch.culling.proof import tripped
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
-from minerwatch.culling.records import ActionRecord, Moment
+from minerwatch.culling.records import ActionRecord, KnownBudget, Moment
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.kube.cluster_view import ClusterNode
+from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Level, Observation, Outcome
+from minerwatch.node.host_view import HostView
 from minerwatch.report.log import Log
 from minerwatch.report.metrics import CullFigures
 from minerwatch.worker import Worker
 
+BUDGET_FILE = "budget.json"  # of a host, beside the audit log
 _CLOSE_S = 5.0
 _MAX_PAUSE_S = 5.0  # the longest pause after an error, so the longest that an order waits for it
 _REQUEST_TIMEOUT_S = 90.0
@@ -55,7 +60,7 @@ class Culler:
         self,
         config: Config,
         agent: AgentIdentity,
-        cluster: ClusterNode,
+        cluster: ClusterNode | HostView,
         monitor: Monitor,
         log: Log,
         *,
@@ -63,22 +68,42 @@ class Culler:
         callbacks: Callbacks,
         timing: Timing | None = None,
     ) -> None:
+        """``cluster``: a HostView outside Kubernetes."""
         timing = timing or Timing()
         proc = Path(config.node.proc)
-        self._budget = LeaseBudget(
-            cluster.cluster,
-            agent.namespace,
-            lambda: self._context.culling,
-            on_error=lambda reason, error: callbacks.on_error(f"budget {reason}", error),
-            pace=timing.budget,
-        )
+        is_host = isinstance(cluster, HostView)
+
+        def on_error(reason: str, error: Exception) -> None:
+            callbacks.on_error(f"budget {reason}", error)
+
+        actions: Actions | HostActions
+        if isinstance(cluster, HostView):
+            self._budget: KnownBudget = FileBudget(
+                Path(config.culling.audit.log).with_name(BUDGET_FILE),
+                lambda: self._context.culling.budget,
+                read_clocks,
+                on_error=on_error,
+            )
+            actions = HostActions(
+                cluster, monitor, lambda: self._context.culling.hosts, proc, timing.retry.answer_s
+            )
+            controllers = None
+        else:
+            self._budget = LeaseBudget(
+                cluster.cluster,
+                agent.namespace,
+                lambda: self._context.culling,
+                on_error=on_error,
+                pace=timing.budget,
+            )
+            actions = Actions(cluster.cluster, cluster.keep(config), proc, timing.retry.answer_s)
+            controllers = ControllerCheck(cluster.cluster, on_error=callbacks.on_error)
         clock = AgentClock(read_clocks, self._budget.server_unix_s)
         self._context = context = Context(
-            config, agent, cluster, monitor, log, clock, callbacks, Event()
+            config, agent, cluster, monitor, log, clock, callbacks, Event(), is_host
         )
         self.history = RecordedHistory(context)
-        actions = Actions(cluster.cluster, cluster.keep(config), proc, timing.retry.answer_s)
-        self.cases = Cases(context, self.history, self._budget, actions)
+        self.cases = Cases(context, self.history, self._budget, actions, controllers)
         evidence = EvidenceWriter(context, self.history, proc)
         self._enforcer = Enforcer(
             context, self.cases, self.history, self._budget, actions, evidence, timing.retry
@@ -161,7 +186,11 @@ class Culler:
 
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """Return the failures since the start: source, reason, count."""
-        each = (("budget", self._budget.failures), ("controllers", self.cases.controllers.failures))
+        controllers = self.cases.controllers
+        each = (
+            ("budget", self._budget.failures),
+            ("controllers", controllers.failures if controllers is not None else {}),
+        )
         return [
             (what, reason, count) for what, counts in each for reason, count in [*counts.items()]
         ]
@@ -188,7 +217,7 @@ class Culler:
     def _consider(self, flagged: Flagged) -> None:
         found = confirmed(flagged)
         self.cases.refresh_flagged(flagged)
-        if self._context.agent.namespace:
+        if self._context.has_budget:
             now_s = self._context.clock.now().monotonic_s
             self._budget.keep_known(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
             if self._context.culling.mode != OFF:

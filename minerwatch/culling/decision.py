@@ -19,6 +19,9 @@ class Reason(StrEnum):
     OWN_IDENTITY_UNKNOWN = (
         "Own namespace unknown; culling is disabled to avoid acting on minerwatch itself."
     )
+    OWN_CGROUP_UNKNOWN = (
+        "Own cgroup unknown; culling is disabled to avoid acting on minerwatch itself."
+    )
     PODS_NOT_SYNCED = "The agent's list of the cluster's pods is not up to date."
     MEMORY_LOST = "The agent does not know what it did within the last hour."
     NO_AUDIT_LOG = "The audit log cannot be written, and nothing is done without evidence."
@@ -32,7 +35,12 @@ class Reason(StrEnum):
     POD_UNKNOWN = "The pod is unknown."
     POD_MISMATCH = "The pod is not the container's pod."
     CONTAINER_MISMATCH = "The container is not, or no longer, the one with the verdict."
+    NOT_A_WORKLOAD = "It is neither a unit nor a container."
+    NAME_UNKNOWN = "Its engine's files do not name it."
     OWN_POD = "It is a pod of minerwatch itself."
+    OWN_UNIT = "minerwatch itself runs in it."
+    PROTECTED_UNIT = "It is protected."
+    HOST_NOT_SELECTED = "culling.hosts names neither it nor its user."
     PROTECTED_NAMESPACE = "The namespace is protected."
     NAMESPACE_NOT_ALLOWED = "Culling is not configured for the namespace."
     NOT_SELECTED = "The pod's labels do not match the configured selector."
@@ -42,17 +50,20 @@ class Reason(StrEnum):
     CRITICAL_PRIORITY = "Its priority class marks it as critical to the cluster."
     EXEMPT = "The operator has exempted it."
     RELEASED = "An operator has released it."
-    TOO_YOUNG = "The pod is too young."
+    TOO_YOUNG = "It is too young."
     POD_ENDING = "The pod has ended or is terminating."
-    ACTION_PENDING = "An action on this pod is still in progress."
-    TOO_SOON = "The last action on this pod was too recent."
+    ACTION_PENDING = "An action on it is still in progress."
+    TOO_SOON = "The last action on it was too recent."
     NO_LADDER = "No action is configured for this namespace and score."
     OBSERVE_ONLY = "It is configured to be observed only."
+    NOT_HERE = "The action does not exist for it."
+    NO_ENGINE = "The socket of its engine is not configured."
     NO_PROCESS = "There is not enough proof against any single process."
     ALREADY_DONE = "It has been done already."
     NODE_BUDGET_SPENT = "This node's budget for the hour is spent."
     CLUSTER_BUDGET_UNKNOWN = "The rest of the cluster's budget is unknown."
     CLUSTER_BUDGET_SPENT = "The cluster's budget for the hour is spent."
+    HOST_BUDGET_UNKNOWN = "The file with this host's budget cannot be used."
     DECISION_CHANGED = "The decision would be different now."
 
 

@@ -25,8 +25,10 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.evidence import EvidenceWriter
+from minerwatch.culling.host_actions import HostActions
 from minerwatch.culling.pod_actions import (
     Actions,
+    ApiRequest,
     Request,
     SeenPod,
     SignalRequest,
@@ -81,7 +83,7 @@ class Enforcer:
     cases: Cases
     history: RecordedHistory
     budget: Budget
-    actions: Actions
+    actions: Actions | HostActions
     evidence: EvidenceWriter
     retry: RetryPolicy
     rng: random.Random = field(default_factory=random.Random)
@@ -101,14 +103,17 @@ class Enforcer:
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
                 self.budget.give_back(record)
         if end.outcome is Outcome.DONE and case.pod is not None:
-            reason = ACTION_REASONS[decision.action]
-            self.context.cluster.tell_action(
-                case.pod, case.container, reason, case.verdict.findings
-            )
+            reason = ACTION_REASONS.get(decision.action)
+            if reason is not None:
+                self.context.cluster.tell_action(
+                    case.pod, case.container, reason, case.verdict.findings
+                )
         return end
 
     def unlabel(self, record: ActionRecord) -> bool:
         """Remove the quarantine label; return False if the pod had none. Raises ApiError."""
+        if isinstance(self.actions, HostActions):
+            return False
         label = self.context.culling.quarantine_label
         backoff = self._backoff()
         while True:
@@ -143,7 +148,7 @@ class Enforcer:
         backoff = self._backoff()
         for _ in range(self.retry.tries):
             try:
-                seen = self.actions.fetch(decision.namespace, decision.pod)
+                seen = self.actions.fetch(decision.namespace, decision.pod, decision.pod_uid)
             except ApiError as error:
                 return _given_up(f"the pod could not be fetched: {error}", refused)
             fresh, settings = self.cases.refreshed(case, seen), self.context.culling
@@ -174,7 +179,12 @@ class Enforcer:
         if isinstance(request, SignalRequest):
             return self._signal(attempt, request)
         try:
-            self.actions.send(request)
+            if isinstance(self.actions, HostActions):
+                assert not isinstance(request, ApiRequest)  # noqa: S101 - the policy objects
+                self.actions.send(request)
+            else:
+                assert isinstance(request, ApiRequest)  # noqa: S101 - the same
+                self.actions.send(request)
         except ApiError as error:
             if error.reason in _RETRIABLE:
                 attempt.may_have_happened = False
@@ -202,7 +212,7 @@ class Enforcer:
         if decision.dry_run:
             return End(Outcome.FAILED, str(error))
         try:
-            seen = self.actions.fetch(decision.namespace, decision.pod)
+            seen = self.actions.fetch(decision.namespace, decision.pod, decision.pod_uid)
         except ApiError as second:
             return End(Outcome.UNKNOWN, f"{error}; the pod could not be fetched either: {second}")
         if _has_happened(decision, seen, self.context.culling):
@@ -232,4 +242,8 @@ def _has_happened(decision: Decision, seen: SeenPod | None, settings: Culling) -
     if decision.action is Action.LABEL:
         label = settings.quarantine_label
         return is_same and seen is not None and seen.pod.labels.get(label.key) == label.value
+    if decision.action is Action.PAUSE:
+        return is_same and seen is not None and seen.pod.phase == "Paused"
+    if decision.action is Action.STOP_CONTAINER:
+        return not is_same or (seen is not None and seen.pod.phase == "Exited")
     return not is_same or (seen is not None and seen.pod.is_ending)

@@ -111,7 +111,17 @@ class History:
             record
             for record in self.records()
             if _may_have_done(Action.LABEL, record)
-            or (record.boot_id == boot_id and _may_have_done(Action.STOP, record))
+            or (
+                record.boot_id == boot_id
+                and any(_may_have_done(each, record) for each in (Action.STOP, Action.PAUSE))
+            )
+        )
+
+    def may_have_paused(self, pod_uid: str, boot_id: str) -> bool:
+        """Return True if minerwatch may have paused the container since the boot."""
+        return any(
+            record.boot_id == boot_id and _may_have_done(Action.PAUSE, record)
+            for record in self.of_pod(pod_uid)
         )
 
     def has_labelled(self, pod_uid: str) -> bool:

@@ -13,10 +13,10 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
-from minerwatch.culling.lease_budget import LeaseBudget
+from minerwatch.culling.host_actions import HostActions
 from minerwatch.culling.pod_actions import Actions, planned
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
-from minerwatch.culling.records import ActionRecord, Case
+from minerwatch.culling.records import ActionRecord, Case, KnownBudget
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
 from minerwatch.kube.events import EventReason
@@ -31,8 +31,8 @@ class OperatorOrders:
     context: Context
     cases: Cases
     history: RecordedHistory
-    budget: LeaseBudget
-    actions: Actions
+    budget: KnownBudget
+    actions: Actions | HostActions
     enforcer: Enforcer
     decisions: DecisionLog
 
@@ -82,7 +82,7 @@ class OperatorOrders:
             released=tuple(
                 each
                 for each in released
-                if each.resumed or each.gone or each.label_removed or each.trouble
+                if each.resumed or each.gone or each.label_removed or each.unpaused or each.trouble
             ),
             acts_no_more=order.retire or order.forget,
             forgotten=order.forget and not trouble,
@@ -112,7 +112,7 @@ class OperatorOrders:
 
     def _decided(self, order: CullOrder) -> tuple[CullAnswer, Case, Decision]:
         observation = self._target(order)
-        if self.context.agent.namespace:
+        if self.context.has_budget:
             self.budget.refresh()
         case = self.cases.checked_case(observation, order.action, dry_run=order.dry_run)
         decision = self.history.decide(case)
@@ -178,7 +178,16 @@ class OperatorOrders:
                     trouble.append(f"the label: {error}")
             if lost:
                 trouble.append(f"the label: {lost}")
-        self._report_release(record, case, resumed=bool(hits.hit), is_unlabelled=is_unlabelled)
+        is_unpaused = self._unpaused(record, trouble)
+        self._report_release(
+            record,
+            case,
+            undone=(
+                *((Action.STOP,) if hits.hit else ()),
+                *((Action.LABEL,) if is_unlabelled else ()),
+                *((Action.PAUSE,) if is_unpaused else ()),
+            ),
+        )
         answer = ReleaseAnswer(
             node=self.context.agent.node,
             namespace=record.namespace,
@@ -188,16 +197,29 @@ class OperatorOrders:
             gone=tuple(process.pid for process in hits.gone),
             label_removed=is_unlabelled,
             trouble=tuple(trouble),
+            unpaused=is_unpaused,
         )
         return answer, lost
 
+    def _unpaused(self, record: ActionRecord, trouble: list[str]) -> bool:
+        """Continue a container that minerwatch paused; return True if it was paused."""
+        boot_id = self.context.clock.now().boot_id
+        if not isinstance(self.actions, HostActions) or not self.history.past.may_have_paused(
+            record.pod_uid, boot_id
+        ):
+            return False
+        try:
+            return self.actions.unpause(record)
+        except ApiError as error:
+            trouble.append(f"the pause: {error}")
+            return False
+
     def _report_release(
-        self, record: ActionRecord, case: Case | None, *, resumed: bool, is_unlabelled: bool
+        self, record: ActionRecord, case: Case | None, *, undone: tuple[Action, ...]
     ) -> None:
-        for was_undone, action in ((resumed, Action.STOP), (is_unlabelled, Action.LABEL)):
-            if was_undone:
-                released = msgspec.structs.replace(record, action=action, outcome=Outcome.RELEASED)
-                self.context.callbacks.on_outcome(released)
+        for action in undone:
+            released = msgspec.structs.replace(record, action=action, outcome=Outcome.RELEASED)
+            self.context.callbacks.on_outcome(released)
         self.context.log.info(
             "released",
             node=record.node,
@@ -205,5 +227,5 @@ class OperatorOrders:
             pod=printable(record.pod, 256),
             record=record.id,
         )
-        if case is not None and case.pod is not None and (resumed or is_unlabelled):
+        if case is not None and case.pod is not None and undone:
             self.context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)

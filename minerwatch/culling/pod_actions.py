@@ -33,13 +33,15 @@ import msgspec
 from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
+from minerwatch.culling.records import ENGINE_ACTIONS
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, decoded, one_line, refusal
 from minerwatch.kube.objects import Head, Status
 from minerwatch.kube.pod_parsing import PodFields, PodParser
-from minerwatch.model import Action, Pod, ProcessId
+from minerwatch.model import Action, ContainerKey, Pod, ProcessId
 
 ANSWER_S = 15.0
+STOP_S = 10  # before an engine kills what does not end
 FIELD_MANAGER = "minerwatch"
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -78,7 +80,26 @@ class SignalRequest:
         return f"signal 0, to check {sent}" if self.dry_run else sent
 
 
-Request = ApiRequest | SignalRequest
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """A request to a host's container engine, over its socket."""
+
+    engine: str  # docker, podman
+    container_id: str
+    container: ContainerKey  # the cgroup that was judged
+    path: str
+    dry_run: bool
+    method: str = "POST"
+
+    def __str__(self) -> str:
+        """Return it in one line, as shown to people."""
+        sent = f"{self.method} {self.path} to {self.engine}"
+        return (
+            f"GET /containers/{self.container_id}/json, to check {sent}" if self.dry_run else sent
+        )
+
+
+Request = ApiRequest | SignalRequest | EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +117,8 @@ def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> 
         return SignalRequest(_SIGNALS[action], decision.processes, decision.dry_run)
     if action is Action.LABEL:
         return _labelling(decision, label, resource_version)
+    if action in ENGINE_ACTIONS:
+        return _engine_request(decision, action)
     if action is Action.EVICT:
         return _eviction(decision)
     if action is Action.DELETE:
@@ -112,19 +135,42 @@ def unlabelling(pod: Pod, label: PodLabel, resource_version: str) -> ApiRequest:
     return ApiRequest("PATCH", path, query, {"metadata": metadata}, _MERGE_PATCH)
 
 
-class Actions:
+class ProcessActions:
+    """Sends planned signals."""
+
+    def __init__(self, proc: Path = PROC) -> None:
+        """``proc`` has the pids of decisions."""
+        self._proc = proc
+
+    def signal(self, request: SignalRequest) -> Hits:
+        """Signal the processes; in a dry run check the permission."""
+        if not is_own_proc(self._proc):
+            why = f"{self._proc} has other pids than this process: they cannot be signalled"
+            return Hits(failed=tuple((process, why) for process in request.processes))
+        return send_all(request.processes, None if request.dry_run else request.number)
+
+    def resume(self, processes: tuple[ProcessId, ...]) -> Hits:
+        """Continue stopped processes: the undo of ``stop``."""
+        return self.signal(SignalRequest(signal.SIGCONT, processes, dry_run=False))
+
+    def is_stopped(self, process: ProcessId) -> bool:
+        """Return True if ``process`` is stopped."""
+        return state(process, self._proc) == STOPPED
+
+
+class Actions(ProcessActions):
     """Sends planned requests and signals. For one thread."""
 
     def __init__(
         self, cluster: Cluster, keep: PodFields, proc: Path = PROC, answer_s: float = ANSWER_S
     ) -> None:
         """``keep``: fields of pods to parse; ``proc``: has the pids of decisions."""
+        super().__init__(proc)
         self._cluster = cluster
         self._parser = PodParser(keep)
-        self._proc = proc
         self._answer_s = answer_s
 
-    def fetch(self, namespace: str, name: str) -> SeenPod | None:
+    def fetch(self, namespace: str, name: str, _uid: str = "") -> SeenPod | None:
         """Return the pod, None if it does not exist. Raises ApiError."""
         try:
             body = self._cluster.call("GET", _pod_path(namespace, name), timeout_s=self._answer_s)
@@ -159,20 +205,16 @@ class Actions:
                 text = f"{request.method} {request.path}: {status.code} {why}"
                 raise refusal(status.code or 500, text)
 
-    def signal(self, request: SignalRequest) -> Hits:
-        """Signal the processes; in a dry run check the permission."""
-        if not is_own_proc(self._proc):
-            why = f"{self._proc} has other pids than this process: they cannot be signalled"
-            return Hits(failed=tuple((process, why) for process in request.processes))
-        return send_all(request.processes, None if request.dry_run else request.number)
 
-    def resume(self, processes: tuple[ProcessId, ...]) -> Hits:
-        """Continue stopped processes: the undo of ``stop``."""
-        return self.signal(SignalRequest(signal.SIGCONT, processes, dry_run=False))
-
-    def is_stopped(self, process: ProcessId) -> bool:
-        """Return True if ``process`` is stopped."""
-        return state(process, self._proc) == STOPPED
+def _engine_request(decision: Decision, action: Action) -> EngineRequest:
+    verb = "pause" if action is Action.PAUSE else f"stop?t={STOP_S}"
+    return EngineRequest(
+        engine=decision.pod.partition("/")[0],
+        container_id=decision.container_id,
+        container=decision.container,
+        path=f"/containers/{decision.container_id}/{verb}",
+        dry_run=decision.dry_run,
+    )
 
 
 def _pod_path(namespace: str, name: str) -> str:

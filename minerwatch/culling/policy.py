@@ -29,6 +29,11 @@ from minerwatch.config.schema import Culling, Rungs
 from minerwatch.config.values import ENFORCE, OFF
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
+from minerwatch.culling.host_policy import (
+    host_action_objections,
+    host_identity_objections,
+    host_selection_objections,
+)
 from minerwatch.culling.proof import (
     Proof,
     carries,
@@ -36,11 +41,18 @@ from minerwatch.culling.proof import (
     exemption_text,
     exemptions_of,
     image_names,
+    is_tenants_own,
     matches_any,
     proof_for,
     tripped,
 )
-from minerwatch.culling.records import PROCESS_ACTIONS, ActionRecord, Case, Moment
+from minerwatch.culling.records import (
+    ENGINE_ACTIONS,
+    PROCESS_ACTIONS,
+    ActionRecord,
+    Case,
+    Moment,
+)
 from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
@@ -167,7 +179,7 @@ class _Evaluation:
     def _is_tenants_own(self) -> bool:
         """Return True if the tenant chooses the pod's labels, priority and owner references."""
         pod = self.case.pod
-        return pod is not None and matches_any(pod.namespace, self.settings.tenant_namespaces)
+        return pod is not None and is_tenants_own(pod, self.settings)
 
     @property
     def _carrier(self) -> Container:
@@ -186,7 +198,10 @@ class _Evaluation:
             broken = tripped(situation, self.settings)
             counts = (f"{rule}: {count}" for rule, count in sorted(broken.items()))
             yield Objection(Reason.CIRCUIT_BREAKER, "; ".join(counts))
-        if not situation.own_namespace:
+        if situation.is_host:
+            if not situation.own_cgroup:
+                yield Objection(Reason.OWN_CGROUP_UNKNOWN, "")
+        elif not situation.own_namespace:
             yield Objection(Reason.OWN_IDENTITY_UNKNOWN, "")
         if not situation.pods_synced:
             yield Objection(Reason.PODS_NOT_SYNCED, "")
@@ -212,6 +227,9 @@ class _Evaluation:
             yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
 
     def _identity_objections(self) -> Iterator[Objection]:
+        if self.case.situation.is_host:
+            yield from host_identity_objections(self.case)
+            return
         container, carrier, pod = self.case.container, self._carrier, self.case.pod
         if container.kind is not ContainerKind.POD:
             yield Objection(Reason.NOT_A_POD, container.kind.value)
@@ -233,17 +251,23 @@ class _Evaluation:
         pod, settings = self.case.pod, self.settings
         if pod is None:
             return
-        if pod.uid == self.case.situation.own_pod_uid:
-            yield Objection(Reason.OWN_POD, "")
-        protected = protected_namespaces(settings, self.case.situation.own_namespace)
-        if matches_any(pod.namespace, protected):
-            yield Objection(Reason.PROTECTED_NAMESPACE, pod.namespace)
-        if not matches_any(pod.namespace, settings.namespaces):
-            yield Objection(Reason.NAMESPACE_NOT_ALLOWED, pod.namespace)
+        if self.case.situation.is_host:
+            yield from host_selection_objections(self.case, pod, settings.hosts)
+        else:
+            yield from self._namespace_objections(pod)
         if not self._is_tenants_own and not settings.selector.matches(pod.labels):
             yield Objection(Reason.NOT_SELECTED, settings.selector)
         if self.proof.exemption is not None:
             yield Objection(Reason.EXEMPT, exemption_text(self.proof.exemption))
+
+    def _namespace_objections(self, pod: Pod) -> Iterator[Objection]:
+        settings, situation = self.settings, self.case.situation
+        if pod.uid == situation.own_pod_uid:
+            yield Objection(Reason.OWN_POD, "")
+        if matches_any(pod.namespace, protected_namespaces(settings, situation.own_namespace)):
+            yield Objection(Reason.PROTECTED_NAMESPACE, pod.namespace)
+        if not matches_any(pod.namespace, settings.namespaces):
+            yield Objection(Reason.NAMESPACE_NOT_ALLOWED, pod.namespace)
 
     def _pod_objections(self) -> Iterator[Objection]:
         pod, settings = self.case.pod, self.settings
@@ -289,6 +313,10 @@ class _Evaluation:
             yield Objection(Reason.TOO_SOON, pause)
 
     def _ladder_objections(self, proposed: Action | None) -> Iterator[Objection]:
+        if self.case.situation.is_host:
+            yield from host_action_objections(self.case, proposed, self.settings.hosts)
+        elif proposed in ENGINE_ACTIONS:
+            yield Objection(Reason.NOT_HERE, f"{proposed}: only on a host outside Kubernetes")
         if proposed is None:
             if self.case.pod is not None:
                 yield Objection(Reason.NO_LADDER, "")
@@ -327,7 +355,9 @@ class _Evaluation:
             yield Objection(Reason.NODE_BUDGET_SPENT, f"{spent} of {budget.per_node}")
         if self.reserved:
             return
-        if left is None:
+        if left is None and self.case.situation.is_host:
+            yield Objection(Reason.HOST_BUDGET_UNKNOWN, "")
+        elif left is None:
             yield Objection(Reason.CLUSTER_BUDGET_UNKNOWN, "")
         elif left <= 0 or budget.per_cluster <= 0:
             yield Objection(Reason.CLUSTER_BUDGET_SPENT, f"{budget.per_cluster} an hour")

@@ -138,10 +138,13 @@ def _matches(
 ) -> bool:
     """Return True if the exemption matches the pod; ``proof_for`` matches its rules."""
     pods = exemption.pods
-    if matches_any(pod.namespace, settings.tenant_namespaces):
+    if is_tenants_own(pod, settings):
         # Labels, owners, images and name patterns exempt none of a tenant's pods, since a tenant
-        # can give them to any number of pods. A full name is one pod at a time.
-        if exemption.selector.strip() or exemption.owners or exemption.images:
+        # can give them to any number of pods. A full name is one pod at a time. The owner of what
+        # is in a user's slice is that user, which no tenant can choose.
+        if exemption.selector.strip() or exemption.images:
+            return False
+        if exemption.owners and pod.namespace:
             return False
         pods = tuple(name for name in pods if not _WILDCARDS & set(name))
         if exemption.pods and not pods:
@@ -156,6 +159,13 @@ def _matches(
         not patterns or any(matches_any(name, patterns) for name in names)
         for patterns, names in conditions
     )
+
+
+def is_tenants_own(pod: Pod, settings: Culling) -> bool:
+    """Return True if a tenant chooses the pod's labels and names."""
+    if not pod.namespace:  # on a host: in a user's slice
+        return bool(pod.service_account)
+    return matches_any(pod.namespace, settings.tenant_namespaces)
 
 
 def _covers(exemption: Exemption, finding: Finding) -> bool:
@@ -214,6 +224,8 @@ def counted_as(
 
 def pod_counted_as(pod: Pod, owner: Owner | None, settings: Culling) -> str:
     """Return the counted owner: the namespace if it is unknown, or if tenants could invent some."""
+    if not pod.namespace:  # on a host
+        return owner.name if owner is not None else pod.name
     if owner is None or matches_any(pod.namespace, settings.tenant_namespaces):
         return f"namespace {pod.namespace}"
     return f"{pod.namespace}/{owner.name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class Situation:
 
     node: str
     interval_s: float
-    own_namespace: str  # "": unknown, and nothing is done
+    own_namespace: str  # "": unknown, and nothing is done; of a host: see own_cgroup
     own_pod_uid: str
     pods_synced: bool
     cluster_budget_left: int | None  # as last read; None: unknown, and nothing is done
@@ -78,6 +78,8 @@ class Situation:
     cluster_flagged: Mapping[str, int] = field(
         default_factory=dict
     )  # the same for the cluster, by the Lease
+    is_host: bool = False  # outside Kubernetes
+    own_cgroup: str = ""  # on a host: the agent's own; "": unknown, and nothing is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,4 +154,35 @@ class Budget(Protocol):
         """Free the place of an action that was withdrawn; failures are ignored."""
 
 
+class KnownBudget(Budget, Protocol):
+    """A budget, with what is left of it as last read, and the rules that flag many owners."""
+
+    failures: dict[str, int]
+
+    def close(self) -> None:
+        """Interrupt all waits."""
+
+    def refresh(self) -> bool:
+        """Read the budget, so that ``left`` is known; return True on success."""
+
+    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
+        """Read the budget if the last read is too old; called at every tick."""
+
+    def left(self, *, dry_run: bool) -> int | None:
+        """Return how many actions may still be done now; None: unknown."""
+
+    def server_unix_s(self) -> float | None:
+        """Return the time of day of a clock that all agents share; None: there is none."""
+
+    def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
+        """Share each rule's confirmed owners on this node with other agents."""
+
+    def flagged(self, rules: Iterable[str]) -> dict[str, int]:
+        """Return how many owners each of ``rules`` flags for all agents, as last read."""
+
+    def forget(self) -> None:
+        """Remove the budget. Raises MinerwatchError."""
+
+
 PROCESS_ACTIONS = (Action.STOP, Action.KILL)
+ENGINE_ACTIONS = (Action.PAUSE, Action.STOP_CONTAINER)

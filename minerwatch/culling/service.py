@@ -13,6 +13,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from minerwatch.api import orders
 from minerwatch.api.types import CullStatus
 from minerwatch.config.schema import Config
@@ -21,6 +23,7 @@ from minerwatch.culling.decision import Reason
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.errors import MinerwatchError, OrderError, TargetError
 from minerwatch.model import Action, Level, Observation
+from minerwatch.node.host_view import HostView
 from minerwatch.report.http_server import Answer, Posts
 from minerwatch.report.log import Log
 from minerwatch.report.metrics import CullFigures
@@ -35,6 +38,10 @@ _JSON = "application/json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _IS_OFF = "culling is off on this node (culling.mode): nothing is done"
 _NO_CLUSTER = "culling is configured, but there is no cluster: nothing is culled"
+_NAMES_NOTHING = (
+    "culling is configured, but this is no cluster and culling.hosts names no units, containers or"
+    " users: nothing is culled"
+)
 _KNOWS_NOTHING = (
     "culling is off on this node (culling.mode), so its earlier actions are unknown: to release"
     " them, set it to dry-run with the same ladder"
@@ -56,7 +63,7 @@ class CullSwitch:
         self,
         config: Config,
         node: str,
-        cluster: ClusterNode | None,
+        cluster: ClusterNode | HostView | None,
         monitor: Monitor,
         log: Log,
         *,
@@ -163,15 +170,20 @@ class CullSwitch:
         if self._cluster is None:
             self._log.warning(_NO_CLUSTER)
             return
+        hosts = self._config.culling.hosts
+        is_host = isinstance(self._cluster, HostView)
+        if is_host and not (hosts.units or hosts.containers or hosts.users):
+            self._log.warning(_NAMES_NOTHING)
+            return
         from minerwatch.culling.context import AgentIdentity, Callbacks
         from minerwatch.culling.culler import Culler
 
         known = os.environ.get("MINERWATCH_POD_NAMESPACE", "")
-        if not known and self._cluster.is_in_cluster:
+        if not known and not isinstance(self._cluster, HostView) and self._cluster.is_in_cluster:
             known = self._cluster.cluster.namespace
         agent = AgentIdentity(
             node=self._node,
-            namespace=self._config.kubernetes.namespace or known,
+            namespace="" if is_host else self._config.kubernetes.namespace or known,
             pod_uid=os.environ.get("MINERWATCH_POD_UID", ""),
         )
         self._culler = Culler(
@@ -188,6 +200,7 @@ class CullSwitch:
             "culling is on",
             mode=str(self._config.culling.mode),
             namespaces=list(self._config.culling.namespaces),
+            **({"hosts": msgspec.to_builtins(hosts)} if is_host else {}),
             own_namespace=agent.namespace,
             audit_log=self._config.culling.audit.log,
         )

@@ -31,6 +31,7 @@ _RUNTIMES = {
     "docker": "docker",
     "kata": "kata",
     "libpod": "podman",
+    "libpod-payload": "podman",
     "lxc": "lxc",
 }
 _PARENTS = {"docker": "docker", "libpod_parent": "podman", "podman": "podman"}

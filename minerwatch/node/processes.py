@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from minerwatch.arguments import parse_cmdline
 from minerwatch.model import Process, ProcessId, ProcessStat
@@ -60,8 +61,15 @@ def saturated_threads(
     return sum(tid in before and cpu_s - before[tid] >= needed_s for tid, cpu_s in after.items())
 
 
-def user_names(passwd: Path) -> dict[int, str]:
-    """Parse a passwd(5) file: uid -> name; empty if it cannot be read.
+class Account(NamedTuple):
+    """A user of the node."""
+
+    name: str
+    home: str
+
+
+def accounts(passwd: Path) -> dict[int, Account]:
+    """Parse a passwd(5) file: uid -> account; empty if it cannot be read.
 
     The name service is not used: it may wait for a directory server.
     """
@@ -69,11 +77,12 @@ def user_names(passwd: Path) -> dict[int, str]:
         lines = passwd.read_bytes().splitlines()
     except OSError:
         return {}
-    names: dict[int, str] = {}
+    found: dict[int, Account] = {}
     for fields in (line.split(b":") for line in lines):
         if len(fields) > 2 and fields[2].isdigit() and len(fields[2]) <= 10:
-            names.setdefault(int(fields[2]), decoded(fields[0]))
-    return names
+            home = decoded(fields[5]) if len(fields) > 5 else ""
+            found.setdefault(int(fields[2]), Account(decoded(fields[0]), home))
+    return found
 
 
 class ProcessReader:
@@ -106,7 +115,7 @@ class ProcessReader:
         self.deferred: Set[int] = frozenset()
         """Pids that the last ``read`` left open, in order: pass them to the next one."""
         self._deadline_s = deadline_s
-        self._users = user_names(passwd)
+        self._users = {uid: account.name for uid, account in accounts(passwd).items()}
         self._files = ProcessFiles(str(proc), self.failures)
         self._command_lines = CommandLineReader(str(proc), deadline_s / 4, self.failures)
         self._hangs = _Hangs(retry_s)

@@ -41,15 +41,15 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     namespace: str
     pod: str
     container: str
-    container_id: str
-    image: str
     owner: str
-    level: str
-    abuse: str
-    score: float
-    cpu_cores: float
-    since: str
-    reasons: tuple[str, ...]  # "signal: title", strongest first
+    container_id: str = ""
+    image: str = ""
+    level: str = ""
+    abuse: str = ""
+    score: float = 0.0
+    cpu_cores: float = 0.0
+    since: str = ""
+    reasons: tuple[str, ...] = ()  # "signal: title", strongest first
     command_lines: tuple[str, ...] = ()
     action: str = ""  # stop, evict, …
     outcome: str = ""  # done, failed, …

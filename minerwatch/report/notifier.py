@@ -110,6 +110,11 @@ class Receiver:
             while len(self._told) > _MAX_TOLD:
                 self._told.popitem(last=False)
 
+    def say(self, said: Notice) -> None:
+        """Queue a notice of an action; return at once."""
+        if self._is_for(said.namespace):
+            self._queue(said)
+
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
         self._closing.set()
@@ -220,6 +225,11 @@ class Notifier:
         """Queue a notice at each receiver to which ``verdict`` is news."""
         for receiver in self.receivers:
             receiver.tell(verdict, namespace, status)
+
+    def say(self, said: Notice) -> None:
+        """Queue a notice of an action at each receiver."""
+        for receiver in self.receivers:
+            receiver.say(said)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Yield failures since the start: receiver, reason, count."""

@@ -20,14 +20,16 @@ _MAX_REASONS = 3
 _DONE: Mapping[str, str] = {
     Action.LABEL: "labelled",
     Action.STOP: "stopped",
+    Action.PAUSE: "paused",
     Action.KILL: "killed",
+    Action.STOP_CONTAINER: "stopped by its engine",
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
 _OUTCOMES: Mapping[str, str] = {
     Outcome.DONE: "It was done.",
     Outcome.DRY_RUN: "It would have been done; this was a dry run, and nothing was changed.",
-    Outcome.REFUSED: "The API server refused it.",
+    Outcome.REFUSED: "It was refused.",
     Outcome.FAILED: "It failed.",
     Outcome.UNKNOWN: "It is unknown whether it was done: check the pod.",
     Outcome.WITHDRAWN: "It was withdrawn before anything was done.",
@@ -57,11 +59,13 @@ def cull_text(answer: CullAnswer) -> str:
 def decision_lines(answer: CullAnswer) -> list[str]:
     """Return the decision and all reasons."""
     how = " in a dry run" if answer.dry_run else ""
-    proposed = printable(answer.proposed, 16)
+    proposed = f"{printable(answer.proposed, 16)} it"
+    if answer.proposed == Action.STOP_CONTAINER:
+        proposed = "stop the container"
     if answer.acts:
-        return [f"The policy permits to {proposed} it{how}."]
+        return [f"The policy permits to {proposed}{how}."]
     reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
-    return [f"The policy does not permit to {proposed} it{how}:", *reasons]
+    return [f"The policy does not permit to {proposed}{how}:", *reasons]
 
 
 def release_text(answer: ReleaseAnswer) -> str:
@@ -76,7 +80,10 @@ def release_text(answer: ReleaseAnswer) -> str:
         lines.append(f"{counted(len(answer.gone), 'process', 'processes')} had exited already.")
     if answer.label_removed:
         lines.append("The quarantine label was removed.")
-    if not (answer.resumed or answer.gone or answer.label_removed or answer.trouble):
+    if answer.unpaused:
+        lines.append("The container is no longer paused.")
+    undone = answer.resumed or answer.gone or answer.label_removed or answer.unpaused
+    if not (undone or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
     return "\n".join(lines) + "\n"
@@ -89,7 +96,7 @@ def release_all_text(answer: ReleaseAllAnswer) -> str:
     lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
     lines += [f"  Not undone: {printable(each)}" for each in answer.trouble]
     if answer.forgotten:
-        lines.append("  Audit log, evidence and Lease are removed.")
+        lines.append("  Audit log, evidence and budget are removed.")
     if answer.acts_no_more:
         lines.append("  The agent does not act again until it is restarted.")
     return "\n".join(lines) + "\n"
@@ -212,6 +219,8 @@ def _done(action: str) -> str:
 
 
 def _place(namespace: str, pod: str, container: str) -> str:
+    if pod and not namespace:  # on a host the name is whole
+        return _name(pod)
     parts = (namespace, pod, container) if pod else (container,)
     return "/".join(_name(part) for part in parts if part)
 

@@ -155,6 +155,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
         "Owner": status.owner,
         "Campaign": f"one of {campaign}" if campaign else "",
         "Image": status.image,
+        "Labels": ", ".join(f"{key}={value}" for key, value in status.labels.items()),
         "Processes": f"{status.process_count:,}",
         "Kind": _kind(status),
         "Id": status.container_id,
@@ -318,6 +319,8 @@ def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
 
 
 def _pod_target(status: ContainerStatus) -> str:
+    if status.kind in (ContainerKind.ENGINE.value, ContainerKind.UNIT.value):
+        return _word(place(status))
     namespace, pod = _word(status.namespace), _word(status.pod)
     return f"{namespace}/{pod}" if namespace and pod else ""
 

@@ -180,7 +180,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     agent.release_all = Answer(orders.encode(everything))
     result = typed("release", "--all", "--forget")
     assert result.exit_code == 0
-    assert "Audit log, evidence and Lease are removed." in result.stdout
+    assert "Audit log, evidence and budget are removed." in result.stdout
     assert "does not act again" in result.stdout
     assert agent.told[1][1] == {"namespace": "", "retire": False, "forget": True}
 

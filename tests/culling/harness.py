@@ -132,6 +132,15 @@ class FakeWatch:
         cpu_s: float = 3600.0,
     ) -> Observation:
         container = make_container(f"{pod_uid}-c", pod_uid, cgroup=cgroup)
+        return self.add_container(container, *processes, level=level, cpu_s=cpu_s)
+
+    def add_container(
+        self,
+        container: Container,
+        *processes: ProcessId,
+        level: Level = Level.CONFIRMED,
+        cpu_s: float = 3600.0,
+    ) -> Observation:
         findings = [
             _finding(signal, score, process)
             for process in processes or (ProcessId(2**22 + 7, 7),)
@@ -152,6 +161,9 @@ class FakeWatch:
 
     def carrier(self, container: Container) -> Container:
         return container
+
+    def container_of(self, _pid: int) -> Container | None:
+        return None
 
     def _now(self, observation: Observation, max_processes: int) -> Observation:
         at_s = moment(self.ahead_s).monotonic_s

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.config.hours import Hours
-from minerwatch.config.schema import CullBudget, Culling, Exemption, Rungs
+from minerwatch.config.schema import CullBudget, Culling, Exemption, HostCulling, Rungs
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, ENFORCE, MODES, OFF, Duration
 from minerwatch.culling.decision import Decision, Reason
@@ -22,6 +22,7 @@ from minerwatch.culling.proof import counted_as
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
     Action,
+    Container,
     ContainerKey,
     ContainerKind,
     Finding,
@@ -236,6 +237,106 @@ def doubt(
     return case, settings, past, set(also)
 
 
+# On a host.
+
+UNIT = make_container("ci@1.service", "", cgroup="/system.slice/ci@1.service",
+                      kind=ContainerKind.UNIT, runtime="systemd")  # fmt: skip
+ENGINES = make_container("d" * 64, "", cgroup=f"/docker/{'d' * 64}", kind=ContainerKind.ENGINE)
+HOST = replace(SITUATION, own_namespace="", is_host=True, own_cgroup="/system.slice/own.service")
+ON_HOST = with_settings(
+    namespaces=(),
+    selector=Selector(),
+    hosts=HostCulling(units=("ci@*",), containers=("web*",), users=("alice",)),
+)
+PAUSING = msgspec.structs.replace(ON_HOST, ladder=(Rungs(actions=(Action.PAUSE,)),))
+LABELLING_HOST = msgspec.structs.replace(ON_HOST, ladder=(Rungs(actions=(Action.LABEL,)),))
+WITH_SOCKET = msgspec.structs.replace(
+    PAUSING, hosts=msgspec.structs.replace(PAUSING.hosts, docker_socket="/run/docker.sock")
+)
+
+
+def host_case(
+    container: Container = UNIT,
+    name: str = "ci@1.service",
+    situation: Situation = HOST,
+    **changes: Any,
+) -> Case:
+    """A miner in a unit, or in a container of docker, of a host."""
+    own = name.partition("/")[2] or name
+    inner = make_pod_container(container_id=container.container_id, name=own, image="img:1")
+    pod = replace(
+        POD, uid="host-uid", namespace="", name=name, labels={}, containers=(inner,),
+        service_account="",
+    )  # fmt: skip
+    return replace(
+        CASE,
+        container=container,
+        verdict=replace(VERDICT, container=container.key),
+        pod=replace(pod, **changes),
+        owner=None,
+        situation=situation,
+    )
+
+
+def docker_case(**changes: Any) -> Case:
+    return host_case(ENGINES, "docker/web-1", **changes)
+
+
+def hosts(settings: Culling = ON_HOST, **changes: Any) -> Culling:
+    return msgspec.structs.replace(
+        settings, hosts=msgspec.structs.replace(settings.hosts, **changes)
+    )
+
+
+def named(name: str) -> Container:
+    return replace(UNIT, container_id=name, cgroup=f"/system.slice/{name}")
+
+
+ALICES = host_case(name="1000/x.scope", service_account="alice")
+HOST_DOUBTS: list[tuple[Reason, Doubt]] = [
+    (Reason.OWN_CGROUP_UNKNOWN, doubt(
+        host_case(situation=replace(HOST, own_cgroup="")), ON_HOST)),
+    (Reason.NOT_A_WORKLOAD, doubt(host_case(replace(UNIT, kind=ContainerKind.HOST)), ON_HOST)),
+    (Reason.NOT_A_WORKLOAD, doubt(
+        host_case(replace(UNIT, kind=ContainerKind.POD)), hosts(units=("*",)))),
+    (Reason.NAME_UNKNOWN, doubt(replace(host_case(), pod=None), ON_HOST)),
+    (Reason.NAME_UNKNOWN, doubt(
+        replace(docker_case(), pod=None), WITH_SOCKET)),
+    (Reason.CONTAINER_MISMATCH, doubt(replace(
+        host_case(), verdict=replace(VERDICT, container=ContainerKey("/x", 8))), ON_HOST)),
+    (Reason.CONTAINER_MISMATCH, doubt(
+        host_case(containers=(make_pod_container("other", name="ci@1.service"),)), ON_HOST)),
+    (Reason.OWN_UNIT, doubt(
+        host_case(situation=replace(HOST, own_cgroup=UNIT.cgroup)), ON_HOST)),
+    (Reason.OWN_UNIT, doubt(
+        host_case(situation=replace(HOST, own_cgroup=f"{UNIT.cgroup}/sub")), ON_HOST)),
+    (Reason.PROTECTED_UNIT, doubt(
+        host_case(named("sshd.service"), "sshd.service"), hosts(units=("*",)))),
+    (Reason.PROTECTED_UNIT, doubt(host_case(), hosts(protected=("ci@*",)))),
+    (Reason.PROTECTED_UNIT, doubt(docker_case(), hosts(protected=("web-1",)))),
+    (Reason.PROTECTED_UNIT, doubt(docker_case(), hosts(protected=("docker/*",)))),
+    (Reason.PROTECTED_UNIT, doubt(ALICES, hosts(protected=("alice",)))),
+    (Reason.HOST_NOT_SELECTED, doubt(host_case(), hosts(units=()))),
+    (Reason.HOST_NOT_SELECTED, doubt(docker_case(), hosts(containers=("ci*",), units=("*",)))),
+    (Reason.HOST_NOT_SELECTED, doubt(host_case(), hosts(units=(), containers=("*",)))),
+    (Reason.HOST_NOT_SELECTED, doubt(
+        ALICES, hosts(users=("bob",), units=("*",), containers=("*",)))),
+    (Reason.NOT_SELECTED, doubt(docker_case(), msgspec.structs.replace(
+        ON_HOST, selector=Selector("ci")))),
+    (Reason.NOT_HERE, doubt(host_case(), LABELLING_HOST)),
+    (Reason.NOT_HERE, doubt(host_case(), WITH_SOCKET)),
+    (Reason.NOT_HERE, doubt(
+        replace(docker_case(service_account="alice"), owner=None), WITH_SOCKET)),
+    (Reason.NOT_HERE, doubt(settings=with_settings(ladder=(Rungs(actions=(Action.PAUSE,)),)))),
+    (Reason.NO_ENGINE, doubt(docker_case(), PAUSING)),
+    (Reason.NO_ENGINE, doubt(host_case(ENGINES, "podman/web-1"), WITH_SOCKET)),
+    (Reason.ALREADY_DONE, doubt(docker_case(phase="Paused"), WITH_SOCKET)),
+    (Reason.HOST_BUDGET_UNKNOWN, doubt(
+        host_case(situation=replace(HOST, cluster_budget_left=None)), ON_HOST)),
+    (Reason.CLUSTER_BUDGET_SPENT, doubt(
+        host_case(situation=replace(HOST, cluster_budget_left=0)), ON_HOST)),
+]  # fmt: skip
+
 DAEMON_SET = OwnerReference("DaemonSet", "x", "u", is_controller=True)
 EXPERIMENTAL = finding(Signal.NETWORK, 88, rule="rule-3", maturity=Maturity.TEST)
 DOUBTS: list[tuple[Reason, Doubt]] = [
@@ -328,6 +429,7 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.CLUSTER_BUDGET_UNKNOWN, doubt(with_situation(cluster_budget_left=None))),
     (Reason.CLUSTER_BUDGET_SPENT, doubt(with_situation(cluster_budget_left=0))),
     (Reason.CLUSTER_BUDGET_SPENT, doubt(settings=with_settings(budget=CullBudget(per_cluster=0)))),
+    *HOST_DOUBTS,
 ]  # fmt: skip
 
 

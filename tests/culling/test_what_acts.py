@@ -9,6 +9,7 @@ import minerwatch
 
 _WRITES = re.compile(r'"(?:DELETE|PATCH|PUT)"|/eviction')
 _SIGNALS = re.compile(r"\bpidfd_send_signal\(|\bos\.kill(?:pg)?\(")
+_ENGINES = re.compile(r"/containers/\{")
 _EVENTS = "kube/events.py"  # counts a repeated Event
 _CHILDREN = "node/"  # ends the agent's own children
 
@@ -29,3 +30,10 @@ def test_only_culling_changes_pods() -> None:
 def test_only_culling_signals_processes() -> None:
     found = {name for name in _modules(_SIGNALS) if not name.startswith(_CHILDREN)}
     assert found == {"culling/process_signals.py"}
+
+
+def test_only_culling_changes_containers_of_engines() -> None:
+    found = _modules(_ENGINES)
+    assert found == {"culling/pod_actions.py", "culling/host_actions.py", "node/engine_names.py"}
+    names = Path(minerwatch.__file__).parent / "node" / "engine_names.py"
+    assert "AF_UNIX" not in names.read_text()  # it reads files

@@ -469,7 +469,7 @@ def test_closing_does_not_wait_for_the_server(api: ApiServer, sender: Open) -> N
     assert events.sent == 0
 
 
-@pytest.mark.parametrize("action", [action for action in Action if action is not Action.OBSERVE])
+@pytest.mark.parametrize("action", ACTION_REASONS)
 def test_an_action_is_told_with_its_reason(api: ApiServer, sender: Open, action: Action) -> None:
     events = sender()
     reason = ACTION_REASONS[action]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from minerwatch.arguments import NO_BREAK_SPACE
 from minerwatch.model import Process
-from minerwatch.node.processes import ProcessReader, saturated_threads, user_names
+from minerwatch.node.processes import ProcessReader, accounts, saturated_threads
 from tests.conftest import no_files_left
 from tests.node.recorded_proc import RecordedProc, read_one, stat_line
 from tests.waiting import until as eventually
@@ -606,11 +606,12 @@ def test_saturated_threads() -> None:
     assert saturated_threads(before, after, 0.0) == 0
 
 
-def test_user_names(tmp_path: Path) -> None:
+def test_accounts(tmp_path: Path) -> None:
     passwd = tmp_path / "passwd"
-    passwd.write_bytes(b"root:x:0:0\n\nbad\nx:y:z\ntoor:x:0:0\nl\xff:x:10:1\nbig:x:" + b"9" * 5000)
-    assert user_names(passwd) == {0: "root", 10: "l\\xff"}
-    assert user_names(tmp_path / "none") == {}
+    lines = b"root:x:0:0:r:/root:/bin/sh\n\nbad\nx:y:z\ntoor:x:0:0\nl\xff:x:10:1\nbig:x:"
+    passwd.write_bytes(lines + b"9" * 5000)
+    assert accounts(passwd) == {0: ("root", "/root"), 10: ("l\\xff", "")}
+    assert accounts(tmp_path / "none") == {}
 
 
 @pytest.fixture(scope="module")

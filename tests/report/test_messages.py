@@ -70,6 +70,11 @@ def test_one_message_groups_by_owner_and_counts_the_rest() -> None:
 def test_an_action_and_a_clear_container() -> None:
     (cleared,) = said(MessageFormat.SLACK, of(event="cleared"))
     assert cleared["text"].startswith("CLEAR again: `")
+    stopped = Notice(
+        AT, "action", "node-1", "lab", "jupyter-eve", "", "user: eve", action="stop", outcome="done"
+    )
+    (done,) = said(MessageFormat.SLACK, stopped)
+    assert done["text"] == "STOP done: `lab/jupyter-eve` on node `node-1`, owner `user: eve`"
 
 
 @given(

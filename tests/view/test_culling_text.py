@@ -43,7 +43,7 @@ OBJECTED = replace(
     acts=False,
     dry_run=True,
     outcome="",
-    reasons=("The namespace is protected (binder).", "The pod is too young (3 s, 300 s at least)."),
+    reasons=("The namespace is protected (binder).", "It is too young (3 s, 300 s at least)."),
 )
 RELEASED = ReleaseAnswer("worker-1", "binder", "jupyter-eve", "notebook", (7, 8), (9,), True)
 RELEASED_ALL = ReleaseAllAnswer(
@@ -114,7 +114,7 @@ def decision(pod: str, **changes: object) -> DecisionLine:
     plain = DecisionLine(
         namespace="binder", pod=pod, container="notebook", pod_uid=f"uid-{pod}", owner="eve",
         score=95.2, level="confirmed", proposed="evict", acts=False, dry_run=True, rung=0,
-        reasons=("The pod is too young (3 s, 300 s at least).",),
+        reasons=("It is too young (3 s, 300 s at least).",),
     )  # fmt: skip
     return DecisionLine(**{**{f: getattr(plain, f) for f in plain.__struct_fields__}, **changes})
 
@@ -154,6 +154,21 @@ def test_what_would_have_been_culled(golden: Golden) -> None:
 
 def test_nothing_would_have_been_culled() -> None:
     assert simulation_text([], 1).startswith("In the last hour no container was confirmed")
+
+
+def test_a_container_of_a_host_has_its_engines_name() -> None:
+    answer = replace(PERMITTED, namespace="", pod="docker/web", proposed="stop-container")
+    text = cull_text(answer)
+    assert text.startswith("docker/web on node ")
+    assert "permits to stop the container" in text
+    released = replace(
+        RELEASED, namespace="", pod="docker/web", resumed=(), gone=(), label_removed=False,
+        trouble=(), unpaused=True,
+    )  # fmt: skip
+    assert release_text(released).splitlines() == [
+        "docker/web is released: no further actions.",
+        "The container is no longer paused.",
+    ]
 
 
 def test_very_many_are_cut_with_a_mark() -> None:

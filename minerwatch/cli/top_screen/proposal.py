@@ -71,10 +71,15 @@ Ordered = Callable[[str, str, bytes], bytes]
 _KEYS = {
     Action.LABEL: ("l", "label the pod, for a NetworkPolicy to cut it off"),
     Action.STOP: ("s", "stop its flagged processes; minerwatch release lets them go on"),
+    Action.PAUSE: ("p", "pause a host's container; minerwatch release lets it go on"),
     Action.KILL: ("k", "kill its flagged processes"),
+    Action.STOP_CONTAINER: ("c", "stop a host's container"),
     Action.EVICT: ("e", "evict the pod, as far as PodDisruptionBudgets allow"),
     Action.DELETE: ("d", "delete the pod"),
 }
+_ENGINES = (Action.PAUSE, Action.STOP_CONTAINER)
+_OF_HOSTS = (Action.STOP, Action.KILL, *_ENGINES)
+"""Actions on what is in no pod."""
 
 
 class ByHand:
@@ -93,6 +98,7 @@ class ByHand:
         return [
             (key, action.value, words + (": the policy's own choice" * (action == proposed)))
             for action, (key, words) in _KEYS.items()
+            if (action in _OF_HOSTS and not status.pod) or (action not in _ENGINES and status.pod)
         ]
 
     def propose(self, status: ContainerStatus, action: str) -> Proposal:

@@ -487,7 +487,7 @@ class Policy:
 
     def propose(self, status: ContainerStatus, action: str) -> Proposal:
         if not self._is_permitted:
-            reasons = "The policy does not permit to evict it:\n  - The pod is too young."
+            reasons = "The policy does not permit to evict it:\n  - It is too young."
             return Proposal(status, action, reasons, "", "dry-run", is_permitted=False)
         request = "POST /api/v1/namespaces/binder/pods/x/eviction?dryRun=All"
         decision = f"The policy permits to {action} it in a dry run."
@@ -528,7 +528,7 @@ def test_what_is_not_permitted_cannot_be_typed_for() -> None:
 
     async def scenario(screen: Driven) -> None:
         await screen.press("k", "e")
-        assert "The pod is too young" in screen.text
+        assert "It is too young" in screen.text
         assert "typed" not in screen.text
         await screen.press("enter", "slash", *"young", "enter", "n")
         await screen.press("escape")

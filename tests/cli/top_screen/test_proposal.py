@@ -49,6 +49,12 @@ def test_the_policys_own_choice_is_marked() -> None:
     assert marked == ["stop"]
 
 
+def test_what_is_in_no_pod_has_the_actions_of_hosts() -> None:
+    container = replace(MINER, namespace="", pod="", pod_uid="", kind="engine")
+    choices = ByHand(Agent(PERMITTED).ordered).choices(container, ACTING)
+    assert [action for _, action, _ in choices] == ["stop", "pause", "kill", "stop-container"]
+
+
 def test_a_proposal_tries_nothing() -> None:
     agent = Agent(IN_EARNEST)
     proposal = ByHand(agent.ordered).propose(MINER, "evict")

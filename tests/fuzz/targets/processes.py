@@ -28,8 +28,14 @@ from minerwatch.model import (
 from minerwatch.node.children import yara_scanner
 from minerwatch.node.children.exe_hasher import parse_start_ticks
 from minerwatch.node.command_lines import END_BYTES
+from minerwatch.node.engine_files import (
+    docker_container,
+    docker_data_root,
+    podman_containers,
+    podman_graph_root,
+)
 from minerwatch.node.proc_files import parse_stat
-from minerwatch.node.processes import ProcessReader, user_names
+from minerwatch.node.processes import ProcessReader, accounts
 from minerwatch.report.log import verdict_line
 from minerwatch.view.explanation import explanation
 from tests.fuzz.contract import are_lines, is_finite, is_line, is_publishable, is_unicode
@@ -151,9 +157,22 @@ def _observed(container: Container, process: Process, verdict: Verdict) -> Obser
 @target("node.processes")
 def passwd(data: bytes) -> None:
     """The names of users; the file is the host's."""
-    for uid, name in user_names(put(folder("passwd") / "passwd", data)).items():
+    for uid, account in accounts(put(folder("passwd") / "passwd", data)).items():
         assert 0 <= uid < 10**10
-        is_unicode(name)
+        is_unicode(account.name)
+        is_unicode(account.home)
+
+
+@target("node.engine_files")
+def engine_files(data: bytes) -> None:
+    """Files of docker and podman; without root they are a user's."""
+    found = [*podman_containers(data).values()]
+    docker = docker_container(data, "1" * 64)
+    for each in (*found, *((docker,) if docker else ())):
+        for text in (each.name, each.image, *each.labels, *each.labels.values()):
+            is_unicode(text)
+    is_unicode(docker_data_root(data))
+    is_unicode(podman_graph_root(data))
 
 
 @target("cli.top_screen.terminal")

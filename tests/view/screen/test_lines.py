@@ -337,9 +337,9 @@ def test_what_the_page_says_of_culling() -> None:
     assert "No agent says" in said(None)
     assert "it only observes" in said(AGENT)
     assert "in mode enforce" in said(replace(AGENT, culling="enforce"))
-    decided = CullStatus("dry-run", "observe", "evict", True, 0, ("The pod is too young.",))
+    decided = CullStatus("dry-run", "observe", "evict", True, 0, ("It is too young.",))
     text = " ".join(plain(page(Subject(replace(MINER, culling=decided), NOW), 80)))
-    assert "It is not evicted in a dry run, because:   - The pod is too young." in text
+    assert "It is not evicted in a dry run, because:   - It is too young." in text
 
 
 @settings(max_examples=40)

@@ -1,0 +1,96 @@
+"""Reasons not to act on a host: what is not selected, protected, or not possible. Pure.
+
+Only what the operator names is acted on: units of the system and containers of the host's engines
+by their names, and all that is in a user's slice by the user, since that user chooses the names in
+it. The host itself, parts of the system and the agent's own unit are never acted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from minerwatch.config.schema import HostCulling
+from minerwatch.culling.decision import Objection, Reason
+from minerwatch.culling.proof import matches_any
+from minerwatch.culling.records import ENGINE_ACTIONS, PROCESS_ACTIONS, Case
+from minerwatch.model import Action, Container, ContainerKind, Pod
+
+ALWAYS_PROTECTED = (
+    *("init.scope", "systemd-*.service", "dbus*.service", "polkit.service", "minerwatch*"),
+    *("ssh.service", "sshd.service", "sshd@*.service", "sshd-*", "ssh@*.service"),
+    *("docker.service", "containerd.service", "podman*.service", "crio.service"),
+    *("kubelet.service", "NetworkManager.service", "cron.service", "crond.service"),
+)
+"""Units that no configuration opens."""
+
+
+def host_identity_objections(case: Case) -> Iterator[Objection]:
+    """Yield the reasons that lie in what the container is."""
+    container, pod = case.container, case.pod
+    if container.kind not in (ContainerKind.ENGINE, ContainerKind.UNIT):
+        yield Objection(Reason.NOT_A_WORKLOAD, container.kind.value)
+    if case.verdict.container != container.key:
+        yield Objection(Reason.CONTAINER_MISMATCH, "another cgroup")
+    if pod is None:
+        yield Objection(Reason.NAME_UNKNOWN, container.container_id[:12])
+    elif not any(each.container_id == container.container_id for each in pod.containers):
+        yield Objection(Reason.CONTAINER_MISMATCH, pod.name)
+
+
+def host_selection_objections(case: Case, pod: Pod, settings: HostCulling) -> Iterator[Objection]:
+    """Yield the reasons that lie in the operator's configuration."""
+    container, own = case.container, case.situation.own_cgroup
+    if own == container.cgroup or own.startswith(f"{container.cgroup}/"):
+        yield Objection(Reason.OWN_UNIT, "")
+    names = (pod.name, pod.containers[0].name, *_user_of(pod))
+    protected = (*settings.protected, *_protected_units(container, pod))
+    if any(matches_any(name, protected) for name in names):
+        yield Objection(Reason.PROTECTED_UNIT, pod.name)
+    if not _is_named(container, pod, settings):
+        yield Objection(Reason.HOST_NOT_SELECTED, pod.name)
+
+
+def host_action_objections(
+    case: Case, proposed: Action | None, settings: HostCulling
+) -> Iterator[Objection]:
+    """Yield the reasons that lie in the action."""
+    pod = case.pod
+    if proposed in (None, Action.OBSERVE) or proposed in PROCESS_ACTIONS or pod is None:
+        return
+    if proposed not in ENGINE_ACTIONS:
+        yield Objection(Reason.NOT_HERE, f"{proposed}: only in a cluster")
+    elif case.container.kind is not ContainerKind.ENGINE or _user_of(pod):
+        yield Objection(Reason.NOT_HERE, f"{proposed}: only for containers of the host's engine")
+    elif not engine_socket(engine_of(pod.name), settings):
+        yield Objection(Reason.NO_ENGINE, f"culling.hosts.{engine_of(pod.name)}_socket")
+    elif proposed is Action.PAUSE and pod.phase == "Paused":
+        yield Objection(Reason.ALREADY_DONE, proposed.value)
+
+
+def engine_of(name: str) -> str:
+    """Return the engine of a container, which the name of its pod begins with."""
+    return name.partition("/")[0]
+
+
+def engine_socket(engine: str, settings: HostCulling) -> str:
+    """Return the socket of an engine; "": none is configured."""
+    sockets = {"docker": settings.docker_socket, "podman": settings.podman_socket}
+    return sockets.get(engine, "")
+
+
+def _protected_units(container: Container, pod: Pod) -> tuple[str, ...]:
+    """Return the patterns that hold for units of the system; a user may not name one like it."""
+    is_system = container.kind is ContainerKind.UNIT and not _user_of(pod)
+    return ALWAYS_PROTECTED if is_system else ()
+
+
+def _is_named(container: Container, pod: Pod, settings: HostCulling) -> bool:
+    if _user_of(pod):
+        return matches_any(pod.service_account, settings.users)
+    is_engine = container.kind is ContainerKind.ENGINE
+    return matches_any(pod.containers[0].name, settings.containers if is_engine else settings.units)
+
+
+def _user_of(pod: Pod) -> tuple[str, ...]:
+    """Return the user whose slice it is in; empty for what is the host's."""
+    return (pod.service_account,) if pod.service_account else ()

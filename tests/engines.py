@@ -1,0 +1,146 @@
+"""Real container engines for tests: a docker daemon and a podman of their own, below one folder.
+
+Neither uses a network, a registry or the machine's own engine. Both need root, and busybox.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from tests.waiting import until
+
+IMAGE = "shop/web:1.2"
+_LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine whose host root folder is ``root``."""
+
+    name: str
+    root: Path
+    command: tuple[str, ...]
+    socket: Path
+
+    def run(self, *args: str) -> str:
+        """Run the engine's client; return what it prints."""
+        done = subprocess.run([*self.command, *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
+        """Start a container from busybox; return its id."""
+        if self.name == "docker":
+            image: tuple[str, ...] = (IMAGE,)
+        else:
+            image = ("--rootfs", str(self.root / "rootfs"))
+        limits = _LIMITS if self.name == "podman" else ()
+        labels = ("--label=com.docker.compose.project=shop",)
+        args = ("run", "-d", f"--name={name}", "--net=none", *limits, *labels, *options)
+        return self.run(*args, *image, "/bin/busybox", *command)
+
+    def pid(self, name: str) -> int:
+        """Return the container's first process."""
+        return int(self.run("inspect", "--format={{.State.Pid}}", name))
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: podman takes no run folder of more than 50 characters."""
+    folder = Path(mkdtemp(prefix="mw-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def docker(root: Path) -> Iterator[Engine]:
+    """A docker daemon with its data below ``root``."""
+    busybox = _needs("dockerd", "docker", "docker.io")
+    socket = root / "docker.sock"
+    command = [
+        *("dockerd", f"--data-root={root}/var/lib/docker", f"--exec-root={root}/run/docker"),
+        *(f"--host=unix://{socket}", f"--pidfile={root}/docker.pid", "--iptables=false"),
+        *("--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
+        f"--containerd-namespace={root.name}",
+    ]
+    with (root / "dockerd.log").open("wb") as log:
+        daemon = subprocess.Popen(command, stdout=log, stderr=log)
+    engine = Engine("docker", root, ("docker", f"--host=unix://{socket}"), socket)
+    try:
+        with suppress(AssertionError):
+            until(lambda: socket.exists() or daemon.poll() is not None)
+        if daemon.poll() is not None:
+            pytest.skip(f"dockerd does not start here: {(root / 'dockerd.log').read_text()[-300:]}")
+        packed = subprocess.run(
+            ["tar", "-C", str(_rootfs(root, busybox)), "-c", "."], capture_output=True, check=True
+        )
+        subprocess.run([*engine.command, "import", "-", IMAGE], input=packed.stdout, check=True)
+        yield engine
+        for container in engine.run("ps", "-aq").split():
+            engine.run("rm", "-f", container)
+    finally:
+        daemon.terminate()
+        daemon.wait()
+        _unmount(root / "run/docker/netns/default")
+
+
+@contextmanager
+def podman(root: Path) -> Iterator[Engine]:
+    """A podman with its storage below ``root``, and its service for one socket."""
+    busybox = _needs("podman", "runc", "podman runc")
+    _rootfs(root, busybox)
+    socket = root / "podman.sock"
+    command = (
+        *("podman", f"--root={root}/var/lib/containers/storage", f"--runroot={root}/run"),
+        *("--cgroup-manager=cgroupfs", "--runtime=runc", "--events-backend=file"),
+        f"--tmpdir={root}/tmp",
+    )
+    engine = Engine("podman", root, command, socket)
+    service = subprocess.Popen(
+        [*command, "system", "service", "--time=0", f"unix://{socket}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: socket.exists() or service.poll() is not None)
+        if service.poll() is not None:
+            pytest.skip("podman's service does not start here: run `podman system service`")
+        yield engine
+        engine.run("rm", "-af", "-t", "0")
+    finally:
+        service.terminate()
+        service.wait()
+        _unmount(root / "var/lib/containers/storage/overlay")
+
+
+def _needs(program: str, other: str, packages: str) -> Path:
+    """Skip the test unless it can run; return the static busybox."""
+    for name in (program, other):
+        if shutil.which(name) is None:
+            pytest.skip(f"needs {name}: apt-get install --no-install-recommends {packages}")
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("needs busybox: apt-get install busybox-static")
+    return Path(busybox)
+
+
+def _rootfs(root: Path, busybox: Path) -> Path:
+    folder = root / "rootfs"
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(busybox, folder / "bin" / "busybox")
+    return folder
+
+
+def _unmount(path: Path) -> None:
+    """Undo a mount that an engine leaves behind, so that its folder can be removed."""
+    subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
