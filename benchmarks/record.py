@@ -70,7 +70,7 @@ def record(command: Sequence[str], seconds: float) -> list[dict[str, object]]:
     book = rulebook.load((BUILT_IN_RULES,))
     recorder = Recorder(book.rules)
     recorder.seen = {}
-    examination = Examination(suspect_after=Duration(6.0))
+    examination = Examination(cpu_per_look=Duration(6.0))
     config = Config(examination=examination, probes=Probes(execs=False, budget=Duration(1.0)))
     node = open_node(config, book)
     node.watch.use(recorder)

@@ -264,9 +264,7 @@ class Tracker:
         before = container.processes.get(process.id.pid)
         now = TrackedProcess(process)
         if before is not None and before.process.id == process.id:
-            now.cpu, now.threads = before.cpu, before.threads
-            now.is_lagging, now.idle_read_s = before.is_lagging, before.idle_read_s
-            now.counted_cpu_s = before.counted_cpu_s
+            now.inherit(before)
             if before.process.program == process.program:
                 now.matches = before.matches  # until it is matched
         container.processes[process.id.pid] = now

@@ -125,6 +125,11 @@ class CgroupTree:
         state = self._known.states.get(key)
         return self._counters.limit(state) if state is not None else None
 
+    def waited_s(self, key: ContainerKey) -> float | None:
+        """Return how long some thread of a container has waited for a CPU; None: not known."""
+        state = self._known.states.get(key)
+        return self._counters.waited_s(state) if state is not None else None
+
     def attribute(self, key: ContainerKey, outer: Container) -> Container | None:
         """Make an engine's container, and all in it, part of the pod that ``outer`` belongs to.
 
