@@ -82,7 +82,7 @@ class Table:
 
     def fill(self) -> None:
         """Run all. Raises SamplerUnavailableError."""
-        code = ExecutedCode(CodeSampler(_HZ), self._locate)
+        code = ExecutedCode(CodeSampler(_HZ), self)
         try:
             while self._waiting or self._running:
                 while self._waiting and len(self._running) < _AT_ONCE:
@@ -112,7 +112,8 @@ class Table:
         self._running.remove(running)
         print(f"{running.program.name}: {dict(self.facts[running.program.name])}", file=sys.stderr)
 
-    def _locate(self, pid: int) -> Place | None:
+    def locate(self, pid: int) -> Place | None:
+        """Return the program that a process belongs to."""
         for running in self._running:
             if pid in running.pids:
                 with suppress(OSError, IndexError):
@@ -120,6 +121,11 @@ class Table:
                     start_ticks = int(stat.rpartition(")")[2].split()[19])
                     return Place(ProcessId(pid, start_ticks), running.container, pid)
         return None
+
+    def relatives(self, cgroup: int) -> list[Place]:
+        """Return nothing: all programs run in one cgroup."""
+        del cgroup
+        return []
 
 
 def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:

@@ -19,7 +19,7 @@ from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tracked import TickLimits, TrackedContainer, TrackedNode
-from minerwatch.agent.tracker import Tracker
+from minerwatch.agent.tracker import LockedLocator, Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
@@ -37,7 +37,7 @@ from minerwatch.model import (
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
-from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
+from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
@@ -93,10 +93,10 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
-def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> ExecutedCode | None:
+def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     if sources.code is None:
         return None
-    return ExecutedCode(sources.code, locate, hot=sources.hot_code)
+    return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -136,7 +136,7 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
-        self._code = _executed_code(sources, self._locate)
+        self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
         self._executed = self._code.facts if self._code else _no_facts
 
@@ -245,10 +245,6 @@ class Watch:
         """Return the pod's own container that ``container`` is nested in, or itself."""
         with self._lock:
             return self._node.carrier(container)
-
-    def _locate(self, pid: int) -> Place | None:
-        with self._lock:
-            return self._tracker.locate(pid)
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")

@@ -160,6 +160,13 @@ class CgroupTree:
             return None  # the cgroup above may be another container's
         return cgroup.owner.container if cgroup and cgroup.owner else None
 
+    def container_with_id(self, cgroup: int) -> Container | None:
+        """Return the container that a cgroup belongs to; None if it is unknown, or on v1."""
+        if not self._files.has_perf_ids:
+            return None
+        found = self._known.with_inode(cgroup)
+        return found.owner.container if found is not None and found.owner is not None else None
+
     def close(self) -> None:
         """Close every counter."""
         root = self._known.cgroups.get(self._known.root)
