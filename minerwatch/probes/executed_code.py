@@ -284,8 +284,8 @@ class ExecutedCode:
             self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
         placed = [*self._placed(samples, now_s)]
         if self._hot is not None:
-            own = [(place[:3], address) for place, address in placed if not place.is_relative]
-            self._hot.take(own, samples.period_s, now_s)
+            every = [(place[:3], address) for place, address in placed]
+            self._hot.take(every, samples.period_s, now_s)
         due = [each for each in placed if self._is_due(each[0], now_s)]
         asked: dict[Place, Counter[int]] = {}
         for place, address in self._chosen(due, now_s):
