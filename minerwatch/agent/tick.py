@@ -326,7 +326,7 @@ class Watch:
             or container.has_delayed
             or container.is_over_bound
             or self._looks.wants(container, at_s)
-            or (self._code is not None and self._code.knows(container.container.key))
+            or (self._code is not None and self._code.take_news(container.container.key))
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:

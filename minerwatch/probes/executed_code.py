@@ -195,6 +195,7 @@ class ExecutedCode:
         self._lock = threading.Lock()
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
         self._containers: dict[ContainerKey, _Known] = {}
+        self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
         self._avoided: dict[Hashable, float] = {}
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
@@ -230,15 +231,19 @@ class ExecutedCode:
         found = self._processes.get(of)
         return found[1] if found is not None else None
 
-    def knows(self, container: ContainerKey) -> bool:
-        """Return True if code of the container has been classified."""
-        return container in self._containers
+    def take_news(self, container: ContainerKey) -> bool:
+        """Return True, once, if facts about the container or its processes have changed."""
+        with self._lock:
+            has_news = container in self._news
+            self._news.discard(container)
+            return has_news
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget all but these containers, and where processes run."""
         with self._lock:
             for key in self._containers.keys() - containers:
                 del self._containers[key]
+            self._news.intersection_update(containers)
             gone = [
                 process
                 for process, (place, _) in self._processes.items()
@@ -285,7 +290,9 @@ class ExecutedCode:
         placed = [*self._placed(samples, now_s)]
         if self._hot is not None:
             every = [(place[:3], address) for place, address in placed]
-            self._hot.take(every, samples.period_s, now_s)
+            named = self._hot.take(every, samples.period_s, now_s)
+            with self._lock:
+                self._news |= named
         due = [each for each in placed if self._is_due(each[0], now_s)]
         asked: dict[Place, Counter[int]] = {}
         for place, address in self._chosen(due, now_s):
@@ -390,6 +397,7 @@ class ExecutedCode:
             self._keep_of_container(place, answer)
             return
         with self._lock:
+            self._news.add(place.container)
             is_new = place.process not in self._processes
             known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
@@ -417,6 +425,7 @@ class ExecutedCode:
 
     def _keep_of_container(self, place: Place, answer: CodeAnswer) -> None:
         with self._lock:
+            self._news.add(place.container)
             tally = self._containers.setdefault(place.container, _Known()).tally
             tally.add(
                 answer.samples, answer.hashing, answer.anonymous, answer.classes, answer.pages

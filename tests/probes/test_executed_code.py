@@ -107,8 +107,9 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
         assert of_process == probe.facts(HERE)
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
-        assert probe.knows(HERE)
-        assert not probe.knows(ELSEWHERE)
+        assert probe.take_news(HERE)
+        assert not probe.take_news(HERE)
+        assert not probe.take_news(ELSEWHERE)
         assert probe.facts(ELSEWHERE) == {}
     finally:
         probe.close()
@@ -241,7 +242,7 @@ def test_a_child_that_lies_is_replaced(answer: str, tmp_path: Path, mixing: int)
     try:
         probe.take(times(5, os.getpid(), mixing), 0.0)
         assert dict(probe.failures())["child"] == 1
-        assert not probe.knows(HERE)
+        assert not probe.take_news(HERE)
     finally:
         probe.close()
 
