@@ -167,7 +167,7 @@ def samples_in(content: bytes, record: Struct) -> tuple[list[CodeSample], int]:
     """Return the samples in what a ring held, and the number that there was no room for."""
     if len(content) % record.size == 0:
         records = [*record.iter_unpack(content)]
-        if all(each[0] == _RECORD_SAMPLE and each[2] == record.size for each in records):
+        if {each[0:3:2] for each in records} <= {(_RECORD_SAMPLE, record.size)}:
             return [_sample(each) for each in records], 0
     samples, lost, at = [], 0, 0
     while at + _HEADER.size <= len(content):

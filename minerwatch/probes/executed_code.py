@@ -287,13 +287,23 @@ class ExecutedCode:
         """Classify what is due of these samples; in the thread, and in tests."""
         if now_s >= self._round_s + _ROUND_S:
             self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
-        placed = [*self._placed(samples, now_s)]
+        placed = self._placed(samples, now_s)
         if self._hot is not None:
-            every = [(place[:3], address) for place, address in placed]
+            every = (
+                (key, address)
+                for place, addresses in placed.items()
+                for key in (place[:3],)
+                for address in addresses
+            )
             named = self._hot.take(every, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
-        due = [each for each in placed if self._is_due(each[0], now_s)]
+        due = [
+            (place, address)
+            for place, addresses in placed.items()
+            if self._is_due(place, now_s)
+            for address in addresses
+        ]
         asked: dict[Place, Counter[int]] = {}
         for place, address in self._chosen(due, now_s):
             asked.setdefault(place, Counter())[address] += 1
@@ -306,23 +316,30 @@ class ExecutedCode:
         elif now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _placed(self, samples: CodeSamples, now_s: float) -> Iterator[tuple[Place, int]]:
-        located = self._located
-        lost: list[CodeSample] = []
+    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
+        """Return the addresses by place."""
+        by_pid: dict[int, list[CodeSample]] = {}
         for each in samples.samples:
-            if each.pid not in located:
+            by_pid.setdefault(each.pid, []).append(each)
+        placed: dict[Place, list[int]] = {}
+        gone: list[CodeSample] = []
+        located = self._located
+        for pid, own in by_pid.items():
+            if pid not in located:
                 if len(located) >= _MAX_LOCATED:
                     located.clear()
-                located[each.pid] = self._locator.locate(each.pid)
-            place = located[each.pid]
-            if place is None:
-                lost.append(each)
+                located[pid] = self._locator.locate(pid)
+            place = located[pid]
+            if place is not None:
+                placed[place] = [each.address for each in own]
+            elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
+                self._failures["unplaced"] += len(own)
             else:
-                yield place, each.address
-        gone = [each for each in lost if not os.path.exists(f"{self._proc}/{each.pid}")]  # noqa: PTH110
-        self._failures["unplaced"] += len(lost) - len(gone)
+                gone += own
         self._pace.note(len(samples.samples), len(gone), now_s)
-        yield from self._placed_by_cgroup(gone)
+        for place, address in self._placed_by_cgroup(gone):
+            placed.setdefault(place, []).append(address)
+        return placed
 
     def _placed_by_cgroup(self, gone: Iterable[CodeSample]) -> Iterator[tuple[Place, int]]:
         chosen: dict[int, Place | None] = {}
