@@ -133,7 +133,12 @@ _FIELDS = (
         dynamic=True,
     ),
     Field("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", dynamic=True),
-    Field("LargestFileMiB", "MiB", "largest mapping of a file on disk", dynamic=True),
+    Field(
+        "LargestFileMiB",
+        "MiB",
+        "largest mapping of a file on disk; of a container its samples' average, at most 128",
+        dynamic=True,
+    ),
     Field("ContentMatches", "list", "names of the YARA rules that matched", dynamic=True),
     Field("ContainerCpuCores", "cores", "the container's CPU rate", dynamic=True),
     Field("ContainerCpuLimit", "cores", "the container's CPU limit", dynamic=True),

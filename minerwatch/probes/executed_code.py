@@ -130,6 +130,7 @@ class CodeAnswer(msgspec.Struct):
     pages: dict[str, int] = {}
     io_bytes: int | None = None
     cpu_s: float = 0.0
+    file_mib: float = 0.0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
@@ -212,6 +213,8 @@ class ExecutedCode:
         with self._lock:
             known = self._known(of)
             facts = known.tally.facts() if known is not None else NO_FACTS
+            if facts and known is not None and isinstance(of, ContainerKey):
+                facts = {**facts, "LargestFileMiB": known.tally.file_mib}
         return {**facts, **self._hot.facts(of)} if facts and self._hot else facts
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
@@ -427,6 +430,7 @@ class ExecutedCode:
                     answer.classes,
                     answer.pages,
                 )
+                tally.add_file(answer.samples, answer.file_mib)
                 if answer.io_bytes is not None:
                     tally.add_io(
                         max(0, answer.io_bytes - known[1].io_bytes),
@@ -447,6 +451,7 @@ class ExecutedCode:
             tally.add(
                 answer.samples, answer.hashing, answer.anonymous, answer.classes, answer.pages
             )
+            tally.add_file(answer.samples, answer.file_mib)
             if self._hot is not None:
                 self._hot.consider(place.container, place.container, tally.facts())
 

