@@ -243,7 +243,7 @@ class Mappings:
     def __init__(self, content: bytes) -> None:
         self._mappings = sorted(_mappings(content))
         self._starts = [each.start for each in self._mappings]
-        self.largest_file_mib = largest_file_mib(content)
+        self.content = content
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
@@ -393,7 +393,7 @@ class Classifier:
             "pages": pages,
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
-            "file_mib": process.mappings.largest_file_mib,
+            "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
         }
 
     def _window(self, process: _Process, address: int) -> Window | None:
