@@ -218,7 +218,7 @@ def is_of_container(name: str) -> bool:
 
 def is_pooled(name: str) -> bool:
     """Return True if the field is measured of a process, and of all of a container together."""
-    return name in _POOLED
+    return name in _POOLED or name == "LargestFileMiB"
 
 
 def nearest_field(name: str) -> str | None:
