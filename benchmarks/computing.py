@@ -15,7 +15,7 @@ TARGETS = Path(__file__).parents[1] / "tests" / "targets"
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """One program. ``kind``: randomx, hash, login, benchmark, stream, ordinary."""
+    """One program. ``kind``: randomx, hash, login, benchmark, stream, server, ordinary."""
 
     kind: str
     name: str
@@ -198,6 +198,66 @@ _SHELL: dict[tuple[str, str], tuple[str, str]] = {
         "node",
         'node -e \'const c = require("crypto"); for (;;) c.scryptSync("x", "y", 32)\'',
     ),
+}
+
+
+_FOLDER = "d=$(mktemp -d) && cd $d && trap 'rm -rf $d' EXIT; "
+_PROBLEM = """(declare-const x (_ BitVec 40)) (declare-const y (_ BitVec 40))
+(assert (= (bvmul x y) #x4d2f8a91c3)) (assert (bvugt x #x0000010000)) (assert (bvugt y #x0000010000))
+(assert (bvult x #x0010000000)) (assert (bvult y #x0010000000)) (check-sat)"""
+_PIGEONS = """BEGIN { n = 11; print "p cnf", n * (n - 1), n + (n - 1) * n * (n - 1) / 2
+for (i = 0; i < n; i++) { for (j = 1; j < n; j++) printf "%d ", i * (n - 1) + j; print 0 }
+for (j = 1; j < n; j++) for (i = 0; i < n; i++) for (k = 0; k < i; k++)
+print -(i * (n - 1) + j), -(k * (n - 1) + j), 0 }"""
+_BASES = """BEGIN { srand(1); for (i = 0; i < 20000; i++) { print ">" i; s = ""
+for (k = 0; k < 100; k++) s = s substr("ACGT", int(rand() * 4) + 1, 1); print s } }"""
+_WATER = """#include "oplsaa.ff/forcefield.itp"
+#include "oplsaa.ff/spce.itp"
+[ system ]
+water
+[ molecules ]"""
+_NGINX = """daemon off; worker_processes 1; pid pid; error_log stderr; events { }
+http { access_log off; server { listen 127.0.0.1:18443 ssl; ssl_certificate c; ssl_certificate_key k; } }"""
+_JAVA = """import java.util.*; public class A { public static void main(String[] a) { while (true) {
+Map<Integer, String> m = new HashMap<>(); for (int i = 0; i < 500000; i++) m.put(i * 31, "x" + i);
+List<String> l = new ArrayList<>(m.values()); Collections.sort(l); } } }"""
+
+_SHELL |= {
+    ("stream", "b3sum of a mapped file"): (
+        "b3sum",
+        f"{_FOLDER} truncate -s 500M file; while :; do b3sum --num-threads 1 file; done",
+    ),
+    ("stream", "git hash-object"): (
+        "git",
+        f"{_FOLDER} truncate -s 200M file; while :; do git hash-object file; done",
+    ),
+    ("server", "redis under load"): (
+        "redis-benchmark",
+        f"{_FOLDER} redis-server --port 0 --unixsocket $d/s --save '' & sleep 3;"
+        " redis-benchmark -s s -l",
+    ),
+    ("server", "nginx TLS under load"): (
+        "nginx",
+        f"{_FOLDER} openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -subj /CN=x;"
+        f" echo '{_NGINX}' > conf; nginx -p . -c conf & sleep 3;"
+        " while :; do openssl s_time -connect 127.0.0.1:18443 -new -time 30; done",
+    ),
+    ("ordinary", "z3"): ("z3", f"{_FOLDER} echo '{_PROBLEM}' > a; while :; do z3 a; done"),
+    ("ordinary", "minisat"): (
+        "minisat",
+        f"{_FOLDER} awk '{_PIGEONS}' > a; while :; do minisat a; done",
+    ),
+    ("ordinary", "minimap2"): (
+        "minimap2",
+        f"{_FOLDER} awk '{_BASES}' > a; while :; do minimap2 -t 1 -x ava-ont a a; done",
+    ),
+    ("ordinary", "gromacs"): (
+        "gmx",
+        f"{_FOLDER} echo '{_WATER}' > topol.top; printf 'integrator = md\\nnsteps = -1\\n' > a.mdp;"
+        " gmx solvate -cs -box 3 3 3 -o a.gro -p topol.top;"
+        " gmx grompp -f a.mdp -c a.gro -maxwarn 9 -o a.tpr; gmx mdrun -s a.tpr -nt 1",
+    ),
+    ("ordinary", "java collections"): ("javac", f"{_FOLDER} echo '{_JAVA}' > A.java; java A.java"),
 }
 
 

@@ -1,15 +1,16 @@
 """What programs execute, and which rules hold on it: hash functions, RandomX, ordinary work.
 
-    python -m benchmarks.executed_code [--samples 300] [--only WORD] [--write]
+    python -m benchmarks.executed_code [--samples 300] [--only PATTERN] [--write]
 
 Runs three programs at a time (root), samples them five times as often as the agent does, and counts
-each on its own. ``--write`` puts the table into docs/detection.md.
+each on its own. ``--write`` puts the table into docs/detection.md; with ``--only`` other rows stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Table:
 
     def fill(self) -> None:
         """Run all. Raises SamplerUnavailableError."""
-        code = ExecutedCode(CodeSampler(_HZ), self._locate)
+        code = ExecutedCode(CodeSampler(_HZ), self)
         try:
             while self._waiting or self._running:
                 while self._waiting and len(self._running) < _AT_ONCE:
@@ -112,7 +113,8 @@ class Table:
         self._running.remove(running)
         print(f"{running.program.name}: {dict(self.facts[running.program.name])}", file=sys.stderr)
 
-    def _locate(self, pid: int) -> Place | None:
+    def locate(self, pid: int) -> Place | None:
+        """Return the program that a process belongs to."""
         for running in self._running:
             if pid in running.pids:
                 with suppress(OSError, IndexError):
@@ -120,6 +122,11 @@ class Table:
                     start_ticks = int(stat.rpartition(")")[2].split()[19])
                     return Place(ProcessId(pid, start_ticks), running.container, pid)
         return None
+
+    def relatives(self, cgroup: int) -> list[Place]:
+        """Return nothing: all programs run in one cgroup."""
+        del cgroup
+        return []
 
 
 def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
@@ -144,6 +151,12 @@ def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(old: str, new: str) -> str:
+    """Return the old table with the rows of the new one."""
+    lines = [line for line in (old + new).splitlines() if line.startswith("| ")]
+    return "\n".join({line.split("|")[1]: line for line in lines}.values()) + "\n"
+
+
 def _per_cent(value: object) -> str:
     return f"{100 * value:.1f}" if isinstance(value, float) else ""
 
@@ -152,11 +165,11 @@ def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--only", default="", help="programs with this word in their name")
+    parser.add_argument("--only", default="", help="programs whose names match this")
     parser.add_argument("--write", action="store_true", help="into docs/detection.md")
     options = parser.parse_args()
     programs, missing = computing()
-    programs = [each for each in programs if options.only in each.name]
+    programs = [each for each in programs if re.search(options.only, each.name)]
     table = Table(programs, options.samples)
     table.fill()
     text = markdown(programs, table.facts)
@@ -167,7 +180,9 @@ def main() -> None:
         return
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
+    old, _, after = rest.partition(END)
+    if options.only:
+        text = merged(old, text)
     PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 

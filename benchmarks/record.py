@@ -4,8 +4,8 @@
 
 The program runs in a container of its own, under all probes that this machine permits, and is
 killed at the end. Each of its processes that burnt CPU gives a line: its facts as they were
-measured last, ``seconds`` being what ``--as`` says, as if it had gone on like that. What differs
-from run to run (pids, the container's name) is left out.
+measured last, with those of all processes together, ``seconds`` being what ``--as`` says, as if it
+had gone on like that. What differs from run to run (pids, the container's name) is left out.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Recorder(Matcher):
     """A matcher that keeps the last facts of every process that it is shown."""
 
     seen: dict[int, Facts]
+    together: dict[object, Facts]
+    """Container's name -> facts on all its processes together, also those that have exited."""
 
     def dynamic_matches(self, facts: Facts) -> tuple[Match, ...]:
         """As ever; the facts are kept."""
@@ -47,6 +49,12 @@ class Recorder(Matcher):
         if isinstance(pid, int):
             self.seen[pid] = {**self.seen.get(pid, {}), **facts}
         return super().dynamic_matches(facts)
+
+    def container_matches(self, facts: Facts) -> tuple[Match, ...]:
+        """As ever; the facts are kept."""
+        name = facts.get("ContainerName")
+        self.together[name] = {**self.together.get(name, {}), **facts}
+        return super().container_matches(facts)
 
 
 def main() -> None:
@@ -69,15 +77,20 @@ def record(command: Sequence[str], seconds: float) -> list[dict[str, object]]:
     """The facts of the command's processes that burnt CPU, the busiest first."""
     book = rulebook.load((BUILT_IN_RULES,))
     recorder = Recorder(book.rules)
-    recorder.seen = {}
-    examination = Examination(suspect_after=Duration(6.0))
+    recorder.seen, recorder.together = {}, {}
+    examination = Examination(cpu_per_look=Duration(6.0))
     config = Config(examination=examination, probes=Probes(execs=False, budget=Duration(1.0)))
     node = open_node(config, book)
     node.watch.use(recorder)
     with _container() as (name, folders, folder), _running(command, folders, folder):
         _watch(node, seconds)
     node.watch.close()
-    ours = [facts for facts in recorder.seen.values() if facts.get("ContainerName") == name]
+    together = recorder.together.get(name, {})
+    ours = [
+        {**together, **facts}
+        for facts in recorder.seen.values()
+        if facts.get("ContainerName") == name
+    ]
     ours.sort(key=lambda facts: -_cpu_s(facts))
     return [_kept(facts) for facts in ours if _cpu_s(facts) >= MIN_CPU_S][:MAX_LINES]
 

@@ -27,13 +27,10 @@ pytest.importorskip("cyrx", reason="needs a RandomX binding: pip install cyrx")
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
-    """A suspect may use less CPU than usual, because the threads share few cores.
-
-    Content is scanned only where something was found already, so that it is not the first.
-    """
+    """Content is scanned only where something was found already, so that it is not the first."""
     folder = tmp_path_factory.mktemp("agent")
     config = folder / "minerwatch.yml"
-    config.write_text("examination: {suspect_cpu_cores: 0.02, suspect_after: 1h}\n")
+    config.write_text("examination: {cpu_per_look: 1h}\n")
     running = RunningAgent(folder, "--interval", "2s", "--config", str(config))
     running.line("watching")
     yield running

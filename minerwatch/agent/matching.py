@@ -204,14 +204,14 @@ class Matching:
         facts = self._measured_facts(process, at_s)
         executed = self.code.facts(process.process.id) if self.code else {}
         cores = process.cpu_cores or 0.0
-        if not is_suspect and not executed and cores < self._extra_facts_cores:
+        if not is_suspect and not executed and cores < _SATURATED_CORES:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
                 self._note_if_idle(process, facts)
                 return
         else:
             seen = None
-            facts |= self._extra_facts(process, cores, at_s)
+            facts |= self._extra_facts(process, cores, at_s, is_suspect=is_suspect)
             facts |= executed
         matches = self._matcher.dynamic_matches(
             {**container.static_facts_of(process), **shared, **facts}
@@ -227,10 +227,6 @@ class Matching:
         process.is_idle = process.is_lagging = True
         process.facts, process.facts_bytes = None, 0
         process.idle_until_s = process.born_s + self._of_process.next_above("Age", facts)
-
-    @property
-    def _extra_facts_cores(self) -> float:
-        return min(_SATURATED_CORES, self._examination.suspect_cpu_cores)
 
     def _shared_facts(self, container: TrackedContainer, at_s: float) -> Facts:
         return {
@@ -274,13 +270,14 @@ class Matching:
         )
 
     def _extra_facts(
-        self, process: TrackedProcess, cores: float, at_s: float
+        self, process: TrackedProcess, cores: float, at_s: float, *, is_suspect: bool
     ) -> dict[str, FactValue]:
         """Return facts that are read of busy processes only, and those that probes know."""
         facts: dict[str, FactValue] = {}
         if cores >= _SATURATED_CORES and "SaturatedThreads" in self._fields:
             facts |= measured(SaturatedThreads=self._meter.saturated_threads(process, at_s))
-        if cores >= self._examination.suspect_cpu_cores and self._fields & MEMORY_FIELDS:
+        is_examined = is_suspect or cores >= _SATURATED_CORES
+        if is_examined and self._fields & MEMORY_FIELDS:
             memory = self._meter.memory(process)
             if memory is not None:
                 facts |= measured(RssMiB=memory.rss_mib, HugepagesMiB=memory.hugetlb_mib)

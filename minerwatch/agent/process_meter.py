@@ -178,7 +178,7 @@ class ProcessMeter:
     def _add_reading(
         self, process: TrackedProcess, stat: ProcessStat, at_s: float, idle_until_s: float | None
     ) -> None:
-        window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
+        window_s = self._examination.window
         cpu = process.cpu
         if cpu is None:
             process.threads = stat.threads
@@ -197,10 +197,10 @@ class ProcessMeter:
             process.is_lagging = False
             last_s = process.idle_read_s if idle_until_s is None else idle_until_s
             before_s = [each for each in self._node.tick_times_s if each <= last_s]
-            cpu.rest(before_s, window_s=window_s, busy_cores=busy_cores)
+            cpu.rest(before_s, window_s=window_s)
         is_cut = 0 < cpu.cpu_s - stat.cpu_s < 2 * _CLOCK_TICK_S
         cpu_s = cpu.cpu_s if is_cut else stat.cpu_s
-        cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
+        cpu.add(at_s, cpu_s, window_s=window_s)
 
     def _maybe_replaced(self) -> set[int]:
         if self._tasks is None:

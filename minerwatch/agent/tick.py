@@ -12,18 +12,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
+from minerwatch.agent.looks import Looks
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tracked import Details, TickLimits, TrackedContainer, TrackedNode
-from minerwatch.agent.tracker import Tracker
+from minerwatch.agent.tracker import LockedLocator, Tracker
 from minerwatch.config.schema import Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.fair_queue import interleaved
 from minerwatch.model import (
     Change,
     Container,
@@ -38,8 +37,7 @@ from minerwatch.model import (
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
-from minerwatch.probes.base import Suspect
-from minerwatch.probes.executed_code import ExecutedCode, Place, Sampler
+from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.registry import Probes
 
@@ -95,10 +93,10 @@ class ExecSummary:
     probe_s: Mapping[str, float]
 
 
-def _executed_code(sources: Sources, locate: Callable[[int], Place | None]) -> ExecutedCode | None:
+def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     if sources.code is None:
         return None
-    return ExecutedCode(sources.code, locate, hot=sources.hot_code)
+    return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -125,11 +123,12 @@ class Watch:
         self._sources = sources
         self._examination = examination
         self._judge = judge
-        self._limits = limits = limits or TickLimits()
+        limits = limits or TickLimits()
         self._timer = timer or PhaseTimer()
         self._lock = threading.Lock()
         self._has_other_rules = False
         self._node = node = TrackedNode()
+        self._looks = Looks(node, sources.cgroups, examination, limits.max_suspects)
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
         self._matching = Matching(
             node, self._meter, sources.probes, examination, matcher, self._timer
@@ -137,7 +136,7 @@ class Watch:
         self._tracker = Tracker(
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
-        self._code = _executed_code(sources, self._locate)
+        self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
         self._details = Details(
             sources.probes.connections,
@@ -252,10 +251,6 @@ class Watch:
         with self._lock:
             return self._node.carrier(container)
 
-    def _locate(self, pid: int) -> Place | None:
-        with self._lock:
-            return self._tracker.locate(pid)
-
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")
         with self._timer.phase("cgroups"):
@@ -263,7 +258,7 @@ class Watch:
         ended = self._end_containers(sampled.gone)
         used_s = self._sample_containers(sampled, at_s)
         self._tracker.update_places()
-        hot = self._hot_containers()
+        hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
         with self._timer.phase("processes"):
@@ -294,7 +289,6 @@ class Watch:
         """Take the new CPU readings; return the CPU time of each container since its last."""
         used_s = {}
         containers, times_s = self._node.containers, self._node.tick_times_s
-        window_s, busy_cores = self._examination.window, self._examination.suspect_cpu_cores
         for key in sampled.read:
             cpu_s = sampled.cpu_s[key]
             container = containers.get(key)
@@ -304,26 +298,23 @@ class Watch:
             used_s[key] = max(0.0, cpu_s - container.cpu.cpu_s)
             container.container = sampled.containers[key]
             self._add_missed_ticks(container)
-            container.cpu.add(at_s, cpu_s, window_s=window_s, busy_cores=busy_cores)
+            container.cpu.add(at_s, cpu_s, window_s=self._examination.window)
         for key, container in containers.items():
             container.is_over_bound = key in sampled.over_bound
+        self._looks.earn(used_s, at_s - times_s[-1] if times_s else 0.0, at_s)
         times_s.append(at_s)
-        while times_s[0] <= at_s - window_s:
+        while times_s[0] <= at_s - self._examination.window:
             times_s.popleft()
         return used_s
 
     def _add_missed_ticks(self, container: TrackedContainer) -> None:
         """Add the ticks at which its counter was not read because it stood still."""
-        container.cpu.rest(
-            self._node.tick_times_s,
-            window_s=self._examination.window,
-            busy_cores=self._examination.suspect_cpu_cores,
-        )
+        container.cpu.rest(self._node.tick_times_s, window_s=self._examination.window)
 
-    def _hot_containers(self) -> list[TrackedContainer]:
+    def _hot_containers(self, at_s: float) -> list[TrackedContainer]:
         """Return the containers to measure process by process, brought up to date."""
         containers = self._node.containers.values()
-        hot = [container for container in containers if self._is_hot(container)]
+        hot = [container for container in containers if self._is_hot(container, at_s)]
         if self._has_other_rules:
             hot, self._has_other_rules = list(containers), False
         for container in hot:
@@ -331,7 +322,7 @@ class Watch:
             container.take_limit(self._sources.cgroups.limit(container.container.key))
         return hot
 
-    def _is_hot(self, container: TrackedContainer) -> bool:
+    def _is_hot(self, container: TrackedContainer, at_s: float) -> bool:
         cores = container.cpu.cores
         is_hot = (
             cores is None
@@ -339,7 +330,8 @@ class Watch:
             or bool(container.static_sightings)
             or container.has_delayed
             or container.is_over_bound
-            or (self._code is not None and self._code.knows(container.container.key))
+            or self._looks.wants(container, at_s)
+            or (self._code is not None and self._code.take_news(container.container.key))
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
@@ -350,7 +342,7 @@ class Watch:
     def _look_at_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float
     ) -> frozenset[ProcessId]:
-        suspects = _suspects_in(hot, self._examination, self._limits.max_suspects)
+        suspects = self._looks.suspects(hot, at_s)
         self._timer.spent_s |= self._sources.probes.look(suspects, at_s)
         return frozenset(each.process for each in suspects)
 
@@ -420,30 +412,3 @@ def _judge(
         if container.verdict.level is not previous.level:
             changes.append(Change(container.observation(), previous.level))
     return tuple(changes), tuple(began)
-
-
-def _suspects_in(
-    hot: Iterable[TrackedContainer], examination: Examination, limit: int
-) -> list[Suspect]:
-    """Return processes with a finding or a high CPU rate: the busiest of each owner in turn."""
-    suspects: list[tuple[float, Suspect]] = []
-    for container in hot:
-        found = {finding.process for finding in container.verdict.findings}
-        for process in container.measured_processes():
-            if process.cpu is None:
-                continue
-            cores, identity = process.cpu.cores or 0.0, process.process.id
-            has_finding = bool(process.matches) or identity in found
-            if has_finding or cores >= examination.suspect_cpu_cores:
-                is_busy = process.cpu.busy_for_s() >= examination.suspect_after
-                program, is_settled = process.process.program, has_finding or is_busy
-                suspect = Suspect(identity, program, is_settled, container.owner)
-                suspects.append((cores, suspect))
-    return foremost(suspects, limit)
-
-
-def foremost(suspects: Iterable[tuple[float, Suspect]], limit: int) -> list[Suspect]:
-    """Return ``limit`` suspects, the busiest of each owner in turn; each comes with its rate."""
-    ranked = sorted(suspects, key=lambda each: (each[0], each[1].process), reverse=True)
-    busiest = (suspect for _, suspect in ranked)
-    return list(islice(interleaved(busiest, lambda each: each.owner), limit))

@@ -59,6 +59,20 @@ class TickLimits:
     ticks_per_idle_check: int = 8  # at most, between two readings of an idle process
 
 
+@dataclass(slots=True)
+class LookAccount:
+    """A container's CPU time towards the next look at its processes (``looks``)."""
+
+    cpu_s: float = 0.0  # since the last look
+    had_early: bool = False  # cheap probes have looked since the last look
+    kept_until_s: float = 0.0  # its processes are measured until then
+    ticks_since_check: int = 0
+    checked_at_s: float = 0.0
+    limit: CpuLimit | None = None  # at the last check
+    waited_s: float | None = None
+    is_held_back: bool = False
+
+
 Measured = tuple[FactValue | None, ...]
 """Measured values, each reduced to the interval between two thresholds that it lies in."""
 
@@ -85,6 +99,9 @@ class TrackedProcess:
     idle_until_s: float = 0.0  # when its age reaches the next threshold of a rule
     text_bytes: int = 0  # kept of it at the last match, without that of ``facts``
     facts_bytes: int = 0
+    looked_cpu_s: float = 0.0  # its CPU time at the last look
+    looked_at_s: float = float("-inf")  # when that was, cheap ones included
+    is_settled: bool = False  # costly probes have looked, too
     is_shortened: bool = False  # part of its text was dropped: read it again before matching
 
     @property
@@ -96,6 +113,24 @@ class TrackedProcess:
     def born_s(self) -> float:
         """Start of the process, in seconds since boot."""
         return self.process.id.start_ticks / CLOCK_TICKS_PER_S
+
+    @property
+    def unlooked_cpu_s(self) -> float:
+        """CPU time since the last look; 0.0 while it is not measured."""
+        return self.cpu.cpu_s - self.looked_cpu_s if self.cpu else 0.0
+
+    def note_look(self) -> None:
+        """Count its CPU time from now on towards the next look."""
+        self.is_settled = True
+        self.looked_cpu_s += self.unlooked_cpu_s
+
+    def inherit(self, before: TrackedProcess) -> None:
+        """Take over the readings of the same process under its earlier program."""
+        self.cpu, self.threads = before.cpu, before.threads
+        self.is_lagging, self.idle_read_s = before.is_lagging, before.idle_read_s
+        self.counted_cpu_s = before.counted_cpu_s
+        self.looked_cpu_s, self.looked_at_s = before.looked_cpu_s, before.looked_at_s
+        self.is_settled = before.is_settled
 
     def forget_measured(self) -> None:
         """Match dynamic rules at the next tick, whatever was measured."""
@@ -124,6 +159,7 @@ class TrackedContainer:
     container: Container
     cpu: CpuHistory
     verdict: Verdict
+    looks: LookAccount = field(default_factory=LookAccount)
     place: Facts = field(default_factory=dict)  # facts from the cluster
     place_age: int = 0  # ticks since they were looked up
     processes: dict[int, TrackedProcess] = field(default_factory=dict)

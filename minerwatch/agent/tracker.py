@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
@@ -23,6 +24,8 @@ from minerwatch.probes.executed_code import Place
 
 _MAX_ENTERED = 8
 """Processes of a container whose ancestors are followed to find its pod."""
+_MAX_RELATIVES = 4
+"""The first ones are the most likely to have forked the others."""
 
 
 class Tracker:
@@ -113,6 +116,15 @@ class Tracker:
         if stat is None or container is None:
             return None
         return Place(stat.id, container.key, container.owner)
+
+    def relatives(self, cgroup: int) -> list[Place]:
+        """Return the first few processes of the container with this cgroup id (v2)."""
+        container = self._cgroups.container_with_id(cgroup)
+        tracked = self._node.containers.get(container.key) if container is not None else None
+        if tracked is None:
+            return []
+        first = islice(tracked.processes.values(), _MAX_RELATIVES)
+        return [Place(each.process.id, tracked.container.key, tracked.owner) for each in first]
 
     def _place(self, pid: int, at_s: float) -> bool:
         """Attribute a process to the container of its cgroup; return False if there is none.
@@ -264,9 +276,7 @@ class Tracker:
         before = container.processes.get(process.id.pid)
         now = TrackedProcess(process)
         if before is not None and before.process.id == process.id:
-            now.cpu, now.threads = before.cpu, before.threads
-            now.is_lagging, now.idle_read_s = before.is_lagging, before.idle_read_s
-            now.counted_cpu_s = before.counted_cpu_s
+            now.inherit(before)
             if before.process.program == process.program:
                 now.matches = before.matches  # until it is matched
         container.processes[process.id.pid] = now
@@ -283,3 +293,21 @@ class Tracker:
             container = self._node.container_of.get(pid)
             if container is not None and pid not in container.processes:
                 del self._node.container_of[pid]
+
+
+class LockedLocator:
+    """Finds where processes run, from other threads than that of the tick."""
+
+    def __init__(self, lock: threading.Lock, tracker: Tracker) -> None:
+        self._lock = lock
+        self._tracker = tracker
+
+    def locate(self, pid: int) -> Place | None:
+        """Return the place of a process that runs; None if it has exited or is in no container."""
+        with self._lock:
+            return self._tracker.locate(pid)
+
+    def relatives(self, cgroup: int) -> list[Place]:
+        """Return some processes of the container with this cgroup id; none if it is unknown."""
+        with self._lock:
+            return self._tracker.relatives(cgroup)

@@ -65,8 +65,7 @@ class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Thresholds for a closer look at containers and processes."""
 
     hot_cpu_cores: Positive = 0.1  # above this, read the CPU time of a container's processes
-    suspect_cpu_cores: Positive = 0.3  # a process that uses this much CPU ...
-    suspect_after: Duration = Duration(30)  # ... for this long is a suspect
+    cpu_per_look: Duration = Duration(30)  # CPU time in which a container earns a look by probes
     window: Duration = Duration(60)  # for CpuFlatness
     recheck_processes: Count = 64  # idle processes checked each tick for a new program
     read_deadline: Duration = Duration(0.1)  # for all reads in one tick that a process can block
@@ -401,7 +400,11 @@ def parse(tree: Any, source: str) -> Config:
     return config
 
 
+_BY_CPU_TIME = "removed; CPU time of the container earns looks now. Use examination.cpu_per_look"
+
 _REMOVED = {
+    "examination.suspect_cpu_cores": _BY_CPU_TIME,
+    "examination.suspect_after": _BY_CPU_TIME,
     "probes.ptrace": "removed; minerwatch no longer stops threads. Delete this key",
     "probes.resolve_pools": "removed; minerwatch no longer resolves names. Delete this key",
 }

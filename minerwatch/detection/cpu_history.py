@@ -12,7 +12,7 @@ _FLATNESS_NEEDS = 4  # rates
 class CpuHistory:
     """The latest readings of one CPU counter, of a process or a container."""
 
-    __slots__ = ("_at_s", "_busy_since_s", "_cpu_s", "_rates", "cores")
+    __slots__ = ("_at_s", "_cpu_s", "_rates", "cores")
 
     def __init__(self, at_s: float, cpu_s: float) -> None:
         self._rates: list[tuple[float, float]] = []  # a deque takes 600 bytes when it is empty
@@ -22,7 +22,6 @@ class CpuHistory:
         self._at_s = at_s
         self._cpu_s = cpu_s
         self._rates.clear()
-        self._busy_since_s: float | None = None
         self.cores: float | None = None
         """CPU rate between the last two readings, in cores; None before the second."""
 
@@ -36,11 +35,10 @@ class CpuHistory:
         """Return True if the counter has stood still at each reading within the window."""
         return self.cores == 0.0 and not any(rate for _, rate in self._rates)
 
-    def add(self, at_s: float, cpu_s: float, *, window_s: float, busy_cores: float) -> None:
+    def add(self, at_s: float, cpu_s: float, *, window_s: float) -> None:
         """Add a reading; a counter that fell restarts the history.
 
-        ``window_s`` is the window of ``flatness``; ``busy_cores`` is the rate from which
-        ``busy_for_s`` counts.
+        ``window_s`` is the window of ``flatness``.
         """
         elapsed_s = at_s - self._at_s
         if elapsed_s <= 0:
@@ -52,18 +50,14 @@ class CpuHistory:
         self._rates.append((at_s, self.cores))
         while self._rates[0][0] <= at_s - window_s:
             del self._rates[0]
-        if self.cores < busy_cores:
-            self._busy_since_s = None
-        elif self._busy_since_s is None:
-            self._busy_since_s = self._at_s
         self._at_s, self._cpu_s = at_s, cpu_s
 
-    def rest(self, times_s: Reversible[float], *, window_s: float, busy_cores: float) -> None:
+    def rest(self, times_s: Reversible[float], *, window_s: float) -> None:
         """Repeat the last reading at each of ``times_s``, which is in order, that is later."""
         last_s = self._at_s
         missed_s = list(takewhile(lambda at_s: at_s > last_s, reversed(times_s)))
         for at_s in reversed(missed_s):
-            self.add(at_s, self._cpu_s, window_s=window_s, busy_cores=busy_cores)
+            self.add(at_s, self._cpu_s, window_s=window_s)
 
     def flatness(self) -> float | None:
         """Return 1 − the rates' coefficient of variation in the window, 0..1; None if too few."""
@@ -73,7 +67,3 @@ class CpuHistory:
         mean = fsum(rates) / len(rates)
         variance = fsum((rate - mean) ** 2 for rate in rates) / len(rates)
         return max(0.0, 1 - sqrt(variance) / mean)
-
-    def busy_for_s(self) -> float:
-        """Return how long every rate has been at least ``busy_cores``."""
-        return 0.0 if self._busy_since_s is None else self._at_s - self._busy_since_s

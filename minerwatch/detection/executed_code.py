@@ -16,6 +16,8 @@ _MOST_SAMPLES = 400
 _MOST_PAGES = 512
 _HOT_SHARE = 0.9
 _LEAST_IO_CPU_S = 1.0
+_MOST_FILE_MIB = 128.0
+"""Larger files count as much, so that one sample in a thousand does not explain the others."""
 
 INSTRUCTIONS = 16
 """Of one sample, at most."""
@@ -38,6 +40,7 @@ class CodeTally:
     pages: Counter[str] = field(default_factory=Counter)
     io_bytes: float = 0.0
     io_cpu_s: float = 0.0  # CPU time in which they were read and written
+    file_mib_samples: float = 0.0  # sum over samples of the largest file that is mapped
 
     def add(
         self,
@@ -81,6 +84,15 @@ class CodeTally:
         self.io_bytes += io_bytes
         self.io_cpu_s += cpu_s
 
+    def add_file(self, samples: int, largest_mib: float) -> None:
+        """Add samples of a process whose largest mapped file has this size."""
+        self.file_mib_samples += samples * min(max(0.0, largest_mib), _MOST_FILE_MIB)
+
+    @property
+    def file_mib(self) -> float:
+        """Return the average over samples: a file that an idle process maps counts little."""
+        return self.file_mib_samples / self.samples
+
     def _io_rate(self) -> float | None:
         return self.io_bytes / self.io_cpu_s if self.io_cpu_s >= _LEAST_IO_CPU_S else None
 
@@ -102,6 +114,7 @@ class CodeTally:
         self.anonymous /= 2
         self.io_bytes /= 2
         self.io_cpu_s /= 2
+        self.file_mib_samples /= 2
         for counts in (self.classes, self.pages):
             for name in counts:
                 counts[name] /= 2  # type: ignore[assignment]

@@ -330,7 +330,7 @@ _FIELDS = (
     Field(
         "LargestFileMiB",
         "MiB",
-        "largest mapping of a file on disk",
+        "largest mapping of a file on disk; of a container its samples' average, at most 128",
         _SMAPS,
         "LargestFileMiB|gte: 1024",
         dynamic=True,
@@ -446,7 +446,7 @@ def is_of_container(name: str) -> bool:
 
 def is_pooled(name: str) -> bool:
     """Return True if the field is measured of a process, and of all of a container together."""
-    return name in _POOLED
+    return name in _POOLED or name == "LargestFileMiB"
 
 
 def nearest_field(name: str) -> str | None:

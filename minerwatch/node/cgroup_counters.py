@@ -9,6 +9,7 @@ from contextlib import suppress
 from minerwatch.model import ContainerKind, CpuLimit
 from minerwatch.node.cgroup_files import CgroupFiles, numbers, read_kept
 from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, ContainerState, KnownTree, PodCgroup
+from minerwatch.node.proc_files import read_once
 
 _LINGER_TICKS = 2
 """Ticks for which a pod stays active after its counter last moved: the cgroup of a container that
@@ -18,6 +19,7 @@ _LIMIT_TICKS = 6
 """Ticks after which the place of a container's tightest limit is looked up again."""
 
 _MAX_US = 1 << 63
+_PRESSURE_BYTES = 256
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -140,6 +142,15 @@ class CpuCounters:
         throttled_s = stat.get(b"throttled_usec", 0) / 1e6 + stat.get(b"throttled_time", 0) / 1e9
         periods, throttled = stat.get(b"nr_periods", 0), stat.get(b"nr_throttled", 0)
         return CpuLimit(state.limit_cores, periods, throttled, throttled_s)
+
+    def waited_s(self, state: ContainerState) -> float | None:
+        """Return how long some thread has waited for a CPU (accounting/psi.rst); v1: None."""
+        if not self._files.is_v2:
+            return None
+        with suppress(OSError, ValueError, IndexError):  # many kernels do not count it
+            some = read_once(state.path + b"/cpu.pressure", _PRESSURE_BYTES)
+            return int(some.split(b"total=", 1)[1].split(None, 1)[0]) / 1e6
+        return None
 
     def _tightest(self, path: bytes) -> tuple[float | None, bytes | None]:
         root = self._files.limit_root

@@ -43,6 +43,9 @@ class CgroupFiles(CountedFiles):
         self.source, self.root, self.limit_root, self.is_v2 = _find_hierarchy(mounts)
         self.usage_file = b"cpu.stat" if self.is_v2 else b"cpuacct.usage"
         self.proc = os.fsencode(proc)
+        own = self.content(self.proc + b"/self/cgroup") or b""
+        self.has_perf_ids = self.is_v2 and b"perf_event" not in own
+        """True if inodes of the tree are the ids in perf's samples: perf_event is not on v1."""
         self._open_count = 0
         self._max_open = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * open_share)
 

@@ -294,6 +294,8 @@ class KnownTree:
     changed: set[ContainerState] = field(default_factory=set)  # their members
     gone: set[ContainerKey] = field(default_factory=set)
     foreign_count: int = 0
+    _by_inode: dict[int, Cgroup] = field(default_factory=dict)
+    _inodes_tick: int = -1
 
     def active_groups(self) -> list[Group]:
         """Return the groups that may have changed since the tick before."""
@@ -306,6 +308,13 @@ class KnownTree:
                 return None
             path = path.rpartition(b"/")[0]
         return self.cgroups[path]
+
+    def with_inode(self, inode: int) -> Cgroup | None:
+        """Return the cgroup with this inode, as of the last tick."""
+        if self._inodes_tick != self.tick:
+            self._inodes_tick = self.tick
+            self._by_inode = {each.inode: each for each in self.cgroups.values()}
+        return self._by_inode.get(inode)
 
     def count_foreign(self, cgroup: Cgroup, count: int) -> None:
         """Record how many members of a cgroup are in a pid namespace that cannot be seen."""

@@ -125,6 +125,11 @@ class CgroupTree:
         state = self._known.states.get(key)
         return self._counters.limit(state) if state is not None else None
 
+    def waited_s(self, key: ContainerKey) -> float | None:
+        """Return how long some thread of a container has waited for a CPU; None: not known."""
+        state = self._known.states.get(key)
+        return self._counters.waited_s(state) if state is not None else None
+
     def attribute(self, key: ContainerKey, outer: Container) -> Container | None:
         """Make an engine's container, and all in it, part of the pod that ``outer`` belongs to.
 
@@ -154,6 +159,13 @@ class CgroupTree:
                 self.unplaced.add(pid)
             return None  # the cgroup above may be another container's
         return cgroup.owner.container if cgroup and cgroup.owner else None
+
+    def container_with_id(self, cgroup: int) -> Container | None:
+        """Return the container that a cgroup belongs to; None if it is unknown, or on v1."""
+        if not self._files.has_perf_ids:
+            return None
+        found = self._known.with_inode(cgroup)
+        return found.owner.container if found is not None and found.owner is not None else None
 
     def close(self) -> None:
         """Close every counter."""

@@ -5,7 +5,7 @@ what user code a CPU executes into a ring in shared memory. It needs no hardware
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
 the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
-Each read draws another period, so that code cannot pause just before it is sampled.
+Every second draws another period, so that code cannot pause just before it is sampled.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import mmap
 import os
 import platform
 import random
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ _RING_PAGES = 8
 _PAGE_BYTES = mmap.PAGESIZE
 _RING_BYTES = _RING_PAGES * _PAGE_BYTES
 _READS_PER_CPU_CHECK = 10
+_REDRAW_S = 0.9
+"""Another period starts the timers again, which loses half a sample of each CPU."""
 
 # include/uapi/linux/perf_event.h
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
@@ -40,7 +43,7 @@ _TYPE_SOFTWARE, _CPU_CLOCK = 1, 0
 _SAMPLE_IP, _SAMPLE_TID, _SAMPLE_CGROUP = 1 << 0, 1 << 1, 1 << 21
 _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 5, 1 << 6
 _FLAG_FD_CLOEXEC = 1 << 3
-_IOC_PERIOD = 0x40082404
+_IOC_PERIOD, _IOC_ID = 0x40082404, 0x80082407
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024, 1032
 """Offsets of data_head and data_tail in struct perf_event_mmap_page."""
@@ -83,13 +86,20 @@ class CodeSampler:
 
     read_every_s = 1.0
 
-    def __init__(self, hz: float = DEFAULT_HZ, spread: float = _SPREAD) -> None:
-        """Raises SamplerUnavailableError."""
+    def __init__(
+        self, hz: float = DEFAULT_HZ, spread: float = _SPREAD, redraw_s: float = _REDRAW_S
+    ) -> None:
+        """Raises SamplerUnavailableError.
+
+        ``redraw_s``: seconds for which a period is kept at least.
+        """
         self.failures = {"lost": 0, "cpu": 0}
         self.has_cgroups = True
         self._mean_s = 1 / hz
         self._spread = spread
+        self._redraw_s = redraw_s
         self._period_s = self._drawn_period_s()
+        self._drawn_at_s = time.monotonic()
         self._rings: dict[int, _Ring] = {}
         self._reads = 0
         try:
@@ -99,13 +109,16 @@ class CodeSampler:
             raise SamplerUnavailableError(_refusal(error)) from error
 
     def read(self) -> CodeSamples:
-        """Return the samples of user mode since the last read, and draw another period."""
-        period_s, self._period_s = self._period_s, self._drawn_period_s()
+        """Return the samples of user mode since the last read, and draw another period if due."""
+        period_s, now_s = self._period_s, time.monotonic()
+        is_drawn = now_s >= self._drawn_at_s + self._redraw_s
+        if is_drawn:
+            self._period_s, self._drawn_at_s = self._drawn_period_s(), now_s
         record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
         samples: list[CodeSample] = []
         for cpu, ring in [*self._rings.items()]:
             try:
-                content = ring.take(self._period_s)
+                content = ring.take(self._period_s if is_drawn else None)
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
                 continue
@@ -154,7 +167,7 @@ def samples_in(content: bytes, record: Struct) -> tuple[list[CodeSample], int]:
     """Return the samples in what a ring held, and the number that there was no room for."""
     if len(content) % record.size == 0:
         records = [*record.iter_unpack(content)]
-        if all(each[0] == _RECORD_SAMPLE and each[2] == record.size for each in records):
+        if {each[0:3:2] for each in records} <= {(_RECORD_SAMPLE, record.size)}:
             return [_sample(each) for each in records], 0
     samples, lost, at = [], 0, 0
     while at + _HEADER.size <= len(content):
@@ -192,13 +205,16 @@ class _Ring:
             os.close(self._fd)
             raise
 
-    def take(self, period_s: float) -> bytes:
-        """Return what was written since the last call, and set another period."""
+    def take(self, period_s: float | None) -> bytes:
+        """Return what was written since the last call, and set another period; None: keep it."""
         memory = self._memory
         (head,) = _NUMBER.unpack_from(memory, _HEAD)
         (tail,) = _NUMBER.unpack_from(memory, _TAIL)
-        # The call also orders the reads of head and data.
-        fcntl.ioctl(self._fd, _IOC_PERIOD, _NUMBER.pack(int(period_s * 1e9)))
+        # Either call also orders the reads of head and data.
+        if period_s is None:
+            fcntl.ioctl(self._fd, _IOC_ID, bytes(_NUMBER.size))
+        else:
+            fcntl.ioctl(self._fd, _IOC_PERIOD, _NUMBER.pack(int(period_s * 1e9)))
         begins, ends = tail % _RING_BYTES, head % _RING_BYTES
         if head == tail:
             content = b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,8 +25,9 @@ class Suspect:
 
     process: ProcessId
     program: tuple[int, int, int]  # as in ProcessStat
-    is_settled: bool  # it has a finding, or used CPU for long enough
+    is_settled: bool  # it has a finding, or its container's CPU time earned a look at it
     owner: Hashable = None  # its pod or container: owners take turns
+    is_due: bool = True  # it has a finding, or that look was earned just now
 
 
 class Probe(ABC):
@@ -40,14 +41,28 @@ class Probe(ABC):
 
     def __init__(self, owner_of: OwnerOf) -> None:
         self._owner_of = owner_of
-        self._due_s: dict[ProcessId, float] = {}  # of each suspect
+        self._due_s: dict[ProcessId, float] = {}  # not before that, of each suspect
+        self._earned: set[ProcessId] = set()  # a look that was not taken yet
         self._facts: dict[ProcessId, Facts] = {}
 
-    def look(self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft) -> None:
-        """Forget all but ``suspects`` and examine them."""
+    def look(
+        self,
+        suspects: Sequence[ProcessId],
+        at_s: float,
+        is_time_left: IsTimeLeft,
+        earned: Set[ProcessId] | None = None,
+    ) -> None:
+        """Forget all but ``suspects``, and examine new ones and ``earned``; None: all of them."""
+        self._take_answers(at_s)
+        wanted = self._earned.union(suspects if earned is None else earned)
+        self._earned = {each for each in suspects if each in wanted or each not in self._due_s}
         self._due_s = kept(self._due_s, suspects, at_s)
         self._facts = {each: self._facts[each] for each in suspects if each in self._facts}
         self._examine(suspects, at_s, is_time_left)
+
+    def _take_answers(self, at_s: float) -> None:
+        """Take the answers to earlier questions."""
+        del at_s  # most probes get none
 
     @property
     def wants_samples(self) -> bool:
@@ -73,7 +88,7 @@ class Probe(ABC):
 
 
 class ReaderProbe(Probe, Generic[Answer]):
-    """A probe that asks a reader about each suspect every ``every_s``."""
+    """A probe that asks a reader about suspects with an earned look, at most every ``every_s``."""
 
     every_s: float
 
@@ -86,14 +101,17 @@ class ReaderProbe(Probe, Generic[Answer]):
         """End the reader's thread."""
         self._reader.close()
 
+    def _take_answers(self, at_s: float) -> None:
+        for process, answer in self._reader.answers().items():
+            if process in self._due_s:
+                self._earned.discard(process)
+                self._take(process, answer, at_s)
+
     def _examine(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None:
-        answers = self._reader.answers()
         for process in suspects:
-            if process in answers:
-                self._take(process, answers[process], at_s)
-            is_due = at_s >= self._due_s[process]
+            is_due = process in self._earned and at_s >= self._due_s[process]
             if is_due and is_time_left() and self._reader.ask(process, self._owner_of(process)):
                 self._due_s[process] = at_s + self.every_s
 

@@ -1,17 +1,20 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
-A thread reads the samples every second or so. The code at a part of the addresses is classified at
-once, because short-lived processes are soon gone and generated code changes: all samples of
-processes that are not known yet, and from time to time those of the others. Containers take turns.
+A thread reads the samples every second or so, and ten times a second for a while where processes
+exit before that. The code at a part of the addresses is classified at once, because short-lived
+processes are soon gone and generated code changes: all samples of processes that are not known yet,
+and from time to time those of the others. Containers take turns. What a process executed that has
+exited is read from another one of its container, forked from the same, at the same address.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -20,7 +23,7 @@ import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.hot_code import HotCode
@@ -42,13 +45,22 @@ _MAX_LOCATED = 16_384
 _START_S = 10.0  # on a starved node
 _ANSWER_S = 2.0
 _STALL_S = 1.0
+_FAST_S = 0.1
+_FAST_FOR_S = 10.0
+_BETWEEN_FAST_S = (10.0, 30.0)
+_MAX_FAST_SHARE = 0.004
+"""Of one core, for the thread while it reads fast."""
+_MANY_GONE, _MANY_GONE_SHARE = 3, 0.2
+"""Samples of one read, of processes that have exited, after which it reads fast."""
+_FIXED_BELOW = 1 << 32
+"""Below, programs lie that are linked to fixed addresses: the same in processes of any program."""
 _AVOIDED_S = 60.0
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 
-_FAILURES = ("unplaced", "unread", "left", "costly", "timeout", "child")
+_FAILURES = ("unplaced", "gone", "unread", "left", "costly", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
 
@@ -59,6 +71,39 @@ class Place(NamedTuple):
     process: ProcessId
     container: ContainerKey
     owner: Hashable
+    is_relative: bool = False
+    """The sample is of another process, which has exited; this one may have the same code."""
+
+
+class Locator(Protocol):
+    """Finds where processes run."""
+
+    def locate(self, pid: int) -> Place | None:
+        """Return the place of a process that runs; None if it has exited or is in no container."""
+
+    def relatives(self, cgroup: int) -> Sequence[Place]:
+        """Return some processes of the container with this cgroup id; none if it is unknown."""
+
+
+class Pace:
+    """Pauses between reads: short for some seconds while processes exit before they are read."""
+
+    def __init__(self) -> None:
+        self._fast_until_s = 0.0
+        self._slow_until_s = 0.0
+
+    def note(self, samples: int, gone: int, now_s: float) -> None:
+        """Take note of the samples of a read, and how many are of processes that have exited."""
+        if now_s < self._slow_until_s or gone < max(_MANY_GONE, _MANY_GONE_SHARE * samples):
+            return
+        self._fast_until_s = now_s + _FAST_FOR_S
+        self._slow_until_s = self._fast_until_s + random.uniform(*_BETWEEN_FAST_S)  # noqa: S311
+
+    def pause_s(self, usual_s: float, cost_s: float, now_s: float) -> float:
+        """Return the pause after a read that took ``cost_s`` of CPU time."""
+        if now_s >= self._fast_until_s:
+            return usual_s
+        return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))
 
 
 class Sampler(Protocol):
@@ -85,6 +130,7 @@ class CodeAnswer(msgspec.Struct):
     pages: dict[str, int] = {}
     io_bytes: int | None = None
     cpu_s: float = 0.0
+    file_mib: float = 0.0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
@@ -123,33 +169,40 @@ class ExecutedCode:
     """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
 
     ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
-    known container), ``unread`` (code that could not be read), ``left`` (samples beyond the bounds
-    of a second), ``costly`` (owners left alone for a minute, because their code takes too long to
-    read), ``timeout`` and ``child``.
+    known container), ``gone`` (of processes that exited before that, and have no relatives),
+    ``unread`` (code that could not be read), ``left`` (samples beyond the bounds of a second),
+    ``costly`` (owners left alone for a minute, because their code takes too long to read),
+    ``timeout`` and ``child``.
     """
 
     def __init__(
         self,
         sampler: Sampler,
-        locate: Callable[[int], Place | None],
+        locator: Locator,
         *,
         proc: str = "/proc",
         program: GuardedProgram | None = None,
         hot: HotCode | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """``locate`` finds the container of a process that runs; it is called in the thread."""
+        """``locator`` is called in the thread."""
         self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
-        self._locate = locate
+        self._locator = locator
+        self._proc = proc
+        self._pace = pace or Pace()
         self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
         self._hot = hot
         self._lock = threading.Lock()
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
         self._containers: dict[ContainerKey, _Known] = {}
+        self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
         self._avoided: dict[Hashable, float] = {}
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
         self._minute = 0
+        self._second_s = 0.0  # when the current second of the bounds began
+        self._counts: Counter[Hashable] = Counter()  # of addresses classified in it, by owner
         self._round_s = 0.0  # when the next round begins, or this one did
         self._asked_s = 0.0
         self._closing = threading.Event()
@@ -160,6 +213,8 @@ class ExecutedCode:
         with self._lock:
             known = self._known(of)
             facts = known.tally.facts() if known is not None else NO_FACTS
+            if facts and known is not None and isinstance(of, ContainerKey):
+                facts = {**facts, "LargestFileMiB": known.tally.file_mib}
         return {**facts, **self._hot.facts(of)} if facts and self._hot else facts
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
@@ -179,15 +234,19 @@ class ExecutedCode:
         found = self._processes.get(of)
         return found[1] if found is not None else None
 
-    def knows(self, container: ContainerKey) -> bool:
-        """Return True if code of the container has been classified."""
-        return container in self._containers
+    def take_news(self, container: ContainerKey) -> bool:
+        """Return True, once, if facts about the container or its processes have changed."""
+        with self._lock:
+            has_news = container in self._news
+            self._news.discard(container)
+            return has_news
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget all but these containers, and where processes run."""
         with self._lock:
             for key in self._containers.keys() - containers:
                 del self._containers[key]
+            self._news.intersection_update(containers)
             gone = [
                 process
                 for process, (place, _) in self._processes.items()
@@ -219,22 +278,39 @@ class ExecutedCode:
     # In the thread.
 
     def _serve(self) -> None:
-        while not self._closing.wait(self._sampler.read_every_s):
+        pause_s = self._sampler.read_every_s
+        while not self._closing.wait(pause_s):
+            began_s = time.thread_time()
             self.take(self._sampler.read(), time.monotonic())
+            cost_s = time.thread_time() - began_s
+            pause_s = self._pace.pause_s(self._sampler.read_every_s, cost_s, time.monotonic())
         self._program.close()
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
         if now_s >= self._round_s + _ROUND_S:
             self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
-        placed = [*self._placed(samples)]
+        placed = self._placed(samples, now_s)
         if self._hot is not None:
-            self._hot.take(placed, samples.period_s, now_s)
-        due = [each for each in placed if self._is_due(each[0], now_s)]
-        asked: dict[ProcessId, tuple[Place, Counter[int]]] = {}
-        for place, address in self._chosen(due):
-            asked.setdefault(place.process, (place, Counter()))[1][address] += 1
-        for place, addresses in asked.values():
+            every = (
+                (key, address)
+                for place, addresses in placed.items()
+                for key in (place[:3],)
+                for address in addresses
+            )
+            named = self._hot.take(every, samples.period_s, now_s)
+            with self._lock:
+                self._news |= named
+        due = [
+            (place, address)
+            for place, addresses in placed.items()
+            if self._is_due(place, now_s)
+            for address in addresses
+        ]
+        asked: dict[Place, Counter[int]] = {}
+        for place, address in self._chosen(due, now_s):
+            asked.setdefault(place, Counter())[address] += 1
+        for place, addresses in asked.items():
             if self._closing.is_set():
                 return
             self._classify(place, addresses, now_s)
@@ -243,33 +319,59 @@ class ExecutedCode:
         elif now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _placed(self, samples: CodeSamples) -> Iterator[tuple[Place, int]]:
+    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
+        """Return the addresses by place."""
+        by_pid: dict[int, list[CodeSample]] = {}
+        for each in samples.samples:
+            by_pid.setdefault(each.pid, []).append(each)
+        placed: dict[Place, list[int]] = {}
+        gone: list[CodeSample] = []
         located = self._located
-        for pid, address, _ in samples.samples:
+        for pid, own in by_pid.items():
             if pid not in located:
                 if len(located) >= _MAX_LOCATED:
                     located.clear()
-                located[pid] = self._locate(pid)
+                located[pid] = self._locator.locate(pid)
             place = located[pid]
-            if place is None:
-                self._failures["unplaced"] += 1
+            if place is not None:
+                placed[place] = [each.address for each in own]
+            elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
+                self._failures["unplaced"] += len(own)
             else:
-                yield place, address
+                gone += own
+        self._pace.note(len(samples.samples), len(gone), now_s)
+        for place, address in self._placed_by_cgroup(gone):
+            placed.setdefault(place, []).append(address)
+        return placed
+
+    def _placed_by_cgroup(self, gone: Iterable[CodeSample]) -> Iterator[tuple[Place, int]]:
+        chosen: dict[int, Place | None] = {}
+        for each in gone:
+            if each.cgroup not in chosen:
+                relatives = self._locator.relatives(each.cgroup)
+                chosen[each.cgroup] = random.choice(relatives) if relatives else None  # noqa: S311
+            place = chosen[each.cgroup]
+            if place is None or each.address < _FIXED_BELOW:
+                self._failures["gone"] += 1
+            else:
+                yield place._replace(is_relative=True), each.address
 
     def _is_due(self, place: Place, now_s: float) -> bool:
         if self._avoided.get(place.owner, 0.0) > now_s:
             return False
-        known = self._processes.get(place.process)
-        return known is None or known[1].tally.samples < _KNOWN_SAMPLES or now_s >= self._round_s
+        known = self._known(place.container if place.is_relative else place.process)
+        return known is None or known.tally.samples < _KNOWN_SAMPLES or now_s >= self._round_s
 
-    def _chosen(self, due: list[tuple[Place, int]]) -> Iterable[tuple[Place, int]]:
+    def _chosen(self, due: list[tuple[Place, int]], now_s: float) -> Iterable[tuple[Place, int]]:
         """Return samples within the bounds of a second, chosen at random, owners in turn."""
         random.shuffle(due)
-        counts: Counter[Hashable] = Counter()
+        if now_s >= self._second_s + 1.0:
+            self._second_s, self._counts = now_s, Counter()
+        counts, left = self._counts, _MAX_ADDRESSES - self._counts.total()
         chosen: list[tuple[Place, int]] = []
         for each in interleaved(due, lambda sample: sample[0].owner):
             owner = each[0].owner
-            if len(chosen) < _MAX_ADDRESSES and counts[owner] < _MAX_ADDRESSES_OF_ONE:
+            if len(chosen) < left and counts[owner] < _MAX_ADDRESSES_OF_ONE:
                 counts[owner] += 1
                 chosen.append(each)
         self._failures["left"] += len(due) - len(chosen)
@@ -311,7 +413,11 @@ class ExecutedCode:
         self._avoided[owner] = now_s + _AVOIDED_S
 
     def _keep(self, place: Place, answer: CodeAnswer) -> None:
+        if place.is_relative:
+            self._keep_of_container(place, answer)
+            return
         with self._lock:
+            self._news.add(place.container)
             is_new = place.process not in self._processes
             known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
@@ -324,6 +430,7 @@ class ExecutedCode:
                     answer.classes,
                     answer.pages,
                 )
+                tally.add_file(answer.samples, answer.file_mib)
                 if answer.io_bytes is not None:
                     tally.add_io(
                         max(0, answer.io_bytes - known[1].io_bytes),
@@ -336,6 +443,17 @@ class ExecutedCode:
                 self._hot.consider(place.container, place.container, container.tally.facts())
             if is_new:
                 self._bound(place.container)
+
+    def _keep_of_container(self, place: Place, answer: CodeAnswer) -> None:
+        with self._lock:
+            self._news.add(place.container)
+            tally = self._containers.setdefault(place.container, _Known()).tally
+            tally.add(
+                answer.samples, answer.hashing, answer.anonymous, answer.classes, answer.pages
+            )
+            tally.add_file(answer.samples, answer.file_mib)
+            if self._hot is not None:
+                self._hot.consider(place.container, place.container, tally.facts())
 
     def _bound(self, container: ContainerKey) -> None:
         """Drop the process that was classified longest ago, of a container with too many."""

@@ -96,7 +96,9 @@ class Rounding(Probe):
 
     def _begin(self, at_s: float) -> None:
         for process, due_s in self._due_s.items():
-            if due_s <= at_s and process not in self._sampled:
+            is_due = process in self._earned and due_s <= at_s
+            if is_due and process not in self._sampled:
+                self._earned.discard(process)
                 self._sampled[process] = _Sampling(at_s)
 
     def _end_early(self, owner: Hashable, at_s: float) -> None:

@@ -161,12 +161,17 @@ class HotCode:
                 if len(self._gathering) > _MAX_SUBJECTS:
                     self._gathering.popitem(last=False)
 
-    def take(self, samples: Iterable[tuple[_Place, int]], period_s: float, now_s: float) -> None:
-        """Gather addresses, each for ``period_s`` of CPU time; ask, and take what was found."""
+    def take(
+        self, samples: Iterable[tuple[_Place, int]], period_s: float, now_s: float
+    ) -> set[ContainerKey]:
+        """Gather addresses, each for ``period_s`` of CPU time, and ask.
+
+        Return the containers that an answer was taken for.
+        """
         with self._lock:
-            self._take_answers()
+            answered = self._take_answers()
             if not self._gathering:
-                return
+                return answered
             for place, address in samples:
                 gathering = self._gathering.get(place[1]) or self._gathering.get(place[0])
                 if gathering is not None:
@@ -174,6 +179,7 @@ class HotCode:
                     gathering.add(place, address, now_s)
             for gathering in self._gathering.values():
                 self._ask(gathering, now_s)
+        return answered
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget all but these containers."""
@@ -196,14 +202,17 @@ class HotCode:
             self._asked[process] = gathering.container
             gathering.restart(now_s)
 
-    def _take_answers(self) -> None:
+    def _take_answers(self) -> set[ContainerKey]:
+        answered = set()
         for process, findings in self._reader.answers().items():
             container = self._asked.pop(process, None)
             if container is None or findings is None:
                 continue
+            answered.add(container)
             for subject in (process, container):
                 known = self._known.pop(subject, None) or _Known(container)
                 known.add(findings)
                 self._known[subject] = known
                 if len(self._known) > _MAX_KNOWN:
                     self._known.popitem(last=False)
+        return answered

@@ -127,6 +127,7 @@ class Probes:
         unchanged = self._unchanged(suspects)
         settled = [each.process for each in unchanged if each.is_settled]
         early = [each.process for each in unchanged]
+        earned = {each.process for each in unchanged if each.is_due}
         for probe in self._probes:
             started_s = time.perf_counter()
             try:
@@ -134,6 +135,7 @@ class Probes:
                     early if probe.looks_early else settled,
                     at_s,
                     lambda: time.perf_counter() < ends_s,
+                    earned,
                 )
             except Exception as error:  # noqa: BLE001 - a probe fails alone
                 self._exceptions[probe.name, type(error).__name__] += 1

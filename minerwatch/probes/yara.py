@@ -40,6 +40,7 @@ class Content(ReaderProbe[tuple[str, ...] | None]):
     def _take(self, process: ProcessId, answer: tuple[str, ...] | None, at_s: float) -> None:
         if answer is None:
             self._due_s[process] = at_s + _RETRY_PAUSE_S
+            self._earned.add(process)
             return
         self._facts[process] = {"ContentMatches": answer} if answer else NO_FACTS
         self._due_s[process] = at_s + self._pause_s[process]

@@ -30,7 +30,6 @@ from tests.examples import examples
 
 TICK_S = 10.0
 WINDOW_S = 50.0
-SUSPECT_CORES = 0.9  # facts of busier processes are read elsewhere
 CONTAINER = Container("/docker/a1", 7, ContainerKind.ENGINE, "a1" * 32, "docker")
 
 
@@ -70,7 +69,7 @@ class World:
     def __init__(
         self, proc: Path, count: int, rules: Sequence[Rule] = RULES, limits: TickLimits = EACH_TICK
     ) -> None:
-        self.examination = Examination(suspect_cpu_cores=SUSPECT_CORES, window=Duration(WINDOW_S))
+        self.examination = Examination(window=Duration(WINDOW_S))
         self.node = TrackedNode()
         self.container = TrackedContainer.new(CONTAINER, 100.0, 0.0)
         self.reads = 0
@@ -102,10 +101,10 @@ class World:
             self._counters[pid] = now
             self._write(pid, *now)
         self.node.tick_times_s.append(self._at_s)
-        window_s, busy_cores = self.examination.window, self.examination.suspect_cpu_cores
+        window_s = self.examination.window
         cpu = self.container.cpu
         total_s = cpu.cpu_s + sum(used_s.values())
-        cpu.add(self._at_s, total_s, window_s=window_s, busy_cores=busy_cores)
+        cpu.add(self._at_s, total_s, window_s=window_s)
         self._meter.begin_tick([self.container])
         read, replaced = self._meter.read_container(self.container, self._at_s)
         assert not replaced
@@ -127,7 +126,7 @@ class World:
             if history is None:
                 history = self._histories[pid] = CpuHistory(self._at_s, cpu_s)
             else:
-                history.add(self._at_s, cpu_s, window_s=WINDOW_S, busy_cores=SUSPECT_CORES)
+                history.add(self._at_s, cpu_s, window_s=WINDOW_S)
             facts = measured(
                 Age=self._at_s - process.born_s, Threads=threads, CpuSeconds=cpu_s,
                 CpuCores=history.cores, CpuFlatness=history.flatness(),

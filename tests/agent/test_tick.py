@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from minerwatch.agent.tick import Sources, TickSummary, Watch
 from minerwatch.agent.tracked import TickLimits
 from minerwatch.config.schema import Config, Examination
 from minerwatch.config.schema import Probes as Settings
+from minerwatch.config.values import Duration
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -32,12 +33,14 @@ from minerwatch.model import (
     Level,
     Observation,
     Process,
+    ProcessId,
     Signal,
 )
 from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.registry import Probes
 from tests import shipped
 from tests.conftest import (
@@ -66,6 +69,9 @@ def matcher() -> Matcher:
     return shipped.matcher()
 
 
+HOT_AND_SMALL = Examination(hot_cpu_cores=0.01)
+
+
 class Node:
     """A watch over this machine, and one container in which a test puts its processes."""
 
@@ -80,6 +86,7 @@ class Node:
         limits: TickLimits | None = None,
         reader: ProcessReader | None = None,
         bounds: CgroupBounds | None = None,
+        examination: Examination = HOT_AND_SMALL,
     ) -> None:
         """What gets little of a busy machine's CPU is hot, and suspect, all the same."""
         self._cgroup = "/" + str(folder.relative_to(root))
@@ -91,7 +98,7 @@ class Node:
                 probes or Probes(),
             ),
             matcher,
-            Examination(hot_cpu_cores=0.01, suspect_cpu_cores=0.02),
+            examination,
             Judge(),
             limits=limits,
         )
@@ -644,6 +651,45 @@ def test_a_renamed_miner_is_likely_by_how_it_rounds(
         node.watch.sample(time.monotonic())
     compute = [f for f in node.container().verdict.findings if f.signal is Signal.COMPUTE]
     assert max(finding.score for finding in compute) == 88
+    node.watch.close()
+
+
+class Recorder(Probe):
+    """Records which processes it may examine."""
+
+    name = "recorder"
+    failures: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__(no_owner)
+        self.seen: set[int] = set()
+
+    def _examine(self, suspects: Sequence[ProcessId], *_: object) -> None:
+        self.seen.update(each.pid for each in suspects)
+
+    def close(self) -> None:
+        pass
+
+
+def test_small_processes_of_a_container_that_is_never_hot_are_examined_in_turn(
+    matcher: Matcher, folder: Path, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    recorder = Recorder()
+    examination = Examination(hot_cpu_cores=1000, cpu_per_look=Duration(0.2))
+    probes = Probes(None, more=[recorder])
+    node = Node(matcher, folder, cgroups.root, probes=probes, examination=examination)
+    workers = [programs.start("worker", busy=True) for _ in range(3)]
+    decoy = programs.start("decoy", busy=False)
+    for each in (*workers, decoy):
+        cgroups.put(each, folder)
+    pids = {each.pid for each in workers}
+
+    def are_all_examined() -> bool:
+        node.tick(0.1)
+        return recorder.seen >= pids
+
+    until(are_all_examined, lambda: str(recorder.seen))
+    assert decoy.pid not in recorder.seen
     node.watch.close()
 
 

@@ -68,6 +68,8 @@ def test_built_in_rules_can_be_left_out() -> None:
         ("node: {units: 3}", "node.units"),
         ("probes: {execs_cpu_share: 2}", "probes.execs_cpu_share"),
         ("probes: {ptrace: true}", "probes.ptrace: removed; minerwatch no longer stops threads."),
+        ("examination: {suspect_after: 1m}", "examination.suspect_after: removed; CPU time of the"),
+        ("examination: {suspect_cpu_cores: 1}", "examination.suspect_cpu_cores: removed; CPU time"),
         ("probes: {resolve_pools: false}", "probes.resolve_pools: removed; minerwatch no longer"),
         ("judgement: {ticks_below: 0}", "judgement.ticks_below"),
         ("examination: {window: -1s}", "window"),

@@ -85,7 +85,7 @@ def _rendered(pool: socket.socket, folder: Path, *options: str) -> Release:
         rendered(
             *("-f", str(default), f"--set-file=rules.inline.connected\\.yml={rule}"),
             *(f"--set=port={port}", "--set=config.interval=500ms"),
-            *("--set=config.examination.suspect_after=1s", "--set=config.kubernetes.enabled=false"),
+            *("--set=config.examination.cpu_per_look=1s", "--set=config.kubernetes.enabled=false"),
             *options,
         )
     )

@@ -11,7 +11,7 @@ def history(*readings: tuple[float, float], window_s: float = 60) -> CpuHistory:
     (first_at_s, first_cpu_s), *rest = readings
     taken = CpuHistory(first_at_s, first_cpu_s)
     for at_s, cpu_s in rest:
-        taken.add(at_s, cpu_s, window_s=window_s, busy_cores=0.3)
+        taken.add(at_s, cpu_s, window_s=window_s)
     return taken
 
 
@@ -26,20 +26,12 @@ def test_two_readings_make_a_rate() -> None:
 def test_a_counter_that_falls_starts_anew() -> None:
     taken = history((0, 5), (10, 20), (20, 1))
     assert taken.cores is None
-    assert taken.busy_for_s() == 0
-    taken.add(30, 6, window_s=60, busy_cores=0.3)
+    taken.add(30, 6, window_s=60)
     assert taken.cores == 0.5
 
 
 def test_a_clock_that_stands_still_changes_nothing() -> None:
     assert history((0, 5), (10, 20), (10, 40)).cores == 1.5
-
-
-def test_busy_for_counts_from_the_reading_before_the_first_busy_rate() -> None:
-    taken = history((0, 0), (10, 0), (20, 10), (30, 20), (40, 30))
-    assert taken.busy_for_s() == 30
-    taken.add(50, 31, window_s=60, busy_cores=0.3)
-    assert taken.busy_for_s() == 0
 
 
 def test_flatness_of_an_even_rate_is_one_and_of_bursts_is_low() -> None:
@@ -68,11 +60,10 @@ def test_rates_are_never_negative_and_flatness_is_a_share(
     at_s, taken = 0.0, CpuHistory(0.0, 0.0)
     for passed_s, cpu_s in readings:
         at_s += passed_s
-        taken.add(at_s, cpu_s, window_s=60, busy_cores=0.3)
+        taken.add(at_s, cpu_s, window_s=60)
         assert taken.cores is None or taken.cores >= 0
         flatness = taken.flatness()
         assert flatness is None or 0 <= flatness <= 1
-        assert 0 <= taken.busy_for_s() <= at_s
         assert taken.cpu_s == cpu_s
         assert len(taken._rates) <= 60 / 0.01
 
@@ -87,13 +78,12 @@ def test_ticks_that_were_left_out_while_it_rested_can_be_added_later(
     times_s: list[float] = []
     for number, burnt in enumerate(burnt_s, start=1):
         at_s, cpu_s = number * 10.0, cpu_s + burnt
-        whole.add(at_s, cpu_s, window_s=300, busy_cores=0.3)
+        whole.add(at_s, cpu_s, window_s=300)
         if burnt or not data.draw(st.booleans()):
-            with_gaps.rest(times_s, window_s=300, busy_cores=0.3)
-            with_gaps.add(at_s, cpu_s, window_s=300, busy_cores=0.3)
+            with_gaps.rest(times_s, window_s=300)
+            with_gaps.add(at_s, cpu_s, window_s=300)
         times_s = [each for each in (*times_s, at_s) if each > at_s - 300]
-    with_gaps.rest(times_s, window_s=300, busy_cores=0.3)
+    with_gaps.rest(times_s, window_s=300)
     for each in ("cores", "cpu_s"):
         assert getattr(with_gaps, each) == getattr(whole, each)
     assert with_gaps.flatness() == whole.flatness()
-    assert with_gaps.busy_for_s() == whole.busy_for_s()

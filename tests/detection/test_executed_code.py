@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,14 @@ def test_each_fact_is_a_known_field_of_the_probe() -> None:
     assert {*tally.facts(), *HOT_CODE_FIELDS} == set(PROBE_FIELDS["executed_code"])
     assert tally.facts().keys().isdisjoint(HOT_CODE_FIELDS)
     assert all(KNOWN_FIELDS[name].dynamic for name in tally.facts())
+
+
+def test_a_file_that_few_samples_have_mapped_counts_little() -> None:
+    tally = CodeTally()
+    for samples, file_mib in ((180, 2.0), (20, 1e9)):
+        tally.add(samples, 0, 0, classes(other=1), {})
+        tally.add_file(samples, file_mib)
+    assert tally.file_mib == pytest.approx(0.9 * 2 + 0.1 * 128)
 
 
 def test_hot_pages_hold_nine_tenths() -> None:

@@ -126,3 +126,28 @@ def test_a_counter_that_cannot_be_opened_now_is_not_the_nodes(
     assert found.cpu_s[key] < 5
     assert tree.failures["unreadable"] > 0
     tree.close()
+
+
+def test_time_spent_waiting_for_a_cpu_is_that_of_the_pressure_file(tmp_path: Path) -> None:
+    shutil.copytree(NODES / "kubernetes-containerd-systemd-v2", tmp_path / "node", symlinks=True)
+    tree = tree_of(tmp_path / "node")
+    (key,) = (each for each in tree.tick().containers if "a1" * 32 in each.cgroup)
+    assert tree.waited_s(key) is None  # not every kernel counts it
+    pressure = tmp_path / "node/sys/fs/cgroup" / key.cgroup.lstrip("/") / "cpu.pressure"
+    pressure.write_text("some avg10=1.00 avg60=0.50 avg300=0.10 total=2500000\nfull avg10=0.00\n")
+    assert tree.waited_s(key) == 2.5
+    pressure.write_text("nonsense total=x\n")
+    assert tree.waited_s(key) is None
+    assert tree.failures["unreadable"] == 0
+    tree.close()
+
+
+def test_a_container_is_found_by_the_id_of_its_cgroup_on_v2_only() -> None:
+    tree = tree_of(NODES / "kubernetes-containerd-systemd-v2")
+    for key, container in tree.tick().containers.items():
+        assert tree.container_with_id(key.cgroup_inode) == container
+    assert tree.container_with_id(1 << 62) is None
+    tree.close()
+    tree = tree_of(NODES / "podman-cgroupfs-v1")
+    assert not any(tree.container_with_id(key.cgroup_inode) for key in tree.tick().containers)
+    tree.close()

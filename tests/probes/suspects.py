@@ -15,9 +15,13 @@ def me() -> ProcessId:
 
 
 def suspect(
-    process: ProcessId, program: tuple[int, int, int] = (1, 2, 3), *, is_settled: bool = True
+    process: ProcessId,
+    program: tuple[int, int, int] = (1, 2, 3),
+    *,
+    is_settled: bool = True,
+    is_due: bool = True,
 ) -> Suspect:
-    return Suspect(process, program, is_settled)
+    return Suspect(process, program, is_settled, is_due=is_due)
 
 
 def always() -> bool:

@@ -21,7 +21,8 @@ from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
-from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Place
+from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode, Pace, Place
+from tests.conftest import TOP, CgroupFolders, container_id
 from tests.waiting import until
 
 HERE = ContainerKey("/here", 1)
@@ -46,6 +47,24 @@ class Samples:
         pass
 
 
+class Places:
+    """Places of processes by PID, and of containers by cgroup id."""
+
+    def __init__(
+        self,
+        by_pid: dict[int, Place],
+        by_cgroup: dict[int, list[Place]] | None = None,
+    ) -> None:
+        self._by_pid = by_pid
+        self._by_cgroup = by_cgroup or {}
+
+    def locate(self, pid: int) -> Place | None:
+        return self._by_pid.get(pid)
+
+    def relatives(self, cgroup: int) -> list[Place]:
+        return self._by_cgroup.get(cgroup, [])
+
+
 def identity(pid: int) -> ProcessId:
     found = ProcessFiles("/proc", {}).stat(pid)
     assert found is not None
@@ -57,7 +76,7 @@ def opened(
 ) -> tuple[ExecutedCode, Samples]:
     """A probe whose thread waits for ever: tests call ``take``."""
     source = Samples()
-    return ExecutedCode(source, places.get, program=program), source
+    return ExecutedCode(source, Places(places), program=program), source
 
 
 @pytest.fixture
@@ -85,11 +104,14 @@ def test_a_process_and_its_container_have_facts(mixing: int) -> None:
         for second in range(4):
             probe.take(times(40, os.getpid(), mixing), float(second))
         of_process = probe.facts(me().process)
-        assert of_process == probe.facts(HERE)
+        together = dict(probe.facts(HERE))
+        assert float(str(together.pop("LargestFileMiB"))) > 0
+        assert of_process == together
         assert of_process["HashCodeShare"] == 1.0
         assert of_process["AnonymousCodeShare"] == 1.0
-        assert probe.knows(HERE)
-        assert not probe.knows(ELSEWHERE)
+        assert probe.take_news(HERE)
+        assert not probe.take_news(HERE)
+        assert not probe.take_news(ELSEWHERE)
         assert probe.facts(ELSEWHERE) == {}
     finally:
         probe.close()
@@ -222,7 +244,7 @@ def test_a_child_that_lies_is_replaced(answer: str, tmp_path: Path, mixing: int)
     try:
         probe.take(times(5, os.getpid(), mixing), 0.0)
         assert dict(probe.failures())["child"] == 1
-        assert not probe.knows(HERE)
+        assert not probe.take_news(HERE)
     finally:
         probe.close()
 
@@ -242,14 +264,114 @@ def test_an_answer_that_is_taken_is_possible(
 
 def test_the_thread_takes_samples(mixing: int) -> None:
     source = Samples(read_every_s=0.01)
-    probe = ExecutedCode(source, {os.getpid(): me()}.get)
+    probe = ExecutedCode(source, Places({os.getpid(): me()}))
     try:
-        for _ in range(8):
+
+        def is_known() -> bool:
             source.next = times(20, os.getpid(), mixing).samples
-            until(lambda: not source.next)
-        until(lambda: probe.facts(me().process).get("HashCodeShare") == 1.0)
+            return probe.facts(me().process).get("HashCodeShare") == 1.0
+
+        until(is_known, every_s=0.05)
     finally:
         probe.close()
+
+
+def test_what_a_process_executed_that_has_exited_is_read_from_a_relative(mixing: int) -> None:
+    """Of one that is forked from the same, and not where unrelated programs lie."""
+    with subprocess.Popen(["/bin/true"]) as gone:
+        pass
+    probe = ExecutedCode(Samples(), Places({}, {7: [me()]}))
+    try:
+        for second in range(5):
+            samples = [CodeSample(gone.pid, mixing, 7)] * 25 + [
+                CodeSample(gone.pid, 0x400000, 7),
+                CodeSample(gone.pid, mixing, 8),
+            ]
+            probe.take(CodeSamples(0.05, samples), float(second))
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert probe.facts(me().process) == {}
+        assert dict(probe.failures())["gone"] == 5 * 2
+        assert dict(probe.failures())["unplaced"] == 0
+    finally:
+        probe.close()
+
+
+def test_bounds_are_those_of_a_second_however_often_is_read(mixing: int) -> None:
+    probe, _ = opened({os.getpid(): me()})
+    try:
+        for tenth in range(20):
+            probe.take(times(10, os.getpid(), 64), tenth / 10)
+        assert dict(probe.failures())["unread"] == 2 * 40
+    finally:
+        probe.close()
+
+
+def test_reads_are_fast_for_a_while_where_processes_exit_before_them() -> None:
+    pace = Pace()
+    pace.note(20, 2, 0.0)
+    assert pace.pause_s(1.0, 0.0001, 0.0) == 1.0
+    pace.note(20, 12, 1.0)
+    assert pace.pause_s(1.0, 0.0001, 1.0) == 0.1
+    assert pace.pause_s(1.0, 0.002, 1.0) == 0.5  # as it costs more
+    assert pace.pause_s(1.0, 1.0, 1.0) == 1.0
+    pace.note(20, 12, 11.5)
+    assert pace.pause_s(1.0, 0.0001, 11.5) == 1.0  # not for ever
+    pace.note(20, 12, 41.5)
+    assert pace.pause_s(1.0, 0.0001, 41.5) == 0.1
+
+
+UNIFIED = next(
+    (path for path in map(Path, ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"))
+     if (path / "cgroup.controllers").exists()),
+    None,
+)  # fmt: skip
+FORKS = """
+import hashlib, os, time
+data = bytes(100_000)
+hashlib.sha512(data)
+while True:
+    child = os.fork()
+    if child == 0:
+        ends = time.process_time() + 0.02
+        while time.process_time() < ends:
+            hashlib.sha512(data)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(UNIFIED is None, reason="needs a cgroup v2 hierarchy, beside v1 or alone")
+def test_a_container_is_found_by_the_cgroup_in_samples_of_forks_that_are_gone() -> None:
+    assert UNIFIED is not None
+    try:
+        sampler = CodeSampler(199.0)
+    except SamplerUnavailableError as error:
+        pytest.skip(str(error))
+    if "perf_event" in Path("/proc/self/cgroup").read_text():
+        pytest.skip("perf_event is on a v1 hierarchy here, so samples have the ids of that")
+    folders = CgroupFolders(UNIFIED)
+    folder = folders.make(f"{TOP}/docker/{container_id('f0')}")
+    probe = None
+    try:
+        with subprocess.Popen([sys.executable, "-c", FORKS]) as forks:
+            folders.put(forks, folder)
+            place = Place(identity(forks.pid), HERE, "pod")
+            probe = ExecutedCode(Samples(), Places({}, {folder.stat().st_ino: [place]}))
+            seconds = count()
+
+            def facts() -> Facts:
+                assert probe is not None
+                probe.take(sampler.read(), float(next(seconds)))
+                return probe.facts(HERE)
+
+            found = until(facts, every_s=0.5)
+            forks.kill()
+    finally:
+        if probe is not None:
+            probe.close()
+        sampler.close()
+        folders.close()
+    assert float(str(found["HashCodeShare"])) >= 0.8
 
 
 MIXES = f"""
@@ -283,5 +405,6 @@ def test_both_sources_of_samples_tell_a_hash_loop(
             loop.kill()
             probe.close()
             sampler.close()
-    assert float(str(found["HashCodeShare"])) >= 0.8
-    assert float(str(found["AnonymousCodeShare"])) >= 0.8
+    # The start of Python is some 20 of the first 100 samples.
+    assert float(str(found["HashCodeShare"])) >= 0.7
+    assert float(str(found["AnonymousCodeShare"])) >= 0.7

@@ -53,6 +53,17 @@ def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
     assert probe.facts(me())["RoundingModes"] == 1
 
 
+def test_a_suspect_that_has_not_earned_it_is_not_sampled_again() -> None:
+    probe = Rounding(_Words(NEAREST))
+    probe.look([me()], 0.0, always, set())
+    assert probe.wants_samples  # it is new
+    at_s = sampled_until_it_rests(probe)
+    probe.look([me()], at_s + 301.0, always, set())
+    assert not probe.wants_samples
+    probe.look([me()], at_s + 311.0, always, {me()})
+    assert probe.wants_samples
+
+
 def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     probe = Rounding(_Words(ROUNDS_IN_TURN))
     probe.look([me()], 0.0, always)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from time import sleep
 
@@ -11,8 +11,10 @@ from benchmarks.orphan import Orphan
 from minerwatch.config.schema import Config
 from minerwatch.config.schema import Probes as Settings
 from minerwatch.model import ProcessId
+from minerwatch.node.memory_maps import MappingReader, Mappings
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.probes.base import Probe, no_owner
+from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.registry import Probes
 from tests import shipped
 from tests.conftest import needs_root
@@ -90,6 +92,29 @@ def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
     for at_s, program in enumerate(((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))):
         probes.look([suspect(me(), program)], float(at_s))
     assert looker.seen == [[me()], [me()], [], [me()]]
+
+
+def test_a_suspect_is_read_again_when_it_has_earned_that() -> None:
+    reader = Answering()
+    probes = Probes(NO_PROBES, more=[MemoryMappings(reader, no_owner)])
+    for at_s, is_due in ((0.0, True), (10.0, False), (100.0, False), (200.0, True), (210.0, True)):
+        probes.look([suspect(me(), is_due=is_due)], at_s)
+    assert reader.asked == 2
+    assert probes.facts(me())["JitMiB"] == 1.0
+    probes.close()
+
+
+class Answering(MappingReader):
+    """Answers at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def ask(self, process: ProcessId, owner: Hashable = None) -> bool:
+        self.asked += 1
+        self._finish(process, Mappings(1.0, 1.0, 1.0))
+        return True
 
 
 def status_of(probes: Probes) -> dict[str, str]:

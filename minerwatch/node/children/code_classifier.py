@@ -224,6 +224,11 @@ _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 _OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
 
 
+_OF_A_FILE = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) r\S+ [0-9a-f]+ \S+ [1-9]\d* +(/[^\n]*)", re.MULTILINE
+)
+
+
 class _Mapping(NamedTuple):
     start: int
     end: int
@@ -238,6 +243,7 @@ class Mappings:
     def __init__(self, content: bytes) -> None:
         self._mappings = sorted(_mappings(content))
         self._starts = [each.start for each in self._mappings]
+        self.content = content
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
@@ -245,6 +251,17 @@ class Mappings:
         if place < 0 or address >= self._mappings[place].end:
             return None
         return self._mappings[place]
+
+
+def largest_file_mib(content: bytes) -> float:
+    """Return the size of the largest mapping of a file on a disk."""
+    not_on_disk = (*_OF_DEVICES, *_OF_NO_FILE)
+    sizes = (
+        int(end, 16) - int(start, 16)
+        for start, end, name in _OF_A_FILE.findall(content)
+        if not name.startswith(not_on_disk)
+    )
+    return max(sizes, default=0) / (1 << 20)
 
 
 def _mappings(content: bytes) -> Iterator[_Mapping]:
@@ -376,6 +393,7 @@ class Classifier:
             "pages": pages,
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
+            "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
         }
 
     def _window(self, process: _Process, address: int) -> Window | None:

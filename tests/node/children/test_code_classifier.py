@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.detection.executed_code import CLASSES
 from minerwatch.node.children import code_classifier as classifier
 from minerwatch.node.children.code_classifier import (
     BRANCH,
@@ -149,6 +151,51 @@ def test_floats_and_pointers_are_not() -> None:
     assert not x86_window(mixed).is_hashing
 
 
+ARM = json.loads((Path(__file__).parents[2] / "fixtures" / "code" / "aarch64.json").read_text())
+"""Level -> function of tests/targets/kernels.c -> its machine code in hexadecimal."""
+
+
+@pytest.mark.parametrize(
+    ("function", "hashing"),
+    [
+        ("sha256", (0.4, 1.0)),
+        ("blake2b", (0.8, 1.0)),
+        ("keccak", (0.35, 1.0)),
+        ("salsa20", (0.6, 1.0)),
+        ("mixture", (0.0, 0.1)),
+        ("differences", (0.0, 0.25)),
+        *((each, (0.0, 0.0)) for each in ("dot", "stencil", "copy", "sort", "search")),
+    ],
+)
+@pytest.mark.parametrize("level", ["-O2", "-O3"])
+def test_functions_compiled_for_arm64(
+    function: str, hashing: tuple[float, float], level: str
+) -> None:
+    windows = arm_windows(bytes.fromhex(ARM[level][function]))
+    share = sum(each.is_hashing for each in windows) / len(windows)
+    assert hashing[0] <= share <= hashing[1]
+
+
+@pytest.mark.parametrize("level", ["-O2", "-O3"])
+def test_a_mixture_as_randomx_has_it_compiled_for_arm64(level: str) -> None:
+    windows = arm_windows(bytes.fromhex(ARM[level]["mixture"]))
+    total = sum(sum(each.counts) for each in windows)
+    of = [sum(each.counts[kind] for each in windows) / total for kind in range(len(CLASSES))]
+    assert of[XOR] + of[ROTATE] + of[MULTIPLY] >= 0.2
+    assert of[PAIRS] >= 0.01
+    assert 0.01 <= of[FLOAT] + of[PAIRS] <= 0.3
+
+
+def arm_windows(code: bytes) -> list[classifier.Window]:
+    """The windows at all instructions of a function, as a loop."""
+    decoder = Decoder("aarch64")
+    repeated = code + code[: decoder.window_bytes] * 16
+    windows = (
+        decoder.window(repeated[at : at + decoder.window_bytes]) for at in range(0, len(code), 4)
+    )
+    return [each for each in windows if each is not None]
+
+
 def test_bytes_that_are_no_code_say_nothing() -> None:
     decoder = Decoder("x86_64")
     assert decoder.window(b"") is None
@@ -182,6 +229,14 @@ MAPS = b"""\
 7f5000000000-7f5000001000 r-xs 00000000 00:0e 13                         anon_inode:[gpu]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 """
+
+
+def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
+    assert classifier.largest_file_mib(MAPS) == 1.0
+    larger = b"7e0000000000-7e000c000000 r--s 00000000 fe:01 5      /data/a file\n"
+    in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
+    assert classifier.largest_file_mib(MAPS + larger + in_memory) == 192.0
+    assert classifier.largest_file_mib(b"") == 0.0
 
 
 @pytest.mark.parametrize(
