@@ -59,7 +59,7 @@ def short_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        until(lambda: _is_removed(folder), f"{folder} is still mounted or in use")
 
 
 @contextmanager
@@ -91,7 +91,6 @@ def docker(root: Path) -> Iterator[Engine]:
     finally:
         daemon.terminate()
         daemon.wait()
-        _unmount(root / "run/docker/netns/default")
 
 
 @contextmanager
@@ -120,7 +119,6 @@ def podman(root: Path) -> Iterator[Engine]:
     finally:
         service.terminate()
         service.wait()
-        _unmount(root / "var/lib/containers/storage/overlay")
 
 
 def _needs(program: str, other: str, packages: str) -> Path:
@@ -141,6 +139,17 @@ def _rootfs(root: Path, busybox: Path) -> Path:
     return folder
 
 
-def _unmount(path: Path) -> None:
-    """Undo a mount that an engine leaves behind, so that its folder can be removed."""
-    subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
+def _is_removed(folder: Path) -> bool:
+    """Remove the folder and the mounts in it, once podman's clean-ups have ended."""
+    if any(str(folder).encode() in command for command in _command_lines()):
+        return False
+    for mounted in ("run/docker/netns/default", "var/lib/containers/storage/overlay"):
+        subprocess.run(["umount", "-l", str(folder / mounted)], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()

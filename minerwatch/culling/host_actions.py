@@ -37,14 +37,24 @@ _MAX_ANSWER_BYTES = 1 << 20
 _MISSING, _CONFLICT, _UNMODIFIED = 404, 409, 304
 
 
-class _State(msgspec.Struct):
+class EngineState(msgspec.Struct):
+    """A container's state by its engine."""
+
     status: str = msgspec.field(name="Status", default="")
     pid: int = msgspec.field(name="Pid", default=0)
     paused: bool = msgspec.field(name="Paused", default=False)
 
 
 class _Inspected(msgspec.Struct):
-    state: _State = msgspec.field(name="State", default_factory=_State)
+    state: EngineState = msgspec.field(name="State", default_factory=EngineState)
+
+
+def engine_state(body: bytes) -> EngineState:
+    """Parse an engine's answer about a container. Raises ApiError if it is none."""
+    try:
+        return msgspec.json.decode(body, type=_Inspected).state
+    except NOT_JSON as error:
+        raise ApiError("garbage", "the engine's answer is not a container") from error
 
 
 class HostActions(ProcessActions):
@@ -111,12 +121,8 @@ class HostActions(ProcessActions):
             text = f"{engine}'s container {container_id[:12]} is not the cgroup that was judged"
             raise ApiError("server", text, status=_CONFLICT)
 
-    def _inspect(self, engine: str, container_id: str) -> _State:
-        body = self._request(engine, "GET", f"/containers/{container_id}/json")
-        try:
-            return msgspec.json.decode(body, type=_Inspected).state
-        except NOT_JSON as error:
-            raise ApiError("garbage", f"{engine}: the answer is not a container") from error
+    def _inspect(self, engine: str, container_id: str) -> EngineState:
+        return engine_state(self._request(engine, "GET", f"/containers/{container_id}/json"))
 
     def _request(self, engine: str, method: str, path: str) -> bytes:
         """Send one request to an engine; return the body. Raises ApiError."""

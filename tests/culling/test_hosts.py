@@ -91,8 +91,18 @@ class _Host:
             self.culler.cases.holds.note(verdicts, moment(-ago_s).monotonic_s, 10.0)
         self.culler.consider(found)
         until(lambda: not self.culler.mailbox.has_tick)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait for the thread, which reads what is stopped before each task."""
         with suppress(TargetError):
             self.release(ReleaseOrder("none", "none", "none"))
+
+    def stopped(self, found: Observation) -> tuple[int, ...]:
+        """The pids that stand still, read now: a process stops some time after the signal."""
+        self.settle()
+        status = self.culler.status(found)
+        return status.stopped if status is not None else ()
 
     def use(self, **changes: Any) -> None:
         culling = msgspec.structs.replace(self.config.culling, **changes)
@@ -150,9 +160,7 @@ def test_a_miner_in_a_named_unit_is_stopped_and_released(
     assert (record.namespace, record.pod, record.processes) == ("", "ci@1.service", (miner,))
     budget = json.loads((log.parent / BUDGET_FILE).read_bytes())
     assert [each[0] for each in budget] == [record.id]
-    status = host.culler.status(found)
-    assert status is not None
-    assert status.stopped == (miner.pid,)
+    until(lambda: host.stopped(found) == (miner.pid,))
     answer = host.release(target(found))
     assert (answer.pod, answer.resumed) == ("ci@1.service", (miner.pid,))
     assert state(miner) in ("R", "S")

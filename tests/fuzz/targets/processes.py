@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +11,21 @@ import yara_x
 
 from minerwatch.api.snapshot import container_status, decode, encode
 from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of
-from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.config.schema import BUILT_IN_RULES, CullBudget
+from minerwatch.culling.file_budget import FileBudget
+from minerwatch.culling.host_actions import engine_state
 from minerwatch.culling.process_signals import read_stat as state_of
+from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.judge import Judge, Sighting
+from minerwatch.kube.client import ApiError
 from minerwatch.model import (
+    Action,
     Container,
     ContainerKey,
     ContainerKind,
     Observation,
+    Outcome,
     Process,
     ProcessId,
     ProcessLoad,
@@ -34,6 +40,7 @@ from minerwatch.node.engine_files import (
     podman_containers,
     podman_graph_root,
 )
+from minerwatch.node.host_view import HostView
 from minerwatch.node.proc_files import parse_stat
 from minerwatch.node.processes import ProcessReader, accounts
 from minerwatch.report.log import verdict_line
@@ -173,6 +180,57 @@ def engine_files(data: bytes) -> None:
             is_unicode(text)
     is_unicode(docker_data_root(data))
     is_unicode(podman_graph_root(data))
+
+
+@target("node.engine_names", "node.engine_files", "node.host_view")
+def engine_folders(data: bytes) -> None:
+    """The folders of docker and podman, as they are found."""
+    root = folder("engines")
+    container = Container(f"/docker/{'1' * 64}", 1, ContainerKind.ENGINE, "1" * 64, "")
+    docker, podman = parts(data, 2)
+    put(_made(root / "var/lib/docker/containers" / container.container_id) / _DOCKER, docker)
+    put(_made(root / "var/lib/containers/storage/overlay-containers") / _PODMAN, podman)
+    with closing(HostView(root, "host-1")) as view:
+        identity = view.identity(container)
+    if identity is not None:
+        is_unicode(identity.container)
+        is_unicode(identity.image)
+
+
+_DOCKER, _PODMAN = "config.v2.json", "containers.json"
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@target("culling.file_budget")
+def budget_file(data: bytes) -> None:
+    """A host's budget: whatever is in the file, no action too many."""
+    path = put(folder("budget") / "budget.json", data)
+    path.chmod(0o600)
+    now = Moment(1.8e9, 50_000.0, "boot")
+    settings = CullBudget(per_node=2, per_cluster=2)
+    budget = FileBudget(path, lambda: settings, lambda: now)
+    taken = [budget.reserve(_record(name), now) for name in ("a", "b", "c")]
+    assert sum(taken) <= 2
+
+
+def _record(name: str) -> ActionRecord:
+    return ActionRecord(
+        name, 1.8e9, 50_000.0, "boot", "host-1", "", "web", "uid", "",
+        Action.KILL, 0, False, Outcome.PENDING,
+    )  # fmt: skip
+
+
+@target("culling.host_actions")
+def engine_answer(data: bytes) -> None:
+    """An engine's answer about a container."""
+    with suppress(ApiError):
+        found = engine_state(data)
+        is_unicode(found.status)
+        assert isinstance(found.pid, int)
 
 
 @target("cli.top_screen.terminal")
