@@ -625,9 +625,8 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
     assert reader.failures["deadline"] <= 10 * len(lockers.processes)
     assert threading.active_count() <= threads + 1  # one is left behind
     miners = {process.pid for process in programs.running}
-    until(
-        lambda: len(children() - before - miners) <= 2
-    )  # a reader and a scanner, killed ones gone
+    # A reader, a scanner, and one for layers of others that have earned a look; killed ones gone.
+    until(lambda: len(children() - before - miners) <= 3)
     node.watch.close()
 
 
