@@ -14,8 +14,8 @@ from minerwatch.agent.self_test import SelfTest
 from minerwatch.agent.tick import TickSummary
 from minerwatch.api.types import AgentStatus, ClusterReport, ProbeReport, TickReport
 from minerwatch.format import rfc3339
+from minerwatch.model import MachineTotals
 from minerwatch.node.capabilities import effective_capabilities
-from minerwatch.node.process_details import machine_totals
 from minerwatch.probes.registry import ProbeStatus
 
 HEALTHY = re.compile(r"deferred|mixed|(hot )?crowded|gone|left|unplaced|unread")
@@ -123,7 +123,7 @@ class SelfReport:
             },
             blind_spots=node.blind_spots,
             troubles=(trouble,) if trouble else (),
-            machine=machine_totals(),
+            machine=_machine(),
             not_ready=not_ready,
             kernel=os.uname().release,
             cgroups=node.source,
@@ -176,3 +176,9 @@ class SelfReport:
                 yield f"HTTP requests refused: {reason}", count
             elif _AT_BOUND.fullmatch(reason):
                 yield f"{source}: {reason.replace('_', ' ')}", count
+
+
+def _machine() -> MachineTotals:
+    from minerwatch.node.process_details import machine_totals  # psutil, only once it is asked for
+
+    return machine_totals()

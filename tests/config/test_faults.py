@@ -104,7 +104,9 @@ node: 3
 
 def test_an_enum_without_a_near_value_lists_all(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "culling: {ladder: [{actions: [zzz]}]}")
-    assert fault.endswith("'zzz': use observe, label, stop, kill, evict, delete")
+    assert fault.endswith(
+        "'zzz': use observe, label, stop, pause, kill, stop-container, evict, delete"
+    )
 
 
 def test_anchors_and_merges_are_values_like_others(tmp_path: Path) -> None:
