@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from generate.names import names
-from generate.site import ROOT, page, places, write
+from generate.names import ROOT, names
+from generate.site import page, places, write
 
 _SETTINGS = ROOT / "zensical.toml"
 

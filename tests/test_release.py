@@ -1,0 +1,72 @@
+"""A tag is released only if package, chart, changelog and repository agree with it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from generate import release
+from generate.names import ROOT, names
+from generate.release import faults, notes
+from minerwatch import __version__
+
+_FILES = (
+    "CHANGELOG.md",
+    "pyproject.toml",
+    "minerwatch/__init__.py",
+    "deploy/helm/minerwatch/Chart.yaml",
+)
+TAG = f"v{__version__}"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in _FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    changelog = tmp_path / "CHANGELOG.md"
+    section = f"## {__version__} (2026-12-01)\n\n- One thing.\n\n## 0.0.1\n\n- Older.\n"
+    changelog.write_text(f"# Changelog\n\n## Unreleased\n\n- Later.\n\n{section}")
+    return tmp_path
+
+
+def test_a_release_has_the_notes_of_its_section(checkout: Path) -> None:
+    assert faults(TAG, names()["repository"], checkout) == []
+    text = notes(TAG, checkout)
+    assert text.startswith("- One thing.\n")
+    assert "Later" not in text
+    assert "Older" not in text
+    assert f"oci://{names()['charts']}/minerwatch --version {__version__}" in text
+
+
+@pytest.mark.parametrize(
+    ("tag", "repository", "reason"),
+    [
+        (__version__, None, "invalid tag"),
+        ("v9.9.9", None, "Chart.yaml has version"),
+        ("v9.9.9", None, "__init__.py has version"),
+        ("v9.9.9", None, "no section '## 9.9.9'"),
+        (TAG, "https://github.com/example/fork", "python -m generate.names --repository"),
+    ],
+)
+def test_what_does_not_agree_is_named(
+    checkout: Path, tag: str, repository: str | None, reason: str
+) -> None:
+    assert any(reason in fault for fault in faults(tag, repository, checkout))
+
+
+def test_a_wrong_tag_prints_no_notes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["release", "v9.9.9"])
+    assert release.main() == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "change the file" in printed.err
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    assert [fault for fault in faults(TAG, None) if "CHANGELOG" not in fault] == []
