@@ -40,7 +40,7 @@ def rename(new: Mapping[str, str], root: Path = ROOT) -> list[Path]:
             continue
         renamed = text
         for key, name in new.items():
-            renamed = re.sub(rf"(?<![\w/.-]){re.escape(old[key])}\b", name, renamed)
+            renamed = re.sub(rf"(?<![\w.-]){re.escape(old[key])}\b", name, renamed)
         if renamed != text:
             path.write_bytes(renamed.encode())
             changed.append(path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from generate import release
 from generate.names import ROOT, names
@@ -70,3 +72,25 @@ def test_a_wrong_tag_prints_no_notes(
 
 def test_the_chart_has_the_version_of_the_package() -> None:
     assert [fault for fault in faults(TAG, None) if "CHANGELOG" not in fault] == []
+
+
+def test_the_image_that_the_readme_builds_is_the_one_that_the_chart_installs() -> None:
+    built = re.findall(rf"{re.escape(names()['image'])}:(\S+)", (ROOT / "README.md").read_text())
+    assert built
+    assert set(built) == {__version__}
+
+
+def test_the_chart_tells_artifact_hub_the_image_that_it_installs() -> None:
+    chart = yaml.safe_load((ROOT / "deploy" / "helm" / "minerwatch" / "Chart.yaml").read_text())
+    (image,) = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
+    assert image["image"] == f"{names()['image']}:{__version__}"
+    for each in (
+        *yaml.safe_load(chart["annotations"]["artifacthub.io/links"]),
+        *chart["maintainers"],
+    ):
+        prefix = names()["repository"] + "/"
+        assert each["url"].startswith(prefix)
+        _, is_page, path = each["url"].partition("/blob/main/")
+        assert not is_page or (ROOT / path).is_file()
+    icon = chart["icon"].removeprefix(f"{names()['repository']}/raw/main/")
+    assert (ROOT / icon).is_file()
