@@ -102,7 +102,7 @@ $(BIN)/helm: | $(INSTALLED)
 	@rm -rf $(VENV)/helm
 
 lock: $(READY_TO_TEST) ## renew the hashes of what the image and a release install
-	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra agent $(LOCK) -o deploy/requirements.lock
 	printf 'build>=1.2,<2\ncyclonedx-bom>=7,<8\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
 	printf 'pypi-attestations==0.0.30\nuv==0.13.9\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/publish.lock
 
@@ -140,7 +140,7 @@ $(INSTALLED): pyproject.toml
 		|| { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing minerwatch into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[agent]'
 	@touch $@
 
 $(READY_TO_TEST): $(INSTALLED)
