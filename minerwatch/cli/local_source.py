@@ -91,7 +91,7 @@ class Sampler:
 
     def __init__(self, config: Config) -> None:
         """Raises NodeError."""
-        with agent_modules_for("reading this node without an agent"):
+        with agent_modules_for("reading this machine itself, not a cluster (-A),"):
             from minerwatch.agent.monitor import open_node
             from minerwatch.detection.sigma import rulebook
 
