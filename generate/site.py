@@ -20,6 +20,8 @@ _ELSEWHERE = {
     ROOT / "README.md": Path("index.md"),
     ROOT / "CONTRIBUTING.md": Path("contributing.md"),
     ROOT / "CHANGELOG.md": Path("changelog.md"),
+    ROOT / "RELEASING.md": Path("releasing.md"),
+    ROOT / "SECURITY.md": Path("report-a-vulnerability.md"),
     ROOT / "deploy" / "README.md": Path("deploy.md"),
 }
 _FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
