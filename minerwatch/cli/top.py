@@ -42,7 +42,8 @@ _MAX_NAMESPACES = 20
     "--sort", type=click.Choice(_SORTS), default="score", show_default=True,
     metavar="KEY",
     help=f"Of {', '.join(SORT_KEYS)}. cpu: cores now; hours: CPU time in all;"
-    " limit: share of the CPU limit in use; throttled: share of periods in which the limit held it back;"
+    " limit: share of the CPU limit in use;"
+    " throttled: share of periods in which the limit held it back;"
     " age: the oldest pods first, then those whose level is oldest."
     f" With --processes: {', '.join(PROCESS_SORTS)}; cpu by default.",
 )  # fmt: skip
