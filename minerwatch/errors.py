@@ -56,6 +56,10 @@ class NodeError(MinerwatchError):
     """The node cannot be read at all: no cgroup hierarchy, no /proc."""
 
 
+class MissingExtraError(NodeError):
+    """Only the client is installed: a module of the extra ``agent`` is missing."""
+
+
 class ListenError(MinerwatchError):
     """An address or socket that cannot be listened on, mostly because another agent does."""
 

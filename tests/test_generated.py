@@ -11,6 +11,7 @@ import click
 import pytest
 import yaml
 
+from generate.chart_readme import README, readme
 from generate.configuration_page import PAGE, page
 from generate.man_pages import pages
 from generate.settings import Setting, settings, written
@@ -28,6 +29,14 @@ def test_the_page_has_the_settings_as_they_are() -> None:
 
 def test_the_chart_knows_the_settings_as_they_are() -> None:
     assert schema() == SCHEMA.read_text(encoding="utf-8"), _RENEW
+
+
+def test_the_chart_readme_has_the_values_as_they_are() -> None:
+    written = README.read_text(encoding="utf-8")
+    assert readme() == written, _RENEW
+    assert '| `image.tag` | `""` |' in written
+    assert "| `nodeSelector.kubernetes.io/os` | `linux` |" in written
+    assert "| `prometheusRule` |  | needs the Prometheus operator |" in written
 
 
 def test_every_example_of_the_page_is_a_configuration() -> None:

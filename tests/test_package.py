@@ -8,20 +8,25 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from minerwatch import __version__
+from minerwatch.cli.extra import AGENT_MODULES
 from minerwatch.config.schema import BUILT_IN_RULES
+from tests.stub_agent import stub_agent
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the source archive, and the wheel from that, as `make wheel` and a release do."""
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("*.whl")
@@ -43,13 +48,14 @@ def test_the_version_stands_in_one_place(wheel: Path) -> None:
     assert wheel.name.startswith(f"minerwatch-{__version__}-")
 
 
-def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", with_pip=False)
-    programs = tmp_path / "env" / "bin"
+def _installed(wheel: Path, extra: str, folder: Path) -> Callable[..., CompletedProcess[str]]:
+    """Return a function that runs a program of an environment that has only the wheel."""
+    venv.create(folder / "env", with_pip=False)
+    programs = folder / "env" / "bin"
     installed = subprocess.run(
         [
             *(sys.executable, "-m", "uv", "pip", "install", "--quiet"),
-            *("--python", programs / "python", wheel),
+            *("--python", programs / "python", f"{wheel}{extra}"),
         ],
         capture_output=True,
         text=True,
@@ -59,17 +65,43 @@ def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> 
         pytest.skip(f"its dependencies cannot be installed here: {installed.stderr[-300:]}")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
+    def run(*command: str) -> CompletedProcess[str]:
+        return subprocess.run(
             [programs / command[0], *command[1:]],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+            cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
-    assert __version__ in run("minerwatch", "version")
-    assert __version__ in run("kubectl-minerwatch", "version")
-    assert "XMRig" in run("minerwatch", "rules", "list")
-    run("minerwatch", "rules", "test")
-    assert __version__ in run("python", "-m", "minerwatch", "version")
-    run("minerwatch", "top", "--once", "--local")
+    return run
+
+
+def _output(done: CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    run = _installed(wheel, "[agent]", tmp_path)
+    assert __version__ in _output(run("minerwatch", "version"))
+    assert __version__ in _output(run("kubectl-minerwatch", "version"))
+    assert "XMRig" in _output(run("minerwatch", "rules", "list"))
+    _output(run("minerwatch", "rules", "test"))
+    assert __version__ in _output(run("python", "-m", "minerwatch", "version"))
+    _output(run("minerwatch", "top", "--once", "--local"))
+
+
+def test_the_wheel_alone_is_the_client(wheel: Path, tmp_path: Path) -> None:
+    run = _installed(wheel, "", tmp_path)
+    names = ", ".join(map(repr, sorted(AGENT_MODULES)))
+    find = f"from importlib.util import find_spec; print([*filter(find_spec, [{names}])])"
+    assert _output(run("python", "-c", find)) == "[]\n"
+    for command in ((), ("top",), ("explain",), ("agent",), ("status",), ("cull",)):
+        assert "Usage: " in _output(run("minerwatch", *command, "--help"))
+    with stub_agent(tmp_path / "agent.sock") as socket:
+        assert "notebook" in _output(run("minerwatch", "top", "--once", "--socket", str(socket)))
+        target = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
+        explained = run("minerwatch", "explain", target, "--socket", str(socket))
+        assert "XMRig" in _output(explained)
+    refused = run("minerwatch", "agent", "--no-kubernetes")
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "pip install 'minerwatch[agent]'" in refused.stderr

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from minerwatch.cli.extra import agent_modules_for
 from minerwatch.cli.options import agent_configuration, agent_options
 from minerwatch.config.schema import Config
 
@@ -42,8 +43,9 @@ def agent(log_format: str, **options: Any) -> None:
     Exit status: 0 stopped by a signal; 1 the node cannot be read, or an address or socket is taken;
     2 a fault in the configuration or wrong usage: every fault is on a line of standard error.
     """
-    from minerwatch.agent.daemon import run
-    from minerwatch.report.log import logger
+    with agent_modules_for("minerwatch agent"):
+        from minerwatch.agent.daemon import run
+        from minerwatch.report.log import logger
 
     def settings() -> Config:
         return agent_configuration(**options)

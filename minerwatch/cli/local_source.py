@@ -13,6 +13,7 @@ import click
 from minerwatch.api.client import NoAgentError, answer, ordered
 from minerwatch.api.snapshot import decode, decode_agent
 from minerwatch.api.types import AgentStatus, ContainerStatus, ProcessStatus
+from minerwatch.cli.extra import agent_modules_for
 from minerwatch.config.schema import Config
 from minerwatch.errors import SnapshotError
 from minerwatch.node.process_details import process_details
@@ -90,8 +91,9 @@ class Sampler:
 
     def __init__(self, config: Config) -> None:
         """Raises NodeError."""
-        from minerwatch.agent.monitor import open_node
-        from minerwatch.detection.sigma import rulebook
+        with agent_modules_for("reading this machine itself, not a cluster (-A),"):
+            from minerwatch.agent.monitor import open_node
+            from minerwatch.detection.sigma import rulebook
 
         book = rulebook.load(config.rule_folders())
         self._config = config

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from minerwatch import __version__
-from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError
+from minerwatch.cli.extra import agent_modules_for
+from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError, MissingExtraError
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
@@ -62,7 +63,14 @@ class _LazyGroup(click.Group):
         if cmd_name not in (*_COMMANDS, *_IN_PODS):
             return None
         module = "in_pod" if cmd_name in _IN_PODS else cmd_name
-        command: click.Command = getattr(import_module(f"minerwatch.cli.{module}"), cmd_name)
+        try:
+            with agent_modules_for(f"minerwatch {cmd_name}"):
+                imported = import_module(f"minerwatch.cli.{module}")
+        except MissingExtraError:
+            if ctx.resilient_parsing:  # a shell that completes
+                return None
+            raise
+        command: click.Command = getattr(imported, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,7 +79,8 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with agent_modules_for("this command"):
+                return super().invoke(ctx)
         except click.BadParameter as error:
             _name_environment(error)
             raise

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from generate.names import names
 from tests.deploy.metric_names import AWAITED, OTHERS, exported, metric_names
 from tests.deploy.services import DEPLOY, GUIDE, RULES, anchors, program
 
@@ -23,7 +24,7 @@ _RULE_TESTS = sorted((RULES.parent / "tests").glob("*.yml"))
 _RUNBOOKS = GUIDE.parent / "runbooks"
 _RUNBOOK_LINES = 60
 _ALERTMANAGER = DEPLOY / "alertmanager"
-_PAGE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
+_PAGE = f"{names()['repository']}/blob/main/docs/sre-guide.md"
 
 
 def test_promtool_finds_nothing_wrong() -> None:

@@ -86,7 +86,8 @@ def test_what_the_dockerfile_copies_is_in_the_build_context() -> None:
 
 def test_the_lock_has_all_that_the_project_needs() -> None:
     locked = locked_versions(DEPLOY / "requirements.lock")
-    for text in _PROJECT["project"]["dependencies"]:
+    project = _PROJECT["project"]
+    for text in (*project["dependencies"], *project["optional-dependencies"]["agent"]):
         needed = Requirement(text)
         name = canonicalize_name(needed.name)
         assert name in locked, f"{name}: {_RENEW}"

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from generate.site import ROOT, page, places, write
+from generate.names import ROOT, names
+from generate.site import page, places, write
 
 _SETTINGS = ROOT / "zensical.toml"
 
@@ -42,7 +43,7 @@ def test_links_hold_at_their_place_in_the_site() -> None:
     )
     source_text = f"{text}\n\n```sh\n[a](../sre-guide.md)\n```\n"
     written = page(source_text, source, site)
-    github = "https://github.com/minerwatch/minerwatch"
+    github = names()["repository"]
     assert written == (
         "[a](../sre-guide.md#now) [b](../index.md)"
         f" [c]({github}/tree/main/rules) [d]({github}/blob/main/Makefile) [e](#e)"
