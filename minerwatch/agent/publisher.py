@@ -35,6 +35,7 @@ class Publisher:
         self.publish_findings(summary.changes, summary.began)
         for ended in summary.ended:
             self._publish_verdict(ended, ended.verdict.level.label, "gone")
+            self._parts.notifier.forget(ended.container.key)
         self._parts.recorder.note_tick(summary)
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
