@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
+from minerwatch.api.types import ContainerStatus
 from minerwatch.culling.records import ActionRecord
 from minerwatch.format import rfc3339
 from minerwatch.model import Change, Finding, Observation, Outcome
@@ -17,6 +19,8 @@ from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.worker import states as worker_states
+
+_MAX_PROCESSES = 10  # of which a message has command lines; those with findings come first
 
 
 class Publisher:
@@ -151,8 +155,14 @@ class Publisher:
             if cluster is None or cluster.may_announce(each.container):
                 identity = node.identity(each.container)
                 namespace = identity.pod.namespace if identity else ""
-                status = partial(node.status, each, public=True)
+                status = partial(self._status_with_processes, each)
                 self._parts.notifier.tell(each.verdict, namespace, status)
+
+    def _status_with_processes(self, observation: Observation) -> ContainerStatus:
+        node = self._parts.node
+        found = node.watch.observation(observation.container.key, _MAX_PROCESSES)
+        processes = found.processes if found is not None else ()
+        return node.status(replace(observation, processes=processes), public=True)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._parts.node.status(observation)
