@@ -7,6 +7,7 @@ it. Falco: its JSON output, one event a request, as Falcosidekick takes it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import counted, one_decimal
 from minerwatch.model import Level, MessageFormat
-from minerwatch.untrusted_text.display import masked_command_line, printable
+from minerwatch.untrusted_text.display import masked_command_line, printable, shown_command_line
 from minerwatch.untrusted_text.redaction import redacted
 
 SCHEMA_VERSION = 1
@@ -103,7 +104,7 @@ def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool)
         since=status.since,
         reasons=tuple(_reasons(status)),
         command_lines=tuple(
-            _fit(masked_command_line(line), _MAX_COMMAND_LINE)
+            shown_command_line(masked_command_line(line), _MAX_COMMAND_LINE)[:_MAX_COMMAND_LINE]
             for line in lines[:_MAX_COMMAND_LINES]
         )
         if command_lines
@@ -243,11 +244,13 @@ def _sentence(said: Notice, code: Callable[[str], str]) -> str:
     if said.event == "action":
         return f"{said.action.upper()} {said.outcome}: {where}"
     target = f"{said.namespace}/{said.pod}" if said.pod else said.container
+    option_end = ("--",) if target.startswith("-") else ()
+    command = shlex.join(("minerwatch", "explain", *option_end, target))
     reasons = "; ".join(code(reason) for reason in said.reasons)
     return (
         f"{said.level.upper()} {said.abuse or 'mining'}, score {one_decimal(said.score)}: {where},"
         f" {said.cpu_cores:.2f} cores. {reasons}."
-        f" Look: {code(f'minerwatch explain {target}')}"
+        f" Look: {code(command)}"
     )
 
 

@@ -114,6 +114,19 @@ def test_systems_learn_what_was_left_out_too_and_get_few_notices_a_request() -> 
     assert [each["left_out"] for each in requests] == [{"eve": 7}, {}, {}]
 
 
+def test_a_command_to_copy_runs_nothing_that_a_name_holds() -> None:
+    (slack,) = said(MessageFormat.SLACK, of(container(container="a; $(touch x).service")))
+    assert slack["text"].endswith("Look: `minerwatch explain 'a; $(touch x).service'`")
+    (slack,) = said(MessageFormat.SLACK, of(container(container="--kubeconfig=x")))
+    assert slack["text"].endswith("Look: `minerwatch explain -- --kubeconfig=x`")
+
+
+def test_command_lines_are_quoted_as_in_a_shell() -> None:
+    line = "sh -c ./xmrig\N{NO-BREAK SPACE}--donate-level\N{NO-BREAK SPACE}1"
+    status = container(processes=(process(command_line=line),), findings=(finding(),))
+    assert of(status, command_lines=True).command_lines == ("sh -c './xmrig --donate-level 1'",)
+
+
 def test_an_action_and_a_clear_container() -> None:
     (cleared,) = said(MessageFormat.SLACK, of(event="cleared"))
     assert cleared["text"].startswith("CLEAR again: `")
