@@ -155,14 +155,16 @@ class Publisher:
             if cluster is None or cluster.may_announce(each.container):
                 identity = node.identity(each.container)
                 namespace = identity.pod.namespace if identity else ""
-                status = partial(self._status_with_processes, each)
+                status = partial(self._status_for_people, each)
                 self._parts.notifier.tell(each.verdict, namespace, status)
 
-    def _status_with_processes(self, observation: Observation) -> ContainerStatus:
+    def _status_for_people(self, observation: Observation) -> ContainerStatus:
         node = self._parts.node
-        found = node.watch.observation(observation.container.key, _MAX_PROCESSES)
-        processes = found.processes if found is not None else ()
-        return node.status(replace(observation, processes=processes), public=True)
+        if self._parts.notifier.shows_command_lines:
+            key = observation.container.key
+            if (found := node.watch.observation(key, _MAX_PROCESSES)) is not None:
+                observation = replace(observation, processes=found.processes)
+        return node.status(observation, public=True)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._parts.node.status(observation)

@@ -76,6 +76,7 @@ class Receiver:
         now_unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
+        self.shows_command_lines = settings.command_lines
         self.failures: Counter[str] = Counter()
         self.sent = 0
         self._settings = settings
@@ -85,6 +86,7 @@ class Receiver:
         self._now_unix_s = now_unix_s
         self._told: OrderedDict[ContainerKey, Level] = OrderedDict()
         self._waiting: list[Notice] = []
+        self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
         self._left_out: Counter[str] = Counter()
         self._most_tokens = max(1.0, settings.per_hour / 10)  # messages at once
         self._tokens, self._tokens_s = self._most_tokens, time.monotonic()
@@ -135,13 +137,22 @@ class Receiver:
 
     def _queue(self, said: Notice) -> None:
         with self._changed:
-            self._waiting.append(said)
-            if sum(each.account == said.account for each in self._waiting) > _MAX_WAITING_OF_OWNER:
-                self._drop(self._waiting.pop())
-            elif len(self._waiting) > _MAX_WAITING:
-                *self._waiting, last = in_turn(self._waiting)
-                self._drop(last)
+            if self._accounts[said.account] < _MAX_WAITING_OF_OWNER:
+                self._waiting.append(said)
+                self._accounts[said.account] += 1
+            else:
+                self._drop(said)
+            if len(self._waiting) >= 2 * _MAX_WAITING:  # seldom: a tick that finds many waits
+                self._trim()
             self._changed.notify_all()
+
+    def _trim(self) -> None:
+        """Drop what is too much, of the namespace and the owner with most."""
+        ordered = [*in_turn(self._waiting)]
+        self._waiting = ordered[:_MAX_WAITING]
+        for each in ordered[_MAX_WAITING:]:
+            self._drop(each)
+        self._accounts = Counter(each.account for each in self._waiting)
 
     def _drop(self, said: Notice) -> None:
         self.failures[DROPPED] += 1
@@ -175,7 +186,9 @@ class Receiver:
 
     def _taken(self) -> Batch:
         with self._changed:
+            self._trim()
             notices, self._waiting = tuple(self._waiting), []
+            self._accounts.clear()
             left_out, self._left_out = self._left_out, Counter()
         return Batch(notices, left_out)
 
@@ -219,6 +232,7 @@ class Notifier:
 
     def __init__(self, receivers: Sequence[Receiver] = ()) -> None:
         self.receivers = tuple(receivers)
+        self.shows_command_lines = any(each.shows_command_lines for each in self.receivers)
 
     @classmethod
     def of(
