@@ -96,8 +96,9 @@ class Receiver:
 
     def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
         """Queue a notice if ``verdict`` is news to the receiver; return at once."""
-        level = announced_level(verdict)
-        before = self._told.get(verdict.container, Level.CLEAR)
+        level, before = verdict.level, self._told.get(verdict.container, Level.CLEAR)
+        if level >= self._least and level > before:  # seldom: most ticks bring no news
+            level = announced_level(verdict)
         is_clear = level is Level.CLEAR and before is not Level.CLEAR
         is_higher = level >= self._least and level > before
         if not (is_clear or is_higher) or not self._is_for(namespace):
