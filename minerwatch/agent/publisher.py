@@ -14,7 +14,7 @@ from minerwatch.culling.records import ActionRecord
 from minerwatch.format import rfc3339
 from minerwatch.model import Change, Finding, Observation, Outcome
 from minerwatch.report.log import LogLimit, verdict_line
-from minerwatch.report.messages import Notice
+from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
@@ -181,7 +181,7 @@ class Publisher:
 def _action_notice(record: ActionRecord) -> Notice:
     return Notice(
         at=rfc3339(record.unix_s),
-        event="action",
+        event=ACTION,
         node=printable(record.node, 256),
         namespace=printable(record.namespace, 256),
         pod=printable(record.pod, 256),

@@ -22,6 +22,9 @@ from minerwatch.untrusted_text.display import masked_command_line, printable, sh
 from minerwatch.untrusted_text.redaction import redacted
 
 SCHEMA_VERSION = 1
+ACTION = "action"
+"""The event of notices that say what was done: no other notices keep them out."""
+
 _MAX_NAME = 256
 _MAX_TITLES = 3
 _MAX_TITLE = 120
@@ -78,8 +81,9 @@ class Batch:
 
 
 def in_turn(notices: Iterable[Notice]) -> Iterator[Notice]:
-    """Yield one notice of each namespace in turn, and within it one of each owner."""
-    by_owner = interleaved(notices, lambda each: each.account)
+    """Yield one notice of each namespace in turn, within it one of each owner; actions first."""
+    actions_first = sorted(notices, key=lambda each: each.event != ACTION)
+    by_owner = interleaved(actions_first, lambda each: each.account)
     return interleaved(by_owner, lambda each: each.namespace)
 
 
@@ -241,7 +245,7 @@ def _sentence(said: Notice, code: Callable[[str], str]) -> str:
     where = f"{place} on node {code(said.node)}{owner}"
     if said.event == "cleared":
         return f"CLEAR again: {where}"
-    if said.event == "action":
+    if said.event == ACTION:
         return f"{said.action.upper()} {said.outcome}: {where}"
     target = f"{said.namespace}/{said.pod}" if said.pod else said.container
     option_end = ("--",) if target.startswith("-") else ()

@@ -27,7 +27,7 @@ from minerwatch.detection.judge import announced_level
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.model import AnnouncedLevel, ContainerKey, Level, Verdict
-from minerwatch.report.messages import Batch, Notice, bodies, in_turn, notice
+from minerwatch.report.messages import ACTION, Batch, Notice, bodies, in_turn, notice
 from minerwatch.worker import Worker
 
 DROPPED = "dropped"
@@ -138,7 +138,7 @@ class Receiver:
 
     def _queue(self, said: Notice) -> None:
         with self._changed:
-            if self._accounts[said.account] < _MAX_WAITING_OF_OWNER:
+            if said.event == ACTION or self._accounts[said.account] < _MAX_WAITING_OF_OWNER:
                 self._waiting.append(said)
                 self._accounts[said.account] += 1
             else:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import MessageFormat
-from minerwatch.report.messages import Batch, Notice, bodies, notice
+from minerwatch.report.messages import ACTION, Batch, Notice, bodies, notice
 from tests.report.samples import MINER, container, finding, hostile_text, process
 
 AT = "2026-11-23T02:30:00Z"
@@ -74,6 +74,13 @@ def test_one_owner_cannot_fill_a_message_that_others_are_in() -> None:
     (text,) = (body["text"] for body in said(MessageFormat.SLACK, *crowd, other))
     assert "lab/q" in text
     assert text.count("`user: eve`") == 19
+
+
+def test_what_was_done_stands_before_what_was_found() -> None:
+    crowd = [of(container(pod=f"p{n}", owner="user: eve")) for n in range(20)]
+    done = Notice(AT, ACTION, "node-1", "", "p0", "", "user: eve", action="evict", outcome="done")
+    (text,) = (body["text"] for body in said(MessageFormat.SLACK, *crowd, done))
+    assert text.splitlines()[1].startswith("EVICT done: `p0`")
 
 
 def test_whose_owner_has_anothers_name_is_told_apart_by_namespace() -> None:

@@ -20,6 +20,7 @@ import pytest
 from minerwatch.config.schema import Webhook
 from minerwatch.config.values import Duration
 from minerwatch.model import AnnouncedLevel, Level, MessageFormat, Verdict
+from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.notifier import DROPPED, Notifier, NotifyPace, NotSentError, Receiver, post
 from tests.builders import make_container, make_finding, make_verdict
 from tests.report.samples import container
@@ -193,6 +194,15 @@ def test_one_owner_cannot_push_out_another(tmp_path: Path) -> None:
     assert owners.count("user: ada") == 1
     assert owners.count("user: eve") == 20
     assert served.got[0]["left_out"] == {"user: eve": 180}
+
+
+def test_no_flood_keeps_out_what_was_done_about_it(tmp_path: Path) -> None:
+    done = Notice("", ACTION, "n", "lab", "p0", "", "user: eve", action="evict", outcome="done")
+    with site(200) as served, told(webhook(tmp_path, served.url, group_for=Duration(0.5))) as to:
+        for number in range(100):
+            to.tell(verdict(95.0, number), namespace="lab", owner="user: eve")
+        to.receiver.say(done)
+        until(lambda: "evict" in json.dumps(served.got))
 
 
 def test_one_namespace_with_many_owners_cannot_push_out_another(tmp_path: Path) -> None:
