@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
+from minerwatch.api.types import ContainerStatus
 from minerwatch.culling.records import ActionRecord
 from minerwatch.format import rfc3339
 from minerwatch.model import Change, Finding, Observation, Outcome
 from minerwatch.report.log import LogLimit, verdict_line
-from minerwatch.report.messages import Notice
+from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.worker import states as worker_states
+
+_MAX_PROCESSES = 10  # of which a message has command lines; those with findings come first
 
 
 class Publisher:
@@ -35,6 +39,7 @@ class Publisher:
         self.publish_findings(summary.changes, summary.began)
         for ended in summary.ended:
             self._publish_verdict(ended, ended.verdict.level.label, "gone")
+            self._parts.notifier.forget(ended.container.key)
         self._parts.recorder.note_tick(summary)
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
@@ -150,8 +155,16 @@ class Publisher:
             if cluster is None or cluster.may_announce(each.container):
                 identity = node.identity(each.container)
                 namespace = identity.pod.namespace if identity else ""
-                status = partial(node.status, each, public=True)
+                status = partial(self._status_for_people, each)
                 self._parts.notifier.tell(each.verdict, namespace, status)
+
+    def _status_for_people(self, observation: Observation) -> ContainerStatus:
+        node = self._parts.node
+        if self._parts.notifier.shows_command_lines:
+            key = observation.container.key
+            if (found := node.watch.observation(key, _MAX_PROCESSES)) is not None:
+                observation = replace(observation, processes=found.processes)
+        return node.status(observation, public=True)
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._parts.node.status(observation)
@@ -168,7 +181,7 @@ class Publisher:
 def _action_notice(record: ActionRecord) -> Notice:
     return Notice(
         at=rfc3339(record.unix_s),
-        event="action",
+        event=ACTION,
         node=printable(record.node, 256),
         namespace=printable(record.namespace, 256),
         pod=printable(record.pod, 256),

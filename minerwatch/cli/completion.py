@@ -63,5 +63,6 @@ def _names(status: ContainerStatus, *, pods_only: bool) -> Iterator[str]:
 
 
 def _is_word(name: str) -> bool:
-    """Return True for a name that a shell takes as it is: tenants choose names."""
-    return 0 < len(name) <= _MAX_NAME_CHARS and shlex.quote(name) == name
+    """Return True for a name that a shell and the command take as it is: tenants choose names."""
+    is_plain = shlex.quote(name) == name and not name.startswith("-")
+    return 0 < len(name) <= _MAX_NAME_CHARS and is_plain

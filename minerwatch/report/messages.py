@@ -7,23 +7,30 @@ it. Falco: its JSON output, one event a request, as Falcosidekick takes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from minerwatch.api.types import ContainerStatus
+from minerwatch.fair_queue import interleaved
 from minerwatch.format import counted, one_decimal
 from minerwatch.model import Level, MessageFormat
-from minerwatch.untrusted_text.display import masked_command_line, printable
+from minerwatch.untrusted_text.display import masked_command_line, printable, shown_command_line
 from minerwatch.untrusted_text.redaction import redacted
 
 SCHEMA_VERSION = 1
+ACTION = "action"
+"""The event of notices that say what was done: no other notices keep them out."""
+
 _MAX_NAME = 256
 _MAX_TITLES = 3
 _MAX_TITLE = 120
 _MAX_LINES = 20  # of one message for people; the rest is counted
+_MAX_TEXT_BYTES = 10_000  # of these lines: Teams refuses 28 KB, Zulip cuts at 10,000 characters
+_MAX_NOTICES = {MessageFormat.FALCO: 1, MessageFormat.JSON: 50}  # of one request
 _MAX_COMMAND_LINES = 3
 _MAX_COMMAND_LINE = 300
 _PRIORITIES: Mapping[str, str] = {
@@ -59,13 +66,25 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
         """namespace/pod/container, or the container alone."""
         return "/".join(part for part in (self.namespace, self.pod, self.container) if part)
 
+    @property
+    def account(self) -> tuple[str, str]:
+        """Namespace and owner: by the name alone a tenant could pass for one elsewhere."""
+        return self.namespace, self.owner or self.place
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Notices that are sent as one message, and those that it had no room for."""
 
     notices: tuple[Notice, ...]
-    left_out: Mapping[str, int]  # owner or place -> notices dropped since the last message
+    left_out: Mapping[str, int]  # owner or place -> notices dropped since; "": of further owners
+
+
+def in_turn(notices: Iterable[Notice]) -> Iterator[Notice]:
+    """Yield one notice of each namespace in turn, within it one of each owner; actions first."""
+    actions_first = sorted(notices, key=lambda each: each.event != ACTION)
+    by_owner = interleaved(actions_first, lambda each: each.account)
+    return interleaved(by_owner, lambda each: each.namespace)
 
 
 def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool) -> Notice:
@@ -75,13 +94,13 @@ def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool)
     return Notice(
         at=at,
         event=event,
-        node=printable(status.node, _MAX_NAME),
-        namespace=printable(status.namespace, _MAX_NAME),
-        pod=printable(status.pod, _MAX_NAME),
-        container=printable(status.container, _MAX_NAME),
-        container_id=printable(status.container_id, _MAX_NAME),
-        image=printable(redacted(status.image), _MAX_NAME),
-        owner=printable(redacted(status.owner), _MAX_NAME),
+        node=_name(status.node),
+        namespace=_name(status.namespace),
+        pod=_name(status.pod),
+        container=_name(status.container),
+        container_id=_name(status.container_id),
+        image=_name(redacted(status.image)),
+        owner=_name(redacted(status.owner)),
         level=status.level,
         abuse=status.abuse,
         score=status.score,
@@ -89,7 +108,7 @@ def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool)
         since=status.since,
         reasons=tuple(_reasons(status)),
         command_lines=tuple(
-            printable(masked_command_line(line), _MAX_COMMAND_LINE)
+            shown_command_line(masked_command_line(line), _MAX_COMMAND_LINE)[:_MAX_COMMAND_LINE]
             for line in lines[:_MAX_COMMAND_LINES]
         )
         if command_lines
@@ -97,21 +116,33 @@ def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool)
     )
 
 
-def bodies(
-    message_format: MessageFormat, batch: Batch
-) -> Iterator[tuple[bytes, tuple[Notice, ...]]]:
-    """Yield the bodies of the requests that say ``batch``, each with its notices."""
-    if message_format is MessageFormat.FALCO:
-        yield from ((msgspec.json.encode(_falco(each)), (each,)) for each in batch.notices)
-    else:
-        yield msgspec.json.encode(_BODIES[message_format](batch)), batch.notices
+def _name(text: str) -> str:
+    return _fit(text, _MAX_NAME)
+
+
+def _fit(text: str, limit: int) -> str:
+    """Return text fit to print, cut again where escapes made it longer."""
+    return printable(text, limit)[:limit]
+
+
+def bodies(message_format: MessageFormat, batch: Batch) -> Iterator[tuple[bytes, Batch]]:
+    """Yield the bodies of the requests that say ``batch``, each with its part of it."""
+    for part in _parts(message_format, batch):
+        yield msgspec.json.encode(_BODIES[message_format](part)), part
+
+
+def _parts(message_format: MessageFormat, batch: Batch) -> Iterator[Batch]:
+    """Split a batch for formats that take few notices a request."""
+    most = _MAX_NOTICES.get(message_format, len(batch.notices))
+    for start in range(0, len(batch.notices), most):
+        yield Batch(batch.notices[start : start + most], {} if start else batch.left_out)
 
 
 def _reasons(status: ContainerStatus) -> Iterator[str]:
     best: dict[str, str] = {}
     for finding in status.findings:
         if finding.status != "experimental":
-            best.setdefault(finding.signal, printable(finding.title, _MAX_TITLE))
+            best.setdefault(finding.signal, _fit(finding.title, _MAX_TITLE))
     for signal, title in list(best.items())[:_MAX_TITLES]:
         yield f"{signal}: {title}"
 
@@ -145,12 +176,10 @@ def _teams(batch: Batch) -> dict[str, Any]:
     }
 
 
-_BODIES = {MessageFormat.JSON: _json, MessageFormat.SLACK: _slack, MessageFormat.TEAMS: _teams}
-
-
-def _falco(said: Notice) -> dict[str, Any]:
+def _falco(batch: Batch) -> dict[str, Any]:
+    (said,) = batch.notices
     return {
-        "output": _sentence(said, str),
+        "output": ". ".join((_sentence(said, str), *_left_out(batch, str))),
         "priority": _PRIORITIES.get(said.level, "Notice"),
         "rule": f"minerwatch {said.event} {said.abuse or 'mining'}",
         "time": said.at,
@@ -169,27 +198,45 @@ def _falco(said: Notice) -> dict[str, Any]:
             "minerwatch.reasons": "; ".join(said.reasons),
             "minerwatch.action": said.action,
             "minerwatch.outcome": said.outcome,
+            "minerwatch.left_out": sum(batch.left_out.values()),
         },
     }
 
 
+_BODIES = {
+    MessageFormat.JSON: _json,
+    MessageFormat.SLACK: _slack,
+    MessageFormat.TEAMS: _teams,
+    MessageFormat.FALCO: _falco,
+}
+
+
 def _lines(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
-    """Yield a line a notice, by owner: those of one owner stand together."""
-    by_owner: dict[str, list[Notice]] = {}
-    for each in batch.notices:
-        by_owner.setdefault(each.owner or each.place, []).append(each)
+    """Yield a line a notice, by owner, as far as there is room: each owner has its turn."""
+    by_account: dict[tuple[str, str], list[str]] = {}
+    shown, room = 0, _MAX_TEXT_BYTES
+    for each in in_turn(batch.notices):
+        lines = (_sentence(each, code), *(f"    {code(line)}" for line in each.command_lines))
+        size = len(msgspec.json.encode(lines))
+        if shown < _MAX_LINES and size <= room:
+            by_account.setdefault(each.account, []).extend(lines)
+            shown, room = shown + 1, room - size
     if len(batch.notices) > 1:
-        yield f"{counted(len(batch.notices), 'message')} about {counted(len(by_owner), 'owner')}"
-    ordered = [each for group in by_owner.values() for each in group]
-    for each in ordered[:_MAX_LINES]:
-        yield _sentence(each, code)
-        yield from (f"    {code(line)}" for line in each.command_lines)
-    more = len(ordered) - _MAX_LINES
-    if more > 0:
+        owners = len({each.account for each in batch.notices})
+        yield f"{counted(len(batch.notices), 'message')} about {counted(owners, 'owner')}"
+    yield from (line for lines in by_account.values() for line in lines)
+    more = len(batch.notices) - shown
+    if more:
         yield f"and {counted(more, 'message')} more"
+    yield from _left_out(batch, code)
+
+
+def _left_out(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
     if batch.left_out:
-        owners = ", ".join(code(owner) for owner in list(batch.left_out)[:_MAX_TITLES])
-        yield f"{counted(sum(batch.left_out.values()), 'message')} left out, about {owners}"
+        named = [code(owner) for owner in batch.left_out if owner][:_MAX_TITLES]
+        others = ["others"] if len(batch.left_out) > len(named) else []
+        count = counted(sum(batch.left_out.values()), "message")
+        yield f"{count} left out, about {', '.join(named + others)}"
 
 
 def _sentence(said: Notice, code: Callable[[str], str]) -> str:
@@ -198,18 +245,21 @@ def _sentence(said: Notice, code: Callable[[str], str]) -> str:
     where = f"{place} on node {code(said.node)}{owner}"
     if said.event == "cleared":
         return f"CLEAR again: {where}"
-    if said.event == "action":
+    if said.event == ACTION:
         return f"{said.action.upper()} {said.outcome}: {where}"
     target = f"{said.namespace}/{said.pod}" if said.pod else said.container
+    option_end = ("--",) if target.startswith("-") else ()
+    command = shlex.join(("minerwatch", "explain", *option_end, target))
     reasons = "; ".join(code(reason) for reason in said.reasons)
     return (
         f"{said.level.upper()} {said.abuse or 'mining'}, score {one_decimal(said.score)}: {where},"
         f" {said.cpu_cores:.2f} cores. {reasons}."
-        f" Look: {code(f'minerwatch explain {target}')}"
+        f" Look: {code(command)}"
     )
 
 
 def _slack_code(text: str) -> str:
+    text = text or "-"  # two backticks would begin another kind of code
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"`{escaped.replace('`', chr(0x2019))}`"
 

@@ -26,8 +26,8 @@ from minerwatch.config.schema import Webhook
 from minerwatch.detection.judge import announced_level
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
-from minerwatch.model import AnnouncedLevel, Level, Verdict
-from minerwatch.report.messages import Batch, Notice, bodies, notice
+from minerwatch.model import AnnouncedLevel, ContainerKey, Level, Verdict
+from minerwatch.report.messages import ACTION, Batch, Notice, bodies, in_turn, notice
 from minerwatch.worker import Worker
 
 DROPPED = "dropped"
@@ -76,6 +76,7 @@ class Receiver:
         now_unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
+        self.shows_command_lines = settings.command_lines
         self.failures: Counter[str] = Counter()
         self.sent = 0
         self._settings = settings
@@ -83,8 +84,9 @@ class Receiver:
         self._on_error = on_error
         self._pace = pace or NotifyPace()
         self._now_unix_s = now_unix_s
-        self._told: OrderedDict[object, Level] = OrderedDict()
-        self._waiting: OrderedDict[str, list[Notice]] = OrderedDict()  # by owner
+        self._told: OrderedDict[ContainerKey, Level] = OrderedDict()
+        self._waiting: list[Notice] = []
+        self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
         self._left_out: Counter[str] = Counter()
         self._most_tokens = max(1.0, settings.per_hour / 10)  # messages at once
         self._tokens, self._tokens_s = self._most_tokens, time.monotonic()
@@ -94,8 +96,9 @@ class Receiver:
 
     def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
         """Queue a notice if ``verdict`` is news to the receiver; return at once."""
-        level = announced_level(verdict)
-        before = self._told.get(verdict.container, Level.CLEAR)
+        level, before = verdict.level, self._told.get(verdict.container, Level.CLEAR)
+        if level >= self._least and level > before:  # seldom: most ticks bring no news
+            level = announced_level(verdict)
         is_clear = level is Level.CLEAR and before is not Level.CLEAR
         is_higher = level >= self._least and level > before
         if not (is_clear or is_higher) or not self._is_for(namespace):
@@ -115,6 +118,10 @@ class Receiver:
         if self._is_for(said.namespace):
             self._queue(said)
 
+    def forget(self, container: ContainerKey) -> None:
+        """Forget a container that is gone: its name may be long, and does not come again."""
+        self._told.pop(container, None)
+
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
         self._closing.set()
@@ -130,22 +137,31 @@ class Receiver:
         return rfc3339(self._now_unix_s())
 
     def _queue(self, said: Notice) -> None:
-        owner = said.owner or said.place
         with self._changed:
-            waiting = self._waiting.setdefault(owner, [])
-            count = sum(map(len, self._waiting.values()))
-            if len(waiting) >= _MAX_WAITING_OF_OWNER or count >= _MAX_WAITING:
-                self._leave_out(owner)
+            if said.event == ACTION or self._accounts[said.account] < _MAX_WAITING_OF_OWNER:
+                self._waiting.append(said)
+                self._accounts[said.account] += 1
             else:
-                waiting.append(said)
-            if not waiting:
-                del self._waiting[owner]
+                self._drop(said)
+            if len(self._waiting) >= 2 * _MAX_WAITING:  # seldom: a tick that finds many waits
+                self._trim()
             self._changed.notify_all()
 
-    def _leave_out(self, owner: str, count: int = 1) -> None:
-        self.failures[DROPPED] += count
-        if owner in self._left_out or len(self._left_out) < _MAX_OWNERS:
-            self._left_out[owner] += count
+    def _trim(self) -> None:
+        """Drop what is too much, of the namespace and the owner with most."""
+        ordered = [*in_turn(self._waiting)]
+        self._waiting = ordered[:_MAX_WAITING]
+        for each in ordered[_MAX_WAITING:]:
+            self._drop(each)
+        self._accounts = Counter(each.account for each in self._waiting)
+
+    def _drop(self, said: Notice) -> None:
+        self.failures[DROPPED] += 1
+        self._leave_out(said.owner or said.place, 1)
+
+    def _leave_out(self, owner: str, count: int) -> None:
+        is_named = owner in self._left_out or len(self._left_out) < _MAX_OWNERS
+        self._left_out[owner if is_named else ""] += count
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -171,14 +187,15 @@ class Receiver:
 
     def _taken(self) -> Batch:
         with self._changed:
-            notices = tuple(each for group in self._waiting.values() for each in group)
-            self._waiting.clear()
+            self._trim()
+            notices, self._waiting = tuple(self._waiting), []
+            self._accounts.clear()
             left_out, self._left_out = self._left_out, Counter()
         return Batch(notices, left_out)
 
     def _send(self, batch: Batch) -> None:
         began_s = time.monotonic()
-        waiting = list(bodies(self._settings.format, batch))
+        waiting, lost = list(bodies(self._settings.format, batch)), list[Batch]()
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, random.Random())  # noqa: S311 - spreads requests
         while waiting and not self._closing.is_set():
             try:
@@ -186,8 +203,11 @@ class Receiver:
             except NotSentError as error:
                 self._note(error.reason, error)
                 is_over = time.monotonic() - began_s > self._pace.give_up_s
-                if error.retry_s is None or is_over:
+                if is_over:
                     break
+                if error.retry_s is None:
+                    lost.append(waiting.pop(0)[1])
+                    continue
                 self._closing.wait(
                     min(max(error.retry_s, backoff.next_s()), self._pace.longest_delay_s)
                 )
@@ -195,12 +215,12 @@ class Receiver:
                 self.sent += 1
                 backoff.reset()
                 del waiting[0]
-        if waiting:
-            with self._changed:
-                self._left_out.update(batch.left_out)  # bounded, as it was
-                for _, notices in waiting:
-                    for each in notices:
-                        self._leave_out(each.owner or each.place)
+        with self._changed:
+            for part in (*lost, *(part for _, part in waiting)):
+                for owner, count in part.left_out.items():
+                    self._leave_out(owner, count)
+                for each in part.notices:
+                    self._drop(each)
 
     def _note(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
@@ -213,6 +233,7 @@ class Notifier:
 
     def __init__(self, receivers: Sequence[Receiver] = ()) -> None:
         self.receivers = tuple(receivers)
+        self.shows_command_lines = any(each.shows_command_lines for each in self.receivers)
 
     @classmethod
     def of(
@@ -230,6 +251,11 @@ class Notifier:
         """Queue a notice of an action at each receiver."""
         for receiver in self.receivers:
             receiver.say(said)
+
+    def forget(self, container: ContainerKey) -> None:
+        """Forget a container that is gone."""
+        for receiver in self.receivers:
+            receiver.forget(container)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Yield failures since the start: receiver, reason, count."""
@@ -293,7 +319,10 @@ def _check(status: int, after: str) -> None:
 def _address(settings: Webhook) -> tuple[str, dict[str, str]]:
     """Return address and headers, read each time: secrets are rotated. Raises NotSentError."""
     url = _secret(settings.url_file)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text quotes the address
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         text = f"{settings.url_file} holds no http or https address"
         raise NotSentError("address", text, retry_s=0)

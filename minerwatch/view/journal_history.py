@@ -123,6 +123,7 @@ def history(lines: Iterable[AnyLine], since_s: float, until_s: float) -> History
             summed.gaps.append((interval.start_s, interval.end_s))
         else:
             _add(summed, interval, interval.usage)
+    _keep_foremost(summed)
     return summed
 
 
@@ -162,22 +163,23 @@ def _add(summed: History, interval: Interval, usage: UsageLine) -> None:
 
 
 def _container(summed: History, usage: Usage) -> ContainerHistory:
-    """Return the container's history; where there are too many, that with least gives way."""
+    """Return the container's history; where there are too many, those with least give way."""
     found = summed.containers.get(usage.key)
     if found is None:
         place = "/".join(filter(None, (usage.namespace, usage.pod, usage.container)))
         found = ContainerHistory(place, usage.owner)
-        while len(summed.containers) >= _MAX_CONTAINERS:
-            least = min(
-                summed.containers,
-                key=lambda key: (
-                    summed.containers[key].flagged_core_s,
-                    summed.containers[key].core_s,
-                ),
-            )
-            del summed.containers[least]
+        if len(summed.containers) >= 2 * _MAX_CONTAINERS:  # seldom: to find them takes time
+            _keep_foremost(summed)
         summed.containers[usage.key] = found
     return found
+
+
+def _keep_foremost(summed: History) -> None:
+    if len(summed.containers) > _MAX_CONTAINERS:
+        ranked = sorted(
+            summed.containers.items(), key=lambda item: (-item[1].flagged_core_s, -item[1].core_s)
+        )
+        summed.containers = dict(ranked[:_MAX_CONTAINERS])
 
 
 def _buckets(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:

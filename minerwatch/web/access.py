@@ -48,6 +48,8 @@ class Access:
         """Return the answer to a request that gets no page; None: it gets one."""
         if self.is_on_loopback and not _is_own_name(headers.get_all("Host", [])):
             return refused("ask for 127.0.0.1 or localhost", HTTPStatus.MISDIRECTED_REQUEST)
+        if _is_part_of_another_site(headers):
+            return refused("a page of another site asks: open the address", HTTPStatus.FORBIDDEN)
         if self._file is None:
             return None
         try:
@@ -84,6 +86,12 @@ def _is_own_name(hosts: list[str]) -> bool:
     if not port.isdecimal() or not name:
         name = hosts[0]
     return is_loopback(name.strip("[]"))
+
+
+def _is_part_of_another_site(headers: Message) -> bool:
+    """Return True for an image, frame, … of another site's page; a link there may be followed."""
+    is_elsewhere = headers.get("Sec-Fetch-Site", "none") in ("cross-site", "same-site")
+    return is_elsewhere and headers.get("Sec-Fetch-Dest") != "document"
 
 
 def _shown(headers: Message) -> str:

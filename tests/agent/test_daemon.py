@@ -212,16 +212,15 @@ def test_a_receiver_is_told_of_a_miner_while_another_is_away(
     start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
 ) -> None:
     folder = cgroups.make(f"{TOP}/docker/{container_id('a7')}")
-    with site(200) as served:
-        address, nowhere = tmp_path / "address", tmp_path / "nowhere"
-        address.write_text(served.url)
-        nowhere.write_text("http://127.0.0.1:1/closed")
+    with site(200) as served, site(200) as wordy:
         config = tmp_path / "notify.yml"
-        receivers = (("away", nowhere), ("chat", address))
-        notify = [
-            {"name": name, "url_file": str(file), "group_for": "100ms", "per_hour": 9999}
-            for name, file in receivers
-        ]
+        urls = {"away": "http://127.0.0.1:1/closed", "chat": served.url, "wordy": wordy.url}
+        notify: list[dict[str, object]] = []
+        for name, url in urls.items():
+            file = tmp_path / name
+            file.write_text(url)
+            pace = {"group_for": "100ms", "per_hour": 9999, "command_lines": name == "wordy"}
+            notify.append({"name": name, "url_file": str(file), **pace})
         config.write_text(OWN_RULES_ONLY + json.dumps({"notify": notify})[1:-1] + "\n")
         agent = start("--config", str(config))
         agent.line("watching")
@@ -235,6 +234,7 @@ def test_a_receiver_is_told_of_a_miner_while_another_is_away(
         (said,) = ours()
         assert said["level"] in ("likely", "confirmed")
         assert "pool.supportxmr.com" not in json.dumps(served.got)
+        until(lambda: "pool.supportxmr.com" in json.dumps(wordy.got))
         failure = 'minerwatch_probe_failures_total{probe="notify away",reason="unreachable"}'
         agent.until(lambda: failure in agent.get("/metrics")[1])
         assert agent.get("/healthz")[0] == 200

@@ -21,7 +21,10 @@ POD = f"{MINER.namespace}/{MINER.pod}"
 STATUSES = [
     MINER,
     SIMULATION,
-    *(replace(SIMULATION, container=name) for name in (*HOSTILE, "$(reboot)", "a b", "x" * 300)),
+    *(
+        replace(SIMULATION, container=name)
+        for name in (*HOSTILE, "$(reboot)", "a b", "x" * 300, "--all")
+    ),
 ]
 
 

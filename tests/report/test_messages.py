@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import MessageFormat
-from minerwatch.report.messages import Batch, Notice, bodies, notice
+from minerwatch.report.messages import ACTION, Batch, Notice, bodies, notice
 from tests.report.samples import MINER, container, finding, hostile_text, process
 
 AT = "2026-11-23T02:30:00Z"
@@ -67,6 +68,72 @@ def test_one_message_groups_by_owner_and_counts_the_rest() -> None:
     assert lines[21:] == ["and 10 messages more", "7 messages left out, about `eve`"]
 
 
+def test_one_owner_cannot_fill_a_message_that_others_are_in() -> None:
+    crowd = [of(container(pod=f"p{n}", namespace="eve", owner="user: eve")) for n in range(20)]
+    other = of(container(pod="q", namespace="lab", owner="user: ada"))
+    (text,) = (body["text"] for body in said(MessageFormat.SLACK, *crowd, other))
+    assert "lab/q" in text
+    assert text.count("`user: eve`") == 19
+
+
+def test_what_was_done_stands_before_what_was_found() -> None:
+    crowd = [of(container(pod=f"p{n}", owner="user: eve")) for n in range(20)]
+    done = Notice(AT, ACTION, "node-1", "", "p0", "", "user: eve", action="evict", outcome="done")
+    (text,) = (body["text"] for body in said(MessageFormat.SLACK, *crowd, done))
+    assert text.splitlines()[1].startswith("EVICT done: `p0`")
+
+
+def test_whose_owner_has_anothers_name_is_told_apart_by_namespace() -> None:
+    crowd = [of(container(pod=f"p{n}", namespace="eve", owner="user: ada")) for n in range(20)]
+    other = of(container(pod="q", namespace="lab", owner="user: ada"))
+    (text,) = (body["text"] for body in said(MessageFormat.SLACK, *crowd, other))
+    assert text.startswith("21 messages about 2 owners")
+    assert "lab/q" in text
+
+
+@pytest.mark.parametrize("message_format", [MessageFormat.SLACK, MessageFormat.TEAMS])
+def test_no_names_make_a_message_longer_than_receivers_take(message_format: MessageFormat) -> None:
+    long = container(
+        namespace="n_" * 2000, pod="\U000e0041" * 2000, container="`" * 2000, owner="\x1b" * 2000,
+        findings=(finding("t" * 2000),), processes=(process(command_line="\u200b" * 2000),),
+    )  # fmt: skip
+    crowd = [of(long, command_lines=True) for _ in range(20)]
+    other = of(container(pod="q", owner="user: ada"))
+    batch = Batch((*crowd, other), {f"user: {n}" + "o" * 256: 1 for n in range(100)})
+    ((body, _),) = bodies(message_format, batch)
+    assert len(body) < 16_000
+    assert b"q" in body
+    assert b"100 messages left out" in body
+
+
+def test_of_many_owners_that_were_left_out_some_are_named() -> None:
+    (text,) = (body["text"] for body in said(MessageFormat.SLACK, of(), a=1, b=2, c=3, d=4))
+    assert text.endswith("10 messages left out, about `a`, `b`, `c`, others")
+
+
+def test_systems_learn_what_was_left_out_too_and_get_few_notices_a_request() -> None:
+    first, second = said(MessageFormat.FALCO, of(), of(), eve=7)
+    assert first["output"].endswith("7 messages left out, about eve")
+    assert first["output_fields"]["minerwatch.left_out"] == 7
+    assert second["output_fields"]["minerwatch.left_out"] == 0
+    requests = said(MessageFormat.JSON, *[of()] * 120, eve=7)
+    assert [len(each["notices"]) for each in requests] == [50, 50, 20]
+    assert [each["left_out"] for each in requests] == [{"eve": 7}, {}, {}]
+
+
+def test_a_command_to_copy_runs_nothing_that_a_name_holds() -> None:
+    (slack,) = said(MessageFormat.SLACK, of(container(container="a; $(touch x).service")))
+    assert slack["text"].endswith("Look: `minerwatch explain 'a; $(touch x).service'`")
+    (slack,) = said(MessageFormat.SLACK, of(container(container="--kubeconfig=x")))
+    assert slack["text"].endswith("Look: `minerwatch explain -- --kubeconfig=x`")
+
+
+def test_command_lines_are_quoted_as_in_a_shell() -> None:
+    line = "sh -c ./xmrig\N{NO-BREAK SPACE}--donate-level\N{NO-BREAK SPACE}1"
+    status = container(processes=(process(command_line=line),), findings=(finding(),))
+    assert of(status, command_lines=True).command_lines == ("sh -c './xmrig --donate-level 1'",)
+
+
 def test_an_action_and_a_clear_container() -> None:
     (cleared,) = said(MessageFormat.SLACK, of(event="cleared"))
     assert cleared["text"].startswith("CLEAR again: `")
@@ -88,6 +155,7 @@ def test_whatever_names_are_nobody_is_mentioned_and_nothing_breaks_out(
 ) -> None:
     status = container(pod=name + "<!channel> @all `", owner=owner, findings=(finding(title),))
     (slack,) = said(MessageFormat.SLACK, of(status, event))
+    assert "``" not in slack["text"]
     assert "<" not in slack["text"]
     assert ">" not in slack["text"]
     assert "\n" not in slack["text"]

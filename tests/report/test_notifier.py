@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from minerwatch.config.schema import Webhook
 from minerwatch.config.values import Duration
 from minerwatch.model import AnnouncedLevel, Level, MessageFormat, Verdict
+from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.notifier import DROPPED, Notifier, NotifyPace, NotSentError, Receiver, post
 from tests.builders import make_container, make_finding, make_verdict
 from tests.report.samples import container
@@ -97,7 +99,10 @@ class Told:
     errors: list[str]
 
     def tell(self, verdict: Verdict, **changes: Any) -> None:
-        self.receiver.tell(verdict, "lab", lambda: container(**changes))
+        self.receiver.tell(verdict, changes.get("namespace", "lab"), lambda: container(**changes))
+
+    def has_dropped(self, count: int) -> bool:
+        return self.receiver.failures[DROPPED] == count
 
 
 @contextmanager
@@ -191,6 +196,74 @@ def test_one_owner_cannot_push_out_another(tmp_path: Path) -> None:
     assert served.got[0]["left_out"] == {"user: eve": 180}
 
 
+def test_no_flood_keeps_out_what_was_done_about_it(tmp_path: Path) -> None:
+    done = Notice("", ACTION, "n", "lab", "p0", "", "user: eve", action="evict", outcome="done")
+    with site(200) as served, told(webhook(tmp_path, served.url, group_for=Duration(0.5))) as to:
+        for number in range(100):
+            to.tell(verdict(95.0, number), namespace="lab", owner="user: eve")
+        to.receiver.say(done)
+        until(lambda: "evict" in json.dumps(served.got))
+
+
+def test_one_namespace_with_many_owners_cannot_push_out_another(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        released.wait(30)
+        handler.send_response(200)
+        handler.end_headers()
+
+    pace = NotifyPace(answer_s=60.0)
+    with site(hold, 200) as served, told(webhook(tmp_path, served.url), pace) as to:
+        to.tell(verdict())
+        until(lambda: len(served.answers) == 1)  # it is being sent: all else waits
+        for number in range(600):
+            to.tell(verdict(95.0, 2 + number), namespace="eve", owner=f"user: {number}")
+        to.tell(verdict(95.0, 999), namespace="lab", owner="user: ada")
+        released.set()
+        until(lambda: sum(len(each["notices"]) for each in served.got) == 500)
+    owners = {each["owner"] for body in served.got for each in body["notices"]}
+    assert "user: ada" in owners
+    assert sum(served.got[0]["left_out"].values()) == 101
+    assert served.got[0]["left_out"][""] == 1, "a hundred owners are named"
+
+
+def test_a_notice_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
+    with site(400, 200) as served:
+        settings = webhook(
+            tmp_path, served.url, format=MessageFormat.FALCO, group_for=Duration(0.3)
+        )
+        with told(settings) as to:
+            to.tell(verdict(95.0, 1), owner="user: eve")
+            to.tell(verdict(95.0, 2), owner="user: ada")
+            until(lambda: served.got)
+            assert served.got[0]["output_fields"]["minerwatch.owner"] == "user: ada"
+            until(lambda: to.receiver.failures[DROPPED] == 1)
+            to.tell(verdict(95.0, 3))
+            until(lambda: len(served.got) == 2)
+            assert served.got[1]["output"].endswith("1 message left out, about user: eve")
+
+
+def test_owners_that_are_left_out_again_and_again_take_no_more_room(tmp_path: Path) -> None:
+    with site(404) as served, told(webhook(tmp_path, served.url)) as to:
+        for number in range(1, 251):
+            to.tell(verdict(95.0, number), owner=f"user: {number}")
+            until(partial(to.has_dropped, number))
+        served.answers[:] = [200]
+        to.tell(verdict(95.0, 999))
+        until(lambda: served.got)
+        assert len(served.got[0]["left_out"]) == 101
+        assert sum(served.got[0]["left_out"].values()) == 250
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
+    with site(200) as served, told(webhook(tmp_path, served.url)) as to:
+        to.tell(verdict())
+        Notifier([to.receiver]).forget(verdict().container)
+        to.tell(verdict())
+        until(lambda: sum(len(body["notices"]) for body in served.got) == 2)
+
+
 def test_no_more_messages_than_its_rate_and_nothing_is_lost(tmp_path: Path) -> None:
     with site(200) as served:
         settings = webhook(tmp_path, served.url, per_hour=7200)  # one in 0.5 s
@@ -211,10 +284,11 @@ def test_credentials_come_from_files_and_only_by_tls(tmp_path: Path) -> None:
     in_the_clear = webhook(tmp_path, "http://hooks.example.org/x", authorization_file=str(key))
     with pytest.raises(NotSentError, match="in the clear"):
         post(in_the_clear, b"{}", 2.0)
-    for wrong in ("", "ftp://example.org", "two\nlines"):
+    for wrong in ("", "ftp://example.org", "two\nlines", "https://[::1", "http://a\u2100b/secret"):
         with pytest.raises(NotSentError) as error:
             post(webhook(tmp_path, wrong), b"{}", 2.0)
         assert error.value.reason == "address"
+        assert "secret" not in str(error.value)
 
 
 def test_a_receiver_with_another_certificate_is_not_sent_to(tmp_path: Path) -> None:

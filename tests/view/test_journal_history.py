@@ -107,12 +107,12 @@ def test_many_containers_give_way_to_those_that_were_flagged_or_used_more() -> N
     lines = [usage(SINCE_S + 300, 300, miner)]
     lines += [
         usage(SINCE_S + 300 * n, 300, Usage(key=f"k{n}", container="c", cpu_cores=float(n)))
-        for n in range(2, 700)
+        for n in range(2, 1500)
     ]
     kept = history(lines, SINCE_S, UNTIL_S).containers
     assert len(kept) == 500
     assert "m" in kept
-    assert "k699" in kept
+    assert "k1499" in kept
     assert "k2" not in kept
 
 

@@ -64,6 +64,29 @@ def test_on_loopback_another_sites_name_gets_no_page(host: str | None, wanted: i
     assert status(access, headers(host)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("site", "destination", "wanted"),
+    [
+        ("none", "document", 200),
+        ("same-origin", "document", 200),
+        ("cross-site", "document", 200),
+        ("cross-site", "image", 403),
+        ("cross-site", "iframe", 403),
+        ("cross-site", "empty", 403),
+        ("cross-site", None, 403),
+        ("same-site", "script", 403),
+    ],
+)
+def test_another_sites_page_may_link_but_not_load(
+    site: str, destination: str | None, wanted: int
+) -> None:
+    given = headers()
+    given["Sec-Fetch-Site"] = site
+    if destination is not None:
+        given["Sec-Fetch-Dest"] = destination
+    assert status(Access(Web(listen="127.0.0.1:9798")), given) == wanted
+
+
 def test_two_host_headers_get_no_page() -> None:
     given = headers("127.0.0.1")
     given["Host"] = "evil.example"

@@ -13,8 +13,10 @@ import pytest
 
 from minerwatch.agent.web_endpoint import WebEndpoint
 from minerwatch.config.schema import Config, Web
+from minerwatch.report.http_server import Answer, address_listener
 from minerwatch.web.layout import View, page_key
 from tests.report.samples import MINER
+from tests.waiting import until
 from tests.web.chromium import MISSING, PROGRAM, Browser
 from tests.web.views import STATUSES, view
 
@@ -138,6 +140,27 @@ def test_a_browser_gets_pages_with_the_token_only(browser: Browser, tmp_path: Pa
         url = endpoint.url.replace("127.0.0.1", f"me:{SECRET}@127.0.0.1")
         browser.open(f"{url}container/{page_key(MINER)}", *DESK)
         assert "--donate-level 1" in browser.value("document.body.innerText")
+
+
+def test_another_sites_page_can_link_to_pages_but_not_load_them(browser: Browser) -> None:
+    built: list[int] = []
+
+    def noted(processes: int) -> View:
+        built.append(processes)
+        return view()
+
+    config = Config(web=Web(listen="127.0.0.1:0"))
+    with closing(WebEndpoint(config, noted, lambda _error: None)) as endpoint:
+        html = f"<img src={endpoint.url}week><a href={endpoint.url}processes>look</a>"
+        other, address = address_listener(
+            "127.0.0.1", 0, {"/": lambda: Answer(html.encode(), "text/html")}
+        )
+        with closing(other):
+            browser.open(f"http://{address}/", *DESK)
+            until(lambda: endpoint.failures.get("page refused: 403"))
+            assert not built
+            browser.value("document.links[0].click()")
+            until(lambda: built)
 
 
 def test_pictures_are_drawn(browser: Browser, tmp_path: Path) -> None:
