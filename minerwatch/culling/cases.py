@@ -13,7 +13,7 @@ from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import Case, KnownBudget, Situation
 from minerwatch.kube.controllers import ControllerCheck
-from minerwatch.model import Action, Level, Observation, ProcessId
+from minerwatch.model import Action, Container, Level, Observation, ProcessId
 
 
 class Cases:
@@ -50,6 +50,11 @@ class Cases:
     def stopped(self, pod_uid: str) -> frozenset[ProcessId]:
         """Return the processes of a pod that are stopped by minerwatch now."""
         return self._stopped.get(pod_uid, frozenset())
+
+    def pod_uid(self, container: Container) -> str:
+        """Return the uid that actions on a container are recorded by."""
+        identity = self._cluster.identity(container) if self._context.is_host else None
+        return identity.pod.uid if identity else container.pod_uid
 
     def refresh_stopped(self) -> None:
         """Read the state of each process that minerwatch has stopped."""

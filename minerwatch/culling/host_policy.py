@@ -42,9 +42,7 @@ def host_selection_objections(case: Case, pod: Pod, settings: HostCulling) -> It
     container, own = case.container, case.situation.own_cgroup
     if own == container.cgroup or own.startswith(f"{container.cgroup}/"):
         yield Objection(Reason.OWN_UNIT, "")
-    names = (pod.name, pod.containers[0].name, *_user_of(pod))
-    protected = (*settings.protected, *_protected_units(container, pod))
-    if any(matches_any(name, protected) for name in names):
+    if _is_protected(container, pod, settings):
         yield Objection(Reason.PROTECTED_UNIT, pod.name)
     if not _is_named(container, pod, settings):
         yield Objection(Reason.HOST_NOT_SELECTED, pod.name)
@@ -78,10 +76,14 @@ def engine_socket(engine: str, settings: HostCulling) -> str:
     return sockets.get(engine, "")
 
 
-def _protected_units(container: Container, pod: Pod) -> tuple[str, ...]:
-    """Return the patterns that hold for units of the system; a user may not name one like it."""
-    is_system = container.kind is ContainerKind.UNIT and not _user_of(pod)
-    return ALWAYS_PROTECTED if is_system else ()
+def _is_protected(container: Container, pod: Pod, settings: HostCulling) -> bool:
+    """Return True if the name is protected; a user's names only where written in full."""
+    names = (pod.name, pod.containers[0].name)
+    if _user_of(pod):
+        is_named = not set(names).isdisjoint(settings.protected)
+        return is_named or matches_any(pod.service_account, settings.protected)
+    units = ALWAYS_PROTECTED if container.kind is ContainerKind.UNIT else ()
+    return any(matches_any(name, (*settings.protected, *units)) for name in names)
 
 
 def _is_named(container: Container, pod: Pod, settings: HostCulling) -> bool:

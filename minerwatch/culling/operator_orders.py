@@ -134,7 +134,8 @@ class OperatorOrders:
 
     def _release_pods(self, namespace: str) -> list[ReleaseAnswer]:
         """Release the pods with actions in effect, in one namespace or ("") in all."""
-        observed = {each.container.pod_uid: each for each in self.context.monitor.observations(0)}
+        observations = self.context.monitor.observations(0)
+        observed = {self.cases.pod_uid(each.container): each for each in observations}
         held: dict[str, list[ActionRecord]] = {}
         for record in self.history.past.held(self.context.clock.now().boot_id):
             if namespace in ("", record.namespace):

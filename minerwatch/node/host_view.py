@@ -32,7 +32,7 @@ from minerwatch.node.engine_files import (
 from minerwatch.node.engine_names import EngineNames, Home
 from minerwatch.node.processes import Account, accounts
 
-_MAX_SEEN = 8192
+_MAX_SEEN = 1 << 15  # more than CgroupBounds permits: no user's cgroups push out another's
 _SEEN_S = 600.0  # a container that nothing asked about for so long is gone
 _ACCOUNTS_S = 300.0
 _ENGINES = (DOCKER, PODMAN, "")  # runtimes whose containers have names here; "": not known which
@@ -162,9 +162,9 @@ class HostView:
             return self._accounts.get(uid) or Account(str(uid), "")
 
     def _identity(self, container: Container, found: EngineContainer | None) -> Identity | None:
-        if container.kind is ContainerKind.ENGINE and found is None:
-            return None
         uid = user_of(container)
+        if container.kind is ContainerKind.ENGINE and found is None and uid is None:
+            return None  # in a user's slice a name that is hidden must not hide the user
         user = self._account(uid).name if uid is not None else ""
         below_user = f"{uid}/" if uid is not None else ""
         name = f"{below_user}{found.name if found else container.container_id}"
@@ -223,8 +223,11 @@ def _owner(pod: Pod) -> Owner | None:
 
 
 def _uid(container: Container) -> str:
-    """Return an id for as long as the container exists, or the unit runs."""
-    if container.kind is ContainerKind.ENGINE:
+    """Return an id for as long as the container exists, or the unit runs.
+
+    A user may give a cgroup the id of another's container.
+    """
+    if container.kind is ContainerKind.ENGINE and user_of(container) is None:
         return container.container_id
     return f"{container.cgroup_inode}:{container.cgroup}"
 

@@ -15,7 +15,7 @@ import pytest
 
 from minerwatch.api.orders import CullOrder, ReleaseAllOrder, ReleaseOrder
 from minerwatch.api.types import CullAnswer, ReleaseAnswer
-from minerwatch.config.schema import Config, CullBudget, Exemption, HostCulling
+from minerwatch.config.schema import CircuitBreaker, Config, CullBudget, Exemption, HostCulling
 from minerwatch.config.selectors import selector
 from minerwatch.config.values import DRY_RUN, OFF
 from minerwatch.culling.context import AgentIdentity, Callbacks
@@ -41,6 +41,12 @@ _ALICE = Container(
 )
 _PLACES = HostCulling(units=("ci@*",), users=("ali*",), containers=("shop-*",))
 _Settle = Callable[[], None]
+
+
+def _users_container(id_: str, runtime: str) -> Container:
+    """Return one in a cgroup that alice made: no engine of hers knows it."""
+    cgroup = f"/user.slice/user-1000.slice/user@1000.service/{runtime}-{id_}.scope"
+    return Container(cgroup, ord(id_[0]), ContainerKind.ENGINE, id_, runtime)
 
 
 class _Watch(FakeWatch):
@@ -275,6 +281,69 @@ def test_a_user_exempts_nothing_by_names_but_the_operator_by_the_user(
     until(lambda: state(miner) == "T")
     host.use(exemptions=(Exemption(reason="simulates", owners=("alice",)),))
     assert "The operator has exempted it (simulates)." in host.reasons(found)
+
+
+@pytest.mark.parametrize("runtime", ["podman", "docker", "lxc", "containerd", ""])
+def test_a_user_exempts_nothing_by_a_container_without_a_name(
+    opened: Open, log: Path, miner: ProcessId, runtime: str
+) -> None:
+    host = opened(Action.KILL)
+    host.watch.add_container(_users_container("a" * 64, runtime), miner)
+    host.tick()
+    until(lambda: state(miner) in ("", "Z"))
+    assert (last(log).pod, last(log).owner) == (f"1000/{'a' * 64}", "alice")
+
+
+def test_containers_of_a_user_without_names_do_not_stop_all_actions(
+    opened: Open, miner: ProcessId
+) -> None:
+    host = opened(Action.KILL, circuit_breaker=CircuitBreaker(at_least=3))
+    host.watch.add_container(_CI, miner)
+    for digit in "abcdef":
+        host.watch.add_container(_users_container(digit * 64, "podman"))
+    host.tick()
+    assert not host.culler.figures().is_circuit_open
+    until(lambda: state(miner) in ("", "Z"))
+
+
+def test_a_user_who_takes_the_id_of_another_container_shares_nothing_with_it(
+    opened: Open, root: Path
+) -> None:
+    id_ = "a" * 64
+    folder = root / "var/lib/docker/containers" / id_
+    folder.mkdir(parents=True)
+    (folder / "config.v2.json").write_text(json.dumps({"ID": id_, "Name": "/shop-1"}))
+    host = opened(Action.KILL)
+    real = Container(f"/docker/{id_}", 8, ContainerKind.ENGINE, id_, "docker")
+    theirs = host.view.identity(_users_container(id_, "docker"))
+    before = host.view.identity(real)
+    assert theirs is not None
+    assert before is not None
+    assert host.view.identity(_users_container(id_, "docker")) is not None  # looked up last
+    assert theirs.pod.uid != before.pod.uid
+    assert host.view.seen(before.pod.uid) == real
+
+
+@pytest.mark.parametrize("pattern", ["*release*", "*.service", "podman/*", "*/db", "1*"])
+def test_a_user_is_not_protected_by_a_pattern_of_names(
+    opened: Open, miner: ProcessId, pattern: str
+) -> None:
+    host = opened(Action.KILL, hosts=HostCulling(users=("ali*",), protected=(pattern,)))
+    own = "/user.slice/user-1000.slice/user@1000.service/release-db.service"
+    host.watch.add_container(replace(_ALICE, cgroup=own, container_id="release-db.service"), miner)
+    host.tick()
+    until(lambda: state(miner) in ("", "Z"))
+
+
+@pytest.mark.parametrize("pattern", ["alice", "a*", "1000/session-3.scope"])
+def test_the_operator_protects_a_user_or_one_full_name(
+    opened: Open, miner: ProcessId, pattern: str
+) -> None:
+    host = opened(Action.KILL, hosts=HostCulling(users=("ali*",), protected=(pattern,)))
+    found = host.watch.add_container(_ALICE, miner)
+    host.tick()
+    assert "It is protected" in host.reasons(found)
+    assert state(miner) in ("R", "S")
 
 
 def test_an_agent_that_does_not_know_its_own_unit_does_nothing(
