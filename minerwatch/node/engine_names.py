@@ -42,6 +42,8 @@ _MAX_PENDING_PER_USER = 64
 _MAX_STORES = 16
 _FOUND_S = 60.0  # a container may be renamed
 _MISSING_S = 10.0
+_CPU_SHARE = 0.01
+"""Of one core, for users' files: they may be large, many, and change all the time."""
 
 Store = tuple[tuple[int, int, int], dict[str, EngineContainer]]
 """A file's inode, size and time of change, and what it holds."""
@@ -68,7 +70,10 @@ class EngineNames:
     large), ``crowded`` (a user has too many unread).
     """
 
-    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, monotonic_s: Callable[[], float] = time.monotonic, cpu_share: float = _CPU_SHARE
+    ) -> None:
+        self._cpu_share = cpu_share
         self.failures = {"unreadable": 0, "refused": 0, "crowded": 0}
         self._monotonic_s = monotonic_s
         self._known: OrderedDict[ContainerKey, _Known] = OrderedDict()
@@ -129,11 +134,14 @@ class EngineNames:
             if question is None:
                 return
             container, home = question
+            began_s = time.thread_time()
             try:
                 self.read(container, home)
             finally:
+                rest_s = (time.thread_time() - began_s) / self._cpu_share
                 with self._changed:
                     self._pending.pop(container.key, None)
+                    self._changed.wait_for(lambda: self._is_closed, rest_s)
 
     def _find(self, container_id: str, runtime: str, home: Home) -> EngineContainer | None:
         if runtime != PODMAN:

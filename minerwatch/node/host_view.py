@@ -33,6 +33,7 @@ from minerwatch.node.engine_names import EngineNames, Home
 from minerwatch.node.processes import Account, accounts
 
 _MAX_SEEN = 1 << 15  # more than CgroupBounds permits: no user's cgroups push out another's
+_ID_CHARS = 12  # shown of an id
 _SEEN_S = 600.0  # a container that nothing asked about for so long is gone
 _ACCOUNTS_S = 300.0
 _ENGINES = (DOCKER, PODMAN, "")  # runtimes whose containers have names here; "": not known which
@@ -163,11 +164,13 @@ class HostView:
 
     def _identity(self, container: Container, found: EngineContainer | None) -> Identity | None:
         uid = user_of(container)
-        if container.kind is ContainerKind.ENGINE and found is None and uid is None:
+        is_engine = container.kind is ContainerKind.ENGINE
+        if is_engine and found is None and uid is None:
             return None  # in a user's slice a name that is hidden must not hide the user
         user = self._account(uid).name if uid is not None else ""
         below_user = f"{uid}/" if uid is not None else ""
-        name = f"{below_user}{found.name if found else container.container_id}"
+        unnamed = container.container_id[:_ID_CHARS] if is_engine else container.container_id
+        name = f"{below_user}{found.name if found else unnamed}"
         labels = found.labels if found else {}
         pod = Pod(
             uid=_uid(container),
@@ -188,7 +191,7 @@ class HostView:
             is_ending=False,
         )
         image = found.image if found else ""
-        return Identity(pod, name if found else container.container_id, image, _owner(pod))
+        return Identity(pod, name if found else unnamed, image, _owner(pod))
 
     def _first_unix_s(self, container: Container) -> float:
         """Return when the container was first looked up: no tenant can choose that."""

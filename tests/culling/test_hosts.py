@@ -18,12 +18,23 @@ from minerwatch.api.types import CullAnswer, ReleaseAnswer
 from minerwatch.config.schema import CircuitBreaker, Config, CullBudget, Exemption, HostCulling
 from minerwatch.config.selectors import selector
 from minerwatch.config.values import DRY_RUN, OFF
+from minerwatch.culling.audit_log import AuditLine
 from minerwatch.culling.context import AgentIdentity, Callbacks
 from minerwatch.culling.culler import BUDGET_FILE, Culler
 from minerwatch.culling.process_signals import state
+from minerwatch.culling.records import ActionRecord
 from minerwatch.culling.service import CullSwitch
 from minerwatch.errors import TargetError
-from minerwatch.model import Action, Container, ContainerKind, Observation, ProcessId
+from minerwatch.format import rfc3339
+from minerwatch.model import (
+    Action,
+    Container,
+    ContainerKind,
+    Level,
+    Observation,
+    Outcome,
+    ProcessId,
+)
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.host_view import HostView
 from tests.conftest import Programs, needs_root
@@ -291,7 +302,7 @@ def test_a_user_exempts_nothing_by_a_container_without_a_name(
     host.watch.add_container(_users_container("a" * 64, runtime), miner)
     host.tick()
     until(lambda: state(miner) in ("", "Z"))
-    assert (last(log).pod, last(log).owner) == (f"1000/{'a' * 64}", "alice")
+    assert (last(log).pod, last(log).owner) == (f"1000/{'a' * 12}", "alice")
 
 
 def test_containers_of_a_user_without_names_do_not_stop_all_actions(
@@ -344,6 +355,31 @@ def test_the_operator_protects_a_user_or_one_full_name(
     host.tick()
     assert "It is protected" in host.reasons(found)
     assert state(miner) in ("R", "S")
+
+
+def test_a_paused_container_is_found_again_after_a_restart(
+    opened: Open, root: Path, log: Path
+) -> None:
+    id_ = "b" * 64
+    folder = root / "var/lib/docker/containers" / id_
+    folder.mkdir(parents=True)
+    (folder / "config.v2.json").write_text(json.dumps({"ID": id_, "Name": "/shop-1"}))
+    now = moment(-60)
+    paused = ActionRecord(
+        *("1", now.unix_s, now.monotonic_s, now.boot_id, "host-1", "", "docker/shop-1", id_, ""),
+        *(Action.PAUSE, 0, False, Outcome.DONE),
+    )
+    line = AuditLine("outcome", rfc3339(now.unix_s), "host-1", record=paused)
+    with log.open("ab") as file:
+        file.write(msgspec.json.encode(line) + b"\n")
+    host = opened(Action.PAUSE)
+    real = Container(f"/docker/{id_}", 8, ContainerKind.ENGINE, id_, "docker")
+    host.watch.add_container(real, level=Level.CLEAR)
+    order = ReleaseAllOrder(forget=True)
+    answer = host.culler.call(lambda: host.culler.orders.release_all(order))
+    assert "docker unpause bbbbbbbbbbbb" in str(answer)
+    assert not answer.forgotten
+    assert log.exists()
 
 
 def test_an_agent_that_does_not_know_its_own_unit_does_nothing(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,8 +131,8 @@ def test_a_users_container_has_the_number_in_its_name_and_the_user_as_owner(
     root: Path, view: HostView
 ) -> None:
     _write_podman(root / "home/alice/.local/share/containers/storage", "web")
-    assert view.identity(_users()) is None  # it is read by a thread
-    until(lambda: view.identity(_users()) is not None)
+    assert view.facts(_users()) == {}  # it is read by a thread
+    until(lambda: view.facts(_users()) != {})
     found = view.identity(_users())
     assert found is not None
     assert found.container == f"{_ALICE}/web"
@@ -139,13 +141,21 @@ def test_a_users_container_has_the_number_in_its_name_and_the_user_as_owner(
     assert found.owner.name == found.pod.service_account == "alice"
 
 
+def test_a_users_container_without_a_name_is_that_users(view: HostView) -> None:
+    found = view.identity(_users())
+    assert found is not None
+    assert found.owner is not None
+    assert found.owner.name == "alice"
+    assert (found.container, found.pod.name) == (_ID[:12], f"{_ALICE}/{_ID[:12]}")
+
+
 def test_no_user_can_name_a_cgroup_after_a_container_of_the_host(
     root: Path, view: HostView
 ) -> None:
     _write_docker(root, "postgres")
     _write_podman(root / "var/lib/containers/storage", "postgres")
     for runtime in ("docker", "podman", ""):
-        assert view.identity(_users(runtime)) is None
+        assert view.facts(_users(runtime)) == {}
     nested = _container(f"/docker/{'2' * 64}/docker/{_ID}", outer_cgroup=f"/docker/{'2' * 64}")
     assert view.identity(nested) is None
 
@@ -225,7 +235,7 @@ def test_a_link_in_a_users_home_is_not_followed(root: Path, view: HostView, stor
     (storage / "overlay-containers").mkdir(parents=True)
     (storage / "overlay-containers" / "containers.json").symlink_to(secret)
     until(lambda: _refused(view))
-    assert view.identity(_users()) is None
+    assert view.facts(_users()) == {}
 
 
 def test_a_linked_folder_in_a_users_home_is_not_followed(
@@ -235,7 +245,7 @@ def test_a_linked_folder_in_a_users_home_is_not_followed(
     storage.parent.mkdir(parents=True)
     storage.symlink_to(root / "elsewhere")
     until(lambda: _refused(view))
-    assert view.identity(_users()) is None
+    assert view.facts(_users()) == {}
 
 
 def test_a_pipe_a_socket_and_a_folder_are_no_store(view: HostView, storage: Path) -> None:
@@ -248,14 +258,14 @@ def test_a_pipe_a_socket_and_a_folder_are_no_store(view: HostView, storage: Path
         bound.bind(f"/proc/self/fd/{folder}/containers.json")
         (storage / "btrfs-containers" / "containers.json").mkdir(parents=True)
         until(lambda: _refused(view))
-    assert view.identity(_users()) is None
+    assert view.facts(_users()) == {}
 
 
 def test_a_file_that_is_too_large_is_not_read(view: HostView, storage: Path) -> None:
     path = _write_podman(storage, "web")
     os.truncate(path, 1 << 40)
     until(lambda: _refused(view))
-    assert view.identity(_users()) is None
+    assert view.facts(_users()) == {}
 
 
 def test_another_users_file_is_not_read(root: Path, view: HostView, storage: Path) -> None:
@@ -263,7 +273,7 @@ def test_another_users_file_is_not_read(root: Path, view: HostView, storage: Pat
         pytest.skip("needs root, to give a file away: run it as root")
     os.chown(_write_podman(storage, "web"), 65534, -1)
     until(lambda: _refused(view))
-    assert view.identity(_users()) is None
+    assert view.facts(_users()) == {}
 
 
 def test_a_user_with_many_cgroups_waits_alone(root: Path) -> None:
@@ -277,3 +287,14 @@ def test_a_user_with_many_cgroups_waits_alone(root: Path) -> None:
         found = names.of(_container(), Home(str(root)))
         assert found is not None
         assert found.name == "web"
+
+
+def test_reading_users_files_rests_and_is_ended_at_once(root: Path, storage: Path) -> None:
+    _write_podman(storage, "web")
+    with closing(EngineNames(cpu_share=1e-9)) as names:  # the first file costs hours of rest
+        home = Home(str(root / "home" / "alice"), _ALICE)
+        other = replace(_users(), cgroup="/user.slice/other")
+        until(lambda: names.of(_users(), home) is not None)
+        names.of(other, home)
+        assert names.of(other, home) is None
+    until(lambda: not any("users' containers" in each.name for each in threading.enumerate()))
