@@ -229,6 +229,7 @@ def test_release_all_removes_log_and_budget(opened: Open, log: Path, miner: Proc
     host = opened(Action.STOP)
     host.watch.add_container(_CI, miner)
     host.tick()
+    until(lambda: state(miner) == "T")
     assert (log.parent / BUDGET_FILE).exists()
     order = ReleaseAllOrder(forget=True)
     answer = host.culler.call(lambda: host.culler.orders.release_all(order))
@@ -370,6 +371,15 @@ def test_a_user_who_takes_the_id_of_another_container_shares_nothing_with_it(
     assert host.view.identity(_users_container(id_, "docker")) is not None  # looked up last
     assert theirs.pod.uid != before.pod.uid
     assert host.view.seen(before.pod.uid) == real
+    store = root / "var/lib/containers/storage/overlay-containers"
+    store.mkdir(parents=True)
+    (store / "containers.json").write_text(json.dumps([{"id": id_, "names": ["shop-2"]}]))
+    service = Container(
+        *(f"/system.slice/bob.service/libpod-{id_}.scope", 9, ContainerKind.ENGINE, id_, "podman")
+    )
+    bobs = host.view.identity(service)
+    assert bobs is not None
+    assert bobs.pod.uid != before.pod.uid
 
 
 @pytest.mark.parametrize("pattern", ["*release*", "*.service", "podman/*", "*/db", "1*"])
