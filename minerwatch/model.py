@@ -103,7 +103,12 @@ class Container:
 
     @property
     def owner(self) -> str:
-        """Return the unit of fairness and of bounds: the pod, or else the outermost container."""
+        """Return the unit of fairness and of bounds: the pod, the user, or the outermost container.
+
+        A user may have any number of sessions, each a unit.
+        """
+        if not self.pod_uid and self.cgroup.startswith("/user.slice/"):
+            return "/".join(self.cgroup.split("/", 3)[:3])
         return self.pod_uid or self.outermost_cgroup or self.cgroup
 
     @property

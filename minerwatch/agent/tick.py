@@ -246,10 +246,10 @@ class Watch:
                 return None
             return container.observation(max_processes, self._details)
 
-    def carrier(self, container: Container) -> Container:
-        """Return the pod's own container that ``container`` is nested in, or itself."""
+    def carrier(self, container: Container, *, of_pod: bool = True) -> Container:
+        """Return the pod's (or else: the host's) own container that it is nested in, or itself."""
         with self._lock:
-            return self._node.carrier(container)
+            return self._node.carrier(container, of_pod=of_pod)
 
     def _run_tick(self, at_s: float) -> TickSummary:
         self._timer.restart("cgroups", "processes", "rules", "tasks")

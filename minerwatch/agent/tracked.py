@@ -347,13 +347,19 @@ class TrackedNode:
         container = self.container_of.get(pid)
         return container.processes.get(pid) if container is not None else None
 
-    def carrier(self, container: Container) -> Container:
-        """Return the pod's own container that ``container`` is nested in, or itself."""
+    def carrier(self, container: Container, *, of_pod: bool = True) -> Container:
+        """Return the pod's own container that ``container`` is nested in, or itself.
+
+        Not ``of_pod``: the engine's on the host, whatever the cgroups in it claim to be.
+        """
+        if not container.outer_cgroup:
+            return container
+        kind = container.kind if of_pod else ContainerKind.ENGINE
         by_cgroup = {each.container.cgroup: each.container for each in self.containers.values()}
         found = container
         for _ in range(MAX_ANCESTORS):
             outer = by_cgroup.get(found.outer_cgroup)
-            if outer is None or outer.kind is not container.kind:
+            if outer is None or outer.kind is not kind:
                 break
             found = outer
         return found

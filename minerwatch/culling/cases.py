@@ -76,7 +76,7 @@ class Cases:
         settings, now = self._context.culling, self._context.clock.now()
         for observation in observations:
             container, verdict = observation.container, observation.verdict
-            identity = self._cluster.identity(container)
+            identity = self._context.identity(container)
             pod, owner = (identity.pod, identity.owner) if identity else (None, None)
             counted = counted_as(container, pod, owner, settings)
             for rule in rules_that_flag(verdict, container, pod, owner, settings, now):
@@ -106,8 +106,8 @@ class Cases:
     ) -> Case:
         """Return the case of a container, by what is known without a request."""
         container = observation.container
-        identity = self._cluster.identity(container)
-        carrier = self._context.monitor.carrier(container)
+        identity = self._context.identity(container)
+        carrier = self._context.carrier(container)
         return Case(
             container=container,
             verdict=observation.verdict,

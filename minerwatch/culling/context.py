@@ -46,8 +46,8 @@ class Monitor(Protocol):
     def observations(self, max_processes: int) -> tuple[Observation, ...]:
         """Return all containers as of the last tick."""
 
-    def carrier(self, container: Container) -> Container:
-        """Return the pod's own container that this one is nested in, or the container itself."""
+    def carrier(self, container: Container, *, of_pod: bool = True) -> Container:
+        """Return the pod's (or else: the host's) own container that it is nested in, or itself."""
 
     def container_of(self, pid: int) -> Container | None:
         """Return the container that a process is in; None: it is gone or not seen."""
@@ -143,6 +143,14 @@ class Context:
         """Return the agent's own cgroup; "": unknown."""
         own = self.monitor.container_of(os.getpid())
         return own.cgroup if own is not None else ""
+
+    def carrier(self, container: Container) -> Container:
+        """Return the pod's or the host's own container that it is nested in, or itself."""
+        return self.monitor.carrier(container, of_pod=not self.is_host)
+
+    def identity(self, container: Container) -> Identity | None:
+        """Return name and owner of a container; on a host, of the one that it is nested in."""
+        return self.cluster.identity(self.carrier(container) if self.is_host else container)
 
     @property
     def has_budget(self) -> bool:

@@ -155,7 +155,7 @@ class Culler:
 
     def status(self, observation: Observation) -> CullStatus | None:
         """Return the decision about a container; None for a clear one without history."""
-        identity = self._context.cluster.identity(observation.container)
+        identity = self._context.identity(observation.container)
         pod_uid = identity.pod.uid if identity else observation.container.pod_uid
         records = self.history.past.of_pod(pod_uid)
         stopped = self.cases.stopped(pod_uid)

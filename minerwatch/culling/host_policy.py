@@ -26,20 +26,20 @@ ALWAYS_PROTECTED = (
 
 def host_identity_objections(case: Case) -> Iterator[Objection]:
     """Yield the reasons that lie in what the container is."""
-    container, pod = case.container, case.pod
-    if container.kind not in (ContainerKind.ENGINE, ContainerKind.UNIT):
-        yield Objection(Reason.NOT_A_WORKLOAD, container.kind.value)
+    container, carrier, pod = case.container, _carrier(case), case.pod
+    if carrier.kind not in (ContainerKind.ENGINE, ContainerKind.UNIT):
+        yield Objection(Reason.NOT_A_WORKLOAD, carrier.kind.value)
     if case.verdict.container != container.key:
         yield Objection(Reason.CONTAINER_MISMATCH, "another cgroup")
     if pod is None:
         yield Objection(Reason.NAME_UNKNOWN, container.container_id[:12])
-    elif not any(each.container_id == container.container_id for each in pod.containers):
+    elif not any(each.container_id == carrier.container_id for each in pod.containers):
         yield Objection(Reason.CONTAINER_MISMATCH, pod.name)
 
 
 def host_selection_objections(case: Case, pod: Pod, settings: HostCulling) -> Iterator[Objection]:
     """Yield the reasons that lie in the operator's configuration."""
-    container, own = case.container, case.situation.own_cgroup
+    container, own = _carrier(case), case.situation.own_cgroup
     if own == container.cgroup or own.startswith(f"{container.cgroup}/"):
         yield Objection(Reason.OWN_UNIT, "")
     if _is_protected(container, pod, settings):
@@ -57,7 +57,7 @@ def host_action_objections(
         return
     if proposed not in ENGINE_ACTIONS:
         yield Objection(Reason.NOT_HERE, f"{proposed}: only in a cluster")
-    elif case.container.kind is not ContainerKind.ENGINE or _user_of(pod):
+    elif not _is_of_hosts_engine(case, pod):
         yield Objection(Reason.NOT_HERE, f"{proposed}: only for containers of the host's engine")
     elif not engine_socket(engine_of(pod.name), settings):
         yield Objection(Reason.NO_ENGINE, f"culling.hosts.{engine_of(pod.name)}_socket")
@@ -84,6 +84,17 @@ def _is_protected(container: Container, pod: Pod, settings: HostCulling) -> bool
         return is_named or matches_any(pod.service_account, settings.protected)
     units = ALWAYS_PROTECTED if container.kind is ContainerKind.UNIT else ()
     return any(matches_any(name, (*settings.protected, *units)) for name in names)
+
+
+def _carrier(case: Case) -> Container:
+    """Return the container that the engine made: cgroups in it are its tenant's choice."""
+    return case.carrier or case.container
+
+
+def _is_of_hosts_engine(case: Case, pod: Pod) -> bool:
+    """Return True if the engine can act on just this container: it is not nested in another."""
+    is_engine = case.container.kind is ContainerKind.ENGINE and not _user_of(pod)
+    return is_engine and _carrier(case) == case.container
 
 
 def _is_named(container: Container, pod: Pod, settings: HostCulling) -> bool:

@@ -228,9 +228,10 @@ def _owner(pod: Pod) -> Owner | None:
 def _uid(container: Container) -> str:
     """Return an id for as long as the container exists, or the unit runs.
 
-    A user may give a cgroup the id of another's container.
+    A user, or a service with cgroups of its own, may give one the id of another's container.
     """
-    if container.kind is ContainerKind.ENGINE and user_of(container) is None:
+    is_engines = user_of(container) is None and ".service/" not in container.cgroup
+    if container.kind is ContainerKind.ENGINE and is_engines:
         return container.container_id
     return f"{container.cgroup_inode}:{container.cgroup}"
 

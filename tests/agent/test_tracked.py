@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minerwatch.agent.tracked import TrackedContainer
+from minerwatch.agent.tracked import TrackedContainer, TrackedNode
 from minerwatch.model import Container, ContainerKind, Level
 
 POD = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -41,3 +41,19 @@ def test_what_holds_a_pods_namespaces_is_no_container() -> None:
 )
 def test_what_does_anything_is_one_whatever_it_is_called(other: TrackedContainer) -> None:
     assert not other.is_idle_sandbox
+
+
+def test_a_hosts_cgroup_belongs_to_the_engines_container_around_it() -> None:
+    outer = Container(f"/docker/{'1' * 64}", 1, ContainerKind.ENGINE, "1" * 64, "docker")
+    node = TrackedNode()
+    node.containers[outer.key] = TrackedContainer.new(outer, 0.0, 0.0)
+    pod = Container(f"{outer.cgroup}/p", 2, ContainerKind.POD, "p", "", outer_cgroup=outer.cgroup)
+    engines = replace(pod, kind=ContainerKind.ENGINE)
+    assert node.carrier(engines) == outer
+    assert node.carrier(pod) == pod
+    assert node.carrier(pod, of_pod=False) == outer
+    assert node.carrier(outer, of_pod=False) == outer
+    user = Container("/user.slice/user-1.slice/u", 3, ContainerKind.UNIT, "u", "systemd")
+    node.containers[user.key] = TrackedContainer.new(user, 0.0, 0.0)
+    below = replace(engines, cgroup=f"{user.cgroup}/a", outer_cgroup=user.cgroup)
+    assert node.carrier(below, of_pod=False) == below

@@ -159,7 +159,7 @@ class FakeWatch:
         found = self.found.get(key)
         return None if found is None else self._now(found, max_processes)
 
-    def carrier(self, container: Container) -> Container:
+    def carrier(self, container: Container, *, of_pod: bool = True) -> Container:
         return container
 
     def container_of(self, _pid: int) -> Container | None:

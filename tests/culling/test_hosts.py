@@ -15,14 +15,20 @@ import pytest
 
 from minerwatch.api.orders import CullOrder, ReleaseAllOrder, ReleaseOrder
 from minerwatch.api.types import CullAnswer, ReleaseAnswer
-from minerwatch.config.schema import CircuitBreaker, Config, CullBudget, Exemption, HostCulling
+from minerwatch.config.schema import (
+    CircuitBreaker,
+    Config,
+    CullBudget,
+    Exemption,
+    HostCulling,
+    Rungs,
+)
 from minerwatch.config.selectors import selector
 from minerwatch.config.values import DRY_RUN, OFF
-from minerwatch.culling.audit_log import AuditLine
 from minerwatch.culling.context import AgentIdentity, Callbacks
 from minerwatch.culling.culler import BUDGET_FILE, Culler
 from minerwatch.culling.process_signals import state
-from minerwatch.culling.records import ActionRecord
+from minerwatch.culling.records import ActionRecord, AuditLine
 from minerwatch.culling.service import CullSwitch
 from minerwatch.errors import TargetError
 from minerwatch.format import rfc3339
@@ -65,6 +71,11 @@ class _Watch(FakeWatch):
 
     own: Container | None = _OWN
     tree: CgroupTree | None = None
+
+    def carrier(self, container: Container, *, of_pod: bool = True) -> Container:
+        above = [] if of_pod else [each.container for each in self.found.values()]
+        outer = container.outer_cgroup
+        return next((each for each in above if each.cgroup == outer), container)
 
     def container_of(self, pid: int) -> Container | None:
         if pid == os.getpid():
@@ -218,6 +229,7 @@ def test_release_all_removes_log_and_budget(opened: Open, log: Path, miner: Proc
     host = opened(Action.STOP)
     host.watch.add_container(_CI, miner)
     host.tick()
+    until(lambda: state(miner) == "T")
     assert (log.parent / BUDGET_FILE).exists()
     order = ReleaseAllOrder(forget=True)
     answer = host.culler.call(lambda: host.culler.orders.release_all(order))
@@ -317,6 +329,32 @@ def test_containers_of_a_user_without_names_do_not_stop_all_actions(
     until(lambda: state(miner) in ("", "Z"))
 
 
+@pytest.mark.parametrize("kind", [ContainerKind.ENGINE, ContainerKind.POD])
+def test_a_tenant_exempts_nothing_by_cgroups_in_its_container(
+    opened: Open, root: Path, log: Path, miner: ProcessId, kind: ContainerKind
+) -> None:
+    id_ = "c" * 64
+    folder = root / "var/lib/docker/containers" / id_
+    folder.mkdir(parents=True)
+    (folder / "config.v2.json").write_text(json.dumps({"ID": id_, "Name": "/shop-1"}))
+    breaker = CircuitBreaker(at_least=3)
+    host = opened(Action.KILL, circuit_breaker=breaker)
+    outer = Container(f"/docker/{id_}", 8, ContainerKind.ENGINE, id_, "docker")
+    host.watch.add_container(outer, level=Level.CLEAR)
+    for digit in "def":
+        inner = Container(
+            f"{outer.cgroup}/{digit}", 9, kind, digit * 64, "docker", outer_cgroup=outer.cgroup
+        )
+        found = host.watch.add_container(inner, *([miner] if digit == "d" else []))
+    host.tick()
+    assert not host.culler.figures().is_circuit_open
+    until(lambda: state(miner) in ("", "Z"))
+    assert last(log).pod == "docker/shop-1"
+    assert found.container.outer_cgroup
+    host.use(ladder=(Rungs(actions=(Action.PAUSE,)),))
+    assert "only for containers" in host.reasons(found)
+
+
 def test_a_user_who_takes_the_id_of_another_container_shares_nothing_with_it(
     opened: Open, root: Path
 ) -> None:
@@ -333,6 +371,15 @@ def test_a_user_who_takes_the_id_of_another_container_shares_nothing_with_it(
     assert host.view.identity(_users_container(id_, "docker")) is not None  # looked up last
     assert theirs.pod.uid != before.pod.uid
     assert host.view.seen(before.pod.uid) == real
+    store = root / "var/lib/containers/storage/overlay-containers"
+    store.mkdir(parents=True)
+    (store / "containers.json").write_text(json.dumps([{"id": id_, "names": ["shop-2"]}]))
+    service = Container(
+        *(f"/system.slice/bob.service/libpod-{id_}.scope", 9, ContainerKind.ENGINE, id_, "podman")
+    )
+    bobs = host.view.identity(service)
+    assert bobs is not None
+    assert bobs.pod.uid != before.pod.uid
 
 
 @pytest.mark.parametrize("pattern", ["*release*", "*.service", "podman/*", "*/db", "1*"])

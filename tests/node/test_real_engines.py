@@ -96,7 +96,8 @@ def test_a_container_that_a_user_made_without_root_is_that_users() -> None:
             *(7, ContainerKind.ENGINE, container_id, "podman"),
         )
         with closing(HostView(root, "host-1")) as view:
-            identity = until(lambda: view.identity(container))
+            until(lambda: view.facts(container) != {})
+            identity = view.identity(container)
         assert identity is not None
         assert identity.container == f"{_NOBODY}/web"
         assert identity.owner is not None
