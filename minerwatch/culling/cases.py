@@ -15,6 +15,8 @@ from minerwatch.culling.records import Case, KnownBudget, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Container, Level, Observation, ProcessId
 
+_STOPPING_S = 60.0
+
 
 class Cases:
     """Builds cases, and keeps the state of the node that they need.
@@ -39,6 +41,7 @@ class Cases:
         self._budget = budget
         self._actions = actions
         self._stopped: Mapping[str, frozenset[ProcessId]] = {}  # by pod uid
+        self._resumed_s: dict[str, float] = {}  # pod uid -> when its processes were resumed
         self._flagged: Mapping[str, frozenset[str]] = {}  # rule -> owners, at the last tick
         self._owner_count = 0  # owners with pods on the node
 
@@ -50,6 +53,20 @@ class Cases:
     def stopped(self, pod_uid: str) -> frozenset[ProcessId]:
         """Return the processes of a pod that are stopped by minerwatch now."""
         return self._stopped.get(pod_uid, frozenset())
+
+    def to_resume(self, pod_uid: str) -> frozenset[ProcessId]:
+        """Return the processes that stand still, or were stopped within a minute and may soon.
+
+        A signal that is pending shows in no state; SIGCONT takes it back (signal(7)). The caller
+        resumes them: only processes that are stopped after this count the next time.
+        """
+        now = self._context.clock.now()
+        since_s = now.monotonic_s - _STOPPING_S
+        self._resumed_s = {uid: at_s for uid, at_s in self._resumed_s.items() if at_s > since_s}
+        since_s = self._resumed_s.get(pod_uid, since_s)
+        self._resumed_s[pod_uid] = now.monotonic_s
+        recent = self._history.past.stopped(now.boot_id, since_s)
+        return self.stopped(pod_uid) | {process for uid, process in recent if uid == pod_uid}
 
     def pod_uid(self, container: Container) -> str:
         """Return the uid that actions on a container are recorded by."""

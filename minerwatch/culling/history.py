@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -96,12 +97,19 @@ class History:
             return ()
         return tuple(entry.record for entry in self._on_pod(pod_uid))
 
-    def stopped(self, boot_id: str) -> tuple[tuple[str, ProcessId], ...]:
-        """Return pod uid and id of processes that may be stopped, of released pods too."""
+    def stopped(
+        self, boot_id: str, since_s: float = -math.inf
+    ) -> tuple[tuple[str, ProcessId], ...]:
+        """Return pod uid and id of processes that may be stopped, of released pods too.
+
+        Only those count that were stopped after ``since_s``, on the monotonic clock.
+        """
         return tuple(
             (record.pod_uid, process)
             for record in self.records()
-            if record.boot_id == boot_id and _may_have_done(Action.STOP, record)
+            if record.boot_id == boot_id
+            and record.monotonic_s >= since_s
+            and _may_have_done(Action.STOP, record)
             for process in record.processes
         )
 

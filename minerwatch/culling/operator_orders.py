@@ -165,7 +165,7 @@ class OperatorOrders:
         each of hundreds of pods would take hours. The second value is the new ``lost``.
         """
         case = self.cases.case(observation) if observation is not None else None
-        hits = self.actions.resume(tuple(sorted(self.cases.stopped(record.pod_uid))))
+        hits = self.actions.resume(tuple(sorted(self.cases.to_resume(record.pod_uid))))
         trouble = [f"process {process.pid}: {why}" for process, why in hits.failed]
         is_unlabelled = False
         if record.pod and may_be_labelled:

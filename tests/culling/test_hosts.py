@@ -27,6 +27,7 @@ from minerwatch.config.selectors import selector
 from minerwatch.config.values import DRY_RUN, OFF
 from minerwatch.culling.context import AgentIdentity, Callbacks
 from minerwatch.culling.culler import BUDGET_FILE, Culler
+from minerwatch.culling.pod_actions import ProcessActions
 from minerwatch.culling.process_signals import state
 from minerwatch.culling.records import ActionRecord, AuditLine
 from minerwatch.culling.service import CullSwitch
@@ -229,7 +230,6 @@ def test_release_all_removes_log_and_budget(opened: Open, log: Path, miner: Proc
     host = opened(Action.STOP)
     host.watch.add_container(_CI, miner)
     host.tick()
-    until(lambda: state(miner) == "T")
     assert (log.parent / BUDGET_FILE).exists()
     order = ReleaseAllOrder(forget=True)
     answer = host.culler.call(lambda: host.culler.orders.release_all(order))
@@ -237,6 +237,20 @@ def test_release_all_removes_log_and_budget(opened: Open, log: Path, miner: Proc
     assert [each.resumed for each in answer.released] == [(miner.pid,)]
     assert not (log.parent / BUDGET_FILE).exists()
     assert not log.exists()
+    until(lambda: state(miner) in ("R", "S"))
+
+
+def test_a_process_whose_stop_is_still_pending_is_resumed(
+    opened: Open, miner: ProcessId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = opened(Action.STOP)
+    host.watch.add_container(_CI, miner)
+    host.tick()
+    until(lambda: state(miner) == "T")
+    monkeypatch.setattr(ProcessActions, "is_stopped", lambda *_: False)  # as if it was not yet
+    answer = host.culler.call(lambda: host.culler.orders.release_all(ReleaseAllOrder()))
+    assert [each.resumed for each in answer.released] == [(miner.pid,)]
+    until(lambda: state(miner) in ("R", "S"))
 
 
 @pytest.mark.parametrize(
