@@ -314,6 +314,11 @@ def doubts() -> Iterator[Example]:
         yield first(f"{reason.name}-{number}", case, settings, past, reason, *also, *more)
 
 
+_INNER = replace(ENGINES, cgroup=f"{ENGINES.cgroup}/own", container_id="own")
+INNER = replace(
+    docker_case(), container=_INNER, carrier=ENGINES,
+    verdict=replace(VERDICT, container=_INNER.key),
+)  # fmt: skip
 HOSTS = [
     first("a unit of a host", host_case(), ON_HOST, counted_as="ci@1.service"),
     first("a container of docker", docker_case(), ON_HOST, action=Action.KILL),
@@ -340,6 +345,10 @@ HOSTS = [
         _exempting(ON_HOST, images=("img:1",)), None, Reason.EXEMPT),
     first("own unit beside it", host_case(
         situation=replace(HOST, own_cgroup=f"{UNIT.cgroup}-other")), ON_HOST),
+    first("in a cgroup that a container made in itself", INNER, ON_HOST, action=Action.KILL),
+    first("there, but not by the engine", INNER, WITH_SOCKET, None, Reason.NOT_HERE),
+    first("a user's, protected by its whole name", ALICES, hosts(protected=("1000/x.scope",)), None,
+        Reason.PROTECTED_UNIT),
     first("by hand, paused, of an unknown name", replace(
         docker_case(), pod=None, asked=Action.PAUSE), WITH_SOCKET, None, Reason.NAME_UNKNOWN),
 ]  # fmt: skip
