@@ -22,7 +22,7 @@ from minerwatch.agent.exec_watcher import ExecWatcher
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import Node, kernel_source, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
-from minerwatch.agent.publisher import Publisher
+from minerwatch.agent.publisher import Publisher, action_notice
 from minerwatch.agent.recorder import open_recorder
 from minerwatch.agent.rule_loader import RuleLoader, RuleSet
 from minerwatch.agent.rule_updater import RuleUpdater
@@ -35,6 +35,7 @@ from minerwatch.config.schema import Config
 from minerwatch.culling.records import ActionRecord
 from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.model import Outcome
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
 from minerwatch.node.exec_events import ExecEvents
@@ -126,9 +127,9 @@ class Agent:
         self._state = AgentState(config, rules, started_s)
         recorder = open_recorder(config, node, telemetry.once, runtime.now_s)
         self._recorder = self._opened.enter_context(closing(recorder))
-        self._culling = culling = self._open_culling(config)
         self._notifier = notifier = Notifier.of(config.notify, telemetry.once.failure)
         self._opened.callback(notifier.close)
+        self._culling = culling = self._open_culling(config)
         parts = Parts(
             self._state, telemetry, node, cluster, culling, recorder, runtime.now_s, notifier
         )
@@ -342,7 +343,11 @@ class Agent:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
 
     def _note_outcome(self, record: ActionRecord) -> None:
-        self._publisher.publish_action(record)
+        """Publish the end of an action: the culling thread may act before all else is open."""
+        self._telemetry.metrics.action_ended(record.action, record.outcome)
+        self._recorder.note_action(record)
+        if record.outcome is not Outcome.WITHDRAWN:
+            self._notifier.say(action_notice(record))
 
     def _note_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):

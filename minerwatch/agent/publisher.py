@@ -12,7 +12,7 @@ from minerwatch.agent.tick import TickSummary
 from minerwatch.api.types import ContainerStatus
 from minerwatch.culling.records import ActionRecord
 from minerwatch.format import rfc3339
-from minerwatch.model import Change, Finding, Observation, Outcome
+from minerwatch.model import Change, Finding, Observation
 from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import FlaggedContainer
@@ -66,13 +66,6 @@ class Publisher:
         if self._parts.cluster is not None:
             self._parts.cluster.tell(change.observation for change in changes)
         self._notify(change.observation for change in changes)
-
-    def publish_action(self, record: ActionRecord) -> None:
-        """Publish the end of an action; called by the culling thread."""
-        self._telemetry.metrics.action_ended(record.action, record.outcome)
-        self._parts.recorder.note_action(record)
-        if record.outcome is not Outcome.WITHDRAWN:
-            self._parts.notifier.say(_action_notice(record))
 
     def publish_workers(self) -> None:
         """Publish the state of the agent's threads; dead ones are started again."""
@@ -178,7 +171,8 @@ class Publisher:
         )
 
 
-def _action_notice(record: ActionRecord) -> Notice:
+def action_notice(record: ActionRecord) -> Notice:
+    """Return the message about an action that has ended."""
     return Notice(
         at=rfc3339(record.unix_s),
         event=ACTION,
