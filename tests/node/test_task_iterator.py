@@ -77,6 +77,8 @@ def test_threads_are_counted_with_those_that_have_ended(
     ended = threading.Thread(target=burn, args=(0.2,))
     ended.start()
     ended.join()
+    # Python's thread ends a little before the kernel's.
+    until(lambda: not Path(f"/proc/self/task/{ended.native_id}").exists())
     stays = threading.Event()
     waiting = threading.Thread(target=stays.wait)
     waiting.start()
