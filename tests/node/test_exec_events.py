@@ -23,7 +23,7 @@ def events() -> Iterator[ExecEvents]:
     try:
         subscribed = ExecEvents()
     except ExecsUnavailableError as error:
-        pytest.skip(f"no exec events here: {error}")
+        pytest.skip(f"run it as root of a host: {error}")
     yield subscribed
     subscribed.close()
 
@@ -153,5 +153,5 @@ def test_closing_gives_the_socket_back() -> None:
     try:
         ExecEvents().close()
     except ExecsUnavailableError as error:
-        pytest.skip(f"no exec events here: {error}")
+        pytest.skip(f"run it as root of a host: {error}")
     assert len(os.listdir("/proc/self/fd")) == before
