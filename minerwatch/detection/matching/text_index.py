@@ -56,18 +56,18 @@ class FieldIndex:
     def found(self, value: FactValue) -> Found:
         """Return the literals in a fact that is not in ``memo``; of a list, in any element."""
         if not isinstance(value, str):
-            return NOTHING.union(*map(self._search, texts(value)))
-        return self._search(value)
-
-    def _search(self, text: str) -> Found:
-        if len(text) > _MEMO_LENGTH:
-            if text != self._latest[0]:
-                self._latest = (text, frozenset(map(_NUMBER, self._hits(normal_form(text)))))
+            return NOTHING.union(
+                *(self.memo.get(each) or self.found(each) for each in texts(value))
+            )
+        if value == self._latest[0]:
             return self._latest[1]
-        memo = self.memo
-        if len(memo) >= _MEMO_TEXTS:
-            memo.clear()
-        found = memo[text] = frozenset(map(_NUMBER, self._hits(normal_form(text))))
+        found = frozenset(map(_NUMBER, self._hits(normal_form(value))))
+        if len(value) > _MEMO_LENGTH:
+            self._latest = (value, found)
+            return found
+        if len(self.memo) >= _MEMO_TEXTS:
+            self.memo.clear()
+        self.memo[value] = found
         return found
 
 
