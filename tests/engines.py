@@ -80,7 +80,8 @@ def docker(root: Path) -> Iterator[Engine]:
         with suppress(AssertionError):
             until(lambda: socket.exists() or daemon.poll() is not None)
         if daemon.poll() is not None:
-            pytest.skip(f"dockerd does not start here: {(root / 'dockerd.log').read_text()[-300:]}")
+            said = (root / "dockerd.log").read_text()
+            pytest.skip(f"dockerd does not start, run it as root of a host: {said[-300:]}")
         packed = subprocess.run(
             ["tar", "-C", str(_rootfs(root, busybox)), "-c", "."], capture_output=True, check=True
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import guards
-from tests.guards import private_reaches, size_violations, vocabulary_violations
+from tests.guards import private_reaches, size_violations, skip_violations, vocabulary_violations
 
 
 def body(lines: int, indent: int = 4) -> str:
@@ -54,6 +54,20 @@ def test_words(source: str, line: int) -> None:
 
 def test_words_of_the_field_are_none() -> None:
     assert not list(vocabulary_violations('"""Return whose it is."""\nwho = "whole"  # however\n'))
+
+
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [
+        ("pytest.skip('needs helm: make helm')", 0),
+        ("pytest.mark.skipif(True, reason='mounts: run it as root')", 0),
+        ("pytest.skip(str(error))", 1),
+        ("pytest.mark.skipif(True)", 1),
+        ("pytest.importorskip('x', reason='needs x')", 1),
+    ],
+)
+def test_a_skip_says_what_would_run_it(call: str, count: int) -> None:
+    assert len(list(skip_violations(call))) == count
 
 
 def test_private_names() -> None:

@@ -209,7 +209,7 @@ def test_of_tens_of_thousands_of_threads_few_are_looked_at(
     """30,000, where kernel.pid_max has room for them; half of what there is room for elsewhere."""
     count = min(_MANY_THREADS, room_for_threads())
     if count < _FEW_THREADS:
-        pytest.skip(f"there is room for {count} threads: sysctl kernel.pid_max=4194304")
+        pytest.skip(f"there is room for {count} threads: set sysctl kernel.pid_max=4194304")
     node = Node(matcher, folder, cgroups.root, task_iterator() if source == "tasks" else None)
     program = Path(compiled("many_threads"))
     xmrig = program.rename(program.with_name("xmrig"))
@@ -241,7 +241,7 @@ def task_iterator() -> TaskIterator:
     try:
         return TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
 
 
 def test_a_fork_storm_hides_no_miner_and_leaves_nothing_behind(

@@ -21,7 +21,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Seen]]:
     try:
         yield observe(here, SECONDS)
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
 
 
 def test_enough_of_them_are_here(seen: list[Seen]) -> None:

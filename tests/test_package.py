@@ -62,7 +62,7 @@ def _installed(wheel: Path, extra: str, folder: Path) -> Callable[..., Completed
         check=False,
     )
     if installed.returncode:
-        pytest.skip(f"its dependencies cannot be installed here: {installed.stderr[-300:]}")
+        pytest.skip(f"run it where its dependencies can be installed: {installed.stderr[-300:]}")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*command: str) -> CompletedProcess[str]:

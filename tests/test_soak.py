@@ -16,7 +16,9 @@ _SEED = 1
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("prlimit") is None, reason="limits the agent: util-linux")
+@pytest.mark.skipif(
+    shutil.which("prlimit") is None, reason="limits the agent: apt install util-linux"
+)
 @pytest.mark.quiet  # ticks are late where CPU time is short
 @pytest.mark.parametrize(
     "in_cluster",

@@ -90,11 +90,11 @@ def canary(
 
 def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
     """Plants a canary; the seconds until it was found. Raises SnapshotError if it was not."""
-    _last_seen_unix_s(exposition())
+    last_seen_unix_s(exposition())
     planted, started_s, planted_unix_s = Canary(), time.monotonic(), time.time()
     planted.plant()
     try:
-        while _last_seen_unix_s(exposition()) < planted_unix_s:
+        while last_seen_unix_s(exposition()) < planted_unix_s:
             if time.monotonic() - started_s > timeout_s:
                 raise SnapshotError(
                     f"the canary was not found within {timeout_s:g} s: this node's agent does not"
@@ -106,7 +106,7 @@ def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
         planted.remove()
 
 
-def _last_seen_unix_s(exposition: str) -> float:
+def last_seen_unix_s(exposition: str) -> float:
     """When the agent last found a canary that is not its own; 0: never. Raises SnapshotError."""
     found = _SEEN.search(exposition)
     if found is None:

@@ -90,7 +90,7 @@ def _show_past(source: AnySource, hours: float, output: str) -> None:
             has_failed = True
             click.echo(f"minerwatch: {printable(answer)}", err=True)
             continue
-        lines += _decoded(node, answer)
+        lines += decoded_lines(node, answer)
     lines.sort(key=lambda line: line.at)
     if output == "json":
         click.echo(orders.encode(lines))
@@ -100,7 +100,8 @@ def _show_past(source: AnySource, hours: float, output: str) -> None:
         sys.exit(1)
 
 
-def _decoded(node: str, answer: bytes) -> list[AuditLine]:
+def decoded_lines(node: str, answer: bytes) -> list[AuditLine]:
+    """Return the simulation that an agent answered. Raises OrderError."""
     try:
         return msgspec.json.decode(answer, type=list[AuditLine])
     except NOT_JSON as error:

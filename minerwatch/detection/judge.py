@@ -111,8 +111,8 @@ def joined_score(scores: Mapping[Signal, float]) -> float:
     level: its share ends at the highest score of the level that the other signals reach.
     """
     others = [score for signal, score in scores.items() if signal is not Signal.BEHAVIOUR]
-    level = Level.of(_noisy_or(others))
-    return min(_noisy_or(scores.values()), level.highest_score)
+    level = Level.of(noisy_or(others))
+    return min(noisy_or(scores.values()), level.highest_score)
 
 
 def of_worst_abuse(findings: Iterable[Finding]) -> list[Finding]:
@@ -146,7 +146,8 @@ def _score_of_one_abuse(findings: Iterable[Finding]) -> float:
     return min(score, max(Level.of(without), Level.SUSPICIOUS).highest_score)
 
 
-def _noisy_or(scores: Iterable[float]) -> float:
+def noisy_or(scores: Iterable[float]) -> float:
+    """Return the joint score, 0 to 100, of scores that support each other."""
     return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
 

@@ -55,9 +55,9 @@ def text_test(predicate: Text) -> TextTest:
     """Return the function that compares one text with the predicate's pattern."""
     pattern, is_cased = predicate.pattern, predicate.cased
     if predicate.how is How.REGEX:
-        return _regex_of(pattern).is_in
+        return regex_test(pattern)
     if predicate.how is How.WILDCARD:
-        test = _regex_of(wildcard_regex(predicate)).is_in
+        test = regex_test(wildcard_regex(predicate))
         return test if is_cased else lambda text: test(_lower(text))
     compare = _COMPARE[predicate.how]
     if is_cased:
@@ -77,21 +77,25 @@ _COMPARE: dict[How, Callable[[str, str], bool]] = {
 class _Regex:
     """A regular expression, searched anywhere in a text; compiled when it is first used."""
 
-    __slots__ = ("__weakref__", "_pattern", "_regex")
+    __slots__ = ("__weakref__", "_find", "_pattern")
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._regex: re2._Regexp | None = None
+        self._find: Callable[[object, bytes, int, int], list[tuple[int, int]]] | None = None
 
-    def search(self, text: str) -> re2._Match | None:
-        """Return the first match in the bytes of a text."""
-        if self._regex is None:
-            self._regex = compiled_regex(self._pattern)
-        return self._regex.search(encoded(text))
+    def span(self, data: bytes) -> tuple[int, int]:
+        """Return where it matches in the bytes of a text; (-1, -1): nowhere."""
+        if self._find is None:
+            # The public search() takes longer than most searches, for its Python around this.
+            self._find = compiled_regex(self._pattern)._regexp.Match  # noqa: SLF001
+        return self._find(_ANYWHERE, data, 0, len(data))[0]
 
     def is_in(self, text: str) -> bool:
         """Return True if it matches in a text."""
-        return self.search(text) is not None
+        return self.span(encoded(text))[0] >= 0
+
+
+_ANYWHERE = re2._Anchor.UNANCHORED  # noqa: SLF001
 
 
 _regexes: WeakValueDictionary[str, _Regex] = WeakValueDictionary()
@@ -103,6 +107,11 @@ def _regex_of(pattern: str) -> _Regex:
     if regex is None:
         regex = _regexes[pattern] = _Regex(pattern)
     return regex
+
+
+def regex_test(pattern: str) -> TextTest:
+    """Return the function that searches one text for an expression."""
+    return _regex_of(pattern).is_in
 
 
 def compiled_regex(pattern: str, memory: int = _REGEX_MEMORY) -> re2._Regexp:
@@ -124,13 +133,13 @@ def compiled_regex(pattern: str, memory: int = _REGEX_MEMORY) -> re2._Regexp:
 
 def regex_span(pattern: str, text: str) -> tuple[int, int] | None:
     """Return where an expression matches in a text."""
-    found = _regex_of(pattern).search(text)
-    if found is None:
+    data = encoded(text)
+    start, end = _regex_of(pattern).span(data)
+    if start < 0:
         return None
-    start, end = found.span()
     if text.isascii():
         return start, end
-    before, within = encoded(text)[:start], encoded(text)[start:end]
+    before, within = data[:start], data[start:end]
     return len(before.decode()), len(before.decode()) + len(within.decode())
 
 

@@ -18,7 +18,7 @@ import msgspec
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
 from minerwatch.node.question_queue import Question
-from minerwatch.node.yara_scan import MAX_NAMES, RULE_NAME, CodeReader, RuleTexts
+from minerwatch.node.yara_scan import MAX_NAMES, RULE_NAME, CodeReader
 
 SCANNER = CHILDREN / "hot_code_scanner.py"
 MAX_ADDRESSES = 256
@@ -102,13 +102,15 @@ class HotCodeReader(CodeReader[HotCodeFindings]):
         self._addresses.pop(process, None)
         return False
 
-    def _answer(self, question: Question, rules: RuleTexts) -> HotCodeFindings | None:
+    def _answer(self, question: Question) -> HotCodeFindings | None:
         try:
-            return super()._answer(question, rules)
+            return super()._answer(question)
         finally:
             self._addresses.pop(question.process, None)
 
-    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> HotCodeFindings | None:
+    def _ask_child(
+        self, child: GuardedChild, process: ProcessId, place: str
+    ) -> HotCodeFindings | None:
         until_s = time.monotonic() + _ANSWER_S
         addresses = self._addresses.get(process, [])
         child.send(_Look(self._proc, place, *process, addresses), until_s)

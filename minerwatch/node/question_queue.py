@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
+from minerwatch.node.guarded_child import GuardedChild, GuardedProgram
+from minerwatch.node.proc_files import living_place
 from minerwatch.worker import Worker
 
 Answer = TypeVar("Answer")
 
 MAX_OPEN_PER_OWNER = 32
+_JOIN_S = 1.0
 
 
 class Question(NamedTuple):
@@ -126,3 +131,87 @@ class QueuedReader(Generic[Answer]):
             self.questions.close(process)
         else:
             self._answers.put((process, answer))
+
+
+class ChildReader(QueuedReader[Answer]):
+    """Base of readers whose child looks at one process at a time.
+
+    The child is killed when there is nothing left to do. ``failures`` counts besides ``crowded``:
+    ``timeout``, looks that took too long or hung; ``child``, children that exited or answered
+    nonsense. What hung a look is left alone for a while.
+    """
+
+    def __init__(
+        self, name: str, proc: str, program: GuardedProgram, idle_s: float, *reasons: str
+    ) -> None:
+        """``idle_s``: the child's life without questions."""
+        super().__init__("timeout", "child", *reasons)
+        self._proc = proc
+        self._program = program
+        self._idle_s = idle_s
+        self._avoided: dict[Hashable, float] = {}  # process or container -> until then
+        self._closing = threading.Event()
+        self._thread = Worker(name, self._serve).start()
+
+    def close(self) -> None:
+        """End child and thread; do not wait for either if it hangs."""
+        self._closing.set()
+        super().close()
+        self._program.kill()
+        self._thread.join(_JOIN_S)
+
+    # In the thread.
+
+    @abstractmethod
+    def _child(self, owner: Hashable) -> GuardedChild | None:
+        """Return a child that is ready; None: there is none now. Raises as its methods do."""
+
+    @abstractmethod
+    def _ask_child(self, child: GuardedChild, process: ProcessId, place: str) -> Answer | None:
+        """Return the answer of ``child``; raises as its methods do."""
+
+    @abstractmethod
+    def _failed(self, question: Question, error: Exception) -> Answer | None:
+        """Avoid what has broken a look, if need be; return what was found before."""
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            question = self.questions.take(self._idle_s if self._program.is_running else None)
+            if question is None:
+                self._program.discard()
+                continue
+            answer = None
+            try:
+                answer = self._answer(question)
+            finally:
+                self._finish(question.process, answer)
+        self._program.close()
+
+    def _answer(self, question: Question) -> Answer | None:
+        process, owner = question
+        now_s = time.monotonic()
+        if any(self._avoided.get(each, 0.0) > now_s for each in (process, owner)):
+            return None
+        try:
+            place = living_place(self._proc, process.pid)
+        except OSError:
+            return None  # it has exited
+        try:
+            child = self._child(owner)
+            if child is None:
+                self.failures["child"] += 1
+                return None
+            return self._ask_child(child, process, place)
+        except TimeoutError as error:
+            self.failures["timeout"] += 1
+            self._program.discard(owner)
+            return self._failed(question, error)
+        except (OSError, ValueError) as error:
+            self.failures["child"] += not self._closing.is_set()
+            self._program.discard(has_failed=True)
+            return self._failed(question, error)
+
+    def _avoid(self, key: Hashable, for_s: float) -> None:
+        now_s = time.monotonic()
+        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
+        self._avoided[key] = now_s + for_s

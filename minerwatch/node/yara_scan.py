@@ -1,8 +1,7 @@
 """Scan the code of processes with YARA rules: their programs, libraries and generated code.
 
-A child (children/yara_scanner.py) scans one process at a time and is killed when there is nothing
-left to scan; the agent itself never loads YARA-X. Only the thread of a reader waits for the child.
-Containers take turns.
+A child (children/yara_scanner.py) scans; the agent itself never loads YARA-X. Only the thread of a
+reader waits for the child. Containers take turns.
 
 A process can hang its reader: it can hold its own memory lock, or serve the file system of its
 executable itself. It is then left alone for a while, and so is its container.
@@ -11,9 +10,7 @@ executable itself. It is then left alone for a while, and so is its container.
 from __future__ import annotations
 
 import re
-import threading
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +20,7 @@ import msgspec
 from minerwatch.errors import RuleError
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
-from minerwatch.node.proc_files import living_place
-from minerwatch.node.question_queue import Question, QueuedReader
-from minerwatch.worker import Worker
+from minerwatch.node.question_queue import ChildReader, Question
 
 Answer = TypeVar("Answer")
 
@@ -39,7 +34,6 @@ _MAX_RULE_FILE_BYTES = 1 << 20
 _MAX_LINES = 10_000
 _MAX_SCAN_S = 120.0
 _MAX_COMPILE_S = 60.0
-_JOIN_S = 1.0
 _PROCESS_AVOIDED_S = 1800.0
 """A process that hung its scan is left alone for so long, so that a few cannot delay all others."""
 _OWNER_AVOIDED_S = 60.0
@@ -78,15 +72,11 @@ class ScanResult(msgspec.Struct):
         raise ValueError("the scanner does not come to an end")
 
 
-class CodeReader(QueuedReader[Answer | None]):
-    """Base of readers that scan processes by rules, in a child that exits when nothing is to do.
+class CodeReader(ChildReader[Answer | None]):
+    """Base of readers that scan processes by rules.
 
-    An answer is None where a process could not be scanned. ``failures`` counts by reason:
-
-    - ``timeout``: scans that took too long or hung;
-    - ``child``: scanners that exited, answered nonsense or cannot be killed;
-    - ``crowded``: questions refused because their container has too many pending;
-    - ``rules``: broken rule files. The last version that compiled stays in force.
+    An answer is None where a process could not be scanned. ``failures`` counts a further reason,
+    ``rules``: broken rule files. The last version that compiled stays in force.
     """
 
     name: str
@@ -101,96 +91,38 @@ class CodeReader(QueuedReader[Answer | None]):
         reasons: Iterable[str] = (),
     ) -> None:
         """``idle_s``: the child's life without questions; ``stall_s``: without any progress."""
-        super().__init__("timeout", "child", "rules", *reasons)
-        self._proc = proc
-        self._program = program
-        self._idle_s = idle_s
         self._stall_s = stall_s
-        self._avoided: dict[Hashable, float] = {}  # process or container -> until then
-        self._closing = threading.Event()
-        self._rules = RuleTexts(rule_files)
-        self._thread = Worker(self.name, self._serve).start()
+        self._rules = self._compiled = RuleTexts(rule_files)
+        super().__init__(self.name, proc, program, idle_s, "rules", *reasons)
 
     def use(self, rule_files: Sequence[Path]) -> None:
         """Put the rules of ``rule_files`` in force, as the files are now."""
         self._rules = RuleTexts(rule_files, self._rules)
 
-    def close(self) -> None:
-        """End child and thread; do not wait for either if it hangs."""
-        self._closing.set()
-        super().close()
-        self._program.kill()
-        self._thread.join(_JOIN_S)
-
     # In the thread.
 
-    @abstractmethod
-    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> Answer | None:
-        """Return the answer of ``child``; raises as its methods do."""
-
-    @abstractmethod
-    def _failed(self, question: Question, error: Exception) -> Answer | None:
-        """Avoid what has broken a scan, if need be; return what was found before."""
-
-    def _serve(self) -> None:
+    def _answer(self, question: Question) -> Answer | None:
         rules = self._rules
-        while not self._closing.is_set():
-            question = self.questions.take(self._idle_s if self._program.is_running else None)
-            if question is None:
-                self._program.discard()
-                continue
-            if rules is not self._rules:
-                rules = self._rules
-                self._avoided.clear()
-                self._program.discard()
-            answer = None
-            try:
-                answer = self._answer(question, rules)
-                if rules is not self._rules:  # scanned by outdated rules: ask again
-                    answer = None
-            finally:
-                self._answers.put((question.process, answer))
-        self._program.close()
+        if rules is not self._compiled:
+            self._compiled = rules
+            self._avoided.clear()
+            self._program.discard()
+        answer = super()._answer(question)
+        return answer if rules is self._rules else None  # scanned by outdated rules: ask again
 
-    def _answer(self, question: Question, rules: RuleTexts) -> Answer | None:
-        process, owner = question
-        now_s = time.monotonic()
-        if any(self._avoided.get(each, 0.0) > now_s for each in (process, owner)):
-            return None
-        try:
-            place = living_place(self._proc, process.pid)
-        except OSError:
-            return None  # it has exited
-        try:
-            child = self._child_with(rules, owner)
-            if child is None:
-                self.failures["child"] += 1
-                return None
-            return self._scan(child, process, place)
-        except TimeoutError as error:
-            self.failures["timeout"] += 1
-            self._program.discard(owner)
-            return self._failed(question, error)
-        except (OSError, ValueError) as error:
-            self.failures["child"] += not self._closing.is_set()
-            self._program.discard(has_failed=True)
-            return self._failed(question, error)
+    def _finish(self, process: ProcessId, answer: Answer | None) -> None:
+        self._answers.put((process, answer))
 
-    def _child_with(self, rules: RuleTexts, owner: Hashable) -> GuardedChild | None:
-        """Return the child, with ``rules`` compiled; None if too many killed ones remain."""
+    def _child(self, owner: Hashable) -> GuardedChild | None:
+        """Return the child, with the rules compiled; None if too many killed ones remain."""
         self._closing.wait(self._program.backoff_s)
         is_new = not self._program.is_running
         child = self._program.child(owner)
         if self._closing.is_set():  # close() may have seen no child yet
             self._program.kill()
         if child is not None and is_new:
-            self.failures["rules"] += rules.compile_in(child)
+            self.failures["rules"] += self._compiled.compile_in(child)
         return child
-
-    def _avoid(self, key: Hashable, for_s: float) -> None:
-        now_s = time.monotonic()
-        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[key] = now_s + for_s
 
 
 class ContentReader(CodeReader[tuple[str, ...]]):
@@ -221,7 +153,9 @@ class ContentReader(CodeReader[tuple[str, ...]]):
         """Put the rules of ``rule_files`` in force, as the files are now."""
         super().use(_for_memory(rule_files))
 
-    def _scan(self, child: GuardedChild, process: ProcessId, place: str) -> tuple[str, ...] | None:
+    def _ask_child(
+        self, child: GuardedChild, process: ProcessId, place: str
+    ) -> tuple[str, ...] | None:
         self._result = result = ScanResult()
         end_s = time.monotonic() + _MAX_SCAN_S
         child.send(_Scan(self._proc, process.pid, place, process.start_ticks), end_s)

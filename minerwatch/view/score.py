@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from collections.abc import Iterator, Sequence
 
 from minerwatch.api.types import ContainerStatus, FindingStatus
+from minerwatch.detection.judge import noisy_or
 from minerwatch.format import counted
 from minerwatch.model import ContainerKind, Level, Maturity, Signal
 from minerwatch.untrusted_text.display import printable
@@ -30,7 +30,7 @@ def score_lines(status: ContainerStatus) -> Iterator[Line]:
         yield Line(f"  {printable(signal, 16):10} {score:4g}  {best}{more}")
     if len(ranked) > 1:
         rests = " × ".join(f"(1 − {score / 100:g})" for _, score in ranked)
-        joined = _joined(status.signals.values())
+        joined = noisy_or(status.signals.values())
         yield Line(f"  joined     100 × (1 − {rests}) = {joined:g}")
         if status.score < joined:
             yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
@@ -87,13 +87,9 @@ def _processes(findings: Sequence[FindingStatus]) -> str:
 def _why_limited(status: ContainerStatus, joined: float) -> str:
     """Return which of the two limits the judge has set to the sum."""
     others = [score for signal, score in status.signals.items() if signal != Signal.BEHAVIOUR]
-    if Level.of(_joined(others)) < Level.of(joined):
+    if Level.of(noisy_or(others)) < Level.of(joined):
         return "behaviour never changes the level"
     return "words of one argument lift nothing above suspicious"
-
-
-def _joined(scores: Iterable[float]) -> float:
-    return round(100 * (1 - prod(1 - score / 100 for score in scores)), 2)
 
 
 def _why_nothing(status: ContainerStatus) -> str:

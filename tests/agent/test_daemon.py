@@ -490,7 +490,9 @@ def test_a_thread_that_fails_again_and_again_is_seen_and_the_others_go_on(start:
 def test_without_root_it_runs_and_says_once_what_it_cannot_see(start: Start) -> None:
     command = _python_as_nobody()
     if command is None:
-        pytest.skip("needs setpriv, and a Python and a checkout that other users can read")
+        pytest.skip(
+            "needs setpriv, and a Python and a checkout that other users can read: run it there"
+        )
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -532,7 +534,9 @@ def test_cgroups_by_the_thousand_are_told_and_hide_no_miner(
 def test_it_is_not_ready_where_proc_hides_what_it_is_to_watch(start: Start, hidepid: str) -> None:
     command = _python_as_nobody()
     if command is None:
-        pytest.skip("needs setpriv, and a Python and a checkout that other users can read")
+        pytest.skip(
+            "needs setpriv, and a Python and a checkout that other users can read: run it there"
+        )
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -602,7 +606,7 @@ def test_a_miner_is_told_as_it_starts_not_at_the_next_tick(
     agent = start("--interval", "1h")
     agent.until(lambda: agent.get("/readyz")[0] == 200)
     if not any(line["event"] == "probe is on" for line in agent.lines()):
-        pytest.skip(f"no exec events here: {agent.line('probe is off')['reason']}")
+        pytest.skip(f"run it as root of a host: {agent.line('probe is off')['reason']}")
     # in a container that no tick has seen, by a process that is gone at once
     folder = cgroups.make(f"{TOP}/docker/{container_id('c3')}")
     script = f"echo $$ > {folder}/cgroup.procs; exec env true stratum+tcp://x.y:1 -u a -p x"
@@ -624,7 +628,7 @@ def test_who_could_not_be_read_as_it_started_is_read_before_the_next_tick(
     agent = start("--interval", "1h")
     agent.until(lambda: agent.get("/readyz")[0] == 200)
     if not any(line["event"] == "probe is on" for line in agent.lines()):
-        pytest.skip(f"no exec events here: {agent.line('probe is off')['reason']}")
+        pytest.skip(f"run it as root of a host: {agent.line('probe is off')['reason']}")
     limits = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
     assert process.stdin

@@ -133,7 +133,7 @@ def task_iterator() -> TaskIterator:
     try:
         return TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
 
 
 @pytest.fixture(params=["proc", "tasks"])
@@ -613,7 +613,7 @@ def _has(node: Node) -> bool:
 def runtime_bundle(folder: Path, cgroup: str) -> Path:
     """A container that burns CPU with a miner's arguments, for runc to run in ``cgroup``."""
     if not shutil.which("runc") or not Path("/bin/busybox").exists():
-        pytest.skip("needs Debian's runc and busybox-static")
+        pytest.skip("needs runc and busybox: apt install runc busybox-static")
     programs = folder / "rootfs" / "bin"
     programs.mkdir(parents=True)
     shutil.copy("/bin/busybox", programs / "busybox-x")  # busybox itself counts as a reader

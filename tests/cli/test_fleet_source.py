@@ -82,7 +82,7 @@ def test_top_of_three_nodes_one_of_them_missing(golden: Golden, run: Callable[..
 
 
 @pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="is a plugin of kubectl: have kubectl on the PATH"
+    shutil.which("kubectl") is None, reason="is a plugin of kubectl: install kubectl"
 )
 def test_as_a_plugin_of_kubectl(api: ApiServer, tmp_path: Path) -> None:
     program = Path(sysconfig.get_path("scripts")) / "kubectl-minerwatch"

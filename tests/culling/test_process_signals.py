@@ -69,7 +69,7 @@ def test_a_pid_that_is_really_used_again_is_left_alone(programs: Programs) -> No
     """The kernel is told to give the same pid to the next process (proc_sys_kernel(5))."""
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     if not last_pid.exists():
-        pytest.skip("needs a kernel with CONFIG_CHECKPOINT_RESTORE")
+        pytest.skip("run it on a kernel with CONFIG_CHECKPOINT_RESTORE")
     miner = programs.start("xmrig", busy=False)
     meant = identity(miner.pid)
     miner.kill()
@@ -142,7 +142,7 @@ print(send_all((ProcessId(int(sys.argv[1]), int(sys.argv[2])),), None))
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare: apt install util-linux")
 def test_the_init_of_a_pid_namespace_is_stopped_continued_and_killed(programs: Programs) -> None:
     """It is seen by its pid out here; in there, as pid 1, it ignores what it has no handler for."""
     outer = programs.run(

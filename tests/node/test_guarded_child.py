@@ -259,7 +259,7 @@ def test_a_child_that_cannot_be_killed_is_left_behind(start: Start, tmp_path: Pa
                 child.receive(str, soon(), stall_s=0.3)
             program.discard("container")
             if not program.dying(0.5):
-                pytest.skip("this kernel kills what waits for FUSE")
+                pytest.skip("this kernel kills what waits for FUSE: run it on another")
             assert state(child.pid) == "D"
             assert program.child("container") is None  # nothing more hangs in it
             other = program.child("another")

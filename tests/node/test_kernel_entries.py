@@ -42,7 +42,7 @@ def sampler() -> Iterator[EntrySampler]:
     try:
         opened = EntrySampler()
     except BpfUnavailableError as error:
-        pytest.skip(f"{error} (this test reads the kernel's tasks)")
+        pytest.skip(f"run it as root of a host: {error}")
     yield opened
     opened.close()
 

@@ -462,7 +462,7 @@ reader.close()
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: run it as root")
 def test_what_another_user_may_not_read_is_empty(spawn: Spawn) -> None:
     target = spawn(SLEEP, "60")
     seen = subprocess.run(
@@ -480,7 +480,7 @@ def test_what_another_user_may_not_read_is_empty(spawn: Spawn) -> None:
     assert reads_threads
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a proc: run it as root")
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_hidden_processes_of_others_are_missing(spawn: Spawn, hidepid: int) -> None:
     script = (

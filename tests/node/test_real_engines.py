@@ -88,7 +88,9 @@ def test_a_container_that_a_user_made_without_root_is_that_users() -> None:
         )
         _end_pause(root / "run")
         if done.returncode:
-            pytest.skip(f"podman makes no container without root here: {done.stderr[-300:]}")
+            pytest.skip(
+                f"podman makes no container without root, run it on a host: {done.stderr[-300:]}"
+            )
         container_id = done.stdout.split()[-1]
         slice_ = f"/user.slice/user-{_NOBODY}.slice"
         container = Container(

@@ -38,7 +38,7 @@ def iterator() -> Iterator[TaskIterator]:
     try:
         found = TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(f"{error} (this test reads the kernel's tasks)")
+        pytest.skip(f"run it as root of a host: {error}")
     yield found
     found.close()
 
@@ -209,7 +209,7 @@ def test_it_can_be_closed_and_opened_again() -> None:
     try:
         first = TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         list(first.records())
@@ -261,7 +261,7 @@ def test_the_committed_object_is_what_the_source_builds_to(
         pytest.skip("needs a compiler: apt install clang llvm libbpf-dev")
     version = subprocess.run(["clang", "--version"], capture_output=True, text=True).stdout
     if "version 14." not in version:
-        pytest.skip("other compilers build other bytes: needs clang 14 (Debian 12)")
+        pytest.skip("other compilers build other bytes: run it on Debian 12, with clang 14")
     if not Path("/usr/include/bpf/bpf_core_read.h").exists():
         pytest.skip("needs libbpf's headers: apt install libbpf-dev")
     built = tmp_path / "bpf"

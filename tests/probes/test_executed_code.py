@@ -340,15 +340,15 @@ while True:
 """
 
 
-@pytest.mark.skipif(UNIFIED is None, reason="needs a cgroup v2 hierarchy, beside v1 or alone")
+@pytest.mark.skipif(UNIFIED is None, reason="run it where a cgroup v2 hierarchy is mounted")
 def test_a_container_is_found_by_the_cgroup_in_samples_of_forks_that_are_gone() -> None:
     assert UNIFIED is not None
     try:
         sampler = CodeSampler(199.0)
     except SamplerUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
     if "perf_event" in Path("/proc/self/cgroup").read_text():
-        pytest.skip("perf_event is on a v1 hierarchy here, so samples have the ids of that")
+        pytest.skip("samples have ids of perf_event's v1 hierarchy: run it without one")
     folders = CgroupFolders(UNIFIED)
     folder = folders.make(f"{TOP}/docker/{container_id('f0')}")
     probe = None
@@ -390,7 +390,7 @@ def test_both_sources_of_samples_tell_a_hash_loop(
     try:
         sampler = source()
     except (SamplerUnavailableError, BpfUnavailableError) as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
     with subprocess.Popen([sys.executable, "-c", MIXES]) as loop:
         probe, _ = opened({loop.pid: Place(identity(loop.pid), HERE, "pod")})
         try:

@@ -132,7 +132,7 @@ def test_rounding_needs_a_kernel_whose_control_words_can_be_read() -> None:
     try:
         tasks = TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
     off = status_of(Probes(Config(), tasks=tasks))
     assert off["rounding"] == ""
     tasks.has_fp_control = False
@@ -181,7 +181,7 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
     try:
         tasks = TaskIterator()
     except TasksUnavailableError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"run it as root of a host: {error}")
     book = shipped.book()
     probes = Probes(Config(), content_rules=book.content, tasks=tasks)
     command = [sys.executable, str(script), "12", str(victim)]

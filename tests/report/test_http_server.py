@@ -170,7 +170,7 @@ def test_every_address_is_listened_on_where_none_is_named() -> None:
         listener.close()
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6 on the loopback")
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="run it where the loopback has IPv6")
 def test_ipv6_is_shown_in_brackets() -> None:
     listener, shown = address_listener("::1", 0, ROUTES)
     listener.close()

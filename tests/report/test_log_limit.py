@@ -14,7 +14,8 @@ def test_a_container_that_flips_all_day_has_some_lines_an_hour() -> None:
     ]
     told = [each for each in logged if each is not None]
     assert len(told) <= PER_CONTAINER.burst + 24 * PER_CONTAINER.per_hour + 2 * 24
-    assert sum(told) + limit._containers["c"].left_out == limit.left_out == len(logged) - len(told)
+    assert limit.left_out == len(logged) - len(told)
+    assert limit.lines_before("c", "ns", "likely", 2 * DAY_S) == limit.left_out - sum(told)
 
 
 def test_the_next_line_says_how_many_were_left_out() -> None:
@@ -42,7 +43,8 @@ def test_others_are_told_of_whatever_one_does() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    limit = LogLimit()
-    for number in range(20_000):
-        limit.lines_before(f"c{number}", f"ns{number}", "likely", 0)
-    assert len(limit._containers) == len(limit._namespaces) == 4096
+    limit = LogLimit(Rate(1, 1), Rate(1, 1))
+    for number in range(4097):
+        assert limit.lines_before(f"c{number}", f"ns{number}", "likely", 0) == 0
+    assert limit.lines_before("c1", "ns1", "likely", 0) is None
+    assert limit.lines_before("c0", "ns0", "likely", 0) == 0  # forgotten

@@ -87,7 +87,7 @@ def test_a_new_agent_shows_its_counters_at_zero(golden: Callable[[str, str], Non
 
 @pytest.mark.skipif(
     shutil.which("promtool") is None,
-    reason="needs promtool, from Debian's package prometheus",
+    reason="needs promtool: apt install prometheus",
 )
 @pytest.mark.parametrize("metrics", [Metrics(), a_busy_node()])
 def test_promtool_has_nothing_to_complain_about(metrics: Metrics) -> None:

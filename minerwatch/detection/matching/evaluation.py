@@ -12,12 +12,11 @@ from functools import lru_cache
 from itertools import chain
 
 from minerwatch.detection.condition import All, Any, Condition, How, Not, Number, Predicate, Text
-from minerwatch.detection.matching.required_literals import LONG_WORD
+from minerwatch.detection.matching.required_literals import has_long_word
 from minerwatch.detection.matching.text_index import LINE, LONG, NOTHING, Found
 from minerwatch.detection.predicate import (
     OPERATORS,
     SIMPLE,
-    encoded,
     number_holds,
     text_test,
     texts,
@@ -42,15 +41,14 @@ class Seen:
     def has_long_word(self) -> bool:
         """True if a word of the command line is long."""
         if self._has_long_word is None:
-            line = self.facts.get(LINE, "")
-            line = line if isinstance(line, str) else " ".join(texts(line))
-            self._has_long_word = LONG_WORD.search(encoded(line)) is not None
+            self._has_long_word = any(map(has_long_word, texts(self.facts.get(LINE))))
         return self._has_long_word
 
     def has_all(self, clauses: Sequence[Found]) -> bool:
         """Return True if the facts have one literal of each clause."""
+        found = self.found
         for clause in clauses:
-            if clause.isdisjoint(self.found) and not (LONG in clause and self.has_long_word):
+            if found.isdisjoint(clause) and not (LONG in clause and self.has_long_word):
                 return False
         return True
 

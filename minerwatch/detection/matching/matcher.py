@@ -143,8 +143,11 @@ class Matcher:
         seen = see(facts)
         if seen is None:
             return ()
-        possible = [self._compiled[position] for position in sorted(seen.rules)]
-        held = [rule for rule in possible if rule.holds(seen)]
+        held = []
+        for position in sorted(seen.rules):
+            rule = self._compiled[position]
+            if seen.has_all(rule.others) and rule.evaluate(seen):
+                held.append(rule)
         if not held:
             return ()
         planted = PlantedArguments(facts, see, _MIN_PLANTED)
@@ -213,19 +216,19 @@ class _CompiledRule:
     ) -> None:
         self.position = position
         self.rule = rule
-        self._evaluate = evaluate
+        self.evaluate = evaluate
         texts = (each for each in predicates(rule.condition) if isinstance(each, Text))
         self.compares_arguments = any(text.field in COMMAND_FIELDS for text in texts)
         self.first, *others = clauses or (NOTHING,)
-        self._others = tuple(each for each in others if len(each) <= _MAX_LITERALS)
+        self.others = tuple(each for each in others if len(each) <= _MAX_LITERALS)
 
     def may_hold(self, seen: Seen | None) -> bool:
         """Return False if a literal that the rule needs is missing."""
-        return seen is not None and self.position in seen.rules and seen.has_all(self._others)
+        return seen is not None and self.position in seen.rules and seen.has_all(self.others)
 
     def holds(self, seen: Seen | None) -> bool:
         """Return True if the rule holds."""
-        return seen is not None and self.may_hold(seen) and self._evaluate(seen)
+        return seen is not None and self.may_hold(seen) and self.evaluate(seen)
 
 
 _MAX_LITERALS = 128
@@ -251,11 +254,12 @@ class _StaticRules:
             literal: shared.setdefault(frozenset(each), frozenset(each))
             for literal, each in by_literal.items()
         }
+        self._literals = frozenset(self._by_literal)
 
     def see(self, facts: Facts) -> Seen | None:
         """Return the facts with the literals in them; None if no rule may hold."""
         found = search(self._indexes, facts)
-        literals = self._by_literal.keys() & found
+        literals = found & self._literals
         if not literals and not self._always:
             return None
         return Seen(facts, found, self._always.union(*map(self._by_literal.__getitem__, literals)))

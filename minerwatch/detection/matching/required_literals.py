@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import re2
-
 from minerwatch.detection.condition import Flag, How, Text, wildcard_regex
+from minerwatch.detection.predicate import regex_test
 
 _MAX_EXACT = 160
 """Texts that a part of an expression is expanded to; beyond that it is not expanded."""
@@ -32,8 +31,8 @@ _MIN_LITERAL_LENGTH = 2
 _MAX_COPIES = 4
 """Copies of a repeated part that are expanded."""
 
-LONG_WORD = re2.compile(r"(?i)[0-9a-z_]{24}")
-"""A word that few texts contain: addresses of coins have such, and digests."""
+has_long_word = regex_test("(?i)[0-9a-z_]{24}")
+"""Tells if a text has a word that few have: addresses of coins are such, and digests."""
 _LONG_WORD_LENGTH = 24
 
 _READ_DIFFERENTLY = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")
@@ -67,7 +66,7 @@ class Requirement:
     """Necessary conditions for a predicate to hold on a text."""
 
     literals: frozenset[str] | None  # its normal form contains one of these; None: none are known
-    has_long_word: bool = False  # it contains a LONG_WORD
+    has_long_word: bool = False  # it contains a long word
 
 
 _NO_REQUIREMENT = Requirement(None)
@@ -265,7 +264,7 @@ def _rarer(one: _Texts | None, other: _Texts | None) -> _Texts | None:
 
 
 def _has_long_word(operators: Iterable[tuple[Any, Any]]) -> bool:
-    """Return True if all that the operators match contains a LONG_WORD."""
+    """Return True if all that the operators match contains a long word."""
     for operator, argument in operators:
         match str(operator):
             case "SUBPATTERN":
@@ -285,7 +284,7 @@ def _has_long_word(operators: Iterable[tuple[Any, Any]]) -> bool:
 
 
 def _is_of_word(part: tuple[Any, Any]) -> bool:
-    """Return True if what a character or a class matches is matched by LONG_WORD's class."""
+    """Return True if what a character or a class matches may be part of a long word."""
     match str(part[0]), part[1]:
         case "IN", members:
             return all(map(_is_of_word, members))

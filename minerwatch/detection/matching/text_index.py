@@ -7,6 +7,7 @@ predicate none of whose literals is found does not hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 import ahocorasick
 
@@ -53,26 +54,24 @@ class FieldIndex:
         self._latest: tuple[str | None, Found] = (None, NOTHING)  # the latest long text
 
     def found(self, value: FactValue) -> Found:
-        """Return the literals in a fact; of a list, the literals in any element."""
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        if isinstance(value, str):
-            found = self.memo.get(value)
-            return self._search(value) if found is None else found
-        return NOTHING.union(*map(self.found, texts(value)))
-
-    def _search(self, text: str) -> Found:
-        if text == self._latest[0]:
+        """Return the literals in a fact that is not in ``memo``; of a list, in any element."""
+        if not isinstance(value, str):
+            return NOTHING.union(
+                *(self.memo.get(each) or self.found(each) for each in texts(value))
+            )
+        if value == self._latest[0]:
             return self._latest[1]
-        numbers = [number for _, number in self._hits(normal_form(text))]
-        found = frozenset(numbers) if numbers else NOTHING
-        if len(text) > _MEMO_LENGTH:
-            self._latest = (text, found)
+        found = frozenset(map(_NUMBER, self._hits(normal_form(value))))
+        if len(value) > _MEMO_LENGTH:
+            self._latest = (value, found)
             return found
         if len(self.memo) >= _MEMO_TEXTS:
             self.memo.clear()
-        self.memo[text] = found
+        self.memo[value] = found
         return found
+
+
+_NUMBER = itemgetter(1)  # of a hit
 
 
 Indexes = tuple[tuple[str, FieldIndex], ...]
@@ -83,8 +82,8 @@ def search(indexes: Indexes, facts: Facts) -> Found:
     """Return the literals in the facts of some fields."""
     found = NOTHING
     for field, index in indexes:
-        if field in facts:
-            value = facts[field]
+        value = facts.get(field)
+        if value is not None:
             here = index.memo.get(value)
             if here is None:
                 here = index.found(value)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from minerwatch.detection.condition import How, Text, predicates
 from minerwatch.detection.matching.required_literals import (
-    LONG_WORD,
+    has_long_word,
     normal_form,
     requirement,
     requirement_of,
 )
-from minerwatch.detection.predicate import encoded, predicate_holds
+from minerwatch.detection.predicate import predicate_holds
 from tests import shipped
 from tests.examples import examples
 
@@ -78,7 +78,7 @@ def compiled(pattern: str) -> re2._Regexp | None:
 
 def meets(text: str, pattern: str) -> bool:
     needs = requirement(pattern)
-    if needs.has_long_word and not LONG_WORD.search(encoded(text)):
+    if needs.has_long_word and not has_long_word(text):
         return False
     return needs.literals is None or any(one in normal_form(text) for one in needs.literals)
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from minerwatch.api.snapshot import decode_agent, decode_report, encode
 from minerwatch.api.types import NodeReport
-from minerwatch.cli.canary import _last_seen_unix_s
+from minerwatch.cli.canary import last_seen_unix_s
 from minerwatch.cli.top_screen.terminal import to_ascii
 from minerwatch.culling import audit_log
 from minerwatch.culling.history import History
@@ -162,7 +162,7 @@ def audit(data: bytes) -> None:
 def canary_metrics(data: bytes) -> None:
     """What an agent's metrics say of the canary."""
     try:
-        is_finite(_last_seen_unix_s(data.decode(errors="replace")))
+        is_finite(last_seen_unix_s(data.decode(errors="replace")))
     except SnapshotError as error:
         is_told(error)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from minerwatch.api import client, orders
-from minerwatch.cli.cull import _decoded
+from minerwatch.cli.cull import decoded_lines
 from minerwatch.errors import OrderError, SnapshotError
 from minerwatch.report.http_server import Answer, Listener, Posts, RequestError, Routes
 from minerwatch.view.culling_text import cull_text, release_text, simulation_text
@@ -108,7 +108,7 @@ def order_answer(data: bytes) -> None:
     except OrderError as error:
         is_told(error)
     try:
-        lines = _decoded("node-1", data)
+        lines = decoded_lines("node-1", data)
     except OrderError as error:
         is_told(error)
     else:

@@ -46,9 +46,9 @@ def test_more_cores_than_there_are_can_still_be_drawn() -> None:
 
 
 def test_who_never_burnt_cpu_takes_no_memory() -> None:
-    history = CpuHistory(10.0)
-    history.add([container(cpu_cores=0.0), MINER], 100.0)
-    assert list(history._readings) == [key_of(MINER)]
+    history = CpuHistory(10.0, max_containers=1)
+    history.add([MINER, container(cpu_cores=0.0)], 100.0)
+    assert readings(history) == [MINER.cpu_cores]
     assert history.of(key_of(container())) == ()
 
 
@@ -66,7 +66,7 @@ def test_of_too_many_the_last_read_are_kept() -> None:
     add(history, 1.0, 100.0)
     history.add([SIMULATION, container(cpu_cores=1.0)], 110.0)
     assert readings(history) == []
-    assert len(history._readings) == 2
+    assert len(history.of(key_of(SIMULATION))) == len(history.of(key_of(container()))) == 1
 
 
 @given(
@@ -129,9 +129,10 @@ def test_what_was_flagged_when_the_screen_was_opened_is_no_change() -> None:
 def test_the_journal_is_bounded() -> None:
     journal = Journal()
     journal.add([], NOW)
-    for number in range(5100):
-        journal.add([replace(MINER, cgroup=f"/{number}")], NOW)
-    assert len(journal._levels) == len(journal._changes) == 5000
+    many = [replace(MINER, cgroup=f"/{number}") for number in range(5100)]
+    for each in many:
+        journal.add([each], NOW)
+    assert sum(len(journal.of(key_of(each))) for each in many) == 5000
     for number in range(50):
         level = "likely" if number % 2 else "confirmed"
         journal.add([replace(MINER, level=level)], NOW)
