@@ -39,7 +39,7 @@ class AgentPorts:
     """Reads reports of one cluster's agents; for many threads.
 
     Gives up once the API server refuses a token, or once an agent answers by exec while none has
-    answered on its port. An agent's own refusal counts for that agent only: its node may be hostile.
+    answered on its port. What an agent refuses counts for it alone: its node may be hostile.
     """
 
     def __init__(self, cluster: Cluster) -> None:

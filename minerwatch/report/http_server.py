@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.message import Message
 from http import HTTPStatus
@@ -49,9 +49,6 @@ _REFUSALS = {
     HTTPStatus.TOO_MANY_REQUESTS: b"too many unknown tokens from this address\n",
     HTTPStatus.SERVICE_UNAVAILABLE: b"the API server did not review the token\n",
 }
-_BUSY = b"other clients are being served: try again\n"
-_MAX_PRIVATE_AT_ONCE = 2  # answers in memory: each may have some MiB
-_PRIVATE_WAIT_S = 5.0
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -65,6 +62,11 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()  # further ones
 
 
+_BUSY = Answer(
+    b"other clients are being served: try again\n", status=HTTPStatus.SERVICE_UNAVAILABLE
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one listener, besides the size of a request."""
@@ -72,6 +74,8 @@ class Limits:
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
     connections_per_s: int = 50  # from one client address
+    private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
+    private_wait_s: float = 5.0  # for one of these places
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -139,14 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if refusal is not None:
             self._send(refusal)
-        elif server.private_places.acquire(timeout=_PRIVATE_WAIT_S):
-            try:
-                self._send(self._answered(private.route))
-            finally:
-                server.private_places.release()
         else:
-            server.count("busy")
-            self._send(Answer(_BUSY, status=HTTPStatus.SERVICE_UNAVAILABLE))
+            with server.place_for_private() as has_place:
+                self._send(self._answered(private.route) if has_place else _BUSY)
 
     def _refusal_of_clear_token(self) -> Answer | None:
         has_token = "Authorization" in self.headers or TOKEN_HEADER in self.headers
@@ -250,7 +249,7 @@ class Listener(ThreadingMixIn, TCPServer):
         self.routes = {at: each for at, each in routes.items() if not isinstance(each, Private)}
         self.posts = posts or {}
         self.pages = pages
-        self.private_places = threading.BoundedSemaphore(_MAX_PRIVATE_AT_ONCE)
+        self._private_places = threading.BoundedSemaphore(limits.private_at_once)
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -378,6 +377,18 @@ class Listener(ThreadingMixIn, TCPServer):
         if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
             self.count("not reviewed")
         return Answer(_REFUSALS[status], status=status)
+
+    @contextlib.contextmanager
+    def place_for_private(self) -> Iterator[bool]:
+        """Hold a place for the answer of a private route, if there is one in time."""
+        has_place = self._private_places.acquire(timeout=self._limits.private_wait_s)
+        if not has_place:
+            self.count("busy")
+        try:
+            yield has_place
+        finally:
+            if has_place:
+                self._private_places.release()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
