@@ -239,6 +239,9 @@ class ClusterSource:
         survey = fleet.survey(
             Agents(pods, (), ""), UNMASKED_SNAPSHOT if unmasked else FULL_SNAPSHOT
         )
+        if unmasked and survey.missing:
+            reason = survey.missing[0].reason
+            click.echo(f"minerwatch: secrets stay masked, they take exec: {reason}", err=True)
         same = (s for s in survey.statuses if s.cgroup == status.cgroup)
         return next(same, status)
 
