@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from generate.manifests import CHART, MANIFESTS, manifests
+from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config, parse
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
@@ -104,10 +105,11 @@ ON_CALL = {
     "get pods in minerwatch",
     "list pods in minerwatch",
     "get pods/log in minerwatch",
-    "get pods/exec in minerwatch",
     "get daemonsets.apps in minerwatch",
-    "create pods/exec in minerwatch",
+    "get pods/proxy in minerwatch",
+    "create serviceaccounts/token/minerwatch-view in minerwatch",
 }
+_EXEC = {"get pods/exec in minerwatch", "create pods/exec in minerwatch"}
 
 
 def of(name: str) -> Release:
@@ -420,10 +422,38 @@ def test_the_commands_take_only_agents_for_agents() -> None:
     assert bearers == ["DaemonSet"]
 
 
-def test_people_on_call_may_ask_the_agents() -> None:
+def test_people_on_call_may_read_the_agents_and_by_choice_exec() -> None:
+    options = ("-f", str(_SETS["everything"]))
     assert of("everything").permissions("sre") == ON_CALL
     assert of("default").permissions("sre") == set()
     assert of("default").named("Role", "minerwatch-on-call")
+    assert (
+        Release(rendered(*options, "--set=onCall.exec=true")).permissions("sre") == ON_CALL | _EXEC
+    )
+    by_exec_only = Release(rendered(*options, f"--set={_OPEN}"))
+    assert by_exec_only.permissions("sre") == _EXEC | {
+        each for each in ON_CALL if "proxy" not in each and "token" not in each
+    }
+    assert not [each for each in by_exec_only.manifests if "-view" in each["metadata"]["name"]]
+
+
+@_each_set
+def test_the_account_whose_tokens_they_make_reads_reports_and_nothing_else(name: str) -> None:
+    accounts = [each["metadata"]["name"] for each in of(name).of_kind("ServiceAccount")]
+    if name == "minimal":  # knows no cluster that could review tokens
+        assert "minerwatch-view" not in accounts
+        return
+    assert of(name).permissions("minerwatch-view") == {f"get {REPORT_PATH}"}
+    account = of(name).named("ServiceAccount", "minerwatch-view")
+    assert account["automountServiceAccountToken"] is False
+    names = {port["name"] for port in of(name).agent["ports"]}
+    assert names == {"metrics"}, "by which clients know the port"
+
+
+def test_the_account_is_named_as_clients_expect() -> None:
+    named = Release(rendered("--set=fullnameOverride=watch", "--set=onCall.exec=true"))
+    assert named.named("DaemonSet", "watch")
+    assert named.named("ServiceAccount", "watch-view")
 
 
 def test_app_armor_is_said_as_each_version_understands_it() -> None:

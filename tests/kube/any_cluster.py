@@ -45,7 +45,8 @@ def shipped_rules(*roles: str) -> Rules:
 
 
 AGENT_RULES = shipped_rules("minerwatch-observe", "minerwatch-events")
-ON_CALL_RULES = shipped_rules("minerwatch-on-call")
+EXEC = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]}  # onCall.exec
+ON_CALL_RULES = (*shipped_rules("minerwatch-on-call"), EXEC)
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
