@@ -19,9 +19,11 @@ from minerwatch.config.schema import Config, parse
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
 from minerwatch.node.children import yara_scanner
 from tests.deploy.chart import (
+    EXAMPLES,
     HUBS,
     NEWEST,
     OLDEST,
+    PLATFORMS,
     VALUES,
     Manifest,
     Release,
@@ -35,9 +37,10 @@ from tests.deploy.services import DEPLOY, RULES, program
 from tests.deploy.upgraded import Upgraded
 from tests.kube.conftest import write_kubeconfig
 
-_SETS = {path.stem: path for path in VALUES}
+_SETS = {path.stem: path for path in (*VALUES, *PLATFORMS)}
 _each_set = pytest.mark.parametrize("name", _SETS)
-_OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
+_OF_OPERATOR = {"PodMonitor", "PrometheusRule", "SecurityContextConstraints"}
+"""Kinds that Kubernetes itself does not have."""
 _OBSERVE = {"list pods", "watch pods"}
 _AUTHORIZE = {
     "create tokenreviews.authentication.k8s.io",
@@ -67,7 +70,10 @@ CAPABILITIES = {
     "everything": _DEEP | {"NET_ADMIN", "KILL"},
     "minimal": set(),
     "bottlerocket": _DEEP | {"NET_ADMIN"},
+    "eks": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
+    "k3s": _DEEP | {"NET_ADMIN"},
+    "openshift": _DEEP | {"NET_ADMIN"},
     "hub": _DEEP | {"NET_ADMIN"},
     "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "PERFMON", "NET_ADMIN"},
 }
@@ -95,7 +101,10 @@ PERMISSIONS = {
     | {"get pods", "patch pods", "delete pods", "create pods/eviction"},
     "minimal": set(),
     "bottlerocket": _OBSERVE | _EVENTS,
+    "eks": _OBSERVE | _EVENTS,
     "gke-cos": _OBSERVE | _EVENTS,
+    "k3s": _OBSERVE | _EVENTS,
+    "openshift": _OBSERVE | _EVENTS,
     "hub": _OBSERVE | _EVENTS,
     "talos": _OBSERVE | _EVENTS,
 }
@@ -280,6 +289,48 @@ def test_a_hubs_values_observe_and_are_ready_for_a_dry_run(path: Path, kubernete
     }
     assert writes
     assert all(permission.endswith(f" in {namespace}") for permission in writes)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_for_what_it_is_and_how_it_is_used(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# minerwatch ")
+    assert f"-f deploy/helm/values/{path.name}" in text
+    assert f"({path.name})" in (DEPLOY / "README.md").read_text()
+
+
+def test_open_shift_permits_what_the_agent_asks_for_and_nothing_else() -> None:
+    found = of("openshift")
+    (constraints,) = found.of_kind("SecurityContextConstraints")
+    spec, agent = found.pod["spec"], found.agent["securityContext"]
+    account = f"system:serviceaccount:minerwatch:{spec['serviceAccountName']}"
+    assert (constraints["users"], constraints["groups"]) == ([account], [])
+    assert sorted(constraints["allowedCapabilities"]) == sorted(agent["capabilities"]["add"])
+    for permission, asked in (
+        ("allowHostPID", spec["hostPID"]),
+        ("allowHostNetwork", spec["hostNetwork"]),
+        ("allowHostPorts", "hostPort" in found.agent["ports"][0]),
+        ("allowHostDirVolumePlugin", any("hostPath" in each for each in spec["volumes"])),
+        ("allowHostIPC", False),
+        ("allowPrivilegedContainer", agent["privileged"]),
+        ("allowPrivilegeEscalation", agent["allowPrivilegeEscalation"]),
+        ("readOnlyRootFilesystem", agent["readOnlyRootFilesystem"]),
+    ):
+        assert constraints[permission] is asked, permission
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= set(constraints["volumes"])
+    assert agent["seLinuxOptions"] == {"type": "spc_t"}
+    (binding,) = (each for each in found.of_kind("RoleBinding") if "nonroot" in str(each))
+    (test,) = found.of_kind("Pod")
+    names = {subject["name"] for subject in binding["subjects"]}
+    assert names == {test["spec"]["serviceAccountName"], "minerwatch-release"}
+
+    pod_network = Release(
+        rendered("-f", str(_SETS["openshift"]), "--set=config.probes.execs=false")
+    )
+    (constraints,) = pod_network.of_kind("SecurityContextConstraints")
+    assert constraints["allowHostNetwork"] is constraints["allowHostPorts"] is False
+    assert "NET_ADMIN" not in constraints["allowedCapabilities"]
 
 
 def test_the_chart_says_which_versions_it_is_for() -> None:
