@@ -296,7 +296,7 @@ def test_an_example_says_for_what_it_is_and_how_it_is_used(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# minerwatch ")
     assert f"-f deploy/helm/values/{path.name}" in text
-    assert f"({path.name})" in (DEPLOY / "README.md").read_text()
+    assert f"[{path.name}](helm/values/{path.name})" in (DEPLOY / "README.md").read_text()
 
 
 def test_open_shift_permits_what_the_agent_asks_for_and_nothing_else() -> None:
