@@ -4,9 +4,9 @@ It keeps objects of any resource: list (pages, field and label selectors), watch
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
 merge patches, delete with preconditions, eviction, dry runs, exec, TokenRequest, pods/proxy. And
 it misbehaves where it is told to. As in "Kubernetes API Concepts" of the Kubernetes documentation,
-but without types, admission or defaults: an object is stored as it came, with ``metadata`` filled
-in. Events are validated as Kubernetes does it, for nothing else here is written by minerwatch and
-refused there.
+but without types or defaults: an object is stored as it came, with ``metadata`` filled in. Events
+are validated as Kubernetes does it, for nothing else here is written by minerwatch and refused
+there. Of RBAC it knows non-resource URLs in reviews, of admission policies on changes of pods.
 
 ::
 
@@ -46,6 +46,8 @@ CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
 API_AUDIENCE = "https://kubernetes.default.svc"
 
 _REVIEWS = frozenset({"tokenreviews", "subjectaccessreviews"})
+
+_CHANGES = {"PUT": "UPDATE", "PATCH": "UPDATE", "DELETE": "DELETE"}
 
 _Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
 _REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
@@ -202,6 +204,7 @@ class ApiServer:
         self.tokens: set[str] | None = None
         self.users: dict[str, str] = {}  # by token, for TokenReviews
         self.audiences: dict[str, set[str]] = {}  # by token; without any it is for this server
+        self.extras: dict[str, dict[str, list[str]]] = {}  # by token, of one bound to a pod
         self.permitted: set[tuple[str, str, str]] = set()  # user, verb, path without a resource
         self.requests: list[Request] = []
         self.most_at_once = 0
@@ -375,6 +378,8 @@ class ApiServer:
     def answer(self, request: Request) -> tuple[int, bytes]:
         """Status and body for anything but a watch; raises StatusError."""
         self._authorise(request)
+        if request.path == "/version":
+            return 200, encode({"major": "1", "minor": "37"})
         collection, name, subresource = _target(request)
         with self._lock:
             if collection.resource in _REVIEWS and request.method == "POST":
@@ -392,6 +397,8 @@ class ApiServer:
                 return 201, encode({**request.body, "status": self._new_token(request, key)})
             if subresource == "eviction":
                 return 201, self._evict(request, key)
+            if collection.resource == "pods" and request.method in _CHANGES:
+                self._admit(request, self._items[key])
             handler = {
                 "GET": lambda _request, key: self._items[key],
                 "PUT": self._update,
@@ -477,7 +484,42 @@ class ApiServer:
             found = {"username": user, "groups": groups}
             return {"authenticated": True, "user": found, "audiences": audiences}
         wanted = spec["nonResourceAttributes"]
-        return {"allowed": (spec["user"], wanted["verb"], wanted["path"]) in self.permitted}
+        asked = spec["user"], wanted["verb"], wanted["path"]
+        return {"allowed": asked in self.permitted or asked in set(self._granted())}
+
+    def _granted(self) -> Iterator[tuple[str, str, str]]:
+        """What ClusterRoleBindings grant to accounts: user, verb, path without a resource."""
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        roles = {item["metadata"]["name"]: item for item in self.items("clusterroles", rbac)}
+        for binding in self.items("clusterrolebindings", rbac):
+            for rule in roles.get(binding["roleRef"]["name"], {}).get("rules", ()):
+                for each in binding["subjects"]:
+                    user = f"system:serviceaccount:{each.get('namespace')}:{each['name']}"
+                    for path in rule.get("nonResourceURLs", ()):
+                        yield from ((user, verb, path) for verb in rule["verbs"])
+
+    def _admit(self, request: Request, pod: Json) -> None:
+        """Raise StatusError if a policy refuses a change of ``pod``."""
+        prefix = "/apis/admissionregistration.k8s.io/v1"
+        policies = self.items("validatingadmissionpolicies", prefix)
+        if not policies:
+            return
+        from tests.deploy.admission import AdmissionRequest, Policy
+
+        token = request.headers.get("authorization", "").rpartition(" ")[2]
+        asked = AdmissionRequest(
+            _CHANGES[request.method],
+            "pods",
+            self.users.get(token, "admin"),
+            self.extras.get(token),
+            merged(pod, request.body) if request.method == "PATCH" else None,
+            pod,
+        )
+        for policy in policies:
+            if message := Policy(policy["spec"]).refusal(asked):
+                name = policy["metadata"]["name"]
+                text = f"ValidatingAdmissionPolicy '{name}' denied request: {message}"
+                raise StatusError(403, "Forbidden", text)
 
     def _new_token(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
         spec = request.body["spec"]
@@ -486,6 +528,10 @@ class ApiServer:
         token = uuid.uuid4().hex
         self.users[token] = f"system:serviceaccount:{key[1]}:{key[2]}"
         self.audiences[token] = set(spec.get("audiences") or [API_AUDIENCE])
+        if bound := spec.get("boundObjectRef"):
+            pod = self._items[(("/api/v1", "pods"), key[1], bound["name"])]
+            node = pod["spec"]["nodeName"]
+            self.extras[token] = {"authentication.kubernetes.io/node-name": [node]}
         return {"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}
 
     def _list(self, request: Request, collection: _Collection) -> bytes:
