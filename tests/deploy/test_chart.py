@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,32 @@ def test_open_shift_permits_what_the_agent_asks_for_and_nothing_else() -> None:
     (constraints,) = pod_network.of_kind("SecurityContextConstraints")
     assert constraints["allowHostNetwork"] is constraints["allowHostPorts"] is False
     assert "NET_ADMIN" not in constraints["allowedCapabilities"]
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("cull-enforce", "admissionpolicy"),
+        ("everything", "oncall"),
+        ("default", "viewer"),
+        ("openshift", "securitycontextconstraints"),
+    ],
+)
+def test_what_permits_and_forbids_is_read_before_it_changes(
+    golden: Callable[[str, str], None], name: str, template: str
+) -> None:
+    done = subprocess.run(
+        [
+            *(helm(), "template", "minerwatch", str(CHART), "--namespace=minerwatch"),
+            *("-f", str(_SETS[name]), f"--kube-version={NEWEST}"),
+            *("--show-only", f"templates/{template}.yaml"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = re.sub(r"(?m)^ +(?:app\.kubernetes\.io/version|helm\.sh/chart): .*\n", "", done.stdout)
+    golden(f"chart-{template}.yaml", text)
 
 
 def test_the_chart_says_which_versions_it_is_for() -> None:
