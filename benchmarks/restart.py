@@ -17,6 +17,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -394,9 +395,10 @@ class _Connection(Cluster):
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Response:
         """As ``Cluster.open``."""
-        del content_type, accept
+        del content_type, accept, headers
         query, server = query or {}, self._server
         if query.get("watch"):
             version = str(query["resourceVersion"])

@@ -67,6 +67,7 @@ _START_PROGRAMS = (
     "tests/culling/test_enforcer.py",
     "tests/culling/test_operator_orders.py",
     "tests/deploy/",
+    "tests/kube/test_any_cluster_culling.py",
     "tests/node/",
     "tests/probes/",
 )

@@ -118,3 +118,17 @@ def test_what_pages_tell_people_to_type_is_understood() -> None:
 def test_the_recorded_cluster_in_the_guide_is_what_top_prints() -> None:
     recorded = FOLDER / "tests" / "golden" / "top-cluster-120.txt"
     assert "\n".join(recorded.read_text().splitlines()[:8]) in GUIDE.read_text()
+
+
+_KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+
+
+def test_the_changelog_has_sections_of_one_line_each() -> None:
+    _, *versions = re.split(r"(?m)^## ", (FOLDER / "CHANGELOG.md").read_text())
+    for version in versions:
+        _, *sections = re.split(r"(?m)^### ", version)
+        titles = [section.partition("\n")[0] for section in sections]
+        assert titles == [kind for kind in _KINDS if kind in titles]
+        for section in sections:
+            for line in filter(None, section.splitlines()[1:]):
+                assert line.startswith("- ") and len(line) <= 140, line  # noqa: PT018

@@ -2,26 +2,39 @@
 
 In a cluster every pod can reach an agent's address, and metrics name all tenants' flagged pods. So
 except on loopback the address speaks TLS there, and serves metrics only to clients that the cluster
-authorizes.
+authorizes. There it also serves reports, for `top` and `explain`: command lines with secrets
+masked, for tokens that were made for this node's agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.self_report import SelfReport
+from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
 from minerwatch.api.snapshot import encode, encode_agent
-from minerwatch.api.types import AgentStatus
+from minerwatch.api.types import AgentStatus, NodeReport
 from minerwatch.config.schema import Config, default_socket
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
-from minerwatch.report.http_server import Answer, Authorize, Listener, Routes, address_listener
+from minerwatch.report.http_server import (
+    Answer,
+    Authorize,
+    Listener,
+    Private,
+    Route,
+    Routes,
+    address_listener,
+)
 from minerwatch.report.socket_listener import SocketListener
 from minerwatch.report.tls import TlsEndpoint, self_signed_tls
 from minerwatch.worker import WorkerState
@@ -68,7 +81,12 @@ class Endpoints:
         try:
             cluster = parts.cluster.cluster if parts.cluster is not None else None
             self._on_address = open_metrics_address(
-                config, cluster, self._public_routes(), self._note_error
+                config,
+                cluster,
+                self._public_routes(),
+                self._note_error,
+                node=parts.node.name,
+                reports=self._reports(),
             )
         except MinerwatchError:
             self._on_socket.close()
@@ -129,6 +147,17 @@ class Endpoints:
             "/healthz": self._health,
             "/readyz": self._readiness,
         }
+
+    def _reports(self) -> Mapping[str, Route]:
+        usual = self._state.config.report.processes_per_container
+        return {
+            REPORT_PATH: lambda: self._node_report(usual),
+            FULL_REPORT_PATH: lambda: self._node_report(MAX_PROCESSES),
+        }
+
+    def _node_report(self, max_processes: int) -> Answer:
+        statuses = self._parts.node.statuses(max_processes, self._parts.culling.status)
+        return Answer(msgspec.json.encode(NodeReport(tuple(statuses), self.status())), _JSON)
 
     def _private_routes(self) -> Routes:
         return {
@@ -198,13 +227,21 @@ class MetricsAddress:
 
 
 def open_metrics_address(
-    config: Config, cluster: Cluster | None, routes: Routes, on_error: Callable[[Exception], None]
+    config: Config,
+    cluster: Cluster | None,
+    routes: Routes,
+    on_error: Callable[[Exception], None],
+    *,
+    node: str = "",
+    reports: Mapping[str, Route] = MappingProxyType({}),
 ) -> MetricsAddress:
-    """Listen as configured. Raises ListenError."""
+    """Listen as configured; serve ``reports`` where tokens are reviewed. Raises ListenError."""
     host, port = host_and_port(config.listen)
     settings, authorize = config.tls, None
     if cluster is not None and config.authorize_metrics and not is_loopback(host):
         authorize = _reviewer(cluster, on_error)
+        of_node = _reviewer(cluster, on_error, path=REPORT_PATH, audience=audience(node))
+        routes = {**routes, **{path: Private(each, of_node) for path, each in reports.items()}}
         if not settings.certificate:
             settings = self_signed_tls()
     tls = TlsEndpoint(settings) if settings.certificate else None
@@ -214,10 +251,15 @@ def open_metrics_address(
     return MetricsAddress(listener, address, "https" if tls is not None else "http")
 
 
-def _reviewer(cluster: Cluster, on_error: Callable[[Exception], None]) -> Authorize:
+def _reviewer(
+    cluster: Cluster,
+    on_error: Callable[[Exception], None],
+    path: str = "/metrics",
+    audience: str | None = None,
+) -> Authorize:
     from minerwatch.kube.token_review import TokenReviewer
 
-    return TokenReviewer(cluster, on_error)
+    return TokenReviewer(cluster, on_error, path=path, audience=audience)
 
 
 def socket_path(config: Config) -> Path:

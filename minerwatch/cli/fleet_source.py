@@ -151,6 +151,7 @@ class ClusterSource:
 
     def __init__(self, scope: Scope) -> None:
         """Raises ClusterError: which kubeconfig or namespace, and what is wrong with it."""
+        from minerwatch.kube.agent_port import AgentPorts
         from minerwatch.kube.client import from_kubeconfig, in_cluster, is_in_cluster
         from minerwatch.kube.fleet import Fleet, check_namespace
 
@@ -162,8 +163,13 @@ class ClusterSource:
         if scope.namespace:
             check_namespace(self._cluster, scope.namespace)
         self._last_agents: Agents | None = None
+        self._ports = AgentPorts(self._cluster)
         self._fleet: Fleet = Fleet(
-            self._cluster, decode_report, timeout_s=scope.timeout_s, at_once=scope.at_once
+            self._cluster,
+            decode_report,
+            timeout_s=scope.timeout_s,
+            at_once=scope.at_once,
+            ports=self._ports,
         )
 
     def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], Coverage]:
@@ -227,10 +233,15 @@ class ClusterSource:
 
         agents = self._last_agents or self.agents()
         pods = tuple(agent for agent in agents.pods if agent.node == status.node)
-        fleet = Fleet(self._cluster, decode_report, timeout_s=self._scope.timeout_s)
+        fleet = Fleet(
+            self._cluster, decode_report, timeout_s=self._scope.timeout_s, ports=self._ports
+        )
         survey = fleet.survey(
             Agents(pods, (), ""), UNMASKED_SNAPSHOT if unmasked else FULL_SNAPSHOT
         )
+        if unmasked and survey.missing:
+            reason = survey.missing[0].reason
+            click.echo(f"minerwatch: secrets stay masked, they take exec: {reason}", err=True)
         same = (s for s in survey.statuses if s.cgroup == status.cgroup)
         return next(same, status)
 

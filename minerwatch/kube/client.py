@@ -22,7 +22,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, TypeVar, Unpack
 from urllib.parse import urlencode
 
@@ -192,6 +192,7 @@ class _Options(TypedDict, total=False):
     content_type: str
     accept: str
     timeout_s: float
+    headers: Mapping[str, str]
 
 
 class Cluster:
@@ -232,11 +233,12 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
         timeout_s: float = ANSWER_TIMEOUT_S,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Response:
         """Send a request once; return once the answer's head is there. Raises ApiError."""
         client = self._client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": accept, "User-Agent": USER_AGENT}
+        headers = {**headers, "Accept": accept, "User-Agent": USER_AGENT}
         if body is not None:
             headers["Content-Type"] = content_type
         headers |= credentials(client.configuration)

@@ -1,9 +1,10 @@
 """All agents of a cluster, queried at once from a laptop.
 
-An agent's snapshot leaves its node only through the socket in its pod, so it is read by ``exec``
-into that pod, and the cluster's own authorisation decides. It takes ``list`` on pods, ``get`` on
-the agents' DaemonSet, ``get`` on pods/exec and since Kubernetes 1.35 ``create`` as well (a
-WebSocket is opened by a GET), and ``list`` on nodes to find nodes without an agent.
+An agent is read on its port (``agent_port``), else by ``exec`` into its pod; the cluster's own
+authorisation decides. It takes ``list`` on pods, ``get`` on the agents' DaemonSet, ``list`` on
+nodes to find nodes without an agent; for the port ``get`` on pods/proxy and ``create`` on
+serviceaccounts/token of the account ``DAEMONSET-view``; for exec ``get`` on pods/exec and since
+Kubernetes 1.35 ``create`` as well (a WebSocket is opened by a GET).
 
 Every user that can create pods can label them as agents. So an agent is a pod that sees the node
 and refers to an existing DaemonSet by its uid, and all agents are in one namespace.
@@ -23,9 +24,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
 from minerwatch.errors import ClusterError
 from minerwatch.kube import objects
+from minerwatch.kube.agent_port import AgentPort, AgentPorts
 from minerwatch.kube.client import (
     JSON,
     METADATA_ONLY,
@@ -40,11 +43,21 @@ DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
 DEFAULT_TIMEOUT_S = 20.0
 AT_ONCE = 16
 
-SNAPSHOT: Final = ("minerwatch", "snapshot", "--with-status")
-FULL_SNAPSHOT: Final = ("minerwatch", "snapshot", "--full")
-UNMASKED_SNAPSHOT: Final = ("minerwatch", "snapshot", "--unmasked")
-"""Run in an agent's pod; they print the answer of the agent's socket."""
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question to an agent."""
+
+    command: tuple[str, ...]  # in its pod, which prints the answer of the agent's socket
+    path: str | None  # on its port; None: never on its port
+
+
+SNAPSHOT: Final = Query(("minerwatch", "snapshot", "--with-status"), REPORT_PATH)
+FULL_SNAPSHOT: Final = Query(("minerwatch", "snapshot", "--full"), FULL_REPORT_PATH)
+UNMASKED_SNAPSHOT: Final = Query(("minerwatch", "snapshot", "--unmasked"), None)
+
+_PORT_NAME = "metrics"
+_VIEW = "view"  # account of the chart, after the DaemonSet's name
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
 _MAX_PAGES = 200
@@ -71,6 +84,7 @@ class AgentPod:
     trouble: str = ""  # why it cannot be queried
     sees_node: bool = False  # it has the host's processes, without which no agent is of use
     made_by: DaemonSet | None = None
+    port: AgentPort | None = None
 
     @property
     def pod(self) -> str:
@@ -203,24 +217,26 @@ class Fleet:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         at_once: int = AT_ONCE,
+        ports: AgentPorts | None = None,
     ) -> None:
-        """``decode`` parses the output of SNAPSHOT, or raises a MinerwatchError."""
+        """``decode`` parses the answer to SNAPSHOT, or raises a MinerwatchError."""
         self._cluster = cluster
         self._decode = decode
         self._timeout_s = timeout_s
         self._at_once = at_once
+        self._ports = ports or AgentPorts(cluster)
         self._asked: dict[str, Future[NodeReport]] = {}  # by pod; some may have been given up
 
     def survey(
         self,
         agents: Agents,
-        command: Sequence[str] = SNAPSHOT,
+        query: Query = SNAPSHOT,
         on_answer: Callable[[], None] = lambda: None,
     ) -> Survey:
         """Query all agents; ``on_answer`` is called for each. Late answers are dropped."""
         reports: dict[str, NodeReport] = {}
         missing = []
-        for answer in self.answers(agents, command):
+        for answer in self.answers(agents, query):
             if answer.report is not None:
                 reports[answer.node] = answer.report
             else:
@@ -236,7 +252,7 @@ class Fleet:
             tuple(agent for node in answered if (agent := reports[node].agent) is not None),
         )
 
-    def answers(self, agents: Agents, command: Sequence[str] = SNAPSHOT) -> Iterator[NodeAnswer]:
+    def answers(self, agents: Agents, query: Query = SNAPSHOT) -> Iterator[NodeAnswer]:
         """Yield the result of each of ``agents`` as it comes; nodes without an agent come first."""
         for node in agents.bare_nodes:
             yield NodeAnswer(node, "", None, "no agent runs on it")
@@ -251,7 +267,7 @@ class Fleet:
                 elif agent.pod in self._asked:
                     yield _missing(agent, "the last query has not been answered yet")
                 else:
-                    asked[self._ask(agent, command)] = agent, time.monotonic() + self._timeout_s
+                    asked[self._ask(agent, query)] = agent, time.monotonic() + self._timeout_s
             first_s = min((end_s for _, end_s in asked.values()), default=0.0)
             wait(asked, max(0.0, first_s - time.monotonic()), FIRST_COMPLETED)
             now_s = time.monotonic()
@@ -268,19 +284,38 @@ class Fleet:
             return _missing(agent, one_line(error))
         return NodeAnswer(agent.node, agent.pod, _of_node(answer.result(), agent.node))
 
-    def _ask(self, agent: AgentPod, command: Sequence[str]) -> Future[NodeReport]:
+    def _ask(self, agent: AgentPod, query: Query) -> Future[NodeReport]:
         """Query an agent in a thread of its own, which no exit waits for."""
         self._asked[agent.pod] = answer = Future[NodeReport]()
 
         def ask() -> None:
             try:
-                printed = output(self._cluster, agent.container, command, timeout_s=self._timeout_s)
-                answer.set_result(self._decode(printed))
+                answer.set_result(self._decode(self._read(agent, query)))
             except Exception as error:  # noqa: BLE001 - it is why this node is missing
                 answer.set_exception(error)
 
         Thread(target=ask, name=f"ask {agent.pod}", daemon=True).start()
         return answer
+
+    def _read(self, agent: AgentPod, query: Query) -> bytes:
+        """Return the answer on its port, else by exec; raises ApiError with both reasons."""
+        port = agent.port
+        if query.path is None or port is None:
+            return self._printed(agent, query)
+        try:
+            return self._ports.read(port, query.path, self._timeout_s / 2)
+        except ApiError as error:
+            by_port = error
+        try:
+            printed = self._printed(agent, query)
+        except ApiError as error:
+            text = f"port {port.number}: {by_port}; exec: {error}"
+            raise ApiError(error.reason, text, status=error.status) from error
+        self._ports.note_exec_answer(by_port)
+        return printed
+
+    def _printed(self, agent: AgentPod, query: Query) -> bytes:
+        return output(self._cluster, agent.container, query.command, timeout_s=self._timeout_s)
 
 
 def _missing(agent: AgentPod, reason: str) -> NodeAnswer:
@@ -316,13 +351,25 @@ def _is_meant(pod: objects.Pod) -> bool:
 def _agent_pod(pod: objects.Pod) -> AgentPod:
     names = [container.name for container in pod.spec.containers or ()]
     name = next((known for known in _CONTAINER_NAMES if known in names), (names or [""])[0])
+    maker = _maker(pod.metadata)
     return AgentPod(
         pod.spec.node_name or "",
         Container(pod.metadata.namespace, pod.metadata.name, name),
         _trouble(pod.status or objects.PodStatus(), name),
         bool(pod.spec.host_pid),
-        _maker(pod.metadata),
+        maker,
+        _port(pod, name, f"{maker.name}-{_VIEW}") if maker else None,
     )
+
+
+def _port(pod: objects.Pod, container: str, account: str) -> AgentPort | None:
+    spec, metadata = pod.spec, pod.metadata
+    lists = (each.ports or () for each in spec.containers or () if each.name == container)
+    numbers = (port.container_port for ports in lists for port in ports if port.name == _PORT_NAME)
+    number = next(numbers, None)
+    if number is None:
+        return None
+    return AgentPort(spec.node_name or "", metadata.namespace, metadata.name, account, number)
 
 
 def _maker(metadata: objects.Metadata) -> DaemonSet | None:

@@ -77,6 +77,13 @@ class Variable(_Object):
     value: str | None = None
 
 
+class Port(_Object):
+    """``ports[]`` of a container."""
+
+    container_port: int
+    name: str | None = None
+
+
 class Container(_Object):
     """A container as specified."""
 
@@ -85,6 +92,7 @@ class Container(_Object):
     command: list[str] | None = None
     args: list[str] | None = None
     env: list[Variable] | None = None
+    ports: list[Port] | None = None
     resources: Resources | None = None
     restart_policy: str | None = None
 
@@ -132,3 +140,15 @@ class Pod(_Object):
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus | None = None
+
+
+class Token(_Object):
+    """``status`` of a TokenRequest."""
+
+    token: str
+
+
+class TokenRequest(_Object):
+    """``authentication.k8s.io/v1 TokenRequest``, as it is answered."""
+
+    status: Token

@@ -1,9 +1,9 @@
-"""Authorization of scrapes by Kubernetes: TokenReview, then SubjectAccessReview.
+"""Authorization of clients by Kubernetes: TokenReview, then SubjectAccessReview.
 
-A token is accepted if its user may ``get`` the non-resource URL /metrics. Decisions are cached by
-the token's hash. A client address may have few unknown tokens reviewed a second, so that
-no client makes the agent flood the API server. Without an answer of the API server nothing is
-permitted.
+A token is accepted if its user may ``get`` a non-resource URL, such as /metrics, and if it was made
+for the audience that is asked for. Decisions are cached by the token's hash. A client address may
+have few unknown tokens reviewed a second, so that no client makes the agent flood the API server.
+Without an answer of the API server nothing is permitted.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class _User(msgspec.Struct):
 class _Status(msgspec.Struct):
     authenticated: bool = False  # of a TokenReview, with the user
     user: _User | None = None
+    audiences: list[str] | None = None  # of those that were asked for
     allowed: bool = False  # of a SubjectAccessReview
     denied: bool = False
 
@@ -70,18 +71,26 @@ class _Decision:
 
 
 class TokenReviewer:
-    """Decides by tokens about GET /metrics; for many threads."""
+    """Decides by tokens about GET of one path; for many threads."""
 
     def __init__(
         self,
         cluster: Cluster,
         on_error: Callable[[Exception], None],
         now_s: Callable[[], float] = time.monotonic,
+        *,
+        path: str = METRICS_PATH,
+        audience: str | None = None,
     ) -> None:
-        """``on_error`` gets the errors of the API server."""
+        """``on_error`` gets the errors of the API server.
+
+        Without ``audience`` tokens for the API server are accepted, with it only those for it.
+        """
         self._cluster = cluster
         self._on_error = on_error
         self._now_s = now_s
+        self._path = path
+        self._audience = audience
         self._lock = threading.Lock()
         self._permitted: OrderedDict[bytes, _Decision] = OrderedDict()
         self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
@@ -133,8 +142,14 @@ class TokenReviewer:
             kept.popitem(last=False)
 
     def _review(self, token: str) -> HTTPStatus:
-        status = self._created(_AUTHENTICATION, "TokenReview", {"token": token})
+        asked: dict[str, Any] = {"token": token}
+        if self._audience is not None:
+            asked["audiences"] = [self._audience]
+        status = self._created(_AUTHENTICATION, "TokenReview", asked)
         if not status.authenticated or status.user is None:
+            return HTTPStatus.UNAUTHORIZED
+        # Authenticators that know no audiences accept a token and return none.
+        if self._audience is not None and self._audience not in (status.audiences or ()):
             return HTTPStatus.UNAUTHORIZED
         user = status.user
         spec = {
@@ -142,7 +157,7 @@ class TokenReviewer:
             "uid": user.uid,
             "groups": user.groups,
             "extra": user.extra,
-            "nonResourceAttributes": {"path": METRICS_PATH, "verb": "get"},
+            "nonResourceAttributes": {"path": self._path, "verb": "get"},
         }
         access = self._created(_AUTHORIZATION, "SubjectAccessReview", spec)
         is_allowed = access.allowed and not access.denied

@@ -5,7 +5,7 @@ connection to the last byte of its response, TLS handshake included. Each client
 limited number of connections a second. When the table is full, the oldest connection of the address
 with most is closed: an honest client has few, and is served in milliseconds.
 Command lines leave the agent only through the Unix socket, which only its owner may open (0600),
-and on pages that need loopback and a token (``web.access``).
+through ``Private`` routes, and on pages that need loopback and a token (``web.access``).
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 
+from minerwatch.api.port import TOKEN_HEADER
 from minerwatch.errors import ListenError
+from minerwatch.report.bounded_reader import BoundedReader, RequestError
 from minerwatch.report.connections import Connections
+from minerwatch.report.pacing import Paced, RateLimited
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
-_MAX_HEAD_BYTES = 8192
-_MAX_HEAD_PIECES = 64
 _MAX_BODY_BYTES = 16 << 10
 _POLL_S = 0.2
 _THREAD_FREED_S = 0.5  # for a thread whose connection was closed to end
 _OUT_OF_FILES_PAUSE_S = 0.1
 BACKLOG = 512
-_MAX_FRESH_PER_S = 5
 _TOKEN_IN_THE_CLEAR = b"""\
 no token is accepted over plain HTTP; replace this one, it was sent in the clear
 """
-_NO_TOKEN = b"send a bearer token that may get /metrics\n"
+_NO_TOKEN = b"send a token that may get this URL\n"
 _REFUSALS = {
     HTTPStatus.UNAUTHORIZED: b"the cluster does not know this token\n",
-    HTTPStatus.FORBIDDEN: b"this token's user may not get the non-resource URL /metrics\n",
+    HTTPStatus.FORBIDDEN: b"this token's user may not get this non-resource URL\n",
     HTTPStatus.TOO_MANY_REQUESTS: b"too many unknown tokens from this address\n",
     HTTPStatus.SERVICE_UNAVAILABLE: b"the API server did not review the token\n",
 }
@@ -62,6 +62,11 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()  # further ones
 
 
+_BUSY = Answer(
+    b"other clients are being served: try again\n", status=HTTPStatus.SERVICE_UNAVAILABLE
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one listener, besides the size of a request."""
@@ -69,50 +74,31 @@ class Limits:
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
     connections_per_s: int = 50  # from one client address
+    private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
+    private_wait_s: float = 5.0  # for one of these places
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 """Open to every client, also where others need a certificate or a token: the kubelet has none."""
 
 Route = Callable[[], Answer]
-Routes = Mapping[str, Route]
+Authorize = Callable[[str, str], HTTPStatus]
+"""From a token and the client's address to OK, or to the status of the refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """A route that always needs a token, in ``TOKEN_HEADER``; a certificate is not enough."""
+
+    route: Route
+    authorize: Authorize
+
+
+Routes = Mapping[str, Route | Private]
 Posts = Mapping[str, Callable[[bytes], Answer]]
 """Routes of POST: from a body to the response."""
 Pages = Callable[[str, Message], Answer]
 """From the target and the headers of a GET to the response; it checks the client itself."""
-Authorize = Callable[[str, str], HTTPStatus]
-"""From a bearer token and the client's address to OK, or to the status of the refusal."""
-
-
-class RequestError(Exception):
-    """The reason for which a request gets no response."""
-
-
-class _BoundedReader(io.RawIOBase):
-    """Reads a limited number of bytes, in a limited number of pieces, from a connection."""
-
-    def __init__(self, client: socket.socket) -> None:
-        self._client = client
-        self._bytes_left = _MAX_HEAD_BYTES
-        self._pieces_left = _MAX_HEAD_PIECES
-
-    def readable(self) -> bool:
-        return True
-
-    def allow(self, body_bytes: int) -> None:
-        """Raise the limits by a body of that length."""
-        self._bytes_left += body_bytes
-        self._pieces_left += body_bytes
-
-    def readinto(self, buffer: Any, /) -> int:
-        if not self._bytes_left:
-            raise RequestError("too long")
-        if not self._pieces_left:
-            raise RequestError("too many pieces")
-        count = self._client.recv_into(memoryview(buffer)[: self._bytes_left])
-        self._bytes_left -= count
-        self._pieces_left -= 1
-        return count
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -126,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.server.shake_hands(self.request)
         self.connection = self.request
-        self._reader = _BoundedReader(self.request)
+        self._reader = BoundedReader(self.request)
         self.rfile = io.BufferedReader(self._reader)
         self.wfile = self.request.makefile("wb")
 
@@ -135,6 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self._answered(lambda: pages(self.path, self.headers)))
             return
         routes, path = self.server.routes, self.path.partition("?")[0]
+        if (private := self.server.private.get(path)) is not None:
+            self._send_private(private)
+            return
         self._send(self._refusal(path, routes) or self._answered(lambda: routes[path]()))
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks up
@@ -147,10 +136,27 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         self._send(self._refusal(path, posts) or self._answered(lambda: posts[path](body)))
 
+    def _send_private(self, private: Private) -> None:
+        token, server = self.headers.get(TOKEN_HEADER, "").strip(), self.server
+        refusal = self._refusal_of_clear_token() or server.token_refusal(
+            private.authorize, token, self.client_address
+        )
+        if refusal is not None:
+            self._send(refusal)
+        else:
+            with server.place_for_private() as has_place:
+                self._send(self._answered(private.route) if has_place else _BUSY)
+
+    def _refusal_of_clear_token(self) -> Answer | None:
+        has_token = "Authorization" in self.headers or TOKEN_HEADER in self.headers
+        if not has_token or self.server.is_encrypted:
+            return None
+        self.server.count("token in the clear")
+        return Answer(_TOKEN_IN_THE_CLEAR, status=HTTPStatus.BAD_REQUEST)
+
     def _refusal(self, path: str, routes: Mapping[str, object]) -> Answer | None:
-        if "Authorization" in self.headers and not self.server.is_encrypted:
-            self.server.count("token in the clear")
-            return Answer(_TOKEN_IN_THE_CLEAR, status=HTTPStatus.BAD_REQUEST)
+        if clear := self._refusal_of_clear_token():
+            return clear
         if path not in routes:
             names = " ".join(routes)
             return Answer(f"not found; try {names}\n".encode(), status=HTTPStatus.NOT_FOUND)
@@ -234,14 +240,16 @@ class Listener(ThreadingMixIn, TCPServer):
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads.
 
-        ``authorize`` needs ``tls``: no token is accepted over plain HTTP. ``pages`` replace the
-        routes of GET.
+        ``authorize`` and private routes need ``tls``: no token is accepted over plain HTTP.
+        ``pages`` replace the routes of GET.
         """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
-        self.routes = routes
+        self.private = {at: each for at, each in routes.items() if isinstance(each, Private)}
+        self.routes = {at: each for at, each in routes.items() if not isinstance(each, Private)}
         self.posts = posts or {}
         self.pages = pages
+        self._private_places = threading.BoundedSemaphore(limits.private_at_once)
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -356,14 +364,31 @@ class Listener(ThreadingMixIn, TCPServer):
                 return None
             return Answer(b"show a client certificate\n", status=HTTPStatus.FORBIDDEN)
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        return self.token_refusal(self._authorize, bearer, address)
+
+    def token_refusal(self, authorize: Authorize, token: str, address: Any) -> Answer | None:
+        """Return the answer to a client whose token is refused; None if it is accepted."""
+        if not token:
             return Answer(_NO_TOKEN, status=HTTPStatus.UNAUTHORIZED)
-        status = self._authorize(token.strip(), address[0])
+        status = authorize(token, address[0])
         if status == HTTPStatus.OK:
             return None
         if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
             self.count("not reviewed")
         return Answer(_REFUSALS[status], status=status)
+
+    @contextlib.contextmanager
+    def place_for_private(self) -> Iterator[bool]:
+        """Hold a place for the answer of a private route, if there is one in time."""
+        has_place = self._private_places.acquire(timeout=self._limits.private_wait_s)
+        if not has_place:
+            self.count("busy")
+        try:
+            yield has_place
+        finally:
+            if has_place:
+                self._private_places.release()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
@@ -396,25 +421,6 @@ class Listener(ThreadingMixIn, TCPServer):
             self._failures[reason] += 1
 
 
-class _RateLimited:
-    """A route computed ``_MAX_FRESH_PER_S`` times a second at most; else its last answer holds."""
-
-    def __init__(self, route: Route) -> None:
-        self._route = route
-        self._computed_s: deque[float] = deque(maxlen=_MAX_FRESH_PER_S)
-        self._last = Answer(b"")
-        self._lock = threading.Lock()
-
-    def __call__(self) -> Answer:
-        with self._lock:
-            now_s = time.monotonic()
-            times = self._computed_s
-            if len(times) < _MAX_FRESH_PER_S or now_s - times[0] >= 1:
-                self._last = self._route()
-                times.append(now_s)
-            return self._last
-
-
 def address_listener(
     host: str,
     port: int,
@@ -439,11 +445,17 @@ def address_listener(
         raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error, option)}") from error
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
-    limited = {path: _RateLimited(route) for path, route in routes.items()}
+    limited = {path: _limited(route) for path, route in routes.items()}
     listener = Listener(
         listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
     )
     return listener.start(), shown
+
+
+def _limited(route: Route | Private) -> Route | Private:
+    if isinstance(route, Private):
+        return replace(route, route=Paced(route.route))
+    return RateLimited(route)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.agent.endpoints import MetricsAddress, open_metrics_address
+from minerwatch.api.port import TOKEN_HEADER, audience
 from minerwatch.config.schema import Config, Tls
 from minerwatch.kube.client import Cluster, from_kubeconfig
 from minerwatch.report.http_server import Answer, Routes
@@ -23,6 +24,7 @@ ROUTES: Routes = {
     "/healthz": lambda: Answer(b"ok\n"),
     "/readyz": lambda: Answer(b"ok\n"),
 }
+VIEWER = "system:serviceaccount:minerwatch:minerwatch-view"
 SCRAPER = "system:serviceaccount:minerwatch:minerwatch-scrape"
 
 
@@ -30,7 +32,9 @@ SCRAPER = "system:serviceaccount:minerwatch:minerwatch-scrape"
 def api() -> Iterator[ApiServer]:
     with ApiServer() as server:
         server.users = {"good": SCRAPER, "tenant": "system:serviceaccount:tenant:default"}
-        server.permitted = {(SCRAPER, "get", "/metrics")}
+        server.permitted = {(SCRAPER, "get", "/metrics"), (VIEWER, "get", "/report")}
+        server.users["viewer"] = VIEWER
+        server.audiences["viewer"] = {audience("n1")}
         yield server
 
 
@@ -43,7 +47,14 @@ def cluster(api: ApiServer, tmp_path: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def opened(config: Config, cluster: Cluster | None) -> Iterator[MetricsAddress]:
-    found = open_metrics_address(config, cluster, ROUTES, lambda _error: None)
+    found = open_metrics_address(
+        config,
+        cluster,
+        ROUTES,
+        lambda _error: None,
+        node="n1",
+        reports={"/report": lambda: Answer(b"{}"), "/report/full": lambda: Answer(b"{}")},
+    )
     try:
         yield found
     finally:
@@ -51,7 +62,11 @@ def opened(config: Config, cluster: Cluster | None) -> Iterator[MetricsAddress]:
 
 
 def asked(
-    address: MetricsAddress, path: str, token: str | None = None, scheme: str | None = None
+    address: MetricsAddress,
+    path: str,
+    token: str | None = None,
+    scheme: str | None = None,
+    header: str = "Authorization",
 ) -> tuple[int, bytes]:
     host = f"127.0.0.1:{address.address.rpartition(':')[2]}"
     client: http.client.HTTPConnection
@@ -62,7 +77,7 @@ def asked(
     else:
         client = http.client.HTTPConnection(host, timeout=PATIENCE_S)
     try:
-        headers = {} if token is None else {"Authorization": token}
+        headers = {} if token is None else {header: token}
         client.request("GET", path, headers=headers)
         response = client.getresponse()
         return response.status, response.read()
@@ -112,12 +127,38 @@ def test_nothing_is_said_over_plain_http_there(cluster: Cluster) -> None:
         asked(address, "/healthz", scheme="http")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/elsewhere"])
+@pytest.mark.parametrize("path", ["/report", "/report/full"])
+def test_reports_are_for_tokens_of_this_node_only(cluster: Cluster, path: str) -> None:
+    with opened(EVERYWHERE, cluster) as address:
+        assert asked(address, path, "viewer", header=TOKEN_HEADER) == (200, b"{}")
+        assert asked(address, path, "good", header=TOKEN_HEADER)[0] == 401
+        for token in (None, "Bearer viewer", "Bearer good"):
+            assert asked(address, path, token) == (401, b"send a token that may get this URL\n")
+        assert asked(address, "/metrics", "viewer", header=TOKEN_HEADER)[0] == 401
+        assert asked(address, "/metrics", "Bearer viewer")[0] == 401
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(listen="127.0.0.1:0"),
+        Config(listen="0.0.0.0:0", authorize_metrics=False),
+    ],
+)
+def test_where_no_token_is_reviewed_there_are_no_reports(config: Config, cluster: Cluster) -> None:
+    with opened(config, cluster) as address:
+        assert asked(address, "/report")[0] == 404
+    with opened(EVERYWHERE, None) as address:
+        assert asked(address, "/report")[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/elsewhere", "/report"])
 @pytest.mark.parametrize("token", ["Bearer good", "Basic x", ""])
-def test_a_token_over_plain_http_is_refused(path: str, token: str) -> None:
+@pytest.mark.parametrize("header", ["Authorization", TOKEN_HEADER])
+def test_a_token_over_plain_http_is_refused(path: str, token: str, header: str) -> None:
     with opened(EVERYWHERE, None) as address:
         assert address.scheme == "http"
-        status, body = asked(address, path, token)
+        status, body = asked(address, path, token, header=header)
         assert status == 400
         assert b"plain HTTP" in body
         assert b"good" not in body
@@ -168,4 +209,7 @@ def test_a_client_certificate_is_as_good_as_a_token(cluster: Cluster, tmp_path: 
         client = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
         client.request("GET", "/metrics")
         assert client.getresponse().read() == b"up 1\n"
+        client.close()
+        client.request("GET", "/report")  # a scraper's certificate is no right to command lines
+        assert client.getresponse().status == 401
         client.close()

@@ -211,7 +211,7 @@ def test_explain_of_a_pod_names_its_campaign(api: ApiServer, run: Callable[..., 
     assert "Campaign   one of 5 pods of owner" in result.stdout
     assert "missing node-3" in result.stderr
     assert "other containers of this pod: 313131313131" in result.stderr
-    asked = [request for request in api.requests if request.command == FULL_SNAPSHOT]
+    asked = [request for request in api.requests if request.command == FULL_SNAPSHOT.command]
     assert [request.path.split("/")[-2] for request in asked] == ["minerwatch-bxq4t"]
 
 
@@ -219,7 +219,7 @@ def test_secrets_are_shown_to_those_who_ask_for_them(
     api: ApiServer, run: Callable[..., Result], agent_socket: Path
 ) -> None:
     run("explain", "-A", ALICE, "--unmasked")
-    assert [each.command for each in api.requests if each.command][-1] == UNMASKED_SNAPSHOT
+    assert [each.command for each in api.requests if each.command][-1] == UNMASKED_SNAPSHOT.command
     here = ("--socket", str(agent_socket))
     shown = run("explain", MINER.container_id, "--unmasked", *here).stdout
     assert "hunter2xyz" in shown

@@ -37,5 +37,6 @@ in_store bud "${options[@]}" --build-arg BASE=localhost/debian -f deploy/Dockerf
   -t localhost/minerwatch . >"$out/build.log" 2>&1 || { tail -n 20 "$out/build.log" >&2; exit 1; }
 
 cp -a "$(in_store mount "$(in_store from localhost/minerwatch)")" "$out/root"
+in_store inspect --type image localhost/minerwatch >"$out/config.json"
 in_store push --quiet localhost/minerwatch "oci-archive:$work/minerwatch.tar" >/dev/null
 echo "$(du -sm "$out/root" | cut -f1) MB unpacked, $(du -m "$work/minerwatch.tar" | cut -f1) MB to pull"

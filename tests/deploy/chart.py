@@ -16,8 +16,10 @@ from generate.__main__ import found_helm
 from generate.manifests import CHART
 
 VALUES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
-HUBS = sorted((CHART.parent / "values").glob("*.yaml"))
-"""Examples for operators, as deploy/README.md names them."""
+EXAMPLES = sorted((CHART.parent / "values").glob("*.yaml"))
+"""For operators, as deploy/README.md names them."""
+HUBS = [path for path in EXAMPLES if path.stem in ("binderhub", "zero-to-jupyterhub")]
+PLATFORMS = [path for path in EXAMPLES if path not in HUBS]
 OLDEST, NEWEST = "1.27.0", "1.37.0"
 
 Manifest = dict[str, Any]

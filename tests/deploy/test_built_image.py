@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.image.contents import contents
 from deploy.image.debian import STATUS, broken_links
+from generate.names import names
 from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.deploy.chart import VALUES, Release, rendered
@@ -95,6 +96,22 @@ def test_its_size(image: Root) -> None:
     files = [path.lstat() for path in image.folder.rglob("*")]
     total = sum(-(-each.st_size // 4096) * 4096 for each in files if stat.S_ISREG(each.st_mode))
     assert total / 1e6 <= contents().largest_mb
+
+
+def test_it_says_what_it_is_and_starts_the_program_as_nobody(image: Root) -> None:
+    """The labels that registries show, after the build; a release adds version and revision."""
+    inspected = image.folder.parent / "config.json"
+    if not inspected.is_file():
+        pytest.skip("the image's configuration is not beside its root: make image-test")
+    config = json.loads(inspected.read_text())["OCIv1"]["config"]
+    labels = config["Labels"]
+    prefix = "org.opencontainers.image."
+    assert labels[f"{prefix}title"] == "minerwatch"
+    assert labels[f"{prefix}source"] == labels[f"{prefix}url"] == names()["repository"]
+    assert labels[f"{prefix}documentation"].startswith(names()["repository"])
+    assert labels[f"{prefix}licenses"] == "Apache-2.0"
+    assert {f"{prefix}description", f"{prefix}vendor"} <= labels.keys()
+    assert (config["User"], config["Entrypoint"]) == ("65534:65534", ["minerwatch"])
 
 
 def test_there_is_nothing_to_start_but_python_and_minerwatch(image: Root) -> None:

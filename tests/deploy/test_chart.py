@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import yaml
 from click.testing import CliRunner
 
 from generate.manifests import CHART, MANIFESTS, manifests
+from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config, parse
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
 from minerwatch.node.children import yara_scanner
 from tests.deploy.chart import (
+    EXAMPLES,
     HUBS,
     NEWEST,
     OLDEST,
+    PLATFORMS,
     VALUES,
     Manifest,
     Release,
@@ -34,9 +38,10 @@ from tests.deploy.services import DEPLOY, RULES, program
 from tests.deploy.upgraded import Upgraded
 from tests.kube.conftest import write_kubeconfig
 
-_SETS = {path.stem: path for path in VALUES}
+_SETS = {path.stem: path for path in (*VALUES, *PLATFORMS)}
 _each_set = pytest.mark.parametrize("name", _SETS)
-_OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
+_OF_OPERATOR = {"PodMonitor", "PrometheusRule", "SecurityContextConstraints"}
+"""Kinds that Kubernetes itself does not have."""
 _OBSERVE = {"list pods", "watch pods"}
 _AUTHORIZE = {
     "create tokenreviews.authentication.k8s.io",
@@ -66,7 +71,10 @@ CAPABILITIES = {
     "everything": _DEEP | {"NET_ADMIN", "KILL"},
     "minimal": set(),
     "bottlerocket": _DEEP | {"NET_ADMIN"},
+    "eks": _DEEP | {"NET_ADMIN"},
     "gke-cos": _DEEP,
+    "k3s": _DEEP | {"NET_ADMIN"},
+    "openshift": _DEEP | {"NET_ADMIN"},
     "hub": _DEEP | {"NET_ADMIN"},
     "talos": {"SYS_PTRACE", "DAC_READ_SEARCH", "PERFMON", "NET_ADMIN"},
 }
@@ -94,7 +102,10 @@ PERMISSIONS = {
     | {"get pods", "patch pods", "delete pods", "create pods/eviction"},
     "minimal": set(),
     "bottlerocket": _OBSERVE | _EVENTS,
+    "eks": _OBSERVE | _EVENTS,
     "gke-cos": _OBSERVE | _EVENTS,
+    "k3s": _OBSERVE | _EVENTS,
+    "openshift": _OBSERVE | _EVENTS,
     "hub": _OBSERVE | _EVENTS,
     "talos": _OBSERVE | _EVENTS,
 }
@@ -104,10 +115,11 @@ ON_CALL = {
     "get pods in minerwatch",
     "list pods in minerwatch",
     "get pods/log in minerwatch",
-    "get pods/exec in minerwatch",
     "get daemonsets.apps in minerwatch",
-    "create pods/exec in minerwatch",
+    "get pods/proxy in minerwatch",
+    "create serviceaccounts/token/minerwatch-view in minerwatch",
 }
+_EXEC = {"get pods/exec in minerwatch", "create pods/exec in minerwatch"}
 
 
 def of(name: str) -> Release:
@@ -280,6 +292,74 @@ def test_a_hubs_values_observe_and_are_ready_for_a_dry_run(path: Path, kubernete
     assert all(permission.endswith(f" in {namespace}") for permission in writes)
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_for_what_it_is_and_how_it_is_used(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# minerwatch ")
+    assert f"-f deploy/helm/values/{path.name}" in text
+    assert f"[{path.name}](helm/values/{path.name})" in (DEPLOY / "README.md").read_text()
+
+
+def test_open_shift_permits_what_the_agent_asks_for_and_nothing_else() -> None:
+    found = of("openshift")
+    (constraints,) = found.of_kind("SecurityContextConstraints")
+    spec, agent = found.pod["spec"], found.agent["securityContext"]
+    account = f"system:serviceaccount:minerwatch:{spec['serviceAccountName']}"
+    assert (constraints["users"], constraints["groups"]) == ([account], [])
+    assert sorted(constraints["allowedCapabilities"]) == sorted(agent["capabilities"]["add"])
+    for permission, asked in (
+        ("allowHostPID", spec["hostPID"]),
+        ("allowHostNetwork", spec["hostNetwork"]),
+        ("allowHostPorts", "hostPort" in found.agent["ports"][0]),
+        ("allowHostDirVolumePlugin", any("hostPath" in each for each in spec["volumes"])),
+        ("allowHostIPC", False),
+        ("allowPrivilegedContainer", agent["privileged"]),
+        ("allowPrivilegeEscalation", agent["allowPrivilegeEscalation"]),
+        ("readOnlyRootFilesystem", agent["readOnlyRootFilesystem"]),
+    ):
+        assert constraints[permission] is asked, permission
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= set(constraints["volumes"])
+    assert agent["seLinuxOptions"] == {"type": "spc_t"}
+    (binding,) = (each for each in found.of_kind("RoleBinding") if "nonroot" in str(each))
+    (test,) = found.of_kind("Pod")
+    names = {subject["name"] for subject in binding["subjects"]}
+    assert names == {test["spec"]["serviceAccountName"], "minerwatch-release"}
+
+    pod_network = Release(
+        rendered("-f", str(_SETS["openshift"]), "--set=config.probes.execs=false")
+    )
+    (constraints,) = pod_network.of_kind("SecurityContextConstraints")
+    assert constraints["allowHostNetwork"] is constraints["allowHostPorts"] is False
+    assert "NET_ADMIN" not in constraints["allowedCapabilities"]
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("cull-enforce", "admissionpolicy"),
+        ("everything", "oncall"),
+        ("default", "viewer"),
+        ("openshift", "securitycontextconstraints"),
+    ],
+)
+def test_what_permits_and_forbids_is_read_before_it_changes(
+    golden: Callable[[str, str], None], name: str, template: str
+) -> None:
+    done = subprocess.run(
+        [
+            *(helm(), "template", "minerwatch", str(CHART), "--namespace=minerwatch"),
+            *("-f", str(_SETS[name]), f"--kube-version={NEWEST}"),
+            *("--show-only", f"templates/{template}.yaml"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = re.sub(r"(?m)^ +(?:app\.kubernetes\.io/version|helm\.sh/chart): .*\n", "", done.stdout)
+    golden(f"chart-{template}.yaml", text)
+
+
 def test_the_chart_says_which_versions_it_is_for() -> None:
     said = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
     assert said == f">={OLDEST}-0"
@@ -420,10 +500,38 @@ def test_the_commands_take_only_agents_for_agents() -> None:
     assert bearers == ["DaemonSet"]
 
 
-def test_people_on_call_may_ask_the_agents() -> None:
+def test_people_on_call_may_read_the_agents_and_by_choice_exec() -> None:
+    options = ("-f", str(_SETS["everything"]))
     assert of("everything").permissions("sre") == ON_CALL
     assert of("default").permissions("sre") == set()
     assert of("default").named("Role", "minerwatch-on-call")
+    assert (
+        Release(rendered(*options, "--set=onCall.exec=true")).permissions("sre") == ON_CALL | _EXEC
+    )
+    by_exec_only = Release(rendered(*options, f"--set={_OPEN}"))
+    assert by_exec_only.permissions("sre") == _EXEC | {
+        each for each in ON_CALL if "proxy" not in each and "token" not in each
+    }
+    assert not [each for each in by_exec_only.manifests if "-view" in each["metadata"]["name"]]
+
+
+@_each_set
+def test_the_account_whose_tokens_they_make_reads_reports_and_nothing_else(name: str) -> None:
+    accounts = [each["metadata"]["name"] for each in of(name).of_kind("ServiceAccount")]
+    if name == "minimal":  # knows no cluster that could review tokens
+        assert "minerwatch-view" not in accounts
+        return
+    assert of(name).permissions("minerwatch-view") == {f"get {REPORT_PATH}"}
+    account = of(name).named("ServiceAccount", "minerwatch-view")
+    assert account["automountServiceAccountToken"] is False
+    names = {port["name"] for port in of(name).agent["ports"]}
+    assert names == {"metrics"}, "by which clients know the port"
+
+
+def test_the_account_is_named_as_clients_expect() -> None:
+    named = Release(rendered("--set=fullnameOverride=watch", "--set=onCall.exec=true"))
+    assert named.named("DaemonSet", "watch")
+    assert named.named("ServiceAccount", "watch-view")
 
 
 def test_app_armor_is_said_as_each_version_understands_it() -> None:

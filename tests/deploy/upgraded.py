@@ -67,18 +67,26 @@ _KINDS = {
     "batch/v1": ("Job",),
     "networking.k8s.io/v1": ("NetworkPolicy",),
     "scheduling.k8s.io/v1": ("PriorityClass",),
+    "admissionregistration.k8s.io/v1": (
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ),
     "rbac.authorization.k8s.io/v1": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
 }
 """What the chart renders, by API version."""
 
-_PLURALS = {"NetworkPolicy": "networkpolicies", "PriorityClass": "priorityclasses"}
+_PLURALS = {
+    "NetworkPolicy": "networkpolicies",
+    "PriorityClass": "priorityclasses",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+}
 
 
 def _resources(version: str) -> Json:
     resources = [
         {
             "name": _PLURALS.get(kind, f"{kind.lower()}s"),
-            "namespaced": not kind.startswith(("Cluster", "Priority")),
+            "namespaced": not kind.startswith(("Cluster", "Priority", "Validating")),
             "kind": kind,
             "verbs": ["get", "list"],
         }

@@ -1,12 +1,14 @@
 """Any API server, the tests' own or a real one, with a namespace and a node of the test's own.
 
-Nothing is assumed but what a conformant API server of 1.27 or later does: no kubelet, no images.
+Nothing is assumed but what a conformant API server of 1.27 or later does: no kubelet, no images,
+any default of Pod Security. The account is an administrator's.
 Pods are bound to a node that does not exist, and their status is written as its kubelet would.
 A controller manager removes such pods after some 40 s, so a test has to be done with one by then.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 import uuid
@@ -45,7 +47,8 @@ def shipped_rules(*roles: str) -> Rules:
 
 
 AGENT_RULES = shipped_rules("minerwatch-observe", "minerwatch-events")
-ON_CALL_RULES = shipped_rules("minerwatch-on-call")
+EXEC = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]}  # onCall.exec
+ON_CALL_RULES = (*shipped_rules("minerwatch-on-call"), EXEC)
 
 needs_real_cluster = pytest.mark.skipif(
     not KUBECONFIG,
@@ -80,6 +83,7 @@ class AnyCluster:
         node: str | None = None,
         container: str = "main",
         env: Mapping[str, str] | None = None,
+        account: str = "default",
         **metadata: Any,
     ) -> Json:
         """A pod on the test's node, without a status; as the server has stored it."""
@@ -90,6 +94,7 @@ class AnyCluster:
             "metadata": {"name": name, "namespace": self.namespace, **metadata},
             "spec": {
                 "nodeName": self.node if node is None else node,
+                "serviceAccountName": account,
                 "automountServiceAccountToken": False,
                 "terminationGracePeriodSeconds": 0,
                 "containers": [
@@ -120,8 +125,13 @@ class AnyCluster:
         }
         self.set_status(name, {"phase": "Running", "containerStatuses": [running]})
 
-    def write_kubeconfig(self, path: Path, account: str, rules: Rules) -> Path:
-        """For an account that may do no more than ``rules``; needs RBAC and TokenRequest."""
+    def write_kubeconfig(
+        self, path: Path, account: str, rules: Rules, *, in_pod: bool = False
+    ) -> Path:
+        """For an account that may do no more than ``rules``; needs RBAC and TokenRequest.
+
+        ``in_pod``: with the token of a pod on the test's node, which has the account's name.
+        """
         accounts = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
         name = f"{self.namespace}-{account}"
         subject = {"kind": "ServiceAccount", "name": account, "namespace": self.namespace}
@@ -131,12 +141,20 @@ class AnyCluster:
         self.send("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
         self.send("POST", f"{RBAC}/clusterrolebindings", binding)
-        asked = {"spec": {"expirationSeconds": 3600}}
+        spec: Json = {"expirationSeconds": 3600}
+        if in_pod:
+            uid = self.create_pod(account, account=account)["metadata"]["uid"]
+            pod = {"apiVersion": "v1", "kind": "Pod", "name": account, "uid": uid}
+            spec["boundObjectRef"] = pod
+        asked = {"spec": spec}
         token = self.send("POST", f"{accounts}/{account}/token", asked)["status"]["token"]
         configuration = self.api.client.configuration
         server: Json = {"server": self.api.server}
         if configuration.ssl_ca_cert:
             server["certificate-authority"] = str(configuration.ssl_ca_cert)
+        if data := getattr(configuration, "ca_cert_data", None):
+            text = data.encode() if isinstance(data, str) else data
+            server["certificate-authority-data"] = base64.b64encode(text).decode()
         if not configuration.verify_ssl:
             server["insecure-skip-tls-verify"] = True
         if configuration.tls_server_name:
@@ -181,7 +199,9 @@ class AnyCluster:
 def own_namespace(kubeconfig: Path, *, is_real: bool) -> Iterator[AnyCluster]:
     """A cluster with a namespace, which is removed again."""
     cluster = AnyCluster(kubeconfig, is_real=is_real)
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}
+    labels = {"pod-security.kubernetes.io/enforce": "privileged"}
+    head = {"name": cluster.namespace, "labels": labels}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": head}
     cluster.send("POST", "/api/v1/namespaces", namespace)
     try:
         yield cluster

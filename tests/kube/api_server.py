@@ -2,10 +2,11 @@
 
 It keeps objects of any resource: list (pages, field and label selectors), watch (from a version,
 with bookmarks), get, create, update with resource version as precondition, merge and strategic
-merge patches, delete with preconditions, eviction, dry runs, exec. And it misbehaves where it is
-told to. As in "Kubernetes API Concepts" of the Kubernetes documentation, but without types,
-admission or defaults: an object is stored as it came, with ``metadata`` filled in. Events are
-validated as Kubernetes does it, for nothing else here is written by minerwatch and refused there.
+merge patches, delete with preconditions, eviction, dry runs, exec, TokenRequest, pods/proxy. And
+it misbehaves where it is told to. As in "Kubernetes API Concepts" of the Kubernetes documentation,
+but without types or defaults: an object is stored as it came, with ``metadata`` filled in. Events
+are validated as Kubernetes does it, for nothing else here is written by minerwatch and refused
+there. Of RBAC it knows non-resource URLs in reviews, of admission policies on changes of pods.
 
 ::
 
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.kube import event_validation, exec_endpoint
+from tests.kube import event_validation, exec_endpoint, pod_proxy
 from tests.kube.exec_endpoint import Printing
 from tests.kube.listener import Listener, QuietHandler
 from tests.waiting import PATIENCE_S, until
@@ -42,7 +43,11 @@ Json = dict[str, Any]
 
 CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
 
+API_AUDIENCE = "https://kubernetes.default.svc"
+
 _REVIEWS = frozenset({"tokenreviews", "subjectaccessreviews"})
+
+_CHANGES = {"PUT": "UPDATE", "PATCH": "UPDATE", "DELETE": "DELETE"}
 
 _Requirement = tuple[str, str, bool]  # what, its value, and whether that is wanted or not
 _REQUIREMENT = re.compile(r"([^=!]+)(=|==|!=)([^=!]*)")
@@ -69,8 +74,12 @@ class Request:
         return self.path.endswith("/exec") and "sec-websocket-key" in self.headers
 
     @property
+    def is_proxied(self) -> bool:
+        return self.method == "GET" and pod_proxy.PATH.fullmatch(self.path) is not None
+
+    @property
     def is_list(self) -> bool:
-        return self.method == "GET" and not self.is_watch and not self.is_exec
+        return self.method == "GET" and not (self.is_watch or self.is_exec or self.is_proxied)
 
 
 Matches = Callable[[Request], bool]
@@ -194,6 +203,8 @@ class ApiServer:
     def __init__(self, certificate: Path | None = None, *, bookmark_s: float = 3600.0) -> None:
         self.tokens: set[str] | None = None
         self.users: dict[str, str] = {}  # by token, for TokenReviews
+        self.audiences: dict[str, set[str]] = {}  # by token; without any it is for this server
+        self.extras: dict[str, dict[str, list[str]]] = {}  # by token, of one bound to a pod
         self.permitted: set[tuple[str, str, str]] = set()  # user, verb, path without a resource
         self.requests: list[Request] = []
         self.most_at_once = 0
@@ -212,6 +223,7 @@ class ApiServer:
         self._pages: dict[str, tuple[list[Json], int]] = {}
         self._misbehaviours: list[tuple[Misbehaviour, Matches, int]] = []
         self._blocked: set[tuple[str, str, str]] = set()
+        self._ports: dict[tuple[str, str], str] = {}
         self._commands: dict[tuple[str, str], dict[tuple[str, ...], Printing]] = {}
         self._closing = threading.Event()
         self.certificate = certificate
@@ -330,6 +342,11 @@ class ApiServer:
         with self._lock:
             self._commands.setdefault((namespace, name), {})[command] = what
 
+    def serves(self, namespace: str, name: str, address: str) -> None:
+        """Let pods/proxy lead from that pod to ``address``, which speaks TLS."""
+        with self._lock:
+            self._ports[(namespace, name)] = address
+
     # what requests come to
 
     @contextmanager
@@ -361,6 +378,8 @@ class ApiServer:
     def answer(self, request: Request) -> tuple[int, bytes]:
         """Status and body for anything but a watch; raises StatusError."""
         self._authorise(request)
+        if request.path == "/version":
+            return 200, encode({"major": "1", "minor": "37"})
         collection, name, subresource = _target(request)
         with self._lock:
             if collection.resource in _REVIEWS and request.method == "POST":
@@ -374,8 +393,12 @@ class ApiServer:
             key = ((collection.prefix, collection.resource), collection.namespace, name)
             if key not in self._items:
                 raise StatusError(404, "NotFound", f'{collection.resource} "{name}" not found')
+            if subresource == "token":
+                return 201, encode({**request.body, "status": self._new_token(request, key)})
             if subresource == "eviction":
                 return 201, self._evict(request, key)
+            if collection.resource == "pods" and request.method in _CHANGES:
+                self._admit(request, self._items[key])
             handler = {
                 "GET": lambda _request, key: self._items[key],
                 "PUT": self._update,
@@ -383,6 +406,21 @@ class ApiServer:
                 "DELETE": self._delete,
             }[request.method]
             return 200, encode(handler(request, key))
+
+    def proxied(self, request: Request) -> tuple[int, bytes]:
+        """Status and body of what a pod's port answers; raises StatusError."""
+        self._authorise(request)
+        match = pod_proxy.PATH.fullmatch(request.path)
+        assert match is not None
+        with self._lock:
+            address = self._ports.get((match["namespace"], match["pod"]))
+        if address is None:
+            raise StatusError(404, "NotFound", f'pods "{match["pod"]}" not found')
+        try:
+            return pod_proxy.fetched(address, match["path"], request.headers)
+        except OSError as error:
+            message = f"error trying to reach service: {error}"
+            raise StatusError(503, "ServiceUnavailable", message) from error
 
     def printing(self, request: Request) -> Printing:
         """What the command of an exec prints; raises StatusError."""
@@ -438,12 +476,63 @@ class ApiServer:
         spec = request.body["spec"]
         if request.body["kind"] == "TokenReview":
             user = self.users.get(spec["token"])
-            if user is None:
+            meant = self.audiences.get(spec["token"], {API_AUDIENCE})
+            audiences = sorted(meant.intersection(spec.get("audiences") or [API_AUDIENCE]))
+            if user is None or not audiences:
                 return {"user": {}, "error": "invalid bearer token"}
             groups = ["system:serviceaccounts", "system:authenticated"]
-            return {"authenticated": True, "user": {"username": user, "groups": groups}}
+            found = {"username": user, "groups": groups}
+            return {"authenticated": True, "user": found, "audiences": audiences}
         wanted = spec["nonResourceAttributes"]
-        return {"allowed": (spec["user"], wanted["verb"], wanted["path"]) in self.permitted}
+        asked = spec["user"], wanted["verb"], wanted["path"]
+        return {"allowed": asked in self.permitted or asked in set(self._granted())}
+
+    def _granted(self) -> Iterator[tuple[str, str, str]]:
+        """What ClusterRoleBindings grant to accounts: user, verb, path without a resource."""
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        roles = {item["metadata"]["name"]: item for item in self.items("clusterroles", rbac)}
+        for binding in self.items("clusterrolebindings", rbac):
+            for rule in roles.get(binding["roleRef"]["name"], {}).get("rules", ()):
+                for each in binding["subjects"]:
+                    user = f"system:serviceaccount:{each.get('namespace')}:{each['name']}"
+                    for path in rule.get("nonResourceURLs", ()):
+                        yield from ((user, verb, path) for verb in rule["verbs"])
+
+    def _admit(self, request: Request, pod: Json) -> None:
+        """Raise StatusError if a policy refuses a change of ``pod``."""
+        prefix = "/apis/admissionregistration.k8s.io/v1"
+        policies = self.items("validatingadmissionpolicies", prefix)
+        if not policies:
+            return
+        from tests.deploy.admission import AdmissionRequest, Policy
+
+        token = request.headers.get("authorization", "").rpartition(" ")[2]
+        asked = AdmissionRequest(
+            _CHANGES[request.method],
+            "pods",
+            self.users.get(token, "admin"),
+            self.extras.get(token),
+            merged(pod, request.body) if request.method == "PATCH" else None,
+            pod,
+        )
+        for policy in policies:
+            if message := Policy(policy["spec"]).refusal(asked):
+                name = policy["metadata"]["name"]
+                text = f"ValidatingAdmissionPolicy '{name}' denied request: {message}"
+                raise StatusError(403, "Forbidden", text)
+
+    def _new_token(self, request: Request, key: tuple[tuple[str, str], str, str]) -> Json:
+        spec = request.body["spec"]
+        if spec.get("expirationSeconds", 3600) < 600:
+            raise StatusError(422, "Invalid", "may not specify a duration less than 10 minutes")
+        token = uuid.uuid4().hex
+        self.users[token] = f"system:serviceaccount:{key[1]}:{key[2]}"
+        self.audiences[token] = set(spec.get("audiences") or [API_AUDIENCE])
+        if bound := spec.get("boundObjectRef"):
+            pod = self._items[(("/api/v1", "pods"), key[1], bound["name"])]
+            node = pod["spec"]["nodeName"]
+            self.extras[token] = {"authentication.kubernetes.io/node-name": [node]}
+        return {"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}
 
     def _list(self, request: Request, collection: _Collection) -> bytes:
         token = request.query.get("continue")
@@ -606,6 +695,9 @@ class _Handler(QuietHandler):
             self._stream(self.server.api.open_stream(request), how)
         elif request.is_exec:
             self._exec(request)
+        elif request.is_proxied:
+            status, body = self.server.api.proxied(request)
+            self._send(status, body, {"Content-Type": "application/octet-stream"})
         else:
             status, body = self.server.api.answer(request)
             if isinstance(how, LosingTheAnswer):

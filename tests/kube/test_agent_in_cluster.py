@@ -296,3 +296,43 @@ def end_miner(folder: Path) -> None:
     for pid in (folder / "cgroup.procs").read_text().split():
         if b"stratum" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(int(pid), signal.SIGKILL)
+
+
+def test_who_may_not_exec_reads_the_agent_on_its_port(
+    api: ApiServer, kubeconfig: Path, programs: Programs, tmp_path: Path
+) -> None:
+    """The agent's real port, its token reviews, and the commands as an on-call types them."""
+    programs.start("sleep", "--password=hunter2xyz", busy=True)
+    settings = tmp_path / "config.yaml"
+    settings.write_text(
+        f"{OWN_RULES_ONLY}node: {{name: {NODE}}}\n"
+        f"kubernetes: {{enabled: true, kubeconfig: {kubeconfig}}}\n"
+    )
+    options = ("--config", str(settings), "--listen", "0.0.0.0:0")
+    agent = RunningAgent(tmp_path, *options, in_cluster=True, all_rules=False)
+    try:
+        put_daemon_set(api)
+        head = {"name": "minerwatch-view", "namespace": "minerwatch"}
+        api.put({"kind": "ServiceAccount", "metadata": head}, resource="serviceaccounts")
+        api.permitted = {("system:serviceaccount:minerwatch:minerwatch-view", "get", "/report")}
+        labels = {"app.kubernetes.io/name": "minerwatch"}
+        pod = as_agent(pod_json("a", namespace="minerwatch", node=NODE, labels=labels))
+        pod["spec"]["containers"][0]["ports"] = [{"name": "metrics", "containerPort": 9797}]
+        api.put(pod)
+        port = str(agent.line("watching")["metrics"]).rpartition(":")[2].partition("/")[0]
+        api.serves("minerwatch", "a", f"127.0.0.1:{port}")
+        api.misbehave(Answering(403, "pods/exec"), times=100, when=lambda asked: asked.is_exec)
+
+        def typed(*words: str) -> str:
+            environment = {"KUBECONFIG": str(kubeconfig)}
+            done = CliRunner().invoke(cli, [*words, "-A"], env=environment)
+            assert done.exit_code in (0, 1), done.output
+            return done.output
+
+        agent.until(lambda: "--password=" in typed("top", "--once", "-o", "json"))
+        shown = typed("top", "--once", "-o", "json") + typed("explain", "host")
+        assert "hunter2xyz" not in shown
+        assert NODE in typed("status")
+        assert "pods/exec" in typed("explain", "host", "--unmasked")
+    finally:
+        agent.close()

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from minerwatch.api.port import REPORT_PATH, audience
 from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.lease_budget import LeaseBudget
@@ -21,11 +23,13 @@ from minerwatch.culling.lease_codec import IN_EARNEST, LEASE
 from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.token_review import TokenReviewer
 from minerwatch.model import Action
 from tests.builders import make_limits
 from tests.culling.test_lease_budget import NOW, PATIENT, record
 from tests.culling.test_pod_actions import decision
-from tests.kube.any_cluster import AnyCluster, needs_real_cluster
+from tests.deploy.chart import VALUES, release
+from tests.kube.any_cluster import RBAC, AnyCluster, needs_real_cluster
 from tests.kube.api_server import Answering, Dropping, eventually
 from tests.kube.faulty_proxy import FaultyProxy
 from tests.kube.test_culling_end_to_end import cull_rules
@@ -183,3 +187,89 @@ def test_a_place_is_given_back(any_cluster: AnyCluster, account: Cluster) -> Non
     assert places(any_cluster) == []
     assert budget.reserve(record("b"), NOW)
     assert budget.left(dry_run=False) == 0
+
+
+AGENT_ACCOUNT = "system:serviceaccount:minerwatch:minerwatch"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+
+
+def bind_to_node(cluster: AnyCluster, account: str) -> None:
+    """Install the chart's policy for that account; skips where the server has none."""
+    version = msgspec.json.decode(cluster.api.call("GET", "/version"))
+    minor = int("".join(filter(str.isdigit, version["minor"])))
+    if (int(version["major"]), minor) < (1, 30):
+        pytest.skip(f"Kubernetes 1.{minor} has no ValidatingAdmissionPolicy: use 1.30 or later")
+    chart = release(next(path for path in VALUES if path.stem == "everything"))
+    for kind, plural in (
+        ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+        ("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+    ):
+        (made,) = chart.of_kind(kind)
+        own = f"system:serviceaccount:{cluster.namespace}:{account}"
+        text = msgspec.json.encode(made).decode().replace(AGENT_ACCOUNT, own)
+        item = msgspec.json.decode(text.replace(made["metadata"]["name"], cluster.namespace))
+        cluster.cluster_wide.append(f"{ADMISSION}/{plural}/{cluster.namespace}")
+        cluster.send("POST", f"{ADMISSION}/{plural}", item)
+
+
+def is_refused(actions: Actions, asked: Decision, version: str = "") -> bool:
+    """Whether the policy refuses it; any other refusal is raised."""
+    try:
+        actions.send(request(asked, version))
+    except ApiError as error:
+        if "may not change a pod of node" not in str(error):
+            raise
+        return True
+    return False
+
+
+def test_an_agent_changes_pods_of_its_own_node_only(
+    any_cluster: AnyCluster, tmp_path: Path
+) -> None:
+    """With the token of a pod; a real server evaluates the policy itself, the tests' own by CEL."""
+    bind_to_node(any_cluster, "agent")
+    kubeconfig = any_cluster.write_kubeconfig(tmp_path / "pod", "agent", cull_rules(), in_pod=True)
+    api = from_kubeconfig(kubeconfig)
+    actions = Actions(api, PodFields())
+    mine = any_cluster.create_pod("mine")
+    theirs = any_cluster.create_pod("theirs", node=f"{any_cluster.node}-2")
+    version = theirs["metadata"]["resourceVersion"]
+    trial = about(any_cluster, theirs, Action.LABEL, dry_run=True)
+    eventually(lambda: is_refused(actions, trial, version), "it is not in force", PATIENCE_S)
+    assert is_refused(actions, about(any_cluster, theirs, Action.DELETE))
+    own = about(any_cluster, mine, Action.LABEL)
+    assert not is_refused(actions, own, mine["metadata"]["resourceVersion"])
+    assert not is_refused(actions, about(any_cluster, mine, Action.DELETE))
+    # What docs/security.md says of evictions.
+    assert not is_refused(actions, about(any_cluster, theirs, Action.EVICT, dry_run=True))
+    api.close()
+
+
+def test_a_token_for_one_nodes_reports(any_cluster: AnyCluster) -> None:
+    """Made and reviewed by the API server, with its RBAC."""
+    name, account = any_cluster.namespace, "minerwatch-view"
+    accounts = f"/api/v1/namespaces/{name}/serviceaccounts"
+    any_cluster.send("POST", accounts, {"metadata": {"name": account}})
+    rules = [{"nonResourceURLs": [REPORT_PATH], "verbs": ["get"]}]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": name}
+    reference = {"apiGroup": RBAC.split("/")[2], "kind": "ClusterRole", "name": name}
+    binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+    any_cluster.cluster_wide += [
+        f"{RBAC}/clusterrolebindings/{name}",
+        f"{RBAC}/clusterroles/{name}",
+    ]
+    asked = {"spec": {"audiences": [audience("n1")], "expirationSeconds": 600}}
+    token = any_cluster.send("POST", f"{accounts}/{account}/token", asked)["status"]["token"]
+
+    def reviewed(node: str | None, path: str = REPORT_PATH) -> HTTPStatus:
+        meant = audience(node) if node else None
+        reviewer = TokenReviewer(any_cluster.api, print, path=path, audience=meant)
+        return reviewer(token, "192.0.2.1")
+
+    assert reviewed("n1") == HTTPStatus.FORBIDDEN
+    any_cluster.send("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+    any_cluster.send("POST", f"{RBAC}/clusterrolebindings", binding)
+    eventually(lambda: reviewed("n1") == HTTPStatus.OK, "it may not read", PATIENCE_S)
+    assert reviewed("n2") == HTTPStatus.UNAUTHORIZED
+    assert reviewed(None) == HTTPStatus.UNAUTHORIZED
+    assert reviewed("n1", "/metrics") == HTTPStatus.FORBIDDEN

@@ -236,7 +236,7 @@ def test_every_agent_is_asked_for_its_snapshot(api: ApiServer, cluster: Cluster)
     assert replace(MINER, node="node-1") in found.statuses
     assert len(found.statuses) == 3
     asked = [request for request in api.requests if request.is_exec]
-    assert {request.command for request in asked} == {SNAPSHOT}
+    assert {request.command for request in asked} == {SNAPSHOT.command}
     assert {request.query["container"] for request in asked} == {"agent"}
     assert {request.headers["authorization"] for request in asked} == {"Bearer first"}
 
@@ -258,7 +258,7 @@ def test_what_agents_say_of_themselves(api: ApiServer, cluster: Cluster) -> None
 
 def test_another_question(api: ApiServer, cluster: Cluster) -> None:
     add_agent(api, 1)
-    api.runs("minerwatch", "agent-1", Printing(encode([SIMULATION])), *FULL_SNAPSHOT)
+    api.runs("minerwatch", "agent-1", Printing(encode([SIMULATION])), *FULL_SNAPSHOT.command)
     found = Fleet(cluster, decode_report).survey(find(cluster), FULL_SNAPSHOT)
     assert [status.container for status in found.statuses] == [SIMULATION.container]
 

@@ -10,9 +10,10 @@ import pytest
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.token_review import PERMITTED_S, REFUSED_S, TokenReviewer
-from tests.kube.api_server import Answering, ApiServer, Dropping, eventually
+from tests.kube.api_server import Answering, ApiServer, Dropping, encode, eventually
 from tests.kube.conftest import write_kubeconfig
 
+VIEWER = "system:serviceaccount:minerwatch:minerwatch-view"
 SCRAPER = "system:serviceaccount:monitoring:prometheus"
 
 
@@ -177,3 +178,41 @@ def test_unknown_tokens_of_all_addresses_have_a_limit_too(
     assert statuses.count(HTTPStatus.UNAUTHORIZED) == 20
     assert statuses[20:] == [HTTPStatus.TOO_MANY_REQUESTS] * 5
     assert len(reviews(api)) == 20
+
+
+AUDIENCE = "minerwatch.io/node/n1"
+
+
+@pytest.fixture
+def of_node(
+    api: ApiServer, cluster: Cluster, clock: Clock, reviewer: TokenReviewer
+) -> TokenReviewer:
+    """For reports of one node."""
+    api.users["viewer"] = VIEWER
+    api.audiences["viewer"] = {AUDIENCE}
+    api.permitted.add((VIEWER, "get", "/report"))
+    return TokenReviewer(cluster, lambda _error: None, clock, path="/report", audience=AUDIENCE)
+
+
+def test_a_token_for_reports_is_made_for_one_node_and_is_of_no_use_for_metrics(
+    api: ApiServer, reviewer: TokenReviewer, of_node: TokenReviewer, clock: Clock
+) -> None:
+    assert of_node("viewer", "10.0.0.1") == HTTPStatus.OK
+    assert api.requests[0].body["spec"] == {"token": "viewer", "audiences": [AUDIENCE]}
+    assert reviewer("viewer", "10.0.0.1") == HTTPStatus.UNAUTHORIZED
+    api.permitted.add((SCRAPER, "get", "/report"))
+    assert of_node("good", "10.0.0.2") == HTTPStatus.UNAUTHORIZED  # for the API server
+    api.audiences["viewer"] = {"minerwatch.io/node/n2"}
+    assert of_node("viewer", "10.0.0.3") == HTTPStatus.OK  # from the cache
+    clock.now_s += PERMITTED_S
+    assert of_node("viewer", "10.0.0.3") == HTTPStatus.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("audiences", [None, [], ["https://kubernetes.default.svc"]])
+def test_an_authenticator_that_knows_no_audiences_permits_no_reports(
+    api: ApiServer, of_node: TokenReviewer, audiences: list[str] | None
+) -> None:
+    """It accepts every token, as the API's documentation has it, and names no audience."""
+    status = {"authenticated": True, "user": {"username": VIEWER}, "audiences": audiences}
+    api.misbehave(Answering(200, body=encode({"status": status})))
+    assert of_node("viewer", "10.0.0.1") == HTTPStatus.UNAUTHORIZED

@@ -4,15 +4,25 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 
+from minerwatch.api.port import TOKEN_HEADER
 from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
-from minerwatch.report.http_server import Answer, Listener, Routes, address_listener
+from minerwatch.report.http_server import (
+    Answer,
+    Limits,
+    Listener,
+    Private,
+    Routes,
+    address_listener,
+)
 from minerwatch.report.tls import TlsEndpoint
 from tests.waiting import PATIENCE_S, until
 
@@ -178,3 +188,40 @@ def _rest(client: socket.socket) -> bytes:
     except OSError:
         pass
     return received
+
+
+def test_private_answers_in_memory_are_few(authority: Authority) -> None:
+    """Each may have some MiB, and a client may take its time."""
+    both = str(authority.sign("server"))
+    going_on, computing = threading.Event(), threading.Semaphore(0)
+
+    def report() -> Answer:
+        computing.release()
+        going_on.wait(PATIENCE_S)
+        return Answer(b"{}")
+
+    endpoint = TlsEndpoint(Tls(certificate=both))
+    routes: Routes = {**ROUTES, "/report": Private(report, lambda _token, _client: HTTPStatus.OK)}
+    limits = Limits(private_at_once=1, private_wait_s=0.2)
+    listener, shown = address_listener("127.0.0.1", 0, routes, tls=endpoint, limits=limits)
+    try:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        port = int(shown.rpartition(":")[2])
+        first, second = (
+            HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context) for _ in "ab"
+        )
+        first.request("GET", "/report", headers={TOKEN_HEADER: "t"})
+        assert computing.acquire(timeout=PATIENCE_S)
+        second.request("GET", "/report", headers={TOKEN_HEADER: "t"})
+        assert second.getresponse().status == 503
+        second.close()
+        second.request("GET", "/metrics")  # is not held up
+        assert second.getresponse().read() == b"up 1\n"
+        second.close()
+        going_on.set()
+        assert first.getresponse().read() == b"{}"
+        first.close()
+        assert listener.failures == {"busy": 1}
+    finally:
+        going_on.set()
+        listener.close()

@@ -16,7 +16,8 @@ import msgspec
 from minerwatch.api import client, orders
 from minerwatch.cli.cull import decoded_lines
 from minerwatch.errors import OrderError, SnapshotError
-from minerwatch.report.http_server import Answer, Listener, Posts, RequestError, Routes
+from minerwatch.report.bounded_reader import RequestError
+from minerwatch.report.http_server import Answer, Listener, Posts, Routes
 from minerwatch.view.culling_text import cull_text, release_text, simulation_text
 from tests.fuzz.contract import are_lines, is_publishable, is_told
 from tests.fuzz.registry import target

@@ -245,18 +245,30 @@ would run at once. */}}
 {{- if and .Values.rbac.create (include "minerwatch.authorizes" .) }}true{{ end }}
 {{- end }}
 
-{{/* What it takes to ask the agents, in their namespace. */}}
-{{- define "minerwatch.askAgentsRules" -}}
+{{/* The service account that may read the agents, and nothing else; clients know its name by the DaemonSet's. */}}
+{{- define "minerwatch.viewer" -}}
+{{ include "minerwatch.fullname" . }}-view
+{{- end }}
+{{- define "minerwatch.hasViewer" -}}
+{{- if and .Values.rbac.create (include "minerwatch.authorizes" .) }}true{{ end }}
+{{- end }}
+
+{{/* What it takes to find the agents, in their namespace. */}}
+{{- define "minerwatch.findAgentsRules" -}}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list]
-- apiGroups: [""]
-  resources: [pods/exec]
-  verbs: [create, get]
 # To distinguish agents from other pods with their labels.
 - apiGroups: [apps]
   resources: [daemonsets]
   verbs: [get]
+{{- end }}
+
+{{/* What it takes to give them orders. */}}
+{{- define "minerwatch.execRules" -}}
+- apiGroups: [""]
+  resources: [pods/exec]
+  verbs: [create, get]
 {{- end }}
 
 {{- define "minerwatch.subjects" }}
