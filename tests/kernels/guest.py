@@ -34,9 +34,12 @@ HERE = Path("/run/minerwatch-kernels")
 TARGET = Path(__file__).parents[1] / "targets" / "randomx_hashing.py"
 CAPABILITIES = ("sys_ptrace", "dac_read_search", "bpf", "perfmon")
 """The chart's."""
-_V1 = ("cpu,cpuacct", "memory", "pids")
+_V1 = ("cpu,cpuacct", "cpu", "memory", "pids")
+"""The second fails where the first was mounted; the first, where the kernel has no cpuacct."""
 _POOL = ("-o", "stratum+tcp://pool.supportxmr.com:3333", "-u", "4" + "A" * 94)
 _FOUND = ("likely", "confirmed")
+_MORE_S = 120.0
+"""Seconds for more evidence, after a target was found."""
 _TICKS = re.compile(r"^minerwatch_tick_duration_seconds_(sum|count) (\S+)$", re.MULTILINE)
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 _ONE_SOURCE = """
@@ -157,19 +160,24 @@ class Agent:
         return time.monotonic() - began_s
 
     def found(self, target: Target, limit_s: float) -> Found:
-        """Wait until a target is `likely`, for ``limit_s`` at most; then end it."""
-        began_s, signals = time.monotonic(), dict[str, float]()
-        after_s = None
+        """Wait until a target is `likely`, then for more evidence; end it."""
+        began_s, found = time.monotonic(), Found(None, 0.0)
+        until_s = began_s + limit_s
         try:
-            while after_s is None and time.monotonic() - began_s < limit_s:
+            while time.monotonic() < until_s and found.level != "confirmed":
                 time.sleep(1)
+                after_s = found.after_s
                 for line in self.lines():
-                    if line.get("container") == target.container and line["event"] == "verdict":
-                        signals = msgspec.convert(line["signals"], dict[str, float])
-                        if line["level"] in _FOUND:
-                            after_s = time.monotonic() - began_s
-                            break
-            return Found(after_s, target.cpu_s(), signals)
+                    if line.get("container") != target.container or line["event"] != "verdict":
+                        continue
+                    level = str(line["level"])
+                    if level in _FOUND and after_s is None:
+                        after_s = time.monotonic() - began_s
+                        until_s = min(until_s, time.monotonic() + _MORE_S)
+                    findings = msgspec.convert(line["findings"], list[dict[str, object]])
+                    rules = sorted({str(each["title"]) for each in findings})
+                    found = Found(after_s, target.cpu_s(), level, tuple(rules))
+            return replace(found, cpu_s=found.cpu_s if found.after_s else target.cpu_s())
         finally:
             target.end()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -15,7 +15,7 @@ END = "<!-- end of the kernels -->"
 
 _HEAD = (
     *("kernel", "cgroups", "read from", "off or unavailable", "miner by its arguments"),
-    *("RandomX", "by", "a tick", "memory"),
+    *("RandomX", "by these rules", "a tick", "memory"),
 )
 
 
@@ -24,8 +24,9 @@ class Found:
     """How soon a target was `likely`, by the guest's clock; None: not while it was watched."""
 
     after_s: float | None
-    cpu_s: float  # of the target by then
-    signals: dict[str, float] = field(default_factory=dict)  # that had spoken
+    cpu_s: float  # of the target in all
+    level: str = "clear"  # its last one
+    rules: tuple[str, ...] = ()  # their titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def _cells(result: Result) -> list[str]:
         "; ".join((*off, *result.blind_spots)) or "nothing",
         _found(result.miner),
         _found(result.randomx),
-        ", ".join(sorted(result.randomx.signals)) if result.randomx else "",
+        "; ".join(result.randomx.rules) if result.randomx else "",
         "" if result.tick_s is None else f"{result.tick_s * 1000:.0f} ms",
         "" if result.rss_mib is None else f"{result.rss_mib:.0f} MiB",
     ]

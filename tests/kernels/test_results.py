@@ -30,8 +30,8 @@ GOOD = Result(
         ProbeReport("drift", "unavailable", "needs a|b"),
     ),
     started_s=20.0,
-    miner=Found(7.4, 6.0, {"identity": 88.0}),
-    randomx=Found(31.0, 28.0, {"content": 60.0, "compute": 88.0}),
+    miner=Found(7.4, 6.0, "likely", ("Pool",)),
+    randomx=Found(31.0, 28.0, "confirmed", ("Executes RandomX", "RandomX in memory")),
     tick_s=0.0123,
     rss_mib=51.2,
     sampling=(Sampling(3, "kernel entries", "forbidden"),),
@@ -51,7 +51,7 @@ def test_the_table_has_a_row_each_and_what_sampling_fell_back_to() -> None:
     rows = table([GOOD]).splitlines()
     assert rows[2] == (
         "| bookworm 6.1.0-50-amd64, x86_64 | v2 | cgroup v2 | drift: needs a\\|b | 7 s | 31 s"
-        " | compute, content | 12 ms | 51 MiB |"
+        " | Executes RandomX; RandomX in memory | 12 ms | 51 MiB |"
     )
     assert rows[-1] == "| bookworm | 6.1.0-50-amd64 | 3 | kernel entries | forbidden |"
     assert len({row.replace("\\|", "").count("|") for row in rows[:3]}) == 1
