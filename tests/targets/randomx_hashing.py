@@ -1,12 +1,14 @@
 """Hashes with RandomX on this machine only, as a target: no pool, no network, no coin.
 
 Usage: python3 randomx_hashing.py THREADS SECONDS [nojit]
+RANDOMX_LIBRARY names a library; without it cyrx's is used.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
 import threading
 import time
@@ -15,10 +17,13 @@ FLAG_JIT = 8
 
 
 def library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("cyrx._cyrx")
-    assert spec is not None
-    assert spec.origin is not None
-    found = ctypes.CDLL(spec.origin)
+    path = os.environ.get("RANDOMX_LIBRARY")
+    if path is None:
+        spec = importlib.util.find_spec("cyrx._cyrx")
+        assert spec is not None
+        assert spec.origin is not None
+        path = spec.origin
+    found = ctypes.CDLL(path)
     pointer, number = ctypes.c_void_p, ctypes.c_int
     found.randomx_alloc_cache.restype = pointer
     found.randomx_alloc_cache.argtypes = [number]

@@ -1,0 +1,161 @@
+"""Try the agent on Debian's kernels, emulated: ``make kernels``.
+
+    python -m tests.kernels [--only SUITE[-ARCHITECTURE][/LAYOUT]]… [--write]
+
+virtme-ng (PyPI) and qemu boot one kernel after the other, without KVM: x86-64 with this machine's
+file system, read-only; arm64 with a small one made of Debian's packages. There the agent runs with
+every probe, first beside a loop with a miner's arguments, then beside RandomX. Lines of JSON go to
+build/kernels/results.jsonl; --write puts their table into the page. Needs root, on Debian:
+apt install qemu-system-x86 qemu-system-arm kmod busybox-static file g++-aarch64-linux-gnu
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.table import machine
+from tests.kernels import debian
+from tests.kernels.results import LAYOUTS, Result, decoded, latest, table, with_table
+
+PAGE = debian.ROOT / "docs" / "should-i-install-this.md"
+RESULTS = debian.BUILD / "results.jsonl"
+KERNELS = {
+    "bullseye-amd64": LAYOUTS,
+    "bookworm-amd64": LAYOUTS,
+    "trixie-amd64": LAYOUTS,
+    "testing-amd64": LAYOUTS,
+    "trixie-arm64": ("v2",),
+}
+_MEMORY_MIB = 2048
+_BOOT_S = 900.0
+_PROGRAMS = ("apt-get", "dpkg-deb", "qemu-system-x86_64", "qemu-system-aarch64", "depmod", "file")
+
+
+def main() -> int:
+    """Return 0 if the agent found both targets on every kernel on which it can start."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="KERNEL", help="one of them")
+    parser.add_argument("--mirror", help="of Debian; else apt's")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds to find each target")
+    parser.add_argument("--cpus", type=int, default=1, help="of a guest")
+    parser.add_argument("--write", action="store_true", help=f"the table into {PAGE.name}")
+    chosen = parser.parse_args()
+    try:
+        wanted = list(selected(chosen.only))
+    except ValueError as error:
+        parser.error(str(error))
+    if missing := [each for each in _PROGRAMS if shutil.which(each) is None]:
+        sys.exit(f"missing: {', '.join(missing)}; see --help")
+    if os.geteuid() != 0:
+        sys.exit("a guest's root reads this machine's files: run it as root")
+    try:
+        results = list(_tried(wanted, chosen))
+    except debian.PackagesError as error:
+        sys.exit(str(error))
+    if chosen.write:
+        lines = RESULTS.read_text(encoding="utf-8").splitlines()
+        report = f"{machine()}, emulated by qemu; `make kernels ARGS=--write`.\n\n"
+        report += table(latest(map(decoded, lines)))
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    print(table(results))
+    return 0 if all(each.is_good or each.is_refused for each in results) else 1
+
+
+def selected(only: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return kernels and layouts; raises ValueError for those that are none."""
+    known = [(name, layout) for name, layouts in KERNELS.items() for layout in layouts]
+    for each in only:
+        if not any(f"{name}/{layout}".startswith(each) for name, layout in known):
+            names = ", ".join(KERNELS)
+            raise ValueError(f"invalid kernel {each!r}: use one of {names}, and /v2 and the like")
+    for name, layout in known:
+        if not only or any(f"{name}/{layout}".startswith(each) for each in only):
+            yield name, layout
+
+
+def _tried(wanted: Iterable[tuple[str, str]], chosen: argparse.Namespace) -> Iterator[Result]:
+    mirror = chosen.mirror or debian.debian_mirror()
+    name, kernel = "", None
+    for each, layout in wanted:
+        if each != name or kernel is None:
+            name = each
+            kernel = debian.kernel(debian.Archive(mirror, *name.split("-")))
+        print(f"{name} ({kernel.package}), {layout} …", file=sys.stderr, flush=True)
+        began_s = time.monotonic()
+        result = replace(
+            _booted(kernel, name, layout, chosen),
+            suite=name.partition("-")[0],
+            machine=_MACHINES[name.partition("-")[2]],
+            layout=layout,
+            package=kernel.package,
+            date=datetime.now(UTC).date().isoformat(),
+        )
+        with RESULTS.open("ab") as lines:
+            lines.write(msgspec.json.encode(result) + b"\n")
+        took_min = (time.monotonic() - began_s) / 60
+        print(f"  {result.summary()}; {took_min:.0f} min", file=sys.stderr, flush=True)
+        yield result
+
+
+def _booted(kernel: debian.Kernel, name: str, layout: str, chosen: argparse.Namespace) -> Result:
+    log_path = debian.BUILD / f"{name}-{layout}.log"
+    with log_path.open("wb") as log:
+        guest = subprocess.Popen(
+            _command(kernel, layout, chosen.limit, chosen.cpus),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # qemu is a child of it
+        )
+        try:
+            printed, _ = guest.communicate(timeout=_BOOT_S + 3 * chosen.limit)
+        except subprocess.TimeoutExpired:
+            return Result(failure=f"no answer in time; see {log_path}")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(guest.pid, signal.SIGKILL)
+            guest.wait()
+    lines = [line for line in printed.splitlines() if line.startswith(b"{")]
+    return decoded(lines[-1]) if lines else Result(failure=f"no result; see {log_path}")
+
+
+def _command(kernel: debian.Kernel, layout: str, limit_s: float, cpus: int) -> list[str]:
+    virtme = Path(sys.executable).parent / "virtme-run"
+    options = [
+        *(str(virtme), "--kimg", str(kernel.image), "--mods", "auto", "--disable-kvm"),
+        *("--force-9p", "--memory", f"{_MEMORY_MIB}M", "--cpus", str(cpus), "--show-boot-console"),
+        *(f"--overlay-rwdir=/{folder}" for folder in ("etc", "usr", "var")),
+    ]
+    run = [sys.executable, "-m", "tests.kernels.guest", layout, str(limit_s)]
+    script = f"cd {shlex.quote(str(debian.ROOT))}; exec {shlex.join(run)}"
+    if kernel.system is not None:
+        options += [
+            *("--arch", "arm64", "--root", str(kernel.system)),
+            *("--busybox", str(kernel.system / "usr/bin/busybox")),
+        ]
+        run[0] = "python3"
+        script = f"RANDOMX_LIBRARY={debian.RANDOMX_IN_GUEST} exec {shlex.join(run)}"
+    return [*options, "--script-sh", script]
+
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
