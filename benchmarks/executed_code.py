@@ -28,7 +28,8 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.code_schedule import Place
+from minerwatch.probes.executed_code import ExecutedCode
 
 BEGIN = "<!-- begin: python -m benchmarks.executed_code --write -->"
 END = "<!-- end -->"

@@ -23,11 +23,12 @@ import re
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import capstone
+from minerwatch.node.children.disassembler import Disassembler
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
@@ -38,6 +39,8 @@ _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
+_MAX_NAMES = 4096
+"""Of instructions; there are fewer."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
@@ -95,6 +98,7 @@ def _is_one_register(operands: str) -> bool:
     return all(each == first for each in rest.split(", "))
 
 
+@lru_cache(_MAX_NAMES)
 def _x86_class_of(name: str) -> int:
     if name in _X86_ROUNDING:
         return ROUNDING
@@ -174,14 +178,9 @@ class Decoder:
         """Raises KeyError for a machine that it does not know."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
-        self._classes: dict[str, int] = {}
-        self._class_of: Callable[[str, str], int]
-        if machine == "aarch64":
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-            self._class_of = arm_class
-        else:
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-            self._class_of = x86_class
+        is_arm = machine == "aarch64"
+        self._disassembler = Disassembler(is_arm=is_arm)
+        self._class_of = arm_class if is_arm else x86_class
 
     def window(self, code: bytes) -> Window | None:
         """Return what the first instructions of ``code`` are; None if too few can be decoded."""
@@ -194,7 +193,7 @@ class Decoder:
 
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
-        for _, _, mnemonic, operands in self._disassembler.disasm_lite(code, 0, _WINDOW):
+        for _, _, mnemonic, operands in self._disassembler.disassemble(code, 0, _WINDOW):
             counts[self._class_of(mnemonic, operands)] += 1
         total = sum(counts)
         if total < _LEAST_INSTRUCTIONS:
