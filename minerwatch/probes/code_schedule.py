@@ -11,7 +11,7 @@ from minerwatch.fair_queue import interleaved
 from minerwatch.model import ContainerKey, ProcessId
 
 _ROUND_S = 10
-_BETWEEN_ROUNDS_S = (60.0, 120.0)
+_BETWEEN_ROUNDS_S = (90.0, 180.0)
 """Drawn at random, so that nothing can pause while it is looked at."""
 _MAX_ADDRESSES = 200
 _MAX_ADDRESSES_OF_ONE = 40
@@ -88,7 +88,7 @@ class Bounds:
 
 
 class Rounds:
-    """Addresses of known processes, gathered for ten seconds every minute or two.
+    """Addresses of known processes, gathered for ten seconds every two or three minutes.
 
     A question costs more than an address, so there is one about each process.
     """

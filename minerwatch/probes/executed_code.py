@@ -368,6 +368,7 @@ class ExecutedCode:
             is_new = place.process not in self._processes
             known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
+            known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())
             for tally in (known[1].tally, container.tally):
                 tally.add(

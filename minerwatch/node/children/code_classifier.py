@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import sys
 import time
@@ -37,6 +36,8 @@ _PAGE_BITS = 12
 _ENTRY_BYTES = 8
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
+_MAX_PAGES = 64
+"""Of one process, kept while a question about it is answered."""
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
 _MAX_NAMES = 4096
@@ -174,7 +175,7 @@ _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False)
 class Decoder:
     """Decodes windows of code; what was decoded before is looked up by its bytes."""
 
-    def __init__(self, machine: str = platform.machine()) -> None:
+    def __init__(self, machine: str = os.uname().machine) -> None:
         """Raises KeyError for a machine that it does not know."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
@@ -285,6 +286,7 @@ class _Process:
         self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
+        self._code: dict[int, bytes] = {}  # of pages
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
@@ -322,16 +324,22 @@ class _Process:
             return file.read(_MAX_MAPS_BYTES)
 
     def code(self, address: int, size_bytes: int) -> bytes:
-        """Return code, if its page is present: to fetch one can take as long as a tenant likes.
-
-        Raises OSError. Bit 63 of a page map entry says present (proc_pid_pagemap(5)).
-        """
+        """Return code, if its page is present: to fetch one can take as long as a tenant likes."""
         page = address >> _PAGE_BITS
-        entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
-        if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
-            return b""
-        size_bytes = min(size_bytes, (page + 1 << _PAGE_BITS) - address)
-        return os.pread(self._memory, size_bytes, address)
+        if page not in self._code:
+            if len(self._code) >= _MAX_PAGES:
+                self._code.clear()
+            self._code[page] = self._page(page)
+        begins = address - (page << _PAGE_BITS)
+        return self._code[page][begins : begins + size_bytes]
+
+    def _page(self, page: int) -> bytes:
+        """Bit 63 of a page map entry says present (proc_pid_pagemap(5))."""
+        with suppress(OSError, OverflowError):
+            entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
+            if len(entry) == _ENTRY_BYTES and entry[-1] & 0x80:
+                return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
+        return b""
 
     def close(self) -> None:
         os.close(self._memory)
@@ -372,7 +380,8 @@ class Classifier:
                 with suppress(OSError):
                     process.update_mappings()
                 mapping = process.mappings.of(address)
-            window = self._window(process, address) if mapping is not None else None
+            code = process.code(address, self._decoder.window_bytes) if mapping else b""
+            window = self._decoder.window(code)
             if mapping is None or window is None:
                 unread += count
                 continue
@@ -394,13 +403,6 @@ class Classifier:
             "cpu_s": process.cpu_s,
             "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
         }
-
-    def _window(self, process: _Process, address: int) -> Window | None:
-        try:
-            code = process.code(address, self._decoder.window_bytes)
-        except (OSError, OverflowError):
-            return None
-        return self._decoder.window(code)
 
 
 def _nothing(addresses: list[tuple[int, int]]) -> dict[str, Any]:
