@@ -38,6 +38,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "detection.md"
 _HZ = 97.0
 _AT_ONCE = 3
 _LIMIT_S = 300.0
+_LEAST_SCORE = 15.0
+"""Rules below only explain."""
 _RANDOMX_S = 90.0
 """It fills its cache by Argon2 first."""
 _NAMED_S = 90.0
@@ -162,7 +164,7 @@ def computes(matcher: Matcher, facts: Facts) -> list[str]:
     return [
         f"{match.rule.title} ({match.rule.score:g})"
         for match in matcher.matches(facts)
-        if match.rule.signal is Signal.COMPUTE
+        if match.rule.signal is Signal.COMPUTE and match.rule.score >= _LEAST_SCORE
     ]
 
 
