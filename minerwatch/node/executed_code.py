@@ -51,6 +51,10 @@ _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
 """Places of data_head and data_tail in struct perf_event_mmap_page, in numbers of 8 bytes."""
 
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_MOST_PARANOID = 2
+"""Of the kernel itself. Kernels of Ubuntu, and older ones of Debian, know 3 and 4 as well."""
+
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
 SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
@@ -325,10 +329,14 @@ def _refusal(error: OSError) -> str:
         return f"perf_event_open: {error.strerror}"
     if not {"PERFMON", "SYS_ADMIN"} & effective_capabilities():
         return "the capability PERFMON is missing: grant it to the agent, or run it as root"
-    paranoid = "?"
-    with suppress(OSError):
-        paranoid = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
+    with suppress(OSError, ValueError):
+        paranoid = int(PARANOID.read_text())
+        if error.errno == errno.EACCES and paranoid > _MOST_PARANOID:
+            return (
+                f"kernel.perf_event_paranoid = {paranoid}, of this distribution, asks for SYS_ADMIN"
+                f", which the agent should not have: set it to {_MOST_PARANOID} on the node"
+            )
     return (
-        "perf_event_open(2) is forbidden though the capability is there: by the runtime's seccomp"
-        f" profile, or by kernel.perf_event_paranoid = {paranoid}"
+        "perf_event_open(2) is forbidden though the capability is there, probably by the runtime's"
+        " seccomp profile: install deploy/seccomp/minerwatch.json, and name it in seccompProfile"
     )

@@ -140,8 +140,8 @@ def test_a_kernel_that_knows_no_cgroups(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (errno.EACCES, "PERFMON|perf_event_paranoid"),
-        (errno.EPERM, "PERFMON|perf_event_paranoid"),
+        (errno.EACCES, "PERFMON|seccomp"),
+        (errno.EPERM, "PERFMON|seccomp"),
         (errno.ENOSYS, "CONFIG_PERF_EVENTS"),
         (errno.EMFILE, "Too many open files"),
     ],
@@ -154,6 +154,32 @@ def test_a_refusal_is_one_line(number: int, reason: str, monkeypatch: pytest.Mon
     with pytest.raises(SamplerUnavailableError, match=reason) as error:
         CodeSampler()
     assert "\n" not in str(error.value)
+
+
+@needs_perf
+@pytest.mark.parametrize(
+    ("number", "paranoid", "reason"),
+    [
+        (errno.EACCES, "4\n", "perf_event_paranoid = 4, .* set it to 2 on the node"),
+        (errno.EACCES, "3\n", "perf_event_paranoid = 3, .* set it to 2 on the node"),
+        (errno.EACCES, "2\n", "seccomp/minerwatch.json"),  # by a security module
+        (errno.EPERM, "4\n", "seccomp/minerwatch.json"),  # a filter comes before that check
+        (errno.EPERM, "-1\n", "seccomp/minerwatch.json"),
+    ],
+)
+def test_why_it_is_refused_though_the_capability_is_there(
+    number: int, paranoid: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of Ubuntu, and older ones of Debian, ask for SYS_ADMIN from 3 on, with EACCES."""
+
+    def refuse(_attributes: executed_code.Attributes, _cpu: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "paranoid").write_text(paranoid)
+    monkeypatch.setattr(executed_code, "perf_event_open", refuse)
+    monkeypatch.setattr(executed_code, "PARANOID", tmp_path / "paranoid")
+    with pytest.raises(SamplerUnavailableError, match=reason):
+        CodeSampler()
 
 
 def test_cpus_that_run(tmp_path: Path) -> None:
