@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ class Computing:
     kind: str
     name: str
     command: tuple[str, ...]
+    output: Path | None = None
+    """A file for its output."""
 
 
 _CRYPT = """
@@ -296,10 +299,11 @@ def _randomx() -> Iterator[Computing]:
 
 def start(program: Computing) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own."""
-    return subprocess.Popen(
-        program.command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (program.output or Path(os.devnull)).open("wb") as output:
+        return subprocess.Popen(
+            program.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )

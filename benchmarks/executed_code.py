@@ -28,7 +28,9 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
-from minerwatch.probes.executed_code import ExecutedCode, Place
+from minerwatch.probes.code_schedule import Place
+from minerwatch.probes.executed_code import ExecutedCode
+from minerwatch.probes.hot_code import HotCode
 
 BEGIN = "<!-- begin: python -m benchmarks.executed_code --write -->"
 END = "<!-- end -->"
@@ -36,8 +38,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "detection.md"
 _HZ = 97.0
 _AT_ONCE = 3
 _LIMIT_S = 300.0
+_LEAST_SCORE = 15.0
+"""Rules below only explain."""
 _RANDOMX_S = 90.0
 """It fills its cache by Argon2 first."""
+_NAMED_S = 90.0
+"""For so long the code that runs hot may remain without a name."""
 _COLUMNS = {
     "HashCodeShare": "hash code",
     "MixingCodeShare": "mixing",
@@ -75,15 +81,19 @@ class Running:
 class Table:
     """Runs programs and keeps the facts about each."""
 
-    def __init__(self, programs: Sequence[Computing], samples: int) -> None:
+    def __init__(
+        self, programs: Sequence[Computing], samples: int, hot: HotCode | None = None
+    ) -> None:
+        """``hot``: names what runs, too."""
         self.facts: dict[str, Facts] = {}
+        self._hot = hot
         self._waiting = [*programs]
         self._running: list[Running] = []
         self._samples = samples
 
     def fill(self) -> None:
         """Run all. Raises SamplerUnavailableError."""
-        code = ExecutedCode(CodeSampler(_HZ), self)
+        code = ExecutedCode(CodeSampler(_HZ), self, hot=self._hot)
         try:
             while self._waiting or self._running:
                 while self._waiting and len(self._running) < _AT_ONCE:
@@ -106,6 +116,8 @@ class Table:
         ran_s = time.monotonic() - running.started_s
         starts_slowly = running.program.kind == "randomx" and ran_s < _RANDOMX_S
         is_known = code.samples_of(running.container) >= self._samples and not starts_slowly
+        if self._hot is not None and not self._hot.facts(running.container):
+            is_known = is_known and ran_s >= _NAMED_S
         if not is_known and ran_s < _LIMIT_S:
             return
         self.facts[running.program.name] = code.facts(running.container)
@@ -136,19 +148,31 @@ def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
     lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * 8} --- |"]
     for program in programs:
         own = facts.get(program.name, {})
-        shares = [_per_cent(own.get(name)) for name in _COLUMNS]
+        shares = [per_cent(own.get(name)) for name in _COLUMNS]
         moved = own.get("IoBytesPerCpuSecond")
-        found = [
-            f"{match.rule.title} ({match.rule.score:g})"
-            for match in matcher.matches(own)
-            if match.rule.signal is Signal.COMPUTE
-        ]
         cells = [
             *(program.name, program.kind, *shares, str(own.get("HotCodePages", ""))),
-            *(f"{moved / 1e6:.2f}" if isinstance(moved, float) else "", "; ".join(found)),
+            f"{moved / 1e6:.2f}" if isinstance(moved, float) else "",
+            "; ".join(computes(matcher, own)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def computes(matcher: Matcher, facts: Facts) -> list[str]:
+    """Return the rules on what is computed that hold, with their scores."""
+    return [
+        f"{match.rule.title} ({match.rule.score:g})"
+        for match in matcher.matches(facts)
+        if match.rule.signal is Signal.COMPUTE and match.rule.score >= _LEAST_SCORE
+    ]
+
+
+def put(begin: str, text: str) -> None:
+    """Put a table into the page, after the line ``begin``."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def merged(old: str, new: str) -> str:
@@ -157,7 +181,8 @@ def merged(old: str, new: str) -> str:
     return "\n".join({line.split("|")[1]: line for line in lines}.values()) + "\n"
 
 
-def _per_cent(value: object) -> str:
+def per_cent(value: object) -> str:
+    """Return a share as text."""
     return f"{100 * value:.1f}" if isinstance(value, float) else ""
 
 
@@ -178,12 +203,10 @@ def main() -> None:
     if not options.write:
         print(text)
         return
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    old, _, after = rest.partition(END)
     if options.only:
+        old = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
         text = merged(old, text)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    put(BEGIN, text)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pathlib import Path
 from minerwatch.model import ContainerKey
 from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.proc_files import ProcessFiles
-from minerwatch.probes.executed_code import ExecutedCode, Pace, Place
+from minerwatch.probes.code_schedule import Pace, Place
+from minerwatch.probes.executed_code import ExecutedCode
 
 _SECONDS = 30.0
 _HERE = ContainerKey("/here", 1)

@@ -7,7 +7,7 @@ Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monoto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
@@ -169,7 +169,8 @@ class CodeSamples(NamedTuple):
     """The samples since the last read. Each stands for ``period_s`` of CPU time."""
 
     period_s: float
-    samples: list[CodeSample]
+    samples: Sequence[tuple[int, int, int]]
+    """Fields of a CodeSample each; plain tuples, because there are thousands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ EVADING = Path(__file__).parent / "targets" / "randomx_evading.py"
 EXECUTED = "Executes RandomX"
 WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
 """Others, and how long it takes: ``python -m benchmarks.miners``."""
+LIKELY_CPU_S = 60.0
 LIMIT_CPU_S = 120.0
 """Of each miner, however little of a CPU it gets."""
 
@@ -122,6 +125,71 @@ def test_no_shape_hides_what_it_executes(
         limit_s=4 * PATIENCE_S,
     )
     assert EXECUTED in str(found[0]["findings"])
+
+
+CPU = Path("/sys/fs/cgroup/cpu")
+"""The CPU controller of cgroups v1, in a hierarchy other than the agent's."""
+
+
+@pytest.fixture
+def full_node() -> Iterator[None]:
+    """As many loops as leave 0.13 core to each thread, less what runs here anyway."""
+    wanted = (os.cpu_count() or 1) / 0.13 - os.getloadavg()[0]
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(max(0, int(wanted)))
+    ]
+    yield
+    for loop in loops:
+        loop.kill()
+        loop.wait()
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not (CPU / "cpu.shares").exists(), reason="needs cgroups v1 with cpu")
+@pytest.mark.parametrize("processes", [1, 5])
+def test_a_tenth_of_a_core_on_a_full_node_is_likely_within_a_minute_of_cpu_time(
+    processes: int,
+    sampling_agent: RunningAgent,
+    cgroups: CgroupFolders,
+    programs: Programs,
+    full_node: None,
+) -> None:
+    """One process under a limit of 100m, or five, each under a limit of its own."""
+    if not is_on(sampling_agent, "executed_code"):
+        pytest.skip("what is executed cannot be sampled here: run it as root")
+    container = container_id("1e")
+    folder = cgroups.make(f"{TOP}/docker/{container}")
+    limits = CgroupFolders(CPU)
+    miners = []
+    try:
+        for number in range(processes):
+            limit = limits.make(f"{TOP}/limits/{container}-{number}")
+            (limit / "cpu.cfs_quota_us").write_text("10000")  # of 100 ms
+            miner = programs.run(
+                ["python3", str(EVADING), "plain", "36000"],
+                executable=sys.executable,
+                env=environment_of_this_python(),
+            )
+            cgroups.put(miner, folder)
+            limits.put(miner, limit)
+            miners.append(miner.pid)
+        spent_s = 0.0
+        while spent_s < LIKELY_CPU_S:
+            spent_s = sum(map(cpu_s, miners))
+            found = [
+                verdict
+                for verdict in verdicts(sampling_agent, container[:12])
+                if verdict["level"] in {"likely", "confirmed"}
+            ]
+            if found:
+                break
+            time.sleep(0.5)
+        assert found, sampling_agent.log_path.read_text()[-3000:]
+        assert EXECUTED in str(found[0]["findings"])
+        print(f"{processes} processes: likely after {spent_s:.1f} s of CPU time")
+    finally:
+        limits.close()
 
 
 def is_on(agent: RunningAgent, probe: str) -> bool:

@@ -20,7 +20,7 @@ from minerwatch.fair_queue import interleaved
 from minerwatch.model import Container, ContainerKey, ContainerKind, Facts, Process
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
-from minerwatch.probes.executed_code import Place
+from minerwatch.probes.code_schedule import Place
 
 _MAX_ENTERED = 8
 """Processes of a container whose ancestors are followed to find its pod."""

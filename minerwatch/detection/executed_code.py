@@ -62,6 +62,11 @@ class CodeTally:
         if self.samples >= _MOST_SAMPLES:
             self._halve()
 
+    def make_room(self, samples: int) -> None:
+        """Let what was before count less than ``samples`` that are enough by themselves."""
+        while samples >= LEAST_SAMPLES < self.samples:
+            self._halve()
+
     def facts(self) -> dict[str, FactValue]:
         """Return the facts; none while there are too few samples."""
         if self.samples < LEAST_SAMPLES:

@@ -18,12 +18,13 @@ import os
 import platform
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
+from typing import Protocol
 
-from minerwatch.model import CodeSample, CodeSamples
+from minerwatch.model import CodeSamples
 from minerwatch.node.capabilities import effective_capabilities
 
 DEFAULT_HZ = 19.0
@@ -34,6 +35,8 @@ _RING_PAGES = 8
 _PAGE_BYTES = mmap.PAGESIZE
 _RING_BYTES = _RING_PAGES * _PAGE_BYTES
 _READS_PER_CPU_CHECK = 10
+_CHECKS_PER_RENEWAL = 6
+"""The kernel drops the event of a CPU that goes, also if that comes back before it is missed."""
 _REDRAW_S = 0.9
 """Another period starts the timers again, which loses half a sample of each CPU."""
 
@@ -45,14 +48,21 @@ _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 5, 1 << 6
 _FLAG_FD_CLOEXEC = 1 << 3
 _IOC_PERIOD, _IOC_ID = 0x40082404, 0x80082407
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
-_HEAD, _TAIL = 1024, 1032
-"""Offsets of data_head and data_tail in struct perf_event_mmap_page."""
+_HEAD, _TAIL = 1024 // 8, 1032 // 8
+"""Places of data_head and data_tail in struct perf_event_mmap_page, in numbers of 8 bytes."""
+
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_MOST_PARANOID = 2
+"""Of the kernel itself. Kernels of Ubuntu, and older ones of Debian, know 3 and 4 as well."""
 
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
 SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
 SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
+_FIELDS = {SAMPLE.size: Struct("=8xQI4xQ"), SAMPLE_WITHOUT_CGROUP.size: Struct("=8xQI4x")}
 _NUMBER = Struct("=Q")
+_MISC = 0xFFFF << 32
+"""In the header, which is one little-endian number: the mode of the CPU."""
 
 
 class Attributes(ctypes.Structure):
@@ -77,6 +87,26 @@ class SamplerUnavailableError(Exception):
     """The kernel refuses; ``str()`` is one line: the reason, and how to grant it."""
 
 
+_Sample = tuple[int, int, int]
+
+
+class CpuRing(Protocol):
+    """The samples of one CPU, as ``Ring`` returns them."""
+
+    def take(self, period: bytes | None) -> bytes:
+        """Return what is new."""
+
+    def is_silent(self) -> bool:
+        """Return True if nothing was written since the last call."""
+
+    def close(self) -> None:
+        """End sampling."""
+
+
+OpenRing = Callable[[int, float, bool], CpuRing]
+"""Of a CPU, with the first period in seconds, and with the ids of cgroups; raises OSError."""
+
+
 class CodeSampler:
     """Samples what every CPU executes; for one thread.
 
@@ -87,12 +117,21 @@ class CodeSampler:
     read_every_s = 1.0
 
     def __init__(
-        self, hz: float = DEFAULT_HZ, spread: float = _SPREAD, redraw_s: float = _REDRAW_S
+        self,
+        hz: float = DEFAULT_HZ,
+        spread: float = _SPREAD,
+        redraw_s: float = _REDRAW_S,
+        *,
+        cpus: Callable[[], Iterable[int]] | None = None,
+        open_ring: OpenRing | None = None,
     ) -> None:
         """Raises SamplerUnavailableError.
 
         ``redraw_s``: seconds for which a period is kept at least.
+        ``cpus``: returns the CPUs that run, if not this machine's.
         """
+        self._cpus = cpus or online_cpus
+        self._open_ring = open_ring or Ring
         self.failures = {"lost": 0, "cpu": 0}
         self.has_cgroups = True
         self._mean_s = 1 / hz
@@ -100,7 +139,7 @@ class CodeSampler:
         self._redraw_s = redraw_s
         self._period_s = self._drawn_period_s()
         self._drawn_at_s = time.monotonic()
-        self._rings: dict[int, _Ring] = {}
+        self._rings: dict[int, CpuRing] = {}
         self._reads = 0
         try:
             self._open_cpus()
@@ -111,22 +150,22 @@ class CodeSampler:
     def read(self) -> CodeSamples:
         """Return the samples of user mode since the last read, and draw another period if due."""
         period_s, now_s = self._period_s, time.monotonic()
-        is_drawn = now_s >= self._drawn_at_s + self._redraw_s
-        if is_drawn:
+        period = None
+        if now_s >= self._drawn_at_s + self._redraw_s:
             self._period_s, self._drawn_at_s = self._drawn_period_s(), now_s
-        record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
-        samples: list[CodeSample] = []
+            period = _period(self._period_s)
+        contents = []
         for cpu, ring in [*self._rings.items()]:
             try:
-                content = ring.take(self._period_s if is_drawn else None)
+                contents.append(ring.take(period))
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
-                continue
-            found, lost = samples_in(content, record)
-            samples += found
-            self.failures["lost"] += lost
+        samples, lost = samples_in(contents, SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP)
+        self.failures["lost"] += lost
         self._reads += 1
         if self._reads % _READS_PER_CPU_CHECK == 0:
+            if self._reads % (_READS_PER_CPU_CHECK * _CHECKS_PER_RENEWAL) == 0:
+                self._close_silent()
             with suppress(OSError):
                 self._open_cpus()
         return CodeSamples(period_s, samples)
@@ -140,9 +179,15 @@ class CodeSampler:
     def _drawn_period_s(self) -> float:
         return self._mean_s * random.uniform(1 - self._spread, 1 + self._spread)  # noqa: S311
 
+    def _close_silent(self) -> None:
+        """Close those that have written nothing since the last call: idle CPUs, or dropped."""
+        for cpu, ring in [*self._rings.items()]:
+            if ring.is_silent():
+                self._rings.pop(cpu).close()
+
     def _open_cpus(self) -> None:
         """Open the CPUs that are online and not open; raises OSError if none can be opened."""
-        online = set(online_cpus())
+        online = set(self._cpus())
         for cpu in self._rings.keys() - online:
             self._rings.pop(cpu).close()
         for cpu in sorted(online - self._rings.keys()):
@@ -153,43 +198,53 @@ class CodeSampler:
                     raise
                 self.failures["cpu"] += 1
 
-    def _opened(self, cpu: int) -> _Ring:
+    def _opened(self, cpu: int) -> CpuRing:
         try:
-            return _Ring(cpu, self._period_s, has_cgroups=self.has_cgroups)
+            return self._open_ring(cpu, self._period_s, self.has_cgroups)
         except OSError as error:
             if error.errno != errno.EINVAL or not self.has_cgroups:
                 raise
             self.has_cgroups = False  # before Linux 5.7
-            return _Ring(cpu, self._period_s, has_cgroups=False)
+            return self._open_ring(cpu, self._period_s, self.has_cgroups)
 
 
-def samples_in(content: bytes, record: Struct) -> tuple[list[CodeSample], int]:
-    """Return the samples in what a ring held, and the number that there was no room for."""
-    if len(content) % record.size == 0:
-        records = [*record.iter_unpack(content)]
-        if {each[0:3:2] for each in records} <= {(_RECORD_SAMPLE, record.size)}:
-            return [_sample(each) for each in records], 0
-    samples, lost, at = [], 0, 0
-    while at + _HEADER.size <= len(content):
-        kind, _, size = _HEADER.unpack_from(content, at)
-        if size < _HEADER.size or at + size > len(content):
-            break
-        if kind == _RECORD_SAMPLE and size == record.size:
-            samples.append(_sample(record.unpack_from(content, at)))
-        elif kind == _RECORD_LOST and size >= _LOST.size:
-            lost += _LOST.unpack_from(content, at)[1]
-        at += size
+def samples_in(contents: Sequence[bytes], record: Struct) -> tuple[list[_Sample], int]:
+    """Return the samples in what rings held, and the number that there was no room for."""
+    samples = _samples_only(b"".join(contents), record)
+    if samples is not None:
+        return samples, 0
+    samples, lost = [], 0
+    for content in contents:
+        at = 0
+        while at + _HEADER.size <= len(content):
+            kind, _, size = _HEADER.unpack_from(content, at)
+            if size < _HEADER.size or at + size > len(content):
+                break
+            if kind == _RECORD_SAMPLE and size == record.size:
+                samples += _samples_only(content[at : at + size], record) or ()
+            elif kind == _RECORD_LOST and size >= _LOST.size:
+                lost += _LOST.unpack_from(content, at)[1]
+            at += size
     return samples, lost
 
 
-def _sample(record: tuple[int, ...]) -> CodeSample:
-    return CodeSample(record[4], record[3], record[6] if len(record) > 6 else 0)
+def _samples_only(content: bytes, record: Struct) -> list[_Sample] | None:
+    """Return the samples of whole records; None if there are others among them."""
+    if len(content) % record.size:
+        return None
+    headers = memoryview(content).cast("Q")[:: record.size // _NUMBER.size]
+    if not {each & ~_MISC for each in {*headers}} <= {_RECORD_SAMPLE | record.size << 48}:
+        return None
+    if record.size == SAMPLE.size:
+        found = _FIELDS[SAMPLE.size].iter_unpack(content)
+        return [(pid, address, cgroup) for address, pid, cgroup in found]
+    return [(pid, address, 0) for address, pid in _FIELDS[record.size].iter_unpack(content)]
 
 
-class _Ring:
+class Ring:
     """One CPU's event and its ring. Raises OSError."""
 
-    def __init__(self, cpu: int, period_s: float, *, has_cgroups: bool) -> None:
+    def __init__(self, cpu: int, period_s: float, has_cgroups: bool) -> None:  # noqa: FBT001
         attributes = Attributes(
             type=_TYPE_SOFTWARE,
             size=ctypes.sizeof(Attributes),
@@ -204,30 +259,44 @@ class _Ring:
         except BaseException:
             os.close(self._fd)
             raise
+        self._numbers = memoryview(self._memory).cast("Q")
+        self._seen_head = 0
 
-    def take(self, period_s: float | None) -> bytes:
+    def take(self, period: bytes | None) -> bytes:
         """Return what was written since the last call, and set another period; None: keep it."""
-        memory = self._memory
-        (head,) = _NUMBER.unpack_from(memory, _HEAD)
-        (tail,) = _NUMBER.unpack_from(memory, _TAIL)
+        head, tail = self._numbers[_HEAD], self._numbers[_TAIL]
         # Either call also orders the reads of head and data.
-        if period_s is None:
+        if period is None:
             fcntl.ioctl(self._fd, _IOC_ID, bytes(_NUMBER.size))
         else:
-            fcntl.ioctl(self._fd, _IOC_PERIOD, _NUMBER.pack(int(period_s * 1e9)))
-        begins, ends = tail % _RING_BYTES, head % _RING_BYTES
+            fcntl.ioctl(self._fd, _IOC_PERIOD, period)
         if head == tail:
-            content = b""
-        elif begins < ends:
-            content = memory[_PAGE_BYTES + begins : _PAGE_BYTES + ends]
+            return b""
+        begins, ends = tail % _RING_BYTES, head % _RING_BYTES
+        if begins < ends:
+            content = self._memory[_PAGE_BYTES + begins : _PAGE_BYTES + ends]
         else:
-            content = memory[_PAGE_BYTES + begins :] + memory[_PAGE_BYTES : _PAGE_BYTES + ends]
-        _NUMBER.pack_into(memory, _TAIL, head)
+            content = (
+                self._memory[_PAGE_BYTES + begins :]
+                + self._memory[_PAGE_BYTES : _PAGE_BYTES + ends]
+            )
+        self._numbers[_TAIL] = head
         return content
 
+    def is_silent(self) -> bool:
+        """Return True if nothing was written since the last call."""
+        before, self._seen_head = self._seen_head, self._numbers[_HEAD]
+        return before == self._seen_head
+
     def close(self) -> None:
+        """End sampling this CPU."""
+        self._numbers.release()
         self._memory.close()
         os.close(self._fd)
+
+
+def _period(period_s: float) -> bytes:
+    return _NUMBER.pack(int(period_s * 1e9))
 
 
 def perf_event_open(attributes: Attributes, cpu: int) -> int:
@@ -260,10 +329,14 @@ def _refusal(error: OSError) -> str:
         return f"perf_event_open: {error.strerror}"
     if not {"PERFMON", "SYS_ADMIN"} & effective_capabilities():
         return "the capability PERFMON is missing: grant it to the agent, or run it as root"
-    paranoid = "?"
-    with suppress(OSError):
-        paranoid = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
+    with suppress(OSError, ValueError):
+        paranoid = int(PARANOID.read_text())
+        if error.errno == errno.EACCES and paranoid > _MOST_PARANOID:
+            return (
+                f"kernel.perf_event_paranoid = {paranoid}, of this distribution, asks for SYS_ADMIN"
+                f", which the agent should not have: set it to {_MOST_PARANOID} on the node"
+            )
     return (
-        "perf_event_open(2) is forbidden though the capability is there: by the runtime's seccomp"
-        f" profile, or by kernel.perf_event_paranoid = {paranoid}"
+        "perf_event_open(2) is forbidden though the capability is there, probably by the runtime's"
+        " seccomp profile: install deploy/seccomp/minerwatch.json, and name it in seccompProfile"
     )

@@ -1,10 +1,10 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
 A thread reads the samples every second or so, and ten times a second for a while where processes
-exit before that. The code at a part of the addresses is classified at once, because short-lived
-processes are soon gone and generated code changes: all samples of processes that are not known yet,
-and from time to time those of the others. Containers take turns. What a process executed that has
-exited is read from another one of its container, forked from the same, at the same address.
+exit before that. Samples of processes that are not known yet are classified at once, because
+short-lived ones are soon gone; of known ones those of some seconds, from time to time, together.
+Containers take turns. What a process executed that has exited is read from another one of its
+container, forked from the same, at the same address.
 """
 
 from __future__ import annotations
@@ -13,45 +13,32 @@ import os
 import random
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
-from minerwatch.fair_queue import interleaved
-from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
 _IDLE_S = 10.0
 """The child's life without questions: it starts in 0.1 s of CPU time, and keeps 25 MiB."""
-_ROUND_S = 10.0
-_BETWEEN_ROUNDS_S = (60.0, 120.0)
-"""Drawn at random, so that nothing can pause while it is looked at."""
 _KNOWN_SAMPLES = 200
 """With so many, a process is classified again only in rounds."""
-_MAX_ADDRESSES = 200
-_MAX_ADDRESSES_OF_ONE = 40
-"""Classified a second, on the node and of one pod or container."""
 _MAX_PROCESSES_OF_ONE = 64
 _MAX_PROCESSES = 4096
 _MAX_LOCATED = 16_384
 _START_S = 10.0  # on a starved node
 _ANSWER_S = 2.0
 _STALL_S = 1.0
-_FAST_S = 0.1
-_FAST_FOR_S = 10.0
-_BETWEEN_FAST_S = (10.0, 30.0)
-_MAX_FAST_SHARE = 0.004
-"""Of one core, for the thread while it reads fast."""
-_MANY_GONE, _MANY_GONE_SHARE = 3, 0.2
-"""Samples of one read, of processes that have exited, after which it reads fast."""
 _FIXED_BELOW = 1 << 32
 """Below, programs lie that are linked to fixed addresses: the same in processes of any program."""
 _AVOIDED_S = 60.0
@@ -65,16 +52,6 @@ _FAILURES = ("unplaced", "gone", "unread", "left", "costly", "timeout", "child")
 PROGRAM = CHILDREN / "code_classifier.py"
 
 
-class Place(NamedTuple):
-    """A process, the container that it runs in, and the pod or container that owns it."""
-
-    process: ProcessId
-    container: ContainerKey
-    owner: Hashable
-    is_relative: bool = False
-    """The sample is of another process, which has exited; this one may have the same code."""
-
-
 class Locator(Protocol):
     """Finds where processes run."""
 
@@ -83,27 +60,6 @@ class Locator(Protocol):
 
     def relatives(self, cgroup: int) -> Sequence[Place]:
         """Return some processes of the container with this cgroup id; none if it is unknown."""
-
-
-class Pace:
-    """Pauses between reads: short for some seconds while processes exit before they are read."""
-
-    def __init__(self) -> None:
-        self._fast_until_s = 0.0
-        self._slow_until_s = 0.0
-
-    def note(self, samples: int, gone: int, now_s: float) -> None:
-        """Take note of the samples of a read, and how many are of processes that have exited."""
-        if now_s < self._slow_until_s or gone < max(_MANY_GONE, _MANY_GONE_SHARE * samples):
-            return
-        self._fast_until_s = now_s + _FAST_FOR_S
-        self._slow_until_s = self._fast_until_s + random.uniform(*_BETWEEN_FAST_S)  # noqa: S311
-
-    def pause_s(self, usual_s: float, cost_s: float, now_s: float) -> float:
-        """Return the pause after a read that took ``cost_s`` of CPU time."""
-        if now_s >= self._fast_until_s:
-            return usual_s
-        return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))
 
 
 class Sampler(Protocol):
@@ -201,9 +157,7 @@ class ExecutedCode:
         self._avoided: dict[Hashable, float] = {}
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
         self._minute = 0
-        self._second_s = 0.0  # when the current second of the bounds began
-        self._counts: Counter[Hashable] = Counter()  # of addresses classified in it, by owner
-        self._round_s = 0.0  # when the next round begins, or this one did
+        self._bounds, self._rounds = Bounds(), Rounds()
         self._asked_s = 0.0
         self._closing = threading.Event()
         self._thread = Worker("executed code", self._serve).start()
@@ -288,8 +242,6 @@ class ExecutedCode:
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
-        if now_s >= self._round_s + _ROUND_S:
-            self._round_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
         placed = self._placed(samples, now_s)
         if self._hot is not None:
             every = (
@@ -301,31 +253,35 @@ class ExecutedCode:
             named = self._hot.take(every, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
-        due = [
-            (place, address)
-            for place, addresses in placed.items()
-            if self._is_due(place, now_s)
-            for address in addresses
-        ]
+        due: list[tuple[Place, int]] = []
+        for place, addresses in placed.items():
+            if self._avoided.get(place.owner, 0.0) > now_s:
+                continue
+            if self._is_known(place):
+                self._failures["left"] += self._rounds.add(place, addresses, now_s)
+            else:
+                due += [(place, address) for address in addresses]
         asked: dict[Place, Counter[int]] = {}
-        for place, address in self._chosen(due, now_s):
+        chosen = self._bounds.chosen(due, now_s)
+        self._failures["left"] += len(due) - len(chosen)
+        for place, address in chosen:
             asked.setdefault(place, Counter())[address] += 1
-        for place, addresses in asked.items():
+        for place, counts in (*asked.items(), *self._of_round(now_s)):
             if self._closing.is_set():
                 return
-            self._classify(place, addresses, now_s)
-        if asked:
-            self._asked_s = now_s
-        elif now_s - self._asked_s >= _IDLE_S:
+            if self._avoided.get(place.owner, 0.0) <= now_s:
+                self._asked_s = now_s
+                self._classify(place, counts, now_s)
+        if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
     def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
         """Return the addresses by place."""
-        by_pid: dict[int, list[CodeSample]] = {}
+        by_pid: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for each in samples.samples:
-            by_pid.setdefault(each.pid, []).append(each)
+            by_pid[each[0]].append(each)
         placed: dict[Place, list[int]] = {}
-        gone: list[CodeSample] = []
+        gone: list[tuple[int, int, int]] = []
         located = self._located
         for pid, own in by_pid.items():
             if pid not in located:
@@ -334,7 +290,7 @@ class ExecutedCode:
                 located[pid] = self._locator.locate(pid)
             place = located[pid]
             if place is not None:
-                placed[place] = [each.address for each in own]
+                placed[place] = [address for _, address, _ in own]
             elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
                 self._failures["unplaced"] += len(own)
             else:
@@ -344,38 +300,29 @@ class ExecutedCode:
             placed.setdefault(place, []).append(address)
         return placed
 
-    def _placed_by_cgroup(self, gone: Iterable[CodeSample]) -> Iterator[tuple[Place, int]]:
+    def _placed_by_cgroup(
+        self, gone: Iterable[tuple[int, int, int]]
+    ) -> Iterator[tuple[Place, int]]:
         chosen: dict[int, Place | None] = {}
-        for each in gone:
-            if each.cgroup not in chosen:
-                relatives = self._locator.relatives(each.cgroup)
-                chosen[each.cgroup] = random.choice(relatives) if relatives else None  # noqa: S311
-            place = chosen[each.cgroup]
-            if place is None or each.address < _FIXED_BELOW:
+        for _, address, cgroup in gone:
+            if cgroup not in chosen:
+                relatives = self._locator.relatives(cgroup)
+                chosen[cgroup] = random.choice(relatives) if relatives else None  # noqa: S311
+            place = chosen[cgroup]
+            if place is None or address < _FIXED_BELOW:
                 self._failures["gone"] += 1
             else:
-                yield place._replace(is_relative=True), each.address
+                yield place._replace(is_relative=True), address
 
-    def _is_due(self, place: Place, now_s: float) -> bool:
-        if self._avoided.get(place.owner, 0.0) > now_s:
-            return False
+    def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
-        return known is None or known.tally.samples < _KNOWN_SAMPLES or now_s >= self._round_s
+        return known is not None and known.tally.samples >= _KNOWN_SAMPLES
 
-    def _chosen(self, due: list[tuple[Place, int]], now_s: float) -> Iterable[tuple[Place, int]]:
-        """Return samples within the bounds of a second, chosen at random, owners in turn."""
-        random.shuffle(due)
-        if now_s >= self._second_s + 1.0:
-            self._second_s, self._counts = now_s, Counter()
-        counts, left = self._counts, _MAX_ADDRESSES - self._counts.total()
-        chosen: list[tuple[Place, int]] = []
-        for each in interleaved(due, lambda sample: sample[0].owner):
-            owner = each[0].owner
-            if len(chosen) < left and counts[owner] < _MAX_ADDRESSES_OF_ONE:
-                counts[owner] += 1
-                chosen.append(each)
-        self._failures["left"] += len(due) - len(chosen)
-        return chosen
+    def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[int]]]:
+        """Yield known processes while the bounds of a second permit it."""
+        while not self._bounds.is_reached and (found := self._rounds.next(now_s)) is not None:
+            self._bounds.count(found[0].owner, len(found[1]))
+            yield found
 
     def _classify(self, place: Place, addresses: Counter[int], now_s: float) -> None:
         try:
@@ -421,6 +368,7 @@ class ExecutedCode:
             is_new = place.process not in self._processes
             known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
+            known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())
             for tally in (known[1].tally, container.tally):
                 tally.add(

@@ -102,7 +102,7 @@ class Seen:
             assert time.monotonic() < end_s
             time.sleep(0.2)
             addresses.update(
-                each.address for each in self._sampler.read().samples if each.pid == process.pid
+                each[1] for each in self._sampler.read().samples if each[0] == process.pid
             )
         return addresses
 

@@ -104,10 +104,12 @@ class AgentContainer:
         *,
         without: Collection[str] = (),
         permitted: Collection[str] = PERMITTED_BY_CAPABILITY,
+        profile: Path | None = None,
     ) -> None:
         """``without``: capabilities that the chart grants, and this container does not have.
 
         ``permitted``: capabilities whose system call the seccomp profile permits.
+        ``profile``: another seccomp profile than the runtime's.
         """
         self.run = folder / "run"
         self.program = root.program
@@ -117,6 +119,8 @@ class AgentContainer:
         for made in (self.run, bundle):
             made.mkdir(parents=True)
         spec = _specification(folder, root, release, set(without), permitted)
+        if profile is not None:
+            spec["linux"]["seccomp"] = json.loads(profile.read_text())
         (bundle / "config.json").write_text(json.dumps(spec))
         with self._log.open("wb") as log:
             self._runtime = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -22,6 +23,7 @@ from tests.deploy.container import AgentContainer, Root, built_root, needs_runc,
 from tests.deploy.services import until
 from tests.waiting import PATIENCE_S
 
+OWN_PROFILE = Path(__file__).parents[2] / "deploy/seccomp/minerwatch.json"
 _MINER = container_id("a7")
 _RULE = """\
 title: Connected to the test
@@ -207,6 +209,29 @@ def test_where_seccomp_forbids_perf_events_only_it_samples_by_bpf(
             line["reason"] for line in agent.lines() if line["event"] == "cannot see everything"
         )
         assert any(each.startswith("executed code") and "seccomp" in each for each in spots)
+
+
+def test_the_profile_of_our_own_permits_all_that_the_agent_asks_for(
+    root: Root, own_rule_only: Release, folder: Path
+) -> None:
+    """For runtimes whose own profile forbids bpf and perf_event_open."""
+    with closing(AgentContainer(folder, root, own_rule_only, profile=OWN_PROFILE)) as agent:
+        agent.line("probe is on", probe="tasks")
+        agent.line("probe is on", probe="executed_code", source="perf events")
+        _goes_on(agent)
+
+
+def test_the_profile_of_our_own_forbids_what_the_agent_never_needs(
+    root: Root, own_rule_only: Release, folder: Path
+) -> None:
+    calls = "setns(0, 0)", "unshare(0)", "personality(0)"
+    with closing(AgentContainer(folder, root, own_rule_only, profile=OWN_PROFILE)) as agent:
+        agent.line("watching")
+        for call in calls:
+            program = f"import ctypes; l = ctypes.CDLL(None, use_errno=True); l.{call}; "
+            program += "print(ctypes.get_errno())"
+            done = agent.execute(f"{sys.base_prefix}/bin/python3", "-c", program)
+            assert done.stdout.strip() == str(errno.EPERM), (call, done.stdout, done.stderr)
 
 
 def test_only_mounted_folders_can_be_written(

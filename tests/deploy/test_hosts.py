@@ -22,6 +22,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "hosts.md"
+_PROFILE = ROOT / "deploy" / "seccomp" / "minerwatch.json"
 QUADLET = ROOT / "deploy" / "podman" / "minerwatch.container"
 _IMAGE = "ghcr.io/minerwatch/minerwatch:latest"
 _PROBES = {"execs", "tasks", "executed_code", "connections", "mappings", "content", "rounding"}
@@ -80,7 +81,7 @@ def test_the_command_on_the_page_starts_an_agent_that_sees_all(
         options += ["--volume", f"{mount}:{mount}:ro"]
     if engine.name == "podman":  # this machine permits no higher limits
         options += ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
-        options += ["--security-opt=seccomp=unconfined"]  # as the page says of Debian 12's podman
+        options += [f"--security-opt=seccomp={_PROFILE}"]  # as the page says of Debian 12's podman
         source = ["--rootfs", str(engine.root / "rootfs")]
     else:
         source = ["shop/web:1.2"]

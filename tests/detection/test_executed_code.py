@@ -96,3 +96,18 @@ def test_shares_are_shares_whatever_is_added(
     for name, value in tally.facts().items():
         if name.endswith("Share"):
             assert 0.0 <= float(value) <= 1.0  # type: ignore[arg-type]
+
+
+def test_two_rounds_of_another_work_outweigh_what_a_process_did_for_hours() -> None:
+    tally = CodeTally()
+    for mixes in (0, 0, 0, 0, 1, 1):
+        tally.make_room(190)
+        classes = [0] * len(CLASSES)
+        classes[CLASSES.index("xor" if mixes else "other")] = 190 * 16
+        tally.add(190, 190 * mixes, 190 * mixes, classes, {"page": 190})
+    facts = tally.facts()
+    assert float(str(facts["AnonymousCodeShare"])) >= 0.8
+    assert float(str(facts["MixingCodeShare"])) >= 0.8
+    before = tally.samples
+    tally.make_room(50)  # too few to be enough
+    assert tally.samples == before

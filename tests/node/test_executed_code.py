@@ -62,9 +62,9 @@ def test_samples_stand_for_the_cpu_time_of_a_process() -> None:
         def is_enough() -> bool:
             nonlocal sampled_s
             period_s, samples = opened.read()
-            own = [each for each in samples if each.pid == busy.pid]
+            own = [each for each in samples if each[0] == busy.pid]
             sampled_s += period_s * len(own)
-            addresses.update(each.address for each in own)
+            addresses.update(each[1] for each in own)
             return cpu_s(busy.pid) - before_s >= 1.5
 
         until(is_enough, every_s=0.1)
@@ -91,7 +91,7 @@ while True:
         def is_enough() -> bool:
             nonlocal sampled_s
             period_s, samples = opened.read()
-            sampled_s += period_s * sum(each.pid == evading.pid for each in samples)
+            sampled_s += period_s * sum(each[0] == evading.pid for each in samples)
             return cpu_s(evading.pid) - before_s >= 1.5
 
         until(is_enough, every_s=0.1)
@@ -134,14 +134,14 @@ def test_a_kernel_that_knows_no_cgroups(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(executed_code, "perf_event_open", before_5_7)
     with started("while True: pass") as busy, sampler() as opened:
         assert not opened.has_cgroups
-        until(lambda: any(each.pid == busy.pid for each in opened.read().samples))
+        until(lambda: any(each[0] == busy.pid for each in opened.read().samples))
 
 
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (errno.EACCES, "PERFMON|perf_event_paranoid"),
-        (errno.EPERM, "PERFMON|perf_event_paranoid"),
+        (errno.EACCES, "PERFMON|seccomp"),
+        (errno.EPERM, "PERFMON|seccomp"),
         (errno.ENOSYS, "CONFIG_PERF_EVENTS"),
         (errno.EMFILE, "Too many open files"),
     ],
@@ -156,10 +156,147 @@ def test_a_refusal_is_one_line(number: int, reason: str, monkeypatch: pytest.Mon
     assert "\n" not in str(error.value)
 
 
+@needs_perf
+@pytest.mark.parametrize(
+    ("number", "paranoid", "reason"),
+    [
+        (errno.EACCES, "4\n", "perf_event_paranoid = 4, .* set it to 2 on the node"),
+        (errno.EACCES, "3\n", "perf_event_paranoid = 3, .* set it to 2 on the node"),
+        (errno.EACCES, "2\n", "seccomp/minerwatch.json"),  # by a security module
+        (errno.EPERM, "4\n", "seccomp/minerwatch.json"),  # a filter comes before that check
+        (errno.EPERM, "-1\n", "seccomp/minerwatch.json"),
+    ],
+)
+def test_why_it_is_refused_though_the_capability_is_there(
+    number: int, paranoid: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of Ubuntu, and older ones of Debian, ask for SYS_ADMIN from 3 on, with EACCES."""
+
+    def refuse(_attributes: executed_code.Attributes, _cpu: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "paranoid").write_text(paranoid)
+    monkeypatch.setattr(executed_code, "perf_event_open", refuse)
+    monkeypatch.setattr(executed_code, "PARANOID", tmp_path / "paranoid")
+    with pytest.raises(SamplerUnavailableError, match=reason):
+        CodeSampler()
+
+
 def test_cpus_that_run(tmp_path: Path) -> None:
     online = tmp_path / "online"
     online.write_text("0-2,5,8-9\n")
     assert [*online_cpus(online)] == [0, 1, 2, 5, 8, 9]
+
+
+class FakeRing:
+    """What a CPU writes, as the test says: a sample at each read while it is busy."""
+
+    def __init__(self, machine: Machine, cpu: int) -> None:
+        self._machine, self.cpu = machine, cpu
+        self.is_dropped = self.is_closed = self._is_heard = False
+
+    def take(self, period: bytes | None) -> bytes:
+        del period
+        if self.is_dropped or self.cpu in self._machine.idle:
+            return b""
+        self._is_heard = True
+        return sample(1000 + self.cpu, 4096)
+
+    def is_silent(self) -> bool:
+        heard, self._is_heard = self._is_heard, False
+        return not heard
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+
+
+class Machine:
+    """CPUs that come and go. The kernel drops the event of one that goes (kernel/events/core.c,
+    perf_event_exit_cpu), without any error."""
+
+    def __init__(self, cpus: int) -> None:
+        self.online = set(range(cpus))
+        self.idle: set[int] = set()
+        self.refuses: set[int] = set()
+        self.rings: list[FakeRing] = []
+
+    def sampler(self) -> CodeSampler:
+        return CodeSampler(cpus=lambda: self.online, open_ring=self.open)
+
+    def open(self, cpu: int, _period_s: float, _has_cgroups: bool) -> FakeRing:
+        if cpu not in self.online or cpu in self.refuses:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        self.rings.append(FakeRing(self, cpu))
+        return self.rings[-1]
+
+    def remove(self, cpu: int) -> None:
+        self.online.discard(cpu)
+        for ring in self.rings:
+            ring.is_dropped = ring.is_dropped or ring.cpu == cpu
+
+
+def seen_by(opened: CodeSampler, reads: int = 1) -> set[int]:
+    return {pid - 1000 for _ in range(reads) for pid, _, _ in opened.read().samples}
+
+
+def test_256_cpus() -> None:
+    machine = Machine(256)
+    opened = machine.sampler()
+    assert len(opened.read().samples) == 256
+    assert seen_by(opened, 70) == set(range(256))
+    assert len(machine.rings) == 256
+    opened.close()
+    assert all(ring.is_closed for ring in machine.rings)
+    assert opened.failures == {"lost": 0, "cpu": 0}
+
+
+def test_a_cpu_that_goes_and_comes_back() -> None:
+    machine = Machine(4)
+    opened = machine.sampler()
+    machine.remove(2)
+    assert seen_by(opened, 10) == {0, 1, 3}
+    assert [ring.cpu for ring in machine.rings if ring.is_closed] == [2]
+    machine.online.add(2)
+    seen_by(opened, 10)
+    assert seen_by(opened) == {0, 1, 2, 3}
+
+
+def test_a_cpu_that_was_gone_for_a_moment_is_seen_again_within_two_minutes() -> None:
+    machine = Machine(4)
+    opened = machine.sampler()
+    seen_by(opened, 30)
+    machine.remove(2)
+    machine.online.add(2)
+    assert seen_by(opened, 20) == {0, 1, 3}
+    seen_by(opened, 100)
+    assert seen_by(opened) == {0, 1, 2, 3}
+    assert len(machine.rings) == 5
+
+
+def test_an_idle_cpu_is_sampled_once_it_works() -> None:
+    machine = Machine(2)
+    machine.idle.add(1)
+    opened = machine.sampler()
+    assert seen_by(opened, 150) == {0}
+    machine.idle.clear()
+    assert seen_by(opened) == {0, 1}
+    assert sum(not ring.is_closed for ring in machine.rings) == 2
+
+
+def test_a_cpu_that_cannot_be_sampled_is_counted_and_the_others_are_sampled() -> None:
+    machine = Machine(3)
+    machine.refuses.add(1)
+    opened = machine.sampler()
+    assert seen_by(opened, 9) == {0, 2}
+    assert opened.failures["cpu"] == 1
+    machine.refuses = {0, 1, 2}
+    machine.idle = {0, 1, 2}
+    assert seen_by(opened, 150) == set()
+    machine.refuses.clear()
+    machine.idle.clear()
+    seen_by(opened, 10)
+    assert seen_by(opened) == {0, 1, 2}
 
 
 def sample(pid: int, address: int) -> bytes:
@@ -171,13 +308,13 @@ LOST = b"\x02\x00\x00\x00\x00\x00\x18\x00" + (1).to_bytes(8, "little") + (5).to_
 
 def test_samples_among_other_records() -> None:
     throttled = b"\x05\x00\x00\x00\x00\x00\x20\x00" + bytes(24)
-    samples, lost = samples_in(sample(1, 16) + LOST + throttled + sample(2, 32), SAMPLE)
-    assert [(each.pid, each.address, each.cgroup) for each in samples] == [(1, 16, 7), (2, 32, 7)]
+    samples, lost = samples_in([sample(1, 16) + LOST + throttled + sample(2, 32)], SAMPLE)
+    assert [(each[0], each[1], each[2]) for each in samples] == [(1, 16, 7), (2, 32, 7)]
     assert lost == 5
 
 
 @given(st.lists(st.one_of(st.just(sample(1, 16)), st.just(LOST), st.binary(max_size=48))))
 def test_any_content_of_a_ring(pieces: list[bytes]) -> None:
-    samples, lost = samples_in(b"".join(pieces), SAMPLE)
+    samples, lost = samples_in(pieces, SAMPLE)
     assert len(samples) * SAMPLE.size <= sum(map(len, pieces))
     assert lost >= 0

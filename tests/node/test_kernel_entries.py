@@ -70,10 +70,10 @@ def test_samples_stand_for_the_cpu_time_of_a_process_and_lie_in_what_it_executes
         def is_enough() -> bool:
             nonlocal sampled_s
             period_s, samples = sampler.read()
-            own = [each for each in samples if each.pid == pid]
+            own = [each for each in samples if each[0] == pid]
             assert len(own) <= 1
             sampled_s += period_s * len(own)
-            found.update(address <= each.address < address + 64 for each in own)
+            found.update(address <= each[1] < address + 64 for each in own)
             return cpu_s(pid) - before_s >= 2.0
 
         until(is_enough, every_s=0.05)
@@ -108,7 +108,7 @@ def test_a_thread_that_waits_after_each_step_does_not_choose_what_is_seen(
 
             def is_enough() -> bool:
                 samples = sampler.read().samples
-                found.extend(each.address for each in samples if each.pid == process.pid)
+                found.extend(each[1] for each in samples if each[0] == process.pid)
                 return len(found) >= 10
 
             until(is_enough)
@@ -128,7 +128,7 @@ def test_who_does_not_run_is_not_sampled(sampler: EntrySampler, programs: Progra
     idle = programs.start("idle", busy=False)
     until(lambda: Path(f"/proc/{idle.pid}/stat").read_text().split()[2] == "S")
     sampler.read()
-    assert all(each.pid != idle.pid for _ in range(5) for each in sampler.read().samples)
+    assert all(each[0] != idle.pid for _ in range(5) for each in sampler.read().samples)
 
 
 class Tasks:
@@ -176,7 +176,7 @@ def test_threads_are_chosen_by_the_cpu_time_since_the_last_read(
         ]
         period_s, samples = sampler.read()
         assert period_s == pytest.approx(0.5, abs=0.1)
-        chosen.update(each.address - 4096 for each in samples)
+        chosen.update(each[1] - 4096 for each in samples)
     assert chosen[70] == 0
     assert chosen[71] >= 995
     assert 60 <= chosen[72] <= 140
@@ -204,7 +204,7 @@ def test_a_read_that_fails_adds_nothing(told: tuple[EntrySampler, Tasks]) -> Non
     tasks.fails = True
     assert sampler.read().samples == []
     tasks.fails = False
-    assert all(each.pid != 7 for each in sampler.read().samples)
+    assert all(each[0] != 7 for each in sampler.read().samples)
     assert sampler.failures == {"unreadable": 1}
 
 

@@ -5,6 +5,10 @@ Usage: python3 randomx_evading.py SHAPE SECONDS
 ``workers``: one process at a time, replaced every three seconds.
 ``bursts``: five processes that each compute for 60 of 600 ms.
 ``reset``: the floating-point control word is reset after each hash, before it sleeps for a moment.
+``interpreted``: the same, without generated code.
+``plain``: nothing is hidden, except by evading.c if that is loaded.
+
+It prints how many hashes it has computed, and its CPU time in seconds (not the first two shapes).
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Iterator
 
-from randomx_hashing import library  # type: ignore[import-not-found]
+from randomx_hashing import FLAG_JIT, library  # type: ignore[import-not-found]
 
 _DEFAULT_ENVIRONMENT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc's <fenv.h>
 
@@ -22,9 +27,11 @@ _DEFAULT_ENVIRONMENT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc's <fenv.h>
 class Hasher:
     """One machine of RandomX in light mode."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_interpreted: bool = False) -> None:
         self._library = library()
         self._flags = self._library.randomx_get_flags()
+        if is_interpreted:
+            self._flags &= ~FLAG_JIT
         self._cache = self._library.randomx_alloc_cache(self._flags)
         self._library.randomx_init_cache(self._cache, b"a key of no chain", 17)
 
@@ -64,18 +71,39 @@ def in_bursts(hasher: Hasher, ends: float) -> None:
 def with_resets(hasher: Hasher, ends: float) -> None:
     environment = ctypes.CDLL("libm.so.6").fesetenv
     hasher.start()
-    while time.monotonic() < ends:
+    for _ in counted(ends):
         hasher.hash()
         environment(_DEFAULT_ENVIRONMENT)
         time.sleep(1e-6)
 
 
-SHAPES = {"workers": in_workers, "bursts": in_bursts, "reset": with_resets}
+def plainly(hasher: Hasher, ends: float) -> None:
+    hasher.start()
+    for _ in counted(ends):
+        hasher.hash()
+
+
+def counted(ends: float) -> Iterator[None]:
+    before_s, count = time.process_time(), 0
+    while time.monotonic() < ends:
+        yield
+        count += 1
+        if count % 10 == 0:
+            print(count, f"{time.process_time() - before_s:.3f}", flush=True)
+
+
+SHAPES = {
+    "workers": in_workers,
+    "bursts": in_bursts,
+    "reset": with_resets,
+    "interpreted": with_resets,
+    "plain": plainly,
+}
 
 
 def main() -> None:
     shape, seconds = SHAPES[sys.argv[1]], float(sys.argv[2])
-    hasher = Hasher()
+    hasher = Hasher(is_interpreted=sys.argv[1] == "interpreted")
     print("hashing", flush=True)
     shape(hasher, time.monotonic() + seconds)
 

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import capstone
+from minerwatch.node.children.disassembler import Disassembler
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
@@ -36,8 +36,12 @@ _PAGE_BITS = 12
 _ENTRY_BYTES = 8
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
+_MAX_PAGES = 64
+"""Of one process, kept while a question about it is answered."""
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
+_MAX_NAMES = 4096
+"""Of instructions; there are fewer."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
@@ -95,6 +99,7 @@ def _is_one_register(operands: str) -> bool:
     return all(each == first for each in rest.split(", "))
 
 
+@lru_cache(_MAX_NAMES)
 def _x86_class_of(name: str) -> int:
     if name in _X86_ROUNDING:
         return ROUNDING
@@ -170,18 +175,13 @@ _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False)
 class Decoder:
     """Decodes windows of code; what was decoded before is looked up by its bytes."""
 
-    def __init__(self, machine: str = platform.machine()) -> None:
+    def __init__(self, machine: str = os.uname().machine) -> None:
         """Raises KeyError for a machine that it does not know."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
-        self._classes: dict[str, int] = {}
-        self._class_of: Callable[[str, str], int]
-        if machine == "aarch64":
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-            self._class_of = arm_class
-        else:
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-            self._class_of = x86_class
+        is_arm = machine == "aarch64"
+        self._disassembler = Disassembler(is_arm=is_arm)
+        self._class_of = arm_class if is_arm else x86_class
 
     def window(self, code: bytes) -> Window | None:
         """Return what the first instructions of ``code`` are; None if too few can be decoded."""
@@ -194,7 +194,7 @@ class Decoder:
 
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
-        for _, _, mnemonic, operands in self._disassembler.disasm_lite(code, 0, _WINDOW):
+        for _, _, mnemonic, operands in self._disassembler.disassemble(code, 0, _WINDOW):
             counts[self._class_of(mnemonic, operands)] += 1
         total = sum(counts)
         if total < _LEAST_INSTRUCTIONS:
@@ -286,6 +286,7 @@ class _Process:
         self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
+        self._code: dict[int, bytes] = {}  # of pages
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
@@ -323,16 +324,22 @@ class _Process:
             return file.read(_MAX_MAPS_BYTES)
 
     def code(self, address: int, size_bytes: int) -> bytes:
-        """Return code, if its page is present: to fetch one can take as long as a tenant likes.
-
-        Raises OSError. Bit 63 of a page map entry says present (proc_pid_pagemap(5)).
-        """
+        """Return code, if its page is present: to fetch one can take as long as a tenant likes."""
         page = address >> _PAGE_BITS
-        entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
-        if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
-            return b""
-        size_bytes = min(size_bytes, (page + 1 << _PAGE_BITS) - address)
-        return os.pread(self._memory, size_bytes, address)
+        if page not in self._code:
+            if len(self._code) >= _MAX_PAGES:
+                self._code.clear()
+            self._code[page] = self._page(page)
+        begins = address - (page << _PAGE_BITS)
+        return self._code[page][begins : begins + size_bytes]
+
+    def _page(self, page: int) -> bytes:
+        """Bit 63 of a page map entry says present (proc_pid_pagemap(5))."""
+        with suppress(OSError, OverflowError):
+            entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
+            if len(entry) == _ENTRY_BYTES and entry[-1] & 0x80:
+                return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
+        return b""
 
     def close(self) -> None:
         os.close(self._memory)
@@ -373,7 +380,8 @@ class Classifier:
                 with suppress(OSError):
                     process.update_mappings()
                 mapping = process.mappings.of(address)
-            window = self._window(process, address) if mapping is not None else None
+            code = process.code(address, self._decoder.window_bytes) if mapping else b""
+            window = self._decoder.window(code)
             if mapping is None or window is None:
                 unread += count
                 continue
@@ -395,13 +403,6 @@ class Classifier:
             "cpu_s": process.cpu_s,
             "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
         }
-
-    def _window(self, process: _Process, address: int) -> Window | None:
-        try:
-            code = process.code(address, self._decoder.window_bytes)
-        except (OSError, OverflowError):
-            return None
-        return self._decoder.window(code)
 
 
 def _nothing(addresses: list[tuple[int, int]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-import capstone
+from minerwatch.node.children.disassembler import Disassembler
 
 _ALIGNED_BYTES = 16
 _FAR_BYTES = 4096
@@ -36,15 +36,11 @@ class Decoder:
 
     def __init__(self, machine: str = platform.machine()) -> None:
         self.is_arm = machine == "aarch64"
-        if self.is_arm:
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-        else:
-            self._disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        self._disassembler.skipdata = True
+        self._disassembler = Disassembler(is_arm=self.is_arm, skips=True)
 
     def decoded(self, code: bytes, address: int, most: int = 0) -> Iterator[Instruction]:
         """Yield the instructions of ``code``, which lies at ``address``; all, or the first."""
-        return map(Instruction._make, self._disassembler.disasm_lite(code, address, most))
+        return map(Instruction._make, self._disassembler.disassemble(code, address, most))
 
 
 # Instructions -> where they lead.

@@ -287,7 +287,7 @@ def reading_records(data: bytes) -> None:
 def code_samples(data: bytes) -> None:
     """What a CPU's ring holds; the kernel writes it, and a tenant chooses what it executes."""
     for record in (executed_code.SAMPLE, executed_code.SAMPLE_WITHOUT_CGROUP):
-        samples, lost = executed_code.samples_in(data, record)
+        samples, lost = executed_code.samples_in([data], record)
         assert len(samples) * record.size <= len(data)
         assert lost >= 0
 

@@ -1,0 +1,150 @@
+"""Ways to hide a hash function: what each costs the miner, and whether it hides from executed code.
+
+    python -m benchmarks.evading [--samples 200] [--only PATTERN] [--write]      (root, gcc, cyrx)
+
+Local hashing only. Each way runs until it has that many samples, and code that runs hot is named as
+the agent does. Speed is hashes per second of CPU time and of sleep on purpose, in per cent of
+``plain``. ``--write`` puts the table into docs/detection.md; with ``--only`` other rows stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.computing import TARGETS, Computing
+from benchmarks.executed_code import END, PAGE, Table, computes, merged, per_cent, put
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.sigma import rulebook
+from minerwatch.model import Facts
+from minerwatch.node.executed_code import SamplerUnavailableError
+from minerwatch.node.hot_code import HotCodeReader
+from minerwatch.probes.hot_code import HotCode
+
+BEGIN = "<!-- begin: python -m benchmarks.evading --write -->"
+_SLEPT = {"yields": 0.01 * 19}
+"""Share of the time that a way sleeps."""
+_HEADS = (
+    *("function, way", "speed", "hash code", "mixing", "float", "pairs", "anonymous", "pages"),
+    *("MB moved a CPU second", "named", "rules"),
+)
+_SHARES = (
+    *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
+    "AnonymousCodeShare",
+)
+_WAYS = {
+    "plain": "plain",
+    "floats": "floats between the instructions",
+    "copies": "64 copies of the loop",
+    "reads": "reads /dev/zero",
+    "yields": "sleeps around each sample",
+    "unlinked": "code in an unlinked file",
+    "reset": "control word reset before each sleep",
+    "interpreted": "without JIT, control word reset",
+}
+
+
+def ways(folder: Path) -> Iterator[Computing]:
+    """Yield the ways that can be tried here."""
+    if shutil.which("gcc") is not None:
+        source, program, library = TARGETS / "evading.c", folder / "evading", folder / "evading.so"
+        options = ("gcc", "-O2", "-fno-tree-vectorize", str(source), "-o")
+        subprocess.run([*options, str(program)], check=True)
+        subprocess.run([*options, str(library), "-shared", "-fPIC", "-DLIBRARY"], check=True)
+        for function in ("sha256", "blake2b"):
+            for way in ("plain", "floats", "copies"):
+                yield _way(folder, function, way, str(program), function, way)
+            for way in ("reads", "yields"):
+                loads = _loading(library, way)
+                yield _way(folder, function, way, *loads, str(program), function, "plain")
+            copy = (
+                f"cp {program} {folder}/{function}; {folder}/{function} {function} plain & sleep 2;"
+            )
+            unlinks = f"{copy} rm {folder}/{function}; wait"
+            yield _way(folder, function, "unlinked", "sh", "-c", unlinks)
+        if find_spec("cyrx") is not None:
+            target = (sys.executable, str(TARGETS / "randomx_evading.py"))
+            for way in ("plain", "reset", "interpreted"):
+                yield _way(folder, "RandomX", way, *target, way, "1e9")
+            for way in ("reads", "yields", "unlinked"):
+                loads = _loading(library, way)
+                yield _way(folder, "RandomX", way, *loads, *target, "plain", "1e9")
+
+
+def _loading(library: Path, way: str) -> tuple[str, ...]:
+    return ("env", f"LD_PRELOAD={library}", f"EVADING={way}")
+
+
+def _way(folder: Path, function: str, way: str, *command: str) -> Computing:
+    kind = "randomx" if function == "RandomX" else "hash"
+    return Computing(kind, f"{function}, {way}", command, folder / f"{function}-{way}.out")
+
+
+def speed(output: str, way: str) -> float | None:
+    """Return hashes per second of CPU time and sleep, from the last whole line of the output."""
+    for line in reversed(output.splitlines(keepends=True)):
+        match = re.fullmatch(r"(\d+) (\d+\.\d{3})\n", line)
+        if match and float(match[2]) > 0:
+            return int(match[1]) / float(match[2]) * (1 - _SLEPT.get(way, 0.0))
+    return None
+
+
+def markdown(programs: Sequence[Computing], all_facts: Mapping[str, Facts]) -> str:
+    """Return the table; shares and speed are in per cent."""
+    matcher = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
+    lines = [f"| {' | '.join(_HEADS)} |", f"| --- |{' ---: |' * 8} --- | --- |"]
+    speeds: dict[str, float | None] = {}
+    for program in programs:
+        function, _, way = program.name.partition(", ")
+        facts = all_facts.get(program.name, {})
+        now = speed(program.output.read_text() if program.output else "", way)
+        plain = speeds.setdefault(function, now)
+        named = facts.get("ContentInHotCode", ())
+        moved = facts.get("IoBytesPerCpuSecond")
+        cells = [
+            f"{function}, {_WAYS[way]}",
+            f"{100 * now / plain:.0f}" if now and plain else "",
+            *(per_cent(facts.get(name)) for name in _SHARES),
+            str(facts.get("HotCodePages", "")),
+            f"{moved / 1e6:.2f}" if isinstance(moved, float) else "",
+            ", ".join(named) if isinstance(named, tuple) else "",
+            "; ".join(computes(matcher, facts)) or "**none**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--only", default="", help="functions and ways that match this")
+    parser.add_argument("--write", action="store_true", help="into docs/detection.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        programs = [each for each in ways(Path(folder)) if re.search(options.only, each.name)]
+        book = rulebook.load((BUILT_IN_RULES,))
+        table = Table(programs, options.samples, HotCode(HotCodeReader("/proc", book.content)))
+        table.fill()
+        text = markdown(programs, table.facts)
+    if not options.write:
+        print(text)
+        return
+    if options.only:
+        text = merged(PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0], text)
+    put(BEGIN, text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SamplerUnavailableError as error:
+        sys.exit(str(error))

@@ -1,0 +1,119 @@
+"""When samples of executed code are read, and when those of known processes are classified."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from minerwatch.fair_queue import interleaved
+from minerwatch.model import ContainerKey, ProcessId
+
+_ROUND_S = 10
+_BETWEEN_ROUNDS_S = (90.0, 180.0)
+"""Drawn at random, so that nothing can pause while it is looked at."""
+_MAX_ADDRESSES = 200
+_MAX_ADDRESSES_OF_ONE = 40
+"""Classified a second, on the node and of one pod or container."""
+_FAST_S = 0.1
+_FAST_FOR_S = 10.0
+_BETWEEN_FAST_S = (10.0, 30.0)
+_MAX_FAST_SHARE = 0.004
+"""Of one core, for the thread while it reads fast."""
+_MANY_GONE, _MANY_GONE_SHARE = 3, 0.2
+"""Samples of one read, of processes that have exited, after which it reads fast."""
+
+
+class Place(NamedTuple):
+    """A process, the container that it runs in, and the pod or container that owns it."""
+
+    process: ProcessId
+    container: ContainerKey
+    owner: Hashable
+    is_relative: bool = False
+    """The sample is of another process, which has exited; this one may have the same code."""
+
+
+class Pace:
+    """Pauses between reads: short for some seconds while processes exit before they are read."""
+
+    def __init__(self) -> None:
+        self._fast_until_s = 0.0
+        self._slow_until_s = 0.0
+
+    def note(self, samples: int, gone: int, now_s: float) -> None:
+        """Take note of the samples of a read, and how many are of processes that have exited."""
+        if now_s < self._slow_until_s or gone < max(_MANY_GONE, _MANY_GONE_SHARE * samples):
+            return
+        self._fast_until_s = now_s + _FAST_FOR_S
+        self._slow_until_s = self._fast_until_s + random.uniform(*_BETWEEN_FAST_S)  # noqa: S311
+
+    def pause_s(self, usual_s: float, cost_s: float, now_s: float) -> float:
+        """Return the pause after a read that took ``cost_s`` of CPU time."""
+        if now_s >= self._fast_until_s:
+            return usual_s
+        return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))
+
+
+class Bounds:
+    """Addresses that may be classified a second, on the node and of one owner."""
+
+    def __init__(self) -> None:
+        self._second_s = 0.0
+        self._counts: Counter[Hashable] = Counter()  # in this second, by owner
+
+    @property
+    def is_reached(self) -> bool:
+        """Return True if there is no room left on the node."""
+        return self._counts.total() >= _MAX_ADDRESSES
+
+    def count(self, owner: Hashable, addresses: int) -> None:
+        """Count addresses that are classified."""
+        self._counts[owner] += addresses
+
+    def chosen(self, due: list[tuple[Place, int]], now_s: float) -> list[tuple[Place, int]]:
+        """Return and count those within the bounds, chosen at random, owners in turn."""
+        random.shuffle(due)
+        if now_s >= self._second_s + 1.0:
+            self._second_s, self._counts = now_s, Counter()
+        left = _MAX_ADDRESSES - self._counts.total()
+        chosen: list[tuple[Place, int]] = []
+        for each in interleaved(due, lambda sample: sample[0].owner):
+            owner = each[0].owner
+            if len(chosen) < left and self._counts[owner] < _MAX_ADDRESSES_OF_ONE:
+                self._counts[owner] += 1
+                chosen.append(each)
+        return chosen
+
+
+class Rounds:
+    """Addresses of known processes, gathered for ten seconds every two or three minutes.
+
+    A question costs more than an address, so there is one about each process.
+    """
+
+    def __init__(self) -> None:
+        self._begins_s = 0.0
+        self._gathered: dict[Place, Counter[int]] = {}
+        self._counts: Counter[Hashable] = Counter()  # of addresses gathered, by owner
+        self._waiting: list[tuple[Place, Counter[int]]] = []
+
+    def add(self, place: Place, addresses: Sequence[int], now_s: float) -> int:
+        """Gather addresses during a round; return the number beyond the bounds of one owner."""
+        if now_s < self._begins_s:
+            return 0
+        left = _MAX_ADDRESSES_OF_ONE * _ROUND_S - self._counts[place.owner]
+        kept = addresses[: max(0, left)]
+        if kept:
+            self._counts[place.owner] += len(kept)
+            self._gathered.setdefault(place, Counter()).update(kept)
+        return len(addresses) - len(kept)
+
+    def next(self, now_s: float) -> tuple[Place, Counter[int]] | None:
+        """Return what was gathered of one process, owners in turn, once a round has ended."""
+        if now_s >= self._begins_s + _ROUND_S:
+            self._begins_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
+            self._waiting = [*interleaved(self._gathered.items(), lambda each: each[0].owner)]
+            self._gathered, self._counts = {}, Counter()
+        return self._waiting.pop() if self._waiting else None
