@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from minerwatch.agent.parts import Parts
@@ -168,6 +169,8 @@ class Publisher:
             status.score,
             status.cpu_cores,
             status.signals,
+            status.abuses,
+            datetime.fromisoformat(status.since).timestamp(),
         )
 
 
@@ -181,6 +184,7 @@ def action_notice(record: ActionRecord) -> Notice:
         pod=printable(record.pod, 256),
         container="",
         owner=printable(redacted(record.owner), 256),
+        abuse=record.abuse,
         action=str(record.action),
         outcome="dry run" if record.dry_run else str(record.outcome),
     )

@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Metric,
+    ProcessCollector,
     Summary,
     disable_created_metrics,
     generate_latest,
@@ -54,6 +55,8 @@ class FlaggedContainer:
     score: float
     cpu_cores: float
     signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
+    abuses: Mapping[str, float] = field(default_factory=dict)  # kind of abuse -> its score
+    since_unix_s: float = 0.0  # when its level was reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,16 @@ class _FlaggedContainers(Collector):
             "Score of a flagged container by signal, 0 to 100.",
             labels=[*labels, "signal"],
         )
+        by_abuse = GaugeMetricFamily(
+            "minerwatch_container_abuse_score",
+            "Score of a flagged container by kind of abuse, 0 to 100.",
+            labels=[*labels, "abuse"],
+        )
+        since = GaugeMetricFamily(
+            "minerwatch_container_level_since_timestamp_seconds",
+            "Unix time at which a flagged container reached its level.",
+            labels=labels,
+        )
         unique = {
             (label(c.namespace), label(c.pod), label(c.container)): c
             for c in sorted(self.flagged, key=lambda c: c.score)
@@ -137,11 +150,12 @@ class _FlaggedContainers(Collector):
         for names, container in listed:
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
+            since.add_metric(names, container.since_unix_s)
             for signal, signal_score in container.signals.items():
                 by_signal.add_metric([*names, label(signal)], signal_score)
-        yield score
-        yield by_signal
-        yield cores
+            for abuse, abuse_score in container.abuses.items():
+                by_abuse.add_metric([*names, label(abuse)], abuse_score)
+        yield from (score, by_abuse, by_signal, cores, since)
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
             "Flagged containers without series: over the limit, or with the labels of another one.",
@@ -240,6 +254,7 @@ class Metrics:
         self.registry.register(self._flagged)
         self.registry.register(_CountedElsewhere(probe_failures, exec_events, verdicts_left_out))
         self.registry.register(_Culling(culling))
+        ProcessCollector(registry=self.registry)  # process_…, as other exporters have them
         self._actions = self._counter(
             "actions", "Finished actions, by action and outcome.", "action", "outcome"
         )
