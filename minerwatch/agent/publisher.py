@@ -168,10 +168,20 @@ class Publisher:
             status.container,
             status.score,
             status.cpu_cores,
-            status.signals,
+            _signals(status),
             status.abuses,
             datetime.fromisoformat(status.since).timestamp(),
         )
+
+
+def _signals(status: ContainerStatus) -> dict[tuple[str, str], float]:
+    """Return the score of each signal, by kind of abuse."""
+    signals = {(status.abuse, signal): score for signal, score in status.signals.items()}
+    for each in status.findings:
+        if each.abuse != status.abuse:
+            key = each.abuse, each.signal
+            signals[key] = max(each.score, signals.get(key, 0.0))
+    return signals
 
 
 def action_notice(record: ActionRecord) -> Notice:

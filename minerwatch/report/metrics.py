@@ -54,7 +54,7 @@ class FlaggedContainer:
     container: str
     score: float
     cpu_cores: float
-    signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
+    signals: Mapping[tuple[str, str], float] = field(default_factory=dict)  # abuse, signal -> score
     abuses: Mapping[str, float] = field(default_factory=dict)  # kind of abuse -> its score
     since_unix_s: float = 0.0  # when its level was reached
 
@@ -128,8 +128,8 @@ class _FlaggedContainers(Collector):
         )
         by_signal = GaugeMetricFamily(
             "minerwatch_container_signal_score",
-            "Score of a flagged container by signal, 0 to 100.",
-            labels=[*labels, "signal"],
+            "Score of a flagged container by kind of abuse and signal, 0 to 100.",
+            labels=[*labels, "abuse", "signal"],
         )
         by_abuse = GaugeMetricFamily(
             "minerwatch_container_abuse_score",
@@ -151,8 +151,8 @@ class _FlaggedContainers(Collector):
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
             since.add_metric(names, container.since_unix_s)
-            for signal, signal_score in container.signals.items():
-                by_signal.add_metric([*names, label(signal)], signal_score)
+            for (abuse, signal), signal_score in container.signals.items():
+                by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
             for abuse, abuse_score in container.abuses.items():
                 by_abuse.add_metric([*names, label(abuse)], abuse_score)
         yield from (score, by_abuse, by_signal, cores, since)

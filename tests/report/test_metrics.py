@@ -20,7 +20,7 @@ from tests.report.samples import HOSTILE, hostile_text
 
 MINER = FlaggedContainer(
     *("binder", "jupyter-alice", "notebook", 91.48, 1.98),
-    {"identity": 88.0, "behaviour": 29.0},
+    {("mining", "identity"): 88.0, ("mining", "behaviour"): 29.0},
     {"mining": 91.48, "proxyware": 15.0},
     1_763_863_000.0,
 )
