@@ -44,7 +44,7 @@ class Abuse(StrEnum):
 
 
 class CullableAbuse(StrEnum):
-    """Kinds of abuse for which there is evidence that nobody can plant on an innocent process."""
+    """Kinds of abuse for which there is evidence that no outsider can plant on a process."""
 
     MINING = Abuse.MINING.value
     CRACKING = Abuse.CRACKING.value

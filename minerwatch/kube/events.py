@@ -68,7 +68,7 @@ _FIELD_PATHS: Mapping[PodContainerKind, str] = {
 
 
 class EventReason(StrEnum):
-    """What an Event says, without the kind of abuse."""
+    """Reason of an Event, without the kind of abuse."""
 
     SUSPECTED = "Suspected"
     CONFIRMED = "Confirmed"

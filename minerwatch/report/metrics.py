@@ -37,6 +37,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 MAX_LABEL_LENGTH = 256
+MAX_ABUSES = 3
+"""Kinds of abuse of one container that have series, the worst ones: a tenant may show all."""
+
 _MAX_NAMESPACES = 500
 _EXPIRY_S = 86400.0
 """The longest range in alerts and recording rules."""
@@ -55,7 +58,7 @@ class FlaggedContainer:
     score: float
     cpu_cores: float
     signals: Mapping[tuple[str, str], float] = field(default_factory=dict)  # abuse, signal -> score
-    abuses: Mapping[str, float] = field(default_factory=dict)  # kind of abuse -> its score
+    abuses: Mapping[str, float] = field(default_factory=dict)  # kind -> its score, worst first
     since_unix_s: float = 0.0  # when its level was reached
 
 
@@ -151,10 +154,12 @@ class _FlaggedContainers(Collector):
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
             since.add_metric(names, container.since_unix_s)
-            for (abuse, signal), signal_score in container.signals.items():
-                by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
-            for abuse, abuse_score in container.abuses.items():
+            worst = dict([*container.abuses.items()][:MAX_ABUSES])
+            for abuse, abuse_score in worst.items():
                 by_abuse.add_metric([*names, label(abuse)], abuse_score)
+            for (abuse, signal), signal_score in container.signals.items():
+                if abuse in worst:
+                    by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
         yield from (score, by_abuse, by_signal, cores, since)
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from minerwatch import __version__
-from minerwatch.model import Level, Maturity, Signal
-from minerwatch.report.metrics import FlaggedContainer, Metrics, label
+from minerwatch.model import Abuse, Level, Maturity, Signal
+from minerwatch.report.metrics import MAX_ABUSES, FlaggedContainer, Metrics, label
 from tests.detection.sigma.test_rule import RULE as RULE_TEXT
 from tests.detection.sigma.test_rule import parsed
 from tests.report.samples import HOSTILE, hostile_text
@@ -143,6 +143,16 @@ def test_each_kind_of_abuse_has_its_score() -> None:
         "mining": 91.48,
         "proxyware": 15.0,
     }
+
+
+def test_a_tenant_that_shows_every_kind_of_abuse_has_few_series() -> None:
+    kinds = {abuse.value: 90.0 - number for number, abuse in enumerate(Abuse)}
+    signals = {(abuse, signal.value): 50.0 for abuse in kinds for signal in Signal}
+    metrics = ticked(Metrics(), replace(MINER, signals=signals, abuses=kinds))
+    scores = named(metrics, "minerwatch_container_abuse_score")
+    assert {dict(labels)["abuse"] for labels in scores} == {*list(kinds)[:MAX_ABUSES]}
+    found = named(metrics, "minerwatch_container_signal_score")
+    assert len(found) == MAX_ABUSES * len(Signal)
 
 
 def test_levels_without_containers_fall_to_zero() -> None:
