@@ -49,7 +49,7 @@ from minerwatch.report.http_server import Answer, address_listener
 from minerwatch.report.metrics import FlaggedContainer, Metrics
 metrics = Metrics()
 metrics.tick_done(duration_s=0.01, at_s=0.0, containers={}, processes=5000, flagged=[
-    FlaggedContainer("binder", f"jupyter-{number}", "notebook", 91.0, 2.0, {"identity": 88.0})
+    FlaggedContainer("binder", f"jupyter-{number}", "notebook", 91.0, 2.0)
     for number in range(100)
 ])
 tls = None

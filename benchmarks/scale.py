@@ -32,8 +32,8 @@ from minerwatch.kube import fleet
 from minerwatch.kube.cluster_view import event_pace
 from minerwatch.kube.events import DROPPED
 from minerwatch.kube.pods import REASONS, Pace
-from minerwatch.model import Level, Signal
-from minerwatch.report.metrics import FlaggedContainer, Metrics
+from minerwatch.model import Abuse, Level, Signal
+from minerwatch.report.metrics import MAX_ABUSES, FlaggedContainer, Metrics
 
 NODES = (50, 500, 5000)
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
@@ -176,13 +176,16 @@ def _metrics(flagged: int, signals: int) -> Metrics:
     for probe in TIMED:
         metrics.probe_took(probe, 0.001)
     metrics.expect_canaries()
-    scores = {signal.value: 88.0 for signal in [*Signal][:signals]}
+    abuses = [abuse.value for abuse in [*Abuse][: MAX_ABUSES if signals > 2 else 1]]
+    scores = {(abuse, signal.value): 88.0 for abuse in abuses for signal in [*Signal][:signals]}
+    by_abuse = dict.fromkeys(abuses, 98.0)
     metrics.tick_done(
         duration_s=0.001,
         at_s=0.0,
         containers={Level.CLEAR: 50},
         flagged=[
-            FlaggedContainer("hub", f"pod-{n}", "main", 98.0, 1.0, scores) for n in range(flagged)
+            FlaggedContainer("hub", f"pod-{n}", "main", 98.0, 1.0, scores, by_abuse)
+            for n in range(flagged)
         ],
         processes=500,
     )

@@ -43,6 +43,15 @@ class Abuse(StrEnum):
     UNREQUESTED_GPU = "unrequested-gpu"
 
 
+class CullableAbuse(StrEnum):
+    """Kinds of abuse for which there is evidence that no outsider can plant on a process."""
+
+    MINING = Abuse.MINING.value
+    CRACKING = Abuse.CRACKING.value
+    SCANNING = Abuse.SCANNING.value
+    FLOODING = Abuse.FLOODING.value
+
+
 class Level(IntEnum):
     """The certainty of a verdict; the value is the lowest score that reaches it."""
 

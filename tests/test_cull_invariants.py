@@ -6,7 +6,7 @@ What is permitted is written down here a second time, on purpose in another way 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from math import prod
@@ -32,9 +32,12 @@ from minerwatch.culling.history import History
 from minerwatch.culling.policy import decide, rechecked
 from minerwatch.culling.records import ActionRecord, Budget, Case, Held, Moment, Situation
 from minerwatch.model import (
+    Abuse,
     Action,
     Container,
     ContainerKind,
+    CullableAbuse,
+    Evidence,
     Finding,
     Level,
     Maturity,
@@ -102,6 +105,13 @@ IDENTITY = finding(Signal.IDENTITY, 88, "name")
 NETWORK = finding(Signal.NETWORK, 88, "pool")
 COMPUTE = finding(Signal.COMPUTE, 60, "busy")
 BEHAVIOUR = finding(Signal.BEHAVIOUR, 29, "awake")
+SHOWN = (Evidence("FailedConnectShare", 0.98, "at least 0.8"),)
+PORT = (Evidence("DestinationPort", "22", "is 22"),)
+SCAN = replace(IDENTITY, rule="scanner", abuse=Abuse.SCANNING)
+COUNTED = replace(NETWORK, rule="fails", score=60, abuse=Abuse.SCANNING, evidence=SHOWN)
+FLOOD = tuple(replace(each, abuse=Abuse.FLOODING) for each in (SCAN, COUNTED))
+CRACK = tuple(replace(each, abuse=Abuse.CRACKING) for each in (SCAN, COMPUTE))
+PROXY = tuple(replace(each, abuse=Abuse.PROXYWARE) for each in (SCAN, COUNTED, COMPUTE))
 UNTRIED = finding(Signal.CONTENT, 100, "untried", Maturity.TEST)
 CLUES: tuple[tuple[Finding, ...], ...] = (
     (IDENTITY, COMPUTE),
@@ -114,7 +124,24 @@ CLUES: tuple[tuple[Finding, ...], ...] = (
     (IDENTITY, replace(IDENTITY, process=ProcessId(8, 8))),
     (replace(NETWORK, score=60), COMPUTE),
     (),
+    (SCAN, COUNTED),
+    (SCAN, replace(COUNTED, evidence=PORT)),
+    (SCAN, replace(COUNTED, process=ProcessId(8, 8))),
+    (SCAN, replace(COMPUTE, abuse=Abuse.SCANNING)),
+    (SCAN, COUNTED, IDENTITY, COMPUTE),
+    (IDENTITY, COUNTED),
+    (replace(IDENTITY, abuse=Abuse.CRACKING), COMPUTE),
+    FLOOD,
+    CRACK,
+    PROXY,
 )
+PROOF: dict[str, Callable[[Finding], bool]] = {
+    "mining": lambda each: each.signal is Signal.COMPUTE,
+    "cracking": lambda each: each.signal is Signal.COMPUTE,
+    "scanning": lambda each: each.evidence == SHOWN and each.signal is Signal.NETWORK,
+    "flooding": lambda each: each.evidence == SHOWN and each.signal is Signal.NETWORK,
+}
+"""Evidence of each kind that no outsider can put on an innocent process."""
 FAULTS = (
     "none", "none", "none", "none", "budget unreachable", "killed before the evidence",
     "killed writing the evidence", "killed before the budget", "killed before the action",
@@ -219,6 +246,9 @@ class Cluster(RuleBasedStateMachine):
             ((Action.LABEL, Action.EVICT), (Action.STOP, Action.KILL), (Action.DELETE,))
         ),
         hold_s=st.sampled_from((60, 600)),
+        abuses=st.sampled_from(
+            (("mining",), ("mining",), ("scanning",), ("flooding", "cracking"), tuple(PROOF))
+        ),
         exemption=st.sampled_from(
             (
                 {"owners": ("ada",)},
@@ -234,10 +264,12 @@ class Cluster(RuleBasedStateMachine):
         per_cluster: int,
         actions: tuple[Action, ...],
         hold_s: float,
+        abuses: tuple[str, ...],
         exemption: dict[str, Any],
     ) -> None:
         self.settings = Culling(
             mode=mode,
+            abuses=tuple(CullableAbuse(each) for each in abuses),
             namespaces=("binder*", "tenants", "kube-system", "minerwatch"),
             tenant_namespaces=("tenants",),
             protected_namespaces=("binder-2",),
@@ -358,7 +390,7 @@ class Cluster(RuleBasedStateMachine):
         node=st.sampled_from(NODES),
         name=st.sampled_from(NAMES),
         kind=st.sampled_from(KINDS),
-        clues=st.sampled_from(CLUES[:5]),
+        clues=st.sampled_from((*CLUES[:5], (SCAN, COUNTED), FLOOD, CRACK)),
         hours=st.integers(0, 3),
         fault=st.sampled_from(FAULTS),
         flaw=st.sampled_from(FLAWS),
@@ -545,12 +577,15 @@ class Cluster(RuleBasedStateMachine):
             and each.signal is not Signal.BEHAVIOUR
             and not (each.rule == "name" and is_tripped)
         ]
+        assert decision.abuse in {each.value for each in self.settings.abuses}
+        self.seen[f"enforced {decision.abuse}"] += 1
+        counted = [each for each in counted if each.abuse.value == decision.abuse]
         best = {
             signal: max(each.score for each in counted if each.signal is signal)
             for signal in {each.signal for each in counted}
         }
         assert len(best) >= 2
-        assert Signal.COMPUTE in best
+        assert any(PROOF[decision.abuse](each) for each in counted)
         assert 100 - 100 * prod(1 - score / 100 for score in best.values()) >= 89.99
         watched_since_s = max(live.clues_since_s, agent.watches_since_s)
         assert self.true_s - watched_since_s >= self.settings.hold, "a gap starts it again"
@@ -642,8 +677,14 @@ class Cluster(RuleBasedStateMachine):
         since_s = live.clues_since_s - agent.booted_s
         at_s = self.true_s - agent.booted_s - lag_s
         findings = tuple(replace(each, since_s=since_s) for each in live.clues)
-        scores = {each.signal: each.score for each in findings}
-        score = 100 * (1 - prod(1 - score / 100 for score in scores.values()))
+        by_abuse: dict[Abuse, dict[Signal, float]] = {}
+        for each in findings:
+            by_abuse.setdefault(each.abuse, {})[each.signal] = each.score
+        joined = (
+            100 * (1 - prod(1 - score / 100 for score in scores.values()))
+            for scores in by_abuse.values()
+        )
+        score = max(joined, default=0.0)
         is_held_up = self.true_s - live.clues_since_s < 3 * INTERVAL_S
         level = Level.CONFIRMED if is_held_up else Level.of(score)
         return Verdict(container.key, at_s, score, level, since_s, findings)
@@ -722,3 +763,4 @@ def test_no_invariant_is_ever_broken() -> None:
     seen = Cluster.seen
     assert seen["steps"] >= 10_000
     assert seen["enforced"] >= 100, "or nothing has been shown"
+    assert all(seen[f"enforced {abuse}"] for abuse in PROOF)

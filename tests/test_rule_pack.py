@@ -16,7 +16,7 @@ from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import with_destination_count
 from minerwatch.detection.judge import joined_score
 from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
-from minerwatch.model import FactValue, Level, Signal
+from minerwatch.model import Abuse, FactValue, Level, Signal
 from tests import shipped
 
 BOOK = shipped.book()
@@ -172,7 +172,6 @@ BUSY_INNOCENTS = (
     ("java -Xmx4g -jar /opt/spark/x.jar --master spark://m:7077", "/usr/lib/jvm/bin/java"),
     ("node /srv/app/server.js --port 3333", "/usr/bin/node"),
     ("ffmpeg -i in.mp4 -c:v libx264 -threads 8 out.mp4", "/usr/bin/ffmpeg"),
-    ("hashcat -a 0 -m 1000 -o cracked.txt hashes.txt words.txt", "/usr/bin/hashcat"),
     ("openssl speed -multi 8", "/usr/bin/openssl"),
     ("stress-ng --cpu 4 --cpu-method fft", "/usr/bin/stress-ng"),
     ("cc1plus -quiet -I /src/xmrig/src randomx.cpp", "/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus"),
@@ -231,6 +230,62 @@ def test_a_long_simulation_is_clear_whatever_else_is_usual(further: dict[str, Fa
     facts = {**process_facts("python sim.py", PYTHON), **BURNING, **further}
     outcome = replayed(Recording(1, "", 30 * DAY_S, facts), MATCHER)
     assert outcome.level == "clear", outcome.rules
+
+
+TOOLS = (
+    ("masscan 0.0.0.0/0 -p22 --rate 100000", "/usr/bin/masscan", Abuse.SCANNING, "suspicious"),
+    ("nmap -sS -p- 198.51.100.0/24", "/usr/bin/nmap", Abuse.SCANNING, "suspicious"),
+    ("zmap -p 6379", "/usr/sbin/zmap", Abuse.SCANNING, "suspicious"),
+    (
+        "hydra -l root -P w.txt ssh://198.51.100.7",
+        "/usr/bin/hydra",
+        Abuse.BRUTE_FORCE,
+        "suspicious",
+    ),
+    ("medusa -h 198.51.100.7 -u a -P w -M ssh", "/usr/bin/medusa", Abuse.BRUTE_FORCE, "suspicious"),
+    ("hashcat -m 1000 hashes.txt words.txt", "/usr/bin/hashcat", Abuse.CRACKING, "suspicious"),
+    ("john --fork=8 hashes.txt", "/opt/john/run/john", Abuse.CRACKING, "suspicious"),
+    ("honeygain -tou-accept -email a", "/app/honeygain", Abuse.PROXYWARE, "suspicious"),
+    ("./Cli start accept --token AbC=", "/app/Cli", Abuse.PROXYWARE, "suspicious"),
+    ("psclient", "/usr/local/bin/psclient", Abuse.PROXYWARE, "suspicious"),
+    ("earnapp run", "/usr/bin/earnapp", Abuse.PROXYWARE, "suspicious"),
+    ("python3 MHDDoS/start.py UDP 192.0.2.9:80", PYTHON, Abuse.FLOODING, "suspicious"),
+    ("xray run -config /etc/xray.json", "/usr/local/bin/xray", Abuse.PROXYWARE, "clear"),
+    ("v2ray run", "/usr/bin/v2ray", Abuse.PROXYWARE, "clear"),
+    ("cloudflared tunnel run", "/usr/local/bin/cloudflared", Abuse.PROXYWARE, "clear"),
+    ("tmate -F", "/usr/bin/tmate", Abuse.PROXYWARE, "clear"),
+    ("tor -f torrc", "/usr/bin/tor", Abuse.PROXYWARE, "clear"),
+    ("ngrok http 8888", "/usr/local/bin/ngrok", Abuse.PROXYWARE, "clear"),
+    ("frpc -c frpc.toml", "/tmp/frpc", Abuse.PROXYWARE, "clear"),
+    ("chisel client https://example.org R:1080:socks", "/tmp/chisel", Abuse.PROXYWARE, "clear"),
+)
+
+
+@pytest.mark.parametrize(("command_line", "image", "abuse", "level"), TOOLS)
+def test_a_tool_is_named_by_its_abuse(
+    command_line: str, image: str, abuse: Abuse, level: str
+) -> None:
+    arguments = tuple(command_line.split())
+    facts = {**process_facts(command_line, image), "CpuSeconds": 120.0, "Arguments": arguments}
+    outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
+    found = [rule for rule in BOOK.rules if rule.id in outcome.rules and rule.score]
+    assert (outcome.level, {rule.abuse for rule in found}) == (level, {abuse})
+
+
+MENTIONS = (
+    "grep -r masscan /var/log", "vim nmap.md", "apt-get install hashcat john hydra",
+    "git clone https://github.com/MatrixTM/MHDDoS", "less honeygain.txt", "tar xf masscan.tar",
+    "ffmpeg -i masscan -metadata title=hydra -l ssh://a out.mp4", "curl -O https://a/earnapp",
+    "python3 serve.py MHDDoS/start.py", "cat Cli start accept --token x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command_line", MENTIONS)
+def test_a_tools_name_in_an_argument_says_nothing(command_line: str) -> None:
+    image = f"/usr/bin/{command_line.split()[0]}"
+    arguments = tuple(command_line.split())
+    facts = {**process_facts(command_line, image), "CpuSeconds": 120.0, "Arguments": arguments}
+    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).score == 0
 
 
 MONERO = (

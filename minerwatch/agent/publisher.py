@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from minerwatch.agent.parts import Parts
@@ -167,8 +168,20 @@ class Publisher:
             status.container,
             status.score,
             status.cpu_cores,
-            status.signals,
+            _signals(status),
+            status.abuses,
+            datetime.fromisoformat(status.since).timestamp(),
         )
+
+
+def _signals(status: ContainerStatus) -> dict[tuple[str, str], float]:
+    """Return the score of each signal, by kind of abuse."""
+    signals = {(status.abuse, signal): score for signal, score in status.signals.items()}
+    for each in status.findings:
+        if each.abuse != status.abuse:
+            key = each.abuse, each.signal
+            signals[key] = max(each.score, signals.get(key, 0.0))
+    return signals
 
 
 def action_notice(record: ActionRecord) -> Notice:
@@ -181,6 +194,7 @@ def action_notice(record: ActionRecord) -> Notice:
         pod=printable(record.pod, 256),
         container="",
         owner=printable(redacted(record.owner), 256),
+        abuse=record.abuse,
         action=str(record.action),
         outcome="dry run" if record.dry_run else str(record.outcome),
     )

@@ -18,7 +18,12 @@ from minerwatch.api.types import (
     NodeReport,
     ProcessStatus,
 )
-from minerwatch.detection.judge import of_foremost_process, of_worst_abuse, signal_scores
+from minerwatch.detection.judge import (
+    of_foremost_process,
+    of_worst_abuse,
+    scores_by_abuse,
+    signal_scores,
+)
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
 from minerwatch.model import (
@@ -94,6 +99,7 @@ def container_status(
         abuse=next((each.abuse.value for each in _counted(observation)), ""),
         executed=_numbers(observation.executed),
         labels=_labels(identity.pod) if identity and not pod else {},
+        abuses=_abuses(observation),
     )
 
 
@@ -145,6 +151,12 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
 def _signals(observation: Observation) -> dict[str, float]:
     scores = signal_scores(_counted(observation))
     return {signal.value: score for signal, score in sorted(scores.items())}
+
+
+def _abuses(observation: Observation) -> dict[str, float]:
+    is_host = observation.container.kind is ContainerKind.HOST
+    scores = scores_by_abuse(observation.verdict.findings, apart=is_host)
+    return {abuse.value: score for abuse, score in scores.items()}
 
 
 def _counted(observation: Observation) -> list[Finding]:

@@ -227,6 +227,9 @@ class ContainerStatus:
     abuse: str = ""  # the kind that its score and signals are of; "": no findings
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
     labels: dict[str, str] = field(default_factory=dict)  # of an engine's container on a host
+    abuses: dict[str, float] = field(
+        default_factory=dict
+    )  # kind of abuse -> its score, worst first
 
 
 class NodeReport(msgspec.Struct, frozen=True):

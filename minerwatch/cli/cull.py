@@ -56,7 +56,7 @@ def cull(
 
     \b
     minerwatch cull binder/alice --action evict --dry-run     what would happen?
-    minerwatch cull binder/alice --action stop                stop its miners; undo with `release`
+    minerwatch cull binder/alice --action stop                stop its processes; undo: release
     minerwatch cull --simulate 24                             past decisions and actions
 
     Exit status: 0 done, or a dry run succeeded; 1 not done.

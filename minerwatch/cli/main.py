@@ -15,7 +15,7 @@ from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError, Mis
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
-    "top": "show the containers that look like miners, then those that use most CPU",
+    "top": "show the containers that look like abuse, then those that use most CPU",
     "explain": "say why a container, pod or process has its score",
     "cull": "act on a container by hand, under the policy; show what would have been culled",
     "release": "undo what culling did to a pod, and leave it alone",

@@ -71,7 +71,7 @@ def top(
     ascii_only: bool,
     connect: Connect,
 ) -> None:
-    """Show the containers that look like miners, then those that use most CPU.
+    """Show the containers that look like abuse, then those that use most CPU.
 
     On a terminal it is a screen: Enter explains, / filters, ? lists the keys, q quits. With --once,
     or where its output goes elsewhere, it prints one table.
@@ -88,6 +88,7 @@ def top(
     minerwatch top --processes --once     the same as one table
     minerwatch top --once                 one table, worst first
     minerwatch top --once --filter xmrig  where is this name or argument?
+    minerwatch top -A --filter scanning   which pods scan?
     minerwatch top --once -o json | jq '.[] | select(.score >= 70)'
 
     \b
@@ -95,6 +96,7 @@ def top(
     SINCE    how long the level has been what it is
     CPU      cores in use now        CPU-H   CPU hours in all
     %LIMIT   of the CPU limit        REASONS the strongest finding of each signal
+    ABUSE    what it looks like: mining, scanning, flooding, brute-force, proxyware, cracking
     AGE      of the pod              EXECUTES randomx, hashing, floats, vectors, generated, other
 
     Pods of one owner, image, wallet or pool are named as a campaign, once, above the table.
@@ -102,7 +104,8 @@ def top(
     With -o json a list of objects, as the agent's socket has them: node, namespace, pod, container,
     container_id, kind, runtime, image, cgroup, pod_uid, cpu_cores, cpu_limit_cores,
     throttled_share, cpu_hours, score, level, since, signals, owner, process_count, findings,
-    processes, started, abuse, executed, labels. Nodes that are missing are named on standard error.
+    processes, started, abuse, executed, labels, abuses. Nodes that are missing are named on
+    standard error.
 
     Exit status: 0, also when something was found; 1 an agent did not answer, or the node cannot be
     read; a node that has no agent is named, but is no failure.

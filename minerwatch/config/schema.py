@@ -31,7 +31,7 @@ from minerwatch.config.values import (
     pod_label,
 )
 from minerwatch.errors import ConfigError, ConfigFileError
-from minerwatch.model import Action, AnnouncedLevel, MessageFormat
+from minerwatch.model import Action, AnnouncedLevel, CullableAbuse, MessageFormat
 
 BUILT_IN_RULES = next(
     folder
@@ -48,6 +48,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Line = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Actions = Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
+CulledAbuses = Annotated[tuple[CullableAbuse, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
@@ -252,9 +253,10 @@ class HostCulling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Actions on confirmed miners; none unless switched on."""
+    """Actions on confirmed abuse; none unless switched on."""
 
     mode: Mode = OFF  # off, dry-run (requests with dryRun=All), enforce
+    abuses: CulledAbuses = (CullableAbuse.MINING,)  # mining, cracking, scanning, flooding
     namespaces: tuple[Line, ...] = ()  # patterns of namespaces to act in; "*" is all
     selector: Selector = Selector()  # as in kubectl: component=singleuser-server,!keep
     protected_namespaces: tuple[Line, ...] = ()  # patterns, in addition to kube-system and others

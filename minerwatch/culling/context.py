@@ -13,6 +13,7 @@ from minerwatch.config.values import ENFORCE
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.kube.events import EventReason
 from minerwatch.model import (
+    Abuse,
     Container,
     ContainerKey,
     Finding,
@@ -70,7 +71,12 @@ class Site(Protocol):
         """Return all pods, of a host all units and containers."""
 
     def tell_action(
-        self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
+        self,
+        pod: Pod,
+        container: Container,
+        reason: EventReason,
+        findings: Iterable[Finding] = (),
+        abuse: str = Abuse.MINING,
     ) -> None:
         """Inform the owner of an action, where there is a way to."""
 

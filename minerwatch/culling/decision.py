@@ -27,8 +27,11 @@ class Reason(StrEnum):
     NO_AUDIT_LOG = "The audit log cannot be written, and nothing is done without evidence."
     NOT_CONFIRMED = "The verdict is not confirmed."
     NOT_CORROBORATED = (
-        "The stable rules alone do not confirm it by compute and another signal of one process."
+        "The stable rules alone do not confirm it by two signals of one process, one of them by"
+        " what it computes (of scans and floods: by the pod's own network counters)."
     )
+    ABUSE_NOT_CULLED = "culling.abuses does not name this kind of abuse."
+    NEVER_CULLED = "This kind of abuse is never acted on: an outsider could cause its evidence."
     NOT_HELD = "It has not been confirmed for long enough."
     STALE_VERDICT = "The verdict is older than two ticks."
     NOT_A_POD = "It is not a container of a pod."
@@ -99,6 +102,7 @@ class Decision:
     grace_period_s: float | None  # None: the pod's own
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
+    abuse: str = ""  # what is proven, else the verdict's; "": there are no findings
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
@@ -132,6 +136,7 @@ def decision_line(case: Case, decision: Decision) -> DecisionLine:
         rung=decision.rung,
         by_hand=case.asked is not None,
         reasons=decision.sentences,
+        abuse=decision.abuse,
     )
 
 

@@ -106,7 +106,7 @@ class Enforcer:
             reason = ACTION_REASONS.get(decision.action)
             if reason is not None:
                 self.context.cluster.tell_action(
-                    case.pod, case.container, reason, case.verdict.findings
+                    case.pod, case.container, reason, case.verdict.findings, decision.abuse
                 )
         return end
 

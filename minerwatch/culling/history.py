@@ -314,4 +314,5 @@ def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
         processes=decision.processes if decision.proposed in PROCESS_ACTIONS else (),
         rules=decision.rules,
         counted_as=decision.counted_as,
+        abuse=decision.abuse,
     )

@@ -229,4 +229,6 @@ class OperatorOrders:
             record=record.id,
         )
         if case is not None and case.pod is not None and undone:
-            self.context.cluster.tell_action(case.pod, case.container, EventReason.RELEASED)
+            self.context.cluster.tell_action(
+                case.pod, case.container, EventReason.RELEASED, abuse=record.abuse
+            )

@@ -53,6 +53,7 @@ from minerwatch.culling.records import (
     Case,
     Moment,
 )
+from minerwatch.detection.judge import CULLABLE
 from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
@@ -156,6 +157,7 @@ class _Evaluation:
             grace_period_s=self._grace_period_s,
             rules=self.proof.rules,
             counted_as=counted_as(case.container, pod, case.owner, self.settings),
+            abuse=self.proof.abuse.value if self.proof.abuse else "",
         )
 
     @property
@@ -220,11 +222,19 @@ class _Evaluation:
         elif proof.is_cut_off:
             return
         elif not proof.is_cullable:
-            yield Objection(
-                Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}"
-            )
+            yield self._proof_objection()
         elif not proof.is_held:
             yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
+
+    def _proof_objection(self) -> Objection:
+        """Return why the findings permit no action."""
+        proof = self.proof
+        if proof.switched_off is not None:
+            on = ", ".join(each.value for each in self.settings.abuses)
+            return Objection(Reason.ABUSE_NOT_CULLED, f"{proof.switched_off}; on for {on}")
+        if proof.abuse is not None and proof.abuse not in CULLABLE:
+            return Objection(Reason.NEVER_CULLED, proof.abuse.value)
+        return Objection(Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}")
 
     def _identity_objections(self) -> Iterator[Objection]:
         if self.case.situation.is_host:
@@ -408,7 +418,7 @@ def _evaluation(
 ) -> _Evaluation:
     carrier = case.carrier or case.container
     exemptions = tuple(exemptions_of(case.pod, case.owner, carrier, settings, now))
-    proof = proof_for(case, exemptions, frozenset(tripped(case.situation, settings)), settings.hold)
+    proof = proof_for(case, exemptions, frozenset(tripped(case.situation, settings)), settings)
     return _Evaluation(case, settings, history, now, proof, reserved)
 
 

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Exemption
 from minerwatch.culling.records import Case, Moment, Situation
-from minerwatch.detection.judge import is_cullable, score_of, signal_scores
+from minerwatch.detection.judge import of_worst_abuse, proven_abuse, score_of, signal_scores
 from minerwatch.model import (
+    Abuse,
     Container,
     ContainerKind,
     Finding,
@@ -25,6 +26,11 @@ from minerwatch.model import (
 _DAY_S = 86400
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _WILDCARDS = frozenset("*?[")
+
+
+def culled_abuses(settings: Culling) -> frozenset[Abuse]:
+    """Return the kinds of abuse that the operator has switched culling on for."""
+    return frozenset(Abuse(each.value) for each in settings.abuses)
 
 
 def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
@@ -48,16 +54,21 @@ def rules_that_flag(
     exemptions = tuple(exemptions_of(pod, owner, container, settings, now))
     if any(not exemption.rules for exemption in exemptions):
         return frozenset()
+    abuses = culled_abuses(settings)
     return frozenset(
         finding.rule
         for finding in counting_findings(verdict)
-        if not any(_covers(exemption, finding) for exemption in exemptions)
+        if finding.abuse in abuses
+        and not any(_covers(exemption, finding) for exemption in exemptions)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Findings of stable rules, without those of exempted rules and of rules that tripped."""
+    """Findings of stable rules on culled kinds of abuse, less exempted rules and tripped ones."""
+
+    abuse: Abuse | None  # that they prove, else the verdict's; None: there are no findings
+    switched_off: Abuse | None  # proven, but culling is not switched on for it
 
     score: float
     full_score: float  # including exempted rules
@@ -71,36 +82,41 @@ class Proof:
 
 
 def proof_for(
-    case: Case, exemptions: tuple[Exemption, ...], broken: frozenset[str], hold_s: float
+    case: Case, exemptions: tuple[Exemption, ...], broken: frozenset[str], settings: Culling
 ) -> Proof:
     """Return the findings that justify an action, and the exemption that forbids it."""
-    verdict, held = case.verdict, case.held
-    stable = sorted(
+    verdict, held, hold_s = case.verdict, case.held, settings.hold
+    of_all_kinds = sorted(
         (finding for finding in verdict.findings if finding.maturity is Maturity.STABLE), key=_order
     )
+    abuses = culled_abuses(settings)
+    stable = [finding for finding in of_all_kinds if finding.abuse in abuses]
     meant = [
         finding
         for finding in stable
         if not any(_covers(exemption, finding) for exemption in exemptions)
     ]
     counted = [finding for finding in meant if finding.rule not in broken]
-    scores = signal_scores(counted)
     exemption = next((each for each in exemptions if not each.rules), None)
-    if exemption is None and _is_cullable(verdict, stable) and not _is_cullable(verdict, meant):
+    if exemption is None and _proven(verdict, stable) and not _proven(verdict, meant):
         exemption = next(
             each for each in exemptions if any(_covers(each, finding) for finding in stable)
         )
-    is_cullable = _is_cullable(verdict, counted)
+    held_long = [finding for finding in counted if held.of_container(finding) >= hold_s]
+    abuse = _proven(verdict, held_long) or _proven(verdict, counted)
+    of_abuse = [each for each in counted if each.abuse is abuse] or of_worst_abuse(counted)
     return Proof(
-        score=score_of(counted),
+        abuse=abuse or next((each.abuse for each in of_worst_abuse(verdict.findings)), None),
+        switched_off=None if _proven(verdict, stable) else _proven(verdict, of_all_kinds),
+        score=score_of(of_abuse),
         full_score=score_of(stable),
-        signals=", ".join(scores),
-        is_cullable=is_cullable,
-        is_held=_is_cullable(verdict, [f for f in counted if held.of_container(f) >= hold_s]),
-        is_cut_off=not is_cullable and _is_cullable(verdict, meant),
-        processes=tuple(_culprits(verdict, [f for f in counted if held.of_process(f) >= hold_s])),
+        signals=", ".join(signal_scores(of_abuse)),
+        is_cullable=abuse is not None,
+        is_held=_proven(verdict, held_long) is not None,
+        is_cut_off=abuse is None and _proven(verdict, meant) is not None,
+        processes=tuple(_culprits(verdict, [f for f in of_abuse if held.of_process(f) >= hold_s])),
         exemption=exemption,
-        rules=tuple(sorted({finding.rule for finding in counted})),
+        rules=tuple(sorted({finding.rule for finding in of_abuse})),
     )
 
 
@@ -109,12 +125,12 @@ def _culprits(verdict: Verdict, findings: list[Finding]) -> Iterator[ProcessId]:
     processes = {finding.process for finding in findings if finding.process is not None}
     for process in sorted(processes):
         own = [finding for finding in findings if finding.process in (process, None)]
-        if _is_cullable(verdict, own):
+        if _proven(verdict, own):
             yield process
 
 
-def _is_cullable(verdict: Verdict, findings: list[Finding]) -> bool:
-    return is_cullable(replace(verdict, findings=tuple(findings)))
+def _proven(verdict: Verdict, findings: list[Finding]) -> Abuse | None:
+    return proven_abuse(replace(verdict, findings=tuple(findings)))
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
     rung: int
     by_hand: bool = False
     reasons: tuple[str, ...] = ()
+    abuse: str = ""  # mining, scanning, …
 
 
 NO_EVIDENCE = msgspec.Raw(b"null")
@@ -138,6 +139,7 @@ class ActionRecord(msgspec.Struct, frozen=True):
     processes: tuple[ProcessId, ...] = ()  # targets of stop and kill
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
+    abuse: str = ""  # that was proven; "": by an earlier agent
 
 
 class Budget(Protocol):

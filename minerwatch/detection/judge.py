@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -11,6 +11,7 @@ from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import (
     Abuse,
     ContainerKey,
+    CullableAbuse,
     Evidence,
     Finding,
     Level,
@@ -125,6 +126,19 @@ def score_of(findings: Iterable[Finding]) -> float:
     return _score_of_one_abuse(of_worst_abuse(findings))
 
 
+def scores_by_abuse(findings: Iterable[Finding], *, apart: bool = False) -> dict[Abuse, float]:
+    """Return the joint score of each kind of abuse, highest first.
+
+    ``apart``: processes are unrelated, and of each kind the worst process counts.
+    """
+    found = list(findings)
+    scores: dict[Abuse, float] = {}
+    for own in _by_process(found) if apart else [found]:
+        for abuse, of_abuse in _by_abuse(own).items():
+            scores[abuse] = max(_score_of_one_abuse(of_abuse), scores.get(abuse, 0.0))
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
+
+
 def _by_abuse(findings: Iterable[Finding]) -> dict[Abuse, list[Finding]]:
     found: dict[Abuse, list[Finding]] = {}
     for finding in findings:
@@ -177,45 +191,83 @@ def announced(findings: Iterable[Finding]) -> list[Finding]:
     return [found for found in findings if found.maturity is not Maturity.EXPERIMENTAL]
 
 
+def announced_levels(verdict: Verdict) -> dict[Abuse, Level]:
+    """Return the level of each kind of abuse without experimental rules, the worst kind first.
+
+    Empty only when the verdict is clear.
+    """
+    if verdict.level is Level.CLEAR:
+        return {}
+    scores = scores_by_abuse(announced(verdict.findings)) or dict.fromkeys(
+        scores_by_abuse(verdict.findings) or (Abuse.MINING,), 0.0
+    )
+    return {
+        abuse: max(Level.SUSPICIOUS, min(verdict.level, Level.of(score)))
+        for abuse, score in scores.items()
+    }
+
+
 def announced_level(verdict: Verdict) -> Level:
     """Return the level without experimental rules; clear only when the verdict is."""
-    if verdict.level is Level.CLEAR:
-        return Level.CLEAR
-    found = Level.of(score_of(announced(verdict.findings)))
-    return max(Level.SUSPICIOUS, min(verdict.level, found))
+    return max(announced_levels(verdict).values(), default=Level.CLEAR)
 
 
-def is_cullable(verdict: Verdict) -> bool:
-    """Return True if the findings alone permit an action: DESIGN's second culling invariant.
+CULLABLE = frozenset(Abuse(each.value) for each in CullableAbuse)
+
+POD_COUNTERS = frozenset(
+    (
+        "ConnectsPerSecond",
+        "FailedConnectShare",
+        "SegmentsPerConnect",
+        "DatagramsPerSecond",
+        "UnreachablePerSecond",
+    )
+)
+"""Fields of the pod's own network counters: the evidence for scans and floods."""
+
+
+def is_cullable(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> bool:
+    """Return True if the findings of one of ``abuses`` alone permit an action."""
+    return proven_abuse(verdict, abuses) is not None
+
+
+def proven_abuse(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> Abuse | None:
+    """Return the kind of abuse whose findings permit an action: DESIGN's second culling invariant.
 
     One process, with the findings on the container as a whole, must be ``confirmed`` by rules of
     status ``stable``, by at least two signals besides behaviour. A word in one process and a
-    simulation in another are no proof. One signal must be ``compute``: an outsider can choose
-    names, arguments, addresses and data of an innocent process, but not what its CPU executes.
+    simulation in another are no proof. One finding must be of the kind that an outsider cannot
+    cause: names, arguments, addresses and data of an innocent process can be chosen by others, but
+    not what its CPU executes, and not how many of its own connections fail.
     """
     stable = [
         finding
         for finding in verdict.findings
         if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
     ]
-    return any(
-        _is_proof(findings)
+    proven = (
+        abuse
         for own in _by_process(stable)
         for abuse, findings in _by_abuse(own).items()
-        if abuse in _CULLED
+        if abuse in CULLABLE.intersection(abuses) and _is_proof(abuse, findings)
     )
+    return next(proven, None)
 
 
-_CULLED = frozenset((Abuse.MINING, Abuse.CRACKING))
-"""Kinds of abuse for which the computation itself is evidence."""
-
-
-def _is_proof(findings: list[Finding]) -> bool:
+def _is_proof(abuse: Abuse, findings: list[Finding]) -> bool:
     signals = {signal for signal, score in signal_scores(findings).items() if score > 0}
     return (
         len(signals) >= 2
-        and Signal.COMPUTE in signals
+        and any(each.score > 0 and _cannot_be_planted(abuse, each) for each in findings)
         and Level.of(score_of(findings)) is Level.CONFIRMED
+    )
+
+
+def _cannot_be_planted(abuse: Abuse, finding: Finding) -> bool:
+    if abuse in (Abuse.MINING, Abuse.CRACKING):
+        return finding.signal is Signal.COMPUTE
+    return finding.signal is Signal.NETWORK and any(
+        each.field in POD_COUNTERS for each in finding.evidence
     )
 
 

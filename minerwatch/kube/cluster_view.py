@@ -17,6 +17,7 @@ from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
 from minerwatch.model import (
+    Abuse,
     Container,
     ContainerKey,
     ContainerKind,
@@ -160,13 +161,18 @@ class ClusterNode:
                 self._events.tell(identity.pod, identity.container, observation.verdict)
 
     def tell_action(
-        self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
+        self,
+        pod: Pod,
+        container: Container,
+        reason: EventReason,
+        findings: Iterable[Finding] = (),
+        abuse: str = Abuse.MINING,
     ) -> None:
         """Queue an Event on ``pod`` about an action and its reason, if configured."""
         if self._events is not None:
             identity = self.identity(container)
             name = identity.container if identity else short_id(container)
-            self._events.tell_action(pod, name, reason, container.key, findings)
+            self._events.tell_action(pod, name, reason, container.key, findings, abuse)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Return failures since the start: probe, reason, count."""

@@ -1,4 +1,4 @@
-"""Kubernetes Events on pods that look like miners, for their owners.
+"""Kubernetes Events on pods that are abused, for their owners.
 
 Event v1 events.k8s.io in the API reference, and ``ValidateEventCreate`` of Kubernetes: a note has
 at most 1,024 bytes; once created, only the series of an event may change.
@@ -23,12 +23,14 @@ from typing import TypeVar
 
 import msgspec
 
+from minerwatch.abuse_text import text_of
 from minerwatch.backoff import Backoff
-from minerwatch.detection.judge import announced, announced_level
+from minerwatch.detection.judge import announced, announced_levels
 from minerwatch.format import micro_time
 from minerwatch.kube.client import ApiError, Cluster, one_line, reason_of
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
+    Abuse,
     Action,
     ContainerKey,
     Finding,
@@ -66,22 +68,26 @@ _FIELD_PATHS: Mapping[PodContainerKind, str] = {
 
 
 class EventReason(StrEnum):
-    """Reasons of Events, one word each, by which they are searched."""
+    """Reason of an Event, without the kind of abuse."""
 
-    SUSPECTED = "MinerSuspected"
-    CONFIRMED = "MinerConfirmed"
-    CLEARED = "MinerCleared"
-    QUARANTINED = "MinerQuarantined"
-    STOPPED = "MinerStopped"
-    KILLED = "MinerKilled"
-    EVICTED = "MinerEvicted"
-    DELETED = "MinerDeleted"
-    RELEASED = "MinerReleased"
+    SUSPECTED = "Suspected"
+    CONFIRMED = "Confirmed"
+    CLEARED = "Cleared"
+    QUARANTINED = "Quarantined"
+    STOPPED = "Stopped"
+    KILLED = "Killed"
+    EVICTED = "Evicted"
+    DELETED = "Deleted"
+    RELEASED = "Released"
 
     @property
     def type(self) -> str:
         """``Warning`` or ``Normal``."""
         return "Normal" if self in _GOOD_NEWS else "Warning"
+
+    def of(self, abuse: str) -> str:
+        """Return the word by which Events are searched, such as ScanConfirmed."""
+        return f"{text_of(abuse).word}{self.value}"
 
 
 _GOOD_NEWS = (EventReason.CLEARED, EventReason.RELEASED)
@@ -96,32 +102,40 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
 """What is told of an action that was carried out."""
 
 
-_MINES = "container {} almost certainly mines cryptocurrency"
+_ALMOST_CERTAIN = "container {name} almost certainly {does}"
 _WORDING: Mapping[EventReason, tuple[str, str]] = {
-    EventReason.SUSPECTED: ("Judging", "Container {} looks as if it mines cryptocurrency"),
-    EventReason.CONFIRMED: ("Judging", "Container {} almost certainly mines cryptocurrency"),
-    EventReason.CLEARED: ("Judging", "Container {} shows no more signs of mining cryptocurrency"),
-    EventReason.QUARANTINED: ("Labelling", f"Labelled for quarantine: {_MINES}"),
-    EventReason.STOPPED: ("Stopping", f"Processes stopped: {_MINES}"),
-    EventReason.KILLED: ("Killing", f"Processes killed: {_MINES}"),
-    EventReason.EVICTED: ("Evicting", f"Evicted: {_MINES}"),
-    EventReason.DELETED: ("Deleting", f"Deleted: {_MINES}"),
-    EventReason.RELEASED: ("Releasing", "Released by an operator: container {} is left alone"),
+    EventReason.SUSPECTED: ("Judging", "Container {name} looks as if it {does}"),
+    EventReason.CONFIRMED: ("Judging", "Container {name} almost certainly {does}"),
+    EventReason.CLEARED: ("Judging", "Container {name} shows no more signs of {doing}"),
+    EventReason.QUARANTINED: ("Labelling", f"Labelled for quarantine: {_ALMOST_CERTAIN}"),
+    EventReason.STOPPED: ("Stopping", f"Processes stopped: {_ALMOST_CERTAIN}"),
+    EventReason.KILLED: ("Killing", f"Processes killed: {_ALMOST_CERTAIN}"),
+    EventReason.EVICTED: ("Evicting", f"Evicted: {_ALMOST_CERTAIN}"),
+    EventReason.DELETED: ("Deleting", f"Deleted: {_ALMOST_CERTAIN}"),
+    EventReason.RELEASED: ("Releasing", "Released by an operator: container {name} is left alone"),
 }
 """The event's action, and its sentence."""
 
 
 def event_note(
-    container: str, reason: EventReason, findings: Iterable[Finding], contact: str
+    container: str,
+    reason: EventReason,
+    findings: Iterable[Finding],
+    contact: str,
+    abuse: str = Abuse.MINING,
 ) -> str:
     """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
-    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in announced(findings))]
+    of_abuse = [each for each in announced(findings) if each.abuse == abuse]
+    titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in of_abuse)]
     if reason in _GOOD_NEWS:
         titles = []
     named = [title[:_MAX_TITLE_CHARS] for title in titles[:_MAX_TITLES]]
     if len(titles) > len(named):
         named.append(f"and {len(titles) - len(named)} more")
-    sentence = _WORDING[reason][1].format(one_line(container)) + (": " if named else "")
+    text = text_of(abuse)
+    sentence = _WORDING[reason][1].format(
+        name=one_line(container), does=text.does, doing=text.doing
+    ) + (": " if named else "")
     last = _cut(one_line(contact), _MAX_CONTACT_BYTES) if contact.strip() else ""
     room = MAX_NOTE_BYTES - len(last.encode()) - len(". ")
     return f"{_cut(sentence + '; '.join(named), room)}. {last}".rstrip()
@@ -150,6 +164,7 @@ class _News:
     pod: Pod
     container: str
     reason: EventReason
+    abuse: str
     note: str
     at_unix_s: float
     subject: _Subject
@@ -162,6 +177,7 @@ class _Series:
     last_unix_s: float
 
 
+_SeriesKey = tuple[str, str, str]  # a pod's uid, container, reason
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -196,8 +212,8 @@ class EventSender:
         self._rng = rng or random.Random()  # noqa: S311 - spreads requests
         self._tokens = float(self._pace.burst)
         self._tokens_s = time.monotonic()
-        self._told: OrderedDict[_Subject, Level] = OrderedDict()
-        self._series: OrderedDict[tuple[str, str, EventReason], _Series] = OrderedDict()
+        self._told: OrderedDict[_Subject, Mapping[Abuse, Level]] = OrderedDict()
+        self._series: OrderedDict[_SeriesKey, _Series] = OrderedDict()
         self._lock = Lock()  # guards what was sent, and the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
@@ -206,16 +222,18 @@ class EventSender:
     def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
-        It is new when the level without experimental rules rises to likely or confirmed, and when a
-        reported container is clear again. An event that was lost is sent at a later tick.
+        It is new when the level of a kind of abuse, without experimental rules, rises to likely or
+        confirmed, and when a reported container is clear again. An event that was lost is sent at
+        a later tick.
         """
-        level = announced_level(verdict)
+        levels = announced_levels(verdict)
         subject = (pod.uid, "", verdict.container)
         with self._lock:
-            reason = self._news(subject, level)
-            if reason is None or not self._may_send(reason):
+            news = self._news(subject, levels)
+            if news is None or not self._may_send(news[0]):
                 return
-            if not self._queue(pod, container, reason, subject, verdict.findings):
+            reason, abuse = news
+            if not self._queue(pod, container, reason, abuse, subject, verdict.findings):
                 if reason is EventReason.CLEARED:  # no later tick would send it
                     self.failures[DROPPED] += 1
                 return
@@ -223,7 +241,8 @@ class EventSender:
             if reason is EventReason.CLEARED:
                 del self._told[subject]
             else:
-                _remember(self._told, subject, level, _MAX_TOLD)
+                told = {**self._told.get(subject, {}), abuse: levels[abuse]}
+                _remember(self._told, subject, told, _MAX_TOLD)
 
     def tell_action(
         self,
@@ -232,9 +251,10 @@ class EventSender:
         reason: EventReason,
         key: ContainerKey,
         findings: Iterable[Finding] = (),
+        abuse: str = Abuse.MINING,
     ) -> None:
         """Send an event about something that was done to ``pod``, and why; returns at once."""
-        if not self._queue(pod, container, reason, (pod.uid, str(reason), key), findings):
+        if not self._queue(pod, container, reason, abuse, (pod.uid, str(reason), key), findings):
             self._count(DROPPED)
 
     def close(self) -> None:
@@ -250,29 +270,36 @@ class EventSender:
         pod: Pod,
         container: str,
         reason: EventReason,
+        abuse: str,
         subject: _Subject,
         findings: Iterable[Finding],
     ) -> bool:
         """Return False if there is no room."""
-        note = event_note(container, reason, findings, self._contact)
+        note = event_note(container, reason, findings, self._contact, abuse)
         try:
             self._waiting.put_nowait(
-                _News(pod, container, reason, note, self._now_unix_s(), subject)
+                _News(pod, container, reason, abuse, note, self._now_unix_s(), subject)
             )
         except queue.Full:
             return False
         return True
 
-    def _news(self, subject: _Subject, level: Level) -> EventReason | None:
-        told = self._told.get(subject, Level.CLEAR)
-        if level is Level.CLEAR:
-            return EventReason.CLEARED if told is not Level.CLEAR else None
-        if level < Level.LIKELY or level <= told:
-            return None
-        return EventReason.CONFIRMED if level is Level.CONFIRMED else EventReason.SUSPECTED
+    def _news(
+        self, subject: _Subject, levels: Mapping[Abuse, Level]
+    ) -> tuple[EventReason, Abuse] | None:
+        """Return what is new: of several kinds of abuse the worst, the others at later ticks."""
+        told = self._told.get(subject, {})
+        if not levels:
+            worst = max(told, key=told.__getitem__, default=None)
+            return None if worst is None else (EventReason.CLEARED, worst)
+        for abuse, level in levels.items():
+            if level >= Level.LIKELY and level > told.get(abuse, Level.CLEAR):
+                is_sure = level is Level.CONFIRMED
+                return (EventReason.CONFIRMED if is_sure else EventReason.SUSPECTED), abuse
+        return None
 
     def _may_send(self, reason: EventReason) -> bool:
-        """Return True if the rate limit allows it; a reported pod's MinerCleared is always sent."""
+        """Return True if the rate limit allows it; a reported pod's Cleared is always sent."""
         now_s = time.monotonic()
         gained = (now_s - self._tokens_s) * self._pace.per_minute / 60
         self._tokens = min(self._pace.burst, self._tokens + gained)
@@ -306,7 +333,7 @@ class EventSender:
         self._count(DROPPED)
 
     def _send_once(self, news: _News, *, is_first: bool) -> None:
-        key = (news.pod.uid, news.container, news.reason)
+        key = (news.pod.uid, news.container, news.reason.of(news.abuse))
         series = self._series.get(key)
         is_recent = series and news.at_unix_s - series.last_unix_s <= self._pace.series_s
         if series and is_recent and self._has_gone_on(key, series, news.at_unix_s):
@@ -323,9 +350,7 @@ class EventSender:
                 return  # sent by an earlier agent
         _remember(self._series, key, begun, _MAX_SERIES)
 
-    def _has_gone_on(
-        self, key: tuple[str, str, EventReason], series: _Series, at_unix_s: float
-    ) -> bool:
+    def _has_gone_on(self, key: _SeriesKey, series: _Series, at_unix_s: float) -> bool:
         """Count the series on; False if its event is no more: servers keep them for an hour."""
         count = series.count + 1
         told = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
@@ -372,7 +397,7 @@ def _cut(text: str, limit_bytes: int) -> str:
 def _event_name(news: _News, series_s: float) -> str:
     """Return the same name for the same event within ``series_s``, so that it exists once."""
     window = int(news.at_unix_s // series_s)
-    told = f"{news.pod.uid}\n{news.container}\n{news.reason}\n{window}"
+    told = f"{news.pod.uid}\n{news.container}\n{news.reason.of(news.abuse)}\n{window}"
     unique = "." + hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
     return (start.strip(".-") + unique).lstrip(".")
@@ -387,7 +412,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
         "reportingController": CONTROLLER,
         "reportingInstance": node[:_MAX_INSTANCE_LENGTH] or "unknown",
         "action": _WORDING[news.reason][0],
-        "reason": news.reason.value,
+        "reason": news.reason.of(news.abuse),
         "type": news.reason.type,
         "note": news.note,
         "regarding": _regarding(news.pod, news.container),

@@ -183,6 +183,7 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "owner": printable(redacted(status.owner), 256),
         "level": status.level,
         "previous_level": previous_level,
+        "abuse": status.abuse,
         "score": status.score,
         "cpu_cores": round(status.cpu_cores, 2),
         "signals": status.signals,
@@ -248,4 +249,5 @@ def _verdict_in_words(line: _Fields) -> str:
         f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {place}"
         f"  {line['cpu_cores']:.2f} cores"
     )
+    text += f"  {line['abuse']}" if line["abuse"] else ""
     return f"{text}  {line['reasons'] or '(was ' + line['previous_level'] + ')'}"

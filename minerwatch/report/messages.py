@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, FindingStatus
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import counted, one_decimal
 from minerwatch.model import Level, MessageFormat
@@ -87,9 +87,22 @@ def in_turn(notices: Iterable[Notice]) -> Iterator[Notice]:
     return interleaved(by_owner, lambda each: each.namespace)
 
 
-def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool) -> Notice:
-    """Return what is said of ``status``, which must be public (``api.snapshot``)."""
-    flagged = {finding.pid for finding in status.findings}
+def notice(
+    status: ContainerStatus,
+    event: str,
+    at: str,
+    *,
+    command_lines: bool,
+    abuse: str = "",
+    level: str = "",
+) -> Notice:
+    """Return what is said of ``status``, which must be public (``api.snapshot``).
+
+    ``abuse``, with its ``level``: one kind of several; "": that of the verdict.
+    """
+    abuse = abuse or status.abuse
+    findings = [each for each in status.findings if each.abuse in ("", abuse)]
+    flagged = {finding.pid for finding in findings}
     lines = [each.command_line for each in status.processes if each.pid in flagged]
     return Notice(
         at=at,
@@ -101,12 +114,12 @@ def notice(status: ContainerStatus, event: str, at: str, *, command_lines: bool)
         container_id=_name(status.container_id),
         image=_name(redacted(status.image)),
         owner=_name(redacted(status.owner)),
-        level=status.level,
-        abuse=status.abuse,
-        score=status.score,
+        level=level or status.level,
+        abuse=abuse,
+        score=status.abuses.get(abuse, status.score),
         cpu_cores=round(status.cpu_cores, 2),
         since=status.since,
-        reasons=tuple(_reasons(status)),
+        reasons=tuple(_reasons(findings)),
         command_lines=tuple(
             shown_command_line(masked_command_line(line), _MAX_COMMAND_LINE)[:_MAX_COMMAND_LINE]
             for line in lines[:_MAX_COMMAND_LINES]
@@ -138,9 +151,9 @@ def _parts(message_format: MessageFormat, batch: Batch) -> Iterator[Batch]:
         yield Batch(batch.notices[start : start + most], {} if start else batch.left_out)
 
 
-def _reasons(status: ContainerStatus) -> Iterator[str]:
+def _reasons(findings: Iterable[FindingStatus]) -> Iterator[str]:
     best: dict[str, str] = {}
-    for finding in status.findings:
+    for finding in findings:
         if finding.status != "experimental":
             best.setdefault(finding.signal, _fit(finding.title, _MAX_TITLE))
     for signal, title in list(best.items())[:_MAX_TITLES]:
@@ -244,9 +257,10 @@ def _sentence(said: Notice, code: Callable[[str], str]) -> str:
     owner = f", owner {code(said.owner)}" if said.owner else ""
     where = f"{place} on node {code(said.node)}{owner}"
     if said.event == "cleared":
-        return f"CLEAR again: {where}"
+        return f"CLEAR again{f', no more {said.abuse}' if said.abuse else ''}: {where}"
     if said.event == ACTION:
-        return f"{said.action.upper()} {said.outcome}: {where}"
+        cause = f" because of {said.abuse}" if said.abuse else ""
+        return f"{said.action.upper()} {said.outcome}{cause}: {where}"
     target = f"{said.namespace}/{said.pod}" if said.pod else said.container
     option_end = ("--",) if target.startswith("-") else ()
     command = shlex.join(("minerwatch", "explain", *option_end, target))

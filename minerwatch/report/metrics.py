@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Metric,
+    ProcessCollector,
     Summary,
     disable_created_metrics,
     generate_latest,
@@ -36,6 +37,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 MAX_LABEL_LENGTH = 256
+MAX_ABUSES = 3
+"""Kinds of abuse of one container that have series, the worst ones: a tenant may show all."""
+
 _MAX_NAMESPACES = 500
 _EXPIRY_S = 86400.0
 """The longest range in alerts and recording rules."""
@@ -53,7 +57,9 @@ class FlaggedContainer:
     container: str
     score: float
     cpu_cores: float
-    signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
+    signals: Mapping[tuple[str, str], float] = field(default_factory=dict)  # abuse, signal -> score
+    abuses: Mapping[str, float] = field(default_factory=dict)  # kind -> its score, worst first
+    since_unix_s: float = 0.0  # when its level was reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +131,18 @@ class _FlaggedContainers(Collector):
         )
         by_signal = GaugeMetricFamily(
             "minerwatch_container_signal_score",
-            "Score of a flagged container by signal, 0 to 100.",
-            labels=[*labels, "signal"],
+            "Score of a flagged container by kind of abuse and signal, 0 to 100.",
+            labels=[*labels, "abuse", "signal"],
+        )
+        by_abuse = GaugeMetricFamily(
+            "minerwatch_container_abuse_score",
+            "Score of a flagged container by kind of abuse, 0 to 100.",
+            labels=[*labels, "abuse"],
+        )
+        since = GaugeMetricFamily(
+            "minerwatch_container_level_since_timestamp_seconds",
+            "Unix time at which a flagged container reached its level.",
+            labels=labels,
         )
         unique = {
             (label(c.namespace), label(c.pod), label(c.container)): c
@@ -137,11 +153,14 @@ class _FlaggedContainers(Collector):
         for names, container in listed:
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
-            for signal, signal_score in container.signals.items():
-                by_signal.add_metric([*names, label(signal)], signal_score)
-        yield score
-        yield by_signal
-        yield cores
+            since.add_metric(names, container.since_unix_s)
+            worst = dict([*container.abuses.items()][:MAX_ABUSES])
+            for abuse, abuse_score in worst.items():
+                by_abuse.add_metric([*names, label(abuse)], abuse_score)
+            for (abuse, signal), signal_score in container.signals.items():
+                if abuse in worst:
+                    by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
+        yield from (score, by_abuse, by_signal, cores, since)
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
             "Flagged containers without series: over the limit, or with the labels of another one.",
@@ -240,6 +259,7 @@ class Metrics:
         self.registry.register(self._flagged)
         self.registry.register(_CountedElsewhere(probe_failures, exec_events, verdicts_left_out))
         self.registry.register(_Culling(culling))
+        ProcessCollector(registry=self.registry)  # process_…, as other exporters have them
         self._actions = self._counter(
             "actions", "Finished actions, by action and outcome.", "action", "outcome"
         )

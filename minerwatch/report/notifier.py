@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,10 +23,10 @@ from minerwatch import __version__
 from minerwatch.api.types import ContainerStatus
 from minerwatch.backoff import Backoff
 from minerwatch.config.schema import Webhook
-from minerwatch.detection.judge import announced_level
+from minerwatch.detection.judge import announced_levels
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
-from minerwatch.model import AnnouncedLevel, ContainerKey, Level, Verdict
+from minerwatch.model import Abuse, AnnouncedLevel, ContainerKey, Level, Verdict
 from minerwatch.report.messages import ACTION, Batch, Notice, bodies, in_turn, notice
 from minerwatch.worker import Worker
 
@@ -84,7 +84,7 @@ class Receiver:
         self._on_error = on_error
         self._pace = pace or NotifyPace()
         self._now_unix_s = now_unix_s
-        self._told: OrderedDict[ContainerKey, Level] = OrderedDict()
+        self._told: OrderedDict[ContainerKey, Mapping[Abuse, Level]] = OrderedDict()
         self._waiting: list[Notice] = []
         self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
         self._left_out: Counter[str] = Counter()
@@ -95,23 +95,46 @@ class Receiver:
         self._thread = Worker(f"notify {self.name}", self._run).start()
 
     def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
-        """Queue a notice if ``verdict`` is news to the receiver; return at once."""
-        level, before = verdict.level, self._told.get(verdict.container, Level.CLEAR)
-        if level >= self._least and level > before:  # seldom: most ticks bring no news
-            level = announced_level(verdict)
-        is_clear = level is Level.CLEAR and before is not Level.CLEAR
-        is_higher = level >= self._least and level > before
-        if not (is_clear or is_higher) or not self._is_for(namespace):
+        """Queue a notice of each kind of abuse that is news to the receiver; return at once."""
+        told = self._told.get(verdict.container, {})
+        is_clear = verdict.level is Level.CLEAR
+        if not told and verdict.level < self._least:
             return
-        event = "cleared" if is_clear else "verdict"
-        self._queue(
-            notice(status(), event, self._now(), command_lines=self._settings.command_lines)
-        )
+        kinds = {finding.abuse for finding in verdict.findings}
+        if told and not is_clear and told.keys() >= kinds and verdict.level <= min(told.values()):
+            return  # most ticks bring no news
+        news = self._news(told, announced_levels(verdict))
+        if not news or not self._is_for(namespace):
+            return
+        said, at = status(), self._now()
+        for abuse, level in news.items():
+            self._queue(
+                notice(
+                    said,
+                    "cleared" if is_clear else "verdict",
+                    at,
+                    command_lines=self._settings.command_lines,
+                    abuse=abuse.value,
+                    level=level.label,
+                )
+            )
         self._told.pop(verdict.container, None)
         if not is_clear:
-            self._told[verdict.container] = level
+            self._told[verdict.container] = {**told, **news}
             while len(self._told) > _MAX_TOLD:
                 self._told.popitem(last=False)
+
+    def _news(
+        self, told: Mapping[Abuse, Level], levels: Mapping[Abuse, Level]
+    ) -> dict[Abuse, Level]:
+        """Return the levels that rose; of a container that is clear, what it was told of."""
+        if not levels:
+            return dict.fromkeys(told, Level.CLEAR)
+        return {
+            abuse: level
+            for abuse, level in levels.items()
+            if level >= self._least and level > told.get(abuse, Level.CLEAR)
+        }
 
     def say(self, said: Notice) -> None:
         """Queue a notice of an action; return at once."""

@@ -12,7 +12,7 @@ from minerwatch.model import Level, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted
-from minerwatch.view.selection import limit_share, place
+from minerwatch.view.selection import abuse_of, limit_share, place
 
 NOTHING = "-"
 NAME = "CONTAINER"
@@ -77,6 +77,9 @@ def _named(text: str, width: int) -> str:
 # ``int``: no rounding lifts a score to a level that it has not.
 SCORE_COLUMN = Column("SCORE", lambda status, _: str(int(status.score)), is_number=True)
 LEVEL_COLUMN = Column("LEVEL", lambda status, _: printable(status.level, _LEVEL_LENGTH))
+ABUSE_COLUMN = Column(
+    "ABUSE", lambda status, _: printable(abuse_of(status), _LEVEL_LENGTH) or NOTHING, leaves=5
+)
 SINCE_COLUMN = Column(SINCE, lambda status, now: age(status.since, now), leaves=8, is_number=True)
 CPU_COLUMN = Column("CPU", lambda status, _: f"{status.cpu_cores:.2f}", is_number=True)
 LIMIT_COLUMN = Column(
@@ -105,6 +108,7 @@ NODE_COLUMN = Column("NODE", lambda status, _: _named(status.node, _OWNER_WIDTH)
 TABLE_COLUMNS = (
     SCORE_COLUMN,
     LEVEL_COLUMN,
+    ABUSE_COLUMN,
     SINCE_COLUMN,
     CPU_COLUMN,
     LIMIT_COLUMN,

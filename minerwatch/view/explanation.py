@@ -9,10 +9,11 @@ from datetime import datetime
 
 from rich.text import Text
 
+from minerwatch.abuse_text import text_of
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.detection.planted_words import COMMAND_FIELDS
 from minerwatch.format import age, byte_size, counted, percent
-from minerwatch.model import ContainerKind, FactValue, Level, Maturity, Signal
+from minerwatch.model import Abuse, ContainerKind, FactValue, Level, Maturity, Signal
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
@@ -20,7 +21,7 @@ from minerwatch.view.culling_text import status_lines
 from minerwatch.view.executed_code import sentence
 from minerwatch.view.lines import Line, rendered, wrapped
 from minerwatch.view.score import BUSY_CORES, is_held, score_lines
-from minerwatch.view.selection import limit_share, place
+from minerwatch.view.selection import abuse_of, limit_share, place
 from minerwatch.view.verdict_sentence import sentence_of
 
 PROCESSES = "Processes (* has findings; then the busiest)"
@@ -44,7 +45,7 @@ _SHORT_ID_LENGTH = 12
 _COMMAND_INDENT = 60
 
 _MEANINGS = {
-    Level.CLEAR.label: "Nothing known of miners was found here.",
+    Level.CLEAR.label: "No known sign of abuse was found here.",
     Level.SUSPICIOUS.label: "Worth a look when there is time; no ground to act.",
     Level.LIKELY.label: "Look now. The evidence is strong, but a second, independent kind may be"
     " missing.",
@@ -55,14 +56,26 @@ _DOUBTS = {
     Signal.IDENTITY.value: "Names, paths and arguments can be anybody's: a scanner, a course or a"
     " test shows the same.",
     Signal.NETWORK.value: "An address is where it connects to, not what it sends there.",
-    Signal.COMPUTE.value: "It computes as miners do; that does not show the purpose, or the"
-    " person behind it.",
+    Signal.COMPUTE.value: "It computes as miners and password crackers do; that does not show the"
+    " purpose, or the person behind it.",
     Signal.CONTENT.value: "Wallets, nodes and benchmarks carry a miner's code without mining.",
     Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
     " from programs that unpack themselves.",
     Signal.BEHAVIOUR.value: "Simulations, builds and training use CPU like a miner: alone, this"
     " never raises an alarm.",
 }
+
+_OTHER_DOUBTS = {
+    (Abuse.SCANNING.value, Signal.NETWORK.value): "Its connections fail as those of a scan do;"
+    " monitoring with a wrong address list, and a client of a service that is down, also fail.",
+    (Abuse.FLOODING.value, Signal.NETWORK.value): "It sends as a flood does; load tests and"
+    " telemetry to a receiver that is down send like this, too.",
+    (Abuse.BRUTE_FORCE.value, Signal.NETWORK.value): "Many short sessions are also those of a"
+    " client with a wrong password, of monitoring and of configuration management.",
+    (Abuse.PROXYWARE.value, Signal.NETWORK.value): "As much in as out with many peers is also a"
+    " proxy, a mesh or a mirror that somebody asked for.",
+}
+"""Doubts about a kind of abuse and a signal, instead of the signal's own."""
 
 _NOT_THE_CULPRIT = (
     "It shows what runs here, not the culprit: the owner may be the victim of a break-in."
@@ -149,6 +162,7 @@ def _broken(line: Line, width: int | None) -> Iterator[str]:
 
 def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None) -> Iterator[Line]:
     facts = {
+        "Abuse": _abuses(status),
         "CPU": _cpu(status),
         "Executes": sentence(status.executed),
         "Age": _since(status.started, now) if status.started else "",
@@ -167,6 +181,16 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
         if value:
             text = printable(shortened(value, _TEXT_LENGTH))
             yield Line(f"{name:{FACT_INDENT}}{text}")
+
+
+def _abuses(status: ContainerStatus) -> str:
+    """Return what it does, and the score of each kind if there are several."""
+    if not abuse_of(status):
+        return ""
+    verb = "looks as if it " if status.level != Level.CONFIRMED.label else ""
+    scores = ", ".join(f"{abuse} {score:g}" for abuse, score in status.abuses.items())
+    several = f" ({scores})" if len(status.abuses) > 1 else ""
+    return f"{status.abuse}: {verb}{text_of(status.abuse).does}{several}"
 
 
 def _cpu(status: ContainerStatus) -> str:
@@ -289,7 +313,8 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
 def _doubts(status: ContainerStatus) -> Iterator[Line]:
     for signal, doubt in _DOUBTS.items():
         if signal in status.signals:
-            yield Line(f"  - {signal}: {doubt}", 4)
+            said = _OTHER_DOUBTS.get((status.abuse, signal), doubt)
+            yield Line(f"  - {signal}: {said}", 4)
     on_trial = [f for f in status.findings if f.status != Maturity.STABLE.value]
     if on_trial:
         findings = counted(len(on_trial), "finding")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from minerwatch.api.types import ContainerStatus
 from minerwatch.arguments import quoted
 from minerwatch.errors import TargetError
+from minerwatch.model import Level
 from minerwatch.untrusted_text.display import printable
 
 _RANKS: dict[str, Callable[[ContainerStatus], float | str]] = {
@@ -68,7 +69,7 @@ def filtered(
 ) -> Sequence[ContainerStatus]:
     """Those in ``namespace`` ("": any) that hold every word of ``text``.
 
-    Looked for in names, ids, image, owner, node, level, reasons and processes, in any case.
+    Looked for in names, ids, image, owner, node, level, abuse, reasons and processes, in any case.
     """
     wanted = text.lower().split()
     return [
@@ -113,6 +114,11 @@ def pod_key(status: ContainerStatus) -> tuple[str, ...]:
     return (status.node, status.cgroup)
 
 
+def abuse_of(status: ContainerStatus) -> str:
+    """Return the kind of abuse that the container is flagged for; "": it is clear."""
+    return "" if status.level == Level.CLEAR.label else status.abuse
+
+
 def place(status: ContainerStatus) -> str:
     """Return the name of a container for people: namespace/pod/container, or its own name."""
     if status.pod:
@@ -131,7 +137,7 @@ def _holds_all(status: ContainerStatus, words: Sequence[str]) -> bool:
 
 def _searched(status: ContainerStatus) -> Iterable[str]:
     yield from (place(status), status.container_id, status.image, status.owner, status.level)
-    yield from (status.cgroup, status.node, status.pod_uid)
+    yield from (status.cgroup, status.node, status.pod_uid, abuse_of(status))
     for finding in status.findings:
         yield from (finding.title, finding.signal, finding.rule)
     for process in status.processes:

@@ -7,14 +7,15 @@ from minerwatch.format import one_decimal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.columns import reasons
-from minerwatch.view.selection import place
+from minerwatch.view.selection import abuse_of, place
 
 _NAME_LENGTH = 256
 
 
 def sentence_of(status: ContainerStatus) -> str:
     """Return name, node, level, kind of abuse, since when, reasons, cores and owner."""
-    abuse = f" as {printable(status.abuse, 16)}" if status.abuse else ""
+    abuse = abuse_of(status)
+    abuse = f" as {printable(abuse, 16)}" if abuse else ""
     name, node = printable(place(status), _NAME_LENGTH), printable(status.node, _NAME_LENGTH)
     verdict = f"{printable(status.level, 16)}{abuse}, score {one_decimal(status.score)}"
     parts = (

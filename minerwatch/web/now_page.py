@@ -12,7 +12,7 @@ from minerwatch.view.agent_summary import trouble_lines
 from minerwatch.view.columns import reasons
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.journal_history import BUCKET_S
-from minerwatch.view.selection import busy, place, sorted_by
+from minerwatch.view.selection import abuse_of, busy, place, sorted_by
 from minerwatch.view.table import counts
 from minerwatch.web.chart import cpu_chart
 from minerwatch.web.html import Child, Markup, tag
@@ -102,7 +102,7 @@ def _titles(key: str, *, shows_all: bool) -> list[Markup]:
 
 
 def _row(status: ContainerStatus, view: View) -> Markup:
-    abuse = printable(status.abuse, 32) if status.findings else ""
+    abuse = printable(abuse_of(status), 32)
     why = reasons(status)
     return tag(
         "tr",

@@ -18,13 +18,16 @@ from minerwatch.config.values import DRY_RUN, ENFORCE, MODES, OFF, Duration
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.policy import ALWAYS_PROTECTED, decide, protected_namespaces, rechecked
-from minerwatch.culling.proof import counted_as
+from minerwatch.culling.proof import counted_as, rules_that_flag
 from minerwatch.culling.records import HOUR_S, ActionRecord, Case, Held, Moment, Situation
 from minerwatch.model import (
+    Abuse,
     Action,
     Container,
     ContainerKey,
     ContainerKind,
+    CullableAbuse,
+    Evidence,
     Finding,
     Level,
     Maturity,
@@ -158,6 +161,49 @@ def _names(case: Case) -> dict[str, Any]:
 
 DECISION = decide(CASE, SETTINGS, history(), NOW)
 
+COUNTERS = replace(
+    COMPUTE,
+    rule="rule-3",
+    signal=Signal.NETWORK,
+    evidence=(Evidence("FailedConnectShare", 0.99, "at least 0.8"),),
+)
+REPUTATION = replace(COUNTERS, evidence=(Evidence("DestinationIp", "192.0.2.1", "is a pool"),))
+ON_FOR_ALL = with_settings(abuses=tuple(CullableAbuse))
+
+
+def of_abuse(abuse: Abuse, evidence: Finding) -> Case:
+    """``CASE``, confirmed as ``abuse`` by a name and ``evidence``."""
+    return with_verdict(findings=(replace(IDENTITY, abuse=abuse), replace(evidence, abuse=abuse)))
+
+
+SCANNING = of_abuse(Abuse.SCANNING, COUNTERS)
+CRACKING = of_abuse(Abuse.CRACKING, COMPUTE)
+
+
+@pytest.mark.parametrize(
+    ("case", "abuse"), [(SCANNING, "scanning"), (CRACKING, "cracking"), (CASE, "mining")]
+)
+def test_abuse_that_the_operator_names_is_acted_upon(case: Case, abuse: str) -> None:
+    decision = decide(case, ON_FOR_ALL, history(), NOW)
+    assert (decision.action, decision.abuse) == (Action.KILL, abuse)
+
+
+def test_abuse_that_is_not_culled_trips_nothing_and_leads_to_no_harsher_action() -> None:
+    scanning = of_abuse(Abuse.SCANNING, replace(COUNTERS, score=80)).verdict
+    mining = with_verdict(findings=(*CASE.verdict.findings, *scanning.findings))
+    harsher = with_settings(
+        ladder=(Rungs(score=97, actions=(Action.DELETE,)), Rungs(actions=(Action.LABEL,)))
+    )
+    decision = decide(mining, harsher, history(), NOW)
+    assert (decision.action, decision.rules) == (Action.LABEL, ("rule-1", "rule-2"))
+    flagged = rules_that_flag(mining.verdict, CONTAINER, POD, CASE.owner, SETTINGS, NOW)
+    assert flagged == {"rule-1", "rule-2"}
+
+
+def test_the_reason_names_the_abuse_and_what_is_switched_on() -> None:
+    (reason, _) = decide(SCANNING, SETTINGS, history(), NOW).sentences
+    assert reason == "culling.abuses does not name this kind of abuse (scanning; on for mining)."
+
 
 # What acts.
 
@@ -181,6 +227,7 @@ def test_a_miner_that_nothing_speaks_for_is_acted_upon() -> None:
             grace_period_s=None,
             rules=("rule-1", "rule-2"),
             counted_as="binder/eve",
+            abuse="mining",
         )
         == DECISION
     )
@@ -396,6 +443,17 @@ DOUBTS: list[tuple[Reason, Doubt]] = [
     (Reason.EXEMPT, doubt(settings=with_settings(
         exemptions=(Exemption(reason="wrong rule", rules=("rule-1",)),)),
         also={Reason.NOT_CORROBORATED, Reason.NO_PROCESS})),
+    (Reason.ABUSE_NOT_CULLED, doubt(SCANNING, also={Reason.NO_PROCESS})),
+    (Reason.ABUSE_NOT_CULLED, doubt(CRACKING, with_settings(abuses=(CullableAbuse.SCANNING,)),
+        also={Reason.NO_PROCESS})),
+    (Reason.ABUSE_NOT_CULLED, doubt(settings=with_settings(abuses=(CullableAbuse.CRACKING,)),
+        also={Reason.NO_PROCESS})),
+    (Reason.NEVER_CULLED, doubt(of_abuse(Abuse.PROXYWARE, COUNTERS), also={Reason.NO_PROCESS})),
+    (Reason.NOT_CORROBORATED, doubt(of_abuse(Abuse.SCANNING, COMPUTE), ON_FOR_ALL)),
+    (Reason.NOT_CORROBORATED, doubt(of_abuse(Abuse.SCANNING, REPUTATION), ON_FOR_ALL)),
+    (Reason.NOT_CORROBORATED, doubt(of_abuse(Abuse.MINING, COUNTERS), ON_FOR_ALL)),
+    (Reason.NOT_HELD, doubt(replace(SCANNING, held=held(rule_3=0)), ON_FOR_ALL,
+        also={Reason.NO_PROCESS})),
     (Reason.RELEASED, doubt(past=lambda past: past.release(DECISION, later(-7200)))),
     (Reason.TOO_YOUNG, doubt(with_pod(created_unix_s=NOW.unix_s - 299))),
     (Reason.TOO_YOUNG, doubt(with_pod(created_unix_s=NOW.unix_s + 299))),

@@ -11,12 +11,18 @@ from tests.conftest import GOLDEN
 AWAITED: dict[str, str] = {}
 """Metrics that rules and dashboard use already; what is missing until they are exported."""
 
-OTHERS = {"up", "ALERTS", "kube_pod_labels", "kube_pod_owner"} | {
-    f"kube_daemonset_status_{what}" for what in ("desired_number_scheduled", "number_ready")
-}
-"""Those of Prometheus and kube-state-metrics."""
+OTHERS = {
+    "up",
+    "ALERTS",
+    "kube_pod_labels",
+    "kube_pod_owner",
+    "container_cpu_usage_seconds_total",
+} | {f"kube_daemonset_status_{what}" for what in ("desired_number_scheduled", "number_ready")}
+"""Those of Prometheus, kube-state-metrics and the kubelet."""
 
-_NAME = re.compile(r"(?<![\w:])(?:minerwatch[_:][\w:]+|kube_\w+|up(?=\{)|ALERTS)(?![\w:])")
+_NAME = re.compile(
+    r"(?<![\w:])(?:minerwatch[_:][\w:]+|kube_\w+|container_cpu_usage_seconds_total|up(?=\{)|ALERTS)(?![\w:])"
+)
 _TEXT = re.compile(r'"[^"]*"')
 
 

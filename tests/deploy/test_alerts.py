@@ -52,7 +52,9 @@ def test_each_alert_is_tested_to_fire_and_not_to_fire(name: str) -> None:
 @pytest.mark.parametrize(("name", "rule"), ALERTS.items(), ids=ALERTS)
 def test_an_alert_says_what_it_is_and_where_to_read_on(name: str, rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    of_container = "container_abuse_score" in rule["expr"] and name != "MinerwatchCampaign"
+    why = {"why"} if of_container else set()
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"} | why
     page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
     assert page == _PAGE
     assert anchor == name.lower()
@@ -120,6 +122,10 @@ def test_amtool_finds_nothing_wrong() -> None:
             "alertname=MinerwatchMinerConfirmed severity=critical",
             "minerwatch-pager,minerwatch-chat",
         ),
+        (
+            "alertname=MinerwatchOutgoingAttack severity=critical abuse=scanning",
+            "minerwatch-pager,minerwatch-chat",
+        ),
         ("alertname=MinerwatchMinerLikely severity=warning", "minerwatch-chat"),
         ("alertname=MinerwatchActed severity=info", "minerwatch-chat"),
     ],
@@ -140,14 +146,20 @@ def test_a_name_cannot_call_the_whole_channel(tmp_path: Path) -> None:
     assert f"What to do: {_PAGE}#x" in text
 
 
+def test_the_reasons_reach_the_chat(tmp_path: Path) -> None:
+    why = "scanning, score 80: network 80. Look: kubectl minerwatch explain a/b"
+    text = _chat_text(tmp_path, count=1, summary="pod", why=f"{why} & <@U1>")
+    assert f"Why: {why} &amp; &lt;@U1&gt;\n" in text
+
+
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     text = _chat_text(tmp_path, count=50, summary="pod")
     assert text.count("pod\n") == 10
     assert "50 in all" in text
 
 
-def _chat_text(folder: Path, *, count: int, summary: str) -> str:
-    annotations = {"summary": summary, "description": "why", "runbook_url": f"{_PAGE}#x"}
+def _chat_text(folder: Path, *, count: int, summary: str, **more: str) -> str:
+    annotations = {"summary": summary, "description": "d", "runbook_url": f"{_PAGE}#x", **more}
     alert = {"status": "firing", "labels": {}, "annotations": annotations}
     data = {
         "status": "firing",

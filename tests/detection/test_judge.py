@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,18 @@ from minerwatch.detection.condition import Present
 from minerwatch.detection.judge import (
     MAX_FINDINGS,
     MAX_PROCESSES_PER_RULE,
+    POD_COUNTERS,
     Judge,
     Sighting,
     is_cullable,
     joined_score,
     of_worst_abuse,
+    proven_abuse,
+    scores_by_abuse,
     signal_scores,
 )
 from minerwatch.detection.sigma.rule import LogSource, Rule
-from minerwatch.model import Abuse, ContainerKey, Level, Maturity, ProcessId, Signal
+from minerwatch.model import Abuse, ContainerKey, Evidence, Level, Maturity, ProcessId, Signal
 
 HERE = ContainerKey("/x", 1)
 
@@ -70,6 +74,38 @@ def test_only_abuse_that_computes_is_ever_culled(abuse: Abuse) -> None:
     verdict = Judge().verdict(HERE, proof, 0.0)
     assert verdict.level is Level.CONFIRMED
     assert is_cullable(verdict) is (abuse in {Abuse.MINING, Abuse.CRACKING})
+
+
+@pytest.mark.parametrize("abuse", Abuse)
+@pytest.mark.parametrize("field", ["FailedConnectShare", "DestinationPort"])
+def test_scans_and_floods_are_culled_by_the_pods_own_counters_only(
+    abuse: Abuse, field: str
+) -> None:
+    shown = (Evidence(field, 0.9, "at least 0.5"),)
+    counted = replace(seen(rule("a", score=88, signal=Signal.NETWORK, abuse=abuse)), evidence=shown)
+    named = seen(rule("b", score=88, signal=Signal.IDENTITY, abuse=abuse))
+    verdict = Judge().verdict(HERE, [counted, named], 0.0)
+    assert verdict.level is Level.CONFIRMED
+    is_proof = field in POD_COUNTERS and abuse in {Abuse.SCANNING, Abuse.FLOODING}
+    assert proven_abuse(verdict) is (abuse if is_proof else None)
+    assert proven_abuse(verdict, set(Abuse) - {abuse}) is None
+    words = replace(counted, words_only=True)
+    assert not is_cullable(Judge().verdict(HERE, [words, named], 0.0))
+
+
+def test_scores_by_abuse_are_listed_worst_first() -> None:
+    mining = rule("m", score=60, signal=Signal.IDENTITY)
+    scans = [rule(f"s{score}", score=score, abuse=Abuse.SCANNING) for score in (20, 70)]
+    findings = Judge().verdict(HERE, [seen(mining), *map(seen, scans)], 0.0).findings
+    assert [*scores_by_abuse(findings).items()] == [(Abuse.SCANNING, 70), (Abuse.MINING, 60)]
+
+
+def test_scores_by_abuse_of_a_host_are_those_of_its_worst_processes() -> None:
+    one = rule("m", score=60, signal=Signal.IDENTITY)
+    other = rule("n", score=60, signal=Signal.NETWORK)
+    findings = Judge().verdict(HERE, [seen(one, 1), seen(other, 2)], 0.0, apart=True).findings
+    assert scores_by_abuse(findings, apart=True) == {Abuse.MINING: 60}
+    assert scores_by_abuse(findings) == {Abuse.MINING: 84}
 
 
 def test_two_kinds_of_abuse_are_no_proof_together() -> None:

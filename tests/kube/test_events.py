@@ -25,6 +25,7 @@ from minerwatch.kube.events import (
     event_note,
 )
 from minerwatch.model import (
+    Abuse,
     Action,
     ContainerKey,
     Evidence,
@@ -475,11 +476,44 @@ def test_an_action_is_told_with_its_reason(api: ApiServer, sender: Open, action:
     reason = ACTION_REASONS[action]
     events.tell_action(pod(), "notebook", reason, CONFIRMED.container, CONFIRMED.findings)
     (event,) = stored(api, 1)
-    assert (event["reason"], event["type"]) == (reason.value, "Warning")
+    assert (event["reason"], event["type"]) == (f"Miner{reason.value}", "Warning")
     assert event["action"] != "Judging"
     assert "container notebook almost certainly mines cryptocurrency: XMRig" in event["note"]
     assert event["note"].endswith(CONTACT)
     assert WALLET not in event["note"]
+
+
+def test_a_scan_is_never_called_a_miner(api: ApiServer, sender: Open) -> None:
+    scans = verdict(
+        replace(finding("Many connections fail", 75.0, Signal.NETWORK), abuse=Abuse.SCANNING)
+    )
+    events = sender()
+    events.tell(pod(), "main", scans)
+    events.tell(pod(), "main", replace(scans, level=Level.CLEAR, findings=()))
+    for reason in EventReason:
+        if reason not in {EventReason.SUSPECTED, EventReason.CLEARED}:
+            events.tell_action(
+                *(pod(), "main", reason, scans.container, scans.findings, Abuse.SCANNING)
+            )
+    told = stored(api, len(EventReason))
+    assert {event["reason"] for event in told} == {f"Scan{reason}" for reason in EventReason}
+    words = [f"{event['reason']} {event['note']}" for event in told]
+    assert not re.search("(?i)miner|mining|crypto", " ".join(words))
+    assert any("looks as if it scans ports of other machines" in each["note"] for each in told)
+    assert any("no more signs of scanning ports" in each["note"] for each in told)
+
+
+def test_each_kind_of_abuse_is_told_once_with_its_own_reasons(api: ApiServer, sender: Open) -> None:
+    scan = replace(finding("Many connections fail", 75.0, Signal.NETWORK), abuse=Abuse.SCANNING)
+    both = replace(verdict(finding()), findings=(finding(), scan))
+    events = sender()
+    for _ in range(4):
+        events.tell(pod(), "main", both)
+    miner, scanner = sorted(stored(api, 2), key=lambda event: str(event["reason"]))
+    assert (miner["reason"], scanner["reason"]) == ("MinerSuspected", "ScanSuspected")
+    assert "XMRig" in miner["note"]
+    assert "connections" not in miner["note"]
+    assert "XMRig" not in scanner["note"]
 
 
 def test_a_release_is_told_without_a_reproach(api: ApiServer, sender: Open) -> None:

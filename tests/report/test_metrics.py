@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from minerwatch import __version__
-from minerwatch.model import Level, Maturity, Signal
-from minerwatch.report.metrics import FlaggedContainer, Metrics, label
+from minerwatch.model import Abuse, Level, Maturity, Signal
+from minerwatch.report.metrics import MAX_ABUSES, FlaggedContainer, Metrics, label
 from tests.detection.sigma.test_rule import RULE as RULE_TEXT
 from tests.detection.sigma.test_rule import parsed
 from tests.report.samples import HOSTILE, hostile_text
 
 MINER = FlaggedContainer(
-    "binder", "jupyter-alice", "notebook", 91.48, 1.98, {"identity": 88.0, "behaviour": 29.0}
+    *("binder", "jupyter-alice", "notebook", 91.48, 1.98),
+    {("mining", "identity"): 88.0, ("mining", "behaviour"): 29.0},
+    {"mining": 91.48, "proxyware": 15.0},
+    1_763_863_000.0,
 )
 RULE = parsed(RULE_TEXT)
 STRATUM = replace(RULE, id="stratum", maturity=Maturity.STABLE, title="Stratum in an argument")
@@ -74,14 +77,19 @@ def a_busy_node() -> Metrics:
     return ticked(metrics, MINER, hostile)
 
 
+def text_of(metrics: Metrics) -> str:
+    """The exposition without what differs at each run."""
+    lines = metrics.exposition().decode().splitlines(keepends=True)
+    text = "".join(line for line in lines if not re.match(r"(# \w+ )?process_", line))
+    return text.replace(f'version="{__version__}"', 'version="VERSION"')
+
+
 def test_the_exposition(golden: Callable[[str, str], None]) -> None:
-    text = a_busy_node().exposition().decode()
-    golden("metrics.prom", text.replace(f'version="{__version__}"', 'version="VERSION"'))
+    golden("metrics.prom", text_of(a_busy_node()))
 
 
 def test_a_new_agent_shows_its_counters_at_zero(golden: Callable[[str, str], None]) -> None:
-    text = Metrics().exposition().decode()
-    golden("metrics-new.prom", text.replace(f'version="{__version__}"', 'version="VERSION"'))
+    golden("metrics-new.prom", text_of(Metrics()))
     assert series(Metrics())["minerwatch_verdicts_total", (("level", "confirmed"),)] == 0
 
 
@@ -103,7 +111,7 @@ def test_promtool_has_nothing_to_complain_about(metrics: Metrics) -> None:
 def test_names_and_labels_keep_the_conventions() -> None:
     read = series(a_busy_node())
     names = {name for name, _ in read}
-    assert all(name.startswith("minerwatch_") for name in names)
+    assert all(name.startswith(("minerwatch_", "process_")) for name in names)
     assert not any(name.endswith("_created") for name in names)
     used = {key for _, labels in read for key, _ in labels}
     assert not used & {"pid", "user", "command_line", "comm", "image"}
@@ -117,6 +125,34 @@ def test_a_series_is_gone_when_its_container_is_clear() -> None:
     ticked(metrics)
     assert named(metrics, "minerwatch_container_score") == {}
     assert named(metrics, "minerwatch_container_cpu_cores") == {}
+
+
+def test_the_agents_own_process_is_measured_like_any_exporters() -> None:
+    names = {name for name, _ in series(Metrics())}
+    assert names >= {
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+    }
+
+
+def test_each_kind_of_abuse_has_its_score() -> None:
+    scores = named(ticked(Metrics(), MINER), "minerwatch_container_abuse_score")
+    assert {dict(labels)["abuse"]: score for labels, score in scores.items()} == {
+        "mining": 91.48,
+        "proxyware": 15.0,
+    }
+
+
+def test_a_tenant_that_shows_every_kind_of_abuse_has_few_series() -> None:
+    kinds = {abuse.value: 90.0 - number for number, abuse in enumerate(Abuse)}
+    signals = {(abuse, signal.value): 50.0 for abuse in kinds for signal in Signal}
+    metrics = ticked(Metrics(), replace(MINER, signals=signals, abuses=kinds))
+    scores = named(metrics, "minerwatch_container_abuse_score")
+    assert {dict(labels)["abuse"] for labels in scores} == {*list(kinds)[:MAX_ABUSES]}
+    found = named(metrics, "minerwatch_container_signal_score")
+    assert len(found) == MAX_ABUSES * len(Signal)
 
 
 def test_levels_without_containers_fall_to_zero() -> None:

@@ -13,7 +13,7 @@ from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.containers import Row
 from minerwatch.view.screen.history import key_of, sparkline, total
 from minerwatch.view.screen.layout import NARROW, Column, Scene
-from minerwatch.view.selection import IDLE_CORES, place
+from minerwatch.view.selection import IDLE_CORES, abuse_of, place
 
 _SUMMED_MEMBERS = 500  # of a group, the first in order
 _THROTTLED_SHARE = 0.01  # of the periods, from which on it is marked
@@ -27,6 +27,7 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
     return (
         _column(columns.SCORE_COLUMN, 5, sort="score", is_level=True),
         _column(columns.LEVEL_COLUMN, 10, is_level=True),
+        Column("ABUSE", _draw_abuse, 11, leaves=5, exists=_is_flagged),
         Column("SIGNALS", _draw_tags, 12 if is_narrow else 16),
         _column(columns.CPU_COLUMN, 6, sort="cpu"),
         Column(f"LAST {span(steps * step_s)}", _draw_history, steps, leaves=10, style=_upright),
@@ -111,6 +112,14 @@ def _draw_name(row: Row, scene: Scene, width: int) -> str:
         return cut((_OPEN if row.group.is_open else _CLOSED) + row.group.title, width)
     name = _INDENT * row.depth + printable(place(row.status), NAME_LENGTH)
     return named(name, row.status.node, scene, width)
+
+
+def _is_flagged(rows: Sequence[Row]) -> bool:
+    return any(abuse_of(row.status) for row in rows)
+
+
+def _draw_abuse(row: Row, scene: Scene, width: int) -> str:
+    return fitted(columns.ABUSE_COLUMN.cell(row.status, scene.now), width)
 
 
 def _draw_tags(row: Row, _scene: Scene, width: int) -> str:

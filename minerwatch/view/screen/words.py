@@ -104,6 +104,7 @@ HELP = {
     "Columns": (
         ("SCORE", "0 to 100, joined from what independent signals say"),
         ("LEVEL", "clear below 30, suspicious, from 70 likely, from 90 confirmed"),
+        ("ABUSE", "what it looks like: mining, scanning, flooding, proxyware, …"),
         ("SIGNALS", "id(entity) net(work) comp(ute) cont(ent) exec(ution) behav(iour)"),
         ("CPU", "cores in use now"),
         ("LAST", "recent cores: a full bar is the limit, else a core or the most of them"),
@@ -119,7 +120,7 @@ HELP = {
         ("confirmed", "independent kinds of evidence agree: look at them, then act"),
         ("likely", "look now: the evidence is strong, but of one kind"),
         ("suspicious", "look when there is time"),
-        ("clear", "nothing known of miners was found; that is no proof"),
+        ("clear", "no known sign of abuse was found; that is no proof"),
     ),
 }  # fmt: skip
 

@@ -171,7 +171,7 @@ def canary_metrics(data: bytes) -> None:
 def metric_labels(data: bytes) -> None:
     """Names in labels: one line a series, and read back as they were written."""
     name = data.decode("utf-8", "backslashreplace")
-    flagged = metrics.FlaggedContainer(name, name, name, 91.0, 1.0, {name: 88.0})
+    flagged = metrics.FlaggedContainer(name, name, name, 91.0, 1.0, {(name, name): 88.0})
     told = metrics.Metrics(probe_failures=lambda: [(name, name, 1)])
     told.tick_done(duration_s=0.1, at_s=1.0, containers={}, flagged=(flagged,), processes=1)
     text = told.exposition().decode()
