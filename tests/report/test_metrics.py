@@ -19,7 +19,7 @@ from tests.detection.sigma.test_rule import parsed
 from tests.report.samples import HOSTILE, hostile_text
 
 MINER = FlaggedContainer(
-    "binder", "jupyter-alice", "notebook", 91.48, 1.98, {"identity": 88.0, "behaviour": 29.0}
+    "binder", "jupyter-alice", "notebook", 95.2, 1.98, {"identity": 88.0, "network": 60.0}
 )
 RULE = parsed(RULE_TEXT)
 STRATUM = replace(RULE, id="stratum", maturity=Maturity.STABLE, title="Stratum in an argument")
@@ -112,7 +112,7 @@ def test_names_and_labels_keep_the_conventions() -> None:
 def test_a_series_is_gone_when_its_container_is_clear() -> None:
     metrics = ticked(Metrics(), MINER)
     labels = (("container", "notebook"), ("namespace", "binder"), ("pod", "jupyter-alice"))
-    assert named(metrics, "minerwatch_container_score") == {labels: 91.48}
+    assert named(metrics, "minerwatch_container_score") == {labels: 95.2}
     assert named(metrics, "minerwatch_container_cpu_cores") == {labels: 1.98}
     ticked(metrics)
     assert named(metrics, "minerwatch_container_score") == {}
