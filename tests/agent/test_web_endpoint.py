@@ -87,7 +87,7 @@ def test_every_answer_forbids_scripts_frames_and_copies() -> None:
             _, answered, _ = asked(endpoint, path, **headers)
             _is_strict(answered)
         _is_strict(asked(endpoint, "/", "POST")[1])
-    with serving(lambda _: view(now=1 // 0)) as endpoint:  # type: ignore[arg-type]
+    with serving(lambda _: view(now=1 // 0)) as endpoint:
         status, answered, _ = asked(endpoint, "/")
         assert status == 500
         _is_strict(answered)
