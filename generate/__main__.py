@@ -9,6 +9,8 @@ from pathlib import Path
 
 from generate.chart_readme import README, readme
 from generate.configuration_page import PAGE, page
+from generate.man_pages import MAN
+from generate.man_pages import pages as man_pages
 from generate.manifests import manifests
 from generate.values_schema import SCHEMA, schema
 
@@ -16,10 +18,11 @@ from generate.values_schema import SCHEMA, schema
 def main() -> int:
     """Return 0, or 1 if ``--check`` finds a file that is out of date."""
     is_check = "--check" in sys.argv[1:]
-    stale = _stale({PAGE: page(), SCHEMA: schema(), README: readme()})
+    man = {MAN / f"{name}.1": text for name, text in man_pages().items()}
+    stale = _stale({PAGE: page(), SCHEMA: schema(), README: readme(), **man})
     if not is_check:
         _write(stale)  # helm reads the schema
-    helm = found_helm()
+    helm = found_program("helm")
     if helm is None:
         print("helm is missing, so deploy/manifests is left as it is: make helm", file=sys.stderr)
     else:
@@ -32,9 +35,9 @@ def main() -> int:
     return int(is_check and bool(stale))
 
 
-def found_helm() -> str | None:
-    """Return the helm of `make helm`, else the machine's; None if there is none."""
-    return shutil.which("helm", path=str(Path(sys.executable).parent)) or shutil.which("helm")
+def found_program(name: str) -> str | None:
+    """Return the helm or kubectl of `make helm`, else the machine's; None if there is none."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
 
 
 def _stale(files: Mapping[Path, str]) -> dict[Path, str]:

@@ -1,30 +1,20 @@
-"""``python -m generate.man_pages FOLDER``: write a man page (man(7)) for each command."""
+"""A man page (man(7)) for each command; the wheel has them, from deploy/man."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
+from generate.names import ROOT
 from minerwatch import __version__
 from minerwatch.cli.main import cli
 
+MAN = ROOT / "deploy" / "man"
 _NAME = "minerwatch"
 _EXIT_STATUS = re.compile(r"(?s)\n\n(?:\b\n)?Exit status: (.*)\Z")
-
-
-def main() -> int:
-    """Write the pages into the folder that is named."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
-        (folder / f"{name}.1").write_text(text, encoding="utf-8")
-        print(folder / f"{name}.1")
-    return 0
 
 
 def pages() -> dict[str, str]:
@@ -107,7 +97,3 @@ def _line(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\e").replace("-", "\\-")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

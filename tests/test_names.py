@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from generate.__main__ import found_helm
+from generate.__main__ import found_program
 from generate.names import ROOT, names, rename
 
 _FORK = {
@@ -56,7 +56,7 @@ def test_a_fork_is_renamed_everywhere(fork: Path) -> None:
 
 
 def test_the_chart_of_a_fork_has_its_image_and_pages(fork: Path) -> None:
-    helm = found_helm()
+    helm = found_program("helm")
     if helm is None:
         pytest.skip("helm is missing: make helm")
     chart = fork / "deploy" / "helm" / "minerwatch"

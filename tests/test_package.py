@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from generate.man_pages import pages
 from minerwatch import __version__
 from minerwatch.cli.extra import AGENT_MODULES
 from minerwatch.config.schema import BUILT_IN_RULES
@@ -40,6 +42,28 @@ def test_the_wheel_carries_the_rules_and_nothing_that_is_not_to_be_shipped(wheel
             assert f"minerwatch/built_in_rules/{path.relative_to(BUILT_IN_RULES)}" in names
     assert "minerwatch/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+
+
+def test_the_wheel_carries_the_man_page_of_each_command(wheel: Path, tmp_path: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    shared = f"minerwatch-{__version__}.data/data/share/man/man1"
+    found = {
+        Path(each).stem: archive.read(each).decode()
+        for each in archive.namelist()
+        if each.startswith(shared)
+    }
+    assert found == pages(), "run: make generate"
+    if shutil.which("man") is None:
+        pytest.skip("man is missing: apt-get install man-db")
+    archive.extractall(tmp_path)
+    shown = subprocess.run(
+        ["man", "-M", str(tmp_path / shared).removesuffix("/man1"), "minerwatch-top"],
+        env={**os.environ, "MANPAGER": "cat", "MANROFFOPT": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "MINERWATCH-TOP(1)" in shown.stdout.upper(), shown.stderr
 
 
 def test_the_version_stands_in_one_place(wheel: Path) -> None:

@@ -6,6 +6,7 @@ python3 -m deploy.image.trim /opt/minerwatch
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from importlib.metadata import Distribution, distributions
@@ -23,6 +24,7 @@ def main() -> None:
     if problems:
         sys.exit("\n".join(problems))
     trim(wanted, site_packages)
+    shutil.rmtree(environment / "share" / "man", ignore_errors=True)  # nobody reads it there
     for program in (environment / "bin").iterdir():
         if not matches(program.name, wanted.programs):
             program.unlink()

@@ -248,11 +248,11 @@ class Recorder:
         return self._owner(flagged.observation.container)[0]
 
     def _owner(self, container: Container) -> tuple[str, str]:
-        """Return the owner that a container counts for, and its namespace."""
+        """Return the owner that a container counts for, and its namespace; on a host its user."""
         identity = self._node.identity(container)
         if identity is None:
             return container.owner, ""
-        namespace = identity.pod.namespace
+        namespace = identity.pod.namespace or identity.pod.service_account
         return (
             f"{namespace}\n{identity.owner.name}" if identity.owner else container.owner,
             namespace,

@@ -33,7 +33,7 @@ from minerwatch.web.processes_page import processes_page
 from minerwatch.web.style import HEADERS
 from minerwatch.web.week_page import week_page
 
-_LIMITS = Limits(connections_per_s=20)
+_LIMITS = Limits(connections_of_one=16, connections_per_s=20)
 _PAUSE_S = 0.2  # after each page ...
 _PAUSE_SHARE = 3.0  # ... or so many times as long as it took: a quarter of a core at most
 _PROCESSES = 50  # of each container, on its page
@@ -67,8 +67,9 @@ class WebEndpoint:
         tls = None if self._access.is_on_loopback else _tls(config)
         host, port = host_and_port(settings.listen)
         self._listener, address = address_listener(
-            host, port, {}, on_error, tls=tls, pages=self._answer, limits=_LIMITS, option="--web"
-        )
+            host, port, {}, on_error, tls=tls, pages=self._answer, headers=HEADERS, limits=_LIMITS,
+            option="--web",
+        )  # fmt: skip
         self.url = f"{'http' if tls is None else 'https'}://{address}/"
 
     @property
@@ -88,7 +89,7 @@ class WebEndpoint:
                 self._refused[f"page refused: {refusal.status.value}"] += 1
             return refusal
         html, status = self._built(target)
-        return Answer(html.encode(), _HTML, status, HEADERS)
+        return Answer(html.encode(), _HTML, status)
 
     def _built(self, target: str) -> tuple[str, HTTPStatus]:
         """Build a page when its turn has come."""

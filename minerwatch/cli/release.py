@@ -36,7 +36,7 @@ def release(
     output: str,
     connect: Connect,
 ) -> None:
-    """Undo culling's actions on the pod of TARGET, and never act on that pod again.
+    """Undo culling's actions on the pod of TARGET, and do not act on that pod for 30 days.
 
     Stopped processes continue, the quarantine label is removed. Killed processes and evicted or
     deleted pods stay gone. A new pod with the same name is another pod.

@@ -15,21 +15,17 @@ from minerwatch.api.snapshot import encode
 from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.fleet_source import Connect, say_missing, source_options
 from minerwatch.cli.local_source import Source
-from minerwatch.cli.top_screen.proposal import ByHand
-from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.model import MachineTotals
 from minerwatch.node.process_details import machine_totals
-from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, head, overview
 from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.screen.process_list import encode_processes, limits, process_table
 from minerwatch.view.screen.processes import PROCESS_SORTS, process_rows
-from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by
+from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by, unknown_namespace
 
 _SORTS = tuple(dict.fromkeys((*SORT_KEYS, *PROCESS_SORTS)))
-_MAX_NAMESPACES = 20
 
 
 @click.command()
@@ -120,6 +116,8 @@ def top(
     source = connect()
     if is_screen:
         from minerwatch.cli.top_screen import opening
+        from minerwatch.cli.top_screen.proposal import ByHand
+        from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 
         watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
         proposer = ByHand(watched.ordered)
@@ -129,12 +127,12 @@ def top(
         return
     known, coverage = source.survey(all_processes=processes)
     every = filtered(known, namespace=source.namespace)
+    if coverage is None and (unknown := unknown_namespace(known, source.namespace)):
+        click.echo(f"minerwatch: {unknown}", err=True)
     if processes:
         view = View(sort, False, text, source.namespace, show_all, kind=Kind.PROCESSES)
         _print_processes(every, view, coverage, output)
         sys.exit(0 if coverage is None or coverage.is_complete else 1)
-    if not every and source.namespace and coverage is None:
-        _say_namespaces(known, source.namespace)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
         click.echo(encode(chosen))
@@ -143,13 +141,6 @@ def top(
         is_all = show_all or text or source.namespace
         _print(chosen if is_all else busy(chosen), every, coverage)
     sys.exit(0 if coverage is None or coverage.is_complete else 1)
-
-
-def _say_namespaces(statuses: Sequence[ContainerStatus], wanted: str) -> None:
-    there = sorted({printable(status.namespace, 64) for status in statuses} - {""})
-    others = f"; here are: {', '.join(there[:_MAX_NAMESPACES])}" if there else ""
-    name = printable(wanted, 64)
-    click.echo(f"minerwatch: no pod of namespace {name} runs on this node{others}", err=True)
 
 
 def _is_screen(terminal: Terminal) -> bool:

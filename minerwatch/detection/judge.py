@@ -6,8 +6,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TYPE_CHECKING
 
-from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import (
     Abuse,
     ContainerKey,
@@ -20,6 +20,9 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+
+if TYPE_CHECKING:  # commands that run in an agent's pod import this module: the parser is slow
+    from minerwatch.detection.sigma.rule import Rule
 
 MAX_PROCESSES_PER_RULE = 256
 """Processes of one container that are remembered for one rule."""

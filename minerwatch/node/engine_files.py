@@ -70,6 +70,14 @@ class _Metadata(msgspec.Struct):
     image: str = msgspec.field(name="image-name", default="")
 
 
+class _Linux(msgspec.Struct):
+    cgroup: str = msgspec.field(name="cgroupsPath", default="")
+
+
+class _Runtime(msgspec.Struct):
+    linux: _Linux = msgspec.field(default_factory=_Linux)
+
+
 class _DaemonJson(msgspec.Struct):
     data_root: str = msgspec.field(name="data-root", default="")
 
@@ -77,6 +85,7 @@ class _DaemonJson(msgspec.Struct):
 _docker_decoder = msgspec.json.Decoder(_Docker)
 _stored_decoder = msgspec.json.Decoder(list[_Stored])
 _metadata_decoder = msgspec.json.Decoder(_Metadata)
+_runtime_decoder = msgspec.json.Decoder(_Runtime)
 _daemon_decoder = msgspec.json.Decoder(_DaemonJson)
 
 
@@ -123,6 +132,19 @@ def podman_containers(body: bytes, most: int = MAX_PODMAN_CONTAINERS) -> dict[st
                 PODMAN, _text(name, MAX_NAME_CHARS), _text(metadata.image, MAX_IMAGE_CHARS)
             )
     return found
+
+
+def is_in_cgroup(config_json: bytes, cgroup: str) -> bool:
+    """Return True if podman asked its runtime for the service that ``cgroup`` is in.
+
+    ``config_json`` is the container's bundle (OCI runtime-spec, config-linux.md).
+    """
+    service = cgroup.rpartition(".service/")[0].rpartition("/")[2] + ".service"
+    try:
+        asked = _runtime_decoder.decode(config_json).linux.cgroup
+    except NOT_JSON:
+        return False
+    return service in asked.split("/")
 
 
 def docker_data_root(daemon_json: bytes) -> str:

@@ -27,6 +27,7 @@ from minerwatch.node.engine_files import (
     EngineContainer,
     docker_container,
     docker_data_root,
+    is_in_cgroup,
     podman_containers,
     podman_graph_root,
 )
@@ -99,7 +100,7 @@ class EngineNames:
 
     def read(self, container: Container, home: Home) -> EngineContainer | None:
         """Read the container now, in the caller's thread; not for homes of users."""
-        found = self._find(container.container_id, container.runtime, home)
+        found = self._find(container, home)
         with self._changed:
             self._known[container.key] = _Known(found, self._monotonic_s())
             self._known.move_to_end(container.key)
@@ -143,7 +144,8 @@ class EngineNames:
                     self._pending.pop(container.key, None)
                     self._changed.wait_for(lambda: self._is_closed, rest_s)
 
-    def _find(self, container_id: str, runtime: str, home: Home) -> EngineContainer | None:
+    def _find(self, container: Container, home: Home) -> EngineContainer | None:
+        container_id, runtime = container.container_id, container.runtime
         if runtime != PODMAN:
             for root in self._roots(home, DOCKER):
                 body = self._body(home, f"{root}/containers/{container_id}/config.v2.json")
@@ -152,11 +154,18 @@ class EngineNames:
         if runtime != DOCKER:
             for root in self._roots(home, PODMAN):
                 for driver in _DRIVERS:
-                    path = f"{root}/{driver}-containers/containers.json"
-                    found = self._stored(home, path).get(container_id)
-                    if found:
+                    path = f"{root}/{driver}-containers"
+                    found = self._stored(home, f"{path}/containers.json").get(container_id)
+                    if found and self._is_its_own(container, home, path):
                         return found
         return None
+
+    def _is_its_own(self, container: Container, home: Home, store: str) -> bool:
+        """Return False for a cgroup that a service has named after another's container."""
+        if home.uid is not None or ".service/" not in container.cgroup:
+            return True
+        bundle = f"{store}/{container.container_id}/userdata/config.json"
+        return is_in_cgroup(self._body(home, bundle), container.cgroup)
 
     def _roots(self, home: Home, engine: str) -> Iterator[str]:
         """Yield the folders that an engine keeps its containers in, below ``home``."""

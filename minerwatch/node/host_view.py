@@ -210,7 +210,8 @@ class HostView:
 def _may_be_claimed(container: Container) -> bool:
     """Return True if what runs in a container or service around it may have named the cgroup.
 
-    Only podman puts containers below a service, its own unit (``--cgroups=split``, quadlets).
+    Only podman puts containers below a service, its own unit (``--cgroups=split``, quadlets); its
+    bundle says which (``EngineNames``).
     """
     return bool(container.outer_cgroup) or (
         ".service/" in container.cgroup and container.runtime != PODMAN

@@ -1,9 +1,10 @@
 """HTTP for Prometheus, the kubelet and browsers on addresses, for the commands on a Unix socket.
 
 Clients of the address are untrusted. A request is limited in size and has one deadline from its
-connection to the last byte of its response, TLS handshake included. Each client address may open a
-limited number of connections a second. When the table is full, the oldest connection of the address
-with most is closed: an honest client has few, and is served in milliseconds.
+connection to the last byte of its response, TLS handshake included. Each client, which is an
+address and on loopback a user, may open a limited number of connections a second. When the table is
+full, the oldest connection of the client with most is closed: an honest client has few, and is
+served in milliseconds.
 Command lines leave the agent only through the Unix socket, which only its owner may open (0600),
 through ``Private`` routes, and on pages that need loopback and a token (``web.access``).
 """
@@ -29,7 +30,7 @@ from typing import Any
 from minerwatch.api.port import TOKEN_HEADER
 from minerwatch.errors import ListenError
 from minerwatch.report.bounded_reader import BoundedReader, RequestError
-from minerwatch.report.connections import Connections
+from minerwatch.report.connections import Connections, client_of
 from minerwatch.report.pacing import Paced, RateLimited
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
@@ -52,6 +53,9 @@ _REFUSALS = {
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+Headers = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The response of a route."""
@@ -59,7 +63,7 @@ class Answer:
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
-    headers: tuple[tuple[str, str], ...] = ()  # further ones
+    headers: Headers = ()  # further ones
 
 
 _BUSY = Answer(
@@ -73,7 +77,8 @@ class Limits:
 
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
-    connections_per_s: int = 50  # from one client address
+    connections_of_one: int = 32  # client: an address, on loopback a user
+    connections_per_s: int = 50  # of one client
     private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
     private_wait_s: float = 5.0  # for one of these places
 
@@ -194,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         if answer.status == HTTPStatus.UNAUTHORIZED and not answer.headers:
             self.send_header("WWW-Authenticate", "Bearer")
-        for name, value in answer.headers:
+        for name, value in (*self.server.headers, *answer.headers):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -236,12 +241,13 @@ class Listener(ThreadingMixIn, TCPServer):
         authorize: Authorize | None = None,
         posts: Posts | None = None,
         pages: Pages | None = None,
+        headers: Headers = (),
         limits: Limits = Limits(),
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads.
 
         ``authorize`` and private routes need ``tls``: no token is accepted over plain HTTP.
-        ``pages`` replace the routes of GET.
+        ``pages`` replace the routes of GET. Every response has ``headers``.
         """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
@@ -250,19 +256,22 @@ class Listener(ThreadingMixIn, TCPServer):
         self.posts = posts or {}
         self.pages = pages
         self._private_places = threading.BoundedSemaphore(limits.private_at_once)
+        self.headers = headers
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
         self._limits = limits
         # a thread ends a little after its connection was closed
         self._slots = threading.BoundedSemaphore(2 * limits.connections)
-        self._connections = Connections(limits.deadline_s)
+        self._connections = Connections(
+            limits.deadline_s, limits.connections, limits.connections_of_one
+        )
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._is_closing = False
         self._thread = Worker("http", self._serve)
         self._second = 0
-        self._opened: Counter[str] = Counter()  # in this second, by client address
+        self._opened: Counter[str] = Counter()  # in this second, by client
 
     def start(self) -> Listener:
         """Serve until ``close``."""
@@ -292,9 +301,10 @@ class Listener(ThreadingMixIn, TCPServer):
         return self._tls is not None
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; pause if the process is out of files."""
+        """Accept a connection of an address, or on loopback of a user; pause if out of files."""
         try:
-            return self.socket.accept()
+            client, address = self.socket.accept()
+            return client, client_of(address, self.server_address)
         except OSError as error:
             if error.errno in _NO_RESOURCES:  # it stays in the backlog, and select returns at once
                 self.count("no resources")
@@ -302,7 +312,7 @@ class Listener(ThreadingMixIn, TCPServer):
             raise
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
-        """Return True if the address may open another connection; a Unix socket has none."""
+        """Return True if the client may open another connection; a Unix socket has no address."""
         if not isinstance(client_address, tuple):
             return True
         second, address = int(time.monotonic()), client_address[0]
@@ -323,9 +333,7 @@ class Listener(ThreadingMixIn, TCPServer):
         try:
             if self._tls is not None:
                 request = self._tls.wrapped(request)
-            address = client_address[0] if client_address else None
-            if self._connections.add(request, address) > self._limits.connections:
-                self._connections.close_oldest()
+            if self._connections.add(request, client_address[0] if client_address else None):
                 self.count("made room")
             super().process_request(request, client_address)
         except (OSError, RuntimeError):  # the client has gone, or no thread can be started
@@ -398,8 +406,7 @@ class Listener(ThreadingMixIn, TCPServer):
     def server_close(self) -> None:
         """Stop listening and close every connection."""
         super().server_close()
-        while self._connections.close_oldest():
-            pass
+        self._connections.close_all()
 
     def handle_error(self, request: Any, _client_address: Any) -> None:
         """Count the current exception, unless it follows from closing the connection."""
@@ -430,6 +437,7 @@ def address_listener(
     tls: TlsEndpoint | None = None,
     authorize: Authorize | None = None,
     pages: Pages | None = None,
+    headers: Headers = (),
     limits: Limits = Limits(),
     option: str = "--listen",
 ) -> tuple[Listener, str]:
@@ -447,8 +455,9 @@ def address_listener(
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _limited(route) for path, route in routes.items()}
     listener = Listener(
-        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
-    )
+        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages,
+        headers=headers, limits=limits,
+    )  # fmt: skip
     return listener.start(), shown
 
 

@@ -8,16 +8,19 @@ addresses are secrets.
 from __future__ import annotations
 
 import random
+import socket
+import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from threading import Condition, Event
-from urllib.parse import urlsplit
+from threading import Condition, Event, Timer
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from minerwatch import __version__
 from minerwatch.api.types import ContainerStatus
@@ -292,40 +295,75 @@ class Notifier:
 
 
 def post(settings: Webhook, body: bytes, answer_s: float) -> None:
-    """Send one request. Raises NotSentError."""
-    import urllib3  # 3 MiB that agents without receivers do not need
-    from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
-    from urllib3.exceptions import TimeoutError as NoAnswerInTime
-
+    """Send one request; all of it within ``answer_s``. Raises NotSentError."""
     url, headers = _address(settings)
-    pool = urllib3.PoolManager(
-        num_pools=1, ca_certs=settings.ca or None, cert_reqs="CERT_REQUIRED", retries=False
-    )
+    parts = urlsplit(url)
+    is_late = Event()
+    connection: socket.socket | None = None
+
+    def hang_up() -> None:
+        is_late.set()
+        if connection is not None:
+            with suppress(OSError):
+                # not SSLSocket.shutdown: it takes the TLS state from the thread that uses it
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    deadline = Timer(answer_s, hang_up)
+    deadline.daemon = True
+    deadline.start()
     try:
-        response = pool.request(
-            "POST", url, body=body, headers=headers, timeout=answer_s, redirect=False,
-            preload_content=False,
-        )  # fmt: skip
-        status, after = response.status, response.headers.get("Retry-After", "")
-        response.close()
-    except SSLError as error:
-        text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
-        raise NotSentError("tls", text, retry_s=0) from None
-    except NewConnectionError as error:  # for urllib3 a timeout, too
-        raise _unreachable(error) from None
-    except NoAnswerInTime:
-        raise NotSentError("timeout", f"no answer within {answer_s:g} s", retry_s=0) from None
-    except (HTTPError, OSError, ValueError) as error:
-        raise _unreachable(error) from None
+        connection = _connected(parts, settings.ca, answer_s)
+        with connection:
+            status, after = _answer(connection, parts, headers, body, is_late)
+    except (HTTPException, OSError, ValueError) as error:
+        if is_late.is_set() or isinstance(error, TimeoutError):
+            text = f"no answer within {answer_s:g} s"
+            raise NotSentError("timeout", text, retry_s=0) from None
+        if isinstance(error, ssl.SSLError):
+            text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
+            raise NotSentError("tls", text, retry_s=0) from None
+        text = f"it cannot be reached ({type(error).__name__})"  # not the error's text: the address
+        raise NotSentError("unreachable", text, retry_s=0) from None
     finally:
-        pool.clear()
+        deadline.cancel()
     _check(status, after)
 
 
-def _unreachable(error: Exception) -> NotSentError:
-    """Return the error without the address, which the other one quotes."""
-    text = f"it cannot be reached ({type(error).__name__})"
-    return NotSentError("unreachable", text, retry_s=0)
+def _connected(parts: SplitResult, ca: str, timeout_s: float) -> socket.socket:
+    """Return a connection before its TLS handshake. Raises OSError, ValueError."""
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    connection = socket.create_connection((host, port), timeout_s)
+    if parts.scheme == "http":
+        return connection
+    with ExitStack() as opened:
+        opened.enter_context(connection)
+        context = ssl.create_default_context(cafile=ca or None)
+        wrapped = context.wrap_socket(
+            connection, server_hostname=host, do_handshake_on_connect=False
+        )
+        opened.pop_all()
+    return wrapped
+
+
+def _answer(
+    connection: socket.socket,
+    parts: SplitResult,
+    headers: Mapping[str, str],
+    body: bytes,
+    is_late: Event,
+) -> tuple[int, str]:
+    """Send the request; return status and ``Retry-After`` of the answer, without its body."""
+    if is_late.is_set():  # before there was a connection to end
+        raise TimeoutError
+    if isinstance(connection, ssl.SSLSocket):
+        connection.do_handshake()
+    client = HTTPConnection(parts.hostname or "", parts.port)
+    client.sock = connection
+    target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    client.request("POST", target, body, dict(headers))
+    response = client.getresponse()
+    return response.status, response.headers.get("Retry-After", "")
 
 
 def _check(status: int, after: str) -> None:

@@ -33,6 +33,8 @@ _MAX_CANDIDATES = 8
 _SHORT_UID = 8
 _MIN_ID_DIGITS = 6
 _MAX_PID_DIGITS = 10
+_MAX_NAMESPACES = 20
+_MAX_NAME_CHARS = 64
 
 
 def limit_share(status: ContainerStatus) -> float | None:
@@ -57,6 +59,16 @@ def sorted_by(
     if key in _MAY_LACK:
         ordered.sort(key=lambda status: not getattr(status, _MAY_LACK[key]))
     return ordered
+
+
+def unknown_namespace(statuses: Sequence[ContainerStatus], wanted: str) -> str:
+    """Return a line that says so if a node has no pod of the namespace; "" if it has, or all do."""
+    there = {status.namespace for status in statuses}
+    if not wanted or not statuses or wanted in there:
+        return ""
+    names = sorted({printable(each, _MAX_NAME_CHARS) for each in there} - {""})
+    others = f"; here are: {', '.join(names[:_MAX_NAMESPACES])}" if names else ""
+    return f"no pod of namespace {printable(wanted, _MAX_NAME_CHARS)} runs on this node{others}"
 
 
 def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:

@@ -19,7 +19,6 @@ from minerwatch.config.schema import Web
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import ListenError
 from minerwatch.report.http_server import Answer
-from minerwatch.web.style import HEADERS
 
 MIN_TOKEN_CHARS = 16
 _MAX_TOKEN_BYTES = 4096
@@ -76,7 +75,7 @@ class Access:
 
 def refused(text: str, status: HTTPStatus, *headers: tuple[str, str]) -> Answer:
     """Return an answer of one line."""
-    return Answer(f"{text}\n".encode(), status=status, headers=(*HEADERS, *headers))
+    return Answer(f"{text}\n".encode(), status=status, headers=headers)
 
 
 def _is_own_name(hosts: list[str]) -> bool:

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -708,6 +709,48 @@ def test_a_canary_where_nobody_looks_is_a_failure_in_one_line(tmp_path: Path) ->
     )
     assert asked.returncode == 1
     assert asked.stderr == f"minerwatch: no agent is listening on {tmp_path}/none.sock\n"
+
+
+_ACTS_AT_ONCE = """
+import runpy, sys
+from minerwatch.agent import daemon
+from minerwatch.culling.records import ActionRecord
+from minerwatch.model import Action, Outcome
+
+class ActsAtOnce(daemon.CullSwitch):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        more["on_outcome"](ActionRecord(
+            id="a1", unix_s=1.0, monotonic_s=1.0, boot_id="b", node="n", namespace="binder",
+            pod="eve", pod_uid="u", owner="eve", action=Action.EVICT, rung=0, dry_run=False,
+            outcome=Outcome.DONE,
+        ))
+
+daemon.CullSwitch = ActsAtOnce
+del sys.argv[1:3]
+runpy.run_module("minerwatch", run_name="__main__")
+"""
+
+
+def test_an_action_that_ends_before_all_is_open_is_published(tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    with site(200) as receiver:
+        (tmp_path / "url").write_text(receiver.url)
+        config.write_text(
+            f"{OWN_RULES_ONLY}notify: [{{name: chat, url_file: {tmp_path}/url, group_for: 1s}}]\n"
+        )
+        agent = RunningAgent(
+            tmp_path,
+            *("--config", str(config), "--journal", str(tmp_path / "journal")),
+            command=(sys.executable, "-c", _ACTS_AT_ONCE),
+            all_rules=False,
+        )
+        with closing(agent):
+            _, metrics = agent.get("/metrics")
+            assert 'minerwatch_actions_total{action="evict",outcome="done"} 1' in metrics
+            agent.until(lambda: receiver.got)
+            written = (tmp_path / "journal" / "verdicts.jsonl").read_text()
+            assert '"action":"evict"' in written
 
 
 def _children(pid: int) -> list[str]:

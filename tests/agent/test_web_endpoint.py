@@ -85,12 +85,21 @@ def test_every_answer_forbids_scripts_frames_and_copies() -> None:
     with serving() as endpoint:
         for path, headers in (("/", {}), ("/nothing", {}), ("/", {"Host": "evil.example"})):
             _, answered, _ = asked(endpoint, path, **headers)
-            policy = answered["Content-Security-Policy"]
-            assert policy.startswith("default-src 'none'; style-src 'sha256-")
-            assert "frame-ancestors 'none'" in policy
-            assert answered["Cache-Control"] == "no-store"
-            assert answered["X-Content-Type-Options"] == "nosniff"
-            assert answered["Referrer-Policy"] == "no-referrer"
+            _is_strict(answered)
+        _is_strict(asked(endpoint, "/", "POST")[1])
+    with serving(lambda _: view(now=1 // 0)) as endpoint:
+        status, answered, _ = asked(endpoint, "/")
+        assert status == 500
+        _is_strict(answered)
+
+
+def _is_strict(answered: http.client.HTTPMessage) -> None:
+    policy = answered["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "frame-ancestors 'none'" in policy
+    assert answered["Cache-Control"] == "no-store"
+    assert answered["X-Content-Type-Options"] == "nosniff"
+    assert answered["Referrer-Policy"] == "no-referrer"
 
 
 def test_nothing_but_get_and_head_is_served() -> None:

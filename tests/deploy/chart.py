@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from generate.__main__ import found_helm
+from generate.__main__ import found_program
 from generate.manifests import CHART
 
 VALUES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
@@ -27,7 +27,7 @@ Manifest = dict[str, Any]
 
 def helm() -> str:
     """Skips the test where there is none."""
-    found = found_helm()
+    found = found_program("helm")
     if found is None:
         pytest.skip("helm is missing: make helm")
     return found

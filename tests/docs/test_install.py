@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from generate.__main__ import found_helm
+from generate.__main__ import found_program
 from generate.names import ROOT, names
 from minerwatch import __version__
 
@@ -24,7 +24,7 @@ _STAND_INS = {
 
 
 def test_the_commands_for_a_cluster_run_in_their_order(tmp_path: Path) -> None:
-    helm = found_helm()
+    helm = found_program("helm")
     if helm is None:
         pytest.skip("helm is missing: make helm")
     for name, does in _STAND_INS.items():

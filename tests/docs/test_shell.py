@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from generate.__main__ import found_helm
+from generate.__main__ import found_program
+from tests.docs.classes import way_of
+from tests.docs.commands import commands
 from tests.test_documents import FOLDER, PAGES
 from tests.waiting import until
 
@@ -135,10 +138,61 @@ def test_evidence_is_kept_and_a_process_stopped_as_the_page_says(
 def test_cgroups_are_compared_as_the_page_says(tmp_path: Path) -> None:
     script = next(block for block in _blocks(BY_HAND) if "usage()" in block)
     script = script.replace("-path '*kubepods*' ", "").replace("sleep 10", "sleep 1")
-    lines = _bash(script, folder=tmp_path).splitlines()
-    if not lines:
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, cwd=tmp_path)
+    # Other tests make cgroups of any name, and remove them meanwhile, which find says.
+    assert done.returncode == 0, done.stderr
+    if not done.stdout:
         pytest.skip("no cgroup here has CPU usage: run it on a host")
-    assert all(re.match(r" *-?\d+\.\d\d /sys/fs/cgroup/", line) for line in lines)
+    assert re.search(rb"^ *-?\d+\.\d\d /sys/fs/cgroup/", done.stdout, re.MULTILINE)
+
+
+_IN_PIPES = ("awk", "cut", "echo", "grep", "head", "jq", "sort", "tail", "uniq")
+_OF_A_PROCESS = ("awk", "cat", "ls", "nsenter", "ps", "top")
+
+
+def _here(programs: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [
+        each.words
+        for each in commands()
+        if each.words[0] in programs and way_of(each).why == Path(__file__).name
+    ]
+
+
+def test_parts_of_pipes_take_what_they_are_given(tmp_path: Path) -> None:
+    for name in ("before", "after", "audit.jsonl"):
+        (tmp_path / name).write_text('{"kind": "stop"}\n')
+    typed = [words for words in _here(_IN_PIPES) if "PID" not in " ".join(words)]
+    assert len(typed) > 20
+    for words in typed:
+        if shutil.which(words[0]) is None:  # jq
+            continue
+        words = [each.replace("/var/lib/minerwatch", str(tmp_path)) for each in words]
+        done = subprocess.run(
+            words, input="a b c d\n", capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert (done.stderr, done.returncode in (0, 1, 123)) == ("", True), words
+
+
+def test_a_process_is_looked_at_as_all_pages_say(
+    process: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{process.pid}\n")
+    missing = {"nsenter": "ss", "top": "top"}
+    typed = [words for words in _here(_OF_A_PROCESS) if {"PID", "CGROUP"} & set(_names(words))]
+    assert len(typed) > 10
+    for words in typed:
+        if shutil.which(missing.get(words[0], words[0])) is None:
+            continue
+        line = shlex.join(words).replace("PID", str(process.pid)).replace("CGROUP", str(tmp_path))
+        if words[:2] == ("top", "-H") and "-b" not in words:
+            line += " -b -n 1"
+        if "$(" in line:
+            line = line.replace("'", '"')
+        assert _bash(line), line
+
+
+def _names(words: tuple[str, ...]) -> list[str]:
+    return re.findall("[A-Z]+", " ".join(words))
 
 
 def _state(pid: int) -> str:
@@ -168,7 +222,7 @@ def _typed(program: str) -> set[tuple[tuple[str, ...], frozenset[str]]]:
 
 @pytest.mark.parametrize("program", ["kubectl", "helm"])
 def test_other_programs_have_the_options_that_pages_name(program: str) -> None:
-    found = found_helm() if program == "helm" else shutil.which(program)
+    found = found_program(program)
     if found is None:
         pytest.skip(f"{program} is missing: install it (make helm)")
     typed = _typed(program)

@@ -71,7 +71,7 @@ class Request:
 
     @property
     def is_exec(self) -> bool:
-        return self.path.endswith("/exec") and "sec-websocket-key" in self.headers
+        return self.path.endswith(("/exec", "/attach")) and "sec-websocket-key" in self.headers
 
     @property
     def is_proxied(self) -> bool:
@@ -348,6 +348,10 @@ class ApiServer:
             self._ports[(namespace, name)] = address
 
     # what requests come to
+
+    def parsed(self, body: bytes) -> Any:
+        """The object in the body of a request."""
+        return json.loads(body)
 
     @contextmanager
     def busy(self, request: Request) -> Iterator[Misbehaviour | None]:
@@ -669,8 +673,8 @@ class _Handler(QuietHandler):
 
     def _read_request(self) -> Request:
         url = urlsplit(self.path)
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
+        sent = self._read_body()
+        body = self.server.api.parsed(sent) if sent else None
         query = parse_qsl(url.query, keep_blank_values=True)
         return Request(
             self.command,
@@ -681,6 +685,16 @@ class _Handler(QuietHandler):
             time.monotonic(),
             tuple(value for key, value in query if key == "command"),
         )
+
+    def _read_body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def _answer(self, request: Request, how: Misbehaviour | None) -> None:
         if isinstance(how, Hanging):

@@ -367,6 +367,7 @@ def test_an_agent_with_culling_off_has_nothing_in_it_that_acts(
 
 _SCRIPT = """
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 import msgspec
 from minerwatch.agent.daemon import Agent
@@ -380,8 +381,8 @@ for _ in range(3):
     agent.tick()
 agent.close()
 assert "minerwatch.culling.service" in sys.modules
-acting = ("culling.culler", "culling.enforcement", "culling.journal")
-for name in (*acting, "kube.actions", "kube.budget", "kube.process_signals"):
-    assert f"minerwatch.{name}" not in sys.modules, name
+for name in ("culler", "enforcer", "pod_actions", "process_signals", "lease_budget"):
+    assert find_spec(f"minerwatch.culling.{name}"), name
+    assert f"minerwatch.culling.{name}" not in sys.modules, name
 assert "minerwatch.kube.cluster_view" in sys.modules
 """

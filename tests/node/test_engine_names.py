@@ -168,8 +168,27 @@ def test_a_service_with_cgroups_of_its_own_cannot_claim_a_container_of_docker(
     below = f"/system.slice/ci.service/docker-{_ID}.scope"
     assert view.identity(_container(below)) is None
     assert view.identity(_container(below, "")) is None
-    payload = _container(f"/system.slice/web.service/libpod-payload-{_ID}", "podman")
-    assert view.identity(payload) is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_named"),
+    [
+        (f"/system.slice/web.service/libpod-payload-{_ID}", True),
+        (f"/system.slice/my-web.service/libpod-payload-{_ID}", False),
+        (f"machine.slice:libpod:{_ID}", False),
+        (None, False),
+    ],
+)
+def test_a_service_has_a_container_of_podmans_only_if_podman_put_it_there(
+    root: Path, view: HostView, asked: str | None, *, is_named: bool
+) -> None:
+    store = root / "var/lib/containers/storage"
+    _write_podman(store, "web")
+    bundle = store / f"overlay-containers/{_ID}/userdata/config.json"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_text("{" if asked is None else json.dumps({"linux": {"cgroupsPath": asked}}))
+    below = _container(f"/system.slice/web.service/libpod-payload-{_ID}", "podman")
+    assert (view.identity(below) is not None) == is_named
 
 
 def test_a_users_store_names_no_container_of_the_host(root: Path, view: HostView) -> None:

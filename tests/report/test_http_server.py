@@ -13,6 +13,7 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 
 from minerwatch.errors import ListenError
+from minerwatch.report.connections import client_of
 from minerwatch.report.http_server import Answer, Limits, Listener, Routes, address_listener
 from tests.waiting import PATIENCE_S, threads, threads_since
 from tests.waiting import until as wait_for
@@ -257,16 +258,70 @@ def test_there_are_never_more_threads_than_twice_the_connections() -> None:
             assert len(threads_since(before)) <= 16
 
 
-def test_an_address_with_one_connection_keeps_it_while_another_opens_many() -> None:
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Sockets made in here are that user's."""
+    if os.geteuid() != 0:
+        pytest.skip("makes another user's socket: run it as root")
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_user_with_one_connection_keeps_it_while_another_opens_many() -> None:
     with limited(connections=4) as (listener, port), ExitStack() as stack:
-        honest = stack.enter_context(
-            socket.create_connection(("127.0.0.1", port), PATIENCE_S, ("127.0.0.2", 0))
-        )
-        for _ in range(20):
-            stack.enter_context(connected(port))
+        honest = stack.enter_context(connected(port))
+        for number in range(20):
+            with as_user(65534):  # with addresses of its choice
+                source = (f"127.0.0.{number + 2}", 0)
+                flood = socket.create_connection(("127.0.0.1", port), PATIENCE_S, source)
+            stack.enter_context(flood)
         wait_for(lambda: listener.failures.get("made room", 0) >= 16)
         honest.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert b"200 OK" in rest(honest)
+
+
+def test_a_user_who_connects_too_often_leaves_others_their_share() -> None:
+    with limited(connections_per_s=5) as (listener, port), ExitStack() as stack:
+        with as_user(65534):
+            for _ in range(60):
+                stack.enter_context(connected(port))
+        wait_for(lambda: listener.failures.get("too often", 0) > 0)
+        assert asked(port, "/healthz")[0].status == 200
+
+
+def test_one_client_has_fewer_connections_than_there_are() -> None:
+    with limited(connections=16, connections_of_one=3) as (listener, port), ExitStack() as stack:
+        first, *_ = [stack.enter_context(connected(port)) for _ in range(4)]
+        assert rest(first) == b""
+        assert listener.failures == {"made room": 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "server"),
+    [
+        ("", ""),  # a Unix socket
+        (("192.0.2.1", 4711), ("192.0.2.2", 80)),
+        (("127.0.0.1", 1), ("127.0.0.1", 2)),  # has gone
+        (("::1", 1, 0, 0), ("::1", 2, 0, 0)),
+    ],
+)
+def test_any_other_client_is_its_address(address: object, server: object) -> None:
+    assert client_of(address, server) == address
+
+
+def test_on_loopback_a_client_is_its_user() -> None:
+    for host in ("127.0.0.1", "::1"):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with (
+            socket.create_server((host, 0), family=family) as server,
+            socket.create_connection(server.getsockname()[:2]),
+        ):
+            accepted, address = server.accept()
+            accepted.close()
+            assert client_of(address, server.getsockname())[0] == f"user {os.geteuid()}"
 
 
 def test_one_address_has_only_so_many_connections_a_second() -> None:

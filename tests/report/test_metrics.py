@@ -19,9 +19,9 @@ from tests.detection.sigma.test_rule import parsed
 from tests.report.samples import HOSTILE, hostile_text
 
 MINER = FlaggedContainer(
-    *("binder", "jupyter-alice", "notebook", 91.48, 1.98),
-    {("mining", "identity"): 88.0, ("mining", "behaviour"): 29.0},
-    {"mining": 91.48, "proxyware": 15.0},
+    *("binder", "jupyter-alice", "notebook", 95.2, 1.98),
+    {("mining", "identity"): 88.0, ("mining", "network"): 60.0},
+    {"mining": 95.2, "proxyware": 15.0},
     1_763_863_000.0,
 )
 RULE = parsed(RULE_TEXT)
@@ -120,7 +120,7 @@ def test_names_and_labels_keep_the_conventions() -> None:
 def test_a_series_is_gone_when_its_container_is_clear() -> None:
     metrics = ticked(Metrics(), MINER)
     labels = (("container", "notebook"), ("namespace", "binder"), ("pod", "jupyter-alice"))
-    assert named(metrics, "minerwatch_container_score") == {labels: 91.48}
+    assert named(metrics, "minerwatch_container_score") == {labels: 95.2}
     assert named(metrics, "minerwatch_container_cpu_cores") == {labels: 1.98}
     ticked(metrics)
     assert named(metrics, "minerwatch_container_score") == {}

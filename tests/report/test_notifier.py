@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -180,6 +182,42 @@ def test_a_slow_receiver_holds_up_nothing_but_itself(tmp_path: Path) -> None:
                 to.tell(verdict(95.0, number + 2), owner="user: eve")
             until(lambda: to.receiver.failures[DROPPED] > 900)
         released.set()
+
+
+def test_an_answer_that_drips_ends_at_the_deadline(tmp_path: Path) -> None:
+    is_over = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            for byte in itertools.cycle(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 90):
+                handler.wfile.write(bytes([byte]))
+                if is_over.wait(0.05):
+                    return
+
+    with site(drip) as served, pytest.raises(NotSentError, match=r"no answer within 0\.5 s"):
+        post(webhook(tmp_path, served.url), b"{}", 0.5)
+    is_over.set()
+
+
+def test_a_handshake_that_drips_ends_at_the_deadline(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        is_over = threading.Event()
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, suppress(OSError):
+                record = b"\x16\x03\x03\x40\x00"  # of 16 KiB
+                while not is_over.wait(0.05):
+                    client.sendall(record[:1])
+                    record = record[1:] or b"\x02"
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(NotSentError, match=r"no answer within 0\.5 s"):
+            post(webhook(tmp_path, url), b"{}", 0.5)
+        is_over.set()
+        dripping.join()
 
 
 def test_one_owner_cannot_push_out_another(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from minerwatch.view.selection import (
     limit_share,
     place,
     sorted_by,
+    unknown_namespace,
 )
 from tests.report.samples import (
     HELD,
@@ -104,6 +105,16 @@ def test_filter_looks_for_every_word_anywhere(
 def test_filter_by_namespace() -> None:
     assert filtered(NODE, namespace="binder") == [MINER]
     assert filtered(NODE, "bob", "binder") == []
+
+
+def test_a_namespace_without_pods_here_is_said_with_those_that_there_are() -> None:
+    assert unknown_namespace(NODE, "binder") == unknown_namespace(NODE, "") == ""
+    assert unknown_namespace((), "nope") == ""
+    said = unknown_namespace(NODE, "nope\x1b[2J")
+    assert said.startswith("no pod of namespace nope")
+    assert "\x1b" not in said
+    assert "here are: " in said
+    assert "binder" in said
 
 
 @pytest.mark.parametrize(

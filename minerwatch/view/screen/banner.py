@@ -17,6 +17,7 @@ from minerwatch.view.overview import missing_lines, scope_parts
 from minerwatch.view.screen.containers import Kind, Tree
 from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.presentation import Presentation
+from minerwatch.view.selection import unknown_namespace
 from minerwatch.view.table import counts
 
 _NAME_LENGTH = 256
@@ -32,7 +33,7 @@ def banner_lines(shown: Presentation, state: str, width: int, height: int) -> li
     ``state``: how up to date it is; stands at the right.
     """
     lines = [*_head(shown.look, state, width), Text(cut(_counts(shown, width), width))]
-    troubles = [Text(cut(line, width), "yellow") for line in _troubles(shown.look)]
+    troubles = [Text(cut(line, width), "yellow") for line in _troubles(shown)]
     named = [Text(cut(line, width), "bold") for line in _campaigns(shown.campaigns)]
     room = max(0, height - len(lines))
     kept = room if len(troubles) + len(named) <= room or not named else max(1, room - 1)
@@ -103,10 +104,14 @@ def _counts(shown: Presentation, width: int) -> str:
     return next((line for line in lines if cell_len(line) <= width), lines[-1])
 
 
-def _troubles(look: Look) -> Iterator[str]:
+def _troubles(shown: Presentation) -> Iterator[str]:
+    look = shown.look
     if look.failure:
         yield printable(look.failure, _TEXT_LENGTH)
-    if look.coverage is not None:
+    if look.coverage is None:
+        if unknown := unknown_namespace(look.statuses, shown.view.namespace):
+            yield unknown
+    else:
         yield from missing_lines(look.coverage.missing, names=_MAX_NODES)
         if look.coverage.blind_spot:
             yield printable(look.coverage.blind_spot, _TEXT_LENGTH)

@@ -139,6 +139,15 @@ def test_the_banner_has_the_machine_where_it_runs_here() -> None:
     assert "of 16 cores busy · 7 shown" in plain(banner(Look(NODE, NOW, machine=machine), 100))[1]
 
 
+def test_a_namespace_that_the_node_has_not_is_said() -> None:
+    lines = plain(banner(Look(NODE, NOW), 120, view=View(namespace="nope")))
+    assert any(
+        each.startswith("no pod of namespace nope runs on this node; here") for each in lines
+    )
+    lines = plain(banner(Look(NODE, NOW), 120, view=View(namespace="binder")))
+    assert not any("no pod of namespace" in each for each in lines)
+
+
 def test_troubles_that_do_not_fit_are_counted() -> None:
     missing = tuple(Unanswered(f"node-{n}", "", f"reason {n}") for n in range(9))
     look = Look(NODE, NOW, coverage=replace(COVERAGE, missing=missing), failure="no connection")

@@ -1,0 +1,78 @@
+"""Commands of minerwatch in the pages, run on a node whose agent is recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.docs.classes import Way, way_of
+from tests.docs.commands import FOLDER, Command, commands
+from tests.docs.test_cluster_commands import agent
+from tests.report.samples import MINER
+
+__all__ = ["agent"]  # a fixture
+
+_MINER = f"{MINER.namespace}/{MINER.pod}"
+_TARGETS = re.compile(
+    r"(?:NAMESPACE|NS)/POD|docker/[\w-]+|binder/jupyter-bob|kube-system/coredns-abc"
+    r"|\$!|\b(?:CONTAINER|ID|NAME|PID|TARGET)\b"
+)
+_NO_ARGUMENT = {  # a sentence names the command only
+    "config check": ("FILE",),
+    "cull": ("TARGET", "--action", "stop"),
+    "explain": ("TARGET",),
+    "release": ("TARGET",),
+    "rules replay": ("facts.jsonl",),
+    "rules new": ("--title", "New", "--signal", "identity"),
+    "rules new … --filter FILE": ("--title", "New", "--signal", "identity"),
+}
+_TYPED = [
+    pytest.param(each, id=each.text)
+    for each in commands()
+    if way_of(each).way is Way.HERE and each.words[0] in ("minerwatch", "curl")
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What is named FILE, FOLDER and RULE.yml in the pages."""
+    rules = tmp_path / "FOLDER"
+    rules.mkdir()
+    for name in ("pool_and_wallet.yml", "stratum_login.yml"):
+        shutil.copy(FOLDER / "rules" / "identity" / name, rules)
+    shutil.copy(rules / "stratum_login.yml", tmp_path / "RULE.yml")
+    (tmp_path / "FILE").write_text("interval: 10s\n")
+    (tmp_path / "facts.jsonl").write_text('{"id": "a", "seconds": 60, "facts": {"Comm": "a"}}\n')
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", _TYPED)
+def test_it_runs(command: Command, agent: Path, folder: Path) -> None:
+    typed = " ".join(command.words[1:])
+    words = [*command.words[1:], *_NO_ARGUMENT.get(typed, ())]
+    if typed.endswith("--filter FILE"):
+        words = ["rules", "new", "--filter", str(folder / "new.yml"), *_NO_ARGUMENT[typed]]
+    if command.words[0] == "curl":
+        words = [str(agent) if each.endswith(".sock") else each for each in words]
+    words = [_TARGETS.sub(_MINER, each).replace("NAMESPACE", "binder") for each in words]
+    words = ["binder" if each == "NS" else each for each in words]
+    scripts = sysconfig.get_path("scripts")
+    done = subprocess.run(
+        [command.words[0], *words],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
+        | {"MINERWATCH_SOCKET": str(agent), "XDG_RUNTIME_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, (words, done.stdout[-500:], done.stderr)
+    assert done.stdout
