@@ -55,7 +55,7 @@ class Engine:
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder with a short path: podman takes no run folder of more than 50 characters."""
-    folder = Path(mkdtemp(prefix="mw-"))
+    folder = Path(mkdtemp(prefix="mw-x"))
     try:
         yield folder
     finally:

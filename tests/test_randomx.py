@@ -146,7 +146,7 @@ def full_node() -> Iterator[None]:
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(not (CPU / "cpu.shares").exists(), reason="needs cgroups v1 with cpu")
+@pytest.mark.skipif(not (CPU / "cpu.shares").exists(), reason="run it with cgroups v1 and cpu")
 @pytest.mark.parametrize("processes", [1, 5])
 def test_a_tenth_of_a_core_on_a_full_node_is_likely_within_a_minute_of_cpu_time(
     processes: int,

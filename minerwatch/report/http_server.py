@@ -241,13 +241,12 @@ class Listener(ThreadingMixIn, TCPServer):
         authorize: Authorize | None = None,
         posts: Posts | None = None,
         pages: Pages | None = None,
-        headers: Headers = (),
         limits: Limits = Limits(),
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads.
 
         ``authorize`` and private routes need ``tls``: no token is accepted over plain HTTP.
-        ``pages`` replace the routes of GET. Every response has ``headers``.
+        ``pages`` replace the routes of GET.
         """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
@@ -256,7 +255,7 @@ class Listener(ThreadingMixIn, TCPServer):
         self.posts = posts or {}
         self.pages = pages
         self._private_places = threading.BoundedSemaphore(limits.private_at_once)
-        self.headers = headers
+        self.headers: Headers = ()  # of every response
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -455,9 +454,9 @@ def address_listener(
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _limited(route) for path, route in routes.items()}
     listener = Listener(
-        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages,
-        headers=headers, limits=limits,
-    )  # fmt: skip
+        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
+    )
+    listener.headers = headers
     return listener.start(), shown
 
 

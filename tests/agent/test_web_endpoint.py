@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -19,7 +19,7 @@ from tests.agent.test_daemon import RunningAgent
 from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.report.samples import MINER
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from tests.web.views import Page, view
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -45,7 +45,15 @@ def _failed(error: Exception) -> None:
 def asked(
     endpoint: WebEndpoint | str, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """Status, headers and body of the answer."""
+    """Status, headers and body of the answer; a busy machine may not answer within its deadline."""
+    answer = until(lambda: _asked(endpoint, path, method, headers))
+    assert answer is not None
+    return answer
+
+
+def _asked(
+    endpoint: WebEndpoint | str, path: str, method: str, headers: Mapping[str, str]
+) -> tuple[int, http.client.HTTPMessage, str] | None:
     url = urlsplit(endpoint if isinstance(endpoint, str) else endpoint.url)
     client: http.client.HTTPConnection
     host = f"127.0.0.1:{url.port}"
@@ -59,6 +67,8 @@ def asked(
         client.request(method, path, headers=headers)
         response = client.getresponse()
         return response.status, response.headers, response.read().decode()
+    except http.client.RemoteDisconnected:
+        return None
     finally:
         client.close()
 

@@ -59,7 +59,7 @@ def test_it_returns_data(watched_node: WatchedNode, title: str, expression: str)
         return
     names = metric_names(expression)
     if missing := [name for name in names if name in OTHERS and not prometheus.query(name)]:
-        pytest.skip(f"needs metrics of others: {', '.join(missing)}; the query is valid")
+        pytest.skip(f"run it with metrics of others: {', '.join(missing)}; the query is valid")
     if prometheus.query(_BOUND.sub("", expression)):
         return
     if re.search(r'signal="\w+"', expression):  # of the kinds of evidence that this miner lacks

@@ -20,7 +20,7 @@ from tests.kube.api_server import (
     Json,
     Request,
     StatusError,
-    _Stream,
+    Stream,
     encode,
     merged,
     pod_json,
@@ -101,7 +101,7 @@ class KubectlServer(ApiServer):
             return self._applied(request)
         return None
 
-    def open_stream(self, request: Request) -> _Stream:
+    def open_stream(self, request: Request) -> Stream:
         if "sendInitialEvents" in request.query:
             raise StatusError(422, "Invalid", "sendInitialEvents: not supported")
         return super().open_stream(request)

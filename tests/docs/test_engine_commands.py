@@ -52,7 +52,7 @@ def test_containers_are_looked_at_as_the_page_says(engine: Engine) -> None:
 
 def test_the_parts_of_an_image_are_read_as_the_page_says(engine: Engine, tmp_path: Path) -> None:
     if engine.name != "docker":
-        pytest.skip("the page has it for docker: run this with docker.io")
+        pytest.skip("the page has it for docker: install docker.io")
     (line,) = [
         each
         for each in (FOLDER / "docs" / "security.md").read_text().splitlines()

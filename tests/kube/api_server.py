@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.kube import event_validation, exec_endpoint, pod_proxy
@@ -139,7 +139,7 @@ class StatusError(Exception):
         return encode({**status, **told})
 
 
-class _Stream:
+class Stream:
     """One open watch: the server writes lines into it, and ends it as the test likes."""
 
     END, CUT = object(), object()
@@ -219,7 +219,7 @@ class ApiServer:
         self._oldest_version = 0
         self._items: dict[tuple[tuple[str, str], str, str], Json] = {}
         self._changes: list[_Change] = []
-        self._streams: set[_Stream] = set()
+        self._streams: set[Stream] = set()
         self._pages: dict[str, tuple[list[Json], int]] = {}
         self._misbehaviours: list[tuple[Misbehaviour, Matches, int]] = []
         self._blocked: set[tuple[str, str, str]] = set()
@@ -231,7 +231,7 @@ class ApiServer:
         self._port = 0
         self.listen()
 
-    def __enter__(self) -> ApiServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -319,13 +319,13 @@ class ApiServer:
         """Close the connections of all who watch, in the middle of the answer."""
         with self._lock:
             for stream in self._streams:
-                stream.send(*([after] if after else []), _Stream.CUT)
+                stream.send(*([after] if after else []), Stream.CUT)
 
     def end_streams(self) -> None:
         """End all watches in order, as when their time is over."""
         with self._lock:
             for stream in self._streams:
-                stream.send(_Stream.END)
+                stream.send(Stream.END)
 
     @property
     def stream_count(self) -> int:
@@ -436,10 +436,10 @@ class ApiServer:
             raise StatusError(404, "NotFound", f'pods "{name}" not found')
         return known[request.command if request.command in known else ()]
 
-    def open_stream(self, request: Request) -> _Stream:
+    def open_stream(self, request: Request) -> Stream:
         self._authorise(request)
         collection, _, _ = _target(request)
-        stream = _Stream(request, collection)
+        stream = Stream(request, collection)
         since = request.query.get("resourceVersion", "")
         with self._lock:
             if since in {"", "0"}:
@@ -449,14 +449,14 @@ class ApiServer:
                 gone = StatusError(410, "Expired", f"too old resource version: {since}")
                 if not self.gone_as_event:
                     raise gone
-                stream.send(_event("ERROR", json.loads(gone.body())), _Stream.END)
+                stream.send(_event("ERROR", json.loads(gone.body())), Stream.END)
             else:
                 past = (change for change in self._changes if change.version > int(since))
                 stream.send(*(line for change in past if (line := _line(change, collection))))
             self._streams.add(stream)
         return stream
 
-    def close_stream(self, stream: _Stream) -> None:
+    def close_stream(self, stream: Stream) -> None:
         with self._lock:
             self._streams.discard(stream)
 
@@ -753,7 +753,7 @@ class _Handler(QuietHandler):
             self.connection.settimeout(20)
             self.rfile.read()
 
-    def _stream(self, stream: _Stream, how: Misbehaviour | None) -> None:
+    def _stream(self, stream: Stream, how: Misbehaviour | None) -> None:
         drip = how if isinstance(how, Dripping) else None
         api = self.server.api
         self.send_response(200)
@@ -770,14 +770,14 @@ class _Handler(QuietHandler):
         finally:
             api.close_stream(stream)
 
-    def _lines(self, stream: _Stream, api: ApiServer) -> Iterator[bytes]:
+    def _lines(self, stream: Stream, api: ApiServer) -> Iterator[bytes]:
         until_s = time.monotonic() + float(stream.request.query.get("timeoutSeconds", "3600"))
         wants_bookmarks = stream.request.query.get("allowWatchBookmarks") == "true"
         while (left_s := until_s - time.monotonic()) > 0:
             line = stream.next(min(left_s, api.bookmark_s))
-            if line is _Stream.CUT:
+            if line is Stream.CUT:
                 raise ConnectionAbortedError
-            if line is _Stream.END:
+            if line is Stream.END:
                 return
             if line is not None:
                 yield line

@@ -198,7 +198,9 @@ def bind_to_node(cluster: AnyCluster, account: str) -> None:
     version = msgspec.json.decode(cluster.api.call("GET", "/version"))
     minor = int("".join(filter(str.isdigit, version["minor"])))
     if (int(version["major"]), minor) < (1, 30):
-        pytest.skip(f"Kubernetes 1.{minor} has no ValidatingAdmissionPolicy: use 1.30 or later")
+        pytest.skip(
+            f"Kubernetes 1.{minor} lacks ValidatingAdmissionPolicy: run it on 1.30 or later"
+        )
     chart = release(next(path for path in VALUES if path.stem == "everything"))
     for kind, plural in (
         ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),

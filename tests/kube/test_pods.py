@@ -622,8 +622,10 @@ def test_pods_as_large_as_they_can_be(api: ApiServer, cluster: Cluster) -> None:
         large["metadata"]["labels"] = {"changed": "yes"}
         api.put(large)
         eventually(lambda: {"changed": "yes"} in [pod.labels for pod in watched.pods.cache.pods()])
-        assert watched.failures() == {}
-        assert lists(api) == 1
+        # A busy machine may take longer over such a list than a client waits; then it asks again.
+        failures = watched.failures()
+        assert set(failures) <= {"timeout"}
+        assert failures or lists(api) == 1
 
 
 def test_a_slow_server(api: ApiServer, cluster: Cluster) -> None:
