@@ -96,3 +96,20 @@ rule Ethash_Kernels
     condition:
         any of them
 }
+
+rule ProgPoW_Kernels
+{
+    meta:
+        description = "ProgPoW's kernels, which its miners write as text and compile while they run"
+        reference = "https://eips.ethereum.org/EIPS/eip-1057"
+        date = "2026-11-30"
+        license = "Apache-2.0"
+        confidence = "miner"
+    strings:
+        // "// Inner loop for prog_seed 1234567", as generated, and as the constant it is made from;
+        // source code has a quotation mark behind it.
+        $generated = /\/\/ Inner loop for prog_seed [0-9]{1,20}\n/
+        $template = { 2F 2F 20 49 6E 6E 65 72 20 6C 6F 6F 70 20 66 6F 72 20 70 72 6F 67 5F 73 65 65 64 20 00 }
+    condition:
+        any of them
+}
