@@ -224,6 +224,7 @@ class Listener(ThreadingMixIn, TCPServer):
 
     daemon_threads = True
     block_on_close = False
+    headers: Headers = ()  # of every response
 
     def __init__(
         self,
@@ -235,20 +236,18 @@ class Listener(ThreadingMixIn, TCPServer):
         authorize: Authorize | None = None,
         posts: Posts | None = None,
         pages: Pages | None = None,
-        headers: Headers = (),
         limits: Limits = Limits(),
     ) -> None:
         """``on_error`` gets the errors of routes; it is called from other threads.
 
         ``authorize`` needs ``tls``: no token is accepted over plain HTTP. ``pages`` replace the
-        routes of GET. Every response has ``headers``.
+        routes of GET.
         """
         BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.routes = routes
         self.posts = posts or {}
         self.pages = pages
-        self.headers = headers
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -449,9 +448,9 @@ def address_listener(
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
     limited = {path: _RateLimited(route) for path, route in routes.items()}
     listener = Listener(
-        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages,
-        headers=headers, limits=limits,
-    )  # fmt: skip
+        listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
+    )
+    listener.headers = headers
     return listener.start(), shown
 
 

@@ -20,7 +20,6 @@ from tests.kube.api_server import (
     Json,
     Request,
     StatusError,
-    _Stream,
     encode,
     merged,
     pod_json,
@@ -101,7 +100,7 @@ class KubectlServer(ApiServer):
             return self._applied(request)
         return None
 
-    def open_stream(self, request: Request) -> _Stream:
+    def open_stream(self, request: Request) -> Any:
         if "sendInitialEvents" in request.query:
             raise StatusError(422, "Invalid", "sendInitialEvents: not supported")
         return super().open_stream(request)
@@ -283,7 +282,8 @@ def _pod(namespace: str, name: str = POD) -> Json:
 @contextmanager
 def cluster(*, is_installed: bool = True) -> Iterator[KubectlServer]:
     """One node, with an agent if it is installed, and a pod of one name where pages name one."""
-    with KubectlServer() as server:
+    server = KubectlServer()
+    with server:
         for node in json.loads((CLUSTER / "nodes.json").read_text())[:1]:
             server.put({"apiVersion": "v1", "kind": "Node", **node}, resource="nodes")
         for name in ("binder", "default", "monitoring", *(["minerwatch"] if is_installed else [])):

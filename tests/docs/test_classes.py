@@ -13,7 +13,8 @@ import pytest
 
 from generate.__main__ import found_program
 from tests.docs.classes import CLASSES, Way, way_of
-from tests.docs.commands import FOLDER, Command, commands
+from tests.docs.commands import Command, commands
+from tests.test_documents import FOLDER
 
 _RUN = (Way.HERE, Way.IN_A_CLUSTER, Way.BY_ITS_NAME)
 

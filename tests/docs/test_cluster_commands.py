@@ -19,9 +19,10 @@ from minerwatch.report.socket_listener import SocketListener
 from tests.cli.test_cull import Agent
 from tests.docs.classes import Way, way_of
 from tests.docs.cluster import AGENT, DEBUGGER, NODE, POD, cluster
-from tests.docs.commands import FOLDER, Command, commands
+from tests.docs.commands import Command, commands
 from tests.kube.conftest import write_kubeconfig
 from tests.report.samples import NODE as CONTAINERS
+from tests.test_documents import FOLDER
 from tests.waiting import PATIENCE_S
 
 _STANDS_FOR = {

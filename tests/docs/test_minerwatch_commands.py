@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.docs.classes import Way, way_of
-from tests.docs.commands import FOLDER, Command, commands
+from tests.docs.commands import Command, commands
 from tests.docs.test_cluster_commands import agent
 from tests.report.samples import MINER
+from tests.test_documents import FOLDER
 
 __all__ = ["agent"]  # a fixture
 

@@ -177,9 +177,9 @@ def test_parts_of_pipes_take_what_they_are_given(tmp_path: Path) -> None:
     for words in typed:
         if shutil.which(words[0]) is None:  # jq
             continue
-        words = [each.replace("/var/lib/minerwatch", str(tmp_path)) for each in words]
+        typed_here = [each.replace("/var/lib/minerwatch", str(tmp_path)) for each in words]
         done = subprocess.run(
-            words, input="a b c d\n", capture_output=True, text=True, check=False, cwd=tmp_path
+            typed_here, input="a b c d\n", capture_output=True, text=True, check=False, cwd=tmp_path
         )
         assert (done.stderr, done.returncode in (0, 1, 123)) == ("", True), words
 
