@@ -230,6 +230,7 @@ class Listener(ThreadingMixIn, TCPServer):
 
     daemon_threads = True
     block_on_close = False
+    headers: Headers = ()  # of every response
 
     def __init__(
         self,
@@ -255,7 +256,6 @@ class Listener(ThreadingMixIn, TCPServer):
         self.posts = posts or {}
         self.pages = pages
         self._private_places = threading.BoundedSemaphore(limits.private_at_once)
-        self.headers: Headers = ()  # of every response
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize

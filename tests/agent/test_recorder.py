@@ -77,6 +77,8 @@ class Recording:
             return None
         owner = container.pod_uid.partition("-")[0]
         pod = make_pod(f"pod-{container.pod_uid}", container.pod_uid)
+        if owner == "user":  # of a host
+            pod = replace(pod, namespace="", service_account=owner)
         return Identity(pod, "notebook", "image", Owner(owner, "label user"))
 
     def _raise(self, error: OSError) -> None:
@@ -233,6 +235,19 @@ def test_an_owner_that_flips_all_day_has_some_lines_and_others_all_of_theirs(
     failures = {reason: count for _, reason, count in recording.recorder.failures()}
     assert failures["left"] == 2 * 24 * 60 - owners["eve"]
     assert sum(line.left_out for line in recording.lines(VerdictLine)) > 0
+
+
+def test_on_a_host_containers_by_the_hundred_leave_users_their_lines(
+    recording: Recording,
+) -> None:
+    for number in range(200):
+        container = make_container(f"ci-{number}", "", cgroup=f"/docker/{number}")
+        recording.recorder.note_verdict(recording.watch.use(container, 1.0), "clear", "likely")
+    users = recording.watch.use(make_container("a", "user-1"), 1.0, Level.LIKELY)
+    recording.recorder.note_verdict(users, "clear", "likely")
+    owners = Counter(line.owner for line in recording.lines(VerdictLine))
+    assert owners["user"] == 1
+    assert owners[""] == 120
 
 
 @given(names=st.lists(st.text(), max_size=3))

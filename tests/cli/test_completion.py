@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from minerwatch.api.snapshot import encode
 from minerwatch.cli.main import cli
 from minerwatch.report.http_server import Answer
 from minerwatch.report.socket_listener import SocketListener
+from tests.cli.top_screen.test_top import Terminal, needs_tmux
 from tests.report.samples import HOSTILE, MINER, SIMULATION
 
 POD = f"{MINER.namespace}/{MINER.pod}"
@@ -72,7 +75,7 @@ def test_commands_and_options_are_completed() -> None:
     assert "--processes" in completed("minerwatch top --pro")
 
 
-def test_in_a_shell(agent_socket: Path) -> None:
+def test_in_bash(agent_socket: Path) -> None:
     script = (
         'eval "$(_MINERWATCH_COMPLETE=bash_source minerwatch)"\n'
         "COMP_WORDS=(minerwatch explain si) COMP_CWORD=2\n"
@@ -89,3 +92,39 @@ def test_in_a_shell(agent_socket: Path) -> None:
         },
     )
     assert (done.stdout, done.stderr) == ("simulation.service\n", "")
+
+
+_EVAL = 'eval "$(_MINERWATCH_COMPLETE={}_source minerwatch)"'
+
+
+@needs_tmux
+@pytest.mark.parametrize(
+    ("shell", "setup"),
+    [
+        ("bash --norc", _EVAL.format("bash")),
+        (
+            "zsh -f",
+            f"autoload -U compinit; compinit -u -D; {_EVAL.format('zsh')}",
+        ),
+        ("fish --no-config", "_MINERWATCH_COMPLETE=fish_source minerwatch | source"),
+    ],
+)
+def test_a_tab_completes_a_target(
+    shell: str, setup: str, agent_socket: Path, tmp_path: Path
+) -> None:
+    program, *options = shell.split()
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is missing: apt-get install {program}")
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    terminal = Terminal(tmp_path, PATH=path, MINERWATCH_SOCKET=str(agent_socket))
+    try:
+        terminal.type(" ".join([found, *options]))
+        terminal.type(f"{setup}; echo set-'up'")
+        terminal.shows("set-up")
+        terminal.press("C-l")
+        terminal.until(lambda: "set-up" not in terminal.text)
+        terminal.press(*"minerwatch", "Space", *"explain", "Space", *"si", "Tab")
+        terminal.shows("minerwatch explain simulation.service")
+    finally:
+        terminal.close()

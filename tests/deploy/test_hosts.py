@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -33,6 +35,34 @@ def _command() -> list[str]:
     (shown,) = re.findall(r"^(docker run .*?[^\\])$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     words = shlex.split(shown.replace("\\\n", " "))
     return words[1:]
+
+
+_QUADLET_NEEDS_SYSTEMD = ("--cidfile", "--replace", "--rm", "--cgroups=split", "--sdnotify")
+
+
+def _quadlet_command(folder: Path) -> list[str]:
+    """What podman's generator makes of the quadlet, without the program's name."""
+    program = os.environ.get("MINERWATCH_TEST_QUADLET") or shutil.which(
+        "quadlet", path="/usr/libexec/podman:/usr/lib/podman"
+    )
+    if program is None:
+        pytest.skip(
+            "podman 4.5 or later has the generator of quadlets: install it, or name one of a newer"
+            " Debian's package in MINERWATCH_TEST_QUADLET"
+        )
+    units = folder / "units"
+    units.mkdir()
+    shutil.copy(QUADLET, units)
+    done = subprocess.run(
+        [program, "-dryrun"],
+        env={**os.environ, "QUADLET_UNIT_DIRS": str(units)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (start,) = re.findall(r"^ExecStart=\S*podman (.*)$", done.stdout, re.MULTILINE)
+    return [word for word in shlex.split(start) if not word.startswith(_QUADLET_NEEDS_SYSTEMD)]
 
 
 def _option(words: list[str], name: str) -> list[str]:
@@ -69,11 +99,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["page", "quadlet"])
 def test_the_command_on_the_page_starts_an_agent_that_sees_all(
-    engine: Engine, tmp_path: Path
+    engine: Engine, form: str, tmp_path: Path
 ) -> None:
+    if form == "quadlet" and engine.name != "podman":
+        pytest.skip("a quadlet is podman's: run it with podman")
+    command = _command() if form == "page" else _quadlet_command(tmp_path)
     installed = wheel_root(tmp_path)
-    command = _command()
     image = command.index(_IMAGE)
     options, agent = command[:image], command[image + 1 :]
     mounts = [*installed.mounts, Path("/usr"), Path("/lib"), Path("/lib64"), Path("/bin")]

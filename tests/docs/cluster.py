@@ -283,7 +283,8 @@ def _pod(namespace: str, name: str = POD) -> Json:
 @contextmanager
 def cluster(*, is_installed: bool = True) -> Iterator[KubectlServer]:
     """One node, with an agent if it is installed, and a pod of one name where pages name one."""
-    with KubectlServer() as server:
+    server = KubectlServer()
+    with server:
         for node in json.loads((CLUSTER / "nodes.json").read_text())[:1]:
             server.put({"apiVersion": "v1", "kind": "Node", **node}, resource="nodes")
         for name in ("binder", "default", "monitoring", *(["minerwatch"] if is_installed else [])):

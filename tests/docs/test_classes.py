@@ -28,6 +28,7 @@ def _of(way: Way, *programs: str) -> list[Command]:
 
 
 def test_every_command_is_in_a_class() -> None:
+    assert _of(Way.UNKNOWN) == []
     used = {way_of(each) for each in commands()}
     assert used == {*CLASSES}, "a class without a command"
     for each in CLASSES:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from generate.__main__ import found_program
+from minerwatch.config.schema import Web
+from minerwatch.web.access import Access
 from tests.docs.classes import way_of
 from tests.docs.commands import commands
 from tests.test_documents import FOLDER, PAGES
@@ -146,6 +148,15 @@ def test_cgroups_are_compared_as_the_page_says(tmp_path: Path) -> None:
     assert re.search(rb"^ *-?\d+\.\d\d /sys/fs/cgroup/", done.stdout, re.MULTILINE)
 
 
+def test_a_token_is_made_as_the_page_says(tmp_path: Path) -> None:
+    (block,) = (each for each in _blocks(FOLDER / "docs" / "web.md") if "openssl rand" in each)
+    made = block.splitlines()[0].replace("/etc/minerwatch", str(tmp_path))
+    _bash(made)
+    token = tmp_path / "web-token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    Access(Web(listen="0.0.0.0:9798", token_file=str(token)))
+
+
 _IN_PIPES = ("awk", "cut", "echo", "grep", "head", "jq", "sort", "tail", "uniq")
 _OF_A_PROCESS = ("awk", "cat", "ls", "nsenter", "ps", "top")
 
@@ -166,9 +177,9 @@ def test_parts_of_pipes_take_what_they_are_given(tmp_path: Path) -> None:
     for words in typed:
         if shutil.which(words[0]) is None:  # jq
             continue
-        here = [each.replace("/var/lib/minerwatch", str(tmp_path)) for each in words]
+        typed_here = [each.replace("/var/lib/minerwatch", str(tmp_path)) for each in words]
         done = subprocess.run(
-            here, input="a b c d\n", capture_output=True, text=True, check=False, cwd=tmp_path
+            typed_here, input="a b c d\n", capture_output=True, text=True, check=False, cwd=tmp_path
         )
         assert (done.stderr, done.returncode in (0, 1, 123)) == ("", True), words
 
