@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import ordinary
+
 TARGETS = Path(__file__).parents[1] / "tests" / "targets"
 
 
@@ -267,12 +269,12 @@ _SHELL |= {
 def computing() -> tuple[list[Computing], list[str]]:
     """Return the programs that can run here, and the names of those that cannot."""
     found, missing = [], []
-    for (kind, name), (module, source) in _PYTHON.items():
+    for (kind, name), (module, source) in (_PYTHON | ordinary.PYTHON).items():
         if find_spec(module) is None:
             missing.append(name)
         else:
             found.append(Computing(kind, name, (sys.executable, "-c", source)))
-    for (kind, name), (program, script) in _SHELL.items():
+    for (kind, name), (program, script) in (_SHELL | ordinary.SHELL).items():
         if shutil.which(program) is None:
             missing.append(name)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class Rounds:
         self._begins_s = 0.0
         self._gathered: dict[Place, Counter[int]] = {}
         self._counts: Counter[Hashable] = Counter()  # of addresses gathered, by owner
-        self._waiting: list[tuple[Place, Counter[int]]] = []
+        self._waiting: deque[tuple[Place, Counter[int]]] = deque()
 
     def add(self, place: Place, addresses: Sequence[int], now_s: float) -> int:
         """Gather addresses during a round; return the number beyond the bounds of one owner."""
@@ -114,6 +114,6 @@ class Rounds:
         """Return what was gathered of one process, owners in turn, once a round has ended."""
         if now_s >= self._begins_s + _ROUND_S:
             self._begins_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
-            self._waiting = [*interleaved(self._gathered.items(), lambda each: each[0].owner)]
+            self._waiting = deque(interleaved(self._gathered.items(), lambda each: each[0].owner))
             self._gathered, self._counts = {}, Counter()
-        return self._waiting.pop() if self._waiting else None
+        return self._waiting.popleft() if self._waiting else None

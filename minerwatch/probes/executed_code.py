@@ -319,10 +319,12 @@ class ExecutedCode:
         return known is not None and known.tally.samples >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[int]]]:
-        """Yield known processes while the bounds of a second permit it."""
-        while not self._bounds.is_reached and (found := self._rounds.next(now_s)) is not None:
+        """Yield known processes within the bounds of a second; one, whatever new ones take."""
+        while (found := self._rounds.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
             yield found
+            if self._bounds.is_reached:
+                return
 
     def _classify(self, place: Place, addresses: Counter[int], now_s: float) -> None:
         try:

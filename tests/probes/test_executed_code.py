@@ -448,3 +448,37 @@ def test_an_owner_cannot_fill_a_round() -> None:
     assert found.pop(500) == 9
     assert sum(found.values()) + left == 900
     assert sum(found.values()) == 400
+
+
+def test_owners_take_turns_in_a_round() -> None:
+    rounds = Rounds()
+    for pid in range(100):
+        rounds.add(place(pid, "loud"), [16], 1.0)
+    rounds.add(place(500, "quiet"), [16], 1.0)
+    assert 500 in [*gathered(rounds, 10.0)][:2]
+
+
+def test_a_storm_of_new_processes_does_not_stop_rounds(mixing: int) -> None:
+    """Five owners whose processes are always new take all that is classified in a second."""
+    places = {os.getpid(): me()}
+    probe, _ = opened(places)
+    try:
+        for second in range(6):
+            probe.take(times(40, os.getpid(), mixing), float(second))
+        probe.take_news(HERE)
+        is_asked = False
+        for second in range(6, 400):
+            storm = [
+                CodeSample(5_000_000 + 1000 * owner + second, 64, 0)
+                for owner in range(1, 6)
+                for _ in range(40)
+            ]
+            for owner in range(1, 6):
+                pid = 5_000_000 + 1000 * owner + second
+                places[pid] = Place(ProcessId(pid, 1), ELSEWHERE, f"owner {owner}")
+            own = times(20, os.getpid(), mixing).samples
+            probe.take(CodeSamples(0.05, [*storm, *own]), float(second))
+            is_asked = is_asked or probe.take_news(HERE)
+        assert is_asked
+    finally:
+        probe.close()
