@@ -231,3 +231,15 @@ def test_names_of_pods_cannot_lead_elsewhere(api: ApiServer, cluster: Cluster) -
     with pytest.raises(ApiError):
         AgentPorts(cluster).read(port, REPORT_PATH, 5.0)
     assert api.requests[-1].path.endswith("/pods/https:..%2F..%2Fx%3F:9797/proxy/report")
+
+
+@pytest.mark.parametrize("token", ["a\nX-Evil: 1", "a\r\n\r\nGET /", "", "a\x00b", "ü\u20ac"])
+def test_a_token_that_is_none_breaks_out_of_no_header(
+    api: ApiServer, cluster: Cluster, agents: None, token: str
+) -> None:
+    answer = msgspec.json.encode({"status": {"token": token}})
+    api.misbehave(Answering(201, body=answer), when=is_token_request)
+    port = AgentPort("node-1", "minerwatch", "agent-1", "minerwatch-view", 9797)
+    with pytest.raises(ApiError):
+        AgentPorts(cluster).read(port, REPORT_PATH, 5.0)
+    assert not [each for each in api.requests if "x-evil" in each.headers]

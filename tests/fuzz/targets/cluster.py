@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from websocket import ABNF
 
+from minerwatch.api.port import REPORT_PATH, audience
 from minerwatch.api.snapshot import decode_report
 from minerwatch.config.schema import Culling
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
@@ -21,6 +22,7 @@ from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
+from minerwatch.kube.agent_port import AgentPort, AgentPorts
 from minerwatch.kube.client import ApiError, Cluster, Response
 from minerwatch.kube.cluster_view import identity_facts, identity_of
 from minerwatch.kube.controllers import controls
@@ -183,6 +185,9 @@ def token_review(data: bytes) -> None:
         answered = msgspec.json.decode(data)["status"]
         assert answered["authenticated"] is True
         assert answered["allowed"] is True
+    of_node = TokenReviewer(_api(data), errors.append, path=REPORT_PATH, audience=audience("n"))
+    if of_node("token", "192.0.2.1") == HTTPStatus.OK:
+        assert audience("n") in msgspec.json.decode(data)["status"]["audiences"]
     for error in errors:
         is_told(cast("ApiError", error))
         is_one_line(str(error))
@@ -229,6 +234,17 @@ def _record() -> ActionRecord:
         "id", 1.8e9, 5e5, "boot", "node-1", "hub", "jupyter-ada", "uid", "ada", Action.EVICT, 0,
         dry_run=False, outcome=Outcome.PENDING,
     )  # fmt: skip
+
+
+@target("kube.agent_port")
+def agent_port(data: bytes) -> None:
+    """A token, and what the API server's proxy brings back: the report, or a reason."""
+    port = AgentPort("n", "minerwatch", "a", "minerwatch-view", 9797)
+    try:
+        assert AgentPorts(_api(data)).read(port, REPORT_PATH, 1.0) == data
+    except ApiError as error:
+        is_told(error)
+        is_one_line(str(error))
 
 
 @target("kube.fleet", "kube.client", cost=2)

@@ -39,7 +39,7 @@ def _server(*, takes_orders: bool) -> Listener:
     return Listener(listening, routes, _fail, posts=posts)
 
 
-@target("report.http_server", max_bytes=20_000)
+@target("report.http_server", "report.bounded_reader", max_bytes=20_000)
 def http_request(data: bytes) -> None:
     """Whatever is sent is answered by one whole answer that repeats nothing of it, or by none."""
     for takes_orders in (False, True):
