@@ -17,7 +17,7 @@ from typing import NamedTuple
 import re2
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.model import Level, Signal
+from minerwatch.model import Abuse, Level, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.selection import pod_key
 
@@ -113,9 +113,12 @@ def traits(status: ContainerStatus) -> frozenset[Trait]:
     The command lines of processes with findings are searched, too: a finding's evidence is the
     part around what matched.
     """
-    texts = [text[:_MAX_SEARCHED] for text in _texts(status)][:_MAX_TEXTS]
+    is_mining = status.abuse in ("", Abuse.MINING)  # the target of a scan is no pool
+    searched = _texts(status) if is_mining else ()
+    texts = [text[:_MAX_SEARCHED] for text in searched][:_MAX_TEXTS]
+    hosts = _pool_hosts(status) if is_mining else ()
     wallets = dict.fromkeys(wallet for text in texts for wallet in _wallets(text))
-    pools = dict.fromkeys([*_pool_hosts(status), *(pool for t in texts for pool in _pools(t))])
+    pools = dict.fromkeys([*hosts, *(pool for t in texts for pool in _pools(t))])
     values = {
         Kind.OWNER: [status.owner],
         Kind.IMAGE: [status.image],

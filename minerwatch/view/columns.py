@@ -78,7 +78,7 @@ def _named(text: str, width: int) -> str:
 SCORE_COLUMN = Column("SCORE", lambda status, _: str(int(status.score)), is_number=True)
 LEVEL_COLUMN = Column("LEVEL", lambda status, _: printable(status.level, _LEVEL_LENGTH))
 ABUSE_COLUMN = Column(
-    "ABUSE", lambda status, _: printable(abuse_of(status), _LEVEL_LENGTH) or NOTHING, leaves=5
+    "ABUSE", lambda status, _: printable(abuse_of(status), _LEVEL_LENGTH) or NOTHING, leaves=9
 )
 SINCE_COLUMN = Column(SINCE, lambda status, now: age(status.since, now), leaves=8, is_number=True)
 CPU_COLUMN = Column("CPU", lambda status, _: f"{status.cpu_cores:.2f}", is_number=True)

@@ -56,12 +56,11 @@ _DOUBTS = {
     Signal.IDENTITY.value: "Names, paths and arguments can be anybody's: a scanner, a course or a"
     " test shows the same.",
     Signal.NETWORK.value: "An address is where it connects to, not what it sends there.",
-    Signal.COMPUTE.value: "It computes as miners and password crackers do; that does not show the"
-    " purpose, or the person behind it.",
-    Signal.CONTENT.value: "Wallets, nodes and benchmarks carry a miner's code without mining.",
+    Signal.COMPUTE.value: "What it computes does not show the purpose, or the person behind it.",
+    Signal.CONTENT.value: "Wallets, nodes and benchmarks carry such code for another purpose.",
     Signal.EXECUTION.value: "Deleted, hidden and in-memory executables also come from upgrades and"
     " from programs that unpack themselves.",
-    Signal.BEHAVIOUR.value: "Simulations, builds and training use CPU like a miner: alone, this"
+    Signal.BEHAVIOUR.value: "Simulations, builds and training use CPU like this: alone, this"
     " never raises an alarm.",
 }
 

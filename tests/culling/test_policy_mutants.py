@@ -27,13 +27,14 @@ from minerwatch.culling import host_policy, policy, proof
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.records import Case
-from minerwatch.model import Action, ContainerKind, Outcome, Owner
+from minerwatch.model import Abuse, Action, ContainerKind, Outcome, Owner
 from tests.builders import make_pod_container
 from tests.culling.test_policy import (
     ALICES,
     CASE,
     COMPUTE,
     CONTAINER,
+    COUNTERS,
     DECISION,
     DOUBTS,
     ENGINES,
@@ -43,6 +44,7 @@ from tests.culling.test_policy import (
     MINER,
     NESTED,
     NOW,
+    ON_FOR_ALL,
     ON_HOST,
     OTHER,
     POD,
@@ -194,6 +196,24 @@ FIRST_LOOKS = [
     first("ends soon", with_pod(is_ending=True, ends_unix_s=NOW.unix_s + 300), SETTINGS, None,
         Reason.POD_ENDING),
     first("does not end", with_pod(ends_unix_s=NOW.unix_s + DAY_S), grace_period_s=None),
+    # kinds of abuse
+    first("proven mining beside a worse scan without proof", with_verdict(findings=(
+        *VERDICT.findings,
+        replace(IDENTITY, rule="rule-c", score=95, abuse=Abuse.SCANNING),
+        replace(COMPUTE, rule="rule-3", score=95, abuse=Abuse.SCANNING))),
+        ON_FOR_ALL, abuse="mining", rules=("rule-1", "rule-2")),
+    first("mining that was not watched for long beside a scan that was", replace(
+        with_verdict(findings=(*VERDICT.findings, *(
+            replace(each, rule=rule, abuse=Abuse.SCANNING)
+            for each, rule in ((IDENTITY, "rule-c"), (COUNTERS, "rule-3"))))),
+        held=held(rule_1=0)), ON_FOR_ALL, abuse="scanning", rules=("rule-3", "rule-c")),
+    first("no proof of two kinds", with_verdict(findings=(
+        replace(IDENTITY, score=95),
+        replace(IDENTITY, rule="rule-c", score=50, abuse=Abuse.SCANNING),
+        replace(COMPUTE, rule="rule-3", score=50, abuse=Abuse.CRACKING))),
+        ON_FOR_ALL, None, Reason.NOT_CORROBORATED, Reason.NO_PROCESS,
+        sentences=(f"{Reason.NOT_CORROBORATED.value[:-1]} (95 by identity).",
+                   "There is not enough proof against any single process (kill).")),
     # the ladder
     first("by hand", replace(CASE, asked=Action.DELETE), action=Action.DELETE),
     first("by hand, of an unknown pod", replace(CASE, pod=None, asked=Action.KILL), DRY, None,

@@ -142,6 +142,37 @@ MINER = container(
         ),
     ),
 )
+SCAN = replace(
+    MINER,
+    pod="crawler-0",
+    score=80.0,
+    level="likely",
+    abuse="scanning",
+    abuses={"scanning": 80.0, "proxyware": 15.0},
+    signals={"network": 80.0},
+    cpu_cores=0.03,
+    findings=(
+        finding(
+            "Most connections of the pod fail",
+            signal="network",
+            abuse="scanning",
+            score=80.0,
+            evidence={"ConnectsPerSecond": 210.0, "FailedConnectShare": 0.98},
+            expected={"ConnectsPerSecond": ">= 5", "FailedConnectShare": ">= 0.8"},
+        ),
+        finding(
+            "Tunnel or proxy by its name",
+            abuse="proxyware",
+            score=15.0,
+            counted=False,
+            evidence={"Image": "/tmp/chisel"},
+            expected={"Image": "ends with '/chisel'"},
+        ),
+    ),
+    processes=(process(comm="a", command_line="./a 198.51.100.0/24 -o out.txt:80"),),
+)
+"""A pod that scans and has a tunnel."""
+
 LIKELY = container(
     container="9c1b44de3f2a",
     container_id="9c1b44de3f2a" + "1" * 52,

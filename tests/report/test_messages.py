@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import MessageFormat
 from minerwatch.report.messages import ACTION, Batch, Notice, bodies, notice
-from tests.report.samples import MINER, container, finding, hostile_text, process
+from tests.report.samples import MINER, SCAN, container, finding, hostile_text, process
 
 AT = "2026-11-23T02:30:00Z"
 
@@ -22,6 +24,26 @@ def said(message_format: MessageFormat, *notices: Notice, **left_out: int) -> li
 
 def of(status: Any = MINER, event: str = "verdict", *, command_lines: bool = False) -> Notice:
     return notice(status, event, AT, command_lines=command_lines)
+
+
+@pytest.mark.parametrize("message_format", MessageFormat)
+@pytest.mark.parametrize("event", ["verdict", "cleared", ACTION])
+def test_a_scan_is_never_called_a_miner(message_format: MessageFormat, event: str) -> None:
+    said = notice(SCAN, event, "2026-11-30T02:00:00Z", command_lines=True)
+    said = msgspec.structs.replace(said, action="evict", outcome="done")
+    ((body, _),) = bodies(message_format, Batch((said,), {}))
+    text = body.decode().replace("minerwatch", "")
+    assert "scanning" in text
+    assert not re.search(r"(?i)miner|mining|proxyware|tunnel", text)
+
+
+def test_a_second_kind_of_abuse_is_told_by_its_own_findings() -> None:
+    said = notice(
+        SCAN, "verdict", "2026-11-30T02:00:00Z",
+        command_lines=False, abuse="proxyware", level="suspicious",
+    )  # fmt: skip
+    assert (said.abuse, said.level, said.score) == ("proxyware", "suspicious", 15.0)
+    assert said.reasons == ("identity: Tunnel or proxy by its name",)
 
 
 def test_a_message_says_what_whose_why_and_what_to_type() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from minerwatch.config.schema import Webhook
 from minerwatch.config.values import Duration
-from minerwatch.model import AnnouncedLevel, Level, MessageFormat, Verdict
+from minerwatch.model import Abuse, AnnouncedLevel, Level, MessageFormat, Verdict
 from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.notifier import DROPPED, Notifier, NotifyPace, NotSentError, Receiver, post
 from tests.builders import make_container, make_finding, make_verdict
@@ -131,6 +131,22 @@ def test_news_is_sent_once_and_its_end_too(tmp_path: Path) -> None:
         events = [each["event"] for body in served.got for each in body["notices"]]
         assert events == ["verdict", "cleared"]
         assert not to.errors
+
+
+def test_each_kind_of_abuse_is_sent_once(tmp_path: Path) -> None:
+    here = make_container()
+    mines = make_finding(score=75.0)
+    scans = make_finding(score=72.0, rule="s", abuse=Abuse.SCANNING)
+    weak = make_finding(score=40.0, rule="p", abuse=Abuse.PROXYWARE)
+    with site(200) as served, told(webhook(tmp_path, served.url)) as to:
+        for findings in ((mines,), (mines, scans, weak), (mines, scans, weak), ()):
+            to.tell(make_verdict(here, *findings))
+        until(lambda: sum(len(each["notices"]) for each in served.got) >= 4)
+        said = [(each["event"], each["abuse"]) for got in served.got for each in got["notices"]]
+    assert said == [
+        *(("verdict", "mining"), ("verdict", "scanning")),
+        *(("cleared", "mining"), ("cleared", "scanning")),
+    ]
 
 
 def test_what_is_below_its_level_or_elsewhere_is_not_sent(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_each_container_is_in_one_campaign_the_largest_first() -> None:
     assert campaign_of(miner(99), found) is None
 
 
+def test_the_target_of_a_scan_is_no_pool() -> None:
+    target = finding(signal="network", abuse="scanning", evidence={"DestinationIp": "192.0.2.7"})
+    pods = [
+        miner(number, owner=f"u{number}", abuse="scanning", findings=(target,),
+              processes=(process(command_line=f"nmap -o 192.0.2.7:80 -u {WALLET}"),))
+        for number in range(3)
+    ]  # fmt: skip
+    assert said(*pods) == []
+    assert said(*(replace(each, image="i") for each in pods)) == ["3 pods of image i (3 owners)"]
+
+
 def test_one_pod_is_no_campaign() -> None:
     assert said(miner(1, owner="a"), miner(1, owner="a", container="second")) == []
     assert said(miner(1, owner="a"), miner(2, owner="b")) == []

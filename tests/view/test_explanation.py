@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.abuse_text import text_of
 from minerwatch.api.types import ContainerStatus
 from minerwatch.detection.judge import joined_score
-from minerwatch.model import Signal
+from minerwatch.model import Abuse, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.explanation import explanation
 from tests.report.samples import (
@@ -21,6 +23,7 @@ from tests.report.samples import (
     MINER,
     NOW,
     POOL,
+    SCAN,
     SIMULATION,
     SUSPICIOUS,
     WALLET,
@@ -38,6 +41,7 @@ Golden = Callable[[str, str], None]
     [
         ("confirmed", MINER),
         ("likely", LIKELY),
+        ("scan", SCAN),
         ("suspicious", SUSPICIOUS),
         ("held", HELD),
         ("clear-busy", SIMULATION),
@@ -47,6 +51,15 @@ Golden = Callable[[str, str], None]
 )
 def test_explanations(golden: Golden, name: str, status: ContainerStatus) -> None:
     golden(f"explain-{name}.txt", explanation(status, now=NOW, width=100))
+
+
+def test_a_scan_is_never_called_a_miner() -> None:
+    signals = {each.value: 40.0 for each in Signal}
+    for abuse in (each.value for each in Abuse if each is not Abuse.MINING):
+        status = replace(SCAN, abuse=abuse, abuses={abuse: 80.0}, signals=signals)
+        text = explanation(status, now=NOW, width=None).replace("minerwatch", "")
+        assert not re.search(r"(?i)miner|mining|cryptocurrency", text)
+        assert f"Abuse      {abuse}: looks as if it {text_of(abuse).does}" in text
 
 
 def test_a_narrow_coloured_terminal(golden: Golden) -> None:

@@ -11,6 +11,7 @@ from minerwatch.errors import TargetError
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.selection import (
     SORT_KEYS,
+    abuse_of,
     beside,
     busy,
     filtered,
@@ -26,6 +27,7 @@ from tests.report.samples import (
     LIKELY,
     MINER,
     NODE,
+    SCAN,
     SIMULATION,
     SUSPICIOUS,
     container,
@@ -222,3 +224,11 @@ def test_a_pid_names_the_container_that_has_it_before_one_that_is_called_so() ->
     called = container(container="4711", container_id="4711")
     has = container(processes=(process(),))
     assert found((called, has), "4711") == has
+
+
+def test_an_abuse_is_found_by_its_name_where_it_is_flagged() -> None:
+    busy = replace(SIMULATION, abuse="mining", abuses={"mining": 29.0})
+    every = (SCAN, busy)
+    assert filtered(every, "scanning") == [SCAN]
+    assert filtered(every, "mining") == []
+    assert (abuse_of(SCAN), abuse_of(busy)) == ("scanning", "")

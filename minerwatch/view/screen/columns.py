@@ -27,7 +27,7 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
     return (
         _column(columns.SCORE_COLUMN, 5, sort="score", is_level=True),
         _column(columns.LEVEL_COLUMN, 10, is_level=True),
-        Column("ABUSE", _draw_abuse, 11, leaves=5, exists=_is_flagged),
+        Column("ABUSE", _draw_abuse, 11, leaves=8, exists=_is_flagged),
         Column("SIGNALS", _draw_tags, 12 if is_narrow else 16),
         _column(columns.CPU_COLUMN, 6, sort="cpu"),
         Column(f"LAST {span(steps * step_s)}", _draw_history, steps, leaves=10, style=_upright),
