@@ -140,7 +140,7 @@ def test_the_agents_own_process_is_measured_like_any_exporters() -> None:
 def test_each_kind_of_abuse_has_its_score() -> None:
     scores = named(ticked(Metrics(), MINER), "minerwatch_container_abuse_score")
     assert {dict(labels)["abuse"]: score for labels, score in scores.items()} == {
-        "mining": 91.48,
+        "mining": 95.2,
         "proxyware": 15.0,
     }
 
