@@ -205,7 +205,7 @@ PROSE = (
     b'RandomX\\x03 "RandomX\\003" 0x6daca553, 0x62716609, 0xdbb5552b, 0xb4f44917 RandomX '
     b"53 a5 ac 6d 09 66 71 62 9298411001130361340 kawpow rAVENCOINKAWPOW ZcashPoW BgoldPoW "
     b"HeavyHash ProofOfWorkHash VerusHash haraka ethash_search '_Z13ethash_search'\n"
-    b'ret << "// Inner loop for prog_seed " << prog_seed; see // Inner loop for prog_seed 12 there\n'
+    b'ret << "// Inner loop for prog_seed " << prog_seed; as // Inner loop for prog_seed 12 there\n'
 )
 SOURCE = b"\n".join(
     each.replace(b'"', b'\\"')
