@@ -28,10 +28,18 @@ def client_of(address: Any, server: Any) -> Any:
     ``address`` and ``server`` are both ends, as accept(2) and getsockname(2) return them. Each user
     of the machine has millions of loopback addresses.
     """
-    if not isinstance(address, tuple) or not ip_address(address[0]).is_loopback:
+    if not isinstance(address, tuple):
         return address
-    uid = _uid_of(address[0], address[1], server[0], server[1])
+    host, server_host = (_plain(end[0]) for end in (address, server))
+    uid = None
+    if ip_address(host).is_loopback:
+        uid = _uid_of(host, address[1], server_host, server[1])
     return address if uid is None else (f"user {uid}", address[1])
+
+
+def _plain(host: str) -> str:
+    """Return an address of IPv4 as such, where a listener for both families has it."""
+    return host.removeprefix("::ffff:") if "." in host else host
 
 
 def _uid_of(host: str, port: int, server_host: str, server_port: int) -> int | None:
