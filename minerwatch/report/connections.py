@@ -18,6 +18,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2 (sock_diag(7)), before the socket's id
 _ADDRESSES = struct.Struct("!HH16s16s")
 _NO_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+_SUB_UID_MIN, _SUB_UID_COUNT = 100_000, 65_536  # the defaults of login.defs(5)
 _UID = struct.Struct("=I")
 _UID_OFFSET = _HEADER.size + 4 + _ADDRESSES.size + len(_NO_COOKIE) + 12  # in inet_diag_msg
 
@@ -34,7 +35,14 @@ def client_of(address: Any, server: Any) -> Any:
     uid = None
     if ip_address(host).is_loopback:
         uid = _uid_of(host, address[1], server_host, server[1])
-    return address if uid is None else (f"user {uid}", address[1])
+    return address if uid is None else (_name_of(uid), address[1])
+
+
+def _name_of(uid: int) -> str:
+    """Return a user's name for the count; the ids of a user's namespaces (subuid(5)) are one."""
+    if uid < _SUB_UID_MIN:
+        return f"user {uid}"
+    return f"subordinate ids {(uid - _SUB_UID_MIN) // _SUB_UID_COUNT}"
 
 
 def _plain(host: str) -> str:
