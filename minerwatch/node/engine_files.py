@@ -137,14 +137,14 @@ def podman_containers(body: bytes, most: int = MAX_PODMAN_CONTAINERS) -> dict[st
 def is_in_cgroup(config_json: bytes, cgroup: str) -> bool:
     """Return True if podman asked its runtime for the service that ``cgroup`` is in.
 
-    ``config_json`` is the container's bundle (OCI runtime-spec, config-linux.md).
+    ``config_json`` is the container's bundle (OCI runtime-spec, config-linux.md). The first service
+    counts: below it the service itself names the folders.
     """
-    service = cgroup.rpartition(".service/")[0].rpartition("/")[2] + ".service"
+    service = cgroup.partition(".service/")[0] + ".service/"
     try:
-        asked = _runtime_decoder.decode(config_json).linux.cgroup
+        return _runtime_decoder.decode(config_json).linux.cgroup.startswith(service)
     except NOT_JSON:
         return False
-    return service in asked.split("/")
 
 
 def docker_data_root(daemon_json: bytes) -> str:

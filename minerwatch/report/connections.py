@@ -18,6 +18,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2 (sock_diag(7)), before the socket's id
 _ADDRESSES = struct.Struct("!HH16s16s")
 _NO_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+_SUB_UID_MIN, _SUB_UID_COUNT = 100_000, 65_536  # the defaults of login.defs(5)
 _UID = struct.Struct("=I")
 _UID_OFFSET = _HEADER.size + 4 + _ADDRESSES.size + len(_NO_COOKIE) + 12  # in inet_diag_msg
 
@@ -28,10 +29,25 @@ def client_of(address: Any, server: Any) -> Any:
     ``address`` and ``server`` are both ends, as accept(2) and getsockname(2) return them. Each user
     of the machine has millions of loopback addresses.
     """
-    if not isinstance(address, tuple) or not ip_address(address[0]).is_loopback:
+    if not isinstance(address, tuple):
         return address
-    uid = _uid_of(address[0], address[1], server[0], server[1])
-    return address if uid is None else (f"user {uid}", address[1])
+    host, server_host = (_plain(end[0]) for end in (address, server))
+    uid = None
+    if ip_address(host).is_loopback:
+        uid = _uid_of(host, address[1], server_host, server[1])
+    return address if uid is None else (_name_of(uid), address[1])
+
+
+def _name_of(uid: int) -> str:
+    """Return a user's name for the count; the ids of a user's namespaces (subuid(5)) are one."""
+    if uid < _SUB_UID_MIN:
+        return f"user {uid}"
+    return f"subordinate ids {(uid - _SUB_UID_MIN) // _SUB_UID_COUNT}"
+
+
+def _plain(host: str) -> str:
+    """Return an address of IPv4 as such, where a listener for both families has it."""
+    return host.removeprefix("::ffff:") if "." in host else host
 
 
 def _uid_of(host: str, port: int, server_host: str, server_port: int) -> int | None:

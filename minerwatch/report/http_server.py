@@ -303,7 +303,7 @@ class Listener(ThreadingMixIn, TCPServer):
         """Accept a connection of an address, or on loopback of a user; pause if out of files."""
         try:
             client, address = self.socket.accept()
-            return client, client_of(address, self.server_address)
+            return client, client_of(address, client.getsockname())
         except OSError as error:
             if error.errno in _NO_RESOURCES:  # it stays in the backlog, and select returns at once
                 self.count("no resources")

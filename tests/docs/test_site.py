@@ -69,6 +69,8 @@ def test_the_site_renders_and_each_link_leads_somewhere(tmp_path: Path) -> None:
     guide = (site / "sre-guide.html").read_text()
     assert 'id="minerwatchminerconfirmed"' in guide
     assert "<table>" in guide
+    assert 'class="language-sh ' in guide, "site.css wraps these, so that no command is cut"
+    assert "language-sh" in (site / "site.css").read_text()
     assert not re.search(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//|api\.github\.com', guide)
     assert (site / "pictures" / "top.svg").is_file()
     assert "MinerwatchCampaign" in (site / "search.json").read_text()

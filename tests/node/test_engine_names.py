@@ -189,6 +189,9 @@ def test_a_service_has_a_container_of_podmans_only_if_podman_put_it_there(
     bundle.write_text("{" if asked is None else json.dumps({"linux": {"cgroupsPath": asked}}))
     below = _container(f"/system.slice/web.service/libpod-payload-{_ID}", "podman")
     assert (view.identity(below) is not None) == is_named
+    for claimed in ("web.service", "system.slice/web.service"):
+        inside = f"/system.slice/evil.service/{claimed}/libpod-payload-{_ID}"
+        assert view.identity(_container(inside, "podman")) is None
 
 
 def test_a_users_store_names_no_container_of_the_host(root: Path, view: HostView) -> None:

@@ -238,7 +238,7 @@ def test_a_handshake_that_drips_ends_at_the_deadline(tmp_path: Path) -> None:
 
 def test_one_owner_cannot_push_out_another(tmp_path: Path) -> None:
     with site(200) as served:
-        settings = webhook(tmp_path, served.url, group_for=Duration(0.5))
+        settings = webhook(tmp_path, served.url, group_for=Duration(3.0))
         with told(settings) as to:
             for number in range(200):
                 to.tell(verdict(95.0, number), owner="user: eve")
