@@ -22,10 +22,12 @@ from benchmarks.detection import (
     with_report,
 )
 from minerwatch.authoring.lint_rules import fact_problems
-from minerwatch.authoring.recordings import recording
+from minerwatch.authoring.recordings import recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.fields import KNOWN_FIELDS
+from minerwatch.model import Abuse, Level
+from tests import shipped
 from tests.detection.test_facts import PROCESS
 
 LEAST = {"benign": 600, "miners": 300}
@@ -123,6 +125,23 @@ def test_no_benign_line_reaches_likely(result: Result) -> None:
 
 def test_no_benign_line_is_cullable(result: Result) -> None:
     assert [line.recorded.id for line in result.benign if line.outcome.cullable] == []
+
+
+def test_at_most_one_benign_line_in_a_hundred_is_suspicious(result: Result) -> None:
+    suspicious = [line.recorded.id for line in result.benign if line.outcome.level != "clear"]
+    assert len(suspicious) <= len(result.benign) / 100, suspicious
+
+
+@pytest.mark.parametrize("line", lines_of("grey"), ids=lambda line: str(line["id"]))
+def test_what_some_clusters_permit_is_suspicious_of_what_it_is(line: dict[str, object]) -> None:
+    """Crackers and scanners of one's own are abuse on a shared cluster, and never mining."""
+    outcome = replayed(recording(json.dumps(line)), shipped.matcher())
+    assert (outcome.level, outcome.cullable) == ("suspicious", False)
+    rules = [rule for rule in shipped.book().rules if rule.id in outcome.rules]
+    assert {rule.abuse for rule in rules if rule.score >= Level.SUSPICIOUS} <= {
+        Abuse.CRACKING,
+        Abuse.SCANNING,
+    }
 
 
 def test_the_document_promises_no_more_than_the_rules_keep(result: Result) -> None:
