@@ -366,8 +366,8 @@ def _port(pod: objects.Pod, container: str, account: str) -> AgentPort | None:
     spec, metadata = pod.spec, pod.metadata
     lists = (each.ports or () for each in spec.containers or () if each.name == container)
     numbers = (port.container_port for ports in lists for port in ports if port.name == _PORT_NAME)
-    number = next(numbers, None)
-    if number is None:
+    number = next(numbers, 0)
+    if not number:
         return None
     return AgentPort(spec.node_name or "", metadata.namespace, metadata.name, account, number)
 

@@ -80,7 +80,7 @@ class Variable(_Object):
 class Port(_Object):
     """``ports[]`` of a container."""
 
-    container_port: int
+    container_port: int = 0
     name: str | None = None
 
 

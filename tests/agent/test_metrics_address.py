@@ -127,6 +127,26 @@ def test_nothing_is_said_over_plain_http_there(cluster: Cluster) -> None:
         asked(address, "/healthz", scheme="http")
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/report?token=viewer", 401),
+        ("/report#x", 404),
+        ("/report/", 404),
+        ("//report", 401),  # http.server makes it /report
+        ("/metrics/../report", 404),
+        ("/%72eport", 404),
+        ("/REPORT", 404),
+        ("/snapshot", 404),
+        ("/snapshot/unmasked", 404),
+        ("/status", 404),
+    ],
+)
+def test_no_other_path_leads_to_reports(cluster: Cluster, path: str, status: int) -> None:
+    with opened(EVERYWHERE, cluster) as address:
+        assert asked(address, path)[0] == status
+
+
 @pytest.mark.parametrize("path", ["/report", "/report/full"])
 def test_reports_are_for_tokens_of_this_node_only(cluster: Cluster, path: str) -> None:
     with opened(EVERYWHERE, cluster) as address:

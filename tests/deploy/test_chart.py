@@ -132,7 +132,7 @@ def in_a_cluster(name: str, *options: str) -> Release:
 
 
 def test_helm_lint_finds_nothing_wrong() -> None:
-    for path in VALUES:
+    for path in (*VALUES, *EXAMPLES):
         done = subprocess.run(
             [helm(), "lint", "--strict", str(CHART), "-f", str(path)],
             capture_output=True,
