@@ -128,10 +128,13 @@ def test_the_old_is_forgotten() -> None:
 def test_what_no_budget_counts_is_forgotten_first() -> None:
     past = history()
     kept = [acted(past, 7000), past.release(DECISION, later(-6999))]
-    for number in range(MAX_RECORDS):
-        acted(past, 6000 - number, Outcome.WITHDRAWN)
-    assert len(past.records()) == MAX_RECORDS
-    assert set(kept) <= set(past.records())
+    idle = acted(past, 6000, Outcome.WITHDRAWN)
+    more = (msgspec.structs.replace(idle, id=str(number)) for number in range(MAX_RECORDS))
+    past = History.restored((*kept, *more), NOW)
+    for ago_s in (30, 20, 10):
+        acted(past, ago_s, Outcome.WITHDRAWN)
+        assert len(past.records()) == MAX_RECORDS
+        assert set(kept) <= set(past.records())
     many = (msgspec.structs.replace(kept[0], id=str(number)) for number in range(3 * MAX_RECORDS))
     assert len(History.restored(many, NOW).records()) == MAX_RECORDS
 
