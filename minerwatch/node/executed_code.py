@@ -54,6 +54,9 @@ SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
 SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
 _NUMBER = Struct("=Q")
 
+_ONLY_FOR_ADMIN = frozenset(("3", "4"))
+"""Values of perf_event_paranoid that Debian's (3) and Ubuntu's (4) kernels know besides Linux's."""
+
 
 class Attributes(ctypes.Structure):
     """``struct perf_event_attr``, as far as PERF_ATTR_SIZE_VER1."""
@@ -106,7 +109,7 @@ class CodeSampler:
             self._open_cpus()
         except OSError as error:
             self.close()
-            raise SamplerUnavailableError(_refusal(error)) from error
+            raise SamplerUnavailableError(refusal(error)) from error
 
     def read(self) -> CodeSamples:
         """Return the samples of user mode since the last read, and draw another period if due."""
@@ -253,7 +256,10 @@ def online_cpus(path: Path = Path("/sys/devices/system/cpu/online")) -> Iterable
         yield from range(int(first), int(last or first) + 1)
 
 
-def _refusal(error: OSError) -> str:
+def refusal(
+    error: OSError, paranoid_path: Path = Path("/proc/sys/kernel/perf_event_paranoid")
+) -> str:
+    """Return why the kernel refuses, and how to permit it."""
     if error.errno == errno.ENOSYS:
         return "this kernel has no perf events (CONFIG_PERF_EVENTS)"
     if error.errno not in (errno.EPERM, errno.EACCES):
@@ -262,7 +268,12 @@ def _refusal(error: OSError) -> str:
         return "the capability PERFMON is missing: grant it to the agent, or run it as root"
     paranoid = "?"
     with suppress(OSError):
-        paranoid = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
+        paranoid = paranoid_path.read_text().strip()
+    if error.errno == errno.EACCES and paranoid in _ONLY_FOR_ADMIN:
+        return (
+            f"kernel.perf_event_paranoid = {paranoid} forbids perf_event_open(2) without SYS_ADMIN:"
+            " set it to 2 on the node"
+        )
     return (
         "perf_event_open(2) is forbidden though the capability is there: by the runtime's seccomp"
         f" profile, or by kernel.perf_event_paranoid = {paranoid}"

@@ -156,6 +156,21 @@ def test_a_refusal_is_one_line(number: int, reason: str, monkeypatch: pytest.Mon
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("paranoid", ["3", "4"])
+def test_paranoid_kernels_of_distributions_are_named(paranoid: str, tmp_path: Path) -> None:
+    """As Debian's 6.1 refuses PERFMON alone: seen by `make kernels`."""
+    if not {"PERFMON", "SYS_ADMIN"} & effective_capabilities():
+        pytest.skip("needs PERFMON: run it as root")
+    value = tmp_path / "perf_event_paranoid"
+    value.write_text(f"{paranoid}\n")
+    assert executed_code.refusal(OSError(errno.EACCES, "refused"), value) == (
+        f"kernel.perf_event_paranoid = {paranoid} forbids perf_event_open(2) without SYS_ADMIN:"
+        " set it to 2 on the node"
+    )
+    by_seccomp = executed_code.refusal(OSError(errno.EPERM, "refused"), value)
+    assert by_seccomp.startswith("perf_event_open(2) is forbidden though the capability is there")
+
+
 def test_cpus_that_run(tmp_path: Path) -> None:
     online = tmp_path / "online"
     online.write_text("0-2,5,8-9\n")
