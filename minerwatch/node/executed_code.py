@@ -145,7 +145,7 @@ class CodeSampler:
             self._open_cpus()
         except OSError as error:
             self.close()
-            raise SamplerUnavailableError(_refusal(error)) from error
+            raise SamplerUnavailableError(refusal(error)) from error
 
     def read(self) -> CodeSamples:
         """Return the samples of user mode since the last read, and draw another period if due."""
@@ -322,7 +322,8 @@ def online_cpus(path: Path = Path("/sys/devices/system/cpu/online")) -> Iterable
         yield from range(int(first), int(last or first) + 1)
 
 
-def _refusal(error: OSError) -> str:
+def refusal(error: OSError) -> str:
+    """Return why the kernel refuses, and how to permit it."""
     if error.errno == errno.ENOSYS:
         return "this kernel has no perf events (CONFIG_PERF_EVENTS)"
     if error.errno not in (errno.EPERM, errno.EACCES):

@@ -57,6 +57,7 @@ class Archive:
         """Read the suite's lists. Raises PackagesError."""
         self.folder = BUILD / f"{suite}-{architecture}"
         self.architecture = architecture
+        self._names: list[str] = []
         apt = self.folder / "apt"
         for each in ("lists/partial", "cache/archives/partial"):
             (apt / each).mkdir(parents=True, exist_ok=True)
@@ -77,15 +78,19 @@ class Archive:
         self._environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf")}
         self._apt("apt-get", "--quiet", "update")
 
-    def fetch_kernel(self) -> list[Path]:
-        """Download the packages of the suite's newest kernel."""
+    def kernel_addresses(self) -> str:
+        """Return addresses and hashes of the packages of the suite's newest kernel."""
         kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
         listed = self._apt(
             *("apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in kinds)),
             f"linux-image-{self.architecture}",
         )
-        names = sorted(set(filter(_KERNEL_PACKAGE.fullmatch, listed.split())))
-        return self._fetch("kernel", "download", *names)
+        self._names = sorted(set(filter(_KERNEL_PACKAGE.fullmatch, listed.split())))
+        return self._apt("apt-get", "--print-uris", "download", *self._names)
+
+    def fetch_kernel(self) -> list[Path]:
+        """Download the packages that ``kernel_addresses`` named."""
+        return self._fetch("kernel", "download", *self._names)
 
     def fetch_system(self) -> list[Path]:
         """Download the packages of a small system, with all that they need."""
@@ -106,27 +111,36 @@ class Archive:
 
 
 def kernel(archive: Archive) -> Kernel:
-    """Fetch and unpack the newest kernel, with a small system where it is another processor's."""
-    packages = archive.fetch_kernel()
-    system = None if archive.architecture == "amd64" else _small_system(archive)
-    root = system or _emptied(archive.folder / "root")
-    for package in packages:
-        _unpack(package, root, _NEEDED)
-    for module in root.rglob("*.ko.xz"):
-        subprocess.run(["xz", "--decompress", str(module)], check=True)
-    image = next(iter(sorted(root.rglob("vmlinuz*"))), None)
-    if image is None:
-        raise PackagesError(f"no kernel in {', '.join(each.name for each in packages)}")
-    return Kernel(image, kernel_package(each.name for each in packages), system)
+    """Return the newest kernel, with a small system where it is another processor's.
+
+    It is fetched and unpacked if there is a newer one since the last time.
+    """
+    addresses, known = archive.kernel_addresses(), archive.folder / "unpacked"
+    root = archive.folder / "root"
+    is_foreign = archive.architecture != "amd64"
+    if not known.exists() or known.read_text() != addresses:
+        known.unlink(missing_ok=True)
+        _emptied(root)
+        if is_foreign:
+            _unpack_system(archive, root)
+        for package in archive.fetch_kernel():
+            _unpack(package, root, _NEEDED)
+        for module in root.rglob("*.ko.xz"):
+            subprocess.run(["xz", "--decompress", str(module)], check=True)
+        known.write_text(addresses)
+    if is_foreign:
+        _copy_code(root / _PACKAGES)
+    image = next(iter(sorted(root.rglob("vmlinuz*"))))
+    return Kernel(image, kernel_package(addresses), root if is_foreign else None)
 
 
-def kernel_package(files: Iterable[str]) -> str:
-    """Return name and version of the kernel, by the names of its packages' files."""
-    return next(
-        " ".join(file.removeprefix("linux-image-").split("_")[:2])
-        for file in files
-        if file.startswith("linux-image-")
-    )
+def kernel_package(addresses: str) -> str:
+    """Return name and version of the kernel, by what apt printed of its packages."""
+    for line in addresses.splitlines():
+        if "linux-image-" in line:
+            name, version, _ = line.split()[1].split("_")
+            return f"{name.removeprefix('linux-image-')} {version}"
+    raise PackagesError("no package linux-image-… is there")
 
 
 def debian_mirror() -> str:
@@ -147,9 +161,8 @@ def debian_mirrors(targets: str) -> Iterator[str]:
             yield mirror
 
 
-def _small_system(archive: Archive) -> Path:
+def _unpack_system(archive: Archive, root: Path) -> None:
     """Unpack a system that runs the agent: its Python, its packages, and RandomX."""
-    root = _emptied(archive.folder / "root")
     for each in ("bin", "sbin", "lib"):
         (root / "usr" / each).mkdir(parents=True)
         (root / each).symlink_to(f"usr/{each}")
@@ -159,23 +172,26 @@ def _small_system(archive: Archive) -> Path:
         (root / each).mkdir(parents=True, exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
     (root / "etc/group").write_text("root:x:0:\ntty:x:5:\n")
-    packages = root / _PACKAGES
     _output(
         *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"),
         *("--python-platform", "aarch64-manylinux_2_28", "--python-version", _PYTHON),
-        *("--only-binary=:all:", "--require-hashes", "--target", str(packages)),
+        *("--only-binary=:all:", "--require-hashes", "--target", str(root / _PACKAGES)),
         *("--requirement", str(ROOT / "deploy/requirements.lock")),
     )
+    _compile_randomx(archive.folder / "randomx", root / RANDOMX_IN_GUEST[1:])
+
+
+def _copy_code(packages: Path) -> None:
+    """Put minerwatch into Python's folder, as in the wheel, and what a guest runs."""
     for source, name in (
         ("minerwatch", "minerwatch"),
-        ("rules", "minerwatch/built_in_rules"),  # as in the wheel
+        ("rules", "minerwatch/built_in_rules"),
         ("tests/kernels", "tests/kernels"),
         ("tests/targets", "tests/targets"),
     ):
+        shutil.rmtree(packages / name, ignore_errors=True)
         unwanted = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / source, packages / name, ignore=unwanted)
-    _compile_randomx(archive.folder / "randomx", root / RANDOMX_IN_GUEST[1:])
-    return root
 
 
 def _compile_randomx(folder: Path, library: Path) -> None:

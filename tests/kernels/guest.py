@@ -27,7 +27,7 @@ import msgspec
 from minerwatch.api.client import answer
 from minerwatch.api.snapshot import decode_agent
 from minerwatch.errors import SnapshotError
-from tests.kernels.results import Found, Result, Sampling
+from tests.kernels.results import RESULT, Found, Result, Sampling
 
 MOUNTS = Path("/sys/fs/cgroup")
 HERE = Path("/run/minerwatch-kernels")
@@ -41,15 +41,20 @@ _FOUND = ("likely", "confirmed")
 _MORE_S = 120.0
 """Seconds for more evidence, after a target was found."""
 _TICKS = re.compile(r"^minerwatch_tick_duration_seconds_(sum|count) (\S+)$", re.MULTILINE)
-_PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-_ONE_SOURCE = """
+_SOURCES = """
 import json
+from pathlib import Path
 from minerwatch.agent.monitor import open_node
 from minerwatch.config.schema import Config
 from minerwatch.detection.sigma import rulebook
-node = open_node(Config(), rulebook.load(()))
-status = next(each for each in node.probes if each.name == "executed_code")
-print(json.dumps([status.source, status.off, *node.blind_spots]))
+for paranoid in (2, 3, 4):
+    Path("/proc/sys/kernel/perf_event_paranoid").write_text(str(paranoid))
+    node = open_node(Config(), rulebook.load(()))
+    status = next(each for each in node.probes if each.name == "executed_code")
+    spots = [each for each in node.blind_spots if each.startswith("executed code")]
+    better = status.off or " ".join(spots)
+    print(json.dumps([paranoid, status.source or "nothing", better]))
+    node.watch.close()
 """
 
 
@@ -60,13 +65,14 @@ class GuestError(Exception):
 def main() -> None:
     """Print the result for one layout."""
     layout, limit_s = sys.argv[1], float(sys.argv[2])
+    _say(f"Linux {platform.release()}, {layout}")
     result = Result(platform.release(), platform.machine(), layout)
     HERE.mkdir(parents=True, exist_ok=True)
     try:
         result = _tried(result, mount_cgroups(layout), limit_s)
     except GuestError as error:
         result = replace(result, failure=str(error))
-    print(msgspec.json.encode(result).decode(), flush=True)
+    print(f"\n{RESULT.decode()}{msgspec.json.encode(result).decode()}", flush=True)
 
 
 def mount_cgroups(layout: str) -> list[Path]:
@@ -107,11 +113,14 @@ def _tried(result: Result, roots: Sequence[Path], limit_s: float) -> Result:
     agent = Agent(limit_s)
     try:
         started_s = agent.wait_until_watching()
+        _say(f"the agent started in {started_s:.0f} s")
         shell = ["-c", "while :; do :; done", *_POOL]
         miner = agent.found(Target(["xmrig", *shell], roots, 1, executable="/bin/sh"), limit_s)
+        _say(f"miner: {miner}")
         shutil.copy(TARGET, HERE / "train.py")
         hashing = [sys.executable, "train.py", "1", "1e9"]
         randomx = agent.found(Target(hashing, roots, 2), limit_s)
+        _say(f"RandomX: {randomx}")
         status = decode_agent(agent.answer("/status"))
         result = replace(
             result,
@@ -129,6 +138,10 @@ def _tried(result: Result, roots: Sequence[Path], limit_s: float) -> Result:
     return replace(result, sampling=tuple(samplings()) if result.layout == "v2" else ())
 
 
+def _say(what: str) -> None:
+    print(f"{time.monotonic():.0f} s: {what}", file=sys.stderr, flush=True)
+
+
 class Agent:
     """The agent as it is started on a host, with its own settings."""
 
@@ -139,7 +152,7 @@ class Agent:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "minerwatch", "agent", "--no-kubernetes"),
-                *("--interval", "5s", "--listen", "127.0.0.1:9797", "--log-format", "json"),
+                *("--listen", "127.0.0.1:9797", "--log-format", "json"),
                 *("--socket", str(self._socket)),
             ],
             stdout=subprocess.DEVNULL,
@@ -177,9 +190,22 @@ class Agent:
                     findings = msgspec.convert(line["findings"], list[dict[str, object]])
                     rules = sorted({str(each["title"]) for each in findings})
                     found = Found(after_s, target.cpu_s(), level, tuple(rules))
+            if found.after_s is None:
+                self._say_why(target)
             return replace(found, cpu_s=found.cpu_s if found.after_s else target.cpu_s())
         finally:
             target.end()
+
+    def _say_why(self, target: Target) -> None:
+        """Print what is known of a target that was not found, and what failed."""
+        known = json.loads(self.answer("/snapshot"))
+        _say(json.dumps([each for each in known if each["container"] == target.container]))
+        failures = re.findall(r"^\w+_failures_total\S* [1-9].*$", self.metrics(), re.MULTILINE)
+        _say("\n".join(failures))
+
+    def metrics(self) -> str:
+        """Return what Prometheus would get."""
+        return self.answer("/metrics").decode()
 
     def lines(self) -> Iterator[dict[str, object]]:
         """Return the complete lines of its log."""
@@ -200,7 +226,7 @@ class Agent:
 
     def tick_s(self) -> float | None:
         """Return how long a tick took on average."""
-        found = dict(_TICKS.findall(self.answer("/metrics").decode()))
+        found = dict(_TICKS.findall(self.metrics()))
         return float(found["sum"]) / float(found["count"]) if float(found["count"]) else None
 
     def rss_mib(self) -> float:
@@ -251,25 +277,16 @@ class Target:
 
 def samplings() -> Iterator[Sampling]:
     """Return the source of executed code that the chart's capabilities give."""
-    before = _PARANOID.read_text()
     kept = ",".join(("-all", *(f"+{name}" for name in CAPABILITIES)))
-    try:
-        for paranoid in (2, 3, 4):
-            _PARANOID.write_text(str(paranoid))
-            done = subprocess.run(
-                ["setpriv", f"--bounding-set={kept}", sys.executable, "-c", _ONE_SOURCE],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                yield Sampling(paranoid, "", done.stderr.strip()[-300:])
-                continue
-            source, off, *spots = json.loads(done.stdout)
-            better = next((each for each in spots if each.startswith("executed code")), "")
-            yield Sampling(paranoid, source or "nothing", off or better)
-    finally:
-        _PARANOID.write_text(before)
+    done = subprocess.run(
+        ["setpriv", f"--bounding-set={kept}", sys.executable, "-c", _SOURCES],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    _say(done.stderr[-1000:])
+    for line in done.stdout.splitlines():
+        yield Sampling(*json.loads(line))
 
 
 if __name__ == "__main__":

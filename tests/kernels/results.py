@@ -10,6 +10,8 @@ import msgspec
 from minerwatch.api.types import ProbeReport
 
 LAYOUTS = ("v2", "hybrid", "v1")
+RESULT = b"result: "
+"""Begins the line of a guest's output that holds its result."""
 BEGIN = "<!-- begin: make kernels ARGS=--write -->"
 END = "<!-- end of the kernels -->"
 
