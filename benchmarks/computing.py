@@ -124,7 +124,7 @@ def total(count, a, b):
 while True: total(100000000, n.uint64(1), n.uint64(2))
 """,
     ),
-    ("stream", "zlib.crc32 in memory"): (
+    ("benchmark", "zlib.crc32 in memory"): (
         "zlib",
         "import zlib\nb = bytes(1 << 22)\nwhile True: zlib.crc32(b)",
     ),

@@ -184,13 +184,7 @@ SHELL: dict[tuple[str, str], tuple[str, str]] = {
             ("pigz", "pigz", "pigz -p 1 -9 -c file"),
             ("7z", "7z", "7z a -mmt1 -bso0 x.7z file; rm x.7z"),
             ("gpg symmetric", "gpg", "gpg --homedir . --batch --passphrase x -c -o - file"),
-            ("age", "age", "age -r $(age-keygen 2>/dev/null | tee k | grep -o 'age1.*') file"),
             ("par2", "par2", "par2 create -q -r10 -s4096 file; rm -f *.par2"),
-            (
-                "rsync --checksum",
-                "rsync",
-                "rsync -a --checksum file copy; rsync -a -I --checksum file copy",
-            ),
         )
     },
     ("stream", "restic backup"): (
@@ -264,7 +258,7 @@ SHELL: dict[tuple[str, str], tuple[str, str]] = {
                 "PHP loop",
                 "php",
                 "-r",
-                "while (1) { $x = ($x * 31 + 7) % 1000003; $a[$x % 999] = md5($x); }",
+                "$x = 1; while (1) { $x = ($x * 31 + 7) % 1000003; $a[$x % 999] = strrev((string) $x); }",
             ),
             (
                 "Ruby loop",
@@ -280,6 +274,10 @@ SHELL: dict[tuple[str, str], tuple[str, str]] = {
             ),
         )
     },
+    ("hash", "PHP, MD5 of each number"): (
+        "php",
+        "php -r 'for ($x = 0;; $x++) $a[$x % 999] = md5($x);'",
+    ),
     ("ordinary", "rustc"): (
         "rustc",
         f'{_FOLDER} for i in $(seq 400); do echo "pub fn f$i(a: &[u64]) -> u64 {{'
@@ -292,11 +290,6 @@ SHELL: dict[tuple[str, str], tuple[str, str]] = {
         ' s() { setpriv --reuid postgres --regid postgres --clear-groups $b/"$@"; }; s initdb -D $d/p;'
         " s postgres -D $d/p -k $d -h '' & sleep 9; s pgbench -h $d -i postgres;"
         " while :; do s pgbench -h $d -S -T 60 postgres; done",
-    ),
-    ("server", "openvpn ciphers"): (
-        "openvpn",
-        f"{_FOLDER} openvpn --genkey secret k; while :; do openvpn --test-crypto --secret k"
-        " --cipher AES-256-CBC; done",
     ),
     ("benchmark", "gnutls ciphers"): (
         "gnutls-cli",

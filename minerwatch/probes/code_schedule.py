@@ -99,9 +99,13 @@ class Rounds:
         self._counts: Counter[Hashable] = Counter()  # of addresses gathered, by owner
         self._waiting: deque[tuple[Place, Counter[int]]] = deque()
 
+    def is_on(self, now_s: float) -> bool:
+        """Return True while addresses are gathered."""
+        return now_s >= self._begins_s
+
     def add(self, place: Place, addresses: Sequence[int], now_s: float) -> int:
         """Gather addresses during a round; return the number beyond the bounds of one owner."""
-        if now_s < self._begins_s:
+        if not self.is_on(now_s):
             return 0
         left = _MAX_ADDRESSES_OF_ONE * _ROUND_S - self._counts[place.owner]
         kept = addresses[: max(0, left)]

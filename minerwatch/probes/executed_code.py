@@ -253,14 +253,7 @@ class ExecutedCode:
             named = self._hot.take(every, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
-        due: list[tuple[Place, int]] = []
-        for place, addresses in placed.items():
-            if self._avoided.get(place.owner, 0.0) > now_s:
-                continue
-            if self._is_known(place):
-                self._failures["left"] += self._rounds.add(place, addresses, now_s)
-            else:
-                due += [(place, address) for address in addresses]
+        due = self._due(placed, now_s)
         asked: dict[Place, Counter[int]] = {}
         chosen = self._bounds.chosen(due, now_s)
         self._failures["left"] += len(due) - len(chosen)
@@ -274,6 +267,18 @@ class ExecutedCode:
                 self._classify(place, counts, now_s)
         if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
+
+    def _due(self, placed: dict[Place, list[int]], now_s: float) -> list[tuple[Place, int]]:
+        """Return what is to be classified at once, and gather what a round needs."""
+        due: list[tuple[Place, int]] = []
+        for place, addresses in placed.items():
+            if self._avoided.get(place.owner, 0.0) > now_s:
+                continue
+            if not self._is_known(place) or (place.is_relative and self._rounds.is_on(now_s)):
+                due += [(place, address) for address in addresses]  # relatives may exit soon
+            elif not place.is_relative:
+                self._failures["left"] += self._rounds.add(place, addresses, now_s)
+        return due
 
     def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
         """Return the addresses by place."""

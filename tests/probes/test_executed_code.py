@@ -482,3 +482,19 @@ def test_a_storm_of_new_processes_does_not_stop_rounds(mixing: int) -> None:
         assert is_asked
     finally:
         probe.close()
+
+
+def test_relatives_are_asked_at_once_in_a_round(mixing: int) -> None:
+    """They live as short as the processes whose samples they stand for."""
+    with subprocess.Popen(["/bin/true"]) as gone:
+        pass
+    relatives = [me()]
+    probe = ExecutedCode(Samples(), Places({}, {7: relatives}))
+    try:
+        for second in range(8):
+            if second == 7:
+                relatives[:] = [Place(identity(os.getppid()), HERE, "me")]
+            probe.take(CodeSamples(0.05, [CodeSample(gone.pid, mixing, 7)] * 40), float(second))
+        assert dict(probe.failures())["unread"] == 40  # of the last second, in which it is known
+    finally:
+        probe.close()
