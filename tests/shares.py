@@ -41,6 +41,7 @@ _TOGETHER = {
 _LONGEST = (
     MACHINE,
     "tests/agent/test_daemon.py",
+    "tests/docs/test_cluster_commands.py",
     "tests/deploy/test_container.py",
     "tests/cli/top_screen/test_app.py",
     "tests/kube/test_agent_in_cluster.py",
@@ -51,6 +52,7 @@ _LONGEST = (
     "tests/test_outgoing.py",
     "tests/test_soak.py",
     "tests/test_package.py",
+    "tests/docs/test_minerwatch_commands.py",
     "tests/kube/test_in_a_pod.py",
     "tests/test_least_privilege.py",
     "tests/content/test_framing.py",

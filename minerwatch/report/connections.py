@@ -20,7 +20,9 @@ _ADDRESSES = struct.Struct("!HH16s16s")
 _NO_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _SUB_UID_MIN, _SUB_UID_COUNT = 100_000, 65_536  # the defaults of login.defs(5)
 _UID = struct.Struct("=I")
-_UID_OFFSET = _HEADER.size + 4 + _ADDRESSES.size + len(_NO_COOKIE) + 12  # in inet_diag_msg
+_STATE_OFFSET = _HEADER.size + 1  # in inet_diag_msg
+_UID_OFFSET = _HEADER.size + 4 + _ADDRESSES.size + len(_NO_COOKIE) + 12
+_ESTABLISHED = 1
 
 
 def client_of(address: Any, server: Any) -> Any:
@@ -32,10 +34,10 @@ def client_of(address: Any, server: Any) -> Any:
     if not isinstance(address, tuple):
         return address
     host, server_host = (_plain(end[0]) for end in (address, server))
-    uid = None
+    name = ""
     if ip_address(host).is_loopback:
-        uid = _uid_of(host, address[1], server_host, server[1])
-    return address if uid is None else (_name_of(uid), address[1])
+        name = _user_of(host, address[1], server_host, server[1])
+    return (name, address[1]) if name else address
 
 
 def _name_of(uid: int) -> str:
@@ -50,10 +52,11 @@ def _plain(host: str) -> str:
     return host.removeprefix("::ffff:") if "." in host else host
 
 
-def _uid_of(host: str, port: int, server_host: str, server_port: int) -> int | None:
-    """Return the user that made the socket bound to ``host:port``; None: the kernel has no answer.
+def _user_of(host: str, port: int, server_host: str, server_port: int) -> str:
+    """Return the user that made the socket bound to ``host:port``; "": the kernel has no answer.
 
-    One socket is looked up, however many there are.
+    One socket is looked up, however many there are. One that was closed already is root's to older
+    kernels: those are one client.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     ends = (socket.inet_pton(family, each) for each in (host, server_host))
@@ -68,10 +71,12 @@ def _uid_of(host: str, port: int, server_host: str, server_port: int) -> int | N
             kernel.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0) + request)
             answer = kernel.recv(4096, socket.MSG_DONTWAIT)
     except OSError:  # such as a kernel without inet_diag
-        return None
-    is_found = _HEADER.unpack_from(answer)[1] == _SOCK_DIAG_BY_FAMILY
-    uid: int | None = _UID.unpack_from(answer, _UID_OFFSET)[0] if is_found else None
-    return uid
+        return ""
+    if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        return ""
+    if answer[_STATE_OFFSET] != _ESTABLISHED:
+        return "closed"
+    return _name_of(*_UID.unpack_from(answer, _UID_OFFSET))
 
 
 class Connections:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from tests.agent.test_daemon import RunningAgent
 from tests.agent.test_tick import POOL
 from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.report.samples import MINER
+from tests.report.test_http_server import as_user
 from tests.waiting import PATIENCE_S, until
 from tests.web.views import Page, view
 
@@ -157,6 +159,20 @@ def test_however_many_ask_few_pages_a_second_are_built() -> None:
         answers = [*clients.map(lambda _: asked(endpoint, "/")[0], range(12))]
     assert answers == [200] * 12
     assert min(later - earlier for earlier, later in pairwise(built_s)) >= 0.19
+
+
+def test_a_user_who_asks_without_end_keeps_no_page_from_another() -> None:
+    with serving() as endpoint, ExitStack() as stack:
+        port = urlsplit(endpoint.url).port
+        for number in range(40):
+            source = (f"127.0.1.{number + 1}", 0)
+            with as_user(65534):
+                flood = socket.create_connection(("127.0.0.1", port), PATIENCE_S, source)
+            stack.enter_context(flood)
+            with suppress(OSError):  # it is one too many
+                flood.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert asked(endpoint, "/")[0] == 200
+        assert endpoint.failures.get("made room", 0) + endpoint.failures.get("too often", 0) > 0
 
 
 def test_a_page_that_fails_is_said_and_the_next_one_is_served() -> None:

@@ -292,6 +292,14 @@ def test_a_user_who_connects_too_often_leaves_others_their_share() -> None:
         assert asked(port, "/healthz")[0].status == 200
 
 
+def test_a_client_that_has_closed_takes_no_users_share() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+        accepted, address = server.accept()
+        with accepted:
+            assert client_of(address, accepted.getsockname())[0] == "closed"
+
+
 def test_ids_of_a_users_namespaces_are_one_client() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         clients = []
