@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 
 from minerwatch.agent.parts import Parts
@@ -170,7 +169,7 @@ class Publisher:
             status.cpu_cores,
             _signals(status),
             status.abuses,
-            datetime.fromisoformat(status.since).timestamp(),
+            round(time.time() - self._parts.now_s() + observation.verdict.since_s),
         )
 
 

@@ -51,7 +51,7 @@ def test_the_command_that_the_alert_names_explains_it(watched_node: WatchedNode)
         for alert in watched_node.prometheus.alerts()
         if alert["labels"]["alertname"] == _CONFIRMED
     )
-    command = re.search(r"minerwatch (explain \S+)$", alert["annotations"]["description"])
+    command = re.search(r"minerwatch (explain \S+)$", alert["annotations"]["why"])
     assert command is not None
     answer = subprocess.run(
         [sys.executable, "-m", "minerwatch", *command[1].split()],

@@ -406,3 +406,31 @@ def test_a_worse_looking_neighbour_does_not_spare_the_process_that_computes() ->
     sightings = [*(seen(each, pid=1) for each in miner), *(seen(each, pid=2) for each in decoy)]
     assert is_cullable(Judge().verdict(HERE, sightings, 0))
     assert not is_cullable(Judge().verdict(HERE, sightings[1:], 0))
+
+
+@pytest.mark.parametrize("is_of_process", [True, False])
+def test_decoys_do_not_hide_the_scanner_behind_them(*, is_of_process: bool) -> None:
+    shown = (Evidence("FailedConnectShare", 0.98, "at least 0.8"),)
+    named = rule("n", score=85, signal=Signal.IDENTITY, abuse=Abuse.SCANNING)
+    fails = rule("f", score=75, signal=Signal.NETWORK, abuse=Abuse.SCANNING)
+    decoys = [seen(named, pid) for pid in range(1, MAX_PROCESSES_PER_RULE + 100)]
+    process = ProcessId(5000, 0) if is_of_process else None
+    scanner = [seen(named, 5000), Sighting(fails, process, shown)]
+    verdict = Judge().verdict(HERE, [*decoys, *scanner], 0.0)
+    assert len(verdict.findings) == MAX_FINDINGS
+    assert proven_abuse(verdict) is Abuse.SCANNING
+
+
+def test_findings_of_another_abuse_neither_hide_nor_lift_a_miner() -> None:
+    named = seen(rule("n", score=60, signal=Signal.IDENTITY))
+    noise = [
+        seen(rule(f"x{number}", score=59, signal=signal, abuse=abuse))
+        for number, (signal, abuse) in enumerate(
+            (signal, abuse) for signal in Signal for abuse in Abuse if abuse is not Abuse.MINING
+        )
+    ]
+    verdict = Judge().verdict(HERE, [named, *noise], 0.0)
+    assert scores_by_abuse(verdict.findings)[Abuse.MINING] == 60
+    computes = seen(rule("c", score=88, signal=Signal.COMPUTE))
+    verdict = Judge().verdict(HERE, [named, computes, *noise], 0.0)
+    assert proven_abuse(verdict) is Abuse.MINING
