@@ -173,6 +173,10 @@ class PlantedArguments(Generic[T]):
                 pairs[field].append((option, argument))
         return pairs
 
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        return {field: [*map(_after_option, pairs)] for field, pairs in self._pairs.items()}
+
     def _rests_on(
         self,
         rule: HeldRule[T],
@@ -245,8 +249,7 @@ class PlantedArguments(Generic[T]):
     def _block(self, field: str, program: str, block: range) -> T:
         trial = self._blocks.get((field, program, block))
         if trial is None:
-            pairs = self._pairs[field][block.start : block.stop]
-            line = " ".join((program, *map(_after_option, pairs)))
+            line = " ".join((program, *self._words[field][block.start : block.stop]))
             trial = self._prepare(_ordinary(self._facts, field, line))
             self._blocks[field, program, block] = trial
         return trial
@@ -319,7 +322,7 @@ def _own_words(line: object) -> tuple[str, ...]:
         return ()
     arguments = arguments_of(line)
     pairs = (" ".join(pair) for pair in pairwise(arguments))
-    found = [each for each in (*pairs, *arguments) if _OWN.fullmatch(each)]
+    found = [each for each in (*pairs, *arguments) if each[:1] == "-" and _OWN.fullmatch(each)]
     return tuple(dict.fromkeys(found))[:_MAX_OWN]
 
 

@@ -643,7 +643,8 @@ def test_a_server_that_does_not_answer(api: ApiServer, cluster: Cluster) -> None
     api.misbehave(Hanging(), times=2)
     with watching(cluster, pace=replace(QUICK, answer_s=0.1)) as watched:
         eventually(lambda: watched.names() == {"a"})
-        assert watched.failures() == {"timeout": 2}
+        assert watched.failures().keys() == {"timeout"}
+        assert watched.failures()["timeout"] >= 2  # more where the server waits for a CPU
 
 
 def test_a_watch_that_falls_silent_is_given_up(api: ApiServer, cluster: Cluster) -> None:

@@ -20,7 +20,13 @@ from minerwatch.detection.condition import Any as AnyOf
 from minerwatch.detection.matching.evaluation import Evaluations
 from minerwatch.detection.matching.evidence import observed
 from minerwatch.detection.matching.matcher import MAX_EVIDENCE, Match, Matcher
-from minerwatch.detection.predicate import compiled_regex, predicate_holds
+from minerwatch.detection.predicate import (
+    compiled_regex,
+    encoded,
+    predicate_holds,
+    regex_span,
+    regex_test,
+)
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Evidence, Facts
@@ -488,6 +494,21 @@ def test_text_of_a_quarter_mebibyte_is_linear() -> None:
 def test_text_with_surrogates_does_not_stop_the_matcher() -> None:
     rule = rule_of({"a": {"CommandLine|re": "ab"}, "condition": "a"})
     assert Matcher([rule]).matches({"CommandLine": "\ud800ab"})
+
+
+@given(
+    st.sampled_from([r"(?i)k\w{2,5}", "^$", r"\bé+\b", r"a.b$", r"\x00x", r"(?s)x.*y\z", "ſ|K"]),
+    st.text(alphabet="akKéſx\0yb \n-ｂ\ud800", max_size=12),
+)
+def test_an_expression_is_searched_as_by_the_public_interface(pattern: str, text: str) -> None:
+    """The matcher calls what lies below it, which is quicker."""
+    data = encoded(text)
+    found = compiled_regex(pattern).search(data)
+    assert regex_test(pattern)(text) is (found is not None)
+    span = regex_span(pattern, text)
+    assert (span is None) is (found is None)
+    if span is not None and found is not None:
+        assert encoded(text)[slice(*found.span())] == encoded(text[slice(*span)])
 
 
 def test_a_pattern_that_runs_out_of_memory_is_still_right() -> None:
