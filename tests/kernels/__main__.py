@@ -73,12 +73,17 @@ def main() -> int:
     except debian.PackagesError as error:
         sys.exit(str(error))
     if chosen.write:
-        lines = RESULTS.read_text(encoding="utf-8").splitlines()
-        report = f"{machine()}, emulated by qemu; `make kernels ARGS=--write`.\n\n"
-        report += table(latest(map(decoded, lines)))
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+        write_page()
     print(table(results))
     return 0 if all(each.is_good or each.is_refused for each in results) else 1
+
+
+def write_page() -> None:
+    """Put the last result of each kernel and layout into the page."""
+    results = latest(map(decoded, RESULTS.read_text(encoding="utf-8").splitlines()))
+    dates = " to ".join(sorted({each.date for each in results}))
+    report = f"\n{dates}, qemu on {machine()}: `make kernels ARGS=--write`.\n\n{table(results)}\n"
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
 
 
 def selected(only: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -129,19 +134,20 @@ def _booted(kernel: debian.Kernel, name: str, layout: str, chosen: argparse.Name
     assert guest.stdout
     end = threading.Timer(chosen.hours * 3600, os.killpg, (guest.pid, signal.SIGKILL))
     end.start()
-    result = None
+    result = Result(failure=f"no result; see {log_path.name}")
     try:
         with log_path.open("wb", buffering=0) as log:
             for line in guest.stdout:
                 log.write(line)
                 if line.startswith(RESULT):
-                    result = decoded(line.removeprefix(RESULT))
+                    with suppress(ValueError):  # a line of the kernel's in between
+                        result = decoded(line.removeprefix(RESULT))
     finally:
         end.cancel()
         with suppress(ProcessLookupError):
             os.killpg(guest.pid, signal.SIGKILL)
         guest.wait()
-    return result or Result(failure=f"no result; see {log_path.name}")
+    return result
 
 
 def _command(kernel: debian.Kernel, layout: str, limit_s: float, cpus: int) -> list[str]:

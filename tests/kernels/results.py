@@ -139,7 +139,7 @@ def _found(found: Found | None) -> str:
 
 def _sampling_table(results: Sequence[Result]) -> str:
     rows = [
-        _row([each.suite, each.kernel, str(one.paranoid), one.source, one.reason])
+        _row([each.suite, each.kernel, str(one.paranoid), one.source, _cause(one.reason)])
         for each in results
         for one in each.sampling
     ]
@@ -147,6 +147,10 @@ def _sampling_table(results: Sequence[Result]) -> str:
         return ""
     head = ("suite", "kernel", "`perf_event_paranoid`", "executed code by", "because")
     return "\n" + "\n".join([_row(head), _row(["---"] * len(head)), *rows]) + "\n"
+
+
+def _cause(blind_spot: str) -> str:
+    return blind_spot.rpartition("because of this: ")[2]
 
 
 def _row(cells: Iterable[str]) -> str:

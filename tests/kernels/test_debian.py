@@ -19,9 +19,7 @@ def test_the_mirror_is_debians_own_and_not_that_of_its_security_updates() -> Non
 
 
 def test_a_kernel_is_named_by_its_packages() -> None:
-    binary = (
-        "'http://x/a.deb' linux-binary-7.2.12+deb14-amd64_7.2.12-1_amd64.deb 9 SHA256:0"
-    )
+    binary = "'http://x/a.deb' linux-binary-7.2.12+deb14-amd64_7.2.12-1_amd64.deb 9 SHA256:0"
     image = "'http://x/b.deb' linux-image-7.2.12+deb14-amd64_7.2.12-1_amd64.deb 9 SHA256:1"
     assert kernel_package(f"{binary}\n{image}\n") == "7.2.12+deb14-amd64 7.2.12-1"
     with pytest.raises(PackagesError):
