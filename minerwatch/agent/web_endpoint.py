@@ -21,6 +21,7 @@ from minerwatch.config.values import host_and_port
 from minerwatch.errors import TargetError
 from minerwatch.node.process_details import machine_totals
 from minerwatch.report.http_server import Answer, Limits, address_listener
+from minerwatch.report.pacing import Turns
 from minerwatch.report.tls import TlsEndpoint, self_signed_tls
 from minerwatch.view.journal_history import History, history
 from minerwatch.view.selection import found
@@ -34,8 +35,6 @@ from minerwatch.web.style import HEADERS
 from minerwatch.web.week_page import week_page
 
 _LIMITS = Limits(connections_of_one=16, connections_per_s=20)
-_PAUSE_S = 0.2  # after each page ...
-_PAUSE_SHARE = 3.0  # ... or so many times as long as it took: a quarter of a core at most
 _PROCESSES = 50  # of each container, on its page
 _ALL_PROCESSES = 200  # the same, on the page of processes
 _HTML = "text/html; charset=utf-8"
@@ -58,9 +57,8 @@ class WebEndpoint:
         Raises ListenError.
         """
         self._view = view
-        self._building = threading.Lock()
+        self._turns = Turns()
         self._lock = threading.Lock()
-        self._next_s = 0.0  # on the monotonic clock, when the next page may be built
         self._refused: Counter[str] = Counter()
         settings = config.web
         self._access = Access(settings)
@@ -93,14 +91,8 @@ class WebEndpoint:
 
     def _built(self, target: str) -> tuple[str, HTTPStatus]:
         """Build a page when its turn has come."""
-        with self._building:
-            time.sleep(max(0.0, self._next_s - time.monotonic()))
-            began_s = time.thread_time()
-            try:
-                return self._page(target)
-            finally:
-                pause_s = max(_PAUSE_S, _PAUSE_SHARE * (time.thread_time() - began_s))
-                self._next_s = time.monotonic() + pause_s
+        with self._turns.turn():
+            return self._page(target)
 
     def _page(self, target: str) -> tuple[str, HTTPStatus]:
         path, _, query = target.partition("?")

@@ -31,7 +31,7 @@ from minerwatch.api.port import TOKEN_HEADER
 from minerwatch.errors import ListenError
 from minerwatch.report.bounded_reader import BoundedReader, RequestError
 from minerwatch.report.connections import Connections, client_of
-from minerwatch.report.pacing import Paced, RateLimited
+from minerwatch.report.pacing import RateLimited, Turns
 from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
@@ -452,7 +452,8 @@ def address_listener(
         raise ListenError(f"cannot listen on {host}:{port}: {_remedy(error, option)}") from error
     got_host, got_port = listening.getsockname()[:2]
     shown = f"[{got_host}]:{got_port}" if ":" in got_host else f"{got_host}:{got_port}"
-    limited = {path: _limited(route) for path, route in routes.items()}
+    turns = Turns()
+    limited = {path: _limited(route, turns) for path, route in routes.items()}
     listener = Listener(
         listening, limited, on_error, tls=tls, authorize=authorize, pages=pages, limits=limits
     )
@@ -460,10 +461,16 @@ def address_listener(
     return listener.start(), shown
 
 
-def _limited(route: Route | Private) -> Route | Private:
-    if isinstance(route, Private):
-        return replace(route, route=Paced(route.route))
-    return RateLimited(route)
+def _limited(route: Route | Private, turns: Turns) -> Route | Private:
+    if not isinstance(route, Private):
+        return RateLimited(route)
+    compute = route.route
+
+    def in_turn() -> Answer:
+        with turns.turn():
+            return compute()
+
+    return replace(route, route=in_turn)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,14 +1,17 @@
-"""Functions that clients may call often, computed only so often."""
+"""Bounds on the time that answers to clients take."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 _MAX_FRESH_PER_S = 5
+_PAUSE_S = 0.2  # after each turn ...
+_PAUSE_SHARE = 3.0  # ... or so many times as long as it took
 _Result = TypeVar("_Result")
 
 
@@ -32,22 +35,21 @@ class RateLimited(Generic[_Result]):
             return self._last
 
 
-class Paced(Generic[_Result]):
-    """A function computed by one caller at a time, ``_MAX_FRESH_PER_S`` times a second at most.
+class Turns:
+    """Turns at work that is costly: one caller at a time, with pauses."""
 
-    Keeps no result, which may be large.
-    """
-
-    def __init__(self, compute: Callable[[], _Result]) -> None:
-        self._compute = compute
-        self._next_s = 0.0
+    def __init__(self) -> None:
+        self._next_s = 0.0  # on the monotonic clock, when the next turn may begin
         self._lock = threading.Lock()
 
-    def __call__(self) -> _Result:
-        """Wait for a turn, then return a fresh result."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn; afterwards pause so that all turns take a quarter of a core at most."""
         with self._lock:
             time.sleep(max(0.0, self._next_s - time.monotonic()))
+            began_s = time.thread_time()
             try:
-                return self._compute()
+                yield
             finally:
-                self._next_s = time.monotonic() + 1 / _MAX_FRESH_PER_S
+                pause_s = max(_PAUSE_S, _PAUSE_SHARE * (time.thread_time() - began_s))
+                self._next_s = time.monotonic() + pause_s
