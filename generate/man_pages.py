@@ -11,9 +11,11 @@ import click
 from generate.names import ROOT
 from minerwatch import __version__
 from minerwatch.cli.main import cli
+from minerwatch.config.schema import default_socket
 
 MAN = ROOT / "deploy" / "man"
 _NAME = "minerwatch"
+_SOCKET = "/run/minerwatch/agent.sock, for root"
 _EXIT_STATUS = re.compile(r"(?s)\n\n(?:\b\n)?Exit status: (.*)\Z")
 
 
@@ -96,4 +98,5 @@ def _line(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
+    text = text.replace(str(default_socket()), _SOCKET)  # which depends on the user
     return text.replace("\\", "\\e").replace("-", "\\-")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -13,7 +15,8 @@ import yaml
 
 from generate.chart_readme import README, readme
 from generate.configuration_page import PAGE, page
-from generate.man_pages import pages
+from generate.man_pages import MAN, pages
+from generate.names import ROOT
 from generate.settings import Setting, settings, written
 from generate.values_schema import SCHEMA, schema
 from minerwatch.cli.main import cli
@@ -65,6 +68,22 @@ def test_a_value_is_written_as_it_is_read(value: object) -> None:
 
 
 # Man pages.
+
+
+def test_man_pages_are_the_same_whoever_writes_them() -> None:
+    for name, text in pages().items():
+        assert (MAN / f"{name}.1").read_text(encoding="utf-8") == text, _RENEW
+    assert {path.stem for path in MAN.iterdir()} == set(pages())
+    script = "import os; os.geteuid = lambda: 1000; from generate.man_pages import pages;"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script} print(pages()['minerwatch-top'], end='')"],
+        env={**os.environ, "HOME": "/home/somebody"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == pages()["minerwatch-top"]
 
 
 def test_every_command_has_a_man_page() -> None:
