@@ -160,6 +160,16 @@ PYTHON: dict[tuple[str, str], tuple[str, str]] = {
         "datasketch",
         "from datasketch import MinHash\nw = [b'%d' % i for i in range(2000)]\nwhile True: MinHash().update_batch(w)",
     ),
+    ("ordinary", "numba xorshift to floats"): (
+        "numba",
+        "import numba, numpy as n\ni = n.int32\n"
+        "@numba.njit\ndef fill(s, out):\n    for k in range(s.size):\n        x = i(s[k])\n"
+        + 2
+        * "        x = i(x ^ i(x << 13)); x = i(x ^ i(x >> 17)); x = i(x ^ i(x << 5))\n"
+        + "        s[k] = x\n        out[k] = n.float64(x) * 4.6e-10\n"
+        "@numba.njit\ndef run(s, out, times):\n    for _ in range(times): fill(s, out)\n"
+        "s, out = n.arange(1, 4097).astype(i), n.zeros(4096)\nwhile True: run(s, out, 10000)",
+    ),
     ("benchmark", "xxhash in memory"): (
         "xxhash",
         "import xxhash\nb = bytes(1 << 22)\nwhile True: xxhash.xxh64(b).digest()",
