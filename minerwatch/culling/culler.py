@@ -21,6 +21,7 @@ from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.file_budget import FileBudget
 from minerwatch.culling.host_actions import HostActions
+from minerwatch.culling.hub_api import HubApi
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
@@ -106,8 +107,9 @@ class Culler:
         self.cases = Cases(context, self.history, self._budget, actions, controllers)
         evidence = EvidenceWriter(context, self.history, proc)
         self._enforcer = Enforcer(
-            context, self.cases, self.history, self._budget, actions, evidence, timing.retry
-        )
+            context, self.cases, self.history, self._budget, actions, evidence, timing.retry,
+            HubApi(lambda: context.culling.hub, timing.retry.answer_s),
+        )  # fmt: skip
         self._decisions = DecisionLog(context, self.history)
         self.orders = OperatorOrders(
             context, self.cases, self.history, self._budget, actions, self._enforcer,
