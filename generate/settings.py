@@ -62,7 +62,7 @@ def written(value: Any) -> str:
 def _comments() -> Mapping[str, Mapping[str, str]]:
     """Return comments by class and field."""
     modules = (hub, schema)
-    sources = [Path(each.__file__).read_text(encoding="utf-8") for each in modules]
+    sources = [Path(str(each.__file__)).read_text(encoding="utf-8") for each in modules]
     return {name: found for source in sources for name, found in _comments_in(source).items()}
 
 

@@ -1,9 +1,10 @@
 """A repository's address to regular expressions for BinderHub's ``banned_specs``. Pure.
 
 BinderHub matches them at the start of a provider's spec, without regard to case: ``OWNER/NAME/REF``
-of GitHub, ``NAMESPACE%2FNAME/REF`` of GitLab, an escaped address and a ref of any git server. Each character
-matches itself or its percent-encoded form, since the spec is matched as the browser sent it; and
-an address of GitHub or GitLab can also be launched as one of any git server, so it has both forms.
+of GitHub, ``NAMESPACE%2FNAME/REF`` of GitLab, an escaped address and a ref of any git server. Each
+character matches itself or its percent-encoded form, since the spec is matched as the browser sent
+it; and an address of GitHub or GitLab can also be launched as one of any git server, so it has both
+forms.
 """
 
 from __future__ import annotations

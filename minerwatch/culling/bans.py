@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import msgspec
 
-from minerwatch.config.schema import Bans
+from minerwatch.config.hub import Bans
 from minerwatch.culling.ban_patterns import banned_specs
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.model import Attribution, BanKind, OwnerKind

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from minerwatch.backoff import Backoff
@@ -89,6 +90,9 @@ class Enforcer:
     evidence: EvidenceWriter
     retry: RetryPolicy
     hub: HubApi
+    follow_up: Callable[[Case, Decision, ActionRecord], None] = lambda _case, _decision, _record: (
+        None
+    )
     rng: random.Random = field(default_factory=random.Random)
 
     def carry_out(self, case: Case, decision: Decision) -> End:
@@ -105,6 +109,8 @@ class Enforcer:
             record = self.history.finish(attempt.record, end.outcome, end.message)
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
                 self.budget.give_back(record)
+        if end.outcome is Outcome.DONE:
+            self.follow_up(case, decision, attempt.record)
         if end.outcome is Outcome.DONE and case.pod is not None:
             reason = ACTION_REASONS.get(decision.action)
             if reason is not None:

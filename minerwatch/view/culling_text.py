@@ -85,8 +85,10 @@ def release_text(answer: ReleaseAnswer) -> str:
         lines.append("The quarantine label was removed.")
     if answer.unpaused:
         lines.append("The container is no longer paused.")
+    if answer.bans_lifted:
+        lines.append(f"{counted(answer.bans_lifted, 'ban')} lifted.")
     undone = answer.resumed or answer.gone or answer.label_removed or answer.unpaused
-    if not (undone or answer.trouble):
+    if not (undone or answer.bans_lifted or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
     return "\n".join(lines) + "\n"
