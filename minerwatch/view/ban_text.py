@@ -83,7 +83,7 @@ def jupyterhub(bans: Iterable[BanStatus]) -> str:
     """Return lines for jupyterhub_config.py."""
     users = sorted(_by_setting(bans).get("blocked_users", {}))
     head = "# Bans by minerwatch. JupyterHub reads them when it starts: reload it.\n"
-    return f"{head}c.Authenticator.blocked_users |= set({_python(users)})\n"
+    return f"{head}c.Authenticator.blocked_users.update({_python(users)})\n"
 
 
 def network_policy(bans: Iterable[BanStatus]) -> str:
