@@ -19,6 +19,7 @@ from minerwatch.api.orders import BanOrder, LiftOrder, SeenName, SeenOrder
 from minerwatch.api.types import BanAnswer
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
+from minerwatch.culling.ban_patterns import banned_specs
 from minerwatch.culling.ban_store import BANS, BanStore, StorePace
 from minerwatch.culling.banning import ban_status
 from minerwatch.culling.bans import (
@@ -85,7 +86,8 @@ def test_an_address_is_banned_no_wider_than_it_must_be(address: str, expected: s
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "8.8.8.0/24", "x", ""]
+    "address",
+    ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "8.8.8.0/24", "x", ""],
 )  # fmt: skip
 def test_no_private_address_and_no_network_is_banned(address: str) -> None:
     assert network(address) is None
@@ -413,7 +415,7 @@ SHOWN = tuple(
         a_ban(
             REPOSITORY,
             BanKind.REPOSITORY,
-            values={"GitHubRepoProvider.banned_specs": r"^(?:m)(?:/|\Z)"},
+            values=banned_specs(REPOSITORY),
         ),
         a_ban("8.8.8.8", BanKind.ADDRESS, values={"ban_networks": "8.8.8.8/32"}),
         a_ban("2a00::1", BanKind.ADDRESS, values={"ban_networks": "2a00::/64"}),
@@ -439,18 +441,20 @@ def test_formats_of_the_network() -> None:
 
 
 _OBJECTS = """
-import sys
-from traitlets import Dict, List, Set
+import json, re, sys
+from traitlets import Dict, List, Set, Unicode
 from traitlets.config import Config, Configurable, PyFileConfigLoader
 class RepoProvider(Configurable):
     banned_specs = List(config=True)
+    spec = Unicode()
+    def is_banned(self):
+        return any(re.match(each, self.spec, re.IGNORECASE) for each in self.banned_specs)
 class GitHubRepoProvider(RepoProvider):
     pass
 class BinderHub(Configurable):
     ban_networks = Dict(config=True)
 class Authenticator(Configurable):
     blocked_users = Set(config=True)
-import json
 config = Config()
 for path in sys.argv[1:]:
     config.merge(PyFileConfigLoader(path).load_config())
@@ -462,9 +466,10 @@ try:
     from jupyterhub.auth import Authenticator
 except Exception as error:
     print("no jupyterhub:", error, file=sys.stderr)
-github = GitHubRepoProvider(config=config)
+def is_banned(spec):
+    return GitHubRepoProvider(config=config, spec=spec).is_banned()
 print(json.dumps({
-    "specs": github.banned_specs,
+    "banned": [is_banned("Mallory/mine/HEAD"), is_banned("mallory/miner/HEAD")],
     "networks": BinderHub(config=config).ban_networks,
     "users": sorted(Authenticator(config=config).blocked_users),
     "modules": [GitHubRepoProvider.__module__, Authenticator.__module__],
@@ -490,24 +495,25 @@ def test_the_hubs_objects_take_the_rendered_bans(tmp_path: Path) -> None:
     (tmp_path / "binder.py").write_text(binderhub(SHOWN))
     (tmp_path / "hub.py").write_text(jupyterhub(SHOWN))
     found = traits(tmp_path / "binder.py", tmp_path / "hub.py")
-    assert found["specs"] == [r"^(?:m)(?:/|\Z)"]
+    assert found["banned"] == [True, False]
     assert found["networks"] == {"8.8.8.8/32": "minerwatch e1", "2a00::/64": "minerwatch e1"}
     assert found["users"] == sorted({HOSTILE, "ada"})
 
 
 def test_the_hubs_objects_take_the_mounted_map_without_what_has_expired(tmp_path: Path) -> None:
-    live = {"until_unix_s": 2**40}
+    address = a_ban("8.8.8.8", BanKind.ADDRESS, values={"ban_networks": "8.8.8.8/32"})
+    address = msgspec.structs.replace(address, until_unix_s=2**40)
     kept = [
-        a_ban("ada", **live),
+        a_ban("ada", until_unix_s=2**40),
         a_ban("gone", until_unix_s=NOW_S - 10**9),
-        a_ban(REPOSITORY, BanKind.REPOSITORY, values={"GitHubRepoProvider.banned_specs": "^m"}, **live),
-        a_ban("8.8.8.8", BanKind.ADDRESS, values={"ban_networks": "8.8.8.8/32"}, **live),
-        a_ban("odd", values={"Spawner.cmd": "rm"}, **live),
+        a_ban(REPOSITORY, BanKind.REPOSITORY, values=banned_specs(REPOSITORY), until_unix_s=2**40),
+        address,
+        a_ban("odd", values={"Spawner.cmd": "rm"}, until_unix_s=2**40),
     ]  # fmt: skip
     (tmp_path / BANS).write_bytes(msgspec.json.encode(kept))
     files = (HUBS / "minerwatch_binderhub.py", HUBS / "minerwatch_hub.py")
     found = traits(*files, MINERWATCH_BANS=str(tmp_path))
-    assert (found["specs"], found["users"]) == (["^m"], ["ada"])
+    assert (found["banned"], found["users"]) == ([True, False], ["ada"])
     assert found["networks"] == {"8.8.8.8/32": "minerwatch e1"}
     (tmp_path / BANS).write_bytes(b"{")
     assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []
