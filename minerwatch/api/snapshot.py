@@ -16,6 +16,7 @@ from minerwatch.api.types import (
     ContainerStatus,
     FindingStatus,
     NodeReport,
+    OwnerStatus,
     ProcessStatus,
 )
 from minerwatch.detection.judge import (
@@ -100,6 +101,10 @@ def container_status(
         executed=_numbers(observation.executed),
         labels=_labels(identity.pod) if identity and not pod else {},
         abuses=_abuses(observation),
+        owners=tuple(
+            OwnerStatus(each.source, each.name, each.kind.value, each.is_claim)
+            for each in (identity.owners if identity else ())
+        ),
     )
 
 

@@ -174,6 +174,47 @@ class ReleaseAnswer:
     label_removed: bool
     trouble: tuple[str, ...] = ()  # what could not be undone
     unpaused: bool = False  # a host's container, by its engine
+    bans_lifted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BanStatus:
+    """A ban, or a name that may be banned."""
+
+    kind: str  # user, repository, address
+    name: str
+    values: dict[str, str]  # setting of hub or network -> what is added to it
+    reason: str
+    evidence: str  # id in the audit log of the node
+    node: str
+    by: str
+    at: str  # RFC 3339
+    until: str
+    source: str = ""  # of the name
+    objections: tuple[str, ...] = ()  # why it is not banned
+    unflagged: int | None = None  # other pods of the name in seven days; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class BanAnswer:
+    """Result of a ban that was ordered by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    dry_run: bool
+    reasons: tuple[str, ...]  # why nothing of this pod is banned
+    bans: tuple[BanStatus, ...]
+    trouble: str = ""  # why they could not be kept
+
+
+@dataclass(frozen=True, slots=True)
+class LiftAnswer:
+    """Result of lifting bans."""
+
+    node: str
+    lifted: tuple[BanStatus, ...]
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +235,20 @@ class Unanswered:
     node: str
     pod: str  # of its agent, as namespace/name; "": it has none
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerStatus:
+    """One name of the people behind a container, and where it was found."""
+
+    source: str  # such as "annotation hub.jupyter.org/username"
+    name: str
+    kind: str = ""  # user, server, repository, ref, client, image, digest, controller, project, …
+    claimed: bool = False  # a tenant may have chosen the name
+
+    def __str__(self) -> str:
+        """Return the name; one that a tenant may have chosen is marked."""
+        return f"{self.name} (claimed)" if self.claimed else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +285,7 @@ class ContainerStatus:
     abuses: dict[str, float] = field(
         default_factory=dict
     )  # kind of abuse -> its score, worst first
+    owners: tuple[OwnerStatus, ...] = ()  # side by side; ``owner`` is the one that is counted
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import yaml
 
 from minerwatch.config.faults import Checked, Checker, in_words
 from minerwatch.config.hours import Hours, hours
+from minerwatch.config.hub import Bans, Hub
 from minerwatch.config.selectors import Selector, selector
 from minerwatch.config.values import (
     DEFAULT_LISTEN,
@@ -108,10 +109,17 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Owners of pods: the first source that names one applies."""
+    """Owners of pods: the first source that names one applies; all others are shown beside it."""
 
-    profile: str = "jupyterhub"  # jupyterhub, binderhub, default
+    profile: str = "jupyterhub"  # jupyterhub, binderhub, gitlab, github-arc, default
     sources: tuple[str, ...] = ()  # replaces the profile's; see below
+    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a hub or CI system makes pods there
+
+
+class MetricLabels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Labels of metrics that name people."""
+
+    owners: bool = False  # user and client address in minerwatch_flagged_owner_info
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,7 +182,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Actions in some namespaces: the first one, then the next ones for repeat offenders."""
 
-    actions: Actions  # mildest first: label, stop, kill, evict, delete; on hosts see below
+    actions: Actions  # mildest first: label, stop, kill, stop-server, evict, delete; hosts: below
     namespaces: tuple[Line, ...] = ("*",)  # patterns
     score: CullScore = 90  # minimum score of stable findings
 
@@ -261,6 +269,8 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     selector: Selector = Selector()  # as in kubectl: component=singleuser-server,!keep
     protected_namespaces: tuple[Line, ...] = ()  # patterns, in addition to kube-system and others
     hosts: HostCulling = HostCulling()
+    hub: Hub = Hub()
+    bans: Bans = Bans()
     tenant_namespaces: tuple[Line, ...] = ()  # where tenants create pods; see below
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first match applies
     minimum_age: Duration = Duration(300)  # of a pod before any action
@@ -294,6 +304,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kubernetes: Kubernetes = Kubernetes()
     owners: Owners = Owners()
     report: Report = Report()
+    metrics: MetricLabels = MetricLabels()
     notify: tuple[Webhook, ...] = ()  # receivers of messages; see notify.md
     web: Web = Web()
     culling: Culling = Culling()

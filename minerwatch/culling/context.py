@@ -14,6 +14,7 @@ from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.kube.events import EventReason
 from minerwatch.model import (
     Abuse,
+    Attribution,
     Container,
     ContainerKey,
     Finding,
@@ -66,6 +67,9 @@ class Site(Protocol):
 
     def owner(self, pod: Pod) -> Owner | None:
         """Return the owner of a pod."""
+
+    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
+        """Return all names of the people behind a pod, each with its source."""
 
     def pods(self) -> tuple[Pod, ...]:
         """Return all pods, of a host all units and containers."""

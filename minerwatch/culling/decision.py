@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from minerwatch.culling.records import Case, DecisionLine
+from minerwatch.kube.attributions import HubServer
 from minerwatch.model import Action, ContainerKey, ProcessId
 from minerwatch.untrusted_text.display import printable
 
@@ -103,6 +104,7 @@ class Decision:
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # what is proven, else the verdict's; "": there are no findings
+    server: HubServer | None = None  # for stop-server: a precondition
 
     @property
     def reasons(self) -> tuple[Reason, ...]:

@@ -54,6 +54,7 @@ from minerwatch.culling.records import (
     Moment,
 )
 from minerwatch.detection.judge import CULLABLE
+from minerwatch.kube.attributions import HubServer, hub_server
 from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
@@ -98,6 +99,7 @@ def rechecked(
 def _target(decision: Decision) -> tuple[object, ...]:
     return (
         decision.proposed,
+        decision.server,
         decision.dry_run,
         decision.container,
         decision.container_id,
@@ -158,7 +160,18 @@ class _Evaluation:
             rules=self.proof.rules,
             counted_as=counted_as(case.container, pod, case.owner, self.settings),
             abuse=self.proof.abuse.value if self.proof.abuse else "",
+            server=self._server,
         )
+
+    @property
+    def _server(self) -> HubServer | None:
+        """Return the hub's server that the pod is; None: it is none, or there is no hub."""
+        pod = self.case.pod
+        if not self.settings.hub.url or self._is_tenants_own or pod is None:
+            return None
+        if self.history.is_unknown_to_hub(pod.uid):
+            return None
+        return hub_server(self.case.owners)
 
     @property
     def _grace_period_s(self) -> float | None:
@@ -327,6 +340,8 @@ class _Evaluation:
             yield from host_action_objections(self.case, proposed, self.settings.hosts)
         elif proposed in ENGINE_ACTIONS:
             yield Objection(Reason.NOT_HERE, f"{proposed}: only on a host outside Kubernetes")
+        elif proposed is Action.STOP_SERVER and self._server is None:
+            yield Objection(Reason.NOT_HERE, f"{proposed}: no server of a hub, see hubs.md")
         if proposed is None:
             if self.case.pod is not None:
                 yield Objection(Reason.NO_LADDER, "")
@@ -382,13 +397,18 @@ class _Evaluation:
         repeat = settings.repeat_offenders
         offences = self.history.offences(pod, owner, repeat.window, self.now, dry_run=self.dry_run)
         rungs = next(self._ladders(pod), None)
-        if rungs is None:
+        actions = [
+            each
+            for each in (rungs.actions if rungs else ())
+            if each is not Action.STOP_SERVER or self._server is not None
+        ]
+        if not actions:
             return 0, self.case.asked
-        rung = min(offences // repeat.actions, len(rungs.actions) - 1)
-        is_first = rungs.actions[rung] is Action.DELETE and rung > 0
+        rung = min(offences // repeat.actions, len(actions) - 1)
+        is_first = actions[rung] is Action.DELETE and rung > 0
         if is_first and not self.history.has_touched(pod, dry_run=self.dry_run):
             rung -= 1  # only other pods of the owner had an action; delete comes last
-        return rung, self.case.asked or rungs.actions[rung]
+        return rung, self.case.asked or actions[rung]
 
     def _ladders(self, pod: Pod) -> Iterator[Rungs]:
         # Exempted findings count: an exemption must never lead to another action.

@@ -8,7 +8,17 @@ from typing import Protocol
 
 import msgspec
 
-from minerwatch.model import Action, Container, Finding, Outcome, Owner, Pod, ProcessId, Verdict
+from minerwatch.model import (
+    Action,
+    Attribution,
+    Container,
+    Finding,
+    Outcome,
+    Owner,
+    Pod,
+    ProcessId,
+    Verdict,
+)
 
 
 class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +54,7 @@ class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
     request: str = ""  # as sent
     message: str = ""  # explanation of the outcome
     evidence: msgspec.Raw = NO_EVIDENCE
+    bans: tuple[dict[str, object], ...] = ()  # made or lifted
 
 
 HOUR_S = 3600.0
@@ -118,6 +129,7 @@ class Case:
     stopped: frozenset[ProcessId] = frozenset()  # stopped by minerwatch, and still stopped
     held: Held = field(default_factory=Held)
     is_controlled: bool | None = None  # by a real controller, by the API; None: unknown
+    owners: tuple[Attribution, ...] = ()  # all names, side by side
 
 
 class ActionRecord(msgspec.Struct, frozen=True):

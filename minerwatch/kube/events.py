@@ -48,6 +48,7 @@ DROPPED = "dropped"
 
 MAX_NOTE_BYTES = 1024
 _MAX_CONTACT_BYTES = 512
+_MAX_OWNERS_BYTES = 200
 _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
@@ -76,6 +77,7 @@ class EventReason(StrEnum):
     QUARANTINED = "Quarantined"
     STOPPED = "Stopped"
     KILLED = "Killed"
+    SERVER_STOPPED = "ServerStopped"
     EVICTED = "Evicted"
     DELETED = "Deleted"
     RELEASED = "Released"
@@ -96,6 +98,7 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
     Action.LABEL: EventReason.QUARANTINED,
     Action.STOP: EventReason.STOPPED,
     Action.KILL: EventReason.KILLED,
+    Action.STOP_SERVER: EventReason.SERVER_STOPPED,
     Action.EVICT: EventReason.EVICTED,
     Action.DELETE: EventReason.DELETED,
 }
@@ -110,6 +113,7 @@ _WORDING: Mapping[EventReason, tuple[str, str]] = {
     EventReason.QUARANTINED: ("Labelling", f"Labelled for quarantine: {_ALMOST_CERTAIN}"),
     EventReason.STOPPED: ("Stopping", f"Processes stopped: {_ALMOST_CERTAIN}"),
     EventReason.KILLED: ("Killing", f"Processes killed: {_ALMOST_CERTAIN}"),
+    EventReason.SERVER_STOPPED: ("Stopping", f"Server stopped by the hub: {_ALMOST_CERTAIN}"),
     EventReason.EVICTED: ("Evicting", f"Evicted: {_ALMOST_CERTAIN}"),
     EventReason.DELETED: ("Deleting", f"Deleted: {_ALMOST_CERTAIN}"),
     EventReason.RELEASED: ("Releasing", "Released by an operator: container {name} is left alone"),
@@ -123,8 +127,12 @@ def event_note(
     findings: Iterable[Finding],
     contact: str,
     abuse: str = Abuse.MINING,
+    owners: str = "",
 ) -> str:
-    """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
+    """Return reasons, owners and contact in one line of 1,024 bytes: no evidence but rules' titles.
+
+    ``owners``: names that are no secret, such as the repository.
+    """
     of_abuse = [each for each in announced(findings) if each.abuse == abuse]
     titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in of_abuse)]
     if reason in _GOOD_NEWS:
@@ -137,6 +145,8 @@ def event_note(
         name=one_line(container), does=text.does, doing=text.doing
     ) + (": " if named else "")
     last = _cut(one_line(contact), _MAX_CONTACT_BYTES) if contact.strip() else ""
+    if owners and reason not in _GOOD_NEWS:
+        last = f"It is of {_cut(owners, _MAX_OWNERS_BYTES)}. {last}".rstrip()
     room = MAX_NOTE_BYTES - len(last.encode()) - len(". ")
     return f"{_cut(sentence + '; '.join(named), room)}. {last}".rstrip()
 
@@ -219,7 +229,7 @@ class EventSender:
         self._closing = Event()
         self._thread = Worker("events", self._run).start()
 
-    def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
+    def tell(self, pod: Pod, container: str, verdict: Verdict, owners: str = "") -> None:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
         It is new when the level of a kind of abuse, without experimental rules, rises to likely or
@@ -233,7 +243,7 @@ class EventSender:
             if news is None or not self._may_send(news[0]):
                 return
             reason, abuse = news
-            if not self._queue(pod, container, reason, abuse, subject, verdict.findings):
+            if not self._queue(pod, container, reason, abuse, subject, verdict.findings, owners):
                 if reason is EventReason.CLEARED:  # no later tick would send it
                     self.failures[DROPPED] += 1
                 return
@@ -252,9 +262,11 @@ class EventSender:
         key: ContainerKey,
         findings: Iterable[Finding] = (),
         abuse: str = Abuse.MINING,
+        owners: str = "",
     ) -> None:
         """Send an event about something that was done to ``pod``, and why; returns at once."""
-        if not self._queue(pod, container, reason, abuse, (pod.uid, str(reason), key), findings):
+        subject = (pod.uid, str(reason), key)
+        if not self._queue(pod, container, reason, abuse, subject, findings, owners):
             self._count(DROPPED)
 
     def close(self) -> None:
@@ -273,9 +285,10 @@ class EventSender:
         abuse: str,
         subject: _Subject,
         findings: Iterable[Finding],
+        owners: str,
     ) -> bool:
         """Return False if there is no room."""
-        note = event_note(container, reason, findings, self._contact, abuse)
+        note = event_note(container, reason, findings, self._contact, abuse, owners)
         try:
             self._waiting.put_nowait(
                 _News(pod, container, reason, abuse, note, self._now_unix_s(), subject)

@@ -1,7 +1,8 @@
 """The agent's state and counters as Prometheus metrics.
 
-Labels never hold a pid, a command line or a user's name. Per-container series exist only while
-the container is at ``suspicious`` or above, and at most ``max_container_series`` of them.
+Labels never hold a pid or a command line, and a user's name only where ``metrics.owners`` is on.
+Per-container series exist only while the container is at ``suspicious`` or above, and at most
+``max_container_series`` of them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ OTHER_NAMESPACES = "_others"
 """Label of the namespaces without series of their own; no namespace can have this name."""
 
 
+OWNER_LABELS = ("repository", "image", "controller", "user", "client")
+"""Labels of minerwatch_flagged_owner_info; the last two only where ``metrics.owners`` is on."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlaggedContainer:
     """The series of a container at ``suspicious`` or above."""
@@ -60,6 +65,7 @@ class FlaggedContainer:
     signals: Mapping[tuple[str, str], float] = field(default_factory=dict)  # abuse, signal -> score
     abuses: Mapping[str, float] = field(default_factory=dict)  # kind -> its score, worst first
     since_unix_s: float = 0.0  # when its level was reached
+    owners: Mapping[str, str] = field(default_factory=dict)  # one of OWNER_LABELS -> name
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,11 @@ class _FlaggedContainers(Collector):
             "Unix time at which a flagged container reached its level.",
             labels=labels,
         )
+        owner = GaugeMetricFamily(
+            "minerwatch_flagged_owner_info",
+            "Owners of a flagged container; names that a tenant may have chosen end in (claimed).",
+            labels=[*labels, *OWNER_LABELS],
+        )
         unique = {
             (label(c.namespace), label(c.pod), label(c.container)): c
             for c in sorted(self.flagged, key=lambda c: c.score)
@@ -154,13 +165,16 @@ class _FlaggedContainers(Collector):
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
             since.add_metric(names, container.since_unix_s)
+            if container.owners:
+                values = (label(container.owners.get(each, "")) for each in OWNER_LABELS)
+                owner.add_metric([*names, *values], 1.0)
             worst = dict([*container.abuses.items()][:MAX_ABUSES])
             for abuse, abuse_score in worst.items():
                 by_abuse.add_metric([*names, label(abuse)], abuse_score)
             for (abuse, signal), signal_score in container.signals.items():
                 if abuse in worst:
                     by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
-        yield from (score, by_abuse, by_signal, cores, since)
+        yield from (score, by_abuse, by_signal, cores, since, owner)
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
             "Flagged containers without series: over the limit, or with the labels of another one.",
