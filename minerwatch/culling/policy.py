@@ -235,19 +235,9 @@ class _Evaluation:
         elif proof.is_cut_off:
             return
         elif not proof.is_cullable:
-            yield self._proof_objection()
+            yield _proof_objection(proof, self.settings)
         elif not proof.is_held:
             yield Objection(Reason.NOT_HELD, f"{self.settings.hold:g} s without a gap are required")
-
-    def _proof_objection(self) -> Objection:
-        """Return why the findings permit no action."""
-        proof = self.proof
-        if proof.switched_off is not None:
-            on = ", ".join(each.value for each in self.settings.abuses)
-            return Objection(Reason.ABUSE_NOT_CULLED, f"{proof.switched_off}; on for {on}")
-        if proof.abuse is not None and proof.abuse not in CULLABLE:
-            return Objection(Reason.NEVER_CULLED, proof.abuse.value)
-        return Objection(Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}")
 
     def _identity_objections(self) -> Iterator[Objection]:
         if self.case.situation.is_host:
@@ -431,6 +421,16 @@ def _controller_kind(pod: Pod) -> str:
 
 def _has_critical_priority(pod: Pod) -> bool:
     return fnmatchcase(pod.priority_class, "system-*-critical")
+
+
+def _proof_objection(proof: Proof, settings: Culling) -> Objection:
+    """Return why the findings permit no action."""
+    if proof.switched_off is not None:
+        on = ", ".join(each.value for each in settings.abuses)
+        return Objection(Reason.ABUSE_NOT_CULLED, f"{proof.switched_off}; on for {on}")
+    if proof.abuse is not None and proof.abuse not in CULLABLE:
+        return Objection(Reason.NEVER_CULLED, proof.abuse.value)
+    return Objection(Reason.NOT_CORROBORATED, f"{proof.score:g} by {proof.signals or 'none'}")
 
 
 def _evaluation(
