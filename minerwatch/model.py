@@ -275,6 +275,16 @@ class Connection:
     address: str  # remote; IPv4 also where the socket is IPv6
     port: int  # remote
     since_s: float  # when it was first seen
+    bytes_per_hour: float | None = None  # of data, both ways, since then; None: not counted
+    segments_per_hour: float | None = None  # with data
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSockets:
+    """The TCP sockets that a process has open."""
+
+    connections: tuple[Connection, ...] = ()  # that it opened itself, oldest first
+    accepts: bool = False  # it listens, or has a connection that it accepted
 
 
 @dataclass(frozen=True, slots=True)
