@@ -1,4 +1,4 @@
-"""A BPF iterator over tasks or their files, loaded with libbpf through ctypes and read as whole records.
+"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole records.
 
 The programs are prebuilt objects in bpf/, one for each machine. They need a kernel with BTF
 (CONFIG_DEBUG_INFO_BTF, Linux 5.8 or later) and the capabilities BPF and PERFMON. Nothing is

@@ -10,9 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from itertools import chain
 from struct import Struct
 
 from minerwatch.model import Connection, OpenSockets
@@ -23,7 +26,8 @@ RECORD = Struct("=QQQIIIIIHHHBBB3x16s")
 _BRIEF = Struct("=QQQIIII4xHHxxBBx19x")
 """What is read of every socket: inode, bytes received and sent, segments received and sent,
 namespace, pid, local and remote port, state, raw or not."""
-_REMOTE = Struct("=50xH6x16s")
+_ADDRESS = Struct("=56x16s")
+_NAMESPACE = Struct("=32xI36x")
 _ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10  # include/net/tcp_states.h
 _MAX_CONNECTIONS = 64
 """Reported of one process."""
@@ -31,20 +35,36 @@ _MAX_KNOWN = 32_768
 """Connections whose age is kept. Beyond, processes with few are kept first."""
 _MAX_UNANSWERED = 4096
 """Connects without an answer that are kept of one network namespace."""
+_MAX_ONE_BY_ONE = 32
+"""Processes that are read one by one; to read more takes as long as to read all sockets."""
+_READS_AT_ONCE = 96
+_READS_CPU_S = 0.005
 _MAX_AGE_S = 5.0
 """So long one read serves all questions."""
-_MAPPED = b"\0" * 10 + b"\xff\xff"
+MAPPED = b"\0" * 10 + b"\xff\xff"
+"""Before an IPv4 address of 16 bytes."""
 
-Remote = tuple[bytes, int]
-"""Address, IPv4 as ::ffff:a.b.c.d, and port."""
+_LOOPBACK_V4, _LOOPBACK_V6 = MAPPED + b"\x7f", b"\0" * 15 + b"\1"
+
+RemoteEnd = tuple[int, bytes, int]
+"""A connection's inode, remote address (IPv4 as ::ffff:a.b.c.d) and remote port."""
 _Start = tuple[float, int, int]
 """When a connection was first seen, and the bytes and segments that it had transferred by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceSockets:
+    """Connections of one network namespace to other hosts."""
+
+    outbound: Sequence[RemoteEnd] = ()
+    accepts: bool = False  # another host has opened one
+    unanswered: Sequence[RemoteEnd] = ()
 
 
 class SocketTable:
     """The sockets of one read, by process and by network namespace.
 
-    ``unanswered``: remote ends of connects that have no answer yet, or were refused, by namespace;
+    ``unanswered``: connects that have no answer yet, or were refused, by namespace;
     ``raw``: how many raw and packet sockets are open, by namespace.
     """
 
@@ -53,7 +73,7 @@ class SocketTable:
         self._established: dict[int, array[int]] = {}
         self._local: set[tuple[int, int]] = set()  # namespaces and ports that are listened on
         self._listeners: set[int] = set()
-        self.unanswered: dict[int, list[Remote]] = {}
+        self.unanswered: dict[int, list[RemoteEnd]] = {}
         self.raw: Counter[int] = Counter()
         self._known: dict[int, tuple[int, int]] = {}
         at = -RECORD.size
@@ -73,8 +93,7 @@ class SocketTable:
             elif state == _SYN_SENT or (state == _CLOSE and remote_port and not segments_out):
                 own = self.unanswered.setdefault(namespace, [])
                 if len(own) < _MAX_UNANSWERED:
-                    remote_port, address = _REMOTE.unpack_from(content, at)
-                    own.append((address, remote_port))
+                    own.append((inode, *_ADDRESS.unpack_from(content, at), remote_port))
 
     def __len__(self) -> int:
         return len(self._content) // RECORD.size
@@ -106,6 +125,26 @@ class SocketTable:
         found.sort(key=lambda each: (each.since_s, each.address, each.port))
         return OpenSockets(tuple(found[:_MAX_CONNECTIONS]), accepts)
 
+    def of_namespaces(self, wanted: Set[int]) -> dict[int, NamespaceSockets]:
+        """Return the connections of these namespaces, without those over loopback."""
+        outbound: dict[int, list[RemoteEnd]] = {each: [] for each in wanted}
+        accepting: set[int] = set()
+        for at in chain.from_iterable(self._established.values()):
+            if _NAMESPACE.unpack_from(self._content, at)[0] not in wanted:
+                continue
+            record = RECORD.unpack_from(self._content, at)
+            inode, namespace, local_port, remote_port = record[0], record[5], *record[8:10]
+            if is_loopback(record[14]):
+                continue
+            if (namespace, local_port) in self._local:
+                accepting.add(namespace)
+            else:
+                outbound[namespace].append((inode, record[14], remote_port))
+        return {
+            each: NamespaceSockets(ends, each in accepting, self.unanswered.get(each, ()))
+            for each, ends in outbound.items()
+        }
+
     def _of_modest_processes(self) -> list[int]:
         inodes: dict[int, None] = {}
         for places in sorted(self._established.values(), key=len):
@@ -122,8 +161,14 @@ class SocketIterator:
     ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
     """
 
-    def __init__(self, library: ctypes.CDLL | None = None) -> None:
-        """Load the program into the kernel. Raises BpfUnavailableError."""
+    def __init__(
+        self, library: ctypes.CDLL | None = None, *, reads_cpu_s: float = _READS_CPU_S
+    ) -> None:
+        """Load the program into the kernel. Raises BpfUnavailableError.
+
+        ``reads_cpu_s``: CPU time after which ``unanswered`` reads no more.
+        """
+        self._reads_cpu_s = reads_cpu_s
         self._iterator = BpfIterator(
             "sockets", RECORD.size, needs="Linux 5.11", library=library, what="socket iterator"
         )
@@ -131,9 +176,14 @@ class SocketIterator:
         self._table = SocketTable(b"")
         self._starts: dict[int, _Start] = {}
         self._read_s = float("-inf")
-        if not self._sees_own():
+        with socket.socket() as own:
+            me = os.fstat(own.fileno()).st_ino, os.getpid()
+            found = [*self._inodes_and_pids(self._iterator.pieces())]
+            alone = {pid for _, pid in self._inodes_and_pids(self._iterator.pieces_of(me[1]))}
+        if me not in found:
             self.close()
             raise BpfUnavailableError(OUTSIDE_HOST_PIDS)
+        self._reads_one_process = alone == {me[1]}
 
     def table(self) -> SocketTable | None:
         """Read all sockets of the node; None if that failed."""
@@ -154,22 +204,42 @@ class SocketIterator:
             self.refresh(at_s)
         return self._table.sockets_of(pid, self._starts, self._read_s)
 
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
+        """Return the connections of these namespaces; none if they cannot be read."""
+        table = self.table()
+        return table.of_namespaces(namespaces) if table is not None else {}
+
+    def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterator[RemoteEnd]:
+        """Yield connects of ``pids`` that have no answer, or were refused; some repeatedly.
+
+        Where the kernel can (Linux 6.1), their sockets are read again and again: one that a
+        neighbour refuses is there for some ten microseconds.
+        """
+        if not self._reads_one_process or len(pids) > _MAX_ONE_BY_ONE:
+            return
+        ends_s = time.thread_time() + self._reads_cpu_s
+        for pid in [*pids] * (_READS_AT_ONCE // max(1, len(pids))):
+            content = b"".join(self._iterator.pieces_of(pid))
+            yield from SocketTable(content).unanswered.get(namespace, ())
+            if time.thread_time() >= ends_s:  # a process may have very many sockets
+                return
+
     def close(self) -> None:
         """Remove the program from the kernel."""
         self._iterator.close()
 
-    def _sees_own(self) -> bool:
-        with socket.socket() as own:
-            inode, pid = os.fstat(own.fileno()).st_ino, os.getpid()
-            return any(
-                (record[0], record[6]) == (inode, pid)
-                for piece in self._iterator.pieces()
-                for record in RECORD.iter_unpack(piece)
-            )
+    def _inodes_and_pids(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+        for piece in pieces:
+            yield from ((record[0], record[6]) for record in RECORD.iter_unpack(piece))
+
+
+def is_loopback(address: bytes) -> bool:
+    """Return True for an address of 16 bytes that is this host's own."""
+    return address.startswith(_LOOPBACK_V4) or address == _LOOPBACK_V6
 
 
 def address_text(address: bytes) -> str:
     """Return an address of 16 bytes as text; IPv4 as such."""
-    if address.startswith(_MAPPED):
+    if address.startswith(MAPPED):
         return socket.inet_ntop(socket.AF_INET, address[12:])
     return socket.inet_ntop(socket.AF_INET6, address)
