@@ -280,7 +280,7 @@ class Agent:
         return culling
 
     def _publish_probes(self, execs_off: str) -> tuple[ProbeStatus, ...]:
-        settings = self._state.config.probes
+        settings, metrics = self._state.config.probes, self._telemetry.metrics
         probes = (
             ProbeStatus("execs", execs_off, settings.execs, "" if execs_off else _EXECS),
             *self._node.probes,
@@ -288,7 +288,7 @@ class Agent:
         )
         for status in probes:
             if status.is_asked_for:
-                self._telemetry.metrics.probe_opened(status.name, is_on=not status.off)
+                metrics.probe_opened(status.name, is_on=not status.off, source=status.source)
         return probes
 
     # Reloading.

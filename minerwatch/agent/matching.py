@@ -15,10 +15,12 @@ from minerwatch.detection.condition import Absent, Number, Present, SameAs, pred
 from minerwatch.detection.facts import container_facts, measured
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.detection.network_fields import COUNTED_FIELDS
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.probes.executed_code import ExecutedCode
+from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import fattest_over
 
@@ -28,7 +30,7 @@ _SATURATED_CORES = 0.9
 PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
 CONTAINER_FIELDS = (
     *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
-    *("HiddenCpuShare", "CgroupsOverBound"),
+    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS),
 )
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 """Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
@@ -57,6 +59,7 @@ class Matching:
         self._probes = probes
         self.code: ExecutedCode | None = None
         """Evidence on all processes; set before the first tick."""
+        self.networks: PodNetworks | None = None
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -239,6 +242,7 @@ class Matching:
                 cgroups_over_bound=container.is_over_bound,
             ),
             **container.place,
+            **(self.networks.facts(container.container.key) if self.networks else {}),
         }
 
     def _hidden_cpu_share(self, container: TrackedContainer, at_s: float) -> float | None:

@@ -23,18 +23,24 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.model import Container, Identity, Observation
 from minerwatch.node.bpf_iterator import BpfUnavailableError
-from minerwatch.node.capabilities import blind_spots
+from minerwatch.node.capabilities import blind_spots, effective_capabilities
 from minerwatch.node.cgroups import CgroupTree
+from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
+from minerwatch.node.network_counters import CounterReader
+from minerwatch.node.pod_sockets import PodSockets
 from minerwatch.node.processes import ProcessReader
+from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.executed_code import Sampler
 from minerwatch.probes.hot_code import HotCode
-from minerwatch.probes.registry import Probes, ProbeStatus
+from minerwatch.probes.network_counters import PodNetworks
+from minerwatch.probes.registry import FILES, ITERATOR, LACKS_PTRACE, Probes, ProbeStatus
 from minerwatch.report.since import SinceFile
 
 if TYPE_CHECKING:
@@ -142,7 +148,15 @@ def open_node(
     processes = ProcessReader(proc, deadline_s=config.examination.read_deadline)
     tasks, tasks_off = kernel_source("tasks", config, TaskIterator)
     code, code_status, code_spot = _code_sampler(config)
-    probes = Probes(config, content_rules=book.content, tasks=tasks, tasks_off=tasks_off)
+    sockets, sockets_off = kernel_source("connections", config, SocketIterator)
+    probes = Probes(
+        config,
+        content_rules=book.content,
+        tasks=tasks,
+        tasks_off=tasks_off,
+        sockets=sockets,
+    )
+    networks, networks_status = _pod_networks(config)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
@@ -151,6 +165,7 @@ def open_node(
         Sources(
             *(cgroups, processes, tasks, probes, code),
             hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
+            networks=networks,
         ),
         matcher or Matcher(book.rules),
         config.examination,
@@ -158,7 +173,10 @@ def open_node(
         lambda container: (cluster.facts(container) if cluster else {}) or host.facts(container),
     )
     opens_files = config.probes.connections or config.probes.content
-    spots = (cgroups.blind_spot, code_spot, *blind_spots(proc, opens_files=opens_files))
+    spots = (
+        *(cgroups.blind_spot, code_spot, _socket_spot(config, sockets_off)),
+        *blind_spots(proc, opens_files=opens_files),
+    )
     return Node(
         node_name(config),
         watch,
@@ -167,6 +185,7 @@ def open_node(
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks, "" if tasks_off else _TASKS),
             code_status,
+            networks_status,
             *probes.status,
         ),
         lambda container: (
@@ -208,3 +227,24 @@ def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:
         return None, ProbeStatus(name, why if off == why else neither, is_wanted), ""
     spot = f"executed code is seen only where threads enter the kernel, because of this: {why}"
     return entries, ProbeStatus(name, "", is_wanted, "kernel entries"), spot
+
+
+def _socket_spot(config: Config, sockets_off: str) -> str:
+    if not config.probes.connections or config.node.proc != Config().node.proc or not sockets_off:
+        return ""
+    return f"connections come without counters of bytes: {sockets_off}"
+
+
+def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
+    """Return the counters of pods' networks, and whether they are read."""
+    name, is_wanted = "pod_network", config.probes.pod_network
+    found, off = kernel_source(name, config, CounterReader)
+    if found is None:
+        return None, ProbeStatus(name, off, is_wanted)
+    if "SYS_PTRACE" not in effective_capabilities():
+        return None, ProbeStatus(name, LACKS_PTRACE, is_wanted)
+    sockets, _ = kernel_source(name, config, SocketIterator)
+    source = f"{FILES}, sockets by {FILES if sockets is None else ITERATOR}"
+    inside = ClusterNetworks(config.node.cluster_networks, config.node.proc)
+    pod_sockets = PodSockets(sockets or SocketReader(config.node.proc), inside).start()
+    return PodNetworks(found, pod_sockets), ProbeStatus(name, "", is_wanted, source)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from minerwatch.agent.looks import Looks
 from minerwatch.agent.matching import Matching
+from minerwatch.agent.network_users import network_users
 from minerwatch.agent.process_meter import ProcessMeter
 from minerwatch.agent.scheduling import PhaseTimer
 from minerwatch.agent.tracked import Details, TickLimits, TrackedContainer, TrackedNode
@@ -39,6 +40,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
 from minerwatch.probes.hot_code import HotCode
+from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
 
 _MIN_NEW_TEXT_BYTES = 256 << 10
@@ -55,10 +57,11 @@ class Sources:
     probes: Probes = field(default_factory=Probes)
     code: Sampler | None = None
     hot_code: HotCode | None = None
+    networks: PodNetworks | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
-        for source in (self.cgroups, self.processes, self.probes, self.tasks):
+        for source in (self.cgroups, self.processes, self.probes, self.tasks, self.networks):
             if source is not None:
                 source.close()
 
@@ -97,6 +100,10 @@ def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     if sources.code is None:
         return None
     return ExecutedCode(sources.code, locator, hot=sources.hot_code)
+
+
+def _failures_of(networks: PodNetworks | None) -> Iterable[tuple[str, int]]:
+    return networks.failures() if networks is not None else ()
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -138,6 +145,7 @@ class Watch:
         )
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
+        self._matching.networks = self._networks = sources.networks
         self._details = Details(
             sources.probes.connections,
             self._code.facts if self._code else _no_facts,
@@ -173,6 +181,7 @@ class Watch:
             *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
             *sources.probes.failures(),
             *(("tasks", reason, count) for reason, count in tasks.items()),
+            *(("pod_network", *each) for each in _failures_of(sources.networks)),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
         ]
@@ -252,12 +261,17 @@ class Watch:
             return self._node.carrier(container, of_pod=of_pod)
 
     def _run_tick(self, at_s: float) -> TickSummary:
-        self._timer.restart("cgroups", "processes", "rules", "tasks")
+        self._timer.restart("cgroups", "processes", "rules", "tasks", "pod_network")
         with self._timer.phase("cgroups"):
             sampled = self._sources.cgroups.tick()
         ended = self._end_containers(sampled.gone)
         used_s = self._sample_containers(sampled, at_s)
         self._tracker.update_places()
+        if self._networks is not None:
+            with self._timer.phase("pod_network"):
+                self._networks.tick(
+                    network_users(self._node, used_s, self._networks.recent()), at_s
+                )
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -331,6 +345,7 @@ class Watch:
             or container.has_delayed
             or container.is_over_bound
             or self._looks.wants(container, at_s)
+            or (self._networks is not None and self._networks.is_notable(container.container.key))
             or (self._code is not None and self._code.take_news(container.container.key))
             or container.container.key in self._judge
         )

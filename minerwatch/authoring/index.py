@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from minerwatch.detection.field_types import Field
 from minerwatch.detection.fields import (
     KNOWN_FIELDS,
     PROBE_FIELDS,
     UNMEASURED_FIELDS,
-    Field,
     is_of_container,
 )
 from minerwatch.detection.sigma.rule import Rule

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS, Field
+from minerwatch.detection.field_types import Field
+from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS
 from minerwatch.detection.sigma.dialect import MODIFIERS
 from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, CATEGORY_SIGNALS, LEVEL_SCORES
 from minerwatch.model import Abuse, Maturity, Signal

@@ -24,11 +24,13 @@ from minerwatch.config.values import (
     OFF,
     Duration,
     Mode,
+    Network,
     PodLabel,
     duration_s,
     host_and_port,
     is_loopback,
     mode,
+    network,
     pod_label,
 )
 from minerwatch.errors import ConfigError, ConfigFileError
@@ -61,6 +63,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     proc: str = "/proc"
     sys: str = "/sys"
     units: bool = True  # also watch systemd units, other managers' jobs and the host
+    cluster_networks: tuple[Network, ...] = ()  # public addresses of pods, services and partners
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +81,8 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     execs: bool = True  # examine programs as they start (NET_ADMIN before Linux 6.6)
     execs_cpu_share: Share = 0.02  # most of one core, for programs that start between ticks
-    connections: bool = True  # connections of suspects (SYS_PTRACE, DAC_READ_SEARCH)
+    connections: bool = True  # of suspects (BPF, PERFMON; or SYS_PTRACE, DAC_READ_SEARCH)
+    pod_network: bool = True  # connects and packets of pods, and those that fail (SYS_PTRACE)
     mappings: bool = True  # memory mappings of suspects (SYS_PTRACE)
     tasks: bool = True  # read all processes at once (BPF, PERFMON, a kernel with BTF)
     rounding: bool = True  # rounding modes of suspects (needs tasks)
@@ -426,6 +430,7 @@ _DECODERS: dict[type, Callable[[Any], Any]] = {
     Duration: duration_s,
     Hours: hours,
     Mode: mode,
+    Network: network,
     PodLabel: pod_label,
     Selector: selector,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from minerwatch.errors import ConfigError
 
@@ -43,6 +43,12 @@ class PodLabel(str):
         return self.partition("=")[2]
 
 
+class Network(str):
+    """A network as ``address/bits``."""
+
+    __slots__ = ()
+
+
 class Mode(str):
     """A mode of culling: ``off``, ``dry-run`` or ``enforce``."""
 
@@ -73,6 +79,15 @@ def duration_text(seconds: float) -> str:
         if count >= 1 and count.is_integer():
             return f"{count:g}{unit}"
     return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+
+
+def network(text: str) -> Network:
+    """Parse a network; raises ConfigError."""
+    try:
+        return Network(ip_network(str(text)))
+    except ValueError as error:
+        reason = "use 203.0.113.0/24 or 2001:db8::/32, without bits after the prefix"
+        raise ConfigError(f"invalid network {text!r}: {reason}") from error
 
 
 def mode(text: str | bool) -> Mode:  # noqa: FBT001 - YAML 1.1 reads a bare "off" as false

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 
+from minerwatch.detection.field_types import Field, Source
+from minerwatch.detection.network_fields import (
+    COUNTER_FIELDS,
+    NETWORK_FIELDS,
+    SESSION_FIELDS,
+)
 from minerwatch.detection.owner_fields import ROWS
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Place where fields are read."""
-
-    name: str
-    capability: str = ""  # or right, for processes of other users; "": none
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of the facts, as documented for rule authors."""
-
-    name: str
-    unit: str
-    meaning: str
-    source: Source
-    example: str  # a condition, as in a rule
-    dynamic: bool = False  # may change from tick to tick for the same process
-
 
 _EXE = Source("/proc/PID/exe", "SYS_PTRACE")
 _CMDLINE = Source("/proc/PID/cmdline")
@@ -36,7 +20,6 @@ _CWD = Source("/proc/PID/cwd", "SYS_PTRACE")
 _PARENT_EXE = Source("/proc/PID/exe of the parent", "SYS_PTRACE")
 _PARENT_CMDLINE = Source("/proc/PID/cmdline of the parent")
 _PODS = Source("the API server", "list and watch on pods (RBAC)")
-_SOCKETS = Source("/proc/PID/net/tcp, tcp6 and fd", "SYS_PTRACE, DAC_READ_SEARCH")
 _CPU = Source("/proc/PID/stat, or the task iterator", "BPF, PERFMON for the iterator")
 _SMAPS = Source("/proc/PID/smaps", "SYS_PTRACE")
 _OVERLAY = Source("layers of the container's overlay", "SYS_PTRACE, DAC_READ_SEARCH")
@@ -44,7 +27,6 @@ _TASKS = Source("the task iterator (BPF)", "BPF, PERFMON")
 _CODE = Source("what CPUs execute, sampled", "PERFMON, SYS_PTRACE, DAC_READ_SEARCH")
 _YARA = Source("YARA rules on executable and memory", "SYS_PTRACE, DAC_READ_SEARCH")
 _CGROUP = Source("the container's cgroup")
-_NOTHING = Source("nothing yet")
 
 _FIELDS = (
     Field("Image", "", "path of the executable", _EXE, "Image|endswith: /xmrig"),
@@ -116,54 +98,7 @@ _FIELDS = (
     Field("ContainerName", "", "the container's name in its pod", _PODS, "ContainerName: notebook"),
     Field("PodNamespace", "", "the pod's namespace", _PODS, "PodNamespace|startswith: jhub"),
     Field("PodName", "", "the pod's name", _PODS, "PodName|startswith: jupyter-"),
-    Field(
-        "DestinationIp",
-        "list",
-        "remote addresses that it is connected to",
-        _SOCKETS,
-        "DestinationIp|cidr: 203.0.113.0/24",
-        dynamic=True,
-    ),
-    Field(
-        "DestinationPort",
-        "list",
-        "remote ports that it is connected to",
-        _SOCKETS,
-        "DestinationPort: [3333, 14444]",
-        dynamic=True,
-    ),
-    Field(
-        "DestinationCount",
-        "count",
-        "distinct remote addresses or ports",
-        _SOCKETS,
-        "DestinationCount|gte: 6",
-        dynamic=True,
-    ),
-    Field(
-        "DestinationHostname",
-        "list",
-        "names of the remote addresses",
-        _NOTHING,
-        "DestinationHostname|endswith: .pool.example",
-        dynamic=True,
-    ),
-    Field(
-        "Initiated",
-        "bool",
-        "it opened its connections itself: true if any",
-        _SOCKETS,
-        "Initiated: true",
-        dynamic=True,
-    ),
-    Field(
-        "LongestConnection",
-        "s",
-        "age of its oldest open connection",
-        _SOCKETS,
-        "LongestConnection|gte: 3600",
-        dynamic=True,
-    ),
+    *NETWORK_FIELDS,
     Field("Age", "s", "since the process started", _STAT, "Age|gte: 600", dynamic=True),
     Field(
         "CpuCores",
@@ -396,7 +331,7 @@ _OF_CONTAINER = frozenset(
         *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
         *(name for name, *_ in ROWS),
         *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
-        "CgroupsOverBound",
+        *("CgroupsOverBound", *COUNTER_FIELDS),
     )
 )
 
@@ -413,8 +348,9 @@ PROBE_FIELDS = {
     "executed_code": tuple(sorted(_POOLED)),
     "connections": (
         *("DestinationIp", "DestinationPort", "DestinationCount", "Initiated"),
-        "LongestConnection",
+        *("LongestConnection", *SESSION_FIELDS),
     ),
+    "pod_network": COUNTER_FIELDS,
     "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),

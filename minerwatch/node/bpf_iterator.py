@@ -1,4 +1,4 @@
-"""A BPF iterator over tasks, loaded with libbpf through ctypes and read as whole records.
+"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole records.
 
 The programs are prebuilt objects in bpf/, one for each machine. They need a kernel with BTF
 (CONFIG_DEBUG_INFO_BTF, Linux 5.8 or later) and the capabilities BPF and PERFMON. Nothing is
@@ -66,17 +66,22 @@ class BpfIterator:
         *,
         needs: str = "Linux 5.8",
         library: ctypes.CDLL | None = None,
+        what: str = "task iterator",
     ) -> None:
-        """Load the program, which ``needs`` this kernel or later. Raises BpfUnavailableError."""
+        """Load the program, which ``needs`` this kernel or later. Raises BpfUnavailableError.
+
+        ``what``: its name in the reason.
+        """
         self.failures = {"unreadable": 0}
         self._record_bytes = record_bytes
         self._needs = needs
+        self._what = what
         self._library = library or load_libbpf()
         self._object: int | None = None
         self._program: int | None = None
         self._link: int | None = None
         try:
-            self._load(_object_path(name, needs))
+            self._load(_object_path(name, needs, what))
         except BpfUnavailableError:
             self.close()
             raise
@@ -114,11 +119,11 @@ class BpfIterator:
             raise BpfUnavailableError(f"{path.name} cannot be opened: {_errno_text()}")
         self._object = opened
         if library.bpf_object__load(opened):
-            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs))
+            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
         self._program = program = library.bpf_object__next_program(opened, None)
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
-            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs))
+            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
 
     def _pieces(self, link: int | None) -> Iterator[bytes]:
         fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
@@ -138,11 +143,11 @@ class BpfIterator:
             os.close(fd)
 
 
-def _object_path(name: str, needs: str) -> Path:
+def _object_path(name: str, needs: str, what: str) -> Path:
     machine = platform.machine()
     path = BPF_FOLDER / f"{name}.{machine}.bpf.o"
     if not path.is_file():
-        raise BpfUnavailableError(f"there is no task iterator for this machine ({machine})")
+        raise BpfUnavailableError(f"there is no {what} for this machine ({machine})")
     if not Path("/sys/kernel/btf/vmlinux").exists():
         raise BpfUnavailableError(
             f"this kernel has no BTF: it needs {needs} or later with CONFIG_DEBUG_INFO_BTF"
@@ -180,7 +185,7 @@ def load_libbpf() -> ctypes.CDLL:
     return library
 
 
-def _refusal(number: int, needs: str) -> str:
+def _refusal(number: int, needs: str, what: str) -> str:
     if number in (errno.EPERM, errno.EACCES):
         own = effective_capabilities()
         missing = [name for name in _CAPABILITIES if name not in own]
@@ -199,7 +204,7 @@ def _refusal(number: int, needs: str) -> str:
             " kernel lockdown"
         )
     reason = os.strerror(number) if number else "unknown"
-    return f"this kernel refused the task iterator, which needs {needs} or later: {reason}"
+    return f"this kernel refused the {what}, which needs {needs} or later: {reason}"
 
 
 def _errno_text() -> str:

@@ -1,28 +1,29 @@
-"""Outbound TCP connections of processes, read once for each network namespace.
+"""TCP sockets of processes, where the kernel has no iterator over sockets (socket_iterator.py).
 
 /proc/PID/net/tcp and tcp6 list the sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd shows which of them the
 process has. Neither takes a lock that the process could hold, but a process can have very many
 sockets (docs/performance.md). A thread therefore reads one process at a time; its callers never
-wait. Pods and containers take turns.
+wait. Pods and containers take turns. It has no counters of bytes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import socket
 import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
-from minerwatch.model import Connection, ProcessId
+from minerwatch.model import Connection, OpenSockets, ProcessId
 from minerwatch.node.proc_files import CountedFiles, is_alive, living_place
 from minerwatch.node.question_queue import QueuedReader
+from minerwatch.node.socket_iterator import MAPPED, NamespaceSockets, RemoteEnd, address_text
 from minerwatch.worker import Worker
 
 _MAX_TABLE_BYTES = 16 << 20
@@ -40,6 +41,8 @@ _TABLE_AGE_S = 5.0
 _LARGE_TABLE_AGE_S = 60.0
 _MAX_ESTABLISHED = 8192
 """Connections of a table that are kept."""
+_REFRESH_S = 30.0
+"""Without questions for so long, the source is refreshed, so that it knows how old sockets are."""
 _REST_PER_WORK = 50
 """The thread pauses for so many times its CPU time, so it uses at most 2 % of a core."""
 
@@ -49,15 +52,26 @@ _ESTABLISHED = re.compile(
     re.MULTILINE,
 )
 """Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
-_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
-"""Local port, state LISTEN."""
+_LISTENING = re.compile(
+    rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
+    re.MULTILINE,
+)
+"""Local port, state LISTEN, inode."""
+_UNANSWERED = re.compile(
+    rb"^ *\d+: [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 02"
+    rb" \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
+    re.MULTILINE,
+)
+"""Remote address and port, state SYN_SENT, inode."""
 
 
 _SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
 """The link of a socket's descriptor (proc_pid_fd(5))."""
 
 
-_Remote = tuple[str, int]
+_Remote = tuple[str, int] | None
+"""The remote end of a connection that was opened here; None: the socket listens, or was accepted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +109,31 @@ class SocketReader:
 
     def connections(self, pids: Collection[int], at_s: float) -> dict[int, tuple[Connection, ...]]:
         """Return the connections of each of ``pids`` that exists, oldest first."""
-        found = ((pid, self.connections_of(pid, at_s)) for pid in pids)
-        return {pid: connections for pid, connections in found if connections is not None}
+        found = ((pid, self.sockets_of(pid, at_s)) for pid in pids)
+        return {pid: sockets.connections for pid, sockets in found if sockets is not None}
 
-    def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
-        """Return the connections of ``pid``, oldest first; None if it exited or cannot be read.
+    def refresh(self, at_s: float) -> None:
+        """Do nothing: sockets are read when they are asked for."""
+
+    def close(self) -> None:
+        """Release nothing."""
+
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
+        """Return nothing: to read all sockets in files would take long."""
+        del namespaces
+        return {}
+
+    def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterator[RemoteEnd]:
+        """Yield connects of a namespace that have no answer."""
+        del namespace  # that of each of ``pids``
+        names = ("tcp", "tcp6") if pids else ()
+        for name in names:
+            for lines in self._lines(f"{self._proc}/{pids[0]}/net/{name}"):
+                for match in islice(_UNANSWERED.finditer(lines), _MAX_ESTABLISHED):
+                    yield int(match[3]), _packed(match[1]), int(match[2], 16)
+
+    def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
+        """Return the sockets of ``pid``; None if it exited or cannot be read.
 
         A table of sockets serves all processes of its namespace for five seconds.
         """
@@ -113,9 +147,9 @@ class SocketReader:
         table = self._table(place, namespace, inodes)
         before = self.since_s.pop(pid, {})
         own = [
-            (Connection(*table[inode], since_s=before.get(inode, at_s)), inode)
+            (Connection(*remote, since_s=before.get(inode, at_s)), inode)
             for inode in inodes
-            if inode in table
+            if (remote := table.get(inode)) is not None
         ]
         own.sort(key=lambda each: (each[0].since_s, each[0].address, each[0].port))
         oldest = own[:_MAX_CONNECTIONS]
@@ -123,10 +157,11 @@ class SocketReader:
             self.since_s[pid] = {inode: each.since_s for each, inode in oldest}
         if len(self.since_s) > _MAX_PROCESSES:
             self.since_s.popitem(last=False)
-        return tuple(each for each, _ in oldest)
+        accepts = any(inode in table and table[inode] is None for inode in inodes)
+        return OpenSockets(tuple(each for each, _ in oldest), accepts)
 
     def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
-        """Return inode and remote end of outbound connections, at least those of ``inodes``."""
+        """Return remote ends by inode, at least those of ``inodes``."""
         now_s = time.monotonic()
         known = self.tables.get(namespace)
         if known is not None and now_s < known.until_s:
@@ -144,23 +179,23 @@ class SocketReader:
         return dict(self._remotes(place, inodes))
 
     def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
-        """Yield inode and remote end of outbound connections; ``inodes``: of these only.
-
-        Skip inbound connections: their remote port is ephemeral.
-        """
+        """Yield inode and remote end of sockets; ``inodes``: of these only."""
         listening: set[bytes] = set()
         established: list[tuple[int, bytes, bytes, bytes]] = []
         for name in ("tcp", "tcp6"):
             for lines in self._lines(f"{self._proc}/{place}/net/{name}"):
-                listening.update(match[1] for match in _LISTENING.finditer(lines))
+                for match in _LISTENING.finditer(lines):
+                    listening.add(match[1])
+                    if inodes is None or int(match[2]) in inodes:
+                        yield int(match[2]), None
                 for match in _ESTABLISHED.finditer(lines):
                     inode = int(match[4])
                     is_wanted = inodes is None or inode in inodes
                     if is_wanted and len(established) < _MAX_ESTABLISHED:
                         established.append((inode, match[1], match[2], match[3]))
         for inode, own_port, address, port in established:
-            if own_port not in listening:
-                yield inode, (_address(address), int(port, 16))
+            # An inbound connection's remote port is ephemeral.
+            yield inode, None if own_port in listening else (_address(address), int(port, 16))
 
     def _inodes(self, place: str) -> Iterator[int]:
         try:
@@ -196,14 +231,29 @@ class SocketReader:
             os.close(fd)
 
 
-class ConnectionReader(QueuedReader[tuple[Connection, ...]]):
-    """Read connections in a thread; ``failures`` has those of SocketReader, too."""
+class Sockets(Protocol):
+    """A source of the TCP sockets of processes; for one thread at a time."""
+
+    failures: dict[str, int]
+
+    def refresh(self, at_s: float) -> None:
+        """Read what is to be known before a process is asked for."""
+
+    def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
+        """Return the sockets of ``pid``; None if it exited or cannot be read."""
+
+    def close(self) -> None:
+        """Release the kernel's resources."""
+
+
+class ConnectionReader(QueuedReader[OpenSockets]):
+    """Read sockets in a thread; ``failures`` has those of the source, too."""
 
     def __init__(
         self,
         proc: str = "/proc",
         *,
-        reader: SocketReader | None = None,
+        reader: Sockets | None = None,
         rest_per_work: float = _REST_PER_WORK,
     ) -> None:
         """``rest_per_work``: the thread pauses for so many times its CPU time."""
@@ -214,7 +264,8 @@ class ConnectionReader(QueuedReader[tuple[Connection, ...]]):
         self.failures = self._reader.failures
         self.failures["crowded"] = 0
         self.at_s = 0.0
-        """Time of the last question; connections count from it."""
+        """Time of the last tick; connections count from it."""
+        self._refreshed_s = 0.0
         self._is_closed = threading.Event()
         self._thread = Worker("connections", self._serve).start()
 
@@ -224,27 +275,36 @@ class ConnectionReader(QueuedReader[tuple[Connection, ...]]):
         super().close()
 
     def _serve(self) -> None:
-        while (question := self.questions.take()) is not None:
-            connections = None
-            worked_s = time.thread_time()
-            try:
-                connections = self._read(question.process)
-            finally:
-                self._finish(question.process, connections)
-            if self._is_closed.wait(self._rest_per_work * (time.thread_time() - worked_s)):
-                return
+        try:
+            while not self._is_closed.is_set():
+                question = self.questions.take(_REFRESH_S)
+                worked_s = time.thread_time()
+                if question is not None:
+                    self._answer(question.process)
+                elif self._refreshed_s < self.at_s:
+                    self._refreshed_s = self.at_s
+                    self._reader.refresh(self.at_s)
+                self._is_closed.wait(self._rest_per_work * (time.thread_time() - worked_s))
+        finally:
+            if self._is_closed.is_set():
+                self._reader.close()
 
-    def _read(self, process: ProcessId) -> tuple[Connection, ...] | None:
-        connections = self._reader.connections_of(process.pid, self.at_s)
-        return connections if is_alive(self._proc, process) else None
+    def _answer(self, process: ProcessId) -> None:
+        sockets = None
+        try:
+            sockets = self._reader.sockets_of(process.pid, self.at_s)
+            if not is_alive(self._proc, process):
+                sockets = None
+        finally:
+            self._finish(process, sockets)
 
 
 def _address(digits: bytes) -> str:
+    return address_text(_packed(digits))
+
+
+def _packed(digits: bytes) -> bytes:
     """Decode an address: the kernel prints each 32-bit word in this machine's byte order."""
     words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
-    if len(words) == 1:
-        return socket.inet_ntop(socket.AF_INET, packed)
-    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return socket.inet_ntop(socket.AF_INET6, packed)
+    return packed if len(packed) == 16 else MAPPED + packed

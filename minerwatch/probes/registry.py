@@ -14,8 +14,10 @@ from pathlib import Path
 from minerwatch.config.schema import Config
 from minerwatch.model import Connection, Facts, FactValue, ProcessId
 from minerwatch.node.capabilities import effective_capabilities
+from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.overlay_layers import LayerReader
+from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
@@ -26,7 +28,9 @@ from minerwatch.probes.fp_rounding import Rounding
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.yara import Content
 
-_LACKS_PTRACE = "the capability SYS_PTRACE is missing: grant it to the agent, or run it as root"
+ITERATOR, FILES = "a BPF iterator", "files in /proc"
+"""Sources of sockets."""
+LACKS_PTRACE = "the capability SYS_PTRACE is missing: grant it to the agent, or run it as root"
 _LACKS_FP_CONTROL = "it does not know where this kernel keeps the floating-point control word"
 
 
@@ -50,13 +54,25 @@ class _Sources:
     tasks_off: str
     can_read_processes: bool
     owner_of: OwnerOf
+    sockets: SocketIterator | None
+    networks: Sequence[str]
 
 
 def _reading(
     open_probe: Callable[[_Sources], Probe],
 ) -> Callable[[_Sources], Probe | str]:
     """Open a probe that reads other users' processes."""
-    return lambda sources: open_probe(sources) if sources.can_read_processes else _LACKS_PTRACE
+    return lambda sources: open_probe(sources) if sources.can_read_processes else LACKS_PTRACE
+
+
+def _open_connections(sources: _Sources) -> Probe | str:
+    networks = ClusterNetworks(sources.networks, sources.proc)
+    if sources.sockets is not None:
+        reader = ConnectionReader(sources.proc, reader=sources.sockets)
+        return Connections(reader, sources.owner_of, networks)
+    if not sources.can_read_processes:
+        return LACKS_PTRACE
+    return Connections(ConnectionReader(sources.proc), sources.owner_of, networks)
 
 
 def _open_rounding(sources: _Sources) -> Probe | str:
@@ -68,7 +84,7 @@ def _open_rounding(sources: _Sources) -> Probe | str:
 
 
 _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
-    "connections": _reading(lambda of: Connections(ConnectionReader(of.proc), of.owner_of)),
+    "connections": _open_connections,
     "mappings": _reading(lambda of: MemoryMappings(MappingReader(of.proc), of.owner_of)),
     "content": _reading(lambda of: Content(ContentReader(of.proc, of.content_rules), of.owner_of)),
     "drift": _reading(lambda of: Drift(LayerReader(of.proc), of.owner_of)),
@@ -87,6 +103,7 @@ class Probes:
         content_rules: Sequence[Path] = (),
         tasks: TaskIterator | None = None,
         tasks_off: str = "",
+        sockets: SocketIterator | None = None,
         more: Sequence[Probe] = (),
     ) -> None:
         """``config``: None switches all off. ``tasks_off``: why there is no task iterator."""
@@ -104,6 +121,8 @@ class Probes:
             tasks_off,
             "SYS_PTRACE" in effective_capabilities(),
             self._owner_of,
+            sockets,
+            settings.node.cluster_networks,
         )
         for name, open_probe in _PROBES.items():
             is_wanted = config is not None and getattr(config.probes, name)
@@ -111,7 +130,8 @@ class Probes:
             off = probe if isinstance(probe, str) else ""
             if not isinstance(probe, str):
                 self._probes.append(probe)
-            self.status.append(ProbeStatus(name, off, is_wanted))
+            source = (ITERATOR if sockets else FILES) if name == "connections" and not off else ""
+            self.status.append(ProbeStatus(name, off, is_wanted, source))
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""

@@ -367,6 +367,9 @@ class Metrics:
         self._probe_up = self._gauge(
             "probe_up", "1 for a probe that is on, 0 for one configured but unavailable.", "probe"
         )
+        self._probe_source = self._gauge(
+            "probe_source_info", "The source that a probe uses, of several.", "probe", "source"
+        )
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
@@ -404,9 +407,11 @@ class Metrics:
         """Add the CPU time that a flagged container used since the last tick."""
         self._flagged_cpu.add(label(namespace), level, cpu_s)
 
-    def probe_opened(self, probe: str, *, is_on: bool) -> None:
-        """Record whether a configured probe is available."""
+    def probe_opened(self, probe: str, *, is_on: bool, source: str = "") -> None:
+        """Record whether a configured probe is available, and the source that it uses."""
         self._probe_up.labels(probe).set(is_on)
+        if source:
+            self._probe_source.labels(probe, source).set(1)
 
     def worker_is(self, worker: str, *, is_up: bool) -> None:
         """Record whether a thread of the agent works."""

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from minerwatch.agent import monitor
 from minerwatch.agent.monitor import Node, open_node
 from minerwatch.config.schema import Config, Probes
+from minerwatch.config.schema import Node as NodeConfig
 from minerwatch.detection.sigma import rulebook
 from minerwatch.model import CodeSamples
 from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.executed_code import SamplerUnavailableError
+from minerwatch.probes import registry
 from minerwatch.probes.registry import ProbeStatus
 
 FEW = Config(
@@ -92,3 +95,27 @@ def test_switched_off_it_opens_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(Config(probes=Probes(executed_code=False, tasks=False))) as (_, status):
         assert status.off == "switched off (probes.executed_code)"
         assert not status.is_asked_for
+
+
+@pytest.mark.parametrize(
+    ("config", "off"),
+    [
+        (Config(probes=Probes(pod_network=False)), "switched off (probes.pod_network)"),
+        (Config(node=NodeConfig(proc="/elsewhere")), "node.proc is not this kernel's"),
+    ],
+)
+def test_the_pods_network_is_off_and_say_why(config: Config, off: str) -> None:
+    few = replace(config, probes=replace(FEW.probes, pod_network=config.probes.pod_network))
+    with opened(few) as (node, _):
+        (status,) = (each for each in node.probes if each.name == "pod_network")
+        assert status.off == off
+
+
+def test_without_the_iterator_sockets_are_read_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "SocketIterator", bpf_refused)
+    monkeypatch.setattr(registry, "effective_capabilities", lambda: frozenset(("SYS_PTRACE",)))
+    with opened(replace(FEW, probes=replace(FEW.probes, connections=True))) as (node, _):
+        (status,) = (each for each in node.probes if each.name == "connections")
+        assert (status.off, status.source) == ("", "files in /proc")
+        spot = "connections come without counters of bytes: bpf is forbidden: permit it"
+        assert spot in node.blind_spots

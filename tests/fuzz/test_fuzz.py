@@ -37,6 +37,7 @@ NOT_FUZZED = {
     "minerwatch.node.kernel_entries": "numbers that minerwatch's own BPF program packs",
     "minerwatch.node.children.hot_code_scanner": "libraries read the bytes; its bounds have tests",
     "minerwatch.node.children.overlay_reader": "the kernel's list of mounts; it has its own tests",
+    "minerwatch.node.socket_iterator": "numbers that minerwatch's own BPF program packs",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
     "minerwatch.agent.rule_loader_child": "pickles between the agent and its own child",
     "minerwatch.agent.rule_loader": "pickles between the agent and its own child",

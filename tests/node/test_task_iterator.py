@@ -253,7 +253,7 @@ def test_in_a_pid_namespace_of_its_own_it_says_so(iterator: TaskIterator) -> Non
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("program", ["code", "tasks"])
+@pytest.mark.parametrize("program", ["code", "sockets", "tasks"])
 def test_the_committed_object_is_what_the_source_builds_to(
     program: str, machine: str, tmp_path: Path
 ) -> None:

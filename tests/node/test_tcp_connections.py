@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.model import Connection, ProcessId
+from minerwatch.model import Connection, OpenSockets, ProcessId
 from minerwatch.node.tcp_connections import ConnectionReader, SocketReader
 from minerwatch.worker import states
 from tests.conftest import Programs, needs_root
@@ -176,8 +176,8 @@ def identity(pid: int) -> ProcessId:
     return ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))
 
 
-def answers_of(reader: ConnectionReader) -> dict[ProcessId, tuple[Connection, ...]]:
-    found: dict[ProcessId, tuple[Connection, ...]] = {}
+def answers_of(reader: ConnectionReader) -> dict[ProcessId, OpenSockets]:
+    found: dict[ProcessId, OpenSockets] = {}
     while len(reader.questions):
         found |= reader.answers()
         time.sleep(0.01)
@@ -193,8 +193,9 @@ def test_answers_come_when_they_come(opened: ExitStack, programs: Programs) -> N
     assert reader.ask(me)
     assert reader.ask(other)
     found = answers_of(reader)
-    assert Connection(*end, since_s=5.0) in found[me]
-    assert found[other] == ()
+    assert Connection(*end, since_s=5.0) in found[me].connections
+    assert found[me].accepts
+    assert found[other] == OpenSockets()
 
 
 def test_a_process_that_is_gone_or_another_has_no_answer() -> None:
@@ -210,10 +211,10 @@ def test_whoever_asks_much_holds_up_others_by_one_each(opened: ExitStack) -> Non
     may_go_on = threading.Event()
 
     class Recorded(SocketReader):
-        def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...]:
+        def sockets_of(self, pid: int, at_s: float) -> OpenSockets:
             may_go_on.wait(PATIENCE_S)
             read.append(pid)
-            return ()
+            return OpenSockets()
 
     reader = ConnectionReader(reader=Recorded(), rest_per_work=0)
     opened.callback(reader.close)
@@ -228,10 +229,10 @@ def test_whoever_asks_much_holds_up_others_by_one_each(opened: ExitStack) -> Non
 
 def test_a_fault_loses_one_answer_and_not_the_thread(opened: ExitStack) -> None:
     class FailsOnInit(SocketReader):
-        def connections_of(self, pid: int, at_s: float) -> tuple[Connection, ...] | None:
+        def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
             if pid == 1:
                 raise ZeroDivisionError
-            return super().connections_of(pid, at_s)
+            return super().sockets_of(pid, at_s)
 
     reader = ConnectionReader(reader=FailsOnInit())
     opened.callback(reader.close)

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Hashable
+from pathlib import Path
 
-from minerwatch.model import ProcessId
+import pytest
+
+from minerwatch.model import Connection, Facts, OpenSockets, ProcessId
+from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.node.cluster_networks import ClusterNetworks
+from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.tcp_connections import ConnectionReader
-from minerwatch.probes.connections import Connections
+from minerwatch.probes.connections import Connections, connection_facts
+from tests import shipped
+from tests.conftest import needs_root
+from tests.networks import two_networks
 from tests.probes.suspects import always, me
 from tests.waiting import until
 
@@ -59,3 +68,74 @@ def test_nobody_is_looked_at_when_the_time_is_up() -> None:
     probe.look([me()], 100.0, always)
     assert asked == [me()]
     probe.close()
+
+
+QUIET = Connection("203.0.113.7", 443, 0.0, 60_000.0, 240.0)
+LOUD = Connection("203.0.113.8", 443, 0.0, 9e9, 9e6)
+YOUNG = Connection("203.0.113.9", 443, 590.0, 0.0, 0.0)
+INSIDE = Connection("10.0.0.9", 5432, 0.0, 10.0, 1.0)
+
+
+def session(*connections: Connection, accepts: bool = False) -> Facts:
+    return connection_facts(OpenSockets(connections, accepts), 600.0, ClusterNetworks())
+
+
+def test_the_session_is_the_quietest_that_leads_outside() -> None:
+    facts = session(YOUNG, LOUD, QUIET, INSIDE)
+    assert facts["SessionCount"] == 4
+    assert facts["SessionOutsideCluster"] is True
+    assert facts["SessionBytesPerHour"] == 60_000.0
+    assert facts["SessionSegmentsPerHour"] == 240.0
+    assert facts["SessionAge"] == 600.0
+
+
+def test_inside_the_cluster_is_said_so() -> None:
+    facts = session(INSIDE)
+    assert facts["SessionOutsideCluster"] is False
+    assert facts["SessionBytesPerHour"] == 10.0
+
+
+def test_without_counters_there_is_an_age() -> None:
+    facts = session(Connection("203.0.113.7", 443, 100.0))
+    assert facts["SessionAge"] == 500.0
+    assert "SessionBytesPerHour" not in facts
+
+
+def test_a_server_without_connections_accepts_them() -> None:
+    assert session(accepts=True) == {"AcceptsConnections": True, "SessionCount": 0}
+
+
+@needs_root
+def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
+    try:
+        sockets = SocketIterator()
+    except BpfUnavailableError as error:
+        pytest.skip(f"{error} (this test reads the kernel's sockets)")
+    probe = Connections(ConnectionReader(reader=sockets, rest_per_work=0))
+    with (
+        two_networks() as found,
+        found.running(found.client, "session: pool", "300") as client,
+    ):
+        at_s = 0.0
+
+        def lasts() -> bool:
+            nonlocal at_s
+            at_s += 60.0  # of a real half second
+            probe.look([process_of(client.pid)], at_s, always)
+            age_s = probe.facts(process_of(client.pid)).get("SessionAge", 0.0)
+            return isinstance(age_s, float) and age_s >= 300.0
+
+        until(lasts, every_s=0.5)
+        facts = probe.facts(process_of(client.pid))
+    probe.close()
+    assert facts["SessionOutsideCluster"] is True
+    assert facts["AcceptsConnections"] is False
+    assert facts["SessionCount"] == 1
+    hot: Facts = {"ContentInHotCode": ("Yespower_Mixing",), "HashCodeShare": 0.9}
+    titles = [each.rule.title for each in shipped.matcher().dynamic_matches({**facts, **hot})]
+    assert "Runs a function of coins, with a quiet session to the outside" in titles
+
+
+def process_of(pid: int) -> ProcessId:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return ProcessId(pid, int(stat.rpartition(")")[2].split()[19]))

@@ -69,7 +69,7 @@ def a_busy_node() -> Metrics:
     metrics.flagged_cpu("binder", Level.CONFIRMED, 19.8)
     metrics.probe_took("processes", 0.002)
     metrics.probe_opened("tasks", is_on=False)
-    metrics.probe_opened("execs", is_on=True)
+    metrics.probe_opened("execs", is_on=True, source="the proc connector")
     metrics.worker_is("content", is_up=True)
     metrics.worker_is("pods", is_up=False)
     metrics.text_kept(2_000_000, 17)

@@ -6,12 +6,14 @@ import os
 import re
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 
 from minerwatch.detection.executed_code import INSTRUCTIONS
+from minerwatch.detection.network_rates import network_facts
 from minerwatch.model import Container, ContainerKind
 from minerwatch.node import (
     capabilities,
@@ -23,10 +25,12 @@ from minerwatch.node import (
     yara_scan,
 )
 from minerwatch.node.children.code_classifier import Decoder, Mappings
+from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
 from minerwatch.node.exe_digests import HasherAnswer
 from minerwatch.node.fp_rounding import RoundingSamples
 from minerwatch.node.guarded_child import AnswerLines
+from minerwatch.node.network_counters import CounterReader
 from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
@@ -148,10 +152,47 @@ def net_tcp(data: bytes) -> None:
     link(place / "fd" / "3", descriptor or b"socket:[12345]")
     reader = SocketReader(str(proc))
     found = reader.connections([_PID], 1.0)
+    for _, address, port in reader.unanswered(1, [_PID]):
+        assert len(address) == 16
+        assert 0 <= port <= 65535
     for connection in found[_PID]:
         ip_address(connection.address)
         assert 0 <= connection.port <= 65535
     assert len(found[_PID]) <= 64
+
+
+@target("node.network_counters", cost=4)
+def net_counters(data: bytes) -> None:
+    """Counters of devices and protocols; devices may bear any name."""
+    dev, snmp, snmp6, raw, namespace = parts(data, 5)
+    proc = folder("net-counters")
+    place = proc / str(_PID)
+    for name, written in (("dev", dev), ("snmp", snmp), ("snmp6", snmp6), ("raw", raw)):
+        put(place / "net" / name, written)
+    link(place / "ns" / "net", namespace or b"net:[4026531840]")
+    reader = CounterReader(str(proc))
+    reader.namespace(_PID)
+    assert reader.raw_sockets(_PID) >= 0
+    devices = reader.devices(_PID, 1.0)
+    counters = reader.protocols(_PID, devices) if devices is not None else None
+    if counters is not None:
+        later = replace(counters.devices, at_s=11.0, sent_packets=1 << 40, received_packets=1 << 40)
+        for value in network_facts(counters, replace(counters, devices=later)).values():
+            assert isinstance(value, int | float)
+            is_finite(value)
+            assert value >= 0
+
+
+@target("node.cluster_networks", cost=2)
+def net_route(data: bytes) -> None:
+    """The node's routes."""
+    route, route6 = parts(data, 2)
+    proc = folder("net-route")
+    put(proc / "1" / "net" / "route", route)
+    put(proc / "1" / "net" / "ipv6_route", route6)
+    networks = ClusterNetworks(proc=str(proc))
+    assert not networks.is_outside("10.0.0.1", 1.0)
+    assert isinstance(networks.is_outside("2001:db8::1", 1.0), bool)
 
 
 @target("node.memory_maps", max_bytes=16384)

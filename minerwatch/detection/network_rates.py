@@ -1,0 +1,62 @@
+"""Counters of a network namespace to rates. Pure.
+
+Traffic over loopback does not count: a client that retries a server which has not started yet is no
+scan. The kernel counts connects and datagrams of all devices together, so each is taken to be at
+most as many as packets that left by another device.
+"""
+
+from __future__ import annotations
+
+from minerwatch.model import Facts, FactValue, NetworkCounters
+
+_MIN_COUNT = 20
+"""Connects, or datagrams, below which a share of them says nothing."""
+
+
+def network_facts(before: NetworkCounters, now: NetworkCounters) -> Facts:
+    """Return the rates between two readings; none if no time has passed."""
+    old, new = before.devices, now.devices
+    span_s = new.at_s - old.at_s
+    if span_s <= 0:
+        return {}
+    sent = max(0, new.sent_packets - old.sent_packets)
+    received = max(0, new.received_packets - old.received_packets)
+    connects = _grown(now.connects, before.connects, sent)
+    datagrams = _grown(now.datagrams, before.datagrams, sent)
+    sent_bytes = max(0, new.sent_bytes - old.sent_bytes)
+    received_bytes = max(0, new.received_bytes - old.received_bytes)
+    facts: dict[str, FactValue] = {
+        "ConnectsPerSecond": connects / span_s,
+        "DatagramsPerSecond": datagrams / span_s,
+        "UnreachablePerSecond": _grown(now.unreachables, before.unreachables, received) / span_s,
+        "RawPacketsPerSecond": _unexplained(before, now) / span_s,
+        "LoopbackPacketsPerSecond": max(0, new.loopback_packets - old.loopback_packets) / span_s,
+        "SentBytesPerSecond": sent_bytes / span_s,
+        "ReceivedBytesPerSecond": received_bytes / span_s,
+    }
+    if sent_bytes and received_bytes:
+        less, more = sorted((sent_bytes, received_bytes))
+        facts["RelayedShare"] = less / more
+    if connects >= _MIN_COUNT:
+        failed = _grown(now.failed_connects, before.failed_connects, connects)
+        facts["FailedConnectShare"] = failed / connects
+        facts["SegmentsPerConnect"] = _grown(now.segments, before.segments, received) / connects
+    if datagrams >= _MIN_COUNT:
+        answers = _grown(now.answers, before.answers, received)
+        facts["DatagramAnswerShare"] = min(1.0, answers / datagrams)
+    return facts
+
+
+def _grown(now: int, before: int, most: int) -> int:
+    return max(0, min(now - before, most))
+
+
+def _unexplained(before: NetworkCounters, now: NetworkCounters) -> int:
+    """Return the packets that left the busiest device and are of no protocol of the kernel.
+
+    Of one device: a tunnel's packets leave twice, by the tunnel and by the device below it.
+    """
+    old, new = before.devices, now.devices
+    explained = now.explained_packets - before.explained_packets
+    explained -= new.loopback_packets - old.loopback_packets
+    return max(0, new.busiest_sent_packets - old.busiest_sent_packets - max(0, explained))

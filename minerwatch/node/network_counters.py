@@ -1,0 +1,178 @@
+"""Counters of the network namespace that a process is in: /proc/PID/net/dev, snmp and snmp6.
+
+They need no capability, and no process can write them (proc_net(5), Documentation/networking/
+snmp_counter.rst). The namespace's inode is a link in /proc/PID/ns, which needs SYS_PTRACE.
+No file is kept open: that would keep the namespace of a pod that has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+
+from minerwatch.model import DeviceCounters, NetworkCounters
+from minerwatch.node.proc_files import CountedFiles
+
+_FILE_BYTES = 16 << 10
+_MAX_DEVICES_BYTES = 64 << 10
+_NAMESPACE = re.compile(r"net:\[([0-9]{1,20})\]")
+_V4 = {
+    b"Ip:": (b"OutRequests", b"ForwDatagrams"),
+    b"Icmp:": (b"OutMsgs", b"OutEchos", b"InEchoReps", b"InDestUnreachs"),
+    b"Tcp:": (b"ActiveOpens", b"AttemptFails", b"InSegs", b"OutSegs", b"RetransSegs"),
+    b"Udp:": (b"InDatagrams", b"OutDatagrams"),
+}
+_V6 = (
+    *(b"Ip6OutForwDatagrams", b"Icmp6OutMsgs", b"Icmp6OutEchos", b"Icmp6InEchoReplies"),
+    *(b"Icmp6InDestUnreachs", b"Udp6InDatagrams", b"Udp6OutDatagrams"),
+)
+_NO_V6 = (0,) * len(_V6)
+_MAX_V6_AGE = 6
+_V6_PACKETS_PER_S = 2.0
+"""Packets that are not IPv4's, from which IPv6's counters are read each time. Reading them takes as
+long as all else."""
+_MAX_HEADERS = 64
+_ICMP_PORTS = (b"0001", b"003A")
+"""Protocols of ping's sockets: the local port of a raw socket is its protocol (raw(7))."""
+_MAX_RAW = 1000
+
+
+class CounterReader:
+    """Reads counters below ``proc``; ``failures`` counts by reason since the start."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self.failures = dict.fromkeys(("permission", "unreadable", "malformed"), 0)
+        self._files = CountedFiles(self.failures)
+        self.proc = proc
+
+    def namespace(self, pid: int) -> int | None:
+        """Return the inode of a process's network namespace; None if it cannot be read."""
+        try:
+            link = os.readlink(f"{self.proc}/{pid}/ns/net")  # noqa: PTH115 - hot
+        except OSError as error:
+            self._files.count(error)
+            return None
+        match = _NAMESPACE.fullmatch(link)
+        return int(match[1]) if match else None
+
+    def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
+        """Read the counters of devices; None if they cannot be read."""
+        content = self._files.content(f"{self.proc}/{pid}/net/dev", _MAX_DEVICES_BYTES)
+        if content is None:
+            return None
+        try:
+            return _device_counters(content, at_s)
+        except (ValueError, IndexError) as error:
+            self._files.count(ValueError(str(error)))
+            return None
+
+    def protocols(
+        self, pid: int, devices: DeviceCounters, before: NetworkCounters | None = None
+    ) -> NetworkCounters | None:
+        """Read the counters of protocols, too; None if they cannot be read."""
+        snmp = self._files.content(f"{self.proc}/{pid}/net/snmp", _FILE_BYTES)
+        if snmp is None:
+            return None
+        try:
+            v4 = _v4_values(snmp)
+            ip_packets = v4[0] + v4[1]
+            if before is not None and not _has_v6(before, devices, ip_packets):
+                return _joined(devices, v4, before.v6, before.v6_age + 1)
+            # There is no such file where IPv6 is switched off.
+            snmp6 = self._files.content(f"{self.proc}/{pid}/net/snmp6", _FILE_BYTES) or b""
+            return _joined(devices, v4, _v6_values(snmp6), 0)
+        except (ValueError, KeyError, IndexError) as error:
+            self._files.count(ValueError(str(error)))
+            return None
+
+    def raw_sockets(self, pid: int) -> int:
+        """Return how many raw and packet sockets the namespace has; ping's do not count."""
+        count = 0
+        for name in ("raw", "raw6", "packet"):
+            content = self._files.content(f"{self.proc}/{pid}/net/{name}", _MAX_DEVICES_BYTES)
+            for line in (content or b"").splitlines()[1:_MAX_RAW]:
+                local = line.split(None, 2)[1:2]
+                count += name == "packet" or not (local and local[0][-4:] in _ICMP_PORTS)
+        return count
+
+
+def _device_counters(content: bytes, at_s: float) -> DeviceCounters:
+    loopback = busiest = sent = received = sent_bytes = received_bytes = 0
+    for line in content.splitlines()[2:]:
+        name, _, numbers = line.rpartition(b":")
+        fields = numbers.split()
+        packets = int(fields[9])
+        # A tenant with NET_ADMIN can give another device this name, which sends elsewhere.
+        if name.strip() == b"lo" and (fields[0], fields[1]) == (fields[8], fields[9]):
+            loopback = packets
+            continue
+        busiest = max(busiest, packets)
+        sent += packets
+        received += int(fields[1])
+        sent_bytes += int(fields[8])
+        received_bytes += int(fields[0])
+    return DeviceCounters(at_s, loopback, busiest, sent, received, sent_bytes, received_bytes)
+
+
+def _has_v6(before: NetworkCounters, devices: DeviceCounters, ip_packets: int) -> bool:
+    """Return True if IPv6's counters are to be read: it is in use, or they were not for long."""
+    old = before.devices
+    sent = devices.sent_packets - old.sent_packets
+    sent += devices.loopback_packets - old.loopback_packets
+    others = sent - (ip_packets - before.ip_packets)
+    is_used = others > _V6_PACKETS_PER_S * (devices.at_s - old.at_s)
+    return is_used or before.v6_age >= _MAX_V6_AGE
+
+
+@lru_cache(_MAX_HEADERS)
+def _columns(header: bytes) -> tuple[int, ...]:
+    names = header.split()
+    return tuple(names.index(name) for name in _V4[names[0]])
+
+
+def _v4_values(snmp: bytes) -> list[int]:
+    """Return the counters in the order of ``_V4``: each is below its name, in the next line."""
+    found: dict[bytes, list[int]] = {}
+    lines = snmp.splitlines()
+    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
+        protocol = names.partition(b" ")[0]
+        if protocol in _V4:
+            values = numbers.split()
+            found[protocol] = [int(values[column]) for column in _columns(names)]
+    return [value for protocol in _V4 for value in found[protocol]]
+
+
+def _v6_values(snmp6: bytes) -> tuple[int, ...]:
+    if not snmp6:
+        return _NO_V6
+    lines = b"\n" + snmp6
+    found = []
+    for name in _V6:
+        at = lines.find(b"\n" + name)
+        field = lines[at + len(name) + 1 : at + len(name) + 64].split(b"\n", 1)[0]
+        found.append(int(field) if at >= 0 else 0)
+    return tuple(found)
+
+
+def _joined(
+    devices: DeviceCounters, v4: list[int], v6: tuple[int, ...], v6_age: int
+) -> NetworkCounters:
+    sent, forwarded, icmp_sent, pings, pongs, unreachables, *tcp, received, datagrams = v4
+    connects, failed, segments, segments_sent, segments_again = tcp
+    forwarded6, icmp_sent6, pings6, pongs6, unreachables6, received6, datagrams6 = v6 or _NO_V6
+    return NetworkCounters(
+        devices,
+        connects=connects,
+        failed_connects=failed,
+        segments=segments,
+        datagrams=datagrams + datagrams6 + pings + pings6,
+        answers=received + received6 + pongs + pongs6,
+        unreachables=unreachables + unreachables6,
+        explained_packets=segments_sent
+        + segments_again
+        + (datagrams + datagrams6 + icmp_sent + icmp_sent6 + forwarded + forwarded6),
+        ip_packets=sent + forwarded,
+        v6=v6,
+        v6_age=v6_age,
+    )

@@ -1,0 +1,241 @@
+"""Network counters of pods, as rates, and where the connects lead that fail.
+
+All containers of a pod share its network namespace. Facts are of those containers of it that use
+most of its CPU time while its network is busy, so that an idle neighbour is not blamed. The host's
+own namespace is left out: it is shared by all that runs there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from minerwatch.detection.facts import measured
+from minerwatch.detection.network_rates import network_facts
+from minerwatch.model import ContainerKey, DeviceCounters, Facts, FactValue, NetworkCounters
+from minerwatch.node.network_counters import CounterReader
+from minerwatch.node.pod_sockets import PodSockets, Tally, Watched
+from minerwatch.node.socket_iterator import address_text
+from minerwatch.probes.base import NO_FACTS
+
+_QUIET_PACKETS_PER_S = 10.0
+"""Below, the protocols of a namespace are not read: nothing in it scans or floods."""
+_WINDOW_S = 30.0
+_MAX_NAMESPACES_OF_ONE = 4
+"""Of one pod; nested ones that it makes itself lead nowhere without the first."""
+_MIN_CPU_SHARE = 0.2
+_LOOKED_AT_CONNECTS = 5.0
+_LOOKED_AT_FAILED = 0.3
+_LOOKED_AT_SEGMENTS = 3.0
+"""Connects per second, their failed share or segments of each, from which they are looked at."""
+_RAW_PACKETS_PER_S = 10.0
+_NOTABLE = {
+    "ConnectsPerSecond": _LOOKED_AT_CONNECTS,
+    "DatagramsPerSecond": 30.0,
+    "RawPacketsPerSecond": _RAW_PACKETS_PER_S,
+    "ShortLoginsPerMinute": 30.0,
+    "PeerCount": 12.0,
+}
+"""Rates from which a container's rules are matched however little CPU time it uses."""
+
+
+class NetworkUser(NamedTuple):
+    """A container that ran since the last tick."""
+
+    key: ContainerKey
+    owner: Hashable
+    cpu_s: float  # since the last tick
+    pids: Sequence[int]
+    first_pid: int  # of its pod: of the sandbox, if there is one
+
+
+@dataclass(slots=True)
+class _Namespace:
+    pid: int
+    owner: Hashable
+    devices: DeviceCounters
+    readings: deque[NetworkCounters] = field(default_factory=deque)
+    cpu_s: dict[ContainerKey, float] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
+    read_s: float = 0.0
+    busy_s: float = float("-inf")
+    has_rested: bool = False
+
+
+class PodNetworks:
+    """Facts on the network of containers; for one thread at a time."""
+
+    def __init__(
+        self,
+        reader: CounterReader | None = None,
+        sockets: PodSockets | None = None,
+    ) -> None:
+        """``sockets`` shows where connections lead."""
+        self._reader = reader or CounterReader()
+        self._sockets = sockets
+        self._host = self._reader.namespace(1)
+        self._namespaces: dict[int, _Namespace] = {}
+        self._facts: dict[ContainerKey, Facts] = {}
+
+    def facts(self, container: ContainerKey) -> Facts:
+        """Return the rates of the container's namespace; empty if it is quiet."""
+        return self._facts.get(container, NO_FACTS)
+
+    def is_notable(self, container: ContainerKey) -> bool:
+        """Return True if the container's network does enough for rules to match."""
+        return _is_notable(self._facts.get(container, NO_FACTS))
+
+    def recent(self) -> Collection[ContainerKey]:
+        """Return the containers with facts at the last tick: to be read even if they did not run.
+
+        Else one that rests every other tick would never match for long.
+        """
+        return tuple(self._facts)
+
+    def failures(self) -> Iterator[tuple[str, int]]:
+        """Yield failures since the start: reason, count."""
+        yield from self._reader.failures.items()
+        if self._sockets is not None:
+            yield from self._sockets.failures.items()
+
+    def close(self) -> None:
+        """End the thread that looks at connects."""
+        if self._sockets is not None:
+            self._sockets.close()
+
+    def tick(self, users: Iterable[NetworkUser], at_s: float) -> None:
+        """Read the namespaces of containers that ran since the last tick."""
+        by_namespace: dict[int, list[NetworkUser]] = {}
+        for user in users:
+            for inode in self._namespaces_of(user, at_s):
+                by_namespace.setdefault(inode, []).append(user)
+        self._facts = {}
+        watched: dict[int, Watched] = {}
+        for inode, own in by_namespace.items():
+            namespace = self._namespaces[inode]
+            self._read(namespace, at_s)
+            if not namespace.readings:
+                namespace.cpu_s = {}
+                continue
+            namespace.facts = self._facts_of(inode, namespace)
+            self._give_facts(namespace, own)
+            pids = [pid for user in own for pid in user.pids]
+            watched[inode] = Watched(pids, has_failures=_has_failures(namespace.facts))
+        if self._sockets is not None:
+            self._sockets.watch(watched)
+        gone = [each for each, own in self._namespaces.items() if at_s > own.read_s + 2 * _WINDOW_S]
+        for inode in gone:
+            del self._namespaces[inode]
+
+    def _namespaces_of(self, user: NetworkUser, at_s: float) -> set[int]:
+        """Return the namespaces of two of its processes: the pod's first, and one at random.
+
+        The first alone would not do where a process can make a namespace of its own.
+        """
+        found: set[int] = set()
+        for pid in {user.first_pid, random.choice(user.pids)}:  # noqa: S311
+            inode, is_first = self._reader.namespace(pid), pid == user.first_pid
+            if inode is None or inode == self._host:
+                continue
+            known = self._namespaces.get(inode)
+            if known is not None:
+                known.pid = pid
+                found.add(inode)
+            elif is_first or self._has_room(user.owner):
+                found.update([inode] if self._open(inode, pid, user.owner, at_s) else ())
+        return found
+
+    def _has_room(self, owner: Hashable) -> bool:
+        own = sum(each.owner == owner for each in self._namespaces.values())
+        return own < _MAX_NAMESPACES_OF_ONE
+
+    def _open(self, inode: int, pid: int, owner: Hashable, at_s: float) -> bool:
+        devices = self._reader.devices(pid, at_s)
+        if devices is None:
+            return False
+        reading = self._reader.protocols(pid, devices)
+        self._namespaces[inode] = _Namespace(
+            pid, owner, devices, deque([reading] if reading else ()), read_s=at_s
+        )
+        return True
+
+    def _read(self, namespace: _Namespace, at_s: float) -> None:
+        """Add a reading, while packets are sent and for a window after that; else drop all."""
+        before, namespace.read_s = namespace.devices, at_s
+        if before.at_s == at_s:
+            return
+        readings = namespace.readings
+        now = self._reader.devices(namespace.pid, at_s)
+        if now is None:
+            readings.clear()
+            return
+        namespace.devices = now
+        sent = now.sent_packets - before.sent_packets
+        if sent >= _QUIET_PACKETS_PER_S * (at_s - before.at_s):
+            namespace.busy_s = at_s
+        if readings and readings[-1].devices.at_s < at_s - _WINDOW_S:
+            readings.clear()  # its rates would be those of hours
+        if at_s > namespace.busy_s + _WINDOW_S:
+            readings.clear()
+            return
+        if len(readings) >= 2 and not namespace.has_rested and not _is_notable(namespace.facts):
+            namespace.has_rested = True  # what does nothing notable is read every other time
+            return
+        namespace.has_rested = False
+        reading = self._reader.protocols(namespace.pid, now, readings[-1] if readings else None)
+        if reading is not None:
+            readings.append(reading)
+        while len(readings) > 2 and readings[1].devices.at_s <= at_s - _WINDOW_S:
+            readings.popleft()
+
+    def _facts_of(self, inode: int, namespace: _Namespace) -> Facts:
+        facts = dict(network_facts(namespace.readings[0], namespace.readings[-1]))
+        if _number(facts, "RawPacketsPerSecond") >= _RAW_PACKETS_PER_S:
+            facts["RawSocketCount"] = self._reader.raw_sockets(namespace.pid)
+        seen = self._sockets.seen(inode) if self._sockets is not None else None
+        if seen is None:
+            return facts
+        if _has_failures(facts):
+            facts |= _tally_facts("Unanswered", seen.unanswered)
+            facts |= measured(UnansweredSpread=seen.unanswered.spread)
+        facts |= {"PeerCount": seen.peers, "PodAcceptsConnections": seen.accepts}
+        if seen.short_sessions.connections:
+            facts |= _tally_facts("ShortLogin", seen.short_sessions)
+            facts["ShortLoginsPerMinute"] = seen.short_sessions.connections
+        return facts
+
+    def _give_facts(self, namespace: _Namespace, users: Iterable[NetworkUser]) -> None:
+        users = tuple(users)
+        for user in users:
+            namespace.cpu_s[user.key] = namespace.cpu_s.get(user.key, 0.0) + user.cpu_s
+        least_s = _MIN_CPU_SHARE * sum(namespace.cpu_s.values())
+        for user in users:
+            if namespace.cpu_s[user.key] >= least_s:
+                self._facts[user.key] = {**self._facts.get(user.key, {}), **namespace.facts}
+
+
+def _tally_facts(name: str, tally: Tally) -> dict[str, FactValue]:
+    return {
+        f"{name}Count": tally.ends,
+        f"{name}Ip": tuple(map(address_text, tally.addresses)),
+        f"{name}Port": tuple(map(str, tally.ports)),
+    }
+
+
+def _is_notable(facts: Facts) -> bool:
+    return any(_number(facts, name) >= least for name, least in _NOTABLE.items())
+
+
+def _has_failures(facts: Facts) -> bool:
+    """Return True if many connects fail, or bring little."""
+    fails = _number(facts, "FailedConnectShare") >= _LOOKED_AT_FAILED
+    brings_little = _number(facts, "SegmentsPerConnect", _LOOKED_AT_SEGMENTS) < _LOOKED_AT_SEGMENTS
+    return _number(facts, "ConnectsPerSecond") >= _LOOKED_AT_CONNECTS and (fails or brings_little)
+
+
+def _number(facts: Facts, name: str, default: float = 0.0) -> float:
+    value = facts.get(name, default)
+    return float(value) if isinstance(value, int | float) else default

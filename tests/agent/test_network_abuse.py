@@ -1,0 +1,84 @@
+"""Scans from a container with a network of its own, from the kernel to the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.networks import Networks
+from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.config.schema import Config, Probes
+from minerwatch.model import Abuse, Level, Observation
+from tests import shipped
+from tests.conftest import TOP, CgroupFolders, container_id, needs_root
+from tests.networks import two_networks
+from tests.waiting import until
+
+NETWORK_ONLY = Config(
+    probes=Probes(
+        tasks=False, connections=False, mappings=False, content=False, drift=False, rounding=False,
+        executed_code=False,
+    )
+)  # fmt: skip
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    found = open_node(NETWORK_ONLY, shipped.book(), matcher=shipped.matcher())
+    if any(each.name == "pod_network" and each.off for each in found.probes):
+        found.watch.close()
+        pytest.skip("network counters need SYS_PTRACE: run it as root")
+    yield found
+    found.watch.close()
+
+
+def flagged(node: Node, found: Networks, cgroups: CgroupFolders, case: str) -> Observation:
+    """Run a case in a container until it is ``likely``; a second counts for five."""
+    folder = cgroups.make(f"{TOP}/docker/{container_id('b7')}")
+    cgroup = f"/{folder.relative_to(cgroups.root)}"
+    at_s = now_s()
+    with found.running(found.client, case, "300") as client:
+        cgroups.put(client, folder)
+
+        def likely() -> Observation | None:
+            nonlocal at_s
+            at_s += 5.0
+            node.watch.tick(at_s)
+            return next(
+                (
+                    each
+                    for each in node.watch.observations(10)
+                    if each.container.cgroup == cgroup and each.verdict.level >= Level.LIKELY
+                ),
+                None,
+            )
+
+        observation = until(likely, every_s=1.0)
+    assert observation is not None
+    return observation
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_scan_is_likely_and_says_of_what(node: Node, cgroups: CgroupFolders) -> None:
+    with two_networks() as found:
+        observation = flagged(node, found, cgroups, "scanning: silent hosts, 300 at once")
+    (finding,) = (f for f in observation.verdict.findings if f.abuse is Abuse.SCANNING)
+    assert finding.process is None
+    evidence = {each.field: each.observed for each in finding.evidence}
+    assert "198.51.100." in str(evidence["UnansweredIp"])
+    assert "ConnectsPerSecond" in evidence
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_flood_is_likely(node: Node, cgroups: CgroupFolders) -> None:
+    with two_networks() as found:
+        observation = flagged(node, found, cgroups, "flooding: SYN by a packet socket")
+    assert observation.verdict.findings[0].abuse is Abuse.FLOODING
+
+
+@needs_root
+def test_failures_of_the_counters_are_in_the_metrics(node: Node) -> None:
+    assert ("pod_network", "unreadable", 0) in node.watch.failures()

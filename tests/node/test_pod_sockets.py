@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+
+import pytest
+
+from minerwatch.node.pod_sockets import PodSockets, Watched
+from minerwatch.node.socket_iterator import NamespaceSockets, RemoteEnd
+from tests.waiting import threads, threads_since, until
+
+
+def v4(*numbers: int) -> bytes:
+    return b"\0" * 10 + b"\xff\xff" + bytes(numbers)
+
+
+class Source:
+    """What each look shows."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+        self.sockets = NamespaceSockets()
+        self.alone: list[RemoteEnd] = []
+        self.asked: list[int] = []
+        self.is_closed = False
+
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
+        return dict.fromkeys(namespaces, self.sockets)
+
+    def unanswered(self, namespace: int, pids: Sequence[int]) -> list[RemoteEnd]:
+        self.asked.append(namespace)
+        return self.alone
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+FAILING, CALM = Watched((7,), has_failures=True), Watched((7,), has_failures=False)
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def sockets(source: Source) -> Iterator[PodSockets]:
+    """Without its thread: looked at by hand."""
+    found = PodSockets(source)
+    yield found
+    found.close()
+
+
+def looked(sockets: PodSockets, how: Watched, *at_s: float) -> None:
+    sockets.watch({1: how})
+    for each in at_s:
+        sockets.look(each)
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_connects_that_lead_elsewhere_each_time(
+    source: Source, sockets: PodSockets, count: int
+) -> None:
+    source.alone = [(n, v4(203, 0, 113, n % 250), 22 + n % 2) for n in range(count)]
+    looked(sockets, FAILING, 1.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.unanswered.connections == min(count, 1024)
+    assert len(seen.unanswered.addresses) <= 8
+    assert set(seen.unanswered.ports) == {22, 23}
+
+
+def test_a_server_that_is_down_is_one_end_however_often(
+    source: Source, sockets: PodSockets
+) -> None:
+    for inode in range(50):
+        source.alone = [(inode, v4(203, 0, 113, 7), 5432)]
+        looked(sockets, FAILING, float(inode))
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.unanswered.ends == 1
+    assert seen.unanswered.spread == 1 / 50
+
+
+def test_one_socket_that_waits_for_long_is_one_connect(source: Source, sockets: PodSockets) -> None:
+    source.sockets = NamespaceSockets(unanswered=[(5, v4(203, 0, 113, 7), 443)])
+    looked(sockets, CALM, 1.0, 2.0, 3.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.unanswered.connections == 1
+    assert seen.unanswered.spread is None
+
+
+def test_loopback_does_not_count(source: Source, sockets: PodSockets) -> None:
+    source.alone = [(n, v4(127, 0, 0, 1), n) for n in range(9)] + [(10, b"\0" * 15 + b"\1", 80)]
+    looked(sockets, FAILING, 1.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.unanswered.connections == 0
+
+
+def test_short_sessions_to_a_login_service(source: Source, sockets: PodSockets) -> None:
+    for number in range(10):
+        source.sockets = NamespaceSockets([(number, v4(203, 0, 113, 7), 22)])
+        looked(sockets, CALM, float(number))
+    seen, later = sockets.seen(1, 10.0), sockets.seen(1, 100.0)
+    assert seen is not None
+    assert later is not None
+    # The first was open before the watch began, and the last still is.
+    assert (seen.short_sessions.connections, seen.short_sessions.ports) == (8, (22,))
+    assert later.short_sessions.connections == 0
+
+
+def test_a_long_session_is_none_of_them(source: Source, sockets: PodSockets) -> None:
+    looked(sockets, CALM, 0.0)
+    source.sockets = NamespaceSockets([(5, v4(203, 0, 113, 7), 22)])
+    looked(sockets, CALM, 1.0, 50.0)
+    source.sockets = NamespaceSockets()
+    looked(sockets, CALM, 60.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.short_sessions.connections == 0
+
+
+def test_peers_and_whether_another_host_opened_a_connection(
+    source: Source, sockets: PodSockets
+) -> None:
+    ends = [(n, v4(203, 0, 113, n % 3), 443) for n in range(9)]
+    source.sockets = NamespaceSockets(ends, accepts=True)
+    looked(sockets, CALM, 1.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.peers == 3
+    assert seen.accepts
+
+
+def test_inside_the_cluster_are_no_peers_and_databases_no_logins(
+    source: Source, sockets: PodSockets
+) -> None:
+    inside, outside = v4(10, 0, 0, 7), v4(203, 0, 113, 7)
+    for number in range(5):
+        ends = [(inside, 5432), (inside, 22), (outside, 6379)]
+        source.sockets = NamespaceSockets([(10 * number + n, *end) for n, end in enumerate(ends)])
+        looked(sockets, CALM, float(number))
+    seen = sockets.seen(1, 5.0)
+    assert seen is not None
+    assert seen.peers == 1
+    assert set(seen.short_sessions.ports) == {22, 6379}
+
+
+def test_where_logins_begin_the_next_look_comes_soon(source: Source, sockets: PodSockets) -> None:
+    looked(sockets, CALM, 0.0)
+    source.sockets = NamespaceSockets([(n, v4(203, 0, 113, 7), 22) for n in range(9)])
+    assert sockets.look(1.0) <= 1.5
+    assert sockets.look(2.0) >= 10
+
+
+def test_only_where_connects_fail_is_it_looked_at_often(
+    source: Source, sockets: PodSockets
+) -> None:
+    looked(sockets, CALM, 1.0)
+    assert source.asked == []
+    looked(sockets, FAILING, 2.0)
+    assert set(source.asked) == {1}
+
+
+def test_what_is_not_watched_is_forgotten(source: Source, sockets: PodSockets) -> None:
+    source.alone = [(n, v4(203, 0, 113, n), 22) for n in range(9)]
+    looked(sockets, FAILING, 1.0)
+    sockets.watch({2: FAILING})
+    assert sockets.seen(1) is None
+
+
+def test_a_namespace_is_unknown_before_the_first_look(sockets: PodSockets) -> None:
+    assert sockets.seen(1) is None
+
+
+def test_closing_ends_the_thread_and_the_source(source: Source) -> None:
+    before = threads()
+    sockets = PodSockets(source).start()
+    sockets.watch({1: FAILING})
+    until(lambda: source.asked)
+    sockets.close()
+    until(lambda: not threads_since(before, "pod sockets"))
+    assert source.is_closed

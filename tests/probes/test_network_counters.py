@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks import networks as bench
+from benchmarks import traffic
+from minerwatch.model import Abuse, ContainerKey, DeviceCounters, Facts, Level, NetworkCounters
+from minerwatch.node.network_counters import CounterReader
+from minerwatch.probes.network_counters import NetworkUser, PodNetworks
+from tests import shipped
+from tests.conftest import needs_root
+from tests.networks import two_networks
+from tests.waiting import PATIENCE_S
+
+HOST, POD = 1, 2
+A, B = ContainerKey("/a", 1), ContainerKey("/b", 2)
+
+
+class Counters(CounterReader):
+    """Counters that tests set; all processes are in the pod's namespace, but for those named."""
+
+    def __init__(self) -> None:
+        super().__init__("/nowhere")
+        self.failures = {}
+        self.namespaces = {1: HOST}
+        self.sent = self.connects = self.refused = 0
+        self.raw = 0
+        self.read: list[int] = []
+
+    def namespace(self, pid: int) -> int | None:
+        return self.namespaces.get(pid, POD)
+
+    def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
+        return DeviceCounters(at_s, 0, self.sent, self.sent, self.sent, 0, 0)
+
+    def protocols(
+        self, pid: int, devices: DeviceCounters, before: NetworkCounters | None = None
+    ) -> NetworkCounters | None:
+        self.read.append(pid)
+        return NetworkCounters(devices, self.connects, self.refused, 0, 0, 0, 0, self.connects)
+
+    def raw_sockets(self, pid: int) -> int:
+        return self.raw
+
+    def connect(self, count: int, *, refused: int = 0) -> None:
+        self.sent += count
+        self.connects += count
+        self.refused += refused
+
+
+@pytest.fixture
+def counters() -> Counters:
+    return Counters()
+
+
+def user(key: ContainerKey = A, cpu_s: float = 1.0, pids: tuple[int, ...] = (7,)) -> NetworkUser:
+    return NetworkUser(key, "pod", cpu_s, pids, pids[0])
+
+
+def ticked(
+    pods: PodNetworks, each: Callable[[], object], *users: NetworkUser, ticks: int = 3
+) -> None:
+    for number in range(ticks):
+        each()
+        pods.tick(users, 10.0 * (number + 1))
+
+
+def test_a_busy_network_becomes_facts_at_the_second_reading(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    counters.connect(300, refused=300)
+    pods.tick([user()], 10.0)
+    assert pods.facts(A) == {}
+    counters.connect(300, refused=300)
+    pods.tick([user()], 20.0)
+    facts = pods.facts(A)
+    assert facts["ConnectsPerSecond"] == 30.0
+    assert facts["FailedConnectShare"] == 1.0
+    assert pods.is_notable(A)
+
+
+def test_of_a_quiet_network_protocols_are_read_once(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(90), user(), ticks=6)
+    assert pods.facts(A) == {}
+    assert len(counters.read) == 1
+
+
+def test_a_busy_network_that_does_nothing_notable_is_read_every_other_time() -> None:
+    class Served(Counters):
+        def protocols(
+            self, pid: int, devices: DeviceCounters, before: NetworkCounters | None = None
+        ) -> NetworkCounters | None:
+            self.read.append(pid)
+            return NetworkCounters(devices, 0, 0, 0, 0, 0, 0, self.sent)
+
+    counters = Served()
+
+    def serve() -> None:
+        counters.sent += 5000
+
+    ticked(PodNetworks(counters), serve, user(), ticks=10)
+    assert len(counters.read) == 6
+
+
+def test_what_was_sent_slowly_before_is_not_counted_as_sent_at_once(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(90), user(), ticks=100)
+    counters.connect(200)
+    pods.tick([user()], 1010.0)
+    assert pods.facts(A) == {}
+    counters.connect(200)
+    pods.tick([user()], 1020.0)
+    assert pods.facts(A)["ConnectsPerSecond"] == 20.0
+
+
+def test_the_hosts_network_is_left_out(counters: Counters) -> None:
+    counters.namespaces[7] = HOST
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(300), user())
+    assert pods.facts(A) == {}
+    assert counters.read == []
+
+
+def test_an_idle_neighbour_in_the_pod_is_not_blamed(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(300), user(), user(B, cpu_s=0.01, pids=(8,)))
+    assert pods.facts(A)
+    assert pods.facts(B) == {}
+
+
+def test_a_process_that_hides_in_a_network_of_its_own_hides_nothing(counters: Counters) -> None:
+    """The sandbox's process is in the pod's namespace, whatever the others do."""
+    counters.namespaces[8] = 99
+    pods = PodNetworks(counters)
+    hidden = NetworkUser(A, "pod", 1.0, (8,), first_pid=7)
+    ticked(pods, lambda: counters.connect(300), hidden)
+    assert pods.facts(A)["ConnectsPerSecond"] == 30.0
+
+
+def test_namespaces_of_one_pod_are_bounded(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    for pid in range(100, 200):
+        counters.namespaces[pid] = pid
+        pods.tick([NetworkUser(A, "pod", 1.0, (pid,), first_pid=7)], 10.0)
+    assert len(set(counters.read)) == 4
+
+
+def test_the_pods_own_namespace_has_room_however_many_it_makes(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    for pid in range(100, 200):
+        counters.namespaces[pid] = pid
+        pods.tick([NetworkUser(A, "pod", 1.0, (pid,), pid)], 10.0)
+    ticked(pods, lambda: counters.connect(300), user())
+    assert pods.facts(A)["ConnectsPerSecond"] == 30.0
+
+
+def test_a_scan_that_rests_every_other_tick_has_facts_all_the_time(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    for number in range(12):
+        if number % 2:
+            counters.connect(600, refused=600)
+        pods.tick([user(cpu_s=number % 2)], 10.0 * number)
+        if number > 2:
+            rate = pods.facts(A)["ConnectsPerSecond"]
+            assert isinstance(rate, float)
+            assert rate >= 20
+            assert A in pods.recent()
+
+
+def test_raw_sockets_are_counted_if_raw_packets_are_sent(counters: Counters) -> None:
+    counters.raw = 2
+    pods = PodNetworks(counters)
+
+    def send() -> None:
+        counters.sent += 1000
+
+    ticked(pods, send, user())
+    facts = pods.facts(A)
+    assert facts["RawPacketsPerSecond"] == 100.0
+    assert facts["RawSocketCount"] == 2
+
+
+def test_a_reading_that_fails_starts_over(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(300), user())
+    assert pods.facts(A)
+
+    class Gone(Counters):
+        def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
+            return None
+
+    pods = PodNetworks(Gone())
+    ticked(pods, lambda: None, user())
+    assert pods.facts(A) == {}
+
+
+def test_a_container_that_did_not_run_has_no_facts(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    ticked(pods, lambda: counters.connect(300), user())
+    pods.tick([], 40.0)
+    assert pods.facts(A) == {}
+    assert not pods.recent()
+
+
+# Real traffic, between two network namespaces.
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "abuse"),
+    [
+        ("scanning: closed ports, 50/s", Abuse.SCANNING),
+        ("scanning: silent hosts, 64 at once", Abuse.SCANNING),
+        ("scanning: SYN by a raw socket", Abuse.SCANNING),
+        ("scanning: SYN by a packet socket", Abuse.SCANNING),
+        ("scanning: datagrams to closed ports", Abuse.SCANNING),
+        ("flooding: datagrams", Abuse.FLOODING),
+    ],
+)
+def test_scans_and_floods_are_likely(case: str, abuse: Abuse) -> None:
+    def is_likely(facts: Facts) -> bool:
+        scores = bench.found_on(shipped.matcher(), facts)
+        return Level.of(scores.get(abuse, 0.0)) >= Level.LIKELY
+
+    with two_networks() as found:
+        facts = bench.facts_of(found, case, PATIENCE_S, is_likely)
+    assert is_likely(facts), [*facts.items()]
+
+
+@needs_root
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", [*traffic.INNOCENT])
+def test_ordinary_programs_are_clear(case: str) -> None:
+    with two_networks() as found:
+        facts = bench.facts_of(found, case, 20.0)
+    assert bench.found_on(shipped.matcher(), facts) == {}, facts
