@@ -298,36 +298,6 @@ class OpenSockets:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceCounters:
-    """Totals of the network devices of a namespace."""
-
-    at_s: float
-    loopback_packets: int
-    busiest_sent_packets: int  # of one device besides loopback
-    sent_packets: int  # of all of these
-    received_packets: int
-    sent_bytes: int
-    received_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkCounters:
-    """Totals of a namespace's devices and protocols, since it was made."""
-
-    devices: DeviceCounters
-    connects: int  # TCP connections that were tried (RFC 4022: tcpActiveOpens)
-    failed_connects: int  # tcpAttemptFails
-    segments: int  # TCP segments received
-    datagrams: int  # UDP datagrams and echo requests sent
-    answers: int  # UDP datagrams and echo replies received
-    unreachables: int  # ICMP received: destination unreachable
-    explained_packets: int  # sent by TCP, UDP and ICMP, or forwarded
-    ip_packets: int = 0  # IPv4's, sent or forwarded
-    v6: tuple[int, ...] = ()  # IPv6's part of these counters, as last read
-    v6_age: int = 0  # readings since then
-
-
-@dataclass(frozen=True, slots=True)
 class ProcessLoad:
     """A process with its CPU usage and its connections."""
 

@@ -17,4 +17,4 @@ def two_networks() -> Iterator[Networks]:
         with networks() as found:
             yield found
     except NoNetworksError as error:
-        pytest.skip(f"{error}")
+        pytest.skip(f"{error}: run it as root")

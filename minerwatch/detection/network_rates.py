@@ -7,7 +7,8 @@ most as many as packets that left by another device.
 
 from __future__ import annotations
 
-from minerwatch.model import Facts, FactValue, NetworkCounters
+from minerwatch.model import Facts, FactValue
+from minerwatch.network_totals import NetworkCounters
 
 _MIN_COUNT = 20
 """Connects, or datagrams, below which a share of them says nothing."""

@@ -11,7 +11,7 @@ import os
 import re
 from functools import lru_cache
 
-from minerwatch.model import DeviceCounters, NetworkCounters
+from minerwatch.network_totals import DeviceCounters, NetworkCounters
 from minerwatch.node.proc_files import CountedFiles
 
 _FILE_BYTES = 16 << 10

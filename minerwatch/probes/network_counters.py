@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from minerwatch.detection.facts import measured
 from minerwatch.detection.network_rates import network_facts
-from minerwatch.model import ContainerKey, DeviceCounters, Facts, FactValue, NetworkCounters
+from minerwatch.model import ContainerKey, Facts, FactValue
+from minerwatch.network_totals import DeviceCounters, NetworkCounters
 from minerwatch.node.network_counters import CounterReader
 from minerwatch.node.pod_sockets import PodSockets, Tally, Watched
 from minerwatch.node.socket_iterator import address_text

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.detection.network_rates import network_facts
-from minerwatch.model import DeviceCounters, NetworkCounters
+from minerwatch.network_totals import DeviceCounters, NetworkCounters
 
 DEVICES = DeviceCounters(0.0, 0, 0, 0, 0, 0, 0)
 START = NetworkCounters(DEVICES, 0, 0, 0, 0, 0, 0, 0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.networks import namespace_of
-from minerwatch.model import DeviceCounters
+from minerwatch.network_totals import DeviceCounters
 from minerwatch.node.network_counters import CounterReader
 from tests.conftest import needs_root
 from tests.networks import two_networks

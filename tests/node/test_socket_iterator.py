@@ -36,7 +36,7 @@ def iterator() -> Iterator[SocketIterator]:
     try:
         found = SocketIterator()
     except BpfUnavailableError as error:
-        pytest.skip(f"{error} (this test reads the kernel's sockets)")
+        pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
     yield found
     found.close()
 
@@ -57,7 +57,7 @@ def test_a_connection_has_its_remote_end_and_what_it_carries(
     try:
         server.bind((address, 0))
     except OSError:
-        pytest.skip("there is no IPv6 here")
+        pytest.skip("no IPv6: run it where there is")
     server.listen()
     client = opened.enter_context(socket.socket(family))
     client.connect(server.getsockname())

@@ -110,7 +110,7 @@ def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
     try:
         sockets = SocketIterator()
     except BpfUnavailableError as error:
-        pytest.skip(f"{error} (this test reads the kernel's sockets)")
+        pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
     probe = Connections(ConnectionReader(reader=sockets, rest_per_work=0))
     with (
         two_networks() as found,

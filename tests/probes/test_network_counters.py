@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import networks as bench
 from benchmarks import traffic
-from minerwatch.model import Abuse, ContainerKey, DeviceCounters, Facts, Level, NetworkCounters
+from minerwatch.model import Abuse, ContainerKey, Facts, Level
+from minerwatch.network_totals import DeviceCounters, NetworkCounters
 from minerwatch.node.network_counters import CounterReader
 from minerwatch.probes.network_counters import NetworkUser, PodNetworks
 from tests import shipped
