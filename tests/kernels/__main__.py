@@ -125,7 +125,7 @@ def _tried(wanted: Iterable[tuple[str, str]], chosen: argparse.Namespace) -> Ite
 def _booted(kernel: debian.Kernel, name: str, layout: str, chosen: argparse.Namespace) -> Result:
     log_path = debian.BUILD / f"{name}-{layout}.log"
     guest = subprocess.Popen(
-        _command(kernel, layout, chosen.limit, chosen.cpus),
+        command(kernel, layout, chosen.limit, chosen.cpus),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,  # qemu opens each of them more than once: no file
@@ -150,7 +150,8 @@ def _booted(kernel: debian.Kernel, name: str, layout: str, chosen: argparse.Name
     return result
 
 
-def _command(kernel: debian.Kernel, layout: str, limit_s: float, cpus: int) -> list[str]:
+def command(kernel: debian.Kernel, layout: str, limit_s: float, cpus: int) -> list[str]:
+    """Return the command that boots a kernel and runs ``guest`` in it."""
     virtme = Path(sys.executable).parent / "virtme-run"
     options = [
         *(str(virtme), "--kimg", str(kernel.image), "--mods", "auto", "--disable-kvm"),

@@ -170,8 +170,10 @@ def _unpack_system(archive: Archive, root: Path) -> None:
         _unpack(package, root)
     for each in ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/log"):
         (root / each).mkdir(parents=True, exist_ok=True)
+    (root / "usr/bin/sh").symlink_to("bash")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
     (root / "etc/group").write_text("root:x:0:\ntty:x:5:\n")
+    (root / "etc/fstab").touch()
     _output(
         *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"),
         *("--python-platform", "aarch64-manylinux_2_28", "--python-version", _PYTHON),

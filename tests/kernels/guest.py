@@ -114,6 +114,8 @@ def _tried(result: Result, roots: Sequence[Path], limit_s: float) -> Result:
     try:
         started_s = agent.wait_until_watching()
         _say(f"the agent started in {started_s:.0f} s")
+        for each in decode_agent(agent.answer("/status")).probes:
+            _say(f"{each.name}: {each.state} {each.source} {each.reason}")
         shell = ["-c", "while :; do :; done", *_POOL]
         miner = agent.found(Target(["xmrig", *shell], roots, 1, executable="/bin/sh"), limit_s)
         _say(f"miner: {miner}")

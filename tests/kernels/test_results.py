@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from minerwatch.api.types import ProbeReport
-from tests.kernels.__main__ import KERNELS, PAGE, selected
+from tests.kernels.__main__ import KERNELS, PAGE, command, selected
+from tests.kernels.debian import Kernel
 from tests.kernels.results import (
     BEGIN,
     END,
@@ -101,3 +103,13 @@ def test_kernels_are_chosen_by_the_beginning_of_their_names() -> None:
     assert len(list(selected([]))) == sum(map(len, KERNELS.values()))
     with pytest.raises(ValueError, match="invalid kernel 'buster'"):
         list(selected(["buster"]))
+
+
+@pytest.mark.parametrize("system", [None, Path("/build/root")])
+def test_a_guest_is_emulated_and_reads_only_what_it_boots_from(system: Path | None) -> None:
+    given = command(Kernel(Path("/build/vmlinuz"), "6.1 6.1-1", system), "v2", 60.0, 1)
+    assert "--disable-kvm" in given
+    assert "--rw" not in given
+    assert ("--root" in given) == (system is not None)
+    script = given[given.index("--script-sh") + 1]
+    assert "-m tests.kernels.guest v2 60.0" in script
