@@ -206,10 +206,10 @@ def _abuses(status: ContainerStatus) -> str:
     """Return what it does, and the score of each kind if there are several."""
     if not abuse_of(status):
         return ""
-    verb = "looks as if it " if status.level != Level.CONFIRMED.label else ""
+    verb = {Level.SUSPICIOUS.label: "perhaps it ", Level.LIKELY.label: "looks as if it "}
     scores = ", ".join(f"{abuse} {score:g}" for abuse, score in status.abuses.items())
     several = f" ({scores})" if len(status.abuses) > 1 else ""
-    return f"{status.abuse}: {verb}{text_of(status.abuse).does}{several}"
+    return f"{status.abuse}: {verb.get(status.level, '')}{text_of(status.abuse).does}{several}"
 
 
 def _cpu(status: ContainerStatus) -> str:
