@@ -380,6 +380,38 @@ class Owner:
     source: str  # where it was found: "label hub.jupyter.org/username"
 
 
+class OwnerKind(StrEnum):
+    """Kinds of names by which the people behind a pod are found."""
+
+    USER = "user"
+    SERVER = "server"  # of a hub's user
+    REPOSITORY = "repository"
+    REF = "ref"  # of the repository
+    CLIENT = "client"  # the address that asked for the pod
+    LAUNCH_HOST = "launch-host"  # the site that it was asked on
+    PROJECT = "project"  # of a CI system
+    JOB = "job"  # of a CI system
+    BUILD = "build"  # the repository that an image is built from, by the builds on the node
+    IMAGE = "image"
+    DIGEST = "digest"
+    CONTROLLER = "controller"
+    CONFIGURED = "configured"  # by a source of owners.sources
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """One name of the people behind a pod, and where it was found."""
+
+    kind: OwnerKind
+    name: str
+    source: str  # "label hub.jupyter.org/username"
+    is_claim: bool = False  # the pod's creator, a tenant, may have chosen the name
+
+    def __str__(self) -> str:
+        """Return the name; one that a tenant may have chosen is marked."""
+        return f"{self.name} (claimed)" if self.is_claim else self.name
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The pod and the tenant that a container belongs to, according to the cluster."""
@@ -389,6 +421,7 @@ class Identity:
     image: str  # "" if the API does not know it
     owner: Owner | None
     is_named: bool = True  # by the API; or never will be, being nested in one that is
+    owners: tuple[Attribution, ...] = ()  # all that is known, side by side
 
 
 class AnnouncedLevel(StrEnum):

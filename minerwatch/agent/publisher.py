@@ -15,7 +15,7 @@ from minerwatch.format import rfc3339
 from minerwatch.model import Change, Finding, Observation
 from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.messages import ACTION, Notice
-from minerwatch.report.metrics import FlaggedContainer
+from minerwatch.report.metrics import OWNER_LABELS, FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.worker import states as worker_states
@@ -161,6 +161,7 @@ class Publisher:
 
     def _flagged(self, observation: Observation) -> FlaggedContainer:
         status = self._parts.node.status(observation)
+        shown = OWNER_LABELS if self._parts.state.config.metrics.owners else OWNER_LABELS[:3]
         return FlaggedContainer(
             status.namespace,
             status.pod,
@@ -168,7 +169,17 @@ class Publisher:
             status.score,
             status.cpu_cores,
             status.signals,
+            owner_labels(status, shown),
         )
+
+
+def owner_labels(status: ContainerStatus, shown: Iterable[str]) -> dict[str, str]:
+    """Return the first name of each kind in ``shown``, without secrets."""
+    ranked = sorted(status.owners, key=lambda each: each.claimed, reverse=True)
+    names = {each.kind: redacted(str(each)) for each in ranked}
+    if "build" in names:
+        names.setdefault("repository", names["build"])
+    return {kind: names[kind] for kind in shown if kind in names}
 
 
 def action_notice(record: ActionRecord) -> Notice:

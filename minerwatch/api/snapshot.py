@@ -16,6 +16,7 @@ from minerwatch.api.types import (
     ContainerStatus,
     FindingStatus,
     NodeReport,
+    OwnerStatus,
     ProcessStatus,
 )
 from minerwatch.detection.judge import of_foremost_process, of_worst_abuse, signal_scores
@@ -94,6 +95,10 @@ def container_status(
         abuse=next((each.abuse.value for each in _counted(observation)), ""),
         executed=_numbers(observation.executed),
         labels=_labels(identity.pod) if identity and not pod else {},
+        owners=tuple(
+            OwnerStatus(each.source, each.name, each.kind.value, each.is_claim)
+            for each in (identity.owners if identity else ())
+        ),
     )
 
 

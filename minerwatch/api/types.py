@@ -197,6 +197,20 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerStatus:
+    """One name of the people behind a container, and where it was found."""
+
+    source: str  # such as "annotation hub.jupyter.org/username"
+    name: str
+    kind: str = ""  # user, server, repository, ref, client, image, digest, controller, project, …
+    claimed: bool = False  # a tenant may have chosen the name
+
+    def __str__(self) -> str:
+        """Return the name; one that a tenant may have chosen is marked."""
+        return f"{self.name} (claimed)" if self.claimed else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerStatus:
     """A container as the snapshot shows it."""
 
@@ -227,6 +241,7 @@ class ContainerStatus:
     abuse: str = ""  # the kind that its score and signals are of; "": no findings
     executed: dict[str, float] = field(default_factory=dict)  # of all its processes together
     labels: dict[str, str] = field(default_factory=dict)  # of an engine's container on a host
+    owners: tuple[OwnerStatus, ...] = ()  # side by side; ``owner`` is the one that is counted
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from minerwatch.authoring.lint_conditions import line_of
 from minerwatch.authoring.recordings import Recording, counted_matches
 from minerwatch.detection.condition import All, Any, Condition, Not
 from minerwatch.detection.matching.matcher import Match, Matcher
+from minerwatch.detection.owner_fields import ROWS
 from minerwatch.detection.planted_words import DELAY_CPU_S
 from minerwatch.detection.sigma.filters import serves
 from minerwatch.detection.sigma.rule import Filter, Rule
@@ -25,6 +26,7 @@ _CHOSEN_BY_TENANT = frozenset(
     (
         *("Image", "CommandLine", "Arguments", "CurrentDirectory", "Comm", "ParentImage"),
         *("ParentCommandLine", "ContainerImage", "ContainerName", "PodName"),
+        *(name for name, *_ in ROWS if name != "ContainerImageDigest"),
     )
 )
 _MIN_COPIES = 3

@@ -107,10 +107,17 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Owners of pods: the first source that names one applies."""
+    """Owners of pods: the first source that names one applies; all others are shown beside it."""
 
-    profile: str = "jupyterhub"  # jupyterhub, binderhub, default
+    profile: str = "jupyterhub"  # jupyterhub, binderhub, gitlab, github-arc, default
     sources: tuple[str, ...] = ()  # replaces the profile's; see below
+    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a hub or CI system makes pods there
+
+
+class MetricLabels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Labels of metrics that name people."""
+
+    owners: bool = False  # user and client address in minerwatch_flagged_owner_info
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -292,6 +299,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kubernetes: Kubernetes = Kubernetes()
     owners: Owners = Owners()
     report: Report = Report()
+    metrics: MetricLabels = MetricLabels()
     notify: tuple[Webhook, ...] = ()  # receivers of messages; see notify.md
     web: Web = Web()
     culling: Culling = Culling()

@@ -130,6 +130,7 @@ class Cases:
             verdict=observation.verdict,
             pod=identity.pod if identity else None,
             owner=identity.owner if identity else None,
+            owners=identity.owners if identity else (),
             situation=self.situation(dry_run=dry_run),
             carrier=carrier,
             asked=asked,
@@ -162,6 +163,7 @@ class Cases:
                 verdict=verdict,
                 pod=seen.pod if seen else None,
                 owner=self._cluster.owner(seen.pod) if seen else None,
+                owners=self._cluster.owners(seen.pod) if seen else (),
                 situation=self.situation(dry_run=case.asked_dry_run),
                 held=self.holds.of(case.container.key),
             )

@@ -13,6 +13,7 @@ from minerwatch.config.values import ENFORCE
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.kube.events import EventReason
 from minerwatch.model import (
+    Attribution,
     Container,
     ContainerKey,
     Finding,
@@ -65,6 +66,9 @@ class Site(Protocol):
 
     def owner(self, pod: Pod) -> Owner | None:
         """Return the owner of a pod."""
+
+    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
+        """Return all names of the people behind a pod, each with its source."""
 
     def pods(self) -> tuple[Pod, ...]:
         """Return all pods, of a host all units and containers."""

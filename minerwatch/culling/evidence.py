@@ -24,8 +24,6 @@ from minerwatch.model import (
     FactValue,
     Finding,
     Observation,
-    Owner,
-    Pod,
     ProcessId,
     ProcessLoad,
     public_finding,
@@ -161,7 +159,7 @@ def bundle(
             "cpu_hours": round(observation.cpu_s / 3600, 4),
             "process_count": observation.process_count,
         },
-        "pod": _pod(case.pod, case.owner),
+        "pod": _pod(case),
         "processes": [
             {**each, **({"command_line": _command(load)} if command_lines else {})}
             for each, load in _processes(observation.processes[:most], set(culprits), digests)
@@ -198,7 +196,8 @@ def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
     }
 
 
-def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
+def _pod(case: Case) -> dict[str, object] | None:
+    pod, owner = case.pod, case.owner
     if pod is None:
         return None
     return {
@@ -209,6 +208,15 @@ def _pod(pod: Pod | None, owner: Owner | None) -> dict[str, object] | None:
         "created": rfc3339(pod.created_unix_s, milliseconds=True),
         "owner": _name(owner.name) if owner else "",
         "owner_source": _name(owner.source) if owner else "",
+        "owners": [
+            {
+                "kind": each.kind.value,
+                "name": _name(each.name),
+                "source": _name(each.source),
+                "claimed": each.is_claim,
+            }
+            for each in case.owners
+        ],
         "service_account": _name(pod.service_account),
         "owner_references": [f"{each.kind}/{each.name}" for each in pod.owners],
         "labels": {_name(key): _name(value) for key, value in [*pod.labels.items()][:_MAX_LABELS]},

@@ -8,7 +8,17 @@ from typing import Protocol
 
 import msgspec
 
-from minerwatch.model import Action, Container, Finding, Outcome, Owner, Pod, ProcessId, Verdict
+from minerwatch.model import (
+    Action,
+    Attribution,
+    Container,
+    Finding,
+    Outcome,
+    Owner,
+    Pod,
+    ProcessId,
+    Verdict,
+)
 
 
 class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -117,6 +127,7 @@ class Case:
     stopped: frozenset[ProcessId] = frozenset()  # stopped by minerwatch, and still stopped
     held: Held = field(default_factory=Held)
     is_controlled: bool | None = None  # by a real controller, by the API; None: unknown
+    owners: tuple[Attribution, ...] = ()  # all names, side by side
 
 
 class ActionRecord(msgspec.Struct, frozen=True):

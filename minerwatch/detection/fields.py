@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from minerwatch.detection.owner_fields import ROWS
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -103,6 +105,7 @@ _FIELDS = (
         _CMDLINE,
         "KernelThreadName: true",
     ),
+    *(Field(name, unit, meaning, _PODS, example) for name, unit, meaning, example in ROWS),
     Field(
         "ContainerImage",
         "",
@@ -391,6 +394,7 @@ KNOWN_FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
 _OF_CONTAINER = frozenset(
     (
         *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
+        *(name for name, *_ in ROWS),
         *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
         "CgroupsOverBound",
     )

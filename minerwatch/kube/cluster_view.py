@@ -5,26 +5,28 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from minerwatch.config.schema import Config, Kubernetes
-from minerwatch.kube import client, owners
+from minerwatch.kube import attributions, client, owners
 from minerwatch.kube.events import EventPace, EventReason, EventSender
 from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.pods import PodWatch
 from minerwatch.model import (
+    Attribution,
     Container,
     ContainerKey,
     ContainerKind,
     Facts,
+    FactValue,
     Finding,
     Identity,
     Observation,
     Owner,
+    OwnerKind,
     Pod,
 )
 
@@ -57,6 +59,9 @@ class ClusterNode:
     ) -> None:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = owners.sources(config.owners.profile, config.owners.sources)
+        self._trust = attributions.Trust(
+            config.owners.platform_namespaces, binder=config.owners.profile == "binderhub"
+        )
         self._node = node
         self.cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
@@ -110,11 +115,15 @@ class ClusterNode:
 
     def keep(self, config: Config) -> PodFields:
         """Return which fields of each pod are kept under ``config``."""
-        fields = owners.pod_fields(self._asked)
+        asked, known = owners.pod_fields(self._asked), attributions.pod_fields()
         culling = config.culling
         selectors = (culling.selector, *(each.selector for each in culling.exemptions))
         named = {key for selector in selectors for key in selector.keys}
-        return replace(fields, labels=fields.labels | named | {culling.quarantine_label.key})
+        return PodFields(
+            labels=asked.labels | known.labels | named | {culling.quarantine_label.key},
+            annotations=asked.annotations | known.annotations,
+            environment=asked.environment | known.environment,
+        )
 
     def pods(self) -> tuple[Pod, ...]:
         """Return the pods of the node, as they are known."""
@@ -123,6 +132,10 @@ class ClusterNode:
     def owner(self, pod: Pod) -> Owner | None:
         """Return the owner of ``pod``: the person or account to inform."""
         return owners.owner(pod, self._asked)
+
+    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
+        """Return all names of the people behind ``pod``, each with its source."""
+        return attributions.of_pod(pod, self._asked, self._trust)
 
     @property
     def synced_unix_s(self) -> float | None:
@@ -140,7 +153,7 @@ class ClusterNode:
 
     def identity(self, container: Container) -> Identity | None:
         """Return pod and owner of ``container``; None while they are unknown."""
-        return identity_of(container, self._pods.cache, self._asked)
+        return identity_of(container, self._pods.cache, self._asked, self._trust)
 
     def may_announce(self, container: Container) -> bool:
         """Return whether its name is known, or was waited for; for the thread that ticks."""
@@ -157,7 +170,8 @@ class ClusterNode:
         for observation in sorted(observations, key=lambda each: -each.verdict.score):
             identity = self.identity(observation.container)
             if identity is not None and self.may_announce(observation.container):
-                self._events.tell(identity.pod, identity.container, observation.verdict)
+                names = attributions.public_text(identity.owners)
+                self._events.tell(identity.pod, identity.container, observation.verdict, names)
 
     def tell_action(
         self, pod: Pod, container: Container, reason: EventReason, findings: Iterable[Finding] = ()
@@ -166,7 +180,8 @@ class ClusterNode:
         if self._events is not None:
             identity = self.identity(container)
             name = identity.container if identity else short_id(container)
-            self._events.tell_action(pod, name, reason, container.key, findings)
+            names = attributions.public_text(identity.owners if identity else ())
+            self._events.tell_action(pod, name, reason, container.key, findings, names)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Return failures since the start: probe, reason, count."""
@@ -195,7 +210,10 @@ def short_id(container: Container) -> str:
 
 
 def identity_of(
-    container: Container, pods: PodCache, sources: Sequence[owners.Source]
+    container: Container,
+    pods: PodCache,
+    sources: Sequence[owners.Source],
+    trust: attributions.Trust = attributions.NO_TRUST,
 ) -> Identity | None:
     """Return pod and owner of ``container``; None if it is unknown or in no pod.
 
@@ -208,21 +226,52 @@ def identity_of(
     if known is not None and container.pod_uid in ("", known[0].uid, known[0].mirror_uid):
         # Kernel and API agree on the pod: tenants choose the names of cgroups.
         pod, inner = known
-        return Identity(pod, inner.name, inner.image, owners.owner(pod, sources))
+        names = (*attributions.of_pod(pod, sources, trust), *attributions.of_container(inner))
+        return Identity(pod, inner.name, inner.image, owners.owner(pod, sources), owners=names)
     named = pods.by_uid(container.pod_uid)
     if named is None:
         return None
     is_nested = bool(container.outer_cgroup)
+    names = attributions.of_pod(named, sources, trust)
+    if is_nested:
+        names += tuple(attributions.of_build(named, pods.pods, trust))
     return Identity(
-        named, short_id(container), "", owners.owner(named, sources), is_named=is_nested
+        named,
+        short_id(container),
+        "",
+        owners.owner(named, sources),
+        is_named=is_nested,
+        owners=names,
     )
+
+
+_OWNER_FACTS: Mapping[OwnerKind, str] = {
+    OwnerKind.USER: "OwnerUser",
+    OwnerKind.SERVER: "OwnerServer",
+    OwnerKind.REPOSITORY: "OwnerRepository",
+    OwnerKind.REF: "OwnerRef",
+    OwnerKind.CLIENT: "OwnerClient",
+    OwnerKind.LAUNCH_HOST: "OwnerLaunchHost",
+    OwnerKind.PROJECT: "OwnerProject",
+    OwnerKind.JOB: "OwnerJob",
+    OwnerKind.BUILD: "OwnerBuild",
+    OwnerKind.CONTROLLER: "OwnerController",
+    OwnerKind.DIGEST: "ContainerImageDigest",
+}
 
 
 def identity_facts(identity: Identity | None) -> Facts:
     """Return the facts about a container's place in the cluster."""
     if identity is None:
         return {}
-    facts = {"PodNamespace": identity.pod.namespace, "PodName": identity.pod.name}
+    facts: dict[str, FactValue] = {
+        "PodNamespace": identity.pod.namespace,
+        "PodName": identity.pod.name,
+    }
+    for kind, field in _OWNER_FACTS.items():
+        names = tuple(each.name for each in identity.owners if each.kind is kind)
+        if names:
+            facts[field] = names if kind is not OwnerKind.DIGEST else names[0]
     if identity.is_named:
         facts["ContainerName"] = identity.container
     return {**facts, "ContainerImage": identity.image} if identity.image else facts

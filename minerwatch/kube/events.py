@@ -46,6 +46,7 @@ DROPPED = "dropped"
 
 MAX_NOTE_BYTES = 1024
 _MAX_CONTACT_BYTES = 512
+_MAX_OWNERS_BYTES = 200
 _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
@@ -112,9 +113,12 @@ _WORDING: Mapping[EventReason, tuple[str, str]] = {
 
 
 def event_note(
-    container: str, reason: EventReason, findings: Iterable[Finding], contact: str
+    container: str, reason: EventReason, findings: Iterable[Finding], contact: str, owners: str = ""
 ) -> str:
-    """Return reasons and contact in one line of 1,024 bytes: titles of rules, but no evidence."""
+    """Return reasons, owners and contact in one line of 1,024 bytes: no evidence but rules' titles.
+
+    ``owners``: names that are no secret, such as the repository.
+    """
     titles = [*dict.fromkeys(one_line(public_finding(each).title) for each in announced(findings))]
     if reason in _GOOD_NEWS:
         titles = []
@@ -123,6 +127,8 @@ def event_note(
         named.append(f"and {len(titles) - len(named)} more")
     sentence = _WORDING[reason][1].format(one_line(container)) + (": " if named else "")
     last = _cut(one_line(contact), _MAX_CONTACT_BYTES) if contact.strip() else ""
+    if owners and reason not in _GOOD_NEWS:
+        last = f"It is of {_cut(owners, _MAX_OWNERS_BYTES)}. {last}".rstrip()
     room = MAX_NOTE_BYTES - len(last.encode()) - len(". ")
     return f"{_cut(sentence + '; '.join(named), room)}. {last}".rstrip()
 
@@ -203,7 +209,7 @@ class EventSender:
         self._closing = Event()
         self._thread = Worker("events", self._run).start()
 
-    def tell(self, pod: Pod, container: str, verdict: Verdict) -> None:
+    def tell(self, pod: Pod, container: str, verdict: Verdict, owners: str = "") -> None:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
         It is new when the level without experimental rules rises to likely or confirmed, and when a
@@ -215,7 +221,7 @@ class EventSender:
             reason = self._news(subject, level)
             if reason is None or not self._may_send(reason):
                 return
-            if not self._queue(pod, container, reason, subject, verdict.findings):
+            if not self._queue(pod, container, reason, subject, verdict.findings, owners):
                 if reason is EventReason.CLEARED:  # no later tick would send it
                     self.failures[DROPPED] += 1
                 return
@@ -232,9 +238,10 @@ class EventSender:
         reason: EventReason,
         key: ContainerKey,
         findings: Iterable[Finding] = (),
+        owners: str = "",
     ) -> None:
         """Send an event about something that was done to ``pod``, and why; returns at once."""
-        if not self._queue(pod, container, reason, (pod.uid, str(reason), key), findings):
+        if not self._queue(pod, container, reason, (pod.uid, str(reason), key), findings, owners):
             self._count(DROPPED)
 
     def close(self) -> None:
@@ -252,9 +259,10 @@ class EventSender:
         reason: EventReason,
         subject: _Subject,
         findings: Iterable[Finding],
+        owners: str,
     ) -> bool:
         """Return False if there is no room."""
-        note = event_note(container, reason, findings, self._contact)
+        note = event_note(container, reason, findings, self._contact, owners)
         try:
             self._waiting.put_nowait(
                 _News(pod, container, reason, note, self._now_unix_s(), subject)

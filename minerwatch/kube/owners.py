@@ -39,6 +39,8 @@ class SourceKind(StrEnum):
     SERVICE_ACCOUNT = "service-account"
     NAMESPACE = "namespace"
     IMAGE_DIGEST = "image-digest"
+    GITLAB_PROJECT = "gitlab-project"
+    GITHUB_REPOSITORY = "github-repository"
 
     @property
     def has_key(self) -> bool:
@@ -55,6 +57,8 @@ class Source:
 
     def __str__(self) -> str:
         """Return the source as text: ``label hub.jupyter.org/username``."""
+        if self.kind in _JOINED:
+            return f"labels {' and '.join(_JOINED[self.kind])}"
         return f"{self.kind.value} {self.key}" if self.key else self.kind.value.replace("-", " ")
 
 
@@ -80,6 +84,14 @@ PROFILES: Mapping[str, tuple[str, ...]] = {
         "label:hub.jupyter.org/username",
         *_DEFAULT,
     ),
+    # a CI job's project or repository: its runner writes these labels
+    "gitlab": ("gitlab-project", *_DEFAULT),
+    "github-arc": (
+        "github-repository",
+        "label:actions.github.com/organization",
+        "label:actions.github.com/scale-set-name",
+        *_DEFAULT,
+    ),
     "default": _DEFAULT,
 }
 
@@ -98,6 +110,7 @@ def pod_fields(asked: Iterable[Source]) -> PodFields:
     keys: dict[SourceKind, set[str]] = {kind: set() for kind in SourceKind}
     for source in asked:
         keys[source.kind].add(source.key)
+        keys[SourceKind.LABEL].update(_JOINED.get(source.kind, ()))
     return PodFields(
         labels=frozenset({*keys[SourceKind.LABEL], TEMPLATE_HASH_LABEL}),
         annotations=frozenset(keys[SourceKind.ANNOTATION]),
@@ -108,10 +121,14 @@ def pod_fields(asked: Iterable[Source]) -> PodFields:
 def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
     """Return the owner by the first of ``asked`` that has a value for ``pod``; None if none has."""
     for source in asked:
-        name = _NAMES[source.kind](pod, source.key).strip()
-        if name:
+        if name := value_of(pod, source):
             return Owner(name, str(source))
     return None
+
+
+def value_of(pod: Pod, source: Source) -> str:
+    """Return the name that ``source`` has for ``pod``; "": none."""
+    return _NAMES[source.kind](pod, source.key).strip()
 
 
 def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:
@@ -179,6 +196,27 @@ def _image_digest(pod: Pod, _key: str) -> str:
     return next((digest for digest in digests if digest), "")
 
 
+_JOINED: Mapping[SourceKind, tuple[str, str]] = {
+    SourceKind.GITLAB_PROJECT: (
+        "project.runner.gitlab.com/namespace",
+        "project.runner.gitlab.com/name",
+    ),
+    SourceKind.GITHUB_REPOSITORY: (
+        "actions.github.com/organization",
+        "actions.github.com/repository",
+    ),
+}
+"""Sources of two labels, since the second one's value is not unique."""
+
+
+def _joined(kind: SourceKind) -> Callable[[Pod, str], str]:
+    def name(pod: Pod, _key: str) -> str:
+        parts = [pod.labels.get(key, "") for key in _JOINED[kind]]
+        return "/".join(parts) if all(parts) else ""
+
+    return name
+
+
 _NAMES: Mapping[SourceKind, Callable[[Pod, str], str]] = {
     SourceKind.LABEL: lambda pod, key: pod.labels.get(key, ""),
     SourceKind.ANNOTATION: lambda pod, key: pod.annotations.get(key, ""),
@@ -187,4 +225,6 @@ _NAMES: Mapping[SourceKind, Callable[[Pod, str], str]] = {
     SourceKind.SERVICE_ACCOUNT: _service_account,
     SourceKind.NAMESPACE: lambda pod, _key: pod.namespace,
     SourceKind.IMAGE_DIGEST: _image_digest,
+    SourceKind.GITLAB_PROJECT: _joined(SourceKind.GITLAB_PROJECT),
+    SourceKind.GITHUB_REPOSITORY: _joined(SourceKind.GITHUB_REPOSITORY),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minerwatch.model import (
+    Attribution,
     Container,
     ContainerKey,
     ContainerKind,
@@ -18,6 +19,7 @@ from minerwatch.model import (
     FactValue,
     Identity,
     Owner,
+    OwnerKind,
     Pod,
     PodContainer,
     PodContainerKind,
@@ -103,6 +105,10 @@ class HostView:
     def is_synced(self) -> bool:
         """Return True: files are read again before each action."""
         return True
+
+    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
+        """Return the names of the people behind a container or unit, each with its source."""
+        return _owners(pod)
 
     def owner(self, pod: Pod) -> Owner | None:
         """Return the user whose slice it is in, or else the compose project."""
@@ -191,7 +197,9 @@ class HostView:
             is_ending=False,
         )
         image = found.image if found else ""
-        return Identity(pod, name if found else unnamed, image, _owner(pod))
+        return Identity(
+            pod, name if found else unnamed, image, _owner(pod), owners=_owners(pod, image)
+        )
 
     def _first_unix_s(self, container: Container) -> float:
         """Return when the container was first looked up: no tenant can choose that."""
@@ -223,6 +231,18 @@ def _owner(pod: Pod) -> Owner | None:
         return Owner(pod.service_account, "user slice")
     project = pod.labels.get(COMPOSE_PROJECT, "")
     return Owner(project, f"label {COMPOSE_PROJECT}") if project else None
+
+
+def _owners(pod: Pod, image: str = "") -> tuple[Attribution, ...]:
+    found = []
+    if pod.service_account:
+        found.append(Attribution(OwnerKind.USER, pod.service_account, "user slice"))
+    if project := pod.labels.get(COMPOSE_PROJECT, ""):
+        source = f"label {COMPOSE_PROJECT}"
+        found.append(Attribution(OwnerKind.PROJECT, project, source, is_claim=True))
+    if image:
+        found.append(Attribution(OwnerKind.IMAGE, image, "container"))
+    return tuple(found)
 
 
 def _uid(container: Container) -> str:

@@ -181,6 +181,15 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
         "cgroup": printable(status.cgroup, 512),
         "image": printable(status.image, 256),
         "owner": printable(redacted(status.owner), 256),
+        "owners": [
+            {
+                "kind": each.kind,
+                "name": printable(redacted(each.name), 256),
+                "source": printable(each.source, 128),
+                **({"claimed": True} if each.claimed else {}),
+            }
+            for each in status.owners
+        ],
         "level": status.level,
         "previous_level": previous_level,
         "score": status.score,

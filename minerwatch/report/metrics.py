@@ -1,7 +1,8 @@
 """The agent's state and counters as Prometheus metrics.
 
-Labels never hold a pid, a command line or a user's name. Per-container series exist only while
-the container is at ``suspicious`` or above, and at most ``max_container_series`` of them.
+Labels never hold a pid or a command line, and a user's name only where ``metrics.owners`` is on.
+Per-container series exist only while the container is at ``suspicious`` or above, and at most
+``max_container_series`` of them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ OTHER_NAMESPACES = "_others"
 """Label of the namespaces without series of their own; no namespace can have this name."""
 
 
+OWNER_LABELS = ("repository", "image", "controller", "user", "client")
+"""Labels of minerwatch_flagged_owner_info; the last two only where ``metrics.owners`` is on."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlaggedContainer:
     """The series of a container at ``suspicious`` or above."""
@@ -54,6 +59,7 @@ class FlaggedContainer:
     score: float
     cpu_cores: float
     signals: Mapping[str, float] = field(default_factory=dict)  # signal -> its highest score
+    owners: Mapping[str, str] = field(default_factory=dict)  # one of OWNER_LABELS -> name
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,11 @@ class _FlaggedContainers(Collector):
             "Score of a flagged container by signal, 0 to 100.",
             labels=[*labels, "signal"],
         )
+        owner = GaugeMetricFamily(
+            "minerwatch_flagged_owner_info",
+            "Owners of a flagged container; names that a tenant may have chosen end in (claimed).",
+            labels=[*labels, *OWNER_LABELS],
+        )
         unique = {
             (label(c.namespace), label(c.pod), label(c.container)): c
             for c in sorted(self.flagged, key=lambda c: c.score)
@@ -137,11 +148,15 @@ class _FlaggedContainers(Collector):
         for names, container in listed:
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
+            if container.owners:
+                values = (label(container.owners.get(each, "")) for each in OWNER_LABELS)
+                owner.add_metric([*names, *values], 1.0)
             for signal, signal_score in container.signals.items():
                 by_signal.add_metric([*names, label(signal)], signal_score)
         yield score
         yield by_signal
         yield cores
+        yield owner
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
             "Flagged containers without series: over the limit, or with the labels of another one.",

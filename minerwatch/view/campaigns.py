@@ -17,8 +17,9 @@ from typing import NamedTuple
 import re2
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.model import Level, Signal
+from minerwatch.model import Level, OwnerKind, Signal
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.selection import pod_key
 
 LEAST_PODS = 2
@@ -37,6 +38,13 @@ class Kind(StrEnum):
 
     OWNER = "owner"
     IMAGE = "image"
+    USER = "user"
+    REPOSITORY = "repository"
+    REF = "ref"
+    PROJECT = "project"
+    CLIENT = "client address"
+    CONTROLLER = "controller"
+    DIGEST = "image digest"
     WALLET = "wallet"
     POOL = "pool"
     CODE = "code page"
@@ -49,6 +57,13 @@ _WEIGHTS: Mapping[Kind, float] = {
     Kind.CODE: 0.8,
     Kind.POOL: 0.7,
     Kind.IMAGE: 0.6,
+    Kind.USER: 0.95,
+    Kind.REPOSITORY: 0.95,
+    Kind.REF: 0.9,
+    Kind.PROJECT: 0.75,
+    Kind.CLIENT: 0.75,  # an address is shared by an institute
+    Kind.CONTROLLER: 0.65,
+    Kind.DIGEST: 0.59,
 }
 """Strangers share a public pool or a popular image, but never a wallet."""
 
@@ -58,6 +73,13 @@ _SENTENCES: Mapping[Kind, str] = {
     Kind.POOL: "that mine at pool {}",
     Kind.IMAGE: "of image {}",
     Kind.CODE: "that run code page {}",
+    Kind.USER: "of user {}",
+    Kind.REPOSITORY: "of repository {}",
+    Kind.REF: "of ref {}",
+    Kind.PROJECT: "of project {}",
+    Kind.CLIENT: "asked for from {}",
+    Kind.CONTROLLER: "of {}",
+    Kind.DIGEST: "of image digest {}",
 }
 
 
@@ -116,7 +138,8 @@ def traits(status: ContainerStatus) -> frozenset[Trait]:
     texts = [text[:_MAX_SEARCHED] for text in _texts(status)][:_MAX_TEXTS]
     wallets = dict.fromkeys(wallet for text in texts for wallet in _wallets(text))
     pools = dict.fromkeys([*_pool_hosts(status), *(pool for t in texts for pool in _pools(t))])
-    values = {
+    values: dict[Kind, list[str]] = {
+        **_owner_values(status),
         Kind.OWNER: [status.owner],
         Kind.IMAGE: [status.image],
         Kind.WALLET: list(wallets)[:_MAX_VALUES],
@@ -124,6 +147,29 @@ def traits(status: ContainerStatus) -> frozenset[Trait]:
         Kind.CODE: _code_pages(status),
     }
     return frozenset(Trait(kind, value) for kind, each in values.items() for value in each if value)
+
+
+_OWNER_KINDS: Mapping[str, Kind] = {
+    OwnerKind.USER.value: Kind.USER,
+    OwnerKind.REPOSITORY.value: Kind.REPOSITORY,
+    OwnerKind.BUILD.value: Kind.REPOSITORY,
+    OwnerKind.REF.value: Kind.REF,
+    OwnerKind.PROJECT.value: Kind.PROJECT,
+    OwnerKind.CLIENT.value: Kind.CLIENT,
+    OwnerKind.CONTROLLER.value: Kind.CONTROLLER,
+    OwnerKind.DIGEST.value: Kind.DIGEST,
+}
+"""A server and a job are one pod's; a launch host is everybody's."""
+
+
+def _owner_values(status: ContainerStatus) -> dict[Kind, list[str]]:
+    """Return the names other than the owner's, by kind; a claimed one is marked."""
+    found: dict[Kind, list[str]] = {}
+    for each in status.owners:
+        kind = _OWNER_KINDS.get(each.kind)
+        if kind and each.name != status.owner and len(found.setdefault(kind, [])) < _MAX_VALUES:
+            found[kind].append(redacted(str(each)))
+    return found
 
 
 _Traits = tuple[ContainerStatus, frozenset[Trait]]
@@ -241,10 +287,14 @@ def _host(text: str) -> Iterator[str]:
 
 
 def _shown(trait: Trait) -> str:
-    if trait.kind in (Kind.WALLET, Kind.CODE) and len(trait.value) > 2 * _WALLET_ENDS + 1:
+    if (
+        trait.kind in (Kind.WALLET, Kind.CODE, Kind.DIGEST)
+        and len(trait.value) > 2 * _WALLET_ENDS + 1
+    ):
         return f"{trait.value[:_WALLET_ENDS]}…{trait.value[-_WALLET_ENDS:]}"
     return printable(trait.value, _SHOWN_LENGTH)
 
 
 def _counted(count: int, kind: Kind) -> str:
-    return f"one {kind}" if count == 1 else f"{count:,} {kind}s"
+    plural = {Kind.REPOSITORY: "repositories", Kind.CLIENT: "client addresses"}
+    return f"one {kind}" if count == 1 else f"{count:,} {plural.get(kind, f'{kind}s')}"

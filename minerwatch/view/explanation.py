@@ -12,8 +12,9 @@ from rich.text import Text
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.detection.planted_words import COMMAND_FIELDS
 from minerwatch.format import age, byte_size, counted, percent
-from minerwatch.model import ContainerKind, FactValue, Level, Maturity, Signal
+from minerwatch.model import ContainerKind, FactValue, Level, Maturity, OwnerKind, Signal
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
+from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
@@ -32,6 +33,7 @@ FACT_INDENT = 11
 _NAME_LENGTH = 256
 _TITLE_LENGTH = 200
 _TEXT_LENGTH = 600
+_SOURCE_LENGTH = 120
 _COMMAND_LENGTH = 240  # in the list of processes; what rules saw of it stands above
 _EXPECTED_LENGTH = 80
 _MAX_GROUPS = 8
@@ -75,6 +77,11 @@ _NOT_HARMLESS = (
     "That it is harmless: a renamed miner that reads its pool from a file looks like this."
     " Ask its owner what it calculates."
 )
+_OWNER_TITLES = {
+    **{each.value: each.value.capitalize() for each in OwnerKind},
+    OwnerKind.LAUNCH_HOST.value: "Launched",
+    OwnerKind.BUILD.value: "Builds",
+}
 _GUIDE = "https://github.com/minerwatch/minerwatch/blob/main/docs/sre-guide.md"
 _HELD = "The level is held from before: it falls a few ticks later than the score."
 
@@ -167,6 +174,19 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
         if value:
             text = printable(shortened(value, _TEXT_LENGTH))
             yield Line(f"{name:{FACT_INDENT}}{text}")
+        if name == "Owner":
+            yield from _owners(status)
+
+
+def _owners(status: ContainerStatus) -> Iterator[Line]:
+    """Yield all names of the people behind it, each with its source."""
+    for each in status.owners:
+        if each.kind != OwnerKind.IMAGE.value:
+            name = printable(shortened(redacted(each.name), _TEXT_LENGTH))
+            source = printable(each.source, _SOURCE_LENGTH)
+            claimed = "claimed by " if each.claimed else ""
+            title = _OWNER_TITLES.get(each.kind) or printable(each.kind, FACT_INDENT - 1)
+            yield Line(f"{title:{FACT_INDENT}}{name}  ({claimed}{source})")
 
 
 def _cpu(status: ContainerStatus) -> str:

@@ -23,6 +23,7 @@ def masked(status: ContainerStatus) -> ContainerStatus:
     return replace(
         status,
         owner=redacted(status.owner),
+        owners=tuple(replace(each, name=redacted(each.name)) for each in status.owners),
         findings=tuple(map(_finding, status.findings)),
         processes=tuple(map(_process, status.processes)),
     )

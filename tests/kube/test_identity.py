@@ -61,6 +61,7 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
         "ContainerImage": "lab:1",
         "PodNamespace": "jupyter",
         "PodName": "jupyter-ada",
+        "OwnerUser": ("ada@example.org",),
     }
 
 

@@ -115,7 +115,8 @@ def test_a_wrong_source_is_one_line_that_says_how_to_mend_it(text: str) -> None:
         sources("default", [text])
     assert str(caught.value) == (
         f"owners.sources: {text!r} is not a source: write one of label:NAME, annotation:NAME, "
-        "environment:NAME, owner-reference, service-account, namespace, image-digest"
+        "environment:NAME, owner-reference, service-account, namespace, image-digest, "
+        "gitlab-project, github-repository"
     )
 
 
@@ -123,7 +124,8 @@ def test_a_profile_that_there_is_not() -> None:
     with pytest.raises(ConfigError) as caught:
         sources("hub")
     assert str(caught.value) == (
-        "owners.profile: there is no 'hub': it is one of jupyterhub, binderhub, default"
+        "owners.profile: there is no 'hub': it is one of jupyterhub, binderhub, "
+        "gitlab, github-arc, default"
     )
 
 

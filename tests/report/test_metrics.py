@@ -231,3 +231,31 @@ def test_many_namespaces_are_counted_together() -> None:
     assert (
         'minerwatch_flagged_cpu_seconds_total{level="confirmed",namespace="_others"} 100.0' in lines
     )
+
+
+def test_owners_of_flagged_containers_are_bounded_and_name_people_only_if_given() -> None:
+    owners = {"repository": "https://github.com/a/b", "image": "i:1\n", "controller": "Job ci/x"}
+    metrics = ticked(
+        Metrics(max_container_series=2),
+        *(
+            replace(MINER, pod=f"p{number}", score=90.0 + number, owners=owners)
+            for number in range(5)
+        ),
+    )
+    found = named(metrics, "minerwatch_flagged_owner_info")
+    assert len(found) == 2
+    assert all(
+        dict(labels)
+        == {
+            "namespace": "binder",
+            "pod": dict(labels)["pod"],
+            "container": "notebook",
+            "repository": "https://github.com/a/b",
+            "image": "i:1\\n",
+            "controller": "Job ci/x",
+            "user": "",
+            "client": "",
+        }
+        for labels in found
+    )
+    assert named(ticked(Metrics(), MINER), "minerwatch_flagged_owner_info") == {}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, OwnerStatus
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import Kind, Trait, campaign_of, campaigns, traits
 from tests.report.samples import (
@@ -222,3 +222,31 @@ def test_likely_and_suspicious_pods_with_the_same_code_are_one_campaign() -> Non
 @pytest.mark.parametrize("page", ["", "x", "ab", "AB" * 16, "ab" * 17, "ab; rm -rf", "\x1b[1m"])
 def test_what_is_no_fingerprint_joins_nothing(page: str) -> None:
     assert said(running(1, page), running(2, page)) == []
+
+
+def test_pods_are_joined_by_each_name_of_the_people_behind_them() -> None:
+    for kind, sentence in (
+        ("user", "of user x"),
+        ("repository", "of repository x"),
+        ("build", "of repository x"),
+        ("ref", "of ref x"),
+        ("project", "of project x"),
+        ("client", "asked for from x"),
+        ("controller", "of x"),
+        ("digest", "of image digest x"),
+    ):
+        owners = (OwnerStatus("somewhere", "x", kind),)
+        pods = [miner(number, owner=f"o{number}", owners=owners) for number in range(3)]
+        assert said(*pods) == [f"3 pods {sentence} (3 owners)"]
+
+
+def test_what_everybody_shares_joins_nothing() -> None:
+    owners = (OwnerStatus("s", "https://hub", "launch-host"), OwnerStatus("s", "arc", "job"))
+    assert said(*(miner(number, owners=owners) for number in range(3))) == []
+
+
+def test_a_claimed_name_is_shown_as_one() -> None:
+    owners = (OwnerStatus("label x", "victim", "user", claimed=True),)
+    assert said(*(miner(number, owners=owners) for number in range(2))) == [
+        "2 pods of user victim (claimed)"
+    ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, OwnerStatus
 from minerwatch.detection.judge import joined_score
 from minerwatch.model import Signal
 from minerwatch.untrusted_text.display import printable
@@ -227,3 +227,17 @@ def test_whatever_a_container_holds_the_text_is_harmless_and_bounded(
     assert status.level.upper() in shown
     coloured = explanation(status, now=NOW, width=width, colour=True)
     assert coloured.count("\n") == shown.count("\n")
+
+
+def test_all_names_are_shown_with_their_sources() -> None:
+    owners = (
+        OwnerStatus("annotation hub.jupyter.org/username", "ada", "user"),
+        OwnerStatus("environment BINDER_CLIENT_IP", "192.0.2.7", "client", claimed=True),
+        OwnerStatus("x", "https://me:ghp_0123456789abcdefghijABCDEFGHIJ012345@h/r", "repository"),
+        OwnerStatus("container", "lab:1", "image"),
+    )
+    text = explanation(replace(MINER, owner="ada", owners=owners), now=NOW)
+    assert "User       ada  (annotation hub.jupyter.org/username)\n" in text
+    assert "Client     192.0.2.7  (claimed by environment BINDER_CLIENT_IP)\n" in text
+    assert "ghp_" not in text
+    assert text.count("lab:1") == 0, "the image has a line of its own"
