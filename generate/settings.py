@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.config import schema
+from minerwatch.config import hub, schema
 from minerwatch.config.values import Duration, duration_text
 
 
@@ -61,7 +61,12 @@ def written(value: Any) -> str:
 @cache
 def _comments() -> Mapping[str, Mapping[str, str]]:
     """Return comments by class and field."""
-    source = Path(schema.__file__).read_text(encoding="utf-8")
+    modules = (hub, schema)
+    sources = [Path(str(each.__file__)).read_text(encoding="utf-8") for each in modules]
+    return {name: found for source in sources for name, found in _comments_in(source).items()}
+
+
+def _comments_in(source: str) -> Mapping[str, Mapping[str, str]]:
     by_line = dict(_comment_lines(source))
     return {
         node.name: {

@@ -452,8 +452,17 @@ class Action(StrEnum):
     PAUSE = "pause"  # a host's container, by its engine: reversible
     KILL = "kill"  # SIGKILL to these processes
     STOP_CONTAINER = "stop-container"  # a host's container, by its engine
+    STOP_SERVER = "stop-server"  # of a hub's user, by the hub, which then knows
     EVICT = "evict"  # the pod, through the Eviction API: PodDisruptionBudgets are honoured
     DELETE = "delete"  # the pod
+
+
+class BanKind(StrEnum):
+    """Kinds of names that are banned."""
+
+    USER = "user"  # of a JupyterHub
+    REPOSITORY = "repository"  # on a BinderHub
+    ADDRESS = "address"  # of the client; its /32 or /64
 
 
 class Outcome(StrEnum):

@@ -65,6 +65,7 @@ _START_PROGRAMS = (
     "tests/cli/test_rules.py",
     "tests/culling/test_culler.py",
     "tests/culling/test_enforcer.py",
+    "tests/culling/test_hub.py",
     "tests/culling/test_operator_orders.py",
     "tests/deploy/",
     "tests/node/",

@@ -16,7 +16,7 @@ _TRIAL_S = 1.0
 _MAX_REFUSAL_BYTES = 4096
 _MAX_REASON_CHARS = 300
 _MAX_ANSWER_BYTES = 256 << 20
-_ACTING = ("/cull", "/release")
+_ACTING = ("/cull", "/release", "/ban", "/ban/lift")
 
 
 class UnixConnection(HTTPConnection):

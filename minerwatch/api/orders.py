@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from minerwatch.api.types import ContainerStatus, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
+from minerwatch.api.types import (
+    BanAnswer,
+    BanStatus,
+    ContainerStatus,
+    CullAnswer,
+    LiftAnswer,
+    ReleaseAllAnswer,
+    ReleaseAnswer,
+)
 from minerwatch.errors import NOT_JSON, OrderError
-from minerwatch.model import Action
+from minerwatch.model import Action, BanKind, OwnerKind
 
 CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
 RELEASE_ALL = "/release/all"
+BAN, LIFT, BANS, SEEN = "/ban", "/ban/lift", "/bans", "/ban/seen"
 """Paths of the socket that are for POST; a preview decides, but tries nothing."""
 
 MAX_HOURS = 24 * 90
@@ -47,6 +57,55 @@ class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request for the last hours of the audit log."""
 
     hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
+
+
+class BanOrder(ReleaseOrder, frozen=True, forbid_unknown_fields=True):
+    """Ban the names behind a container's pod, under the policy."""
+
+    kinds: tuple[BanKind, ...]
+    by: _Name  # the person that asks, as the client says
+    dry_run: bool = True
+    reason: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] | None = None
+    unflagged: dict[str, int | None] = {}  # name -> pods of it on other nodes that are not flagged
+
+
+class LiftOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Lift the bans of a name."""
+
+    name: _Name
+    by: _Name
+
+
+class SeenName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A name that pods have."""
+
+    kind: OwnerKind
+    name: _Name
+
+
+class SeenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Count the pods of some names that were not flagged, but one."""
+
+    names: Annotated[tuple[SeenName, ...], msgspec.Meta(max_length=64)]
+    pod_uid: _Name
+
+
+class SeenAnswer(msgspec.Struct, frozen=True):
+    """Unflagged pods by name; None: not known."""
+
+    unflagged: dict[str, int | None]
+
+
+class BansOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """List the bans in force."""
+
+
+def ban_order(
+    status: ContainerStatus, kinds: Iterable[BanKind], by: str, **options: Any
+) -> BanOrder:
+    """Return the order to ban the names behind the container that ``status`` shows."""
+    return BanOrder(status.cgroup, status.container_id, status.pod_uid, tuple(kinds), by, **options)
 
 
 def cull_order(status: ContainerStatus, action: Action, *, dry_run: bool) -> CullOrder:
@@ -85,6 +144,26 @@ def release_answer(body: bytes) -> ReleaseAnswer:
 def release_all_answer(body: bytes) -> ReleaseAllAnswer:
     """Return what came of an order to release all. Raises OrderError if it is unreadable."""
     return _answer(body, ReleaseAllAnswer)
+
+
+def ban_answer(body: bytes) -> BanAnswer:
+    """Return the answer to an order to ban. Raises OrderError if it is invalid."""
+    return _answer(body, BanAnswer)
+
+
+def lift_answer(body: bytes) -> LiftAnswer:
+    """Return the answer to an order to lift bans. Raises OrderError if it is invalid."""
+    return _answer(body, LiftAnswer)
+
+
+def bans_answer(body: bytes) -> tuple[BanStatus, ...]:
+    """Return the bans in force. Raises OrderError if they are invalid."""
+    return _answer(body, tuple[BanStatus, ...])
+
+
+def seen_answer(body: bytes) -> SeenAnswer:
+    """Return the pods that an agent has seen. Raises OrderError if the answer is invalid."""
+    return _answer(body, SeenAnswer)
 
 
 def _answer(body: bytes, kind: type[_Kind]) -> _Kind:

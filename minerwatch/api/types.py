@@ -174,6 +174,46 @@ class ReleaseAnswer:
     label_removed: bool
     trouble: tuple[str, ...] = ()  # what could not be undone
     unpaused: bool = False  # a host's container, by its engine
+    bans_lifted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BanStatus:
+    """A ban, or a name that may be banned."""
+
+    kind: str  # user, repository, address
+    name: str
+    values: dict[str, str]  # setting of hub or network -> what is added to it
+    reason: str
+    evidence: str  # id in the audit log of the node
+    node: str
+    by: str
+    at: str  # RFC 3339
+    until: str
+    source: str = ""  # of the name
+    objections: tuple[str, ...] = ()  # why it is not banned
+
+
+@dataclass(frozen=True, slots=True)
+class BanAnswer:
+    """Result of a ban that was ordered by hand."""
+
+    node: str
+    namespace: str
+    pod: str
+    dry_run: bool
+    reasons: tuple[str, ...]  # why nothing of this pod is banned
+    bans: tuple[BanStatus, ...]
+    trouble: str = ""  # why they could not be kept
+
+
+@dataclass(frozen=True, slots=True)
+class LiftAnswer:
+    """Result of lifting bans."""
+
+    node: str
+    lifted: tuple[BanStatus, ...]
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "top": "show the containers that look like miners, then those that use most CPU",
     "explain": "say why a container, pod or process has its score",
     "cull": "act on a container by hand, under the policy; show what would have been culled",
+    "ban": "keep the user, repository or address behind a miner from coming back",
     "release": "undo what culling did to a pod, and leave it alone",
     "rules": "list, lint, test and replay rule files",
     "status": "say whether this node's agent works: sources, probes, rules, cluster, bounds",

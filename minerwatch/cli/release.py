@@ -8,6 +8,7 @@ import click
 
 from minerwatch.api import orders
 from minerwatch.api.types import ReleaseAllAnswer
+from minerwatch.cli.ban import lift
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
@@ -26,10 +27,12 @@ from minerwatch.view.culling_text import release_all_text, release_text
     is_flag=True,
     help="With --all: retire, and remove audit logs, evidence and the budget's Lease.",
 )
+@click.option("--ban", "ban", metavar="NAME", help="Lift the bans of NAME; takes no TARGET.")
 @output_option
 @source_options(may_sample=False)
 def release(
     target: str | None,
+    ban: str | None,
     everything: bool,
     retire: bool,
     forget: bool,
@@ -38,22 +41,26 @@ def release(
 ) -> None:
     """Undo culling's actions on the pod of TARGET, and never act on that pod again.
 
-    Stopped processes continue, the quarantine label is removed. Killed processes and evicted or
-    deleted pods stay gone. A new pod with the same name is another pod.
+    Stopped processes continue, the quarantine label is removed, its bans are lifted. Killed
+    processes and evicted or deleted pods stay gone. A new pod with the same name is another pod.
 
     \b
     minerwatch release binder/alice
     minerwatch release --all -n binder       all pods of a namespace
     minerwatch release --all --retire        before culling is switched off
     minerwatch release --all --forget        before minerwatch is uninstalled
+    minerwatch release --ban ada             a name that `minerwatch ban --list` shows
 
     Exit status: 0 everything was undone, or nothing had to be; 1 something was not.
     """
-    if everything is (target is not None):
-        raise click.UsageError("give a TARGET or --all")
+    if [everything, target is not None, ban is not None].count(True) != 1:
+        raise click.UsageError("give a TARGET, --all or --ban NAME")
     if (retire or forget) and not everything:
         raise click.UsageError("--retire and --forget require --all")
     source = connect()
+    if ban is not None:
+        lift(source, ban, output)
+        return
     if target is None:
         order = orders.ReleaseAllOrder(source.namespace, retire, forget)
         is_undone = _release_all(source, order, output)

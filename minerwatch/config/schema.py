@@ -16,6 +16,7 @@ import yaml
 
 from minerwatch.config.faults import Checked, Checker, in_words
 from minerwatch.config.hours import Hours, hours
+from minerwatch.config.hub import Bans, Hub
 from minerwatch.config.selectors import Selector, selector
 from minerwatch.config.values import (
     DEFAULT_LISTEN,
@@ -180,7 +181,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Actions in some namespaces: the first one, then the next ones for repeat offenders."""
 
-    actions: Actions  # mildest first: label, stop, kill, evict, delete; on hosts see below
+    actions: Actions  # mildest first: label, stop, kill, stop-server, evict, delete; hosts: below
     namespaces: tuple[Line, ...] = ("*",)  # patterns
     score: CullScore = 90  # minimum score of stable findings
 
@@ -266,6 +267,8 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     selector: Selector = Selector()  # as in kubectl: component=singleuser-server,!keep
     protected_namespaces: tuple[Line, ...] = ()  # patterns, in addition to kube-system and others
     hosts: HostCulling = HostCulling()
+    hub: Hub = Hub()
+    bans: Bans = Bans()
     tenant_namespaces: tuple[Line, ...] = ()  # where tenants create pods; see below
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first match applies
     minimum_age: Duration = Duration(300)  # of a pod before any action

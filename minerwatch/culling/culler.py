@@ -15,12 +15,15 @@ from minerwatch.api.orders import ReleaseAllOrder
 from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
+from minerwatch.culling.ban_store import BanStore
+from minerwatch.culling.banning import Banning
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
 from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.file_budget import FileBudget
 from minerwatch.culling.host_actions import HostActions
+from minerwatch.culling.hub_api import HubApi
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
@@ -28,6 +31,7 @@ from minerwatch.culling.pod_actions import Actions
 from minerwatch.culling.proof import tripped
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, KnownBudget, Moment
+from minerwatch.culling.sightings import FILE_NAME, Sightings
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.kube.cluster_view import ClusterNode
@@ -106,12 +110,18 @@ class Culler:
         self.cases = Cases(context, self.history, self._budget, actions, controllers)
         evidence = EvidenceWriter(context, self.history, proc)
         self._enforcer = Enforcer(
-            context, self.cases, self.history, self._budget, actions, evidence, timing.retry
-        )
+            context, self.cases, self.history, self._budget, actions, evidence, timing.retry,
+            HubApi(lambda: context.culling.hub, timing.retry.answer_s),
+        )  # fmt: skip
+        self.banning = Banning(
+            context, self.history, evidence, _ban_store(context, cluster),
+            Sightings(Path(config.culling.audit.log).with_name(FILE_NAME)),
+        )  # fmt: skip
+        self._enforcer.follow_up = self.banning.follow_up
         self._decisions = DecisionLog(context, self.history)
         self.orders = OperatorOrders(
             context, self.cases, self.history, self._budget, actions, self._enforcer,
-            self._decisions,
+            self._decisions, self.banning,
         )  # fmt: skip
         self.mailbox = Mailbox()
         self._thread = Worker("culling", self._run, last_pause_s=_MAX_PAUSE_S)
@@ -217,6 +227,7 @@ class Culler:
     def _consider(self, flagged: Flagged) -> None:
         found = confirmed(flagged)
         self.cases.refresh_flagged(flagged)
+        self._note_sightings(flagged)
         if self._context.has_budget:
             now_s = self._context.clock.now().monotonic_s
             self._budget.keep_known(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
@@ -234,12 +245,32 @@ class Culler:
         if failure is not None:
             raise failure
 
+    def _note_sightings(self, flagged: Flagged) -> None:
+        """Count the node's pods by repository and address, where bans are configured."""
+        if self._context.is_host or not self._context.culling.bans.config_map:
+            return
+        now, cluster = self._context.clock.now(), self._context.cluster
+        pods = ((pod.uid, cluster.owners(pod)) for pod in cluster.pods())
+        uids = frozenset(each.container.pod_uid for each in flagged)
+        try:
+            self.banning.sightings.note(pods, uids, now.unix_s, now.monotonic_s)
+        except OSError as error:
+            self._context.callbacks.on_error("bans", error)
+
     def _decide(self, observation: Observation) -> None:
         case = self.cases.checked_case(observation)
         decision = self.history.decide(case)
         self._decisions.note(case, decision)
         if decision.acts:
             self._enforcer.carry_out(case, decision)
+
+
+def _ban_store(context: Context, cluster: ClusterNode | HostView) -> BanStore | None:
+    if isinstance(cluster, HostView):
+        return None
+    return BanStore(
+        cluster.cluster, lambda: context.culling.bans.config_map, closing=context.closing
+    )
 
 
 def confirmed(flagged: Flagged) -> Flagged:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from minerwatch.culling.records import Case, DecisionLine
+from minerwatch.kube.attributions import HubServer
 from minerwatch.model import Action, ContainerKey, ProcessId
 from minerwatch.untrusted_text.display import printable
 
@@ -99,6 +100,7 @@ class Decision:
     grace_period_s: float | None  # None: the pod's own
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
+    server: HubServer | None = None  # for stop-server: a precondition
 
     @property
     def reasons(self) -> tuple[Reason, ...]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from minerwatch.backoff import Backoff
@@ -26,9 +27,11 @@ from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.host_actions import HostActions
+from minerwatch.culling.hub_api import HubApi
 from minerwatch.culling.pod_actions import (
     Actions,
     ApiRequest,
+    HubRequest,
     Request,
     SeenPod,
     SignalRequest,
@@ -86,6 +89,10 @@ class Enforcer:
     actions: Actions | HostActions
     evidence: EvidenceWriter
     retry: RetryPolicy
+    hub: HubApi
+    follow_up: Callable[[Case, Decision, ActionRecord], None] = lambda _case, _decision, _record: (
+        None
+    )
     rng: random.Random = field(default_factory=random.Random)
 
     def carry_out(self, case: Case, decision: Decision) -> End:
@@ -102,6 +109,8 @@ class Enforcer:
             record = self.history.finish(attempt.record, end.outcome, end.message)
             if end.outcome is Outcome.WITHDRAWN and attempt.has_reserved:
                 self.budget.give_back(record)
+        if end.outcome is Outcome.DONE:
+            self.follow_up(case, decision, attempt.record)
         if end.outcome is Outcome.DONE and case.pod is not None:
             reason = ACTION_REASONS.get(decision.action)
             if reason is not None:
@@ -159,7 +168,8 @@ class Enforcer:
                 objections = " ".join(str(objection) for objection in again.objections)
                 return _given_up(objections, None if is_gone else refused)
             version = seen.resource_version if seen else ""
-            request = planned(again, settings.quarantine_label, version)
+            created_s = seen.pod.created_unix_s if seen else 0.0
+            request = planned(again, settings.quarantine_label, version, created_s)
             result = self._send(attempt, request, again)
             if isinstance(result, End):
                 return result
@@ -178,6 +188,8 @@ class Enforcer:
         attempt.may_have_happened = not decision.dry_run
         if isinstance(request, SignalRequest):
             return self._signal(attempt, request)
+        if isinstance(request, HubRequest):
+            return self._stop_server(attempt, request, decision)
         try:
             if isinstance(self.actions, HostActions):
                 assert not isinstance(request, ApiRequest)  # noqa: S101 - the policy objects
@@ -206,6 +218,25 @@ class Enforcer:
             return End(Outcome.WITHDRAWN, "the processes had exited already")
         gone = f"{len(hits.gone)} others had exited already" if hits.gone else ""
         return End(Outcome.DRY_RUN if request.dry_run else Outcome.DONE, gone)
+
+    def _stop_server(self, attempt: _Attempt, request: HubRequest, decision: Decision) -> End:
+        """Ask the hub; a hub that does not answer the first question is never sent another."""
+        attempt.may_have_happened = False
+        try:
+            self.hub.check(request)
+        except ApiError as error:
+            is_answer = 400 <= error.status < 500
+            return End(Outcome.REFUSED if is_answer else Outcome.WITHDRAWN, str(error))
+        if request.dry_run:
+            return End(Outcome.DRY_RUN)
+        attempt.may_have_happened = True
+        try:
+            return End(Outcome.DONE, self.hub.stop(request))
+        except ApiError as error:
+            if 400 <= error.status < 500:
+                attempt.may_have_happened = False
+                return End(Outcome.REFUSED, str(error))
+            return self._verify(decision, error)
 
     def _verify(self, decision: Decision, error: ApiError) -> End:
         """Return the end of a request without an answer, by what the pod shows."""

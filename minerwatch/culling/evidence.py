@@ -90,6 +90,13 @@ class EvidenceWriter:
         kept = encoded(_MAX_EVIDENCE_BYTES, command_lines=True)
         return self._history.save(name, msgspec.json.format(kept))
 
+    def encoded(self, case: Case, decision: Decision) -> bytes | None:
+        """Return the evidence against a container, for the audit log; None: it is gone."""
+        observation = self._context.monitor.observation(case.container.key, MAX_PROCESSES)
+        if observation is None:
+            return None
+        return self._encoder(case, observation, decision)(_MAX_EVIDENCE_BYTES)
+
     def _encoder(
         self, case: Case, observation: Observation, decision: Decision
     ) -> Callable[..., bytes]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from minerwatch.api.orders import CullOrder, ReleaseAllOrder, ReleaseOrder
-from minerwatch.api.types import CullAnswer, ReleaseAllAnswer, ReleaseAnswer
+from minerwatch.api.orders import BanOrder, CullOrder, ReleaseAllOrder, ReleaseOrder
+from minerwatch.api.types import BanAnswer, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.config.values import OFF
+from minerwatch.culling.banning import Banning
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, container_name
@@ -35,6 +36,7 @@ class OperatorOrders:
     actions: Actions | HostActions
     enforcer: Enforcer
     decisions: DecisionLog
+    banning: Banning
 
     def cull(self, order: CullOrder) -> CullAnswer:
         """Act on a container. Raises TargetError if it is gone."""
@@ -48,6 +50,12 @@ class OperatorOrders:
     def preview(self, order: CullOrder) -> CullAnswer:
         """Return the decision and the request of ``cull``; try nothing. Raises as ``cull`` does."""
         return self._decided(order)[0]
+
+    def ban(self, order: BanOrder) -> BanAnswer:
+        """Ban the names behind a container's pod. Raises TargetError, OrderError."""
+        observation = self._target(order)
+        case = self.cases.checked_case(observation)
+        return self.banning.ban(case, self.history.decide(case), order)
 
     def release(self, order: ReleaseOrder) -> ReleaseAnswer:
         """Record the release, then undo the actions on the pod. Raises TargetError."""
@@ -180,6 +188,7 @@ class OperatorOrders:
             if lost:
                 trouble.append(f"the label: {lost}")
         is_unpaused = self._unpaused(record, trouble)
+        bans_lifted = self._lifted(record, trouble, lost)
         self._report_release(
             record,
             case,
@@ -199,8 +208,17 @@ class OperatorOrders:
             label_removed=is_unlabelled,
             trouble=tuple(trouble),
             unpaused=is_unpaused,
+            bans_lifted=bans_lifted,
         )
         return answer, lost
+
+    def _lifted(self, record: ActionRecord, trouble: list[str], lost: str) -> int:
+        """Lift the bans that rest on the pod; return how many there were."""
+        try:
+            return 0 if lost else self.banning.lift_of_pod(record.pod_uid)
+        except ApiError as error:
+            trouble.append(f"the bans: {error}")
+            return 0
 
     def _unpaused(self, record: ActionRecord, trouble: list[str]) -> bool:
         """Continue a container that minerwatch paused; return True if it was paused."""

@@ -35,6 +35,7 @@ from minerwatch.culling.decision import Decision
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.culling.records import ENGINE_ACTIONS
 from minerwatch.errors import NOT_JSON
+from minerwatch.kube.attributions import HubServer
 from minerwatch.kube.client import ApiError, Cluster, decoded, one_line, refusal
 from minerwatch.kube.objects import Head, Status
 from minerwatch.kube.pod_parsing import PodFields, PodParser
@@ -99,7 +100,29 @@ class EngineRequest:
         )
 
 
-Request = ApiRequest | SignalRequest | EngineRequest
+@dataclass(frozen=True, slots=True)
+class HubRequest:
+    """A request to a JupyterHub to stop a user's server."""
+
+    server: HubServer
+    pod_created_unix_s: float  # of the server's pod: a precondition
+    dry_run: bool
+
+    @property
+    def path(self) -> str:
+        """Return the path below the hub's API."""
+        user = f"/users/{quote(self.server.user, safe='')}"
+        if not self.server.name:
+            return f"{user}/server"
+        return f"{user}/servers/{quote(self.server.name, safe='')}"
+
+    def __str__(self) -> str:
+        """Return it in one line, as shown to people."""
+        sent = f"DELETE {self.path} to the hub"
+        return f"GET /user and the server, to check {sent}" if self.dry_run else sent
+
+
+Request = ApiRequest | SignalRequest | EngineRequest | HubRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +133,12 @@ class SeenPod:
     resource_version: str
 
 
-def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> Request | None:
+def planned(
+    decision: Decision,
+    label: PodLabel,
+    resource_version: str = "",
+    pod_created_unix_s: float = 0.0,
+) -> Request | None:
     """Return the request of ``decision``, even if it is not to act; None: nothing to send."""
     action = decision.action if decision.acts else decision.proposed
     if action in _SIGNALS:
@@ -119,6 +147,8 @@ def planned(decision: Decision, label: PodLabel, resource_version: str = "") -> 
         return _labelling(decision, label, resource_version)
     if action in ENGINE_ACTIONS:
         return _engine_request(decision, action)
+    if action is Action.STOP_SERVER and decision.server is not None:
+        return HubRequest(decision.server, pod_created_unix_s, decision.dry_run)
     if action is Action.EVICT:
         return _eviction(decision)
     if action is Action.DELETE:

@@ -53,6 +53,7 @@ from minerwatch.culling.records import (
     Case,
     Moment,
 )
+from minerwatch.kube.attributions import HubServer, hub_server
 from minerwatch.model import Action, Container, ContainerKind, Level, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
@@ -97,6 +98,7 @@ def rechecked(
 def _target(decision: Decision) -> tuple[object, ...]:
     return (
         decision.proposed,
+        decision.server,
         decision.dry_run,
         decision.container,
         decision.container_id,
@@ -156,7 +158,15 @@ class _Evaluation:
             grace_period_s=self._grace_period_s,
             rules=self.proof.rules,
             counted_as=counted_as(case.container, pod, case.owner, self.settings),
+            server=self._server,
         )
+
+    @property
+    def _server(self) -> HubServer | None:
+        """Return the hub's server that the pod is; None: it is none, or there is no hub."""
+        if not self.settings.hub.url or self._is_tenants_own:
+            return None
+        return hub_server(self.case.owners)
 
     @property
     def _grace_period_s(self) -> float | None:
@@ -317,6 +327,8 @@ class _Evaluation:
             yield from host_action_objections(self.case, proposed, self.settings.hosts)
         elif proposed in ENGINE_ACTIONS:
             yield Objection(Reason.NOT_HERE, f"{proposed}: only on a host outside Kubernetes")
+        elif proposed is Action.STOP_SERVER and self._server is None:
+            yield Objection(Reason.NOT_HERE, f"{proposed}: no server of a hub, see hubs.md")
         if proposed is None:
             if self.case.pod is not None:
                 yield Objection(Reason.NO_LADDER, "")
@@ -372,13 +384,18 @@ class _Evaluation:
         repeat = settings.repeat_offenders
         offences = self.history.offences(pod, owner, repeat.window, self.now, dry_run=self.dry_run)
         rungs = next(self._ladders(pod), None)
-        if rungs is None:
+        actions = [
+            each
+            for each in (rungs.actions if rungs else ())
+            if each is not Action.STOP_SERVER or self._server is not None
+        ]
+        if not actions:
             return 0, self.case.asked
-        rung = min(offences // repeat.actions, len(rungs.actions) - 1)
-        is_first = rungs.actions[rung] is Action.DELETE and rung > 0
+        rung = min(offences // repeat.actions, len(actions) - 1)
+        is_first = actions[rung] is Action.DELETE and rung > 0
         if is_first and not self.history.has_touched(pod, dry_run=self.dry_run):
             rung -= 1  # only other pods of the owner had an action; delete comes last
-        return rung, self.case.asked or rungs.actions[rung]
+        return rung, self.case.asked or actions[rung]
 
     def _ladders(self, pod: Pod) -> Iterator[Rungs]:
         # Exempted findings count: an exemption must never lead to another action.

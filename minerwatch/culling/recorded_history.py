@@ -7,7 +7,7 @@ before the call returns.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -132,6 +132,7 @@ class RecordedHistory:
         request: str = "",
         message: str = "",
         evidence: msgspec.Raw = NO_EVIDENCE,
+        bans: Sequence[dict[str, object]] = (),
     ) -> bool:
         """Append a line; return True if it is on the disk now."""
         if self._is_forgotten:
@@ -145,6 +146,7 @@ class RecordedHistory:
             request=request,
             message=printable(message, 1024),
             evidence=evidence,
+            bans=tuple(bans),
         )
         return self._audit.write(line)
 

@@ -53,6 +53,7 @@ class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
     request: str = ""  # as sent
     message: str = ""  # explanation of the outcome
     evidence: msgspec.Raw = NO_EVIDENCE
+    bans: tuple[dict[str, object], ...] = ()  # made or lifted
 
 
 HOUR_S = 3600.0

@@ -133,6 +133,12 @@ class CullSwitch:
             orders.RELEASE: self._handler(
                 orders.ReleaseOrder, lambda by: by.orders.release, when_off=_IS_OFF + _NO_UNDO
             ),
+            orders.BAN: self._handler(orders.BanOrder, lambda by: by.orders.ban),
+            orders.LIFT: self._handler(orders.LiftOrder, lambda by: by.banning.lift),
+            orders.SEEN: self._handler(orders.SeenOrder, lambda by: by.banning.seen),
+            orders.BANS: self._handler(
+                orders.BansOrder, lambda by: lambda _order: by.banning.listed()
+            ),
             orders.RELEASE_ALL: self._handler(
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),

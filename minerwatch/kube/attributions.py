@@ -176,6 +176,23 @@ def public_text(attributions: Iterable[Attribution]) -> str:
     return ", ".join(one_line(text)[:_MAX_PUBLIC_CHARS] for text in shown)
 
 
+class HubServer(NamedTuple):
+    """A server of a hub's user, as the hub names it."""
+
+    user: str
+    name: str  # "": the default server
+
+
+def hub_server(attributions: Iterable[Attribution]) -> HubServer | None:
+    """Return the server that a pod is, if the hub itself says so; None: it is no hub's.
+
+    Labels are escaped forms of the names, so they do not count.
+    """
+    certain = {each.source: each.name for each in attributions if not each.is_claim}
+    user = certain.get(str(_annotation(HUB_USER)))
+    return HubServer(user, certain.get(str(_annotation(HUB_SERVER)), "")) if user else None
+
+
 def first(attributions: Sequence[Attribution], kind: OwnerKind) -> Attribution | None:
     """Return the attribution of ``kind``, preferably one that is no claim."""
     found = [each for each in attributions if each.kind is kind]

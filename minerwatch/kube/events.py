@@ -75,6 +75,7 @@ class EventReason(StrEnum):
     QUARANTINED = "MinerQuarantined"
     STOPPED = "MinerStopped"
     KILLED = "MinerKilled"
+    SERVER_STOPPED = "MinerServerStopped"
     EVICTED = "MinerEvicted"
     DELETED = "MinerDeleted"
     RELEASED = "MinerReleased"
@@ -91,6 +92,7 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
     Action.LABEL: EventReason.QUARANTINED,
     Action.STOP: EventReason.STOPPED,
     Action.KILL: EventReason.KILLED,
+    Action.STOP_SERVER: EventReason.SERVER_STOPPED,
     Action.EVICT: EventReason.EVICTED,
     Action.DELETE: EventReason.DELETED,
 }
@@ -105,6 +107,7 @@ _WORDING: Mapping[EventReason, tuple[str, str]] = {
     EventReason.QUARANTINED: ("Labelling", f"Labelled for quarantine: {_MINES}"),
     EventReason.STOPPED: ("Stopping", f"Processes stopped: {_MINES}"),
     EventReason.KILLED: ("Killing", f"Processes killed: {_MINES}"),
+    EventReason.SERVER_STOPPED: ("Stopping", f"Server stopped by the hub: {_MINES}"),
     EventReason.EVICTED: ("Evicting", f"Evicted: {_MINES}"),
     EventReason.DELETED: ("Deleting", f"Deleted: {_MINES}"),
     EventReason.RELEASED: ("Releasing", "Released by an operator: container {} is left alone"),

@@ -23,6 +23,7 @@ _DONE: Mapping[str, str] = {
     Action.PAUSE: "paused",
     Action.KILL: "killed",
     Action.STOP_CONTAINER: "stopped by its engine",
+    Action.STOP_SERVER: "stopped by its hub",
     Action.EVICT: "evicted",
     Action.DELETE: "deleted",
 }
@@ -62,6 +63,8 @@ def decision_lines(answer: CullAnswer) -> list[str]:
     proposed = f"{printable(answer.proposed, 16)} it"
     if answer.proposed == Action.STOP_CONTAINER:
         proposed = "stop the container"
+    if answer.proposed == Action.STOP_SERVER:
+        proposed = "have the hub stop the server"
     if answer.acts:
         return [f"The policy permits to {proposed}{how}."]
     reasons = [f"  - {printable(reason)}" for reason in answer.reasons]
@@ -82,8 +85,10 @@ def release_text(answer: ReleaseAnswer) -> str:
         lines.append("The quarantine label was removed.")
     if answer.unpaused:
         lines.append("The container is no longer paused.")
+    if answer.bans_lifted:
+        lines.append(f"{counted(answer.bans_lifted, 'ban')} lifted.")
     undone = answer.resumed or answer.gone or answer.label_removed or answer.unpaused
-    if not (undone or answer.trouble):
+    if not (undone or answer.bans_lifted or answer.trouble):
         lines.append("There was nothing to undo.")
     lines += [f"Not undone: {printable(each)}" for each in answer.trouble]
     return "\n".join(lines) + "\n"

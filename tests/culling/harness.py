@@ -26,6 +26,7 @@ from minerwatch.config.schema import (
     CullBudget,
     Culling,
     Kubernetes,
+    Owners,
     Rungs,
 )
 from minerwatch.config.values import ENFORCE, Duration
@@ -218,6 +219,8 @@ class Harness:
         *,
         namespace: str = "minerwatch",
         events: bool = False,
+        contact: str = "",
+        profile: str = "jupyterhub",
         retry: RetryPolicy = QUICK,
         budget_pace: BudgetPace = QUICK_BUDGET,
     ) -> None:
@@ -230,7 +233,10 @@ class Harness:
         self.errors: list[str] = []
         self.config = Config(
             culling=culling,
-            kubernetes=Kubernetes(enabled=True, kubeconfig=str(kubeconfig), events=events),
+            kubernetes=Kubernetes(
+                enabled=True, kubeconfig=str(kubeconfig), events=events, contact=contact
+            ),
+            owners=Owners(profile=profile, platform_namespaces=("binder",)),
         )
         self.node = ClusterNode(self.config, NODE, lambda *_: None)
         self.culler = Culler(

@@ -74,6 +74,7 @@ _KEYS = {
     Action.PAUSE: ("p", "pause a host's container; minerwatch release lets it go on"),
     Action.KILL: ("k", "kill its flagged processes"),
     Action.STOP_CONTAINER: ("c", "stop a host's container"),
+    Action.STOP_SERVER: ("h", "have the hub stop the user's server"),
     Action.EVICT: ("e", "evict the pod, as far as PodDisruptionBudgets allow"),
     Action.DELETE: ("d", "delete the pod"),
 }

@@ -1,0 +1,62 @@
+"""A repository's address to regular expressions for BinderHub's ``banned_specs``. Pure.
+
+BinderHub matches them at the start of a provider's spec, without regard to case: ``OWNER/NAME/REF``
+of GitHub, ``NAMESPACE%2FNAME/REF`` of GitLab, an escaped address and a ref of any git server. Each
+character matches itself or its percent-encoded form, since the spec is matched as the browser sent
+it; and an address of GitHub or GitLab can also be launched as one of any git server, so it has both
+forms.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+_END = r"(?:\.git)?(?:/|%2f)?(?:/|\Z)"
+_FORGES = {
+    "github.com": "GitHubRepoProvider",
+    "gist.github.com": "GistRepoProvider",
+    "gitlab.com": "GitLabRepoProvider",
+}
+_MAX_CHARS = 512
+
+
+def banned_specs(repository: str) -> dict[str, str]:
+    """Return the provider's setting and an anchored pattern for each way to launch ``repository``.
+
+    There is none if it is no http(s) or ssh address.
+    """
+    if len(repository) > _MAX_CHARS or not repository.isprintable():
+        return {}
+    try:
+        parts = urlsplit(repository)
+        host, path = (parts.hostname or "").lower(), unquote(parts.path)
+    except ValueError:
+        return {}
+    path = path.strip("/").removesuffix(".git")
+    if parts.scheme not in ("http", "https", "git", "ssh") or "." not in host or not path:
+        return {}
+    if any(part in ("", ".", "..") for part in path.split("/")) or (
+        host in _FORGES and "/" not in path
+    ):
+        return {}  # a whole host or owner
+    anywhere = r"^(?:https?|git|ssh)(?::|%3a)" + _either("//")
+    user = r"(?:[^/@]*(?:@|%40))?"
+    pattern = f"{anywhere}{user}{_either('www.')}?{_either(f'{host}/{path}')}{_END}"
+    patterns = {"GitRepoProvider.banned_specs": pattern}
+    if host in _FORGES:
+        patterns[f"{_FORGES[host]}.banned_specs"] = f"^{_either(path)}{_END}"
+    return patterns
+
+
+def _either(text: str) -> str:
+    """Return a pattern for ``text`` in which each character may be percent-encoded."""
+    return f"(?:{''.join(map(_character, text))})"
+
+
+def _character(char: str) -> str:
+    encoded = {
+        "".join(f"%{byte:02x}" for byte in variant.encode())
+        for variant in (char.lower(), char.upper())
+    }
+    return f"(?:{'|'.join([re.escape(char), *sorted(encoded)])})"

@@ -1,0 +1,137 @@
+"""The ConfigMap of bans and notices: read, changed, and written if nothing else changed it.
+
+The compare-and-swap of the budget's Lease (``culling.lease_budget``): the object is written with
+the resource version it was read with, so of two writers one reads again. Other keys of the object
+are kept. What cannot be parsed is never overwritten.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+import msgspec
+
+from minerwatch.backoff import Backoff
+from minerwatch.culling.bans import Ban, HubRecords, Notice
+from minerwatch.errors import NOT_JSON
+from minerwatch.kube.client import ApiError, Cluster, one_line
+
+BANS, NOTICES = "bans.json", "notices.json"
+"""Keys of the ConfigMap."""
+
+_MAX_BYTES = 2 << 20
+_MAX_DATA_BYTES = 900_000
+"""Kubernetes takes 1 MiB in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePace:
+    """Timeouts and retries, in seconds."""
+
+    tries: int = 8
+    first_delay_s: float = 0.1
+    longest_delay_s: float = 2.0
+    answer_s: float = 10.0
+
+
+class _Object(msgspec.Struct):
+    metadata: dict[str, Any]
+    data: dict[str, str] | None = None
+
+
+class BanStore:
+    """Reads and changes the records; for one thread. Raises ApiError in one line."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        place: Callable[[], str],
+        pace: StorePace | None = None,
+        closing: Event | None = None,
+    ) -> None:
+        """``place`` returns NAMESPACE/NAME."""
+        self._cluster = cluster
+        self._place = place
+        self._pace = pace or StorePace()
+        self._closing = closing or Event()
+        self._rng = random.Random()  # noqa: S311 - it spreads requests
+
+    def read(self) -> HubRecords:
+        """Return the records; empty ones if the ConfigMap does not exist."""
+        found = self._get()
+        return self._records(found) if found else HubRecords()
+
+    def update(self, change: Callable[[HubRecords], HubRecords]) -> HubRecords:
+        """Write what ``change`` makes of the records, and return it; again if they changed.
+
+        ``change`` may raise: nothing is written then.
+        """
+        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
+        last = ApiError("conflict", f"{self._place()}: it changed at every try")
+        for _ in range(self._pace.tries):
+            try:
+                found = self._get()
+                before = self._records(found) if found else HubRecords()
+                after = change(before)
+                if after != before:
+                    self._put(found, after)
+            except ApiError as error:
+                if error.reason == "unauthorized":
+                    self._cluster.renew_credentials()
+                if not error.is_transient and error.reason not in ("conflict", "missing"):
+                    raise
+                last = error
+            else:
+                return after
+            if self._closing.wait(max(last.retry_after_s or 0.0, backoff.next_s())):
+                break
+        raise last
+
+    def _get(self) -> _Object | None:
+        _, path = self._paths()
+        try:
+            body = self._cluster.open("GET", path, timeout_s=self._pace.answer_s).body(_MAX_BYTES)
+        except ApiError as error:
+            if error.reason == "missing":
+                return None
+            raise
+        try:
+            return msgspec.json.decode(body, type=_Object)
+        except NOT_JSON as error:
+            raise self._broken("it is no ConfigMap", error) from error
+
+    def _put(self, found: _Object | None, records: HubRecords) -> None:
+        collection, path = self._paths()
+        namespace, name = self._place().split("/")
+        data = dict(found.data or {}) if found else {}
+        data[BANS] = msgspec.json.encode(records.bans).decode()
+        data[NOTICES] = msgspec.json.encode(records.notices).decode()
+        if sum(len(text) for text in data.values()) > _MAX_DATA_BYTES:
+            raise ApiError("server", f"{self._place()}: it is full: release some bans", status=413)
+        metadata = found.metadata if found else {"namespace": namespace, "name": name}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+        method, where = ("PUT", path) if found else ("POST", collection)
+        self._cluster.call(
+            method, where, body=msgspec.json.encode(body), timeout_s=self._pace.answer_s
+        )
+
+    def _records(self, found: _Object) -> HubRecords:
+        data = found.data or {}
+        try:
+            bans = msgspec.json.decode(data.get(BANS, "[]"), type=tuple[Ban, ...])
+            notices = msgspec.json.decode(data.get(NOTICES, "[]"), type=tuple[Notice, ...])
+        except NOT_JSON as error:
+            raise self._broken("its bans cannot be read: mend or delete it", error) from error
+        return HubRecords(bans, notices)
+
+    def _broken(self, what: str, error: Exception) -> ApiError:
+        return ApiError("garbage", f"ConfigMap {self._place()}: {what}: {one_line(error)}")
+
+    def _paths(self) -> tuple[str, str]:
+        namespace, _, name = self._place().partition("/")
+        collection = f"/api/v1/namespaces/{namespace}/configmaps"
+        return collection, f"{collection}/{name}"

@@ -1,0 +1,213 @@
+"""Bans: who may not come back, why, and until when; and notices for users that were stopped. Pure.
+
+A ban rests on the proof of an action (``culling.proof``), so one sign that an outsider can plant is
+never enough, and on a name that the pod's creator cannot have chosen. An address is an institute's
+as often as a person's: it is never banned while others used it without being flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+import msgspec
+
+from minerwatch.config.hub import Bans
+from minerwatch.culling.ban_patterns import banned_specs
+from minerwatch.culling.decision import Decision, Objection, Reason
+from minerwatch.model import Attribution, BanKind, OwnerKind
+from minerwatch.untrusted_text.display import printable
+
+DAY_S = 86400.0
+MAX_BANS = 500
+MAX_NOTICES = 500
+NOTICE_S = 30 * DAY_S
+SEEN_S = 7 * DAY_S
+"""Unflagged users of an address in this time protect it."""
+
+BLOCKED_USERS, BAN_NETWORKS = "blocked_users", "ban_networks"
+_MAX_NAME_CHARS = 512
+_KINDS = {
+    OwnerKind.USER: BanKind.USER,
+    OwnerKind.REPOSITORY: BanKind.REPOSITORY,
+    OwnerKind.CLIENT: BanKind.ADDRESS,
+}
+_NOT_AGAINST_A_BAN = frozenset(
+    (
+        *(Reason.OUTSIDE_HOURS, Reason.TOO_YOUNG, Reason.POD_ENDING, Reason.ACTION_PENDING),
+        *(Reason.TOO_SOON, Reason.NO_LADDER, Reason.OBSERVE_ONLY, Reason.NOT_HERE),
+        *(Reason.NO_PROCESS, Reason.ALREADY_DONE, Reason.NODE_BUDGET_SPENT),
+        *(Reason.CLUSTER_BUDGET_UNKNOWN, Reason.CLUSTER_BUDGET_SPENT),
+    )
+)
+"""They concern the pod, or the budget of actions: bans have one of their own."""
+
+
+class Ban(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry; ``values`` has a setting of hub or network, and what is added to it."""
+
+    kind: BanKind
+    name: str
+    values: dict[str, str]  # such as blocked_users: a name; ban_networks: a network
+    reason: str
+    evidence: str  # id in the audit log of the node
+    node: str
+    by: str  # the person or agent that asked for it
+    at_unix_s: int
+    until_unix_s: int
+    source: str = ""  # of the name
+    namespace: str = ""
+    pod: str = ""
+    pod_uid: str = ""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A message for a hub's user, about a server that was stopped."""
+
+    user: str
+    server: str
+    at_unix_s: int
+    text: str
+
+
+class HubRecords(msgspec.Struct, frozen=True):
+    """All bans and notices, as the ConfigMap holds them."""
+
+    bans: tuple[Ban, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+    def current(self, unix_s: float) -> HubRecords:
+        """Return what has not expired."""
+        return HubRecords(
+            tuple(each for each in self.bans if each.until_unix_s > unix_s),
+            tuple(each for each in self.notices if each.at_unix_s > unix_s - NOTICE_S),
+        )
+
+    def with_notice(self, notice: Notice) -> HubRecords:
+        """Return the records with ``notice`` in place of an earlier one about the same server."""
+        others = [
+            each
+            for each in self.notices
+            if (each.user, each.server) != (notice.user, notice.server)
+        ]
+        return HubRecords(self.bans, (*others, notice)[-MAX_NOTICES:])
+
+    def with_bans(self, added: Iterable[Ban]) -> HubRecords:
+        """Return the records with ``added``; an earlier ban of the same name gives way."""
+        found = {(each.kind, each.name): each for each in (*self.bans, *added)}
+        return HubRecords(tuple(found.values()), self.notices)
+
+    def without(self, *, pod_uid: str = "", name: str = "") -> HubRecords:
+        """Return the records without the bans and notices of a pod, or of a name."""
+        kept = tuple(
+            each
+            for each in self.bans
+            if not (pod_uid and each.pod_uid == pod_uid) and not (name and each.name == name)
+        )
+        return HubRecords(kept, self.notices)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Other pods of the same name, not flagged, within seven days; None: not known."""
+
+    unflagged: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A name that a ban may be for, and every reason against it."""
+
+    kind: BanKind
+    attribution: Attribution
+    values: dict[str, str]
+    objections: tuple[str, ...]
+
+
+def proof_objections(decision: Decision) -> tuple[Objection, ...]:
+    """Return the reasons of a decision that speak against a ban, too."""
+    return tuple(each for each in decision.objections if each.reason not in _NOT_AGAINST_A_BAN)
+
+
+def candidates(
+    owners: Sequence[Attribution],
+    seen: dict[str, Sighting],
+    kinds: Iterable[BanKind],
+    *,
+    by_hand: bool,
+) -> Iterator[Candidate]:
+    """Yield the names of ``kinds`` among ``owners``; ``seen``: other pods, by name."""
+    wanted = frozenset(kinds)
+    for each in owners:
+        kind = _KINDS.get(each.kind)
+        if kind in wanted and kind is not None:
+            values, problem = _values(kind, each.name)
+            sighting = seen.get(each.name, Sighting())
+            reasons = [*([problem] if problem else [])]
+            reasons += _objections(kind, each, sighting, by_hand=by_hand)
+            yield Candidate(kind, each, values, tuple(reasons))
+
+
+def budget_objection(
+    records: HubRecords, added: Sequence[Ban], settings: Bans, unix_s: float
+) -> str:
+    """Return why ``added`` are too many; "": they are not."""
+    names = {(each.kind, each.name) for each in records.bans}
+    new = [each for each in added if (each.kind, each.name) not in names]
+    today = sum(each.at_unix_s > unix_s - DAY_S for each in records.bans)
+    if today + len(new) > settings.per_day:
+        return f"{today} bans were made within a day, {settings.per_day} are allowed (per_day)"
+    if len(records.bans) + len(new) > MAX_BANS:
+        return f"there are {len(records.bans)} bans, {MAX_BANS} are allowed: release some"
+    return ""
+
+
+def network(text: str) -> IPv4Network | IPv6Network | None:
+    """Return the narrowest network to ban for an address: /32, or /64; None: no public address."""
+    try:
+        address = ip_address(text.strip())
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    address = mapped or address
+    if not address.is_global or address.is_multicast:
+        return None
+    return ip_network((address, 32 if address.version == 4 else 64), strict=False)
+
+
+def sighting_name(kind: OwnerKind, name: str) -> str:
+    """Return the name that pods are counted by: an address by its network."""
+    found = network(name) if kind is OwnerKind.CLIENT else None
+    return str(found) if found else name
+
+
+def _values(kind: BanKind, name: str) -> tuple[dict[str, str], str]:
+    """Return the values to configure, or why there are none."""
+    if len(name) > _MAX_NAME_CHARS or not name.isprintable():
+        return {}, "the name is too long, or has characters that cannot be shown"
+    if kind is BanKind.USER:
+        return {BLOCKED_USERS: name}, ""
+    if kind is BanKind.ADDRESS:
+        found = network(name)
+        return ({BAN_NETWORKS: str(found)}, "") if found else ({}, "it is no public address")
+    specs = banned_specs(name)
+    return specs, "" if specs else "it is no address of a repository"
+
+
+def _objections(
+    kind: BanKind, each: Attribution, sighting: Sighting, *, by_hand: bool
+) -> Iterator[str]:
+    if each.is_claim:
+        yield f"a tenant may have chosen it ({each.source}): see owners.platform_namespaces"
+    if kind is BanKind.USER or (kind is BanKind.REPOSITORY and by_hand):
+        return
+    if sighting.unflagged is None:
+        yield "its other users of the last seven days are not known on every node"
+    elif sighting.unflagged:
+        yield f"{sighting.unflagged} others used it in the last seven days and were not flagged"
+
+
+def ban_text(ban: Ban) -> str:
+    """Return what is banned, for a log."""
+    return printable(f"{ban.kind} {ban.name}", 600)

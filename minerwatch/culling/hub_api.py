@@ -1,0 +1,164 @@
+"""JupyterHub's REST API: stop a user's server, with a token that can do nothing else.
+
+``DELETE /users/NAME/servers/SERVER`` or, for the default server, ``/users/NAME/server``. The API
+takes no preconditions, so the server is read first: it must have been started before its pod was
+created. ``GET /user`` lists the token's scopes; one that can do more than necessary is refused,
+since every node holds it.
+
+An agent with culling disabled does not import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from minerwatch import __version__
+from minerwatch.config.hub import Hub
+from minerwatch.culling.pod_actions import ANSWER_S, HubRequest
+from minerwatch.errors import NOT_JSON
+from minerwatch.kube.client import ApiError, Reason, one_line
+
+_Kind = TypeVar("_Kind")
+
+READ, STOP = "read:servers", "delete:servers"
+_PERMITTED = frozenset((READ, STOP, "read:users:name"))
+"""The last one is part of the first: ``scopes.py`` of JupyterHub."""
+
+_MAX_ANSWER_BYTES = 1 << 20
+_MAX_TOKEN_BYTES = 4096
+_CLOCK_SKEW_S = 60.0
+_MAX_SHOWN = 5
+
+
+class _Token(msgspec.Struct):
+    scopes: tuple[str, ...]
+
+
+class _Server(msgspec.Struct):
+    started: str | None = None
+    pending: str | None = None
+
+
+class _User(msgspec.Struct):
+    servers: dict[str, _Server] = {}
+
+
+class HubApi:
+    """Asks the hub; for one thread. Every error is an ApiError in one line, without the token."""
+
+    def __init__(self, settings: Callable[[], Hub], answer_s: float = ANSWER_S) -> None:
+        self._settings = settings
+        self._answer_s = answer_s
+
+    def check(self, request: HubRequest) -> None:
+        """Raise ApiError unless the token is right and the server is the one of the pod."""
+        self._check_scopes()
+        user = f"/users/{quote(request.server.user, safe='')}"
+        servers = _decoded(self._call("GET", user), _User).servers
+        server = servers.get(request.server.name)
+        if server is None:
+            raise _refused(HTTPStatus.NOT_FOUND, "the hub knows no such server: it is stopped")
+        started_s = _unix_s(server.started)
+        if started_s is None or started_s > request.pod_created_unix_s + _CLOCK_SKEW_S:
+            raise _refused(HTTPStatus.CONFLICT, "the hub has started the server again since")
+
+    def stop(self, request: HubRequest) -> str:
+        """Stop the server; return what the hub answered. Raises ApiError."""
+        self._call("DELETE", request.path)
+        return "the hub has taken the request"
+
+    def _check_scopes(self) -> None:
+        scopes = frozenset(_decoded(self._call("GET", "/user"), _Token).scopes)
+        names = {scope.partition("!")[0] for scope in scopes}
+        missing = sorted({READ, STOP} - names)
+        if missing:
+            text = f"the hub's token lacks the scope {' and '.join(missing)}"
+            raise _refused(HTTPStatus.FORBIDDEN, text)
+        wider = sorted(names - _PERMITTED)
+        if wider:
+            shown = ", ".join(wider[:_MAX_SHOWN]) + (", …" if len(wider) > _MAX_SHOWN else "")
+            text = f"the hub's token can do more than {READ} and {STOP} ({shown}): make another"
+            raise _refused(HTTPStatus.FORBIDDEN, one_line(text))
+
+    def _call(self, method: str, path: str) -> bytes:
+        import urllib3
+        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import TimeoutError as NoAnswerInTime
+
+        settings = self._settings()
+        pool = urllib3.PoolManager(
+            num_pools=1, ca_certs=settings.ca or None, cert_reqs="CERT_REQUIRED", retries=False
+        )
+        try:
+            response = pool.request(
+                method, settings.url.rstrip("/") + path, headers=_headers(settings),
+                timeout=self._answer_s, redirect=False, preload_content=False,
+            )  # fmt: skip
+            body = response.read(_MAX_ANSWER_BYTES)
+            status = response.status
+            response.close()
+        except NoAnswerInTime as error:
+            raise _lost("timeout", error) from None
+        except (HTTPError, OSError, ValueError) as error:
+            raise _lost("connection", error) from None
+        finally:
+            pool.clear()
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            return body
+        raise _refused(status, f"{method} {path}: {_explained(status, body)}")
+
+
+def _headers(settings: Hub) -> Mapping[str, str]:
+    try:
+        with Path(settings.token_file).open("rb") as file:
+            token = file.read(_MAX_TOKEN_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not ASCII"
+        text = f"culling.hub.token_file: {settings.token_file}: {why}"
+        raise ApiError("unauthorized", text) from error
+    if not token or not token.isprintable() or " " in token:
+        text = f"culling.hub.token_file: {settings.token_file}: it must hold one token"
+        raise ApiError("unauthorized", text)
+    return {"Authorization": f"token {token}", "User-Agent": f"minerwatch/{__version__}"}
+
+
+def _explained(status: int, body: bytes) -> str:
+    """Return status and message of a refusal, and what to do about it."""
+    try:
+        said = msgspec.json.decode(body, type=dict[str, object]).get("message", "")
+    except NOT_JSON:
+        said = ""
+    message = f" {one_line(said)}" if said else ""
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"the hub refuses the token ({status}{message}): check culling.hub.token_file"
+    return f"the hub answered {status}{message}"
+
+
+def _refused(status: int, text: str) -> ApiError:
+    reason: Reason = "forbidden" if status == HTTPStatus.FORBIDDEN else "server"
+    return ApiError(reason, text, status=status)
+
+
+def _lost(reason: Reason, error: Exception) -> ApiError:
+    return ApiError(reason, f"the hub cannot be reached ({type(error).__name__})")
+
+
+def _decoded(body: bytes, kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except NOT_JSON as error:
+        raise ApiError("garbage", f"the hub's answer is invalid: {one_line(error)}") from error
+
+
+def _unix_s(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,226 @@
+"""``stop-server``: by a real JupyterHub, by one that is away, and by tokens that are wrong."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from minerwatch.config.hub import Bans, Hub
+from minerwatch.config.values import DRY_RUN, Duration
+from minerwatch.format import rfc3339
+from minerwatch.kube.attributions import HUB_SERVER, HUB_USER
+from minerwatch.model import Action, Observation
+from tests.culling.harness import Harness, Open, actions_on, lines, outcomes, put_pod, settings
+from tests.culling.jupyterhub import HOW, JupyterHub, programs, running
+from tests.kube.api_server import ApiServer
+from tests.waiting import until
+
+needs_hub = pytest.mark.skipif(programs() is None, reason=HOW)
+CONFIG_MAPS = ("configmaps", "/api/v1")
+STORE = "binder/minerwatch-bans"
+CONTACT = "Ask abuse@example.org."
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterHub]:
+    if programs() is None:
+        pytest.skip(HOW)
+    with running(tmp_path_factory.mktemp("hub")) as started:
+        yield started
+
+
+def hub_settings(url: str, token_file: Path, log: Path, *actions: Action, **changes: Any) -> Any:
+    return settings(
+        log,
+        *(actions or (Action.STOP_SERVER,)),
+        hub=Hub(url=url, token_file=str(token_file)),
+        minimum_age=Duration(0),
+        **{"bans": Bans(config_map=STORE), **changes},
+    )
+
+
+def token(folder: Path, text: str) -> Path:
+    path = folder / "token"
+    path.write_text(text + "\n")
+    return path
+
+
+def server_pod(
+    api: ApiServer, harness: Harness, user: str, server: str = "", uid: str = "uid-1"
+) -> Observation:
+    """A server's pod, created after it was started."""
+    annotations = {HUB_USER: user, **({HUB_SERVER: server} if server else {})}
+    put_pod(api, f"jupyter-{uid}", uid, annotations=annotations)
+    observation = harness.watch.add(f"/kubepods/pod{uid}/c", uid)
+    until(lambda: harness.node.identity(observation.container))
+    harness.has_watched(harness.watch.observations(0))
+    return observation
+
+
+def mounted(api: ApiServer, hub: JupyterHub) -> None:
+    """As the kubelet does with the ConfigMap."""
+    (found,) = api.items(*CONFIG_MAPS)
+    for name, text in found["data"].items():
+        (hub.bans / name).write_text(text)
+
+
+@needs_hub
+@pytest.mark.slow
+def test_the_hub_stops_the_server_and_its_user_sees_why(
+    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    user, server = "ada ü%2e@example.org", "gpu"
+    hub.start(user, server)
+    hub.start(user)
+    culling = hub_settings(hub.api, token(tmp_path, hub.token("minerwatch")), log)
+    harness = opened(culling, contact=CONTACT)
+    observation = server_pod(api, harness, user, server)
+    made_later(api, observation)
+    harness.tick()
+    assert outcomes(log) == ["stop-server pending", "stop-server done"], harness.reasons(
+        observation
+    )
+    assert harness.errors == []
+    until(lambda: not hub.server(user, server).get("ready"))
+    assert hub.server(user).get("ready"), "the user's other server runs on"
+    assert actions_on(api, "jupyter-uid-1") == [], "the pod is the hub's to delete"
+    mounted(api, hub)
+    page = html.unescape(hub.page(user, "/hub/home"))
+    assert "Your server was stopped at" in page
+    assert "Title of identity" in page
+    assert CONTACT in page
+    record = lines(log)[-1].record
+    assert record is not None
+    assert record.id in page
+    assert "Your server was stopped" not in hub.page("eve", "/hub/home")
+    request = next(line.request for line in lines(log) if line.kind == "action")
+    assert request == "DELETE /users/ada%20%C3%BC%252e%40example.org/servers/gpu to the hub"
+
+
+def made_later(api: ApiServer, observation: Observation) -> None:
+    """Make the pod an hour younger: it was created just now."""
+    (pod,) = [p for p in api.items("pods") if p["metadata"]["uid"] == observation.container.pod_uid]
+    pod["metadata"]["creationTimestamp"] = rfc3339(time.time())
+    api.put(pod)
+
+
+@needs_hub
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ("reader", "the hub's token lacks the scope delete:servers"),
+        ("admin", "the hub's token can do more than read:servers and delete:servers (admin:"),
+        ("nobody", "GET /user: the hub refuses the token (403"),
+    ],
+)
+def test_a_token_with_the_wrong_scopes_is_refused_in_one_line(
+    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path, service: str,
+    said: str,
+) -> None:  # fmt: skip
+    hub.start("bob")
+    harness = opened(hub_settings(hub.api, token(tmp_path, hub.token(service)), log))
+    server_pod(api, harness, "bob")
+    harness.tick()
+    assert outcomes(log)[-1] == "stop-server refused"
+    message = lines(log)[-1].message
+    assert message.startswith(said)
+    assert "\n" not in message
+    assert hub.token(service) not in log.read_text()
+    assert hub.server("bob").get("ready")
+
+
+@needs_hub
+@pytest.mark.slow
+def test_a_server_that_was_started_again_is_left_alone(
+    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    hub.start("eve")
+    harness = opened(hub_settings(hub.api, token(tmp_path, hub.token("minerwatch")), log))
+    server_pod(api, harness, "eve")  # its pod is an hour older
+    harness.tick()
+    assert lines(log)[-1].message == "the hub has started the server again since"
+    assert hub.server("eve").get("ready")
+
+
+@needs_hub
+@pytest.mark.slow
+def test_a_dry_run_checks_and_changes_nothing(
+    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    hub.start("dora")
+    culling = hub_settings(hub.api, token(tmp_path, hub.token("minerwatch")), log, mode=DRY_RUN)
+    harness = opened(culling)
+    made_later(api, server_pod(api, harness, "dora"))
+    harness.tick()
+    assert outcomes(log)[-1] == "stop-server dry-run"
+    assert hub.server("dora").get("ready")
+    assert api.items(*CONFIG_MAPS) == []
+
+
+def test_a_hub_that_is_away_means_no_action(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    actions = (Action.STOP_SERVER, Action.EVICT, Action.DELETE)
+    culling = hub_settings("http://127.0.0.1:9/hub/api", token(tmp_path, "t"), log, *actions)
+    harness = opened(culling)
+    server_pod(api, harness, "ada")
+    harness.tick()
+    assert outcomes(log) == ["stop-server pending", "stop-server withdrawn"]
+    assert lines(log)[-1].message.startswith("the hub cannot be reached (")
+    assert actions_on(api, "jupyter-uid-1") == []
+    assert api.items("pods") != []
+
+
+def test_a_pod_that_is_no_hubs_goes_one_rung_further(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    actions = (Action.STOP_SERVER, Action.EVICT)
+    culling = hub_settings("http://127.0.0.1:9/", token(tmp_path, "t"), log, *actions)
+    harness = opened(culling)
+    put_pod(api, "plain", "uid-2", labels={HUB_USER: "ada"})
+    observation = harness.watch.add("/kubepods/poduid-2/c", "uid-2")
+    until(lambda: harness.node.identity(observation.container))
+    harness.tick()
+    assert outcomes(log) == ["evict pending", "evict done"]
+
+
+def test_a_tenant_cannot_have_the_server_of_another_stopped(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    """A pod outside the platform's namespaces bears the name of a hub's user."""
+    culling = hub_settings(
+        "http://127.0.0.1:9/", token(tmp_path, "t"), log, namespaces=("mallory", "binder")
+    )
+    harness = opened(culling)
+    put_pod(api, "forged", "uid-3", "mallory", annotations={HUB_USER: "victim"})
+    observation = harness.watch.add("/kubepods/poduid-3/c", "uid-3")
+    until(lambda: harness.node.identity(observation.container))
+    harness.tick()
+    assert outcomes(log) == []
+    assert "No action is configured" in harness.reasons(observation)
+
+
+def test_a_missing_token_is_one_line(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    harness = opened(hub_settings("http://127.0.0.1:9/", tmp_path / "none", log))
+    server_pod(api, harness, "ada")
+    harness.tick()
+    assert lines(log)[-1].message == (
+        f"culling.hub.token_file: {tmp_path / 'none'}: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    "hub", [{"url": "ftp://x", "token_file": "t"}, {"url": "http://x"}, {"token_file": "t"}]
+)
+def test_a_hub_that_could_not_be_asked_is_no_configuration(hub: dict[str, str]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(hub, Hub)
