@@ -182,7 +182,8 @@ def _metrics(flagged: int, signals: int) -> Metrics:
         at_s=0.0,
         containers={Level.CLEAR: 50},
         flagged=[
-            FlaggedContainer("hub", f"pod-{n}", "main", 98.0, 1.0, scores) for n in range(flagged)
+            FlaggedContainer("hub", f"pod-{n}", "main", 98.0, 1.0, scores, {"image": "i"})
+            for n in range(flagged)
         ],
         processes=500,
     )

@@ -63,6 +63,7 @@ _START_PROGRAMS = (
     "tests/agent/",
     "tests/benchmarks/",
     "tests/cli/test_rules.py",
+    "tests/culling/test_bans.py",
     "tests/culling/test_culler.py",
     "tests/culling/test_enforcer.py",
     "tests/culling/test_hub.py",

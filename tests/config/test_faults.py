@@ -105,7 +105,7 @@ node: 3
 def test_an_enum_without_a_near_value_lists_all(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "culling: {ladder: [{actions: [zzz]}]}")
     assert fault.endswith(
-        "'zzz': use observe, label, stop, pause, kill, stop-container, evict, delete"
+        "'zzz': use observe, label, stop, pause, kill, stop-container, stop-server, evict, delete"
     )
 
 

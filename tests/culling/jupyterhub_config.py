@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-c = get_config()  # noqa: F821
+c = get_config()  # type: ignore[name-defined]  # noqa: F821
 folder = Path(os.environ["HUB_FOLDER"])
 hub, proxy, api = os.environ["HUB_PORTS"].split(",")
 c.JupyterHub.bind_url = f"http://127.0.0.1:{proxy}"
@@ -28,4 +28,4 @@ c.JupyterHub.load_roles = [
     {"name": "read", "scopes": ["read:servers"], "services": ["reader"]},
     {"name": "all", "scopes": ["admin:users", "admin:servers"], "services": ["admin"]},
 ]
-load_subconfig(os.environ["HUB_SUBCONFIG"])  # noqa: F821
+load_subconfig(os.environ["HUB_SUBCONFIG"])  # type: ignore[name-defined]  # noqa: F821

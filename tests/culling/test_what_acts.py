@@ -24,7 +24,13 @@ def _modules(pattern: re.Pattern[str]) -> set[str]:
 
 
 def test_only_culling_changes_pods() -> None:
-    assert _modules(_WRITES) == {"culling/pod_actions.py", "culling/lease_budget.py", _EVENTS}
+    assert _modules(_WRITES) == {
+        "culling/pod_actions.py",
+        "culling/hub_api.py",
+        "culling/lease_budget.py",
+        "culling/ban_store.py",  # a ConfigMap
+        _EVENTS,
+    }
 
 
 def test_only_culling_signals_processes() -> None:

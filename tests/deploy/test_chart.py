@@ -61,6 +61,7 @@ CAPABILITIES = {
     "default": _DEEP | {"NET_ADMIN"},
     "cull-dry-run": _DEEP | {"NET_ADMIN"},
     "cull-enforce": _DEEP | {"NET_ADMIN", "KILL"},
+    "cull-hub": _DEEP,
     "no-exec-events": _DEEP,
     "private-rules": _DEEP | {"NET_ADMIN"},
     "everything": _DEEP | {"NET_ADMIN", "KILL"},
@@ -84,6 +85,15 @@ PERMISSIONS = {
             *_CONTROLLERS,
         )
         for where in ("jupyterhub", "binder")
+    },
+    "cull-hub": _OBSERVE
+    | _EVENTS
+    | _BUDGET
+    | {f"{what} in jhub" for what in ("get pods", "create pods/eviction", *_CONTROLLERS)}
+    | {
+        "get configmaps/minerwatch-bans in jhub",
+        "update configmaps/minerwatch-bans in jhub",
+        "create configmaps in jhub",
     },
     "no-exec-events": _OBSERVE | _EVENTS,
     "private-rules": _OBSERVE | _EVENTS,
@@ -729,3 +739,17 @@ def _has_schema(values: dict[str, Any], properties: dict[str, Any], path: str) -
         below = properties[key].get("properties")
         if isinstance(value, dict) and below:
             _has_schema(value, below, f"{path}{key}.")
+
+
+def test_the_hubs_token_is_mounted_and_configured() -> None:
+    hub = of("cull-hub")
+    config = parse(hub.config, "config.yaml")
+    assert isinstance(config, Config)
+    assert config.culling.hub.token_file == "/etc/minerwatch/hub/token"
+    (volume,) = [v for v in hub.pod["spec"]["volumes"] if v["name"] == "hub-token"]
+    assert volume["secret"]["secretName"] == "minerwatch-hub"
+    assert volume["secret"]["defaultMode"] == 0o400
+    (policy,) = hub.of_kind("NetworkPolicy")
+    assert {"port": 8081, "protocol": "TCP"} in [
+        port for rule in policy["spec"]["egress"] for port in rule["ports"]
+    ]

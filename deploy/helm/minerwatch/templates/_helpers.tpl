@@ -113,6 +113,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $actions | uniq | sortAlpha | toJson }}
 {{- end }}
 
+{{/* The agents ask a JupyterHub to stop servers. */}}
+{{- define "minerwatch.asksHub" -}}
+{{- if and (include "minerwatch.culls" .) (dig "culling" "hub" "url" "" .Values.config) }}true{{ end }}
+{{- end }}
+
+{{/* The ConfigMap of bans and notices, NAMESPACE/NAME, where the agents keep one. */}}
+{{- define "minerwatch.bans" -}}
+{{- if include "minerwatch.culls" . }}{{ dig "culling" "bans" "config_map" "" .Values.config }}{{ end }}
+{{- end }}
+
 {{/* Capabilities of what is switched on, and no others, as a JSON list. */}}
 {{- define "minerwatch.capabilities" -}}
 {{- $capabilities := list }}
@@ -217,6 +227,10 @@ would run at once. */}}
 {{- $config := deepCopy .Values.config }}
 {{- if not (include "minerwatch.execs" .) }}
 {{- $_ := set $config "probes" (set (default dict $config.probes) "execs" false) }}
+{{- end }}
+{{- if and (include "minerwatch.asksHub" .) .Values.hub.tokenSecret }}
+{{- $hub := merge (dict "token_file" "/etc/minerwatch/hub/token") $config.culling.hub }}
+{{- $_ := set $config "culling" (merge (dict "hub" $hub) $config.culling) }}
 {{- end }}
 {{- if $shown }}
 {{- $_ := set $config "rules" $shown }}

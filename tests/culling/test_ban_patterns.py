@@ -1,0 +1,92 @@
+"""Repositories as regular expressions: they match the repository, and no other one."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import pytest
+import re2
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minerwatch.culling.ban_patterns import banned_specs
+
+GITHUB, GIT = "GitHubRepoProvider.banned_specs", "GitRepoProvider.banned_specs"
+
+
+def is_banned(patterns: dict[str, str], spec: str, provider: str = GITHUB) -> bool:
+    """As ``RepoProvider.is_banned`` of BinderHub."""
+    return provider in patterns and bool(re.match(patterns[provider], spec, re.IGNORECASE))
+
+
+BAD = banned_specs("https://github.com/a/b.c")
+
+
+@pytest.mark.parametrize(
+    "spec", ["a/b.c/HEAD", "A/B.C/main", "a/b.c.git/x", "%61/b.c/HEAD", "a/%42.c/v1/2", "a/b%2ec/x"]
+)
+def test_a_repository_is_banned_however_it_is_written(spec: str) -> None:
+    assert is_banned(BAD, spec)
+
+
+@pytest.mark.parametrize("spec", ["a/bxc/HEAD", "a/b.cd/HEAD", "xa/b.c/HEAD", "x/a/b.c", "a/b/c"])
+def test_no_other_repository_is_banned(spec: str) -> None:
+    assert not is_banned(BAD, spec)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com/a/b.c",
+        "https://github.com/a/b.c.git",
+        "http://www.github.com/A/B.c/",
+        "https://evil@github.com/a/b.c",
+    ],
+)
+def test_the_same_repository_by_any_git_server_is_banned_too(url: str) -> None:
+    assert is_banned(BAD, f"{quote(url, safe='')}/HEAD", GIT)
+
+
+def test_other_hosts_are_not() -> None:
+    for url in ("https://github.com.evil.org/a/b.c", "https://gitlab.com/a/b.c"):
+        assert not is_banned(BAD, f"{quote(url, safe='')}/HEAD", GIT)
+    assert set(banned_specs("https://gitlab.com/g/sub/p")) == {
+        "GitLabRepoProvider.banned_specs",
+        GIT,
+    }
+    assert set(banned_specs("https://git.example.org/p")) == {GIT}
+    assert "GistRepoProvider.banned_specs" in banned_specs("https://gist.github.com/a/0123abc")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10.5281/zenodo.1", "https://github.com", "https://github.com/", "https://github.com/a",
+     "https://github.com/a/..", "https://localhost/a", "javascript:a/b", "https://[::1", ".*",
+     "https://github.com/a\n/b", "https://github.com/" + "a" * 600],
+)  # fmt: skip
+def test_a_host_an_owner_or_no_address_is_no_ban(text: str) -> None:
+    assert banned_specs(text) == {}
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=12)
+
+
+@given(names, names, names, names)
+def test_a_pattern_is_of_one_repository(owner: str, name: str, other: str, another: str) -> None:
+    patterns = banned_specs(f"https://github.com/{owner}/{name}")
+    for pattern in patterns.values():
+        re.compile(pattern)
+        re2.compile(pattern.replace(r"\Z", r"\z"))
+        assert pattern.startswith("^")
+    if patterns:
+        assume("%" not in f"{other}{another}")
+        if not _same(owner, other) or not _same(name, another):
+            assert not is_banned(patterns, f"{other}/{another}/HEAD")
+
+
+def _same(one: str, other: str) -> bool:
+    def folded(text: str) -> str:
+        return text.split("?")[0].split("#")[0].casefold().upper().removesuffix(".GIT").strip()
+
+    return folded(one) == folded(other) or bool(re.fullmatch(re.escape(one), other, re.IGNORECASE))

@@ -1,0 +1,519 @@
+"""Bans: proof, claims, addresses that others use, budget, compare-and-swap, expiry, release."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.api.orders import BanOrder, LiftOrder, SeenName, SeenOrder
+from minerwatch.api.types import BanAnswer
+from minerwatch.config.hub import Bans
+from minerwatch.config.values import DRY_RUN
+from minerwatch.culling.ban_patterns import banned_specs
+from minerwatch.culling.ban_store import BANS, BanStore, StorePace
+from minerwatch.culling.banning import ban_status
+from minerwatch.culling.bans import (
+    DAY_S,
+    NOTICE_S,
+    Ban,
+    HubRecords,
+    Notice,
+    Sighting,
+    budget_objection,
+    candidates,
+    network,
+)
+from minerwatch.culling.sightings import MIN_AGE_S, Sightings
+from minerwatch.kube.attributions import HUB_USER
+from minerwatch.kube.client import ApiError, Cluster
+from minerwatch.model import Action, Attribution, BanKind, Level, Observation, OwnerKind
+from minerwatch.view.ban_text import FORMATS, binderhub, ipset, jupyterhub, network_policy, plain
+from tests.culling.harness import Harness, Open, lines, put_pod, settings, target
+from tests.culling.jupyterhub import HOW
+from tests.kube.api_server import ApiServer
+from tests.waiting import until
+
+STORE = "binder/minerwatch-bans"
+QUICK = StorePace(tries=200, first_delay_s=0.001, longest_delay_s=0.02)
+NOW_S = 1_796_000_000
+REPOSITORY = "https://github.com/mallory/mine"
+HUBS = Path(__file__).parents[2] / "deploy" / "hub"
+
+
+def a_ban(name: str = "ada", kind: BanKind = BanKind.USER, **changes: Any) -> Ban:
+    plain = {
+        "kind": kind,
+        "name": name,
+        "values": {"blocked_users": name},
+        "reason": "it mines",
+        "evidence": "e1",
+        "node": "n1",
+        "by": "eve",
+        "at_unix_s": NOW_S,
+        "until_unix_s": NOW_S + 7 * 86400,
+    }
+    return Ban(**{**plain, **changes})
+
+
+def stored(api: ApiServer) -> list[dict[str, Any]]:
+    found = api.items("configmaps")
+    return json.loads(found[0]["data"][BANS]) if found else []
+
+
+# Names and addresses.
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", "8.8.8.8/32"),
+        (" 2a00:1450:4001:80b::200e ", "2a00:1450:4001:80b::/64"),
+        ("::ffff:8.8.8.8", "8.8.8.8/32"),
+    ],
+)
+def test_an_address_is_banned_no_wider_than_it_must_be(address: str, expected: str) -> None:
+    assert str(network(address)) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "8.8.8.0/24", "x", ""],
+)  # fmt: skip
+def test_no_private_address_and_no_network_is_banned(address: str) -> None:
+    assert network(address) is None
+
+
+@given(st.ip_addresses().map(str))
+def test_never_wider_than_32_or_64(address: str) -> None:
+    found = network(address)
+    assert found is None or found.prefixlen == (32 if found.version == 4 else 64)
+
+
+def reasons(
+    kind: OwnerKind, name: str, seen: int | None, *, by_hand: bool = True, is_claim: bool = False
+) -> list[str]:
+    owners = [Attribution(kind, name, "somewhere", is_claim)]
+    found = candidates(owners, {name: Sighting(seen)}, list(BanKind), by_hand=by_hand)
+    return [reason for each in found for reason in each.objections]
+
+
+def test_an_address_that_others_use_is_never_banned() -> None:
+    assert reasons(OwnerKind.CLIENT, "8.8.8.8", 0) == []
+    (why,) = reasons(OwnerKind.CLIENT, "8.8.8.8", 2)
+    assert why == "2 others used it in the last seven days and were not flagged"
+    (why,) = reasons(OwnerKind.CLIENT, "8.8.8.8", None)
+    assert "not known on every node" in why
+
+
+def test_a_repository_of_others_is_banned_by_hand_only() -> None:
+    assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5) == []
+    assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5, by_hand=False) != []
+    assert reasons(OwnerKind.REPOSITORY, "not an address", 0) != []
+
+
+def test_a_name_that_a_tenant_may_have_chosen_is_not_banned() -> None:
+    for kind, name in ((OwnerKind.USER, "victim"), (OwnerKind.REPOSITORY, REPOSITORY)):
+        (why,) = reasons(kind, name, 0, is_claim=True)
+        assert why.startswith("a tenant may have chosen it (somewhere)")
+    assert reasons(OwnerKind.USER, "x\x1b[2J", 0) != []
+
+
+def test_the_budget_counts_new_bans_of_a_day() -> None:
+    old = a_ban("old", at_unix_s=NOW_S - 2 * round(DAY_S))
+    records = HubRecords((old, *(a_ban(f"u{n}") for n in range(9))))
+    assert budget_objection(records, [a_ban("new")], Bans(), NOW_S) == ""
+    assert budget_objection(records, [a_ban("u1"), a_ban("u2")], Bans(), NOW_S) == ""
+    assert "10 are allowed" in budget_objection(
+        records, [a_ban("new"), a_ban("newer")], Bans(), NOW_S
+    )
+
+
+def test_bans_and_notices_expire_by_the_clock() -> None:
+    records = HubRecords((a_ban("a"), a_ban("b", until_unix_s=NOW_S + 5)), ()).with_notice(
+        Notice("a", "", NOW_S, "text")
+    )
+    assert [each.name for each in records.current(NOW_S + 4).bans] == ["a", "b"]
+    assert [each.name for each in records.current(NOW_S + 5).bans] == ["a"]
+    assert records.current(NOW_S + NOTICE_S + 1).notices == ()
+
+
+# The ConfigMap.
+
+
+@pytest.fixture
+def store(cluster: Cluster) -> BanStore:
+    return BanStore(cluster, lambda: STORE, QUICK)
+
+
+def test_concurrent_clients_lose_no_ban_and_exceed_no_budget(
+    api: ApiServer, cluster: Cluster
+) -> None:
+    limit = Bans(config_map=STORE, per_day=20)
+
+    def add(number: int) -> bool:
+        def change(records: HubRecords) -> HubRecords:
+            ban = a_ban(f"u{number}")
+            if budget_objection(records, [ban], limit, NOW_S):
+                return records
+            return records.with_bans([ban])
+
+        after = BanStore(cluster, lambda: STORE, QUICK).update(change)
+        return any(each.name == f"u{number}" for each in after.bans)
+
+    with ThreadPoolExecutor(8) as threads:
+        added = [*threads.map(add, range(40))]
+    assert sum(added) == 20
+    assert len({each["name"] for each in stored(api)}) == 20
+
+
+def test_other_keys_and_labels_are_kept(api: ApiServer, store: BanStore) -> None:
+    mine = {"namespace": "binder", "name": "minerwatch-bans", "labels": {"a": "b"}}
+    api.put({"kind": "ConfigMap", "metadata": mine, "data": {"own": "x"}}, resource="configmaps")
+    store.update(lambda records: records.with_bans([a_ban()]))
+    (found,) = api.items("configmaps")
+    assert (found["data"]["own"], found["metadata"]["labels"]) == ("x", {"a": "b"})
+    assert store.read().bans == (a_ban(),)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"kind": "host"}]', "null"])
+def test_what_cannot_be_read_is_not_overwritten(api: ApiServer, store: BanStore, text: str) -> None:
+    mine = {"namespace": "binder", "name": "minerwatch-bans"}
+    api.put({"kind": "ConfigMap", "metadata": mine, "data": {BANS: text}}, resource="configmaps")
+    with pytest.raises(ApiError, match="its bans cannot be read: mend or delete it"):
+        store.update(lambda records: records.with_bans([a_ban()]))
+    assert api.items("configmaps")[0]["data"] == {BANS: text}
+
+
+def test_a_full_map_says_so(store: BanStore) -> None:
+    many = [a_ban(f"{n}" + "x" * 500, values={"a": "y" * 3000}) for n in range(400)]
+    with pytest.raises(ApiError, match="it is full"):
+        store.update(lambda records: records.with_bans(many))
+
+
+# Of an agent.
+
+
+def bans(**changes: Any) -> Bans:
+    return Bans(config_map=STORE, **changes)
+
+
+def session(
+    api: ApiServer, harness: Harness, *, level: Level = Level.CONFIRMED, namespace: str = "binder"
+) -> Observation:
+    """A BinderHub session that mines."""
+    pod = put_pod(api, "jupyter-m", "uid-1", namespace, annotations={HUB_USER: "m-4f2k"})
+    pod["spec"]["containers"][0]["env"] = [
+        {"name": "BINDER_REPO_URL", "value": REPOSITORY},
+        {"name": "BINDER_CLIENT_IP", "value": "8.8.8.8"},
+    ]
+    api.put(pod)
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1", level=level)
+    until(lambda: (found := harness.node.identity(observation.container)) and len(found.owners) > 2)
+    harness.has_watched(harness.watch.observations(0))
+    return observation
+
+
+def ordered(harness: Harness, observation: Observation, **changes: Any) -> BanAnswer:
+    fields = msgspec.structs.asdict(target(observation))
+    options: dict[str, Any] = {
+        "kinds": (BanKind.USER, BanKind.REPOSITORY),
+        "by": "eve",
+        "dry_run": False,
+        **changes,
+    }
+    order = BanOrder(**fields, **options)
+    answer = harness.culler.call(lambda: harness.culler.orders.ban(order))
+    assert isinstance(answer, BanAnswer)
+    return answer
+
+
+def test_a_ban_by_hand_is_kept_with_reason_evidence_and_end(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, bans=bans()), profile="binderhub")
+    observation = session(api, harness)
+    assert all(not each.objections for each in ordered(harness, observation, dry_run=True).bans)
+    assert stored(api) == []
+    answer = ordered(harness, observation, duration_s=3600.0)
+    assert (answer.reasons, answer.trouble, len(answer.bans)) == ((), "", 2)
+    user, repository = stored(api)
+    assert user["values"] == {"blocked_users": "m-4f2k"}
+    assert repository["values"]["GitHubRepoProvider.banned_specs"].startswith("^")
+    assert (user["by"], user["node"], user["pod"]) == ("eve", "worker-1", "jupyter-m")
+    assert user["until_unix_s"] - user["at_unix_s"] == 3600
+    assert "Title of identity" in user["reason"]
+    (line,) = [line for line in lines(log) if line.kind == "ban"]
+    assert user["evidence"] in msgspec.json.encode(line.bans).decode()
+    assert b"findings" in bytes(line.evidence)
+
+
+def test_a_dry_run_of_the_agent_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True), mode=DRY_RUN), profile="binderhub")
+    observation = session(api, harness)
+    assert ordered(harness, observation).dry_run
+    harness.tick()
+    assert stored(api) == []
+
+
+def test_one_sign_that_can_be_planted_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
+    observation = session(api, harness, level=Level.LIKELY)
+    answer = ordered(harness, observation)
+    assert any("not confirmed" in reason for reason in answer.reasons)
+    harness.tick()
+    assert stored(api) == []
+
+
+def test_forged_names_ban_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    culling = settings(log, bans=bans(after_cull=True), namespaces=("mallory",))
+    harness = opened(culling, profile="binderhub")
+    observation = session(api, harness, namespace="mallory")
+    answer = ordered(harness, observation)
+    assert answer.reasons == ()
+    assert all("a tenant may have chosen it" in each.objections[0] for each in answer.bans)
+    harness.tick()
+    assert stored(api) == []
+
+
+def test_after_a_cull_the_user_is_banned_if_switched_on(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
+    session(api, harness)
+    harness.tick()
+    (found,) = stored(api)
+    record = lines(log)[-1].record or lines(log)[-2].record
+    assert record is not None
+    assert (found["name"], found["by"], found["evidence"]) == ("m-4f2k", "minerwatch", record.id)
+    assert harness.errors == []
+
+
+def test_a_label_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans(after_cull=True)), profile="binderhub")
+    session(api, harness)
+    harness.tick()
+    assert stored(api) == []
+
+
+def test_release_lifts_the_bans(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    observation = session(api, harness)
+    ordered(harness, observation)
+    assert len(stored(api)) == 2
+    assert harness.release(target(observation)).bans_lifted == 2
+    assert stored(api) == []
+    assert ordered(harness, observation).reasons == ("An operator has released it.",)
+
+
+def test_a_name_is_lifted_without_its_pod(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    ordered(harness, session(api, harness))
+    banning = harness.culler.banning
+    answer = harness.culler.call(lambda: banning.lift(LiftOrder("m-4f2k", "eve")))
+    assert [each.name for each in answer.lifted] == ["m-4f2k"]
+    assert [each["name"] for each in stored(api)] == [REPOSITORY]
+    assert [each.name for each in harness.culler.call(banning.listed)] == [REPOSITORY]
+
+
+def test_the_days_budget_holds(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans(per_day=1)), profile="binderhub")
+    observation = session(api, harness)
+    assert "1 are allowed (per_day)" in ordered(harness, observation).trouble
+    assert ordered(harness, observation, kinds=(BanKind.USER,)).trouble == ""
+    assert len(stored(api)) == 1
+
+
+def test_an_address_needs_seven_days_of_every_node(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    observation = session(api, harness)
+    kinds = (BanKind.ADDRESS,)
+    for there in ({}, {"8.8.8.8": 0}, {"8.8.8.8": None}, {"8.8.8.8": 3}):
+        (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
+        assert each.objections != ()
+    assert stored(api) == []
+
+
+# Who else was there.
+
+
+def seen(path: Path, *, boot_s: float = 60.0) -> Sightings:
+    found = Sightings(path / "sightings.json")
+    found.note((), frozenset(), NOW_S, boot_s)
+    return found
+
+
+CLIENT = Attribution(OwnerKind.CLIENT, "2a00:1450::1", "x")
+NEIGHBOUR = Attribution(OwnerKind.CLIENT, "2a00:1450::2", "x")
+
+
+def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path) -> None:
+    sightings = seen(tmp_path)
+    for at_s in range(0, int(MIN_AGE_S) + 61, 61):
+        pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
+        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61, 1e6)
+    now_s = NOW_S + MIN_AGE_S + 200
+    assert sightings.unflagged(CLIENT, "bad", now_s) == 1
+    assert sightings.unflagged(CLIENT, "good", now_s) == 0
+    assert sightings.unflagged(CLIENT, "bad", now_s + 8 * DAY_S) == 0
+    again = seen(tmp_path, boot_s=1e6)
+    assert again.unflagged(CLIENT, "bad", now_s) is not None, "the file was read"
+
+
+def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
+    sightings = seen(tmp_path, boot_s=1e6)
+    assert sightings.unflagged(CLIENT, "", NOW_S + 6 * DAY_S) is None
+    assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S) == 0
+
+
+def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
+    sightings = seen(tmp_path)
+    sightings.note((), frozenset(), NOW_S + 8 * DAY_S, 1e6)
+    assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
+
+
+def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
+    sightings = seen(tmp_path)
+    pods = [
+        (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
+        for n in range(6000)
+    ]
+    sightings.note(pods, frozenset(), NOW_S + 100, 1e6)
+    assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
+
+
+def test_a_damaged_file_is_a_new_history(tmp_path: Path) -> None:
+    (tmp_path / "sightings.json").write_bytes(b"\xff{")
+    assert seen(tmp_path, boot_s=1e6).unflagged(CLIENT, "", NOW_S + 60) is None
+
+
+def test_an_agent_answers_what_it_has_seen(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    session(api, harness)
+    order = SeenOrder((SeenName(OwnerKind.CLIENT, "8.8.8.8"),), "uid-1")
+    answer = harness.culler.call(lambda: harness.culler.banning.seen(order))
+    assert answer.unflagged == {"8.8.8.8": None}
+
+
+# Configuration of others.
+
+HOSTILE = 'x"); import os; ("'
+SHOWN = tuple(
+    ban_status(each)
+    for each in (
+        a_ban(HOSTILE, values={"blocked_users": HOSTILE}),
+        a_ban("ada"),
+        a_ban(
+            REPOSITORY,
+            BanKind.REPOSITORY,
+            values=banned_specs(REPOSITORY),
+        ),
+        a_ban("8.8.8.8", BanKind.ADDRESS, values={"ban_networks": "8.8.8.8/32"}),
+        a_ban("2a00::1", BanKind.ADDRESS, values={"ban_networks": "2a00::/64"}),
+    )
+)
+
+
+def test_formats_of_the_network() -> None:
+    policy = yaml.safe_load(network_policy(SHOWN))
+    assert policy["spec"]["ingress"] == [
+        {
+            "from": [
+                {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["8.8.8.8/32"]}},
+                {"ipBlock": {"cidr": "::/0", "except": ["2a00::/64"]}},
+            ]
+        }
+    ]
+    assert "add minerwatch-inet 8.8.8.8/32 -exist" in ipset(SHOWN)
+    assert "add minerwatch-inet6 2a00::/64 -exist" in ipset(SHOWN)
+    assert plain(SHOWN).splitlines()[1] == "user ada"
+    for form in FORMATS.values():
+        assert isinstance(form(()), str)
+
+
+_OBJECTS = """
+import json, re, sys
+from traitlets import Dict, List, Set, Unicode
+from traitlets.config import Config, Configurable, PyFileConfigLoader
+class RepoProvider(Configurable):
+    banned_specs = List(config=True)
+    spec = Unicode()
+    def is_banned(self):
+        return any(re.match(each, self.spec, re.IGNORECASE) for each in self.banned_specs)
+class GitHubRepoProvider(RepoProvider):
+    pass
+class BinderHub(Configurable):
+    ban_networks = Dict(config=True)
+class Authenticator(Configurable):
+    blocked_users = Set(config=True)
+config = Config()
+for path in sys.argv[1:]:
+    config.merge(PyFileConfigLoader(path).load_config())
+try:
+    from binderhub.repoproviders import GitHubRepoProvider
+except Exception as error:
+    print("no binderhub:", error, file=sys.stderr)
+try:
+    from jupyterhub.auth import Authenticator
+except Exception as error:
+    print("no jupyterhub:", error, file=sys.stderr)
+def is_banned(spec):
+    return GitHubRepoProvider(config=config, spec=spec).is_banned()
+print(json.dumps({
+    "banned": [is_banned("Mallory/mine/HEAD"), is_banned("mallory/miner/HEAD")],
+    "networks": BinderHub(config=config).ban_networks,
+    "users": sorted(Authenticator(config=config).blocked_users),
+    "modules": [GitHubRepoProvider.__module__, Authenticator.__module__],
+}))
+"""
+
+
+def traits(*files: Path, **environment: str) -> dict[str, Any]:
+    """What BinderHub's and JupyterHub's objects make of configuration files."""
+    folder = os.environ.get("MINERWATCH_TEST_HUB", "")
+    python = Path(folder) / "bin" / "python"
+    if not folder or not python.is_file():
+        pytest.skip(HOW)
+    done = subprocess.run(
+        [python, "-c", _OBJECTS, *map(str, files)], env={**os.environ, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_hubs_objects_take_the_rendered_bans(tmp_path: Path) -> None:
+    (tmp_path / "binder.py").write_text(binderhub(SHOWN))
+    (tmp_path / "hub.py").write_text(jupyterhub(SHOWN))
+    found = traits(tmp_path / "binder.py", tmp_path / "hub.py")
+    assert found["banned"] == [True, False]
+    assert found["networks"] == {"8.8.8.8/32": "minerwatch e1", "2a00::/64": "minerwatch e1"}
+    assert found["users"] == sorted({HOSTILE, "ada"})
+
+
+def test_the_hubs_objects_take_the_mounted_map_without_what_has_expired(tmp_path: Path) -> None:
+    address = a_ban("8.8.8.8", BanKind.ADDRESS, values={"ban_networks": "8.8.8.8/32"})
+    address = msgspec.structs.replace(address, until_unix_s=2**40)
+    kept = [
+        a_ban("ada", until_unix_s=2**40),
+        a_ban("gone", until_unix_s=NOW_S - 10**9),
+        a_ban(REPOSITORY, BanKind.REPOSITORY, values=banned_specs(REPOSITORY), until_unix_s=2**40),
+        address,
+        a_ban("odd", values={"Spawner.cmd": "rm"}, until_unix_s=2**40),
+    ]  # fmt: skip
+    (tmp_path / BANS).write_bytes(msgspec.json.encode(kept))
+    files = (HUBS / "minerwatch_binderhub.py", HUBS / "minerwatch_hub.py")
+    found = traits(*files, MINERWATCH_BANS=str(tmp_path))
+    assert (found["banned"], found["users"]) == ([True, False], ["ada"])
+    assert found["networks"] == {"8.8.8.8/32": "minerwatch e1"}
+    (tmp_path / BANS).write_bytes(b"{")
+    assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []
