@@ -192,6 +192,7 @@ class BanStatus:
     until: str
     source: str = ""  # of the name
     objections: tuple[str, ...] = ()  # why it is not banned
+    unflagged: int | None = None  # other pods of the name in seven days; None: not known
 
 
 @dataclass(frozen=True, slots=True)

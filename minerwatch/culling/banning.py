@@ -118,7 +118,7 @@ class Banning:
             dry_run=dry_run,
             reasons=tuple(printable(each, 512) for each in reasons),
             bans=tuple(
-                ban_status(entry, each.objections)
+                ban_status(entry, each.objections, each.unflagged)
                 for entry, each in zip(entries, found, strict=True)
             ),
             trouble=trouble,
@@ -260,7 +260,7 @@ class Banning:
         return f"Your server was stopped at {at}: {why}. Reference {record.id}. {contact}".strip()
 
 
-def ban_status(ban: Ban, objections: Iterable[str] = ()) -> BanStatus:
+def ban_status(ban: Ban, objections: Iterable[str] = (), unflagged: int | None = None) -> BanStatus:
     """Return a ban as it is shown."""
     return BanStatus(
         kind=ban.kind.value,
@@ -274,6 +274,7 @@ def ban_status(ban: Ban, objections: Iterable[str] = ()) -> BanStatus:
         until=rfc3339(ban.until_unix_s),
         source=ban.source,
         objections=tuple(objections),
+        unflagged=unflagged,
     )
 
 

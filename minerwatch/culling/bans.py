@@ -122,6 +122,7 @@ class Candidate:
     kind: BanKind
     attribution: Attribution
     values: dict[str, str]
+    unflagged: int | None  # other pods of the name within seven days; None: not known
     objections: tuple[str, ...]
 
 
@@ -146,7 +147,7 @@ def candidates(
             sighting = seen.get(each.name, Sighting())
             reasons = [*([problem] if problem else [])]
             reasons += _objections(kind, each, sighting, by_hand=by_hand)
-            yield Candidate(kind, each, values, tuple(reasons))
+            yield Candidate(kind, each, values, sighting.unflagged, tuple(reasons))
 
 
 def budget_objection(

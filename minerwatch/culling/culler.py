@@ -247,7 +247,8 @@ class Culler:
 
     def _note_sightings(self, flagged: Flagged) -> None:
         """Count the node's pods by repository and address, where bans are configured."""
-        if self._context.is_host or not self._context.culling.bans.config_map:
+        culling = self._context.culling
+        if self._context.is_host or culling.mode == OFF or not culling.bans.config_map:
             return
         now, cluster = self._context.clock.now(), self._context.cluster
         pods = ((pod.uid, cluster.owners(pod)) for pod in cluster.pods())

@@ -27,7 +27,7 @@ from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, Reason
 from minerwatch.culling.evidence import EvidenceWriter
 from minerwatch.culling.host_actions import HostActions
-from minerwatch.culling.hub_api import HubApi
+from minerwatch.culling.hub_api import HubApi, UnknownServerError
 from minerwatch.culling.pod_actions import (
     Actions,
     ApiRequest,
@@ -224,6 +224,8 @@ class Enforcer:
         attempt.may_have_happened = False
         try:
             self.hub.check(request)
+        except UnknownServerError as error:  # the next action of the ladder is tried
+            return End(Outcome.FAILED, str(error))
         except ApiError as error:
             is_answer = 400 <= error.status < 500
             return End(Outcome.REFUSED if is_answer else Outcome.WITHDRAWN, str(error))
@@ -236,7 +238,8 @@ class Enforcer:
             if 400 <= error.status < 500:
                 attempt.may_have_happened = False
                 return End(Outcome.REFUSED, str(error))
-            return self._verify(decision, error)
+            end = self._verify(decision, error)
+            return End(Outcome.UNKNOWN, end.message) if end.outcome is Outcome.FAILED else end
 
     def _verify(self, decision: Decision, error: ApiError) -> End:
         """Return the end of a request without an answer, by what the pod shows."""

@@ -139,6 +139,13 @@ class History:
             for record in self.of_pod(pod_uid)
         )
 
+    def is_unknown_to_hub(self, pod_uid: str) -> bool:
+        """Return True if the hub said that it runs no server in the pod."""
+        return any(
+            (record.action, record.outcome) == (Action.STOP_SERVER, Outcome.FAILED)
+            for record in self.of_pod(pod_uid)
+        )
+
     def has_dry_run(self, pod_uid: str, action: Action, processes: Iterable[ProcessId]) -> bool:
         """Return True if a dry run of exactly this action on the pod was done already."""
         shown = [

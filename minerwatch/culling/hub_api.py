@@ -15,7 +15,6 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -35,6 +34,10 @@ _MAX_ANSWER_BYTES = 1 << 20
 _MAX_TOKEN_BYTES = 4096
 _CLOCK_SKEW_S = 60.0
 _MAX_SHOWN = 5
+
+
+class UnknownServerError(ApiError):
+    """The hub runs no server in the pod."""
 
 
 class _Token(msgspec.Struct):
@@ -58,16 +61,18 @@ class HubApi:
         self._answer_s = answer_s
 
     def check(self, request: HubRequest) -> None:
-        """Raise ApiError unless the token is right and the server is the one of the pod."""
+        """Raise ApiError unless the token is right and the server is the one of the pod.
+
+        UnknownServerError: the pod is not the hub's, or no longer.
+        """
         self._check_scopes()
-        user = f"/users/{quote(request.server.user, safe='')}"
-        servers = _decoded(self._call("GET", user), _User).servers
+        servers = _decoded(self._call("GET", request.user_path), _User).servers
         server = servers.get(request.server.name)
         if server is None:
-            raise _refused(HTTPStatus.NOT_FOUND, "the hub knows no such server: it is stopped")
+            raise UnknownServerError("server", "the hub runs no such server: the pod is left over")
         started_s = _unix_s(server.started)
         if started_s is None or started_s > request.pod_created_unix_s + _CLOCK_SKEW_S:
-            raise _refused(HTTPStatus.CONFLICT, "the hub has started the server again since")
+            raise UnknownServerError("server", "the hub has started the server again since")
 
     def stop(self, request: HubRequest) -> str:
         """Stop the server; return what the hub answered. Raises ApiError."""

@@ -81,6 +81,7 @@ class OperatorOrders:
                 if not was_forgotten:
                     self.history.forget()
                 self.budget.forget()
+                self.banning.sightings.remove()
             except MinerwatchError as error:
                 trouble.append(str(error))
         elif order.forget:

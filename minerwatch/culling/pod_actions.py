@@ -111,10 +111,14 @@ class HubRequest:
     @property
     def path(self) -> str:
         """Return the path below the hub's API."""
-        user = f"/users/{quote(self.server.user, safe='')}"
         if not self.server.name:
-            return f"{user}/server"
-        return f"{user}/servers/{quote(self.server.name, safe='')}"
+            return f"{self.user_path}/server"
+        return f"{self.user_path}/servers/{_segment(self.server.name)}"
+
+    @property
+    def user_path(self) -> str:
+        """Return the user's path below the hub's API."""
+        return f"/users/{_segment(self.server.user)}"
 
     def __str__(self) -> str:
         """Return it in one line, as shown to people."""
@@ -234,6 +238,12 @@ class Actions(ProcessActions):
                 why = one_line(status.message or "")
                 text = f"{request.method} {request.path}: {status.code} {why}"
                 raise refusal(status.code or 500, text)
+
+
+def _segment(name: str) -> str:
+    """Return ``name`` as one segment of a path, never one that leads up."""
+    quoted = quote(name, safe="")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
 
 
 def _engine_request(decision: Decision, action: Action) -> EngineRequest:

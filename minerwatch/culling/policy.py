@@ -164,7 +164,10 @@ class _Evaluation:
     @property
     def _server(self) -> HubServer | None:
         """Return the hub's server that the pod is; None: it is none, or there is no hub."""
-        if not self.settings.hub.url or self._is_tenants_own:
+        pod = self.case.pod
+        if not self.settings.hub.url or self._is_tenants_own or pod is None:
+            return None
+        if self.history.is_unknown_to_hub(pod.uid):
             return None
         return hub_server(self.case.owners)
 

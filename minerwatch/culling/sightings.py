@@ -24,6 +24,7 @@ FILE_NAME = "sightings.json"
 _KINDS = frozenset((OwnerKind.REPOSITORY, OwnerKind.CLIENT))
 _MAX_NAMES = 5000
 _MAX_PODS_OF_NAME = 64
+_MAX_PODS = 20_000
 _MAX_FILE_BYTES = 64 << 20
 _MAX_GAP_S = 3600.0
 _EVERY_S = 60.0
@@ -54,6 +55,7 @@ class Sightings:
         self._kept: _Kept | None = None
         self._saved_s = self._noted_s = 0.0
         self._flagged: set[str] = set()
+        self._pods = 0
 
     def note(
         self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float, boot_s: float
@@ -103,11 +105,14 @@ class Sightings:
             kept = _Kept(0.0 if boot_s < _MAX_GAP_S else unix_s, unix_s)
         elif unix_s - kept.last_unix_s > _MAX_GAP_S and boot_s > _MAX_GAP_S:
             kept.since_unix_s = unix_s  # pods may have come and gone unseen
+        if self._kept is None:
+            self._pods = sum(map(len, kept.names.values()))
         self._kept = kept
         return kept
 
     def _add(self, kept: _Kept, name: str, uid: str, unix_s: float, *, is_flagged: bool) -> None:
-        if name not in kept.names and len(kept.names) >= _MAX_NAMES:
+        is_full = len(kept.names) >= _MAX_NAMES or self._pods >= _MAX_PODS
+        if is_full and uid not in kept.names.get(name, {}):
             kept.since_unix_s = unix_s  # not all are counted: nothing is known
             return
         pods = kept.names.setdefault(name, {})
@@ -115,6 +120,8 @@ class Sightings:
         if pod is None and len(pods) >= _MAX_PODS_OF_NAME:
             oldest = min(pods, key=lambda each: (not pods[each].is_flagged, pods[each].last_unix_s))
             del pods[oldest]
+            self._pods -= 1
+        self._pods += pod is None
         pods[uid] = _Pod(
             pod.first_unix_s if pod else unix_s, unix_s, is_flagged or bool(pod and pod.is_flagged)
         )
@@ -126,6 +133,7 @@ class Sightings:
                 del pods[uid]
             if not pods:
                 del kept.names[name]
+        self._pods = sum(map(len, kept.names.values()))
 
     def _loaded(self) -> _Kept | None:
         try:

@@ -11,6 +11,7 @@ import yaml
 
 from minerwatch.api.types import BanAnswer, BanStatus, LiftAnswer
 from minerwatch.format import counted
+from minerwatch.model import BanKind
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
@@ -34,6 +35,9 @@ def ban_text(answer: BanAnswer) -> str:
         else:
             lines.append(f"{verb} {_named(each)}, until {each.until}")
             lines += [f"    {key}: {printable(value)}" for key, value in each.values.items()]
+            if each.kind == BanKind.REPOSITORY:
+                others = "unknown how many" if each.unflagged is None else f"{each.unflagged:,}"
+                lines.append(f"    other sessions of it in seven days, not flagged: {others}")
     if answer.trouble:
         lines.append(f"They could not be kept: {printable(answer.trouble)}")
     elif not answer.dry_run and any(not each.objections for each in answer.bans):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
+from minerwatch.model import OwnerKind
 from minerwatch.untrusted_text.redaction import redacted
 
 HIDDEN = "(hidden)"
@@ -23,7 +24,11 @@ def masked(status: ContainerStatus) -> ContainerStatus:
     return replace(
         status,
         owner=redacted(status.owner),
-        owners=tuple(replace(each, name=redacted(each.name)) for each in status.owners),
+        owners=tuple(
+            replace(each, name=redacted(each.name))
+            for each in status.owners
+            if each.kind != OwnerKind.CLIENT.value
+        ),
         findings=tuple(map(_finding, status.findings)),
         processes=tuple(map(_process, status.processes)),
     )

@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from urllib3.util import parse_url
 
 from minerwatch.config.hub import Bans, Hub
 from minerwatch.config.values import DRY_RUN, Duration
+from minerwatch.culling.pod_actions import HubRequest
 from minerwatch.format import rfc3339
-from minerwatch.kube.attributions import HUB_SERVER, HUB_USER
+from minerwatch.kube.attributions import HUB_SERVER, HUB_USER, HubServer
 from minerwatch.model import Action, Observation
 from tests.culling.harness import Harness, Open, actions_on, lines, outcomes, put_pod, settings
 from tests.culling.jupyterhub import HOW, JupyterHub, programs, running
@@ -138,15 +140,26 @@ def test_a_token_with_the_wrong_scopes_is_refused_in_one_line(
 
 @needs_hub
 @pytest.mark.slow
-def test_a_server_that_was_started_again_is_left_alone(
-    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_pod_that_is_left_over_gets_the_next_action(
+    hub: JupyterHub, api: ApiServer, opened: Open, log: Path, tmp_path: Path, starts: bool
 ) -> None:
-    hub.start("eve")
-    harness = opened(hub_settings(hub.api, token(tmp_path, hub.token("minerwatch")), log))
-    server_pod(api, harness, "eve")  # its pod is an hour older
+    """Its server was started again, or stopped: its tenant cannot hide behind the hub."""
+    user = f"eve-{starts}"
+    hub.start(user)
+    if not starts:
+        hub.call("DELETE", f"/users/{user}/server")
+    actions = (Action.STOP_SERVER, Action.EVICT)
+    culling = hub_settings(hub.api, token(tmp_path, hub.token("minerwatch")), log, *actions)
+    harness = opened(msgspec.structs.replace(culling, pause=Duration(0)))
+    server_pod(api, harness, user)  # the pod is an hour old
     harness.tick()
-    assert lines(log)[-1].message == "the hub has started the server again since"
-    assert hub.server("eve").get("ready")
+    assert outcomes(log)[-1] == "stop-server failed"
+    said = "the hub has started the server again since" if starts else "the hub runs no such server"
+    assert lines(log)[-1].message.startswith(said)
+    harness.tick()
+    assert outcomes(log)[-1] == "evict done"
+    assert bool(hub.server(user).get("ready")) is starts
 
 
 @needs_hub
@@ -216,6 +229,22 @@ def test_a_missing_token_is_one_line(
     assert lines(log)[-1].message == (
         f"culling.hub.token_file: {tmp_path / 'none'}: No such file or directory"
     )
+
+
+@pytest.mark.parametrize(
+    ("user", "server", "path"),
+    [
+        ("ada", "", "/users/ada/server"),
+        ("a/b%2e", "my gpu", "/users/a%2Fb%252e/servers/my%20gpu"),
+        ("ada", "..", "/users/ada/servers/%2E%2E"),
+        (".", "", "/users/%2E/server"),
+        ("?x=1#", "../ada", "/users/%3Fx%3D1%23/servers/..%2Fada"),
+    ],
+)
+def test_names_are_one_segment_of_the_path(user: str, server: str, path: str) -> None:
+    request = HubRequest(HubServer(user, server), 0.0, dry_run=False)
+    assert request.path == path
+    assert parse_url(f"http://hub:8081{request.path}").path == path, "as it is sent"
 
 
 @pytest.mark.parametrize(
