@@ -1,4 +1,4 @@
-"""Bans: who may not come back, why, and until when; and notices for users that were stopped. Pure.
+"""Bans: names that may not come back, why, and until when; notices for stopped users. Pure.
 
 A ban rests on the proof of an action (``culling.proof``), so one sign that an outsider can plant is
 never enough, and on a name that the pod's creator cannot have chosen. An address is an institute's

@@ -109,15 +109,11 @@ class Culler:
         self.history = RecordedHistory(context)
         self.cases = Cases(context, self.history, self._budget, actions, controllers)
         evidence = EvidenceWriter(context, self.history, proc)
+        self.banning = _banning(context, self.history, evidence, cluster)
         self._enforcer = Enforcer(
             context, self.cases, self.history, self._budget, actions, evidence, timing.retry,
-            HubApi(lambda: context.culling.hub, timing.retry.answer_s),
+            HubApi(lambda: context.culling.hub, timing.retry.answer_s), self.banning.follow_up,
         )  # fmt: skip
-        self.banning = Banning(
-            context, self.history, evidence, _ban_store(context, cluster),
-            Sightings(Path(config.culling.audit.log).with_name(FILE_NAME)),
-        )  # fmt: skip
-        self._enforcer.follow_up = self.banning.follow_up
         self._decisions = DecisionLog(context, self.history)
         self.orders = OperatorOrders(
             context, self.cases, self.history, self._budget, actions, self._enforcer,
@@ -266,12 +262,19 @@ class Culler:
             self._enforcer.carry_out(case, decision)
 
 
-def _ban_store(context: Context, cluster: ClusterNode | HostView) -> BanStore | None:
-    if isinstance(cluster, HostView):
-        return None
-    return BanStore(
-        cluster.cluster, lambda: context.culling.bans.config_map, closing=context.closing
-    )
+def _banning(
+    context: Context,
+    history: RecordedHistory,
+    evidence: EvidenceWriter,
+    cluster: ClusterNode | HostView,
+) -> Banning:
+    store = None
+    if not isinstance(cluster, HostView):
+        store = BanStore(
+            cluster.cluster, lambda: context.culling.bans.config_map, closing=context.closing
+        )
+    sightings = Sightings(Path(context.culling.audit.log).with_name(FILE_NAME))
+    return Banning(context, history, evidence, store, sightings)
 
 
 def confirmed(flagged: Flagged) -> Flagged:

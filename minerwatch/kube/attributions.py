@@ -26,10 +26,10 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from minerwatch.kube import owners
-from minerwatch.kube.client import one_line
 from minerwatch.kube.owners import Source, SourceKind
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.model import Attribution, OwnerKind, Pod, PodContainer
+from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
 HUB_USER = "hub.jupyter.org/username"
@@ -173,7 +173,7 @@ def of_build(
 def public_text(attributions: Iterable[Attribution]) -> str:
     """Return the names that an Event may show: no person, no address, no secret."""
     shown = (f"{each.kind} {redacted(str(each))}" for each in attributions if each.kind in _PUBLIC)
-    return ", ".join(one_line(text)[:_MAX_PUBLIC_CHARS] for text in shown)
+    return ", ".join(printable(text, _MAX_PUBLIC_CHARS) for text in shown)
 
 
 class HubServer(NamedTuple):
