@@ -96,7 +96,7 @@ def ban(
         getpass.getuser(),
         dry_run=not applies,
         reason=reason[:MAX_REASON_CHARS],
-        duration_s=seconds,
+        duration_s=None if seconds is None else float(seconds),
         unflagged=_seen_elsewhere(source, status),
     )
     body = source.ordered(status.node, orders.BAN, orders.encode(order))

@@ -1,0 +1,152 @@
+"""``ban`` and ``release --ban``, as typed on a node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from minerwatch.api import orders
+from minerwatch.api.snapshot import encode
+from minerwatch.api.types import BanAnswer, BanStatus, LiftAnswer, OwnerStatus
+from minerwatch.cli.main import cli
+from minerwatch.report.http_server import Answer, Posts
+from minerwatch.report.socket_listener import SocketListener
+from minerwatch.view.ban_text import FORMATS
+from tests.report.samples import MINER
+
+OWNERS = (
+    OwnerStatus("environment BINDER_REPO_URL", "https://github.com/a/b", "repository"),
+    OwnerStatus("environment BINDER_CLIENT_IP", "8.8.8.8", "client"),
+)
+STATUS = replace(MINER, owners=OWNERS)
+TARGET = f"{MINER.namespace}/{MINER.pod}"
+USER = BanStatus(
+    "user", "ada", {"blocked_users": "ada"}, "it mines", "e1", "n1", "eve",
+    "2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z",
+)  # fmt: skip
+ADDRESS = BanStatus(
+    "address", "8.8.8.8", {"ban_networks": "8.8.8.8/32"}, "it mines", "e1", "n1", "eve",
+    "2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z", objections=("others use it",),
+)  # fmt: skip
+Typed = Callable[..., Result]
+
+
+class Agent:
+    """The answers of an agent, and the orders that it got."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, object]]] = []
+        self.answers = {
+            orders.BAN: orders.encode(BanAnswer("n1", "binder", "p", False, (), (USER,))),
+            orders.LIFT: orders.encode(LiftAnswer("n1", (USER,), False)),
+            orders.BANS: orders.encode((USER, ADDRESS)),
+        }
+
+    def posts(self) -> Posts:
+        def answering(path: str) -> Callable[[bytes], Answer]:
+            def answer(body: bytes) -> Answer:
+                self.got.append((path, json.loads(body)))
+                return Answer(self.answers[path])
+
+            return answer
+
+        return {path: answering(path) for path in self.answers}
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+def typed(agent: Agent, tmp_path: Path) -> Iterator[Typed]:
+    path = tmp_path / "agent.sock"
+    snapshot = Answer(encode([STATUS]))
+    listener = SocketListener(path, {"/snapshot/full": lambda: snapshot}, posts=agent.posts())
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, [*arguments, "--socket", str(path)])
+
+    yield run
+    listener.close()
+
+
+def test_a_ban_is_a_dry_run_unless_it_is_to_be_applied(agent: Agent, typed: Typed) -> None:
+    assert typed("ban", TARGET).exit_code == 0
+    assert typed("ban", TARGET, "--apply", "--kind", "address", "--for", "30d").exit_code == 0
+    (_, first), (_, second) = agent.got
+    assert (first["dry_run"], first["kinds"]) == (True, ["user", "repository"])
+    assert (second["dry_run"], second["kinds"]) == (False, ["address"])
+    assert second["duration_s"] == 30 * 86400
+    assert second["by"]
+    assert second["unflagged"] == {"https://github.com/a/b": None, "8.8.8.8": None}, (
+        "one node knows nothing of the others"
+    )
+
+
+def test_what_is_banned_is_said(typed: Typed) -> None:
+    result = typed("ban", TARGET, "--apply")
+    assert result.stdout == (
+        "Banned user ada, until 2026-12-07T00:00:00Z\n"
+        "    blocked_users: ada\n"
+        "A hub reads bans when it starts: reload it (docs/hubs.md).\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (BanAnswer("n1", "b", "p", False, ("Not confirmed.",), ()), "  - Not confirmed."),
+        (BanAnswer("n1", "b", "p", False, (), (ADDRESS,)), "  - others use it"),
+        (BanAnswer("n1", "b", "p", False, (), ()), "has no name that can be banned"),
+        (BanAnswer("n1", "b", "p", False, (), (USER,), "full"), "could not be kept: full"),
+    ],
+)
+def test_what_is_not_banned_is_a_failure_with_a_reason(
+    agent: Agent, typed: Typed, answer: BanAnswer, said: str
+) -> None:
+    agent.answers[orders.BAN] = orders.encode(answer)
+    result = typed("ban", TARGET, "--apply")
+    assert result.exit_code == 1
+    assert said in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["x", "--list"], ["--list", "--apply"], ["x", "--apply", "--dry-run"]]
+)
+def test_wrong_usage(typed: Typed, arguments: list[str]) -> None:
+    assert typed("ban", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_all_bans_in_every_format(typed: Typed, form: str) -> None:
+    result = typed("ban", "--list", "--format", form)
+    assert result.exit_code == 0
+    if form == "network-policy":
+        assert yaml.safe_load(result.stdout)["kind"] == "NetworkPolicy"
+    elif form not in ("binderhub", "ipset"):
+        assert "ada" in result.stdout
+
+
+def test_a_name_is_released(agent: Agent, typed: Typed) -> None:
+    result = typed("release", "--ban", "ada")
+    assert result.stdout.startswith("1 ban lifted.")
+    assert agent.got[0][1]["name"] == "ada"
+    agent.answers[orders.LIFT] = orders.encode(LiftAnswer("n1", (), False))
+    assert typed("release", "--ban", "nobody").exit_code == 1
+    assert typed("release", "--ban", "ada", "--all").exit_code == 2
+
+
+def test_hostile_names_are_escaped(agent: Agent, typed: Typed) -> None:
+    hostile = replace(USER, name="\x1b[2J\nx", values={"blocked_users": "\x1b[2J\nx"})
+    agent.answers[orders.BANS] = orders.encode((hostile,))
+    for form in FORMATS:
+        shown = typed("ban", "--list", "--format", form).stdout
+        assert "\x1b" not in shown
+        assert "\nx" not in shown
