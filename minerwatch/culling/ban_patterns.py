@@ -18,7 +18,7 @@ _FORGES = {
     "gist.github.com": "GistRepoProvider",
     "gitlab.com": "GitLabRepoProvider",
 }
-_MAX_CHARS = 512
+_MAX_CHARS = 256  # a pattern is up to fourteen times as long
 
 
 def banned_specs(repository: str) -> dict[str, str]:

@@ -68,17 +68,22 @@ class Banning:
         """
         if self.store is None or not self._settings.config_map:
             return
-        try:
-            if decision.action is Action.STOP_SERVER and decision.server is not None:
-                text = self._notice_text(case.verdict.findings, record)
-                notice = Notice(decision.server.user, decision.server.name, self._now_s, text)
-                self.store.update(lambda records: records.with_notice(notice))
-            if self._settings.after_cull and decision.action is not Action.LABEL:
-                self._ban_after(case, record)
-        except MinerwatchError as error:
-            self.context.callbacks.on_error("bans", error)
+        for step in (self._leave_notice, self._ban_after):
+            try:
+                step(case, decision, record)
+            except MinerwatchError as error:
+                self.context.callbacks.on_error("bans", error)
 
-    def _ban_after(self, case: Case, record: ActionRecord) -> None:
+    def _leave_notice(self, case: Case, decision: Decision, record: ActionRecord) -> None:
+        if decision.action is not Action.STOP_SERVER or decision.server is None:
+            return
+        now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
+        notice = Notice(decision.server.user, decision.server.name, now_s, text)
+        self._opened().update(lambda records: records.current(now_s).with_notice(notice))
+
+    def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
+        if not self._settings.after_cull or decision.action is Action.LABEL:
+            return
         found = self._candidates(case, self._settings.kinds, {}, by_hand=False)
         reason = _reason(case.verdict.findings)
         added = [

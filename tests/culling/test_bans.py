@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from minerwatch.api.types import BanAnswer
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
 from minerwatch.culling.ban_patterns import banned_specs
-from minerwatch.culling.ban_store import BANS, BanStore, StorePace
+from minerwatch.culling.ban_store import BANS, NOTICES, BanStore, StorePace
 from minerwatch.culling.banning import ban_status
 from minerwatch.culling.bans import (
     DAY_S,
@@ -34,12 +36,13 @@ from minerwatch.culling.bans import (
     network,
 )
 from minerwatch.culling.sightings import MIN_AGE_S, Sightings
-from minerwatch.kube.attributions import HUB_USER
+from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.model import Action, Attribution, BanKind, Level, Observation, OwnerKind
 from minerwatch.view.ban_text import FORMATS, binderhub, ipset, jupyterhub, network_policy, plain
 from tests.culling.harness import Harness, Open, lines, put_pod, settings, target
 from tests.culling.jupyterhub import HOW
+from tests.culling.test_lease_budget import record as a_record
 from tests.kube.api_server import ApiServer
 from tests.waiting import until
 
@@ -296,6 +299,29 @@ def test_after_a_cull_the_user_is_banned_if_switched_on(
     assert record is not None
     assert (found["name"], found["by"], found["evidence"]) == ("m-4f2k", "minerwatch", record.id)
     assert harness.errors == []
+
+
+def test_a_ban_over_the_budget_does_not_keep_the_notice_away(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    """``follow_up`` does both, and one does not depend on the other."""
+    harness = opened(settings(log, bans=bans(after_cull=True, per_day=1)), profile="binderhub")
+    observation = session(api, harness)
+    banning, cases = harness.culler.banning, harness.culler.cases
+    assert banning.store is not None
+    banning.store.update(lambda records: records.with_bans([a_ban(at_unix_s=int(time.time()))]))
+    case = cases.case(next(each for each in harness.watch.observations(0)))
+    decision = replace(
+        harness.culler.history.decide(case), action=Action.STOP_SERVER, server=HubServer("m", "")
+    )
+    record = a_record("id")
+    harness.culler.call(lambda: banning.follow_up(case, decision, record))
+    (found,) = api.items("configmaps")
+    assert [each["user"] for each in json.loads(found["data"][NOTICES])] == ["m"]
+    assert [each["name"] for each in stored(api)] == ["ada"]
+    assert len(harness.errors) == 1
+    assert "per_day" in harness.errors[0]
+    assert observation.container.pod_uid == "uid-1"
 
 
 def test_a_label_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:

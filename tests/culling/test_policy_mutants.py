@@ -20,6 +20,7 @@ import pytest
 from msgspec import structs
 
 from minerwatch.config.hours import Hours
+from minerwatch.config.hub import Hub
 from minerwatch.config.schema import CullBudget, Culling, Exemption, Rungs
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, OFF, Duration
@@ -27,7 +28,8 @@ from minerwatch.culling import host_policy, policy, proof
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.history import History
 from minerwatch.culling.records import Case
-from minerwatch.model import Action, ContainerKind, Outcome, Owner
+from minerwatch.kube.attributions import HUB_USER, HubServer
+from minerwatch.model import Action, Attribution, ContainerKind, Outcome, Owner, OwnerKind
 from tests.builders import make_pod_container
 from tests.culling.test_policy import (
     ALICES,
@@ -217,6 +219,36 @@ FIRST_LOOKS = [
     first("killed although stopped", replace(CASE, stopped=frozenset({MINER}))),
     first("only tried", past=lambda past: acted(past, 7200, Outcome.DRY_RUN)),
 ]  # fmt: skip
+SERVER = replace(CASE, owners=(Attribution(OwnerKind.USER, "eve", f"annotation {HUB_USER}"),))
+_OF_HUB = {
+    "hub": Hub(url="http://hub", token_file="t"),
+    "ladder": (Rungs(actions=(Action.STOP_SERVER, Action.EVICT)),),
+}
+HUB = with_settings(**_OF_HUB)
+HUBS = [
+    first("a hub's", SERVER, HUB, action=Action.STOP_SERVER, server=HubServer("eve", "")),
+    first("of no hub", CASE, HUB, action=Action.EVICT, rung=0, server=None),
+    first("without a hub", SERVER, structs.replace(HUB, hub=Hub()), action=Action.EVICT),
+    first("named by its tenant", replace(
+        SERVER, owners=(replace(SERVER.owners[0], is_claim=True),)), HUB, action=Action.EVICT),
+    first("where tenants create pods", SERVER, structs.replace(TENANTS, **_OF_HUB),
+        action=Action.EVICT),
+    first("unknown to the hub", SERVER, HUB, action=Action.EVICT,
+        past=lambda past: acted(past, 7200, Outcome.FAILED, action=Action.STOP_SERVER)),
+    first("refused by the hub", SERVER, HUB, action=Action.STOP_SERVER,
+        past=lambda past: acted(past, 7200, Outcome.REFUSED, action=Action.STOP_SERVER)),
+    first("another action failed", SERVER, HUB, action=Action.STOP_SERVER,
+        past=lambda past: acted(past, 7200, Outcome.FAILED, action=Action.LABEL)),
+    first("by hand, of a hub", replace(SERVER, asked=Action.STOP_SERVER), HUB,
+        action=Action.STOP_SERVER),
+    first("by hand, of no hub", replace(CASE, asked=Action.STOP_SERVER), HUB, None,
+        Reason.NOT_HERE),
+    first("by hand, of a hub, an unknown pod", replace(
+        SERVER, pod=None, asked=Action.STOP_SERVER), HUB, None, Reason.POD_UNKNOWN,
+        Reason.NOT_HERE),
+    first("a ladder for hubs only", CASE, _laddered(HUB, Rungs(actions=(Action.STOP_SERVER,))),
+        None, Reason.NO_LADDER),
+]  # fmt: skip
 PROOFS = [
     first("of the container and a process", with_verdict(
         findings=(IDENTITY, replace(COMPUTE, process=None))), processes=(MINER,)),
@@ -280,6 +312,7 @@ EXEMPTIONS = [
 OTHERS: dict[str, Any] = {
     "proposed": Action.EVICT,
     "dry_run": True,
+    "server": HubServer("eve", ""),
     "container": NESTED.key,
     "container_id": "c2",
     "pod_uid": "uid-2",
@@ -352,11 +385,10 @@ HOSTS = [
     first("by hand, paused, of an unknown name", replace(
         docker_case(), pod=None, asked=Action.PAUSE), WITH_SOCKET, None, Reason.NAME_UNKNOWN),
 ]  # fmt: skip
-EXAMPLES = [*FIRST_LOOKS, *HOSTS, *SECOND_LOOKS, *doubts(), *PROOFS, *EXEMPTIONS]
+EXAMPLES = [*FIRST_LOOKS, *HUBS, *HOSTS, *SECOND_LOOKS, *doubts(), *PROOFS, *EXEMPTIONS]
 
 Change = Callable[[Any], None]
 EQUIVALENT = {
-    "_is_tenants_own: pod is not None": "asked for known pods only",
     "proof_for: exemption is None": "of two exemptions it says which one is named",
 }
 """What makes no difference, and why."""

@@ -749,6 +749,8 @@ def test_the_hubs_token_is_mounted_and_configured() -> None:
     (volume,) = [v for v in hub.pod["spec"]["volumes"] if v["name"] == "hub-token"]
     assert volume["secret"]["secretName"] == "minerwatch-hub"
     assert volume["secret"]["defaultMode"] == 0o400
+    off = Release(rendered("-f", str(_SETS["cull-hub"]), "--set=config.culling.mode=off"))
+    assert parse(off.config, "config.yaml").culling.hub.token_file, "a configuration that is valid"
     (policy,) = hub.of_kind("NetworkPolicy")
     assert {"port": 8081, "protocol": "TCP"} in [
         port for rule in policy["spec"]["egress"] for port in rule["ports"]

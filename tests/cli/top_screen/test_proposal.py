@@ -44,7 +44,9 @@ def test_without_culling_the_mode_is_the_reason() -> None:
 def test_the_policys_own_choice_is_marked() -> None:
     status = CullStatus("enforce", "observe", "stop", dry_run=False, rung=0, reasons=("No.",))
     choices = ByHand(Agent(PERMITTED).ordered).choices(replace(MINER, culling=status), ACTING)
-    assert [action for _, action, _ in choices] == ["label", "stop", "kill", "evict", "delete"]
+    assert [action for _, action, _ in choices] == [
+        *("label", "stop", "kill", "stop-server", "evict", "delete")
+    ]
     marked = [action for _, action, said in choices if said.endswith("the policy's own choice")]
     assert marked == ["stop"]
 

@@ -228,7 +228,7 @@ would run at once. */}}
 {{- if not (include "minerwatch.execs" .) }}
 {{- $_ := set $config "probes" (set (default dict $config.probes) "execs" false) }}
 {{- end }}
-{{- if and (include "minerwatch.asksHub" .) .Values.hub.tokenSecret }}
+{{- if and .Values.hub.tokenSecret (dig "culling" "hub" "url" "" .Values.config) }}
 {{- $hub := merge (dict "token_file" "/etc/minerwatch/hub/token") $config.culling.hub }}
 {{- $_ := set $config "culling" (merge (dict "hub" $hub) $config.culling) }}
 {{- end }}
