@@ -9,20 +9,25 @@ import os
 import time
 from pathlib import Path
 
-_PROVIDERS = (*("GitHubRepoProvider", "GistRepoProvider", "GitLabRepoProvider", "GitRepoProvider"),)
+_PROVIDERS = ("GitHubRepoProvider", "GistRepoProvider", "GitLabRepoProvider", "GitRepoProvider")
 _file = Path(os.environ.get("MINERWATCH_BANS", "/etc/minerwatch/bans")) / "bans.json"
-try:
-    _bans = json.loads(_file.read_text(encoding="utf-8"))
-except (OSError, ValueError):
-    _bans = []
-_now = time.time()
+
+
+def _values():
+    """Yield setting and value of each ban in force; none while the file is missing or damaged."""
+    try:
+        bans = json.loads(_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for each in bans if isinstance(bans, list) else ():
+        if isinstance(each, dict) and each.get("until_unix_s", 0) > time.time():
+            yield from each.get("values", {}).items()
+
+
 c = get_config()  # noqa: F821 - of traitlets
-for _ban in _bans:
-    if _ban["until_unix_s"] <= _now:
-        continue
-    for _setting, _value in _ban["values"].items():
-        _provider = _setting.partition(".")[0]
-        if _setting == "ban_networks":
-            c.BinderHub.ban_networks.update({_value: f"minerwatch {_ban['evidence']}"})
-        elif _provider in _PROVIDERS:
-            c[_provider].banned_specs.append(_value)
+for _setting, _value in _values():
+    _provider = _setting.partition(".")[0]
+    if _setting == "ban_networks":
+        c.BinderHub.ban_networks.update({_value: "banned by minerwatch"})
+    elif _provider in _PROVIDERS:
+        c[_provider].banned_specs.append(_value)

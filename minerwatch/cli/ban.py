@@ -19,6 +19,7 @@ from minerwatch.untrusted_text.display import printable
 from minerwatch.view.ban_text import FORMATS, ban_text, lift_text
 
 MAX_REASON_CHARS = 300
+_MAX_ASKED = 3
 _SEEN_KINDS = (OwnerKind.REPOSITORY, OwnerKind.CLIENT)
 
 
@@ -154,9 +155,13 @@ def _is_partial(source: ClusterSource) -> bool:
 
 def _first(source: AnySource, path: str, order: object) -> bytes:
     """Return the answer of the first agent that has one: all agents keep the same bans."""
-    trouble = "no agent answered"
-    for _, answer in source.ordered_everywhere(path, orders.encode(order)):
-        if isinstance(answer, bytes):
-            return answer
-        trouble = answer
-    raise OrderError(trouble)
+    nodes = [""]
+    if isinstance(source, ClusterSource):
+        nodes = [agent.node for agent in source.agents().pods][:_MAX_ASKED]
+    trouble = OrderError("there is no agent")
+    for node in nodes:
+        try:
+            return source.ordered(node, path, orders.encode(order))
+        except OrderError as error:
+            trouble = error
+    raise trouble

@@ -36,7 +36,7 @@ from minerwatch.culling.sightings import Sightings
 from minerwatch.errors import MinerwatchError, OrderError
 from minerwatch.format import rfc3339
 from minerwatch.kube.client import one_line
-from minerwatch.model import Action, Attribution, BanKind, Finding, public_finding
+from minerwatch.model import Abuse, Action, Attribution, BanKind, Finding, public_finding
 from minerwatch.untrusted_text.display import printable
 
 _AGENT = "minerwatch"
@@ -113,7 +113,8 @@ class Banning:
         trouble = ""
         if added and not reasons:
             try:
-                self._add(added, dry_run=dry_run, evidence=self.evidence.encoded(case, decision))
+                evidence = None if dry_run else self._evidence(case, decision)
+                self._add(added, dry_run=dry_run, evidence=evidence)
             except MinerwatchError as error:
                 trouble = one_line(error)
         return BanAnswer(
@@ -179,6 +180,12 @@ class Banning:
     @property
     def _now_s(self) -> int:
         return round(self.context.clock.now().unix_s)
+
+    def _evidence(self, case: Case, decision: Decision) -> bytes:
+        evidence = self.evidence.encoded(case, decision)
+        if evidence is None:
+            raise OrderError("the container is gone: there is no evidence to keep")
+        return evidence
 
     def _opened(self) -> BanStore:
         if self.store is None or not self._settings.config_map:
@@ -288,4 +295,6 @@ def _reason(findings: Iterable[Finding]) -> str:
     ranked = sorted(findings, key=lambda each: -each.score)
     titles = dict.fromkeys(one_line(public_finding(each).title) for each in ranked)
     shown = "; ".join([*titles][:_MAX_TITLES])
-    return f"it mines cryptocurrency ({shown})"[:_MAX_REASON_CHARS]
+    abuse = ranked[0].abuse if ranked else Abuse.MINING
+    what = "it mines cryptocurrency" if abuse is Abuse.MINING else f"abuse: {abuse}"
+    return f"{what} ({shown})"[:_MAX_REASON_CHARS]

@@ -19,7 +19,7 @@ Names as in the sources of the platforms:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from fnmatch import fnmatchcase
@@ -191,12 +191,6 @@ def hub_server(attributions: Iterable[Attribution]) -> HubServer | None:
     certain = {each.source: each.name for each in attributions if not each.is_claim}
     user = certain.get(str(_annotation(HUB_USER)))
     return HubServer(user, certain.get(str(_annotation(HUB_SERVER)), "")) if user else None
-
-
-def first(attributions: Sequence[Attribution], kind: OwnerKind) -> Attribution | None:
-    """Return the attribution of ``kind``, preferably one that is no claim."""
-    found = [each for each in attributions if each.kind is kind]
-    return min(found, key=lambda each: each.is_claim, default=None)
 
 
 def _of_rows(pod: Pod, trust: Trust) -> Iterator[Attribution]:

@@ -540,6 +540,7 @@ def test_the_hubs_objects_take_the_mounted_map_without_what_has_expired(tmp_path
     files = (HUBS / "minerwatch_binderhub.py", HUBS / "minerwatch_hub.py")
     found = traits(*files, MINERWATCH_BANS=str(tmp_path))
     assert (found["banned"], found["users"]) == ([True, False], ["ada"])
-    assert found["networks"] == {"8.8.8.8/32": "minerwatch e1"}
-    (tmp_path / BANS).write_bytes(b"{")
-    assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []
+    assert found["networks"] == {"8.8.8.8/32": "banned by minerwatch"}
+    for damaged in (b"{", b"null", b'[1, {"values": {}}]'):
+        (tmp_path / BANS).write_bytes(damaged)
+        assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []

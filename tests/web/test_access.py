@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.api.types import OwnerStatus
 from minerwatch.config.schema import Web
 from minerwatch.errors import ListenError
 from minerwatch.web.access import Access
+from minerwatch.web.masking import masked
+from tests.report.samples import MINER
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -174,3 +178,11 @@ def test_a_token_that_is_no_use_is_said_at_the_start(
     with pytest.raises(ListenError) as raised:
         Access(Web(listen="127.0.0.1:9798", token_file=str(path)))
     assert str(raised.value).startswith(f"web.token_file: {path}: {said}")
+
+
+def test_the_address_of_a_client_is_hidden() -> None:
+    owners = (
+        OwnerStatus("x", "192.0.2.7", "client"),
+        OwnerStatus("y", "https://h/r", "repository"),
+    )
+    assert [each.kind for each in masked(replace(MINER, owners=owners)).owners] == ["repository"]
