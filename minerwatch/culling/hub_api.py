@@ -30,7 +30,9 @@ READ, STOP = "read:servers", "delete:servers"
 _PERMITTED = frozenset((READ, STOP, "read:users:name"))
 """The last one is part of the first: ``scopes.py`` of JupyterHub."""
 
-_MAX_ANSWER_BYTES = 1 << 20
+_MAX_ANSWER_BYTES = 4 << 20
+"""A user chooses the options of a server, which the answer has in it."""
+
 _MAX_TOKEN_BYTES = 4096
 _CLOCK_SKEW_S = 60.0
 _MAX_SHOWN = 5
@@ -106,7 +108,7 @@ class HubApi:
                 method, settings.url.rstrip("/") + path, headers=_headers(settings),
                 timeout=self._answer_s, redirect=False, preload_content=False,
             )  # fmt: skip
-            body = response.read(_MAX_ANSWER_BYTES)
+            body = response.read(_MAX_ANSWER_BYTES + 1)
             status = response.status
             response.close()
         except NoAnswerInTime as error:
@@ -115,6 +117,8 @@ class HubApi:
             raise _lost("connection", error) from None
         finally:
             pool.clear()
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise UnknownServerError("garbage", f"{method} {path}: the hub's answer is too long")
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return body
         raise _refused(status, f"{method} {path}: {_explained(status, body)}")

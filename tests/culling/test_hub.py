@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -218,6 +221,41 @@ def test_a_tenant_cannot_have_the_server_of_another_stopped(
     harness.tick()
     assert outcomes(log) == []
     assert "No action is configured" in harness.reasons(observation)
+
+
+class _Padded(BaseHTTPRequestHandler):
+    """A hub whose user has started a server with megabytes of options."""
+
+    def do_GET(self) -> None:
+        body = b'{"scopes": ["read:servers", "delete:servers"]}'
+        if "/users/" in self.path:
+            body = b'{"servers": {"": {"user_options": "' + b"x" * (5 << 20) + b'"}}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_long_options_do_not_save_a_server(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Padded)
+    Thread(target=server.serve_forever, daemon=True).start()
+    actions = (Action.STOP_SERVER, Action.EVICT)
+    culling = hub_settings(
+        f"http://127.0.0.1:{server.server_port}", token(tmp_path, "t"), log, *actions
+    )
+    harness = opened(msgspec.structs.replace(culling, pause=Duration(0)))
+    server_pod(api, harness, "ada")
+    harness.tick()
+    assert lines(log)[-1].message == "GET /users/ada: the hub's answer is too long"
+    harness.tick()
+    assert outcomes(log)[-1] == "evict done"
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_missing_token_is_one_line(
