@@ -162,8 +162,8 @@ def asked_of_a_server(policy: dict[str, Any], asked: list[AdmissionRequest]) -> 
 
 @pytest.mark.skipif(
     not SERVER,
-    reason="asks the API server's library: run it with tests/deploy/admission_server built, and name the"
-    " program in MINERWATCH_TEST_ADMISSION",
+    reason="asks the API server's library: run it with tests/deploy/admission_server built, and"
+    " name the program in MINERWATCH_TEST_ADMISSION",
 )
 def test_the_api_servers_own_library_agrees(policy: Policy) -> None:
     asked = [
