@@ -135,7 +135,9 @@ def test_the_command_on_the_page_starts_an_agent_that_sees_all(
         lambda: _log(engine),
         limit_s=60,
     )
-    assert not lines("cannot see everything")
+    unseen = {line["reason"] for line in lines("cannot see everything")}
+    without_bpf = {reason for reason in unseen if "BPF and PERFMON are missing" in reason}
+    assert unseen == (set() if probes == _PROBES else without_bpf)
     shown = until(
         lambda: engine.run("exec", "minerwatch", installed.program, "top", "--once", "-o", "json")
     )

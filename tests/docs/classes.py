@@ -34,13 +34,23 @@ _ENGINES, _PARSED = "test_engine_commands.py", "test_classes.py"
 
 CLASSES = [
     Class(r"kubectl (debug|delete|minerwatch|rollout restart)$", Way.BY_ITS_NAME, _PARSED),
-    Class(r"helm (template|test|upgrade|uninstall( --no-hooks)?)$", Way.BY_ITS_NAME, _PARSED),
+    Class(r"helm (lint|template|test|upgrade|uninstall( --no-hooks)?)$", Way.BY_ITS_NAME, _PARSED),
     Class(r"(docker|podman) (run|start)$", Way.BY_ITS_NAME, _PARSED),
     Class(r"kubectl minerwatch top( -A)?$", Way.IN_A_CLUSTER, "test_cluster_commands.py"),
     Class(
         r"kubectl .*port-forward",
         Way.PARSED,
         "the tests' API server does not speak SPDY through a WebSocket",
+    ),
+    Class(
+        r"(kubectl )?minerwatch (ban|release --ban)",
+        Way.PARSED,
+        "it wants a flagged pod and the ConfigMap of bans: ../cli/test_ban.py has them",
+    ),
+    Class(
+        r"kubectl get --raw .*proxy/readyz",
+        Way.PARSED,
+        "the tests' API server has a proxy for reports of agents only",
     ),
     Class(r"kubectl ", Way.IN_A_CLUSTER, "test_cluster_commands.py"),
     Class(r"helm install \S+ oci:", Way.NOWHERE, "no registry can be reached; the folder can"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.classes import Way, way_of
+from tests.docs.classes import way_of
 from tests.docs.commands import Command, commands
 from tests.docs.test_cluster_commands import agent
 from tests.report.samples import MINER
@@ -35,7 +35,7 @@ _NO_ARGUMENT = {  # a sentence names the command only
 _TYPED = [
     pytest.param(each, id=each.text)
     for each in commands()
-    if way_of(each).way is Way.HERE and each.words[0] in ("minerwatch", "curl")
+    if way_of(each).why == Path(__file__).name
 ]
 
 

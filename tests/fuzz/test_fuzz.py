@@ -30,6 +30,10 @@ _PACKAGE = Path(minerwatch.__file__).parent
 
 NOT_FUZZED = {
     "minerwatch.cli.top_screen.opening": "opens the terminal to write to it",
+    "minerwatch.culling.ban_store": "a library decodes the ConfigMap; damaged ones have tests",
+    "minerwatch.culling.hub_api": "a library decodes the hub's answers; wrong ones have tests",
+    "minerwatch.culling.sightings": "a library decodes its own file; damaged ones have tests",
+    "minerwatch.report.connections": "the kernel's answer about its own socket",
     "minerwatch.culling.evidence": "reads what it has just written",
     "minerwatch.culling.service": "reads the kernel's boot id, whose characters do not matter",
     "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",

@@ -534,8 +534,8 @@ def test_what_was_done_does_not_keep_a_verdict_from_being_told(
 
 def test_a_note_names_the_repository_but_not_where_a_container_is_clear() -> None:
     names = "repository https://github.com/a/b"
-    note = event_note("x", EventReason.SUSPECTED, LIKELY.findings, CONTACT, names)
+    note = event_note("x", EventReason.SUSPECTED, LIKELY.findings, CONTACT, owners=names)
     assert note.endswith(f". It is of {names}. {CONTACT}")
-    assert names not in event_note("x", EventReason.CLEARED, (), CONTACT, names)
-    long = event_note("x", EventReason.SUSPECTED, LIKELY.findings, "é" * 5000, "ü" * 5000)
+    assert names not in event_note("x", EventReason.CLEARED, (), CONTACT, owners=names)
+    long = event_note("x", EventReason.SUSPECTED, LIKELY.findings, "é" * 5000, owners="ü" * 5000)
     assert len(long.encode()) <= 1024
