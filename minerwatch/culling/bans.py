@@ -178,7 +178,12 @@ def network(text: str) -> IPv4Network | IPv6Network | None:
 
 
 def sighting_name(kind: OwnerKind, name: str) -> str:
-    """Return the name that pods are counted by: an address by its network."""
+    """Return the name that pods are counted by.
+
+    Addresses of one network have one name, and so have all spellings of a repository.
+    """
+    if kind is OwnerKind.REPOSITORY:
+        return banned_specs(name).get("GitRepoProvider.banned_specs", name).lower()
     found = network(name) if kind is OwnerKind.CLIENT else None
     return str(found) if found else name
 

@@ -395,6 +395,22 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     assert again.unflagged(CLIENT, "bad", now_s) is not None, "the file was read"
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    ["https://github.com/MALLORY/Mine", "http://www.github.com:80/mallory/mine.git/", REPOSITORY],
+)
+def test_users_of_a_repository_are_counted_however_it_is_spelt(
+    tmp_path: Path, spelling: str
+) -> None:
+    sightings = seen(tmp_path)
+    good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
+    for at_s in range(0, int(MIN_AGE_S) + 61, 61):
+        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61, 1e6)
+    bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
+    assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
+    assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
+
+
 def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
     sightings = seen(tmp_path, boot_s=1e6)
     assert sightings.unflagged(CLIENT, "", NOW_S + 6 * DAY_S) is None
