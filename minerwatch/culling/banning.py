@@ -205,7 +205,7 @@ class Banning:
         seen = {}
         for each in case.owners:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
-            there = elsewhere.get(each.name, None if by_hand else 0)
+            there = elsewhere.get(each.name)
             known = here is not None and there is not None
             seen[each.name] = Sighting((here or 0) + (there or 0) if known else None)
         return [*candidates(case.owners, seen, kinds, by_hand=by_hand)]

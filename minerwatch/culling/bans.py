@@ -208,6 +208,8 @@ def _objections(
         yield f"a tenant may have chosen it ({each.source}): see owners.platform_namespaces"
     if kind is BanKind.USER or (kind is BanKind.REPOSITORY and by_hand):
         return
+    if not by_hand:
+        yield "it is only banned by hand (minerwatch ban)"
     if sighting.unflagged is None:
         yield "its other users of the last seven days are not known on every node"
     elif sighting.unflagged:

@@ -250,7 +250,7 @@ class Culler:
         pods = ((pod.uid, cluster.owners(pod)) for pod in cluster.pods())
         uids = frozenset(each.container.pod_uid for each in flagged)
         try:
-            self.banning.sightings.note(pods, uids, now.unix_s, now.monotonic_s)
+            self.banning.sightings.note(pods, uids, now.unix_s)
         except OSError as error:
             self._context.callbacks.on_error("bans", error)
 

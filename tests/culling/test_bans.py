@@ -120,8 +120,16 @@ def test_an_address_that_others_use_is_never_banned() -> None:
 
 def test_a_repository_of_others_is_banned_by_hand_only() -> None:
     assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5) == []
-    assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5, by_hand=False) != []
+    for others in (0, 5, None):
+        found = reasons(OwnerKind.REPOSITORY, REPOSITORY, others, by_hand=False)
+        assert "it is only banned by hand (minerwatch ban)" in found
     assert reasons(OwnerKind.REPOSITORY, "not an address", 0) != []
+
+
+@pytest.mark.parametrize("kind", ["repository", "address"])
+def test_only_users_are_banned_automatically(kind: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f"{kind} is only banned by hand"):
+        msgspec.convert({"kinds": ["user", kind]}, Bans)
 
 
 def test_a_name_that_a_tenant_may_have_chosen_is_not_banned() -> None:
@@ -372,9 +380,12 @@ def test_an_address_needs_seven_days_of_every_node(api: ApiServer, opened: Open,
 # Who else was there.
 
 
-def seen(path: Path, *, boot_s: float = 60.0) -> Sightings:
+def seen(path: Path, *, is_known: bool = True) -> Sightings:
+    """Sightings that reach back for long, or what the folder has."""
+    if is_known:
+        (path / "sightings.json").write_text(f'{{"since_unix_s": 0, "last_unix_s": {NOW_S}}}')
     found = Sightings(path / "sightings.json")
-    found.note((), frozenset(), NOW_S, boot_s)
+    found.note((), frozenset(), NOW_S)
     return found
 
 
@@ -386,12 +397,12 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     sightings = seen(tmp_path)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
         pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
-        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61, 1e6)
+        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
     now_s = NOW_S + MIN_AGE_S + 200
     assert sightings.unflagged(CLIENT, "bad", now_s) == 1
     assert sightings.unflagged(CLIENT, "good", now_s) == 0
     assert sightings.unflagged(CLIENT, "bad", now_s + 8 * DAY_S) == 0
-    again = seen(tmp_path, boot_s=1e6)
+    again = seen(tmp_path, is_known=False)
     assert again.unflagged(CLIENT, "bad", now_s) is not None, "the file was read"
 
 
@@ -405,22 +416,28 @@ def test_users_of_a_repository_are_counted_however_it_is_spelt(
     sightings = seen(tmp_path)
     good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61, 1e6)
+        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61)
     bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
     assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
     assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
 
 
 def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
-    sightings = seen(tmp_path, boot_s=1e6)
+    sightings = seen(tmp_path, is_known=False)
     assert sightings.unflagged(CLIENT, "", NOW_S + 6 * DAY_S) is None
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S) == 0
 
 
 def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
-    sightings.note((), frozenset(), NOW_S + 8 * DAY_S, 1e6)
+    sightings.note((), frozenset(), NOW_S + 8 * DAY_S)
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
+
+
+def test_a_node_that_was_rebooted_after_a_gap_knows_nothing(tmp_path: Path) -> None:
+    """Its uptime says nothing of the pods before the boot, nor of a lost file."""
+    (tmp_path / "sightings.json").write_text('{"since_unix_s": 0, "last_unix_s": 1}')
+    assert seen(tmp_path, is_known=False).unflagged(CLIENT, "", NOW_S + 60) is None
 
 
 def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
@@ -429,13 +446,13 @@ def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
         (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
         for n in range(6000)
     ]
-    sightings.note(pods, frozenset(), NOW_S + 100, 1e6)
+    sightings.note(pods, frozenset(), NOW_S + 100)
     assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
 
 
 def test_a_damaged_file_is_a_new_history(tmp_path: Path) -> None:
     (tmp_path / "sightings.json").write_bytes(b"\xff{")
-    assert seen(tmp_path, boot_s=1e6).unflagged(CLIENT, "", NOW_S + 60) is None
+    assert seen(tmp_path, is_known=False).unflagged(CLIENT, "", NOW_S + 60) is None
 
 
 def test_an_agent_answers_what_it_has_seen(api: ApiServer, opened: Open, log: Path) -> None:
