@@ -94,8 +94,12 @@ class HubRecords(msgspec.Struct, frozen=True):
         return HubRecords(self.bans, (*others, notice)[-MAX_NOTICES:])
 
     def with_bans(self, added: Iterable[Ban]) -> HubRecords:
-        """Return the records with ``added``; an earlier ban of the same name gives way."""
-        found = {(each.kind, each.name): each for each in (*self.bans, *added)}
+        """Return the records with ``added``; of two of a name the one that ends later stays."""
+        found: dict[tuple[BanKind, str], Ban] = {}
+        for each in (*self.bans, *added):
+            before = found.get((each.kind, each.name))
+            if before is None or each.until_unix_s >= before.until_unix_s:
+                found[each.kind, each.name] = each
         return HubRecords(tuple(found.values()), self.notices)
 
     def without(self, *, pod_uid: str = "", name: str = "") -> HubRecords:

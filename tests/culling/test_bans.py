@@ -158,6 +158,13 @@ def test_bans_and_notices_expire_by_the_clock() -> None:
     assert records.current(NOW_S + NOTICE_S + 1).notices == ()
 
 
+def test_of_two_bans_of_a_name_the_one_that_ends_later_stays() -> None:
+    long = a_ban(until_unix_s=NOW_S + 300, by="eve")
+    short = a_ban(until_unix_s=NOW_S + 200, by="minerwatch")
+    assert HubRecords((long,)).with_bans([short]).bans == (long,)
+    assert HubRecords((short,)).with_bans([long]).bans == (long,)
+
+
 # The ConfigMap.
 
 
