@@ -30,6 +30,7 @@ from minerwatch.culling.bans import (
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.evidence import EvidenceWriter
+from minerwatch.culling.proof import with_claims
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.culling.sightings import Sightings
@@ -202,13 +203,14 @@ class Banning:
     ) -> list[Candidate]:
         """Return the names to ban; ``elsewhere``: unflagged pods on other nodes, by name."""
         pod_uid = case.pod.uid if case.pod else ""
+        owners = with_claims(case.owners, case.pod, self.context.culling)
         seen = {}
-        for each in case.owners:
+        for each in owners:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
             there = elsewhere.get(each.name)
             known = here is not None and there is not None
             seen[each.name] = Sighting((here or 0) + (there or 0) if known else None)
-        return [*candidates(case.owners, seen, kinds, by_hand=by_hand)]
+        return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(
         self,

@@ -58,7 +58,10 @@ class Sightings:
         self._pods = 0
 
     def note(self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float) -> None:
-        """Take note of the node's pods, and of the uids of flagged ones; once a minute."""
+        """Take note of the node's pods, and of the uids of flagged ones; once a minute.
+
+        A name that is a claim is skipped: a tenant could make an address one of many users.
+        """
         kept = self._known(unix_s)
         self._flagged |= flagged
         if 0 <= unix_s - self._noted_s < _EVERY_S:
@@ -67,7 +70,7 @@ class Sightings:
         flagged, self._flagged = frozenset(self._flagged), set()
         for uid, names in pods:
             for each in names:
-                if each.kind in _KINDS:
+                if each.kind in _KINDS and not each.is_claim:
                     self._add(kept, _digest(each), uid, unix_s, is_flagged=uid in flagged)
         if unix_s - self._saved_s >= _SAVED_EVERY_S:
             self._forget_old(kept, unix_s)

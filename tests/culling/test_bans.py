@@ -303,6 +303,16 @@ def test_forged_names_ban_nobody(api: ApiServer, opened: Open, log: Path) -> Non
     assert stored(api) == []
 
 
+def test_names_of_a_tenants_own_pod_ban_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    culling = settings(log, bans=bans(after_cull=True), tenant_namespaces=("bind*",))
+    harness = opened(culling, profile="binderhub")
+    answer = ordered(harness, session(api, harness))
+    assert len(answer.bans) == 2
+    assert all("a tenant may have chosen it" in each.objections[0] for each in answer.bans)
+    harness.tick()
+    assert stored(api) == []
+
+
 def test_after_a_cull_the_user_is_banned_if_switched_on(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
@@ -427,6 +437,14 @@ def test_users_of_a_repository_are_counted_however_it_is_spelt(
     bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
     assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
     assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
+
+
+def test_a_name_that_is_only_claimed_has_no_users(tmp_path: Path) -> None:
+    sightings = seen(tmp_path)
+    claimed = replace(CLIENT, is_claim=True)
+    for at_s in range(0, int(MIN_AGE_S) + 61, 61):
+        sightings.note([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
+    assert sightings.unflagged(CLIENT, "bad", NOW_S + MIN_AGE_S + 200) == 0
 
 
 def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
