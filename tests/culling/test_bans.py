@@ -212,6 +212,23 @@ def test_what_cannot_be_read_is_not_overwritten(api: ApiServer, store: BanStore,
     assert api.items("configmaps")[0]["data"] == {BANS: text}
 
 
+@pytest.mark.parametrize("retry_after_s", [None, 3600.0])
+def test_a_change_that_is_put_off_is_given_up_in_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, retry_after_s: float | None
+) -> None:
+    pace = StorePace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
+    store = BanStore(cluster, lambda: STORE, pace)
+
+    def put_off(*_: object, **__: object) -> None:
+        raise ApiError("throttled", "later", status=429, retry_after_s=retry_after_s)
+
+    monkeypatch.setattr(cluster, "open", put_off)
+    started_s = time.monotonic()
+    with pytest.raises(ApiError, match="later"):
+        store.update(lambda records: records.with_bans([a_ban()]))
+    assert time.monotonic() - started_s < 5
+
+
 def test_a_full_map_says_so(store: BanStore) -> None:
     many = [a_ban(f"{n}" + "x" * 500, values={"a": "y" * 3000}) for n in range(400)]
     with pytest.raises(ApiError, match="it is full"):
