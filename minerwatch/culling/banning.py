@@ -60,6 +60,11 @@ class Banning:
     store: BanStore | None
     sightings: Sightings
 
+    @property
+    def is_configured(self) -> bool:
+        """Return True if there is a ConfigMap for bans."""
+        return self.store is not None and bool(self._settings.config_map)
+
     # After an action.
 
     def follow_up(self, case: Case, decision: Decision, record: ActionRecord) -> None:
@@ -67,7 +72,7 @@ class Banning:
 
         Never raises: the action is done.
         """
-        if self.store is None or not self._settings.config_map:
+        if not self.is_configured:
             return
         for step in (self._leave_notice, self._ban_after):
             try:
