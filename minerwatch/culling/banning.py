@@ -84,7 +84,8 @@ class Banning:
         if decision.action is not Action.STOP_SERVER or decision.server is None:
             return
         now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
-        notice = Notice(decision.server.user, decision.server.name, now_s, text)
+        server = decision.server
+        notice = Notice(server.user, server.name, now_s, text, decision.pod_uid)
         self._opened().update(lambda records: records.current(now_s).with_notice(notice))
 
     def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
@@ -151,12 +152,17 @@ class Banning:
         )
 
     def lift_of_pod(self, pod_uid: str) -> int:
-        """Lift the bans that rest on a pod that is released; return how many. Raises ApiError."""
+        """Lift the bans of a pod that is released, and its notices; return how many bans.
+
+        Raises ApiError.
+        """
         if self.store is None or not self._settings.config_map or not pod_uid:
             return 0
-        lifted = [each for each in self.store.read().bans if each.pod_uid == pod_uid]
+        before = self.store.read()
+        lifted = [each for each in before.bans if each.pod_uid == pod_uid]
         if lifted:
             self._write("ban-lifted", lifted, "release")
+        if before != before.without(pod_uid=pod_uid):
             self.store.update(lambda records: records.without(pod_uid=pod_uid))
         return len(lifted)
 

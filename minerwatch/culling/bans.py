@@ -69,6 +69,7 @@ class Notice(msgspec.Struct, frozen=True):
     server: str
     at_unix_s: int
     text: str
+    pod_uid: str = ""  # of the server
 
 
 class HubRecords(msgspec.Struct, frozen=True):
@@ -103,13 +104,14 @@ class HubRecords(msgspec.Struct, frozen=True):
         return HubRecords(tuple(found.values()), self.notices)
 
     def without(self, *, pod_uid: str = "", name: str = "") -> HubRecords:
-        """Return the records without the bans and notices of a pod, or of a name."""
+        """Return the records without the bans and notices of a pod, or without a name's bans."""
         kept = tuple(
             each
             for each in self.bans
             if not (pod_uid and each.pod_uid == pod_uid) and not (name and each.name == name)
         )
-        return HubRecords(kept, self.notices)
+        notices = tuple(each for each in self.notices if not (pod_uid and each.pod_uid == pod_uid))
+        return HubRecords(kept, notices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -383,6 +383,22 @@ def test_release_lifts_the_bans(api: ApiServer, opened: Open, log: Path) -> None
     assert ordered(harness, observation).reasons == ("An operator has released it.",)
 
 
+def test_release_withdraws_the_notice(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    observation = session(api, harness)
+    banning, cases = harness.culler.banning, harness.culler.cases
+    case, store = cases.case(observation), banning.store
+    decided = harness.culler.history.decide(case)
+    decision = replace(decided, action=Action.STOP_SERVER, server=HubServer("m", ""))
+    assert store is not None
+    harness.culler.call(lambda: banning.follow_up(case, decision, a_record("id")))
+    other = Notice("ada", "", int(time.time()), "text", "uid-9")
+    store.update(lambda records: records.with_notice(other))
+    assert [each.user for each in store.read().notices] == ["m", "ada"]
+    assert harness.release(target(observation)).bans_lifted == 0
+    assert store.read().notices == (other,)
+
+
 def test_a_name_is_lifted_without_its_pod(api: ApiServer, opened: Open, log: Path) -> None:
     harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
     ordered(harness, session(api, harness))
