@@ -331,6 +331,8 @@ def test_nothing_is_stopped_after_a_late_check_or_once_it_is_a_dry_run(
         monkeypatch.setattr(HubApi, "check", check)
         harness.tick()
     assert outcomes(log)[-1] == "stop-server withdrawn"
+    said = "the hub took too long to answer" if is_late else "actions are no longer enforced"
+    assert lines(log)[-1].message == said
     assert "DELETE" not in requests
 
 
