@@ -34,7 +34,7 @@ class Bans(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     config_map: str = ""  # NAMESPACE/NAME: has bans, and notices for stopped users; "": none
     after_cull: bool = False  # also ban by itself, after an action that was enforced
-    kinds: tuple[BanKind, ...] = (BanKind.USER,)  # then: user, repository
+    kinds: tuple[BanKind, ...] = (BanKind.USER,)  # then; others are banned by hand only
     duration: Duration = Duration(604800)  # of a ban
     per_day: Count = 10  # most new bans in any day, in the whole cluster
 
@@ -44,5 +44,6 @@ class Bans(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"config_map: {self.config_map!r} is not NAMESPACE/NAME")
         if self.after_cull and not self.config_map:
             raise ValueError("after_cull needs config_map, where bans are kept")
-        if BanKind.ADDRESS in self.kinds:
-            raise ValueError("kinds: an address is only banned by hand (minerwatch ban)")
+        for each in self.kinds:
+            if each is not BanKind.USER:
+                raise ValueError(f"kinds: {each} is only banned by hand (minerwatch ban)")

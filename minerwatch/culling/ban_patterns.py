@@ -4,7 +4,7 @@ BinderHub matches them at the start of a provider's spec, without regard to case
 of GitHub, ``NAMESPACE%2FNAME/REF`` of GitLab, an escaped address and a ref of any git server. Each
 character matches itself or its percent-encoded form, since the spec is matched as the browser sent
 it; and an address of GitHub or GitLab can also be launched as one of any git server, so it has both
-forms.
+forms. There a port and dot segments may be in it, too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ import re
 from urllib.parse import unquote, urlsplit
 
 _END = r"(?:\.git)?(?:/|%2f)?(?:/|\Z)"
+_SLASH, _DOT = "(?:/|%2f)", r"(?:\.|%2e)"
+_OTHER = "(?:[^/%.]|%(?:[013-9a-f][0-9a-f]|2[0-9a-d]))"  # a character, neither slash nor dot
+_LEFT = f"{_DOT}*{_OTHER}(?:{_OTHER}|{_DOT})*{_SLASH}{_DOT}{_DOT}{_SLASH}"
+_SEPARATOR = f"{_SLASH}(?:{_DOT}?{_SLASH}|{_LEFT})*"
+"""A slash, and segments that git drops from an address: empty ones, ``./`` and ``x/../``."""
+
+_PORT = r"(?:(?::|%3a)[0-9]*)?"
 _FORGES = {
     "github.com": "GitHubRepoProvider",
     "gist.github.com": "GistRepoProvider",
     "gitlab.com": "GitLabRepoProvider",
 }
-_MAX_CHARS = 256  # a pattern is up to fourteen times as long
+_MAX_CHARS = 256  # a pattern is many times as long
 
 
 def banned_specs(repository: str) -> dict[str, str]:
@@ -33,20 +40,30 @@ def banned_specs(repository: str) -> dict[str, str]:
         host, path = (parts.hostname or "").lower(), unquote(parts.path)
     except ValueError:
         return {}
-    path = path.strip("/").removesuffix(".git")
+    host, path = host.removeprefix("www."), _without_dots(path)
     if parts.scheme not in ("http", "https", "git", "ssh") or "." not in host or not path:
         return {}
-    if any(part in ("", ".", "..") for part in path.split("/")) or (
-        host in _FORGES and "/" not in path
-    ):
+    if host in _FORGES and "/" not in path:
         return {}  # a whole host or owner
     anywhere = r"^(?:https?|git|ssh)(?::|%3a)" + _either("//")
     user = r"(?:[^/@]*(?:@|%40))?"
-    pattern = f"{anywhere}{user}{_either('www.')}?{_either(f'{host}/{path}')}{_END}"
+    place = _SEPARATOR.join([_either(host) + _PORT, *map(_either, path.split("/"))])
+    pattern = f"{anywhere}{user}{_either('www.')}?{place}{_END}"
     patterns = {"GitRepoProvider.banned_specs": pattern}
     if host in _FORGES:
         patterns[f"{_FORGES[host]}.banned_specs"] = f"^{_either(path)}{_END}"
     return patterns
+
+
+def _without_dots(path: str) -> str:
+    """Return the path as git requests it: without empty and dot segments, and without .git."""
+    kept: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del kept[-1:]
+        elif part not in ("", "."):
+            kept.append(part)
+    return "/".join(kept).removesuffix(".git")
 
 
 def _either(text: str) -> str:

@@ -7,7 +7,9 @@ are kept. What cannot be parsed is never overwritten.
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
@@ -23,6 +25,7 @@ from minerwatch.kube.client import ApiError, Cluster, one_line
 BANS, NOTICES = "bans.json", "notices.json"
 """Keys of the ConfigMap."""
 
+_MIN_ANSWER_S = 0.1
 _MAX_BYTES = 2 << 20
 _MAX_DATA_BYTES = 900_000
 """Kubernetes takes 1 MiB in all."""
@@ -36,6 +39,7 @@ class StorePace:
     first_delay_s: float = 0.1
     longest_delay_s: float = 2.0
     answer_s: float = 10.0
+    give_up_s: float = 30.0  # of a change, whatever the server asks for
 
 
 class _Object(msgspec.Struct):
@@ -71,14 +75,15 @@ class BanStore:
         ``change`` may raise: nothing is written then.
         """
         backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
+        until_s = time.monotonic() + self._pace.give_up_s
         last = ApiError("conflict", f"{self._place()}: it changed at every try")
         for _ in range(self._pace.tries):
             try:
-                found = self._get()
+                found = self._get(until_s)
                 before = self._records(found) if found else HubRecords()
                 after = change(before)
                 if after != before:
-                    self._put(found, after)
+                    self._put(found, after, until_s)
             except ApiError as error:
                 if error.reason == "unauthorized":
                     self._cluster.renew_credentials()
@@ -87,14 +92,19 @@ class BanStore:
                 last = error
             else:
                 return after
-            if self._closing.wait(max(last.retry_after_s or 0.0, backoff.next_s())):
+            wait_s = max(last.retry_after_s or 0.0, backoff.next_s())
+            if time.monotonic() + wait_s > until_s or self._closing.wait(wait_s):
                 break
         raise last
 
-    def _get(self) -> _Object | None:
+    def _answer_s(self, until_s: float) -> float:
+        return max(_MIN_ANSWER_S, min(self._pace.answer_s, until_s - time.monotonic()))
+
+    def _get(self, until_s: float = math.inf) -> _Object | None:
         _, path = self._paths()
+        timeout_s = self._answer_s(until_s)
         try:
-            body = self._cluster.open("GET", path, timeout_s=self._pace.answer_s).body(_MAX_BYTES)
+            body = self._cluster.open("GET", path, timeout_s=timeout_s).body(_MAX_BYTES)
         except ApiError as error:
             if error.reason == "missing":
                 return None
@@ -104,7 +114,7 @@ class BanStore:
         except NOT_JSON as error:
             raise self._broken("it is no ConfigMap", error) from error
 
-    def _put(self, found: _Object | None, records: HubRecords) -> None:
+    def _put(self, found: _Object | None, records: HubRecords, until_s: float) -> None:
         collection, path = self._paths()
         namespace, name = self._place().split("/")
         data = dict(found.data or {}) if found else {}
@@ -116,7 +126,7 @@ class BanStore:
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
         method, where = ("PUT", path) if found else ("POST", collection)
         self._cluster.call(
-            method, where, body=msgspec.json.encode(body), timeout_s=self._pace.answer_s
+            method, where, body=msgspec.json.encode(body), timeout_s=self._answer_s(until_s)
         )
 
     def _records(self, found: _Object) -> HubRecords:

@@ -30,6 +30,7 @@ from minerwatch.culling.bans import (
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.evidence import EvidenceWriter
+from minerwatch.culling.proof import with_claims
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.culling.sightings import Sightings
@@ -59,6 +60,11 @@ class Banning:
     store: BanStore | None
     sightings: Sightings
 
+    @property
+    def is_configured(self) -> bool:
+        """Return True if there is a ConfigMap for bans."""
+        return self.store is not None and bool(self._settings.config_map)
+
     # After an action.
 
     def follow_up(self, case: Case, decision: Decision, record: ActionRecord) -> None:
@@ -66,7 +72,7 @@ class Banning:
 
         Never raises: the action is done.
         """
-        if self.store is None or not self._settings.config_map:
+        if not self.is_configured:
             return
         for step in (self._leave_notice, self._ban_after):
             try:
@@ -78,7 +84,8 @@ class Banning:
         if decision.action is not Action.STOP_SERVER or decision.server is None:
             return
         now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
-        notice = Notice(decision.server.user, decision.server.name, now_s, text)
+        server = decision.server
+        notice = Notice(server.user, server.name, now_s, text, decision.pod_uid)
         self._opened().update(lambda records: records.current(now_s).with_notice(notice))
 
     def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
@@ -145,12 +152,17 @@ class Banning:
         )
 
     def lift_of_pod(self, pod_uid: str) -> int:
-        """Lift the bans that rest on a pod that is released; return how many. Raises ApiError."""
+        """Lift the bans of a pod that is released, and its notices; return how many bans.
+
+        Raises ApiError.
+        """
         if self.store is None or not self._settings.config_map or not pod_uid:
             return 0
-        lifted = [each for each in self.store.read().bans if each.pod_uid == pod_uid]
+        before = self.store.read()
+        lifted = [each for each in before.bans if each.pod_uid == pod_uid]
         if lifted:
             self._write("ban-lifted", lifted, "release")
+        if before != before.without(pod_uid=pod_uid):
             self.store.update(lambda records: records.without(pod_uid=pod_uid))
         return len(lifted)
 
@@ -202,13 +214,14 @@ class Banning:
     ) -> list[Candidate]:
         """Return the names to ban; ``elsewhere``: unflagged pods on other nodes, by name."""
         pod_uid = case.pod.uid if case.pod else ""
+        owners = with_claims(case.owners, case.pod, self.context.culling)
         seen = {}
-        for each in case.owners:
+        for each in owners:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
-            there = elsewhere.get(each.name, None if by_hand else 0)
+            there = elsewhere.get(each.name)
             known = here is not None and there is not None
             seen[each.name] = Sighting((here or 0) + (there or 0) if known else None)
-        return [*candidates(case.owners, seen, kinds, by_hand=by_hand)]
+        return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(
         self,

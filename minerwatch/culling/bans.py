@@ -69,6 +69,7 @@ class Notice(msgspec.Struct, frozen=True):
     server: str
     at_unix_s: int
     text: str
+    pod_uid: str = ""  # of the server
 
 
 class HubRecords(msgspec.Struct, frozen=True):
@@ -94,18 +95,23 @@ class HubRecords(msgspec.Struct, frozen=True):
         return HubRecords(self.bans, (*others, notice)[-MAX_NOTICES:])
 
     def with_bans(self, added: Iterable[Ban]) -> HubRecords:
-        """Return the records with ``added``; an earlier ban of the same name gives way."""
-        found = {(each.kind, each.name): each for each in (*self.bans, *added)}
+        """Return the records with ``added``; of two of a name the one that ends later stays."""
+        found: dict[tuple[BanKind, str], Ban] = {}
+        for each in (*self.bans, *added):
+            before = found.get((each.kind, each.name))
+            if before is None or each.until_unix_s >= before.until_unix_s:
+                found[each.kind, each.name] = each
         return HubRecords(tuple(found.values()), self.notices)
 
     def without(self, *, pod_uid: str = "", name: str = "") -> HubRecords:
-        """Return the records without the bans and notices of a pod, or of a name."""
+        """Return the records without the bans and notices of a pod, or without a name's bans."""
         kept = tuple(
             each
             for each in self.bans
             if not (pod_uid and each.pod_uid == pod_uid) and not (name and each.name == name)
         )
-        return HubRecords(kept, self.notices)
+        notices = tuple(each for each in self.notices if not (pod_uid and each.pod_uid == pod_uid))
+        return HubRecords(kept, notices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,12 @@ def network(text: str) -> IPv4Network | IPv6Network | None:
 
 
 def sighting_name(kind: OwnerKind, name: str) -> str:
-    """Return the name that pods are counted by: an address by its network."""
+    """Return the name that pods are counted by.
+
+    Addresses of one network have one name, and so have all spellings of a repository.
+    """
+    if kind is OwnerKind.REPOSITORY:
+        return banned_specs(name).get("GitRepoProvider.banned_specs", name).lower()
     found = network(name) if kind is OwnerKind.CLIENT else None
     return str(found) if found else name
 
@@ -203,6 +214,8 @@ def _objections(
         yield f"a tenant may have chosen it ({each.source}): see owners.platform_namespaces"
     if kind is BanKind.USER or (kind is BanKind.REPOSITORY and by_hand):
         return
+    if not by_hand:
+        yield "it is only banned by hand (minerwatch ban)"
     if sighting.unflagged is None:
         yield "its other users of the last seven days are not known on every node"
     elif sighting.unflagged:

@@ -28,7 +28,7 @@ from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
-from minerwatch.culling.proof import tripped
+from minerwatch.culling.proof import tripped, with_claims
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, KnownBudget, Moment
 from minerwatch.culling.sightings import FILE_NAME, Sightings
@@ -247,10 +247,10 @@ class Culler:
         if self._context.is_host or culling.mode == OFF or not culling.bans.config_map:
             return
         now, cluster = self._context.clock.now(), self._context.cluster
-        pods = ((pod.uid, cluster.owners(pod)) for pod in cluster.pods())
+        pods = ((pod.uid, with_claims(cluster.owners(pod), pod, culling)) for pod in cluster.pods())
         uids = frozenset(each.container.pod_uid for each in flagged)
         try:
-            self.banning.sightings.note(pods, uids, now.unix_s, now.monotonic_s)
+            self.banning.sightings.note(pods, uids, now.unix_s)
         except OSError as error:
             self._context.callbacks.on_error("bans", error)
 

@@ -222,6 +222,7 @@ class Enforcer:
     def _stop_server(self, attempt: _Attempt, request: HubRequest, decision: Decision) -> End:
         """Ask the hub; a hub that does not answer the first question is never sent another."""
         attempt.may_have_happened = False
+        until_s = time.monotonic() + 2 * self.hub.answer_s
         try:
             self.hub.check(request)
         except UnknownServerError as error:  # the next action of the ladder is tried
@@ -231,6 +232,10 @@ class Enforcer:
             return End(Outcome.REFUSED if is_answer else Outcome.WITHDRAWN, str(error))
         if request.dry_run:
             return End(Outcome.DRY_RUN)
+        if self.context.dry_run:
+            return End(Outcome.WITHDRAWN, "actions are no longer enforced")
+        if time.monotonic() > until_s:
+            return End(Outcome.WITHDRAWN, "the hub took too long to answer")
         attempt.may_have_happened = True
         try:
             return End(Outcome.DONE, self.hub.stop(request))

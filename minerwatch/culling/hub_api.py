@@ -10,11 +10,12 @@ An agent with culling disabled does not import this module.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -23,6 +24,9 @@ from minerwatch.config.hub import Hub
 from minerwatch.culling.pod_actions import ANSWER_S, HubRequest
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Reason, one_line
+
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
 
 _Kind = TypeVar("_Kind")
 
@@ -33,6 +37,7 @@ _PERMITTED = frozenset((READ, STOP, "read:users:name"))
 _MAX_ANSWER_BYTES = 4 << 20
 """A user chooses the options of a server, which the answer has in it."""
 
+_PIECE_BYTES = 64 << 10
 _MAX_TOKEN_BYTES = 4096
 _CLOCK_SKEW_S = 60.0
 _MAX_SHOWN = 5
@@ -60,7 +65,7 @@ class HubApi:
 
     def __init__(self, settings: Callable[[], Hub], answer_s: float = ANSWER_S) -> None:
         self._settings = settings
-        self._answer_s = answer_s
+        self.answer_s = answer_s
 
     def check(self, request: HubRequest) -> None:
         """Raise ApiError unless the token is right and the server is the one of the pod.
@@ -68,8 +73,7 @@ class HubApi:
         UnknownServerError: the pod is not the hub's, or no longer.
         """
         self._check_scopes()
-        servers = _decoded(self._call("GET", request.user_path), _User).servers
-        server = servers.get(request.server.name)
+        server = self._servers(request).get(request.server.name)
         if server is None:
             raise UnknownServerError("server", "the hub runs no such server: the pod is left over")
         started_s = _unix_s(server.started)
@@ -80,6 +84,15 @@ class HubApi:
         """Stop the server; return what the hub answered. Raises ApiError."""
         self._call("DELETE", request.path)
         return "the hub has taken the request"
+
+    def _servers(self, request: HubRequest) -> Mapping[str, _Server]:
+        """Return the user's servers; what the user can garble must not save a server."""
+        try:
+            return _decoded(self._call("GET", request.user_path), _User).servers
+        except ApiError as error:
+            if error.reason == "garbage" or error.status == HTTPStatus.NOT_FOUND:
+                raise UnknownServerError("server", str(error)) from error
+            raise
 
     def _check_scopes(self) -> None:
         scopes = frozenset(_decoded(self._call("GET", "/user"), _Token).scopes)
@@ -100,28 +113,40 @@ class HubApi:
         from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
         settings = self._settings()
+        until_s = time.monotonic() + self.answer_s
         pool = urllib3.PoolManager(
             num_pools=1, ca_certs=settings.ca or None, cert_reqs="CERT_REQUIRED", retries=False
         )
         try:
             response = pool.request(
                 method, settings.url.rstrip("/") + path, headers=_headers(settings),
-                timeout=self._answer_s, redirect=False, preload_content=False,
+                timeout=self.answer_s, redirect=False, preload_content=False,
             )  # fmt: skip
-            body = response.read(_MAX_ANSWER_BYTES + 1)
-            status = response.status
-            response.close()
-        except NoAnswerInTime as error:
+            try:
+                body, status = _read(response, until_s), response.status
+            finally:
+                response.close()
+        except (NoAnswerInTime, TimeoutError) as error:
             raise _lost("timeout", error) from None
         except (HTTPError, OSError, ValueError) as error:
             raise _lost("connection", error) from None
         finally:
             pool.clear()
         if len(body) > _MAX_ANSWER_BYTES:
-            raise UnknownServerError("garbage", f"{method} {path}: the hub's answer is too long")
+            raise ApiError("garbage", f"{method} {path}: the hub's answer is too long")
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return body
         raise _refused(status, f"{method} {path}: {_explained(status, body)}")
+
+
+def _read(response: BaseHTTPResponse, until_s: float) -> bytes:
+    """Return the answer's body, or more than is allowed of it; a hub that trickles is too late."""
+    body = b""
+    while len(body) <= _MAX_ANSWER_BYTES and (piece := response.read1(_PIECE_BYTES)):
+        body += piece
+        if time.monotonic() > until_s:
+            raise TimeoutError
+    return body
 
 
 def _headers(settings: Hub) -> Mapping[str, str]:

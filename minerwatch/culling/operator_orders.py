@@ -24,6 +24,9 @@ from minerwatch.kube.events import EventReason
 from minerwatch.model import Action, Observation, Outcome
 from minerwatch.untrusted_text.display import printable
 
+_LOST = ("connection", "timeout")
+"""Reasons of errors of an API server that does not answer."""
+
 
 @dataclass(slots=True)
 class OperatorOrders:
@@ -182,14 +185,14 @@ class OperatorOrders:
                 if not lost:
                     is_unlabelled = self.enforcer.unlabel(record)
             except ApiError as error:
-                if error.reason in ("connection", "timeout"):
+                if error.reason in _LOST:
                     lost = str(error)
                 else:
                     trouble.append(f"the label: {error}")
             if lost:
                 trouble.append(f"the label: {lost}")
         is_unpaused = self._unpaused(record, trouble)
-        bans_lifted = self._lifted(record, trouble, lost)
+        bans_lifted, lost = self._lift_bans(record, trouble, lost)
         self._report_release(
             record,
             case,
@@ -213,13 +216,18 @@ class OperatorOrders:
         )
         return answer, lost
 
-    def _lifted(self, record: ActionRecord, trouble: list[str], lost: str) -> int:
-        """Lift the bans that rest on the pod; return how many there were."""
+    def _lift_bans(self, record: ActionRecord, trouble: list[str], lost: str) -> tuple[int, str]:
+        """Lift the bans that rest on the pod; return how many there were, and the new ``lost``."""
+        if not self.banning.is_configured:
+            return 0, lost
+        if lost:
+            trouble.append(f"the bans: {lost}")
+            return 0, lost
         try:
-            return 0 if lost else self.banning.lift_of_pod(record.pod_uid)
+            return self.banning.lift_of_pod(record.pod_uid), lost
         except ApiError as error:
             trouble.append(f"the bans: {error}")
-            return 0
+            return 0, str(error) if error.reason in _LOST else lost
 
     def _unpaused(self, record: ActionRecord, trouble: list[str]) -> bool:
         """Continue a container that minerwatch paused; return True if it was paused."""

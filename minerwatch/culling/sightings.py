@@ -1,7 +1,7 @@
 """Pods of each repository and client address on this node in seven days, flagged or not.
 
 They say whether others than a miner use an address. Names are kept as digests, in a file beside the
-audit log. Where it does not reach back for seven days nothing is known, unless the node is younger.
+audit log. Where it does not reach back for seven days nothing is known.
 """
 
 from __future__ import annotations
@@ -57,14 +57,12 @@ class Sightings:
         self._flagged: set[str] = set()
         self._pods = 0
 
-    def note(
-        self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float, boot_s: float
-    ) -> None:
+    def note(self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float) -> None:
         """Take note of the node's pods, and of the uids of flagged ones; once a minute.
 
-        ``boot_s``: seconds since the node's boot.
+        A name that is a claim is skipped: a tenant could make an address one of many users.
         """
-        kept = self._known(unix_s, boot_s)
+        kept = self._known(unix_s)
         self._flagged |= flagged
         if 0 <= unix_s - self._noted_s < _EVERY_S:
             return
@@ -72,7 +70,7 @@ class Sightings:
         flagged, self._flagged = frozenset(self._flagged), set()
         for uid, names in pods:
             for each in names:
-                if each.kind in _KINDS:
+                if each.kind in _KINDS and not each.is_claim:
                     self._add(kept, _digest(each), uid, unix_s, is_flagged=uid in flagged)
         if unix_s - self._saved_s >= _SAVED_EVERY_S:
             self._forget_old(kept, unix_s)
@@ -97,13 +95,13 @@ class Sightings:
         """Remove the file."""
         self._path.unlink(missing_ok=True)
 
-    def _known(self, unix_s: float, boot_s: float) -> _Kept:
+    def _known(self, unix_s: float) -> _Kept:
         if self._kept is None:
             self._kept = self._loaded()
         kept = self._kept
-        if kept is None:  # a node that was just booted has had no pods
-            kept = _Kept(0.0 if boot_s < _MAX_GAP_S else unix_s, unix_s)
-        elif unix_s - kept.last_unix_s > _MAX_GAP_S and boot_s > _MAX_GAP_S:
+        if kept is None:  # the file may be lost, or the node another of the same name
+            kept = _Kept(unix_s, unix_s)
+        elif unix_s - kept.last_unix_s > _MAX_GAP_S:
             kept.since_unix_s = unix_s  # pods may have come and gone unseen
         if self._kept is None:
             self._pods = sum(map(len, kept.names.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from urllib.parse import quote
 
 import pytest
@@ -46,6 +47,30 @@ def test_no_other_repository_is_banned(spec: str) -> None:
 )
 def test_the_same_repository_by_any_git_server_is_banned_too(url: str) -> None:
     assert is_banned(BAD, f"{quote(url, safe='')}/HEAD", GIT)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com:443/a/b.c",
+        "https://github.com:/a/b.c",
+        "https://github.com/./a/b.c",
+        "https://github.com/a/.//b.c",
+        "https://github.com/x/../a/y.z/../b.c",
+    ],
+)
+def test_a_port_and_dot_segments_do_not_hide_a_repository(url: str) -> None:
+    assert is_banned(BAD, f"{quote(url, safe='')}/HEAD", GIT)
+    assert is_banned(BAD, f"{url}/HEAD", GIT)
+    assert banned_specs(url) == BAD
+    assert not is_banned(BAD, f"{quote(url, safe='')}d/HEAD", GIT)
+
+
+def test_a_pattern_takes_no_time_on_a_long_address() -> None:
+    started_s = time.perf_counter()
+    for part in ("./", "x/../", "../", "./../", ".x/", "//"):
+        assert not is_banned(BAD, f"https://github.com/{part * 2000}z", GIT)
+    assert time.perf_counter() - started_s < 5
 
 
 def test_other_hosts_are_not() -> None:

@@ -120,8 +120,16 @@ def test_an_address_that_others_use_is_never_banned() -> None:
 
 def test_a_repository_of_others_is_banned_by_hand_only() -> None:
     assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5) == []
-    assert reasons(OwnerKind.REPOSITORY, REPOSITORY, 5, by_hand=False) != []
+    for others in (0, 5, None):
+        found = reasons(OwnerKind.REPOSITORY, REPOSITORY, others, by_hand=False)
+        assert "it is only banned by hand (minerwatch ban)" in found
     assert reasons(OwnerKind.REPOSITORY, "not an address", 0) != []
+
+
+@pytest.mark.parametrize("kind", ["repository", "address"])
+def test_only_users_are_banned_automatically(kind: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f"{kind} is only banned by hand"):
+        msgspec.convert({"kinds": ["user", kind]}, Bans)
 
 
 def test_a_name_that_a_tenant_may_have_chosen_is_not_banned() -> None:
@@ -148,6 +156,13 @@ def test_bans_and_notices_expire_by_the_clock() -> None:
     assert [each.name for each in records.current(NOW_S + 4).bans] == ["a", "b"]
     assert [each.name for each in records.current(NOW_S + 5).bans] == ["a"]
     assert records.current(NOW_S + NOTICE_S + 1).notices == ()
+
+
+def test_of_two_bans_of_a_name_the_one_that_ends_later_stays() -> None:
+    long = a_ban(until_unix_s=NOW_S + 300, by="eve")
+    short = a_ban(until_unix_s=NOW_S + 200, by="minerwatch")
+    assert HubRecords((long,)).with_bans([short]).bans == (long,)
+    assert HubRecords((short,)).with_bans([long]).bans == (long,)
 
 
 # The ConfigMap.
@@ -195,6 +210,23 @@ def test_what_cannot_be_read_is_not_overwritten(api: ApiServer, store: BanStore,
     with pytest.raises(ApiError, match="its bans cannot be read: mend or delete it"):
         store.update(lambda records: records.with_bans([a_ban()]))
     assert api.items("configmaps")[0]["data"] == {BANS: text}
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 3600.0])
+def test_a_change_that_is_put_off_is_given_up_in_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, retry_after_s: float | None
+) -> None:
+    pace = StorePace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
+    store = BanStore(cluster, lambda: STORE, pace)
+
+    def put_off(*_: object, **__: object) -> None:
+        raise ApiError("throttled", "later", status=429, retry_after_s=retry_after_s)
+
+    monkeypatch.setattr(cluster, "open", put_off)
+    started_s = time.monotonic()
+    with pytest.raises(ApiError, match="later"):
+        store.update(lambda records: records.with_bans([a_ban()]))
+    assert time.monotonic() - started_s < 5
 
 
 def test_a_full_map_says_so(store: BanStore) -> None:
@@ -288,6 +320,16 @@ def test_forged_names_ban_nobody(api: ApiServer, opened: Open, log: Path) -> Non
     assert stored(api) == []
 
 
+def test_names_of_a_tenants_own_pod_ban_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    culling = settings(log, bans=bans(after_cull=True), tenant_namespaces=("bind*",))
+    harness = opened(culling, profile="binderhub")
+    answer = ordered(harness, session(api, harness))
+    assert len(answer.bans) == 2
+    assert all("a tenant may have chosen it" in each.objections[0] for each in answer.bans)
+    harness.tick()
+    assert stored(api) == []
+
+
 def test_after_a_cull_the_user_is_banned_if_switched_on(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
@@ -341,6 +383,22 @@ def test_release_lifts_the_bans(api: ApiServer, opened: Open, log: Path) -> None
     assert ordered(harness, observation).reasons == ("An operator has released it.",)
 
 
+def test_release_withdraws_the_notice(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    observation = session(api, harness)
+    banning, cases = harness.culler.banning, harness.culler.cases
+    case, store = cases.case(observation), banning.store
+    decided = harness.culler.history.decide(case)
+    decision = replace(decided, action=Action.STOP_SERVER, server=HubServer("m", ""))
+    assert store is not None
+    harness.culler.call(lambda: banning.follow_up(case, decision, a_record("id")))
+    other = Notice("ada", "", int(time.time()), "text", "uid-9")
+    store.update(lambda records: records.with_notice(other))
+    assert [each.user for each in store.read().notices] == ["m", "ada"]
+    assert harness.release(target(observation)).bans_lifted == 0
+    assert store.read().notices == (other,)
+
+
 def test_a_name_is_lifted_without_its_pod(api: ApiServer, opened: Open, log: Path) -> None:
     harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
     ordered(harness, session(api, harness))
@@ -372,9 +430,12 @@ def test_an_address_needs_seven_days_of_every_node(api: ApiServer, opened: Open,
 # Who else was there.
 
 
-def seen(path: Path, *, boot_s: float = 60.0) -> Sightings:
+def seen(path: Path, *, is_known: bool = True) -> Sightings:
+    """Sightings that reach back for long, or what the folder has."""
+    if is_known:
+        (path / "sightings.json").write_text(f'{{"since_unix_s": 0, "last_unix_s": {NOW_S}}}')
     found = Sightings(path / "sightings.json")
-    found.note((), frozenset(), NOW_S, boot_s)
+    found.note((), frozenset(), NOW_S)
     return found
 
 
@@ -386,25 +447,55 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     sightings = seen(tmp_path)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
         pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
-        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61, 1e6)
+        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
     now_s = NOW_S + MIN_AGE_S + 200
     assert sightings.unflagged(CLIENT, "bad", now_s) == 1
     assert sightings.unflagged(CLIENT, "good", now_s) == 0
     assert sightings.unflagged(CLIENT, "bad", now_s + 8 * DAY_S) == 0
-    again = seen(tmp_path, boot_s=1e6)
+    again = seen(tmp_path, is_known=False)
     assert again.unflagged(CLIENT, "bad", now_s) is not None, "the file was read"
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    ["https://github.com/MALLORY/Mine", "http://www.github.com:80/mallory/mine.git/", REPOSITORY],
+)
+def test_users_of_a_repository_are_counted_however_it_is_spelt(
+    tmp_path: Path, spelling: str
+) -> None:
+    sightings = seen(tmp_path)
+    good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
+    for at_s in range(0, int(MIN_AGE_S) + 61, 61):
+        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61)
+    bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
+    assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
+    assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
+
+
+def test_a_name_that_is_only_claimed_has_no_users(tmp_path: Path) -> None:
+    sightings = seen(tmp_path)
+    claimed = replace(CLIENT, is_claim=True)
+    for at_s in range(0, int(MIN_AGE_S) + 61, 61):
+        sightings.note([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
+    assert sightings.unflagged(CLIENT, "bad", NOW_S + MIN_AGE_S + 200) == 0
+
+
 def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
-    sightings = seen(tmp_path, boot_s=1e6)
+    sightings = seen(tmp_path, is_known=False)
     assert sightings.unflagged(CLIENT, "", NOW_S + 6 * DAY_S) is None
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S) == 0
 
 
 def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
-    sightings.note((), frozenset(), NOW_S + 8 * DAY_S, 1e6)
+    sightings.note((), frozenset(), NOW_S + 8 * DAY_S)
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
+
+
+def test_a_node_that_was_rebooted_after_a_gap_knows_nothing(tmp_path: Path) -> None:
+    """Its uptime says nothing of the pods before the boot, nor of a lost file."""
+    (tmp_path / "sightings.json").write_text('{"since_unix_s": 0, "last_unix_s": 1}')
+    assert seen(tmp_path, is_known=False).unflagged(CLIENT, "", NOW_S + 60) is None
 
 
 def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
@@ -413,13 +504,13 @@ def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
         (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
         for n in range(6000)
     ]
-    sightings.note(pods, frozenset(), NOW_S + 100, 1e6)
+    sightings.note(pods, frozenset(), NOW_S + 100)
     assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
 
 
 def test_a_damaged_file_is_a_new_history(tmp_path: Path) -> None:
     (tmp_path / "sightings.json").write_bytes(b"\xff{")
-    assert seen(tmp_path, boot_s=1e6).unflagged(CLIENT, "", NOW_S + 60) is None
+    assert seen(tmp_path, is_known=False).unflagged(CLIENT, "", NOW_S + 60) is None
 
 
 def test_an_agent_answers_what_it_has_seen(api: ApiServer, opened: Open, log: Path) -> None:

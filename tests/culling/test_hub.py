@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,9 +17,11 @@ from urllib3.util import parse_url
 
 from minerwatch.config.hub import Bans, Hub
 from minerwatch.config.values import DRY_RUN, Duration
+from minerwatch.culling.hub_api import HubApi
 from minerwatch.culling.pod_actions import HubRequest
 from minerwatch.format import rfc3339
 from minerwatch.kube.attributions import HUB_SERVER, HUB_USER, HubServer
+from minerwatch.kube.client import ApiError
 from minerwatch.model import Action, Observation
 from tests.culling.harness import Harness, Open, actions_on, lines, outcomes, put_pod, settings
 from tests.culling.jupyterhub import HOW, JupyterHub, programs, running
@@ -223,39 +225,115 @@ def test_a_tenant_cannot_have_the_server_of_another_stopped(
     assert "No action is configured" in harness.reasons(observation)
 
 
-class _Padded(BaseHTTPRequestHandler):
-    """A hub whose user has started a server with megabytes of options."""
-
-    def do_GET(self) -> None:
-        body = b'{"scopes": ["read:servers", "delete:servers"]}'
-        if "/users/" in self.path:
-            body = b'{"servers": {"": {"user_options": "' + b"x" * (5 << 20) + b'"}}}'
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with suppress(OSError):
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
+SCOPES = b'{"scopes": ["read:servers", "delete:servers"]}'
+RUNNING = b'{"servers": {"": {"started": "2020-01-01T00:00:00Z"}}}'
+LONG = b'{"servers": {"": {"user_options": "' + b"x" * (5 << 20) + b'"}}}'
 
 
-def test_long_options_do_not_save_a_server(
-    api: ApiServer, opened: Open, log: Path, tmp_path: Path
-) -> None:
-    server = HTTPServer(("127.0.0.1", 0), _Padded)
+@contextmanager
+def a_hub(
+    users: tuple[int, bytes], token: bytes = SCOPES, *, piece_s: float = 0.0
+) -> Iterator[tuple[str, list[str]]]:
+    """A hub that answers about its users as given, and its requests; with pauses, if wanted."""
+    requests: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.command)
+            status, body = users if "/users/" in self.path else (200, token)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            pieces = [body[n : n + 1] for n in range(len(body))] if piece_s else [body]
+            with suppress(OSError):
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    time.sleep(piece_s)
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
     Thread(target=server.serve_forever, daemon=True).start()
-    actions = (Action.STOP_SERVER, Action.EVICT)
-    culling = hub_settings(
-        f"http://127.0.0.1:{server.server_port}", token(tmp_path, "t"), log, *actions
-    )
-    harness = opened(msgspec.structs.replace(culling, pause=Duration(0)))
-    server_pod(api, harness, "ada")
-    harness.tick()
-    assert lines(log)[-1].message == "GET /users/ada: the hub's answer is too long"
-    harness.tick()
-    assert outcomes(log)[-1] == "evict done"
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        ((200, LONG), "GET /users/ada: the hub's answer is too long"),
+        ((200, b'{"servers": {"": {"user_options": NaN}}}'), "the hub's answer is invalid: "),
+        (
+            (404, b'{"message": "no such user"}'),
+            "GET /users/ada: the hub answered 404 no such user",
+        ),
+    ],
+)
+def test_nothing_that_a_user_can_do_saves_a_server(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path, users: tuple[int, bytes], said: str
+) -> None:
+    actions = (Action.STOP_SERVER, Action.EVICT)
+    with a_hub(users) as (url, _):
+        culling = hub_settings(url, token(tmp_path, "t"), log, *actions)
+        harness = opened(msgspec.structs.replace(culling, pause=Duration(0)))
+        server_pod(api, harness, "ada")
+        harness.tick()
+        assert lines(log)[-1].message.startswith(said)
+        harness.tick()
+    assert outcomes(log)[-1] == "evict done"
+
+
+def request() -> HubRequest:
+    return HubRequest(HubServer("ada", ""), time.time(), dry_run=False)
+
+
+@pytest.mark.parametrize("scopes", [LONG, b"NaN"])
+def test_a_garbled_token_is_no_unknown_server(tmp_path: Path, scopes: bytes) -> None:
+    with a_hub((200, RUNNING), scopes) as (url, _):
+        hub = Hub(url=url, token_file=str(token(tmp_path, "t")))
+        with pytest.raises(ApiError) as raised:
+            HubApi(lambda: hub).check(request())
+    assert (type(raised.value), raised.value.reason) == (ApiError, "garbage")
+
+
+def test_a_hub_that_trickles_is_given_up(tmp_path: Path) -> None:
+    with a_hub((200, RUNNING), piece_s=0.1) as (url, _):
+        hub = Hub(url=url, token_file=str(token(tmp_path, "t")))
+        started_s = time.monotonic()
+        with pytest.raises(ApiError, match="the hub cannot be reached") as raised:
+            HubApi(lambda: hub, answer_s=0.5).check(request())
+        assert time.monotonic() - started_s < 3
+    assert raised.value.reason == "timeout"
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_nothing_is_stopped_after_a_late_check_or_once_it_is_a_dry_run(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path, is_late: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("minerwatch.culling.culler.HubApi", lambda of, _: HubApi(of, 0.05))
+    with a_hub((200, RUNNING)) as (url, requests):
+        harness = opened(hub_settings(url, token(tmp_path, "t"), log))
+        server_pod(api, harness, "ada")
+        context = harness.culler.orders.context
+
+        def check(hub: HubApi, _: HubRequest) -> None:
+            if is_late:
+                time.sleep(2 * hub.answer_s + 0.1)
+            else:
+                culling = msgspec.structs.replace(context.culling, mode=DRY_RUN)
+                context.config = msgspec.structs.replace(context.config, culling=culling)
+
+        monkeypatch.setattr(HubApi, "check", check)
+        harness.tick()
+    assert outcomes(log)[-1] == "stop-server withdrawn"
+    said = "the hub took too long to answer" if is_late else "actions are no longer enforced"
+    assert lines(log)[-1].message == said
+    assert "DELETE" not in requests
 
 
 def test_a_missing_token_is_one_line(

@@ -8,11 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from minerwatch.config.hub import Bans
 from minerwatch.config.schema import Audit
 from minerwatch.config.values import DRY_RUN, OFF
+from minerwatch.culling.ban_store import BanStore
 from minerwatch.culling.decision import Reason
 from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.errors import MinerwatchError, TargetError
+from minerwatch.kube.client import ApiError
 from minerwatch.model import Action, Observation, ProcessId
 from tests.culling.harness import (
     EVE,
@@ -204,6 +207,29 @@ def test_all_is_released_also_of_pods_that_are_no_longer_watched(
     again = opened(settings(log, Action.STOP), harness.watch)
     again.tick()
     assert Reason.RELEASED.value in again.reasons(observation)
+
+
+def test_bans_are_asked_for_once_if_the_api_server_does_not_answer(
+    api: ApiServer, opened: Open, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    culling = settings(log, Action.LABEL, bans=Bans(config_map="binder/minerwatch-bans"))
+    harness = opened(culling)
+    uids = ("uid-1", "uid-2", "uid-3")
+    for uid in uids:
+        put_pod(api, f"jupyter-{uid}", uid)
+    found = [harness.watch.add(f"/kubepods/pod{uid}/c", uid) for uid in uids]
+    until(lambda: all(harness.node.identity(each.container) for each in found))
+    harness.tick()
+    reads = []
+
+    def read(_: BanStore) -> None:
+        reads.append(1)
+        raise ApiError("timeout", "no answer")
+
+    monkeypatch.setattr(BanStore, "read", read)
+    released = harness.release_all().released
+    assert [each.trouble[-1] for each in released] == ["the bans: no answer"] * 3
+    assert len(reads) == 1
 
 
 def labels_of(api: ApiServer) -> dict[str, set[str]]:

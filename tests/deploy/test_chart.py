@@ -863,3 +863,19 @@ def test_the_hubs_token_is_mounted_and_configured() -> None:
     assert {"port": 8081, "protocol": "TCP"} in [
         port for rule in policy["spec"]["egress"] for port in rule["ports"]
     ]
+
+
+def test_the_agents_way_to_the_hub_can_be_narrowed() -> None:
+    def peers(*options: str) -> Any:
+        hub = Release(rendered("-f", str(_SETS["cull-hub"]), *options))
+        (policy,) = hub.of_kind("NetworkPolicy")
+        (rule,) = [
+            rule
+            for rule in policy["spec"]["egress"]
+            if {"port": 8081, "protocol": "TCP"} in rule["ports"]
+        ]
+        return rule.get("to")
+
+    assert peers() is None
+    hub = [{"podSelector": {"matchLabels": {"component": "hub"}}}]
+    assert peers("--set=hub.to[0].podSelector.matchLabels.component=hub") == hub
