@@ -215,8 +215,6 @@ def test_a_container_that_did_not_run_has_no_facts(counters: Counters) -> None:
     [
         ("scanning: closed ports, 50/s", Abuse.SCANNING),
         ("scanning: silent hosts, 64 at once", Abuse.SCANNING),
-        ("scanning: SYN by a raw socket", Abuse.SCANNING),
-        ("scanning: SYN by a packet socket", Abuse.SCANNING),
         ("scanning: datagrams to closed ports", Abuse.SCANNING),
         ("flooding: datagrams", Abuse.FLOODING),
     ],
@@ -229,6 +227,35 @@ def test_scans_and_floods_are_likely(case: str, abuse: Abuse) -> None:
     with two_networks() as found:
         facts = bench.facts_of(found, case, PATIENCE_S, is_likely)
     assert is_likely(facts), [*facts.items()]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        # fifty workers that retry a database on this node, of whose connects none was seen
+        {"ConnectsPerSecond": 27.0, "FailedConnectShare": 1.0, "LoopbackPacketsPerSecond": 0.0},
+        # gVisor sends everything by a packet socket
+        {"RawPacketsPerSecond": 900.0, "RawSocketCount": 1},
+        {"RawPacketsPerSecond": 9000.0, "RawSocketCount": 1},
+    ],
+)
+def test_what_innocent_programs_do_too_is_suspicious_only(facts: Facts) -> None:
+    (score,) = bench.found_on(shipped.matcher(), facts).values()
+    assert Level.of(score) is Level.SUSPICIOUS
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raw", "packet"])
+def test_raw_packets_are_suspicious(how: str) -> None:
+    def is_suspicious(facts: Facts) -> bool:
+        scores = bench.found_on(shipped.matcher(), facts)
+        return Level.of(scores.get(Abuse.SCANNING, 0.0)) is Level.SUSPICIOUS
+
+    with two_networks() as found:
+        case = f"scanning: SYN by a {how} socket"
+        facts = bench.facts_of(found, case, PATIENCE_S, is_suspicious)
+    assert is_suspicious(facts), [*facts.items()]
 
 
 @needs_root
