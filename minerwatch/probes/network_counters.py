@@ -202,7 +202,7 @@ class PodNetworks:
         if _has_failures(facts):
             facts |= _tally_facts("Unanswered", seen.unanswered)
             facts |= measured(UnansweredSpread=seen.unanswered.spread)
-        facts |= {"PeerCount": seen.peers, "PodAcceptsConnections": seen.accepts}
+        facts |= measured(PeerCount=seen.peers, PodAcceptsConnections=seen.accepts)
         if seen.short_sessions.connections:
             facts |= _tally_facts("ShortLogin", seen.short_sessions)
             facts["ShortLoginsPerMinute"] = seen.short_sessions.connections
