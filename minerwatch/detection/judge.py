@@ -223,10 +223,12 @@ POD_COUNTERS = frozenset(
         "FailedConnectShare",
         "SegmentsPerConnect",
         "DatagramsPerSecond",
-        "UnreachablePerSecond",
+        "RawPacketsPerSecond",
     )
 )
 """Fields of the pod's own network counters: the evidence for scans and floods."""
+_PLANTED = "UnreachablePerSecond"
+"""A neighbour can send these answers unasked."""
 
 
 def is_cullable(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> bool:
@@ -269,9 +271,9 @@ def _is_proof(abuse: Abuse, findings: list[Finding]) -> bool:
 def _cannot_be_planted(abuse: Abuse, finding: Finding) -> bool:
     if abuse in (Abuse.MINING, Abuse.CRACKING):
         return finding.signal is Signal.COMPUTE
-    return finding.signal is Signal.NETWORK and any(
-        each.field in POD_COUNTERS for each in finding.evidence
-    )
+    fields = {each.field for each in finding.evidence}
+    is_counted = not POD_COUNTERS.isdisjoint(fields) and _PLANTED not in fields
+    return finding.signal is Signal.NETWORK and is_counted
 
 
 class Judge:

@@ -105,7 +105,7 @@ _POD: tuple[Field, ...] = (
     _counter(
         "RawSocketCount",
         "count",
-        "raw and packet sockets of its pod, without ping's; read if it sends raw packets",
+        "raw and packet sockets of its pod; read if it sends raw packets",
         "RawSocketCount|gte: 1",
     ),
     _counter(

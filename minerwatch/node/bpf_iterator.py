@@ -22,6 +22,8 @@ from minerwatch.node.capabilities import effective_capabilities
 BPF_FOLDER = Path(__file__).parent / "bpf"
 _RECORDS_PER_READ = 1024
 _MAX_READS = 4096
+_MAX_EMPTY_READS = 64
+"""Reads that end with EAGAIN: the kernel passes a million objects, none of which has a record."""
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _CAPABILITIES = ("BPF", "PERFMON")
 
@@ -131,8 +133,15 @@ class BpfIterator:
             self.failures["unreadable"] += 1
             return
         try:
+            empty_reads = 0
             for _ in range(_MAX_READS):
-                content = os.read(fd, _RECORDS_PER_READ * self._record_bytes)
+                try:
+                    content = os.read(fd, _RECORDS_PER_READ * self._record_bytes)
+                except BlockingIOError:  # the next read goes on from there
+                    empty_reads += 1
+                    if empty_reads > _MAX_EMPTY_READS:
+                        raise
+                    continue
                 if not content:
                     break
                 whole = len(content) - len(content) % self._record_bytes

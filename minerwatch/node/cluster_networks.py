@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from minerwatch.node.proc_files import read_once
+from minerwatch.node.proc_files import read_whole
 
 _PRIVATE = tuple(
     ip_network(each)
@@ -78,7 +78,7 @@ def _is_in(networks: _Prefixes, address: str) -> bool:
 def _routes(proc: str) -> Iterator[_Network]:
     for name, parse in (("route", _route_v4), ("ipv6_route", _route_v6)):
         with suppress(OSError):
-            lines = read_once(f"{proc}/1/net/{name}", _MAX_ROUTES_BYTES).splitlines()
+            lines = read_whole(f"{proc}/1/net/{name}", _MAX_ROUTES_BYTES).splitlines()
             for line in lines:
                 with suppress(ValueError, IndexError, struct.error):
                     network = parse(line.split())

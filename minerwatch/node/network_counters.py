@@ -33,9 +33,6 @@ _V6_PACKETS_PER_S = 2.0
 """Packets that are not IPv4's, from which IPv6's counters are read each time. Reading them takes as
 long as all else."""
 _MAX_HEADERS = 64
-_ICMP_PORTS = (b"0001", b"003A")
-"""Protocols of ping's sockets: the local port of a raw socket is its protocol (raw(7))."""
-_MAX_RAW = 1000
 
 
 class CounterReader:
@@ -58,7 +55,7 @@ class CounterReader:
 
     def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
         """Read the counters of devices; None if they cannot be read."""
-        content = self._files.content(f"{self.proc}/{pid}/net/dev", _MAX_DEVICES_BYTES)
+        content = self._files.whole(f"{self.proc}/{pid}/net/dev", _MAX_DEVICES_BYTES)
         if content is None:
             return None
         try:
@@ -87,13 +84,15 @@ class CounterReader:
             return None
 
     def raw_sockets(self, pid: int) -> int:
-        """Return how many raw and packet sockets the namespace has; ping's do not count."""
+        """Return how many raw and packet sockets the namespace has.
+
+        Ping's count, too: its socket can send packets with a header of its own (raw(7)), and what
+        ping itself sends the kernel counts as ICMP.
+        """
         count = 0
         for name in ("raw", "raw6", "packet"):
-            content = self._files.content(f"{self.proc}/{pid}/net/{name}", _MAX_DEVICES_BYTES)
-            for line in (content or b"").splitlines()[1:_MAX_RAW]:
-                local = line.split(None, 2)[1:2]
-                count += name == "packet" or not (local and local[0][-4:] in _ICMP_PORTS)
+            content = self._files.whole(f"{self.proc}/{pid}/net/{name}", _MAX_DEVICES_BYTES)
+            count += max(0, len((content or b"").splitlines()) - 1)
         return count
 
 

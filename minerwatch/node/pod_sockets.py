@@ -29,8 +29,12 @@ _NEW_LOGINS = 4
 """Connections to login services, new at one look, after which the next one comes soon."""
 _MAX_PEERS = 64
 """Counted of one namespace."""
-_MAX_CONNECTS = 1024
-"""Kept of one namespace: those that were seen last."""
+_MAX_ENDS = 1024
+"""Ends of connects without an answer, kept of one namespace: those that were seen last."""
+_MAX_CONNECTS_OF_END = 4
+"""Counted of one end, so that decoys to it do not hide the others."""
+_MAX_CONNECT_AGE_S = 60.0
+_MAX_ENDED = 1024
 _MIN_CONNECTS = 3
 """With fewer, it is not said how far they spread."""
 _SHORT_S = 30.0
@@ -73,8 +77,8 @@ class PodConnections:
 
     unanswered: Tally
     short_sessions: Tally  # to login services, that ended within the last minute
-    peers: int  # addresses outside the cluster to which connections were opened
-    accepts: bool  # it has a connection that another host opened
+    peers: int | None  # addresses outside the cluster to which connections were opened
+    accepts: bool | None  # it has a connection that another host opened; None: not measured
 
 
 class PodSocketsSource(Protocol):
@@ -82,8 +86,8 @@ class PodSocketsSource(Protocol):
 
     failures: dict[str, int]
 
-    def by_namespace(self, namespaces: Set[int]) -> Mapping[int, NamespaceSockets]:
-        """Return the sockets of these namespaces; none if all sockets cannot be read."""
+    def by_namespace(self, namespaces: Set[int]) -> Mapping[int, NamespaceSockets] | None:
+        """Return the sockets of these namespaces; None if all sockets cannot be read."""
 
     def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterable[RemoteEnd]:
         """Return connects that have no answer, some repeatedly; ``pids``: of the namespace."""
@@ -94,12 +98,12 @@ class PodSocketsSource(Protocol):
 
 @dataclass(slots=True)
 class _Seen:
-    since_s: float
-    unanswered: OrderedDict[int, _Remote] = field(default_factory=OrderedDict)  # by inode
+    unanswered: OrderedDict[_Remote, dict[int, float]] = field(default_factory=OrderedDict)
+    """When each connect was last seen, by its end and inode."""
     sessions: dict[int, tuple[_Remote, float]] = field(default_factory=dict)  # open ones, by inode
-    ended: deque[tuple[float, _Remote]] = field(default_factory=lambda: deque(maxlen=_MAX_CONNECTS))
-    peers: int = 0
-    accepts: bool = False
+    ended: deque[tuple[float, _Remote]] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
+    peers: int | None = None
+    accepts: bool | None = None
     looks: int = 0
 
 
@@ -126,11 +130,10 @@ class PodSockets:
 
     def watch(self, namespaces: Mapping[int, Watched]) -> None:
         """Watch these namespaces, and forget all others."""
-        now_s = time.monotonic()
         with self._lock:
             failing = {inode for inode, each in self._watched.items() if each.has_failures}
             self._watched = namespaces
-            self._seen = {each: self._seen.get(each) or _Seen(now_s) for each in namespaces}
+            self._seen = {each: self._seen.get(each) or _Seen() for each in namespaces}
             self._has_begun = any(
                 each.has_failures and inode not in failing for inode, each in namespaces.items()
             )
@@ -144,9 +147,8 @@ class PodSockets:
             if seen is None or not seen.looks:
                 return None
             short = [remote for at_s, remote in seen.ended if at_s > now_s - _RATE_S]
-            return PodConnections(
-                _tally([*seen.unanswered.values()]), _tally(short), seen.peers, seen.accepts
-            )
+            connects = [end for end, inodes in seen.unanswered.items() for _ in inodes]
+            return PodConnections(_tally(connects), _tally(short), seen.peers, seen.accepts)
 
     def close(self) -> None:
         """End the thread."""
@@ -176,23 +178,41 @@ class PodSockets:
         pause_s = random.uniform(*_CALM_PAUSE_S)  # noqa: S311
         with self._lock:
             watched = self._watched
-        sockets = self._source.by_namespace(watched.keys()) if watched else {}
+        sockets = self._source.by_namespace(watched.keys()) if watched else None
         for namespace, each in watched.items():
             connects = [*self._source.unanswered(namespace, each.pids)] if each.has_failures else []
-            found = sockets.get(namespace, NamespaceSockets())
-            peers, logins = self._peers(found, now_s), self._logins(found, now_s)
-            with self._lock:
-                if namespace not in self._seen:
-                    continue
-                seen = self._seen[namespace]
-                _add_connects(seen, [*connects, *found.unanswered])
-                new = _add_sessions(seen, logins, now_s)
-                seen.peers, seen.accepts = peers, found.accepts
+            new = self._update(namespace, connects, sockets, now_s)
             if each.has_failures:
                 pause_s = min(pause_s, random.uniform(*_PAUSE_S))  # noqa: S311
             elif new >= _NEW_LOGINS:
                 pause_s = min(pause_s, random.uniform(*_LOGIN_PAUSE_S))  # noqa: S311
         return pause_s
+
+    def _update(
+        self,
+        namespace: int,
+        connects: Iterable[RemoteEnd],
+        sockets: Mapping[int, NamespaceSockets] | None,
+        now_s: float,
+    ) -> int:
+        """Keep what one look showed of a namespace; return how many sessions are new.
+
+        ``sockets``: None if they cannot be read, so that sessions and peers stay as they are.
+        """
+        found = (sockets or {}).get(namespace, NamespaceSockets())
+        peers, logins = self._peers(found, now_s), self._logins(found, now_s)
+        with self._lock:
+            seen = self._seen.get(namespace)
+            if seen is None:
+                return 0
+            seen.looks += 1
+            _drop_connects(seen, found.outbound, now_s)
+            _add_connects(seen, [*connects, *found.unanswered], now_s)
+            if sockets is None:
+                return 0
+            new = _add_sessions(seen, logins, now_s)
+            seen.peers, seen.accepts = peers, found.accepts
+            return new
 
     def _peers(self, found: NamespaceSockets, now_s: float) -> int:
         addresses = {address for _, address, _ in found.outbound}
@@ -210,19 +230,35 @@ class PodSockets:
         return self._networks.is_outside(address_text(address), now_s)
 
 
-def _add_connects(seen: _Seen, connects: Iterable[RemoteEnd]) -> None:
+def _add_connects(seen: _Seen, connects: Iterable[RemoteEnd], now_s: float) -> None:
     for inode, address, port in connects:
-        if not is_loopback(address):
-            seen.unanswered[inode] = address, port
-            seen.unanswered.move_to_end(inode)
-            if len(seen.unanswered) > _MAX_CONNECTS:
-                seen.unanswered.popitem(last=False)
+        if is_loopback(address):
+            continue
+        inodes = seen.unanswered.setdefault((address, port), {})
+        inodes.pop(inode, None)
+        inodes[inode] = now_s
+        seen.unanswered.move_to_end((address, port))
+        if len(inodes) > _MAX_CONNECTS_OF_END:
+            del inodes[next(iter(inodes))]
+        if len(seen.unanswered) > _MAX_ENDS:
+            seen.unanswered.popitem(last=False)
+
+
+def _drop_connects(seen: _Seen, answered: Iterable[RemoteEnd], now_s: float) -> None:
+    """Drop connects that have an answer by now, and those that were seen long ago."""
+    for inode, address, port in answered:
+        seen.unanswered.get((address, port), {}).pop(inode, None)
+    for end, inodes in list(seen.unanswered.items()):
+        for inode, at_s in list(inodes.items()):
+            if at_s < now_s - _MAX_CONNECT_AGE_S:
+                del inodes[inode]
+        if not inodes:
+            del seen.unanswered[end]
 
 
 def _add_sessions(seen: _Seen, logins: Iterable[RemoteEnd], now_s: float) -> int:
     """Keep the sessions that are open, note short ones that ended; return how many are new."""
-    is_first = not seen.looks
-    seen.looks += 1
+    is_first = seen.peers is None
     before, seen.sessions = seen.sessions, {}
     for inode, address, port in logins:
         started_s = float("-inf") if is_first else now_s

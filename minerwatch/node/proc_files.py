@@ -1,4 +1,4 @@
-"""Small files of /proc and of the cgroup tree: read by one read(2), shown as text."""
+"""Files of /proc and of the cgroup tree: small ones read by one read(2), shown as text."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ class CountedFiles:
             self.count(error)
             return None
 
+    def whole(self, path: str | bytes, limit_bytes: int) -> bytes | None:
+        """Return a file of many pages up to a limit; None if it cannot be read."""
+        try:
+            return read_whole(path, limit_bytes)
+        except OSError as error:
+            self.count(error)
+            return None
+
     def count(self, error: OSError | ValueError) -> None:
         """Count a failure; a file that is gone does not count."""
         if isinstance(error, PermissionError):
@@ -64,6 +72,18 @@ def read_once(path: str | bytes, limit_bytes: int) -> bytes:
         return os.read(fd, limit_bytes)
     finally:
         os.close(fd)
+
+
+def read_whole(path: str | bytes, limit_bytes: int) -> bytes:
+    """Read a file up to a limit; the kernel returns a long list one page (4 KiB) at a time."""
+    content = bytearray()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while len(content) < limit_bytes and (piece := os.read(fd, limit_bytes - len(content))):
+            content += piece
+    finally:
+        os.close(fd)
+    return bytes(content)
 
 
 def decoded(raw: bytes) -> str:

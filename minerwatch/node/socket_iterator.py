@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import socket
 import time
 from array import array
@@ -29,6 +30,8 @@ namespace, pid, local and remote port, state, raw or not."""
 _ADDRESS = Struct("=56x16s")
 _NAMESPACE = Struct("=32xI36x")
 _ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10  # include/net/tcp_states.h
+_MAX_RECORDS = 131_072
+"""Read at once: 10 MiB."""
 _MAX_CONNECTIONS = 64
 """Reported of one process."""
 _MAX_KNOWN = 32_768
@@ -36,7 +39,7 @@ _MAX_KNOWN = 32_768
 _MAX_UNANSWERED = 4096
 """Connects without an answer that are kept of one network namespace."""
 _MAX_ONE_BY_ONE = 32
-"""Processes that are read one by one; to read more takes as long as to read all sockets."""
+"""Processes that are read one by one at one look; more take as long as all sockets."""
 _READS_AT_ONCE = 96
 _READS_CPU_S = 0.005
 _MAX_AGE_S = 5.0
@@ -68,7 +71,7 @@ class SocketTable:
     ``raw``: how many raw and packet sockets are open, by namespace.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | bytearray) -> None:
         self._content = content
         self._established: dict[int, array[int]] = {}
         self._local: set[tuple[int, int]] = set()  # namespaces and ports that are listened on
@@ -158,7 +161,8 @@ class SocketTable:
 class SocketIterator:
     """Reads all sockets repeatedly; for one thread at a time.
 
-    ``failures`` counts what went wrong since the start, by reason: ``unreadable``.
+    ``failures`` counts what went wrong since the start, by reason: ``unreadable``, or ``too_many``
+    sockets to read them all.
     """
 
     def __init__(
@@ -173,7 +177,8 @@ class SocketIterator:
             "sockets", RECORD.size, needs="Linux 5.11", library=library, what="socket iterator"
         )
         self.failures = self._iterator.failures
-        self._table = SocketTable(b"")
+        self.failures["too_many"] = 0
+        self._table: SocketTable | None = None
         self._starts: dict[int, _Start] = {}
         self._read_s = float("-inf")
         with socket.socket() as own:
@@ -188,38 +193,42 @@ class SocketIterator:
     def table(self) -> SocketTable | None:
         """Read all sockets of the node; None if that failed."""
         failed = self.failures["unreadable"]
-        table = SocketTable(b"".join(self._iterator.pieces()))
+        table = SocketTable(self._content(self._iterator.pieces()))
         return table if self.failures["unreadable"] == failed else None
 
     def refresh(self, at_s: float) -> None:
         """Read all sockets, so that the ages of those are known that are open now."""
-        table = self.table()
+        self._table, self._read_s = None, at_s  # the old one is freed before the next is read
+        self._table = table = self.table()
         if table is not None:
-            self._table, self._read_s = table, at_s
             self._starts = table.starts(self._starts, at_s)
 
-    def sockets_of(self, pid: int, at_s: float) -> OpenSockets:
-        """Return the sockets of ``pid``, as of the last five seconds."""
+    def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
+        """Return the sockets of ``pid``, as of the last five seconds; None if that failed."""
         if at_s >= self._read_s + _MAX_AGE_S:
             self.refresh(at_s)
+        if self._table is None:
+            return None
         return self._table.sockets_of(pid, self._starts, self._read_s)
 
-    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
-        """Return the connections of these namespaces; none if they cannot be read."""
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets] | None:
+        """Return the connections of these namespaces; None if they cannot be read."""
         table = self.table()
-        return table.of_namespaces(namespaces) if table is not None else {}
+        return table.of_namespaces(namespaces) if table is not None else None
 
     def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterator[RemoteEnd]:
         """Yield connects of ``pids`` that have no answer, or were refused; some repeatedly.
 
         Where the kernel can (Linux 6.1), their sockets are read again and again: one that a
-        neighbour refuses is there for some ten microseconds.
+        neighbour refuses is there for some ten microseconds. Of many processes, some at random.
         """
-        if not self._reads_one_process or len(pids) > _MAX_ONE_BY_ONE:
+        if not self._reads_one_process:
             return
+        if len(pids) > _MAX_ONE_BY_ONE:
+            pids = random.sample(pids, _MAX_ONE_BY_ONE)
         ends_s = time.thread_time() + self._reads_cpu_s
         for pid in [*pids] * (_READS_AT_ONCE // max(1, len(pids))):
-            content = b"".join(self._iterator.pieces_of(pid))
+            content = self._content(self._iterator.pieces_of(pid))
             yield from SocketTable(content).unanswered.get(namespace, ())
             if time.thread_time() >= ends_s:  # a process may have very many sockets
                 return
@@ -227,6 +236,18 @@ class SocketIterator:
     def close(self) -> None:
         """Remove the program from the kernel."""
         self._iterator.close()
+
+    def _content(self, pieces: Iterable[bytes]) -> bytearray:
+        """Join records, without a second copy of all."""
+        content = bytearray()
+        most = _MAX_RECORDS * RECORD.size
+        for piece in pieces:
+            content += piece
+            if len(content) > most:
+                del content[most:]
+                self.failures["too_many"] += 1
+                break
+        return content
 
     def _inodes_and_pids(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, int]]:
         for piece in pieces:

@@ -118,10 +118,10 @@ class SocketReader:
     def close(self) -> None:
         """Release nothing."""
 
-    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
-        """Return nothing: to read all sockets in files would take long."""
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets] | None:
+        """Return None: to read all sockets in files would take long."""
         del namespaces
-        return {}
+        return None
 
     def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterator[RemoteEnd]:
         """Yield connects of a namespace that have no answer."""

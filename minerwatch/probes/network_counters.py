@@ -25,9 +25,14 @@ from minerwatch.probes.base import NO_FACTS
 _QUIET_PACKETS_PER_S = 10.0
 """Below, the protocols of a namespace are not read: nothing in it scans or floods."""
 _WINDOW_S = 30.0
-_MAX_NAMESPACES_OF_ONE = 4
-"""Of one pod; nested ones that it makes itself lead nowhere without the first."""
+_MAX_NAMESPACES_OF_ONE = 32
+"""Nested ones of one pod, which it makes itself; idle ones make room."""
+_MAX_NESTED = 4096
+"""Of all pods."""
 _MIN_CPU_SHARE = 0.2
+_CPU_DECAY = 0.8
+"""Kept at each tick of the CPU time that shares are of."""
+_MIN_CPU_S = 0.01
 _LOOKED_AT_CONNECTS = 5.0
 _LOOKED_AT_FAILED = 0.3
 _LOOKED_AT_SEGMENTS = 3.0
@@ -57,6 +62,7 @@ class NetworkUser(NamedTuple):
 class _Namespace:
     pid: int
     owner: Hashable
+    is_nested: bool
     devices: DeviceCounters
     readings: deque[NetworkCounters] = field(default_factory=deque)
     cpu_s: dict[ContainerKey, float] = field(default_factory=dict)
@@ -64,6 +70,10 @@ class _Namespace:
     read_s: float = 0.0
     busy_s: float = float("-inf")
     has_rested: bool = False
+
+    def is_idle(self, at_s: float) -> bool:
+        """Return True if it is not read at this tick, and sent hardly anything before."""
+        return self.read_s < at_s and self.busy_s < at_s - _WINDOW_S
 
 
 class PodNetworks:
@@ -143,23 +153,33 @@ class PodNetworks:
                 continue
             known = self._namespaces.get(inode)
             if known is not None:
-                known.pid = pid
+                known.pid, known.read_s = pid, at_s
                 found.add(inode)
-            elif is_first or self._has_room(user.owner):
-                found.update([inode] if self._open(inode, pid, user.owner, at_s) else ())
+                known.is_nested = known.is_nested and not is_first
+            elif is_first or self._make_room(user.owner, at_s):
+                is_open = self._open(inode, pid, user.owner, at_s, is_nested=not is_first)
+                found.update([inode] if is_open else ())
         return found
 
-    def _has_room(self, owner: Hashable) -> bool:
-        own = sum(each.owner == owner for each in self._namespaces.values())
-        return own < _MAX_NAMESPACES_OF_ONE
+    def _make_room(self, owner: Hashable, at_s: float) -> bool:
+        """Return True if there is room for a nested namespace; drop an idle one if need be."""
+        nested = {inode: each for inode, each in self._namespaces.items() if each.is_nested}
+        own = [inode for inode, each in nested.items() if each.owner == owner]
+        if len(own) < _MAX_NAMESPACES_OF_ONE and len(nested) < _MAX_NESTED:
+            return True
+        idle = [inode for inode in own if nested[inode].is_idle(at_s)]
+        if not idle:
+            return False
+        del self._namespaces[min(idle, key=lambda inode: nested[inode].read_s)]
+        return True
 
-    def _open(self, inode: int, pid: int, owner: Hashable, at_s: float) -> bool:
+    def _open(self, inode: int, pid: int, owner: Hashable, at_s: float, *, is_nested: bool) -> bool:
         devices = self._reader.devices(pid, at_s)
         if devices is None:
             return False
         reading = self._reader.protocols(pid, devices)
         self._namespaces[inode] = _Namespace(
-            pid, owner, devices, deque([reading] if reading else ()), read_s=at_s
+            pid, owner, is_nested, devices, deque([reading] if reading else ()), read_s=at_s
         )
         return True
 
@@ -202,7 +222,7 @@ class PodNetworks:
         if _has_failures(facts):
             facts |= _tally_facts("Unanswered", seen.unanswered)
             facts |= measured(UnansweredSpread=seen.unanswered.spread)
-        facts |= {"PeerCount": seen.peers, "PodAcceptsConnections": seen.accepts}
+        facts |= measured(PeerCount=seen.peers, PodAcceptsConnections=seen.accepts)
         if seen.short_sessions.connections:
             facts |= _tally_facts("ShortLogin", seen.short_sessions)
             facts["ShortLoginsPerMinute"] = seen.short_sessions.connections
@@ -210,6 +230,8 @@ class PodNetworks:
 
     def _give_facts(self, namespace: _Namespace, users: Iterable[NetworkUser]) -> None:
         users = tuple(users)
+        kept = {key: _CPU_DECAY * cpu_s for key, cpu_s in namespace.cpu_s.items()}
+        namespace.cpu_s = {key: cpu_s for key, cpu_s in kept.items() if cpu_s >= _MIN_CPU_S}
         for user in users:
             namespace.cpu_s[user.key] = namespace.cpu_s.get(user.key, 0.0) + user.cpu_s
         least_s = _MIN_CPU_SHARE * sum(namespace.cpu_s.values())

@@ -75,7 +75,7 @@ def test_a_scan_is_likely_and_says_of_what(node: Node, cgroups: CgroupFolders) -
 @pytest.mark.slow
 def test_a_flood_is_likely(node: Node, cgroups: CgroupFolders) -> None:
     with two_networks() as found:
-        observation = flagged(node, found, cgroups, "flooding: SYN by a packet socket")
+        observation = flagged(node, found, cgroups, "flooding: datagrams")
     assert observation.verdict.findings[0].abuse is Abuse.FLOODING
 
 

@@ -93,6 +93,24 @@ def test_scans_and_floods_are_culled_by_the_pods_own_counters_only(
     assert not is_cullable(Judge().verdict(HERE, [words, named], 0.0))
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_proof"),
+    [
+        (("RawPacketsPerSecond", "RawSocketCount"), True),
+        (("UnreachablePerSecond",), False),
+        (("DatagramsPerSecond", "UnreachablePerSecond"), False),
+    ],
+)
+def test_answers_that_a_neighbour_can_send_are_no_proof(
+    fields: tuple[str, ...], is_proof: bool
+) -> None:
+    shown = tuple(Evidence(field, 90.0, "at least 5") for field in fields)
+    scan = seen(rule("a", score=88, signal=Signal.NETWORK, abuse=Abuse.SCANNING))
+    named = seen(rule("b", score=88, signal=Signal.IDENTITY, abuse=Abuse.SCANNING))
+    verdict = Judge().verdict(HERE, [replace(scan, evidence=shown), named], 0.0)
+    assert (proven_abuse(verdict) is Abuse.SCANNING) is is_proof
+
+
 def test_scores_by_abuse_are_listed_worst_first() -> None:
     mining = rule("m", score=60, signal=Signal.IDENTITY)
     scans = [rule(f"s{score}", score=score, abuse=Abuse.SCANNING) for score in (20, 70)]

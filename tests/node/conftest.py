@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +27,10 @@ def recorded_reader(recorded: RecordedProc, tmp_path: Path) -> Iterator[ProcessR
         if fifo.is_fifo():
             recorded.release(int(fifo.parent.name))
     reader.close()
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a read return 64 bytes at most, as the kernel does with a page of a long list."""
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda fd, most: read(fd, min(most, 64)))

@@ -56,6 +56,10 @@ def test_routes_are_read_again(proc: Path) -> None:
     assert networks.is_outside("203.0.113.9", 700.0)
 
 
+def test_routes_of_many_pages_are_read(proc: Path, small_pages: None) -> None:
+    assert not ClusterNetworks(proc=str(proc)).is_outside("203.0.113.9", 1.0)
+
+
 def test_without_routes_private_ranges_remain(tmp_path: Path) -> None:
     networks = ClusterNetworks(proc=str(tmp_path))
     assert not networks.is_outside("192.168.1.1", 1.0)

@@ -51,7 +51,7 @@ def test_a_scan_is_in_the_counters_of_its_namespace() -> None:
 
 
 @needs_root
-def test_raw_sockets_but_not_pings() -> None:
+def test_raw_sockets_count_whatever_their_protocol() -> None:
     reader = CounterReader()
     before = reader.raw_sockets(ME)
     with (
@@ -60,7 +60,15 @@ def test_raw_sockets_but_not_pings() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
         socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM),
     ):
-        assert reader.raw_sockets(ME) == before + 2
+        assert reader.raw_sockets(ME) == before + 4
+
+
+def test_all_pages_of_a_file_are_read(tmp_path: Path, small_pages: None) -> None:
+    reader = proc_with(tmp_path, dev=DEV, raw=b"header\n" + 300 * b"  1: 00000000:0001 07\n")
+    devices = reader.devices(7, 3.0)
+    assert devices is not None
+    assert devices.sent_packets == 22
+    assert reader.raw_sockets(7) == 300
 
 
 DEV = b"""Inter-|   Receive                                                |  Transmit

@@ -18,13 +18,13 @@ class Source:
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
-        self.sockets = NamespaceSockets()
+        self.sockets: NamespaceSockets | None = NamespaceSockets()
         self.alone: list[RemoteEnd] = []
         self.asked: list[int] = []
         self.is_closed = False
 
-    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets]:
-        return dict.fromkeys(namespaces, self.sockets)
+    def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets] | None:
+        return None if self.sockets is None else dict.fromkeys(namespaces, self.sockets)
 
     def unanswered(self, namespace: int, pids: Sequence[int]) -> list[RemoteEnd]:
         self.asked.append(namespace)
@@ -64,7 +64,7 @@ def test_connects_that_lead_elsewhere_each_time(
     looked(sockets, FAILING, 1.0)
     seen = sockets.seen(1)
     assert seen is not None
-    assert seen.unanswered.connections == min(count, 1024)
+    assert seen.unanswered.connections == min(count, 250 * 4)
     assert len(seen.unanswered.addresses) <= 8
     assert set(seen.unanswered.ports) == {22, 23}
 
@@ -78,7 +78,45 @@ def test_a_server_that_is_down_is_one_end_however_often(
     seen = sockets.seen(1)
     assert seen is not None
     assert seen.unanswered.ends == 1
-    assert seen.unanswered.spread == 1 / 50
+    assert seen.unanswered.spread == 1 / 4
+
+
+def test_decoys_to_one_end_do_not_hide_the_others(source: Source, sockets: PodSockets) -> None:
+    scanned = [(n, v4(203, 0, 113, n), 22) for n in range(50)]
+    source.alone = [*scanned, *((1000 + n, v4(198, 51, 100, 7), 80) for n in range(4000))]
+    looked(sockets, FAILING, 1.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.unanswered.ends == 51
+    assert seen.unanswered.spread == 51 / 54
+
+
+def test_connects_that_succeed_or_are_old_do_not_count(source: Source, sockets: PodSockets) -> None:
+    source.alone = [(n, v4(203, 0, 113, n), 22) for n in range(9)]
+    looked(sockets, FAILING, 1.0)
+    source.sockets, source.alone = NamespaceSockets(source.alone[:4]), []
+    counts = []
+    for at_s in (2.0, 60.0, 62.0):
+        looked(sockets, FAILING, at_s)
+        seen = sockets.seen(1)
+        assert seen is not None
+        counts.append(seen.unanswered.connections)
+    assert counts == [5, 5, 0]
+
+
+def test_sockets_that_cannot_be_read_are_not_none(source: Source, sockets: PodSockets) -> None:
+    source.sockets, source.alone = None, [(5, v4(203, 0, 113, 7), 22)]
+    looked(sockets, FAILING, 1.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert (seen.unanswered.connections, seen.peers, seen.accepts) == (1, None, None)
+    source.sockets = NamespaceSockets([(9, v4(203, 0, 113, 7), 22)], accepts=True)
+    looked(sockets, FAILING, 2.0)
+    source.sockets = None
+    looked(sockets, FAILING, 3.0)
+    seen = sockets.seen(1, 3.0)
+    assert seen is not None
+    assert (seen.short_sessions.connections, seen.peers, seen.accepts) == (0, 1, True)
 
 
 def test_one_socket_that_waits_for_long_is_one_connect(source: Source, sockets: PodSockets) -> None:

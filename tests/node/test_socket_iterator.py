@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from shutil import copytree
@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from benchmarks import traffic
 from benchmarks.networks import namespace_of
-from minerwatch.node import bpf_iterator
+from minerwatch.model import OpenSockets
+from minerwatch.node import bpf_iterator, socket_iterator
 from minerwatch.node.bpf_iterator import BPF_FOLDER, BpfUnavailableError
 from minerwatch.node.socket_iterator import RECORD, NamespaceSockets, SocketIterator, SocketTable
 from tests.conftest import Programs, needs_root
@@ -47,6 +48,12 @@ def opened() -> Iterator[ExitStack]:
         yield stack
 
 
+def sockets_of(iterator: SocketIterator, pid: int, at_s: float) -> OpenSockets:
+    found = iterator.sockets_of(pid, at_s)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(
     ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 )
@@ -72,18 +79,18 @@ def test_a_connection_has_its_remote_end_and_what_it_carries(
 
     def carried() -> object:  # what was sent counts when the other end has acknowledged it
         iterator.refresh(3700.0)
-        sockets = iterator.sockets_of(ME, 3700.0)
+        sockets = sockets_of(iterator, ME, 3700.0)
         (found,) = (c for c in sockets.connections if (c.address, c.port) == end)
         assert found.since_s == 100.0
         return found.bytes_per_hour == 3500.0 and found.segments_per_hour == 4.0
 
     until(carried)
-    assert iterator.sockets_of(ME, 3700.0).accepts
+    assert sockets_of(iterator, ME, 3700.0).accepts
 
 
 def test_a_client_accepts_nothing(iterator: SocketIterator, programs: Programs) -> None:
     other = programs.start("other", busy=False)
-    sockets = iterator.sockets_of(other.pid, 1.0)
+    sockets = sockets_of(iterator, other.pid, 1.0)
     assert not sockets.accepts
     assert sockets.connections == ()
 
@@ -92,7 +99,7 @@ def test_what_others_opened_is_not_a_connection(
     iterator: SocketIterator, opened: ExitStack
 ) -> None:
     port = connected(opened, socket.AF_INET, "127.0.0.1")[1]
-    ports = [each.port for each in iterator.sockets_of(ME, 1.0).connections]
+    ports = [each.port for each in sockets_of(iterator, ME, 1.0).connections]
     assert ports.count(port) == 1
 
 
@@ -107,7 +114,7 @@ def test_sockets_of_another_network_are_there_and_connects_in_vain(
         namespace = namespace_of(client.pid)
 
         def pending() -> NamespaceSockets | None:
-            sockets = iterator.by_namespace({namespace})[namespace]
+            sockets = (iterator.by_namespace({namespace}) or {}).get(namespace, NamespaceSockets())
             return sockets if len(sockets.unanswered) > 32 else None
 
         sockets = until(pending)
@@ -218,6 +225,89 @@ def test_no_records_stop_it(records: list[bytes]) -> None:
         table.sockets_of(pid, starts, 2.0)
         table.of_namespaces({namespace})
     assert len(table) == len(records)
+
+
+class Program:
+    """The program in the kernel, without a kernel: at first it reads the sockets of the tests."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.failures = {"unreadable": 0}
+        self.content: list[bytes] | None = None
+        self.asked: list[int] = []
+
+    def pieces(self) -> Iterator[bytes]:
+        if self.content is None:
+            for fd in os.listdir("/proc/self/fd"):
+                with suppress(OSError):  # that of the folder itself
+                    yield record(os.fstat(int(fd)).st_ino, ME)
+        elif not self.content:
+            self.failures["unreadable"] += 1
+        else:
+            yield from self.content
+
+    def pieces_of(self, pid: int) -> Iterator[bytes]:
+        self.asked.append(pid)
+        yield record(pid, pid, state=SYN_SENT)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    found = Program()
+    monkeypatch.setattr(socket_iterator, "BpfIterator", lambda *_, **__: found)
+    return found
+
+
+def test_an_old_table_is_not_served_when_a_read_fails(program: Program) -> None:
+    iterator = SocketIterator()
+    program.content = [record(5)]
+    assert iterator.sockets_of(7, 1.0) is not None
+    program.content = []
+    assert iterator.sockets_of(7, 10.0) is None
+    assert iterator.by_namespace({1}) is None
+    program.content = [record(5)]
+    sockets = iterator.sockets_of(7, 20.0)
+    assert sockets is not None
+    assert sockets.connections[0].since_s == 1.0
+
+
+def test_sockets_beyond_the_bound_are_left_out_and_counted(program: Program) -> None:
+    iterator = SocketIterator()
+    program.content = [1000 * record(5)] * 140
+    table = iterator.table()
+    assert table is not None
+    assert len(table) == 131_072
+    assert iterator.failures["too_many"] == 1
+
+
+def test_of_many_processes_some_are_read_at_random(program: Program) -> None:
+    iterator = SocketIterator(reads_cpu_s=10.0)
+    ends = [*iterator.unanswered(1, range(5_000_000, 5_000_100))]
+    assert len({inode for inode, _, _ in ends}) == 32
+    assert len({pid for pid in program.asked if pid != ME}) == 32
+
+
+@needs_root
+@pytest.mark.parametrize(("times", "is_read"), [(64, True), (65, False)])
+def test_objects_without_records_do_not_end_a_read(
+    iterator: SocketIterator, monkeypatch: pytest.MonkeyPatch, times: int, is_read: bool
+) -> None:
+    """The kernel returns EAGAIN after a million open files that are no sockets."""
+    read, left = os.read, times
+
+    def read_late(fd: int, most: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise BlockingIOError
+        return read(fd, most)
+
+    monkeypatch.setattr(os, "read", read_late)
+    table = iterator.table()
+    monkeypatch.undo()
+    assert (table is not None) is is_read
 
 
 # Where it cannot be had.

@@ -145,7 +145,37 @@ def test_namespaces_of_one_pod_are_bounded(counters: Counters) -> None:
     for pid in range(100, 200):
         counters.namespaces[pid] = pid
         pods.tick([NetworkUser(A, "pod", 1.0, (pid,), first_pid=7)], 10.0)
-    assert len(set(counters.read)) == 4
+    assert len(set(counters.read)) == 32 + 1  # nested ones, and the pod's own
+
+
+def test_idle_namespaces_make_room_for_one_that_scans(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    for pid in range(100, 140):
+        counters.namespaces[pid] = pid
+        pods.tick([NetworkUser(A, "pod", 1.0, (pid,), first_pid=7)], float(pid) / 10)
+    scans = NetworkUser(A, "pod", 1.0, (200,), first_pid=300)
+    counters.namespaces |= {200: 200, 300: HOST}
+    ticked(pods, lambda: counters.connect(300), scans)
+    assert pods.facts(A)["ConnectsPerSecond"] == 30.0
+
+
+def test_an_idle_namespace_that_is_read_now_makes_no_room(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    counters.namespaces |= {pid: pid for pid in range(100, 140)}
+    nested = [NetworkUser(A, "pod", 1.0, (pid,), first_pid=7) for pid in range(100, 140)]
+    pods.tick(nested, 10.0)
+    pods.tick([nested[0], nested[33]], 20.0)
+    assert len(set(counters.read)) == 34
+
+
+def test_a_container_that_worked_long_ago_does_not_hide_another(counters: Counters) -> None:
+    pods = PodNetworks(counters)
+    crowd = [user(ContainerKey(f"/{n}", n), cpu_s=500.0) for n in range(10, 20)]
+    ticked(pods, lambda: counters.connect(300), *crowd)
+    for number in range(3, 40):
+        counters.connect(300)
+        pods.tick([user()], 10.0 * (number + 1))
+    assert pods.facts(A)
 
 
 def test_the_pods_own_namespace_has_room_however_many_it_makes(counters: Counters) -> None:
@@ -215,8 +245,6 @@ def test_a_container_that_did_not_run_has_no_facts(counters: Counters) -> None:
     [
         ("scanning: closed ports, 50/s", Abuse.SCANNING),
         ("scanning: silent hosts, 64 at once", Abuse.SCANNING),
-        ("scanning: SYN by a raw socket", Abuse.SCANNING),
-        ("scanning: SYN by a packet socket", Abuse.SCANNING),
         ("scanning: datagrams to closed ports", Abuse.SCANNING),
         ("flooding: datagrams", Abuse.FLOODING),
     ],
@@ -229,6 +257,35 @@ def test_scans_and_floods_are_likely(case: str, abuse: Abuse) -> None:
     with two_networks() as found:
         facts = bench.facts_of(found, case, PATIENCE_S, is_likely)
     assert is_likely(facts), [*facts.items()]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        # fifty workers that retry a database on this node, of whose connects none was seen
+        {"ConnectsPerSecond": 27.0, "FailedConnectShare": 1.0, "LoopbackPacketsPerSecond": 0.0},
+        # gVisor sends everything by a packet socket
+        {"RawPacketsPerSecond": 900.0, "RawSocketCount": 1},
+        {"RawPacketsPerSecond": 9000.0, "RawSocketCount": 1},
+    ],
+)
+def test_what_innocent_programs_do_too_is_suspicious_only(facts: Facts) -> None:
+    (score,) = bench.found_on(shipped.matcher(), facts).values()
+    assert Level.of(score) is Level.SUSPICIOUS
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raw", "packet"])
+def test_raw_packets_are_suspicious(how: str) -> None:
+    def is_suspicious(facts: Facts) -> bool:
+        scores = bench.found_on(shipped.matcher(), facts)
+        return Level.of(scores.get(Abuse.SCANNING, 0.0)) is Level.SUSPICIOUS
+
+    with two_networks() as found:
+        case = f"scanning: SYN by a {how} socket"
+        facts = bench.facts_of(found, case, PATIENCE_S, is_suspicious)
+    assert is_suspicious(facts), [*facts.items()]
 
 
 @needs_root
