@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from secrets import token_hex
+from tempfile import gettempdir
 
 import pytest
 
@@ -55,7 +56,8 @@ class Engine:
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder with a short path: podman takes no run folder of more than 50 characters."""
-    folder = Path(mkdtemp(prefix="mw-x"))
+    folder = Path(gettempdir(), f"mw-{token_hex(4)}")  # docker's names take no underscore
+    folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
