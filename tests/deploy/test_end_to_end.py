@@ -46,9 +46,11 @@ def test_a_confirmed_miner_reaches_chat_and_pager_with_its_runbook(
     assert anchor in anchors(GUIDE.read_text())
 
     summary = annotations["summary"]
-    said = lambda: (m["attachments"][0] for m in webhook.messages("/chat"))  # noqa: E731
-    chats = until(lambda: [each for each in said() if summary in each["text"]], alertmanager.said)
-    told = chats[0]
+    chats = until(
+        lambda: [m for m in webhook.messages("/chat") if summary in m["attachments"][0]["text"]],
+        alertmanager.said,
+    )
+    told = chats[0]["attachments"][0]
     assert re.fullmatch(rf"\[\d\] {_CONFIRMED}", told["title"])
     assert told["title_link"] == annotations["runbook_url"]
     assert annotations["runbook_url"] in told["text"]
