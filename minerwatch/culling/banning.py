@@ -26,11 +26,11 @@ from minerwatch.culling.bans import (
     budget_objection,
     candidates,
     proof_objections,
+    with_claims,
 )
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.proof import with_claims
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.culling.sightings import Sightings

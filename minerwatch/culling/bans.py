@@ -8,15 +8,17 @@ as often as a person's: it is never banned while others used it without being fl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import msgspec
 
 from minerwatch.config.hub import Bans
+from minerwatch.config.schema import Culling
 from minerwatch.culling.ban_patterns import banned_specs
 from minerwatch.culling.decision import Decision, Objection, Reason
-from minerwatch.model import Attribution, BanKind, OwnerKind
+from minerwatch.culling.proof import is_tenants_own
+from minerwatch.model import Attribution, BanKind, OwnerKind, Pod
 from minerwatch.untrusted_text.display import printable
 
 DAY_S = 86400.0
@@ -42,6 +44,15 @@ _NOT_AGAINST_A_BAN = frozenset(
     )
 )
 """They concern the pod, or the budget of actions: bans have one of their own."""
+
+
+def with_claims(
+    owners: Iterable[Attribution], pod: Pod | None, settings: Culling
+) -> tuple[Attribution, ...]:
+    """Return ``owners``; those of a tenant's own pod are claims, whatever their source."""
+    if pod is None or not is_tenants_own(pod, settings):
+        return tuple(owners)
+    return tuple(replace(each, is_claim=True) for each in owners)
 
 
 class Ban(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,6 +17,7 @@ from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.ban_store import BanStore
 from minerwatch.culling.banning import Banning
+from minerwatch.culling.bans import with_claims
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import AgentClock, AgentIdentity, Callbacks, Context, Monitor
 from minerwatch.culling.enforcer import Enforcer, RetryPolicy
@@ -28,7 +29,7 @@ from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.pod_actions import Actions
-from minerwatch.culling.proof import tripped, with_claims
+from minerwatch.culling.proof import tripped
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, KnownBudget, Moment
 from minerwatch.culling.sightings import FILE_NAME, Sightings

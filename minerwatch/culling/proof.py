@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
@@ -12,7 +12,6 @@ from minerwatch.culling.records import Case, Moment, Situation
 from minerwatch.detection.judge import of_worst_abuse, proven_abuse, score_of, signal_scores
 from minerwatch.model import (
     Abuse,
-    Attribution,
     Container,
     ContainerKind,
     Finding,
@@ -183,15 +182,6 @@ def is_tenants_own(pod: Pod, settings: Culling) -> bool:
     if not pod.namespace:  # on a host: in a user's slice
         return bool(pod.service_account)
     return matches_any(pod.namespace, settings.tenant_namespaces)
-
-
-def with_claims(
-    owners: Iterable[Attribution], pod: Pod | None, settings: Culling
-) -> tuple[Attribution, ...]:
-    """Return ``owners``; those of a tenant's own pod are claims, whatever their source."""
-    if pod is None or not is_tenants_own(pod, settings):
-        return tuple(owners)
-    return tuple(replace(each, is_claim=True) for each in owners)
 
 
 def _covers(exemption: Exemption, finding: Finding) -> bool:
