@@ -31,6 +31,8 @@ _MAX_PEERS = 64
 """Counted of one namespace."""
 _MAX_ENDS = 1024
 """Ends of connects without an answer, kept of one namespace: those that were seen last."""
+_MAX_CONNECTS = 16_384
+"""Without an answer, looked at in one namespace at once."""
 _MAX_CONNECTS_OF_END = 4
 """Counted of one end, so that decoys to it do not hide the others."""
 _MAX_CONNECT_AGE_S = 60.0
@@ -180,7 +182,10 @@ class PodSockets:
             watched = self._watched
         sockets = self._source.by_namespace(watched.keys()) if watched else None
         for namespace, each in watched.items():
-            connects = [*self._source.unanswered(namespace, each.pids)] if each.has_failures else []
+            connects: list[RemoteEnd] = []
+            if each.has_failures:
+                unanswered = self._source.unanswered(namespace, each.pids)
+                connects = list(islice(unanswered, _MAX_CONNECTS))
             new = self._update(namespace, connects, sockets, now_s)
             if each.has_failures:
                 pause_s = min(pause_s, random.uniform(*_PAUSE_S))  # noqa: S311

@@ -39,8 +39,6 @@ _MAX_TABLE_SOCKETS = 4096
 _MAX_TABLES = 4
 _TABLE_AGE_S = 5.0
 _LARGE_TABLE_AGE_S = 60.0
-_MAX_ESTABLISHED = 8192
-"""Connections of a table that are kept."""
 _REFRESH_S = 30.0
 """Without questions for so long, the source is refreshed, so that it knows how old sockets are."""
 _REST_PER_WORK = 50
@@ -48,10 +46,13 @@ _REST_PER_WORK = 50
 
 _ESTABLISHED = re.compile(
     rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 01"
-    rb" \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
+    rb" \S+ \S+ \S+ +\d+ +\d+ ([1-9]\d*) ",
     re.MULTILINE,
 )
-"""Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode."""
+"""Local port, remote address and port, state ESTABLISHED (include/net/tcp_states.h), inode.
+
+Without inode 0: no process has it, until the connection is accepted.
+"""
 _LISTENING = re.compile(
     rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A \S+ \S+ \S+ +\d+ +\d+ (\d+) ",
     re.MULTILINE,
@@ -129,7 +130,7 @@ class SocketReader:
         names = ("tcp", "tcp6") if pids else ()
         for name in names:
             for lines in self._lines(f"{self._proc}/{pids[0]}/net/{name}"):
-                for match in islice(_UNANSWERED.finditer(lines), _MAX_ESTABLISHED):
+                for match in _UNANSWERED.finditer(lines):
                     yield int(match[3]), _packed(match[1]), int(match[2], 16)
 
     def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
@@ -179,10 +180,12 @@ class SocketReader:
         return dict(self._remotes(place, inodes))
 
     def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
-        """Yield inode and remote end of sockets; ``inodes``: of these only."""
-        listening: set[bytes] = set()
-        established: list[tuple[int, bytes, bytes, bytes]] = []
+        """Yield inode and remote end of sockets; ``inodes``: of these only.
+
+        Each file lists what listens first (Documentation/networking/proc_net_tcp.rst).
+        """
         for name in ("tcp", "tcp6"):
+            listening: set[bytes] = set()
             for lines in self._lines(f"{self._proc}/{place}/net/{name}"):
                 for match in _LISTENING.finditer(lines):
                     listening.add(match[1])
@@ -190,12 +193,10 @@ class SocketReader:
                         yield int(match[2]), None
                 for match in _ESTABLISHED.finditer(lines):
                     inode = int(match[4])
-                    is_wanted = inodes is None or inode in inodes
-                    if is_wanted and len(established) < _MAX_ESTABLISHED:
-                        established.append((inode, match[1], match[2], match[3]))
-        for inode, own_port, address, port in established:
-            # An inbound connection's remote port is ephemeral.
-            yield inode, None if own_port in listening else (_address(address), int(port, 16))
+                    if inodes is None or inode in inodes:
+                        # An inbound connection's remote port is ephemeral.
+                        is_inbound = match[1] in listening
+                        yield inode, None if is_inbound else (_address(match[2]), int(match[3], 16))
 
     def _inodes(self, place: str) -> Iterator[int]:
         try:

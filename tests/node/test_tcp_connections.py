@@ -299,6 +299,23 @@ def test_lines_are_told_whole_however_they_are_read(tmp_path: Path, piece_bytes:
     assert found == (Connection("10.0.0.10", 3333, 0),)
 
 
+def test_what_others_opened_hides_no_connection(tmp_path: Path) -> None:
+    """Since Linux 6.14 a table has connections to one end in a row, maybe behind all others."""
+    tail = "00000000:00000000 00:00000000 00000000 0 0"
+    listening = f"   0: 0100007F:1F90 00000000:0000 0A {tail} 76 1\n"
+    accepted = (
+        f"  {n}: 0100007F:1F90 0100007F:{n:04X} 01 {tail} {inode} 1\n"
+        for n in range(20_000)
+        for inode in (0, 1000 + n)  # still to be accepted, and accepted
+    )
+    opened = f"   1: 0100007F:C001 0A00000A:0D05 01 {tail} 77 1\n"
+    write_process(tmp_path, "".join((listening, *accepted, opened)).encode())
+    for n in range(9000):
+        (tmp_path / f"7/fd/{100 + n}").symlink_to(f"socket:[{1000 + n}]")
+    found = SocketReader(str(tmp_path)).connections([7], at_s=0)[7]
+    assert found == (Connection("10.0.0.10", 3333, 0),)
+
+
 def test_fifty_thousand_sockets_stop_nothing() -> None:
     """In a process of its own, with as many as its limit of open files allows."""
     script = (

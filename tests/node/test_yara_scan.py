@@ -71,6 +71,7 @@ class Started:
             **options,
         )
         self.processes.append(process)
+        until(lambda: has_memory(process.pid))
         return identity(process.pid)
 
     def python(self, script: str, *arguments: str) -> ProcessId:
@@ -129,6 +130,12 @@ def shipped() -> Iterator[ContentReader]:
     reader = ContentReader("/proc", SHIPPED)
     yield reader
     reader.close()
+
+
+def has_memory(pid: int) -> bool:
+    """Whether its program is mapped: Popen() returns a little earlier."""
+    code_start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[23]
+    return code_start != "0"
 
 
 def answer(reader: ContentReader, process: ProcessId) -> set[str] | None:
