@@ -19,7 +19,7 @@ from xdist.remote import Producer
 from xdist.scheduler import Scheduling
 
 from tests.shares import SharesScheduling, marks
-from tests.waiting import why_not_quiet
+from tests.waiting import until_run, why_not_quiet
 
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
@@ -279,6 +279,7 @@ class Programs:
             **options,
         )
         self.running.append(process)
+        until_run(process)
         return process  # type: ignore[no-any-return]
 
     def close(self) -> None:

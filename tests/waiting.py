@@ -7,6 +7,7 @@ wall after which something "must have" happened. What cannot be written so is ma
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -53,6 +54,17 @@ def until_burnt(pid: int, seconds: float) -> None:
     """Wait until a process has used so much more CPU time."""
     goal_s = cpu_s(pid) + seconds
     until(lambda: cpu_s(pid) >= goal_s, f"{pid} did not use {seconds:g} s of CPU time")
+
+
+def until_run(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the program of ``process`` is mapped: Popen() returns a little earlier."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    until(
+        lambda: (
+            process.poll() is not None
+            or stat.read_text(errors="replace").rpartition(")")[2].split()[23] != "0"
+        )
+    )
 
 
 def threads() -> frozenset[threading.Thread]:

@@ -23,7 +23,7 @@ from minerwatch.node.children import yara_scanner
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.yara_scan import ContentReader, compile_errors
 from tests.conftest import environment_of_this_python
-from tests.waiting import threads, threads_since, until
+from tests.waiting import threads, threads_since, until, until_run
 
 MIB = 1 << 20
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -71,7 +71,7 @@ class Started:
             **options,
         )
         self.processes.append(process)
-        until(lambda: has_memory(process.pid))
+        until_run(process)
         return identity(process.pid)
 
     def python(self, script: str, *arguments: str) -> ProcessId:
@@ -130,12 +130,6 @@ def shipped() -> Iterator[ContentReader]:
     reader = ContentReader("/proc", SHIPPED)
     yield reader
     reader.close()
-
-
-def has_memory(pid: int) -> bool:
-    """Whether its program is mapped: Popen() returns a little earlier."""
-    code_start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[23]
-    return code_start != "0"
 
 
 def answer(reader: ContentReader, process: ProcessId) -> set[str] | None:
