@@ -34,7 +34,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What DESIGN allows: at most ``limit``, or at least that much."""
+    """What is allowed: at most ``limit``, or at least that much."""
 
     limit: float
     is_least: bool = False

@@ -1,6 +1,7 @@
-"""DESIGN's culling invariants under random histories: pods, verdicts, clocks, faults, restarts.
+"""What culling promises (docs/security.md), under random histories.
 
-What is permitted is written down here a second time, on purpose in another way than in cull.py.
+Of pods, verdicts, clocks, faults and restarts. What is permitted is written down here a second
+time, on purpose in another way than in culling/policy.py.
 """
 
 from __future__ import annotations

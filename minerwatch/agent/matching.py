@@ -1,4 +1,4 @@
-"""Matches rules: on facts that do not change once per program, on measured facts at each tick."""
+"""Matches rules: once per program on facts that never change, at each tick on measured ones."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _bound_itself() -> None:
-    """Exit with the agent, keep only the right to read files, be the OOM killer's first choice."""
+    """End when the agent ends, only read files, and be the first that the OOM killer takes."""
     confined.follow(int(sys.argv[1]))
     with suppress(OSError):
         confined.keep("DAC_READ_SEARCH")

@@ -76,7 +76,7 @@ class SelfReport:
         failures: Callable[[], Failures],
         at_bound: Callable[[], Mapping[str, int]],
     ) -> None:
-        """``at_bound`` returns other bounds reached, as text and count."""
+        """``at_bound`` returns how often each other limit was reached, by its description."""
         self._parts = parts
         self._probes = probes
         self._self_test = self_test

@@ -130,7 +130,7 @@ def _is_about_one_value(predicate: Predicate) -> bool:
 
 
 def _clashes(name: str, together: list[Predicate]) -> Iterator[str]:
-    """Find pairs of predicates that no value of the field satisfies together."""
+    """Find pairs of predicates on one field that can never both hold."""
     equals = {
         each.pattern.lower(): each.pattern
         for each in together

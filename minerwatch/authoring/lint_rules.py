@@ -70,7 +70,7 @@ def check_header(rule: Rule, document: Document) -> Problems:
 
 
 def check_texts(rule: Rule, document: Document) -> Problems:
-    """Warn of references that are not addresses, and of empty false positives."""
+    """Warn of references that are not URLs, and of `falsepositives` entries without text."""
     for index, reference in enumerate(rule.references):
         if not reference.startswith(("https://", "http://")):
             text = f"reference {reference[:80]!r} is not an address: use https://…"

@@ -261,7 +261,7 @@ class LeaseBudget:
             return replace(state, in_earnest=held(state.in_earnest), dry_runs=held(state.dry_runs))
 
     def _age_s(self, state: LeaseState, place: Place, now_s: float) -> float:
-        """Return the lower of the ages by the two clocks."""
+        """Return how long ago a place was taken: by the server, or seen here, whichever is less."""
         age_s = state.server_unix_s - place.unix_s + (now_s - state.at_s)
         return min(age_s, now_s - self._seen.get(place.id, -math.inf))
 

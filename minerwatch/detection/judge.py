@@ -75,7 +75,7 @@ class _Held:
     ticks_missed: int = 0
 
     def forget(self, at_s: float, passed_s: float, hold_s: float) -> None:
-        """Subtract from the time that counts the time passed without the rule."""
+        """Shorten the time held by the time in which the rule did not match."""
         self.since_s = max(self.since_s, at_s - passed_s - hold_s) + 2 * passed_s
 
 
@@ -237,7 +237,7 @@ def is_cullable(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> bool:
 
 
 def proven_abuse(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> Abuse | None:
-    """Return the kind of abuse whose findings permit an action: DESIGN's second culling invariant.
+    """Return the kind of abuse whose findings permit an action; None if none does.
 
     One process, with the findings on the container as a whole, must be ``confirmed`` by rules of
     status ``stable``, by at least two signals besides behaviour. A word in one process and a

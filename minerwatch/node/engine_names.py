@@ -83,7 +83,7 @@ class EngineNames:
         self._pending: dict[ContainerKey, int | None] = {}
         self._changed = threading.Condition()
         self._is_closed = False
-        self._thread = Worker("names of users' containers", self._run)
+        self._thread = Worker("engine_names", self._run)
 
     def of(self, container: Container, home: Home) -> EngineContainer | None:
         """Return what is known of a container; a user's is read later where that is too old."""

@@ -56,7 +56,7 @@ class ExecutableHasher:
     def digests(self, processes: Sequence[ProcessId]) -> dict[ProcessId, str]:
         """Return the digest of each executable, or ``- `` and the reason why there is none.
 
-        Only the first 32 processes are read. One whose answer is late or malformed is missing.
+        Only the first 32 processes are read; one with a late or malformed answer is left out.
         """
         until_s = time.monotonic() + self._deadline_s
         found: dict[ProcessId, str] = {}

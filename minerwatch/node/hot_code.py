@@ -72,7 +72,7 @@ class _Look(msgspec.Struct):
 class HotCodeReader(CodeReader[HotCodeFindings]):
     """Look at the hot code of processes in a short-lived child."""
 
-    name = "hot code"
+    name = "hot_code"
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class LayerReader(ChildReader[LayerAnswer]):
 
     def __init__(self, proc: str = "/proc", *, program: GuardedProgram | None = None) -> None:
         program = program or GuardedProgram(CHILDREN / "overlay_reader.py", proc)
-        super().__init__("overlay layers", proc, program, _IDLE_S)
+        super().__init__("drift", proc, program, _IDLE_S)
 
     def _child(self, owner: Hashable) -> GuardedChild | None:
         child = self._program.child(owner)

@@ -127,7 +127,7 @@ class PodSockets:
 
     def start(self) -> PodSockets:
         """Look in a thread from now on."""
-        self._thread = Worker("pod sockets", self._serve).start()
+        self._thread = Worker("pod_network", self._serve).start()
         return self
 
     def watch(self, namespaces: Mapping[int, Watched]) -> None:

@@ -160,7 +160,7 @@ class ExecutedCode:
         self._bounds, self._rounds = Bounds(), Rounds()
         self._asked_s = 0.0
         self._closing = threading.Event()
-        self._thread = Worker("executed code", self._serve).start()
+        self._thread = Worker("executed_code", self._serve).start()
 
     def facts(self, of: ProcessId | ContainerKey) -> Facts:
         """Return the facts about a process, or about all of a container, also those that ended."""

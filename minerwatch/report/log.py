@@ -103,7 +103,7 @@ class Once:
 
 
 class Rate(NamedTuple):
-    """Lines that are logged at once, and in an hour in the long run."""
+    """Lines that may be logged in one burst, and per hour on average."""
 
     burst: int
     per_hour: int

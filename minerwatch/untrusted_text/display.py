@@ -1,4 +1,4 @@
-"""Hostile text made fit to print: escaped for a line, shortened for people, secrets taken out."""
+"""Hostile text made fit to print: escaped and shortened; command lines without their secrets."""
 
 from __future__ import annotations
 

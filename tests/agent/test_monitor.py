@@ -18,6 +18,8 @@ from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.executed_code import SamplerUnavailableError
 from minerwatch.probes import registry
 from minerwatch.probes.registry import ProbeStatus
+from tests.conftest import needs_root
+from tests.waiting import threads, threads_since
 
 FEW = Config(
     probes=Probes(
@@ -119,3 +121,13 @@ def test_without_the_iterator_sockets_are_read_in_files(monkeypatch: pytest.Monk
         assert (status.off, status.source) == ("", "files in /proc")
         spot = "connections come without counters of bytes: bpf is forbidden: permit it"
         assert spot in node.blind_spots
+
+
+@needs_root
+def test_each_thread_of_a_probe_has_its_name() -> None:
+    """So that `minerwatch_probe_up` is 0 while it fails."""
+    before = threads()
+    with opened(Config()) as (node, _):
+        names = {each.name for each in threads_since(before)}
+        assert names
+        assert names - {each.name for each in node.probes} <= {"arguments", "hot_code"}

@@ -218,5 +218,5 @@ def test_closing_ends_the_thread_and_the_source(source: Source) -> None:
     sockets.watch({1: FAILING})
     until(lambda: source.asked)
     sockets.close()
-    until(lambda: not threads_since(before, "pod sockets"))
+    until(lambda: not threads_since(before, "pod_network"))
     assert source.is_closed

@@ -87,7 +87,7 @@ def page_sections(subject: Subject, width: int, *, is_tree: bool = False) -> lis
 
 
 def cpu_text(subject: Subject) -> str:
-    """Return what it uses, and what it used lately."""
+    """Return its CPU as text: now, and the least and most of late."""
     status = subject.status
     said = f"{status.cpu_cores:.2f} cores now"
     if status.cpu_limit_cores:
