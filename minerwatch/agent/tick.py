@@ -39,6 +39,7 @@ from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
+from minerwatch.probes.first_words import FirstWordsProbe
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
@@ -58,10 +59,14 @@ class Sources:
     code: Sampler | None = None
     hot_code: HotCode | None = None
     networks: PodNetworks | None = None
+    first_words: FirstWordsProbe | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
-        for source in (self.cgroups, self.processes, self.probes, self.tasks, self.networks):
+        for source in (
+            *(self.cgroups, self.processes, self.probes, self.tasks, self.networks),
+            self.first_words,
+        ):
             if source is not None:
                 source.close()
 
@@ -102,8 +107,8 @@ def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
-def _failures_of(networks: PodNetworks | None) -> Iterable[tuple[str, int]]:
-    return networks.failures() if networks is not None else ()
+def _failures_of(source: PodNetworks | FirstWordsProbe | None) -> Iterable[tuple[str, int]]:
+    return source.failures() if source is not None else ()
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -146,6 +151,10 @@ class Watch:
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
         self._matching.networks = self._networks = sources.networks
+        self._matching.first_words = sources.first_words
+        self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
+        if sources.first_words is not None:
+            sources.first_words.use(matcher.rules)
         self._details = Details(
             sources.probes.connections,
             self._code.facts if self._code else _no_facts,
@@ -156,6 +165,8 @@ class Watch:
         """Put other rules in force; every process is matched again."""
         with self._lock:
             self._matching.use(matcher)
+            if self._sources.first_words is not None:
+                self._sources.first_words.use(matcher.rules)
             self._has_other_rules = True
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
@@ -182,6 +193,7 @@ class Watch:
             *sources.probes.failures(),
             *(("tasks", reason, count) for reason, count in tasks.items()),
             *(("pod_network", *each) for each in _failures_of(sources.networks)),
+            *(("first_words", *each) for each in _failures_of(sources.first_words)),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
         ]
@@ -208,6 +220,12 @@ class Watch:
             matched = [each for each in touched if each.static_sightings]
             changes, began = _judge(self._judge, matched, at_s, is_tick=False)
             return ExecSummary(changes, began, self._timer.spent_s)
+
+    @property
+    def first_words_left_out(self) -> int:
+        """Packets with first words that were not looked at, since the start."""
+        source = self._sources.first_words
+        return source.left_out if source is not None else 0
 
     @property
     def wants_samples(self) -> bool:
@@ -272,6 +290,7 @@ class Watch:
                 self._networks.tick(
                     network_users(self._node, used_s, self._networks.recent()), at_s
                 )
+        self._talking = self._note_first_words()
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -321,6 +340,17 @@ class Watch:
             times_s.popleft()
         return used_s
 
+    def _note_first_words(self) -> Set[ContainerKey]:
+        """Have processes matched that said something; return their containers."""
+        found: dict[ContainerKey, None] = {}
+        source = self._sources.first_words
+        for process in source.processes() if source is not None else ():
+            container = self._node.container_of.get(process.pid)
+            if container is not None and (own := container.processes.get(process.pid)):
+                own.forget_measured()
+                found[container.container.key] = None
+        return found.keys()
+
     def _add_missed_ticks(self, container: TrackedContainer) -> None:
         """Add the ticks at which its counter was not read because it stood still."""
         container.cpu.rest(self._node.tick_times_s, window_s=self._examination.window)
@@ -347,6 +377,7 @@ class Watch:
             or self._looks.wants(container, at_s)
             or (self._networks is not None and self._networks.is_notable(container.container.key))
             or (self._code is not None and self._code.take_news(container.container.key))
+            or container.container.key in self._talking
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:
