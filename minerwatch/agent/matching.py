@@ -61,7 +61,7 @@ class Matching:
         self.code: ExecutedCode | None = None
         """Evidence on all processes; set before the first tick."""
         self.networks: PodNetworks | None = None
-        self.first_words: FirstWordsProbe | None = None
+        self._first_words: FirstWordsProbe | None = None
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -76,8 +76,15 @@ class Matching:
         self._of_process = Thresholds(matcher.rules, PROCESS_FIELDS)
         self._of_container = Thresholds(matcher.rules, CONTAINER_FIELDS)
         self._fields = frozenset().union(*(rule.fields for rule in matcher.rules))
+        self.use_first_words(self._first_words)
         for container in self._node.containers.values():
             self.queue_all(container)
+
+    def use_first_words(self, source: FirstWordsProbe | None) -> None:
+        """Take facts from this source, on what the rules in force ask for."""
+        self._first_words = source
+        if source is not None:
+            source.use(self._matcher.rules)
 
     # Static rules.
 
@@ -209,7 +216,7 @@ class Matching:
         facts = self._measured_facts(process, at_s)
         of_all = {
             **(self.code.facts(process.process.id) if self.code else {}),
-            **(self.first_words.facts(process.process.id) if self.first_words else {}),
+            **(self._first_words.facts(process.process.id) if self._first_words else {}),
         }
         cores = process.cpu_cores or 0.0
         if not is_suspect and not of_all and cores < _SATURATED_CORES:

@@ -77,6 +77,7 @@ class Node:
     identity: Callable[[Container], Identity | None] = _no_identity
     host: HostView | None = None  # names outside Kubernetes
     since: SinceFile | None = None  # levels that an earlier agent left
+    first_words_left_out: Callable[[], int] = int  # packets, since the start
 
     def statuses(
         self,
@@ -162,10 +163,6 @@ def open_node(
     )
     networks, networks_status = _pod_networks(config)
     talk, talk_status = _first_words(config, *packets)
-    judge = Judge(
-        config.judgement.ticks_below,
-        max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
-    )
     watch = Watch(
         Sources(
             *(cgroups, processes, tasks, probes, code),
@@ -175,7 +172,7 @@ def open_node(
         ),
         matcher or Matcher(book.rules),
         config.examination,
-        judge,
+        _judge(config),
         lambda container: (cluster.facts(container) if cluster else {}) or host.facts(container),
     )
     opens_files = config.probes.connections or config.probes.content
@@ -199,7 +196,13 @@ def open_node(
             (cluster.identity(container) if cluster else None) or host.identity(container)
         ),
         host,
+        first_words_left_out=lambda: talk.left_out if talk else 0,
     )
+
+
+def _judge(config: Config) -> Judge:
+    max_gap_s = max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval)
+    return Judge(config.judgement.ticks_below, max_gap_s=max_gap_s)
 
 
 def kernel_source(

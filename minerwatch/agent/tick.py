@@ -111,6 +111,17 @@ def _failures_of(source: PodNetworks | FirstWordsProbe | None) -> Iterable[tuple
     return source.failures() if source is not None else ()
 
 
+def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[ContainerKey]:
+    """Have processes matched whose first words are known; return their containers."""
+    found: dict[ContainerKey, None] = {}
+    for process in source.processes() if source is not None else ():
+        container = node.container_of.get(process.pid)
+        if container is not None and (own := container.processes.get(process.pid)):
+            own.forget_measured()
+            found[container.container.key] = None
+    return found.keys()
+
+
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
     return {}
 
@@ -151,10 +162,8 @@ class Watch:
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
         self._matching.networks = self._networks = sources.networks
-        self._matching.first_words = sources.first_words
+        self._matching.use_first_words(sources.first_words)
         self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
-        if sources.first_words is not None:
-            sources.first_words.use(matcher.rules)
         self._details = Details(
             sources.probes.connections,
             self._code.facts if self._code else _no_facts,
@@ -165,8 +174,6 @@ class Watch:
         """Put other rules in force; every process is matched again."""
         with self._lock:
             self._matching.use(matcher)
-            if self._sources.first_words is not None:
-                self._sources.first_words.use(matcher.rules)
             self._has_other_rules = True
 
     def use_content_rules(self, rules: Sequence[Path]) -> None:
@@ -220,12 +227,6 @@ class Watch:
             matched = [each for each in touched if each.static_sightings]
             changes, began = _judge(self._judge, matched, at_s, is_tick=False)
             return ExecSummary(changes, began, self._timer.spent_s)
-
-    @property
-    def first_words_left_out(self) -> int:
-        """Packets with first words that were not looked at, since the start."""
-        source = self._sources.first_words
-        return source.left_out if source is not None else 0
 
     @property
     def wants_samples(self) -> bool:
@@ -290,7 +291,7 @@ class Watch:
                 self._networks.tick(
                     network_users(self._node, used_s, self._networks.recent()), at_s
                 )
-        self._talking = self._note_first_words()
+        self._talking = _talking(self._node, self._sources.first_words)
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -339,17 +340,6 @@ class Watch:
         while times_s[0] <= at_s - self._examination.window:
             times_s.popleft()
         return used_s
-
-    def _note_first_words(self) -> Set[ContainerKey]:
-        """Have processes matched that said something; return their containers."""
-        found: dict[ContainerKey, None] = {}
-        source = self._sources.first_words
-        for process in source.processes() if source is not None else ():
-            container = self._node.container_of.get(process.pid)
-            if container is not None and (own := container.processes.get(process.pid)):
-                own.forget_measured()
-                found[container.container.key] = None
-        return found.keys()
 
     def _add_missed_ticks(self, container: TrackedContainer) -> None:
         """Add the ticks at which its counter was not read because it stood still."""

@@ -30,7 +30,7 @@ _CLIENT_HELLO = b"\x01"
 
 @dataclass(frozen=True, slots=True)
 class FirstWords:
-    """What a client said first, and the ends by which its socket can be found."""
+    """First words of a client, and the ends by which its socket can be found."""
 
     remote: bytes  # address of the server; IPv4 as ::ffff:a.b.c.d
     remote_port: int
