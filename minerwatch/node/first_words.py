@@ -23,7 +23,7 @@ _SOL_PACKET = 263
 _STATISTICS, _FANOUT, _FANOUT_DATA = 6, 18, 22  # include/uapi/linux/if_packet.h
 _FANOUT_CBPF, _FANOUT_UNIQUE_ID = 6, 0x2000
 _SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44  # include/uapi/asm-generic/socket.h
-_TAGS = (0x8100, 0x88A8)
+_VERSIONS = {0x0800: 4, 0x86DD: 6}  # of IP, by protocol
 _LANES = 8
 _HALF_A_BUFFER = 256 << 10
 """Of each socket; the kernel doubles it (socket(7)). About 200 ClientHellos; used when needed."""
@@ -82,6 +82,10 @@ class PacketReader:
                 else:
                     yield packet
 
+    def filenos(self) -> list[int]:
+        """Return the descriptors of the sockets."""
+        return [each.fileno() for each in self._sockets]
+
     @property
     def lost(self) -> int:
         """Number of packets that the kernel had no room for, since the start."""
@@ -123,7 +127,8 @@ class PacketReader:
             length, sender = lane.recvfrom_into(self._buffer)
         except BlockingIOError:
             return None
-        start = 4 if sender[1] in _TAGS else 0
+        # A tag of an inner VLAN; since Linux 6.11 the protocol is that behind it
+        start = 0 if self._buffer[0] >> 4 == _VERSIONS.get(sender[1]) else 4
         return Packet(sender[0], bytes(memoryview(self._buffer)[start:length]))
 
 
