@@ -39,7 +39,7 @@ from minerwatch.model import Outcome
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
 from minerwatch.node.exec_events import ExecEvents
-from minerwatch.node.first_words import PacketReader
+from minerwatch.node.first_words import PacketReader, open_host_packets
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
@@ -117,7 +117,7 @@ class Agent:
         events, execs_off = kernel_source("execs", config, ExecEvents)
         if events is not None:
             self._opened.callback(events.close)
-        packets = kernel_source("first_words", config, PacketReader)
+        packets = kernel_source("first_words", config, open_host_packets)
         _drop_network_capabilities(log)
         self._loader = RuleLoader(runtime.wake.up, self._note_load_error)
         rules = self._loader.read(config.rule_folders(), config.private_rule_folders())

@@ -13,7 +13,8 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from minerwatch.node.packet_filter import SNAP_BYTES, attached, by_interface, first_words_filter
@@ -130,6 +131,17 @@ class PacketReader:
         # A tag of an inner VLAN; since Linux 6.11 the protocol is that behind it
         start = 0 if self._buffer[0] >> 4 == _VERSIONS.get(sender[1]) else 4
         return Packet(sender[0], bytes(memoryview(self._buffer)[start:length]))
+
+
+def open_host_packets(proc: str = "/proc") -> PacketReader:
+    """Open them in the host's network. Raises PacketsUnavailableError."""
+    with suppress(OSError):
+        own, host = (Path(f"{proc}/{each}/ns/net").stat().st_ino for each in ("self", "1"))
+        if own != host:
+            raise PacketsUnavailableError(
+                "the agent is not in the host's network: set hostNetwork on the agent's pod"
+            )
+    return PacketReader()
 
 
 def _reason(error: OSError) -> str:

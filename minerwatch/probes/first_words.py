@@ -32,7 +32,7 @@ _MAX_CPU_SHARE = 0.01
 _MIN_PAUSE_S = 0.02
 _PACKETS_AT_ONCE = 64
 """Of each of the kernel's buffers."""
-_PACKETS_PER_S = 50
+_PACKETS_PER_S = 200
 """Parsed of one interface."""
 _MAX_WAITING = 1024
 """Connections whose socket is not found yet."""

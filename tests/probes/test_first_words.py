@@ -234,7 +234,7 @@ class Made:
         pass
 
     def read(self, limit: int) -> Iterator[Packet]:
-        found, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        found, self.waiting = self.waiting, []
         return iter(found)
 
     def holders(self, wanted: Set[ConnectionStart]) -> Mapping[ConnectionStart, list[Holder]]:
@@ -310,7 +310,7 @@ def test_names_that_no_rule_asks_for_are_dropped(probe: FirstWordsProbe, made: M
 
 def test_each_interface_has_its_number_a_second(probe: FirstWordsProbe, made: Made) -> None:
     made.open = {start(9999): [Holder(7, 70, 1)]}
-    made.waiting = [said(number) for number in range(60)]
+    made.waiting = [said(number) for number in range(250)]
     made.waiting += [said(9999, interface="veth1")]
     probe.look(1.0)
     assert counts(probe)["crowded"] > 0
