@@ -39,6 +39,7 @@ from minerwatch.model import Outcome
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
 from minerwatch.node.exec_events import ExecEvents
+from minerwatch.node.first_words import PacketReader, open_host_packets
 from minerwatch.probes.registry import ProbeStatus
 from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
@@ -113,15 +114,15 @@ class Agent:
         )
         self._telemetry = telemetry = Telemetry(log, Once(log), metrics)
         _raise_open_file_limit()
-        # Before any thread or child, which inherit the capabilities of the one that starts them.
         events, execs_off = kernel_source("execs", config, ExecEvents)
         if events is not None:
             self._opened.callback(events.close)
-        self._drop_net_admin()
+        packets = kernel_source("first_words", config, open_host_packets)
+        _drop_network_capabilities(log)
         self._loader = RuleLoader(runtime.wake.up, self._note_load_error)
         rules = self._loader.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = cluster = self._open_cluster(config)
-        self._node = node = self._open_node(config, rules)
+        self._node = node = self._open_node(config, rules, packets)
         if ProbeStatus("content", "") in node.probes:
             rules = self._loader.check_content(rules)
         self._state = AgentState(config, rules, started_s)
@@ -237,13 +238,6 @@ class Agent:
 
     # Opening.
 
-    def _drop_net_admin(self) -> None:
-        """Drop the capability, which only the subscription needs: it could change the network."""
-        try:
-            confined.give_up("NET_ADMIN")
-        except OSError as error:
-            self._log.warning("NET_ADMIN cannot be dropped", reason=str(error))
-
     def _open_cluster(self, config: Config) -> ClusterNode | None:
         """Return the node's cluster; None if it is in none, or Kubernetes is disabled."""
         if config.kubernetes.enabled is False:
@@ -256,8 +250,12 @@ class Agent:
         self._opened.callback(cluster.close)
         return cluster
 
-    def _open_node(self, config: Config, rules: RuleSet) -> Node:
-        node = open_node(config, rules.book, matcher=rules.matcher, cluster=self._cluster)
+    def _open_node(
+        self, config: Config, rules: RuleSet, packets: tuple[PacketReader | None, str]
+    ) -> Node:
+        node = open_node(
+            config, rules.book, matcher=rules.matcher, cluster=self._cluster, packets=packets
+        )
         self._opened.callback(node.watch.close)
         if node.host is not None:
             self._opened.callback(node.host.close)
@@ -337,6 +335,7 @@ class Agent:
         return {
             "exec events lost by the kernel": self._execs.counts()[1],
             "changes of verdict not logged": self._log_limit.left_out,
+            "first words not looked at": self._node.first_words_left_out(),
         }
 
     def _note_cluster_error(self, reason: str, error: Exception) -> None:
@@ -381,6 +380,17 @@ class Agent:
                 self._log.info("probe is on", probe=status.name, **source)
         for spot in self._node.blind_spots:
             self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
+
+
+def _drop_network_capabilities(log: Log) -> None:
+    """Drop what only opening needed: it could change the network, or forge packets.
+
+    Threads and children inherit the capabilities of the thread that starts them: call it before.
+    """
+    try:
+        confined.give_up("NET_ADMIN", "NET_RAW")
+    except OSError as error:
+        log.warning("NET_ADMIN and NET_RAW cannot be dropped", reason=str(error))
 
 
 def _raise_open_file_limit() -> None:

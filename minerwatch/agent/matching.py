@@ -20,6 +20,7 @@ from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.probes.executed_code import ExecutedCode
+from minerwatch.probes.first_words import FirstWordsProbe
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import fattest_over
@@ -60,6 +61,7 @@ class Matching:
         self.code: ExecutedCode | None = None
         """Evidence on all processes; set before the first tick."""
         self.networks: PodNetworks | None = None
+        self._first_words: FirstWordsProbe | None = None
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -74,8 +76,15 @@ class Matching:
         self._of_process = Thresholds(matcher.rules, PROCESS_FIELDS)
         self._of_container = Thresholds(matcher.rules, CONTAINER_FIELDS)
         self._fields = frozenset().union(*(rule.fields for rule in matcher.rules))
+        self.use_first_words(self._first_words)
         for container in self._node.containers.values():
             self.queue_all(container)
+
+    def use_first_words(self, source: FirstWordsProbe | None) -> None:
+        """Take facts from this source, on what the rules in force ask for."""
+        self._first_words = source
+        if source is not None:
+            source.use(self._matcher.rules)
 
     # Static rules.
 
@@ -205,9 +214,12 @@ class Matching:
         is_suspect: bool,
     ) -> Iterator[Sighting]:
         facts = self._measured_facts(process, at_s)
-        executed = self.code.facts(process.process.id) if self.code else {}
+        of_all = {
+            **(self.code.facts(process.process.id) if self.code else {}),
+            **(self._first_words.facts(process.process.id) if self._first_words else {}),
+        }
         cores = process.cpu_cores or 0.0
-        if not is_suspect and not executed and cores < _SATURATED_CORES:
+        if not is_suspect and not of_all and cores < _SATURATED_CORES:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
                 self._note_if_idle(process, facts)
@@ -215,7 +227,7 @@ class Matching:
         else:
             seen = None
             facts |= self._extra_facts(process, cores, at_s, is_suspect=is_suspect)
-            facts |= executed
+            facts |= of_all
         matches = self._matcher.dynamic_matches(
             {**container.static_facts_of(process), **shared, **facts}
         )

@@ -28,6 +28,7 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.first_words import PacketReader, PacketsUnavailableError
 from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
@@ -38,6 +39,7 @@ from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.executed_code import Sampler
+from minerwatch.probes.first_words import FirstWordsProbe
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import FILES, ITERATOR, LACKS_PTRACE, Probes, ProbeStatus
@@ -75,6 +77,7 @@ class Node:
     identity: Callable[[Container], Identity | None] = _no_identity
     host: HostView | None = None  # names outside Kubernetes
     since: SinceFile | None = None  # levels that an earlier agent left
+    first_words_left_out: Callable[[], int] = int  # packets, since the start
 
     def statuses(
         self,
@@ -137,10 +140,12 @@ def open_node(
     *,
     matcher: Matcher | None = None,
     cluster: ClusterNode | None = None,
+    packets: tuple[PacketReader | None, str] = (None, "read by the agent only"),
 ) -> Node:
     """Open the node that ``config`` describes. Raises NodeError.
 
-    ``matcher`` holds the book's rules, where it was compiled already.
+    ``matcher`` holds the book's rules, where it was compiled already; ``packets`` is their source,
+    or why there is none.
     """
     proc = Path(config.node.proc)
     host = HostView(host_root(proc), node_name(config))
@@ -157,19 +162,17 @@ def open_node(
         sockets=sockets,
     )
     networks, networks_status = _pod_networks(config)
-    judge = Judge(
-        config.judgement.ticks_below,
-        max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
-    )
+    talk, talk_status = _first_words(config, *packets)
     watch = Watch(
         Sources(
             *(cgroups, processes, tasks, probes, code),
             hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
             networks=networks,
+            first_words=talk,
         ),
         matcher or Matcher(book.rules),
         config.examination,
-        judge,
+        _judge(config),
         lambda container: (cluster.facts(container) if cluster else {}) or host.facts(container),
     )
     opens_files = config.probes.connections or config.probes.content
@@ -186,13 +189,20 @@ def open_node(
             ProbeStatus("tasks", tasks_off, config.probes.tasks, "" if tasks_off else _TASKS),
             code_status,
             networks_status,
+            talk_status,
             *probes.status,
         ),
         lambda container: (
             (cluster.identity(container) if cluster else None) or host.identity(container)
         ),
         host,
+        first_words_left_out=lambda: talk.left_out if talk else 0,
     )
+
+
+def _judge(config: Config) -> Judge:
+    max_gap_s = max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval)
+    return Judge(config.judgement.ticks_below, max_gap_s=max_gap_s)
 
 
 def kernel_source(
@@ -212,6 +222,7 @@ def kernel_source(
 _UNAVAILABLE = (
     *(BpfUnavailableError, ExecsUnavailableError),
     *(SamplerUnavailableError, TasksUnavailableError),
+    PacketsUnavailableError,
 )
 
 
@@ -248,3 +259,18 @@ def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
     inside = ClusterNetworks(config.node.cluster_networks, config.node.proc)
     pod_sockets = PodSockets(sockets or SocketReader(config.node.proc), inside).start()
     return PodNetworks(found, pod_sockets), ProbeStatus(name, "", is_wanted, source)
+
+
+def _first_words(
+    config: Config, packets: PacketReader | None, off: str
+) -> tuple[FirstWordsProbe | None, ProbeStatus]:
+    """Return the reader of connections' first words, and whether they are read."""
+    name, is_wanted = "first_words", config.probes.first_words
+    if packets is None:
+        return None, ProbeStatus(name, off, is_wanted)
+    sockets, sockets_off = kernel_source(name, config, SocketIterator)
+    if sockets is None:
+        packets.close()
+        return None, ProbeStatus(name, sockets_off, is_wanted)
+    source = "packet sockets"
+    return FirstWordsProbe(packets, sockets).start(), ProbeStatus(name, "", is_wanted, source)

@@ -39,6 +39,7 @@ from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
+from minerwatch.probes.first_words import FirstWordsProbe
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
@@ -58,10 +59,14 @@ class Sources:
     code: Sampler | None = None
     hot_code: HotCode | None = None
     networks: PodNetworks | None = None
+    first_words: FirstWordsProbe | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
-        for source in (self.cgroups, self.processes, self.probes, self.tasks, self.networks):
+        for source in (
+            *(self.cgroups, self.processes, self.probes, self.tasks, self.networks),
+            self.first_words,
+        ):
             if source is not None:
                 source.close()
 
@@ -102,8 +107,19 @@ def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
-def _failures_of(networks: PodNetworks | None) -> Iterable[tuple[str, int]]:
-    return networks.failures() if networks is not None else ()
+def _failures_of(source: PodNetworks | FirstWordsProbe | None) -> Iterable[tuple[str, int]]:
+    return source.failures() if source is not None else ()
+
+
+def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[ContainerKey]:
+    """Have processes matched whose first words are known; return their containers."""
+    found: dict[ContainerKey, None] = {}
+    for process in source.processes() if source is not None else ():
+        container = node.container_of.get(process.pid)
+        if container is not None and (own := container.processes.get(process.pid)):
+            own.forget_measured()
+            found[container.container.key] = None
+    return found.keys()
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -146,6 +162,8 @@ class Watch:
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code = self._code
         self._matching.networks = self._networks = sources.networks
+        self._matching.use_first_words(sources.first_words)
+        self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
         self._details = Details(
             sources.probes.connections,
             self._code.facts if self._code else _no_facts,
@@ -182,6 +200,7 @@ class Watch:
             *sources.probes.failures(),
             *(("tasks", reason, count) for reason, count in tasks.items()),
             *(("pod_network", *each) for each in _failures_of(sources.networks)),
+            *(("first_words", *each) for each in _failures_of(sources.first_words)),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
         ]
@@ -272,6 +291,7 @@ class Watch:
                 self._networks.tick(
                     network_users(self._node, used_s, self._networks.recent()), at_s
                 )
+        self._talking = _talking(self._node, self._sources.first_words)
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -347,6 +367,7 @@ class Watch:
             or self._looks.wants(container, at_s)
             or (self._networks is not None and self._networks.is_notable(container.container.key))
             or (self._code is not None and self._code.take_news(container.container.key))
+            or container.container.key in self._talking
             or container.container.key in self._judge
         )
         if container.is_measured and not is_hot:

@@ -10,7 +10,6 @@ from minerwatch.detection.field_types import Field
 from minerwatch.detection.fields import (
     KNOWN_FIELDS,
     PROBE_FIELDS,
-    UNMEASURED_FIELDS,
     is_of_container,
 )
 from minerwatch.detection.sigma.rule import Rule
@@ -141,8 +140,6 @@ def field_records() -> list[dict[str, str]]:
 
 
 def _measured(field: Field) -> str:
-    if field.name in UNMEASURED_FIELDS:
-        return "not yet"
     for probe, names in PROBE_FIELDS.items():
         if field.name in names:
             return f"probe {probe}"

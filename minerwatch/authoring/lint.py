@@ -7,19 +7,17 @@ something in it. Lint uses neither the network nor a clock, and only the offline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
 from minerwatch.authoring import lint_book, lint_conditions, lint_rules
 from minerwatch.authoring.diagnostic import Diagnostic, Problems, Severity, warning
 from minerwatch.authoring.recordings import Recording
 from minerwatch.authoring.template import TO_DO
-from minerwatch.detection.fields import UNMEASURED_FIELDS
 from minerwatch.detection.sigma.rule import Filter, Rule
 from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.detection.sigma.yaml_document import Document, read_document, read_text
 from minerwatch.errors import RuleError
-from minerwatch.format import counted
 
 _MAX_SHOWN = 80
 
@@ -61,14 +59,6 @@ def lint(
     found += lint_book.list_diagnostics(book)
     found.sort(key=lambda each: (str(each.path), each.line, each.text))
     return tuple(dict.fromkeys(found))
-
-
-def unmeasured_note(rules: Iterable[Rule]) -> Iterator[str]:
-    """Yield one line if rules need a field which no source measures yet."""
-    count = sum(not UNMEASURED_FIELDS.isdisjoint(rule.fields) for rule in rules)
-    if count:
-        names = ", ".join(sorted(UNMEASURED_FIELDS))
-        yield f"note: {names} is not measured yet: {counted(count, 'rule')} cannot use it"
 
 
 def _file_diagnostics(

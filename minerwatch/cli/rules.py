@@ -17,7 +17,6 @@ import click
 from minerwatch.authoring import index, recordings, rule_tests
 from minerwatch.authoring.diagnostic import Diagnostic, Severity
 from minerwatch.authoring.lint import lint as lint_book
-from minerwatch.authoring.lint import unmeasured_note
 from minerwatch.authoring.schema import rule_schema
 from minerwatch.authoring.template import new_rule, with_rule
 from minerwatch.cli.options import config_option, configuration, output_option, rules_option
@@ -278,7 +277,6 @@ def lint(
     selected = _selected(book, paths)
     checked = counted(len(selected), "rule")
     _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
-    _note(*unmeasured_note(selected))
     sys.exit(bool(errors or is_empty or (strict and warnings)))
 
 

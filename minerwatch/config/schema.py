@@ -83,6 +83,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     execs_cpu_share: Share = 0.02  # most of one core, for programs that start between ticks
     connections: bool = True  # of suspects (BPF, PERFMON; or SYS_PTRACE, DAC_READ_SEARCH)
     pod_network: bool = True  # connects and packets of pods, and those that fail (SYS_PTRACE)
+    first_words: bool = False  # reads payload: miners' logins, TLS server names (NET_RAW, BPF)
     mappings: bool = True  # memory mappings of suspects (SYS_PTRACE)
     tasks: bool = True  # read all processes at once (BPF, PERFMON, a kernel with BTF)
     rounding: bool = True  # rounding modes of suspects (needs tasks)

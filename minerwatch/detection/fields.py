@@ -351,15 +351,13 @@ PROBE_FIELDS = {
         *("LongestConnection", *SESSION_FIELDS),
     ),
     "pod_network": COUNTER_FIELDS,
+    "first_words": ("DestinationHostname", "ServerName", "PoolWords"),
     "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
     "drift": ("ExeNotInImage",),
 }
 """The fields that each deep probe measures."""
-
-UNMEASURED_FIELDS = frozenset(("DestinationHostname",))
-"""Fields that no source measures yet."""
 
 SIGMA_FIELDS = frozenset(
     (

@@ -8,6 +8,7 @@ _SOCKETS = Source(
     "the socket iterator (BPF), or /proc/PID/net/tcp and fd",
     "BPF, PERFMON; or SYS_PTRACE, DAC_READ_SEARCH",
 )
+_FIRST_WORDS = Source("first words of connections (packet sockets)", "NET_RAW, BPF, PERFMON")
 _COUNTERS = Source("/proc/PID/net/snmp, snmp6, dev of the pod", "SYS_PTRACE")
 
 
@@ -207,8 +208,8 @@ NETWORK_FIELDS = (
     Field(
         "DestinationHostname",
         "list",
-        "names of the remote addresses",
-        Source("nothing yet"),
+        "the same as ServerName, by Sigma's name",
+        _FIRST_WORDS,
         "DestinationHostname|endswith: .pool.example",
         dynamic=True,
     ),
@@ -226,6 +227,22 @@ NETWORK_FIELDS = (
         "age of its oldest open connection",
         _SOCKETS,
         "LongestConnection|gte: 3600",
+        dynamic=True,
+    ),
+    Field(
+        "ServerName",
+        "list",
+        "names that its TLS connections asked for, of those that rules name",
+        _FIRST_WORDS,
+        "ServerName|endswith: .pool.example",
+        dynamic=True,
+    ),
+    Field(
+        "PoolWords",
+        "list",
+        "methods of stratum with which its connections began",
+        _FIRST_WORDS,
+        "PoolWords: [login, mining.subscribe]",
         dynamic=True,
     ),
     *_SESSIONS,

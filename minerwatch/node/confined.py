@@ -23,6 +23,7 @@ CAPABILITY_BITS = {
     "DAC_OVERRIDE": 1,
     "DAC_READ_SEARCH": 2,
     "NET_ADMIN": 12,
+    "NET_RAW": 13,
     "SYS_PTRACE": 19,
     "PERFMON": 38,
     "BPF": 39,

@@ -18,17 +18,20 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from struct import Struct
+from typing import NamedTuple
 
 from minerwatch.model import Connection, OpenSockets
 from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator, BpfUnavailableError
 
-RECORD = Struct("=QQQIIIIIHHHBBB3x16s")
+RECORD = Struct("=QQQIIIIIHHBBBxI16s")
 """As struct record in bpf/sockets.bpf.c."""
-_BRIEF = Struct("=QQQIIII4xHHxxBBx19x")
+_BRIEF = Struct("=QQQIIII4xHHBB22x")
 """What is read of every socket: inode, bytes received and sent, segments received and sent,
 namespace, pid, local and remote port, state, raw or not."""
 _ADDRESS = Struct("=56x16s")
 _NAMESPACE = Struct("=32xI36x")
+_INITIAL_SEQUENCE = Struct("=52xI16x")
+_INODE = Struct("=Q64x")
 _ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10  # include/net/tcp_states.h
 _MAX_RECORDS = 131_072
 """Read at once: 10 MiB."""
@@ -51,8 +54,18 @@ _LOOPBACK_V4, _LOOPBACK_V6 = MAPPED + b"\x7f", b"\0" * 15 + b"\1"
 
 RemoteEnd = tuple[int, bytes, int]
 """A connection's inode, remote address (IPv4 as ::ffff:a.b.c.d) and remote port."""
+ConnectionStart = tuple[int, int, bytes, int]
+"""The sequence number of the SYN, the local port, and the remote address and port."""
 _Start = tuple[float, int, int]
 """When a connection was first seen, and the bytes and segments that it had transferred by then."""
+
+
+class Holder(NamedTuple):
+    """A process that has a connection open."""
+
+    pid: int
+    inode: int
+    namespace: int  # of the connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,7 @@ class SocketTable:
                 accepts = True
                 continue
             start = starts.get(inode) or (at_s, *self._known[inode])
-            has_counters, address = record[13:15]
+            has_counters, address = record[12], record[14]
             hours = (at_s - start[0]) / 3600 if has_counters else 0.0
             grown = (now - then for now, then in zip(self._known[inode], start[1:], strict=True))
             rates = [each / hours for each in grown] if hours else (None, None)
@@ -215,6 +228,24 @@ class SocketIterator:
         """Return the connections of these namespaces; None if they cannot be read."""
         table = self.table()
         return table.of_namespaces(namespaces) if table is not None else None
+
+    def holders(self, wanted: Set[ConnectionStart]) -> dict[ConnectionStart, list[Holder]]:
+        """Return the processes that have these connections open."""
+        sequences = {sequence for sequence, *_ in wanted}
+        found: dict[ConnectionStart, list[Holder]] = {}
+        for piece in self._iterator.pieces():
+            for number, (sequence,) in enumerate(_INITIAL_SEQUENCE.iter_unpack(piece)):
+                if sequence in sequences:
+                    record = RECORD.unpack_from(piece, number * RECORD.size)
+                    start = (sequence, record[8], record[14], record[9])
+                    if start in wanted:
+                        found.setdefault(start, []).append(Holder(record[6], record[0], record[5]))
+        return found
+
+    def still_open(self, inodes: Set[int]) -> set[int]:
+        """Return those of the sockets that a process has open."""
+        pieces = self._iterator.pieces()
+        return {i for piece in pieces for (i,) in _INODE.iter_unpack(piece) if i in inodes}
 
     def unanswered(self, namespace: int, pids: Sequence[int]) -> Iterator[RemoteEnd]:
         """Yield connects of ``pids`` that have no answer, or were refused; some repeatedly.

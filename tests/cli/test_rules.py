@@ -84,18 +84,6 @@ def test_lint_of_what_is_good_is_silent(tmp_path: Path, run_alone: Run) -> None:
     assert result.stderr == "1 rule, 0 errors, 0 warnings\n"
 
 
-def test_lint_notes_in_one_line_that_a_field_is_not_measured(
-    tmp_path: Path, run_alone: Run
-) -> None:
-    rule = GOOD.replace("{Comm: miner}", "{DestinationHostname: miner.example}")
-    assert rule != GOOD
-    (tmp_path / "rule.yml").write_text(rule)
-    notes = [
-        line for line in run_alone("lint", str(tmp_path)).stderr.splitlines() if "note" in line
-    ]
-    assert notes == ["note: DestinationHostname is not measured yet: 1 rule cannot use it"]
-
-
 def test_warnings_fail_only_if_strict(tmp_path: Path, run_alone: Run) -> None:
     (tmp_path / "rule.yml").write_text(RULE.replace("falsepositives: [Miners in mines]\n", ""))
     assert run_alone("lint", str(tmp_path)).exit_code == 0

@@ -438,6 +438,21 @@ def test_a_pod_network_of_its_own_without_exec_events() -> None:
     assert all(rule["ports"] for rule in policy["spec"]["egress"])
 
 
+def test_first_words_need_the_hosts_network_and_net_raw() -> None:
+    release = Release(
+        rendered("--set=config.probes.first_words=true", "--set=config.probes.execs=false")
+    )
+    assert release.pod["spec"]["hostNetwork"] is True
+    added = set(release.agent["securityContext"]["capabilities"]["add"])
+    assert added == _DEEP | {"NET_RAW"}
+    assert "NET_RAW" not in of("default").agent["securityContext"]["capabilities"]["add"]
+
+
+def test_first_words_are_refused_without_the_hosts_network() -> None:
+    said = refusal("--set=config.probes.first_words=true", "--set=hostNetwork=false")
+    assert "switch off config.probes.first_words" in said
+
+
 def test_nobody_else_is_let_in_where_no_peer_is_named() -> None:
     (policy,) = Release(
         rendered("--set=config.probes.execs=false", "--set-json=networkPolicy.from=[]")

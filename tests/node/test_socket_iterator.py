@@ -164,7 +164,7 @@ def record(
     received, segments = data
     return RECORD.pack(
         inode, received, 0, segments, 0, namespace, pid, 0,
-        local, remote[1], 6, state, is_raw, 1, address,
+        local, remote[1], state, is_raw, 1, 0, address,
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ struct tcp_sock {
   __u32 data_segs_in;
   __u32 data_segs_out;
   __u32 srtt_us;
+  __u32 snd_una;
 } CORE;
 
 struct socket {
@@ -107,11 +108,11 @@ struct record {
   __u32 round_trip_us;   // smoothed; 0: not known
   __u16 local_port;
   __u16 remote_port;
-  __u16 protocol;
   __u8 state;            // include/net/tcp_states.h; of others than TCP it means nothing
   __u8 is_raw;           // a raw socket or a packet socket
   __u8 has_counters;     // multipath TCP has them in sockets that no process has open
-  __u8 reserved[3];
+  __u8 reserved;
+  __u32 initial_sequence;  // of the SYN that was sent, if it opened the connection
   __u8 remote[16];       // IPv4 as ::ffff:a.b.c.d
 };
 
@@ -123,7 +124,7 @@ int sockets(struct bpf_iter__task_file *context) {
   struct socket *socket;
   struct tcp_sock *tcp;
   struct sock *sk;
-  __u16 family;
+  __u16 family, protocol = 0;
 
   if (!task || !file)
     return 0;
@@ -140,7 +141,7 @@ int sockets(struct bpf_iter__task_file *context) {
   if (!record.is_raw && socket->type != SOCK_STREAM)
     return 0;
   if (family != AF_PACKET)
-    record.protocol = BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol);
+    protocol = BPF_CORE_READ_BITFIELD_PROBED(sk, sk_protocol);
   record.inode = file->f_inode->i_ino;
   record.namespace = sk->__sk_common.skc_net.net->ns.inum;
   record.pid = task->tgid;
@@ -149,7 +150,7 @@ int sockets(struct bpf_iter__task_file *context) {
     bpf_seq_write(context->meta->seq, &record, sizeof(record));
     return 0;
   }
-  if (record.protocol != IPPROTO_TCP && record.protocol != IPPROTO_MPTCP)
+  if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
     return 0;
   record.local_port = sk->__sk_common.skc_num;
   record.remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
@@ -167,6 +168,7 @@ int sockets(struct bpf_iter__task_file *context) {
     record.received_segments = tcp->data_segs_in;
     record.sent_segments = tcp->data_segs_out;
     record.round_trip_us = tcp->srtt_us >> 3;
+    record.initial_sequence = tcp->snd_una - (__u32)tcp->bytes_acked;
   }
   bpf_seq_write(context->meta->seq, &record, sizeof(record));
   return 0;

@@ -31,8 +31,9 @@ from minerwatch.node.exe_digests import HasherAnswer
 from minerwatch.node.fp_rounding import RoundingSamples
 from minerwatch.node.guarded_child import AnswerLines
 from minerwatch.node.network_counters import CounterReader
+from minerwatch.node.packet_parser import first_words
 from minerwatch.node.tcp_connections import SocketReader
-from tests.fuzz.contract import is_finite, is_unicode
+from tests.fuzz.contract import is_finite, is_line, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
 from tests.fuzz.registry import SEPARATOR, parts, target
 from tests.node.task_records import tasks_of
@@ -212,6 +213,21 @@ def proc_connector(data: bytes) -> None:
         assert pid is None or 0 <= pid < 1 << 32
         with suppress(OSError):  # the kernel's refusal
             exec_events.is_answer(message, token=1)
+
+
+@target("node.packet_parser")
+def first_words_of_packets(data: bytes) -> None:
+    """Packets that the kernel's filter has passed, and words that begin a connection."""
+    for packet in data.split(SEPARATOR)[:16]:
+        found = first_words(packet)
+        if found is None:
+            continue
+        assert len(found.remote) == 16
+        assert 0 <= found.initial_sequence < 1 << 32
+        assert found.words or found.server_name
+        assert len(found.words) <= 4
+        for each in (*found.words, found.server_name):
+            is_line(each, most=253)
 
 
 class _Iterator(task_iterator.TaskIterator):

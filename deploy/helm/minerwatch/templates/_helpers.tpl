@@ -71,7 +71,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "minerwatch.hostNetwork" -}}
 {{- if kindIs "bool" .Values.hostNetwork }}
 {{- if .Values.hostNetwork }}true{{ end }}
-{{- else if dig "probes" "execs" true .Values.config }}true{{ end }}
+{{- else if or (dig "probes" "execs" true .Values.config) (include "minerwatch.firstWords" .) }}true{{ end }}
+{{- end }}
+{{- define "minerwatch.firstWords" -}}
+{{- if dig "probes" "first_words" false .Values.config }}true{{ end }}
 {{- end }}
 {{/* Exec events come to the host's network only. */}}
 {{- define "minerwatch.execs" -}}
@@ -134,10 +137,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if include "minerwatch.opensFiles" . }}
 {{- $capabilities = append $capabilities "DAC_READ_SEARCH" }}
 {{- end }}
-{{- if include "minerwatch.tasks" . }}
+{{- if include "minerwatch.firstWords" . }}
+{{- if not (include "minerwatch.hostNetwork" .) }}
+{{- fail "hostNetwork: false takes the host's packets away: switch off config.probes.first_words, too" }}
+{{- end }}
+{{- $capabilities = append $capabilities "NET_RAW" }}
+{{- end }}
+{{- if or (include "minerwatch.tasks" .) (include "minerwatch.firstWords" .) }}
 {{- $capabilities = append $capabilities "BPF" }}
 {{- end }}
-{{- if or (include "minerwatch.tasks" .) (include "minerwatch.executedCode" .) }}
+{{- if or (include "minerwatch.tasks" .) (include "minerwatch.firstWords" .) (include "minerwatch.executedCode" .) }}
 {{- $capabilities = append $capabilities "PERFMON" }}
 {{- end }}
 {{- if and (include "minerwatch.execs" .) .Values.execEvents.netAdmin }}

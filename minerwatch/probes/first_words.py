@@ -1,0 +1,328 @@
+"""First words of connections, with the processes that said them: facts of all processes.
+
+A thread takes the packets that the kernel's filter passes, within a share of one core and a number
+a second of each interface. A connection is found among the sockets by its ends and by the sequence
+number of its first byte, so that neither a packet under a false address nor data in the middle of a
+stream counts. Packets are seen before NAT where they leave a pod, and again after it: each
+connection counts once. Names that no rule asks for are dropped at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from minerwatch.detection.condition import How, Text, predicates
+from minerwatch.detection.predicate import TextTest, text_test
+from minerwatch.detection.sigma.rule import Rule
+from minerwatch.model import Facts, FactValue, ProcessId
+from minerwatch.node.first_words import Packet
+from minerwatch.node.packet_parser import FirstWords, first_words
+from minerwatch.node.proc_files import STAT_BYTES, parse_stat, read_once
+from minerwatch.node.socket_iterator import ConnectionStart, Holder
+from minerwatch.probes.base import NO_FACTS
+from minerwatch.worker import Worker
+
+NAME_FIELDS = ("ServerName", "DestinationHostname")
+_MAX_CPU_SHARE = 0.01
+_MIN_PAUSE_S = 0.02
+_PACKETS_AT_ONCE = 64
+"""Of each of the kernel's buffers."""
+_PACKETS_PER_S = 200
+"""Parsed of one interface."""
+_MAX_WAITING = 1024
+"""Connections whose socket is not found yet."""
+_MAX_WAITING_OF_ONE = 32
+"""Of one interface."""
+_MAX_COPIES = 4
+"""Of one connection's first words, each with the ends that NAT gave it."""
+_MAX_TRIES = 3
+_TRY_PAUSE_S = 1.0
+_MAX_COUNTED = 8192
+"""Connections that are not counted again."""
+_MAX_PROCESSES = 256
+"""Kept of one network namespace."""
+_MAX_NAMESPACES = 1024
+_MAX_CONNECTIONS = 8
+"""Kept of one process."""
+_CHECK_S = 60.0
+_KEPT_S = 600.0
+"""After the connection was closed."""
+
+_Said = tuple[int, tuple[str, ...], str]
+"""The sequence number of the SYN, and what was said: the same in all copies of a packet."""
+
+
+class PacketSource(Protocol):
+    """A source of packets; ``wake`` may be called from any thread, all else from one."""
+
+    @property
+    def lost(self) -> int:
+        """Packets that the kernel had no room for, since the start."""
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait for a packet."""
+
+    def wake(self) -> None:
+        """End waiting."""
+
+    def read(self, limit: int) -> Iterator[Packet]:
+        """Yield packets that wait."""
+
+    def close(self) -> None:
+        """Release the kernel's resources."""
+
+
+class Connections(Protocol):
+    """A source of the node's connections."""
+
+    failures: dict[str, int]
+
+    def holders(self, wanted: Set[ConnectionStart]) -> Mapping[ConnectionStart, list[Holder]]:
+        """Return the processes that have these connections open."""
+
+    def still_open(self, inodes: Set[int]) -> Set[int]:
+        """Return those of the sockets that a process has open."""
+
+    def close(self) -> None:
+        """Release the kernel's resources."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    interface: str
+    starts: set[ConnectionStart] = field(default_factory=set)
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class _Kept:
+    words: tuple[str, ...]
+    server_name: str
+    open_s: float  # when it was last seen open
+
+
+_Processes = OrderedDict[ProcessId, dict[int, _Kept]]
+"""What each process said, by the inode of the connection."""
+
+
+class WantedNames:
+    """Names of servers on which a predicate of some rule holds."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._whole: set[str] = set()
+        self._below: set[str] = set()
+        self._others: list[TextTest] = []
+        found = {each for rule in rules for each in predicates(rule.condition)}
+        for each in found:
+            if not isinstance(each, Text) or each.field not in NAME_FIELDS:
+                continue
+            if each.how is How.EQUALS:
+                self._whole.add(each.pattern.lower())
+            elif each.how is How.ENDSWITH and each.pattern.startswith("."):
+                self._below.add(each.pattern.lower())
+            else:
+                self._others.append(text_test(each))
+
+    def __contains__(self, name: str) -> bool:
+        return (
+            name in self._whole
+            or any(name[at:] in self._below for at, byte in enumerate(name) if byte == ".")
+            or any(test(name) for test in self._others)
+        )
+
+
+class FirstWordsProbe:
+    """Facts PoolWords, ServerName and DestinationHostname of processes.
+
+    It counts packets that the kernel ``left`` out, ``crowded`` ones of interfaces with too many,
+    and connections ``unplaced`` because no process has them open.
+    """
+
+    def __init__(
+        self, packets: PacketSource, connections: Connections, *, proc: str = "/proc"
+    ) -> None:
+        self._counts = dict.fromkeys(("left", "crowded", "unplaced"), 0)
+        self._packets = packets
+        self._connections = connections
+        self._proc = proc
+        self._names = WantedNames(())
+        self._facts: dict[ProcessId, Facts] = {}  # replaced, never changed: others read it
+        self._namespaces: OrderedDict[int, _Processes] = OrderedDict()
+        self._waiting: dict[_Said, _Waiting] = {}
+        self._counted: OrderedDict[_Said, None] = OrderedDict()
+        self._parsed: Counter[str] = Counter()  # packets of each interface in this second
+        self._second = self._tried_s = self._checked_s = 0.0
+        self._is_closed = threading.Event()
+        self._thread: Worker | None = None
+
+    def start(self) -> FirstWordsProbe:
+        """Look in a thread from now on."""
+        self._thread = Worker("first words", self._serve).start()
+        return self
+
+    def use(self, rules: Iterable[Rule]) -> None:
+        """Keep the names that these rules ask for, from now on."""
+        self._names = WantedNames(rules)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """Return the facts about ``process``."""
+        return self._facts.get(process, NO_FACTS)
+
+    def processes(self) -> Collection[ProcessId]:
+        """Return the processes with facts."""
+        return self._facts.keys()
+
+    def failures(self) -> Iterator[tuple[str, int]]:
+        """Yield failures since the start: reason, count."""
+        yield from self._connections.failures.items()
+        yield from self._counts.items()
+
+    @property
+    def left_out(self) -> int:
+        """Packets that were not looked at, since the start."""
+        return self._counts["left"] + self._counts["crowded"]
+
+    def close(self) -> None:
+        """End the thread, and close the sources."""
+        self._is_closed.set()
+        if self._thread is None:
+            self._close_sources()
+            return
+        self._thread.close()
+        self._packets.wake()
+
+    def look(self, now_s: float) -> None:
+        """Take the packets that wait, and place their connections if that is due."""
+        for packet in self._packets.read(_PACKETS_AT_ONCE):
+            self._take(packet, now_s)
+        self._counts["left"] = self._packets.lost
+        is_new = any(not each.tries for each in self._waiting.values())
+        if is_new or (self._waiting and now_s >= self._tried_s + _TRY_PAUSE_S):
+            self._tried_s = now_s
+            self._place(now_s)
+            self._publish()
+        if self._namespaces and now_s >= self._checked_s + _CHECK_S:
+            self._checked_s = now_s
+            self._drop_closed(now_s)
+            self._publish()
+
+    def _serve(self) -> None:
+        try:
+            while not self._is_closed.is_set():
+                self._packets.wait(_TRY_PAUSE_S if self._waiting else _CHECK_S)
+                worked_s = time.thread_time()
+                self.look(time.monotonic())
+                spent_s = time.thread_time() - worked_s
+                self._is_closed.wait(max(spent_s / _MAX_CPU_SHARE, _MIN_PAUSE_S))
+        finally:
+            if self._is_closed.is_set():
+                self._close_sources()
+
+    def _close_sources(self) -> None:
+        self._packets.close()
+        self._connections.close()
+
+    def _take(self, packet: Packet, now_s: float) -> None:
+        if now_s >= self._second + 1:
+            self._second = now_s
+            self._parsed.clear()
+        self._parsed[packet.interface] += 1
+        if self._parsed[packet.interface] > _PACKETS_PER_S:
+            self._counts["crowded"] += 1
+            return
+        found = first_words(packet.content)
+        if found is None or not (found.words or found.server_name in self._names):
+            return
+        said = found.initial_sequence, found.words, found.server_name
+        if said not in self._counted:
+            self._wait_for(said, found, packet.interface)
+
+    def _wait_for(self, said: _Said, found: FirstWords, interface: str) -> None:
+        waiting = self._waiting.get(said)
+        if waiting is None:
+            own = sum(each.interface == interface for each in self._waiting.values())
+            if own >= _MAX_WAITING_OF_ONE or len(self._waiting) >= _MAX_WAITING:
+                self._counts["crowded"] += 1
+                return
+            waiting = self._waiting[said] = _Waiting(interface)
+        if len(waiting.starts) < _MAX_COPIES:
+            waiting.starts.add(
+                (found.initial_sequence, found.local_port, found.remote, found.remote_port)
+            )
+
+    def _place(self, now_s: float) -> None:
+        """Find the processes that have the connections open; give up after some tries."""
+        wanted = {start for each in self._waiting.values() for start in each.starts}
+        holders = self._connections.holders(wanted)
+        for said, waiting in [*self._waiting.items()]:
+            waiting.tries += 1
+            own = [each for start in waiting.starts for each in holders.get(start, ())]
+            placed = [each for each in own if self._keep(each, said, now_s)]
+            if placed or waiting.tries >= _MAX_TRIES:
+                self._counts["unplaced"] += not placed
+                del self._waiting[said]
+                self._counted[said] = None
+                if len(self._counted) > _MAX_COUNTED:
+                    self._counted.popitem(last=False)
+
+    def _keep(self, holder: Holder, said: _Said, now_s: float) -> bool:
+        """Keep what was said; return False if the process has exited."""
+        try:
+            line = read_once(f"{self._proc}/{holder.pid}/stat", STAT_BYTES)
+        except OSError:
+            return False
+        stat = parse_stat(holder.pid, line)
+        if stat is None:
+            return False
+        own = self._namespaces.setdefault(holder.namespace, OrderedDict())
+        self._namespaces.move_to_end(holder.namespace)
+        connections = own.setdefault(stat.id, {})
+        own.move_to_end(stat.id)
+        connections[holder.inode] = _Kept(*said[1:], now_s)
+        if len(connections) > _MAX_CONNECTIONS:
+            del connections[next(iter(connections))]
+        if len(own) > _MAX_PROCESSES:
+            own.popitem(last=False)
+        if len(self._namespaces) > _MAX_NAMESPACES:
+            self._namespaces.popitem(last=False)
+        return True
+
+    def _drop_closed(self, now_s: float) -> None:
+        """Forget connections that were closed some time ago."""
+        every = [own for each in self._namespaces.values() for own in each.values()]
+        still_open = self._connections.still_open({inode for own in every for inode in own})
+        for namespace, processes in [*self._namespaces.items()]:
+            for process, own in [*processes.items()]:
+                for inode, each in [*own.items()]:
+                    if inode in still_open:
+                        each.open_s = now_s
+                    elif each.open_s <= now_s - _KEPT_S:
+                        del own[inode]
+                if not own:
+                    del processes[process]
+            if not processes:
+                del self._namespaces[namespace]
+
+    def _publish(self) -> None:
+        self._facts = {
+            process: _facts(own.values())
+            for each in self._namespaces.values()
+            for process, own in each.items()
+        }
+
+
+def _facts(kept: Iterable[_Kept]) -> Facts:
+    facts: dict[str, FactValue] = {}
+    kept = tuple(kept)
+    words = tuple(dict.fromkeys(word for each in kept for word in each.words))
+    names = tuple(dict.fromkeys(each.server_name for each in kept if each.server_name))
+    if words:
+        facts["PoolWords"] = words
+    if names:
+        facts |= dict.fromkeys(NAME_FIELDS, names)
+    return facts

@@ -1,0 +1,377 @@
+"""First words of real connections in network namespaces, and of made ones without a kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Set
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bridge import PODS, PORT, WORLD, WORLD6, Bridge, bridge, in_namespace
+from benchmarks.networks import NoNetworksError
+from minerwatch.model import Facts, ProcessId
+from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.node.first_words import Packet, PacketReader
+from minerwatch.node.socket_iterator import ConnectionStart, Holder, SocketIterator
+from minerwatch.probes.first_words import FirstWordsProbe, WantedNames
+from tests.conftest import needs_root
+from tests.node.test_packet_parser import LOGIN, SUBSCRIBE, hello, packet
+from tests.shipped import book
+from tests.waiting import until
+
+POOL = "xmr-eu1.nanopool.org"
+INNOCENTS: dict[str, bytes | str] = {
+    "a web site": b"GET / HTTP/1.1\r\nHost: mining.example\r\n\r\n",
+    "a websocket": b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n",
+    "Postgres": b"\0\0\0\x29\0\3\0\0user\0mining.subscribe\0database\0x\0\0",
+    "Redis": b"*2\r\n$4\r\nAUTH\r\n$5\r\nlogin\r\n",
+    "MQTT": b"\x10\x18\0\4MQTT\4\2\0\x3c\0\x0cmining.hello",
+    "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "NATS": b'CONNECT {"verbose":false,"user":"login","pass":"x"}\r\n',
+    "a log": b'{"log":"mining.subscribe","stream":"stdout"}\n',
+    "another login": b'{"method":"login","user":"alice","password":"secret"}',
+    "JSON-RPC": b'{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":1}',
+    "a site by TLS": "tls:www.example.org",
+    "in the middle": b"HELLO\n",
+}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Bridge]:
+    try:
+        with bridge() as found:
+            yield found
+    except NoNetworksError as error:
+        pytest.skip(f"{error}: run it as root")
+
+
+class Talk:
+    """The probe on the packets of a host."""
+
+    def __init__(self, host: str) -> None:
+        try:
+            self.sockets = SocketIterator()
+        except BpfUnavailableError as error:
+            pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
+        self.packets = in_namespace(host, PacketReader)
+        self.probe = FirstWordsProbe(self.packets, self.sockets)
+        self.probe.use(book().rules)
+
+    def facts(self, pid: int) -> Facts:
+        """The facts about a process, once there are any."""
+
+        def known() -> Facts:
+            self.probe.look(time.monotonic())
+            found = [each for each in self.probe.processes() if each.pid == pid]
+            return self.probe.facts(found[0]) if found else {}
+
+        return until(known, lambda: f"{dict(self.probe.failures())}")
+
+    def count(self, reason: str) -> int:
+        return dict(self.probe.failures())[reason]
+
+
+@pytest.fixture
+def talk(node: Bridge) -> Iterator[Talk]:
+    found = Talk(node.host)
+    yield found
+    found.probe.close()
+
+
+@needs_root
+@pytest.mark.parametrize("host", [WORLD, WORLD6])
+def test_a_login_is_that_of_its_process_and_counts_once(
+    node: Bridge, talk: Talk, host: str
+) -> None:
+    with node.saying(0, LOGIN, host=host) as client:
+        assert talk.facts(client.pid) == {"PoolWords": ("login",)}
+        assert len(talk.probe.processes()) == 1
+        for _ in range(5):  # copies after NAT, which come later
+            talk.probe.look(time.monotonic() + 10)
+        assert (talk.count("unplaced"), talk.count("crowded"), talk.count("left")) == (0, 0, 0)
+
+
+@needs_root
+def test_a_pools_name_in_a_client_hello(node: Bridge, talk: Talk) -> None:
+    with node.saying(0, f"tls:{POOL}") as client:
+        assert talk.facts(client.pid) == {
+            "ServerName": (POOL,),
+            "DestinationHostname": (POOL,),
+        }
+
+
+@needs_root
+def test_innocents_do_not_reach_the_agent_or_say_nothing(node: Bridge, talk: Talk) -> None:
+    with ExitStack() as stack:
+        for name, words in INNOCENTS.items():
+            later = SUBSCRIBE if name == "in the middle" else b"{}"
+            stack.enter_context(node.saying(1, words, later))
+        talk.probe.look(1.0)
+        assert not talk.probe.processes()
+        marker = stack.enter_context(node.saying(0, SUBSCRIBE))
+        assert talk.facts(marker.pid) == {"PoolWords": ("mining.subscribe",)}
+        assert [each.pid for each in talk.probe.processes()] == [marker.pid]
+
+
+@needs_root
+def test_the_kernel_drops_nearly_all(node: Bridge, talk: Talk) -> None:
+    passed = set()
+    for name, words in INNOCENTS.items():
+        with node.saying(1, words):
+            if any(each.interface == "veth1" for each in talk.packets.read(100)):
+                passed.add(name)
+    assert passed == {"a log", "another login", "JSON-RPC", "a site by TLS"}
+
+
+@needs_root
+def test_words_are_forgotten_some_time_after_the_connection_was_closed(
+    node: Bridge, talk: Talk
+) -> None:
+    with node.saying(0, SUBSCRIBE) as client:
+        talk.facts(client.pid)
+        now_s = time.monotonic()
+        talk.probe.look(now_s + 3600)
+        assert talk.probe.processes()
+    talk.probe.look(now_s + 3700)
+    assert talk.probe.processes()
+    talk.probe.look(now_s + 3600 + 700)
+    assert not talk.probe.processes()
+
+
+def frame(content: bytes, tag: bytes = b"") -> bytes:
+    kind = b"\x86\xdd" if content[0] >> 4 == 6 else b"\x08\0"
+    return b"\xff" * 6 + b"\x02\0\0\0\0\1" + tag + kind + content
+
+
+def sent(node: Bridge, pod: int, *frames: bytes) -> None:
+    """Send frames from a pod as they are."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            for each in frames:
+                raw.send(each)
+
+    in_namespace(node.pods[pod], send)
+
+
+@needs_root
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    "tag", [b"", b"\x81\0\0\5", b"\x88\xa8\0\5", b"\x81\0\0\5\x81\0\0\6", b"\x88\xa8\0\5\x81\0\0\6"]
+)
+def test_packets_of_networks_within_networks(
+    node: Bridge, talk: Talk, version: int, tag: bytes
+) -> None:
+    content = packet(LOGIN, version=version)
+    sent(node, 0, frame(content, tag))
+    found = until(lambda: [*talk.packets.read(10)])
+    assert ("veth0", content) in found
+
+
+@needs_root
+def test_a_forged_packet_accuses_no_process(node: Bridge, talk: Talk) -> None:
+    """Its ends are those of a neighbour's connection; the number of its first byte is not."""
+    with node.saying(0, b"GET / HTTP/1.1\r\n\r\n") as client:
+        port = local_port(client.pid)
+        forged = packet(LOGIN, source=PODS[0], destination=WORLD, ports=(port, PORT))
+        sent(node, 1, frame(forged))
+        assert talk.packets.wait(60.0)
+        for seconds in range(0, 20, 2):
+            talk.probe.look(time.monotonic() + seconds)
+        assert not talk.probe.processes()
+        assert talk.count("unplaced") == 1
+
+
+def local_port(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    (found,) = [each.split() for each in lines if each.split()[3] == "01"]
+    return int(found[1].partition(":")[2], 16)
+
+
+@needs_root
+def test_a_flood_of_one_pod_hides_no_neighbour(node: Bridge, talk: Talk) -> None:
+    """Packets are left out, and counted; the login of another pod is found."""
+    flood = [frame(packet(LOGIN, sequence=number)) for number in range(3000)]
+    sent(node, 1, *flood)
+    with node.saying(0, LOGIN) as client:
+        assert talk.facts(client.pid) == {"PoolWords": ("login",)}
+    assert talk.count("left") + talk.count("crowded") > 2000
+    assert talk.probe.left_out == talk.count("left") + talk.count("crowded")
+
+
+@needs_root
+def test_the_filter_cannot_be_taken_away(node: Bridge, talk: Talk) -> None:
+    for fd in talk.packets.filenos():
+        with socket.socket(fileno=os.dup(fd)) as lane, pytest.raises(OSError) as caught:
+            lane.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
+        assert caught.value.errno == errno.EPERM
+
+
+# Without a kernel.
+
+
+class Made:
+    """Packets and connections of tests."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+        self.waiting: list[Packet] = []
+        self.open: dict[ConnectionStart, list[Holder]] = {}
+        self.asked = 0
+        self.lost = 0
+        self.is_closed = False
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return bool(self.waiting)
+
+    def wake(self) -> None:
+        pass
+
+    def read(self, limit: int) -> Iterator[Packet]:
+        found, self.waiting = self.waiting, []
+        return iter(found)
+
+    def holders(self, wanted: Set[ConnectionStart]) -> Mapping[ConnectionStart, list[Holder]]:
+        self.asked += 1
+        return {start: self.open[start] for start in wanted if start in self.open}
+
+    def still_open(self, inodes: Set[int]) -> Set[int]:
+        return {each.inode for own in self.open.values() for each in own} & inodes
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
+
+
+@pytest.fixture
+def probe(made: Made, tmp_path: Path) -> FirstWordsProbe:
+    for pid in range(1, 400):
+        (tmp_path / str(pid)).mkdir()
+        fields = " ".join(["0"] * 49)
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (x) S {fields}\n")
+    found = FirstWordsProbe(made, made, proc=str(tmp_path))
+    found.use(book().rules)
+    return found
+
+
+def start(number: int, remote: str = "203.0.113.7") -> ConnectionStart:
+    return number, 40_000, b"\0" * 10 + b"\xff\xff" + socket.inet_aton(remote), 443
+
+
+def said(number: int, payload: bytes = LOGIN, interface: str = "veth0") -> Packet:
+    content = packet(payload, sequence=number + 1, destination="203.0.113.7", ports=(40_000, 443))
+    return Packet(interface, content)
+
+
+def counts(probe: FirstWordsProbe) -> dict[str, int]:
+    return dict(probe.failures())
+
+
+def test_copies_of_one_packet_count_once(probe: FirstWordsProbe, made: Made) -> None:
+    made.open = {start(5): [Holder(7, 70, 1)]}
+    made.waiting = [said(5), said(5, interface="br0"), said(5, interface="uplink")]
+    probe.look(1.0)
+    made.waiting = [said(5, interface="uplink")]
+    probe.look(2.0)
+    assert [*probe.processes()] == [ProcessId(7, 0)]
+    assert made.asked == 1
+    assert counts(probe) == {"left": 0, "crowded": 0, "unplaced": 0}
+
+
+def test_a_connection_without_a_process_is_tried_three_times(
+    probe: FirstWordsProbe, made: Made
+) -> None:
+    made.waiting = [said(5)]
+    for at_s in (1.0, 1.5, 2.1, 3.2, 4.3, 5.4):
+        probe.look(at_s)
+    assert made.asked == 3
+    assert counts(probe)["unplaced"] == 1
+
+
+def test_names_that_no_rule_asks_for_are_dropped(probe: FirstWordsProbe, made: Made) -> None:
+    made.open = {start(n): [Holder(n, n, 1)] for n in range(10)}
+    made.waiting = [said(1, hello("example.org")), said(2, hello("cloudflare-ech.com"))]
+    probe.look(1.0)
+    assert made.asked == 0
+    made.waiting = [said(3, hello(POOL))]
+    probe.look(2.0)
+    assert [each.pid for each in probe.processes()] == [3]
+
+
+def test_each_interface_has_its_number_a_second(probe: FirstWordsProbe, made: Made) -> None:
+    made.open = {start(9999): [Holder(7, 70, 1)]}
+    made.waiting = [said(number) for number in range(250)]
+    made.waiting += [said(9999, interface="veth1")]
+    probe.look(1.0)
+    assert counts(probe)["crowded"] > 0
+    assert [each.pid for each in probe.processes()] == [7]
+
+
+def test_one_pod_with_many_processes_displaces_no_other(probe: FirstWordsProbe, made: Made) -> None:
+    made.open = {start(1): [Holder(399, 1, 1)]}
+    made.open |= {start(n): [Holder(n, n, 2)] for n in range(2, 399)}
+    for number in range(1, 399):
+        made.waiting = [said(number)]
+        probe.look(float(number))
+    kept = {each.pid for each in probe.processes()}
+    assert 399 in kept
+    assert len(kept) == 257
+
+
+def test_a_process_that_logs_in_again_and_again_keeps_the_last_ones(
+    probe: FirstWordsProbe, made: Made
+) -> None:
+    for number in range(100):
+        made.open = {start(number): [Holder(7, number, 1)]}
+        payload = SUBSCRIBE if number == 0 else LOGIN
+        made.waiting = [said(number, payload)]
+        probe.look(float(number))
+    assert probe.facts(ProcessId(7, 0)) == {"PoolWords": ("login",)}
+
+
+def test_a_process_that_is_gone_is_not_named(probe: FirstWordsProbe, made: Made) -> None:
+    made.open = {start(5): [Holder(4000, 70, 1)]}
+    made.waiting = [said(5)]
+    for at_s in (1.0, 3.0, 5.0):
+        probe.look(at_s)
+    assert not probe.processes()
+    assert counts(probe)["unplaced"] == 1
+
+
+def test_what_the_kernel_left_out_is_counted(probe: FirstWordsProbe, made: Made) -> None:
+    made.lost = 12
+    probe.look(1.0)
+    assert counts(probe)["left"] == 12
+    assert probe.left_out == 12
+
+
+def test_the_thread_ends_and_closes_what_it_reads(probe: FirstWordsProbe, made: Made) -> None:
+    probe.start()
+    probe.close()
+    until(lambda: made.is_closed)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_wanted"),
+    [
+        (POOL, True),
+        ("eu1.ethermine.org", True),
+        ("coinhive.com", True),
+        ("teamtnt.red", True),
+        ("supportxmr.com.example.org", False),
+        ("example.org", False),
+        ("", False),
+    ],
+)
+def test_names_of_the_shipped_rules(name: str, is_wanted: bool) -> None:
+    assert (name in WantedNames(book().rules)) is is_wanted
