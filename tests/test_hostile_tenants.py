@@ -643,7 +643,7 @@ def test_processes_that_lock_their_memory_hold_up_nobody(
 def test_a_process_that_locks_its_memory_does_not_blind_the_reading_of_mappings(
     lockers: Lockers,
 ) -> None:
-    reader = MappingReader(stall_s=0.2)
+    reader = MappingReader(stall_s=2.0)
     locked = [identity(process.pid) for process in lockers.processes[:2]]
     own = identity(os.getpid())
     for process in locked:

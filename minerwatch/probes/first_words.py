@@ -162,7 +162,7 @@ class FirstWordsProbe:
 
     def start(self) -> FirstWordsProbe:
         """Look in a thread from now on."""
-        self._thread = Worker("first words", self._serve).start()
+        self._thread = Worker("first_words", self._serve).start()
         return self
 
     def use(self, rules: Iterable[Rule]) -> None:
