@@ -15,6 +15,7 @@ from minerwatch.view.abuse_report import Delay, Report, ReportedIncident, Sum, s
 UNKNOWN = "unknown"
 _MAX_RULES_SHOWN = 4
 _DAY_S = 86400.0
+_MAX_CURRENCY = 8
 
 
 class Name(str):
@@ -142,8 +143,9 @@ def money(value: float | None, prices: Prices | None) -> str:
 
 
 def _currency(prices: Prices) -> str:
-    """Return the currency if it is a plain word: an agent may say anything."""
-    return prices.currency if prices.currency.isascii() and prices.currency.isalpha() else ""
+    """Return the currency if it is a short word: an agent may say anything."""
+    word = prices.currency[:_MAX_CURRENCY]
+    return word if word.isascii() and word.isalpha() else ""
 
 
 def seconds(value: float | None) -> str:

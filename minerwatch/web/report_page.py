@@ -184,15 +184,15 @@ def _row(part: Table, row: Row) -> Markup:
             below = tag("div", why, class_="why") if why else None
             cells.append(cell((content, below), "name"))
         else:
-            class_ = "n" if column.is_number else _class_of(text)
+            class_ = "n" if column.is_number else _class_of(text, shown)
             cells.append(cell(content, class_, column.title))
     return tag("tr", cells)
 
 
-def _class_of(text: str) -> str:
+def _class_of(text: str, shown: str) -> str:
     """Return the class of a cell: short text is not broken."""
     if isinstance(text, Name):
-        return "short" if len(text) <= _SHORT else "text"
+        return "short" if len(shown) <= _SHORT else "text"
     return ""
 
 

@@ -91,7 +91,7 @@ overflow-wrap:anywhere}
 .card span{color:var(--dim);font-size:.85rem}
 .bar{fill:var(--likely)}
 td.name{min-width:10rem}
-td.text{min-width:9rem}
+td.text{min-width:7rem}
 td.short{white-space:nowrap}
 .small{max-width:42rem}
 @page{margin:14mm}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
 
-from minerwatch.api.history import NodeHistory, Prices
+from minerwatch.api.history import Gap, NodeHistory, Prices
 from minerwatch.api.journal import (
     ActionLine,
     AgentLine,
@@ -115,12 +116,13 @@ def lines_of_node_2() -> list[AnyLine]:
     return sorted([*events, *usages(node, flagged, ())], key=lambda line: line.at)
 
 
-def histories() -> list[NodeHistory]:
+@cache
+def histories() -> tuple[NodeHistory, ...]:
     lost = {"ENOSPC": 12}
-    return [
+    return (
         node_history(lines_of_node_1(), SINCE_S, UNTIL_S),
         msgspec.structs.replace(node_history(lines_of_node_2(), SINCE_S, UNTIL_S), lost=lost),
-    ]
+    )
 
 
 MISSING = (Unanswered("node-3", "minerwatch/minerwatch-9zlpd", "CrashLoopBackOff"),)
@@ -130,3 +132,28 @@ def made(**changes: Any) -> Report:
     """The report of all of them."""
     options = {"since_s": SINCE_S, "until_s": UNTIL_S, "scope": "context lab", "prices": PRICES}
     return report(histories(), MISSING, **{**options, **changes})
+
+
+def hostile(text: str) -> Report:
+    """A report in which all that tenants and nodes may choose is ``text``."""
+    (first, *_) = histories()
+    rule = RuleScore(text, text, text, 50.0)
+    incidents = tuple(
+        msgspec.structs.replace(
+            each, key=text, namespace=text, pod=text, container=text, image=text, owner=text,
+            abuse=text, rules=(rule,), started=text, flagged=text if number else each.flagged,
+            actions=tuple(
+                msgspec.structs.replace(done, action=text, outcome=done.outcome if number else text)
+                for done in each.actions
+            ),
+        )
+        for number, each in enumerate(first.incidents)
+    )  # fmt: skip
+    node = msgspec.structs.replace(
+        first, node=text, incidents=incidents, audit=text, lost={text: 1},
+        gaps=(Gap(text, text), *first.gaps),
+        days=tuple(msgspec.structs.replace(each, date=text) for each in first.days[:2]),
+        prices=Prices(core_hour=1.0, gpu_hour=1.0, currency=text),
+    )  # fmt: skip
+    missing = (Unanswered(text, text, text),)
+    return report([node], missing, since_s=SINCE_S, until_s=UNTIL_S, scope=text, namespace=text)
