@@ -117,7 +117,7 @@ def report(
         if folders:
             histories, missing, scope = _of_folders(folders, since_s, until_s)
         else:
-            histories, missing, scope = _of_agents(connect, since_s, until_s)
+            histories, missing, scope = _of_agents(connect, since_s, until_s, span_s / _HOUR_S)
         made = summed(
             histories, missing, since_s=since_s, until_s=until_s, scope=scope,
             namespace=namespace, prices=prices,
@@ -153,11 +153,11 @@ def _of_folders(folders: tuple[Path, ...], since_s: float, until_s: float) -> _R
     return found, [], f"the journal of {nodes}"
 
 
-def _of_agents(connect: Connect, since_s: float, until_s: float) -> _Read:
+def _of_agents(connect: Connect, since_s: float, until_s: float, hours: float) -> _Read:
     """Return the agents' histories; on a node without an agent that of its files."""
     source = connect()
     try:
-        return _asked(source, (until_s - since_s) / _HOUR_S)
+        return _asked(source, hours)
     except NoAgentError as error:
         folder = Path(configuration(connect.config_path, ()).report.journal or "")
         if connect.socket_path is not None or not folder.name or not folder.is_dir():
@@ -170,7 +170,7 @@ def _of_agents(connect: Connect, since_s: float, until_s: float) -> _Read:
 
 def _asked(source: AnySource, hours: float) -> _Read:
     histories, missing = [], []
-    order = orders.encode(orders.HistoryOrder(min(hours, float(orders.MAX_HOURS))))
+    order = orders.encode(orders.HistoryOrder(hours))
     for node, answer in source.ordered_everywhere(orders.HISTORY, order):
         if isinstance(answer, str):
             missing.append(Unanswered(node, "", answer.removeprefix(f"node {node}: ")))
