@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -20,14 +20,16 @@ from minerwatch.view.abuse_report import ActionCount, Delay, Measured, RuleCount
 
 _ANSWER_S = 120.0
 _MAX_ANSWER_BYTES = 64 << 20
-_MAX_STEPS = 10_000
-_LEAST_STEP_S = 60
+_MAX_STEPS = 10_080  # a minute each in a week
+_LEAST_STEP_S = 15
+_MAX_VALUE = 1e15  # no figure here is larger, or less than zero
 _STALE_S = 300  # since the agent's last tick
 _CONTAINER = ("cluster", "instance", "namespace", "pod", "container")
 _BY_CONTAINER = ", ".join(_CONTAINER)
 _OWNERS = ("user", "repository", "controller")  # labels, the most telling first
 
 Labels = dict[str, str]
+_Ask = Callable[[str], list[tuple[Labels, float]]]
 
 
 class _Sample(msgspec.Struct):
@@ -59,7 +61,7 @@ def decoded(body: bytes) -> list[tuple[Labels, float]]:
         found = [(each.metric, float(each.value[1])) for each in answer.data.result]
     except NOT_JSON as error:
         raise SnapshotError(f"Prometheus's answer cannot be understood: {error}") from error
-    return [(labels, value) for labels, value in found if isfinite(value)]
+    return [(labels, value) for labels, value in found if 0 <= value <= _MAX_VALUE]
 
 
 class Prometheus:
@@ -72,39 +74,13 @@ class Prometheus:
 
     def read(self, since_s: float, until_s: float) -> Past:
         """Return what the metrics say. Raises SnapshotError."""
-        span_s = until_s - since_s
-        step_s = _LEAST_STEP_S * max(1, ceil(span_s / _MAX_STEPS / _LEAST_STEP_S))
-        queries = _Queries(
-            lambda expression: self._asked(expression, until_s), f"{span_s:.0f}s", step_s
-        )
-        recorded = queries.recorded()
-        if not recorded:
+        past = past_of(lambda expression: self._asked(expression, until_s), since_s, until_s)
+        if not past.histories:
             raise SnapshotError(
                 f"{self._url}: no metrics of an agent in this time: check the address, and that"
                 " agents are scraped (docs/alerting.md)"
             )
-        incidents = queries.incidents(until_s)
-        unlisted = queries.unlisted()
-        histories = [
-            NodeHistory(
-                node=node,
-                since=rfc3339(since_s),
-                until=rfc3339(until_s),
-                recorded_s=min(span_s, steps * step_s),
-                cores=0,
-                cpu_hours=0.0,
-                flagged_cpu_hours=0.0,
-                gaps=(),
-                unlisted_gaps=0,
-                days=(),
-                incidents=tuple(incidents.get(node, ())),
-                unlisted=int(unlisted.get(node, 0)),
-                unlisted_cpu_hours=None,
-                left_out=0,
-            )
-            for node, steps in sorted(recorded.items())
-        ]
-        return Past(histories, queries.missing(set(recorded)), queries.measured())
+        return past
 
     def _asked(self, expression: str, at_s: float) -> list[tuple[Labels, float]]:
         query = urlencode({"query": expression, "time": f"{at_s:.3f}"})
@@ -115,12 +91,56 @@ class Prometheus:
         return decoded(body)
 
 
+def past_of(ask: _Ask, since_s: float, until_s: float) -> Past:
+    """Return what the answers of ``ask`` to queries say."""
+    span_s = until_s - since_s
+    step_s = _LEAST_STEP_S * max(1, ceil(span_s / _MAX_STEPS / _LEAST_STEP_S))
+    queries = _Queries(ask, f"{span_s:.0f}s", step_s)
+    recorded = queries.recorded()
+    if not recorded:
+        return Past([], [], queries.measured())
+    incidents = queries.incidents(until_s)
+    unlisted = queries.unlisted()
+    histories = [
+        NodeHistory(
+            node=node,
+            since=rfc3339(since_s),
+            until=rfc3339(until_s),
+            recorded_s=max(0.0, min(span_s, steps * step_s)),
+            cores=0,
+            cpu_hours=0.0,
+            flagged_cpu_hours=0.0,
+            gaps=(),
+            unlisted_gaps=0,
+            days=(),
+            incidents=tuple(incidents.get(node, ())),
+            unlisted=int(unlisted.get(node, 0)),
+            unlisted_cpu_hours=None,
+            left_out=0,
+        )
+        for node, steps in sorted(recorded.items())
+    ]
+    return Past(histories, queries.missing(set(recorded)), queries.measured())
+
+
+def expressions(span: str, step_s: int) -> list[str]:
+    """Return all queries."""
+    asked: list[str] = []
+
+    def ask(expression: str) -> list[tuple[Labels, float]]:
+        asked.append(expression)
+        return []
+
+    queries = _Queries(ask, span, step_s)
+    queries.recorded(), queries.incidents(0.0), queries.unlisted(), queries.missing(set())
+    queries.measured()
+    return asked
+
+
 class _Queries:
     """The queries over one time, in steps of seconds."""
 
-    def __init__(
-        self, ask: Callable[[str], list[tuple[Labels, float]]], span: str, step_s: int
-    ) -> None:
+    def __init__(self, ask: _Ask, span: str, step_s: int) -> None:
         self._ask = ask
         self._span = span
         self._step_s = step_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -54,7 +55,7 @@ def test_what_a_real_agent_records_is_reported(
     assert [*JournalFiles(journal).read()]
 
 
-def _of_container(words: list[str]) -> dict[str, object]:
+def _of_container(words: list[str]) -> dict[str, Any]:
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

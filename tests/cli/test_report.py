@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from minerwatch.api import orders
 from minerwatch.api.history import NodeHistory, Prices
+from minerwatch.api.journal import AnyLine
 from minerwatch.cli.main import cli
 from minerwatch.format import rfc3339
 from minerwatch.report.http_server import Answer
@@ -36,7 +37,7 @@ WEEK = orders.HistoryOrder(168.0)
 def of_node(node: str, **changes: object) -> NodeHistory:
     """A week that ends now, with a miner of the last two hours."""
     until_s = time.time()
-    lines = [verdict(until_s - 7200), usage(until_s - 60, 86400.0)]
+    lines: list[AnyLine] = [verdict(until_s - 7200), usage(until_s - 60, 86400.0)]
     made = node_history(lines, until_s - 7 * 86400, until_s)
     return msgspec.structs.replace(made, node=node, **changes)
 
