@@ -19,6 +19,7 @@ from minerwatch.report.intervals import Interval, intervals, unix_s
 
 MAX_INCIDENTS = 500
 MAX_GAPS = 100
+_MAX_DROPPED = 50_000
 _MAX_ACTIONS = 2000
 _MAX_ACTIONS_OF_POD = 20
 _DAY_S = 86400.0
@@ -69,7 +70,7 @@ class _Sums:
     recorded_s: float = 0.0
     core_s: float = 0.0
     flagged_core_s: float = 0.0
-    unlisted: int = 0
+    dropped: set[int] = field(default_factory=set)  # hashes of keys; one may return
     unlisted_h: float = 0.0
     left_out: int = 0
     crashes: int = 0
@@ -111,7 +112,7 @@ def node_history(
             for date, (recorded_s, core_s, flagged_s) in sorted(sums.days.items())
         ),
         incidents=tuple(_incident(key, case, of_pod) for key, case in sums.cases.items()),
-        unlisted=sums.unlisted,
+        unlisted=len(sums.dropped - set(map(hash, sums.cases))),
         unlisted_cpu_hours=_hours(sums.unlisted_h * 3600),
         left_out=sums.left_out,
         crashes=sums.crashes,
@@ -216,8 +217,9 @@ def _keep_foremost(sums: _Sums) -> None:
             for item in interleaved(items, lambda item: item[1].place.namespace)
         ]
         sums.cases = dict(in_turn[:MAX_INCIDENTS])
-        for _, case in in_turn[MAX_INCIDENTS:]:
-            sums.unlisted += 1
+        for key, case in in_turn[MAX_INCIDENTS:]:
+            if len(sums.dropped) < _MAX_DROPPED:
+                sums.dropped.add(hash(key))
             sums.unlisted_h += case.cpu_hours or 0.0
 
 

@@ -156,10 +156,15 @@ def test_a_tenant_with_thousands_of_incidents_pushes_none_of_others_out() -> Non
     lines += [
         changed(SINCE_S + n, "confirmed", key=f"c{n}", namespace="noisy") for n in range(1500, 3300)
     ]
+    used = [
+        Usage(key=f"c{n}", namespace="noisy", container="c", level="confirmed", cpu_cores=1.0)
+        for n in range(1500, 3300)
+    ]
+    lines += [usage(SINCE_S + 4000 + n * 300, 300.0, *used[n::9]) for n in range(9)]
     found = node_history(lines, SINCE_S, UNTIL_S)
     assert len(found.incidents) == MAX_INCIDENTS
     assert "victim" in {each.key for each in found.incidents}
-    assert found.unlisted == 1 + 1498 + 1800 - MAX_INCIDENTS
+    assert found.unlisted == 1 + 1498 + 1800 - MAX_INCIDENTS, "each once"
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
