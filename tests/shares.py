@@ -35,6 +35,7 @@ _TOGETHER = {
     WATCHED_NODE: (  # share one node, its Prometheus and its Alertmanager
         "tests/deploy/test_dashboard.py",
         "tests/deploy/test_end_to_end.py",
+        "tests/deploy/test_report.py",
     ),
 }
 

@@ -19,7 +19,9 @@ import msgspec
 
 from minerwatch.agent.monitor import MAX_PROCESSES
 from minerwatch.agent.parts import Parts
+from minerwatch.agent.past import PastIncidents
 from minerwatch.agent.self_report import SelfReport
+from minerwatch.api.orders import HISTORY
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus, NodeReport
@@ -30,6 +32,7 @@ from minerwatch.report.http_server import (
     Answer,
     Authorize,
     Listener,
+    Posts,
     Private,
     Route,
     Routes,
@@ -73,7 +76,7 @@ class Endpoints:
         self._max_down_s = max_down_s
         config = parts.state.config
         self.socket = socket_path(config)
-        posts = parts.culling.posts()
+        posts: Posts = {**parts.culling.posts(), HISTORY: PastIncidents(parts)}
         self._on_socket = SocketListener(
             self.socket, self._private_routes(), self._note_error, posts
         )

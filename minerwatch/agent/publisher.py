@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from minerwatch.agent.detection_delay import DetectionDelays
 from minerwatch.agent.parts import Parts
 from minerwatch.agent.tick import TickSummary
 from minerwatch.api.types import ContainerStatus
@@ -33,6 +34,12 @@ class Publisher:
         self._telemetry = parts.telemetry
         self._log_limit = log_limit
         self._on_finding = on_finding
+        self._delays = DetectionDelays(
+            parts.node.identity,
+            parts.state.started_s,
+            parts.now_s,
+            parts.telemetry.metrics.detected,
+        )
 
     def publish_tick(self, summary: TickSummary, duration_s: float) -> None:
         """Publish the findings and figures of one tick."""
@@ -40,6 +47,7 @@ class Publisher:
         for ended in summary.ended:
             self._publish_verdict(ended, ended.verdict.level.label, "gone")
             self._parts.notifier.forget(ended.container.key)
+            self._delays.forget(ended.container.key)
         self._parts.recorder.note_tick(summary)
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
@@ -59,7 +67,8 @@ class Publisher:
         for change in changes:
             level = change.observation.verdict.level
             metrics.level_changed(level)
-            self._publish_verdict(change.observation, change.previous.label, level.label)
+            delay_s = self._delays.of(change)
+            self._publish_verdict(change.observation, change.previous.label, level.label, delay_s)
         for finding in began:
             metrics.finding_began(finding.rule, finding.signal)
             self._on_finding(finding)
@@ -125,9 +134,11 @@ class Publisher:
                 reason=str(error),
             )
 
-    def _publish_verdict(self, observation: Observation, previous: str, level: str) -> None:
+    def _publish_verdict(
+        self, observation: Observation, previous: str, level: str, delay_s: float | None = None
+    ) -> None:
         """Record a change of verdict and log it, with the number of lines dropped before it."""
-        self._parts.recorder.note_verdict(observation, previous, level)
+        self._parts.recorder.note_verdict(observation, previous, level, delay_s)
         container = observation.container
         identity = self._parts.node.identity(container)
         namespace = identity.pod.namespace if identity else ""

@@ -15,22 +15,21 @@ from minerwatch import __version__
 from minerwatch.agent.monitor import Node
 from minerwatch.agent.tick import TickSummary
 from minerwatch.api.journal import (
-    ActionLine,
     AgentLine,
     RuleScore,
     Usage,
     UsageLine,
     VerdictLine,
     container_key,
+    fit_name,
 )
 from minerwatch.config.schema import Config
-from minerwatch.culling.records import ActionRecord
+from minerwatch.culling.records import ActionRecord, action_line_of
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import rfc3339
 from minerwatch.model import Container, ContainerKey, Level, Observation
 from minerwatch.report.journal import Journal, JournalFiles
 from minerwatch.report.log import LogLimit, Once, Rate
-from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
 PERIOD_S = 300.0
@@ -45,7 +44,6 @@ _MAX_RULES = 8
 _CLEAR = Level.CLEAR.label
 _MAX_GAP_S = 60.0
 _MAX_GAP_TICKS = 3
-_MAX_NAME_BYTES = 160
 _MAX_USAGE_BYTES = 3000  # of the containers in one line: a week of such lines is kept
 
 
@@ -101,7 +99,9 @@ class Recorder:
         if summary.at_s - self._began_s >= self._period_s:
             self._write_usage(summary.at_s)
 
-    def note_verdict(self, observation: Observation, previous: str, level: str) -> None:
+    def note_verdict(
+        self, observation: Observation, previous: str, level: str, delay_s: float | None = None
+    ) -> None:
         """Write a change of level, unless its owner has written too many."""
         if self.journal is None:
             return
@@ -116,13 +116,13 @@ class Recorder:
                 at=rfc3339(time.time()),
                 node=self._node.name,
                 key=container_key(container.cgroup),
-                namespace=_name(status.namespace),
-                pod=_name(status.pod),
-                pod_uid=_name(status.pod_uid),
-                container=_name(status.container),
-                container_id=_name(status.container_id),
-                image=_name(status.image),
-                owner=_name(redacted(status.owner)),
+                namespace=fit_name(status.namespace),
+                pod=fit_name(status.pod),
+                pod_uid=fit_name(status.pod_uid),
+                container=fit_name(status.container),
+                container_id=fit_name(status.container_id),
+                image=fit_name(status.image),
+                owner=fit_name(redacted(status.owner)),
                 level=level,
                 previous=previous,
                 score=status.score,
@@ -136,26 +136,14 @@ class Recorder:
                     for each in islice({f.rule: f for f in status.findings}.values(), _MAX_RULES)
                 ),
                 left_out=left_out,
+                delay_s=delay_s,
             )
         )
 
     def note_action(self, record: ActionRecord) -> None:
         """Write the outcome of an action."""
         if (journal := self.journal) is not None:
-            journal.write(
-                ActionLine(
-                    at=rfc3339(time.time()),
-                    node=self._node.name,
-                    id=record.id,
-                    namespace=_name(record.namespace),
-                    pod=_name(record.pod),
-                    pod_uid=_name(record.pod_uid),
-                    owner=_name(redacted(record.owner)),
-                    action=record.action.value,
-                    outcome=record.outcome.value,
-                    dry_run=record.dry_run,
-                )
-            )
+            journal.write(action_line_of(record, self._node.name, rfc3339(time.time())))
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Yield lines that were not written since the start: place, reason, count."""
@@ -236,10 +224,10 @@ class Recorder:
         status = self._node.status(observation, public=True)
         return Usage(
             key=container_key(observation.container.cgroup),
-            namespace=_name(status.namespace),
-            pod=_name(status.pod),
-            container=_name(status.container),
-            owner=_name(redacted(status.owner)),
+            namespace=fit_name(status.namespace),
+            pod=fit_name(status.pod),
+            container=fit_name(status.container),
+            owner=fit_name(redacted(status.owner)),
             level=level.label,
             cpu_cores=round(cpu_cores, 3),
         )
@@ -268,11 +256,6 @@ def _within(usages: Iterable[Usage], max_bytes: int) -> tuple[Usage, ...]:
             break
         kept.append(usage)
     return tuple(kept)
-
-
-def _name(text: str) -> str:
-    """Return a name fit to print, bounded in bytes: escapes and letters have several."""
-    return printable(text, _MAX_NAME_BYTES).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def open_recorder(config: Config, node: Node, once: Once, now_s: Callable[[], float]) -> Recorder:

@@ -11,13 +11,20 @@ import hashlib
 import msgspec
 
 from minerwatch.errors import NOT_JSON
+from minerwatch.untrusted_text.display import printable
 
 VERSION = 1
+_MAX_NAME_BYTES = 160
 
 
 def container_key(cgroup: str) -> str:
     """Return 16 digits that name a container on its node: those of its cgroup's path."""
     return hashlib.sha256(cgroup.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def fit_name(text: str) -> str:
+    """Return text fit for a line, bounded in bytes: escapes and letters have several."""
+    return printable(text, _MAX_NAME_BYTES).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -65,6 +72,7 @@ class VerdictLine(Line, frozen=True, kw_only=True, tag="verdict"):
     cpu_hours: float
     rules: tuple[RuleScore, ...]  # strongest first
     left_out: int = 0  # lines about this container that were dropped before this one
+    delay_s: float | None = None  # from the start of its process to likely or above, when reached
 
 
 class ActionLine(Line, frozen=True, kw_only=True, tag="action"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from minerwatch.api.history import NodeHistory
 from minerwatch.api.types import (
     BanAnswer,
     BanStatus,
@@ -22,6 +23,7 @@ from minerwatch.model import Action, BanKind, OwnerKind
 CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
 RELEASE_ALL = "/release/all"
 BAN, LIFT, BANS, SEEN = "/ban", "/ban/lift", "/bans", "/ban/seen"
+HISTORY = "/history"
 """Paths of the socket that are for POST; a preview decides, but tries nothing."""
 
 MAX_HOURS = 24 * 90
@@ -55,6 +57,12 @@ class ReleaseAllOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request for the last hours of the audit log."""
+
+    hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
+
+
+class HistoryOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request for the incidents of the last hours."""
 
     hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
 
@@ -159,6 +167,14 @@ def lift_answer(body: bytes) -> LiftAnswer:
 def bans_answer(body: bytes) -> tuple[BanStatus, ...]:
     """Return the bans in force. Raises OrderError if they are invalid."""
     return _answer(body, tuple[BanStatus, ...])
+
+
+def history_answer(body: bytes) -> NodeHistory:
+    """Return the incidents of a node. Raises OrderError if the answer is invalid."""
+    try:
+        return msgspec.json.decode(body, type=NodeHistory)
+    except NOT_JSON as error:
+        raise OrderError(f"the agent's answer cannot be understood: {error}") from error
 
 
 def seen_answer(body: bytes) -> SeenAnswer:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import ssl
 import time
-import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 
 import click
 
 from minerwatch.api.client import answer
 from minerwatch.cli.options import config_option, parsed_by, socket_option
+from minerwatch.cli.web_client import check_address, fetched
 from minerwatch.config.schema import load
 from minerwatch.config.values import duration_s
 from minerwatch.errors import SnapshotError
@@ -73,17 +71,21 @@ def canary(
 
     Exit status: 0 it was found; 1 it was not, or the agent cannot be asked.
     """
-    if metrics is not None and not metrics.startswith(("http://", "https://")):
-        raise click.UsageError("--metrics: give an address that begins with http:// or https://")
-    if token_file is not None and not (metrics or "").startswith("https://"):
-        raise click.UsageError("--token-file: a token is sent over https:// only")
+    check_address("--metrics", metrics, token_file)
     config = load(config_path)
     path = socket_path or config.socket_path
 
     def exposition() -> str:
         if metrics is None:
             return answer(path, "/metrics").decode(errors="replace")
-        return _fetched(metrics, token_file, skip_verify=skip_verify).decode(errors="replace")
+        body = fetched(
+            metrics,
+            token_file,
+            timeout_s=_ANSWER_S,
+            max_bytes=_MAX_ANSWER_BYTES,
+            skip_verify=skip_verify,
+        )
+        return body.decode(errors="replace")
 
     click.echo(f"found after {_found_after_s(exposition, timeout_s):.1f} s")
 
@@ -117,20 +119,3 @@ def last_seen_unix_s(exposition: str) -> float:
             " or it is older than this command"
         )
     return float(found[1])
-
-
-def _fetched(url: str, token_file: Path | None, *, skip_verify: bool) -> bytes:
-    context = ssl.create_default_context()
-    if skip_verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(url)  # noqa: S310 - its scheme was checked
-    try:
-        if token_file is not None:
-            token = token_file.read_text(encoding="utf-8").strip()
-            # not sent on to where a redirect leads
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-        with urllib.request.urlopen(request, timeout=_ANSWER_S, context=context) as response:  # noqa: S310 - the same
-            body: bytes = response.read(_MAX_ANSWER_BYTES)
-            return body
-    except (OSError, HTTPException, ValueError) as error:
-        raise SnapshotError(f"{url} does not answer: {error}") from error

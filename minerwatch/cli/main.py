@@ -19,6 +19,7 @@ _COMMANDS = {
     "explain": "say why a container, pod or process has its score",
     "cull": "act on a container by hand, under the policy; show what would have been culled",
     "ban": "keep the user, repository or address behind a miner from coming back",
+    "report": "add up the last days: abuse by owner, CPU hours, cost, and what was done",
     "release": "undo what culling did to a pod, and leave it alone",
     "rules": "list, lint, test and replay rule files",
     "status": "say whether this node's agent works: sources, probes, rules, cluster, bounds",

@@ -53,6 +53,8 @@ Line = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Actions = Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
 CulledAbuses = Annotated[tuple[CullableAbuse, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{0,8}$")]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 
@@ -146,6 +148,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_container_series: Count = 500  # flagged containers with their own metrics
     processes_per_container: Count = 20  # in the snapshot
     journal: str = ""  # folder for the history of verdicts and CPU usage, 16 MiB; "": none
+    price_per_core_hour: Price | None = None  # for costs in `minerwatch report`
+    price_per_gpu_hour: Price | None = None  # the same
+    currency: Currency = ""  # of both prices, such as EUR
 
 
 class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

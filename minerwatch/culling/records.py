@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from minerwatch.api.journal import ActionLine, fit_name
 from minerwatch.model import (
     Action,
     Attribution,
@@ -19,6 +20,7 @@ from minerwatch.model import (
     ProcessId,
     Verdict,
 )
+from minerwatch.untrusted_text.redaction import redacted
 
 
 class DecisionLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -152,6 +154,29 @@ class ActionRecord(msgspec.Struct, frozen=True):
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # that was proven; "": by an earlier agent
+
+
+def action_line_of(record: ActionRecord, node: str, at: str) -> ActionLine:
+    """Return the journal's line about an action that ended at ``at``; secrets are redacted."""
+    return ActionLine(
+        at=at,
+        node=node,
+        id=record.id,
+        namespace=fit_name(record.namespace),
+        pod=fit_name(record.pod),
+        pod_uid=fit_name(record.pod_uid),
+        owner=fit_name(redacted(record.owner)),
+        action=record.action.value,
+        outcome=record.outcome.value,
+        dry_run=record.dry_run,
+    )
+
+
+def action_line(line: AuditLine) -> ActionLine | None:
+    """Return the same from a line of the audit log; None if no action ends in it."""
+    if line.record is None or line.kind not in ("outcome", "release"):
+        return None
+    return action_line_of(line.record, line.node, line.at)
 
 
 class Budget(Protocol):

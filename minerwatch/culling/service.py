@@ -20,7 +20,7 @@ from minerwatch.api.types import CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
 from minerwatch.culling.decision import Reason
-from minerwatch.culling.records import ActionRecord, Moment
+from minerwatch.culling.records import ActionRecord, AuditLine, Moment
 from minerwatch.errors import MinerwatchError, OrderError, TargetError
 from minerwatch.model import Action, Level, Observation
 from minerwatch.node.host_view import HostView
@@ -124,6 +124,11 @@ class CullSwitch:
     def failures(self) -> Iterable[tuple[str, str, int]]:
         """Return the failures since the start: source, reason, count."""
         return self._culler.failures() if self._culler is not None else ()
+
+    def audit_lines(self, hours: float) -> tuple[AuditLine, ...]:
+        """Return the audit log's lines of the last hours; none while off. Raises AuditError."""
+        order = orders.ToldOrder(hours)
+        return self._culler.history.lines_since(order) if self._culler is not None else ()
 
     def posts(self) -> Posts:
         """Return the handlers of the socket's orders."""

@@ -31,12 +31,13 @@ from prometheus_client.registry import Collector
 from minerwatch import __version__
 from minerwatch.config.values import MODES
 from minerwatch.detection.sigma.rule import Rule
-from minerwatch.model import Action, Level, Maturity, Outcome, Signal
+from minerwatch.model import Abuse, Action, Level, Maturity, Outcome, Signal
 from minerwatch.untrusted_text.display import printable
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_DELAY_BUCKETS_S = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14400.0)
 MAX_LABEL_LENGTH = 256
 MAX_ABUSES = 3
 """Kinds of abuse of one container that have series, the worst ones: a tenant may show all."""
@@ -312,6 +313,15 @@ class Metrics:
             buckets=_TICK_BUCKETS_S,
             registry=self.registry,
         )
+        self._delay = Histogram(
+            "minerwatch_detection_delay_seconds",
+            "Time from the start of a process to its container's first level of likely or above.",
+            ["abuse"],
+            buckets=_DELAY_BUCKETS_S,
+            registry=self.registry,
+        )
+        for abuse in Abuse:
+            self._delay.labels(abuse.value)
         self._last_tick = self._gauge(
             "last_tick_timestamp_seconds", "Unix time at which the last tick ended."
         )
@@ -394,6 +404,10 @@ class Metrics:
     def level_changed(self, level: Level) -> None:
         """Count a container's change of verdict to ``level``."""
         self._verdicts.labels(level.label).inc()
+
+    def detected(self, abuse: Abuse, delay_s: float) -> None:
+        """Count a container that became likely, so long after its process started."""
+        self._delay.labels(abuse.value).observe(delay_s)
 
     def action_ended(self, action: Action, outcome: Outcome) -> None:
         """Count an action that finished, or was undone."""

@@ -43,7 +43,7 @@ def cpu_chart(
         for name, core_s in series
     ]
     highest = max((value for _, values in bars for _, value in values if value), default=0.0)
-    top = _rounded_up(highest)
+    top = rounded_up(highest)
     scale_x = _PLOT_WIDTH / max(1.0, history.until_s - since_s)
 
     def x(unix_s: float) -> float:
@@ -67,7 +67,7 @@ def cpu_chart(
         tag("figcaption", title),
         tag(
             "svg",
-            _pattern(),
+            gap_pattern(),
             [
                 tag("rect", class_="gap", x=f"{start:.1f}", y=_TOP, width=f"{end - start:.1f}",
                     height=_PLOT_HEIGHT, fill="url(#gap)")
@@ -90,7 +90,7 @@ def _mean(history: History, core_s: Mapping[int, float], bar: int, per_bar: int)
     return max(0.0, sum(known) / len(known)) if known else None
 
 
-def _rounded_up(highest: float) -> float:
+def rounded_up(highest: float) -> float:
     """Return the top of the scale: 0.1, 0.2, 0.5, 1, 2, 5, … cores, above 10 a multiple of 4."""
     for top in (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0):
         if highest <= top:
@@ -98,7 +98,8 @@ def _rounded_up(highest: float) -> float:
     return float(ceil(highest / 4) * 4)
 
 
-def _pattern() -> Markup:
+def gap_pattern() -> Markup:
+    """Return the hatching of gaps, as ``url(#gap)``."""
     return tag(
         "defs",
         tag(

@@ -82,13 +82,46 @@ svg{max-height:none}
 }
 """
 
-_HASH = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
+REPORT_CSS = """
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.7rem;
+margin:1rem 0}
+.card{border:1px solid var(--line);border-radius:.4rem;padding:.55rem .8rem}
+.card strong{display:block;font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums;
+overflow-wrap:anywhere}
+.card span{color:var(--dim);font-size:.85rem}
+.bar{fill:var(--likely)}
+td.name{min-width:10rem}
+td.text{min-width:7rem}
+td.short{white-space:nowrap}
+.small{max-width:42rem}
+@page{margin:14mm}
+@media print{
+:root{color-scheme:light;--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#f4f4f4;
+--suspicious:#8a5a00;--likely:#b3261e;--confirmed:#b3261e}
+body{font-size:10pt}
+header,main,footer{max-width:none;padding:0}
+table{font-size:8pt}
+th,td{padding:.25rem .5rem .25rem 0}
+td.name,td.text{min-width:0}
+tr,figure,.card{break-inside:avoid}
+h2{break-after:avoid}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+}
+"""
+"""Of the report, after ``CSS``: it is also printed."""
+
+
+def source_of(css: str) -> str:
+    """Return the source of a policy that permits this style sheet and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()}'"
+
+
 _NEITHER = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 HEADERS = (
     (
         "Content-Security-Policy",
-        f"default-src 'none'; style-src 'sha256-{_HASH}'; {_NEITHER}",
+        f"default-src 'none'; style-src {source_of(CSS)}; {_NEITHER}",
     ),
     ("Cache-Control", "no-store"),
     ("Cross-Origin-Resource-Policy", "same-origin"),

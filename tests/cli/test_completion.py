@@ -70,7 +70,7 @@ def test_without_an_agent_nothing_is_completed_and_nothing_said(tmp_path: Path) 
 
 
 def test_commands_and_options_are_completed() -> None:
-    assert completed("minerwatch re") == ["release"]
+    assert completed("minerwatch re") == ["report", "release"]
     assert completed("minerwatch config ") == ["check", "show"]
     assert "--processes" in completed("minerwatch top --pro")
 

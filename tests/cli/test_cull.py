@@ -33,6 +33,7 @@ from tests.kube.conftest import (
 )
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER, SIMULATION
+from tests.view.report_samples import histories
 from tests.view.test_culling_text import OBJECTED, PERMITTED, RELEASED, decision
 
 __all__ = ["certificate", "service_account", "tls_api"]  # fixtures
@@ -77,6 +78,7 @@ class Agent:
             orders.RELEASE: release,
             orders.RELEASE_ALL: release_all,
             orders.TOLD: told,
+            orders.HISTORY: lambda _body: Answer(orders.encode(histories()[0])),
         }
 
 

@@ -48,6 +48,11 @@ CLASSES = [
         "it wants a flagged pod and the ConfigMap of bans: ../cli/test_ban.py has them",
     ),
     Class(
+        r"minerwatch report --prometheus",
+        Way.PARSED,
+        "it wants a Prometheus: ../deploy/test_report.py has one",
+    ),
+    Class(
         r"kubectl get --raw .*proxy/readyz",
         Way.PARSED,
         "the tests' API server has a proxy for reports of agents only",

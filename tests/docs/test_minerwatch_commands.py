@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
 
+from minerwatch.report.journal import JournalFiles
 from tests.docs.classes import way_of
 from tests.docs.commands import Command, commands
 from tests.docs.test_cluster_commands import agent
 from tests.report.samples import MINER
 from tests.test_documents import FOLDER
+from tests.view.test_journal_history import verdict
 
 __all__ = ["agent"]  # a fixture
 
@@ -49,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copy(rules / "stratum_login.yml", tmp_path / "RULE.yml")
     shutil.copy(next((FOLDER / "rules" / "filters").glob("*.yml")), tmp_path / "filter.yml")
     (tmp_path / "FILE").write_text("interval: 10s\n")
+    JournalFiles(rules).append(verdict(time.time()))
     (tmp_path / "facts.jsonl").write_text('{"id": "a", "seconds": 60, "facts": {"Comm": "a"}}\n')
     return tmp_path
 

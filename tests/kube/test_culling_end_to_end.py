@@ -131,6 +131,7 @@ kubernetes:
   namespace: {culled.own_namespace}
 rules: [{culled.config.parent / "few-rules"}]
 probes: {{content: false, mappings: false}}
+report: {{journal: {culled.config.parent}/journal}}
 culling:
   mode: {mode}
   namespaces: [{namespaces}]
@@ -269,6 +270,14 @@ def test_dry_run_then_enforce(culled: Culled) -> None:
     eventually(lambda: "MinerEvicted" in reasons(culled.cluster), "no event", PATIENCE_S)
     files = [*(culled.audit_log.parent / "evidence").iterdir()]
     assert len(files) == len(culled.actions())
+    reported = culled.run("report", "--since", "1h", "--format", "json", "-n", namespace)
+    assert reported.exit_code == 0, reported.output
+    (incident,) = json.loads(reported.stdout)["incidents"]
+    done = [(each["action"], each["outcome"]) for each in incident["actions"]]
+    was_asked = [("evict", "dry-run"), ("delete", "dry-run"), ("evict", "done")]
+    assert [each for each in dict.fromkeys(done) if each[1] != "withdrawn"] == was_asked
+    assert (incident["pod"], incident["level"]) == ("jupyter-eve", "confirmed")
+    assert incident["acted_s"] >= 0
     everything = culled.audit_log.read_text() + agent.log_path.read_text()
     everything += "".join(file.read_text() for file in files)
     assert "hunter2" not in everything

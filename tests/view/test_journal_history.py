@@ -17,7 +17,8 @@ from minerwatch.api.journal import (
     VerdictLine,
 )
 from minerwatch.format import rfc3339
-from minerwatch.view.journal_history import BUCKET_S, history, intervals
+from minerwatch.report.intervals import intervals
+from minerwatch.view.journal_history import BUCKET_S, history
 
 SINCE_S = 1_795_000_000.0
 WEEK_S = 7 * 86400.0

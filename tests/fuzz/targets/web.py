@@ -6,13 +6,23 @@ import http.client
 import io
 from functools import cache
 
-from minerwatch.api import journal
+import msgspec
+
+from minerwatch.api import journal, orders
+from minerwatch.api.history import NodeHistory
+from minerwatch.cli import prometheus_source
 from minerwatch.config.schema import Web
+from minerwatch.errors import OrderError, SnapshotError
+from minerwatch.report.incidents import node_history
 from minerwatch.report.journal import USAGE, VERDICTS, JournalFiles
+from minerwatch.view import report_text
+from minerwatch.view.abuse_report import report
 from minerwatch.view.journal_history import history
 from minerwatch.web.access import Access
 from minerwatch.web.container_page import past_page
+from minerwatch.web.report_page import report_page
 from minerwatch.web.week_page import week_page
+from tests.fuzz.contract import are_lines, is_told
 from tests.fuzz.places import folder, put
 from tests.fuzz.registry import SEPARATOR, target
 from tests.web.views import SINCE_S, UNTIL_S, Page, view
@@ -21,8 +31,8 @@ _TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 @target(
-    *("api.journal", "report.journal", "view.journal_history", "web.chart", "web.html"),
-    *("web.week_page", "web.container_page"),
+    *("api.journal", "report.journal", "report.intervals", "report.incidents"),
+    *("view.journal_history", "web.chart", "web.html", "web.week_page", "web.container_page"),
     max_bytes=8192,
     cost=16,
 )
@@ -40,6 +50,44 @@ def journal_lines(data: bytes) -> None:
     Page(week_page(shown))
     for key in summed.containers:
         Page(past_page(shown, key, summed))
+    past = node_history(lines, SINCE_S, UNTIL_S)
+    assert orders.history_answer(orders.encode(past)) == past
+    _is_drawn(past)
+
+
+@target(
+    *("api.orders", "view.abuse_report", "view.report_parts", "view.report_text"),
+    "web.report_page",
+    max_bytes=8192,
+    cost=8,
+)
+def history_answer(data: bytes) -> None:
+    """A node's incidents, as its agent answers them: each format is drawn."""
+    try:
+        _is_drawn(orders.history_answer(data))
+    except OrderError as error:
+        is_told(error)
+
+
+def _is_drawn(past: NodeHistory) -> None:
+    made = report([past], (), since_s=SINCE_S, until_s=UNTIL_S)
+    Page(report_page(made))
+    are_lines(report_text.text(made))
+    report_text.markdown(made)
+    report_text.csv_text(made)
+    msgspec.json.encode(made)
+
+
+@target("cli.prometheus_source")
+def prometheus_answer(data: bytes) -> None:
+    """What a Prometheus answers to each query."""
+    try:
+        found = prometheus_source.decoded(data)
+    except SnapshotError as error:
+        is_told(error)
+        return
+    for past in prometheus_source.past_of(lambda _expression: found, SINCE_S, UNTIL_S).histories:
+        _is_drawn(past)
 
 
 @cache

@@ -1,0 +1,282 @@
+"""A node's incidents, added up from the lines of its journal. Pure.
+
+Lines are read one by one and few incidents are kept, so a week of lines takes a few MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+
+from minerwatch.api.history import Day, Gap, Incident, IncidentAction, NodeHistory
+from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, UsageLine, VerdictLine
+from minerwatch.fair_queue import interleaved
+from minerwatch.format import rfc3339
+from minerwatch.model import Level
+from minerwatch.report.intervals import Interval, intervals, unix_s
+
+MAX_INCIDENTS = 500
+MAX_GAPS = 100
+_MAX_DROPPED = 50_000
+_MAX_ACTIONS = 2000
+_MAX_ACTIONS_OF_POD = 20
+_DAY_S = 86400.0
+_MAX_HOURS = 1e9  # a damaged line may hold any number
+_RANKS = {level.label: int(level) for level in Level}
+_FLAGGED = frozenset(level.label for level in Level if level)
+_DETECTED = frozenset((Level.LIKELY.label, Level.CONFIRMED.label))
+
+
+@dataclass(slots=True)
+class _Case:
+    """State kept of a container that was flagged."""
+
+    place: VerdictLine | Usage  # a line with its names: the one with the highest score, if any
+    rank: int
+    flagged: str
+    detected: str = ""
+    delay_s: float | None = None
+    ended: str = ""
+    usage_core_s: float = 0.0  # by lines of usage, from the beginning of the window
+    has_usage: bool = False
+    level_cpu_h: float | None = None  # by changes of level; None: one line alone says nothing
+    last_cpu_h: float | None = None  # as of the last change while flagged
+
+    @property
+    def score(self) -> float:
+        return self.place.score if isinstance(self.place, VerdictLine) else -1.0
+
+    @property
+    def cpu_hours(self) -> float | None:
+        """Return the larger of two lower bounds; None if there is neither."""
+        by_usage = self.usage_core_s / 3600 if self.has_usage else None
+        return max((h for h in (by_usage, self.level_cpu_h) if h is not None), default=None)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Everything that is added up while lines are read."""
+
+    since_s: float
+    until_s: float
+    cases: dict[str, _Case] = field(default_factory=dict)
+    actions: dict[tuple[str, str, str], ActionLine] = field(default_factory=dict)
+    days: dict[str, list[float]] = field(default_factory=dict)  # recorded, all, flagged seconds
+    gaps: list[Gap] = field(default_factory=list)
+    node: str = ""
+    cores: int = 0
+    recorded_s: float = 0.0
+    core_s: float = 0.0
+    flagged_core_s: float = 0.0
+    dropped: set[int] = field(default_factory=set)  # hashes of keys; one may return
+    unlisted_h: float = 0.0
+    left_out: int = 0
+    crashes: int = 0
+    is_running: bool = False
+
+
+def node_history(
+    lines: Iterable[AnyLine], since_s: float, until_s: float, actions: Iterable[ActionLine] = ()
+) -> NodeHistory:
+    """Add up the lines between two times; ``actions`` are further ones, of the audit log.
+
+    Earlier lines say which containers were flagged already.
+    """
+    sums = _Sums(since_s, until_s)
+    sums.days = {date: [0.0, 0.0, 0.0] for date, _ in _days(since_s, until_s)}
+    for interval in intervals(_noted(sums, lines), since_s, until_s):
+        if interval.usage is None:
+            sums.gaps.append(Gap(rfc3339(interval.start_s), rfc3339(interval.end_s)))
+        else:
+            _add_usage(sums, interval, interval.usage)
+    for line in actions:
+        _add_action(sums, line)
+    _keep_foremost(sums)
+    longest = sorted(sums.gaps, key=_length_s, reverse=True)[:MAX_GAPS]
+    of_pod = _by_pod(sums.actions.values())
+    return NodeHistory(
+        node=sums.node,
+        since=rfc3339(since_s),
+        until=rfc3339(until_s),
+        recorded_s=round(sums.recorded_s, 1),
+        cores=sums.cores,
+        cpu_hours=_hours(sums.core_s),
+        flagged_cpu_hours=_hours(sums.flagged_core_s),
+        gaps=tuple(sorted(longest, key=lambda gap: gap.since)),
+        unlisted_gaps=len(sums.gaps) - len(longest),
+        days=tuple(
+            Day(date=date, recorded_s=round(recorded_s, 1), cpu_hours=_hours(core_s),
+                flagged_cpu_hours=_hours(flagged_s))
+            for date, (recorded_s, core_s, flagged_s) in sorted(sums.days.items())
+        ),
+        incidents=tuple(_incident(key, case, of_pod) for key, case in sums.cases.items()),
+        unlisted=len(sums.dropped - set(map(hash, sums.cases))),
+        unlisted_cpu_hours=_hours(sums.unlisted_h * 3600),
+        left_out=sums.left_out,
+        crashes=sums.crashes,
+    )  # fmt: skip
+
+
+def _noted(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
+    """Pass the lines on, and take in those that are events in time."""
+    for line in lines:
+        at_s = unix_s(line.at)
+        if at_s is not None and at_s <= sums.until_s:
+            sums.node = line.node
+            is_within = at_s >= sums.since_s
+            if isinstance(line, VerdictLine):
+                _add_verdict(sums, line, is_within=is_within)
+            elif isinstance(line, ActionLine):
+                _add_action(sums, line)
+            elif isinstance(line, AgentLine):
+                sums.crashes += is_within and line.event == "start" and sums.is_running
+                sums.is_running = line.event == "start"
+        yield line
+
+
+def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
+    if is_within:
+        sums.left_out += line.left_out
+    case = sums.cases.get(line.key)
+    if case is not None and case.last_cpu_h is not None:
+        used_h = max(0.0, line.cpu_hours - case.last_cpu_h)
+        case.level_cpu_h = (case.level_cpu_h or 0.0) + used_h
+        case.last_cpu_h = line.cpu_hours
+    if line.level not in _FLAGGED:
+        if case is not None and not is_within:
+            del sums.cases[line.key]
+        elif case is not None:
+            case.ended, case.last_cpu_h = line.at, None
+        return
+    if case is None:
+        case = _Case(line, _RANKS[line.level], line.at)
+        _insert(sums, line.key, case)
+    case.ended, case.last_cpu_h = "", line.cpu_hours
+    case.rank = max(case.rank, _RANKS[line.level])
+    if line.score >= case.score:
+        case.place = line
+    if line.level in _DETECTED and not case.detected:
+        case.detected, case.delay_s = line.at, line.delay_s
+
+
+def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
+    seconds = interval.end_s - interval.start_s
+    sums.cores = usage.cores
+    sums.recorded_s += seconds
+    sums.core_s += seconds * usage.cpu_cores
+    sums.flagged_core_s += seconds * usage.flagged_cpu_cores
+    for date, part_s in _days(interval.start_s, interval.end_s):
+        day = sums.days[date]
+        day[0] += part_s
+        day[1] += part_s * usage.cpu_cores
+        day[2] += part_s * usage.flagged_cpu_cores
+    for each in usage.containers:
+        if each.level not in _FLAGGED:
+            continue
+        case = sums.cases.get(each.key)
+        if case is None:  # its change of level was not recorded, or is in a file that is gone
+            case = _Case(each, _RANKS[each.level], usage.at)
+            if each.level in _DETECTED:
+                case.detected = usage.at
+            case.ended = usage.at
+            _insert(sums, each.key, case)
+        elif not isinstance(case.place, VerdictLine):
+            case.ended = usage.at
+        case.rank = max(case.rank, _RANKS[each.level])
+        case.usage_core_s += seconds * each.cpu_cores
+        case.has_usage = True
+
+
+def _add_action(sums: _Sums, line: ActionLine) -> None:
+    at_s = unix_s(line.at)
+    if at_s is not None and sums.since_s <= at_s <= sums.until_s:
+        sums.actions.setdefault((line.id, line.action, line.outcome), line)
+        if len(sums.actions) > _MAX_ACTIONS:
+            del sums.actions[next(iter(sums.actions))]
+
+
+def _insert(sums: _Sums, key: str, case: _Case) -> None:
+    if len(sums.cases) >= 2 * MAX_INCIDENTS:  # seldom: to find the least takes time
+        _keep_foremost(sums)
+    sums.cases[key] = case
+
+
+def _keep_foremost(sums: _Sums) -> None:
+    """Drop the least of too many: namespaces take turns, detected ones come first."""
+    if len(sums.cases) > MAX_INCIDENTS:
+        ranked = sorted(
+            sums.cases.items(), key=lambda item: (-item[1].rank, -(item[1].cpu_hours or 0.0))
+        )
+        detected = [item for item in ranked if item[1].detected]
+        others = [item for item in ranked if not item[1].detected]
+        in_turn = [
+            item
+            for items in (detected, others)
+            for item in interleaved(items, lambda item: item[1].place.namespace)
+        ]
+        sums.cases = dict(in_turn[:MAX_INCIDENTS])
+        for key, case in in_turn[MAX_INCIDENTS:]:
+            if len(sums.dropped) < _MAX_DROPPED:
+                sums.dropped.add(hash(key))
+            sums.unlisted_h += case.cpu_hours or 0.0
+
+
+_Pod = tuple[str, ...]
+
+
+def _by_pod(lines: Iterable[ActionLine]) -> dict[_Pod, list[IncidentAction]]:
+    found: dict[_Pod, list[IncidentAction]] = {}
+    for line in sorted(lines, key=lambda each: each.at):
+        action = IncidentAction(
+            at=line.at, action=line.action, outcome=line.outcome, dry_run=line.dry_run
+        )
+        for pod in ((line.pod_uid,), (line.namespace, line.pod)):
+            found.setdefault(pod, []).append(action)
+    return found
+
+
+def _incident(key: str, case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident:
+    place = case.place
+    verdict = place if isinstance(place, VerdictLine) else None
+    uid = verdict.pod_uid if verdict is not None else ""
+    actions = of_pod.get((uid,)) if uid else None
+    if actions is None:
+        actions = of_pod.get((place.namespace, place.pod or place.container), [])
+    hours = case.cpu_hours
+    return Incident(
+        key=key,
+        namespace=place.namespace,
+        pod=place.pod,
+        container=place.container,
+        image=verdict.image if verdict else "",
+        owner=place.owner,
+        abuse=verdict.abuse if verdict else "",
+        level=next(label for label, rank in _RANKS.items() if rank == case.rank),
+        score=verdict.score if verdict else None,
+        rules=verdict.rules if verdict else (),
+        started=verdict.started if verdict else "",
+        flagged=case.flagged,
+        detected=case.detected,
+        delay_s=case.delay_s,
+        ended=case.ended,
+        cpu_hours=None if hours is None else _hours(hours * 3600),
+        actions=tuple(islice(actions, _MAX_ACTIONS_OF_POD)),
+    )
+
+
+def _days(start_s: float, end_s: float) -> Iterator[tuple[str, float]]:
+    """Yield the days that a time lies in, in UTC, with its seconds in each."""
+    while start_s < end_s:
+        until_s = min(end_s, (start_s // _DAY_S + 1) * _DAY_S)
+        yield f"{datetime.fromtimestamp(start_s, UTC):%Y-%m-%d}", until_s - start_s
+        start_s = until_s
+
+
+def _hours(core_s: float) -> float:
+    return round(min(max(core_s / 3600, 0.0), _MAX_HOURS), 3)
+
+
+def _length_s(gap: Gap) -> float:
+    return (unix_s(gap.until) or 0.0) - (unix_s(gap.since) or 0.0)
