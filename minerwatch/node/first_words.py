@@ -40,6 +40,7 @@ class Packet(NamedTuple):
 
     interface: str
     content: bytes
+    is_outgoing: bool = False  # sent or forwarded by the host, not received
 
 
 class PacketReader:
@@ -130,7 +131,8 @@ class PacketReader:
             return None
         # A tag of an inner VLAN; since Linux 6.11 the protocol is that behind it
         start = 0 if self._buffer[0] >> 4 == _VERSIONS.get(sender[1]) else 4
-        return Packet(sender[0], bytes(memoryview(self._buffer)[start:length]))
+        content = bytes(memoryview(self._buffer)[start:length])
+        return Packet(sender[0], content, is_outgoing=sender[2] == socket.PACKET_OUTGOING)
 
 
 def open_host_packets(proc: str = "/proc") -> PacketReader:
