@@ -70,7 +70,8 @@ class PacketReader:
 
     def wake(self) -> None:
         """End the current and all later calls of ``wait``; from any thread."""
-        self._wake.send(b"\0")
+        with suppress(OSError):  # it is closed
+            self._wake.send(b"\0")
 
     def read(self, limit: int) -> Iterator[Packet]:
         """Yield packets that wait, ``limit`` of each socket at most, in turns."""
