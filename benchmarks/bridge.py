@@ -49,11 +49,15 @@ class Bridge:
 
     @contextmanager
     def saying(
-        self, pod: int, *words: bytes | str, host: str = WORLD
+        self, pod: int | None, *words: bytes | str, host: str = WORLD
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a client in a pod; it has said all when this returns, and stays connected."""
+        """Run a client in a pod, or (None) on the host; return once it has said all.
+
+        It stays connected.
+        """
+        namespace = self.host if pod is None else self.pods[pod]
         said = [each if isinstance(each, str) else each.hex() for each in words]
-        with started(self.command(self.pods[pod], "say", host, str(PORT), *said)) as process:
+        with started(self.command(namespace, "say", host, str(PORT), *said)) as process:
             yield process
 
 

@@ -20,6 +20,7 @@ from benchmarks.networks import NoNetworksError
 from benchmarks.table import NotHereError, Row, needs_root, parser, show
 from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.first_words import Packet, PacketReader
+from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.probes.first_words import FirstWordsProbe
 
@@ -113,7 +114,7 @@ class _Counted(PacketReader):
 @contextmanager
 def _watching(host: str) -> Iterator[tuple[FirstWordsProbe, _Counted]]:
     packets = in_namespace(host, _Counted)
-    probe = FirstWordsProbe(packets, SocketIterator()).start()
+    probe = FirstWordsProbe(packets, SocketIterator(), in_namespace(host, NetworkLinks)).start()
     try:
         yield probe, packets
     finally:

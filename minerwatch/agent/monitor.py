@@ -33,6 +33,7 @@ from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.network_counters import CounterReader
+from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.pod_sockets import PodSockets
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.socket_iterator import SocketIterator
@@ -273,4 +274,5 @@ def _first_words(
         packets.close()
         return None, ProbeStatus(name, sockets_off, is_wanted)
     source = "packet sockets"
-    return FirstWordsProbe(packets, sockets).start(), ProbeStatus(name, "", is_wanted, source)
+    probe = FirstWordsProbe(packets, sockets, NetworkLinks()).start()
+    return probe, ProbeStatus(name, "", is_wanted, source)

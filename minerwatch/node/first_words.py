@@ -40,6 +40,7 @@ class Packet(NamedTuple):
 
     interface: str
     content: bytes
+    is_outgoing: bool = False  # sent or forwarded by the host, not received
 
 
 class PacketReader:
@@ -69,7 +70,8 @@ class PacketReader:
 
     def wake(self) -> None:
         """End the current and all later calls of ``wait``; from any thread."""
-        self._wake.send(b"\0")
+        with suppress(OSError):  # it is closed
+            self._wake.send(b"\0")
 
     def read(self, limit: int) -> Iterator[Packet]:
         """Yield packets that wait, ``limit`` of each socket at most, in turns."""
@@ -130,7 +132,8 @@ class PacketReader:
             return None
         # A tag of an inner VLAN; since Linux 6.11 the protocol is that behind it
         start = 0 if self._buffer[0] >> 4 == _VERSIONS.get(sender[1]) else 4
-        return Packet(sender[0], bytes(memoryview(self._buffer)[start:length]))
+        content = bytes(memoryview(self._buffer)[start:length])
+        return Packet(sender[0], content, is_outgoing=sender[2] == socket.PACKET_OUTGOING)
 
 
 def open_host_packets(proc: str = "/proc") -> PacketReader:

@@ -23,18 +23,17 @@ _BESIDE_LOGIN = re.compile(rb'"(?:pass|agent|rigid|algo)"\s{0,8}:')
 _MAX_WORDS = 4
 _NAME = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){1,32}")
 _TCP, _SYN = 6, 2
-_PORTS = struct.Struct("!HHI")
+_PORTS = struct.Struct("!2xHI")
 _SERVER_NAME, _HOST_NAME = 0, 0  # RFC 6066
 _CLIENT_HELLO = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
 class FirstWords:
-    """First words of a client, and the ends by which its socket can be found."""
+    """First words of a client, and the server's end; NAT may change the client's."""
 
     remote: bytes  # address of the server; IPv4 as ::ffff:a.b.c.d
     remote_port: int
-    local_port: int  # of the client; NAT may change it, and the address
     initial_sequence: int  # of the client's SYN, if this is the first data of the connection
     words: tuple[str, ...] = ()  # methods of stratum
     server_name: str = ""
@@ -61,7 +60,7 @@ def first_words(packet: bytes) -> FirstWords | None:
 def _of_segment(segment: bytes, remote: bytes, protocol: int) -> FirstWords | None:
     if protocol != _TCP or len(segment) < 20:
         return None
-    local_port, remote_port, sequence = _PORTS.unpack_from(segment)
+    remote_port, sequence = _PORTS.unpack_from(segment)
     header = (segment[12] >> 4) * 4
     if header < 20:
         return None
@@ -76,7 +75,7 @@ def _of_segment(segment: bytes, remote: bytes, protocol: int) -> FirstWords | No
         return None
     before = 0 if segment[13] & _SYN else 1  # the SYN has a number of its own
     initial = (sequence - before) & 0xFFFFFFFF
-    return FirstWords(remote, remote_port, local_port, initial, words, name)
+    return FirstWords(remote, remote_port, initial, words, name)
 
 
 def _methods(payload: bytes) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ _LOOPBACK_V4, _LOOPBACK_V6 = MAPPED + b"\x7f", b"\0" * 15 + b"\1"
 
 RemoteEnd = tuple[int, bytes, int]
 """A connection's inode, remote address (IPv4 as ::ffff:a.b.c.d) and remote port."""
-ConnectionStart = tuple[int, int, bytes, int]
-"""The sequence number of the SYN, the local port, and the remote address and port."""
+ConnectionStart = tuple[int, bytes, int]
+"""The sequence number of the SYN, the remote address and port."""
 _Start = tuple[float, int, int]
 """When a connection was first seen, and the bytes and segments that it had transferred by then."""
 
@@ -237,7 +237,7 @@ class SocketIterator:
             for number, (sequence,) in enumerate(_INITIAL_SEQUENCE.iter_unpack(piece)):
                 if sequence in sequences:
                     record = RECORD.unpack_from(piece, number * RECORD.size)
-                    start = (sequence, record[8], record[14], record[9])
+                    start = (sequence, record[14], record[9])
                     if start in wanted:
                         found.setdefault(start, []).append(Holder(record[6], record[0], record[5]))
         return found

@@ -1,10 +1,11 @@
 """First words of connections, with the processes that said them: facts of all processes.
 
 A thread takes the packets that the kernel's filter passes, within a share of one core and a number
-a second of each interface. A connection is found among the sockets by its ends and by the sequence
-number of its first byte, so that neither a packet under a false address nor data in the middle of a
-stream counts. Packets are seen before NAT where they leave a pod, and again after it: each
-connection counts once. Names that no rule asks for are dropped at once.
+a second of each interface. A connection is found among the sockets by its server and the sequence
+number of its first byte, so that data in the middle of a stream does not count; nor does a packet
+under a false address, which comes by another interface. Packets are seen before NAT where they
+leave a pod, and again after it: each connection counts once. Names that no rule asks for are
+dropped at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from minerwatch.detection.condition import How, Text, predicates
@@ -92,9 +94,25 @@ class Connections(Protocol):
         """Release the kernel's resources."""
 
 
+class Links(Protocol):
+    """A source of the links between network namespaces."""
+
+    namespace: int  # in which packets are seen
+
+    def peers(self) -> Mapping[str, int]:
+        """Return the network in which each interface has its other end. Raises OSError."""
+
+    def number_of(self, pid: int) -> int:
+        """Return the network of a process, below 0 if none leads there. Raises OSError."""
+
+    def close(self) -> None:
+        """Release the kernel's resources."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     interface: str
+    came_by: set[str] = field(default_factory=set)  # interfaces
     starts: set[ConnectionStart] = field(default_factory=set)
     tries: int = 0
 
@@ -144,11 +162,17 @@ class FirstWordsProbe:
     """
 
     def __init__(
-        self, packets: PacketSource, connections: Connections, *, proc: str = "/proc"
+        self,
+        packets: PacketSource,
+        connections: Connections,
+        links: Links,
+        *,
+        proc: str = "/proc",
     ) -> None:
         self._counts = dict.fromkeys(("left", "crowded", "unplaced"), 0)
         self._packets = packets
         self._connections = connections
+        self._links = links
         self._proc = proc
         self._names = WantedNames(())
         self._facts: dict[ProcessId, Facts] = {}  # replaced, never changed: others read it
@@ -224,8 +248,8 @@ class FirstWordsProbe:
                 self._close_sources()
 
     def _close_sources(self) -> None:
-        self._packets.close()
-        self._connections.close()
+        for source in (self._packets, self._connections, self._links):
+            source.close()
 
     def _take(self, packet: Packet, now_s: float) -> None:
         if now_s >= self._second + 1:
@@ -240,20 +264,20 @@ class FirstWordsProbe:
             return
         said = found.initial_sequence, found.words, found.server_name
         if said not in self._counted:
-            self._wait_for(said, found, packet.interface)
+            self._wait_for(said, found, packet)
 
-    def _wait_for(self, said: _Said, found: FirstWords, interface: str) -> None:
+    def _wait_for(self, said: _Said, found: FirstWords, packet: Packet) -> None:
         waiting = self._waiting.get(said)
         if waiting is None:
-            own = sum(each.interface == interface for each in self._waiting.values())
+            own = sum(each.interface == packet.interface for each in self._waiting.values())
             if own >= _MAX_WAITING_OF_ONE or len(self._waiting) >= _MAX_WAITING:
                 self._counts["crowded"] += 1
                 return
-            waiting = self._waiting[said] = _Waiting(interface)
+            waiting = self._waiting[said] = _Waiting(packet.interface)
+        if not packet.is_outgoing and len(waiting.came_by) < _MAX_COPIES:
+            waiting.came_by.add(packet.interface)
         if len(waiting.starts) < _MAX_COPIES:
-            waiting.starts.add(
-                (found.initial_sequence, found.local_port, found.remote, found.remote_port)
-            )
+            waiting.starts.add((found.initial_sequence, found.remote, found.remote_port))
 
     def _place(self, now_s: float) -> None:
         """Find the processes that have the connections open; give up after some tries."""
@@ -262,13 +286,33 @@ class FirstWordsProbe:
         for said, waiting in [*self._waiting.items()]:
             waiting.tries += 1
             own = [each for start in waiting.starts for each in holders.get(start, ())]
-            placed = [each for each in own if self._keep(each, said, now_s)]
+            placed = [
+                each
+                for each in own
+                if self._may_send(each, waiting.came_by) and self._keep(each, said, now_s)
+            ]
             if placed or waiting.tries >= _MAX_TRIES:
                 self._counts["unplaced"] += not placed
                 del self._waiting[said]
                 self._counted[said] = None
                 if len(self._counted) > _MAX_COUNTED:
                     self._counted.popitem(last=False)
+
+    def _may_send(self, holder: Holder, came_by: Set[str]) -> bool:
+        """Return False if the packet came from another network: its addresses are forged.
+
+        Of a network behind a pod's own, or without an interface here, that is not known.
+        """
+        try:
+            namespace = Path(f"{self._proc}/{holder.pid}/ns/net").stat().st_ino
+            number = self._links.number_of(holder.pid)
+            peers = self._links.peers()
+        except OSError:  # it has exited
+            return False
+        own = {name for name, other in peers.items() if other == number}
+        if own and namespace == holder.namespace:
+            return not own.isdisjoint(came_by)
+        return holder.namespace != self._links.namespace or not came_by
 
     def _keep(self, holder: Holder, said: _Said, now_s: float) -> bool:
         """Keep what was said; return False if the process has exited."""

@@ -43,6 +43,7 @@ NOT_FUZZED = {
     "minerwatch.node.children.hot_code_scanner": "libraries read the bytes; its bounds have tests",
     "minerwatch.node.children.overlay_reader": "the kernel's list of mounts; it has its own tests",
     "minerwatch.node.first_words": "passes packets on to packet_parser, and the kernel's counts",
+    "minerwatch.node.network_links": "the kernel's answer about its own interfaces",
     "minerwatch.node.socket_iterator": "numbers that minerwatch's own BPF program packs",
     "minerwatch.node.confined": "reads what the kernel says of its own capabilities",
     "minerwatch.agent.rule_loader_child": "pickles between the agent and its own child",
