@@ -24,7 +24,7 @@ from minerwatch.format import counted
 from minerwatch.report.incidents import node_history
 from minerwatch.report.journal import USAGE, VERDICTS, JournalFiles
 from minerwatch.view import report_text
-from minerwatch.view.abuse_report import Report
+from minerwatch.view.abuse_report import PROMETHEUS, Report
 from minerwatch.view.abuse_report import report as summed
 from minerwatch.web.report_page import report_page
 
@@ -110,7 +110,7 @@ def report(
     if prometheus is not None:
         read = Prometheus(prometheus, token_file, ca).read(since_s, until_s)
         made = summed(
-            read.histories, read.missing, since_s=since_s, until_s=until_s, source="prometheus",
+            read.histories, read.missing, since_s=since_s, until_s=until_s, source=PROMETHEUS,
             scope=prometheus, namespace=namespace, prices=prices, measured=read.measured,
         )  # fmt: skip
     else:

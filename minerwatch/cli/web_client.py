@@ -16,6 +16,8 @@ def check_address(option: str, url: str | None, token_file: Path | None) -> None
     """Raise UsageError if the address is none, or a token would be sent in the clear."""
     if url is not None and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"{option}: give an address that begins with http:// or https://")
+    if url is not None and "@" in url.partition("://")[2].partition("/")[0]:
+        raise click.UsageError(f"{option}: leave user and password out: they would be shown")
     if token_file is not None and not (url or "").startswith("https://"):
         raise click.UsageError("--token-file: a token is sent over https:// only")
 

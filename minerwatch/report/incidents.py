@@ -42,7 +42,7 @@ class _Case:
     usage_core_s: float = 0.0  # by lines of usage, from the beginning of the window
     has_usage: bool = False
     level_cpu_h: float | None = None  # by changes of level; None: one line alone says nothing
-    last_cpu_h: float | None = None  # as of the last change while flagged
+    open: dict[str, float | None] = field(default_factory=dict)  # flagged now: CPU hours so far
 
     @property
     def score(self) -> float:
@@ -61,7 +61,8 @@ class _Sums:
 
     since_s: float
     until_s: float
-    cases: dict[str, _Case] = field(default_factory=dict)
+    cases: dict[str, _Case] = field(default_factory=dict)  # by pod and container, or by key
+    names: dict[str, str] = field(default_factory=dict)  # key -> name in ``cases``
     actions: dict[tuple[str, str, str], ActionLine] = field(default_factory=dict)
     days: dict[str, list[float]] = field(default_factory=dict)  # recorded, all, flagged seconds
     gaps: list[Gap] = field(default_factory=list)
@@ -111,8 +112,8 @@ def node_history(
                 flagged_cpu_hours=_hours(flagged_s))
             for date, (recorded_s, core_s, flagged_s) in sorted(sums.days.items())
         ),
-        incidents=tuple(_incident(key, case, of_pod) for key, case in sums.cases.items()),
-        unlisted=len(sums.dropped - set(map(hash, sums.cases))),
+        incidents=tuple(_incident(each, of_pod) for each in sums.cases.values()),
+        unlisted=len(sums.dropped - {hash(each.place.key) for each in sums.cases.values()}),
         unlisted_cpu_hours=_hours(sums.unlisted_h * 3600),
         left_out=sums.left_out,
         crashes=sums.crashes,
@@ -139,21 +140,34 @@ def _noted(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
 def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
     if is_within:
         sums.left_out += line.left_out
-    case = sums.cases.get(line.key)
-    if case is not None and case.last_cpu_h is not None:
-        used_h = max(0.0, line.cpu_hours - case.last_cpu_h)
-        case.level_cpu_h = (case.level_cpu_h or 0.0) + used_h
-        case.last_cpu_h = line.cpu_hours
-    if line.level not in _FLAGGED:
-        if case is not None and not is_within:
-            del sums.cases[line.key]
-        elif case is not None:
-            case.ended, case.last_cpu_h = line.at, None
-        return
-    if case is None:
-        case = _Case(line, _RANKS[line.level], line.at)
-        _insert(sums, line.key, case)
-    case.ended, case.last_cpu_h = "", line.cpu_hours
+    name = f"{line.pod_uid}\n{line.container}" if line.pod_uid else line.key
+    case = sums.cases.get(name)
+    if case is not None:
+        _add_cpu(case, line)
+    if line.level in _FLAGGED:
+        if case is None:
+            case = sums.cases.pop(line.key, None) or _Case(line, _RANKS[line.level], line.at)
+            _insert(sums, name, case)
+        sums.names[line.key] = name
+        _flag(case, line, line.cpu_hours if is_within else None)
+    elif case is not None:
+        case.open.pop(line.key, None)
+        if not case.open and is_within:
+            case.ended = line.at
+        elif not case.open:
+            del sums.cases[name]
+
+
+def _add_cpu(case: _Case, line: VerdictLine) -> None:
+    """Add the CPU hours since the container's last change of level."""
+    before_h = case.open.get(line.key)
+    if before_h is not None:
+        case.level_cpu_h = (case.level_cpu_h or 0.0) + max(0.0, line.cpu_hours - before_h)
+
+
+def _flag(case: _Case, line: VerdictLine, cpu_hours: float | None) -> None:
+    case.ended = ""
+    case.open[line.key] = cpu_hours
     case.rank = max(case.rank, _RANKS[line.level])
     if line.score >= case.score:
         case.place = line
@@ -175,7 +189,7 @@ def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
     for each in usage.containers:
         if each.level not in _FLAGGED:
             continue
-        case = sums.cases.get(each.key)
+        case = sums.cases.get(sums.names.get(each.key, each.key))
         if case is None:  # its change of level was not recorded, or is in a file that is gone
             case = _Case(each, _RANKS[each.level], usage.at)
             if each.level in _DETECTED:
@@ -217,9 +231,10 @@ def _keep_foremost(sums: _Sums) -> None:
             for item in interleaved(items, lambda item: item[1].place.namespace)
         ]
         sums.cases = dict(in_turn[:MAX_INCIDENTS])
-        for key, case in in_turn[MAX_INCIDENTS:]:
+        sums.names = {key: name for key, name in sums.names.items() if name in sums.cases}
+        for _, case in in_turn[MAX_INCIDENTS:]:
             if len(sums.dropped) < _MAX_DROPPED:
-                sums.dropped.add(hash(key))
+                sums.dropped.add(hash(case.place.key))
             sums.unlisted_h += case.cpu_hours or 0.0
 
 
@@ -237,7 +252,7 @@ def _by_pod(lines: Iterable[ActionLine]) -> dict[_Pod, list[IncidentAction]]:
     return found
 
 
-def _incident(key: str, case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident:
+def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident:
     place = case.place
     verdict = place if isinstance(place, VerdictLine) else None
     uid = verdict.pod_uid if verdict is not None else ""
@@ -246,7 +261,7 @@ def _incident(key: str, case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -
         actions = of_pod.get((place.namespace, place.pod or place.container), [])
     hours = case.cpu_hours
     return Incident(
-        key=key,
+        key=place.key,
         namespace=place.namespace,
         pod=place.pod,
         container=place.container,

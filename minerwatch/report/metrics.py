@@ -37,7 +37,7 @@ from minerwatch.untrusted_text.display import printable
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_DELAY_BUCKETS_S = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14400.0)
+_DELAY_BUCKETS_S = (15.0, 60.0, 180.0, 900.0, 7200.0)  # few: for each kind of abuse, on every node
 MAX_LABEL_LENGTH = 256
 MAX_ABUSES = 3
 """Kinds of abuse of one container that have series, the worst ones: a tenant may show all."""

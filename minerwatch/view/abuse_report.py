@@ -20,6 +20,7 @@ from minerwatch.model import Level, Outcome
 from minerwatch.report.intervals import unix_s
 
 VERSION = 1
+JOURNAL, PROMETHEUS = "journal", "prometheus"
 _LEAST_GAP_S = 300.0
 _RANKS = {level.label: int(level) for level in Level}
 
@@ -152,7 +153,7 @@ def report(
     *,
     since_s: float,
     until_s: float,
-    source: str = "journal",
+    source: str = JOURNAL,
     scope: str = "",
     namespace: str = "",
     prices: Prices | None = None,

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from minerwatch.api.history import Day, Prices
 from minerwatch.format import by_signal, counted, duration
+from minerwatch.model import Outcome
 from minerwatch.report.intervals import unix_s
-from minerwatch.view.abuse_report import Delay, Report, ReportedIncident, Sum, shown_time
+from minerwatch.view.abuse_report import JOURNAL, Delay, Report, ReportedIncident, Sum, shown_time
 
 UNKNOWN = "unknown"
+_NOT_IN_METRICS = "Not known: metrics do not say."
 _MAX_RULES_SHOWN = 4
 _DAY_S = 86400.0
 _MAX_CURRENCY = 8
@@ -236,12 +238,15 @@ def _delay(delay: Delay) -> str:
 def _action_delay(report: Report) -> str:
     if report.action.known:
         return _delay(report.action)
-    if report.source != "journal" and any(each.outcome == "done" for each in report.actions):
+    if report.source != JOURNAL and any(each.outcome == "done" for each in report.actions):
         return f"{UNKNOWN}: metrics do not say on which container an action was"
     return "no action was carried out" if report.total.incidents else "-"
 
 
 def _false_alarms(report: Report) -> str:
+    if report.source != JOURNAL:
+        undone = sum(each.count for each in report.actions if each.outcome == Outcome.RELEASED)
+        return f"{UNKNOWN}; {counted(undone, 'action')} undone"
     count = report.false_alarms.incidents
     return f"{count:,} released, not counted above" if count else "none released"
 
@@ -354,7 +359,8 @@ def _released(report: Report, most: int) -> Table:
     columns = tuple(Column(each) for each in titles)
     more = max(0, len(found) - most)
     about = "Released by an operator, so counted as false alarms."
-    return Table("False alarms", columns, tuple(rows), "None.", more, about if found else "")
+    empty = "None." if report.source == JOURNAL else _NOT_IN_METRICS
+    return Table("False alarms", columns, tuple(rows), empty, more, about if found else "")
 
 
 def _rules(report: Report, most: int) -> Table:
@@ -362,7 +368,7 @@ def _rules(report: Report, most: int) -> Table:
         Row((Name(each.title or each.rule), Name(each.signal), f"{each.count:,}"))
         for each in report.rules[:most]
     )
-    what = "Containers" if report.source == "journal" else "Findings"
+    what = "Containers" if report.source == JOURNAL else "Findings"
     columns = Column("Rule"), Column("Signal"), Column(what, is_number=True)
     return Table("Rules", columns, tuple(rows), "None.", max(0, len(report.rules) - most))
 
@@ -381,7 +387,8 @@ def _days(report: Report) -> Table:
     )
     titles = ("Recorded", "CPU hours", "while suspicious or above")
     columns = (Column("Day (UTC)"), *(Column(each, is_number=True) for each in titles))
-    return Table("Days", columns, rows, "Nothing is recorded.")
+    empty = "Nothing is recorded." if report.source == JOURNAL else _NOT_IN_METRICS
+    return Table("Days", columns, rows, empty)
 
 
 def recorded_share(day: Day, report: Report) -> float:

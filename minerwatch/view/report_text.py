@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from minerwatch.untrusted_text.display import printable
-from minerwatch.view.abuse_report import Report, ReportedIncident
+from minerwatch.view.abuse_report import PROMETHEUS, Report, ReportedIncident
 from minerwatch.view.lines import fitted, padded
 from minerwatch.view.report_parts import (
     Name,
@@ -74,7 +74,7 @@ def _text_lines(report: Report) -> Iterator[str]:
 def _scope(report: Report) -> str:
     scope = _shown(Name(report.scope), _MAX_CELL) if report.scope else ""
     only = f"namespace {_shown(Name(report.namespace), _MAX_CELL)} only" if report.namespace else ""
-    source = "by Prometheus" if report.source == "prometheus" else ""
+    source = "by Prometheus" if report.source == PROMETHEUS else ""
     return ", ".join(filter(None, (scope, only, source)))
 
 
@@ -122,7 +122,7 @@ def _markdown_lines(report: Report) -> Iterator[str]:
     yield ""
     scope = f"{code(report.scope)}. " if report.scope else ""
     only = f"Namespace {code(report.namespace)} only. " if report.namespace else ""
-    source = "By Prometheus. " if report.source == "prometheus" else ""
+    source = "By Prometheus. " if report.source == PROMETHEUS else ""
     yield f"{scope}{only}{source}{coverage(report)}"
     yield ""
     for fact in facts(report):

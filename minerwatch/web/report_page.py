@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from minerwatch.untrusted_text.display import printable
-from minerwatch.view.abuse_report import Report
+from minerwatch.view.abuse_report import PROMETHEUS, Report
 from minerwatch.view.report_parts import (
     Name,
     Row,
@@ -85,7 +85,7 @@ def _is_whole(report: Report) -> bool:
 def _scope(report: Report) -> str:
     scope = printable(report.scope, _NAME_LENGTH)
     only = f"namespace {printable(report.namespace, _NAME_LENGTH)} only" if report.namespace else ""
-    source = "by Prometheus" if report.source == "prometheus" else "by the agents' journals"
+    source = "by Prometheus" if report.source == PROMETHEUS else "by the agents' journals"
     return " · ".join(filter(None, (scope, only, source)))
 
 

@@ -63,7 +63,7 @@ vertical-align:-.05rem;border:1px solid var(--line)}
 .key.busy{background:var(--bar)}.key.flagged{background:var(--likely)}
 .key.hatched{background:repeating-linear-gradient(135deg,transparent 0 3px,var(--dim) 3px 4px)}
 footer{margin-top:2rem;padding-bottom:1.5rem;font-size:.85rem}
-@media (max-width:46rem){
+@media screen and (max-width:46rem){
 body{font-size:16px}
 thead{position:absolute;left:-9999px}
 table,tbody{display:block}
@@ -98,11 +98,19 @@ td.short{white-space:nowrap}
 @media print{
 :root{color-scheme:light;--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#f4f4f4;
 --suspicious:#8a5a00;--likely:#b3261e;--confirmed:#b3261e}
-body{font-size:10pt}
+html{font-size:9pt}
+body{font-size:9pt}
+.cards{grid-template-columns:repeat(auto-fit,minmax(8rem,1fr))}
+.card strong{font-size:1.3rem}
+.tick{font-size:11px}
 header,main,footer{max-width:none;padding:0}
-table{font-size:8pt}
-th,td{padding:.25rem .5rem .25rem 0}
-td.name,td.text{min-width:0}
+table{font-size:7.5pt}
+th,.why{font-size:7pt}
+th.n{white-space:normal}
+th,td{padding:.25rem .4rem .25rem 0}
+th{white-space:normal}
+td.name{min-width:11rem}
+td.text{min-width:6rem}
 tr,figure,.card{break-inside:avoid}
 h2{break-after:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}

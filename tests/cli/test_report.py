@@ -131,6 +131,7 @@ def test_an_agent_without_an_answer_is_missing(
         (("--since", "1s"), "1s: give 1m to 90d"),
         (("--prometheus", "prometheus:9090"), "begins with http:// or https://"),
         (("--prometheus", "http://p", "--token-file", "t"), "sent over https:// only"),
+        (("--prometheus", "https://me:secret@p/x"), "leave user and password out"),
         (("--token-file", "t"), "sent over https:// only"),
         (("--prometheus", "http://p", "--journal", "."), "not both"),
         (("--journal", "/nowhere"), "does not exist"),
@@ -140,6 +141,15 @@ def test_wrong_usage_is_said(typed: Typed, words: tuple[str, ...], said: str) ->
     result = typed(*words)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("setting", ["price_per_core_hour: -1", "currency: '<b>'"])
+def test_a_price_that_is_none_is_refused(tmp_path: Path, setting: str) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(f"report: {{{setting}}}\n")
+    result = CliRunner().invoke(cli, ["report", "--config", str(config)])
+    assert result.exit_code == 2
+    assert f"report.{setting.partition(':')[0]}" in result.stderr
 
 
 def written(folder: Path) -> Path:

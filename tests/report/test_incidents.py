@@ -63,6 +63,38 @@ def test_one_that_returns_is_one_incident_and_has_not_ended() -> None:
     assert found.detected == rfc3339(SINCE_S + 60)
 
 
+def test_a_container_that_is_started_again_in_its_pod_is_one_incident() -> None:
+    lines: list[AnyLine] = []
+    for number in range(3):
+        at_s = SINCE_S + 1000 * number
+        lines.append(changed(at_s + 60, "likely", key=f"k{number}", cpu_hours=0.1))
+        if number:  # the one before is seen to be gone after the next one was flagged
+            gone = changed(at_s + 61, "gone", key=f"k{number - 1}", cpu_hours=0.3)
+            lines.append(gone)
+    used = Usage(key="k2", namespace="ns", pod="p", container="c", level="likely", cpu_cores=0.01)
+    found = only([*lines, usage(SINCE_S + 3000, 300.0, used)])
+    assert found.ended == ""
+    assert found.cpu_hours == pytest.approx(2 * 0.2)
+    ended = only([*lines, changed(SINCE_S + 4000, "gone", key="k2", cpu_hours=0.5)])
+    assert ended.ended == rfc3339(SINCE_S + 4000)
+    assert ended.cpu_hours == pytest.approx(2 * 0.2 + 0.4)
+
+
+def test_a_usage_before_the_first_change_of_level_is_of_the_same_incident() -> None:
+    used = Usage(key="k", namespace="ns", pod="p", container="c", level="likely", cpu_cores=2.0)
+    found = only([usage(SINCE_S + 1800, 1800.0, used), changed(SINCE_S + 1860, "confirmed")])
+    assert (found.level, found.cpu_hours, found.ended) == ("confirmed", 1.0, "")
+
+
+def test_cpu_hours_of_before_the_time_are_not_counted() -> None:
+    lines: list[AnyLine] = [
+        changed(SINCE_S - 86400, "likely", cpu_hours=1.0),
+        changed(SINCE_S + 60, "confirmed", cpu_hours=25.0),
+        changed(SINCE_S + 3660, "gone", cpu_hours=26.0),
+    ]
+    assert only(lines).cpu_hours == 1.0
+
+
 @pytest.mark.parametrize("level", ["clear", "gone"])
 def test_what_ended_before_the_time_is_not_in_it_and_what_went_on_is(level: str) -> None:
     before = changed(SINCE_S - 7200, "likely")
@@ -148,13 +180,15 @@ def test_lost_changes_and_crashes_are_counted() -> None:
 
 def test_a_tenant_with_thousands_of_incidents_pushes_none_of_others_out() -> None:
     lines: list[AnyLine] = [
-        changed(SINCE_S + 1, "likely", key="victim", namespace="other", cpu_hours=0.001)
+        changed(SINCE_S + 1, "likely", key="victim", pod_uid="v", namespace="other")
     ]
     lines += [
-        changed(SINCE_S + n, "suspicious", key=f"s{n}", namespace=f"n{n}") for n in range(2, 1500)
+        changed(SINCE_S + n, "suspicious", key=f"s{n}", pod_uid=f"s{n}", namespace=f"n{n}")
+        for n in range(2, 1500)
     ]
     lines += [
-        changed(SINCE_S + n, "confirmed", key=f"c{n}", namespace="noisy") for n in range(1500, 3300)
+        changed(SINCE_S + n, "confirmed", key=f"c{n}", pod_uid=f"c{n}", namespace="noisy")
+        for n in range(1500, 3300)
     ]
     used = [
         Usage(key=f"c{n}", namespace="noisy", container="c", level="confirmed", cpu_cores=1.0)
@@ -173,7 +207,9 @@ times = st.floats(-WEEK_S, 2 * WEEK_S)
 
 
 @given(
-    verdicts=st.lists(st.tuples(times, levels, st.sampled_from("abc"), numbers), max_size=30),
+    verdicts=st.lists(
+        st.tuples(times, levels, st.sampled_from(("a", "ab", "b", "c")), numbers), max_size=30
+    ),
     used=st.lists(st.tuples(times, numbers, levels, st.sampled_from("abc"), numbers), max_size=30),
 )
 def test_whatever_is_recorded_sums_are_finite_and_cover_the_time(
@@ -181,7 +217,7 @@ def test_whatever_is_recorded_sums_are_finite_and_cover_the_time(
     used: list[tuple[float, float, str, str, float]],
 ) -> None:
     lines: list[AnyLine] = [
-        changed(SINCE_S + at_s, level, key=key, cpu_hours=value, score=value)
+        changed(SINCE_S + at_s, level, key=key, pod_uid=key[:1], cpu_hours=value, score=value)
         for at_s, level, key, value in verdicts
     ]
     lines += [

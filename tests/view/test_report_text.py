@@ -53,6 +53,9 @@ def test_what_prometheus_does_not_know_is_not_shown_as_none() -> None:
     shown = text(made(source="prometheus", scope="https://prometheus.example"))
     assert "by Prometheus" in shown
     assert "Findings" in shown
+    assert "unknown; 1 action undone" in shown
+    nothing = report((), (), since_s=SINCE_S, until_s=UNTIL_S, source="prometheus")
+    assert text(nothing).count("Not known: metrics do not say.") == 2
 
 
 def test_long_lists_are_cut_and_counted() -> None:

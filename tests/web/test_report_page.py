@@ -94,7 +94,8 @@ def test_it_fits_the_window_and_asks_for_nothing(
 def test_on_paper_it_is_dark_on_light_and_fits(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(report_page(made()), encoding="utf-8")
-    browser.open(path.as_uri(), 720, 1000, scheme="dark")
+    browser.open(path.as_uri(), 690, 1000, scheme="dark")
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert browser.value("document.documentElement.scrollWidth") <= 720
+    assert browser.value("document.documentElement.scrollWidth") <= 690
+    assert browser.value("getComputedStyle(document.querySelector('tr')).display") == "table-row"
