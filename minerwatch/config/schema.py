@@ -117,7 +117,8 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     profile: str = "jupyterhub"  # jupyterhub, binderhub, gitlab, github-arc, default
     sources: tuple[str, ...] = ()  # replaces the profile's; see below
-    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a hub or CI system makes pods there
+    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a CI system makes pods there
+    hub_namespaces: tuple[Line, ...] = ()  # patterns: only culling's hub makes pods there
 
 
 class MetricLabels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

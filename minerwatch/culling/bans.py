@@ -222,7 +222,7 @@ def _objections(
     kind: BanKind, each: Attribution, sighting: Sighting, *, by_hand: bool
 ) -> Iterator[str]:
     if each.is_claim:
-        yield f"a tenant may have chosen it ({each.source}): see owners.platform_namespaces"
+        yield f"a tenant may have chosen it ({each.source}): see owners.hub_namespaces"
     if kind is BanKind.USER or (kind is BanKind.REPOSITORY and by_hand):
         return
     if not by_hand:

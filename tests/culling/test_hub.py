@@ -225,6 +225,23 @@ def test_a_tenant_cannot_have_the_server_of_another_stopped(
     assert "No action is configured" in harness.reasons(observation)
 
 
+@pytest.mark.parametrize("namespace", ["ci", "staging"])
+def test_neither_a_ci_job_nor_another_hub_has_a_users_server_stopped(
+    api: ApiServer, opened: Open, log: Path, tmp_path: Path, namespace: str
+) -> None:
+    """A job chooses its annotations; at another hub anybody may have the victim's name."""
+    actions = (Action.STOP_SERVER, Action.EVICT)
+    with a_hub((200, RUNNING)) as (url, requests):
+        places = {"namespaces": (namespace,), "bans": Bans(config_map=STORE, after_cull=True)}
+        harness = opened(hub_settings(url, token(tmp_path, "t"), log, *actions, **places))
+        put_pod(api, "job", "uid-4", namespace, annotations={HUB_USER: "victim"})
+        observation = harness.watch.add("/kubepods/poduid-4/c", "uid-4")
+        until(lambda: harness.node.identity(observation.container))
+        harness.tick()
+    assert (outcomes(log)[-1], requests) == ("evict done", [])
+    assert api.items(*CONFIG_MAPS) == []
+
+
 SCOPES = b'{"scopes": ["read:servers", "delete:servers"]}'
 RUNNING = b'{"servers": {"": {"started": "2020-01-01T00:00:00Z"}}}'
 LONG = b'{"servers": {"": {"user_options": "' + b"x" * (5 << 20) + b'"}}}'
