@@ -165,7 +165,7 @@ def of_build(
     if pod.labels.get(_COMPONENT) not in _ENGINES_OF_BUILDS or _controller_kind(pod) != "DaemonSet":
         return
     builds = {
-        each.annotations[_BUILD_REPOSITORY]: each
+        owners.without_credentials(each.annotations[_BUILD_REPOSITORY]): each
         for each in pods()
         if each.namespace == pod.namespace
         and each.phase in ("Running", "Pending")
