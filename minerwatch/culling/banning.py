@@ -39,6 +39,7 @@ from minerwatch.format import rfc3339
 from minerwatch.kube.client import one_line
 from minerwatch.model import Abuse, Action, Attribution, BanKind, Finding, public_finding
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 _AGENT = "minerwatch"
 _MAX_TITLES = 5
@@ -100,7 +101,7 @@ class Banning:
         ]
         for each in found:
             if each.objections:
-                name = printable(each.attribution.name, 256)
+                name = printable(redacted(each.attribution.name), 256)
                 self.context.log.info("not banned", name=name, reasons=list(each.objections))
         self._add(added, dry_run=False)
 

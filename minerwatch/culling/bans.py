@@ -28,6 +28,7 @@ from minerwatch.culling.proof import is_tenants_own
 from minerwatch.kube.attributions import HUB_USER
 from minerwatch.model import Attribution, BanKind, OwnerKind, Pod
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 DAY_S = 86400.0
 MAX_BANS = 500
@@ -258,4 +259,4 @@ def _objections(
 
 def ban_text(ban: Ban) -> str:
     """Return what is banned, for a log."""
-    return printable(f"{ban.kind} {ban.name}", 600)
+    return printable(f"{ban.kind} {redacted(ban.name)}", 600)

@@ -79,7 +79,7 @@ class EvidenceWriter:
             node=record.node,
             namespace=printable(record.namespace, 256),
             pod=printable(record.pod, 256),
-            owner=printable(record.owner, 256),
+            owner=printable(redacted(record.owner), 256),
             action=record.action.value,
             dry_run=record.dry_run,
             record=record.id,

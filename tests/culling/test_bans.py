@@ -426,6 +426,17 @@ def test_credentials_in_a_repositorys_address_are_kept_nowhere(
     assert SECRET not in str(harness.said.lines)
 
 
+def test_a_secret_in_a_name_is_in_no_log(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
+    url = f"https://git.example.org/a/b.git?private_token={SECRET}"
+    observation = session(api, harness, repository=url)
+    ordered(harness, observation)
+    harness.tick()
+    said = [event for event, fields in harness.said.lines if "private_token" in str(fields)]
+    assert {*said} == {"ban", "decision", "action"}
+    assert SECRET not in str(harness.said.lines)
+
+
 def test_no_other_name_passes_for_an_address_without_users(
     api: ApiServer, opened: Open, log: Path
 ) -> None:
