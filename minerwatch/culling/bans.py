@@ -50,10 +50,13 @@ _NOT_AGAINST_A_BAN = frozenset(
         *(Reason.OUTSIDE_HOURS, Reason.TOO_YOUNG, Reason.POD_ENDING, Reason.ACTION_PENDING),
         *(Reason.TOO_SOON, Reason.NO_LADDER, Reason.OBSERVE_ONLY, Reason.NOT_HERE),
         *(Reason.NO_PROCESS, Reason.ALREADY_DONE, Reason.NODE_BUDGET_SPENT),
-        *(Reason.CLUSTER_BUDGET_UNKNOWN, Reason.CLUSTER_BUDGET_SPENT),
+        Reason.CLUSTER_BUDGET_SPENT,
     )
 )
-"""They concern the pod, or the budget of actions: bans have one of their own."""
+"""They concern the pod, or the budget of actions: bans have one of their own.
+
+Where the budget is unknown, so is the API server's time, and with it which bans have expired.
+"""
 
 
 def with_claims(

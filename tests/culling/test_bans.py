@@ -40,10 +40,20 @@ from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.model import Action, Attribution, BanKind, Level, Observation, OwnerKind
 from minerwatch.view.ban_text import FORMATS, binderhub, ipset, jupyterhub, network_policy, plain
-from tests.culling.harness import SECRET, Harness, Open, lines, put_pod, remembers, settings, target
+from tests.culling.harness import (
+    SECRET,
+    FakeWatch,
+    Harness,
+    Open,
+    lines,
+    put_pod,
+    remembers,
+    settings,
+    target,
+)
 from tests.culling.jupyterhub import HOW
 from tests.culling.test_lease_budget import record as a_record
-from tests.kube.api_server import ApiServer
+from tests.kube.api_server import Answering, ApiServer
 from tests.waiting import until
 
 STORE = "binder/minerwatch-bans"
@@ -452,6 +462,26 @@ def test_no_other_name_passes_for_an_address_without_users(
     (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
     assert each.objections == ("1 others used it in the last seven days and were not flagged",)
     assert stored(api) == []
+
+
+def test_a_node_whose_clock_is_wrong_forgets_no_ban(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    """Without the API server's time nothing is known to have expired."""
+    harness = opened(
+        settings(log, Action.LABEL, bans=bans()),
+        FakeWatch(ahead_s=3650 * DAY_S),
+        profile="binderhub",
+    )
+    observation, store = session(api, harness), harness.culler.banning.store
+    assert store is not None
+    store.update(lambda records: records.with_bans([a_ban()]))
+    api.misbehave(Answering(403), times=999, when=lambda asked: "leases" in asked.path)
+    assert any("budget is unknown" in each for each in ordered(harness, observation).reasons)
+    api.behave()
+    assert ordered(harness, observation, kinds=(BanKind.USER,)).trouble == ""
+    assert [each["name"] for each in stored(api)] == ["ada", "m-4f2k"]
+    assert stored(api)[1]["until_unix_s"] < time.time() + 8 * DAY_S
 
 
 def test_a_label_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
