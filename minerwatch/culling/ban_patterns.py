@@ -25,6 +25,7 @@ _FORGES = {
     "gist.github.com": "GistRepoProvider",
     "gitlab.com": "GitLabRepoProvider",
 }
+SETTINGS = frozenset(f"{each}.banned_specs" for each in ("GitRepoProvider", *_FORGES.values()))
 _MAX_CHARS = 256  # a pattern is many times as long
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.api.orders import BanOrder, LiftOrder, SeenName, SeenOrder
-from minerwatch.api.types import BanAnswer
+from minerwatch.api.types import BanAnswer, BanStatus
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
 from minerwatch.culling.ban_patterns import banned_specs
@@ -39,7 +39,16 @@ from minerwatch.culling.sightings import MIN_AGE_S, Sightings
 from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.model import Action, Attribution, BanKind, Level, Observation, OwnerKind
-from minerwatch.view.ban_text import FORMATS, binderhub, ipset, jupyterhub, network_policy, plain
+from minerwatch.view.ban_text import (
+    FORMATS,
+    ban_text,
+    binderhub,
+    ipset,
+    jupyterhub,
+    list_text,
+    network_policy,
+    plain,
+)
 from tests.culling.harness import (
     SECRET,
     FakeWatch,
@@ -673,6 +682,28 @@ def test_formats_of_the_network() -> None:
     assert plain(SHOWN).splitlines()[1] == "user ada"
     for form in FORMATS.values():
         assert isinstance(form(()), str)
+
+
+def test_an_agent_that_lies_writes_no_code_and_bans_no_network() -> None:
+    """Of all agents the first that answers is believed, and its node may be a tenant's."""
+    code = "a.extend([]); exec('x'); c.b.banned_specs"
+    lies = [
+        replace_status(values={code: "^x", "GitHubRepoProvider.banned_specs": "^a"}),
+        replace_status(values={"ban_networks": "0.0.0.0/0"}),
+        replace_status(values={"ban_networks": "x"}),
+        replace_status(kind="a\nuser ada", until="\x1b[2J", values={"\x1b[2J": "x"}),
+    ]
+    (line,) = binderhub(lies).splitlines()[1:]
+    assert line == "c.GitHubRepoProvider.banned_specs.extend(['^a'])"
+    assert "except" not in network_policy(lies)
+    assert "add" not in ipset(lies)
+    assert len(plain(lies).splitlines()) == len(lies)
+    answer = BanAnswer("n", "ns", "p", False, (), tuple(lies))
+    assert "\x1b" not in list_text(lies) + ban_text(answer)
+
+
+def replace_status(**changes: Any) -> BanStatus:
+    return replace(SHOWN[1], **changes)
 
 
 _OBJECTS = """
