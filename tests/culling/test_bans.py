@@ -781,6 +781,13 @@ def test_the_hubs_objects_take_the_mounted_map_without_what_has_expired(tmp_path
     found = traits(*files, MINERWATCH_BANS=str(tmp_path))
     assert (found["banned"], found["users"]) == ([True, False], ["ada"])
     assert found["networks"] == {"8.8.8.8/32": "banned by minerwatch"}
-    for damaged in (b"{", b"null", b'[1, {"values": {}}]'):
+    odd = [
+        {"values": {"blocked_users": ["x"], "ban_networks": "x"}, "until_unix_s": 2**40},
+        {"values": {"GitHubRepoProvider.banned_specs": "(", "blocked_users": "a"}},
+        {"values": {"GitHubRepoProvider.banned_specs": "("}, "until_unix_s": 2**40},
+        {"values": "blocked_users", "until_unix_s": "2099"},
+    ]
+    for damaged in (b"{", b"null", b'[1, {"values": {}}]', json.dumps(odd).encode()):
         (tmp_path / BANS).write_bytes(damaged)
-        assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []
+        found = traits(*files, MINERWATCH_BANS=str(tmp_path))
+        assert (found["users"], found["networks"]) == ([], {})
