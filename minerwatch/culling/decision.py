@@ -106,6 +106,7 @@ class Decision:
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # what is proven, else the verdict's; "": there are no findings
     server: HubServer | None = None  # for stop-server: a precondition
+    owner_claimed: bool = False  # a tenant may have chosen the owner's name
 
     @property
     def reasons(self) -> tuple[Reason, ...]:

@@ -161,6 +161,7 @@ class _Evaluation:
             counted_as=counted_as(case.container, pod, case.owner, self.settings),
             abuse=self.proof.abuse.value if self.proof.abuse else "",
             server=self._server,
+            owner_claimed=self._is_owner_claimed,
         )
 
     @property
@@ -172,6 +173,11 @@ class _Evaluation:
         if self.history.is_unknown_to_hub(pod.uid):
             return None
         return hub_server(self.case.owners)
+
+    @property
+    def _is_owner_claimed(self) -> bool:
+        name = self.case.owner.name if self.case.owner else ""
+        return {each.is_claim for each in self.case.owners if each.name == name} == {True}
 
     @property
     def _grace_period_s(self) -> float | None:

@@ -152,6 +152,7 @@ class ActionRecord(msgspec.Struct, frozen=True):
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # that was proven; "": by an earlier agent
+    owner_claimed: bool = False  # a tenant may have chosen the owner's name
 
 
 class Budget(Protocol):

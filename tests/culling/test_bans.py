@@ -361,6 +361,7 @@ def test_forged_names_ban_nobody(api: ApiServer, opened: Open, log: Path) -> Non
     assert answer.reasons == ()
     assert all("a tenant may have chosen it" in each.objections[0] for each in answer.bans)
     harness.tick()
+    assert last(log).owner_claimed
     assert stored(api) == []
 
 
@@ -384,6 +385,7 @@ def test_after_a_cull_the_user_is_banned_if_switched_on(
     record = lines(log)[-1].record or lines(log)[-2].record
     assert record is not None
     assert (found["name"], found["by"], found["evidence"]) == ("m-4f2k", "minerwatch", record.id)
+    assert not record.owner_claimed
     assert harness.errors == []
 
 
