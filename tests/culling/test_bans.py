@@ -54,6 +54,7 @@ from tests.culling.harness import (
     FakeWatch,
     Harness,
     Open,
+    last,
     lines,
     put_pod,
     remembers,
