@@ -22,21 +22,28 @@ def _read(name):
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
+def _number(record, key):
+    """Return a number of a record; 0: none."""
+    found = record.get(key)
+    return found if isinstance(found, int | float) else 0
+
+
 def _notice(user):
     """Return the latest notice for a user; "": none. JupyterHub calls it for each page."""
     since, text = time.time() - _NOTICE_S, ""
     for each in _read("notices.json"):
-        if each.get("user") == getattr(user, "name", None) and each.get("at_unix_s", 0) > since:
-            since, text = each["at_unix_s"], each.get("text", "")
+        if each.get("user") == getattr(user, "name", None) and _number(each, "at_unix_s") > since:
+            since, text = _number(each, "at_unix_s"), str(each.get("text", ""))
     return text
 
 
 _now = time.time()
-_blocked = {
-    each["values"]["blocked_users"]
+_values = [
+    each["values"]
     for each in _read("bans.json")
-    if "blocked_users" in each.get("values", {}) and each.get("until_unix_s", 0) > _now
-}
+    if isinstance(each.get("values"), dict) and _number(each, "until_unix_s") > _now
+]
+_blocked = {each["blocked_users"] for each in _values if isinstance(each.get("blocked_users"), str)}
 c = get_config()  # noqa: F821 - of traitlets
 if _blocked:
     c.Authenticator.blocked_users.update(_blocked)

@@ -215,6 +215,7 @@ def action_notice(record: ActionRecord) -> Notice:
         pod=printable(record.pod, 256),
         container="",
         owner=printable(redacted(record.owner), 256),
+        owner_claimed=record.owner_claimed,
         abuse=record.abuse,
         action=str(record.action),
         outcome="dry run" if record.dry_run else str(record.outcome),

@@ -29,6 +29,7 @@ HISTORY = "/history"
 MAX_HOURS = 24 * 90
 
 _Name = Annotated[str, msgspec.Meta(max_length=4096)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 _Kind = TypeVar("_Kind")
 
 
@@ -75,7 +76,7 @@ class BanOrder(ReleaseOrder, frozen=True, forbid_unknown_fields=True):
     dry_run: bool = True
     reason: Annotated[str, msgspec.Meta(max_length=300)] = ""
     duration_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] | None = None
-    unflagged: dict[str, int | None] = {}  # name -> pods of it on other nodes that are not flagged
+    unflagged: dict[str, _Count | None] = {}  # name -> other nodes' pods, not flagged
 
 
 class LiftOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +103,7 @@ class SeenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SeenAnswer(msgspec.Struct, frozen=True):
     """Unflagged pods by name; None: not known."""
 
-    unflagged: dict[str, int | None]
+    unflagged: dict[str, _Count | None]
 
 
 class BansOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

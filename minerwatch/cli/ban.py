@@ -138,9 +138,15 @@ def _seen_elsewhere(source: AnySource, status: ContainerStatus) -> dict[str, int
     for node, answer in source.ordered_everywhere(orders.SEEN, order):
         if node == status.node:
             continue
-        if isinstance(answer, str):
-            click.echo(f"minerwatch: {printable(answer)}", err=True)
-        counts = {} if isinstance(answer, str) else orders.seen_answer(answer).unflagged
+        counts: dict[str, int | None] = {}
+        trouble = answer if isinstance(answer, str) else ""
+        if isinstance(answer, bytes):
+            try:
+                counts = orders.seen_answer(answer).unflagged
+            except OrderError as error:
+                trouble = f"node {node}: {error}"
+        if trouble:
+            click.echo(f"minerwatch: {printable(trouble)}", err=True)
         for name, before in total.items():
             here = counts.get(name)
             total[name] = None if before is None or here is None else before + here

@@ -120,7 +120,14 @@ class Owners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     profile: str = "jupyterhub"  # jupyterhub, binderhub, gitlab, github-arc, default
     sources: tuple[str, ...] = ()  # replaces the profile's; see below
-    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a hub or CI system makes pods there
+    platform_namespaces: tuple[Line, ...] = ()  # patterns: only a CI system makes pods there
+    hub_namespaces: tuple[Line, ...] = ()  # patterns: only culling's hub makes pods there
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for patterns that take every tenant's names for a platform's."""
+        for each in (*self.platform_namespaces, *self.hub_namespaces):
+            if not each.strip("*?"):
+                raise ValueError(f"{each!r} is every namespace: name those of the platform")
 
 
 class MetricLabels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

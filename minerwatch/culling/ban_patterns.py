@@ -25,6 +25,7 @@ _FORGES = {
     "gist.github.com": "GistRepoProvider",
     "gitlab.com": "GitLabRepoProvider",
 }
+SETTINGS = frozenset(f"{each}.banned_specs" for each in ("GitRepoProvider", *_FORGES.values()))
 _MAX_CHARS = 256  # a pattern is many times as long
 
 
@@ -72,8 +73,12 @@ def _either(text: str) -> str:
 
 
 def _character(char: str) -> str:
-    encoded = {
-        "".join(f"%{byte:02x}" for byte in variant.encode())
-        for variant in (char.lower(), char.upper())
-    }
-    return f"(?:{'|'.join([re.escape(char), *sorted(encoded)])})"
+    """Return a pattern for a character in either case, if it is ASCII.
+
+    Of others BinderHub sees the bytes, as characters of Latin-1: those after it are never seen, and
+    some would match ASCII.
+    """
+    variants = (char.lower(), char.upper()) if char.isascii() else (char,)
+    encoded = {"".join(f"%{byte:02x}" for byte in each.encode()) for each in variants}
+    literal = [re.escape(char)] if char <= "\xff" else []
+    return f"(?:{'|'.join([*literal, *sorted(encoded)])})"

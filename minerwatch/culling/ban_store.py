@@ -42,9 +42,10 @@ class StorePace:
     give_up_s: float = 30.0  # of a change, whatever the server asks for
 
 
-class _Object(msgspec.Struct):
+class _Object(msgspec.Struct, omit_defaults=True, rename={"binary_data": "binaryData"}):
     metadata: dict[str, Any]
     data: dict[str, str] | None = None
+    binary_data: dict[str, str] | None = None
 
 
 class BanStore:
@@ -120,10 +121,10 @@ class BanStore:
         data = dict(found.data or {}) if found else {}
         data[BANS] = msgspec.json.encode(records.bans).decode()
         data[NOTICES] = msgspec.json.encode(records.notices).decode()
-        if sum(len(text) for text in data.values()) > _MAX_DATA_BYTES:
+        if sum(len(text.encode()) for text in data.values()) > _MAX_DATA_BYTES:
             raise ApiError("server", f"{self._place()}: it is full: release some bans", status=413)
-        metadata = found.metadata if found else {"namespace": namespace, "name": name}
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+        whole = found or _Object({"namespace": namespace, "name": name})
+        body = {"apiVersion": "v1", "kind": "ConfigMap", **msgspec.to_builtins(whole), "data": data}
         method, where = ("PUT", path) if found else ("POST", collection)
         self._cluster.call(
             method, where, body=msgspec.json.encode(body), timeout_s=self._answer_s(until_s)

@@ -39,6 +39,7 @@ from minerwatch.format import rfc3339
 from minerwatch.kube.client import one_line
 from minerwatch.model import Abuse, Action, Attribution, BanKind, Finding, public_finding
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 _AGENT = "minerwatch"
 _MAX_TITLES = 5
@@ -86,7 +87,7 @@ class Banning:
         now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
         server = decision.server
         notice = Notice(server.user, server.name, now_s, text, decision.pod_uid)
-        self._opened().update(lambda records: records.current(now_s).with_notice(notice))
+        self._opened().update(lambda records: records.kept(now_s).with_notice(notice))
 
     def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
         if not self._settings.after_cull or decision.action is Action.LABEL:
@@ -100,7 +101,7 @@ class Banning:
         ]
         for each in found:
             if each.objections:
-                name = printable(each.attribution.name, 256)
+                name = printable(redacted(each.attribution.name), 256)
                 self.context.log.info("not banned", name=name, reasons=list(each.objections))
         self._add(added, dry_run=False)
 
@@ -220,7 +221,7 @@ class Banning:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
             there = elsewhere.get(each.name)
             known = here is not None and there is not None
-            seen[each.name] = Sighting((here or 0) + (there or 0) if known else None)
+            seen[each] = Sighting((here or 0) + (there or 0) if known else None)
         return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(
@@ -256,26 +257,32 @@ class Banning:
             return
 
         def with_added(records: HubRecords) -> HubRecords:
-            current = records.current(self._now_s)
             if why := budget_objection(records, added, self._settings, self._now_s):
                 raise OverBudgetError(why)
-            return current.with_bans(added)
+            return records.kept(self._now_s).with_bans(added)
 
         if dry_run:
             with_added(store.read())
             return
         if not self._write("ban", added, added[0].by, evidence):
             raise OrderError(f"no evidence could be kept: {self.history.trouble}")
-        store.update(with_added)
+        try:
+            store.update(with_added)
+        except MinerwatchError as error:
+            self._write("ban-failed", added, added[0].by, why=one_line(error))
+            raise
 
     def _write(
-        self, kind: str, bans: Sequence[Ban], by: str, evidence: bytes | None = None
+        self, kind: str, bans: Sequence[Ban], by: str, evidence: bytes | None = None, why: str = ""
     ) -> bool:
         raw = msgspec.Raw(evidence or b"null")
         for each in bans:
             self.context.log.info(kind, what=ban_text(each), by=by, evidence=each.evidence)
         return self.history.write(
-            kind, message=f"by {by}", bans=msgspec.to_builtins(bans), evidence=raw
+            kind,
+            message=f"by {by}: {why}" if why else f"by {by}",
+            bans=msgspec.to_builtins(bans),
+            evidence=raw,
         )
 
     def _notice_text(self, findings: Iterable[Finding], record: ActionRecord) -> str:

@@ -7,9 +7,16 @@ as often as a person's: it is never banned while others used it without being fl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 import msgspec
 
@@ -18,8 +25,10 @@ from minerwatch.config.schema import Culling
 from minerwatch.culling.ban_patterns import banned_specs
 from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.culling.proof import is_tenants_own
+from minerwatch.kube.attributions import HUB_USER
 from minerwatch.model import Attribution, BanKind, OwnerKind, Pod
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 DAY_S = 86400.0
 MAX_BANS = 500
@@ -29,6 +38,7 @@ SEEN_S = 7 * DAY_S
 """Unflagged users of an address in this time protect it."""
 
 BLOCKED_USERS, BAN_NETWORKS = "blocked_users", "ban_networks"
+_GLOBAL_UNICAST = ip_network("2000::/3")
 _MAX_NAME_CHARS = 512
 _KINDS = {
     OwnerKind.USER: BanKind.USER,
@@ -40,10 +50,13 @@ _NOT_AGAINST_A_BAN = frozenset(
         *(Reason.OUTSIDE_HOURS, Reason.TOO_YOUNG, Reason.POD_ENDING, Reason.ACTION_PENDING),
         *(Reason.TOO_SOON, Reason.NO_LADDER, Reason.OBSERVE_ONLY, Reason.NOT_HERE),
         *(Reason.NO_PROCESS, Reason.ALREADY_DONE, Reason.NODE_BUDGET_SPENT),
-        *(Reason.CLUSTER_BUDGET_UNKNOWN, Reason.CLUSTER_BUDGET_SPENT),
+        Reason.CLUSTER_BUDGET_SPENT,
     )
 )
-"""They concern the pod, or the budget of actions: bans have one of their own."""
+"""They concern the pod, or the budget of actions: bans have one of their own.
+
+Where the budget is unknown, so is the API server's time, and with it which bans have expired.
+"""
 
 
 def with_claims(
@@ -95,6 +108,13 @@ class HubRecords(msgspec.Struct, frozen=True):
             tuple(each for each in self.bans if each.until_unix_s > unix_s),
             tuple(each for each in self.notices if each.at_unix_s > unix_s - NOTICE_S),
         )
+
+    def kept(self, unix_s: float) -> HubRecords:
+        """Return what is in force, and the bans of the last day, which the budget counts."""
+        bans = (
+            each for each in self.bans if max(each.until_unix_s, each.at_unix_s + DAY_S) > unix_s
+        )
+        return HubRecords(tuple(bans), self.current(unix_s).notices)
 
     def with_notice(self, notice: Notice) -> HubRecords:
         """Return the records with ``notice`` in place of an earlier one about the same server."""
@@ -150,18 +170,18 @@ def proof_objections(decision: Decision) -> tuple[Objection, ...]:
 
 def candidates(
     owners: Sequence[Attribution],
-    seen: dict[str, Sighting],
+    seen: Mapping[Attribution, Sighting],
     kinds: Iterable[BanKind],
     *,
     by_hand: bool,
 ) -> Iterator[Candidate]:
-    """Yield the names of ``kinds`` among ``owners``; ``seen``: other pods, by name."""
+    """Yield the names of ``kinds`` among ``owners``; ``seen``: other pods of each."""
     wanted = frozenset(kinds)
     for each in owners:
         kind = _KINDS.get(each.kind)
         if kind in wanted and kind is not None:
             values, problem = _values(kind, each.name)
-            sighting = seen.get(each.name, Sighting())
+            sighting = seen.get(each, Sighting())
             reasons = [*([problem] if problem else [])]
             reasons += _objections(kind, each, sighting, by_hand=by_hand)
             yield Candidate(kind, each, values, sighting.unflagged, tuple(reasons))
@@ -189,9 +209,14 @@ def network(text: str) -> IPv4Network | IPv6Network | None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     address = mapped or address
-    if not address.is_global or address.is_multicast:
+    if not address.is_global or address.is_multicast or _is_translated(address):
         return None
     return ip_network((address, 32 if address.version == 4 else 64), strict=False)
+
+
+def _is_translated(address: IPv4Address | IPv6Address) -> bool:
+    """Return True for an address of IPv4 in one of IPv6: a /64 of those is all of IPv4."""
+    return isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST
 
 
 def sighting_name(kind: OwnerKind, name: str) -> str:
@@ -222,7 +247,9 @@ def _objections(
     kind: BanKind, each: Attribution, sighting: Sighting, *, by_hand: bool
 ) -> Iterator[str]:
     if each.is_claim:
-        yield f"a tenant may have chosen it ({each.source}): see owners.platform_namespaces"
+        yield f"a tenant may have chosen it ({each.source}): see owners.hub_namespaces"
+    if each.source == f"label {HUB_USER}":
+        yield "a label has an escaped form of the name"
     if kind is BanKind.USER or (kind is BanKind.REPOSITORY and by_hand):
         return
     if not by_hand:
@@ -235,4 +262,4 @@ def _objections(
 
 def ban_text(ban: Ban) -> str:
     """Return what is banned, for a log."""
-    return printable(f"{ban.kind} {ban.name}", 600)
+    return printable(f"{ban.kind} {redacted(ban.name)}", 600)

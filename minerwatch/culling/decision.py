@@ -9,6 +9,7 @@ from minerwatch.culling.records import Case, DecisionLine
 from minerwatch.kube.attributions import HubServer
 from minerwatch.model import Action, ContainerKey, ProcessId
 from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.redaction import redacted
 
 
 class Reason(StrEnum):
@@ -105,6 +106,7 @@ class Decision:
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # what is proven, else the verdict's; "": there are no findings
     server: HubServer | None = None  # for stop-server: a precondition
+    owner_claimed: bool = False  # a tenant may have chosen the owner's name
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
@@ -129,7 +131,7 @@ def decision_line(case: Case, decision: Decision) -> DecisionLine:
         pod=printable(decision.pod, 256),
         container=container_name(case),
         pod_uid=decision.pod_uid,
-        owner=printable(decision.owner, 256),
+        owner=printable(redacted(decision.owner), 256),
         score=case.verdict.score,
         level=case.verdict.level.label,
         proposed=decision.proposed.value,

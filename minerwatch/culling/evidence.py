@@ -79,7 +79,7 @@ class EvidenceWriter:
             node=record.node,
             namespace=printable(record.namespace, 256),
             pod=printable(record.pod, 256),
-            owner=printable(record.owner, 256),
+            owner=printable(redacted(record.owner), 256),
             action=record.action.value,
             dry_run=record.dry_run,
             record=record.id,
@@ -166,7 +166,7 @@ def bundle(
             "cpu_hours": round(observation.cpu_s / 3600, 4),
             "process_count": observation.process_count,
         },
-        "pod": _pod(case),
+        "pod": _pod(case, most),
         "processes": [
             {**each, **({"command_line": _command(load)} if command_lines else {})}
             for each, load in _processes(observation.processes[:most], set(culprits), digests)
@@ -203,10 +203,11 @@ def _finding(finding: Finding, boot_unix_s: float) -> dict[str, object]:
     }
 
 
-def _pod(case: Case) -> dict[str, object] | None:
+def _pod(case: Case, most: int) -> dict[str, object] | None:
     pod, owner = case.pod, case.owner
     if pod is None:
         return None
+    judged = (case.carrier or case.container).container_id
     return {
         "namespace": pod.namespace,
         "name": pod.name,
@@ -222,14 +223,17 @@ def _pod(case: Case) -> dict[str, object] | None:
                 "source": _name(each.source),
                 "claimed": each.is_claim,
             }
-            for each in case.owners
+            for each in case.owners[:most]
         ],
         "service_account": _name(pod.service_account),
-        "owner_references": [f"{each.kind}/{each.name}" for each in pod.owners],
-        "labels": {_name(key): _name(value) for key, value in [*pod.labels.items()][:_MAX_LABELS]},
+        "owner_references": [_name(f"{each.kind}/{each.name}") for each in pod.owners[:most]],
+        "labels": {
+            _name(key): _name(value)
+            for key, value in [*pod.labels.items()][: min(most, _MAX_LABELS)]
+        },
         "images": [
             {"name": each.name, "image": _name(each.image), "digest": each.image_digest}
-            for each in pod.containers
+            for each in sorted(pod.containers, key=lambda one: one.container_id != judged)[:most]
         ],
     }
 

@@ -322,4 +322,5 @@ def _record(decision: Decision, outcome: Outcome, now: Moment) -> ActionRecord:
         rules=decision.rules,
         counted_as=decision.counted_as,
         abuse=decision.abuse,
+        owner_claimed=decision.owner_claimed,
     )

@@ -10,12 +10,11 @@ An agent with culling disabled does not import this module.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -24,9 +23,7 @@ from minerwatch.config.hub import Hub
 from minerwatch.culling.pod_actions import ANSWER_S, HubRequest
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Reason, one_line
-
-if TYPE_CHECKING:
-    from urllib3.response import BaseHTTPResponse
+from minerwatch.report.one_request import FAILURES, send
 
 _Kind = TypeVar("_Kind")
 
@@ -37,7 +34,6 @@ _PERMITTED = frozenset((READ, STOP, "read:users:name"))
 _MAX_ANSWER_BYTES = 4 << 20
 """A user chooses the options of a server, which the answer has in it."""
 
-_PIECE_BYTES = 64 << 10
 _MAX_TOKEN_BYTES = 4096
 _CLOCK_SKEW_S = 60.0
 _MAX_SHOWN = 5
@@ -108,45 +104,22 @@ class HubApi:
             raise _refused(HTTPStatus.FORBIDDEN, one_line(text))
 
     def _call(self, method: str, path: str) -> bytes:
-        import urllib3
-        from urllib3.exceptions import HTTPError
-        from urllib3.exceptions import TimeoutError as NoAnswerInTime
-
         settings = self._settings()
-        until_s = time.monotonic() + self.answer_s
-        pool = urllib3.PoolManager(
-            num_pools=1, ca_certs=settings.ca or None, cert_reqs="CERT_REQUIRED", retries=False
-        )
         try:
-            response = pool.request(
-                method, settings.url.rstrip("/") + path, headers=_headers(settings),
-                timeout=self.answer_s, redirect=False, preload_content=False,
+            answer = send(
+                method, settings.url.rstrip("/") + path, _headers(settings),
+                ca=settings.ca, answer_s=self.answer_s, max_bytes=_MAX_ANSWER_BYTES + 1,
             )  # fmt: skip
-            try:
-                body, status = _read(response, until_s), response.status
-            finally:
-                response.close()
-        except (NoAnswerInTime, TimeoutError) as error:
+        except TimeoutError as error:
             raise _lost("timeout", error) from None
-        except (HTTPError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise _lost("connection", error) from None
-        finally:
-            pool.clear()
-        if len(body) > _MAX_ANSWER_BYTES:
+        if len(answer.body) > _MAX_ANSWER_BYTES:
             raise ApiError("garbage", f"{method} {path}: the hub's answer is too long")
-        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-            return body
-        raise _refused(status, f"{method} {path}: {_explained(status, body)}")
-
-
-def _read(response: BaseHTTPResponse, until_s: float) -> bytes:
-    """Return the answer's body, or more than is allowed of it; a hub that trickles is too late."""
-    body = b""
-    while len(body) <= _MAX_ANSWER_BYTES and (piece := response.read1(_PIECE_BYTES)):
-        body += piece
-        if time.monotonic() > until_s:
-            raise TimeoutError
-    return body
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return answer.body
+        why = _explained(answer.status, answer.body)
+        raise _refused(answer.status, f"{method} {path}: {why}")
 
 
 def _headers(settings: Hub) -> Mapping[str, str]:

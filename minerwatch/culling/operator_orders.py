@@ -57,6 +57,8 @@ class OperatorOrders:
     def ban(self, order: BanOrder) -> BanAnswer:
         """Ban the names behind a container's pod. Raises TargetError, OrderError."""
         observation = self._target(order)
+        if self.context.has_budget:
+            self.budget.refresh()
         case = self.cases.checked_case(observation)
         return self.banning.ban(case, self.history.decide(case), order)
 

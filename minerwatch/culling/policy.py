@@ -161,6 +161,7 @@ class _Evaluation:
             counted_as=counted_as(case.container, pod, case.owner, self.settings),
             abuse=self.proof.abuse.value if self.proof.abuse else "",
             server=self._server,
+            owner_claimed=_is_owner_claimed(case),
         )
 
     @property
@@ -413,6 +414,11 @@ class _Evaluation:
 def claims_protection(pod: Pod) -> bool:
     """Return True if the pod claims a protected controller or priority."""
     return _controller_kind(pod) == "DaemonSet" or _has_critical_priority(pod)
+
+
+def _is_owner_claimed(case: Case) -> bool:
+    name = case.owner.name if case.owner else ""
+    return {each.is_claim for each in case.owners if each.name == name} == {True}
 
 
 def _controller_kind(pod: Pod) -> str:

@@ -154,6 +154,7 @@ class ActionRecord(msgspec.Struct, frozen=True):
     rules: tuple[str, ...] = ()  # ids of the rules that are the proof
     counted_as: str = ""  # the owner that the circuit breaker counts
     abuse: str = ""  # that was proven; "": by an earlier agent
+    owner_claimed: bool = False  # a tenant may have chosen the owner's name
 
 
 def action_line_of(record: ActionRecord, node: str, at: str) -> ActionLine:

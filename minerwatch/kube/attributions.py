@@ -2,7 +2,9 @@
 
 Labels, annotations and variables are written by a pod's creator. Where that is a platform (a hub, a
 CI runner) and tenants cannot create pods, the names are the platform's; everywhere else they are
-claims. An operator lists the first kind of namespaces in ``owners.platform_namespaces``.
+claims. An operator lists such namespaces: the hub's in ``owners.hub_namespaces``, those of CI
+systems in ``owners.platform_namespaces``. A job writes a hub's annotation on its own pod, and
+another hub has another user of the same name, so a hub's names count in its own namespaces only.
 
 Names as in the sources of the platforms:
 
@@ -47,7 +49,9 @@ class _Author(Enum):
     """The author of a name where the platform creates the pod."""
 
     PLATFORM = auto()
-    BINDER = auto()  # the platform, unless users log in: only trusted with its profile
+    HUB = auto()
+    BINDER = auto()  # the hub, unless users log in: only trusted with its profile
+    CONFIGURED = auto()  # any platform
     JOB = auto()  # the job may overwrite it
 
 
@@ -71,12 +75,12 @@ def _variable(key: str) -> Source:
 
 
 _ROWS: tuple[_Row, ...] = (
-    _Row(OwnerKind.USER, _annotation(HUB_USER)),
-    _Row(OwnerKind.USER, _label(HUB_USER), is_fallback=True),
-    _Row(OwnerKind.SERVER, _annotation(HUB_SERVER)),
-    _Row(OwnerKind.SERVER, _label(HUB_SERVER), is_fallback=True),
+    _Row(OwnerKind.USER, _annotation(HUB_USER), _Author.HUB),
+    _Row(OwnerKind.USER, _label(HUB_USER), _Author.HUB, is_fallback=True),
+    _Row(OwnerKind.SERVER, _annotation(HUB_SERVER), _Author.HUB),
+    _Row(OwnerKind.SERVER, _label(HUB_SERVER), _Author.HUB, is_fallback=True),
     _Row(OwnerKind.REPOSITORY, _variable("BINDER_REPO_URL"), _Author.BINDER),
-    _Row(OwnerKind.REPOSITORY, _annotation(_BUILD_REPOSITORY)),
+    _Row(OwnerKind.REPOSITORY, _annotation(_BUILD_REPOSITORY), _Author.HUB),
     _Row(OwnerKind.REF, _variable("BINDER_REF_URL"), _Author.BINDER),
     _Row(OwnerKind.CLIENT, _variable("BINDER_CLIENT_IP"), _Author.BINDER),
     _Row(OwnerKind.LAUNCH_HOST, _variable("BINDER_LAUNCH_HOST"), _Author.BINDER),
@@ -106,14 +110,19 @@ _KNOWN = frozenset(row.source for row in _ROWS)
 class Trust:
     """The names that tenants cannot choose, by the operator's configuration."""
 
-    namespaces: tuple[str, ...] = ()  # patterns: only a platform creates pods there
+    namespaces: tuple[str, ...] = ()  # patterns: only a CI system creates pods there
+    hubs: tuple[str, ...] = ()  # patterns: only the hub creates pods there
     binder: bool = False  # BinderHub's variables are its own
 
     def is_claim(self, pod: Pod, author: _Author) -> bool:
         """Return True if a tenant may have chosen a name on ``pod``."""
         if author is _Author.JOB or (author is _Author.BINDER and not self.binder):
             return True
-        return not any(fnmatchcase(pod.namespace, pattern) for pattern in self.namespaces)
+        patterns = {
+            _Author.PLATFORM: self.namespaces,
+            _Author.CONFIGURED: (*self.namespaces, *self.hubs),
+        }.get(author, self.hubs)
+        return not any(fnmatchcase(pod.namespace, pattern) for pattern in patterns)
 
 
 NO_TRUST = Trust()
@@ -156,7 +165,7 @@ def of_build(
     if pod.labels.get(_COMPONENT) not in _ENGINES_OF_BUILDS or _controller_kind(pod) != "DaemonSet":
         return
     builds = {
-        each.annotations[_BUILD_REPOSITORY]: each
+        owners.without_credentials(each.annotations[_BUILD_REPOSITORY]): each
         for each in pods()
         if each.namespace == pod.namespace
         and each.phase in ("Running", "Pending")
@@ -166,7 +175,7 @@ def of_build(
         source = "the build on this node"
         if len(builds) > 1:
             source = f"one of {len(builds)} builds on this node"
-        is_claim = len(builds) > 1 or trust.is_claim(build, _Author.PLATFORM)
+        is_claim = len(builds) > 1 or trust.is_claim(build, _Author.HUB)
         yield Attribution(OwnerKind.BUILD, repository, source, is_claim)
 
 
@@ -212,7 +221,7 @@ def _of_configured(pod: Pod, asked: Iterable[Source], trust: Trust) -> Iterator[
         yield Attribution(OwnerKind.CONTROLLER, controller, str(reference))
     for source in asked:
         if source.kind.has_key and source not in _KNOWN and (name := owners.value_of(pod, source)):
-            is_claim = trust.is_claim(pod, _Author.PLATFORM)
+            is_claim = trust.is_claim(pod, _Author.CONFIGURED)
             yield Attribution(OwnerKind.CONFIGURED, name, str(source), is_claim)
 
 

@@ -61,7 +61,9 @@ class ClusterNode:
         """Connects and begins to follow. Raises ClusterError, or ConfigError for ``owners``."""
         self._asked = owners.sources(config.owners.profile, config.owners.sources)
         self._trust = attributions.Trust(
-            config.owners.platform_namespaces, binder=config.owners.profile == "binderhub"
+            config.owners.platform_namespaces,
+            config.owners.hub_namespaces,
+            binder=config.owners.profile == "binderhub",
         )
         self._node = node
         self.cluster = opened_cluster(config.kubernetes)

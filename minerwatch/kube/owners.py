@@ -25,6 +25,7 @@ TEMPLATE_HASH_LABEL = "pod-template-hash"
 """A Deployment names its ReplicaSets after itself and this label's value."""
 
 _JOB_OF_CRON_JOB = re.compile(r"(.+)-([0-9]{8}|[0-9]{10})")
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")
 _LATEST_START_S = 7 * 86400.0
 _CLOCK_SKEW_S = 300.0
 
@@ -128,7 +129,12 @@ def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
 
 def value_of(pod: Pod, source: Source) -> str:
     """Return the name that ``source`` has for ``pod``; "": none."""
-    return _NAMES[source.kind](pod, source.key).strip()
+    return without_credentials(_NAMES[source.kind](pod, source.key).strip())
+
+
+def without_credentials(name: str) -> str:
+    """Return the name, if it is an address without the user and the password in it."""
+    return _CREDENTIALS.sub("", name, count=1)
 
 
 def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:

@@ -80,7 +80,10 @@ def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -
     configuration = cluster.client.configuration
     url = f"ws{cluster.server.removeprefix('http')}{path}?{urlencode(query)}"
     headers = {**credentials(configuration), "sec-websocket-protocol": _SUBPROTOCOLS}
-    options = {"header": [f"{name}: {value}" for name, value in headers.items()]}
+    options: dict[str, Any] = {
+        "header": [f"{name}: {value}" for name, value in headers.items()],
+        "redirect_limit": 0,  # the server that it leads to would get the token
+    }
     try:
         tls: dict[str, Any] = {}
         if url.startswith("wss://"):

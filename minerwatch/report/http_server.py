@@ -36,6 +36,7 @@ from minerwatch.report.tls import TlsEndpoint
 from minerwatch.worker import Worker
 
 _MAX_BODY_BYTES = 16 << 10
+_MIN_PER_S = 2
 _POLL_S = 0.2
 _THREAD_FREED_S = 0.5  # for a thread whose connection was closed to end
 _OUT_OF_FILES_PAUSE_S = 0.1
@@ -51,7 +52,6 @@ _REFUSALS = {
     HTTPStatus.SERVICE_UNAVAILABLE: b"the API server did not review the token\n",
 }
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -78,7 +78,8 @@ class Limits:
     deadline_s: float = 10.0  # from the connection to the last byte of the response
     connections: int = 32
     connections_of_one: int = 32  # client: an address, on loopback a user
-    connections_per_s: int = 50  # of one client
+    connections_per_s: int = 50  # of one client,
+    connections_per_s_of_all: int = 100  # beyond which each client has _MIN_PER_S: TLS is costly
     private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
     private_wait_s: float = 5.0  # for one of these places
 
@@ -317,8 +318,11 @@ class Listener(ThreadingMixIn, TCPServer):
         second, address = int(time.monotonic()), client_address[0]
         if second != self._second:
             self._second, self._opened = second, Counter()
-        self._opened[address] += 1
-        is_allowed = self._opened[address] <= self._limits.connections_per_s
+        for each in (address, ""):  # and in all
+            self._opened[each] += 1
+        is_flood = self._opened[""] > self._limits.connections_per_s_of_all
+        most = _MIN_PER_S if is_flood else self._limits.connections_per_s
+        is_allowed = self._opened[address] <= most
         if not is_allowed:
             self.count("too often")
         return is_allowed

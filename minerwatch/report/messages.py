@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.api.types import ContainerStatus, FindingStatus
+from minerwatch.api.types import ContainerStatus, FindingStatus, OwnerStatus
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import counted, one_decimal
 from minerwatch.model import Level, MessageFormat
@@ -49,6 +49,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     pod: str
     container: str
     owner: str
+    owner_claimed: bool = False  # a tenant may have chosen the owner's name
     container_id: str = ""
     image: str = ""
     level: str = ""
@@ -114,6 +115,7 @@ def notice(
         container_id=_name(status.container_id),
         image=_name(redacted(status.image)),
         owner=_name(redacted(status.owner)),
+        owner_claimed=is_claimed(status.owner, status.owners),
         level=level or status.level,
         abuse=abuse,
         score=status.abuses.get(abuse, status.score),
@@ -127,6 +129,11 @@ def notice(
         if command_lines
         else (),
     )
+
+
+def is_claimed(owner: str, names: Iterable[OwnerStatus]) -> bool:
+    """Return True if ``owner`` is a name that a tenant may have chosen."""
+    return {each.claimed for each in names if each.name == owner} == {True}
 
 
 def _name(text: str) -> str:
@@ -206,6 +213,7 @@ def _falco(batch: Batch) -> dict[str, Any]:
             "container.id": said.container_id,
             "container.image.repository": said.image,
             "minerwatch.owner": said.owner,
+            "minerwatch.owner_claimed": said.owner_claimed,
             "minerwatch.score": said.score,
             "minerwatch.cpu_cores": said.cpu_cores,
             "minerwatch.reasons": "; ".join(said.reasons),
@@ -254,7 +262,8 @@ def _left_out(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
 
 def _sentence(said: Notice, code: Callable[[str], str]) -> str:
     place = code(said.place)
-    owner = f", owner {code(said.owner)}" if said.owner else ""
+    claimed = " (claimed)" if said.owner_claimed else ""
+    owner = f", owner {code(said.owner)}{claimed}" if said.owner else ""
     where = f"{place} on node {code(said.node)}{owner}"
     if said.event == "cleared":
         return f"CLEAR again{f', no more {said.abuse}' if said.abuse else ''}: {where}"

@@ -8,19 +8,17 @@ addresses are secrets.
 from __future__ import annotations
 
 import random
-import socket
 import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from threading import Condition, Event, Timer
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from threading import Condition, Event
+from urllib.parse import urlsplit
 
 from minerwatch import __version__
 from minerwatch.api.types import ContainerStatus
@@ -31,6 +29,7 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
 from minerwatch.model import Abuse, AnnouncedLevel, ContainerKey, Level, Verdict
 from minerwatch.report.messages import ACTION, Batch, Notice, bodies, in_turn, notice
+from minerwatch.report.one_request import FAILURES, send
 from minerwatch.worker import Worker
 
 DROPPED = "dropped"
@@ -297,73 +296,18 @@ class Notifier:
 def post(settings: Webhook, body: bytes, answer_s: float) -> None:
     """Send one request; all of it within ``answer_s``. Raises NotSentError."""
     url, headers = _address(settings)
-    parts = urlsplit(url)
-    is_late = Event()
-    connection: socket.socket | None = None
-
-    def hang_up() -> None:
-        is_late.set()
-        if connection is not None:
-            with suppress(OSError):
-                # not SSLSocket.shutdown: it takes the TLS state from the thread that uses it
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    deadline = Timer(answer_s, hang_up)
-    deadline.daemon = True
-    deadline.start()
     try:
-        connection = _connected(parts, settings.ca, answer_s)
-        with connection:
-            status, after = _answer(connection, parts, headers, body, is_late)
-    except (HTTPException, OSError, ValueError) as error:
-        if is_late.is_set() or isinstance(error, TimeoutError):
-            text = f"no answer within {answer_s:g} s"
-            raise NotSentError("timeout", text, retry_s=0) from None
-        if isinstance(error, ssl.SSLError):
-            text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
-            raise NotSentError("tls", text, retry_s=0) from None
+        answer = send("POST", url, headers, body, ca=settings.ca, answer_s=answer_s)
+    except TimeoutError:
+        text = f"no answer within {answer_s:g} s"
+        raise NotSentError("timeout", text, retry_s=0) from None
+    except ssl.SSLError as error:
+        text = f"its certificate cannot be verified: set ca ({type(error).__name__})"
+        raise NotSentError("tls", text, retry_s=0) from None
+    except FAILURES as error:
         text = f"it cannot be reached ({type(error).__name__})"  # not the error's text: the address
         raise NotSentError("unreachable", text, retry_s=0) from None
-    finally:
-        deadline.cancel()
-    _check(status, after)
-
-
-def _connected(parts: SplitResult, ca: str, timeout_s: float) -> socket.socket:
-    """Return a connection before its TLS handshake. Raises OSError, ValueError."""
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    connection = socket.create_connection((host, port), timeout_s)
-    if parts.scheme == "http":
-        return connection
-    with ExitStack() as opened:
-        opened.enter_context(connection)
-        context = ssl.create_default_context(cafile=ca or None)
-        wrapped = context.wrap_socket(
-            connection, server_hostname=host, do_handshake_on_connect=False
-        )
-        opened.pop_all()
-    return wrapped
-
-
-def _answer(
-    connection: socket.socket,
-    parts: SplitResult,
-    headers: Mapping[str, str],
-    body: bytes,
-    is_late: Event,
-) -> tuple[int, str]:
-    """Send the request; return status and ``Retry-After`` of the answer, without its body."""
-    if is_late.is_set():  # before there was a connection to end
-        raise TimeoutError
-    if isinstance(connection, ssl.SSLSocket):
-        connection.do_handshake()
-    client = HTTPConnection(parts.hostname or "", parts.port)
-    client.sock = connection
-    target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
-    client.request("POST", target, body, dict(headers))
-    response = client.getresponse()
-    return response.status, response.headers.get("Retry-After", "")
+    _check(answer.status, answer.retry_after)
 
 
 def _check(status: int, after: str) -> None:

@@ -1,15 +1,20 @@
-"""Bans as text, and as configuration of a hub and of the network. Pure."""
+"""Bans as text, and as configuration of a hub and of the network. Pure.
+
+They are an agent's answer, so configuration has known settings and single addresses only.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_network
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 import yaml
 
 from minerwatch.api.types import BanAnswer, BanStatus, LiftAnswer
+from minerwatch.culling.ban_patterns import SETTINGS
 from minerwatch.format import counted
 from minerwatch.model import BanKind
 from minerwatch.untrusted_text.display import printable
@@ -33,8 +38,11 @@ def ban_text(answer: BanAnswer) -> str:
             lines.append(f"Not {_named(each)}:")
             lines += [f"  - {printable(reason)}" for reason in each.objections]
         else:
-            lines.append(f"{verb} {_named(each)}, until {each.until}")
-            lines += [f"    {key}: {printable(value)}" for key, value in each.values.items()]
+            lines.append(f"{verb} {_named(each)}, until {printable(each.until, 64)}")
+            lines += [
+                f"    {printable(key, 64)}: {printable(value)}"
+                for key, value in each.values.items()
+            ]
             if each.kind == BanKind.REPOSITORY:
                 others = "unknown how many" if each.unflagged is None else f"{each.unflagged:,}"
                 lines.append(f"    other sessions of it in seven days, not flagged: {others}")
@@ -59,7 +67,7 @@ def list_text(bans: Sequence[BanStatus]) -> str:
     if not bans:
         return "There are no bans.\n"
     return "".join(
-        f"{_named(each)}, until {each.until}, by {printable(each.by, 64)}\n"
+        f"{_named(each)}, until {printable(each.until, 64)}, by {printable(each.by, 64)}\n"
         f"    {printable(each.reason, 300)}; evidence {printable(each.evidence, 64)} on node"
         f" {printable(each.node, 64)}\n"
         for each in bans
@@ -68,18 +76,20 @@ def list_text(bans: Sequence[BanStatus]) -> str:
 
 def plain(bans: Iterable[BanStatus]) -> str:
     """Return a line for each ban: kind, blank, name."""
-    return "".join(f"{each.kind} {printable(each.name, 600)}\n" for each in bans)
+    return "".join(f"{printable(each.kind, 16)} {printable(each.name, 600)}\n" for each in bans)
 
 
-def binderhub(bans: Iterable[BanStatus]) -> str:
+def binderhub(bans: Sequence[BanStatus]) -> str:
     """Return lines for binderhub_config.py."""
     found = _by_setting(bans)
+    networks = set(map(str, _networks(bans)))
     lines = ["# Bans by minerwatch. BinderHub reads them when it starts."]
     for setting, values in sorted(found.items()):
-        if setting.endswith(".banned_specs"):
+        if setting in SETTINGS:
             lines.append(f"c.{setting}.extend({_python(list(values))})")
-    if networks := found.get("ban_networks"):
-        lines.append(f"c.BinderHub.ban_networks.update({_python(networks)})")
+    banned = {each: why for each, why in found["ban_networks"].items() if each in networks}
+    if banned:
+        lines.append(f"c.BinderHub.ban_networks.update({_python(banned)})")
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +102,7 @@ def jupyterhub(bans: Iterable[BanStatus]) -> str:
 
 def network_policy(bans: Iterable[BanStatus]) -> str:
     """Return a NetworkPolicy that admits all addresses but the banned ones."""
-    networks = [ip_network(each) for each in sorted(_by_setting(bans).get("ban_networks", {}))]
+    networks = _networks(bans)
     blocks = [
         {"ipBlock": {"cidr": everything, "except": except_}}
         if (except_ := [str(each) for each in networks if each.version == version])
@@ -119,13 +129,11 @@ def network_policy(bans: Iterable[BanStatus]) -> str:
 def ipset(bans: Iterable[BanStatus]) -> str:
     """Return input for `ipset restore`."""
     lines = []
-    networks = sorted(_by_setting(bans).get("ban_networks", {}))
+    networks = _networks(bans)
     for family, version in (("inet", 4), ("inet6", 6)):
         name = f"minerwatch-{family}"
         lines += [f"create {name} hash:net family {family} -exist", f"flush {name}"]
-        lines += [
-            f"add {name} {each} -exist" for each in networks if ip_network(each).version == version
-        ]
+        lines += [f"add {name} {each} -exist" for each in networks if each.version == version]
     return "\n".join(lines) + "\n"
 
 
@@ -147,6 +155,15 @@ def _by_setting(bans: Iterable[BanStatus]) -> dict[str, dict[str, str]]:
         for setting, value in each.values.items():
             found[setting][value] = f"minerwatch {each.evidence}"
     return found
+
+
+def _networks(bans: Iterable[BanStatus]) -> list[IPv4Network | IPv6Network]:
+    """Return the networks to ban: those of one address, or of one /64."""
+    found = []
+    for each in sorted(_by_setting(bans)["ban_networks"]):
+        with suppress(ValueError):
+            found.append(ip_network(each))
+    return [each for each in found if each.prefixlen >= (32 if each.version == 4 else 64)]
 
 
 def _python(value: object) -> str:

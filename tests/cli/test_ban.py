@@ -18,7 +18,12 @@ from minerwatch.cli.main import cli
 from minerwatch.report.http_server import Answer, Posts
 from minerwatch.report.socket_listener import SocketListener
 from minerwatch.view.ban_text import FORMATS
+from tests.cli.test_cull import api, far, put_agent
+from tests.kube.api_server import ApiServer
+from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER
+
+__all__ = ["api", "far"]
 
 OWNERS = (
     OwnerStatus("environment BINDER_REPO_URL", "https://github.com/a/b", "repository"),
@@ -150,3 +155,18 @@ def test_hostile_names_are_escaped(agent: Agent, typed: Typed) -> None:
         shown = typed("ban", "--list", "--format", form).stdout
         assert "\x1b" not in shown
         assert "\nx" not in shown
+
+
+@pytest.mark.parametrize("lie", [b'{"unflagged": {"8.8.8.8": -5}}', b"{", b'{"unflagged": []}'])
+def test_a_node_that_lies_hides_no_users_of_an_address(
+    api: ApiServer, far: Typed, lie: bytes
+) -> None:
+    """Root on one node must not have an address banned that others use, nor prevent all bans."""
+    seen = b'{"unflagged": {"8.8.8.8": 5, "https://github.com/a/b": 0}}'
+    put_agent(api, MINER.node, STATUS)
+    for node, answer in (("node-8", seen), ("node-9", lie)):
+        put_agent(api, node)
+        api.runs("minerwatch", f"minerwatch-{node}", Printing(answer))
+    far("ban", TARGET, "-A", "--apply", "--kind", "address")
+    (ordered,) = [each.command[3] for each in api.requests if each.command[2:3] == (orders.BAN,)]
+    assert json.loads(ordered)["unflagged"]["8.8.8.8"] is None

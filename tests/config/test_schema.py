@@ -231,6 +231,13 @@ def test_wrong_settings_of_culling_are_refused(text: str, said: str) -> None:
         culling(text)
 
 
+@pytest.mark.parametrize("pattern", ["*", "**", "?*"])
+@pytest.mark.parametrize("setting", ["platform_namespaces", "hub_namespaces"])
+def test_no_setting_takes_all_tenants_for_a_platform(setting: str, pattern: str) -> None:
+    with pytest.raises(ConfigError, match=f"owners: .*{re.escape(pattern)}' is every namespace"):
+        parse({"owners": {setting: ["hub", pattern]}}, "c.yaml")
+
+
 def test_the_documentation_shows_the_defaults() -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     whole, *others = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)

@@ -236,7 +236,7 @@ class Harness:
             kubernetes=Kubernetes(
                 enabled=True, kubeconfig=str(kubeconfig), events=events, contact=contact
             ),
-            owners=Owners(profile=profile, platform_namespaces=("binder",)),
+            owners=Owners(profile=profile, platform_namespaces=("ci",), hub_namespaces=("binder",)),
         )
         self.node = ClusterNode(self.config, NODE, lambda *_: None)
         self.culler = Culler(

@@ -94,6 +94,29 @@ def test_a_host_an_owner_or_no_address_is_no_ban(text: str) -> None:
     assert banned_specs(text) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("\u017feattle", "seattle"),
+        ("\u212aube", "kube"),
+        ("\u0130x", "ix"),
+        ("stra\u00dfe", "stra%53%53e"),
+        ("\ufb00x", "%46%46x"),
+    ],
+)
+def test_a_name_that_folds_to_another_bans_not_the_other(name: str, spec: str) -> None:
+    for pattern in banned_specs(f"https://github.com/{name}/x").values():
+        assert not re.match(pattern, f"{spec}/x/HEAD", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", ["\u017feattle", "stra\u00dfe", "\u00c5\u00bf"])
+def test_a_name_that_is_not_ascii_is_banned_as_it_is_sent(name: str) -> None:
+    url = f"https://git.example.org/{name}/x"
+    bad = banned_specs(url)
+    for spec in (quote(url, safe=""), quote(url, safe=":/")):
+        assert is_banned(bad, f"{spec}/HEAD", GIT)
+
+
 names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=12)
 
 

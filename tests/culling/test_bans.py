@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.api.orders import BanOrder, LiftOrder, SeenName, SeenOrder
-from minerwatch.api.types import BanAnswer
+from minerwatch.api.types import BanAnswer, BanStatus
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
 from minerwatch.culling.ban_patterns import banned_specs
@@ -39,11 +39,31 @@ from minerwatch.culling.sightings import MIN_AGE_S, Sightings
 from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.model import Action, Attribution, BanKind, Level, Observation, OwnerKind
-from minerwatch.view.ban_text import FORMATS, binderhub, ipset, jupyterhub, network_policy, plain
-from tests.culling.harness import Harness, Open, lines, put_pod, settings, target
+from minerwatch.view.ban_text import (
+    FORMATS,
+    ban_text,
+    binderhub,
+    ipset,
+    jupyterhub,
+    list_text,
+    network_policy,
+    plain,
+)
+from tests.culling.harness import (
+    SECRET,
+    FakeWatch,
+    Harness,
+    Open,
+    last,
+    lines,
+    put_pod,
+    remembers,
+    settings,
+    target,
+)
 from tests.culling.jupyterhub import HOW
 from tests.culling.test_lease_budget import record as a_record
-from tests.kube.api_server import ApiServer
+from tests.kube.api_server import Answering, ApiServer
 from tests.waiting import until
 
 STORE = "binder/minerwatch-bans"
@@ -90,9 +110,11 @@ def test_an_address_is_banned_no_wider_than_it_must_be(address: str, expected: s
 
 @pytest.mark.parametrize(
     "address",
-    ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "8.8.8.0/24", "x", ""],
+    ["10.0.0.1", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "8.8.8.0/24", "x", "",
+     "64:ff9b::808:808", "64:ff9b:1::808:808", "::8.8.8.8", "::ffff:0:808:808"],
 )  # fmt: skip
 def test_no_private_address_and_no_network_is_banned(address: str) -> None:
+    """A /64 of a translator (RFC 6052) is all of IPv4."""
     assert network(address) is None
 
 
@@ -106,7 +128,7 @@ def reasons(
     kind: OwnerKind, name: str, seen: int | None, *, by_hand: bool = True, is_claim: bool = False
 ) -> list[str]:
     owners = [Attribution(kind, name, "somewhere", is_claim)]
-    found = candidates(owners, {name: Sighting(seen)}, list(BanKind), by_hand=by_hand)
+    found = candidates(owners, {owners[0]: Sighting(seen)}, list(BanKind), by_hand=by_hand)
     return [reason for each in found for reason in each.objections]
 
 
@@ -147,6 +169,19 @@ def test_the_budget_counts_new_bans_of_a_day() -> None:
     assert "10 are allowed" in budget_objection(
         records, [a_ban("new"), a_ban("newer")], Bans(), NOW_S
     )
+
+
+def test_bans_that_have_expired_count_for_the_day(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans(per_day=2)), profile="binderhub")
+    observation, store = session(api, harness), harness.culler.banning.store
+    now_s = int(time.time())
+    expired = a_ban(at_unix_s=now_s - 7200, until_unix_s=now_s - 3600)
+    assert store is not None
+    store.update(lambda records: records.with_bans([expired]))
+    assert ordered(harness, observation, kinds=(BanKind.USER,)).trouble == ""
+    again = ordered(harness, observation, kinds=(BanKind.REPOSITORY,))
+    assert "2 are allowed (per_day)" in again.trouble
+    assert [each.name for each in harness.culler.call(harness.culler.banning.listed)] == ["m-4f2k"]
 
 
 def test_bans_and_notices_expire_by_the_clock() -> None:
@@ -235,6 +270,14 @@ def test_a_full_map_says_so(store: BanStore) -> None:
         store.update(lambda records: records.with_bans(many))
 
 
+def test_binary_data_is_kept(api: ApiServer, store: BanStore) -> None:
+    mine = {"namespace": "binder", "name": "minerwatch-bans"}
+    map_ = {"kind": "ConfigMap", "metadata": mine, "binaryData": {"logo.png": "AAAA"}}
+    api.put(map_, resource="configmaps")
+    store.update(lambda records: records.with_bans([a_ban()]))
+    assert api.items("configmaps")[0]["binaryData"] == {"logo.png": "AAAA"}
+
+
 # Of an agent.
 
 
@@ -243,12 +286,14 @@ def bans(**changes: Any) -> Bans:
 
 
 def session(
-    api: ApiServer, harness: Harness, *, level: Level = Level.CONFIRMED, namespace: str = "binder"
-) -> Observation:
+    api: ApiServer, harness: Harness, *, level: Level = Level.CONFIRMED, namespace: str = "binder",
+    repository: str = REPOSITORY, launch_host: str = "https://mybinder.org/",
+) -> Observation:  # fmt: skip
     """A BinderHub session that mines."""
     pod = put_pod(api, "jupyter-m", "uid-1", namespace, annotations={HUB_USER: "m-4f2k"})
     pod["spec"]["containers"][0]["env"] = [
-        {"name": "BINDER_REPO_URL", "value": REPOSITORY},
+        {"name": "BINDER_REPO_URL", "value": repository},
+        {"name": "BINDER_LAUNCH_HOST", "value": launch_host},
         {"name": "BINDER_CLIENT_IP", "value": "8.8.8.8"},
     ]
     api.put(pod)
@@ -317,6 +362,7 @@ def test_forged_names_ban_nobody(api: ApiServer, opened: Open, log: Path) -> Non
     assert answer.reasons == ()
     assert all("a tenant may have chosen it" in each.objections[0] for each in answer.bans)
     harness.tick()
+    assert last(log).owner_claimed
     assert stored(api) == []
 
 
@@ -340,6 +386,7 @@ def test_after_a_cull_the_user_is_banned_if_switched_on(
     record = lines(log)[-1].record or lines(log)[-2].record
     assert record is not None
     assert (found["name"], found["by"], found["evidence"]) == ("m-4f2k", "minerwatch", record.id)
+    assert not record.owner_claimed
     assert harness.errors == []
 
 
@@ -364,6 +411,89 @@ def test_a_ban_over_the_budget_does_not_keep_the_notice_away(
     assert len(harness.errors) == 1
     assert "per_day" in harness.errors[0]
     assert observation.container.pod_uid == "uid-1"
+
+
+def test_a_ban_that_could_not_be_kept_is_recorded_as_such(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, Action.LABEL, bans=bans(per_day=1)), profile="binderhub")
+    observation = session(api, harness)
+    assert ordered(harness, observation).trouble != ""
+    kinds = [line.kind for line in lines(log) if line.bans]
+    assert kinds == ["ban", "ban-failed"]
+
+
+def test_an_escaped_name_in_a_label_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
+    """The label of ``a.b`` is ``a-2eb``, which another user may be called."""
+    harness = opened(settings(log, bans=bans(after_cull=True)))
+    put_pod(api, "jupyter-a-2eb", "uid-1", labels={HUB_USER: "a-2eb"})
+    observation = harness.watch.add("/kubepods/poduid-1/c", "uid-1")
+    until(lambda: (found := harness.node.identity(observation.container)) and found.owners)
+    (user,) = ordered(harness, observation).bans
+    assert "a label has an escaped form of the name" in user.objections
+    harness.tick()
+    assert stored(api) == []
+
+
+def test_credentials_in_a_repositorys_address_are_kept_nowhere(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
+    observation = session(api, harness, repository=f"https://ada:{SECRET}@git.example.org/a/b.git")
+    ordered(harness, observation)
+    harness.tick()
+    assert [each["name"] for each in stored(api)][1:] == ["https://git.example.org/a/b.git"]
+    assert SECRET not in json.dumps(api.items("configmaps"))
+    assert SECRET not in log.read_text()
+    assert SECRET not in str(harness.said.lines)
+
+
+def test_a_secret_in_a_name_is_in_no_log(api: ApiServer, opened: Open, log: Path) -> None:
+    harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
+    url = f"https://git.example.org/a/b.git?private_token={SECRET}"
+    observation = session(api, harness, repository=url)
+    ordered(harness, observation)
+    harness.tick()
+    said = [event for event, fields in harness.said.lines if "private_token" in str(fields)]
+    assert {*said} == {"ban", "decision", "action"}
+    assert SECRET not in str(harness.said.lines)
+
+
+def test_no_other_name_passes_for_an_address_without_users(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    sightings = {"since_unix_s": 0, "last_unix_s": time.time()}
+    remembers(log).with_name("sightings.json").write_text(json.dumps(sightings))
+    harness = opened(settings(log, Action.LABEL, bans=bans()), profile="binderhub")
+    observation = session(api, harness, launch_host="8.8.8.8")
+    good = [("good", (Attribution(OwnerKind.CLIENT, "8.8.8.8", "x"),))]
+    seen, now_s = harness.culler.banning.sightings, time.time()
+    for ago_s in range(round(MIN_AGE_S) + 61, 0, -61):
+        seen.note(good, frozenset(), now_s - ago_s)
+    kinds, there = (BanKind.ADDRESS,), {"8.8.8.8": 0}
+    (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
+    assert each.objections == ("1 others used it in the last seven days and were not flagged",)
+    assert stored(api) == []
+
+
+def test_a_node_whose_clock_is_wrong_forgets_no_ban(
+    api: ApiServer, opened: Open, log: Path
+) -> None:
+    """Without the API server's time nothing is known to have expired."""
+    harness = opened(
+        settings(log, Action.LABEL, bans=bans()),
+        FakeWatch(ahead_s=3650 * DAY_S),
+        profile="binderhub",
+    )
+    observation, store = session(api, harness), harness.culler.banning.store
+    assert store is not None
+    store.update(lambda records: records.with_bans([a_ban()]))
+    api.misbehave(Answering(403), times=999, when=lambda asked: "leases" in asked.path)
+    assert any("budget is unknown" in each for each in ordered(harness, observation).reasons)
+    api.behave()
+    assert ordered(harness, observation, kinds=(BanKind.USER,)).trouble == ""
+    assert [each["name"] for each in stored(api)] == ["ada", "m-4f2k"]
+    assert stored(api)[1]["until_unix_s"] < time.time() + 8 * DAY_S
 
 
 def test_a_label_bans_nobody(api: ApiServer, opened: Open, log: Path) -> None:
@@ -557,6 +687,28 @@ def test_formats_of_the_network() -> None:
         assert isinstance(form(()), str)
 
 
+def test_an_agent_that_lies_writes_no_code_and_bans_no_network() -> None:
+    """Of all agents the first that answers is believed, and its node may be a tenant's."""
+    code = "a.extend([]); exec('x'); c.b.banned_specs"
+    lies = [
+        replace_status(values={code: "^x", "GitHubRepoProvider.banned_specs": "^a"}),
+        replace_status(values={"ban_networks": "0.0.0.0/0"}),
+        replace_status(values={"ban_networks": "x"}),
+        replace_status(kind="a\nuser ada", until="\x1b[2J", values={"\x1b[2J": "x"}),
+    ]
+    (line,) = binderhub(lies).splitlines()[1:]
+    assert line == "c.GitHubRepoProvider.banned_specs.extend(['^a'])"
+    assert "except" not in network_policy(lies)
+    assert "add" not in ipset(lies)
+    assert len(plain(lies).splitlines()) == len(lies)
+    answer = BanAnswer("n", "ns", "p", False, (), tuple(lies))
+    assert "\x1b" not in list_text(lies) + ban_text(answer)
+
+
+def replace_status(**changes: Any) -> BanStatus:
+    return replace(SHOWN[1], **changes)
+
+
 _OBJECTS = """
 import json, re, sys
 from traitlets import Dict, List, Set, Unicode
@@ -632,6 +784,13 @@ def test_the_hubs_objects_take_the_mounted_map_without_what_has_expired(tmp_path
     found = traits(*files, MINERWATCH_BANS=str(tmp_path))
     assert (found["banned"], found["users"]) == ([True, False], ["ada"])
     assert found["networks"] == {"8.8.8.8/32": "banned by minerwatch"}
-    for damaged in (b"{", b"null", b'[1, {"values": {}}]'):
+    odd = [
+        {"values": {"blocked_users": ["x"], "ban_networks": "x"}, "until_unix_s": 2**40},
+        {"values": {"GitHubRepoProvider.banned_specs": "(", "blocked_users": "a"}},
+        {"values": {"GitHubRepoProvider.banned_specs": "("}, "until_unix_s": 2**40},
+        {"values": "blocked_users", "until_unix_s": "2099"},
+    ]
+    for damaged in (b"{", b"null", b'[1, {"values": {}}]', json.dumps(odd).encode()):
         (tmp_path / BANS).write_bytes(damaged)
-        assert traits(*files, MINERWATCH_BANS=str(tmp_path))["users"] == []
+        found = traits(*files, MINERWATCH_BANS=str(tmp_path))
+        assert (found["users"], found["networks"]) == ([], {})

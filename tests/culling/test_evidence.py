@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,14 +10,24 @@ from hypothesis import strategies as st
 from minerwatch.culling.evidence import MAX_FINDINGS, MAX_PROCESSES, bundle, file_name
 from minerwatch.culling.records import Case, Moment
 from minerwatch.model import (
+    Attribution,
     Connection,
     Evidence,
     Finding,
     Level,
+    OwnerKind,
+    OwnerReference,
     ProcessId,
     ProcessLoad,
 )
-from tests.builders import make_container, make_finding, make_load, make_observation, make_verdict
+from tests.builders import (
+    make_container,
+    make_finding,
+    make_load,
+    make_observation,
+    make_pod_container,
+    make_verdict,
+)
 from tests.culling.test_policy import POD, SITUATION
 
 NOW = Moment(1_800_000_000.0, 1000.0, "boot")
@@ -40,7 +51,8 @@ def made(
         CONTAINER, *findings, at_s=990.0, score=91.0, level=Level.CONFIRMED, since_s=900.0
     )
     observation = make_observation(CONTAINER, verdict, *loads, cpu_cores=1.5, cpu_s=7200.0)
-    case = Case(CONTAINER, verdict, POD, None, SITUATION)
+    changes = options.pop("case", {})
+    case = replace(Case(CONTAINER, verdict, POD, None, SITUATION), **changes)
     given_options = {"culprits": (), "digests": {}, "connections": {}, **options}
     evidence = bundle(case, observation, NOW, **given_options)
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(evidence))
@@ -114,6 +126,20 @@ def test_it_is_bounded() -> None:
     assert len(many["findings"]) == MAX_FINDINGS
     few = made(*(load(pid) for pid in range(1, 1000)), most=2)
     assert len(few["processes"]) == 2
+
+
+def test_no_names_of_a_pod_make_it_longer_than_a_line_of_the_log() -> None:
+    long = "\x01" * 1000
+    pod = replace(
+        POD,
+        labels={f"k{number}": long for number in range(64)},
+        owners=tuple(OwnerReference(long, long, "u", is_controller=True) for _ in range(16)),
+        containers=tuple(make_pod_container(f"c{n}", image=long) for n in range(256)),
+        service_account=long,
+    )
+    owners = tuple(Attribution(OwnerKind.CONFIGURED, long, long) for _ in range(32))
+    found = made(load(7), case={"pod": pod, "owners": owners}, most=1)
+    assert len(msgspec.json.encode(found)) < 32 << 10
 
 
 @given(st.text(), st.text())

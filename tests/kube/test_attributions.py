@@ -18,8 +18,8 @@ from tests.builders import make_container, make_pod, make_pod_container
 from tests.kube.api_server import encode, pod_json
 from tests.kube.test_identity import known
 
-BINDER = Trust(("binder",), binder=True)
-PLATFORMS = Trust(("binder", "ci*", "hub"))
+BINDER = Trust(hubs=("binder",), binder=True)
+PLATFORMS = Trust(("binder", "ci*"), ("binder", "hub"))
 DIND = OwnerReference("DaemonSet", "binder-dind", "uid-dind", is_controller=True)
 SESSION: dict[str, Any] = {
     "annotations": {
@@ -133,6 +133,25 @@ def test_outside_the_platforms_namespaces_every_name_is_a_claim() -> None:
         found = attributions.of_pod(forged, sources("binderhub"), trust)
         assert len(found) == 6
         assert all(each.is_claim for each in found)
+
+
+def test_a_ci_job_names_no_user_repository_or_address_of_a_hub() -> None:
+    """A job chooses its variables, and where the runner permits it its annotations."""
+    job = make_pod(namespace="ci-jobs", **SESSION)
+    trust = Trust(("ci*",), ("binder",), binder=True)
+    found = attributions.of_pod(job, sources("binderhub"), trust)
+    assert len(found) == 6
+    assert all(each.is_claim for each in found)
+    assert attributions.hub_server(found) is None
+    build = make_pod(namespace="ci-jobs", annotations={"binder-repo": "https://x/victim"})
+    (named,) = attributions.of_pod(build, (), trust)
+    assert named.is_claim
+
+
+def test_a_hub_names_no_project() -> None:
+    labels = {"actions.github.com/organization": "org"}
+    (named,) = attributions.of_pod(make_pod(namespace="hub", labels=labels), (), PLATFORMS)
+    assert named.is_claim
 
 
 def test_users_that_log_in_choose_the_options_that_become_binders_variables() -> None:

@@ -408,6 +408,16 @@ def test_words_of_a_command_stay_words(api: ApiServer, cluster: Cluster) -> None
     assert api.requests[-1].command == words
 
 
+def test_no_redirect_gets_the_token(api: ApiServer, cluster: Cluster) -> None:
+    """A node that answers in place of its kubelet must not have the operator's token."""
+    with ApiServer() as elsewhere:
+        there = f"{elsewhere.url.replace('http', 'ws')}/api/v1/namespaces/ns/pods/p/exec"
+        api.misbehave(Answering(302, headers={"Location": there}), when=lambda r: r.is_exec)
+        with pytest.raises(ApiError) as failed:
+            output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S)
+        assert (failed.value.reason, elsewhere.requests) == ("connection", [])
+
+
 def test_over_tls_with_the_token_of_the_service_account(
     tls_api: ApiServer, pod_cluster: Cluster
 ) -> None:

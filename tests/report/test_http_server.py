@@ -368,6 +368,16 @@ def _is_answered(port: int) -> bool:
     return False
 
 
+def test_many_addresses_together_have_a_limit_and_keep_no_other_out() -> None:
+    """A handshake takes the agent a millisecond or two, and a tenant may have many pods."""
+    listener, _ = address_listener("127.0.0.1", 0, {})
+    pods = [(f"10.0.0.{number}", 1) for number in range(30)]
+    accepted = sum(listener.verify_request(None, pod) for _ in range(50) for pod in pods)
+    assert 100 <= accepted <= 2 * (100 + 2 * len(pods)), "in this second, and perhaps in the next"
+    assert listener.verify_request(None, ("10.0.1.1", 1))
+    listener.close()
+
+
 def test_an_answer_that_is_dear_is_not_worked_out_for_each_who_asks() -> None:
     route = Counted()
     listener, shown = address_listener("127.0.0.1", 0, {"/metrics": route})

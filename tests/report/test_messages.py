@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.api.types import OwnerStatus
 from minerwatch.model import MessageFormat
 from minerwatch.report.messages import ACTION, Batch, Notice, bodies, notice
 from tests.report.samples import MINER, SCAN, container, finding, hostile_text, process
@@ -64,6 +66,18 @@ def test_a_message_says_what_whose_why_and_what_to_type() -> None:
     (falco,) = said(MessageFormat.FALCO, of(status))
     assert (falco["priority"], falco["source"]) == ("Critical", "minerwatch")
     assert falco["output_fields"]["k8s.pod.name"] == "jupyter-eve"
+
+
+def test_a_name_that_a_tenant_may_have_chosen_is_marked() -> None:
+    claim = OwnerStatus("annotation hub.jupyter.org/username", "victim", "user", claimed=True)
+    forged = container(namespace="mallory", pod="x", owner="victim", owners=(claim,))
+    (slack,) = said(MessageFormat.SLACK, of(forged))
+    assert ", owner `victim` (claimed)" in slack["text"]
+    (json_,) = said(MessageFormat.JSON, of(forged))
+    assert json_["notices"][0]["owner_claimed"]
+    known = replace(forged, owners=(claim, replace(claim, claimed=False)))
+    (slack,) = said(MessageFormat.SLACK, of(known))
+    assert "(claimed)" not in slack["text"]
 
 
 def test_command_lines_only_where_asked_and_without_secrets() -> None:
