@@ -117,7 +117,11 @@ def why_no_kvm() -> str:
 def write_page() -> None:
     """Put the last result of each kernel and layout into the page."""
     lines = PUBLISHED.read_bytes() + (RESULTS.read_bytes() if RESULTS.exists() else b"")
-    results = latest(map(decoded, lines.splitlines()))
+    order = [(*name.split("-"), layout) for name, layout in selected(())]
+    results = sorted(
+        latest(map(decoded, lines.splitlines())),
+        key=lambda each: order.index((each.suite, _ARCHITECTURES[each.machine], each.layout)),
+    )
     PUBLISHED.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in results))
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), report(results)), encoding="utf-8")
 
@@ -215,6 +219,7 @@ def command(
 
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_ARCHITECTURES = {machine: architecture for architecture, machine in _MACHINES.items()}
 
 
 if __name__ == "__main__":
