@@ -125,7 +125,7 @@ image-test: $(READY_TO_TEST) ## build the image by buildah (root), and run the a
 	MINERWATCH_IMAGE_ROOT=$(CURDIR)/build/image/root $(BIN)/pytest \
 		tests/deploy/test_built_image.py tests/deploy/test_container.py $(ARGS)
 
-kernels: $(READY_FOR_KERNELS) ## the agent on Debian's kernels, emulated (root, Debian, 2 hours; ARGS="--only trixie-arm64 --write")
+kernels: $(READY_FOR_KERNELS) ## the agent on Debian's kernels, by KVM or emulated (root, Debian, 2 hours; ARGS="--only trixie-arm64 --write")
 	$(BIN)/python -m tests.kernels $(ARGS)
 
 fuzz: $(READY_TO_FUZZ) ## hostile bytes for every parser, for MINUTES=5 (ARGS="TARGET …" for some)

@@ -12,6 +12,8 @@ import ctypes
 import errno
 import os
 import platform
+import re
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
@@ -26,6 +28,7 @@ _MAX_EMPTY_READS = 64
 """Reads that end with EAGAIN: the kernel passes a million objects, none of which has a record."""
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _CAPABILITIES = ("BPF", "PERFMON")
+_MEMLOCK = resource.RLIMIT_MEMLOCK
 
 OUTSIDE_HOST_PIDS = "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
 
@@ -207,6 +210,8 @@ def _refusal(number: int, needs: str, what: str) -> str:
             return (
                 f"the capability {missing[0]} is missing: grant it to the agent, or run it as root"
             )
+        if reason := locked_memory_refusal(os.uname().release, *resource.getrlimit(_MEMLOCK)):
+            return reason
         return (
             "bpf(2) is forbidden though the capabilities are there: by the runtime's seccomp"
             " profile (update the runtime, or give the pod a profile that permits bpf), or by"
@@ -214,6 +219,24 @@ def _refusal(number: int, needs: str, what: str) -> str:
         )
     reason = os.strerror(number) if number else "unknown"
     return f"this kernel refused the {what}, which needs {needs} or later: {reason}"
+
+
+def locked_memory_refusal(release: str, limit_bytes: int, hard_limit_bytes: int) -> str:
+    """Return why a kernel may refuse BPF by the limit on locked memory; empty if it cannot.
+
+    Before Linux 5.11 all programs and maps of root, also systemd's and runtimes', count as locked
+    memory. libbpf raises the soft limit where the hard one or SYS_RESOURCE permits it.
+    """
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version is None or tuple(map(int, version.groups())) >= (5, 11):
+        return ""
+    if resource.RLIM_INFINITY in (limit_bytes, hard_limit_bytes):
+        return ""
+    return (
+        f"bpf(2) is forbidden, probably because Linux {version[0]} counts all BPF of root as locked"
+        f" memory, limited to {limit_bytes // 1024} KiB here: set LimitMEMLOCK=infinity in the unit"
+        " of the container runtime, or in the agent's own"
+    )
 
 
 def _errno_text() -> str:

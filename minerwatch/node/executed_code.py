@@ -53,7 +53,7 @@ _HEAD, _TAIL = 1024 // 8, 1032 // 8
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 _MOST_PARANOID = 2
-"""Of the kernel itself. Kernels of Ubuntu, and older ones of Debian, know 3 and 4 as well."""
+"""Of the kernel itself. Kernels of Ubuntu and Debian know 3 and 4 as well."""
 
 _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")

@@ -39,7 +39,9 @@ class EntrySampler:
 
     def __init__(self) -> None:
         """Raises BpfUnavailableError."""
-        self._iterator = BpfIterator("code", RECORD.size, needs=_NEEDS)
+        self._iterator = BpfIterator(
+            "code", RECORD.size, needs=_NEEDS, what="iterator over kernel entries"
+        )
         self.failures = self._iterator.failures
         self.read_every_s = _MIN_PAUSE_S
         self._cpu_ns: dict[int, int] = {}  # of each thread, at the last read

@@ -38,8 +38,8 @@ _V1 = ("cpu,cpuacct", "cpu", "memory", "pids")
 """The second fails where the first was mounted; the first, where the kernel has no cpuacct."""
 _POOL = ("-o", "stratum+tcp://pool.supportxmr.com:3333", "-u", "4" + "A" * 94)
 _FOUND = ("likely", "confirmed")
-_MORE_S = 120.0
-"""Seconds for more evidence, after a target was found."""
+_MORE_S = 45.0
+"""Seconds for more evidence, after RandomX was found."""
 _TICKS = re.compile(r"^minerwatch_tick_duration_seconds_(sum|count) (\S+)$", re.MULTILINE)
 _SOURCES = """
 import json
@@ -66,13 +66,19 @@ def main() -> None:
     """Print the result for one layout."""
     layout, limit_s = sys.argv[1], float(sys.argv[2])
     _say(f"Linux {platform.release()}, {layout}")
-    result = Result(platform.release(), platform.machine(), layout)
+    result = Result(platform.release(), platform.machine(), layout, accelerator=accelerator())
     HERE.mkdir(parents=True, exist_ok=True)
     try:
         result = _tried(result, mount_cgroups(layout), limit_s)
     except GuestError as error:
         result = replace(result, failure=str(error))
     print(f"\n{RESULT.decode()}{msgspec.json.encode(result).decode()}", flush=True)
+
+
+def accelerator() -> str:
+    """Return KVM where the kernel sees its clock, else TCG: qemu may fall back without a word."""
+    clocks = Path("/sys/devices/system/clocksource/clocksource0/available_clocksource")
+    return "KVM" if "kvm-clock" in clocks.read_text().split() else "TCG"
 
 
 def mount_cgroups(layout: str) -> list[Path]:
@@ -117,11 +123,11 @@ def _tried(result: Result, roots: Sequence[Path], limit_s: float) -> Result:
         for each in decode_agent(agent.answer("/status")).probes:
             _say(f"{each.name}: {each.state} {each.source} {each.reason}")
         shell = ["-c", "while :; do :; done", *_POOL]
-        miner = agent.found(Target(["xmrig", *shell], roots, 1, executable="/bin/sh"), limit_s)
+        miner = agent.found(Target(["xmrig", *shell], roots, 1, executable="/bin/sh"), limit_s, 0)
         _say(f"miner: {miner}")
         shutil.copy(TARGET, HERE / "train.py")
         hashing = [sys.executable, "train.py", "1", "1e9"]
-        randomx = agent.found(Target(hashing, roots, 2), limit_s)
+        randomx = agent.found(Target(hashing, roots, 2), limit_s, _MORE_S)
         _say(f"RandomX: {randomx}")
         status = decode_agent(agent.answer("/status"))
         result = replace(
@@ -174,8 +180,8 @@ class Agent:
             time.sleep(1)
         return time.monotonic() - began_s
 
-    def found(self, target: Target, limit_s: float) -> Found:
-        """Wait until a target is `likely`, then for more evidence; end it."""
+    def found(self, target: Target, limit_s: float, more_s: float) -> Found:
+        """Wait until a target is `likely`, then ``more_s`` for more evidence; end it."""
         began_s, found = time.monotonic(), Found(None, 0.0)
         until_s = began_s + limit_s
         try:
@@ -188,7 +194,7 @@ class Agent:
                     level = str(line["level"])
                     if level in _FOUND and after_s is None:
                         after_s = time.monotonic() - began_s
-                        until_s = min(until_s, time.monotonic() + _MORE_S)
+                        until_s = min(until_s, time.monotonic() + more_s)
                     findings = msgspec.convert(line["findings"], list[dict[str, object]])
                     rules = sorted({str(each["title"]) for each in findings})
                     found = Found(after_s, target.cpu_s(), level, tuple(rules))

@@ -17,7 +17,7 @@ END = "<!-- end of the kernels -->"
 
 _HEAD = (
     *("kernel", "cgroups", "read from", "off or unavailable", "miner by its arguments"),
-    *("RandomX", "by these rules", "a tick", "memory"),
+    *("RandomX", "by these rules", "a tick", "memory", "run"),
 )
 
 
@@ -57,10 +57,12 @@ class Result:
     rss_mib: float | None = None
     sampling: tuple[Sampling, ...] = ()
     failure: str = ""
+    accelerator: str = ""  # KVM or TCG, by what the guest sees
     # what the host adds
     suite: str = ""
     package: str = ""
     date: str = ""
+    host: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -102,6 +104,12 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n" + _sampling_table(results)
 
 
+def report(results: Sequence[Result]) -> str:
+    """Return what the page says of the results."""
+    hosts = "; ".join(sorted({each.host for each in results}))
+    return f"\nqemu on {hosts}: `make kernels ARGS=--write`.\n\n{table(results)}\n"
+
+
 def with_table(document: str, report: str) -> str:
     """Return ``document`` with ``report`` between its marks. Raises ValueError without them."""
     before, begin, rest = document.partition(BEGIN)
@@ -113,8 +121,9 @@ def with_table(document: str, report: str) -> str:
 
 def _cells(result: Result) -> list[str]:
     name = f"{result.suite} {result.kernel}, {result.machine}"
+    run = f"{result.date}, {result.accelerator}"
     if result.failure:
-        return [name, result.layout, result.failure, *[""] * (len(_HEAD) - 3)]
+        return [name, result.layout, "", result.failure, *[""] * (len(_HEAD) - 5), run]
     off = [f"{each.name}: {each.reason}" for each in result.probes if each.state != "on"]
     return [
         name,
@@ -126,6 +135,7 @@ def _cells(result: Result) -> list[str]:
         "; ".join(result.randomx.rules) if result.randomx else "",
         "" if result.tick_s is None else f"{result.tick_s * 1000:.0f} ms",
         "" if result.rss_mib is None else f"{result.rss_mib:.0f} MiB",
+        run,
     ]
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from minerwatch.api.types import ProbeReport
-from tests.kernels.__main__ import KERNELS, PAGE, command, selected
+from tests.kernels.__main__ import KERNELS, PAGE, PUBLISHED, command, selected
 from tests.kernels.debian import Kernel
 from tests.kernels.results import (
     BEGIN,
@@ -18,6 +18,7 @@ from tests.kernels.results import (
     Sampling,
     decoded,
     latest,
+    report,
     table,
     with_table,
 )
@@ -40,6 +41,8 @@ GOOD = Result(
     suite="bookworm",
     package="6.1.0-50-amd64 6.1.176-1",
     date="2026-11-30",
+    accelerator="TCG",
+    host="a machine",
 )
 
 
@@ -53,7 +56,7 @@ def test_the_table_has_a_row_each_and_what_sampling_fell_back_to() -> None:
     rows = table([GOOD]).splitlines()
     assert rows[2] == (
         "| bookworm 6.1.0-50-amd64, x86_64 | v2 | cgroup v2 | drift: needs a\\|b | 7 s | 31 s"
-        " | Executes RandomX; RandomX in memory | 12 ms | 51 MiB |"
+        " | Executes RandomX; RandomX in memory | 12 ms | 51 MiB | 2026-11-30, TCG |"
     )
     assert rows[-1] == "| bookworm | 6.1.0-50-amd64 | 3 | kernel entries | forbidden |"
     assert len({row.replace("\\|", "").count("|") for row in rows[:3]}) == 1
@@ -62,7 +65,7 @@ def test_the_table_has_a_row_each_and_what_sampling_fell_back_to() -> None:
 def test_a_failure_fills_its_row() -> None:
     (*_, row) = table([replace(GOOD, failure="no result; see log", sampling=())]).splitlines()
     assert "no result; see log" in row
-    assert row.count("|") == 10
+    assert row.count("|") == 11
 
 
 def test_a_target_that_was_not_found_is_told_with_its_cpu_time() -> None:
@@ -87,6 +90,8 @@ def test_only_v1_may_be_refused() -> None:
 
 def test_the_page_has_a_place_for_the_table() -> None:
     page = PAGE.read_text(encoding="utf-8")
+    results = [decoded(line) for line in PUBLISHED.read_bytes().splitlines()]
+    assert with_table(page, report(results)) == page, "run make kernels ARGS=--write"
     renewed = with_table(page, "x\n")
     assert f"{BEGIN}\nx\n{END}" in renewed
     with pytest.raises(ValueError, match="has no"):
@@ -106,10 +111,24 @@ def test_kernels_are_chosen_by_the_beginning_of_their_names() -> None:
 
 
 @pytest.mark.parametrize("system", [None, Path("/build/root")])
-def test_a_guest_is_emulated_and_reads_only_what_it_boots_from(system: Path | None) -> None:
-    given = command(Kernel(Path("/build/vmlinuz"), "6.1 6.1-1", system), "v2", 60.0, 1)
-    assert "--disable-kvm" in given
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_a_guest_reads_only_what_it_boots_from(system: Path | None, accelerator: str) -> None:
+    kernel = Kernel(Path("/build/vmlinuz"), "6.1 6.1-1", system)
+    given = command(kernel, "v2", 60.0, 1, accelerator)
     assert "--rw" not in given
     assert ("--root" in given) == (system is not None)
     script = given[given.index("--script-sh") + 1]
     assert "-m tests.kernels.guest v2 60.0" in script
+
+
+def test_only_an_emulated_guest_has_a_clock_of_instructions() -> None:
+    x86 = Kernel(Path("/build/vmlinuz"), "6.1 6.1-1")
+    arm64 = Kernel(Path("/build/vmlinuz"), "6.1 6.1-1", Path("/build/root"))
+    for kernel, asked, is_emulated in (
+        (x86, "kvm", False),
+        (x86, "tcg", True),
+        (arm64, "kvm", True),
+    ):
+        given = command(kernel, "v2", 60.0, 1, asked)
+        assert ("--disable-kvm" in given) == is_emulated
+        assert ("-icount" in given) == is_emulated
