@@ -46,9 +46,13 @@ _WAYS = {
     "copies": "64 copies of the loop",
     "reads": "reads /dev/zero",
     "yields": "sleeps around each sample",
-    "unlinked": "code in an unlinked file",
+    "unlinked": "code and data in unlinked files",
     "reset": "control word reset before each sleep",
     "interpreted": "without JIT, control word reset",
+    "full": "with its whole data set",
+    "decoy": "a thread of vectors, for a quarter of its CPU time",
+    "masked": "other constants, denormals not flushed",
+    "masked-interpreted": "without JIT, control word reset, other constants",
 }
 
 
@@ -70,13 +74,30 @@ def ways(folder: Path) -> Iterator[Computing]:
             )
             unlinks = f"{copy} rm {folder}/{function}; wait"
             yield _way(folder, function, "unlinked", "sh", "-c", unlinks)
-        if find_spec("cyrx") is not None:
+        if (binding := find_spec("cyrx._cyrx")) is not None and binding.origin is not None:
             target = (sys.executable, str(TARGETS / "randomx_evading.py"))
-            for way in ("plain", "reset", "interpreted"):
+            for way in ("plain", "reset", "interpreted", "full"):
                 yield _way(folder, "RandomX", way, *target, way, "1e9")
-            for way in ("reads", "yields", "unlinked"):
+            for way in ("reads", "yields", "unlinked", "decoy"):
                 loads = _loading(library, way)
                 yield _way(folder, "RandomX", way, *loads, *target, "plain", "1e9")
+            masked = folder / "masked.so"
+            masked.write_bytes(_masked(Path(binding.origin).read_bytes()))
+            for way, shape in {"masked": "plain", "masked-interpreted": "interpreted"}.items():
+                uses = ("env", f"RANDOMX_LIBRARY={masked}")
+                yield _way(folder, "RandomX", way, *uses, *target, shape, "1e9")
+
+
+def _masked(library: bytes) -> bytes:
+    """Return the library with other constants than any rule names, and with denormals on.
+
+    It computes another hash, by the same instructions.
+    """
+    for path in BUILT_IN_RULES.rglob("*.yar"):
+        for text in re.findall(r"\{ ((?:[0-9A-F]{2} ){8,})\}", path.read_text()):
+            constant = bytes.fromhex(text)
+            library = library.replace(constant, bytes(each ^ 0x55 for each in constant))
+    return re.sub(rb"(?<=[\x0d\xfc])\xc0\x9f\0\0", b"\xc0\x1f\0\0", library)
 
 
 def _loading(library: Path, way: str) -> tuple[str, ...]:

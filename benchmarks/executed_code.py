@@ -37,9 +37,11 @@ END = "<!-- end -->"
 PAGE = Path(__file__).parents[1] / "docs" / "detection.md"
 _HZ = 97.0
 _AT_ONCE = 3
-_LIMIT_S = 300.0
+_LIMIT_S = 900.0
 _LEAST_SCORE = 15.0
 """Rules below only explain."""
+_START_S = 30.0
+"""For so long nothing is seen of a program: it imports, reads and compiles."""
 _RANDOMX_S = 90.0
 """It fills its cache by Argon2 first."""
 _NAMED_S = 90.0
@@ -70,6 +72,13 @@ class Running:
         with suppress(psutil.Error):
             root = psutil.Process(self.process.pid)
             self.pids.update(child.pid for child in root.children(recursive=True))
+
+    @property
+    def has_begun(self) -> bool:
+        """Return True if it probably computes what is to be seen; its output says so, if kept."""
+        if self.program.output is not None and self.program.kind == "randomx":
+            return self.program.output.stat().st_size > 0
+        return time.monotonic() - self.started_s >= _START_S
 
     def end(self) -> None:
         """Kill all of them."""
@@ -128,7 +137,7 @@ class Table:
     def locate(self, pid: int) -> Place | None:
         """Return the program that a process belongs to."""
         for running in self._running:
-            if pid in running.pids:
+            if pid in running.pids and running.has_begun:
                 with suppress(OSError, IndexError):
                     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
                     start_ticks = int(stat.rpartition(")")[2].split()[19])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
+
+_TARGETS = Path(__file__).parents[1] / "tests" / "targets"
 _FOLDER = "d=$(mktemp -d) && cd $d && trap 'rm -rf $d; kill 0' EXIT; "
 _FILES = f"{_FOLDER} cp -r /usr/share/perl/5.*.* files; "
 _TEXT = f"{_FOLDER} cat /usr/share/perl/5.*.*/*.pm > file; "
@@ -72,8 +76,26 @@ _WASM_INTEGERS = """local.get 1 i64.const 6364136223846793005 i64.mul i64.const 
   local.tee 1 i64.const 13 i64.rotl local.get 1 i64.xor local.set 1"""
 _WASM_FLOATS = "local.get 1 f64.const 1.0000001 f64.mul f64.const 0.5 f64.add f64.sqrt local.set 1"
 
+_TORCH = """
+import torch as t
+t.set_num_threads(1)
+{0}
+o = t.optim.Adam(m.parameters())
+while True:
+    o.zero_grad(); t.nn.functional.cross_entropy(m(x), y).backward(); o.step()
+"""
+
 PYTHON: dict[tuple[str, str], tuple[str, str]] = {
     # kind, name -> module that it needs, source
+    **{
+        ("ordinary", f"torch training of {name}"): ("torch", _TORCH.format(model))
+        for name, model in {
+            "a dense network": "m = t.nn.Sequential(t.nn.Linear(784, 512), t.nn.ReLU(), t.nn.Linear(512, 10))\n"
+            "x, y = t.rand(256, 784), t.randint(0, 10, (256,))",
+            "a convolution": "m = t.nn.Sequential(t.nn.Conv2d(3, 32, 3), t.nn.ReLU(), t.nn.Flatten(), t.nn.Linear(28800, 10))\n"
+            "x, y = t.rand(32, 3, 32, 32), t.randint(0, 10, (32,))",
+        }.items()
+    },
     ("login", "login service, PBKDF2"): (
         "hashlib",
         _LOGIN.format("checked = lambda p: hashlib.pbkdf2_hmac('sha256', p, b'salt', 100000)"),
@@ -180,8 +202,61 @@ PYTHON: dict[tuple[str, str], tuple[str, str]] = {
         "c, b = AESGCM(bytes(32)), bytes(1 << 20)\nwhile True: c.encrypt(bytes(12), b, None)",
     ),
 }
+_CGAL = """#include <CGAL/Exact_predicates_{0}_constructions_kernel.h>
+#include <CGAL/Delaunay_triangulation_2.h>
+#include <CGAL/point_generators_2.h>
+#include <vector>
+typedef CGAL::Exact_predicates_{0}_constructions_kernel K;
+int main() {{ for (;;) {{
+  CGAL::Random_points_in_square_2<K::Point_2> g(1.0);
+  std::vector<K::Point_2> p; for (int i = 0; i < 20000; i++) p.push_back(CGAL::midpoint(*g++, *g++));
+  CGAL::Delaunay_triangulation_2<K> t(p.begin(), p.end());
+  if (!t.is_valid()) return 1; }} }}"""
+_COMPILED = "(setsid g++ -O2 -w a.cpp -o b -lgmp -lmpfr >/dev/null &) ; until [ -x b ] && ./b; do sleep 1; done"
+"""It is not the compiler that is to be seen: that is no child of the shell."""
+_TUNNEL = """d=$(mktemp -d) && cd $d && trap 'rm -rf $d; kill 0' EXIT
+unshare -n sleep inf & b=$!; sleep 1
+ip link add v0 type veth peer name v1 netns $b
+ip link set lo up; ip addr add 10.99.0.1/24 dev v0; ip link set v0 up
+b="nsenter -n -t $b"; $b ip addr add 10.99.0.2/24 dev v1; $b ip link set v1 up
+{0}
+sleep 6
+$b python3 -c 'import socket; c = socket.create_server(("", 99)).accept()[0]
+while c.recv(1 << 18): pass' & sleep 2
+python3 -c 'import socket; s = socket.create_connection(("10.98.0.2", 99))
+while 1: s.send(bytes(1 << 17))'
+"""
+"""Between two network namespaces of its own; the ends of the connection compute next to nothing."""
+_OPENVPN = """openvpn --genkey secret k
+o="openvpn --dev tun --secret k --cipher AES-256-CBC --remote"
+$o 10.99.0.2 --ifconfig 10.98.0.1 10.98.0.2 & $b $o 10.99.0.1 --ifconfig 10.98.0.2 10.98.0.1 &"""
+_WIREGUARD = """umask 77; wg genkey > k1; wg genkey > k2; export GOMAXPROCS=1
+wireguard-go -f wg1 & $b wireguard-go -f wg2 & sleep 2
+wg set wg1 listen-port 51820 private-key k1 peer $(wg pubkey < k2) allowed-ips 0.0.0.0/0 endpoint 10.99.0.2:51820
+$b wg set wg2 listen-port 51820 private-key k2 peer $(wg pubkey < k1) allowed-ips 0.0.0.0/0
+ip addr add 10.98.0.1/24 dev wg1; ip link set wg1 up
+$b ip addr add 10.98.0.2/24 dev wg2; $b ip link set wg2 up"""
+
 SHELL: dict[tuple[str, str], tuple[str, str]] = {
     # kind, name -> program that it needs, script
+    **{
+        ("ordinary", f"CGAL, {name} constructions"): (
+            "g++",
+            f"{_FOLDER} echo '{_CGAL.format(name)}' > a.cpp; {_COMPILED}",
+        )
+        for name in ("exact", "inexact")
+    },
+    ("server", "datagrams by ChaCha20, in C"): (
+        "gcc",
+        f"{_FOLDER} gcc -O2 {_TARGETS}/datagrams.c -l:libcrypto.so.3 && ./a.out",
+    ),
+    **{
+        ("server", program): (
+            program,
+            f"exec unshare -n sh -c {quote(_TUNNEL.format(sets_up))}",
+        )
+        for program, sets_up in {"openvpn": _OPENVPN, "wireguard-go": _WIREGUARD}.items()
+    },
     **{
         ("cracker", f"john {form}"): ("john", f"{_FOLDER} john --test=600 --format={form}")
         for form in ("bcrypt", "md5crypt", "descrypt")

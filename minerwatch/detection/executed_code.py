@@ -36,10 +36,12 @@ class CodeTally:
     samples: float = 0.0
     hashing: float = 0.0
     anonymous: float = 0.0
+    pairs: float = 0.0
     classes: Counter[str] = field(default_factory=Counter)
     pages: Counter[str] = field(default_factory=Counter)
     io_bytes: float = 0.0
     io_cpu_s: float = 0.0  # CPU time in which they were read and written
+    kernel_s: float = 0.0  # of that, in the kernel
     file_mib_samples: float = 0.0  # sum over samples of the largest file that is mapped
 
     def add(
@@ -47,6 +49,7 @@ class CodeTally:
         samples: int,
         hashing: int,
         anonymous: int,
+        pairs: int,
         classes: Sequence[int],
         pages: Mapping[str, int],
     ) -> None:
@@ -54,6 +57,7 @@ class CodeTally:
         self.samples += samples
         self.hashing += hashing
         self.anonymous += anonymous
+        self.pairs += pairs
         for name, count in zip(CLASSES, classes, strict=True):
             self.classes[name] += count
         self.pages.update(pages)
@@ -76,18 +80,20 @@ class CodeTally:
             HashCodeShare=self.hashing / self.samples,
             MixingCodeShare=of("xor") + of("rotate") + of("multiply"),
             FloatCodeShare=of("float") + of("pairs"),
-            PairConversionShare=of("pairs"),
+            PairConversionShare=self.pairs / self.samples,
             RoundingCodeShare=of("rounding"),
             VectorCodeShare=of("vector") + of("media"),
             AnonymousCodeShare=self.anonymous / self.samples,
             HotCodePages=self._hot_pages(),
-            IoBytesPerCpuSecond=self._io_rate(),
+            IoBytesPerCpuSecond=self._per_cpu_second(self.io_bytes),
+            KernelCpuShare=self._per_cpu_second(self.kernel_s),
         )
 
-    def add_io(self, io_bytes: int, cpu_s: float) -> None:
-        """Add what was read and written within some CPU time."""
+    def add_io(self, io_bytes: int, cpu_s: float, kernel_s: float) -> None:
+        """Add what was read and written within some CPU time, a part of it in the kernel."""
         self.io_bytes += io_bytes
         self.io_cpu_s += cpu_s
+        self.kernel_s += kernel_s
 
     def add_file(self, samples: int, largest_mib: float) -> None:
         """Add samples of a process whose largest mapped file has this size."""
@@ -98,8 +104,8 @@ class CodeTally:
         """Return the average over samples: a file that an idle process maps counts little."""
         return self.file_mib_samples / self.samples
 
-    def _io_rate(self) -> float | None:
-        return self.io_bytes / self.io_cpu_s if self.io_cpu_s >= _LEAST_IO_CPU_S else None
+    def _per_cpu_second(self, sum_: float) -> float | None:
+        return sum_ / self.io_cpu_s if self.io_cpu_s >= _LEAST_IO_CPU_S else None
 
     def _share(self, name: str) -> float:
         return self.classes[name] / (self.classes.total() or 1)
@@ -117,8 +123,10 @@ class CodeTally:
         self.samples /= 2
         self.hashing /= 2
         self.anonymous /= 2
+        self.pairs /= 2
         self.io_bytes /= 2
         self.io_cpu_s /= 2
+        self.kernel_s /= 2
         self.file_mib_samples /= 2
         for counts in (self.classes, self.pages):
             for name in counts:

@@ -188,9 +188,9 @@ _FIELDS = (
     Field(
         "PairConversionShare",
         "0..1",
-        "conversions of two integers to two floats, of the instructions it executes",
+        "samples of generated code that converts pairs of integers to floats, and mixes integers",
         _CODE,
-        "PairConversionShare|gte: 0.004",
+        "PairConversionShare|gte: 0.01",
         dynamic=True,
     ),
     Field(
@@ -231,6 +231,14 @@ _FIELDS = (
         "bytes read and written, files, pipes and sockets, per second of CPU",
         _CODE,
         "IoBytesPerCpuSecond|lte: 1000000",
+        dynamic=True,
+    ),
+    Field(
+        "KernelCpuShare",
+        "0..1",
+        "its CPU time that the kernel spends for it",
+        _CODE,
+        "KernelCpuShare|lt: 0.4",
         dynamic=True,
     ),
     Field(
@@ -340,6 +348,7 @@ _POOLED = frozenset(
         *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
         "RoundingCodeShare",
         *("VectorCodeShare", "AnonymousCodeShare", "HotCodePages", "IoBytesPerCpuSecond"),
+        "KernelCpuShare",
         *("ContentInHotCode", "CodeFingerprints", "ForeignCodeFingerprints"),
     )
 )

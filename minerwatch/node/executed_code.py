@@ -111,7 +111,7 @@ class CodeSampler:
     """Samples what every CPU executes; for one thread.
 
     ``failures`` counts since the start, by reason: ``lost`` (samples that no room was left for),
-    ``cpu`` (CPUs that could not be opened).
+    ``cpu`` (CPUs that could not be opened, or went while they were sampled).
     """
 
     read_every_s = 1.0
@@ -190,6 +190,7 @@ class CodeSampler:
         online = set(self._cpus())
         for cpu in self._rings.keys() - online:
             self._rings.pop(cpu).close()
+            self.failures["cpu"] += 1
         for cpu in sorted(online - self._rings.keys()):
             try:
                 self._rings[cpu] = self._opened(cpu)

@@ -82,17 +82,20 @@ class CodeAnswer(msgspec.Struct):
     unread: int = 0
     hashing: int = 0
     anonymous: int = 0
+    pairs: int = 0
     classes: list[int] = []
     pages: dict[str, int] = {}
     io_bytes: int | None = None
     cpu_s: float = 0.0
+    kernel_s: float = 0.0
     file_mib: float = 0.0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
-        counts = (self.samples, self.unread, self.hashing, self.anonymous, *self.classes)
-        most = max(self.hashing, self.anonymous, sum(self.classes) / INSTRUCTIONS)
+        parts = (self.hashing, self.anonymous, self.pairs)
+        counts = (self.samples, self.unread, *parts, *self.classes)
+        most = max(*parts, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
             self.samples + self.unread == sent
             and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
@@ -104,6 +107,12 @@ class CodeAnswer(msgspec.Struct):
         if not is_sound:
             raise ValueError("impossible counts")
         return self
+
+    def add_to(self, tally: CodeTally) -> None:
+        """Add the counts to those of a process or container."""
+        parts = (self.hashing, self.anonymous, self.pairs)
+        tally.add(self.samples, *parts, self.classes, self.pages)
+        tally.add_file(self.samples, self.file_mib)
 
 
 class _Question(msgspec.Struct):
@@ -119,6 +128,7 @@ class _Known:
     tally: CodeTally = field(default_factory=CodeTally)
     io_bytes: int = 0  # of the process, at the last answer
     cpu_s: float = 0.0
+    kernel_s: float = 0.0
 
 
 class ExecutedCode:
@@ -378,21 +388,16 @@ class ExecutedCode:
             known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())
             for tally in (known[1].tally, container.tally):
-                tally.add(
-                    answer.samples,
-                    answer.hashing,
-                    answer.anonymous,
-                    answer.classes,
-                    answer.pages,
-                )
-                tally.add_file(answer.samples, answer.file_mib)
+                answer.add_to(tally)
                 if answer.io_bytes is not None:
                     tally.add_io(
                         max(0, answer.io_bytes - known[1].io_bytes),
                         max(0.0, answer.cpu_s - known[1].cpu_s),
+                        max(0.0, answer.kernel_s - known[1].kernel_s),
                     )
             if answer.io_bytes is not None:
                 known[1].io_bytes, known[1].cpu_s = answer.io_bytes, answer.cpu_s
+                known[1].kernel_s = answer.kernel_s
             if self._hot is not None:
                 self._hot.consider(place.process, place.container, known[1].tally.facts())
                 self._hot.consider(place.container, place.container, container.tally.facts())
@@ -403,10 +408,7 @@ class ExecutedCode:
         with self._lock:
             self._news.add(place.container)
             tally = self._containers.setdefault(place.container, _Known()).tally
-            tally.add(
-                answer.samples, answer.hashing, answer.anonymous, answer.classes, answer.pages
-            )
-            tally.add_file(answer.samples, answer.file_mib)
+            answer.add_to(tally)
             if self._hot is not None:
                 self._hot.consider(place.container, place.container, tally.facts())
 

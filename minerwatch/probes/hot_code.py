@@ -17,7 +17,7 @@ from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
 
-LEAST_SHARE = 0.15
+LEAST_SHARE = 0.1
 """Of samples that hash or instructions that mix, in a container or process that is looked at."""
 LEAST_SAMPLES = 40
 _FEW_SAMPLES = 12

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from minerwatch.format import byte_size, counted
 
-_RANDOMX_PAIRS = 0.004  # as rules/compute/randomx_executed.yml
-_RANDOMX_MIXING = 0.2
+_RANDOMX_PAIRS = 0.01  # as rules/compute/randomx_executed.yml
+_RANDOMX_GENERATED = 0.5
 _GENERATED = 0.8
 _HASHES = 0.3  # as rules/compute/hash_code.yml
 _NO_FLOATS = 0.01
@@ -27,10 +27,8 @@ def one_word(executed: Mapping[str, float]) -> str:
     if not executed:
         return ""
     of = executed.get
-    is_generated = of("AnonymousCodeShare", 0.0) >= _GENERATED
-    floats = of("FloatCodeShare", 0.0)
-    mixes = of("MixingCodeShare", 0.0) >= _RANDOMX_MIXING
-    if is_generated and mixes and of("PairConversionShare", 0.0) >= _RANDOMX_PAIRS:
+    generated, floats = of("AnonymousCodeShare", 0.0), of("FloatCodeShare", 0.0)
+    if generated >= _RANDOMX_GENERATED and of("PairConversionShare", 0.0) >= _RANDOMX_PAIRS:
         return "randomx"
     if of("HashCodeShare", 0.0) >= _HASHES and floats <= _NO_FLOATS:
         return "hashing"
@@ -38,7 +36,7 @@ def one_word(executed: Mapping[str, float]) -> str:
         return "floats"
     if of("VectorCodeShare", 0.0) >= _MANY:
         return "vectors"
-    return "generated" if is_generated else "other"
+    return "generated" if generated >= _GENERATED else "other"
 
 
 def sentence(executed: Mapping[str, float]) -> str:

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 from minerwatch.detection.executed_code import CLASSES, LEAST_SAMPLES, CodeTally
 from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS
 from minerwatch.probes.hot_code import FIELDS as HOT_CODE_FIELDS
+from tests.shipped import matcher
 
 
 def classes(**counts: int) -> list[int]:
     return [counts.get(name, 0) for name in CLASSES]
 
 
-def tally_of(samples: int, *, hashing: int = 0, anonymous: int = 0, **counts: int) -> CodeTally:
+def tally_of(
+    samples: int, hashing: int = 0, anonymous: int = 0, converts: int = 0, **counts: int
+) -> CodeTally:
     tally = CodeTally()
-    tally.add(samples, hashing, anonymous, classes(**counts), {"page": samples})
+    tally.add(samples, hashing, anonymous, converts, classes(**counts), {"page": samples})
     return tally
 
 
@@ -27,26 +30,25 @@ def test_few_samples_say_nothing() -> None:
 
 
 def test_facts_are_shares() -> None:
-    tally = tally_of(
-        200, hashing=50, anonymous=150, xor=25, rotate=20, multiply=5, float=20, pairs=5, other=25
-    )
-    tally.add_io(4000, 2.0)
+    tally = tally_of(200, 50, 150, 8, xor=25, rotate=20, multiply=5, float=20, pairs=5, other=25)
+    tally.add_io(4000, 2.0, 0.5)
     assert tally.facts() == {
         "HashCodeShare": 0.25,
         "MixingCodeShare": 0.5,
         "FloatCodeShare": 0.25,
-        "PairConversionShare": 0.05,
+        "PairConversionShare": 0.04,
         "RoundingCodeShare": 0.0,
         "VectorCodeShare": 0.0,
         "AnonymousCodeShare": 0.75,
         "HotCodePages": 1,
         "IoBytesPerCpuSecond": 2000.0,
+        "KernelCpuShare": 0.25,
     }
 
 
 def test_each_fact_is_a_known_field_of_the_probe() -> None:
     tally = tally_of(200, other=1)
-    tally.add_io(0, 10.0)
+    tally.add_io(0, 10.0, 0.0)
     assert {*tally.facts(), *HOT_CODE_FIELDS} == set(PROBE_FIELDS["executed_code"])
     assert tally.facts().keys().isdisjoint(HOT_CODE_FIELDS)
     assert all(KNOWN_FIELDS[name].dynamic for name in tally.facts())
@@ -55,21 +57,21 @@ def test_each_fact_is_a_known_field_of_the_probe() -> None:
 def test_a_file_that_few_samples_have_mapped_counts_little() -> None:
     tally = CodeTally()
     for samples, file_mib in ((180, 2.0), (20, 1e9)):
-        tally.add(samples, 0, 0, classes(other=1), {})
+        tally.add(samples, 0, 0, 0, classes(other=1), {})
         tally.add_file(samples, file_mib)
     assert tally.file_mib == pytest.approx(0.9 * 2 + 0.1 * 128)
 
 
 def test_hot_pages_hold_nine_tenths() -> None:
     tally = CodeTally()
-    tally.add(100, 0, 0, classes(other=1), {"a": 60, "b": 29, "c": 1, "d": 9, "e": 1})
+    tally.add(100, 0, 0, 0, classes(other=1), {"a": 60, "b": 29, "c": 1, "d": 9, "e": 1})
     assert tally.facts()["HotCodePages"] == 3
 
 
 def test_what_was_executed_long_ago_is_forgotten() -> None:
     tally = tally_of(399, hashing=399, xor=10)
     for _ in range(40):
-        tally.add(50, 0, 0, classes(other=10), {"other": 50})
+        tally.add(50, 0, 0, 0, classes(other=10), {"other": 50})
     share = tally.facts()["HashCodeShare"]
     assert isinstance(share, float)
     assert share < 0.01
@@ -90,7 +92,7 @@ def test_shares_are_shares_whatever_is_added(
 ) -> None:
     tally = CodeTally()
     for samples, counts, pages in answers:
-        tally.add(samples, samples // 2, samples, counts, pages)
+        tally.add(samples, samples // 2, samples, samples // 3, counts, pages)
     assert tally.samples < 460
     assert len(tally.pages) <= 512
     for name, value in tally.facts().items():
@@ -104,10 +106,33 @@ def test_two_rounds_of_another_work_outweigh_what_a_process_did_for_hours() -> N
         tally.make_room(190)
         classes = [0] * len(CLASSES)
         classes[CLASSES.index("xor" if mixes else "other")] = 190 * 16
-        tally.add(190, 190 * mixes, 190 * mixes, classes, {"page": 190})
+        tally.add(190, 190 * mixes, 190 * mixes, 0, classes, {"page": 190})
     facts = tally.facts()
     assert float(str(facts["AnonymousCodeShare"])) >= 0.8
     assert float(str(facts["MixingCodeShare"])) >= 0.8
     before = tally.samples
     tally.make_room(50)  # too few to be enough
     assert tally.samples == before
+
+
+RANDOMX_EXECUTED = "3d0c6a8e-52f5-4c1a-9b1e-6d6a0a1f5c31"
+
+
+def is_randomx(tally: CodeTally) -> bool:
+    return any(each.rule.id == RANDOMX_EXECUTED for each in matcher().matches(tally.facts()))
+
+
+@given(
+    st.integers(0, 100),
+    st.booleans(),
+    st.lists(st.integers(0, 1600), min_size=len(CLASSES), max_size=len(CLASSES)),
+)
+def test_other_code_hides_randomx_only_for_half_of_the_cpu_time(
+    decoys: int, is_generated: bool, counts: list[int]
+) -> None:
+    """Whatever it executes: vectors, floats, integers; in files or generated."""
+    tally = tally_of(100, hashing=9, anonymous=95, converts=4, xor=700, float=60, other=900)
+    assert is_randomx(tally)
+    tally.add(decoys, 0, decoys * is_generated, 0, counts, {"decoy": decoys})
+    anonymous = tally.facts()["AnonymousCodeShare"]
+    assert is_randomx(tally) == (float(str(anonymous)) >= 0.5)

@@ -23,6 +23,7 @@ from minerwatch.node.executed_code import (
     online_cpus,
     samples_in,
 )
+from tests.conftest import needs_root
 from tests.waiting import cpu_s, until
 
 SAMPLE = executed_code.SAMPLE
@@ -257,9 +258,35 @@ def test_a_cpu_that_goes_and_comes_back() -> None:
     machine.remove(2)
     assert seen_by(opened, 10) == {0, 1, 3}
     assert [ring.cpu for ring in machine.rings if ring.is_closed] == [2]
+    assert opened.failures["cpu"] == 1
     machine.online.add(2)
     seen_by(opened, 10)
     assert seen_by(opened) == {0, 1, 2, 3}
+
+
+ONLINE = Path("/sys/devices/system/cpu/cpu1/online")
+
+
+@needs_root
+@pytest.mark.nightly  # takes a CPU from all that runs here, for some seconds
+@pytest.mark.skipif(not os.access(ONLINE, os.W_OK), reason="run it as root, where CPUs can be off")
+def test_a_real_cpu_that_goes_and_comes_back() -> None:
+    try:
+        opened = CodeSampler(199.0)
+    except SamplerUnavailableError as error:
+        pytest.skip(f"run it as root of a host: {error}")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
+        try:
+            ONLINE.write_text("0")
+            try:
+                until(lambda: opened.read().samples and opened.failures["cpu"], every_s=0.1)
+            finally:
+                ONLINE.write_text("1")
+            os.sched_setaffinity(loop.pid, {1})
+            until(lambda: any(pid == loop.pid for pid, _, _ in opened.read().samples), every_s=0.1)
+        finally:
+            loop.kill()
+            opened.close()
 
 
 def test_a_cpu_that_was_gone_for_a_moment_is_seen_again_within_two_minutes() -> None:

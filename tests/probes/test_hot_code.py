@@ -18,7 +18,7 @@ HERE, THERE = ContainerKey("/here", 1), ContainerKey("/there", 2)
 ONE, TWO = ProcessId(10, 1), ProcessId(11, 1)
 HASHES: Facts = {"HashCodeShare": 0.5, "MixingCodeShare": 0.1}
 MIXES: Facts = {"HashCodeShare": 0.1, "MixingCodeShare": 0.3}
-IDLES: Facts = {"HashCodeShare": 0.1, "MixingCodeShare": 0.1}
+IDLES: Facts = {"HashCodeShare": 0.05, "MixingCodeShare": 0.05}
 SCRYPT = HotCodeFindings(("Salsa20_Rounds",), ("ab" * 16,), ())
 MINER = HotCodeFindings(("Hash_Chain",), (), ("cd" * 16,))
 

@@ -3,12 +3,14 @@
  * A program:  evading HASH WAY    HASH: sha256 or blake2b; WAY: plain, floats or copies. It prints
  *                                 how many blocks it has hashed, and its CPU time in seconds.
  * A library (-DLIBRARY -shared), for LD_PRELOAD, which does to any program what EVADING says:
- *   unlinked  memory for code is mapped from files that are unlinked;
+ *   unlinked  memory for code and for large data is mapped from files that are unlinked;
  *   reads     /dev/zero is read, 6 MB in each second of CPU time;
- *   yields    it sleeps for 10 ms around each sample, if 19 a second begin when it starts. */
+ *   yields    it sleeps for 10 ms around each sample, if 19 a second begin when it starts;
+ *   decoy     another thread computes with vectors of integers, for a quarter of all its CPU time. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,6 +22,11 @@
 #include <unistd.h>
 
 #ifdef LIBRARY
+#ifdef __x86_64__
+#define VECTORS __asm__ volatile(".rept 64\npaddd %1, %0\npaddd %0, %1\n.endr" : "+x"(a), "+x"(b))
+#else
+#define VECTORS __asm__ volatile(".rept 64\nadd %0.4s, %0.4s, %1.4s\n.endr" : "+w"(a), "+w"(b))
+#endif
 static int is_unlinking, zero = -1;
 static char block[65536];
 
@@ -37,6 +44,18 @@ void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offse
     return next(at, size, protection, flags, fd, offset);
 }
 
+/* RandomX keeps its cache, data set and scratchpads in such memory, and frees none until it ends. */
+int posix_memalign(void **memory, size_t alignment, size_t size)
+{
+    static int (*next)(void **, size_t, size_t);
+    if (!next)
+        *(void **)&next = dlsym(RTLD_NEXT, "posix_memalign");
+    if (!is_unlinking || size < 1 << 20)
+        return next(memory, alignment, size);
+    *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return *memory == MAP_FAILED;
+}
+
 static void reads(int number)
 {
     (void)number;
@@ -48,6 +67,28 @@ static void yields(int number)
 {
     (void)number;
     nanosleep(&(struct timespec){0, 10000000}, NULL);
+}
+
+static double cpu_seconds(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+static void *decoy(void *nothing)
+{
+    typedef uint32_t vector __attribute__((vector_size(16)));
+    vector a = {1, 2, 3, 4}, b = {5, 6, 7, 8};
+    for (;;) {
+        if (cpu_seconds(CLOCK_THREAD_CPUTIME_ID) > cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) / 4) {
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+            continue;
+        }
+        for (int i = 0; i < 10000; i++)
+            VECTORS;
+    }
+    return nothing;
 }
 
 __attribute__((constructor)) static void start(void)
@@ -65,6 +106,10 @@ __attribute__((constructor)) static void start(void)
         action.sa_handler = yields;
         sigaction(SIGALRM, &action, NULL);
         setitimer(ITIMER_REAL, &sample, NULL);
+    } else if (way && !strcmp(way, "decoy")) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, decoy, NULL))
+            abort();
     }
 }
 #else

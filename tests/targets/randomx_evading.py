@@ -7,8 +7,10 @@ Usage: python3 randomx_evading.py SHAPE SECONDS
 ``reset``: the floating-point control word is reset after each hash, before it sleeps for a moment.
 ``interpreted``: the same, without generated code.
 ``plain``: nothing is hidden, except by evading.c if that is loaded.
+``full``: the same, with the whole data set of 2 GiB, which takes minutes to fill.
 
-It prints how many hashes it has computed, and its CPU time in seconds (not the first two shapes).
+It prints ``hashing`` when it begins; then how many hashes it has computed, and its CPU time in
+seconds (not the first two shapes).
 """
 
 from __future__ import annotations
@@ -16,28 +18,50 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
-from randomx_hashing import FLAG_JIT, library  # type: ignore[import-not-found]
+from randomx_hashing import FLAG_FULL, FLAG_JIT, library  # type: ignore[import-not-found]
 
 _DEFAULT_ENVIRONMENT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc's <fenv.h>
 
 
 class Hasher:
-    """One machine of RandomX in light mode."""
+    """One machine of RandomX; in light mode, if it is not full."""
 
-    def __init__(self, *, is_interpreted: bool = False) -> None:
+    def __init__(self, *, is_interpreted: bool = False, is_full: bool = False) -> None:
         self._library = library()
         self._flags = self._library.randomx_get_flags()
         if is_interpreted:
             self._flags &= ~FLAG_JIT
+        self._items = None
         self._cache = self._library.randomx_alloc_cache(self._flags)
         self._library.randomx_init_cache(self._cache, b"a key of no chain", 17)
+        if is_full:
+            self._flags |= FLAG_FULL
+            self._fill()
+
+    def _fill(self) -> None:
+        self._items = self._library.randomx_alloc_dataset(self._flags)
+        count, parts = self._library.randomx_dataset_item_count(), os.cpu_count() or 1
+        starts = [count * part // parts for part in range(parts + 1)]
+        threads = [
+            threading.Thread(
+                target=self._library.randomx_init_dataset,
+                args=(self._items, self._cache, start, end - start),
+            )
+            for start, end in pairwise(starts)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def start(self) -> None:
         """Make the machine: in each process its own."""
-        self._machine = self._library.randomx_create_vm(self._flags, self._cache, None)
+        self._machine = self._library.randomx_create_vm(self._flags, self._cache, self._items)
         self._output = ctypes.create_string_buffer(32)
 
     def hash(self) -> None:
@@ -98,12 +122,13 @@ SHAPES = {
     "reset": with_resets,
     "interpreted": with_resets,
     "plain": plainly,
+    "full": plainly,
 }
 
 
 def main() -> None:
     shape, seconds = SHAPES[sys.argv[1]], float(sys.argv[2])
-    hasher = Hasher(is_interpreted=sys.argv[1] == "interpreted")
+    hasher = Hasher(is_interpreted=sys.argv[1] == "interpreted", is_full=sys.argv[1] == "full")
     print("hashing", flush=True)
     shape(hasher, time.monotonic() + seconds)
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+FLAG_FULL = 4
 FLAG_JIT = 8
 
 
@@ -24,10 +25,14 @@ def library() -> ctypes.CDLL:
         assert spec.origin is not None
         path = spec.origin
     found = ctypes.CDLL(path)
-    pointer, number = ctypes.c_void_p, ctypes.c_int
+    pointer, number, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong
     found.randomx_alloc_cache.restype = pointer
     found.randomx_alloc_cache.argtypes = [number]
     found.randomx_init_cache.argtypes = [pointer, ctypes.c_char_p, ctypes.c_size_t]
+    found.randomx_alloc_dataset.restype = pointer
+    found.randomx_alloc_dataset.argtypes = [number]
+    found.randomx_dataset_item_count.restype = count
+    found.randomx_init_dataset.argtypes = [pointer, pointer, count, count]
     found.randomx_create_vm.restype = pointer
     found.randomx_create_vm.argtypes = [number, pointer, pointer]
     found.randomx_calculate_hash.argtypes = [

@@ -48,7 +48,9 @@ _HASHING_SHARE = 0.25
 _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
-"""More is a generator of random numbers (Philox), or RandomX, which is told by its mixture."""
+"""More is a generator of random numbers (Philox), or RandomX, which is told by its pairs."""
+_LEAST_MIXED = 3
+"""Instructions that mix integers, in a window that converts pairs of them."""
 
 (XOR, ROTATE, MULTIPLY, VECTOR, MEDIA, CIPHER, FLOAT, PAIRS, ROUNDING, BRANCH, OTHER) = range(11)
 CLASSES = 11
@@ -167,9 +169,11 @@ class Window(NamedTuple):
 
     counts: tuple[int, ...]  # by class
     is_hashing: bool
+    converts_pairs: bool
+    """Between instructions that mix integers one at a time, not in vectors."""
 
 
-_NO_WINDOW = Window((0,) * CLASSES, is_hashing=False)
+_NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, converts_pairs=False)
 
 
 class Decoder:
@@ -182,6 +186,7 @@ class Decoder:
         is_arm = machine == "aarch64"
         self._disassembler = Disassembler(is_arm=is_arm)
         self._class_of = arm_class if is_arm else x86_class
+        self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
     def window(self, code: bytes) -> Window | None:
         """Return what the first instructions of ``code`` are; None if too few can be decoded."""
@@ -194,12 +199,16 @@ class Decoder:
 
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
+        mixed = 0
         for _, _, mnemonic, operands in self._disassembler.disassemble(code, 0, _WINDOW):
-            counts[self._class_of(mnemonic, operands)] += 1
+            kind = self._class_of(mnemonic, operands)
+            counts[kind] += 1
+            mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
         total = sum(counts)
         if total < _LEAST_INSTRUCTIONS:
             return _NO_WINDOW
-        return Window(tuple(counts), is_hashing=_is_hashing(counts, total))
+        converts_pairs = counts[PAIRS] > 0 and mixed >= _LEAST_MIXED
+        return Window(tuple(counts), _is_hashing(counts, total), converts_pairs)
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:
@@ -283,7 +292,8 @@ class _Process:
         self._folder = f"{proc}/{pid}"
         stat = self._stat()
         self.is_same = int(stat[19]) == start_ticks
-        self.cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
+        self.kernel_s = int(stat[12]) / _TICKS_PER_S
+        self.cpu_s = int(stat[11]) / _TICKS_PER_S + self.kernel_s
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
@@ -369,7 +379,7 @@ class Classifier:
         return _nothing(addresses)
 
     def _counts(self, process: _Process, addresses: list[tuple[int, int]]) -> dict[str, Any]:
-        unread = samples = hashing = anonymous = 0
+        unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         is_current = False
@@ -388,6 +398,7 @@ class Classifier:
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * mapping.is_anonymous
+            pairs += count * (mapping.is_anonymous and window.converts_pairs)
             page = _page(address, mapping)
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
@@ -397,10 +408,12 @@ class Classifier:
             "unread": unread,
             "hashing": hashing,
             "anonymous": anonymous,
+            "pairs": pairs,
             "classes": classes,
             "pages": pages,
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
+            "kernel_s": process.kernel_s,
             "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
         }
 

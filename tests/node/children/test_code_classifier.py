@@ -151,6 +151,21 @@ def test_floats_and_pointers_are_not() -> None:
     assert not x86_window(mixed).is_hashing
 
 
+PAIRS_BETWEEN_INTEGERS = bytes.fromhex("f30fe60748c1c0074831d8480fafc3660f58c1" * 3)
+"""cvtdq2pd xmm0,[rdi]; rol rax,7; xor rax,rbx; imul rax,rbx; addpd xmm0,xmm1"""
+PAIRS_BETWEEN_VECTORS = bytes.fromhex("660fefc1660f72f205660fefd1660feff3f30fe607660f58c1" * 3)
+"""pxor xmm0,xmm1; pslld xmm2,5; pxor xmm2,xmm1; pxor xmm6,xmm3; cvtdq2pd xmm0,[rdi]; addpd"""
+
+
+def test_pairs_are_converted_between_integers_that_are_mixed_one_at_a_time() -> None:
+    assert x86_window(PAIRS_BETWEEN_INTEGERS).converts_pairs
+    vectors = x86_window(PAIRS_BETWEEN_VECTORS)
+    assert vectors.counts[PAIRS] >= 2
+    assert vectors.counts[XOR] >= 6
+    assert not vectors.converts_pairs
+    assert not x86_window(SALSA_QUARTER).converts_pairs
+
+
 ARM = json.loads((Path(__file__).parents[2] / "fixtures" / "code" / "aarch64.json").read_text())
 """Level -> function of tests/targets/kernels.c -> its machine code in hexadecimal."""
 
@@ -174,6 +189,7 @@ def test_functions_compiled_for_arm64(
     windows = arm_windows(bytes.fromhex(ARM[level][function]))
     share = sum(each.is_hashing for each in windows) / len(windows)
     assert hashing[0] <= share <= hashing[1]
+    assert function == "mixture" or not any(each.converts_pairs for each in windows)
 
 
 @pytest.mark.parametrize("level", ["-O2", "-O3"])
@@ -183,6 +199,7 @@ def test_a_mixture_as_randomx_has_it_compiled_for_arm64(level: str) -> None:
     of = [sum(each.counts[kind] for each in windows) / total for kind in range(len(CLASSES))]
     assert of[XOR] + of[ROTATE] + of[MULTIPLY] >= 0.2
     assert of[PAIRS] >= 0.01
+    assert sum(each.converts_pairs for each in windows) / len(windows) >= 0.2
     assert 0.01 <= of[FLOAT] + of[PAIRS] <= 0.3
 
 
@@ -303,9 +320,10 @@ def test_counts_of_a_real_process(anonymous_code: int) -> None:
     assert (answer["samples"], answer["unread"]) == (4, 2)
     assert (answer["hashing"], answer["anonymous"]) == (4, 4)
     assert list(answer["pages"].values()) == [4]
+    assert answer["pairs"] == 0
     assert sum(answer["classes"]) == 4 * 16
     assert answer["io_bytes"] > 0
-    assert answer["cpu_s"] > 0
+    assert answer["cpu_s"] > answer["kernel_s"] >= 0
 
 
 def test_no_page_is_fetched() -> None:

@@ -1,0 +1,164 @@
+"""The whole verdict on login services under load, each with a session to a database outside.
+
+    python -m benchmarks.logins [--cpu-seconds 150] [--write] [FUNCTION…]
+
+Needs root and ``ip``. A service hashes passwords in a container with a network of its own, by
+argon2id, bcrypt, PBKDF2, scrypt or yescrypt; users log in without a pause from a second namespace,
+where its database lies, too: outside the cluster. The agent's own node looks on, one service after
+the other. ``--write`` puts the table into docs/detection.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks import traffic
+from benchmarks.networks import DOCUMENT, Networks, networks
+from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination
+from minerwatch.config.values import Duration
+from minerwatch.detection.judge import signal_scores
+from minerwatch.detection.sigma import rulebook
+from minerwatch.model import Observation, Signal
+from tests.conftest import TOP, CgroupFolders, cgroup_root, container_id
+from tests.waiting import cpu_s
+
+TARGET = Path(__file__).parents[1] / "tests" / "targets" / "login_service.py"
+BEGIN, END = "<!-- begin: python -m benchmarks.logins --write -->", "<!-- end of logins -->"
+FUNCTIONS = {
+    "argon2id": "argon2",
+    "bcrypt": "bcrypt",
+    "pbkdf2": "hashlib",
+    "scrypt": "hashlib",
+    "yescrypt": "ctypes",
+}
+"""Function -> module that it needs."""
+CONFIG = Config(examination=Examination(cpu_per_look=Duration(6.0)))
+HAS_SESSION = "Session with a database outside"
+SESSION_RULE = f"""
+title: {HAS_SESSION}
+id: 6a4f0b52-5d0c-4b43-9a39-0c9f5b8c1d77
+status: experimental
+description: Shows that the session was seen.
+logsource: {{product: linux, category: network_connection}}
+detection:
+  session: {{SessionOutsideCluster: true, SessionAge|gte: 30, AcceptsConnections: true}}
+  condition: session
+level: informational
+"""
+_TICK_S = 2.0
+_PORT = 8443
+_USERS = 4
+
+
+@contextmanager
+def service(found: Networks, cgroups: CgroupFolders, function: str) -> Iterator[tuple[int, str]]:
+    """Run a service and its users; yield its PID and its cgroup."""
+    folder = cgroups.make(f"{TOP}/docker/{container_id('10')}")
+    database = (traffic.address(3), str(traffic.ECHO))
+    serves = ("serve", function, str(_PORT), *database)
+    logs_in = ("users", traffic.CLIENT, str(_PORT), str(_USERS))
+    running = []
+    try:
+        for namespace, arguments in ((found.client, serves), (found.world, logs_in)):
+            enters = ("ip", "netns", "exec", namespace, sys.executable, str(TARGET))
+            process = subprocess.Popen([*enters, *arguments], stdout=subprocess.PIPE)
+            running.append(process)
+            if namespace == found.client:
+                cgroups.put(process, folder)
+                assert process.stdout is not None
+                if not process.stdout.readline():
+                    raise RuntimeError(f"the service does not start: {function}")
+        yield running[0].pid, f"/{folder.relative_to(cgroups.root)}"
+    finally:
+        for process in running:
+            process.kill()
+            with process:
+                pass
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def watched(node: Node, pid: int, cgroup: str, least_cpu_s: float) -> Iterator[Observation]:
+    """Yield what the node knows of the service at each tick, until it has used CPU time."""
+    while cpu_s(pid) < least_cpu_s:
+        if not Path(f"/proc/{pid}/exe").exists():  # also of a zombie
+            raise RuntimeError("the service has exited")
+        node.watch.tick(now_s())
+        if node.watch.wants_samples:
+            node.watch.sample(now_s())
+        yield from (each for each in node.watch.observations(10) if each.container.cgroup == cgroup)
+        time.sleep(_TICK_S)
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("functions", nargs="*", metavar="FUNCTION", default=[*FUNCTIONS])
+    parser.add_argument("--cpu-seconds", type=float, default=150.0)
+    parser.add_argument("--write", action="store_true", help="into docs/detection.md")
+    options = parser.parse_args()
+    here = [each for each in options.functions if find_spec(FUNCTIONS[each]) is not None]
+    lines = [
+        "| login service, CPU time | session | score | level | signals | rules of 15 or more |",
+        "| --- | --- | ---: | --- | --- | --- |",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "session.yml").write_text(SESSION_RULE)
+        book = rulebook.load((BUILT_IN_RULES, Path(folder)))
+    for function in here:
+        cgroups, node = CgroupFolders(cgroup_root()), open_node(CONFIG, book)
+        try:
+            with networks() as found, service(found, cgroups, function) as (pid, cgroup):
+                seen = [*watched(node, pid, cgroup, options.cpu_seconds)]
+                lines.append(_line(function, cpu_s(pid), seen))
+        finally:
+            node.watch.close()
+            cgroups.close()
+        print(lines[-1], dict(seen[-1].executed), file=sys.stderr, flush=True)
+    table = "\n".join(lines)
+    print(table)
+    if options.write:
+        before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def has_session(seen: Observation) -> bool:
+    """Return True if its session with the database was seen to lead outside."""
+    return any(each.title == HAS_SESSION for each in seen.verdict.findings)
+
+
+def _line(function: str, spent_s: float, seen: Sequence[Observation]) -> str:
+    verdict = max((each.verdict for each in seen), key=lambda each: each.score)
+    signals = {
+        signal.value: score
+        for signal, score in signal_scores(verdict.findings).items()
+        if signal is not Signal.BEHAVIOUR
+    }
+    rules = {
+        f"{each.title} ({each.score:g})"
+        for each in verdict.findings
+        if each.score >= 15 and each.signal is not Signal.BEHAVIOUR
+    }
+    cells = (
+        f"{function}, {spent_s:.0f} s",
+        "yes" if any(map(has_session, seen)) else "no",
+        f"{verdict.score:.0f}",
+        verdict.level.label,
+        ", ".join(f"{name} {score:g}" for name, score in sorted(signals.items())),
+        "; ".join(sorted(rules)),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A login service under load, with a session to a database outside: nothing leaves its namespaces.
+
+    python3 login_service.py serve FUNCTION PORT DATABASE DATABASE_PORT
+    python3 login_service.py users HOST PORT USERS
+
+FUNCTION: argon2id, bcrypt, pbkdf2, scrypt or yescrypt. The service has one long session to the
+database, asks it at each login, and hashes the password. The users log in without a pause. The
+database is anything that answers each question.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import http.client
+import http.server
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+Check = Callable[[bytes], object]
+
+
+def argon2id() -> Check:
+    import argon2
+
+    return argon2.PasswordHasher(parallelism=1).hash
+
+
+def bcrypt() -> Check:
+    import bcrypt
+
+    return lambda password: bcrypt.hashpw(password, bcrypt.gensalt(10))
+
+
+def pbkdf2() -> Check:
+    return lambda password: hashlib.pbkdf2_hmac("sha256", password, b"salt", 100_000)
+
+
+def scrypt() -> Check:
+    return lambda password: hashlib.scrypt(password, salt=b"salt", n=16384, r=8, p=1)
+
+
+def yescrypt() -> Check:
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt_gensalt.restype = ctypes.c_char_p
+    salt = library.crypt_gensalt(b"$y$", ctypes.c_ulong(5), None, 0)
+    lock = threading.Lock()
+
+    def check(password: bytes) -> None:
+        with lock:  # crypt(3) is not for several threads
+            library.crypt(password, salt)
+
+    return check
+
+
+FUNCTIONS = {each.__name__: each for each in (argon2id, bcrypt, pbkdf2, scrypt, yescrypt)}
+
+
+def serve(function: str, port: str, database: str, database_port: str) -> None:
+    check = FUNCTIONS[function]()
+    session = socket.create_connection((database, int(database_port)))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            password = self.rfile.read(int(self.headers["Content-Length"]))
+            session.sendall(b"SELECT hash FROM users WHERE name = $1;\n")
+            session.recv(4096)
+            check(password)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", int(port)), Handler)
+    server.daemon_threads = True
+    print("serving", flush=True)
+    server.serve_forever()
+
+
+def users(host: str, port: str, count: str) -> None:
+    for _ in range(int(count)):
+        threading.Thread(target=log_in_for_ever, args=(host, int(port)), daemon=True).start()
+    time.sleep(1e6)
+
+
+def log_in_for_ever(host: str, port: int) -> None:
+    client = http.client.HTTPConnection(host, port)
+    while True:
+        try:
+            client.request("POST", "/login", b"a password")
+            client.getresponse().read()
+        except OSError:
+            client.close()
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    {"serve": serve, "users": users}[sys.argv[1]](*sys.argv[2:])
