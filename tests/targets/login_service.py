@@ -26,7 +26,8 @@ Check = Callable[[bytes], object]
 def argon2id() -> Check:
     import argon2
 
-    return argon2.PasswordHasher(parallelism=1).hash
+    check: Check = argon2.PasswordHasher(parallelism=1).hash
+    return check
 
 
 def bcrypt() -> Check:
@@ -101,4 +102,5 @@ def log_in_for_ever(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "users": users}[sys.argv[1]](*sys.argv[2:])
+    ROLES: dict[str, Callable[..., None]] = {"serve": serve, "users": users}
+    ROLES[sys.argv[1]](*sys.argv[2:])
