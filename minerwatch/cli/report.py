@@ -158,6 +158,8 @@ def _of_agents(connect: Connect, since_s: float, until_s: float, hours: float) -
     source = connect()
     try:
         return _asked(source, hours)
+    except OrderError as error:
+        raise OrderError(_reason(str(error))) from error
     except NoAgentError as error:
         folder = Path(configuration(connect.config_path, ()).report.journal or "")
         if connect.socket_path is not None or not folder.name or not folder.is_dir():
@@ -168,12 +170,17 @@ def _of_agents(connect: Connect, since_s: float, until_s: float, hours: float) -
         return _of_folders((folder,), since_s, until_s)
 
 
+def _reason(refusal: str) -> str:
+    """Return why an agent does not answer: older ones do not know the order."""
+    return "this agent is too old to report: upgrade it" if "not found; try" in refusal else refusal
+
+
 def _asked(source: AnySource, hours: float) -> _Read:
     histories, missing = [], []
     order = orders.encode(orders.HistoryOrder(hours))
     for node, answer in source.ordered_everywhere(orders.HISTORY, order):
         if isinstance(answer, str):
-            missing.append(Unanswered(node, "", answer.removeprefix(f"node {node}: ")))
+            missing.append(Unanswered(node, "", _reason(answer.removeprefix(f"node {node}: "))))
             continue
         try:
             past = orders.history_answer(answer)

@@ -111,6 +111,10 @@ def test_costs_are_by_the_agents_prices_or_the_clients(
     ("refused", "reason"),
     [
         (Answer(b"it keeps no journal\n", status=HTTPStatus.CONFLICT), "it keeps no journal"),
+        (
+            Answer(b"not found; try /cull /culled\n", status=HTTPStatus.NOT_FOUND),
+            "this agent is too old to report: upgrade it",
+        ),
         (Answer(b'{"node": 1}'), "the agent's answer cannot be understood"),
     ],
 )
