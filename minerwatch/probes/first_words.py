@@ -31,7 +31,7 @@ from minerwatch.worker import Worker
 
 NAME_FIELDS = ("ServerName", "DestinationHostname")
 _MAX_CPU_SHARE = 0.01
-_MIN_PAUSE_S = 0.02
+_MIN_PAUSE_S = 0.1
 _PACKETS_AT_ONCE = 64
 """Of each of the kernel's buffers."""
 _PACKETS_PER_S = 200
