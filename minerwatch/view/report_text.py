@@ -32,7 +32,7 @@ _MAX_CELL = 60  # columns
 _MAX_TEXT = 400
 _GAP = "  "
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,%+()-]*")
-_FORMULA = "=+-@"
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # the full width ones too: spreadsheets narrow them
 
 CSV_COLUMNS = (
     *("kind", "node", "namespace", "pod", "container", "image", "owner", "abuse", "level"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -18,7 +18,7 @@ from minerwatch.view.report_text import CSV_COLUMNS, code, csv_text, markdown, t
 from tests.report.samples import hostile_text
 from tests.view.report_samples import SINCE_S, UNTIL_S, hostile, made
 
-_FORMULAS = ("=", "+", "-", "@")
+_FORMULAS = ("=", "+", "-", "@", *"\uff1d\uff0b\uff0d\uff20")
 _MARKUP = (
     "=cmd|'/c calc'!A0", "+1", "-1", "@SUM(A1)", "a;=1", "a\t=1", "\t=1", " =1", '";=1,"',
     "a | b", "`", "``` x", "`|`", "\\", "\\`", "[a](javascript:x)", "![a](http://evil.example/x)",
@@ -106,6 +106,7 @@ def test_a_code_span_has_the_text_and_ends_with_it(evil: str) -> None:
 
 
 @given(texts)
+@example("\uff1dcmd|'/c calc'!A1")
 def test_no_cell_is_a_formula_whatever_separates_cells(evil: str) -> None:
     found = hostile(evil)
     written = csv_text(found)
