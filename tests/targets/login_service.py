@@ -101,4 +101,7 @@ def log_in_for_ever(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "users": users}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "serve":
+        serve(*sys.argv[2:])
+    else:
+        users(*sys.argv[2:])
