@@ -26,8 +26,7 @@ Check = Callable[[bytes], object]
 def argon2id() -> Check:
     import argon2
 
-    check: Check = argon2.PasswordHasher(parallelism=1).hash
-    return check
+    return argon2.PasswordHasher(parallelism=1).hash
 
 
 def bcrypt() -> Check:
@@ -102,5 +101,7 @@ def log_in_for_ever(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    ROLES: dict[str, Callable[..., None]] = {"serve": serve, "users": users}
-    ROLES[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "serve":
+        serve(*sys.argv[2:])
+    else:
+        users(*sys.argv[2:])
