@@ -13,6 +13,7 @@ from minerwatch.agent.tracked import Measured, TrackedContainer, TrackedNode, Tr
 from minerwatch.config.schema import Examination
 from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
 from minerwatch.detection.facts import container_facts, measured
+from minerwatch.detection.gpu_fields import CONTAINER_GPU_FIELDS
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.network_fields import COUNTED_FIELDS
@@ -20,6 +21,7 @@ from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.probes.executed_code import ExecutedCode
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import fattest_over
@@ -30,7 +32,7 @@ _SATURATED_CORES = 0.9
 PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
 CONTAINER_FIELDS = (
     *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
-    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS),
+    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS, *CONTAINER_GPU_FIELDS),
 )
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 """Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
@@ -60,6 +62,7 @@ class Matching:
         self.code: ExecutedCode | None = None
         """Evidence on all processes; set before the first tick."""
         self.networks: PodNetworks | None = None
+        self.gpus: Gpus | None = None
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -206,8 +209,9 @@ class Matching:
     ) -> Iterator[Sighting]:
         facts = self._measured_facts(process, at_s)
         executed = self.code.facts(process.process.id) if self.code else {}
+        gpu = self.gpus.facts(process.process.id) if self.gpus else {}
         cores = process.cpu_cores or 0.0
-        if not is_suspect and not executed and cores < _SATURATED_CORES:
+        if not (is_suspect or executed or gpu) and cores < _SATURATED_CORES:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
                 self._note_if_idle(process, facts)
@@ -215,7 +219,7 @@ class Matching:
         else:
             seen = None
             facts |= self._extra_facts(process, cores, at_s, is_suspect=is_suspect)
-            facts |= executed
+            facts |= {**executed, **gpu}
         matches = self._matcher.dynamic_matches(
             {**container.static_facts_of(process), **shared, **facts}
         )
@@ -243,6 +247,7 @@ class Matching:
             ),
             **container.place,
             **(self.networks.facts(container.container.key) if self.networks else {}),
+            **container.gpu,
         }
 
     def _hidden_cpu_share(self, container: TrackedContainer, at_s: float) -> float | None:

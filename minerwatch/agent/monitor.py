@@ -28,6 +28,14 @@ from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.gpu_use import (
+    NO_NVML,
+    ChildSampler,
+    GpuReader,
+    GpuSampler,
+    SocketSampler,
+    gpus_seen,
+)
 from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
@@ -38,6 +46,7 @@ from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.executed_code import Sampler
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import FILES, ITERATOR, LACKS_PTRACE, Probes, ProbeStatus
@@ -157,6 +166,7 @@ def open_node(
         sockets=sockets,
     )
     networks, networks_status = _pod_networks(config)
+    gpus, gpu_status = _gpus(config)
     judge = Judge(
         config.judgement.ticks_below,
         max_gap_s=max(DEFAULT_MAX_GAP_S, MAX_GAP_TICKS * config.interval),
@@ -166,6 +176,7 @@ def open_node(
             *(cgroups, processes, tasks, probes, code),
             hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
             networks=networks,
+            gpus=gpus,
         ),
         matcher or Matcher(book.rules),
         config.examination,
@@ -185,7 +196,7 @@ def open_node(
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks, "" if tasks_off else _TASKS),
             code_status,
-            networks_status,
+            *(networks_status, gpu_status),
             *probes.status,
         ),
         lambda container: (
@@ -248,3 +259,23 @@ def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
     inside = ClusterNetworks(config.node.cluster_networks, config.node.proc)
     pod_sockets = PodSockets(sockets or SocketReader(config.node.proc), inside).start()
     return PodNetworks(found, pod_sockets), ProbeStatus(name, "", is_wanted, source)
+
+
+def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
+    """Return the samplers of GPUs, and whether there is any."""
+    name, is_wanted = "gpu", config.probes.gpu
+    seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
+    library, socket_path = config.node.gpu_library, config.node.gpu_socket
+    if library or socket_path:
+        seen.add("nvidia")
+    off = "" if seen else "this kernel knows no GPU of NVIDIA, AMD or Intel"
+    if off or not is_wanted:
+        off = off if is_wanted else f"switched off (probes.{name})"
+        return None, ProbeStatus(name, off, is_asked_for=False)
+    samplers: list[GpuSampler] = [SocketSampler(Path(socket_path))] if socket_path else []
+    if seen != {"nvidia"} or not socket_path:
+        has_nvml = "nvidia" in seen and not socket_path
+        of = library if has_nvml else NO_NVML
+        samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
+    source = f"{', '.join(sorted(seen))}, by {'a socket' if socket_path else 'a child'}"
+    return Gpus(GpuReader(samplers)), ProbeStatus(name, "", is_wanted, source)

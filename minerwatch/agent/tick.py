@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minerwatch.agent.gpu_users import GpuSummary, GpuUsers
 from minerwatch.agent.looks import Looks
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.network_users import network_users
@@ -39,6 +40,7 @@ from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
@@ -58,10 +60,12 @@ class Sources:
     code: Sampler | None = None
     hot_code: HotCode | None = None
     networks: PodNetworks | None = None
+    gpus: Gpus | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
-        for source in (self.cgroups, self.processes, self.probes, self.tasks, self.networks):
+        others = self.tasks, self.networks, self.gpus
+        for source in (self.cgroups, self.processes, self.probes, *others):
             if source is not None:
                 source.close()
 
@@ -85,6 +89,7 @@ class TickSummary:
     text_bytes: int = 0  # kept of all processes
     shortened_texts: int = 0  # processes whose text was shortened since the last tick
     shortened: tuple[Container, ...] = ()  # the containers of these processes
+    gpus: GpuSummary = field(default_factory=GpuSummary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,8 @@ def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
-def _failures_of(networks: PodNetworks | None) -> Iterable[tuple[str, int]]:
-    return networks.failures() if networks is not None else ()
+def _failures_of(source: PodNetworks | Gpus | None) -> Iterable[tuple[str, int]]:
+    return source.failures() if source is not None else ()
 
 
 def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
@@ -136,6 +141,7 @@ class Watch:
         self._has_other_rules = False
         self._node = node = TrackedNode()
         self._looks = Looks(node, sources.cgroups, examination, limits.max_suspects)
+        self._gpu_users = GpuUsers(node, sources.gpus, self._looks)
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
         self._matching = Matching(
             node, self._meter, sources.probes, examination, matcher, self._timer
@@ -144,7 +150,7 @@ class Watch:
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
-        self._matching.code = self._code
+        self._matching.code, self._matching.gpus = self._code, sources.gpus
         self._matching.networks = self._networks = sources.networks
         self._details = Details(
             sources.probes.connections,
@@ -182,6 +188,7 @@ class Watch:
             *sources.probes.failures(),
             *(("tasks", reason, count) for reason, count in tasks.items()),
             *(("pod_network", *each) for each in _failures_of(sources.networks)),
+            *(("gpu", *each) for each in _failures_of(sources.gpus)),
             *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
             ("rules", "deferred", self._matching.deferred),
         ]
@@ -261,7 +268,7 @@ class Watch:
             return self._node.carrier(container, of_pod=of_pod)
 
     def _run_tick(self, at_s: float) -> TickSummary:
-        self._timer.restart("cgroups", "processes", "rules", "tasks", "pod_network")
+        self._timer.restart("cgroups", "processes", "rules", "tasks", "pod_network", "gpu")
         with self._timer.phase("cgroups"):
             sampled = self._sources.cgroups.tick()
         ended = self._end_containers(sampled.gone)
@@ -272,6 +279,8 @@ class Watch:
                 self._networks.tick(
                     network_users(self._node, used_s, self._networks.recent()), at_s
                 )
+        with self._timer.phase("gpu"):
+            self._gpu_users.tick(at_s)
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -345,6 +354,7 @@ class Watch:
             or container.has_delayed
             or container.is_over_bound
             or self._looks.wants(container, at_s)
+            or self._gpu_users.is_notable(container)
             or (self._networks is not None and self._networks.is_notable(container.container.key))
             or (self._code is not None and self._code.take_news(container.container.key))
             or container.container.key in self._judge
@@ -403,6 +413,7 @@ class Watch:
             text_bytes=sum(each.text_bytes for each in every),
             shortened_texts=shortened_texts,
             shortened=shortened,
+            gpus=self._gpu_users.summary(),
         )
 
 

@@ -1,12 +1,17 @@
-"""NVIDIA's library for tests, built from ``fake_nvml.c``; and roots with GPUs of other vendors."""
+"""NVIDIA's library for tests, built from ``fake_nvml.c``; roots with GPUs of others; answers."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+
+from minerwatch.node.gpu_use import Answer
 
 SOURCE = Path(__file__).parent / "children" / "fake_nvml.c"
 
@@ -49,3 +54,30 @@ def make_client(proc: Path, pid: int, number: int = 5, **fields: str) -> Path:
     lines += [f"drm-{name.replace('_', '-')}:\t{value}" for name, value in fields.items()]
     info.write_text("\n".join(lines) + "\n")
     return info
+
+
+class Scripted:
+    """A sampler whose answers a test gives."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = [*answers]
+        self.discarded = 0
+        self.asked: list[Any] = []
+
+    def send(self, question: Any) -> bool:
+        self.asked.append(question)
+        return True
+
+    def receive(self) -> Answer | None:
+        return msgspec.json.decode(self.answers.pop(0), type=Answer) if self.answers else None
+
+    def discard(self) -> None:
+        self.discarded += 1
+
+    def close(self) -> None:
+        pass
+
+
+def answer(**fields: Any) -> bytes:
+    namespace = os.readlink("/proc/self/ns/pid")
+    return msgspec.json.encode({"at_s": 1.0, "pid_namespace": namespace, **fields})

@@ -25,11 +25,10 @@ from minerwatch.node.gpu_use import (
     SocketSampler,
     gpus_seen,
 )
-from tests.node.fake_gpus import built, make_card
+from tests.node.fake_gpus import Scripted, answer, built, make_card
 from tests.waiting import until
 
 ONE_GPU = "driver 580.1\ngpu GPU-1 NVIDIA H100\nutil 98\nproc 7 4096\nshare 7 97\n"
-NAMESPACE = os.readlink("/proc/self/ns/pid")
 
 
 @pytest.fixture(scope="module")
@@ -174,32 +173,6 @@ def test_a_socket_that_is_missing_is_counted_and_tried_again(tmp_path: Path, ope
     reader = opened(SocketSampler(tmp_path / "no.sock"))
     assert reader.exchange(()) == reader.exchange(()) == []
     assert reader.failures["sampler"] == 2
-
-
-class Scripted:
-    """A sampler whose answers a test gives."""
-
-    def __init__(self, *answers: bytes) -> None:
-        self.answers = [*answers]
-        self.discarded = 0
-        self.asked: list[Any] = []
-
-    def send(self, question: Any) -> bool:
-        self.asked.append(question)
-        return True
-
-    def receive(self) -> Answer | None:
-        return msgspec.json.decode(self.answers.pop(0), type=Answer) if self.answers else None
-
-    def discard(self) -> None:
-        self.discarded += 1
-
-    def close(self) -> None:
-        pass
-
-
-def answer(**fields: Any) -> bytes:
-    return msgspec.json.encode({"at_s": 1.0, "pid_namespace": NAMESPACE, **fields})
 
 
 def test_nonsense_ends_a_sampler_and_is_counted(opened: Open) -> None:
