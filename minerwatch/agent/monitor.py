@@ -265,7 +265,8 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
     """Return the samplers of GPUs, and whether there is any."""
     name, is_wanted = "gpu", config.probes.gpu
     seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
-    library, socket_path = config.node.gpu_library, config.node.gpu_socket
+    library = config.node.gpu_library
+    socket_path = config.node.gpu_socket or os.environ.get("MINERWATCH_GPU_SOCKET", "")
     if library or socket_path:
         seen.add("nvidia")
     off = "" if seen else "this kernel knows no GPU of NVIDIA, AMD or Intel"
