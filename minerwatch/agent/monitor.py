@@ -35,6 +35,7 @@ from minerwatch.node.gpu_use import (
     GpuSampler,
     SocketSampler,
     gpus_seen,
+    nvml_library,
 )
 from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
@@ -265,18 +266,20 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
     """Return the samplers of GPUs, and whether there is any."""
     name, is_wanted = "gpu", config.probes.gpu
     seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
-    library = config.node.gpu_library
     socket_path = config.node.gpu_socket or os.environ.get("MINERWATCH_GPU_SOCKET", "")
+    library = config.node.gpu_library
+    off = "this kernel knows no GPU of NVIDIA, AMD or Intel"
     if library or socket_path:
         seen.add("nvidia")
-    off = "" if seen else "this kernel knows no GPU of NVIDIA, AMD or Intel"
-    if off or not is_wanted:
+    elif "nvidia" in seen and not (library := nvml_library()):
+        off = "NVIDIA's library is not here: set node.gpu_library, or in the chart gpu.enabled"
+        seen.remove("nvidia")
+    if not is_wanted or not seen:
         off = off if is_wanted else f"switched off (probes.{name})"
         return None, ProbeStatus(name, off, is_asked_for=False)
     samplers: list[GpuSampler] = [SocketSampler(Path(socket_path))] if socket_path else []
     if seen != {"nvidia"} or not socket_path:
-        has_nvml = "nvidia" in seen and not socket_path
-        of = library if has_nvml else NO_NVML
+        of = library if "nvidia" in seen and not socket_path else NO_NVML
         samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
     source = f"{', '.join(sorted(seen))}, by {'a socket' if socket_path else 'a child'}"
     return Gpus(GpuReader(samplers)), ProbeStatus(name, "", is_wanted, source)

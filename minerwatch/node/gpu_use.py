@@ -32,6 +32,10 @@ NO_NVML = "none"
 """Instead of a path: the child does not load NVIDIA's library."""
 
 _DRIVERS = ("amdgpu", "i915", "xe")
+_LIBRARY_FOLDERS = (
+    *(f"/usr/lib/{machine}-linux-gnu" for machine in ("x86_64", "aarch64")),
+    *("/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class ChildSampler:
     """A sampler that the agent starts."""
 
     def __init__(self, proc: str, sys: str, library: str) -> None:
-        """``library``: the path of NVIDIA's library; empty: where the linker finds it."""
+        """``library``: the path of NVIDIA's library, or ``NO_NVML``."""
         script = CHILDREN / "gpu_sampler.py"
         self._program = GuardedProgram(script, proc, sys, library, needs_packages=True)
 
@@ -279,6 +283,12 @@ def gpus_seen(proc: Path, sys: Path) -> Iterator[str]:
                 driver = os.readlink(link).rpartition("/")[2]  # noqa: PTH115
                 if driver in _DRIVERS:
                     yield driver
+
+
+def nvml_library() -> str:
+    """Return the path of NVIDIA's library, which is not loaded; empty if it is not here."""
+    found = (f"{folder}/libnvidia-ml.so.1" for folder in _LIBRARY_FOLDERS)
+    return next((path for path in found if Path(path).exists()), "")
 
 
 def _names(folder: Path) -> list[str]:

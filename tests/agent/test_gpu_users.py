@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from minerwatch.agent.monitor import Node, now_s, open_node
 from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config import schema
 from minerwatch.config.schema import Config, Examination
+from minerwatch.config.values import Duration
 from minerwatch.detection.cpu_history import CpuHistory
-from minerwatch.model import Facts, Level, Observation
+from minerwatch.model import Facts, Level, Observation, Signal
 from minerwatch.node.gpu_use import GpuReader
 from minerwatch.probes.gpu import Gpus
 from tests import shipped
@@ -126,49 +128,63 @@ def test_without_gpus_there_is_nothing() -> None:
 # From the library to the verdict.
 
 
+Opened = Callable[..., Node]
+
+
 @pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    """Open this node with the tests' library, and few other sources."""
     monkeypatch.setenv("FAKE_NVML", str(tmp_path / "scenario"))
-    (tmp_path / "scenario").write_text("driver 580.1\ngpu GPU-1 NVIDIA H100\n")
-    settings = Config(
-        node=schema.Node(gpu_library=built(tmp_path)),
-        probes=schema.Probes(
-            tasks=False, connections=False, mappings=False, drift=False, rounding=False,
-            content=False, executed_code=False, pod_network=False,
+    nodes = []
+
+    def open_it(*, content: bool) -> Node:
+        settings = Config(
+            node=schema.Node(gpu_library=built(tmp_path)),
+            probes=schema.Probes(
+                tasks=False, connections=False, mappings=False, drift=False, rounding=False,
+                content=content, executed_code=False, pod_network=False,
+            ),
+            examination=Examination(cpu_per_look=Duration(1)),
+        )  # fmt: skip
+        nodes.append(open_node(settings, shipped.book(), matcher=shipped.matcher()))
+        return nodes[-1]
+
+    yield open_it
+    for each in nodes:
+        each.watch.close()
+
+
+def use_gpu(scenario: Path, pid: int) -> None:
+    scenario.write_text(
+        "driver 580.1\ngpu GPU-1 NVIDIA H100\nutil 98\npower 400000\n"
+        f"proc {pid} 8388608\nshare {pid} 97\n"
+    )
+
+
+def watched(node: Node, cgroup: str) -> Observation | None:
+    """Run a tick; return the container, once it has used a GPU."""
+    node.watch.tick(now_s())
+    return next(
+        (
+            each
+            for each in node.watch.observations(10)
+            if each.container.cgroup == cgroup and each.gpu.get("ContainerGpuHours")
         ),
-    )  # fmt: skip
-    found = open_node(settings, shipped.book(), matcher=shipped.matcher())
-    yield found
-    found.watch.close()
+        None,
+    )
 
 
 @needs_root
 @pytest.mark.slow
 def test_an_idle_process_that_keeps_a_gpu_busy_is_measured(
-    node: Node, tmp_path: Path, cgroups: CgroupFolders, programs: Programs
+    opened: Opened, tmp_path: Path, cgroups: CgroupFolders, programs: Programs
 ) -> None:
     folder = cgroups.make(f"{TOP}/docker/{container_id('a9')}")
     process = programs.start("srv", busy=False)
     cgroups.put(process, folder)
-    scenario = tmp_path / "scenario"
-    scenario.write_text(
-        "driver 580.1\ngpu GPU-1 NVIDIA H100\nutil 98\npower 400000\n"
-        f"proc {process.pid} 8388608\nshare {process.pid} 97\n"
-    )
-    cgroup = f"/{folder.relative_to(cgroups.root)}"
-
-    def seen() -> Observation | None:
-        node.watch.tick(now_s())
-        return next(
-            (
-                each
-                for each in node.watch.observations(10)
-                if each.container.cgroup == cgroup and each.gpu.get("ContainerGpuHours")
-            ),
-            None,
-        )
-
-    observation = until(seen, every_s=0.2)
+    use_gpu(tmp_path / "scenario", process.pid)
+    node, cgroup = opened(content=False), f"/{folder.relative_to(cgroups.root)}"
+    observation = until(lambda: watched(node, cgroup), every_s=0.2)
     assert observation is not None
     assert observation.gpu["ContainerGpuBusy"] == 0.97
     assert [each.cpu_cores is not None for each in observation.processes] == [True]
@@ -178,3 +194,39 @@ def test_an_idle_process_that_keeps_a_gpu_busy_is_measured(
     failures = {reason: n for probe, reason, n in node.watch.failures() if probe == "gpu"}
     assert not failures["timeout"]
     assert not failures["sampler"]
+
+
+IDLE = """
+#include <unistd.h>
+volatile const char *words[] = {
+  "accepted\\x1b[0m (%l", "rejected\\x1b[0m (%l",
+  "new job\\x1b[0m from \\x1b[1;37m%s:%d\\x1b[0m diff ", "speed\\x1b[0m 10s/60s/15m \\x1b[1;36m%s"
+};
+int main(void) { while (words[0]) pause(); }
+"""
+
+
+@needs_root
+@pytest.mark.slow
+def test_what_an_idle_process_holds_is_found_because_it_uses_a_gpu(
+    opened: Opened, tmp_path: Path, cgroups: CgroupFolders
+) -> None:
+    node = opened(content=True)
+    (tmp_path / "srv.c").write_text(IDLE)
+    subprocess.run(["cc", "-o", tmp_path / "srv", tmp_path / "srv.c"], check=True)
+    folder = cgroups.make(f"{TOP}/docker/{container_id('b9')}")
+    with subprocess.Popen([tmp_path / "srv"]) as process:
+        try:
+            cgroups.put(process, folder)
+            use_gpu(tmp_path / "scenario", process.pid)
+            cgroup = f"/{folder.relative_to(cgroups.root)}"
+
+            def found() -> bool:
+                observation = watched(node, cgroup)
+                return observation is not None and any(
+                    each.signal is Signal.CONTENT for each in observation.verdict.findings
+                )
+
+            until(found, every_s=0.2)
+        finally:
+            process.kill()

@@ -141,6 +141,17 @@ def test_gpus_are_read_where_there_are_any(
     assert status.is_asked_for is not bool(off)
 
 
+def test_without_nvidias_library_its_gpus_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(("nvidia",)))
+    monkeypatch.setattr(monitor, "nvml_library", lambda: "")
+    with opened() as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert status.off == (
+        "NVIDIA's library is not here: set node.gpu_library, or in the chart gpu.enabled"
+    )
+    assert not status.is_asked_for, "no alert where it is not known to be wanted"
+
+
 def test_gpus_of_others_are_read_by_a_child_beside_the_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
