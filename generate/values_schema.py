@@ -18,7 +18,7 @@ from minerwatch.config.values import MODES, Duration, Mode
 SCHEMA = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.schema.json"
 _OWN = Path(__file__).with_name("values.schema.json")
 
-_CHARTS_OWN = ("listen", "socket", "node.name", "node.proc", "node.sys")
+_CHARTS_OWN = ("listen", "socket", "node.name", "node.proc", "node.sys", "node.gpu_socket")
 """Settings that the chart sets itself."""
 
 _LIMITS = {

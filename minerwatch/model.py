@@ -324,6 +324,7 @@ class Observation:
     process_count: int
     processes: tuple[ProcessLoad, ...]  # with findings first, then by CPU usage
     executed: Facts = field(default_factory=dict)  # of the code of all its processes together
+    gpu: Facts = field(default_factory=dict)  # of its use of GPUs; empty: it has used none
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,9 +333,6 @@ class Change:
 
     observation: Observation
     previous: Level
-
-
-# Facts from the cluster.
 
 
 class PodContainerKind(StrEnum):
@@ -357,6 +355,7 @@ class PodContainer:
     kind: PodContainerKind
     cpu_request_cores: float | None
     cpu_limit_cores: float | None
+    gpus: float | None = 0.0  # requested, or a share of one; None: it claims devices by name
 
 
 @dataclass(frozen=True, slots=True)

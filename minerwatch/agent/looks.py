@@ -1,9 +1,9 @@
 """Chooses the processes that the probes examine: by findings, and by the CPU time of containers.
 
-A container earns a look at its process that used most CPU since its last look, once for every
-``cpu_per_look`` seconds of CPU time, so that neither many small processes nor short-lived ones
-escape, and idle ones earn nothing. Where a container is held back (by its limit, or because it
-waits for a CPU) the time counts in which it would have run.
+A container earns a look at its process that used most CPU and GPU time since its last look, once
+for every ``cpu_per_look`` seconds of that time, so that neither many small processes nor
+short-lived ones escape, and idle ones earn nothing. Where a container is held back (by its limit,
+or because it waits for a CPU) the time counts in which it would have run.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ class Looks:
                     cpu_s = elapsed_s
             account.cpu_s += cpu_s
 
+    def earn_gpu(self, used_s: Mapping[ContainerKey, float]) -> None:
+        """Count the GPU time that containers used since the last tick: it earns looks, too."""
+        for key, gpu_s in used_s.items():
+            if (container := self._node.containers.get(key)) is not None:
+                container.looks.cpu_s += gpu_s
+
     def wants(self, container: TrackedContainer, at_s: float) -> bool:
         """Return True if its processes are to be measured: for a look, or while it is kept."""
         account = container.looks
@@ -108,11 +114,9 @@ class Looks:
         ran = (
             each
             for each in container.measured_processes()
-            if each.unlooked_cpu_s > 0 and not (is_early and each.is_settled)
+            if each.unlooked_s > 0 and not (is_early and each.is_settled)
         )
-        chosen = nlargest(
-            min(count, _MAX_LOOKS_PER_TICK), ran, key=lambda each: each.unlooked_cpu_s
-        )
+        chosen = nlargest(min(count, _MAX_LOOKS_PER_TICK), ran, key=lambda each: each.unlooked_s)
         for process in chosen:
             process.looked_at_s = at_s
             account.kept_until_s = at_s + _KEPT_S

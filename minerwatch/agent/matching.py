@@ -13,6 +13,7 @@ from minerwatch.agent.tracked import Measured, TrackedContainer, TrackedNode, Tr
 from minerwatch.config.schema import Examination
 from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
 from minerwatch.detection.facts import container_facts, measured
+from minerwatch.detection.gpu_fields import CONTAINER_GPU_FIELDS
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.network_fields import COUNTED_FIELDS
@@ -21,6 +22,7 @@ from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.probes.executed_code import ExecutedCode
 from minerwatch.probes.first_words import FirstWordsProbe
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import fattest_over
@@ -31,7 +33,7 @@ _SATURATED_CORES = 0.9
 PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
 CONTAINER_FIELDS = (
     *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
-    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS),
+    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS, *CONTAINER_GPU_FIELDS),
 )
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 """Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
@@ -62,6 +64,7 @@ class Matching:
         """Evidence on all processes; set before the first tick."""
         self.networks: PodNetworks | None = None
         self._first_words: FirstWordsProbe | None = None
+        self.gpus: Gpus | None = None
         self._examination = examination
         self._timer = timer
         self._queue: FairQueue[tuple[TrackedContainer, TrackedProcess]] = FairQueue()
@@ -217,6 +220,7 @@ class Matching:
         of_all = {
             **(self.code.facts(process.process.id) if self.code else {}),
             **(self._first_words.facts(process.process.id) if self._first_words else {}),
+            **(self.gpus.facts(process.process.id) if self.gpus else {}),
         }
         cores = process.cpu_cores or 0.0
         if not is_suspect and not of_all and cores < _SATURATED_CORES:
@@ -255,6 +259,7 @@ class Matching:
             ),
             **container.place,
             **(self.networks.facts(container.container.key) if self.networks else {}),
+            **container.gpu,
         }
 
     def _hidden_cpu_share(self, container: TrackedContainer, at_s: float) -> float | None:

@@ -29,6 +29,15 @@ from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.exec_events import ExecsUnavailableError
 from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
 from minerwatch.node.first_words import PacketReader, PacketsUnavailableError
+from minerwatch.node.gpu_use import (
+    NO_NVML,
+    ChildSampler,
+    GpuReader,
+    GpuSampler,
+    SocketSampler,
+    gpus_seen,
+    nvml_library,
+)
 from minerwatch.node.host_view import HostView, host_root
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.node.kernel_entries import EntrySampler
@@ -41,6 +50,7 @@ from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.executed_code import Sampler
 from minerwatch.probes.first_words import FirstWordsProbe
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import FILES, ITERATOR, LACKS_PTRACE, Probes, ProbeStatus
@@ -164,12 +174,14 @@ def open_node(
     )
     networks, networks_status = _pod_networks(config)
     talk, talk_status = _first_words(config, *packets)
+    gpus, gpu_status = _gpus(config)
     watch = Watch(
         Sources(
             *(cgroups, processes, tasks, probes, code),
             hot_code=HotCode(HotCodeReader(config.node.proc, book.content)) if code else None,
             networks=networks,
             first_words=talk,
+            gpus=gpus,
         ),
         matcher or Matcher(book.rules),
         config.examination,
@@ -189,8 +201,7 @@ def open_node(
         (
             ProbeStatus("tasks", tasks_off, config.probes.tasks, "" if tasks_off else _TASKS),
             code_status,
-            networks_status,
-            talk_status,
+            *(networks_status, talk_status, gpu_status),
             *probes.status,
         ),
         lambda container: (
@@ -276,3 +287,26 @@ def _first_words(
     source = "packet sockets"
     probe = FirstWordsProbe(packets, sockets, NetworkLinks()).start()
     return probe, ProbeStatus(name, "", is_wanted, source)
+
+
+def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
+    """Return the samplers of GPUs, and whether there is any."""
+    name, is_wanted = "gpu", config.probes.gpu
+    seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
+    socket_path = config.node.gpu_socket or os.environ.get("MINERWATCH_GPU_SOCKET", "")
+    library = config.node.gpu_library
+    off = "this kernel knows no GPU of NVIDIA, AMD or Intel"
+    if library or socket_path:
+        seen.add("nvidia")
+    elif "nvidia" in seen and not (library := nvml_library()):
+        off = "NVIDIA's library is not here: set node.gpu_library, or in the chart gpu.enabled"
+        seen.remove("nvidia")
+    if not is_wanted or not seen:
+        off = off if is_wanted else f"switched off (probes.{name})"
+        return None, ProbeStatus(name, off, is_asked_for=False)
+    samplers: list[GpuSampler] = [SocketSampler(Path(socket_path))] if socket_path else []
+    if seen != {"nvidia"} or not socket_path:
+        of = library if "nvidia" in seen and not socket_path else NO_NVML
+        samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
+    source = f"{', '.join(sorted(seen))}, by {'a socket' if socket_path else 'a child'}"
+    return Gpus(GpuReader(samplers)), ProbeStatus(name, "", is_wanted, source)

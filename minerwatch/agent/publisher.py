@@ -14,6 +14,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.culling.records import ActionRecord
 from minerwatch.format import rfc3339
 from minerwatch.model import Change, Finding, Observation
+from minerwatch.report.gpu_metrics import GpuFigures
 from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import OWNER_LABELS, FlaggedContainer
@@ -93,6 +94,11 @@ class Publisher:
             identity = self._parts.node.identity(container)
             namespace = identity.pod.namespace if identity else ""
             metrics.flagged_cpu(namespace, level, cpu_s)
+        gpus = summary.gpus
+        for container, level, gpu_s, joules in gpus.flagged:
+            identity = self._parts.node.identity(container)
+            metrics.flagged_gpu(identity.pod.namespace if identity else "", level, gpu_s, joules)
+        metrics.gpus_seen(GpuFigures(gpus.sources, gpus.attributions, gpus.unrequested))
         for probe, probe_s in summary.probe_s.items():
             metrics.probe_took(probe, probe_s)
         metrics.tick_done(
@@ -183,6 +189,7 @@ class Publisher:
             status.abuses,
             round(time.time() - self._parts.now_s() + observation.verdict.since_s),
             owner_labels(status, shown),
+            status.gpu.busy if status.gpu else None,
         )
 
 

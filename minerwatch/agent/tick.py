@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minerwatch.agent.gpu_users import GpuSummary, GpuUsers
 from minerwatch.agent.looks import Looks
 from minerwatch.agent.matching import Matching
 from minerwatch.agent.network_users import network_users
@@ -40,6 +41,7 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
 from minerwatch.probes.first_words import FirstWordsProbe
+from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.probes.network_counters import PodNetworks
 from minerwatch.probes.registry import Probes
@@ -60,13 +62,12 @@ class Sources:
     hot_code: HotCode | None = None
     networks: PodNetworks | None = None
     first_words: FirstWordsProbe | None = None
+    gpus: Gpus | None = None
 
     def close(self) -> None:
         """Release the kernel's files."""
-        for source in (
-            *(self.cgroups, self.processes, self.probes, self.tasks, self.networks),
-            self.first_words,
-        ):
+        others = self.tasks, self.networks, self.first_words, self.gpus
+        for source in (self.cgroups, self.processes, self.probes, *others):
             if source is not None:
                 source.close()
 
@@ -90,6 +91,7 @@ class TickSummary:
     text_bytes: int = 0  # kept of all processes
     shortened_texts: int = 0  # processes whose text was shortened since the last tick
     shortened: tuple[Container, ...] = ()  # the containers of these processes
+    gpus: GpuSummary = field(default_factory=GpuSummary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,21 @@ def _executed_code(sources: Sources, locator: Locator) -> ExecutedCode | None:
     return ExecutedCode(sources.code, locator, hot=sources.hot_code)
 
 
-def _failures_of(source: PodNetworks | FirstWordsProbe | None) -> Iterable[tuple[str, int]]:
-    return source.failures() if source is not None else ()
+def _failures_of(
+    name: str, source: PodNetworks | FirstWordsProbe | Gpus | ExecutedCode | None
+) -> Iterable[tuple[str, str, int]]:
+    return ((name, *each) for each in source.failures()) if source is not None else ()
+
+
+def _ended(tracker: Tracker, judge: Judge, gone: Iterable[ContainerKey]) -> tuple[Observation, ...]:
+    """Forget containers; return the last observations of those that were flagged."""
+    ended = []
+    for key in gone:
+        container = tracker.drop_container(key)
+        judge.forget(key)
+        if container is not None and container.verdict.level > Level.CLEAR:
+            ended.append(container.observation())
+    return tuple(ended)
 
 
 def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[ContainerKey]:
@@ -152,6 +167,7 @@ class Watch:
         self._has_other_rules = False
         self._node = node = TrackedNode()
         self._looks = Looks(node, sources.cgroups, examination, limits.max_suspects)
+        self._gpu_users = GpuUsers(node, sources.gpus, self._looks)
         self._meter = ProcessMeter(node, sources.processes, sources.tasks, examination, limits)
         self._matching = Matching(
             node, self._meter, sources.probes, examination, matcher, self._timer
@@ -160,7 +176,7 @@ class Watch:
             node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
         )
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
-        self._matching.code = self._code
+        self._matching.code, self._matching.gpus = self._code, sources.gpus
         self._matching.networks = self._networks = sources.networks
         self._matching.use_first_words(sources.first_words)
         self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
@@ -195,13 +211,14 @@ class Watch:
         sources = self._sources
         tasks = sources.tasks.failures if sources.tasks else {}
         return [
-            *(("cgroups", reason, count) for reason, count in sources.cgroups.failures.items()),
-            *(("processes", reason, count) for reason, count in sources.processes.failures.items()),
+            *(("cgroups", *each) for each in sources.cgroups.failures.items()),
+            *(("processes", *each) for each in sources.processes.failures.items()),
+            *(("tasks", *each) for each in tasks.items()),
             *sources.probes.failures(),
-            *(("tasks", reason, count) for reason, count in tasks.items()),
-            *(("pod_network", *each) for each in _failures_of(sources.networks)),
-            *(("first_words", *each) for each in _failures_of(sources.first_words)),
-            *(("executed_code", *each) for each in (self._code.failures() if self._code else ())),
+            *_failures_of("pod_network", sources.networks),
+            *_failures_of("first_words", sources.first_words),
+            *_failures_of("gpu", sources.gpus),
+            *_failures_of("executed_code", self._code),
             ("rules", "deferred", self._matching.deferred),
         ]
 
@@ -280,10 +297,10 @@ class Watch:
             return self._node.carrier(container, of_pod=of_pod)
 
     def _run_tick(self, at_s: float) -> TickSummary:
-        self._timer.restart("cgroups", "processes", "rules", "tasks", "pod_network")
+        self._timer.restart("cgroups", "processes", "rules", "tasks", "pod_network", "gpu")
         with self._timer.phase("cgroups"):
             sampled = self._sources.cgroups.tick()
-        ended = self._end_containers(sampled.gone)
+        ended = _ended(self._tracker, self._judge, sampled.gone)
         used_s = self._sample_containers(sampled, at_s)
         self._tracker.update_places()
         if self._networks is not None:
@@ -292,6 +309,8 @@ class Watch:
                     network_users(self._node, used_s, self._networks.recent()), at_s
                 )
         self._talking = _talking(self._node, self._sources.first_words)
+        with self._timer.phase("gpu"):
+            self._gpu_users.tick(at_s)
         hot = self._hot_containers(at_s)
         with self._timer.phase("tasks"):
             self._meter.begin_tick(hot)
@@ -309,15 +328,6 @@ class Watch:
         if self._code is not None:
             self._code.end_tick(self._node.containers.keys())
         return self._summary(at_s, ended, used_s, changes, began)
-
-    def _end_containers(self, gone: Iterable[ContainerKey]) -> tuple[Observation, ...]:
-        ended = []
-        for key in gone:
-            container = self._tracker.drop_container(key)
-            self._judge.forget(key)
-            if container is not None and container.verdict.level > Level.CLEAR:
-                ended.append(container.observation())
-        return tuple(ended)
 
     def _sample_containers(self, sampled: CgroupTick, at_s: float) -> dict[ContainerKey, float]:
         """Take the new CPU readings; return the CPU time of each container since its last."""
@@ -365,6 +375,7 @@ class Watch:
             or container.has_delayed
             or container.is_over_bound
             or self._looks.wants(container, at_s)
+            or self._gpu_users.is_notable(container)
             or (self._networks is not None and self._networks.is_notable(container.container.key))
             or (self._code is not None and self._code.take_news(container.container.key))
             or container.container.key in self._talking
@@ -424,6 +435,7 @@ class Watch:
             text_bytes=sum(each.text_bytes for each in every),
             shortened_texts=shortened_texts,
             shortened=shortened,
+            gpus=self._gpu_users.summary(),
         )
 
 

@@ -100,6 +100,7 @@ class TrackedProcess:
     text_bytes: int = 0  # kept of it at the last match, without that of ``facts``
     facts_bytes: int = 0
     looked_cpu_s: float = 0.0  # its CPU time at the last look
+    unlooked_gpu_s: float = 0.0  # GPU time since then
     looked_at_s: float = float("-inf")  # when that was, cheap ones included
     is_settled: bool = False  # costly probes have looked, too
     is_shortened: bool = False  # part of its text was dropped: read it again before matching
@@ -119,10 +120,16 @@ class TrackedProcess:
         """CPU time since the last look; 0.0 while it is not measured."""
         return self.cpu.cpu_s - self.looked_cpu_s if self.cpu else 0.0
 
+    @property
+    def unlooked_s(self) -> float:
+        """CPU and GPU time since the last look."""
+        return self.unlooked_cpu_s + self.unlooked_gpu_s
+
     def note_look(self) -> None:
         """Count its CPU time from now on towards the next look."""
         self.is_settled = True
         self.looked_cpu_s += self.unlooked_cpu_s
+        self.unlooked_gpu_s = 0.0
 
     def inherit(self, before: TrackedProcess) -> None:
         """Take over the readings of the same process under its earlier program."""
@@ -130,6 +137,7 @@ class TrackedProcess:
         self.is_lagging, self.idle_read_s = before.is_lagging, before.idle_read_s
         self.counted_cpu_s = before.counted_cpu_s
         self.looked_cpu_s, self.looked_at_s = before.looked_cpu_s, before.looked_at_s
+        self.unlooked_gpu_s = before.unlooked_gpu_s
         self.is_settled = before.is_settled
 
     def forget_measured(self) -> None:
@@ -178,6 +186,7 @@ class TrackedContainer:
     throttled_share: float | None = None
     findings: frozenset[tuple[str, ProcessId | None]] = frozenset()
     text_bytes: int = 0  # kept of its processes
+    gpu: Facts = field(default_factory=dict)  # of its use of GPUs
 
     @classmethod
     def new(cls, container: Container, at_s: float, cpu_s: float) -> TrackedContainer:
@@ -298,6 +307,7 @@ class TrackedContainer:
                 for each in self._foremost(max_processes)
             ),
             executed=details.executed(self.container.key),
+            gpu=self.gpu,
         )
 
     def forget_measured(self) -> None:

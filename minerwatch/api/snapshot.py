@@ -15,6 +15,7 @@ from minerwatch.api.types import (
     ConnectionStatus,
     ContainerStatus,
     FindingStatus,
+    GpuStatus,
     NodeReport,
     OwnerStatus,
     ProcessStatus,
@@ -105,6 +106,7 @@ def container_status(
             OwnerStatus(each.source, each.name, each.kind.value, each.is_claim)
             for each in (identity.owners if identity else ())
         ),
+        gpu=_gpu(observation.gpu) if observation.gpu else None,
     )
 
 
@@ -247,6 +249,21 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
         cpu_seconds=None if load.cpu_s is None else round(load.cpu_s, 2),
         memory_bytes=load.memory_bytes,
         threads=load.threads,
+    )
+
+
+def _gpu(facts: Facts) -> GpuStatus:
+    numbers = _numbers(facts)
+    memory_mib = numbers.get("ContainerGpuMemoryMiB")
+    requested = facts.get("GpuRequested")
+    return GpuStatus(
+        busy=numbers.get("ContainerGpuBusy"),
+        limit=numbers.get("ContainerGpuLimit"),
+        requested=requested if isinstance(requested, bool) else None,
+        hours=numbers.get("ContainerGpuHours", 0.0),
+        devices=int(numbers.get("ContainerGpuDevices", 0)),
+        memory_bytes=None if memory_mib is None else int(memory_mib * (1 << 20)),
+        energy_joules=numbers.get("ContainerGpuJoules"),
     )
 
 

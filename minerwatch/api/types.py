@@ -252,6 +252,19 @@ class OwnerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuStatus:
+    """A container's use of GPUs."""
+
+    busy: float | None  # GPUs kept busy; None: not known
+    limit: float | None  # requested by the pod; None: not known, or no pod
+    requested: bool | None  # None, as above
+    hours: float  # GPU time since it was first seen
+    devices: int
+    memory_bytes: int | None
+    energy_joules: float | None  # of GPUs that it alone uses; None: not known
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerStatus:
     """A container as the snapshot shows it."""
 
@@ -286,6 +299,7 @@ class ContainerStatus:
         default_factory=dict
     )  # kind of abuse -> its score, worst first
     owners: tuple[OwnerStatus, ...] = ()  # side by side; ``owner`` is the one that is counted
+    gpu: GpuStatus | None = None  # None: it has used none, or an older agent
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -91,8 +91,10 @@ def top(
     SCORE    0 to 100; below 30 clear, from 30 suspicious, from 70 likely, from 90 confirmed
     SINCE    how long the level has been what it is
     CPU      cores in use now        CPU-H   CPU hours in all
+    GPU      GPUs kept busy, of those requested; ! if the pod requested none    GPU-H   hours
     %LIMIT   of the CPU limit        REASONS the strongest finding of each signal
-    ABUSE    what it looks like: mining, scanning, flooding, brute-force, proxyware, cracking
+    ABUSE    what it looks like: mining, scanning, flooding, brute-force, proxyware, cracking,
+             unrequested-gpu
     AGE      of the pod              EXECUTES randomx, hashing, floats, vectors, generated, other
 
     Pods of one owner, image, wallet or pool are named as a campaign, once, above the table.
@@ -100,7 +102,7 @@ def top(
     With -o json a list of objects, as the agent's socket has them: node, namespace, pod, container,
     container_id, kind, runtime, image, cgroup, pod_uid, cpu_cores, cpu_limit_cores,
     throttled_share, cpu_hours, score, level, since, signals, owner, process_count, findings,
-    processes, started, abuse, executed, labels, abuses. Nodes that are missing are named on
+    processes, started, abuse, executed, labels, abuses, gpu. Nodes that are missing are named on
     standard error.
 
     Exit status: 0, also when something was found; 1 an agent did not answer, or the node cannot be

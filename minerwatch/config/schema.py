@@ -66,6 +66,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sys: str = "/sys"
     units: bool = True  # also watch systemd units, other managers' jobs and the host
     cluster_networks: tuple[Network, ...] = ()  # public addresses of pods, services and partners
+    gpu_library: str = ""  # path of NVIDIA's libnvidia-ml.so.1; "": in the usual folders
+    gpu_socket: str = ""  # of a sampler in a container that has NVIDIA's driver; "": none
 
 
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,6 +96,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drift: bool = True  # executables that are not of their image (SYS_PTRACE, DAC_READ_SEARCH)
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
+    gpu: bool = True  # use of GPUs (NVIDIA's driver; of AMD and Intel SYS_PTRACE)
     canary: bool = True  # test detection with a harmless process every 10 minutes
 
 

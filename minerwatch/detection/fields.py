@@ -5,6 +5,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from minerwatch.detection.field_types import Field, Source
+from minerwatch.detection.gpu_fields import (
+    CONTAINER_GPU_FIELDS,
+    GPU_FIELDS,
+    PROCESS_GPU_FIELDS,
+    REQUEST_FIELDS,
+)
 from minerwatch.detection.network_fields import (
     COUNTER_FIELDS,
     NETWORK_FIELDS,
@@ -329,6 +335,7 @@ _FIELDS = (
         "HiddenCpuShare|gte: 0.6",
         dynamic=True,
     ),
+    *GPU_FIELDS,
 )
 
 KNOWN_FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
@@ -339,7 +346,7 @@ _OF_CONTAINER = frozenset(
         *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
         *(name for name, *_ in ROWS),
         *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
-        *("CgroupsOverBound", *COUNTER_FIELDS),
+        *("CgroupsOverBound", *COUNTER_FIELDS, *CONTAINER_GPU_FIELDS, *REQUEST_FIELDS),
     )
 )
 
@@ -365,6 +372,7 @@ PROBE_FIELDS = {
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
     "drift": ("ExeNotInImage",),
+    "gpu": (*PROCESS_GPU_FIELDS, *CONTAINER_GPU_FIELDS),
 }
 """The fields that each deep probe measures."""
 

@@ -280,6 +280,11 @@ def identity_facts(identity: Identity | None) -> Facts:
         names = tuple(each.name for each in identity.owners if each.kind is kind)
         if names:
             facts[field] = names if kind is not OwnerKind.DIGEST else names[0]
+    gpus = [each.gpus for each in identity.pod.containers]
+    if count := sum(each or 0.0 for each in gpus):
+        facts |= {"GpuRequested": True, "ContainerGpuLimit": count}
+    elif None not in gpus:
+        facts["GpuRequested"] = False
     if identity.is_named:
         facts["ContainerName"] = identity.container
     return {**facts, "ContainerImage": identity.image} if identity.image else facts

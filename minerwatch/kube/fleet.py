@@ -57,6 +57,7 @@ FULL_SNAPSHOT: Final = Query(("minerwatch", "snapshot", "--full"), FULL_REPORT_P
 UNMASKED_SNAPSHOT: Final = Query(("minerwatch", "snapshot", "--unmasked"), None)
 
 _PORT_NAME = "metrics"
+_GPU_LABEL, _GPU_SUFFIX = "minerwatch.io/gpu", "-gpu"  # of the chart's second DaemonSet
 _VIEW = "view"  # account of the chart, after the DaemonSet's name
 _CONTAINER_NAMES = ("minerwatch", "agent")
 _PAGE_ITEMS = 500
@@ -358,8 +359,14 @@ def _agent_pod(pod: objects.Pod) -> AgentPod:
         _trouble(pod.status or objects.PodStatus(), name),
         bool(pod.spec.host_pid),
         maker,
-        _port(pod, name, f"{maker.name}-{_VIEW}") if maker else None,
+        _port(pod, name, f"{_release(pod, maker)}-{_VIEW}") if maker else None,
     )
+
+
+def _release(pod: objects.Pod, maker: DaemonSet) -> str:
+    """Return the name of the chart's objects: its DaemonSet for GPU nodes has a longer one."""
+    is_gpu = (pod.metadata.labels or {}).get(_GPU_LABEL) == "true"
+    return maker.name.removesuffix(_GPU_SUFFIX) if is_gpu else maker.name
 
 
 def _port(pod: objects.Pod, container: str, account: str) -> AgentPort | None:

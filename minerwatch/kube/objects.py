@@ -68,6 +68,7 @@ class Resources(_Object):
 
     requests: dict[str, str | int | float | None] | None = None
     limits: dict[str, str | int | float | None] | None = None
+    claims: list[msgspec.Raw] | None = None
 
 
 class Variable(_Object):

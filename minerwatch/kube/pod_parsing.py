@@ -55,6 +55,9 @@ _PER_SUFFIX = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
 _PER_SUFFIX |= {suffix: 1000.0 ** (place + 2) for place, suffix in enumerate("MGTPE")}
 _PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (place + 1) for place, suffix in enumerate("KMGTPE")}
 _MAX_QUANTITY_CHARS = 64
+_GPU = re.compile(r"gpu|vcuda|(?:^|\.)(?:nvidia|amd)\.com/", re.IGNORECASE)
+"""Extended resources of device plugins: nvidia.com/gpu, nvidia.com/mig-1g.10gb, gpu.intel.com/xe,
+volcano.sh/vgpu-number; only a node's plugins can offer one, so a tenant cannot make one up."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 
@@ -170,6 +173,7 @@ class PodParser:
             kind=kind,
             cpu_request_cores=_cores(resources.requests),
             cpu_limit_cores=_cores(resources.limits),
+            gpus=None if resources.claims else _gpus(resources),
         )
 
     def _shared_items(self, items: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -225,6 +229,16 @@ def quantity(text: str | float) -> float | None:
 def _cores(amounts: Mapping[str, str | int | float | None] | None) -> float | None:
     cpu = (amounts or {}).get("cpu")
     return None if cpu is None else quantity(cpu)
+
+
+def _gpus(resources: objects.Resources) -> float:
+    """Return the requested GPUs; of resources that count shares or memory, at least something.
+
+    Kubernetes requests as many as the limit: extended resources cannot be overcommitted.
+    """
+    amounts = {**(resources.requests or {}), **(resources.limits or {})}
+    found = (quantity(n) for name, n in amounts.items() if n is not None and _GPU.search(name))
+    return sum(max(0.0, amount) for amount in found if amount is not None)
 
 
 def _environment(spec: objects.PodSpec, names: frozenset[str]) -> Iterable[tuple[str, str]]:

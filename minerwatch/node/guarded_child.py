@@ -157,6 +157,10 @@ class GuardedChild:
     def close(self) -> None:
         """Kill it and close its pipes; do not wait for its exit."""
         self.kill()
+        self.end_input()
+
+    def end_input(self) -> None:
+        """Close its pipes, at which it exits by itself; do not wait for that."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -225,6 +229,14 @@ class GuardedProgram:
     def close(self) -> None:
         """Kill the child and wait for a moment until all are reaped."""
         self.discard()
+        self.dying(_EXIT_S)
+
+    def release(self) -> None:
+        """End the child's input and wait for a moment; it is not killed: it may be in a driver."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end_input()
+            self._dying.append((child, None))
         self.dying(_EXIT_S)
 
     def kill(self) -> None:

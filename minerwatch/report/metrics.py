@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from math import nan
 
@@ -32,6 +31,8 @@ from minerwatch import __version__
 from minerwatch.config.values import MODES
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Abuse, Action, Level, Maturity, Outcome, Signal
+from minerwatch.report.flagged_use import FlaggedUse
+from minerwatch.report.gpu_metrics import GpuFigures, GpuMetrics
 from minerwatch.untrusted_text.display import printable
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -41,14 +42,6 @@ _DELAY_BUCKETS_S = (15.0, 60.0, 180.0, 900.0, 7200.0)  # few: for each kind of a
 MAX_LABEL_LENGTH = 256
 MAX_ABUSES = 3
 """Kinds of abuse of one container that have series, the worst ones: a tenant may show all."""
-
-_MAX_NAMESPACES = 500
-_EXPIRY_S = 86400.0
-"""The longest range in alerts and recording rules."""
-
-OTHER_NAMESPACES = "_others"
-"""Label of the namespaces without series of their own; no namespace can have this name."""
-
 
 OWNER_LABELS = ("repository", "image", "controller", "user", "client")
 """Labels of minerwatch_flagged_owner_info; the last two only where ``metrics.owners`` is on."""
@@ -67,6 +60,7 @@ class FlaggedContainer:
     abuses: Mapping[str, float] = field(default_factory=dict)  # kind -> its score, worst first
     since_unix_s: float = 0.0  # when its level was reached
     owners: Mapping[str, str] = field(default_factory=dict)  # one of OWNER_LABELS -> name
+    gpus: float | None = None  # kept busy; None: it has used none, or that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +140,9 @@ class _FlaggedContainers(Collector):
             "Score of a flagged container by kind of abuse, 0 to 100.",
             labels=[*labels, "abuse"],
         )
+        gpus = GaugeMetricFamily(
+            "minerwatch_container_gpus", "GPUs that a flagged container keeps busy.", labels=labels
+        )
         since = GaugeMetricFamily(
             "minerwatch_container_level_since_timestamp_seconds",
             "Unix time at which a flagged container reached its level.",
@@ -166,6 +163,8 @@ class _FlaggedContainers(Collector):
             score.add_metric(names, container.score)
             cores.add_metric(names, container.cpu_cores)
             since.add_metric(names, container.since_unix_s)
+            if container.gpus is not None:
+                gpus.add_metric(names, container.gpus)
             if container.owners:
                 values = (label(container.owners.get(each, "")) for each in OWNER_LABELS)
                 owner.add_metric([*names, *values], 1.0)
@@ -175,7 +174,7 @@ class _FlaggedContainers(Collector):
             for (abuse, signal), signal_score in container.signals.items():
                 if abuse in worst:
                     by_signal.add_metric([*names, label(abuse), label(signal)], signal_score)
-        yield from (score, by_abuse, by_signal, cores, since, owner)
+        yield from (score, by_abuse, by_signal, cores, gpus, since, owner)
         yield GaugeMetricFamily(
             "minerwatch_container_series_overflow",
             "Flagged containers without series: over the limit, or with the labels of another one.",
@@ -224,33 +223,6 @@ class _CountedElsewhere(Collector):
         )
 
 
-class _FlaggedCpu:
-    """CPU time of flagged containers by namespace, for at most ``_MAX_NAMESPACES`` of them.
-
-    Further namespaces are counted together. A namespace without any for a day is removed.
-    """
-
-    def __init__(self, counter: Counter, now_s: Callable[[], float]) -> None:
-        self._counter = counter
-        self._now_s = now_s
-        self._added_s: dict[str, float] = {}
-
-    def add(self, namespace: str, level: Level, cpu_s: float) -> None:
-        self.expire()
-        if namespace not in self._added_s and len(self._added_s) >= _MAX_NAMESPACES:
-            namespace = OTHER_NAMESPACES
-        self._counter.labels(namespace, level.label).inc(cpu_s)
-        self._added_s[namespace] = self._now_s()
-
-    def expire(self) -> None:
-        past_s = self._now_s() - _EXPIRY_S
-        for namespace in [name for name, added_s in self._added_s.items() if added_s < past_s]:
-            del self._added_s[namespace]
-            for level in Level:
-                with suppress(KeyError):
-                    self._counter.remove(namespace, level.label)
-
-
 def label(text: str) -> str:
     """Return ``text`` as a label value: printable and of limited length."""
     return printable(text, MAX_LABEL_LENGTH)
@@ -293,7 +265,8 @@ class Metrics:
             "CPU time used by containers while they were flagged.",
             *("namespace", "level"),
         )
-        self._flagged_cpu = _FlaggedCpu(flagged_cpu, now_s)
+        self._flagged_cpu = FlaggedUse(flagged_cpu, now_s)
+        self._gpu = GpuMetrics(self.registry, now_s)
         self._canary: Gauge | None = None
         self._gauge("build_info", "Version of this agent.", "version").labels(__version__).set(1)
         self._add_tick()
@@ -384,6 +357,7 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
         self._flagged_cpu.expire()
+        self._gpu.expire()
         return generate_latest(self.registry)
 
     def rules_loaded(self, rules: Iterable[Rule], failures: int, at_s: float) -> None:
@@ -420,6 +394,14 @@ class Metrics:
     def flagged_cpu(self, namespace: str, level: Level, cpu_s: float) -> None:
         """Add the CPU time that a flagged container used since the last tick."""
         self._flagged_cpu.add(label(namespace), level, cpu_s)
+
+    def flagged_gpu(self, namespace: str, level: Level, gpu_s: float, joules: float) -> None:
+        """Add the GPU time and the energy that a flagged container used since the last tick."""
+        self._gpu.flagged(label(namespace), level, gpu_s, joules)
+
+    def gpus_seen(self, figures: GpuFigures) -> None:
+        """Record the GPUs of the node."""
+        self._gpu.figures = figures
 
     def probe_opened(self, probe: str, *, is_on: bool, source: str = "") -> None:
         """Record whether a configured probe is available, and the source that it uses."""

@@ -70,6 +70,16 @@ def tags(status: ContainerStatus) -> str:
     return "+".join(TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
 
 
+def gpus(status: ContainerStatus) -> str:
+    """Return the GPUs that it keeps busy, of those requested; ``!``: it requested none."""
+    gpu = status.gpu
+    if gpu is None:
+        return NOTHING
+    busy = "?" if gpu.busy is None else f"{gpu.busy:.2f}"
+    limit = f"/{gpu.limit:g}" if gpu.limit else ""
+    return f"{'!' if gpu.requested is False else ''}{busy}{limit}"
+
+
 def _named(text: str, width: int) -> str:
     return fitted(printable(text, NAME_LENGTH), width) or NOTHING
 
@@ -90,6 +100,13 @@ THROTTLED_COLUMN = Column(
 )
 HOURS_COLUMN = Column(
     "CPU-H", lambda status, _: f"{status.cpu_hours:.1f}", leaves=4, is_number=True
+)
+GPU_COLUMN = Column("GPU", lambda status, _: gpus(status), leaves=9, is_number=True)
+GPU_HOURS_COLUMN = Column(
+    "GPU-H",
+    lambda status, _: f"{status.gpu.hours:.1f}" if status.gpu else NOTHING,
+    leaves=4,
+    is_number=True,
 )
 EXECUTES_COLUMN = Column(
     "EXECUTES", lambda status, _: one_word(status.executed) or NOTHING, leaves=2
@@ -114,6 +131,8 @@ TABLE_COLUMNS = (
     LIMIT_COLUMN,
     THROTTLED_COLUMN,
     HOURS_COLUMN,
+    GPU_COLUMN,
+    GPU_HOURS_COLUMN,
     EXECUTES_COLUMN,
     AGE_COLUMN,
     NAME_COLUMN,

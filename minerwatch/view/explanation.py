@@ -20,6 +20,7 @@ from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
 from minerwatch.view.executed_code import sentence
+from minerwatch.view.gpu_text import gpu_sentence
 from minerwatch.view.lines import Line, rendered, wrapped
 from minerwatch.view.score import BUSY_CORES, is_held, score_lines
 from minerwatch.view.selection import abuse_of, limit_share, place
@@ -73,6 +74,8 @@ _OTHER_DOUBTS = {
     " telemetry to a receiver that is down send like this, too.",
     (Abuse.BRUTE_FORCE.value, Signal.NETWORK.value): "Many short sessions are also those of a"
     " client with a wrong password, of monitoring and of configuration management.",
+    (Abuse.UNREQUESTED_GPU.value, Signal.EXECUTION.value): "The image may have asked for all GPUs"
+    " by its defaults: its owner need not know that it uses one.",
     (Abuse.PROXYWARE.value, Signal.NETWORK.value): "As much in as out with many peers is also a"
     " proxy, a mesh or a mirror that somebody asked for.",
 }
@@ -170,6 +173,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
     facts = {
         "Abuse": _abuses(status),
         "CPU": _cpu(status),
+        "GPU": gpu_sentence(status),
         "Executes": sentence(status.executed),
         "Age": _since(status.started, now) if status.started else "",
         "Owner": status.owner,

@@ -14,6 +14,8 @@ _RANKS: dict[str, Callable[[ContainerStatus], float | str]] = {
     "score": lambda status: -status.score,
     "cpu": lambda status: -status.cpu_cores,
     "hours": lambda status: -status.cpu_hours,
+    "gpu": lambda status: -((status.gpu and status.gpu.busy) or 0.0),
+    "gpu-hours": lambda status: -(status.gpu.hours if status.gpu else 0.0),
     "limit": lambda status: -(limit_share(status) or 0.0),
     "throttled": lambda status: -(status.throttled_share or 0.0),
     "age": lambda status: status.started or status.since,
@@ -72,8 +74,13 @@ def unknown_namespace(statuses: Sequence[ContainerStatus], wanted: str) -> str:
 
 
 def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
-    """Return containers with findings or CPU usage."""
-    return [each for each in statuses if each.findings or each.cpu_cores > IDLE_CORES]
+    """Return containers with findings, CPU usage or GPU use."""
+    return [each for each in statuses if each.findings or is_busy(each)]
+
+
+def is_busy(status: ContainerStatus) -> bool:
+    """Return True if the container uses CPUs or GPUs."""
+    return status.cpu_cores > IDLE_CORES or bool(status.gpu and status.gpu.busy)
 
 
 def filtered(

@@ -131,3 +131,44 @@ def test_each_thread_of_a_probe_has_its_name() -> None:
         names = {each.name for each in threads_since(before)}
         assert names
         assert names - {each.name for each in node.probes} <= {"arguments", "hot_code"}
+
+
+@pytest.mark.parametrize(
+    ("config", "off", "source"),
+    [
+        (Config(probes=Probes(gpu=False)), "switched off (probes.gpu)", ""),
+        (Config(), "this kernel knows no GPU of NVIDIA, AMD or Intel", ""),
+        (Config(node=NodeConfig(gpu_library="/lib/nv.so")), "", "nvidia, by a child"),
+        (Config(node=NodeConfig(gpu_socket="/run/gpu.sock")), "", "nvidia, by a socket"),
+    ],
+)
+def test_gpus_are_read_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, config: Config, off: str, source: str
+) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(()))
+    probes = replace(FEW.probes, gpu=config.probes.gpu)
+    with opened(replace(config, probes=probes)) as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert (status.off, status.source) == (off, source)
+    assert status.is_asked_for is not bool(off)
+
+
+def test_without_nvidias_library_its_gpus_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(("nvidia",)))
+    monkeypatch.setattr(monitor, "nvml_library", lambda: "")
+    with opened() as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert status.off == (
+        "NVIDIA's library is not here: set node.gpu_library, or in the chart gpu.enabled"
+    )
+    assert not status.is_asked_for, "no alert where it is not known to be wanted"
+
+
+def test_gpus_of_others_are_read_by_a_child_beside_the_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(("amdgpu", "nvidia")))
+    monkeypatch.setenv("MINERWATCH_GPU_SOCKET", "/run/gpu.sock")
+    with opened() as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert status.source == "amdgpu, nvidia, by a socket"

@@ -20,6 +20,11 @@ OTHERS = {
 } | {f"kube_daemonset_status_{what}" for what in ("desired_number_scheduled", "number_ready")}
 """Those of Prometheus, kube-state-metrics and the kubelet."""
 
+ON_GPU_NODES = frozenset(
+    ("minerwatch_gpus", "minerwatch_unrequested_gpus", "minerwatch_flagged_gpu_seconds_total")
+)
+"""Those of agents that see a GPU."""
+
 _NAME = re.compile(
     r"(?<![\w:])(?:minerwatch[_:][\w:]+|kube_\w+|container_cpu_usage_seconds_total|up(?=\{)|ALERTS)(?![\w:])"
 )

@@ -40,6 +40,7 @@ NOT_FUZZED = {
     "minerwatch.node.children.cmdline_reader": "passes bytes on as they are; see reading_records",
     "minerwatch.node.bpf_iterator": "passes on records of minerwatch's own BPF programs",
     "minerwatch.node.kernel_entries": "numbers that minerwatch's own BPF program packs",
+    "minerwatch.node.children.gpu_sampler": "the agent's own questions; see gpu_client",
     "minerwatch.node.children.hot_code_scanner": "libraries read the bytes; its bounds have tests",
     "minerwatch.node.children.overlay_reader": "the kernel's list of mounts; it has its own tests",
     "minerwatch.node.first_words": "passes packets on to packet_parser, and the kernel's counts",

@@ -436,3 +436,30 @@ def test_a_server_that_is_not_there(api: ApiServer, cluster: Cluster) -> None:
     with pytest.raises(ApiError) as failed:
         output(cluster, Container("ns", "p", "c"), ["x"], timeout_s=PATIENCE_S)
     assert failed.value.reason == "connection"
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "account"),
+    [
+        ({}, "minerwatch", "minerwatch-view"),
+        ({"minerwatch.io/gpu": "true"}, "minerwatch-gpu", "minerwatch-view"),
+        # the release's own name
+        ({}, "minerwatch-gpu", "minerwatch-gpu-view"),
+    ],
+)
+def test_agents_of_gpu_nodes_are_of_the_same_release(
+    api: ApiServer, cluster: Cluster, labels: dict[str, str], name: str, account: str
+) -> None:
+    item = pod_json(
+        "agent-7",
+        node="node-7",
+        namespace="minerwatch",
+        containers={"agent": "a", "gpu": "a"},
+        labels={**LABELS, **labels},
+    )
+    item["spec"]["containers"][0]["ports"] = [{"name": "metrics", "containerPort": 9797}]
+    put_daemon_set(api, uid="uid-7", name=name)
+    api.put(as_agent(item, uid="uid-7", name=name))
+    (agent,) = find(cluster).pods
+    assert agent.port is not None
+    assert (agent.port.account, agent.container.name) == (account, "agent")

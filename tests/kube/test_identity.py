@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import pytest
 
 from minerwatch.kube.cluster_view import MAX_WAIT_S, NameWait, identity_facts, identity_of
 from minerwatch.kube.owners import sources
 from minerwatch.kube.pod_cache import PodCache
 from minerwatch.kube.pod_parsing import PodFields, PodParser
-from minerwatch.model import Container, ContainerKind, Pod
-from tests.builders import make_container
+from minerwatch.model import Container, ContainerKind, Identity, Pod
+from tests.builders import make_container, make_pod, make_pod_container
 from tests.kube.api_server import encode, pod_json
 
 UID = "0f3c1a52-7d1e-4b6c-9a55-3b8a2f0d9c11"
@@ -62,7 +65,28 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
         "PodNamespace": "jupyter",
         "PodName": "jupyter-ada",
         "OwnerUser": ("ada@example.org",),
+        "GpuRequested": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        ((0.0, 0.0), {"GpuRequested": False}),
+        # of a pod, one container's request is all containers'
+        ((0.0, 2.0), {"GpuRequested": True, "ContainerGpuLimit": 2.0}),
+        ((None, 1.0), {"GpuRequested": True, "ContainerGpuLimit": 1.0}),
+        # what is claimed may be a GPU
+        ((0.0, None), {}),
+    ],
+)
+def test_the_gpus_that_a_pod_requests(
+    gpus: Sequence[float | None], expected: Mapping[str, object]
+) -> None:
+    containers = tuple(make_pod_container(f"c{n}", gpus=each) for n, each in enumerate(gpus))
+    facts = identity_facts(Identity(make_pod(containers=containers), "c0", "", None))
+    names = ("GpuRequested", "ContainerGpuLimit")
+    assert {name: facts[name] for name in names if name in facts} == expected
 
 
 def test_a_nested_container_is_its_pods() -> None:

@@ -135,7 +135,7 @@ def test_all_that_is_used_is_kept_and_nothing_else() -> None:
         owners=(OwnerReference("ReplicaSet", "web-5d4f", "u-1", is_controller=True),),
         containers=(
             PodContainer(
-                "c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 0.25, 2.0
+                "c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 0.25, 2.0, 1.0
             ),
             PodContainer("", "side", "s", "", PodContainerKind.MAIN, None, None),
             PodContainer("c2", "setup", "busybox", "", PodContainerKind.INIT, None, None),
@@ -159,6 +159,32 @@ def test_the_least_that_a_pod_can_be() -> None:
     assert (pod.containers, pod.labels, pod.phase, pod.node) == ((), {}, "", "")
     nulls = {"metadata": {**metadata, "labels": None}, "spec": {"containers": None}, "status": None}
     assert parsed(nulls) == pod
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({}, 0.0),
+        ({"requests": {"cpu": "4", "memory": "1Gi", "ephemeral-storage": "9Gi"}}, 0.0),
+        ({"limits": {"nvidia.com/gpu": "0"}}, 0.0),
+        ({"limits": {"nvidia.com/gpu": 2}, "requests": {"nvidia.com/gpu": 2}}, 2.0),
+        ({"limits": {"nvidia.com/mig-1g.10gb": "1", "nvidia.com/mig-2g.20gb": "1"}}, 2.0),
+        ({"limits": {"nvidia.com/gpu.shared": "1"}}, 1.0),
+        ({"limits": {"amd.com/gpu": "1"}}, 1.0),
+        ({"limits": {"gpu.intel.com/xe": "1"}}, 1.0),
+        ({"limits": {"volcano.sh/vgpu-number": "1"}}, 1.0),
+        ({"limits": {"aliyun.com/gpu-mem": "8"}}, 8.0),
+        ({"limits": {"nvidia.com/gpu": "x", "gpu": None}}, 0.0),
+        ({"limits": {"nvidia.com/gpu": "-4"}}, 0.0),
+        ({"claims": [{"name": "device", "request": "gpu"}]}, None),
+    ],
+)
+def test_gpus_are_extended_resources_or_claims(
+    resources: dict[str, Any], expected: float | None
+) -> None:
+    pod = parsed(changed("spec", "containers", to=[{"name": "a", "resources": resources}]))
+    assert pod is not None
+    assert [each.gpus for each in pod.containers if each.name == "a"] == [expected]
 
 
 def test_a_pod_that_is_being_deleted() -> None:

@@ -272,3 +272,14 @@ def test_a_child_that_cannot_be_killed_is_left_behind(start: Start, tmp_path: Pa
             subprocess.run(["umount", "--lazy", mount], check=False)
         until(lambda: program.dying() == 0)
         assert program.child("container") is not None
+
+
+def test_a_released_child_ends_by_its_input_and_is_not_killed(start: Start, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    program = start(
+        f"import sys, pathlib\nfor line in sys.stdin: pass\npathlib.Path({str(mark)!r}).touch()"
+    )
+    child_of(program)
+    program.release()
+    until(mark.exists)
+    assert not program.is_running

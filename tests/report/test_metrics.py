@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from minerwatch import __version__
 from minerwatch.model import Abuse, Level, Maturity, Signal
+from minerwatch.report.gpu_metrics import GpuFigures
 from minerwatch.report.metrics import MAX_ABUSES, FlaggedContainer, Metrics, label
 from tests.detection.sigma.test_rule import RULE as RULE_TEXT
 from tests.detection.sigma.test_rule import parsed
@@ -23,6 +24,7 @@ MINER = FlaggedContainer(
     {("mining", "identity"): 88.0, ("mining", "network"): 60.0},
     {"mining": 95.2, "proxyware": 15.0},
     1_763_863_000.0,
+    gpus=0.97,
 )
 RULE = parsed(RULE_TEXT)
 STRATUM = replace(RULE, id="stratum", maturity=Maturity.STABLE, title="Stratum in an argument")
@@ -67,6 +69,9 @@ def a_busy_node() -> Metrics:
     metrics.level_changed(Level.CONFIRMED)
     metrics.finding_began("stratum", Signal.IDENTITY)
     metrics.flagged_cpu("binder", Level.CONFIRMED, 19.8)
+    metrics.flagged_gpu("binder", Level.CONFIRMED, 9.7, 4000.0)
+    gpus = {"none": 6, "alone": 1, "shared": 1}
+    metrics.gpus_seen(GpuFigures(("nvidia 580.159.03",), gpus, unrequested=1))
     metrics.probe_took("processes", 0.002)
     metrics.probe_opened("tasks", is_on=False)
     metrics.probe_opened("execs", is_on=True, source="the proc connector")

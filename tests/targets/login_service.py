@@ -26,7 +26,8 @@ Check = Callable[[bytes], object]
 def argon2id() -> Check:
     import argon2
 
-    return argon2.PasswordHasher(parallelism=1).hash
+    check: Check = argon2.PasswordHasher(parallelism=1).hash
+    return check
 
 
 def bcrypt() -> Check:

@@ -13,7 +13,7 @@ from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.containers import Row
 from minerwatch.view.screen.history import key_of, sparkline, total
 from minerwatch.view.screen.layout import NARROW, Column, Scene
-from minerwatch.view.selection import IDLE_CORES, abuse_of, place
+from minerwatch.view.selection import abuse_of, is_busy, place
 
 _SUMMED_MEMBERS = 500  # of a group, the first in order
 _THROTTLED_SHARE = 0.01  # of the periods, from which on it is marked
@@ -33,6 +33,8 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
         Column(f"LAST {span(steps * step_s)}", _draw_history, steps, leaves=10, style=_upright),
         Column("%LIMIT ", _draw_limit, 7, leaves=8, is_number=True, sort="limit"),
         _column(columns.HOURS_COLUMN, 7, leaves=7, sort="hours"),
+        _column(columns.GPU_COLUMN, 7, leaves=9, sort="gpu", needs="gpu"),
+        _column(columns.GPU_HOURS_COLUMN, 7, leaves=4, sort="gpu-hours", needs="gpu"),
         _column(columns.SINCE_COLUMN, 6, leaves=6),
         _column(columns.AGE_COLUMN, 6, leaves=3, sort="age", needs="started"),
         _column(columns.EXECUTES_COLUMN, 9, leaves=2, needs="executed"),
@@ -48,7 +50,7 @@ def row_style(row: Row, scene: Scene) -> str:
     """Return the style of a whole row."""
     if row.group is not None:
         return "bold"
-    is_idle = not row.status.findings and row.status.cpu_cores <= IDLE_CORES
+    is_idle = not row.status.findings and not is_busy(row.status)
     return "dim" if is_idle or row.status.node in scene.stale else ""
 
 

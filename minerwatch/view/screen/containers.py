@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.format import counted
 from minerwatch.model import Level
 from minerwatch.untrusted_text.display import printable
@@ -109,12 +109,30 @@ def as_one(members: Sequence[ContainerStatus]) -> ContainerStatus:
         throttled_share=max((each.throttled_share or 0.0 for each in members), default=None),
         cpu_hours=sum(each.cpu_hours for each in members),
         signals=signals,
+        gpu=_gpus(each.gpu for each in members),
         since=min(each.since for each in members if each.level == level),
         process_count=sum(each.process_count for each in members),
         started=min((each.started for each in members if each.started), default=""),
         owner=_shared(each.owner for each in members),
         image=_shared(each.image for each in members),
         node=_shared(each.node for each in members),
+    )
+
+
+def _gpus(every: Iterable[GpuStatus | None]) -> GpuStatus | None:
+    """Return the sum of what the members use of GPUs; the pods' requests are not known of all."""
+    used = [each for each in every if each is not None]
+    if not used:
+        return None
+    known = [each.busy for each in used if each.busy is not None]
+    return GpuStatus(
+        busy=sum(known) if known else None,
+        limit=None,
+        requested=False if any(each.requested is False for each in used) else None,
+        hours=sum(each.hours for each in used),
+        devices=sum(each.devices for each in used),
+        memory_bytes=sum(each.memory_bytes or 0 for each in used),
+        energy_joules=sum(each.energy_joules or 0.0 for each in used) or None,
     )
 
 

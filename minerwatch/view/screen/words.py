@@ -69,6 +69,7 @@ SORTS = (
     ("O", "owner", "owner"),
     ("I", "image", "image"),
     ("D", "node", "node"),
+    ("U", "gpu", "GPUs in use now"),
     ("M", "memory", "memory of processes"),
 )
 """Key, as ``--sort`` takes it, and in words."""
@@ -110,6 +111,7 @@ HELP = {
         ("LAST", "recent cores: a full bar is the limit, else a core or the most of them"),
         ("%LIMIT", "of the CPU limit; ! the limit holds it back (throttled)"),
         ("CPU-H", "CPU hours in all"),
+        ("GPU", "GPUs kept busy, of those requested; ! the pod requested none; GPU-H: hours"),
         ("SINCE", "how long the level has been what it is"),
         ("AGE", "of the pod"),
         ("[3m ago]", "the node no longer answers: so long ago it was like this"),

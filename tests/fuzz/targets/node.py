@@ -12,6 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from minerwatch.detection.executed_code import INSTRUCTIONS
 from minerwatch.detection.network_rates import network_facts
 from minerwatch.model import Container, ContainerKind
@@ -24,16 +26,18 @@ from minerwatch.node import (
     task_iterator,
     yara_scan,
 )
+from minerwatch.node.children import gpu_files
 from minerwatch.node.children.code_classifier import Decoder, Mappings
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
 from minerwatch.node.exe_digests import HasherAnswer
 from minerwatch.node.fp_rounding import RoundingSamples
+from minerwatch.node.gpu_use import Answer as GpuAnswer
 from minerwatch.node.guarded_child import AnswerLines
 from minerwatch.node.network_counters import CounterReader
 from minerwatch.node.packet_parser import first_words
 from minerwatch.node.tcp_connections import SocketReader
-from tests.fuzz.contract import is_finite, is_line, is_unicode
+from tests.fuzz.contract import is_finite, is_line, is_one_line, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
 from tests.fuzz.registry import SEPARATOR, parts, target
 from tests.node.task_records import tasks_of
@@ -363,3 +367,28 @@ def sampled_code(data: bytes) -> None:
 
 
 _decoder = cache(Decoder)
+
+
+@target("node.gpu_use")
+def gpu_answer(data: bytes) -> None:
+    """A sampler's answer on GPUs and the processes that use them."""
+    try:
+        sample = msgspec.json.decode(data, type=GpuAnswer).sample()
+    except (ValueError, RecursionError):
+        return
+    for device in sample.devices:
+        is_one_line(device.id + device.name)
+        assert device.busy is None or 0 <= device.busy <= 1
+    for use in sample.uses:
+        assert use.pid > 0
+        assert use.device < len(sample.devices)
+        assert use.busy is None or 0 <= use.busy <= 1
+
+
+@target("node.children.gpu_files")
+def gpu_client(data: bytes) -> None:
+    """The counters of one client of a GPU of AMD or Intel, at two moments."""
+    before, now = (gpu_files.parsed(each) for each in parts(data, 2))
+    if before is not None and now is not None:
+        assert 0 <= gpu_files.busy_share(before, now, 10.0) <= 1
+        assert now.memory_bytes is None or now.memory_bytes >= 0

@@ -1,0 +1,103 @@
+"""GPU use of tracked containers: it makes them hot, and earns looks as CPU time does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from minerwatch.agent.looks import Looks
+from minerwatch.agent.tracked import TrackedContainer, TrackedNode
+from minerwatch.detection.gpu_fields import REQUEST_FIELDS
+from minerwatch.fair_queue import interleaved
+from minerwatch.model import Container, Level
+from minerwatch.probes.gpu import Gpus, GpuUser
+
+_PIDS_PER_TICK = 128
+"""Processes in which an open device is looked for: some 100 µs each, in the sampler."""
+_USED_SHARE = 0.2
+"""Of a GPU, from which on it counts as used; as in the rule on GPUs that were not requested."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSummary:
+    """GPUs of the node at one tick."""
+
+    sources: tuple[str, ...] = ()  # drivers that answer
+    attributions: Mapping[str, int] = field(default_factory=dict)  # none, alone, shared -> GPUs
+    unrequested: int = 0  # GPUs in use by pods that requested none
+    flagged: tuple[tuple[Container, Level, float, float], ...] = ()  # GPU time, joules
+
+
+class GpuUsers:
+    """Attribute GPU use to what is tracked."""
+
+    def __init__(self, node: TrackedNode, gpus: Gpus | None, looks: Looks) -> None:
+        self._node = node
+        self._gpus = gpus
+        self._looks = looks
+        self._turn: Iterator[int] = iter(())
+
+    def tick(self, at_s: float) -> None:
+        """Take what the samplers have answered, before hot containers are chosen."""
+        gpus = self._gpus
+        if gpus is None:
+            return
+        gpus.tick(at_s, self._next_pids(), self._user_of)
+        gpus.end_tick(self._node.containers.keys())
+        self._looks.earn_gpu(gpus.used_s)
+        for container in self._node.containers.values():
+            facts = gpus.container_facts(container.container.key)
+            place = container.place if facts else {}
+            asked = {name: place[name] for name in REQUEST_FIELDS if name in place}
+            container.gpu = {**facts, **asked}
+        for process, used_s in gpus.process_used_s.items():
+            tracked = self._node.process(process.pid)
+            if tracked is not None and tracked.process.id == process:
+                tracked.unlooked_gpu_s += used_s
+
+    def is_notable(self, container: TrackedContainer) -> bool:
+        """Return True if the container keeps a part of a GPU busy."""
+        return self._gpus is not None and self._gpus.is_notable(container.container.key)
+
+    def summary(self) -> GpuSummary:
+        """Return the figures of this tick."""
+        gpus, every = self._gpus, self._node.containers.values()
+        if gpus is None:
+            return GpuSummary()
+        flagged = (each for each in every if each.verdict.level > Level.CLEAR)
+        return GpuSummary(
+            gpus.sources(),
+            gpus.attributions(),
+            sum(map(_unrequested, every)),
+            tuple(
+                (
+                    *(each.container, each.verdict.level),
+                    gpus.used_s.get(each.container.key, 0.0),
+                    gpus.joules.get(each.container.key, 0.0),
+                )
+                for each in flagged
+                if each.gpu
+            ),
+        )
+
+    def _user_of(self, pid: int) -> GpuUser | None:
+        container, process = self._node.container_of.get(pid), self._node.process(pid)
+        if container is None or process is None:
+            return None
+        return GpuUser(process.process.id, process.born_s, container.container.key)
+
+    def _next_pids(self) -> list[int]:
+        """Return the next few PIDs, one of each owner in turn."""
+        chosen = [*islice(self._turn, _PIDS_PER_TICK)]
+        if len(chosen) < _PIDS_PER_TICK:
+            self._turn = interleaved(tuple(self._node.container_of), self._node.owner_of)
+        return chosen
+
+
+def _unrequested(container: TrackedContainer) -> int:
+    busy, devices = (container.gpu.get(f"ContainerGpu{each}") for each in ("Busy", "Devices"))
+    if container.place.get("GpuRequested") is not False:
+        return 0
+    is_used = isinstance(busy, float) and busy >= _USED_SHARE
+    return devices if is_used and isinstance(devices, int) else 0

@@ -1,0 +1,42 @@
+"""Fields on the use of GPUs, of a process and of a container."""
+
+from __future__ import annotations
+
+from minerwatch.detection.field_types import Field, Source
+
+_GPU = Source("NVML; fdinfo and KFD of AMD and Intel", "the driver; SYS_PTRACE for the files")
+_PODS = Source("the API server", "list and watch on pods (RBAC)")
+
+_MEASURED = (
+    ("GpuDevices", "count", "GPUs, or instances of them, with a context of it", "1"),
+    ("GpuBusy", "GPUs", "GPUs that it keeps busy, summed", "0.8"),
+    ("GpuBusyFor", "s", "since when that is 0.5 or more", "600"),
+    ("GpuHours", "h", "GPU time since it was first seen", "24"),
+    ("GpuFlatness", "0..1", "how even its GPU use was over the window", "0.9"),
+    ("GpuMemoryMiB", "MiB", "memory of GPUs", "1000"),
+    ("ContainerGpuBusy", "GPUs", "GPUs that the container keeps busy, summed", "0.2"),
+    ("ContainerGpuHours", "h", "the container's GPU time since it was first seen", "24"),
+    ("ContainerGpuDevices", "count", "GPUs, or instances of them, that the container uses", "2"),
+    ("ContainerGpuMemoryMiB", "MiB", "memory of GPUs that the container uses", "1000"),
+    ("ContainerGpuJoules", "J", "energy of GPUs that only the container uses", "1000000"),
+)
+
+GPU_FIELDS = (
+    *(
+        Field(name, unit, meaning, _GPU, f"{name}|gte: {least}", dynamic=True)
+        for name, unit, meaning, least in _MEASURED
+    ),
+    Field(
+        "GpuRequested",
+        "bool",
+        "the pod requests a GPU; absent if it claims devices by name",
+        _PODS,
+        "GpuRequested: false",
+    ),
+    Field("ContainerGpuLimit", "GPUs", "requested by the pod", _PODS, "ContainerGpuLimit|lt: 1"),
+)
+
+CONTAINER_GPU_FIELDS = tuple(name for name, *_ in _MEASURED if name.startswith("Container"))
+"""Measured; shared by all processes of a container."""
+PROCESS_GPU_FIELDS = tuple(name for name, *_ in _MEASURED if not name.startswith("Container"))
+REQUEST_FIELDS = ("GpuRequested", "ContainerGpuLimit")

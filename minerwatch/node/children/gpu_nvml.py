@@ -1,0 +1,276 @@
+"""NVIDIA's devices and the processes on them, by the driver's library; part of ``gpu_sampler``.
+
+The library is loaded at run time by ``ctypes``, and each function may be missing: drivers differ by
+years. A failed call is counted by its name and code, and what it would have returned is absent.
+Nothing is switched on, and no counter of a profiler is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+FUNCTION_NOT_FOUND = 13  # of enum nvmlReturn_t (nvml.h)
+_NOT_SUPPORTED, _NOT_FOUND, _INSUFFICIENT_SIZE = 3, 6, 7
+_INIT_NO_GPUS = 1
+_NOT_AVAILABLE = 2**64 - 1
+_NO_INSTANCE = 2**32 - 1
+_TEXT_BYTES = 96
+_MAX_DEVICES = 64
+_FIRST_ENTRIES = 64
+MAX_ENTRIES = 16384
+"""Processes of one device that are read."""
+_NEW_ENTRIES = 1024
+_TRIES = 3  # a list may grow between two calls
+
+
+class ProcessInfo(c.Structure):
+    """``nvmlProcessInfo_t`` of the calls that end in _v2 and _v3."""
+
+    _fields_ = (
+        ("pid", c.c_uint),
+        ("used_bytes", c.c_ulonglong),
+        ("instance", c.c_uint),
+        ("compute_instance", c.c_uint),
+    )
+
+
+class OldProcessInfo(c.Structure):
+    """``nvmlProcessInfo_v1_t``."""
+
+    _fields_ = (("pid", c.c_uint), ("used_bytes", c.c_ulonglong))
+
+
+class Utilization(c.Structure):
+    """``nvmlProcessUtilizationSample_t``."""
+
+    _fields_ = (
+        ("pid", c.c_uint),
+        ("timestamp_us", c.c_ulonglong),
+        *((name, c.c_uint) for name in ("sm", "memory", "encoder", "decoder")),
+    )
+
+
+class NewUtilization(c.Structure):
+    """``nvmlProcessUtilizationInfo_v1_t``."""
+
+    _fields_ = (
+        ("timestamp_us", c.c_ulonglong),
+        *((name, c.c_uint) for name in ("pid", "sm", "memory", "encoder", "decoder")),
+        *((name, c.c_uint) for name in ("jpeg", "flow")),
+    )
+
+
+class NewUtilizations(c.Structure):
+    """``nvmlProcessesUtilizationInfo_v1_t``."""
+
+    _fields_ = (
+        ("version", c.c_uint),
+        ("count", c.c_uint),
+        ("last_us", c.c_ulonglong),
+        ("entries", c.POINTER(NewUtilization)),
+    )
+
+
+_LISTS = tuple(
+    f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "Graphics", "MPSCompute")
+)
+"""Vulkan's compute shaders are listed as graphics."""
+_VERSIONS = (("_v3", ProcessInfo), ("_v2", ProcessInfo), ("", OldProcessInfo))
+
+
+class Device(NamedTuple):
+    """One GPU at one moment."""
+
+    id: str
+    name: str
+    busy: float | None  # share of the time in which a kernel ran
+    watts: float | None
+    is_split: bool  # into instances (MIG): its figures are those of all
+
+
+class Use(NamedTuple):
+    """One process on one GPU, or on one instance of it."""
+
+    pid: int
+    instance: int | None
+    busy: float | None  # share of the GPU since the last reading
+    memory_bytes: int | None
+
+
+class NvmlError(Exception):
+    """The library cannot be used."""
+
+
+class Nvml:
+    """The library, initialised. Raises OSError or NvmlError."""
+
+    def __init__(self, path: str, failures: Counter[str]) -> None:
+        """``failures`` counts failed calls: ``nvmlDeviceGetUUID_15``."""
+        self._library = c.CDLL(path or "libnvidia-ml.so.1")
+        self._failures = failures
+        self._devices: list[_Handle] = []
+        if code := self.call("nvmlInitWithFlags", c.c_uint(_INIT_NO_GPUS)):
+            raise NvmlError(f"nvmlInitWithFlags_{code}")
+        self.driver = self.text("nvmlSystemGetDriverVersion")
+
+    def call(self, name: str, *arguments: Any, expected: tuple[int, ...] = ()) -> int:
+        """Call a function; return its code, 0 for success. ``expected``: codes not to count."""
+        function = getattr(self._library, name, None)
+        code = FUNCTION_NOT_FOUND if function is None else int(function(*arguments))
+        if code and code not in (_NOT_SUPPORTED, FUNCTION_NOT_FOUND, *expected):
+            self._failures[f"{name}_{code}"] += 1
+        return code
+
+    def text(self, name: str, *arguments: Any) -> str:
+        """Return the text that a function writes; empty if it fails."""
+        buffer = c.create_string_buffer(_TEXT_BYTES)
+        if self.call(name, *arguments, buffer, c.c_uint(_TEXT_BYTES)):
+            return ""
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Shut the library down: the next one sees devices that came or went."""
+        self.call("nvmlShutdown")
+
+    def read(self) -> list[tuple[Device, list[Use]]]:
+        """Return all devices and the processes on each; raises NvmlError if there is no list."""
+        count = c.c_uint()
+        if code := self.call("nvmlDeviceGetCount_v2", c.byref(count)):
+            raise NvmlError(f"nvmlDeviceGetCount_v2_{code}")
+        if count.value != len(self._devices):
+            self._devices = [*self._opened(min(count.value, _MAX_DEVICES))]
+        return [(device.state(), device.uses()) for device in self._devices]
+
+    def _opened(self, count: int) -> Iterator[_Handle]:
+        for index in range(count):
+            handle = c.c_void_p()
+            if not self.call("nvmlDeviceGetHandleByIndex_v2", c.c_uint(index), c.byref(handle)):
+                yield _Handle(self, handle)
+
+
+class _Handle:
+    """One device, and its counters at the last reading."""
+
+    def __init__(self, nvml: Nvml, handle: c.c_void_p) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self._id = nvml.text("nvmlDeviceGetUUID", handle)
+        self._name = nvml.text("nvmlDeviceGetName", handle)
+        self._last_us = 0
+        self._energy: tuple[float, int] | None = None  # when, and millijoules
+        self._is_busy = True
+
+    def state(self) -> Device:
+        """Return the device as it is now."""
+        mode, pending = c.c_uint(), c.c_uint()
+        code = self._call("nvmlDeviceGetMigMode", c.byref(mode), c.byref(pending))
+        is_split = not code and mode.value == 1
+        rates = (c.c_uint * 2)()
+        has_rate = not is_split and not self._call("nvmlDeviceGetUtilizationRates", rates)
+        busy = min(rates[0], 100) / 100 if has_rate else None
+        self._is_busy = busy != 0
+        return Device(self._id, self._name, busy, self._watts(), is_split)
+
+    def _watts(self) -> float | None:
+        """Return the mean power since the last reading, or else the power now."""
+        now_s, energy, before = time.monotonic(), c.c_ulonglong(), self._energy
+        self._energy = None
+        if not self._call("nvmlDeviceGetTotalEnergyConsumption", c.byref(energy)):
+            self._energy = now_s, energy.value
+            if before is not None and now_s > before[0] and energy.value >= before[1]:
+                return (energy.value - before[1]) / 1000 / (now_s - before[0])
+        power = c.c_uint()
+        failed = self._call("nvmlDeviceGetPowerUsage", c.byref(power))
+        return None if failed else power.value / 1000
+
+    def uses(self) -> list[Use]:
+        """Return the processes that have a context on the device."""
+        shares = self._shares()
+        found: dict[tuple[int, int | None], int | None] = {}
+        for name in _LISTS:
+            for pid, instance, used_bytes in self._listed(name):
+                known = found.get((pid, instance))
+                found[pid, instance] = used_bytes if known is None else known
+        listed = {pid for pid, _ in found}
+        found |= {(pid, None): None for pid in shares or () if pid not in listed}
+        return [
+            Use(pid, instance, None if shares is None else shares.get(pid, 0.0), used_bytes)
+            for (pid, instance), used_bytes in found.items()
+        ]
+
+    def _listed(self, name: str) -> Iterator[tuple[int, int | None, int | None]]:
+        for version, kind in _VERSIONS:
+            count = c.c_uint(_FIRST_ENTRIES)
+            code = _INSUFFICIENT_SIZE
+            for _ in range(_TRIES):
+                room = min(max(count.value, _FIRST_ENTRIES), MAX_ENTRIES)
+                entries = (kind * room)()
+                count = c.c_uint(room)
+                code = self._call(
+                    name + version, c.byref(count), entries, expected=(_INSUFFICIENT_SIZE,)
+                )
+                if code != _INSUFFICIENT_SIZE:
+                    break
+                count.value += _FIRST_ENTRIES
+            if code == FUNCTION_NOT_FOUND:
+                continue
+            for entry in entries[: min(count.value, room)] if not code else ():
+                instance = getattr(entry, "instance", _NO_INSTANCE)
+                yield (
+                    entry.pid,
+                    None if instance == _NO_INSTANCE else instance,
+                    None if entry.used_bytes == _NOT_AVAILABLE else entry.used_bytes,
+                )
+            return
+
+    def _shares(self) -> dict[int, float] | None:
+        """Return each process's share of the device since the last reading; None: not known."""
+        samples = self._samples()
+        if self._is_busy and not any(sm for _, _, sm in samples or ()):
+            samples = self._new_samples() or samples
+        if samples is None:
+            return None
+        sums: dict[int, list[int]] = {}
+        last_us = self._last_us
+        for timestamp_us, pid, sm in samples:
+            if timestamp_us > last_us and 0 <= sm <= 100:
+                sums.setdefault(pid, []).append(sm)
+            self._last_us = max(self._last_us, timestamp_us)
+        return {pid: sum(each) / len(each) / 100 for pid, each in sums.items()}
+
+    def _samples(self) -> list[tuple[int, int, int]] | None:
+        name, count = "nvmlDeviceGetProcessUtilization", c.c_uint(_FIRST_ENTRIES)
+        for _ in range(_TRIES):
+            room = min(max(count.value, _FIRST_ENTRIES), MAX_ENTRIES)
+            entries = (Utilization * room)()
+            count = c.c_uint(room)
+            code = self._call(
+                *(name, entries, c.byref(count), c.c_ulonglong(self._last_us)),
+                expected=(_NOT_FOUND, _INSUFFICIENT_SIZE),
+            )
+            if code == _NOT_FOUND:
+                return []  # nothing ran
+            if not code:
+                found = entries[: min(count.value, room)]
+                return [(each.timestamp_us, each.pid, each.sm) for each in found]
+            if code != _INSUFFICIENT_SIZE:
+                return None
+        return None
+
+    def _new_samples(self) -> list[tuple[int, int, int]] | None:
+        """Return the same by the function of drivers from 550 on, where the old one is empty."""
+        entries = (NewUtilization * _NEW_ENTRIES)()
+        version = c.sizeof(NewUtilizations) | 1 << 24
+        asked = NewUtilizations(version, _NEW_ENTRIES, self._last_us, entries)
+        name = "nvmlDeviceGetProcessesUtilizationInfo"
+        if self._call(name, c.byref(asked), expected=(_NOT_FOUND,)):
+            return None
+        found = entries[: min(asked.count, _NEW_ENTRIES)]
+        return [(each.timestamp_us, each.pid, each.sm) for each in found]
+
+    def _call(self, name: str, *arguments: Any, expected: tuple[int, ...] = ()) -> int:
+        return self._nvml.call(name, self._handle, *arguments, expected=expected)

@@ -1,0 +1,254 @@
+"""GPU use, by process and by container.
+
+What a driver reports of a PID belongs to the process that has it now only if that process is older
+than the report. A device's own figures (how busy, how many watts) belong to a container only while
+no other one has a context on the device: they are never divided.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from minerwatch.detection.cpu_history import CpuHistory
+from minerwatch.detection.facts import measured
+from minerwatch.model import ContainerKey, Facts, ProcessId
+from minerwatch.node.gpu_use import GpuReader, GpuSample, GpuUse
+from minerwatch.probes.base import NO_FACTS
+
+_BUSY_SHARE = 0.5
+"""From which on a process counts as keeping a GPU busy (``GpuBusyFor``)."""
+_NOTABLE_SHARE = 0.05
+"""Of a GPU, from which on a container is measured however little CPU time it uses."""
+_WINDOW_S = 60.0
+_KEPT_S = 35.0
+"""A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
+
+UserOf = Callable[[int], "GpuUser | None"]
+
+
+class GpuUser(NamedTuple):
+    """The process that has a PID, and its container."""
+
+    process: ProcessId
+    born_s: float
+    container: ContainerKey
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Use of one process, or of one container, in one sample."""
+
+    busy: float | None = None  # GPUs kept busy
+    memory_bytes: int | None = None
+    watts: float = 0.0  # of devices that no other container uses
+    places: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
+    count: int = 0
+
+    def add(self, use: GpuUse) -> None:
+        """Add a use."""
+        self.places.add((use.device, use.instance))
+        self.count = len(self.places)
+        self._add(use.busy, use.memory_bytes)
+
+    def merge(self, other: _Sum) -> None:
+        """Add what uses devices of another sampler."""
+        self.count += other.count
+        self._add(other.busy, other.memory_bytes)
+
+    def _add(self, busy: float | None, memory_bytes: int | None) -> None:
+        """Add figures; one that is not known leaves the sum as it is."""
+        if busy is not None:
+            self.busy = (self.busy or 0.0) + busy
+        if memory_bytes is not None:
+            self.memory_bytes = (self.memory_bytes or 0) + memory_bytes
+
+
+class _Process:
+    """A process on the devices of one sampler."""
+
+    __slots__ = ("_busy_since_s", "_history", "_now")
+
+    def __init__(self, now: _Sum, at_s: float) -> None:
+        self._now = now
+        self._history = CpuHistory(at_s, 0.0)  # of its GPU time
+        self._busy_since_s: tuple[float, float] | None = None  # and up to when
+
+    def add(self, now: _Sum, at_s: float, elapsed_s: float) -> None:
+        """Take the use of ``elapsed_s`` up to ``at_s``."""
+        busy = now.busy or 0.0
+        self._now = now
+        self._history.add(at_s, self._history.cpu_s + busy * elapsed_s, window_s=_WINDOW_S)
+        since_s = self._busy_since_s[0] if self._busy_since_s else at_s - elapsed_s
+        self._busy_since_s = (since_s, at_s) if busy >= _BUSY_SHARE else None
+
+    def facts(self) -> Facts:
+        """Return the facts about it."""
+        memory_bytes, busy = self._now.memory_bytes, self._busy_since_s
+        return measured(
+            GpuDevices=self._now.count,
+            GpuBusy=self._now.busy,
+            GpuBusyFor=busy[1] - busy[0] if busy else 0.0,
+            GpuHours=self._history.cpu_s / 3600,
+            GpuFlatness=self._history.flatness(),
+            GpuMemoryMiB=None if memory_bytes is None else memory_bytes / (1 << 20),
+        )
+
+
+@dataclass(slots=True)
+class _Known:
+    """The last sample of one sampler, by process and container."""
+
+    sample: GpuSample
+    users: list[set[ContainerKey | None]]  # of each device; None: a process that is not known
+    sums: dict[ProcessId, _Sum] = field(default_factory=dict)
+    processes: dict[ProcessId, _Process] = field(default_factory=dict)
+    containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Total:
+    """GPU time and energy of a container since it was first seen."""
+
+    gpu_s: float = 0.0
+    joules: float = 0.0
+
+
+class Gpus:
+    """Facts on GPU use; for one thread at a time."""
+
+    def __init__(self, reader: GpuReader) -> None:
+        self._reader = reader
+        self._known: dict[int, _Known] = {}  # by number of the sampler
+        self._totals: dict[ContainerKey, _Total] = {}
+        self._unplaced = 0
+        self.used_s: Mapping[ContainerKey, float] = {}
+        """GPU time of each container since the tick before."""
+        self.process_used_s: Mapping[ProcessId, float] = {}
+        """The same of each process."""
+        self.joules: Mapping[ContainerKey, float] = {}
+        """Energy since the tick before, of devices that only this container uses."""
+
+    def tick(self, at_s: float, pids: Sequence[int], user_of: UserOf) -> None:
+        """Take the samples that have come, and ask for the next ones; never wait for a driver.
+
+        ``pids``: processes in which to look for an open device. ``user_of`` returns the process
+        that has a PID now.
+        """
+        used_s: dict[ContainerKey, float] = defaultdict(float)
+        process_used_s: dict[ProcessId, float] = defaultdict(float)
+        joules: dict[ContainerKey, float] = defaultdict(float)
+        for number, sample in self._reader.exchange(pids):
+            before = self._known.get(number)
+            known = self._known[number] = self._placed(sample, user_of)
+            elapsed_s = 0.0
+            if before is not None:
+                elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), _KEPT_S)
+            for process, now in known.sums.items():
+                state = (before.processes if before else {}).get(process)
+                state = known.processes[process] = state or _Process(now, sample.at_s)
+                state.add(now, sample.at_s, elapsed_s)
+                process_used_s[process] += (now.busy or 0.0) * elapsed_s
+            for key, total in known.containers.items():
+                used_s[key] += (total.busy or 0.0) * elapsed_s
+                joules[key] += total.watts * elapsed_s
+        for key in used_s:
+            sums = self._totals.setdefault(key, _Total())
+            sums.gpu_s += used_s[key]
+            sums.joules += joules[key]
+        for number in [n for n, each in self._known.items() if at_s > each.sample.at_s + _KEPT_S]:
+            del self._known[number]
+        self.used_s, self.process_used_s, self.joules = used_s, process_used_s, joules
+
+    def end_tick(self, containers: Collection[ContainerKey]) -> None:
+        """Forget containers that are gone."""
+        for key in [each for each in self._totals if each not in containers]:
+            del self._totals[key]
+
+    def facts(self, process: ProcessId) -> Facts:
+        """Return the facts about a process; empty if it uses no GPU."""
+        for known in self._known.values():
+            state = known.processes.get(process)
+            if state is not None:
+                return state.facts()
+        return NO_FACTS
+
+    def container_facts(self, container: ContainerKey) -> Facts:
+        """Return the facts about a container; empty if it has used no GPU."""
+        total = self._totals.get(container)
+        if total is None:
+            return NO_FACTS
+        now = _Sum()
+        for known in self._known.values():
+            if container in known.containers:
+                now.merge(known.containers[container])
+        memory_bytes = now.memory_bytes
+        return measured(
+            ContainerGpuBusy=now.busy,
+            ContainerGpuHours=total.gpu_s / 3600,
+            ContainerGpuDevices=now.count,
+            ContainerGpuMemoryMiB=None if memory_bytes is None else memory_bytes / (1 << 20),
+            ContainerGpuJoules=total.joules or None,
+        )
+
+    def is_notable(self, container: ContainerKey) -> bool:
+        """Return True if the container keeps a part of a GPU busy."""
+        return any(
+            container in known.containers
+            and (known.containers[container].busy or 0.0) >= _NOTABLE_SHARE
+            for known in self._known.values()
+        )
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the drivers that answer."""
+        return tuple(source for known in self._known.values() for source in known.sample.sources)
+
+    def attributions(self) -> dict[str, int]:
+        """Return the number of devices by the containers on each: none, one (alone), shared."""
+        counts = dict.fromkeys(("none", "alone", "shared"), 0)
+        for known in self._known.values():
+            for users in known.users:
+                counts["none" if not users else "alone" if len(users) == 1 else "shared"] += 1
+        return counts
+
+    def failures(self) -> Iterator[tuple[str, int]]:
+        """Yield failures since the start: reason, count."""
+        yield from [*self._reader.failures.items()]
+        yield "unplaced", self._unplaced
+
+    def close(self) -> None:
+        """Let the samplers end."""
+        self._reader.close()
+
+    def _placed(self, sample: GpuSample, user_of: UserOf) -> _Known:
+        """Attribute the uses of a sample to processes and containers."""
+        known = _Known(sample, users=[set() for _ in sample.devices])
+        placed: list[tuple[GpuUse, GpuUser]] = []
+        for use in sample.uses:
+            user = user_of(use.pid)
+            if user is None or user.born_s > sample.at_s:
+                self._unplaced += 1
+                known.users[use.device].add(None)
+            else:
+                known.users[use.device].add(user.container)
+                placed.append((use, user))
+        for use, user in placed:
+            known.sums.setdefault(user.process, _Sum()).add(use)
+            known.containers.setdefault(user.container, _Sum()).add(use)
+        for index, device in enumerate(sample.devices):
+            users = known.users[index]
+            if len(users) != 1 or None in users or device.is_split or sample.left_out:
+                continue
+            (owner,) = users
+            assert owner is not None  # noqa: S101 - checked above
+            total = known.containers[owner]
+            total.watts += device.watts or 0.0
+            own = [(use, user.process) for use, user in placed if use.device == index]
+            if device.busy is not None and all(use.busy is None for use, _ in own):
+                total.busy = (total.busy or 0.0) + device.busy
+                if len({process for _, process in own}) == 1:
+                    of_process = known.sums[own[0][1]]
+                    of_process.busy = (of_process.busy or 0.0) + device.busy
+        return known

@@ -1,0 +1,27 @@
+"""The use of GPUs as a sentence."""
+
+from __future__ import annotations
+
+from minerwatch.api.types import ContainerStatus
+from minerwatch.format import byte_size, counted
+
+_JOULES_PER_KWH = 3.6e6
+
+
+def gpu_sentence(status: ContainerStatus) -> str:
+    """Return what the container uses of GPUs, and what it requested; "": it has used none."""
+    gpu = status.gpu
+    if gpu is None:
+        return ""
+    busy = "not known how busy" if gpu.busy is None else f"{gpu.busy:.2f} busy"
+    parts = [f"{busy}, {counted(gpu.devices, 'device')}"]
+    if gpu.requested is False:
+        parts.append("requested none")
+    elif gpu.limit:
+        parts.append(f"{gpu.limit:g} requested")
+    if gpu.memory_bytes:
+        parts.append(f"{byte_size(gpu.memory_bytes)} of their memory")
+    parts.append(f"{gpu.hours:.2f} GPU hours")
+    if gpu.energy_joules:
+        parts.append(f"{gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh")
+    return "; ".join(parts)

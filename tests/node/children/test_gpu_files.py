@@ -1,0 +1,186 @@
+"""GPUs of AMD and Intel under roots of the tests."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.node.children import gpu_files
+from minerwatch.node.children.gpu_files import DrmFiles, Reading, busy_share, parsed
+from tests.node.fake_gpus import make_card, make_client
+
+PCI = "0000:03:00.0"
+
+
+class Roots:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.proc, self.sys = folder / "proc", folder / "sys"
+        self.failures: Counter[str] = Counter()
+        self.files = DrmFiles(str(self.proc), str(self.sys), self.failures)
+        self.at_s = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.at_s)
+
+    def uses(self, *pids: int) -> dict[int, tuple[float | None, int | None]]:
+        """Read after ten seconds; return busy share and memory by PID, of the first device."""
+        self.at_s += 10.0
+        ((_, uses), *_) = self.files.read(pids)
+        return {use.pid: (use.busy, use.memory_bytes) for use in uses}
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
+    return Roots(tmp_path, monkeypatch)
+
+
+def client(roots: Roots, pid: int, number: int = 5, client_id: str = "1", **fields: str) -> None:
+    make_client(roots.proc, pid, number, pdev=PCI, client_id=client_id, **fields)
+
+
+def test_amd_counts_nanoseconds_of_each_engine(roots: Roots) -> None:
+    make_card(roots.sys)
+    client(roots, 7, engine_compute="1000000000 ns", memory_vram="2048 KiB")
+    assert roots.uses(7) == {7: (None, 2 << 20)}
+    client(roots, 7, engine_compute="9000000000 ns", engine_dec="99000000000 ns")
+    assert roots.uses() == {7: (0.8, None)}, "a process that has a client is read each time"
+
+
+def test_capacity_is_the_number_of_engines_of_a_kind(roots: Roots) -> None:
+    make_card(roots.sys, driver="i915")
+    client(roots, 7, engine_compute="0 ns", engine_capacity_compute="2")
+    roots.uses(7)
+    client(roots, 7, engine_compute="10000000000 ns", engine_capacity_compute="2")
+    assert roots.uses(7)[7][0] == 0.5
+
+
+def test_xe_counts_cycles(roots: Roots) -> None:
+    make_card(roots.sys, driver="xe")
+    client(roots, 7, cycles_ccs="100", total_cycles_ccs="1000", resident_vram0="5 MiB")
+    roots.uses(7)
+    client(roots, 7, cycles_ccs="700", total_cycles_ccs="2000", resident_vram0="5 MiB")
+    assert roots.uses(7) == {7: (0.6, 5 << 20)}
+
+
+def test_a_client_that_two_processes_share_counts_once(roots: Roots) -> None:
+    make_card(roots.sys)
+    for pid in (7, 8):
+        client(roots, pid, engine_gfx="0 ns")
+    client(roots, 7, 6, engine_gfx="0 ns")
+    roots.uses(7, 8)
+    for pid in (7, 8):
+        client(roots, pid, engine_gfx="5000000000 ns")
+    assert roots.uses(7, 8) == {7: (0.5, None)}
+
+
+def test_clients_of_one_process_add_up(roots: Roots) -> None:
+    make_card(roots.sys)
+    for number, ns in ((5, "0 ns"), (6, "0 ns")):
+        client(roots, 7, number, str(number), engine_gfx=ns, memory_vram="1 MiB")
+    roots.uses(7)
+    for number, ns in ((5, "2000000000 ns"), (6, "3000000000 ns")):
+        client(roots, 7, number, str(number), engine_gfx=ns, memory_vram="1 MiB")
+    busy, memory = roots.uses(7)[7]
+    assert (round(busy or 0.0, 3), memory) == (0.5, 2 << 20)
+
+
+def test_counters_that_fell_are_no_work(roots: Roots) -> None:
+    make_card(roots.sys)
+    client(roots, 7, engine_gfx="5000000000 ns")
+    roots.uses(7)
+    client(roots, 7, engine_gfx="0 ns")
+    assert roots.uses(7)[7][0] == 0.0
+
+
+def test_processes_that_vanish_and_drivers_of_others(roots: Roots) -> None:
+    make_card(roots.sys)
+    make_card(roots.sys, 129, driver="nvidia")
+    client(roots, 7)
+    info = make_client(roots.proc, 8, pdev=PCI, client_id="2")
+    info.unlink()
+    assert roots.uses(7, 8, 9) == {7: (None, None)}
+    assert len(roots.files.read(())) == 1
+
+
+def test_rocm_is_known_by_kfd_with_the_share_of_the_device(roots: Roots) -> None:
+    make_card(roots.sys, gpu_busy_percent="98\n")
+    node = roots.sys / "class/kfd/kfd/topology/nodes/1"
+    node.mkdir(parents=True)
+    (node / "gpu_id").write_text("51123\n")
+    (node / "properties").write_text("simd_count 256\ndrm_render_minor 128\n")
+    (node.parent / "0").mkdir()
+    (node.parent / "0" / "gpu_id").write_text("0\n")
+    process = roots.sys / "class/kfd/kfd/proc/77"
+    process.mkdir(parents=True)
+    (process / "vram_51123").write_text("1048576\n")
+    client(roots, 77, engine_compute="0 ns")
+    roots.uses(77)
+    ((device, uses),) = roots.files.read(())
+    assert device.busy == 0.98
+    assert [(each.pid, each.busy, each.memory_bytes) for each in uses] == [(77, None, 1 << 20)]
+
+
+def test_power_is_a_gauge_or_the_energy_between_two_readings(roots: Roots) -> None:
+    amd, intel = make_card(roots.sys), make_card(roots.sys, 129, driver="xe")
+    for folder, name, text in (
+        (amd, "power1_average", "250000000"),
+        (intel, "energy1_input", "1000000"),
+    ):
+        (folder / "hwmon/hwmon3").mkdir(parents=True)
+        (folder / "hwmon/hwmon3" / name).write_text(text)
+    assert [device.watts for device, _ in roots.files.read(())] == [250.0, None]
+    (intel / "hwmon/hwmon3/energy1_input").write_text("501000000")
+    roots.at_s += 10.0
+    assert [device.watts for device, _ in roots.files.read(())] == [250.0, 50.0]
+
+
+def test_a_process_with_too_many_files_is_counted(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_files, "MAX_FILES", 2)
+    make_card(roots.sys)
+    for number in range(3):
+        client(roots, 7, number, str(number))
+    roots.uses(7)
+    assert roots.failures["open_files"] == 1
+
+
+def test_what_is_no_gpu_says_nothing() -> None:
+    assert parsed(b"pos:\t0\nflags:\t02\nmnt_id:\t15\n") is None
+    assert parsed(b"drm-driver:\tamdgpu\ndrm-client-id:\t-1\n") is not None
+
+
+INFO = st.lists(
+    st.tuples(
+        st.sampled_from((*"abc", "client-id", "pdev", "engine-gfx", "engine-capacity-gfx"))
+        | st.sampled_from(("cycles-rcs", "total-cycles-rcs", "memory-vram", "resident-vram0")),
+        st.integers(-5, 1 << 70).map(str) | st.text(max_size=9),
+        st.sampled_from(("", " ns", " KiB", " MiB", " GiB")),
+    ),
+    max_size=12,
+)
+
+
+def info_bytes(pairs: list[tuple[str, str, str]]) -> bytes:
+    return "".join(f"drm-{key}:\t{value}{unit}\n" for key, value, unit in pairs).encode()
+
+
+@given(before=INFO, now=INFO, elapsed_s=st.floats(0, 1e9))
+def test_whatever_a_driver_says_a_share_is_one(
+    before: list[tuple[str, str, str]], now: list[tuple[str, str, str]], elapsed_s: float
+) -> None:
+    readings = [parsed(info_bytes([("client-id", "1", ""), *each])) for each in (before, now)]
+    first, second = readings
+    assert isinstance(first, Reading)
+    assert isinstance(second, Reading)
+    assert 0.0 <= busy_share(first, second, elapsed_s) <= 1.0
+    assert second.memory_bytes is None or second.memory_bytes >= 0
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read(data: bytes) -> None:
+    parsed(data)
+    parsed(b"drm-client-id:\t1\n" + data)

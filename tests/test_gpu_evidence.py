@@ -1,0 +1,87 @@
+"""Use of a GPU proves no abuse but its own: it is never `likely`, and never acted on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minerwatch.abuse_text import text_of
+from minerwatch.authoring.recordings import Recording, counted_matches, replayed
+from minerwatch.detection.gpu_fields import GPU_FIELDS
+from minerwatch.model import Abuse, Facts, Signal
+from tests import shipped
+
+DAY_S = 86400.0
+UNREQUESTED: dict[str, Any] = {
+    "GpuRequested": False,
+    "ContainerGpuLimit": 0.0,
+    "PodNamespace": "hub",
+}
+BUSY: dict[str, Any] = {
+    "GpuDevices": 1, "GpuBusy": 0.98, "GpuBusyFor": 1e6, "GpuHours": 300.0, "GpuFlatness": 1.0,
+    "GpuMemoryMiB": 70000.0, "ContainerGpuBusy": 0.98, "ContainerGpuHours": 300.0,
+    "ContainerGpuDevices": 1,
+}  # fmt: skip
+
+
+def verdict(facts: Facts) -> tuple[float, str, bool]:
+    outcome = replayed(Recording(1, "", DAY_S, facts), shipped.matcher())
+    return outcome.score, outcome.level, outcome.cullable
+
+
+def abuses(facts: Facts) -> set[Abuse]:
+    matches = counted_matches(Recording(1, "", DAY_S, facts), shipped.matcher())
+    return {each.rule.abuse for each in matches if each.rule.signal is not Signal.BEHAVIOUR}
+
+
+_NUMBERS = [each.name for each in GPU_FIELDS if each.unit != "bool"]
+
+
+@given(
+    numbers=st.dictionaries(st.sampled_from(_NUMBERS), st.floats(0, 1e6), max_size=12),
+    requested=st.none() | st.booleans(),
+    cores=st.none() | st.floats(0, 64),
+)
+def test_whatever_a_gpu_does_alone_is_not_likely_and_not_acted_on(
+    numbers: dict[str, float], requested: bool | None, cores: float | None
+) -> None:
+    facts: dict[str, Any] = {**numbers, "Image": "/opt/conda/bin/python3.11", "Comm": "python3.11"}
+    facts |= {} if requested is None else {"GpuRequested": requested}
+    facts |= {} if cores is None else {"CpuCores": cores, "ContainerCpuCores": cores}
+    _, level, is_cullable = verdict(facts)
+    assert level in ("clear", "suspicious")
+    assert not is_cullable
+    assert abuses(facts) <= {Abuse.UNREQUESTED_GPU}
+
+
+def test_a_gpu_that_was_requested_may_be_busy_for_ever() -> None:
+    assert verdict({**BUSY, "GpuRequested": True, "PodNamespace": "hub"})[1] == "clear"
+
+
+def test_a_gpu_that_was_not_requested_is_suspicious_and_of_its_own_kind() -> None:
+    facts = {**BUSY, **UNREQUESTED}
+    assert verdict(facts) == (45.0, "suspicious", False)
+    assert abuses(facts) == {Abuse.UNREQUESTED_GPU}
+    assert text_of(Abuse.UNREQUESTED_GPU).does == "uses a GPU that it did not request"
+
+
+def test_many_small_processes_use_a_gpu_that_was_not_requested_together() -> None:
+    assert verdict({**UNREQUESTED, "GpuBusy": 0.01, "ContainerGpuBusy": 0.9})[1] == "suspicious"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"Image": "/tmp/a", "CommandLineHidden": False},
+        {"Image": "/home/u/a", "CommandLineHidden": True},
+        {"DestinationPort": ("3333",), "LongestConnection": 7200.0, "Image": "/home/u/a"},
+    ],
+)
+def test_a_busy_gpu_is_as_good_as_a_busy_core_beside_other_signs(facts: Facts) -> None:
+    idle = {**facts, "CpuCores": 0.02}
+    assert verdict(idle)[1] == "clear"
+    on_cpu, on_gpu = {**facts, "CpuCores": 1.0}, {**idle, "GpuBusy": 0.98}
+    assert verdict(on_gpu)[1] == verdict(on_cpu)[1] == "suspicious"
