@@ -185,6 +185,7 @@ BENIGN_ARGUMENTS = tuple(
     for case in BENIGN
     if isinstance(case.facts.get("Arguments"), tuple)
     and case.id != "words/rg-vscode"  # it looks for an option of a miner's: one of two already
+    and case.id != "blockchain/ironfish-node"  # the first word behind its name is what it does
 )
 EXAMPLES = tuple(dict.fromkeys(words for each in WORDS.values() for words in each))
 

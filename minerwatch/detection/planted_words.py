@@ -310,6 +310,7 @@ _OWN = re.compile(
     r"|(?:--user|--username|--name) \w{1,16}"
     r"|(?:-[pP]|--pass|--password|--port) (?:[0-9]{1,5}|[A-Za-z]\w{1,15})"
     r"|(?:--user|--username|--pass|--password)=[A-Za-z]\w{1,15}"
+    r"|--threads[ =][0-9]{1,4}|--url[ =]http://localhost(?:[:/]\S*)?"
     r"|--url[ =]https://\S+|--(?:host|server) [\w.-]+:(?:21|22|25|143|465|587|993)"
     r"|-a|--algo(?:rithm)? (?:ppo|dqn|sac|a2c|scrypt)"
 )

@@ -263,6 +263,7 @@ def test_the_shipped_filters_exclude_what_a_program_does() -> None:
     assert fields == {
         "checksum_of_a_mapped_file": {"LargestFileMiB"},
         "node_that_checks_blocks": {"DestinationPort", "LargestFileMiB"},
+        "served_by_the_kernel": {"KernelCpuShare"},
     }
     assert all(isinstance(each.condition, Not) for each in book.filters)
     served = sum(len(each.rules) for each in book.filters)
