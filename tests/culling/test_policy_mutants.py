@@ -516,7 +516,7 @@ def test_the_examples_are_right(example: Example) -> None:
     assert example.holds(policy)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("module", SOURCES, ids=lambda module: module.__name__)
 def test_no_check_can_be_left_out_unnoticed(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch

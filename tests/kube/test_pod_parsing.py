@@ -332,7 +332,7 @@ def test_what_recurs_is_held_once() -> None:
     assert first.containers[0].image is second.containers[0].image
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_of_pods_that_are_gone_little_is_held() -> None:
     parser = PodParser(KEEP)
     tracemalloc.start()

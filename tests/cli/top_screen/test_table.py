@@ -158,7 +158,7 @@ def test_it_follows_a_resize_wherever_it_is() -> None:
     run(recorded(many(2000)), scenario)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fifty_thousand_rows_stay_usable() -> None:
     """1,000 nodes with 50 containers each: no key costs more than a second of CPU."""
 
