@@ -24,7 +24,7 @@ _SEED = 1
     "in_cluster",
     [
         pytest.param(False, marks=pytest.mark.nightly, id="by itself"),
-        pytest.param(True, id="in a cluster"),
+        pytest.param(True, marks=pytest.mark.nightly, id="in a cluster"),
     ],
 )
 def test_the_agent_outlives_whatever_happens_around_it(tmp_path: Path, in_cluster: bool) -> None:
