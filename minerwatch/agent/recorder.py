@@ -121,7 +121,7 @@ class Recorder:
                 pod_uid=fit_name(status.pod_uid),
                 container=fit_name(status.container),
                 container_id=fit_name(status.container_id),
-                image=fit_name(status.image),
+                image=fit_name(redacted(status.image)),
                 owner=fit_name(redacted(status.owner)),
                 level=level,
                 previous=previous,

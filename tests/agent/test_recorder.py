@@ -79,7 +79,8 @@ class Recording:
         pod = make_pod(f"pod-{container.pod_uid}", container.pod_uid)
         if owner == "user":  # of a host
             pod = replace(pod, namespace="", service_account=owner)
-        return Identity(pod, "notebook", "image", Owner(owner, "label user"))
+        image = f"bob:{SECRET}@registry.example.org/image"
+        return Identity(pod, "notebook", image, Owner(owner, "label user"))
 
     def _raise(self, error: OSError) -> None:
         raise error
