@@ -28,6 +28,7 @@ MAX_SILENCE_S = 30.0
 _SEND_S = 0.01
 _MAX_TEXT = 64
 _MAX_REASONS = 32
+_MAX_BYTES = 1 << 50
 NO_NVML = "none"
 """Instead of a path: the child does not load NVIDIA's library."""
 
@@ -47,13 +48,14 @@ class GpuDevice:
     busy: float | None  # share of the time in which anything ran, 0..1
     watts: float | None  # mean since the last reading
     is_split: bool  # into instances that are used apart from each other
+    left_out: int = 0  # uses over the sampler's bound
 
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
     """One process on one GPU, or on one instance of it."""
 
-    pid: int
+    pid: int  # 0: of a namespace that the driver does not see from here
     device: int  # index in ``GpuSample.devices``
     instance: int | None
     busy: float | None  # share of the GPU since the last reading; None: not known
@@ -68,7 +70,6 @@ class GpuSample:
     sources: tuple[str, ...]  # drivers
     devices: tuple[GpuDevice, ...]
     uses: tuple[GpuUse, ...]
-    left_out: int  # uses over the sampler's bound, those with the least share
 
 
 class _Device(msgspec.Struct):
@@ -77,6 +78,7 @@ class _Device(msgspec.Struct):
     busy: float | None = None
     watts: float | None = None
     is_split: bool = False
+    left_out: int = 0
 
 
 class Answer(msgspec.Struct):
@@ -87,7 +89,6 @@ class Answer(msgspec.Struct):
     sources: list[str] = []
     devices: list[_Device] = []
     uses: list[tuple[int, int, int | None, float | None, int | None]] = []
-    left_out: int = 0
     failures: dict[str, int] = {}
 
     def sample(self) -> GpuSample:
@@ -99,20 +100,25 @@ class Answer(msgspec.Struct):
                 _share(each.busy),
                 each.watts if each.watts is not None and 0 <= each.watts < 1e5 else None,
                 each.is_split,
+                max(0, each.left_out),
             )
             for each in self.devices
         )
         uses = tuple(
-            GpuUse(pid, device, instance, _share(busy), memory)
+            GpuUse(pid, device, instance, _share(busy), _bytes(memory))
             for pid, device, instance, busy, memory in self.uses
-            if pid > 0 and 0 <= device < len(devices) and (memory is None or 0 <= memory < 1 << 50)
+            if 0 <= device < len(devices)
         )
         sources = tuple(printable(each, _MAX_TEXT) for each in self.sources)
-        return GpuSample(self.at_s, sources, devices, uses, max(0, self.left_out))
+        return GpuSample(self.at_s, sources, devices, uses)
 
 
 def _share(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else min(1.0, max(0.0, value))
+
+
+def _bytes(value: int | None) -> int | None:
+    return value if value is not None and 0 <= value < _MAX_BYTES else None
 
 
 class GpuSampler(Protocol):
@@ -260,7 +266,7 @@ class GpuReader:
             self.failures["foreign_pids"] += 1
             return None
         sample = answer.sample()
-        self.failures["crowded"] += sample.left_out
+        self.failures["crowded"] += sum(each.left_out for each in sample.devices)
         return None if is_late else sample
 
     def _count(self, index: int, now: dict[str, int]) -> None:

@@ -106,6 +106,7 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
+    container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ class Gpus:
         self.used_s: Mapping[ContainerKey, float] = {}
         """GPU time of each container since the tick before."""
         self.process_used_s: Mapping[ProcessId, float] = {}
-        """The same of each process."""
+        """The same of each process; of one whose share is not known, its container's."""
         self.joules: Mapping[ContainerKey, float] = {}
         """Energy since the tick before, of devices that only this container uses."""
 
@@ -150,7 +151,9 @@ class Gpus:
                 state = (before.processes if before else {}).get(process)
                 state = known.processes[process] = state or _Process(now, sample.at_s)
                 state.add(now, sample.at_s, elapsed_s)
-                process_used_s[process] += (now.busy or 0.0) * elapsed_s
+                of_all = known.containers[known.container_of[process]]
+                busy = of_all.busy if now.busy is None else now.busy
+                process_used_s[process] += (busy or 0.0) * elapsed_s
             for key, total in known.containers.items():
                 used_s[key] += (total.busy or 0.0) * elapsed_s
                 joules[key] += total.watts * elapsed_s
@@ -235,11 +238,12 @@ class Gpus:
                 known.users[use.device].add(user.container)
                 placed.append((use, user))
         for use, user in placed:
+            known.container_of[user.process] = user.container
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
         for index, device in enumerate(sample.devices):
             users = known.users[index]
-            if len(users) != 1 or None in users or device.is_split or sample.left_out:
+            if len(users) != 1 or None in users or device.is_split or device.left_out:
                 continue
             (owner,) = users
             assert owner is not None  # noqa: S101 - checked above

@@ -212,7 +212,9 @@ def test_what_is_out_of_range_is_left_out(opened: Open) -> None:
     reader = opened(Scripted(answer(devices=[device], uses=uses)))
     reader.exchange(())
     ((_, sample),) = reader.exchange(())
-    assert [(each.pid, each.busy) for each in sample.uses] == [(7, 1.0)]
+    assert [(each.pid, each.busy, each.memory_bytes) for each in sample.uses] == [
+        *((7, 1.0, 5), (0, 1.0, 5), (9, None, None)),
+    ]
     (one,) = sample.devices
     assert one.id.isprintable()
     assert len(one.name) <= 64

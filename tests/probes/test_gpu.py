@@ -128,7 +128,8 @@ def test_the_rate_of_a_device_is_that_of_the_only_container_on_it(world: World) 
         ([8, 0, None, None, 1], H100, {}),  # of another container
         ([99, 0, None, None, 1], H100, {}),  # of a process that is not known
         (None, {**H100, "is_split": True}, {}),
-        (None, H100, {"left_out": 1}),
+        (None, {**H100, "left_out": 1}, {}),
+        ([0, 0, None, None, 1], H100, {}),  # of a PID namespace that is not seen from here
     ],
 )
 def test_the_rate_of_a_device_is_never_divided(
@@ -142,6 +143,28 @@ def test_the_rate_of_a_device_is_never_divided(
     assert "ContainerGpuBusy" not in world.gpus.container_facts(A)
     assert world.gpus.facts(process)["GpuDevices"] == 1
     assert not world.gpus.is_notable(A)
+
+
+def test_what_is_left_out_of_one_device_hides_nothing_of_another(world: World) -> None:
+    process = world.add(7, A)
+    world.tick([7, 1, None, None, 1], devices=[{**H100, "left_out": 9}, H100])
+    assert world.gpus.facts(process)["GpuBusy"] == 0.9
+    assert ("crowded", 9) in list(world.gpus.failures())
+
+
+def test_a_process_of_a_namespace_that_is_not_seen_is_counted(world: World) -> None:
+    world.tick([0, 0, None, 1.0, 1])
+    assert ("unplaced", 1) in list(world.gpus.failures())
+    assert world.gpus.attributions() == {"none": 0, "alone": 1, "shared": 0}
+
+
+def test_a_process_that_shares_a_context_earns_looks_as_its_container_does(world: World) -> None:
+    holder, sharer = world.add(7, A), world.add(8, A)
+    for _ in range(2):
+        world.tick([7, 0, None, 0.9, 1], [8, 0, None, None, None])
+    assert world.gpus.used_s == {A: pytest.approx(9.0)}
+    assert world.gpus.process_used_s == dict.fromkeys((holder, sharer), pytest.approx(9.0))
+    assert "GpuBusy" not in world.gpus.facts(sharer)
 
 
 def test_instances_of_a_card_are_devices_of_their_own(world: World) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minerwatch.node.children import gpu_nvml
+from minerwatch.node.children.gpu_files import owner_of
 from minerwatch.node.children.gpu_sampler import MAX_USES, NO_NVML, GpuSampler, serve
 from minerwatch.node.guarded_child import MAX_LINE_BYTES
 from tests.node.fake_gpus import built, make_card, make_client
+from tests.waiting import until
 
 TWO_GPUS = """\
 driver 580.159.03
@@ -54,9 +57,10 @@ def test_devices_and_processes(sampler: GpuSampler) -> None:
         "busy": 0.98,
         "watts": 400.5,
         "is_split": False,
+        "left_out": 0,
     }
     assert (second["id"], second["busy"], second["watts"]) == ("GPU-2", 0.0, 0.0)
-    assert answer["uses"] == [[7, 0, None, 0.97, 4096]]
+    assert answer["uses"] == [(7, 0, None, 0.97, 4096)]
     assert answer["sources"] == ["nvidia 580.159.03"]
     assert answer["failures"] == {}
 
@@ -73,7 +77,7 @@ def test_an_old_driver_lacks_functions(tmp_path: Path, scenario: Path) -> None:
     del scenario
     sampler = GpuSampler(str(tmp_path), str(tmp_path), built(tmp_path, "-DOLD"))
     answer = sampler.answer({})
-    assert answer["uses"] == [[7, 0, None, 0.97, 4096]]
+    assert answer["uses"] == [(7, 0, None, 0.97, 4096)]
     assert answer["devices"][0]["watts"] == 400.5
     assert answer["failures"] == {}, "a function that is missing is no failure"
 
@@ -97,19 +101,19 @@ def test_a_call_that_fails_is_counted_and_its_figure_absent(
 
 def test_a_list_that_fails_hides_no_share(sampler: GpuSampler, scenario: Path) -> None:
     scenario.write_text(f"fail nvmlDeviceGetComputeRunningProcesses_v3 999\n{TWO_GPUS}")
-    assert sampler.answer({})["uses"] == [[7, 0, None, 0.97, None]]
+    assert sampler.answer({})["uses"] == [(7, 0, None, 0.97, None)]
 
 
 def test_shares_that_are_not_supported_are_not_known(sampler: GpuSampler, scenario: Path) -> None:
     scenario.write_text(f"fail nvmlDeviceGetProcessUtilization 3\n{TWO_GPUS}")
     answer = sampler.answer({})
-    assert answer["uses"] == [[7, 0, None, None, 4096]]
+    assert answer["uses"] == [(7, 0, None, None, 4096)]
     assert answer["failures"] == {}
 
 
 def test_newer_cards_tell_shares_by_a_newer_function(sampler: GpuSampler, scenario: Path) -> None:
     scenario.write_text(TWO_GPUS.replace("share 7 97", "share 7 0\nnewshare 7 88"))
-    assert sampler.answer({})["uses"] == [[7, 0, None, 0.88, 4096]]
+    assert sampler.answer({})["uses"] == [(7, 0, None, 0.88, 4096)]
 
 
 def test_instances_are_apart_and_the_card_has_no_rate(sampler: GpuSampler, scenario: Path) -> None:
@@ -120,21 +124,120 @@ def test_instances_are_apart_and_the_card_has_no_rate(sampler: GpuSampler, scena
     answer = sampler.answer({})
     (device,) = answer["devices"]
     assert (device["is_split"], device["busy"]) == (True, None)
-    assert sorted(answer["uses"]) == [[7, 0, 1, None, 100], [8, 0, 2, None, 200]]
+    assert sorted(answer["uses"]) == [(7, 0, 1, None, 100), (8, 0, 2, None, 200)]
 
 
 def test_vulkan_is_listed_as_graphics(sampler: GpuSampler, scenario: Path) -> None:
     scenario.write_text("gpu GPU-1 A\nutil 90\ngraphics 9 4096\nshare 9 90\n")
-    assert sampler.answer({})["uses"] == [[9, 0, None, 0.9, 4096]]
+    assert sampler.answer({})["uses"] == [(9, 0, None, 0.9, 4096)]
 
 
 def test_ten_thousand_idle_contexts_hide_no_busy_one(sampler: GpuSampler, scenario: Path) -> None:
     scenario.write_text("gpu GPU-1 A\nutil 50\nmany 10000\nproc 7 1\nshare 7 3\n")
     answer = sampler.answer({})
-    assert answer["uses"][0] == [7, 0, None, 0.03, 1]
+    assert answer["uses"][0] == (7, 0, None, 0.03, 1)
     assert len(answer["uses"]) == MAX_USES
-    assert answer["left_out"] == 10001 - MAX_USES
+    assert answer["devices"][0]["left_out"] == 10001 - MAX_USES
     assert len(json.dumps(answer)) < MAX_LINE_BYTES
+
+
+def test_contexts_of_one_container_hide_none_of_another(
+    sampler: GpuSampler, scenario: Path, tmp_path: Path
+) -> None:
+    cgroups = {7: "/kubepods/pod1/a", 8: "/kubepods/pod1/b/made/by:itself", 9: "/kubepods/pod1/b/x"}
+    for pid, cgroup in cgroups.items():
+        (tmp_path / "proc" / str(pid)).mkdir(parents=True)
+        (tmp_path / "proc" / str(pid) / "cgroup").write_text(f"0::{cgroup}\n1:cpu:/\n")
+    scenario.write_text(
+        "gpu GPU-1 A\nmany 10000\nfail nvmlDeviceGetProcessUtilization 3\n"
+        "gpu GPU-2 A\nproc 7 1\nproc 8 1\nproc 9 1\n"
+    )
+    answer = sampler.answer({})
+    assert {7, 8, 9} <= {pid for pid, *_ in answer["uses"]}
+    assert [each["left_out"] for each in answer["devices"]] == [10003 - MAX_USES, 0]
+    assert [owner_of(str(tmp_path / "proc"), pid) for pid in (7, 8, 9, 10)] == [
+        *("/kubepods/pod1/a", "/kubepods/pod1/b/made", "/kubepods/pod1/b/x", ""),
+    ]
+
+
+def test_a_list_over_the_bound_is_counted_and_hides_no_share(
+    sampler: GpuSampler, scenario: Path
+) -> None:
+    scenario.write_text(f"gpu GPU-1 A\nutil 50\nmany {gpu_nvml.MAX_ENTRIES}\nproc 7 1\nshare 7 3\n")
+    answer = sampler.answer({})
+    assert answer["uses"] == [(7, 0, None, 0.03, None)]
+    assert answer["failures"] == {"nvmlDeviceGetComputeRunningProcesses_v3_7": 1}
+
+
+def test_a_share_of_a_process_that_has_exited_is_nobodys(
+    sampler: GpuSampler, scenario: Path
+) -> None:
+    scenario.write_text(f"{TWO_GPUS.partition('proc')[0]}share 7 97\n")
+    assert sampler.answer({})["uses"] == []
+
+
+def test_clients_of_mps_are_listed_beside_its_server(sampler: GpuSampler, scenario: Path) -> None:
+    scenario.write_text("gpu GPU-1 A\nutil 90\nproc 5 1\nmps 7 4096\nshare 7 60\nshare 5 2\n")
+    assert sampler.answer({})["uses"] == [(7, 0, None, 0.6, 4096), (5, 0, None, 0.02, 1)]
+
+
+def test_shares_go_on_after_the_clock_was_set_back(
+    sampler: GpuSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler.answer({})
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert sampler.answer({})["uses"] == [(7, 0, None, 0.97, 4096)]
+
+
+LOST = TWO_GPUS.replace("util 98", "util 98\nlost 1")
+
+
+def test_a_lost_device_is_missing_until_it_is_back_and_the_others_go_on(
+    sampler: GpuSampler, scenario: Path, library: str
+) -> None:
+    starts = ctypes.CDLL(library).fakeStarts
+    scenario.write_text(TWO_GPUS + "util 50\nenergy 1000\nproc 8 1\nshare 8 40\n")
+    sampler.answer({})
+    before = starts()
+    scenario.write_text(LOST + "util 50\nenergy 900001000\nproc 8 1\nshare 8 40\n")
+    answers = [sampler.answer({}) for _ in range(9)]
+    lost = answers[0]["devices"][0]
+    assert (lost["id"], lost["busy"], lost["watts"]) == ("GPU-1", None, None)
+    assert all([8, "GPU-2", 0.4] in busy(each) for each in answers)
+    assert [len(each["devices"]) for each in answers] == [2, *[1] * 8]
+    assert answers[0]["devices"][1]["watts"] > 0, "its counters are kept"
+    assert all(each["devices"][0]["watts"] is not None for each in answers[1:])
+    assert starts() - before == 2 * 2, "the library is not started again at each question"
+    assert answers[-1]["failures"]["nvmlDeviceGetHandleByIndex_v2_15"] == 2
+    scenario.write_text(TWO_GPUS)
+    assert until(lambda: busy(sampler.answer({}))) == [[7, "GPU-1", 0.97]]
+
+
+def busy(answer: dict[str, Any]) -> list[list[Any]]:
+    """PID, UUID and share of each process."""
+    return [
+        [pid, answer["devices"][number]["id"], share] for pid, number, _, share, _ in answer["uses"]
+    ]
+
+
+def test_devices_that_change_places_keep_their_names(sampler: GpuSampler, scenario: Path) -> None:
+    first = "gpu GPU-1 A\nutil 98\nproc 7 1\nshare 7 97\n"
+    second = "gpu GPU-2 B\nutil 50\nproc 8 1\nshare 8 50\n"
+    for text in (first + second, second + first, second, f"gpu GPU-0 C\n{second}{first}"):
+        scenario.write_text(text)
+        answer = sampler.answer({})
+        assert [8, "GPU-2", 0.5] in busy(answer)
+        assert ([7, "GPU-1", 0.97] in busy(answer)) is (first in text)
+    assert answer["failures"] == {}
+
+
+def test_a_device_in_place_of_another_is_found_at_the_next_question(
+    sampler: GpuSampler, scenario: Path
+) -> None:
+    sampler.answer({})
+    scenario.write_text("gpu GPU-2 A\ngpu GPU-9 A\nutil 98\nproc 7 1\nshare 7 50\n")
+    assert busy(sampler.answer({})) == []
+    assert busy(sampler.answer({})) == [[7, "GPU-9", 0.5]]
 
 
 def test_a_library_that_cannot_start_is_tried_again_later(
@@ -171,7 +274,7 @@ def test_without_a_library_there_are_the_files(tmp_path: Path) -> None:
     make_client(proc, 9, pdev="0000:03:00.0", client_id="4", engine_gfx="5 ns")
     for library, failures in ((NO_NVML, {}), (str(tmp_path / "no.so"), {"nvml_missing": 1})):
         answer = GpuSampler(str(proc), str(sys), library).answer({"pids": [9]})
-        assert answer["uses"] == [[9, 0, None, None, None]]
+        assert answer["uses"] == [(9, 0, None, None, None)]
         assert answer["sources"] == ["amdgpu"]
         assert answer["failures"] == failures
 
