@@ -309,4 +309,5 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
         of = library if "nvidia" in seen and not socket_path else NO_NVML
         samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
     source = f"{', '.join(sorted(seen))}, by {'a socket' if socket_path else 'a child'}"
-    return Gpus(GpuReader(samplers)), ProbeStatus(name, "", is_wanted, source)
+    reader = GpuReader(samplers, with_pipes=config.probes.gpu_pipes)
+    return Gpus(reader), ProbeStatus(name, "", is_wanted, source)

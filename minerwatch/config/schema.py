@@ -97,6 +97,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
     gpu: bool = True  # use of GPUs (NVIDIA's driver; of AMD and Intel SYS_PTRACE)
+    gpu_pipes: bool = False  # what NVIDIA's GPUs compute (Hopper and newer); not tried on a card
     canary: bool = True  # test detection with a harmless process every 10 minutes
 
 

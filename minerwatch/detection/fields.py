@@ -8,6 +8,7 @@ from minerwatch.detection.field_types import Field, Source
 from minerwatch.detection.gpu_fields import (
     CONTAINER_GPU_FIELDS,
     GPU_FIELDS,
+    PIPE_FIELDS,
     PROCESS_GPU_FIELDS,
     REQUEST_FIELDS,
 )
@@ -373,6 +374,7 @@ PROBE_FIELDS = {
     "content": ("ContentMatches",),
     "drift": ("ExeNotInImage",),
     "gpu": (*PROCESS_GPU_FIELDS, *CONTAINER_GPU_FIELDS),
+    "gpu_pipes": PIPE_FIELDS,
 }
 """The fields that each deep probe measures."""
 

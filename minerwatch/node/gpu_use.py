@@ -12,9 +12,9 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ _SEND_S = 0.01
 _MAX_TEXT = 64
 _MAX_REASONS = 32
 _MAX_BYTES = 1 << 50
+_MAX_PIPE = 1e7  # MiB/s; shares are 1 at most
 NO_NVML = "none"
 """Instead of a path: the child does not load NVIDIA's library."""
 
@@ -49,6 +50,7 @@ class GpuDevice:
     watts: float | None  # mean since the last reading
     is_split: bool  # into instances that are used apart from each other
     left_out: int = 0  # uses over the sampler's bound
+    pipes: Mapping[str, float] = field(default_factory=dict)  # children/gpu_pipes.py: METRICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class _Device(msgspec.Struct):
     watts: float | None = None
     is_split: bool = False
     left_out: int = 0
+    pipes: dict[str, float] = {}
 
 
 class Answer(msgspec.Struct):
@@ -101,6 +104,7 @@ class Answer(msgspec.Struct):
                 each.watts if each.watts is not None and 0 <= each.watts < 1e5 else None,
                 each.is_split,
                 max(0, each.left_out),
+                {name: use for name, use in each.pipes.items() if 0 <= use < _MAX_PIPE},
             )
             for each in self.devices
         )
@@ -210,8 +214,9 @@ class SocketSampler:
 class GpuReader:
     """Ask samplers, one question at a time each; for one thread."""
 
-    def __init__(self, samplers: Sequence[GpuSampler]) -> None:
+    def __init__(self, samplers: Sequence[GpuSampler], *, with_pipes: bool = False) -> None:
         self._samplers = samplers
+        self._asked_for: dict[str, Any] = {"pipes": True} if with_pipes else {}
         self._asked_s: list[float | None] = [None] * len(samplers)
         self._is_late = [False] * len(samplers)
         self._counted: list[dict[str, int]] = [{} for _ in samplers]
@@ -228,7 +233,9 @@ class GpuReader:
         for index, sampler in enumerate(self._samplers):
             try:
                 sample = self._take(index, sampler)
-                if self._asked_s[index] is None and sampler.send({"pids": [*pids]}):
+                if self._asked_s[index] is None and sampler.send(
+                    {"pids": [*pids], **self._asked_for}
+                ):
                     self._asked_s[index] = time.monotonic()
             except (OSError, ValueError):
                 self.failures["sampler"] += 1

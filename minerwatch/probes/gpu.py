@@ -15,8 +15,9 @@ from typing import NamedTuple
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.detection.facts import measured
 from minerwatch.model import ContainerKey, Facts, ProcessId
-from minerwatch.node.gpu_use import GpuReader, GpuSample, GpuUse
+from minerwatch.node.gpu_use import GpuDevice, GpuReader, GpuSample, GpuUse
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.gpu_pipes import Users, pipe_facts, sole_pipes
 
 _BUSY_SHARE = 0.5
 """From which on a process counts as keeping a GPU busy (``GpuBusyFor``)."""
@@ -69,12 +70,13 @@ class _Sum:
 class _Process:
     """A process on the devices of one sampler."""
 
-    __slots__ = ("_busy_since_s", "_history", "_now")
+    __slots__ = ("_busy_since_s", "_history", "_now", "pipes")
 
     def __init__(self, now: _Sum, at_s: float) -> None:
         self._now = now
         self._history = CpuHistory(at_s, 0.0)  # of its GPU time
         self._busy_since_s: tuple[float, float] | None = None  # and up to when
+        self.pipes = NO_FACTS
 
     def add(self, now: _Sum, at_s: float, elapsed_s: float) -> None:
         """Take the use of ``elapsed_s`` up to ``at_s``."""
@@ -87,7 +89,7 @@ class _Process:
     def facts(self) -> Facts:
         """Return the facts about it."""
         memory_bytes, busy = self._now.memory_bytes, self._busy_since_s
-        return measured(
+        of_use = measured(
             GpuDevices=self._now.count,
             GpuBusy=self._now.busy,
             GpuBusyFor=busy[1] - busy[0] if busy else 0.0,
@@ -95,6 +97,7 @@ class _Process:
             GpuFlatness=self._history.flatness(),
             GpuMemoryMiB=None if memory_bytes is None else memory_bytes / (1 << 20),
         )
+        return {**of_use, **self.pipes}
 
 
 @dataclass(slots=True)
@@ -107,6 +110,10 @@ class _Known:
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
     container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
+
+    def on_devices(self) -> tuple[Sequence[GpuDevice], Users]:
+        """Return the devices and the containers on each."""
+        return self.sample.devices, self.users
 
 
 @dataclass(slots=True)
@@ -144,13 +151,15 @@ class Gpus:
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
             known = self._known[number] = self._placed(sample, user_of)
-            elapsed_s = 0.0
+            elapsed_s, sole = 0.0, {}
             if before is not None:
+                sole = sole_pipes(known.on_devices(), before.on_devices())
                 elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), _KEPT_S)
             for process, now in known.sums.items():
                 state = (before.processes if before else {}).get(process)
                 state = known.processes[process] = state or _Process(now, sample.at_s)
                 state.add(now, sample.at_s, elapsed_s)
+                state.pipes = pipe_facts([sole[n] for n, _ in now.places if n in sole])
                 of_all = known.containers[known.container_of[process]]
                 busy = of_all.busy if now.busy is None else now.busy
                 process_used_s[process] += (busy or 0.0) * elapsed_s

@@ -2,7 +2,7 @@
 
 The library is loaded at run time by ``ctypes``, and each function may be missing: drivers differ by
 years. A failed call is counted by its name and code, and what it would have returned is absent.
-Nothing is switched on, and no counter of a profiler is touched.
+Nothing is switched on, and no counter of a profiler is touched. Pipes are read only if asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from minerwatch.node.children.gpu_pipes import Pipes
 
 FUNCTION_NOT_FOUND = 13  # of enum nvmlReturn_t (nvml.h)
 _NOT_SUPPORTED, _NOT_FOUND, _INSUFFICIENT_SIZE = 3, 6, 7
@@ -95,6 +97,7 @@ class Device(NamedTuple):
     busy: float | None  # share of the time in which a kernel ran
     watts: float | None
     is_split: bool  # into instances (MIG): its figures are those of all
+    pipes: dict[str, float] = {}  # noqa: RUF012 - read only; means since the last reading
 
 
 class Use(NamedTuple):
@@ -146,9 +149,11 @@ class Nvml:
 
     def close(self) -> None:
         """Shut the library down: the next one sees devices that came or went."""
+        for device in self._devices:
+            device.pipes.close()
         self.call("nvmlShutdown")
 
-    def read(self) -> list[tuple[Device, list[Use]]]:
+    def read(self, *, with_pipes: bool = False) -> list[tuple[Device, list[Use]]]:
         """Return all devices and the processes on each; raises NvmlError if there is no list."""
         self._pause -= 1
         if self._has_lost and self._pause <= 0:
@@ -162,11 +167,13 @@ class Nvml:
         if count.value != self._count:
             self._count = count.value
             self._devices = [*self._opened(min(count.value, _MAX_DEVICES))]
-        return [(device.state(), device.uses()) for device in self._devices]
+        return [device.read(with_pipes=with_pipes) for device in self._devices]
 
     def _opened(self, count: int) -> Iterator[_Handle]:
         """Yield the devices; one that is known by its UUID keeps its counters."""
         known = {device.id: device for device in self._devices if device.id}
+        for device in self._devices:
+            device.pipes.close()
         for index in range(count):
             handle = c.c_void_p()
             if not self.call("nvmlDeviceGetHandleByIndex_v2", c.c_uint(index), c.byref(handle)):
@@ -187,6 +194,18 @@ class _Handle:
         self._last_us = 0
         self._energy: tuple[float, int] | None = None  # when, and millijoules
         self._is_busy = True
+        self._has_mps = False
+        self.pipes = Pipes(nvml.call)
+
+    def read(self, *, with_pipes: bool) -> tuple[Device, list[Use]]:
+        """Return the device as it is now, and the processes on it."""
+        device, uses = self.state(), self.uses()
+        if not with_pipes:
+            return device, uses
+        if device.is_split or self._has_mps:  # clients of MPS may be more than are listed
+            self.pipes.forget()
+            return device, uses
+        return device._replace(pipes=self.pipes.read(self.handle)), uses
 
     def state(self) -> Device:
         """Return the device as it is now."""
@@ -220,6 +239,7 @@ class _Handle:
         shares = self._shares()
         found: dict[tuple[int, int | None], int | None] = {}
         lists = [self._listed(name) for name in _LISTS]
+        self._has_mps = bool(lists[-1])
         for pid, instance, used_bytes in (entry for each in lists for entry in each or ()):
             known = found.get((pid, instance))
             found[pid, instance] = used_bytes if known is None else known

@@ -10,7 +10,8 @@ question           answer
 ``{"pids": […]}``  ``{"at_s", "pid_namespace", "sources", "devices", "uses", "failures"}``
 =================  =========================================================================
 
-``pids``: processes to look through for an open device of AMD or Intel.
+``pids``: processes to look through for an open device of AMD or Intel. With ``"pipes": true`` the
+use of pipes is read, too.
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ class GpuSampler:
         self._nvml: Nvml | None = None
         self._driver = ""
         self._pause = 0
-        self._nvidia_count = 0
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to one question."""
         pids = [pid for pid in question.get("pids", ()) if isinstance(pid, int)]
         at_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = [*self._of_nvidia(), *self._files.read(pids)]
+        nvidia = self._of_nvidia(with_pipes=question.get("pipes") is True)
+        found = [*nvidia, *self._files.read(pids)]
         uses = self._foremost(
             [(n, use) for n, (_, on_device) in enumerate(found) for use in on_device]
         )
@@ -68,7 +69,7 @@ class GpuSampler:
         for number, _ in uses:
             left_out[number] -= 1
         drivers = [f"nvidia {self._driver}".strip()] if self._nvml is not None else []
-        drivers += {device.name for device, _ in found[self._nvidia_count :]}
+        drivers += {device.name for device, _ in found[len(nvidia) :]}
         return {
             "at_s": at_s,
             "pid_namespace": pid_namespace(),
@@ -95,21 +96,18 @@ class GpuSampler:
         owners = {pid: owner_of(self._proc, pid) for pid in {use.pid for _, use in uses}}
         return [*islice(interleaved(uses, lambda each: owners[each[1].pid]), MAX_USES)]
 
-    def _of_nvidia(self) -> list[tuple[Device, list[Use]]]:
-        self._nvidia_count = 0
+    def _of_nvidia(self, *, with_pipes: bool) -> list[tuple[Device, list[Use]]]:
         try:
             if self._nvml is None and not self._start():
                 return []
             assert self._nvml is not None  # noqa: S101 - it was started
-            found = self._nvml.read()
+            return self._nvml.read(with_pipes=with_pipes)
         except (OSError, NvmlError) as error:
             self._failures["nvml_missing"] += isinstance(error, OSError)
             if self._nvml is not None:
                 self._nvml.close()
             self._nvml, self._pause = None, _QUESTIONS_PER_START
             return []
-        self._nvidia_count = len(found)
-        return found
 
     def _start(self) -> bool:
         self._pause -= 1
@@ -135,6 +133,7 @@ def _shown(device: Device) -> dict[str, Any]:
         "busy": _finite(device.busy),
         "watts": _finite(device.watts),
         "is_split": device.is_split,
+        "pipes": {name: round(value, 4) for name, value in device.pipes.items()},
     }
 
 

@@ -6,12 +6,13 @@ import ctypes
 import io
 import json
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minerwatch.node.children import gpu_nvml
+from minerwatch.node.children import gpu_nvml, gpu_pipes
 from minerwatch.node.children.gpu_files import owner_of
 from minerwatch.node.children.gpu_sampler import MAX_USES, NO_NVML, GpuSampler, serve
 from minerwatch.node.guarded_child import MAX_LINE_BYTES
@@ -58,6 +59,7 @@ def test_devices_and_processes(sampler: GpuSampler) -> None:
         "watts": 400.5,
         "is_split": False,
         "left_out": 0,
+        "pipes": {},
     }
     assert (second["id"], second["busy"], second["watts"]) == ("GPU-2", 0.0, 0.0)
     assert answer["uses"] == [(7, 0, None, 0.97, 4096)]
@@ -285,6 +287,115 @@ def test_lines_are_answered_until_the_input_ends(sampler: GpuSampler) -> None:
     assert len(answers.getvalue().splitlines()) == 2
 
 
+PIPES = """\
+gpm 2 99.5
+gpm 4 97
+gpm 5 0
+gpm 10 250
+gpm 12 nan
+gpm 13 -1
+gpm 20 3.5
+"""
+PIPES_ON = {"pipes": True}
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readings are a second apart."""
+    times_s = count(1.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(times_s))
+
+
+def pipes(sampler: GpuSampler, **question: Any) -> list[dict[str, float]]:
+    return [each["pipes"] for each in sampler.answer(question)["devices"]]
+
+
+@pytest.mark.usefixtures("apart")
+def test_pipes_are_means_between_two_readings(sampler: GpuSampler, scenario: Path) -> None:
+    scenario.write_text(TWO_GPUS.replace("util 98\n", f"util 98\n{PIPES}"))
+    assert pipes(sampler, pipes=True) == [{}, {}]
+    found = {"sm": 0.995, "integer": 0.97, "tensor": 0.0, "dram": 1.0, "host_sent": 3.5}
+    assert pipes(sampler, pipes=True) == [found, {}], "the second one has none: before Hopper"
+    assert sampler.answer(PIPES_ON)["failures"] == {}
+    assert pipes(sampler) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    "function", [f"nvmlGpm{each}" for each in ("QueryDeviceSupport", "SampleAlloc", "SampleGet")]
+)
+def test_nothing_of_gpm_is_called_unless_pipes_are_asked_for(
+    sampler: GpuSampler, scenario: Path, function: str
+) -> None:
+    scenario.write_text(f"fail {function} 999\n{TWO_GPUS}{PIPES}")
+    assert sampler.answer({})["failures"] == {}
+    assert sampler.answer({"pipes": "yes"})["failures"] == {}
+    assert [each["pipes"] for each in sampler.answer(PIPES_ON)["devices"]] == [{}, {}]
+    assert sampler.answer({})["failures"][f"{function}_999"]
+
+
+def test_two_readings_at_once_make_no_figure(
+    sampler: GpuSampler, scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario.write_text(f"gpu GPU-1 H100\n{PIPES}")
+    found = []
+    for at_s in (1.0, 1.05, 1.2):
+        monkeypatch.setattr(time, "monotonic", lambda at_s=at_s: at_s)
+        found.append(bool(pipes(sampler, pipes=True)[0]))
+    assert found == [False, False, True]
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("why", ["mig 1", "mps 9 4096"])
+def test_pipes_of_a_card_in_instances_or_under_mps_are_not_read(
+    sampler: GpuSampler, scenario: Path, why: str
+) -> None:
+    alone = f"gpu GPU-1 H100\n{PIPES}"
+    found = []
+    for text in (alone, alone, alone + why, alone, alone):
+        scenario.write_text(text)
+        found.append(bool(pipes(sampler, pipes=True)[0]))
+    assert found == [False, True, False, False, True], "a window in which it was shared is none"
+
+
+@pytest.mark.usefixtures("apart")
+def test_samples_are_freed(sampler: GpuSampler, scenario: Path, library: str) -> None:
+    allocated = ctypes.CDLL(library).fakeSamples
+    before = allocated()
+    scenario.write_text(f"gpu GPU-1 H100\n{PIPES}gpu GPU-2 H100\n{PIPES}")
+    pipes(sampler, pipes=True)
+    assert allocated() - before == 4
+    scenario.write_text(f"gpu GPU-1 H100\nlost 1\n{PIPES}gpu GPU-2 H100\n{PIPES}")
+    for _ in range(9):
+        pipes(sampler, pipes=True)
+    assert allocated() - before == 2
+    assert pipes(sampler, pipes=True)[0]
+    scenario.write_text("fail nvmlDeviceGetCount_v2 9\n")
+    sampler.answer(PIPES_ON)
+    assert allocated() == before
+
+
+def test_a_driver_without_gpm_has_no_pipes(tmp_path: Path, scenario: Path) -> None:
+    scenario.write_text(f"gpu GPU-1 A100\n{PIPES}")
+    sampler = GpuSampler(str(tmp_path), str(tmp_path), built(tmp_path, "-DOLD"))
+    assert sampler.answer(PIPES_ON)["failures"] == {}
+    assert pipes(sampler, pipes=True) == [{}]
+
+
+METRICS = {
+    "sm": "SM_UTIL",
+    "integer": "INTEGER_UTIL",
+    "tensor": "ANY_TENSOR_UTIL",
+    "tensor_float": "HMMA_TENSOR_UTIL",
+    "tensor_int8": "IMMA_TENSOR_UTIL",
+    "dram": "DRAM_BW_UTIL",
+    "fp64": "FP64_UTIL",
+    "fp32": "FP32_UTIL",
+    "fp16": "FP16_UTIL",
+    "host_sent": "PCIE_TX_PER_SEC",
+    "host_received": "PCIE_RX_PER_SEC",
+}
+
+
 def test_structures_are_those_of_the_vendor() -> None:
     pynvml = pytest.importorskip(
         "pynvml", reason="compares with NVIDIA's own binding: pip install nvidia-ml-py"
@@ -294,8 +405,17 @@ def test_structures_are_those_of_the_vendor() -> None:
         (gpu_nvml.Utilization, pynvml.c_nvmlProcessUtilizationSample_t),
         (gpu_nvml.NewUtilization, pynvml.c_nvmlProcessUtilizationInfo_v1_t),
         (gpu_nvml.NewUtilizations, pynvml.c_nvmlProcessesUtilizationInfo_v1_t),
+        (gpu_pipes.Support, pynvml.c_nvmlGpmSupport_t),
+        (gpu_pipes.Metric, pynvml.c_nvmlGpmMetric_t),
     ):
         assert _layout(ours) == _layout(theirs)
+    of_all, vendors = gpu_pipes.Metrics, pynvml.c_nvmlGpmMetricsGet_t
+    assert _layout(of_all)[:4] == _layout(vendors)[:4]
+    assert of_all.metrics.offset == vendors.metrics.offset
+    assert of_all.metrics.size >= vendors.metrics.size
+    assert pynvml.NVML_GPM_METRICS_GET_VERSION == pynvml.NVML_GPM_SUPPORT_VERSION == 1
+    ids = {name: getattr(pynvml, f"NVML_GPM_METRIC_{each}") for name, each in METRICS.items()}
+    assert ids == gpu_pipes.METRICS
     version = ctypes.sizeof(gpu_nvml.NewUtilizations) | 1 << 24
     assert version == pynvml.ProcessesUtilizationInfo_v1
 
