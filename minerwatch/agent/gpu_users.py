@@ -45,19 +45,19 @@ class GpuUsers:
             return
         gpus.tick(at_s, self._next_pids(), self._user_of)
         gpus.end_tick(self._node.containers.keys())
-        self._looks.earn_gpu(gpus.used_s)
+        self._looks.earn_gpu(gpus.possible_s)
         for container in self._node.containers.values():
             facts = gpus.container_facts(container.container.key)
             place = container.place if facts else {}
             asked = {name: place[name] for name in REQUEST_FIELDS if name in place}
             container.gpu = {**facts, **asked}
-        for process, used_s in gpus.process_used_s.items():
+        for process, possible_s in gpus.process_possible_s.items():
             tracked = self._node.process(process.pid)
             if tracked is not None and tracked.process.id == process:
-                tracked.unlooked_gpu_s += used_s
+                tracked.unlooked_gpu_s += possible_s
 
     def is_notable(self, container: TrackedContainer) -> bool:
-        """Return True if the container keeps a part of a GPU busy."""
+        """Return True if the container keeps a part of a GPU busy, or may do so."""
         return self._gpus is not None and self._gpus.is_notable(container.container.key)
 
     def summary(self) -> GpuSummary:

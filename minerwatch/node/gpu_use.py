@@ -109,7 +109,7 @@ class Answer(msgspec.Struct):
             for each in self.devices
         )
         uses = tuple(
-            GpuUse(pid, device, instance, _share(busy), _bytes(memory))
+            GpuUse(max(0, pid), device, instance, _share(busy), _bytes(memory))
             for pid, device, instance, busy, memory in self.uses
             if 0 <= device < len(devices)
         )

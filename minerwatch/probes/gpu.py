@@ -23,6 +23,8 @@ _BUSY_SHARE = 0.5
 """From which on a process counts as keeping a GPU busy (``GpuBusyFor``)."""
 _NOTABLE_SHARE = 0.05
 """Of a GPU, from which on a container is measured however little CPU time it uses."""
+_UNKNOWN_SHARE = 0.2
+"""Of a device of which nothing is known, counted towards looks for each container on it."""
 _WINDOW_S = 60.0
 _KEPT_S = 35.0
 """A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
@@ -43,6 +45,7 @@ class _Sum:
     """Use of one process, or of one container, in one sample."""
 
     busy: float | None = None  # GPUs kept busy
+    possible: float = 0.0  # GPUs that it may keep busy beside that: nothing is evidence, but looks
     memory_bytes: int | None = None
     watts: float = 0.0  # of devices that no other container uses
     places: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
@@ -53,6 +56,11 @@ class _Sum:
         self.places.add((use.device, use.instance))
         self.count = len(self.places)
         self._add(use.busy, use.memory_bytes)
+
+    @property
+    def most(self) -> float:
+        """Return the GPUs that it keeps busy at most."""
+        return (self.busy or 0.0) + self.possible
 
     def merge(self, other: _Sum) -> None:
         """Add what uses devices of another sampler."""
@@ -115,6 +123,15 @@ class _Known:
         """Return the devices and the containers on each."""
         return self.sample.devices, self.users
 
+    def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
+        """Add what containers may use of devices whose rate is not ``attributed`` to one."""
+        for index in {use.device for use, _ in placed} - attributed:
+            rate = self.sample.devices[index].busy
+            uses = [(use.busy, user.container) for use, user in placed if use.device == index]
+            known = {container for busy, container in uses if busy is not None}
+            for container in {container for _, container in uses} - known:
+                self.containers[container].possible += _UNKNOWN_SHARE if rate is None else rate
+
 
 @dataclass(slots=True)
 class _Total:
@@ -134,7 +151,9 @@ class Gpus:
         self._unplaced = 0
         self.used_s: Mapping[ContainerKey, float] = {}
         """GPU time of each container since the tick before."""
-        self.process_used_s: Mapping[ProcessId, float] = {}
+        self.possible_s: Mapping[ContainerKey, float] = {}
+        """The same with what it may have used: to use a device beside others saves no look."""
+        self.process_possible_s: Mapping[ProcessId, float] = {}
         """The same of each process; of one whose share is not known, its container's."""
         self.joules: Mapping[ContainerKey, float] = {}
         """Energy since the tick before, of devices that only this container uses."""
@@ -146,7 +165,8 @@ class Gpus:
         that has a PID now.
         """
         used_s: dict[ContainerKey, float] = defaultdict(float)
-        process_used_s: dict[ProcessId, float] = defaultdict(float)
+        possible_s: dict[ContainerKey, float] = defaultdict(float)
+        process_possible_s: dict[ProcessId, float] = defaultdict(float)
         joules: dict[ContainerKey, float] = defaultdict(float)
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
@@ -160,11 +180,12 @@ class Gpus:
                 state = known.processes[process] = state or _Process(now, sample.at_s)
                 state.add(now, sample.at_s, elapsed_s)
                 state.pipes = pipe_facts([sole[n] for n, _ in now.places if n in sole])
-                of_all = known.containers[known.container_of[process]]
-                busy = of_all.busy if now.busy is None else now.busy
-                process_used_s[process] += (busy or 0.0) * elapsed_s
+                of_all = known.containers[known.container_of[process]].most
+                busy = of_all if now.busy is None else now.busy
+                process_possible_s[process] += busy * elapsed_s
             for key, total in known.containers.items():
                 used_s[key] += (total.busy or 0.0) * elapsed_s
+                possible_s[key] += total.most * elapsed_s
                 joules[key] += total.watts * elapsed_s
         for key in used_s:
             sums = self._totals.setdefault(key, _Total())
@@ -172,7 +193,8 @@ class Gpus:
             sums.joules += joules[key]
         for number in [n for n, each in self._known.items() if at_s > each.sample.at_s + _KEPT_S]:
             del self._known[number]
-        self.used_s, self.process_used_s, self.joules = used_s, process_used_s, joules
+        self.used_s, self.joules = used_s, joules
+        self.possible_s, self.process_possible_s = possible_s, process_possible_s
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget containers that are gone."""
@@ -206,10 +228,9 @@ class Gpus:
         )
 
     def is_notable(self, container: ContainerKey) -> bool:
-        """Return True if the container keeps a part of a GPU busy."""
+        """Return True if the container keeps a part of a GPU busy, or may do so."""
         return any(
-            container in known.containers
-            and (known.containers[container].busy or 0.0) >= _NOTABLE_SHARE
+            container in known.containers and known.containers[container].most >= _NOTABLE_SHARE
             for known in self._known.values()
         )
 
@@ -250,6 +271,7 @@ class Gpus:
             known.container_of[user.process] = user.container
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
+        attributed = set()
         for index, device in enumerate(sample.devices):
             users = known.users[index]
             if len(users) != 1 or None in users or device.is_split or device.left_out:
@@ -260,8 +282,10 @@ class Gpus:
             total.watts += device.watts or 0.0
             own = [(use, user.process) for use, user in placed if use.device == index]
             if device.busy is not None and all(use.busy is None for use, _ in own):
+                attributed.add(index)
                 total.busy = (total.busy or 0.0) + device.busy
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy
+        known.add_possible(placed, attributed)
         return known

@@ -71,7 +71,7 @@ def test_a_busy_process(world: World) -> None:
         "ContainerGpuJoules": pytest.approx(50 * 500),
     }
     assert world.gpus.used_s == {A: pytest.approx(9.0)}
-    assert world.gpus.process_used_s == {process: pytest.approx(9.0)}
+    assert world.gpus.process_possible_s == {process: pytest.approx(9.0)}
     assert world.gpus.is_notable(A)
 
 
@@ -142,7 +142,11 @@ def test_the_rate_of_a_device_is_never_divided(
     assert "GpuBusy" not in world.gpus.facts(process)
     assert "ContainerGpuBusy" not in world.gpus.container_facts(A)
     assert world.gpus.facts(process)["GpuDevices"] == 1
-    assert not world.gpus.is_notable(A)
+    assert world.gpus.is_notable(A), "that nothing is known saves no look"
+    world.tick(*uses, devices=[device], **more)
+    assert world.gpus.used_s[A] == 0.0
+    assert world.gpus.possible_s[A] == pytest.approx(0.9 * TICK_S)
+    assert world.gpus.process_possible_s[process] == world.gpus.possible_s[A]
 
 
 def test_what_is_left_out_of_one_device_hides_nothing_of_another(world: World) -> None:
@@ -163,7 +167,7 @@ def test_a_process_that_shares_a_context_earns_looks_as_its_container_does(world
     for _ in range(2):
         world.tick([7, 0, None, 0.9, 1], [8, 0, None, None, None])
     assert world.gpus.used_s == {A: pytest.approx(9.0)}
-    assert world.gpus.process_used_s == dict.fromkeys((holder, sharer), pytest.approx(9.0))
+    assert world.gpus.process_possible_s == dict.fromkeys((holder, sharer), pytest.approx(9.0))
     assert "GpuBusy" not in world.gpus.facts(sharer)
 
 
@@ -172,6 +176,21 @@ def test_instances_of_a_card_are_devices_of_their_own(world: World) -> None:
     split = {**H100, "is_split": True, "busy": None}
     world.tick([7, 0, 1, None, 1], [7, 0, 2, None, 1], devices=[split])
     assert world.gpus.facts(process)["GpuDevices"] == 2
+
+
+def test_instances_of_two_containers_are_apart_and_earn_some_looks(world: World) -> None:
+    of_a, of_b = world.add(7, A), world.add(8, B)
+    split = {**H100, "is_split": True, "busy": None}
+    for _ in range(2):
+        world.tick([7, 0, 1, None, 1 << 20], [8, 0, 2, None, 2 << 20], devices=[split])
+    assert world.gpus.facts(of_a)["GpuMemoryMiB"] == 1.0
+    assert world.gpus.facts(of_b)["GpuMemoryMiB"] == 2.0
+    for key in (A, B):
+        facts = world.gpus.container_facts(key)
+        assert not {"ContainerGpuBusy", "ContainerGpuJoules"} & set(facts)
+        assert facts["ContainerGpuHours"] == 0.0
+        assert 0 < world.gpus.possible_s[key] < TICK_S
+        assert world.gpus.is_notable(key)
 
 
 def test_what_a_driver_no_longer_says_is_no_longer_known(world: World) -> None:
@@ -229,7 +248,8 @@ def test_whatever_is_listed_times_do_not_run_back_and_no_container_gets_more_tha
         world.add(pid, A if pid % 2 else B)
     for uses in rounds:
         world.tick(*map(list, uses), devices=[H100, {**H100, "busy": None}])
-        assert all(used_s >= 0 for used_s in world.gpus.used_s.values())
+        for key, used_s in world.gpus.used_s.items():
+            assert 0 <= used_s <= world.gpus.possible_s[key]
         assert sum(world.gpus.used_s.values()) <= TICK_S * max(2, len(uses)) + 1e-6
         for process in (user.process for user in world.users.values()):
             assert all(

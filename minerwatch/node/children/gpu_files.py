@@ -293,7 +293,9 @@ def owner_of(proc: str, pid: int) -> str:
 def is_drm(path: str, *, if_unknown: bool = False) -> bool:
     """Return True if the path leads to a device of /dev/dri; no server of files is asked."""
     found = ctypes.create_string_buffer(256)
-    if _LIBC.statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, found):
+    if not hasattr(_LIBC, "statx") or _LIBC.statx(
+        _AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, found
+    ):
         return if_unknown
     (mode,), (major,) = struct.unpack_from("=H", found, 28), struct.unpack_from("=I", found, 128)
     return stat.S_ISCHR(mode) and major == _DRM_MAJOR

@@ -379,8 +379,9 @@ def gpu_answer(data: bytes) -> None:
     for device in sample.devices:
         is_one_line(device.id + device.name)
         assert device.busy is None or 0 <= device.busy <= 1
+        assert all(0 <= use < float("inf") for use in device.pipes.values())
     for use in sample.uses:
-        assert use.pid > 0
+        assert use.pid >= 0
         assert use.device < len(sample.devices)
         assert use.busy is None or 0 <= use.busy <= 1
 
