@@ -32,6 +32,8 @@ MAX_FILES = 256
 """Open files of one process that are looked through at a time; the next ones at its next turn."""
 MAX_CLIENTS = 16
 """Of one process, those that have worked most."""
+MAX_THREADS = 4096
+"""Of one process, of which one is looked through at a time."""
 MAX_KNOWN = 512
 """Processes with an open device, which are read each time."""
 _MAX_NUMBER = 1 << 20  # of an open file, where the kernel does not say
@@ -56,6 +58,10 @@ _INITIAL_NAMESPACE = "pid:[4026531836]"
 """Whose PIDs KFD names its processes by (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
 _LIBC = ctypes.CDLL(None)
 _VIDEO_MEMORY = re.compile(r"(?:vram|local)\d*$")
+
+
+_File = tuple[str, int]
+"""An open file: the folder of its thread in /proc, and its number."""
 
 
 class Reading(NamedTuple):
@@ -145,8 +151,8 @@ class DrmFiles:
         self._proc = proc
         self._sys = sys
         self._failures = failures
-        self._known: dict[int, list[int]] = {}  # PID -> open files that are clients
-        self._next: dict[int, int] = {}  # PID of many files -> where to go on
+        self._known: dict[int, list[_File]] = {}  # PID -> open files that are clients
+        self._next: dict[str, int] = {}  # folder of a thread with many files -> where to go on
         self._before: dict[tuple[str, int], tuple[float, Reading]] = {}
         self._energy: dict[str, tuple[float, int]] = {}
 
@@ -158,28 +164,30 @@ class DrmFiles:
         cards = [*islice(self._cards(), _MAX_DEVICES)]
         if not cards:
             return []
-        known: dict[int, list[int]] = {}  # those just found first: none waits behind idle ones
+        known: dict[int, list[_File]] = {}  # those just found first: none waits behind idle ones
         for pid in pids:
-            found = [number for number in self._window(pid) if self._is_drm(pid, number)]
+            found = [file for file in self._window(pid) if self._is_drm(file)]
             if found:
                 known[pid] = [*dict.fromkeys((*self._known.get(pid, ()), *found))]
         known |= {pid: files for pid, files in self._known.items() if pid not in known}
         uses: dict[str, dict[int, Use]] = {card.pci: {} for card in cards}
         before, self._before, self._known = self._before, {}, {}
         for pid in self._fair(known):
-            readings = {number: self._reading(pid, number) for number in known[pid]}
-            clients = {n: each for n, each in readings.items() if each and each.device in uses}
-            if clients:
-                heaviest = sorted(clients, key=lambda n: clients[n].work, reverse=True)
-                self._known[pid] = heaviest[:MAX_CLIENTS]
-            for number in self._known.get(pid, ()):
-                reading = clients[number]
-                key, on_device = (reading.device, reading.client), uses[reading.device]
+            readings = {file: self._reading(file) for file in known[pid]}
+            clients = {
+                (each.device, each.client): (each, file)
+                for file, each in readings.items()
+                if each and each.device in uses
+            }
+            heaviest = sorted(clients, key=lambda key: clients[key][0].work, reverse=True)
+            for key in heaviest[:MAX_CLIENTS]:
+                reading, file = clients[key]
+                self._known.setdefault(pid, []).append(file)
                 if key in self._before:  # of a file that several processes share: it counts once
-                    on_device.setdefault(pid, Use(pid, None, None, None))
+                    uses[reading.device].setdefault(pid, Use(pid, None, None, None))
                     continue
                 self._before[key] = time.monotonic(), reading
-                _add(on_device, self._use(pid, before.get(key), *self._before[key]))
+                _add(uses[reading.device], self._use(pid, before.get(key), *self._before[key]))
         self._add_kfd(cards, uses)
         return [(self._device(card), [*uses[card.pci].values()]) for card in cards]
 
@@ -196,37 +204,47 @@ class DrmFiles:
         busy = busy_share(before[1], reading, at_s - before[0]) if before else None
         return Use(pid, None, busy, reading.memory_bytes)
 
-    def _window(self, pid: int) -> Iterable[int]:
-        """Return the next open files of a process; of one that has few, all."""
-        start = self._next.pop(pid, 0)
+    def _window(self, pid: int) -> Iterator[_File]:
+        """Yield open files of a process, some at a time: its own, and those of one other thread."""
+        yield from self._part(f"{self._proc}/{pid}")
+        try:
+            with os.scandir(f"{self._proc}/{pid}/task") as threads:
+                others = [each.path for each in islice(threads, MAX_THREADS)]
+        except OSError:
+            return  # it has exited, or may not be read
+        if len(others) > 1:  # a thread may have files of its own: unshare(2)
+            yield from self._part(others[int.from_bytes(os.urandom(4)) % len(others)])
+
+    def _part(self, place: str) -> Iterator[_File]:
+        """Yield the next open files of a thread; of one that has few, all."""
+        start = self._next.pop(place, 0)
         if start:
-            size = re.search(
-                r"^FDSize:\t(\d{1,9})$", _text(f"{self._proc}/{pid}/status"), re.MULTILINE
-            )
+            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{place}/status"), re.MULTILINE)
             end = min(int(size[1]) if size else 0, _MAX_NUMBER)
             if start + MAX_FILES < end:
-                self._next[pid] = start + MAX_FILES
-            return range(start, min(start + MAX_FILES, end))
+                self._next[place] = start + MAX_FILES
+            yield from ((place, each) for each in range(start, min(start + MAX_FILES, end)))
+            return
         try:
-            with os.scandir(f"{self._proc}/{pid}/fd") as files:
+            with os.scandir(f"{place}/fd") as files:
                 found = [int(each.name) for each in islice(files, MAX_FILES + 1)]
         except OSError:
-            return ()  # it has exited, or may not be read
+            return
         if len(found) > MAX_FILES:
             self._failures["open_files"] += 1
-            self._next[pid] = max(found[:MAX_FILES]) + 1
+            self._next[place] = max(found[:MAX_FILES]) + 1
             self._next = dict([*self._next.items()][-MAX_KNOWN:])
-        return found[:MAX_FILES]
+        yield from ((place, each) for each in found[:MAX_FILES])
 
-    def _is_drm(self, pid: int, number: int) -> bool:
+    def _is_drm(self, file: _File) -> bool:
         """Return True for an open device of /dev/dri, under whatever name it was opened."""
-        path = f"{self._proc}/{pid}/fd/{number}"
+        path = f"{file[0]}/fd/{file[1]}"
         link = _link(path)
         return link.startswith("/") and is_drm(path, if_unknown=link.startswith("/dev/dri/"))
 
-    def _reading(self, pid: int, number: int) -> Reading | None:
+    def _reading(self, file: _File) -> Reading | None:
         try:
-            return parsed(_read(f"{self._proc}/{pid}/fdinfo/{number}", _MAX_INFO_BYTES))
+            return parsed(_read(f"{file[0]}/fdinfo/{file[1]}", _MAX_INFO_BYTES))
         except OSError:
             return None
 

@@ -185,6 +185,51 @@ def test_processes_of_one_container_crowd_out_none_of_another(
     assert roots.failures["crowded"] == 4 + 1 + 1
 
 
+def test_a_thread_may_have_files_of_its_own(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_card(roots.sys)
+    (roots.proc / "7/fd").mkdir(parents=True)
+    for thread in range(7, 11):
+        (roots.proc / "7/task" / str(thread) / "fd").mkdir(parents=True)
+    make_client(roots.proc / "7/task", 9, pdev=PCI, client_id="1", engine_gfx="0 ns")
+    numbers = iter(range(99))
+    monkeypatch.setattr(os, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
+    for _ in range(5):
+        roots.uses(7)
+    make_client(roots.proc / "7/task", 9, pdev=PCI, client_id="1", engine_gfx="5000000000 ns")
+    assert roots.uses() == {7: (0.5, None)}
+
+
+def test_no_name_that_a_process_can_choose_makes_it_a_client(roots: Roots, tmp_path: Path) -> None:
+    make_card(roots.sys)
+    lie = f"drm-client-id:\t1\ndrm-pdev:\t{PCI}\ndrm-engine-gfx:\t9 ns\n"
+    (tmp_path / "dev" / "dri").mkdir(parents=True)
+    named = tmp_path / "dev" / "dri" / "renderD128"
+    named.write_text(lie)
+    odd = tmp_path / lie.replace("/", "_")
+    odd.touch()
+    (tmp_path / "fifo").parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / "fifo")
+    numbers = [
+        os.open(named, os.O_RDONLY),
+        os.open(odd, os.O_RDONLY),
+        os.open(tmp_path / "fifo", os.O_RDWR),
+        os.memfd_create(f"/dev/dri/renderD128\n{lie}"),
+        os.memfd_create("/dev/dri/renderD128"),
+        os.eventfd(1),
+        *os.pipe(),
+    ]
+    try:
+        files = DrmFiles("/proc", str(roots.sys), roots.failures)
+        for _ in range(2):
+            ((_, uses),) = files.read([os.getpid()])
+            assert uses == []
+        for number in numbers:
+            assert parsed(Path(f"/proc/self/fdinfo/{number}").read_bytes()) is None
+    finally:
+        for number in numbers:
+            os.close(number)
+
+
 @needs_root
 def test_a_device_is_known_by_its_number_whatever_it_is_called(
     roots: Roots, tmp_path: Path
