@@ -305,7 +305,9 @@ class DrmFiles:
 def owner_of(proc: str, pid: int) -> str:
     """Return the container of a process by its cgroup; empty if it is not known."""
     cgroup = _text(f"{proc}/{pid}/cgroup").partition("\n")[0]
-    return "/".join(cgroup.partition(":")[2].partition(":")[2].split("/")[: _OWNER_DEPTH + 1])
+    folders = cgroup.partition(":")[2].partition(":")[2].split("/")
+    # A sampler in a container of its own sees "/../../POD/CONTAINER".
+    return "/".join([each for each in folders if each not in ("", "..")][:_OWNER_DEPTH])
 
 
 def is_drm(path: str, *, if_unknown: bool = False) -> bool:

@@ -146,7 +146,11 @@ def test_ten_thousand_idle_contexts_hide_no_busy_one(sampler: GpuSampler, scenar
 def test_contexts_of_one_container_hide_none_of_another(
     sampler: GpuSampler, scenario: Path, tmp_path: Path
 ) -> None:
-    cgroups = {7: "/kubepods/pod1/a", 8: "/kubepods/pod1/b/made/by:itself", 9: "/kubepods/pod1/b/x"}
+    cgroups = {
+        7: "/kubepods/pod1/a",
+        8: "/kubepods/pod1/b/made/by:itself",
+        9: "/../../../besteffort/pod1/b",
+    }
     for pid, cgroup in cgroups.items():
         (tmp_path / "proc" / str(pid)).mkdir(parents=True)
         (tmp_path / "proc" / str(pid) / "cgroup").write_text(f"0::{cgroup}\n1:cpu:/\n")
@@ -158,7 +162,7 @@ def test_contexts_of_one_container_hide_none_of_another(
     assert {7, 8, 9} <= {pid for pid, *_ in answer["uses"]}
     assert [each["left_out"] for each in answer["devices"]] == [10003 - MAX_USES, 0]
     assert [owner_of(str(tmp_path / "proc"), pid) for pid in (7, 8, 9, 10)] == [
-        *("/kubepods/pod1/a", "/kubepods/pod1/b/made", "/kubepods/pod1/b/x", ""),
+        *("kubepods/pod1/a", "kubepods/pod1/b/made", "besteffort/pod1/b", ""),
     ]
 
 
