@@ -1,7 +1,7 @@
 """Use of a GPU's arithmetic units (pipes), by GPM on Hopper and newer; part of ``gpu_nvml``.
 
 Two samples of a device's counters make means of the time between them, of all that runs on the
-device. By NVIDIA's documentation that reserves nothing and disturbs no profiler; it was not tried.
+device. NVIDIA's engineers say that this disturbs no profiler; it was not tried.
 """
 
 from __future__ import annotations
