@@ -10,7 +10,7 @@ from minerwatch.agent.looks import Looks
 from minerwatch.agent.tracked import TrackedContainer, TrackedNode
 from minerwatch.detection.gpu_fields import REQUEST_FIELDS
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import Container, Level
+from minerwatch.model import Container, Facts, Level, ProcessId
 from minerwatch.probes.gpu import Gpus, GpuUser
 
 _PIDS_PER_TICK = 128
@@ -59,6 +59,10 @@ class GpuUsers:
     def is_notable(self, container: TrackedContainer) -> bool:
         """Return True if the container keeps a part of a GPU busy."""
         return self._gpus is not None and self._gpus.is_notable(container.container.key)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """Return the facts about a process; empty if it uses no GPU."""
+        return self._gpus.facts(process) if self._gpus is not None else {}
 
     def summary(self) -> GpuSummary:
         """Return the figures of this tick."""

@@ -12,7 +12,7 @@ import pytest
 from minerwatch.agent.gpu_users import GpuUsers
 from minerwatch.agent.looks import Looks
 from minerwatch.agent.monitor import Node, now_s, open_node
-from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProcess
+from minerwatch.agent.tracked import Details, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config import schema
 from minerwatch.config.schema import Config, Examination
 from minerwatch.config.values import Duration
@@ -77,6 +77,16 @@ def test_half_a_minute_of_gpu_time_earns_a_look_without_cpu_time() -> None:
     due = [world.tick([1, 0, None, 1.0, 1], [2, 0, None, 0.0, 1])[1] for _ in range(8)]
     assert [sorted(each) for each in due] == [[], [], [], [1], [], [], [1], []]
     assert world.users.is_notable(container)
+
+
+def test_of_many_processes_those_on_a_gpu_are_published() -> None:
+    world = World()
+    world.users.tick(world.at_s)
+    container = world.add("a", *range(1, 9))
+    for _ in range(2):
+        world.tick([7, 0, None, 0.9, 1])
+    published = container.observation(1, Details(gpu=world.users.facts)).processes
+    assert [(each.process.id.pid, each.gpu["GpuBusy"]) for each in published] == [(7, 0.9)]
 
 
 def test_an_idle_context_earns_nothing() -> None:
@@ -188,9 +198,11 @@ def test_an_idle_process_that_keeps_a_gpu_busy_is_measured(
     assert observation is not None
     assert observation.gpu["ContainerGpuBusy"] == 0.97
     assert [each.cpu_cores is not None for each in observation.processes] == [True]
+    assert observation.processes[0].gpu["GpuBusy"] == 0.97
     status = node.status(observation)
     assert status.gpu is not None
     assert (status.gpu.devices, status.gpu.memory_bytes) == (1, 8 << 20)
+    assert (status.processes[0].gpus, status.processes[0].gpu_memory_bytes) == (0.97, 8 << 20)
     failures = {reason: n for probe, reason, n in node.watch.failures() if probe == "gpu"}
     assert not failures["timeout"]
     assert not failures["sampler"]
