@@ -68,6 +68,14 @@ def test_a_gpu_that_was_not_requested_is_suspicious_and_of_its_own_kind() -> Non
     assert text_of(Abuse.UNREQUESTED_GPU).does == "uses a GPU that it did not request"
 
 
+def test_more_gpus_than_were_requested_are_suspicious_and_of_the_same_kind() -> None:
+    requested = {"GpuRequested": True, "ContainerGpuLimit": 1.0, "PodNamespace": "hub"}
+    facts = {**BUSY, **requested, "ContainerGpusOverRequest": 7}
+    assert verdict(facts) == (45.0, "suspicious", False)
+    assert abuses(facts) == {Abuse.UNREQUESTED_GPU}
+    assert verdict({**facts, "ContainerGpusOverRequest": 0})[1] == "clear"
+
+
 def test_many_small_processes_use_a_gpu_that_was_not_requested_together() -> None:
     assert verdict({**UNREQUESTED, "GpuBusy": 0.01, "ContainerGpuBusy": 0.9})[1] == "suspicious"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,7 +27,7 @@ class GpuSummary:
 
     sources: tuple[str, ...] = ()  # drivers that answer
     attributions: Mapping[str, int] = field(default_factory=dict)  # none, alone, shared -> GPUs
-    unrequested: int = 0  # GPUs in use by pods that requested none
+    unrequested: int = 0  # GPUs in use by pods that requested none, or fewer
     flagged: tuple[tuple[Container, Level, float, float], ...] = ()  # GPU time, joules
 
 
@@ -37,6 +39,7 @@ class GpuUsers:
         self._gpus = gpus
         self._looks = looks
         self._turn: Iterator[int] = iter(())
+        self._over: Mapping[str, int] = {}  # pod -> GPUs in use beyond those it requests
 
     def tick(self, at_s: float) -> None:
         """Take what the samplers have answered, before hot containers are chosen."""
@@ -46,11 +49,14 @@ class GpuUsers:
         gpus.tick(at_s, self._next_pids(), self._user_of)
         gpus.end_tick(self._node.containers.keys())
         self._looks.earn_gpu(gpus.used_s)
+        self._over = self._over_request(gpus)
         for container in self._node.containers.values():
             facts = gpus.container_facts(container.container.key)
             place = container.place if facts else {}
             asked = {name: place[name] for name in REQUEST_FIELDS if name in place}
-            container.gpu = {**facts, **asked}
+            over = self._over.get(container.container.pod_uid)
+            more = {} if over is None or not facts else {"ContainerGpusOverRequest": over}
+            container.gpu = {**facts, **asked, **more}
         for process, used_s in gpus.process_used_s.items():
             tracked = self._node.process(process.pid)
             if tracked is not None and tracked.process.id == process:
@@ -73,7 +79,7 @@ class GpuUsers:
         return GpuSummary(
             gpus.sources(),
             gpus.attributions(),
-            sum(map(_unrequested, every)),
+            sum(map(_unrequested, every)) + sum(self._over.values()),
             tuple(
                 (
                     *(each.container, each.verdict.level),
@@ -90,6 +96,24 @@ class GpuUsers:
         if container is None or process is None:
             return None
         return GpuUser(process.process.id, process.born_s, container.container.key)
+
+    def _over_request(self, gpus: Gpus) -> Mapping[str, int]:
+        """Return the GPUs that each pod keeps busy beyond those it requests, if it requests some.
+
+        A request may be for shares of a GPU; then it is for no fewer devices than this counts.
+        """
+        used: Counter[str] = Counter()
+        limits: dict[str, float] = {}
+        for shares in gpus.busy_devices():
+            of_pod: dict[str, float] = defaultdict(float)
+            for key, share in shares.items():
+                container = self._node.containers.get(key)
+                limit = container.place.get("ContainerGpuLimit") if container else None
+                if container is not None and isinstance(limit, float) and limit > 0:
+                    limits[container.container.pod_uid] = limit
+                    of_pod[container.container.pod_uid] += share
+            used.update(pod for pod, share in of_pod.items() if share >= _USED_SHARE)
+        return {pod: max(0, count - math.ceil(limits[pod])) for pod, count in used.items()}
 
     def _next_pids(self) -> list[int]:
         """Return the next few PIDs, one of each owner in turn."""

@@ -106,6 +106,12 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
+    busy: dict[int, dict[ContainerKey, float]] = field(default_factory=dict)  # by whole device
+
+    def add_busy(self, device: int, container: ContainerKey, share: float) -> None:
+        """Add to the share of a device that a container keeps busy."""
+        shares = self.busy.setdefault(device, {})
+        shares[container] = shares.get(container, 0.0) + share
 
 
 @dataclass(slots=True)
@@ -201,6 +207,14 @@ class Gpus:
             for known in self._known.values()
         )
 
+    def busy_devices(self) -> Iterator[Mapping[ContainerKey, float]]:
+        """Yield, for each whole device in use, its share that each container keeps busy.
+
+        A share counts where the driver has one of each process, or the container is alone there.
+        """
+        for known in self._known.values():
+            yield from known.busy.values()
+
     def sources(self) -> tuple[str, ...]:
         """Return the drivers that answer."""
         return tuple(source for known in self._known.values() for source in known.sample.sources)
@@ -237,6 +251,8 @@ class Gpus:
         for use, user in placed:
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
+            if use.busy is not None and not sample.devices[use.device].is_split:
+                known.add_busy(use.device, user.container, use.busy)
         for index, device in enumerate(sample.devices):
             users = known.users[index]
             if len(users) != 1 or None in users or device.is_split or sample.left_out:
@@ -248,6 +264,7 @@ class Gpus:
             own = [(use, user.process) for use, user in placed if use.device == index]
             if device.busy is not None and all(use.busy is None for use, _ in own):
                 total.busy = (total.busy or 0.0) + device.busy
+                known.add_busy(index, owner, device.busy)
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy

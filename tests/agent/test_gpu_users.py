@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,11 +57,12 @@ class World:
         self.node.containers[container.key] = tracked
         return tracked
 
-    def tick(self, *uses: list[object]) -> list[set[int]]:
+    def tick(
+        self, *uses: list[object], devices: Sequence[dict[str, object]] = ({"id": "GPU-1"},)
+    ) -> list[set[int]]:
         """Return the PIDs of suspects, and those that a look was earned at."""
         self.at_s += TICK_S
-        devices = [{"id": "GPU-1", "name": "A"}]
-        self.sampler.answers.append(answer(at_s=self.at_s, devices=devices, uses=uses))
+        self.sampler.answers.append(answer(at_s=self.at_s, devices=[*devices], uses=uses))
         self.users.tick(self.at_s)
         found = self.looks.suspects(self.node.containers.values(), self.at_s)
         return [
@@ -113,6 +114,56 @@ def test_gpus_that_were_not_requested_are_counted() -> None:
     ]
     assert (thief.gpu["GpuRequested"], owner.gpu["ContainerGpuLimit"]) == (False, 1.0)
     assert "GpuRequested" not in unknown.gpu
+
+
+FOUR: list[dict[str, object]] = [{"id": f"GPU-{number}"} for number in range(4)]
+
+
+def over_request(
+    *uses: list[object], limit: float = 1.0, devices: Sequence[dict[str, object]] = FOUR
+) -> object:
+    """Return how many GPUs the pod of processes 1 and 2 uses over its request."""
+    world = World()
+    world.users.tick(world.at_s)
+    own = [world.add(name, pid) for name, pid in (("a", 1), ("b", 2))]
+    other = world.add("other", 3)
+    for each in own:
+        each.container = replace(each.container, pod_uid="uid")
+        each.place = {"GpuRequested": True, "ContainerGpuLimit": limit}
+    other.place = {"GpuRequested": True, "ContainerGpuLimit": 1.0}
+    for _ in range(2):
+        world.tick(*uses, devices=devices)
+    found = {each.gpu["ContainerGpusOverRequest"] for each in own if each.gpu}
+    assert len(found) == 1, "the same of each container of the pod"
+    (over,) = found
+    assert world.users.summary().unrequested == over
+    assert other.gpu.get("ContainerGpusOverRequest", 0) == 0
+    return over
+
+
+def test_a_container_uses_more_than_the_one_beside_it_has_requested() -> None:
+    own: list[list[object]] = [[1, 0, None, 0.9, 1]]
+    assert over_request(*own, [2, 1, None, 0.9, 1], [2, 2, None, 0.9, 1]) == 2
+    assert over_request(*own, [2, 1, None, 0.9, 1], limit=2.0) == 0
+    assert over_request([1, 0, None, 0.15, 1], [2, 0, None, 0.1, 1]) == 0, "one, by both"
+    assert over_request(*own, [2, 1, None, 0.1, 1]) == 0, "hardly in use"
+    assert over_request(*own, [2, 1, None, 0.9, 1], limit=16e3) == 0, "MiB of a GPU's memory"
+    assert over_request(*own, limit=0.5) == 0
+
+
+def test_a_shared_gpu_counts_by_each_process_and_not_by_its_own_rate() -> None:
+    own: list[list[object]] = [[1, 0, None, 0.9, 1]]
+    stranger: list[object] = [3, 1, None, 0.0, 1]
+    assert over_request(*own, [2, 1, None, 0.9, 1], stranger) == 1, "an idle context hides nothing"
+    rate: list[dict[str, object]] = [{"id": "GPU-1"}, {"id": "GPU-2", "busy": 0.9}]
+    assert over_request(*own, [2, 1, None, None, 1], devices=rate) == 1, "alone there"
+    assert over_request(*own, [2, 1, None, None, 1], [3, 1, None, None, 1], devices=rate) == 0
+
+
+def test_instances_of_a_gpu_are_not_counted_over_the_request() -> None:
+    split: list[dict[str, object]] = [{"id": f"GPU-{n}", "is_split": True} for n in range(3)]
+    uses: list[list[object]] = [[1, n, 1, 0.9, 1] for n in range(3)]
+    assert over_request([2, 3, None, 0.9, 1], *uses, devices=[*split, {"id": "GPU-3"}]) == 0
 
 
 def test_open_devices_are_looked_for_in_one_process_of_each_owner_in_turn() -> None:
