@@ -12,11 +12,12 @@ from minerwatch.agent.looks import Looks
 from minerwatch.agent.tracked import TrackedContainer, TrackedNode
 from minerwatch.detection.gpu_fields import REQUEST_FIELDS
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import Container, Facts, Level, ProcessId
-from minerwatch.probes.gpu import Gpus, GpuUser
+from minerwatch.model import Container, ContainerKey, Facts, Level, ProcessId
+from minerwatch.probes.gpu import Gpus, GpuUser, Named
 
 _PIDS_PER_TICK = 128
 """Processes in which an open device is looked for: some 100 µs each, in the sampler."""
+_NAME_FIELDS = ("PodNamespace", "PodName", "ContainerName")
 _USED_SHARE = 0.2
 """Of a GPU, from which on it counts as used; as in the rule on GPUs that were not requested."""
 
@@ -46,7 +47,7 @@ class GpuUsers:
         gpus = self._gpus
         if gpus is None:
             return
-        gpus.tick(at_s, self._next_pids(), self._user_of)
+        gpus.tick(at_s, self._next_pids(), self._user_of, self._names())
         gpus.end_tick(self._node.containers.keys())
         self._looks.earn_gpu(gpus.used_s)
         self._over = self._over_request(gpus)
@@ -114,6 +115,19 @@ class GpuUsers:
                     of_pod[container.container.pod_uid] += share
             used.update(pod for pod, share in of_pod.items() if share >= _USED_SHARE)
         return {pod: max(0, count - math.ceil(limits[pod])) for pod, count in used.items()}
+
+    def _names(self) -> Named:
+        """Return a function that finds a pod's own container by its names."""
+        names: dict[tuple[object, ...], ContainerKey] = {}
+
+        def named(*wanted: str) -> ContainerKey | None:
+            if not names:
+                for key, each in self._node.containers.items():
+                    if not each.container.outer_cgroup:
+                        names[tuple(map(each.place.get, _NAME_FIELDS))] = key
+            return names.get(wanted)
+
+        return named
 
     def _next_pids(self) -> list[int]:
         """Return the next few PIDs, one of each owner in turn."""

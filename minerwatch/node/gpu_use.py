@@ -1,8 +1,9 @@
 """GPUs and the processes that use them, by samplers (children/gpu_sampler.py) that may hang.
 
-A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. It is
-asked once a tick, and its answer is taken at a later tick: the agent never waits for a driver. One
-that does not answer is left alone until it does, because it may be inside the driver.
+A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. Or a
+child reads dcgm-exporter (children/dcgm_reader.py). It is asked once a tick, and its answer is
+taken at a later tick: the agent never waits for a driver. One that does not answer is left alone
+until it does, because it may be inside the driver.
 """
 
 from __future__ import annotations
@@ -61,6 +62,17 @@ class GpuUse:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuGrant:
+    """A container that was given a GPU, by the exporter's word; its processes are not known."""
+
+    device: int
+    namespace: str
+    pod: str
+    container: str
+    memory_bytes: int | None  # in use; None: not known, or of several
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSample:
     """One answer of a sampler."""
 
@@ -69,6 +81,7 @@ class GpuSample:
     devices: tuple[GpuDevice, ...]
     uses: tuple[GpuUse, ...]
     left_out: int  # uses over the sampler's bound, those with the least share
+    grants: tuple[GpuGrant, ...] = ()
 
 
 class _Device(msgspec.Struct):
@@ -87,6 +100,7 @@ class Answer(msgspec.Struct):
     sources: list[str] = []
     devices: list[_Device] = []
     uses: list[tuple[int, int, int | None, float | None, int | None]] = []
+    pods: list[tuple[int, str, str, str, int | None]] = []
     left_out: int = 0
     failures: dict[str, int] = {}
 
@@ -105,10 +119,19 @@ class Answer(msgspec.Struct):
         uses = tuple(
             GpuUse(pid, device, instance, _share(busy), memory)
             for pid, device, instance, busy, memory in self.uses
-            if pid > 0 and 0 <= device < len(devices) and (memory is None or 0 <= memory < 1 << 50)
+            if pid > 0 and 0 <= device < len(devices) and _is_size(memory)
+        )
+        grants = tuple(
+            GpuGrant(device, namespace, pod, container, memory)
+            for device, namespace, pod, container, memory in self.pods
+            if 0 <= device < len(devices) and _is_size(memory)
         )
         sources = tuple(printable(each, _MAX_TEXT) for each in self.sources)
-        return GpuSample(self.at_s, sources, devices, uses, max(0, self.left_out))
+        return GpuSample(self.at_s, sources, devices, uses, max(0, self.left_out), grants)
+
+
+def _is_size(size_bytes: int | None) -> bool:
+    return size_bytes is None or 0 <= size_bytes < 1 << 50
 
 
 def _share(value: float | None) -> float | None:
@@ -161,6 +184,13 @@ class ChildSampler:
     def close(self) -> None:
         """End its input, so that it exits once the driver lets it."""
         self._program.release()
+
+
+class ExporterSampler(ChildSampler):
+    """dcgm-exporter, read by a child: it names containers and no processes."""
+
+    def __init__(self, url: str) -> None:
+        self._program = GuardedProgram(CHILDREN / "dcgm_reader.py", url)
 
 
 class SocketSampler:

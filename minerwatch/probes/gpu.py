@@ -27,6 +27,7 @@ _KEPT_S = 35.0
 """A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
 
 UserOf = Callable[[int], "GpuUser | None"]
+Named = Callable[[str, str, str], ContainerKey | None]
 
 
 class GpuUser(NamedTuple):
@@ -137,18 +138,21 @@ class Gpus:
         self.joules: Mapping[ContainerKey, float] = {}
         """Energy since the tick before, of devices that only this container uses."""
 
-    def tick(self, at_s: float, pids: Sequence[int], user_of: UserOf) -> None:
+    def tick(
+        self, at_s: float, pids: Sequence[int], user_of: UserOf,
+        named: Named = lambda *_names: None,
+    ) -> None:  # fmt: skip
         """Take the samples that have come, and ask for the next ones; never wait for a driver.
 
         ``pids``: processes in which to look for an open device. ``user_of`` returns the process
-        that has a PID now.
+        that has a PID now, ``named`` the container by namespace, pod and name.
         """
         used_s: dict[ContainerKey, float] = defaultdict(float)
         process_used_s: dict[ProcessId, float] = defaultdict(float)
         joules: dict[ContainerKey, float] = defaultdict(float)
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
-            known = self._known[number] = self._placed(sample, user_of)
+            known = self._known[number] = self._placed(sample, user_of, named)
             elapsed_s = 0.0
             if before is not None:
                 elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), _KEPT_S)
@@ -236,7 +240,7 @@ class Gpus:
         """Let the samplers end."""
         self._reader.close()
 
-    def _placed(self, sample: GpuSample, user_of: UserOf) -> _Known:
+    def _placed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
         """Attribute the uses of a sample to processes and containers."""
         known = _Known(sample, users=[set() for _ in sample.devices])
         placed: list[tuple[GpuUse, GpuUser]] = []
@@ -253,6 +257,7 @@ class Gpus:
             known.containers.setdefault(user.container, _Sum()).add(use)
             if use.busy is not None and not sample.devices[use.device].is_split:
                 known.add_busy(use.device, user.container, use.busy)
+        self._place_grants(known, named)
         for index, device in enumerate(sample.devices):
             users = known.users[index]
             if len(users) != 1 or None in users or device.is_split or sample.left_out:
@@ -269,3 +274,13 @@ class Gpus:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy
         return known
+
+    def _place_grants(self, known: _Known, named: Named) -> None:
+        """Attribute devices to the containers that were given them."""
+        for grant in known.sample.grants:
+            key = named(grant.namespace, grant.pod, grant.container)
+            self._unplaced += key is None
+            known.users[grant.device].add(key)
+            if key is not None:
+                use = GpuUse(0, grant.device, None, None, grant.memory_bytes)
+                known.containers.setdefault(key, _Sum()).add(use)

@@ -116,6 +116,26 @@ def test_gpus_that_were_not_requested_are_counted() -> None:
     assert "GpuRequested" not in unknown.gpu
 
 
+def test_an_exporters_names_find_a_pods_own_container() -> None:
+    world = World()
+    world.users.tick(world.at_s)
+    own, nested = world.add("a", 1), world.add("b", 2)
+    place: Facts = {"PodNamespace": "hub", "PodName": "jupyter-eve", "ContainerName": "notebook"}
+    own.place = nested.place = {**place, "GpuRequested": True, "ContainerGpuLimit": 1.0}
+    nested.container = replace(nested.container, outer_cgroup="/a")
+    for _ in range(5):
+        world.at_s += TICK_S
+        pods = [[0, "hub", "jupyter-eve", "notebook", None], [1, "x", "of-another-node", "c", None]]
+        devices = [{"id": "GPU-1", "busy": 0.9}, {"id": "GPU-2", "busy": 0.9}]
+        world.sampler.answers.append(answer(at_s=world.at_s, devices=devices, pods=pods))
+        world.users.tick(world.at_s)
+    assert (own.gpu["ContainerGpuBusy"], own.gpu["ContainerGpusOverRequest"]) == (0.9, 0)
+    assert not nested.gpu
+    own.processes[1].cpu = CpuHistory(world.at_s, 0.01)  # CUDA polls
+    (suspect,) = world.looks.suspects(world.node.containers.values(), world.at_s)
+    assert suspect.process.pid == 1, "the busiest of the container"
+
+
 FOUR: list[dict[str, object]] = [{"id": f"GPU-{number}"} for number in range(4)]
 
 
