@@ -54,12 +54,14 @@ PIPES = st.fixed_dictionaries(
     pipes=PIPES,
     requested=st.none() | st.booleans(),
     cores=st.none() | st.floats(0, 64),
+    libraries=st.lists(st.sampled_from(("cuda", "hip", "opencl", "nvml", "torch")), unique=True),
 )
 def test_whatever_a_gpu_does_alone_is_not_likely_and_not_acted_on(
     numbers: dict[str, float],
     pipes: dict[str, float],
     requested: bool | None,
     cores: float | None,
+    libraries: list[str],
 ) -> None:
     facts: dict[str, Any] = {
         **numbers,
@@ -67,12 +69,21 @@ def test_whatever_a_gpu_does_alone_is_not_likely_and_not_acted_on(
         "Image": "/opt/conda/bin/python3.11",
         "Comm": "python3.11",
     }
+    facts |= {"GpuLibraries": (*libraries,)} if libraries else {}
     facts |= {} if requested is None else {"GpuRequested": requested}
     facts |= {} if cores is None else {"CpuCores": cores, "ContainerCpuCores": cores}
     _, level, is_cullable = verdict(facts)
     assert level in ("clear", "suspicious")
     assert not is_cullable
     assert abuses(facts) <= {Abuse.UNREQUESTED_GPU}
+
+
+def test_a_program_in_plain_cuda_is_clear_whatever_it_adds_up_to() -> None:
+    requested: Facts = {"GpuRequested": True, "PodNamespace": "hub", "GpuLibraries": ("cuda",)}
+    recording = Recording(1, "", DAY_S, {**BUSY, **requested})
+    titles = {each.rule.title for each in counted_matches(recording, shipped.matcher())}
+    assert "GPU kept busy without a library for science, learning or video" in titles
+    assert verdict({**BUSY, **requested}) == (20.0, "clear", False), "the highest alone"
 
 
 def test_a_gpu_that_was_requested_may_be_busy_for_ever() -> None:
@@ -108,6 +119,14 @@ def test_a_gpu_that_was_not_requested_is_suspicious_and_of_its_own_kind() -> Non
     assert verdict(facts) == (45.0, "suspicious", False)
     assert abuses(facts) == {Abuse.UNREQUESTED_GPU}
     assert text_of(Abuse.UNREQUESTED_GPU).does == "uses a GPU that it did not request"
+
+
+def test_more_gpus_than_were_requested_are_suspicious_and_of_the_same_kind() -> None:
+    requested = {"GpuRequested": True, "ContainerGpuLimit": 1.0, "PodNamespace": "hub"}
+    facts = {**BUSY, **requested, "ContainerGpusOverRequest": 7}
+    assert verdict(facts) == (45.0, "suspicious", False)
+    assert abuses(facts) == {Abuse.UNREQUESTED_GPU}
+    assert verdict({**facts, "ContainerGpusOverRequest": 0})[1] == "clear"
 
 
 def test_many_small_processes_use_a_gpu_that_was_not_requested_together() -> None:

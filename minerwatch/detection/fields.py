@@ -135,6 +135,14 @@ _FIELDS = (
     ),
     Field("RssMiB", "MiB", "resident memory", _STATUS, "RssMiB|lt: 64", dynamic=True),
     Field("HugepagesMiB", "MiB", "huge pages", _STATUS, "HugepagesMiB|gte: 4", dynamic=True),
+    Field(
+        "GpuLibraries",
+        "",
+        "libraries for GPUs that are mapped, by file name: cuda, opencl, hip, cublas, torch, …",
+        _SMAPS,
+        "GpuLibraries: cuda",
+        dynamic=True,
+    ),
     Field("JitMiB", "MiB", "anonymous executable mappings", _SMAPS, "JitMiB|gt: 0", dynamic=True),
     Field(
         "ExeNotInImage",
@@ -369,7 +377,7 @@ PROBE_FIELDS = {
     ),
     "pod_network": COUNTER_FIELDS,
     "first_words": ("DestinationHostname", "ServerName", "PoolWords"),
-    "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
+    "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB", "GpuLibraries"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
     "drift": ("ExeNotInImage",),

@@ -23,6 +23,7 @@ _MEASURED = (
     ("ContainerGpuHours", "h", "the container's GPU time since it was first seen", "24"),
     ("ContainerGpuDevices", "count", "GPUs, or instances of them, that the container uses", "2"),
     ("ContainerGpuMemoryMiB", "MiB", "memory of GPUs that the container uses", "1000"),
+    ("ContainerGpusOverRequest", "GPUs", "whole GPUs kept busy beyond those the pod requests", "1"),
     ("ContainerGpuJoules", "J", "energy of GPUs that only the container uses", "1000000"),
 )
 
@@ -55,7 +56,13 @@ GPU_FIELDS = (
         _PODS,
         "GpuRequested: false",
     ),
-    Field("ContainerGpuLimit", "GPUs", "requested by the pod", _PODS, "ContainerGpuLimit|lt: 1"),
+    Field(
+        "ContainerGpuLimit",
+        "GPUs",
+        "requested by the pod; absent if it claims devices by name",
+        _PODS,
+        "ContainerGpuLimit|lt: 1",
+    ),
 )
 
 CONTAINER_GPU_FIELDS = tuple(name for name, *_ in _MEASURED if name.startswith("Container"))

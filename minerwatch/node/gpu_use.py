@@ -1,8 +1,9 @@
 """GPUs and the processes that use them, by samplers (children/gpu_sampler.py) that may hang.
 
-A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. It is
-asked once a tick, and its answer is taken at a later tick: the agent never waits for a driver. One
-that does not answer is left alone until it does, because it may be inside the driver.
+A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. Or a
+child reads dcgm-exporter (children/dcgm_reader.py). It is asked once a tick, and its answer is
+taken at a later tick: the agent never waits for a driver. One that does not answer is left alone
+until it does, because it may be inside the driver.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ class GpuUse:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuGrant:
+    """A container that was given a GPU, by the exporter's word; its processes are not known."""
+
+    device: int
+    namespace: str
+    pod: str
+    container: str
+    memory_bytes: int | None  # in use; None: not known, or of several
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSample:
     """One answer of a sampler."""
 
@@ -72,6 +84,7 @@ class GpuSample:
     sources: tuple[str, ...]  # drivers
     devices: tuple[GpuDevice, ...]
     uses: tuple[GpuUse, ...]
+    grants: tuple[GpuGrant, ...] = ()
 
 
 class _Device(msgspec.Struct):
@@ -92,6 +105,7 @@ class Answer(msgspec.Struct):
     sources: list[str] = []
     devices: list[_Device] = []
     uses: list[tuple[int, int, int | None, float | None, int | None]] = []
+    pods: list[tuple[int, str, str, str, int | None]] = []
     failures: dict[str, int] = {}
 
     def sample(self) -> GpuSample:
@@ -113,8 +127,13 @@ class Answer(msgspec.Struct):
             for pid, device, instance, busy, memory in self.uses
             if 0 <= device < len(devices)
         )
+        grants = tuple(
+            GpuGrant(device, namespace, pod, container, _bytes(memory))
+            for device, namespace, pod, container, memory in self.pods
+            if 0 <= device < len(devices)
+        )
         sources = tuple(printable(each, _MAX_TEXT) for each in self.sources)
-        return GpuSample(self.at_s, sources, devices, uses)
+        return GpuSample(self.at_s, sources, devices, uses, grants)
 
 
 def _share(value: float | None) -> float | None:
@@ -171,6 +190,13 @@ class ChildSampler:
     def close(self) -> None:
         """End its input, so that it exits once the driver lets it."""
         self._program.release()
+
+
+class ExporterSampler(ChildSampler):
+    """dcgm-exporter, read by a child: it names containers and no processes."""
+
+    def __init__(self, url: str) -> None:
+        self._program = GuardedProgram(CHILDREN / "dcgm_reader.py", url)
 
 
 class SocketSampler:

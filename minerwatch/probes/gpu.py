@@ -30,6 +30,7 @@ _KEPT_S = 35.0
 """A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
 
 UserOf = Callable[[int], "GpuUser | None"]
+Named = Callable[[str, str, str], ContainerKey | None]
 
 
 class GpuUser(NamedTuple):
@@ -117,6 +118,7 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
+    busy: dict[int, dict[ContainerKey, float]] = field(default_factory=dict)  # by whole device
     container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
 
     def on_devices(self) -> tuple[Sequence[GpuDevice], Users]:
@@ -125,12 +127,17 @@ class _Known:
 
     def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
         """Add what containers may use of devices whose rate is not ``attributed`` to one."""
-        for index in {use.device for use, _ in placed} - attributed:
-            rate = self.sample.devices[index].busy
-            uses = [(use.busy, user.container) for use, user in placed if use.device == index]
-            known = {container for busy, container in uses if busy is not None}
-            for container in {container for _, container in uses} - known:
-                self.containers[container].possible += _UNKNOWN_SHARE if rate is None else rate
+        told = {(use.device, user.container) for use, user in placed if use.busy is not None}
+        for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
+            rate = _UNKNOWN_SHARE if device.busy is None else device.busy
+            for key in users if index not in attributed else ():
+                if key is not None and (index, key) not in told:
+                    self.containers[key].possible += rate
+
+    def add_busy(self, device: int, container: ContainerKey, share: float) -> None:
+        """Add to the share of a device that a container keeps busy."""
+        shares = self.busy.setdefault(device, {})
+        shares[container] = shares.get(container, 0.0) + share
 
 
 @dataclass(slots=True)
@@ -158,11 +165,14 @@ class Gpus:
         self.joules: Mapping[ContainerKey, float] = {}
         """Energy since the tick before, of devices that only this container uses."""
 
-    def tick(self, at_s: float, pids: Sequence[int], user_of: UserOf) -> None:
+    def tick(
+        self, at_s: float, pids: Sequence[int], user_of: UserOf,
+        named: Named = lambda *_names: None,
+    ) -> None:  # fmt: skip
         """Take the samples that have come, and ask for the next ones; never wait for a driver.
 
         ``pids``: processes in which to look for an open device. ``user_of`` returns the process
-        that has a PID now.
+        that has a PID now, ``named`` the container by namespace, pod and name.
         """
         used_s: dict[ContainerKey, float] = defaultdict(float)
         possible_s: dict[ContainerKey, float] = defaultdict(float)
@@ -170,7 +180,7 @@ class Gpus:
         joules: dict[ContainerKey, float] = defaultdict(float)
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
-            known = self._known[number] = self._placed(sample, user_of)
+            known = self._known[number] = self._placed(sample, user_of, named)
             elapsed_s, sole = 0.0, {}
             if before is not None:
                 sole = sole_pipes(known.on_devices(), before.on_devices())
@@ -234,6 +244,14 @@ class Gpus:
             for known in self._known.values()
         )
 
+    def busy_devices(self) -> Iterator[Mapping[ContainerKey, float]]:
+        """Yield, for each whole device in use, its share that each container keeps busy.
+
+        A share counts where the driver has one of each process, or the container is alone there.
+        """
+        for known in self._known.values():
+            yield from known.busy.values()
+
     def sources(self) -> tuple[str, ...]:
         """Return the drivers that answer."""
         return tuple(source for known in self._known.values() for source in known.sample.sources)
@@ -255,7 +273,7 @@ class Gpus:
         """Let the samplers end."""
         self._reader.close()
 
-    def _placed(self, sample: GpuSample, user_of: UserOf) -> _Known:
+    def _placed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
         """Attribute the uses of a sample to processes and containers."""
         known = _Known(sample, users=[set() for _ in sample.devices])
         placed: list[tuple[GpuUse, GpuUser]] = []
@@ -271,6 +289,9 @@ class Gpus:
             known.container_of[user.process] = user.container
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
+            if use.busy is not None and not sample.devices[use.device].is_split:
+                known.add_busy(use.device, user.container, use.busy)
+        self._place_grants(known, named)
         attributed = set()
         for index, device in enumerate(sample.devices):
             users = known.users[index]
@@ -284,8 +305,19 @@ class Gpus:
             if device.busy is not None and all(use.busy is None for use, _ in own):
                 attributed.add(index)
                 total.busy = (total.busy or 0.0) + device.busy
+                known.add_busy(index, owner, device.busy)
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy
         known.add_possible(placed, attributed)
         return known
+
+    def _place_grants(self, known: _Known, named: Named) -> None:
+        """Attribute devices to the containers that were given them."""
+        for grant in known.sample.grants:
+            key = named(grant.namespace, grant.pod, grant.container)
+            self._unplaced += key is None
+            known.users[grant.device].add(key)
+            if key is not None:
+                use = GpuUse(0, grant.device, None, None, grant.memory_bytes)
+                known.containers.setdefault(key, _Sum()).add(use)

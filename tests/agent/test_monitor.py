@@ -141,6 +141,7 @@ def test_each_thread_of_a_probe_has_its_name() -> None:
         (Config(), "this kernel knows no GPU of NVIDIA, AMD or Intel", ""),
         (Config(node=NodeConfig(gpu_library="/lib/nv.so")), "", "nvidia, by a child"),
         (Config(node=NodeConfig(gpu_socket="/run/gpu.sock")), "", "nvidia, by a socket"),
+        (Config(node=NodeConfig(gpu_exporter="http://[::1]:1/")), "", "nvidia, by dcgm-exporter"),
     ],
 )
 def test_gpus_are_read_where_there_are_any(
@@ -192,3 +193,12 @@ def test_gpus_of_others_are_read_by_a_child_beside_the_socket(
     with opened() as (node, _):
         (status,) = (each for each in node.probes if each.name == "gpu")
     assert status.source == "amdgpu, nvidia, by a socket"
+
+
+def test_an_exporter_is_read_instead_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(("nvidia",)))
+    monkeypatch.setattr(monitor, "nvml_library", lambda: "")
+    monkeypatch.setenv("MINERWATCH_GPU_EXPORTER", "http://127.0.0.1:1/metrics")
+    with opened() as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert (status.off, status.source) == ("", "nvidia, by dcgm-exporter")

@@ -27,6 +27,7 @@ class World:
         self.gpus = Gpus(GpuReader([self.sampler]))
         self.users: dict[int, GpuUser] = {}
         self.at_s = 1000.0
+        self.named: dict[tuple[str, ...], ContainerKey] = {}
         self.gpus.tick(self.at_s, (), self.users.get)
 
     def add(self, pid: int, container: ContainerKey, born_s: float = 0.0) -> ProcessId:
@@ -39,7 +40,7 @@ class World:
         self.at_s += TICK_S
         told = {"at_s": self.at_s, "devices": devices or [H100], "uses": list(uses), **more}
         self.sampler.answers.append(answer(**told))
-        self.gpus.tick(self.at_s, (), self.users.get)
+        self.gpus.tick(self.at_s, (), self.users.get, lambda *names: self.named.get(names))
 
     def silence(self, seconds: float) -> None:
         self.at_s += seconds
@@ -169,6 +170,35 @@ def test_a_process_that_shares_a_context_earns_looks_as_its_container_does(world
     assert world.gpus.used_s == {A: pytest.approx(9.0)}
     assert world.gpus.process_possible_s == dict.fromkeys((holder, sharer), pytest.approx(9.0))
     assert "GpuBusy" not in world.gpus.facts(sharer)
+
+
+EVE, BOB = ("hub", "jupyter-eve", "notebook"), ("hub", "jupyter-bob", "notebook")
+
+
+def test_a_device_that_was_given_to_one_container_is_its_use(world: World) -> None:
+    world.named = {EVE: A}
+    for _ in range(2):
+        world.tick(pods=[[0, *EVE, 8 << 20]])
+    assert world.gpus.container_facts(A) == {
+        "ContainerGpuBusy": 0.9,
+        "ContainerGpuHours": pytest.approx(9 / 3600),
+        "ContainerGpuDevices": 1,
+        "ContainerGpuMemoryMiB": 8.0,
+        "ContainerGpuJoules": pytest.approx(5000),
+    }
+    assert world.gpus.used_s == {A: pytest.approx(9.0)}
+    assert world.gpus.is_notable(A)
+    assert [*world.gpus.busy_devices()] == [{A: 0.9}]
+
+
+@pytest.mark.parametrize("other", [BOB, ("elsewhere", "p", "c")], ids=["shared", "not here"])
+def test_a_device_that_was_given_to_two_is_divided_among_none(
+    world: World, other: tuple[str, ...]
+) -> None:
+    world.named = {EVE: A, BOB: B}
+    world.tick(pods=[[0, *EVE, None], [0, *other, None]])
+    assert "ContainerGpuBusy" not in world.gpus.container_facts(A)
+    assert world.gpus.is_notable(A), "that nothing is known saves no look"
 
 
 def test_instances_of_a_card_are_devices_of_their_own(world: World) -> None:
