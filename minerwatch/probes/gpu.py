@@ -125,12 +125,12 @@ class _Known:
 
     def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
         """Add what containers may use of devices whose rate is not ``attributed`` to one."""
-        for index in {use.device for use, _ in placed} - attributed:
-            rate = self.sample.devices[index].busy
-            uses = [(use.busy, user.container) for use, user in placed if use.device == index]
-            known = {container for busy, container in uses if busy is not None}
-            for container in {container for _, container in uses} - known:
-                self.containers[container].possible += _UNKNOWN_SHARE if rate is None else rate
+        told = {(use.device, user.container) for use, user in placed if use.busy is not None}
+        for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
+            rate = _UNKNOWN_SHARE if device.busy is None else device.busy
+            for key in users if index not in attributed else ():
+                if key is not None and (index, key) not in told:
+                    self.containers[key].possible += rate
 
 
 @dataclass(slots=True)
