@@ -184,6 +184,7 @@ class Watch:
             sources.probes.connections,
             self._code.facts if self._code else _no_facts,
             sources.processes.memory_bytes,
+            self._gpu_users.facts,
         )
 
     def use(self, matcher: Matcher) -> None:

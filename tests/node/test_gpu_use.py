@@ -207,16 +207,24 @@ def test_failed_calls_are_counted_once_each_and_few_reasons_kept(opened: Open) -
 
 
 def test_what_is_out_of_range_is_left_out(opened: Open) -> None:
-    device = {"id": "a\nb\x1b[2J", "name": "n" * 999, "busy": 7.0, "watts": -1.0}
+    device = {
+        "id": "a\nb\x1b[2J",
+        "name": "n" * 999,
+        "busy": 7.0,
+        "watts": -1.0,
+        "pipes": {"sm": -1, "dram": 0.5},
+    }
     uses = [[7, 0, None, 9.0, 5], [0, 0, None, 1.0, 5], [8, 1, None, 1.0, 5], [9, 0, 2, None, -1]]
     reader = opened(Scripted(answer(devices=[device], uses=uses)))
     reader.exchange(())
     ((_, sample),) = reader.exchange(())
-    assert [(each.pid, each.busy) for each in sample.uses] == [(7, 1.0)]
+    assert [(each.pid, each.busy, each.memory_bytes) for each in sample.uses] == [
+        *((7, 1.0, 5), (0, 1.0, 5), (9, None, None)),
+    ]
     (one,) = sample.devices
     assert one.id.isprintable()
     assert len(one.name) <= 64
-    assert (one.busy, one.watts) == (1.0, None)
+    assert (one.busy, one.watts, one.pipes) == (1.0, None, {"dram": 0.5})
 
 
 @given(st.binary(max_size=200))
@@ -235,6 +243,13 @@ def test_two_samplers_are_asked_apart(opened: Open) -> None:
     assert [len(each) for each in found] == [0, 1, 1, 1]
     assert len(hangs.asked) == 1
     assert works.asked == [{"pids": [1, 2]}] * 4
+
+
+def test_pipes_are_asked_for_only_if_they_are_wanted() -> None:
+    sampler, usual = Scripted(), Scripted()
+    GpuReader([sampler], with_pipes=True).exchange((7,))
+    GpuReader([usual]).exchange((7,))
+    assert (sampler.asked, usual.asked) == ([{"pids": [7], "pipes": True}], [{"pids": [7]}])
 
 
 def test_gpus_that_the_kernel_knows(tmp_path: Path) -> None:
