@@ -48,7 +48,7 @@ class _Device:
         self.figures: dict[str, float] = {}
         self.pods: dict[_Pod, None] = {}
 
-    def shown(self, *, is_split: bool) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """Return it as in an answer; power of the whole card is of none of its instances."""
         name = f"{self.uuid}/{self.instance}" if self.instance else self.uuid
         percent = None if self.instance else self.figures.get(_BUSY)
@@ -57,7 +57,6 @@ class _Device:
             "name": _NOT_PLAIN.sub("?", self.name)[:_MAX_TEXT],
             "busy": self.figures.get(_ACTIVE) if percent is None else percent / 100,
             "watts": None if self.instance else self.figures.get(_WATTS),
-            "is_split": is_split,
         }
 
 
@@ -75,19 +74,19 @@ def parsed(text: str) -> dict[str, Any]:
             driver = driver or labels.get("DCGM_FI_DRIVER_VERSION", "")
             _add(found[key], metric, labels, value)
     split = {uuid for uuid, instance in found if instance}
-    devices = [*found.values()]
-    pods = [
-        [number, *pod, _memory_bytes(device)]
-        for number, device in enumerate(devices)
-        for pod in device.pods
-    ]
+    devices: list[dict[str, Any]] = []
+    pods: list[list[Any]] = []
+    for number, device in enumerate(found.values()):
+        listed = [*device.pods][: MAX_PODS - len(pods)]
+        pods += [[number, *pod, _memory_bytes(device)] for pod in listed]
+        is_split = not device.instance and device.uuid in split
+        left_out = len(device.pods) - len(listed)
+        devices.append({**device.shown(), "is_split": is_split, "left_out": left_out})
     return {
         "sources": [f"dcgm {_NOT_PLAIN.sub('?', driver)}"[:_MAX_TEXT].strip()] if devices else [],
-        "devices": [
-            each.shown(is_split=not each.instance and each.uuid in split) for each in devices
-        ],
-        "pods": pods[:MAX_PODS],
-        "left_out": max(0, len(pods) - MAX_PODS),
+        "devices": devices,
+        "pods": pods,
+        "left_out": sum(each["left_out"] for each in devices),
     }
 
 
