@@ -105,8 +105,19 @@ def scan_refused(per_s: float = 50) -> None:
         tried(address(), closed_port())
 
 
+def scan_refused_slowly() -> None:
+    scan_refused(5)
+
+
 def scan_refused_fast() -> None:
     scan_refused(400)
+
+
+def scan_by_both() -> None:
+    if os.fork() == 0:
+        scan_datagrams()
+        os._exit(0)
+    scan_refused(25)
 
 
 def scan_refused_beside_a_download() -> None:
@@ -261,6 +272,19 @@ def flood_requests(per_s: float = 2000, lanes: int = 64, host: str = "") -> None
         writer.close()
 
     asyncio.run(at_once(lanes, lane))
+
+
+def flood_pages() -> None:
+    """A connection for each request."""
+
+    async def page() -> None:
+        reader, writer = await asyncio.open_connection(address(9), WEB)
+        writer.write(b"GET /2000 HTTP/1.1\r\n\r\n")
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+
+    asyncio.run(at_once(64, page))
 
 
 def guess_passwords(port: int = SSH, lanes: int = 16, hosts: int = 2) -> None:
@@ -575,6 +599,7 @@ def web_application() -> None:
 
 
 ABUSE: dict[str, Callable[[], None]] = {
+    "scanning: closed ports, 5/s": scan_refused_slowly,
     "scanning: closed ports, 50/s": scan_refused,
     "scanning: closed ports, 400/s": scan_refused_fast,
     "scanning: closed ports, beside a download": scan_refused_beside_a_download,
@@ -586,12 +611,14 @@ ABUSE: dict[str, Callable[[], None]] = {
     "scanning: SYN by a packet socket": scan_syn_packets,
     "scanning: datagrams to closed ports": scan_datagrams,
     "scanning: datagrams to silent hosts": scan_datagrams_silent,
+    "scanning: closed ports, 25/s, and datagrams": scan_by_both,
     "scanning: open ports only": scan_open_ports,
     "scanning: open ports, 30 ms away": scan_far_open_ports,
     "scanning: open ports, 30 ms away, reset": scan_far_open_ports_by_resets,
     "flooding: datagrams": flood_datagrams,
     "flooding: SYN by a packet socket": flood_syn,
     "flooding: requests, 64 connections to one host": flood_requests,
+    "flooding: a connection for each request": flood_pages,
     "brute-force: SSH, 16 at once": guess_passwords,
     "brute-force: Redis, 16 at once": guess_redis_passwords,
     "proxyware: 30 relays": proxyware,
