@@ -1,4 +1,4 @@
-"""Hosts that answer on all ports, 30 ms away: a TUN device in a namespace of benchmarks.networks.
+"""Hosts that answer on most ports, 30 ms away: a TUN device in a namespace of benchmarks.networks.
 
 Between two namespaces an answer takes microseconds, so that a socket that waits for it is hardly
 ever seen; on the internet it takes milliseconds.
@@ -15,9 +15,12 @@ import struct
 FAR = "198.18.0"
 DEVICE = "mwtun"
 ROUND_TRIP_S = 0.03
+CLOSED = 30_000
+"""Ports from here on refuse."""
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + b"x" * 900
 _TUNSETIFF, _TUN, _NO_INFO = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 _SYN_RST, _FIN, _SYN_ACK, _ACK, _PUSH_ACK_FIN, _FIN_ACK = 0x06, 0x01, 0x12, 0x10, 0x19, 0x11
+_RST_ACK = 0x14
 _TCP = 6
 
 
@@ -42,7 +45,7 @@ def segment(
 
 
 def answer_to(packet: bytes) -> bytes | None:
-    """Return the answer of a host that listens on all ports; it closes after its first words."""
+    """Return the answer of a host; it closes after its first words."""
     if len(packet) < 40 or packet[0] != 0x45 or packet[9] != _TCP:
         return None
     port, remote_port, number, acknowledged, offset, flags = struct.unpack_from(
@@ -52,7 +55,8 @@ def answer_to(packet: bytes) -> bytes | None:
     ends = packet[16:20], remote_port, packet[12:16], port
     if flags & _SYN_RST:
         is_syn = flags & _SYN_RST == 0x02
-        return segment(ends, (0, (number + 1) & 0xFFFFFFFF), _SYN_ACK) if is_syn else None
+        how = _SYN_ACK if remote_port < CLOSED else _RST_ACK
+        return segment(ends, (0, (number + 1) & 0xFFFFFFFF), how) if is_syn else None
     following = (number + len(data) + (flags & _FIN)) & 0xFFFFFFFF
     if data:
         return segment(ends, (acknowledged, following), _PUSH_ACK_FIN, ANSWER)

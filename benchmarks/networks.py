@@ -40,7 +40,7 @@ from minerwatch.probes.network_counters import NetworkUser, PodNetworks
 DOCUMENT = Path(__file__).parent.parent / "docs" / "detection.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.networks --write -->", "<!-- end of networks -->"
 _TICK_S = 2.0
-_LONG = "brute", "30 ms", "600 ports", "300 servers"
+_LONG = "brute", "open ports, 30 ms", "crawler, 30 ms", "600 ports", "300 servers"
 """Words in cases that get a minute."""
 KEY = ContainerKey("/pod", 1)
 

@@ -123,7 +123,7 @@ def scan_by_both() -> None:
 def scan_refused_beside_a_download() -> None:
     if os.fork() == 0:
         while running():
-            fetched(address(1), 50_000_000)
+            fetched(address(1), 50_000_000_000)
         os._exit(0)
     scan_refused()
 
@@ -156,9 +156,9 @@ def scan_open_ports() -> None:
         tried(address(), WEB)
 
 
-def far(number: int) -> tuple[str, int]:
+def far(number: int, first_port: int = 1000) -> tuple[str, int]:
     """Return an address that is far and a port; each number is another."""
-    return f"{far_hosts.FAR}.{2 + number % 250}", 1000 + number // 250 % 60_000
+    return f"{far_hosts.FAR}.{2 + number % 250}", first_port + number // 250 % 20_000
 
 
 async def touched(end: tuple[str, int], *, resets: bool) -> None:
@@ -171,7 +171,7 @@ async def touched(end: tuple[str, int], *, resets: bool) -> None:
         writer.close()
 
 
-def touch(per_s: float, ends: int, *, resets: bool = False) -> None:
+def touch(per_s: float, ends: int, *, resets: bool = False, first_port: int = 1000) -> None:
     """Touch so many ends one after the other."""
 
     async def all_of_them() -> None:
@@ -181,11 +181,15 @@ def touch(per_s: float, ends: int, *, resets: bool = False) -> None:
             if not running():
                 return
             await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
-            task = asyncio.create_task(touched(far(number % ends), resets=resets))
+            task = asyncio.create_task(touched(far(number % ends, first_port), resets=resets))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
     asyncio.run(all_of_them())
+
+
+def scan_far_closed_ports() -> None:
+    touch(50, 10_000_000, first_port=far_hosts.CLOSED)
 
 
 def scan_far_open_ports() -> None:
@@ -613,6 +617,7 @@ ABUSE: dict[str, Callable[[], None]] = {
     "scanning: datagrams to silent hosts": scan_datagrams_silent,
     "scanning: closed ports, 25/s, and datagrams": scan_by_both,
     "scanning: open ports only": scan_open_ports,
+    "scanning: closed ports, 30 ms away": scan_far_closed_ports,
     "scanning: open ports, 30 ms away": scan_far_open_ports,
     "scanning: open ports, 30 ms away, reset": scan_far_open_ports_by_resets,
     "flooding: datagrams": flood_datagrams,
