@@ -88,12 +88,14 @@ def ping_with_fragments(paced: Iterable[int]) -> None:
                 raw.sendto(struct.pack("!BBHHH", 8, 0, summed, 1, number) + data, (VICTIM, 0))
 
 
+UNPROVABLE = "metrics, told so of a port in use"
+"""The one attack by which a pod becomes suspicious."""
 ATTACKS: dict[str, Callable[[Iterable[int]], None]] = {
     "crawler, connections to it reset half open": half_open,
     "crawler, its own ports scanned": closed_ports,
     "crawler, sent resets": reset,
     "metrics, told that ports are closed": unreachable,
-    "metrics, told so of a port in use": unreachable_to_a_known_port,
+    UNPROVABLE: unreachable_to_a_known_port,
     "packet capture, asked by ARP": ask_by_arp,
     "packet capture, pinged with fragments": ping_with_fragments,
 }

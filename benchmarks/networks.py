@@ -130,6 +130,8 @@ def facts_of(
     case: str,
     seconds: float,
     is_enough: Callable[[Facts], bool] = lambda _facts: False,
+    *,
+    tick_s: float = _TICK_S,
 ) -> Facts:
     """Run one case and return the facts about its pod at the end, or once they are enough."""
     try:
@@ -146,7 +148,7 @@ def facts_of(
                 running.enter_context(found.running(found.world, f"against: {case}", until_s))
             ends_s = time.monotonic() + seconds
             while time.monotonic() < ends_s:
-                time.sleep(_TICK_S)
+                time.sleep(tick_s)
                 user = NetworkUser(KEY, "pod", 1.0, _session(process.pid), process.pid)
                 pods.tick([user], time.monotonic())
                 facts = pods.facts(KEY) or facts
@@ -155,6 +157,11 @@ def facts_of(
     finally:
         pods.close()
     return facts
+
+
+def duration_s(case: str, seconds: float) -> float:
+    """Return how long a case runs: ``seconds``, or the minute of what repeats slowly."""
+    return max(60.0, seconds) if any(word in case for word in _LONG) else seconds
 
 
 def _session(leader: int) -> list[int]:
@@ -184,8 +191,7 @@ def main() -> None:
     rows = []
     with networks() as found:
         for case in chosen.cases or [*traffic.ABUSE, *traffic.INNOCENT]:
-            is_long = any(word in case for word in _LONG)
-            seconds = max(60.0, chosen.seconds) if is_long else chosen.seconds
+            seconds = duration_s(case, chosen.seconds)
             facts = facts_of(found, case, seconds)
             rows.append((case, facts, found_on(matcher, facts)))
             print(case, facts, rows[-1][2], file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import cast
 
 from benchmarks import far_hosts
-from benchmarks.neighbours import ATTACKS, KNOWN_PORT, VICTIMS_PORT
+from benchmarks.neighbours import ATTACKS, KNOWN_PORT, UNPROVABLE, VICTIMS_PORT
 
 ANSWERING, SILENT = "203.0.113", "198.51.100"
 CLIENT = "192.0.2.2"
@@ -519,12 +519,10 @@ def datagrams_to(port: int, per_s: float, size: int = 1200) -> None:
     """Send datagrams to one host, and take what it answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
-        client.connect((address(8), port))
-        for number in paced(per_s / 10):
-            del number
+        for _ in paced(per_s / 10):
             with suppress(OSError):
                 for _ in range(10):
-                    client.send(b"x" * size)
+                    client.sendto(b"x" * size, (address(8), port))
                 while client.recv(2048):
                     pass
 
@@ -658,7 +656,7 @@ INNOCENT: dict[str, Callable[[], None]] = {
     "crawler, its own ports scanned": _listening_crawler,
     "crawler, sent resets": _listening_crawler,
     "metrics, told that ports are closed": logs_by_datagrams,
-    "metrics, told so of a port in use": _listening_metrics,
+    UNPROVABLE: _listening_metrics,
     "packet capture, asked by ARP": _capture,
     "packet capture, pinged with fragments": _capture,
 }

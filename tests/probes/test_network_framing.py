@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import networks as bench
-from benchmarks.neighbours import ATTACKS
+from benchmarks.neighbours import ATTACKS, UNPROVABLE
 from benchmarks.networks import Networks
 from minerwatch.detection.network_rates import network_facts
 from minerwatch.model import Facts, Level
@@ -75,7 +75,7 @@ def after(now: NetworkCounters, before: NetworkCounters) -> bool:
 def test_what_a_neighbour_sends_makes_no_scanner_of_a_pod(attack: str, pods: Networks) -> None:
     facts = facts_under(attack, pods)
     scores = bench.found_on(shipped.matcher(), {**WORST, **facts})
-    if attack == "metrics, told so of a port in use":
+    if attack == UNPROVABLE:
         # Nothing in the kernel shows that the answers are false
         assert Level.of(max(scores.values(), default=0.0)) <= Level.SUSPICIOUS
     else:
